@@ -1,0 +1,71 @@
+"""What is trained: the shapes of the transformer, the autoencoder and the text encoder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from videotrain_api.schema import ApiModel
+
+
+class TransformerSpec(ApiModel):
+    """The MMDiT. `preset` fills every field that is not written out; see `videotrain_api.presets`."""
+
+    preset: str | None = None
+    """Named configuration, such as `mmdit-11b`, `mmdit-11b-dcae` or `mmdit-tiny`; fields below override it."""
+    hidden_size: int | None = Field(default=None, ge=8)
+    """Width of the token stream. The preset's value if unset."""
+    num_heads: int | None = Field(default=None, ge=1)
+    """Attention heads; hiddenSize must be a multiple of it."""
+    double_blocks: int | None = Field(default=None, ge=0)
+    """Number of two-stream blocks."""
+    single_blocks: int | None = Field(default=None, ge=0)
+    """Number of one-stream blocks."""
+    mlp_ratio: float | None = Field(default=None, gt=0)
+    """Feed-forward width divided by hiddenSize."""
+    rope_axes: list[int] | None = Field(default=None, min_length=3, max_length=3)
+    """Head dimensions for time, rows and columns; even numbers whose sum is the head dimension."""
+    patch_size: int | None = Field(default=None, ge=1)
+    """Spatial patch in latent pixels: 2 for 8x8 autoencoders, 1 for 32x32 ones."""
+    cond_embed: bool | None = None
+    """Has the image/video condition input; needed by every conditioning other than t2v."""
+    guidance_embed: bool | None = None
+    """Has the distilled guidance input (FLUX.1-dev image models)."""
+    weights: str | None = None
+    """URI of safetensors weights to start from; random initialisation if unset."""
+
+
+class AutoencoderSpec(ApiModel):
+    """The video autoencoder."""
+
+    preset: str | None = None
+    """Named configuration, such as `dc-ae-f32t4c128`, `hunyuan-vae` or `dc-ae-tiny`; fields below override it."""
+    kind: Literal["dc-ae", "hunyuan-vae"] | None = None
+    """Architecture: Video DC-AE (4x32x32, not causal) or HunyuanVideo VAE (4x8x8, causal)."""
+    latent_channels: int | None = Field(default=None, ge=1)
+    """Channels of a latent."""
+    widths: list[int] | None = None
+    """Channels of each encoder stage, from pixels to latents."""
+    depths: list[int] | None = None
+    """Blocks of each encoder stage; the decoder uses the same."""
+    scaling_factor: float | None = Field(default=None, gt=0)
+    """Latents are multiplied by it (hunyuan-vae) or divided by it (dc-ae), so that they have about unit variance."""
+    weights: str | None = None
+    """URI of safetensors weights; needed unless a stage with task `autoencoder` trains them."""
+
+
+class TextEncoderSpec(ApiModel):
+    """How captions become features."""
+
+    kind: Literal["bytes", "t5-clip"] = "bytes"
+    """`bytes`: a small seeded encoder over UTF-8 bytes, for tests and demos. `t5-clip`: T5-XXL features and the
+    pooled CLIP-L feature, from mounted weights."""
+    max_tokens: int = Field(default=512, ge=1, le=4096)
+    """Longest caption in tokens; longer ones are cut."""
+    context_dim: int = Field(default=4096, ge=8)
+    """Width of the token features (4096 for T5-XXL)."""
+    pooled_dim: int = Field(default=768, ge=8)
+    """Width of the pooled feature (768 for CLIP-L)."""
+    weights: str | None = None
+    """Directory or URI with both encoders; required by `t5-clip`, refused by `bytes`."""

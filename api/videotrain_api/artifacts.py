@@ -1,0 +1,113 @@
+"""Small JSON documents in the object store that more than one part reads."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from videotrain_api.schema import ApiModel
+from videotrain_api.stages import ConditionKind
+
+
+class OrderLine(ApiModel):
+    """One line of an order segment: the samples of one optimizer step, in slot order."""
+
+    step: int
+    epoch: int
+    """Pass over the bucket's clips in which the step's first sample lies, from 0."""
+    bucket: str
+    ids: list[str]
+    """Sample uids, slot after slot. Gathered from the ranks that trained on them, not recomputed."""
+
+
+class OrderSegment(ApiModel):
+    """A range of steps whose order is stored in one object."""
+
+    uri: str
+    first_step: int
+    last_step: int
+    generation: int
+
+
+class CheckpointFile(ApiModel):
+    """One object of a checkpoint."""
+
+    name: str
+    """Relative to the checkpoint's prefix."""
+    bytes: int
+    crc32c: str
+    """Of the whole object, 8 hex digits."""
+
+
+class CheckpointManifest(ApiModel):
+    """commit.json: a checkpoint is complete if and only if this exists and every file fits it."""
+
+    version: int = 1
+    run: str
+    stage: str
+    config_hash: str
+    generation: int
+    step: int
+    world_size: int
+    """Worker processes that wrote it; any allowed world can read it."""
+    captured_at: datetime
+    committed_at: datetime
+    files: list[CheckpointFile]
+    data_cursor: dict[str, object]
+    """State of the sample order."""
+    order: list[OrderSegment]
+    """All segments from step 1 to this step, in order: the samples that made it into these weights."""
+    order_sha256: str
+    """SHA-256 over the lines `<step> <id> <id> ...\\n` of steps 1 to this one."""
+    samples: int
+    """Samples consumed up to this step."""
+
+
+class SampledVideo(ApiModel):
+    """One video drawn by a sample stage."""
+
+    number: int
+    uri: str
+    prompt: str
+    condition: ConditionKind
+    seed: int
+    width: int
+    height: int
+    frames: int
+    fps: int
+    settings: dict[str, object]
+    """All sampler settings."""
+    reference_clip: str | None = None
+    """URI of the training clip that gave prompt and first frame."""
+
+
+class VideosIndex(ApiModel):
+    """videos.json of a sample stage."""
+
+    videos: list[SampledVideo] = Field(default_factory=list)
+
+
+class DroppedItem(ApiModel):
+    """A raw video or clip that curation dropped."""
+
+    source: str
+    """File name of the raw video."""
+    span: list[float] | None = None
+    """Start and end in the raw video, seconds; null if the whole video was dropped."""
+    reason: str
+    """One word, such as unreadable, too-short, aspect, duplicate."""
+    detail: str = ""
+    """The measured value and the bound."""
+
+
+class DropReport(ApiModel):
+    """drop-report.json of a curate stage."""
+
+    videos: int
+    """Raw videos seen."""
+    clips: int
+    """Clips kept."""
+    dropped: list[DroppedItem] = Field(default_factory=list)
+    counts: dict[str, int] = Field(default_factory=dict)
+    """Dropped items by reason."""

@@ -1,0 +1,61 @@
+"""Where a run keeps things in its object store: one function per kind of object.
+
+    <storage.uri>/<run name>/<stage>/
+        curate       manifest.parquet  clips/<uid>.mp4  drop-report.json
+        encode       manifest.parquet  shards/<bucket>-<number>-<crc>.tar  set.json
+        train,       checkpoints/step-<step>/...  commit.json written last
+        autoencoder  order/<first>-<last>.g<generation>.jsonl  weights/model.safetensors  fence.json
+        sample       videos/<number>.mp4  videos.json
+"""
+
+from __future__ import annotations
+
+
+def stage_prefix(storage_uri: str, run_name: str, stage: str) -> str:
+    """Prefix of all that a stage writes, without a trailing slash."""
+    return f"{storage_uri.rstrip('/')}/{run_name}/{stage}"
+
+
+def clip_manifest(prefix: str) -> str:
+    """Parquet table of curated clips, one row per clip that was kept or dropped."""
+    return f"{prefix}/manifest.parquet"
+
+
+def drop_report(prefix: str) -> str:
+    """JSON: what was dropped and why."""
+    return f"{prefix}/drop-report.json"
+
+
+def latent_manifest(prefix: str) -> str:
+    """Parquet table of encoded samples."""
+    return f"{prefix}/manifest.parquet"
+
+
+def checkpoint_prefix(prefix: str, step: int) -> str:
+    """Folder of one checkpoint."""
+    return f"{prefix}/checkpoints/step-{step:08d}"
+
+
+def checkpoint_commit(prefix: str, step: int) -> str:
+    """CheckpointManifest of a checkpoint; it exists only if the checkpoint is complete."""
+    return f"{checkpoint_prefix(prefix, step)}/commit.json"
+
+
+def final_weights(prefix: str) -> str:
+    """Weights of a finished train or autoencoder stage; the moving average if one is kept."""
+    return f"{prefix}/weights/model.safetensors"
+
+
+def order_segment(prefix: str, first_step: int, last_step: int, generation: int) -> str:
+    """Sample ids of a range of steps, in order."""
+    return f"{prefix}/order/{first_step:08d}-{last_step:08d}.g{generation:06d}.jsonl"
+
+
+def fence(prefix: str) -> str:
+    """Highest generation that may write to the stage."""
+    return f"{prefix}/fence.json"
+
+
+def videos_index(prefix: str) -> str:
+    """VideosIndex of a sample stage."""
+    return f"{prefix}/videos.json"

@@ -1,0 +1,203 @@
+"""What crosses the pod boundary: the roster on its way in, records and progress on their way out.
+
+Times are UTC datetimes; durations are integer microseconds, so that sums are exact.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from videotrain_api.schema import ApiModel
+
+
+class RosterMember(ApiModel):
+    """One worker pod of a generation."""
+
+    pod: str
+    """Pod name."""
+    address: str
+    """Pod IP."""
+
+
+class Roster(ApiModel):
+    """Who is in the world. Members are in order of node rank; the first one leads."""
+
+    run_uid: str
+    """UID of the run."""
+    generation: int = Field(ge=1)
+    """Strictly increasing over the life of the run."""
+    action: Literal["run", "stop"]
+    """`run`: be a member of this generation. `stop`: save, stop the workers and stay idle (members is empty)."""
+    stage: str
+    """Stage name; its configuration is DIR_CONFIG/<stage>.json."""
+    config_hash: str
+    """Hash of that configuration; the agent refuses another."""
+    reason: str
+    """GenerationReason for which it was made."""
+    members: list[RosterMember]
+    """All member pods by rank. A pod that is not listed drains and stays idle."""
+    port: int
+    """Rendezvous port on the first member's address."""
+    processes_per_node: int = Field(ge=1)
+    """Worker processes of each pod."""
+    restore: bool = True
+    """Start from the newest complete checkpoint of the stage, if there is one."""
+    drain: bool = True
+    """Workers of the generation before may finish their step and save first; false after a fault."""
+
+
+class StartedRecord(ApiModel):
+    """A worker is ready to train."""
+
+    kind: Literal["started"] = "started"
+    generation: int
+    stage: str
+    at: datetime
+    world_size: int
+    """Worker processes of the generation."""
+    resumed_step: int
+    """Step of the checkpoint it started from; 0 for none."""
+    total_steps: int
+    """Optimizer steps, or work units of a stage that does not train."""
+    skipped_checkpoints: list[str] = Field(default_factory=list)
+    """Newer checkpoints that were refused, with why."""
+
+
+class StepRecord(ApiModel):
+    """One optimizer step (or work unit) is done."""
+
+    kind: Literal["step"] = "step"
+    generation: int
+    stage: str
+    step: int
+    """1-based."""
+    started_at: datetime
+    finished_at: datetime
+    data_stall_us: int = Field(ge=0)
+    """Time in which the step waited for input, microseconds."""
+    checkpoint_us: int = Field(ge=0)
+    """Time in which the step waited for a checkpoint, microseconds."""
+    samples: int
+    """Samples of the whole world in this step."""
+    tokens: int
+    """Image and text tokens of the whole world in this step; 0 where there are none."""
+    model_flops: float
+    """Forward and backward FLOPs of the whole world by formula; recomputation not counted."""
+    loss: float | None = None
+    """Mean loss over the step."""
+    gradient_norm: float | None = None
+    """Global norm before clipping."""
+    learning_rate: float | None = None
+    bucket: str | None = None
+    """Name of the bucket, such as `256px/33f/16:9`."""
+    world_spread: float | None = None
+    """(slowest - fastest) / mean compute time of the ranks in this step."""
+
+
+class CheckpointRecord(ApiModel):
+    """A checkpoint is complete: its commit manifest is in the object store."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    generation: int
+    stage: str
+    step: int
+    captured_at: datetime
+    """When the step that it holds was finished."""
+    committed_at: datetime
+    uri: str
+    bytes: int
+    stall_us: int = Field(ge=0)
+    """Time for which training stood still for it, microseconds."""
+
+
+class WorkerExit(ApiModel):
+    """How a worker process ended, written by itself or, if it could not, by the agent."""
+
+    kind: Literal["exit"] = "exit"
+    generation: int
+    stage: str
+    local_rank: int
+    at: datetime
+    code: int
+    """Exit code; 128 + n for signal n."""
+    outcome: Literal["completed", "drained", "failed"]
+    step: int
+    """Last finished step."""
+    message: str = ""
+    """For people: the exception, or what a drain did."""
+
+
+TrainerRecord = Annotated[StartedRecord | StepRecord | CheckpointRecord | WorkerExit, Field(discriminator="kind")]
+TRAINER_RECORD: TypeAdapter[StartedRecord | StepRecord | CheckpointRecord | WorkerExit] = TypeAdapter(TrainerRecord)
+"""Parses one line of records-<generation>-<local rank>.jsonl."""
+
+
+class SavedPoint(ApiModel):
+    """A complete checkpoint, with the times that split a generation's work into kept and lost."""
+
+    step: int
+    captured_at: datetime
+    committed_at: datetime
+    uri: str
+    data_stall_us: int
+    """Data stall of the generation up to captured_at, microseconds."""
+    checkpoint_us: int
+    """Checkpoint stall of the generation up to captured_at, microseconds."""
+
+
+class GenerationProgress(ApiModel):
+    """Facts of one generation as its workers tell them. Times are None until they happened."""
+
+    generation: int
+    stage: str
+    state: Literal["starting", "running", "draining", "drained", "failed", "succeeded"]
+    world_size: int | None = None
+    resumed_step: int | None = None
+    total_steps: int | None = None
+    step: int = 0
+    """Last finished step; resumed_step if none was finished in this generation."""
+    launched_at: datetime
+    """When the agent started the workers."""
+    started_at: datetime | None = None
+    """When the workers were ready to train."""
+    first_step_at: datetime | None = None
+    """End of the first step."""
+    last_step_at: datetime | None = None
+    """End of the last step."""
+    ended_at: datetime | None = None
+    """When the last worker of this pod was gone."""
+    data_stall_us: int = 0
+    checkpoint_us: int = 0
+    saved: list[SavedPoint] = Field(default_factory=list)
+    """Checkpoints completed in this generation, oldest first; the newest 8."""
+    exit: WorkerExit | None = None
+    """The first failure of this pod, or the last regular end."""
+    stacks: str | None = None
+    """Stacks of the workers, captured before a hung generation was killed."""
+    skipped_checkpoints: list[str] = Field(default_factory=list)
+    """Checkpoints that were refused at start, with why."""
+    loss: float | None = None
+    samples_per_second: float | None = None
+    tokens_per_second: float | None = None
+    model_flops_per_second: float | None = None
+    """Over the last 20 steps, whole world."""
+
+
+class AgentProgress(ApiModel):
+    """Answer of an agent's /progress."""
+
+    pod: str
+    pod_uid: str
+    at: datetime
+    """The agent's clock when it answered."""
+    roster_generation: int | None = None
+    """Newest roster that the agent has read."""
+    current: GenerationProgress | None = None
+    """The generation that runs or ran last in this pod."""
+    previous: GenerationProgress | None = None
+    """The one before it."""
+    error: str | None = None
+    """Why the agent cannot obey the roster, for people."""

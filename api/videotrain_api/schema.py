@@ -1,0 +1,120 @@
+"""The base of every API model and the errors that users read.
+
+All models are closed (an unknown field is refused, with the nearest known name), immutable after construction and spell
+their fields in camelCase on the wire, as Kubernetes does.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+
+
+class ApiModel(BaseModel):
+    """A closed, frozen model with camelCase names on the wire."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        ser_json_inf_nan="constants",
+    )
+
+    def to_wire(self) -> dict[str, Any]:
+        """The model as JSON-compatible data: camelCase names, unset (None) fields left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+    @classmethod
+    def from_wire(cls, data: Any) -> Self:
+        """Parse JSON-compatible data.
+
+        Raises:
+            ManifestError: the data does not fit; every problem is listed with its field path.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ManifestError(problems_of(error, cls)) from None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a manifest."""
+
+    path: str
+    """Where: a field path such as `spec.stages[1].train.buckets[0].frames`."""
+    value: Any
+    """What was found there."""
+    message: str
+    """What is allowed, and where to change it."""
+
+    def __str__(self) -> str:
+        """`path: value: message`, the form in which users meet it."""
+        shown = repr(self.value)
+        return f"{self.path}: {shown if len(shown) <= 120 else shown[:117] + '...'}: {self.message}"
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be accepted; `problems` lists everything wrong with it."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """Turn pydantic's errors into problems with Kubernetes field paths and suggestions for misspelled names."""
+    return [_problem(dict(item), model) for item in error.errors()]
+
+
+def _problem(item: dict[str, Any], model: type[BaseModel]) -> Problem:
+    location = tuple(item["loc"])
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        message = _unknown_field(location, model)
+    if item["type"] == "missing":
+        return Problem(field_path(location), None, "this field is required")
+    return Problem(field_path(location) or "(root)", item.get("input"), message)
+
+
+def _unknown_field(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    known = sorted(_wire_names(_model_at(model, location[:-1])))
+    near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"unknown field; {hint}known fields here: {', '.join(known)}"
+
+
+def _wire_names(model: type[BaseModel] | None) -> Iterator[str]:
+    for name, field in (model.model_fields if model else {}).items():
+        yield field.alias or name
+
+
+def _model_at(model: type[BaseModel] | None, location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    for part in location:
+        if isinstance(part, int) or model is None:
+            continue
+        match = [f for n, f in model.model_fields.items() if part in (n, f.alias)]
+        model = next(iter(_models_in(match[0].annotation)), None) if match else None
+    return model
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def field_path(location: tuple[int | str, ...]) -> str:
+    """`('spec', 'stages', 1, 'name')` becomes `spec.stages[1].name`."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text

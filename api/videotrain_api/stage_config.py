@@ -1,0 +1,66 @@
+"""The frozen configuration of one stage: all that a trainer reads, named by its hash.
+
+A run's ConfigMap holds one of these per stage. It is resolved once, when the run is accepted; editing a preset or a
+default later never changes a running stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.schema import ApiModel
+from videotrain_api.stages import Bucket, Stage
+from videotrain_api.trainrun import CheckpointPolicy, Dataset, Storage
+
+
+class StagePaths(ApiModel):
+    """URIs that a stage reads and writes."""
+
+    output: str
+    """Prefix of everything that this stage writes."""
+    clips: str | None = None
+    """Curated set to read."""
+    latents: str | None = None
+    """Encoded set to read."""
+    autoencoder_weights: str | None = None
+    """Safetensors of the autoencoder; a file's URI or a finished autoencoder stage's prefix."""
+    initial_weights: str | None = None
+    """Weights to start from; a file's URI or a finished stage's prefix."""
+    model_weights: str | None = None
+    """Transformer to sample from; a file's URI or a finished stage's prefix."""
+
+
+class StageConfig(ApiModel):
+    """Everything a trainer needs to run one stage."""
+
+    version: int = 1
+    run: str
+    """namespace/name, for logs and for names of output."""
+    stage: Stage
+    model: TransformerSpec
+    """Resolved: every architecture field is set."""
+    autoencoder: AutoencoderSpec
+    """Resolved: every architecture field is set."""
+    text_encoder: TextEncoderSpec
+    dataset: Dataset
+    storage: Storage
+    checkpoint: CheckpointPolicy
+    paths: StagePaths
+    encode_buckets: list[Bucket] = []
+    """For encode: the bucket rows of all later train stages, each once."""
+    seed: int
+    """Seed of this stage, derived from the run's seed and the stage's name."""
+    gpus_per_node: int
+    hang_seconds: int
+    start_seconds: int
+    grace_seconds: int
+
+    def canonical_json(self) -> str:
+        """The one spelling that is hashed and stored."""
+        return json.dumps(self.to_wire(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    def hash(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:16]

@@ -1,0 +1,282 @@
+"""The stages of a run: what each task needs to know.
+
+A stage names its `task` and carries the member of the same name, as Kubernetes unions do.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from videotrain_api.schema import ApiModel
+
+StageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+Resolution = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{1,3}px$")]
+Task = Literal["curate", "autoencoder", "encode", "train", "sample"]
+ConditionKind = Literal["t2v", "i2v_head", "i2v_tail", "i2v_loop", "v2v_head", "v2v_tail"]
+"""Which frames of a clip are given: none, the first, the last, both, the first or the last quarter of a long clip."""
+
+
+class NodeBounds(ApiModel):
+    """How many nodes a stage may use. The operator decides the number within the bounds."""
+
+    min: int = Field(default=1, ge=1, le=4096)
+    """Fewest nodes that training goes on with; below it the run waits."""
+    max: int = Field(default=1, ge=1, le=4096)
+    """Most nodes that are asked for."""
+    allowed: list[int] | None = Field(default=None, min_length=1)
+    """The only node counts to use, if not every number from min to max; ascending."""
+
+
+class ScoreBounds(ApiModel):
+    """Keeps the clips whose score lies within the bounds."""
+
+    score: Literal["motion", "blur", "duration", "aspect"]
+    """Column of the clip manifest."""
+    min: float | None = None
+    """Lowest score kept; no bound if unset."""
+    max: float | None = None
+    """Highest score kept; no bound if unset."""
+
+
+class CurateTask(ApiModel):
+    """Raw videos to clips: probe, shots, scores, drops with reasons, normalised mp4 files."""
+
+    min_seconds: float = Field(default=2.0, gt=0)
+    """Shortest video and shortest clip kept, seconds."""
+    max_seconds: float = Field(default=8.0, gt=0)
+    """Longer shots are cut into pieces of this length, seconds."""
+    min_fps: float = Field(default=16.0, gt=0)
+    """Lowest frame rate of a raw video, frames per second."""
+    min_bits_per_pixel: float = Field(default=0.02, ge=0)
+    """Lowest bit rate per pixel and frame of a raw video."""
+    min_aspect: float = Field(default=1 / 3, gt=0)
+    """Lowest width / height."""
+    max_aspect: float = Field(default=3.0, gt=0)
+    """Highest width / height."""
+    shot_threshold: float = Field(default=27.0, gt=0)
+    """Content change (HSV distance, 0-255) that counts as a cut."""
+    min_motion: float = Field(default=0.05, ge=0)
+    """Lowest motion score (mean absolute luma difference of neighbouring frames, 0-255)."""
+    max_motion: float = Field(default=60.0, gt=0)
+    """Highest motion score."""
+    min_blur: float = Field(default=5.0, ge=0)
+    """Lowest sharpness (variance of the Laplacian, majority of five frames)."""
+    dedup_distance: int = Field(default=4, ge=0, le=64)
+    """Clips whose perceptual hashes (64 bits, three frames) differ in at most so many bits are duplicates."""
+    long_side: int = Field(default=1080, ge=32)
+    """Clips are scaled down to this longer side, pixels; never up."""
+
+
+class LearningRatePiece(ApiModel):
+    """One piece of a piecewise constant learning rate."""
+
+    value: float = Field(gt=0, le=1)
+    """Learning rate."""
+    until_step: int | None = Field(default=None, ge=1)
+    """Last step with this rate; only the final piece may leave it out."""
+
+
+class Optimizer(ApiModel):
+    """AdamW with a piecewise constant learning rate after a linear warm-up."""
+
+    learning_rate: list[LearningRatePiece] = Field(min_length=1)
+    """Pieces in order of untilStep."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the rate rises linearly from 0."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the second moment."""
+    epsilon: float = Field(default=1e-15, gt=0)
+    """Term added to the denominator; 1e-15 is what Open-Sora 2.0 uses (QK-norm makes it safe)."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay."""
+    gradient_clip: float = Field(default=1.0, gt=0)
+    """Largest global gradient norm."""
+
+
+class Bucket(ApiModel):
+    """One row of a bucket table: clips of one size class trained together."""
+
+    resolution: Resolution
+    """Area class: `256px` means about 256 x 256 pixels, whatever the aspect ratio."""
+    frames: int = Field(ge=1, le=1025)
+    """Longest clip of the class in frames: 1 + 4k for a causal autoencoder, 4k for Video DC-AE, or 1 for images."""
+    min_frames: int | None = Field(default=None, ge=1)
+    """Shortest clip of the class in frames, in steps of 4; equals frames if unset."""
+    batch_size: int = Field(ge=1)
+    """Samples of one micro-batch (one data-parallel slot)."""
+    keep_probability: float = Field(default=1.0, gt=0, le=1)
+    """Share of the fitting clips taken here; the others fall through to the next smaller resolution."""
+    aspect_ratios: list[str] | None = Field(default=None, min_length=1)
+    """Width:height names, such as `16:9`; the full table if unset."""
+
+
+class ConditioningMix(ApiModel):
+    """Relative weights with which a clip is trained under each kind of conditioning."""
+
+    t2v: float = Field(default=1.0, ge=0)
+    """Text only."""
+    i2v_head: float = Field(default=0.0, ge=0)
+    """First frame given."""
+    i2v_tail: float = Field(default=0.0, ge=0)
+    """Last frame given."""
+    i2v_loop: float = Field(default=0.0, ge=0)
+    """First and last frame given."""
+    v2v_head: float = Field(default=0.0, ge=0)
+    """Leading frames given; only clips that are longer than the reference."""
+    v2v_tail: float = Field(default=0.0, ge=0)
+    """Trailing frames given; only clips that are longer than the reference."""
+
+
+class ParallelLayout(ApiModel):
+    """How a step is spread over the GPUs."""
+
+    slots_per_step: int = Field(default=1, ge=1)
+    """Micro-batches of one optimizer step (the logical data-parallel size). It fixes the global batch: worlds of any
+    size share these slots, so the sample order never depends on the number of nodes."""
+    context_parallel: int = Field(default=1, ge=1)
+    """GPUs that share one sequence (Ulysses); must divide GPUs per node and the number of heads."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed ZeRO stage. Stages 2 and 3 need slotsPerStep to be a multiple of every data-parallel size."""
+    checkpoint_double_blocks: int = Field(default=0, ge=0)
+    """Two-stream blocks whose activations are recomputed."""
+    checkpoint_single_blocks: int = Field(default=0, ge=0)
+    """One-stream blocks whose activations are recomputed."""
+
+
+class WeightsFrom(ApiModel):
+    """Where the initial weights of a stage come from; at most one field."""
+
+    stage: StageName | None = None
+    """An earlier stage of the run with the same task."""
+    uri: str | None = None
+    """A safetensors file or a checkpoint."""
+
+
+class TrainTask(ApiModel):
+    """Flow-matching training of the transformer on encoded clips."""
+
+    steps: int = Field(ge=1)
+    """Optimizer steps."""
+    buckets: list[Bucket] = Field(min_length=1)
+    """The bucket table."""
+    optimizer: Optimizer
+    """Optimizer and learning rate."""
+    conditioning: ConditioningMix = ConditioningMix()
+    """Mix of text-only and image/video conditioned samples."""
+    text_dropout: float = Field(default=0.31622777, ge=0, lt=1)
+    """Probability of dropping each text feature on its own; the default gives 10 % without any text."""
+    motion_score: bool = True
+    """Append the clip's motion score to its caption."""
+    fps_in_prompt: bool = True
+    """Append the clip's frame rate to its caption."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Data type of weights and activations; master weights and optimizer states are always fp32."""
+    parallel: ParallelLayout = ParallelLayout()
+    """Parallel layout."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of the moving average of the weights per optimizer step; none is kept if unset."""
+    init_from: WeightsFrom | None = None
+    """Initial weights: the previous train stage by default, else spec.model.weights, else random."""
+    select: list[ScoreBounds] = Field(default_factory=list)
+    """Clips to train on; all clips of the dataset if empty."""
+
+
+class AutoencoderTask(ApiModel):
+    """Training of the video autoencoder on pixels."""
+
+    steps: int = Field(ge=1)
+    """Optimizer steps."""
+    bucket: Bucket
+    """Size of the training clips; cropped from the curated clips."""
+    optimizer: Optimizer
+    """Optimizer and learning rate."""
+    image_ratio: float = Field(default=0.2, ge=0, lt=1)
+    """Share of micro-batches that keep only the first frame."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Data type of weights and activations."""
+    parallel: ParallelLayout = ParallelLayout()
+    """Parallel layout; context parallelism is not supported here."""
+    ema_decay: float | None = Field(default=0.99, gt=0, lt=1)
+    """Decay of the moving average of the weights; none is kept if null."""
+    init_from: WeightsFrom | None = None
+    """Initial weights: spec.autoencoder.weights by default, else random."""
+
+
+class EncodeTask(ApiModel):
+    """Clips and captions to latent and text features, in tar shards with a Parquet manifest.
+
+    The sizes are those of all later train stages, so nothing is declared twice.
+    """
+
+    shard_bytes: int = Field(default=512 * 1024 * 1024, ge=65536)
+    """Target size of a shard, bytes."""
+
+
+class Prompt(ApiModel):
+    """One video to draw."""
+
+    text: str = Field(min_length=1)
+    """The prompt."""
+    image: str | None = None
+    """URI of a reference picture; text only if unset."""
+    condition: ConditionKind = "t2v"
+    """How the reference is used; `i2v_head` makes it the first frame."""
+    seed: int = Field(default=42, ge=0)
+    """Seed of the noise."""
+
+
+class SampleTask(ApiModel):
+    """Videos drawn from the trained model, written as mp4."""
+
+    prompts: list[Prompt] = Field(default_factory=list)
+    """What to draw."""
+    from_dataset: int = Field(default=0, ge=0)
+    """Draw so many further videos from captions of the training clips, with the clip's first frame as reference if
+    the model was trained on i2v_head; the report shows them beside the clips."""
+    resolution: Resolution
+    """Area class of the videos."""
+    frames: int = Field(ge=1)
+    """Frames of a video."""
+    aspect_ratio: str = "1:1"
+    """Width:height name."""
+    sampling_steps: int = Field(default=50, ge=1)
+    """Euler steps."""
+    text_guidance: float = Field(default=7.5, ge=0)
+    """Scale of text guidance."""
+    image_guidance: float = Field(default=3.0, ge=0)
+    """Scale of image guidance."""
+    fps: int = Field(default=24, ge=1, le=120)
+    """Frame rate of the files and of the prompt suffix."""
+    motion_score: int = Field(default=4, ge=0)
+    """Motion score of the prompt suffix."""
+
+
+class Stage(ApiModel):
+    """One stage of a run. Exactly the member named by `task` is set."""
+
+    name: StageName
+    """Unique name within the run; part of object names and storage paths."""
+    task: Task
+    """What the stage does."""
+    nodes: NodeBounds | None = None
+    """Node bounds of this stage; spec.nodes if unset."""
+    curate: CurateTask | None = None
+    """Set when task is `curate`."""
+    autoencoder: AutoencoderTask | None = None
+    """Set when task is `autoencoder`."""
+    encode: EncodeTask | None = None
+    """Set when task is `encode`."""
+    train: TrainTask | None = None
+    """Set when task is `train`."""
+    sample: SampleTask | None = None
+    """Set when task is `sample`."""
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps of the stage, if it is one that trains."""
+        task = self.train or self.autoencoder
+        return task.steps if task else None

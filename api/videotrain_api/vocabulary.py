@@ -1,0 +1,142 @@
+"""Every name that two parts must agree on: labels, annotations, environment, files, ports, reasons, exit codes."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Final, Literal
+
+GROUP: Final = "videotrain.dev"
+API_VERSION: Final[Literal["videotrain.dev/v1alpha1"]] = "videotrain.dev/v1alpha1"
+KIND: Final[Literal["VideoTrainingRun"]] = "VideoTrainingRun"
+PLURAL: Final = "videotrainingruns"
+SHORT_NAME: Final = "vtr"
+FIELD_MANAGER: Final = "videotrain-operator"
+
+# Labels of every owned object, beside app.kubernetes.io/{name,instance,component,managed-by}.
+LABEL_RUN: Final = "videotrain.dev/run"
+LABEL_RUN_UID: Final = "videotrain.dev/run-uid"
+LABEL_INDEX: Final = "videotrain.dev/index"
+LABEL_TEAM: Final = "videotrain.dev/team"
+LABEL_COST_CENTER: Final = "videotrain.dev/cost-center"
+
+ANNOTATION_ROSTER: Final = "videotrain.dev/roster"
+"""On every worker pod: the Roster as JSON; read by the agent as a Downward-API file."""
+ANNOTATION_PRICE: Final = "videotrain.dev/price"
+"""On every worker pod: `PRICE CURRENCY` per GPU-hour when the pod was created; the bill uses this snapshot."""
+ANNOTATION_SUSPENDED_BY: Final = "videotrain.dev/suspended-by"
+"""Who set spec.suspend; `videotrain local` resumes only what its own Ctrl-C suspended."""
+
+# Files of a worker pod, relative to the pod's root (ENV_POD_ROOT, `/` in a container).
+ENV_POD_ROOT: Final = "VIDEOTRAIN_POD_ROOT"
+FILE_ROSTER: Final = "etc/videotrain/pod/roster"
+DIR_CONFIG: Final = "etc/videotrain/config"
+"""Holds `<stage>.json`, a StageConfig each; a mounted immutable ConfigMap."""
+DIR_RUN: Final = "run/videotrain"
+"""Scratch shared by agent and workers: records-<generation>-<local rank>.jsonl, exit-<generation>-<local rank>.json,
+stacks-<generation>-<local rank>.txt."""
+DIR_CACHE: Final = "var/cache/videotrain"
+
+# Environment of a worker pod.
+ENV_POD_NAME: Final = "VIDEOTRAIN_POD_NAME"
+ENV_POD_UID: Final = "VIDEOTRAIN_POD_UID"
+ENV_POD_IP: Final = "VIDEOTRAIN_POD_IP"
+ENV_NODE_NAME: Final = "VIDEOTRAIN_NODE_NAME"
+ENV_RUN: Final = "VIDEOTRAIN_RUN"
+ENV_NAMESPACE: Final = "VIDEOTRAIN_NAMESPACE"
+# Environment that the agent gives to the workers of a generation.
+ENV_GENERATION: Final = "VIDEOTRAIN_GENERATION"
+ENV_CONFIG_FILE: Final = "VIDEOTRAIN_CONFIG_FILE"
+
+PORT_AGENT: Final = 9410
+"""HTTP of the agent: /metrics, /progress, /healthz."""
+PORT_RENDEZVOUS: Final = 29400
+"""First of RENDEZVOUS_PORTS ports; generation g uses PORT_RENDEZVOUS + g % RENDEZVOUS_PORTS."""
+RENDEZVOUS_PORTS: Final = 64
+
+
+class Phase(StrEnum):
+    """One word for people; derived from conditions and never read back as input."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class Condition(StrEnum):
+    """Types in status.conditions."""
+
+    ACCEPTED = "Accepted"
+    SCHEDULED = "Scheduled"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    RESTARTING = "Restarting"
+    PROGRESS_OBSERVED = "ProgressObserved"
+    BUDGET_OK = "BudgetOK"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class GenerationReason(StrEnum):
+    """Why a generation was started."""
+
+    STARTED = "Started"
+    STAGE_STARTED = "StageStarted"
+    RESUMED = "Resumed"
+    NODE_LOST = "NodeLost"
+    POD_FAILED = "PodFailed"
+    WORKER_FAILED = "WorkerFailed"
+    HANG = "Hang"
+    PREEMPTED = "Preempted"
+    GROW = "Grow"
+    SHRINK = "Shrink"
+
+
+class Bucket(StrEnum):
+    """Where held GPU time goes. Exclusive, and together the whole held time."""
+
+    STARTING = "starting"
+    PRODUCTIVE = "productive"
+    CHECKPOINT = "checkpoint"
+    DATA_STALL = "dataStall"
+    STALLED = "stalled"
+    LOST = "lost"
+    RESTARTING = "restarting"
+    DRAINING = "draining"
+    IDLE = "idle"
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the trainer's processes. 64-78 follow sysexits.h where one fits."""
+
+    OK = 0
+    INTERNAL = 1
+    """An exception that nothing below explains: application."""
+    CONFIG = 64
+    """The stage configuration cannot be run; retrying cannot help."""
+    DATA = 65
+    """Data are missing, empty or damaged beyond the skip limit; retrying cannot help."""
+    STORAGE = 69
+    """The object store cannot be reached: infrastructure."""
+    DISK_FULL = 74
+    """No space left for scratch or cache: infrastructure."""
+    PERMISSION = 77
+    """The object store refuses the credentials, or the bucket does not exist; retrying cannot help."""
+    DIVERGED = 80
+    """The loss is not finite: application."""
+    FENCED = 81
+    """A newer generation exists; this one must stop writing. Not counted."""
+    PEER_LOST = 82
+    """A collective failed because another worker went away; its own fault is looked for there. Not counted."""
+    HANG = 83
+    """Killed by the agent because its step counter stood still."""
+    CUDA = 84
+    """The GPU or its driver failed: infrastructure, the node is suspect."""
+    TERMINATED = 143
+    """SIGTERM outside a drain: preemption."""
+    KILLED = 137
+    """SIGKILL: the kernel's out-of-memory killer or the node."""

@@ -1,0 +1,1 @@
+"""Pure accounting: what every held GPU-second bought."""

@@ -1,0 +1,1 @@
+"""The process that runs in every worker pod and obeys rosters."""

@@ -1,0 +1,63 @@
+"""What every task gets: configuration, world, record sink and the drain request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord, WorkerExit
+from videotrain_api.stage_config import StageConfig
+
+Outcome = Literal["completed", "drained"]
+"""How a task ended: all of its work is done, or it stopped at a step boundary and saved because it was asked to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """The worker processes of a generation. The process group is initialised (gloo on CPU, NCCL on CUDA)."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+
+class RecordSink(Protocol):
+    """Where records go; see videotrain_api.records."""
+
+    def write(self, record: StartedRecord | StepRecord | CheckpointRecord | WorkerExit) -> None:
+        """Append one record; safe from any thread."""
+
+
+class Drain(Protocol):
+    """The request to stop at the next step boundary."""
+
+    def requested(self) -> bool:
+        """This process was asked. Not collective."""
+
+    def agreed(self) -> bool:
+        """Any process of the world was asked. Collective: every rank calls it at the same place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageContext:
+    """One stage in one generation, seen from one worker process."""
+
+    config: StageConfig
+    world: World
+    generation: int
+    restore: bool
+    """Start from the newest complete checkpoint, if there is one."""
+    records: RecordSink
+    drain: Drain
+    scratch: Path
+    """Pod-local folder for temporary files."""
+    cache: Path
+    """Pod-local folder for things worth keeping between generations."""
+
+
+Task = Callable[[StageContext], Outcome]
+"""A task module's `run`. Failures are raised as TrainerError."""

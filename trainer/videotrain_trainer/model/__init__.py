@@ -1,0 +1,1 @@
+"""Model definitions; they import torch and model.common only."""

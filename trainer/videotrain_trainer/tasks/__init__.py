@@ -1,0 +1,1 @@
+"""One module per stage task; each has a `run(context)`."""
