@@ -1,0 +1,81 @@
+"""The laws of the house that no other tool checks."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from videotrain_api.validation import parse_run
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("api/videotrain_api", "operator/videotrain_operator", "trainer/videotrain_trainer", "cli/videotrain")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+EXAMPLES = sorted((ROOT / "manifests" / "examples").glob("*.yaml"))
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / line for line in listed.stdout.splitlines()]
+
+
+def test_the_operator_folder_cannot_shadow_the_standard_library():
+    assert not (ROOT / "operator" / "__init__.py").exists()
+    assert not list(ROOT.glob("operator.py"))
+    assert not [path for path in ROOT.rglob("operator") if path.is_dir() and "tests" in path.parts and ".tox" not in path.parts]
+    assert not [path for path in (ROOT / "tests").rglob("__init__.py")]
+
+
+def test_the_lock_holds_versions_and_no_addresses():
+    lines = (ROOT / "lock.txt").read_text().splitlines()
+    assert lines
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9._-]+==[a-z0-9.+]+( ;.*)?", line)] == []
+
+
+def test_the_readme_is_short_and_its_manifest_is_valid():
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 150
+    blocks = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        parse_run(yaml.safe_load(block))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_is_valid(path: Path):
+    documents = [document for document in yaml.safe_load_all(path.read_text()) if document["kind"] == "VideoTrainingRun"]
+    assert [parse_run(document).metadata.name for document in documents]
+
+
+def test_there_are_examples():
+    assert {path.name for path in EXAMPLES} >= {"demo.yaml", "tiny.yaml", "open-sora-2.yaml", "open-sora-2-dc-ae.yaml"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_small(path: Path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 700
+    long = [
+        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno + 1 > 80
+    ]
+    assert long == []
+
+
+def test_links_in_the_documents_lead_somewhere():
+    broken = []
+    for page in tracked("*.md"):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(ROOT)} -> {target}")
+    assert broken == []
+
+
+def test_every_tox_environment_of_the_contributing_guide_exists():
+    environments = set(re.findall(r"^\[testenv:([a-z]+)\]", (ROOT / "tox.ini").read_text(), re.MULTILINE))
+    named = set(re.findall(r"tox -e ([a-z]+)", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert named - environments == set()
