@@ -48,11 +48,34 @@ class AutoencoderSpec(ApiModel):
     widths: list[int] | None = None
     """Channels of each encoder stage, from pixels to latents."""
     depths: list[int] | None = None
-    """Blocks of each encoder stage; the decoder uses the same."""
+    """Blocks of each encoder stage, from pixels to latents."""
+    decoder_depths: list[int] | None = None
+    """Blocks of each decoder stage in the same order (pixels first); as many as `depths` has."""
     scaling_factor: float | None = Field(default=None, gt=0)
     """Latents are multiplied by it (hunyuan-vae) or divided by it (dc-ae), so that they have about unit variance."""
     weights: str | None = None
     """URI of safetensors weights; needed unless a stage with task `autoencoder` trains them."""
+
+    @property
+    def spatial_compression(self) -> int:
+        """Pixels per latent row and column: every stage but the last halves the picture. Needs `widths`."""
+        if self.widths is None:
+            raise ValueError("widths is not set; complete the specification with presets.complete_autoencoder first")
+        return int(2 ** (len(self.widths) - 1))
+
+    @property
+    def temporal_compression(self) -> int:
+        """Frames per latent frame; the same for both kinds."""
+        return 4
+
+    @property
+    def causal(self) -> bool:
+        """Whether the first frame has a latent frame of its own, so that clips have 1 + 4k frames."""
+        return self.kind == "hunyuan-vae"
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a clip of so many frames; a picture (1) always has one."""
+        return 1 if frames == 1 else (frames - 1) // 4 + 1 if self.causal else frames // 4
 
 
 class TextEncoderSpec(ApiModel):

@@ -1,11 +1,11 @@
 """Where a run keeps things in its object store: one function per kind of object.
 
-    <storage.uri>/<run name>/<stage>/
-        curate       manifest.parquet  clips/<uid>.mp4  drop-report.json
-        encode       manifest.parquet  shards/<bucket>-<number>-<crc>.tar  set.json
-        train,       checkpoints/step-<step>/...  commit.json written last
-        autoencoder  order/<first>-<last>.g<generation>.jsonl  weights/model.safetensors  fence.json
-        sample       videos/<number>.mp4  videos.json
+<storage.uri>/<run name>/<stage>/
+    curate       manifest.parquet  clips/<uid>.mp4  drop-report.json
+    encode       manifest.parquet  shards/<bucket>-<number>-<crc>.tar  set.json
+    train,       checkpoints/step-<step>/...  commit.json written last
+    autoencoder  order/<first>-<last>.g<generation>.jsonl  weights/model.safetensors  fence.json
+    sample       videos/<number>.mp4  videos.json
 """
 
 from __future__ import annotations

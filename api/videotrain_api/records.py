@@ -47,6 +47,8 @@ class Roster(ApiModel):
     """Start from the newest complete checkpoint of the stage, if there is one."""
     drain: bool = True
     """Workers of the generation before may finish their step and save first; false after a fault."""
+    created_at: datetime | None = None
+    """When it was published."""
 
 
 class StartedRecord(ApiModel):

@@ -11,8 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
+
+
+_PATTERN_MEANINGS: dict[str, str] = {}
+
+
+def patterned(pattern: str, meaning: str, max_length: int | None = None) -> StringConstraints:
+    """A string constraint whose refusal tells people what is allowed instead of showing them the expression."""
+    _PATTERN_MEANINGS[pattern] = meaning
+    return StringConstraints(pattern=pattern, max_length=max_length)
 
 
 class ApiModel(BaseModel):
@@ -81,6 +90,10 @@ def _problem(item: dict[str, Any], model: type[BaseModel]) -> Problem:
         message = _unknown_field(location, model)
     if item["type"] == "missing":
         return Problem(field_path(location), None, "this field is required")
+    if item["type"] == "string_pattern_mismatch":
+        message = f"allowed: {_PATTERN_MEANINGS.get(item['ctx']['pattern'], item['ctx']['pattern'])}"
+    if item["type"] == "string_type" and isinstance(item.get("input"), int | float):
+        message = "must be a string: put it in quotes"
     return Problem(field_path(location) or "(root)", item.get("input"), message)
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 
+from pydantic import Field
+
 from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.schema import ApiModel
-from videotrain_api.stages import Bucket, Stage
+from videotrain_api.stages import Bucket, PromptStyle, Stage
 from videotrain_api.trainrun import CheckpointPolicy, Dataset, Storage
 
 
@@ -39,6 +41,7 @@ class StageConfig(ApiModel):
     run: str
     """namespace/name, for logs and for names of output."""
     stage: Stage
+    """The stage without its node bounds, which may change while it runs."""
     model: TransformerSpec
     """Resolved: every architecture field is set."""
     autoencoder: AutoencoderSpec
@@ -48,8 +51,10 @@ class StageConfig(ApiModel):
     storage: Storage
     checkpoint: CheckpointPolicy
     paths: StagePaths
-    encode_buckets: list[Bucket] = []
-    """For encode: the bucket rows of all later train stages, each once."""
+    encode_buckets: list[Bucket] = Field(default_factory=list)
+    """For encode: the bucket rows of the later train stages that read it, each size once."""
+    encode_prompts: list[PromptStyle] = Field(default_factory=list)
+    """For encode: the prompt styles of those stages, each once."""
     seed: int
     """Seed of this stage, derived from the run's seed and the stage's name."""
     gpus_per_node: int

@@ -7,15 +7,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
-from videotrain_api.schema import ApiModel
+from videotrain_api.schema import ApiModel, patterned
 
-StageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
-Resolution = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{1,3}px$")]
+DNS_LABEL = patterned(
+    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+    "lower-case letters, digits and '-', starting and ending with a letter or digit, at most 40",
+    max_length=40,
+)
+StageName = Annotated[str, DNS_LABEL]
+Resolution = Annotated[str, patterned(r"^[1-9][0-9]{1,3}px$", "an area class such as 256px; see aspect.RESOLUTIONS")]
 Task = Literal["curate", "autoencoder", "encode", "train", "sample"]
 ConditionKind = Literal["t2v", "i2v_head", "i2v_tail", "i2v_loop", "v2v_head", "v2v_tail"]
 """Which frames of a clip are given: none, the first, the last, both, the first or the last quarter of a long clip."""
+
+PromptStyle = Literal["plain", "fps", "motion", "fps-motion"]
+"""What follows a caption in the text that is encoded: nothing, the frame rate, the motion score, or both."""
 
 
 class NodeBounds(ApiModel):
@@ -183,6 +191,13 @@ class TrainTask(ApiModel):
     """Initial weights: the previous train stage by default, else spec.model.weights, else random."""
     select: list[ScoreBounds] = Field(default_factory=list)
     """Clips to train on; all clips of the dataset if empty."""
+
+    @property
+    def prompt_style(self) -> PromptStyle:
+        """What follows a caption, by fpsInPrompt and motionScore."""
+        if self.fps_in_prompt:
+            return "fps-motion" if self.motion_score else "fps"
+        return "motion" if self.motion_score else "plain"
 
 
 class AutoencoderTask(ApiModel):

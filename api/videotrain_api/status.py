@@ -51,6 +51,10 @@ class GenerationStatus(ApiModel):
     """When the next roster was published, or its members were released."""
     end_cause: str | None = None
     """Why it ended: completed, drained, application, infrastructure, preemption or hang."""
+    end_reason: str | None = None
+    """GenerationReason of the next one, or Suspended or Completed."""
+    end_message: str = ""
+    """For people: the evidence on which it was ended."""
     lost_from_step: int | None = None
     """Steps after this one were lost, since the next generation resumed here; None while it is not known."""
     progress: GenerationProgress | None = None
@@ -108,6 +112,14 @@ class CostStatus(ApiModel):
     """Some pod vanished without a finish time; its end was bounded by the last observation."""
 
 
+class SuspectNode(ApiModel):
+    """A node on which something failed; new pods avoid it for a while."""
+
+    name: str
+    reason: str
+    since: datetime
+
+
 class NodesStatus(ApiModel):
     """Numbers for printer columns."""
 
@@ -161,5 +173,17 @@ class RunStatus(ApiModel):
     """When the run succeeded or failed."""
     active_microseconds: int = 0
     """Wall time with pods held, closed intervals only."""
+    active_since: datetime | None = None
+    """Since when pods are held without a break; None while none is held."""
+    observed_at: datetime | None = None
+    """When held pods were last seen; bounds the end of a pod that vanishes."""
     warned_percents: list[int] = Field(default_factory=list)
     """Budget warnings that were already emitted."""
+    budget_stop: str | None = None
+    """Limits at which the budget's action was taken; other limits in spec.budget lift it."""
+    config_map: str | None = None
+    """Name of the config map with the frozen stage configurations."""
+    failed_pods: list[str] = Field(default_factory=list)
+    """UIDs of failed pods that were counted and are not gone yet."""
+    suspect_nodes: list[SuspectNode] = Field(default_factory=list)
+    """Nodes that new pods avoid."""

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.schema import ApiModel
-from videotrain_api.stages import NodeBounds, Stage
+from videotrain_api.schema import ApiModel, patterned
+from videotrain_api.stages import DNS_LABEL, NodeBounds, Stage
 from videotrain_api.vocabulary import API_VERSION, KIND
 
-Money = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,12}(\.[0-9]{1,6})?$")]
+Money = Annotated[
+    str,
+    patterned(
+        r"^[0-9]{1,12}(\.[0-9]{1,6})?$",
+        "a decimal string of 0 or more with at most six places, such as '2.00'; negative amounts make no sense here",
+    ),
+]
 """An amount as a decimal string with at most six places, so that no float ever holds money."""
-Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+Currency = Annotated[str, patterned(r"^[A-Z]{3}$", "an ISO 4217 code of three capital letters, such as USD")]
 """ISO 4217 code."""
 Cause = Literal["application", "infrastructure", "preemption", "hang"]
 """Why a generation ended before its time; each has a restart budget of its own."""
@@ -24,7 +30,7 @@ class Metadata(ApiModel):
 
     model_config = ApiModel.model_config | {"extra": "allow"}
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+    name: Annotated[str, DNS_LABEL]
     """DNS label; at most 40 characters, since pod names are derived from it."""
     namespace: str = "default"
     """Namespace."""
@@ -41,7 +47,13 @@ class Metadata(ApiModel):
 class Storage(ApiModel):
     """The object store that holds curated clips, shards, checkpoints and samples."""
 
-    uri: Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{2,62}(/[^\s]*)?$")]
+    uri: Annotated[
+        str,
+        patterned(
+            r"^s3://[a-z0-9][a-z0-9.-]{2,62}(/[^\s]*)?$",
+            "s3://BUCKET/PREFIX with a bucket name of 3 to 63 lower-case letters, digits, '.' or '-'",
+        ),
+    ]
     """Bucket and prefix under which everything of this run is written."""
     endpoint_url: str | None = None
     """S3 endpoint; AWS if unset. `videotrain local` starts a server of its own if unset."""

@@ -33,7 +33,7 @@ DIR_CONFIG: Final = "etc/videotrain/config"
 """Holds `<stage>.json`, a StageConfig each; a mounted immutable ConfigMap."""
 DIR_RUN: Final = "run/videotrain"
 """Scratch shared by agent and workers: records-<generation>-<local rank>.jsonl, exit-<generation>-<local rank>.json,
-stacks-<generation>-<local rank>.txt."""
+stacks-<generation>-<local rank>.txt, worker-<generation>-<local rank>.pid (process id of a worker that obeys SIGTERM)."""
 DIR_CACHE: Final = "var/cache/videotrain"
 
 # Environment of a worker pod.
@@ -46,6 +46,8 @@ ENV_NAMESPACE: Final = "VIDEOTRAIN_NAMESPACE"
 # Environment that the agent gives to the workers of a generation.
 ENV_GENERATION: Final = "VIDEOTRAIN_GENERATION"
 ENV_CONFIG_FILE: Final = "VIDEOTRAIN_CONFIG_FILE"
+ENV_RESTORE: Final = "VIDEOTRAIN_RESTORE"
+"""`1`: start from the newest complete checkpoint of the stage, if there is one; `0`: do not look for one."""
 
 PORT_AGENT: Final = 9410
 """HTTP of the agent: /metrics, /progress, /healthz."""

@@ -26,7 +26,11 @@ class World:
 
 
 class RecordSink(Protocol):
-    """Where records go; see videotrain_api.records."""
+    """Where records go; see videotrain_api.records.
+
+    Tasks write every record on every rank. The sink of local rank 0 keeps them, so that each pod holds the facts of the
+    generation and none are lost with the leader's pod; the sinks of the other local ranks only note the last step.
+    """
 
     def write(self, record: StartedRecord | StepRecord | CheckpointRecord | WorkerExit) -> None:
         """Append one record; safe from any thread."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
+from videotrain_api.vocabulary import FIELD_MANAGER
+
 Json = dict[str, Any]
 
 
@@ -39,10 +41,13 @@ class Cluster(Protocol):
     async def list(self, kind: str, namespace: str, labels: Mapping[str, str] | None = None) -> list[Json]:
         """All objects that carry the labels, oldest first."""
 
-    async def apply(self, manifest: Json) -> Json:
-        """Create the object, or merge it into the existing one, as server-side apply with FIELD_MANAGER does.
+    async def apply(self, manifest: Json, manager: str = FIELD_MANAGER) -> Json:
+        """Create the object, or merge it into the existing one, as server-side apply by that field manager does.
 
-        A `metadata.uid` or `metadata.resourceVersion` in the manifest is a precondition. `status` is never touched.
+        A field that the same manager applied before and that is not in the manifest is removed, so what is written
+        apart from the rest (the roster annotation) has a manager of its own.
+        A `metadata.uid` or `metadata.resourceVersion` in the manifest is a precondition; an object that does not exist
+        fulfils none. `status` is never touched.
 
         Raises:
             Conflict: the precondition does not hold.

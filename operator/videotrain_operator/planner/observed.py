@@ -29,6 +29,8 @@ class PodView:
     deleting: bool = False
     bound_at: datetime | None = None
     """When it got its node: from here on it costs."""
+    started_at: datetime | None = None
+    """When its container started."""
     finished_at: datetime | None = None
     """When its container ended."""
     exit_code: int | None = None
@@ -61,6 +63,10 @@ class Observed:
     service_exists: bool = False
     config_maps: frozenset[str] = frozenset()
     """Names of owned config maps."""
+    frozen_spec: Mapping[str, Any] | None = None
+    """The spec that the config map named in status.configMap was made from, parsed; None if there is no such map."""
+    departed: tuple[PodView, ...] = ()
+    """Pods that were deleted since the last pass, as they were last seen; a help for exact bills, may be empty."""
     ledger: Mapping[str, Any] | None = None
     """Content of the ledger config map, parsed; None if there is none yet."""
     ledger_resource_version: str | None = None

@@ -1,0 +1,117 @@
+"""Parameters, tokens and FLOPs of the MMDiT, by formula. Standard library and our models only.
+
+A multiply-add is two FLOPs. Model FLOPs are forward plus backward (three times forward); recomputed activations are
+never counted, so MFU from these numbers means the same on every layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from videotrain_api import aspect
+from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.stages import Bucket
+
+TIME_FEATURES = 256
+"""Width of the sinusoid that embeds the timestep (and the guidance scale)."""
+
+
+@dataclass(frozen=True)
+class MmditShape:
+    """The numbers that parameters and FLOPs depend on; see `mmdit_shape`."""
+
+    hidden: int
+    heads: int
+    feed_forward: int
+    double_blocks: int
+    single_blocks: int
+    patch_channels: int
+    """Features of a packed latent token."""
+    condition_channels: int
+    """Features of a packed condition token; 0 without the input."""
+    guidance: bool
+    context: int
+    """Width of the text features."""
+    pooled: int
+    """Width of the pooled text feature."""
+
+
+def mmdit_shape(model: TransformerSpec, autoencoder: AutoencoderSpec, text: TextEncoderSpec) -> MmditShape:
+    """Collect the sizes of completed specifications (see `presets.complete_transformer`)."""
+    hidden, heads, patch, latent = model.hidden_size, model.num_heads, model.patch_size, autoencoder.latent_channels
+    if not (hidden and heads and patch and latent and model.mlp_ratio):
+        raise ValueError("the specifications are not complete; call presets.complete_transformer first")
+    return MmditShape(
+        hidden=hidden,
+        heads=heads,
+        feed_forward=int(hidden * model.mlp_ratio),
+        double_blocks=model.double_blocks or 0,
+        single_blocks=model.single_blocks or 0,
+        patch_channels=latent * patch**2,
+        condition_channels=(latent + 1) * patch**2 if model.cond_embed else 0,
+        guidance=bool(model.guidance_embed),
+        context=text.context_dim,
+        pooled=text.pooled_dim,
+    )
+
+
+def parameters(shape: MmditShape) -> int:
+    """Trainable parameters."""
+    d, ff, head = shape.hidden, shape.feed_forward, shape.hidden // shape.heads
+    stream = 4 * _linear(d, d) + _linear(d, ff) + _linear(ff, d) + 2 * head + _linear(d, 6 * d)
+    single = _linear(d, 3 * d + ff) + _linear(d + ff, d) + 2 * head + _linear(d, 3 * d)
+    total = 2 * shape.double_blocks * stream + shape.single_blocks * single
+    total += _linear(shape.patch_channels, d) + _linear(shape.context, d)
+    total += (2 if shape.guidance else 1) * (_linear(TIME_FEATURES, d) + _linear(d, d))
+    total += _linear(shape.pooled, d) + _linear(d, d)
+    total += _linear(shape.condition_channels, d) if shape.condition_channels else 0
+    return total + _linear(d, shape.patch_channels) + _linear(d, 2 * d)
+
+
+def forward_flops(shape: MmditShape, image_tokens: int, text_tokens: int) -> int:
+    """Forward FLOPs of one sample: matrix products of the blocks, attention, input and output, modulation."""
+    return _products(shape, image_tokens, text_tokens) + attention_flops(shape, image_tokens + text_tokens)
+
+
+def attention_flops(shape: MmditShape, tokens: int) -> int:
+    """Forward FLOPs of all attention products of one sample (full, not causal)."""
+    return (shape.double_blocks + shape.single_blocks) * 4 * tokens * tokens * shape.hidden
+
+
+def train_flops(shape: MmditShape, image_tokens: int, text_tokens: int) -> int:
+    """Forward and backward FLOPs of one training sample, without recomputation."""
+    return 3 * forward_flops(shape, image_tokens, text_tokens)
+
+
+def _products(shape: MmditShape, image: int, text: int) -> int:
+    d, ff = shape.hidden, shape.feed_forward
+    per_token_double = 4 * d * d + 2 * d * ff
+    per_token_single = d * (3 * d + ff) + (d + ff) * d
+    blocks = (shape.double_blocks * per_token_double + shape.single_blocks * per_token_single) * (image + text)
+    edges = image * d * (2 * shape.patch_channels + shape.condition_channels) + text * shape.context * d
+    modulation = (12 * shape.double_blocks + 3 * shape.single_blocks + 2) * d * d
+    vector = d * (TIME_FEATURES + shape.pooled + 2 * d) + (d * (TIME_FEATURES + d) if shape.guidance else 0)
+    return 2 * (blocks + edges + modulation + vector)
+
+
+def _linear(into: int, out: int) -> int:
+    return into * out + out
+
+
+def grid(model: TransformerSpec, autoencoder: AutoencoderSpec) -> int:
+    """Pixels per token row and column: both sides of every clip are multiples of it."""
+    if not model.patch_size:
+        raise ValueError("the specification is not complete; call presets.complete_transformer first")
+    return autoencoder.spatial_compression * model.patch_size
+
+
+def image_tokens(model: TransformerSpec, autoencoder: AutoencoderSpec, frames: int, height: int, width: int) -> int:
+    """Tokens of a clip of frames x height x width pixels."""
+    side = grid(model, autoencoder)
+    return autoencoder.latent_frames(frames) * (height // side) * (width // side)
+
+
+def bucket_tokens(model: TransformerSpec, autoencoder: AutoencoderSpec, bucket: Bucket) -> int:
+    """Tokens of the longest square clip of a bucket: the size by which batches are planned."""
+    side = aspect.side_of(bucket.resolution)
+    return image_tokens(model, autoencoder, bucket.frames, side, side)

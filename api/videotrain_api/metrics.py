@@ -1,0 +1,177 @@
+"""The metric catalogue: every series that an agent or the operator exposes, and the only place where one is named.
+
+Conventions (checked by `promtool check metrics` in the tests): counters end in `_total`, units are base units and stand
+at the end of the name, and no label is called `job` or `instance` (a scrape overwrites them).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["counter", "gauge", "histogram"]
+Emitter = Literal["agent", "operator"]
+
+PREFIX: Final = "videotrain_"
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""Content type of the Prometheus text format that the agent and the operator serve."""
+
+RUN_LABELS: Final = ("namespace", "run")
+"""On every operator series about one run."""
+AGENT_LABELS: Final = ("namespace", "run", "stage", "pod")
+"""On every agent series; one pod serves the series of its own workers."""
+
+STEP_SECONDS_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 300.0)
+"""Upper bounds of the step time histogram: tiny CPU steps to 768px steps of the 11B model, seconds."""
+RECONCILE_SECONDS_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Upper bounds of the reconcile time histogram, seconds."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One series of the catalogue."""
+
+    name: str
+    """Full name, as in a query."""
+    kind: Kind
+    emitter: Emitter
+    """Who exposes it."""
+    help: str
+    """One sentence with the unit."""
+    unit: str
+    """Base unit of the value; empty for counts, states and ratios."""
+    labels: tuple[str, ...]
+    """Label names in the order in which they are written."""
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram."""
+
+
+def _agent(
+    name: str, kind: Kind, help_text: str, unit: str = "", more: tuple[str, ...] = (), buckets: tuple[float, ...] = ()
+) -> Metric:
+    return Metric(PREFIX + name, kind, "agent", help_text, unit, AGENT_LABELS + more, buckets)
+
+
+def _run(name: str, kind: Kind, help_text: str, unit: str = "", more: tuple[str, ...] = ()) -> Metric:
+    return Metric(PREFIX + name, kind, "operator", help_text, unit, RUN_LABELS + more)
+
+
+def _operator(
+    name: str, kind: Kind, help_text: str, unit: str = "", labels: tuple[str, ...] = (), buckets: tuple[float, ...] = ()
+) -> Metric:
+    return Metric(PREFIX + name, kind, "operator", help_text, unit, labels, buckets)
+
+
+# Agent: facts of the workers of one pod.
+STEP: Final = _agent("step", "gauge", "Last finished optimizer step or work unit of the stage.")
+STEPS_PLANNED: Final = _agent("steps_planned", "gauge", "Steps or work units of the whole stage.")
+LOSS: Final = _agent("loss", "gauge", "Mean training loss of the last step.")
+GRADIENT_NORM: Final = _agent("gradient_norm", "gauge", "Global gradient norm of the last step before clipping.")
+LEARNING_RATE: Final = _agent("learning_rate", "gauge", "Learning rate of the last step.")
+STEP_SECONDS: Final = _agent(
+    "step_seconds", "histogram", "Time of an optimizer step in seconds.", "seconds", buckets=STEP_SECONDS_BUCKETS
+)
+WORLD_SPREAD_RATIO: Final = _agent(
+    "world_spread_ratio", "gauge", "Slowest minus fastest compute time of the ranks in the last step over their mean."
+)
+SAMPLES: Final = _agent("samples_total", "counter", "Samples of the whole world that were trained on or processed.")
+TOKENS: Final = _agent("tokens_total", "counter", "Image and text tokens of the whole world that were trained on.")
+MODEL_FLOPS: Final = _agent(
+    "model_flops_total",
+    "counter",
+    "Forward and backward floating point operations of the whole world by formula, without recomputation.",
+)
+MFU_RATIO: Final = _agent(
+    "mfu_ratio", "gauge", "Model FLOPs per second over the dense bf16 peak of the world's GPUs, last 20 steps."
+)
+SAMPLES_PER_SECOND: Final = _agent("samples_per_second", "gauge", "Samples per second of the world, last 20 steps.")
+TOKENS_PER_SECOND: Final = _agent("tokens_per_second", "gauge", "Tokens per second of the world, last 20 steps.")
+DATA_STALL_SECONDS: Final = _agent(
+    "data_stall_seconds_total", "counter", "Time in which steps waited for input in seconds.", "seconds"
+)
+CHECKPOINT_STALL_SECONDS: Final = _agent(
+    "checkpoint_stall_seconds_total", "counter", "Time in which steps waited for a checkpoint in seconds.", "seconds"
+)
+CHECKPOINT_LAST_STEP: Final = _agent("checkpoint_last_step", "gauge", "Step of the newest complete checkpoint.")
+CHECKPOINT_COMMITS: Final = _agent("checkpoint_commits_total", "counter", "Checkpoints that were completed.")
+CHECKPOINT_BYTES: Final = _agent(
+    "checkpoint_last_size_bytes", "gauge", "Size of the newest complete checkpoint in bytes.", "bytes"
+)
+CHECKPOINT_SKIPPED: Final = _agent(
+    "checkpoint_skipped_total", "counter", "Checkpoints that were refused at a start because they did not fit."
+)
+WORKER_STATE: Final = _agent(
+    "worker_state", "gauge", "1 for the state that the pod's workers are in, 0 for the others.", more=("state",)
+)
+GENERATION: Final = _agent("generation", "gauge", "Generation that the pod's workers belong to.")
+WORLD_SIZE: Final = _agent("world_size", "gauge", "Worker processes of the generation.")
+WORKER_EXITS: Final = _agent("worker_exits_total", "counter", "Ends of worker processes by exit code.", more=("code",))
+
+# Operator: facts of a run from its status and ledger.
+RUN_INFO: Final = _run(
+    "run_info", "gauge", "Always 1; names what the run consists of.", more=("uid", "model", "autoencoder", "currency")
+)
+RUN_PHASE: Final = _run("run_phase", "gauge", "1 for the phase that the run is in, 0 for the others.", more=("phase",))
+RUN_STAGE: Final = _run("run_stage", "gauge", "1 for the current stage of the run.", more=("stage", "task"))
+RUN_GENERATION: Final = _run("run_generation", "gauge", "Newest generation number of the run.")
+RUN_STEP: Final = _run("run_step", "gauge", "Last finished step of a stage.", more=("stage",))
+RUN_STEPS_PLANNED: Final = _run("run_steps_planned", "gauge", "Steps of a whole stage.", more=("stage",))
+RUN_NODES: Final = _run("run_nodes", "gauge", "Nodes of the run by kind: current, ready, min or max.", more=("kind",))
+RESTARTS: Final = _run(
+    "restarts_total", "counter", "Generations that ended before their time, by cause.", more=("cause",)
+)
+GPU_SECONDS: Final = _run(
+    "gpu_seconds_total", "counter", "GPU time held in seconds by what it was used for.", "seconds", ("bucket",)
+)
+COST_MICROS: Final = _run(
+    "cost_micros_total",
+    "counter",
+    "Money spent in millionths of the currency by what it bought.",
+    more=("bucket", "currency"),
+)
+COST_RATE_PER_HOUR: Final = _run(
+    "cost_rate_per_hour", "gauge", "What the GPUs held now cost in an hour in the currency.", more=("currency",)
+)
+FORECAST_COST: Final = _run(
+    "forecast_cost", "gauge", "Expected total cost at the end of the run in the currency.", more=("currency",)
+)
+BUDGET_RATIO: Final = _run("budget_ratio", "gauge", "Spent share of the tighter budget limit.")
+GOODPUT_RATIO: Final = _run("goodput_ratio", "gauge", "Productive share of the GPU time held so far.")
+RECOVERY_SECONDS: Final = _run(
+    "recovery_seconds", "gauge", "Time from the last fault to the first step after it in seconds.", "seconds"
+)
+RUN_MFU_RATIO: Final = _run("run_mfu_ratio", "gauge", "Model FLOPs utilisation of the run, last 20 steps.")
+RUN_SAMPLES_PER_SECOND: Final = _run("run_samples_per_second", "gauge", "Samples per second of the run, last 20 steps.")
+CURATION_DROPPED: Final = _run(
+    "curation_dropped_total",
+    "counter",
+    "Raw videos and clips that curation dropped, by reason.",
+    more=("stage", "reason"),
+)
+CURATION_CLIPS: Final = _run("curation_clips", "gauge", "Clips that curation kept.", more=("stage",))
+
+# Operator: the operator itself.
+RECONCILE_SECONDS: Final = _operator(
+    "reconcile_duration_seconds",
+    "histogram",
+    "Time of one observe-plan-apply pass in seconds.",
+    "seconds",
+    buckets=RECONCILE_SECONDS_BUCKETS,
+)
+RECONCILE_ERRORS: Final = _operator(
+    "reconcile_errors_total", "counter", "Passes that ended with an error, by its class.", labels=("error",)
+)
+API_CONFLICTS: Final = _operator(
+    "api_conflicts_total", "counter", "Writes that were refused because the object had changed."
+)
+EVENTS: Final = _operator("events_total", "counter", "Events that were emitted, by reason.", labels=("reason",))
+
+CATALOGUE: Final[dict[str, Metric]] = {
+    metric.name: metric for metric in list(globals().values()) if isinstance(metric, Metric)
+}
+"""Every series by its full name, in the order of this file."""
+
+
+def emitted_by(emitter: Emitter) -> list[Metric]:
+    """The series that an agent or the operator exposes."""
+    return [metric for metric in CATALOGUE.values() if metric.emitter == emitter]

@@ -1,0 +1,38 @@
+"""Money as integer micros (millionths of the currency unit), so that no float ever holds an amount."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Final
+
+MICROS: Final = 1_000_000
+MICROSECONDS_PER_HOUR: Final = 3_600_000_000
+
+
+def parse_micros(amount: str) -> int:
+    """Micros of a decimal string with at most six places, such as `2.50`.
+
+    Raises:
+        ValueError: the string is no such amount.
+    """
+    whole, _, places = amount.partition(".")
+    if not whole.isdecimal() or (places and not places.isdecimal()) or len(places) > 6 or amount.endswith("."):
+        raise ValueError(f"{amount!r} is no amount; allowed: digits with at most six decimal places, such as 2.50")
+    return int(whole) * MICROS + int(places.ljust(6, "0"))
+
+
+def format_micros(micros: int) -> str:
+    """Decimal string of micros: two places, more only where they are not zero."""
+    sign, (whole, places) = "-" if micros < 0 else "", divmod(abs(micros), MICROS)
+    digits = f"{places:06d}".rstrip("0").ljust(2, "0")
+    return f"{sign}{whole}.{digits}"
+
+
+def cost_micros(gpu_microseconds: int, price_micros_per_hour: int) -> int:
+    """What so much GPU time costs, rounded half up to a whole micro."""
+    return round_half_up(Fraction(gpu_microseconds * price_micros_per_hour, MICROSECONDS_PER_HOUR))
+
+
+def round_half_up(amount: Fraction) -> int:
+    """Nearest integer; a half goes up."""
+    return (2 * amount.numerator + amount.denominator) // (2 * amount.denominator)

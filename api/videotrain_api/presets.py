@@ -1,0 +1,124 @@
+"""Named architectures: what `model.preset` and `autoencoder.preset` stand for.
+
+Sizes are those of the published models (Open-Sora 2.0 report and weights, FLUX.1-dev, HunyuanVideo); the `tiny` ones
+have the same structure at a size that a CPU trains.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Final, TypeVar
+
+from videotrain_api.architecture import AutoencoderSpec, TransformerSpec
+from videotrain_api.schema import ManifestError, Problem
+
+_MMDIT_11B: Final = TransformerSpec(
+    hidden_size=3072,
+    num_heads=24,
+    double_blocks=19,
+    single_blocks=38,
+    mlp_ratio=4.0,
+    rope_axes=[16, 56, 56],
+    patch_size=2,
+    cond_embed=True,
+    guidance_embed=False,
+)
+_MMDIT_TINY: Final = TransformerSpec(
+    hidden_size=64,
+    num_heads=4,
+    double_blocks=2,
+    single_blocks=2,
+    mlp_ratio=4.0,
+    rope_axes=[4, 6, 6],
+    patch_size=2,
+    cond_embed=True,
+    guidance_embed=False,
+)
+_DC_AE: Final = AutoencoderSpec(
+    kind="dc-ae",
+    latent_channels=128,
+    widths=[128, 256, 512, 512, 1024, 1024],
+    depths=[2, 2, 2, 3, 3, 3],
+    decoder_depths=[3, 3, 3, 3, 3, 3],
+    scaling_factor=0.493,
+)
+
+TRANSFORMERS: Final[dict[str, TransformerSpec]] = {
+    "mmdit-11b": _MMDIT_11B,
+    "mmdit-11b-dcae": _MMDIT_11B.model_copy(update={"patch_size": 1}),
+    "flux-dev": _MMDIT_11B.model_copy(update={"cond_embed": False, "guidance_embed": True}),
+    "mmdit-tiny": _MMDIT_TINY,
+    "mmdit-tiny-dcae": _MMDIT_TINY.model_copy(update={"patch_size": 1}),
+}
+"""Transformers by preset name; every architecture field is set."""
+
+AUTOENCODERS: Final[dict[str, AutoencoderSpec]] = {
+    "dc-ae-f32t4c128": _DC_AE,
+    # No scale is published for 256 channels; the one of 128 channels stands in until it is measured.
+    "dc-ae-f32t4c256": _DC_AE.model_copy(update={"latent_channels": 256}),
+    "hunyuan-vae": AutoencoderSpec(
+        kind="hunyuan-vae",
+        latent_channels=16,
+        widths=[128, 256, 512, 512],
+        depths=[2, 2, 2, 2],
+        decoder_depths=[3, 3, 3, 3],
+        scaling_factor=0.476986,
+    ),
+    "dc-ae-tiny": AutoencoderSpec(
+        kind="dc-ae",
+        latent_channels=16,
+        widths=[8, 16, 16, 32, 32, 32],
+        depths=[1, 1, 1, 1, 1, 1],
+        decoder_depths=[1, 1, 1, 1, 1, 1],
+        scaling_factor=1.0,
+    ),
+}
+"""Autoencoders by preset name; every architecture field is set."""
+
+_NOT_ARCHITECTURE: Final = frozenset({"preset", "weights"})
+_Spec = TypeVar("_Spec", TransformerSpec, AutoencoderSpec)
+
+
+def complete_transformer(spec: TransformerSpec, path: str = "spec.model") -> TransformerSpec:
+    """The specification with every architecture field set: written fields over those of its preset.
+
+    Raises:
+        ManifestError: the preset is unknown, or there is none and a field is missing.
+    """
+    return _complete(spec, TRANSFORMERS, path)
+
+
+def complete_autoencoder(spec: AutoencoderSpec, path: str = "spec.autoencoder") -> AutoencoderSpec:
+    """The same for the autoencoder.
+
+    Raises:
+        ManifestError: the preset is unknown, or there is none and a field is missing.
+    """
+    return _complete(spec, AUTOENCODERS, path)
+
+
+def _complete(spec: _Spec, presets: dict[str, _Spec], path: str) -> _Spec:
+    if spec.preset is not None and spec.preset not in presets:
+        raise ManifestError([_unknown_preset(spec.preset, sorted(presets), path)])
+    base = presets[spec.preset] if spec.preset else spec
+    names = [name for name in type(spec).model_fields if name not in _NOT_ARCHITECTURE]
+    values = {name: _first(getattr(spec, name), getattr(base, name)) for name in names}
+    missing = [name for name, value in values.items() if value is None]
+    if missing:
+        raise ManifestError([_missing_field(type(spec), name, sorted(presets), path) for name in missing])
+    return spec.model_copy(update=values)
+
+
+def _first(written: object, preset: object) -> object:
+    return preset if written is None else written
+
+
+def _unknown_preset(name: str, known: list[str], path: str) -> Problem:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return Problem(f"{path}.preset", name, f"unknown preset; {hint}allowed: {', '.join(known)}")
+
+
+def _missing_field(model: type[_Spec], name: str, known: list[str], path: str) -> Problem:
+    wire = model.model_fields[name].alias or name
+    return Problem(f"{path}.{wire}", None, f"set it, or set {path}.preset to one of: {', '.join(known)}")

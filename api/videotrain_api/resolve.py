@@ -1,0 +1,188 @@
+"""From a manifest to the frozen configuration of each stage: presets filled in, inputs connected, seeds derived."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from videotrain_api import layout
+from videotrain_api.architecture import AutoencoderSpec, TransformerSpec
+from videotrain_api.presets import complete_autoencoder, complete_transformer
+from videotrain_api.schema import ManifestError, Problem
+from videotrain_api.stage_config import StageConfig, StagePaths
+from videotrain_api.stages import Bucket, PromptStyle, Stage, Task
+from videotrain_api.trainrun import VideoTrainingRun
+
+
+def resolve(run: VideoTrainingRun) -> list[StageConfig]:
+    """One frozen configuration per stage, in order.
+
+    Raises:
+        ManifestError: a preset is unknown, an architecture field or an input of a stage is missing.
+    """
+    model = _model(run)
+    autoencoder = complete_autoencoder(run.spec.autoencoder)
+    missing = [problem for index in range(len(run.spec.stages)) for problem in missing_inputs(run, index)]
+    if missing:
+        raise ManifestError(missing)
+    return [_stage_config(run, index, model, autoencoder) for index in range(len(run.spec.stages))]
+
+
+def uses_transformer(run: VideoTrainingRun) -> bool:
+    """Whether any stage trains the transformer or draws from it."""
+    return any(stage.task in ("train", "sample") for stage in run.spec.stages)
+
+
+def stage_seed(run_seed: int, stage: str) -> int:
+    """Seed of a stage: 53 bits (exact in every JSON reader) of SHA-256 over the run's seed and the stage's name."""
+    digest = hashlib.sha256(f"{run_seed}/{stage}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 11
+
+
+def stage_paths(run: VideoTrainingRun, index: int) -> StagePaths:
+    """What the stage at `index` reads and writes; an input that it does not read is None."""
+    stage = run.spec.stages[index]
+    reads = _READS[stage.task]
+    sources = {name: _source(run, index, name) for name in reads}
+    return StagePaths(output=_output(run, stage), initial_weights=_initial_weights(run, index), **sources)
+
+
+def missing_inputs(run: VideoTrainingRun, index: int) -> list[Problem]:
+    """The inputs that the stage at `index` needs and that nothing before it makes, as problems of its `task`."""
+    stage = run.spec.stages[index]
+    needs = _NEEDS[stage.task]
+    return [
+        Problem(f"spec.stages[{index}].task", stage.task, f"needs {_HOW[name]}")
+        for name in needs
+        if _source(run, index, name) is None
+    ]
+
+
+def encode_buckets(stages: Sequence[Stage], index: int) -> list[Bucket]:
+    """Sizes that the encode stage at `index` makes: the rows of the train stages that read it, each size once.
+
+    A later encode stage takes over from there. Rows of one size are merged with the greatest keep probability and
+    batch size, so that every clip that some stage may take is there.
+    """
+    rows: dict[tuple[object, ...], Bucket] = {}
+    for stage in stages[index + 1 :]:
+        if stage.task == "encode":
+            break
+        for row in stage.train.buckets if stage.train else []:
+            key = (row.resolution, row.frames, row.min_frames, tuple(row.aspect_ratios or ()))
+            rows[key] = _merged(rows.get(key, row), row)
+    return list(rows.values())
+
+
+def encode_prompts(stages: Sequence[Stage], index: int) -> list[PromptStyle]:
+    """Prompt styles of the train stages that read what the encode stage at `index` makes, each once."""
+    styles: dict[PromptStyle, None] = {}
+    for stage in stages[index + 1 :]:
+        if stage.task == "encode":
+            break
+        if stage.train:
+            styles[stage.train.prompt_style] = None
+    return list(styles)
+
+
+_READS: dict[Task, tuple[str, ...]] = {
+    "curate": (),
+    "autoencoder": ("clips",),
+    "encode": ("clips", "autoencoder_weights"),
+    "train": ("latents",),
+    "sample": ("clips", "latents", "autoencoder_weights", "model_weights"),
+}
+_NEEDS: dict[Task, tuple[str, ...]] = {
+    "curate": ("videos",),
+    "autoencoder": ("clips",),
+    "encode": ("clips", "autoencoder_weights"),
+    "train": ("latents",),
+    "sample": ("autoencoder_weights", "model_weights"),
+}
+_MADE_BY: dict[str, Task] = {
+    "clips": "curate",
+    "latents": "encode",
+    "autoencoder_weights": "autoencoder",
+    "model_weights": "train",
+}
+_HOW = {
+    "videos": "spec.dataset.videos",
+    "clips": "clips: set spec.dataset.clips or put a stage with task 'curate' before it",
+    "latents": "latents: set spec.dataset.latents or put a stage with task 'encode' before it",
+    "autoencoder_weights": "an autoencoder: set spec.autoencoder.weights or put a stage with task 'autoencoder' before",
+    "model_weights": "a transformer: set spec.model.weights or put a stage with task 'train' before it",
+}
+
+
+def _source(run: VideoTrainingRun, index: int, name: str) -> str | None:
+    made_by = _MADE_BY.get(name)
+    earlier = [stage for stage in run.spec.stages[:index] if stage.task == made_by]
+    return _output(run, earlier[-1]) if earlier else _given(run, name)
+
+
+def _given(run: VideoTrainingRun, name: str) -> str | None:
+    spec = run.spec
+    return {
+        "videos": spec.dataset.videos,
+        "clips": spec.dataset.clips,
+        "latents": spec.dataset.latents,
+        "autoencoder_weights": spec.autoencoder.weights,
+        "model_weights": spec.model.weights,
+    }[name]
+
+
+def _initial_weights(run: VideoTrainingRun, index: int) -> str | None:
+    stage = run.spec.stages[index]
+    task = stage.train or stage.autoencoder
+    if task is None:
+        return None
+    if task.init_from is not None:
+        return task.init_from.uri or _output_named(run, index, task.init_from.stage)
+    if stage.train:
+        return _source(run, index, "model_weights")
+    return run.spec.autoencoder.weights
+
+
+def _output_named(run: VideoTrainingRun, index: int, name: str | None) -> str | None:
+    return next((_output(run, stage) for stage in run.spec.stages[:index] if stage.name == name), None)
+
+
+def _output(run: VideoTrainingRun, stage: Stage) -> str:
+    return layout.stage_prefix(run.spec.storage.uri, run.metadata.name, stage.name)
+
+
+def _merged(first: Bucket, second: Bucket) -> Bucket:
+    return first.model_copy(
+        update={
+            "batch_size": max(first.batch_size, second.batch_size),
+            "keep_probability": max(first.keep_probability, second.keep_probability),
+        }
+    )
+
+
+def _model(run: VideoTrainingRun) -> TransformerSpec:
+    return complete_transformer(run.spec.model) if uses_transformer(run) else run.spec.model
+
+
+def _stage_config(
+    run: VideoTrainingRun, index: int, model: TransformerSpec, autoencoder: AutoencoderSpec
+) -> StageConfig:
+    spec, stage = run.spec, run.spec.stages[index]
+    return StageConfig(
+        run=f"{run.metadata.namespace}/{run.metadata.name}",
+        stage=stage.model_copy(update={"nodes": None}),  # elastic bounds may change while the stage runs
+        model=model,
+        autoencoder=autoencoder,
+        text_encoder=spec.text_encoder,
+        dataset=spec.dataset,
+        storage=spec.storage,
+        checkpoint=spec.checkpoint,
+        paths=stage_paths(run, index),
+        encode_buckets=encode_buckets(spec.stages, index) if stage.task == "encode" else [],
+        encode_prompts=encode_prompts(spec.stages, index) if stage.task == "encode" else [],
+        seed=stage_seed(spec.seed, stage.name),
+        gpus_per_node=spec.pool.gpus_per_node,
+        hang_seconds=spec.failure_policy.hang_seconds,
+        start_seconds=spec.failure_policy.start_seconds,
+        grace_seconds=spec.failure_policy.grace_seconds,
+    )

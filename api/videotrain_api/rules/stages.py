@@ -1,0 +1,109 @@
+"""Order, inputs and shape of the list of stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from videotrain_api.resolve import encode_buckets, missing_inputs, stage_paths
+from videotrain_api.rules.facts import Facts
+from videotrain_api.schema import Problem
+from videotrain_api.stages import NodeBounds, SampleTask, Stage, WeightsFrom
+from videotrain_api.trainrun import VideoTrainingRun
+
+MEMBERS = ("curate", "autoencoder", "encode", "train", "sample")
+
+
+def check_stages(facts: Facts) -> Iterator[Problem]:
+    """Names, members, inputs, initial weights and node bounds of all stages."""
+    run = facts.run
+    yield from _bounds("spec.nodes", run.spec.nodes)
+    yield from _unused_dataset(run)
+    first: dict[str, int] = {}
+    for index, stage in enumerate(run.spec.stages):
+        path = f"spec.stages[{index}]"
+        if stage.name in first:
+            other = f"spec.stages[{first[stage.name]}]"
+            yield Problem(f"{path}.name", stage.name, f"names must be unique; {other} has it already")
+        first.setdefault(stage.name, index)
+        yield from _member(path, stage)
+        yield from missing_inputs(run, index)
+        yield from _needless(path, run, index)
+        yield from _initial_weights(path, run, index)
+        if stage.nodes:
+            yield from _bounds(f"{path}.nodes", stage.nodes)
+
+
+def _member(path: str, stage: Stage) -> Iterator[Problem]:
+    for name in MEMBERS:
+        value = getattr(stage, name)
+        if name == stage.task and value is None:
+            yield Problem(f"{path}.{name}", None, f"task is '{stage.task}', so this field is required")
+        if name != stage.task and value is not None:
+            yield Problem(f"{path}.{name}", "(set)", f"task is '{stage.task}', so only '{stage.task}' may be set")
+
+
+def _needless(path: str, run: VideoTrainingRun, index: int) -> Iterator[Problem]:
+    stage = run.spec.stages[index]
+    if stage.task == "encode" and not encode_buckets(run.spec.stages, index):
+        yield Problem(f"{path}.task", "encode", "no train stage reads it: put one after it or remove it")
+    if stage.sample:
+        yield from _sample(f"{path}.sample", stage.sample, stage_paths(run, index).clips is not None)
+
+
+def _sample(path: str, task: SampleTask, has_clips: bool) -> Iterator[Problem]:
+    if not task.prompts and not task.from_dataset:
+        yield Problem(f"{path}.prompts", [], "nothing to draw: give prompts or set fromDataset")
+    if task.from_dataset and not has_clips:
+        allowed = "needs clips: set spec.dataset.clips or put a stage with task 'curate' before it"
+        yield Problem(f"{path}.fromDataset", task.from_dataset, allowed)
+    for number, prompt in enumerate(task.prompts):
+        where = f"{path}.prompts[{number}]"
+        if prompt.condition.startswith("v2v"):
+            allowed = "a prompt has a picture, no clip; allowed: t2v, i2v_head, i2v_tail, i2v_loop"
+            yield Problem(f"{where}.condition", prompt.condition, allowed)
+        elif (prompt.condition == "t2v") != (prompt.image is None):
+            allowed = "t2v takes no image and every other condition needs one"
+            yield Problem(f"{where}.image", prompt.image, f"condition is '{prompt.condition}': {allowed}")
+
+
+def _initial_weights(path: str, run: VideoTrainingRun, index: int) -> Iterator[Problem]:
+    stage = run.spec.stages[index]
+    task = stage.train or stage.autoencoder
+    source: WeightsFrom | None = task.init_from if task else None
+    if source is None:
+        return
+    where = f"{path}.{stage.task}.initFrom"
+    if source.stage is not None and source.uri is not None:
+        yield Problem(where, source.to_wire(), "set stage or uri, not both")
+    earlier = [other.name for other in run.spec.stages[:index] if other.task == stage.task]
+    if source.stage is not None and source.stage not in earlier:
+        allowed = ", ".join(earlier) or f"none, no stage with task '{stage.task}' comes before"
+        yield Problem(
+            f"{where}.stage", source.stage, f"must name an earlier stage of the same task; allowed: {allowed}"
+        )
+
+
+def _unused_dataset(run: VideoTrainingRun) -> Iterator[Problem]:
+    dataset, indices = run.spec.dataset, range(len(run.spec.stages))
+    paths = [stage_paths(run, index) for index in indices]
+    given = {
+        "clips": (dataset.clips, "curate", [p.clips for p in paths]),
+        "latents": (dataset.latents, "encode", [p.latents for p in paths]),
+    }
+    for name, (value, task, read) in given.items():
+        makers = [stage.name for stage in run.spec.stages if stage.task == task]
+        if value is not None and makers and value not in read:
+            allowed = f"no stage reads it, since stage '{makers[0]}' makes {name}: remove one of the two"
+            yield Problem(f"spec.dataset.{name}", value, allowed)
+
+
+def _bounds(path: str, bounds: NodeBounds) -> Iterator[Problem]:
+    if bounds.min > bounds.max:
+        yield Problem(f"{path}.min", bounds.min, f"must be at most max ({bounds.max})")
+        return
+    allowed = bounds.allowed or []
+    if allowed != sorted(set(allowed)):
+        yield Problem(f"{path}.allowed", allowed, "must be ascending without repetition")
+    outside = [count for count in allowed if not bounds.min <= count <= bounds.max]
+    if outside:
+        yield Problem(f"{path}.allowed", allowed, f"every count must lie from min {bounds.min} to max {bounds.max}")

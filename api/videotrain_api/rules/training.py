@@ -1,0 +1,187 @@
+"""Bucket tables, learning rates, conditioning and curation bounds."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+
+from videotrain_api import aspect
+from videotrain_api.architecture import AutoencoderSpec
+from videotrain_api.resolve import stage_paths
+from videotrain_api.rules.facts import Facts
+from videotrain_api.schema import Problem
+from videotrain_api.stages import (
+    AutoencoderTask,
+    Bucket,
+    ConditioningMix,
+    CurateTask,
+    Optimizer,
+    ScoreBounds,
+    TrainTask,
+)
+
+
+def check_training(facts: Facts) -> Iterator[Problem]:
+    """What the tasks of all stages say about data and optimisation."""
+    for index, stage in enumerate(facts.run.spec.stages):
+        path = f"spec.stages[{index}].{stage.task}"
+        if stage.train:
+            yield from _train(path, stage.train, facts)
+        if stage.autoencoder:
+            yield from _autoencoder(path, stage.autoencoder, facts)
+        if stage.curate:
+            yield from _curate(path, stage.curate)
+        if stage.sample:
+            sample = stage.sample
+            yield from _resolution(f"{path}.resolution", sample.resolution, facts.pixels_per_token)
+            yield from _frames(f"{path}.frames", sample.frames, facts.autoencoder)
+            yield from _aspects(f"{path}.aspectRatio", [sample.aspect_ratio])
+            kinds = {prompt.condition for prompt in sample.prompts} - {"t2v"}
+            yield from _needs_condition_input(f"{path}.prompts", sorted(kinds), facts)
+    yield from _shared_captions(facts)
+
+
+def _train(path: str, task: TrainTask, facts: Facts) -> Iterator[Problem]:
+    yield from _optimizer(f"{path}.optimizer", task.optimizer, task.steps)
+    for number, bucket in enumerate(task.buckets):
+        yield from _bucket(f"{path}.buckets[{number}]", bucket, facts, facts.pixels_per_token)
+    yield from _overlaps(f"{path}.buckets", task.buckets)
+    yield from _conditioning(f"{path}.conditioning", task.conditioning, facts)
+    for number, bounds in enumerate(task.select):
+        yield from _score(f"{path}.select[{number}]", bounds)
+
+
+def _autoencoder(path: str, task: AutoencoderTask, facts: Facts) -> Iterator[Problem]:
+    yield from _optimizer(f"{path}.optimizer", task.optimizer, task.steps)
+    grid = facts.autoencoder.spatial_compression if facts.autoencoder else None
+    yield from _bucket(f"{path}.bucket", task.bucket, facts, grid)
+    if task.bucket.min_frames not in (None, task.bucket.frames):
+        allowed = "autoencoder clips are cropped to one length: leave it out"
+        yield Problem(f"{path}.bucket.minFrames", task.bucket.min_frames, allowed)
+    if task.bucket.keep_probability != 1:
+        allowed = "there is one size, so nothing can fall through to another: leave it out"
+        yield Problem(f"{path}.bucket.keepProbability", task.bucket.keep_probability, allowed)
+
+
+def _bucket(path: str, bucket: Bucket, facts: Facts, grid: int | None) -> Iterator[Problem]:
+    yield from _resolution(f"{path}.resolution", bucket.resolution, grid)
+    yield from _frames(f"{path}.frames", bucket.frames, facts.autoencoder)
+    shortest = bucket.min_frames
+    if shortest is not None:
+        yield from _frames(f"{path}.minFrames", shortest, facts.autoencoder)
+        if shortest > bucket.frames:
+            yield Problem(f"{path}.minFrames", shortest, f"must be at most frames ({bucket.frames})")
+        if shortest == 1 and bucket.frames > 1:
+            yield Problem(f"{path}.minFrames", 1, "pictures need a row of their own with frames: 1")
+    yield from _aspects(f"{path}.aspectRatios", bucket.aspect_ratios or [])
+
+
+def _resolution(path: str, name: str, grid: int | None) -> Iterator[Problem]:
+    usable = [n for n in aspect.RESOLUTION_NAMES if grid is None or aspect.side_of(n) % grid == 0]
+    if name in usable:
+        return
+    problem = "unknown resolution" if name not in aspect.RESOLUTION_NAMES else f"no multiple of {grid} pixels per token"
+    yield Problem(path, name, f"{problem}; allowed with this model: {', '.join(usable)}")
+
+
+def _frames(path: str, frames: int, autoencoder: AutoencoderSpec | None) -> Iterator[Problem]:
+    if autoencoder is None or frames == 1:
+        return
+    if autoencoder.causal and frames % 4 != 1:
+        near = f"the nearest are {frames - (frames - 1) % 4} and {frames - (frames - 1) % 4 + 4}"
+        yield Problem(path, frames, f"kind {autoencoder.kind} is causal; allowed: 1, 5, 9, ... (1 + 4k); {near}")
+    if not autoencoder.causal and frames % 4:
+        near = f"the nearest are {frames - frames % 4 or 1} and {frames - frames % 4 + 4}"
+        yield Problem(path, frames, f"kind {autoencoder.kind}; allowed: 1 for pictures or a multiple of 4; {near}")
+
+
+def _aspects(path: str, names: Sequence[str]) -> Iterator[Problem]:
+    for name in names:
+        if name not in aspect.ASPECT_NAMES:
+            near = difflib.get_close_matches(name, aspect.ASPECT_NAMES, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            yield Problem(path, name, f"unknown aspect ratio; {hint}allowed: {', '.join(aspect.ASPECT_NAMES)}")
+    if len(set(names)) != len(names):
+        yield Problem(path, list(names), "each name may appear once")
+
+
+def _overlaps(path: str, buckets: list[Bucket]) -> Iterator[Problem]:
+    for number, bucket in enumerate(buckets):
+        for other in range(number):
+            if _same_size(bucket, buckets[other]):
+                what = f"{bucket.resolution} with {bucket.min_frames or bucket.frames} to {bucket.frames} frames"
+                yield Problem(f"{path}[{number}]", what, f"overlaps {path}[{other}]: a clip must fit one row only")
+
+
+def _same_size(one: Bucket, other: Bucket) -> bool:
+    lower, upper = max(_shortest(one), _shortest(other)), min(one.frames, other.frames)
+    return one.resolution == other.resolution and lower <= upper
+
+
+def _shortest(bucket: Bucket) -> int:
+    return bucket.min_frames or bucket.frames
+
+
+def _optimizer(path: str, optimizer: Optimizer, steps: int) -> Iterator[Problem]:
+    if optimizer.warmup_steps > steps:
+        yield Problem(f"{path}.warmupSteps", optimizer.warmup_steps, f"must be at most steps ({steps})")
+    before, last = 0, len(optimizer.learning_rate) - 1
+    for number, piece in enumerate(optimizer.learning_rate):
+        where, until = f"{path}.learningRate[{number}].untilStep", piece.until_step
+        if until is None and number != last:
+            yield Problem(where, None, "only the last piece may leave it out")
+            return
+        if until is not None and until <= before:
+            yield Problem(where, until, f"pieces must be in order; allowed: more than {before}")
+        if until is not None and number != last and until >= steps:
+            yield Problem(where, until, f"the pieces after it are never used; allowed: less than steps ({steps})")
+        if until is not None and number == last and until < steps:
+            yield Problem(where, until, f"no rate after it; leave it out or set it to steps ({steps}) or more")
+        before = until or before
+
+
+def _conditioning(path: str, mix: ConditioningMix, facts: Facts) -> Iterator[Problem]:
+    weights = mix.to_wire()
+    if not any(weights.values()):
+        yield Problem(path, weights, "at least one weight must be above 0")
+    kinds = [name for name, field in type(mix).model_fields.items() if name != "t2v" and getattr(mix, name) > 0]
+    yield from _needs_condition_input(path, kinds, facts)
+
+
+def _needs_condition_input(path: str, kinds: Sequence[str], facts: Facts) -> Iterator[Problem]:
+    if kinds and facts.model is not None and not facts.model.cond_embed:
+        allowed = "needs spec.model.condEmbed: true; the model has no image/video condition input"
+        yield Problem(path, ", ".join(kinds), allowed)
+
+
+def _score(path: str, bounds: ScoreBounds) -> Iterator[Problem]:
+    if bounds.min is None and bounds.max is None:
+        yield Problem(path, bounds.to_wire(), "set min, max or both")
+    elif bounds.min is not None and bounds.max is not None and bounds.min > bounds.max:
+        yield Problem(f"{path}.min", bounds.min, f"must be at most max ({bounds.max})")
+
+
+def _curate(path: str, task: CurateTask) -> Iterator[Problem]:
+    pairs = {
+        "Seconds": (task.min_seconds, task.max_seconds),
+        "Aspect": (task.min_aspect, task.max_aspect),
+        "Motion": (task.min_motion, task.max_motion),
+    }
+    for name, (low, high) in pairs.items():
+        if low > high:
+            yield Problem(f"{path}.min{name}", low, f"must be at most max{name} ({high})")
+
+
+def _shared_captions(facts: Facts) -> Iterator[Problem]:
+    """Captions are encoded once, so all stages that read one encoded set must agree on what is appended to them."""
+    seen: dict[str, tuple[int, TrainTask]] = {}
+    for index, stage in enumerate(facts.run.spec.stages):
+        latents = stage_paths(facts.run, index).latents
+        if stage.train is None or latents is None:
+            continue
+        first, task = seen.setdefault(latents, (index, stage.train))
+        for name in ("motionScore", "fpsInPrompt"):
+            value, other = (t.to_wire()[name] for t in (stage.train, task))
+            if value != other:
+                allowed = f"spec.stages[{first}] reads the same encoded captions; allowed: {str(other).lower()}"
+                yield Problem(f"spec.stages[{index}].train.{name}", value, allowed)

@@ -1,0 +1,65 @@
+"""Accept or refuse a manifest: types and bounds by the models, everything between fields by the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from videotrain_api.rules.architecture import check_architecture
+from videotrain_api.rules.facts import facts_of
+from videotrain_api.rules.layouts import check_layouts
+from videotrain_api.rules.spending import check_affordable, check_spending
+from videotrain_api.rules.stages import check_stages
+from videotrain_api.rules.training import check_training
+from videotrain_api.schema import ManifestError, Problem, problems_of
+from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.vocabulary import API_VERSION, KIND
+
+
+def parse_run(data: Any) -> VideoTrainingRun:
+    """The run that a manifest describes.
+
+    Values must have the type that the API server demands (no `"5"` for a number) and the names of the wire
+    (`gpusPerNode`, not `gpus_per_node`).
+
+    Args:
+        data: JSON-compatible data, as a YAML or JSON parser gives it.
+
+    Raises:
+        ManifestError: with every problem found; rules between fields are looked at once all types are right.
+    """
+    header = list(_header(data))
+    if header:
+        raise ManifestError(header)
+    try:
+        run = VideoTrainingRun.model_validate(data, strict=True, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise ManifestError(problems_of(error, VideoTrainingRun)) from None
+    problems = check(run)
+    if problems:
+        raise ManifestError(problems)
+    return run
+
+
+def check(run: VideoTrainingRun) -> list[Problem]:
+    """Every broken rule between fields; empty if the run can be accepted."""
+    facts = facts_of(run)
+    problems = [
+        *check_architecture(facts),
+        *check_stages(facts),
+        *check_layouts(facts),
+        *check_training(facts),
+        *check_spending(facts),
+    ]
+    return problems or list(check_affordable(facts))
+
+
+def _header(data: Any) -> Iterator[Problem]:
+    if not isinstance(data, dict):
+        yield Problem("(root)", data, f"a manifest is a mapping with apiVersion {API_VERSION} and kind {KIND}")
+        return
+    for name, expected in (("apiVersion", API_VERSION), ("kind", KIND)):
+        if data.get(name) != expected:
+            yield Problem(name, data.get(name), f"allowed: {expected}")

@@ -1,0 +1,208 @@
+"""The `videotrain` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from videotrain import __version__
+from videotrain.cli_errors import UsageError
+from videotrain.manifest_file import ManifestFileError
+from videotrain_api.schema import ManifestError
+
+EXIT_USAGE = 2
+"""A wrong command line or manifest."""
+CHAOS_HELP = """\
+break something on purpose, as often as given:
+  kill-node@stage=NAME,step=N    a node dies with everything on it
+  kill-worker@stage=NAME,step=N  one worker process dies
+  hang@stage=NAME,step=N         one worker process stands still"""
+EPILOG = """\
+examples:
+  videotrain local manifests/examples/demo.yaml --workdir run1
+  videotrain local manifests/examples/demo.yaml --workdir run1 --chaos kill-node@stage=train,step=20
+  videotrain plan manifests/examples/open-sora-2.yaml --mfu 0.45
+  videotrain render manifests/examples/demo.yaml
+  videotrain get --workdir run1
+"""
+Handler = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        Exit code: 0 for success, 1 for a failed run, 2 for a wrong command line or manifest.
+    """
+    options = build_parser().parse_args(arguments)
+    handler: Handler = options.handler
+    try:
+        return handler(options)
+    except ManifestError as error:
+        return _refuse(f"{options.file}: the manifest is refused:", *(f"  {problem}" for problem in error.problems))
+    except (ManifestFileError, UsageError) as error:
+        return _refuse(str(error))
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output (`head`) has gone; Python would complain about it at exit
+        return 1
+
+
+def _refuse(*lines: str) -> int:
+    for line in lines:
+        sys.stderr.write(f"videotrain: {line}\n" if line is lines[0] else f"{line}\n")
+    return EXIT_USAGE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="videotrain",
+        description="Train video generation models and see what every GPU-second bought.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(file=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_local(commands)
+    _add_plan(commands)
+    _add_render(commands)
+    _add_get(commands)
+    version = commands.add_parser("version", help="print the version")
+    version.set_defaults(handler=_version)
+    return parser
+
+
+def _add_local(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "local",
+        help="run a manifest on this machine, without Kubernetes",
+        description="Run a manifest on this machine, without Kubernetes: every pod is a child process, the object "
+        "store a server on 127.0.0.1. Ctrl-C saves and suspends; the same command goes on where it ended. "
+        "Leaves summary.json, report.html and samples/ in the working directory.",
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, metavar="RUN.yaml", help="manifest with one VideoTrainingRun")
+    parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="working directory; made if needed")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of videos, instead of spec.dataset.videos")
+    parser.add_argument("--chaos", action="append", default=[], metavar="SPEC", help=CHAOS_HELP)
+    parser.add_argument("--seed", type=_natural, metavar="S", help="instead of spec.seed")
+    parser.add_argument("--json", action="store_true", help="progress as JSON lines")
+    parser.add_argument("--metrics-port", type=_port, metavar="P", help="port of the operator's /metrics on 127.0.0.1")
+    parser.set_defaults(handler=_local)
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="say what a manifest would cost",
+        description="Say what a manifest would cost, stage by stage: tokens and FLOPs by formula, time and money "
+        "modelled at a stated MFU or from measured seconds per step.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")
+    parser.add_argument("--mfu", type=_share, default=0.45, help="model FLOPs utilisation, 0 to 1 (default 0.45)")
+    parser.add_argument(
+        "--seconds-per-step",
+        type=_stage_seconds,
+        action="append",
+        default=[],
+        metavar="STAGE=SECONDS",
+        help="measured time of one step of a stage, instead of modelling it",
+    )
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.set_defaults(handler=_plan)
+
+
+def _add_render(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "render",
+        help="print the Kubernetes objects that would be created",
+        description="Print the Kubernetes objects that the operator would create for a manifest on an empty cluster.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")
+    parser.add_argument("--json", action="store_true", help="a Kubernetes List as JSON instead of YAML documents")
+    parser.set_defaults(handler=_render)
+
+
+def _add_get(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("get", help="show the state of a local run", description="Show a local run's state.")
+    parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="working directory of `local`")
+    parser.add_argument("--json", action="store_true", help="the VideoTrainingRun as JSON")
+    parser.set_defaults(handler=_get)
+
+
+def _local(options: argparse.Namespace) -> int:
+    from videotrain.local import LocalOptions, run_local  # other commands need no embedded cluster
+
+    return run_local(
+        LocalOptions(
+            manifest=options.file,
+            workdir=options.workdir,
+            data=options.data,
+            chaos=tuple(options.chaos),
+            seed=options.seed,
+            json=options.json,
+            metrics_port=options.metrics_port,
+        )
+    )
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from videotrain.plan_command import print_plan
+
+    return print_plan(options.file, options.mfu, dict(options.seconds_per_step), as_json=options.json)
+
+
+def _render(options: argparse.Namespace) -> int:
+    from videotrain.render_command import print_objects
+
+    return print_objects(options.file, as_json=options.json)
+
+
+def _get(options: argparse.Namespace) -> int:
+    from videotrain.get_command import print_state
+
+    return print_state(options.workdir, as_json=options.json)
+
+
+def _version(options: argparse.Namespace) -> int:  # noqa: ARG001 - every handler takes the options
+    sys.stdout.write(f"videotrain {__version__}\n")
+    return 0
+
+
+def _natural(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; a whole number from 0 to 2^63 - 1 is needed")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no port; a whole number from 0 (any free port) to 65535 is needed"
+        )
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no utilisation; a number above 0 and up to 1 is needed, such as 0.45"
+        )
+    return value
+
+
+def _stage_seconds(text: str) -> tuple[str, float]:
+    stage, _, seconds = text.partition("=")
+    try:
+        value = float(seconds)
+    except ValueError:
+        value = float("nan")
+    if not stage or not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not STAGE=SECONDS, such as train-256px=10.2")
+    return stage, value

@@ -1,0 +1,65 @@
+"""Which node a waiting pod gets. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from videotrain.embedded.transaction import stopped
+from videotrain_api.vocabulary import LABEL_RUN
+
+Json = dict[str, Any]
+
+
+def place(pod: Json, pods: Sequence[Json], nodes: Sequence[Json]) -> str | None:
+    """Name of the first node that fits, or None.
+
+    A node fits if it is ready and not cordoned, carries the labels of the pod's nodeSelector, has the extended
+    resources left that the pod asks for, and holds no other pod of the same run.
+
+    Args:
+        pod: the pod to place.
+        pods: all pods; those with a node that have not stopped hold their place.
+        nodes: all nodes, in order of preference.
+    """
+    for node in nodes:
+        tenants = [other for other in pods if other["spec"].get("nodeName") == node["metadata"]["name"]]
+        live = [other for other in tenants if not stopped(other)]
+        if _usable(node, pod) and not _same_run(pod, live) and _room(pod, live, node):
+            return str(node["metadata"]["name"])
+    return None
+
+
+def is_ready(node: Json) -> bool:
+    """The node's Ready condition is True."""
+    conditions = node.get("status", {}).get("conditions", [])
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+def _usable(node: Json, pod: Json) -> bool:
+    labels = node["metadata"].get("labels", {})
+    selector = pod["spec"].get("nodeSelector") or {}
+    cordoned = node.get("spec", {}).get("unschedulable", False)
+    return is_ready(node) and not cordoned and all(labels.get(key) == value for key, value in selector.items())
+
+
+def _same_run(pod: Json, tenants: Sequence[Json]) -> bool:
+    run = _run(pod)
+    return run is not None and any(_run(other) == run for other in tenants)
+
+
+def _run(pod: Json) -> str | None:
+    return (pod["metadata"].get("labels") or {}).get(LABEL_RUN)
+
+
+def _room(pod: Json, tenants: Sequence[Json], node: Json) -> bool:
+    allocatable = node.get("status", {}).get("allocatable", {})
+    return all(
+        sum(_demand(other, resource) for other in [*tenants, pod]) <= int(amount)
+        for resource, amount in allocatable.items()
+    )
+
+
+def _demand(pod: Json, resource: str) -> int:
+    limits = [container.get("resources", {}).get("limits", {}) for container in pod["spec"]["containers"]]
+    return sum(int(limit.get(resource, 0)) for limit in limits)

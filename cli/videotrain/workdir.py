@@ -1,0 +1,210 @@
+"""What a local run left in its working directory and its object store.
+
+W/pods/<pod>-<uid8>/run/videotrain/records-<generation>-<local rank>.jsonl
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from botocore.exceptions import ClientError
+from pydantic import ValidationError
+
+from videotrain_api.records import TRAINER_RECORD, CheckpointRecord, StartedRecord, StepRecord, WorkerExit
+from videotrain_api.vocabulary import DIR_RUN
+
+Record = StartedRecord | StepRecord | CheckpointRecord | WorkerExit
+_RECORDS_FILE = re.compile(r"^records-(?P<generation>\d+)-(?P<local_rank>\d+)\.jsonl$")
+_POD_FOLDER = re.compile(r"^(?P<pod>.+)-[0-9a-f]{8}$")
+
+
+class ObjectMissingError(LookupError):
+    """There is no object at that URI."""
+
+
+class ObjectReader(Protocol):
+    """Read access to the run's object store."""
+
+    def get(self, uri: str) -> bytes:
+        """Content of an object.
+
+        Raises:
+            ObjectMissingError: there is none.
+        """
+
+    def download(self, uri: str, path: Path) -> None:
+        """Write an object to a file.
+
+        Raises:
+            ObjectMissingError: there is none.
+        """
+
+
+class S3Objects:
+    """ObjectReader over a boto3 S3 client."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def get(self, uri: str) -> bytes:
+        """Content of an object."""
+        bucket, key = split_uri(uri)
+        try:
+            return bytes(self._client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        except ClientError as error:
+            raise _missing(uri, error) from error
+
+    def download(self, uri: str, path: Path) -> None:
+        """Write an object to a file."""
+        bucket, key = split_uri(uri)
+        try:
+            self._client.download_file(bucket, key, str(path))
+        except ClientError as error:
+            raise _missing(uri, error) from error
+
+
+def _missing(uri: str, error: ClientError) -> Exception:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    return ObjectMissingError(f"{uri}: there is no such object") if code in {"NoSuchKey", "404", "NotFound"} else error
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """`s3://bucket/a/b` becomes (`bucket`, `a/b`).
+
+    Raises:
+        ValueError: it is another kind of URI.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme != "s3" or not parts.netloc:
+        raise ValueError(f"{uri!r} is not an object; s3://BUCKET/KEY is needed")
+    return parts.netloc, parts.path.lstrip("/")
+
+
+@dataclass(frozen=True)
+class GenerationRecords:
+    """What the workers of one generation wrote, once per world and not once per rank."""
+
+    number: int
+    stage: str
+    pods: tuple[str, ...]
+    """Pods whose workers wrote something."""
+    started: StartedRecord | None
+    steps: tuple[StepRecord, ...]
+    """In order of step, the lost ones too."""
+    exits: tuple[tuple[str, WorkerExit], ...]
+    """(pod, exit)."""
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """All records of a run."""
+
+    generations: tuple[GenerationRecords, ...] = ()
+    """In order of number."""
+    checkpoints: tuple[CheckpointRecord, ...] = ()
+    """In order of commit."""
+    torn_lines: int = 0
+    """Lines that a killed worker left half written; they were skipped."""
+    bad_lines: tuple[str, ...] = ()
+    """Complete lines that are no record, as `file:line`."""
+    _kept: dict[str, tuple[StepRecord, ...]] = field(default_factory=dict, repr=False)
+
+    def kept_steps(self, stage: str) -> tuple[StepRecord, ...]:
+        """The steps that count, in order: of each step the record of the highest generation, without lost ones."""
+        return self._kept.get(stage, ())
+
+    def generation(self, number: int) -> GenerationRecords | None:
+        """Records of one generation, if it left any."""
+        return next((g for g in self.generations if g.number == number), None)
+
+
+@dataclass
+class _Collected:
+    by_generation: dict[int, list[tuple[str, Record]]] = field(default_factory=dict)
+    torn: int = 0
+    bad: list[str] = field(default_factory=list)
+
+
+def read_records(workdir: Path) -> RunRecords:
+    """Read every records file under W/pods. A folder without any gives an empty result."""
+    collected = _Collected()
+    for pod, path in record_files(workdir):
+        for record in _read_file(path, collected):
+            collected.by_generation.setdefault(record.generation, []).append((pod, record))
+    generations = tuple(_generation(n, found) for n, found in sorted(collected.by_generation.items()))
+    records = [r for found in collected.by_generation.values() for _, r in found]
+    return RunRecords(
+        generations=generations,
+        checkpoints=_checkpoints([r for r in records if isinstance(r, CheckpointRecord)]),
+        torn_lines=collected.torn,
+        bad_lines=tuple(collected.bad),
+        _kept=_kept(generations),
+    )
+
+
+def record_files(workdir: Path) -> Iterator[tuple[str, Path]]:
+    """(pod name, records file) of every pod, in a fixed order."""
+    for folder in sorted((workdir / "pods").glob("*")):
+        match = _POD_FOLDER.match(folder.name)
+        for path in sorted((folder / DIR_RUN).glob("records-*.jsonl")):
+            if _RECORDS_FILE.match(path.name):
+                yield (match["pod"] if match else folder.name), path
+
+
+def _read_file(path: Path, collected: _Collected) -> Iterator[Record]:
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield TRAINER_RECORD.validate_json(line)
+        except ValidationError:
+            # Only a line without its newline can be torn; anything else is a fault worth naming.
+            if number == len(lines):
+                collected.torn += 1
+            else:
+                collected.bad.append(f"{path}:{number}")
+
+
+def _generation(number: int, found: list[tuple[str, Record]]) -> GenerationRecords:
+    steps: dict[int, StepRecord] = {}
+    started: StartedRecord | None = None
+    for _, record in found:
+        if isinstance(record, StepRecord):
+            steps.setdefault(record.step, record)
+        elif isinstance(record, StartedRecord) and (started is None or record.at > started.at):
+            started = record  # the world is ready when its last worker is
+    return GenerationRecords(
+        number=number,
+        stage=found[0][1].stage,
+        pods=tuple(sorted({pod for pod, _ in found})),
+        started=started,
+        steps=tuple(steps[s] for s in sorted(steps)),
+        exits=tuple((pod, r) for pod, r in found if isinstance(r, WorkerExit)),
+    )
+
+
+def _kept(generations: tuple[GenerationRecords, ...]) -> dict[str, tuple[StepRecord, ...]]:
+    best: dict[str, dict[int, StepRecord]] = {}
+    for generation in generations:
+        steps = best.setdefault(generation.stage, {})
+        for step in [s for s in steps if s > _resumed_step(generation)]:
+            del steps[step]  # done again by this generation, or lost for good if it died before
+        steps.update({r.step: r for r in generation.steps})
+    return {stage: tuple(steps[s] for s in sorted(steps)) for stage, steps in best.items()}
+
+
+def _resumed_step(generation: GenerationRecords) -> float:
+    if generation.started is None:
+        return generation.steps[0].step - 1 if generation.steps else float("inf")
+    return generation.started.resumed_step
+
+
+def _checkpoints(found: list[CheckpointRecord]) -> tuple[CheckpointRecord, ...]:
+    unique = {(r.stage, r.generation, r.step): r for r in found}
+    return tuple(sorted(unique.values(), key=lambda r: (r.committed_at, r.step)))

@@ -1,0 +1,126 @@
+"""Facts of one generation, folded from its records as they come."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import datetime
+from typing import Literal
+
+from videotrain_api.records import CheckpointRecord, GenerationProgress, SavedPoint, StartedRecord, StepRecord, WorkerExit
+
+State = Literal["starting", "running", "draining", "drained", "failed", "succeeded"]
+
+RATE_STEPS = 20
+"""Steps over which throughput is averaged."""
+SAVED_POINTS = 8
+"""Newest checkpoints that are told."""
+
+
+class ProgressFold:
+    """Builds the GenerationProgress of a generation in this pod."""
+
+    def __init__(self, generation: int, stage: str, launched_at: datetime) -> None:
+        self.generation = generation
+        self.stage = stage
+        self.state: State = "starting"
+        self.exit: WorkerExit | None = None
+        self.stacks: str | None = None
+        self.ended_at: datetime | None = None
+        self._launched_at = launched_at
+        self._started: StartedRecord | None = None
+        self._first_step_at: datetime | None = None
+        self._recent: deque[StepRecord] = deque(maxlen=RATE_STEPS)
+        self._loss: float | None = None
+        self._saved: deque[SavedPoint] = deque(maxlen=SAVED_POINTS)
+        # Stalls up to each step, (step, data, checkpoint) in microseconds: a checkpoint is committed steps after it was
+        # captured. Forgotten up to the newest commit.
+        self._stalls: deque[tuple[int, int, int]] = deque([(0, 0, 0)])
+
+    @property
+    def step(self) -> int:
+        """Last finished step, or the step that the generation resumed from."""
+        if self._recent:
+            return self._recent[-1].step
+        return self._started.resumed_step if self._started else 0
+
+    @property
+    def last_sign_at(self) -> datetime:
+        """When the generation last got anywhere: end of the last step, else its start, else its launch."""
+        if self._recent:
+            return self._recent[-1].finished_at
+        return self._started.at if self._started else self._launched_at
+
+    @property
+    def running(self) -> bool:
+        """Workers were ready to train."""
+        return self._started is not None
+
+    def apply(self, record: StartedRecord | StepRecord | CheckpointRecord | WorkerExit) -> None:
+        """Take one record of the pod's local rank 0."""
+        if isinstance(record, StartedRecord):
+            self._started = record
+            if self.state == "starting":
+                self.state = "running"
+        elif isinstance(record, StepRecord):
+            self._step_done(record)
+        elif isinstance(record, CheckpointRecord):
+            self._checkpoint_done(record)
+
+    def _step_done(self, record: StepRecord) -> None:
+        if self._first_step_at is None:
+            self._first_step_at = record.finished_at
+        self._recent.append(record)
+        self._loss = record.loss if record.loss is not None else self._loss
+        _, data, checkpoint = self._stalls[-1]
+        self._stalls.append((record.step, data + record.data_stall_us, checkpoint + record.checkpoint_us))
+
+    def _checkpoint_done(self, record: CheckpointRecord) -> None:
+        while len(self._stalls) > 1 and self._stalls[1][0] <= record.step:
+            self._stalls.popleft()
+        _, data, checkpoint = self._stalls[0]
+        self._saved.append(
+            SavedPoint(
+                step=record.step,
+                captured_at=record.captured_at,
+                committed_at=record.committed_at,
+                uri=record.uri,
+                data_stall_us=data,
+                checkpoint_us=checkpoint,
+            )
+        )
+
+    def snapshot(self) -> GenerationProgress:
+        """The facts so far."""
+        started = self._started
+        _, data, checkpoint = self._stalls[-1]
+        return GenerationProgress(
+            generation=self.generation,
+            stage=self.stage,
+            state=self.state,
+            world_size=started.world_size if started else None,
+            resumed_step=started.resumed_step if started else None,
+            total_steps=started.total_steps if started else None,
+            step=self.step,
+            launched_at=self._launched_at,
+            started_at=started.at if started else None,
+            first_step_at=self._first_step_at,
+            last_step_at=self._recent[-1].finished_at if self._recent else None,
+            ended_at=self.ended_at,
+            data_stall_us=data,
+            checkpoint_us=checkpoint,
+            saved=list(self._saved),
+            exit=self.exit,
+            stacks=self.stacks,
+            skipped_checkpoints=started.skipped_checkpoints if started else [],
+            loss=self._loss,
+            samples_per_second=self._rate("samples"),
+            tokens_per_second=self._rate("tokens"),
+            model_flops_per_second=self._rate("model_flops"),
+        )
+
+    def _rate(self, quantity: Literal["samples", "tokens", "model_flops"]) -> float | None:
+        if not self._recent:
+            return None
+        seconds = (self._recent[-1].finished_at - self._recent[0].started_at).total_seconds()
+        total = float(sum(getattr(record, quantity) for record in self._recent))
+        return total / seconds if seconds > 0 else None

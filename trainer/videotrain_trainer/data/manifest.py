@@ -1,0 +1,119 @@
+"""Parquet tables that say what a curated or an encoded set holds.
+
+Payloads never change; texts, scores and places live here, so a new score or caption is a new table over the same objects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from videotrain_api.stages import ScoreBounds
+
+from videotrain_trainer.errors import DataError, ObjectMissing
+from videotrain_trainer.storage import ObjectStore
+
+SCORES = ("motion", "blur", "duration", "aspect")
+"""Columns that ScoreBounds may name; both tables have them."""
+_SCORE_FIELDS = [(name, pa.float64()) for name in SCORES]
+
+CLIP_SCHEMA = pa.schema(
+    [
+        ("uid", pa.string()),  # hash of the raw file's content, the span and the curation parameters
+        ("source", pa.string()),  # path of the raw video below the dataset's folder
+        ("start", pa.float64()),  # seconds in the raw video
+        ("end", pa.float64()),
+        ("uri", pa.string()),  # relative to the set; empty for dropped clips
+        ("bytes", pa.int64()),
+        ("crc32c", pa.uint32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("frames", pa.int32()),
+        ("fps", pa.float64()),
+        ("caption", pa.string()),
+        *_SCORE_FIELDS,
+        ("phash", pa.string()),  # three perceptual hashes of 16 hex digits
+        ("kept", pa.bool_()),
+        ("reason", pa.string()),  # why it was dropped; empty for kept clips
+        ("detail", pa.string()),
+    ]
+)
+"""One row per clip, kept or dropped, in order of uid."""
+
+LATENT_SCHEMA = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("clip", pa.string()),  # uid of the clip
+        ("row", pa.string()),  # buckets.row_name of the row that asked for the sample
+        ("bucket", pa.string()),  # buckets.bucket_name: one tensor shape
+        ("shard", pa.string()),  # relative to the set
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("crc32c", pa.uint32()),
+        ("latent_frames", pa.int32()),
+        ("latent_height", pa.int32()),
+        ("latent_width", pa.int32()),
+        ("frames", pa.int32()),
+        ("start", pa.int32()),  # first frame in the clip
+        ("fps", pa.float64()),
+        ("caption", pa.string()),
+        ("source", pa.string()),
+        ("text_tokens", pa.int32()),
+        *_SCORE_FIELDS,
+    ]
+)
+"""One row per encoded sample, in order of uid."""
+
+
+def to_parquet(rows: Sequence[Mapping[str, Any]], schema: Any) -> bytes:
+    """The table as a Parquet file, rows in order of uid. Equal rows give equal bytes."""
+    table = pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["uid"])), schema=schema)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def read_table(store: ObjectStore, uri: str, schema: Any) -> Any:
+    """A pyarrow.Table with the columns of `schema`.
+
+    Raises:
+        DataError: the object is missing, is no Parquet file or has other columns.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(store.get(uri)))
+    except ObjectMissing as error:
+        raise DataError(f"{uri}: the manifest of the data set is missing; was the stage that makes it run?") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{uri}: not a readable Parquet file: {error}") from error
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise DataError(f"{uri}: columns {missing} are missing; it has {table.column_names}")
+    return table.select(schema.names).cast(schema)
+
+
+def kept_clips(table: Any) -> Any:
+    """Rows of a clip table that were not dropped."""
+    return table.filter(pc.field("kept"))
+
+
+def select(table: Any, bounds: Sequence[ScoreBounds]) -> Any:
+    """Rows whose scores lie within all bounds, ends included."""
+    for bound in bounds:
+        if bound.min is not None:
+            table = table.filter(pc.field(bound.score) >= bound.min)
+        if bound.max is not None:
+            table = table.filter(pc.field(bound.score) <= bound.max)
+    return table
+
+
+def table_hash(table: Any) -> str:
+    """16 hex digits over the uids: names the set of samples, not the bytes of a file."""
+    digest = hashlib.sha256()
+    for uid in sorted(table.column("uid").to_pylist()):
+        digest.update(uid.encode() + b"\n")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,39 @@
+"""The few Linux process controls that Python does not offer (prctl(2))."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+_SET_PARENT_DEATH_SIGNAL = 1
+_SET_NAME = 15
+_SET_CHILD_SUBREAPER = 36
+
+
+def _prctl(option: int, argument: int | ctypes.c_char_p) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, argument, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends, however that happens.
+
+    Args:
+        parent: Process id of the parent; if it is gone already, this process ends here.
+    """
+    _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(128 + signal.SIGKILL)
+
+
+def name_process(name: str) -> None:
+    """Name shown by `ps` and `top`; at most 15 bytes are kept."""
+    _prctl(_SET_NAME, ctypes.c_char_p(name.encode()))
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent dies, as process 1 of a container is by itself."""
+    _prctl(_SET_CHILD_SUBREAPER, 1)

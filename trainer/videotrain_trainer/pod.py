@@ -1,0 +1,104 @@
+"""Files and environment of a worker pod, as the agent and its workers see them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from videotrain_api import vocabulary as names
+
+from videotrain_trainer.errors import ConfigError
+
+
+def require(environment: Mapping[str, str], name: str) -> str:
+    """Value of an environment variable.
+
+    Raises:
+        ConfigError: it is not set.
+    """
+    value = environment.get(name)
+    if not value:
+        raise ConfigError(f"environment variable {name} is not set; the operator sets it on every worker pod")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """Identity and directories of the pod that this process runs in."""
+
+    name: str
+    uid: str
+    address: str
+    run: str
+    namespace: str
+    root: Path
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Pod:
+        """The pod that the environment describes.
+
+        Raises:
+            ConfigError: a variable is missing.
+        """
+        return cls(
+            name=require(environment, names.ENV_POD_NAME),
+            uid=require(environment, names.ENV_POD_UID),
+            address=require(environment, names.ENV_POD_IP),
+            run=require(environment, names.ENV_RUN),
+            namespace=require(environment, names.ENV_NAMESPACE),
+            root=Path(environment.get(names.ENV_POD_ROOT, "/")),
+        )
+
+    @property
+    def roster_file(self) -> Path:
+        """Downward-API file with the roster annotation."""
+        return self.root / names.FILE_ROSTER
+
+    @property
+    def files(self) -> RunFiles:
+        """Scratch shared by agent and workers."""
+        return RunFiles(self.root / names.DIR_RUN)
+
+    def config_file(self, stage: str) -> Path:
+        """Frozen configuration of a stage."""
+        return self.root / names.DIR_CONFIG / f"{stage}.json"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Names below DIR_RUN."""
+
+    directory: Path
+
+    def records(self, generation: int, local_rank: int) -> Path:
+        """Records of a worker, one JSON document per line."""
+        return self.directory / f"records-{generation}-{local_rank}.jsonl"
+
+    def exit(self, generation: int, local_rank: int) -> Path:
+        """How a worker ended, in its own words."""
+        return self.directory / f"exit-{generation}-{local_rank}.json"
+
+    def stacks(self, generation: int, local_rank: int) -> Path:
+        """Stacks of a worker, written on SIGUSR1 or by the agent."""
+        return self.directory / f"stacks-{generation}-{local_rank}.txt"
+
+    def worker(self, generation: int, local_rank: int) -> Path:
+        """Process id of a worker that obeys SIGTERM."""
+        return self.directory / f"worker-{generation}-{local_rank}.pid"
+
+    def scratch(self, generation: int, local_rank: int) -> Path:
+        """Temporary files of a worker; removed by the agent when the generation has ended."""
+        return self.directory / f"scratch-{generation}-{local_rank}"
+
+    def launcher(self, generation: int) -> Path:
+        """Files that torch's launcher keeps about its workers."""
+        return self.directory / f"launcher-{generation}"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file so that a reader sees the old text or the new one."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,297 @@
+"""The object store behind s3:// and file:// URIs.
+
+Objects go through obstore, whose client releases the GIL, retries with back-off and uploads in parts. A client belongs
+to one process: after a fork the child makes its own, because two processes on one connection read each other's answers.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    GenericError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from videotrain_api.trainrun import Storage
+
+from videotrain_trainer.errors import (
+    AlreadyExists,
+    DiskFull,
+    ObjectMissing,
+    StorageDenied,
+    StorageUnavailable,
+    TrainerError,
+)
+
+Result = TypeVar("Result")
+READ_ATTEMPTS = 3
+"""Reads whose body breaks off are repeated; obstore itself only repeats until the answer's head has arrived."""
+RETRIES = {
+    "max_retries": 14,
+    "retry_timeout": timedelta(seconds=60),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=4), "base": 3},
+}
+"""About 15 s of trying with jitter, so that a server's restart goes unnoticed and a dead one is reported while people still look."""
+NO_SPACE_SIGNS = ("os error 28", "No space left", "507 Insufficient Storage", "XMinioStorageFull", "QuotaExceeded")
+DENIED_SIGNS = ("status code: 401", "status code: 403")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectInfo:
+    """One listed object."""
+
+    uri: str
+    size: int
+    """Bytes."""
+    etag: str
+    modified: datetime
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A URI taken apart: which client serves it, and under which key."""
+
+    scheme: str
+    bucket: str
+    key: str
+
+
+class ObjectStore:
+    """Whole-object and range access by URI. Safe to use from any thread and after a fork."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._clients: dict[tuple[str, str], Any] = {}
+
+    @classmethod
+    def for_storage(cls, storage: Storage) -> ObjectStore:
+        """The store of a run. Nothing is contacted until the first request."""
+        return cls(storage)
+
+    def __getstate__(self) -> Storage:
+        return self._storage
+
+    def __setstate__(self, storage: Storage) -> None:
+        self.__init__(storage)  # type: ignore[misc]
+
+    def get(self, uri: str) -> bytes:
+        """The whole object.
+
+        Raises:
+            ObjectMissing: there is none.
+        """
+        client, place = self._open(uri)
+        return self._read(uri, lambda: bytes(obstore.get(client, place.key).bytes()))
+
+    def get_range(self, uri: str, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`; fewer if the object ends before. One request."""
+        client, place = self._open(uri)
+        return self._read(uri, lambda: bytes(obstore.get_range(client, place.key, start=offset, length=length)))
+
+    def put(self, uri: str, data: bytes | memoryview | Path, only_if_absent: bool = False) -> str:
+        """Write an object in one piece: nobody ever sees a part of it. Large ones are uploaded in parts.
+
+        Returns:
+            The entity tag.
+
+        Raises:
+            AlreadyExists: `only_if_absent` and there is an object. After a broken connection it may be our own.
+        """
+        client, place = self._open(uri)
+        mode = "create" if only_if_absent else "overwrite"
+        with self._errors(uri):
+            return _bare(obstore.put(client, place.key, data, mode=mode)["e_tag"])
+
+    def list(self, prefix: str) -> list[ObjectInfo]:
+        """All objects below a folder, sorted by URI; none if the folder does not exist."""
+        client, place = self._open(prefix)
+        root = prefix[: len(prefix) - len(place.key)] if place.scheme == "s3" else "file:///"
+
+        def pages() -> list[ObjectInfo]:
+            rows = (row for page in obstore.list(client, prefix=place.key or None) for row in page)
+            return [_info(root, place.scheme, row) for row in rows]
+
+        return sorted(self._read(prefix, pages), key=lambda found: found.uri)
+
+    def exists(self, uri: str) -> bool:
+        """Is there such an object?"""
+        client, place = self._open(uri)
+        try:
+            self._read(uri, lambda: obstore.head(client, place.key))
+        except ObjectMissing:
+            return False
+        return True
+
+    def delete(self, uri: str) -> None:
+        """Remove an object; a missing one is fine."""
+        client, place = self._open(uri)
+        try:
+            with self._errors(uri):
+                obstore.delete(client, place.key)
+        except ObjectMissing:
+            return
+
+    def check(self) -> None:
+        """Ask for one listing, so that a wrong secret or a missing bucket is told before any work is done.
+
+        Some servers make a missing bucket on the first write, which would hide a typing error for ever.
+
+        Raises:
+            StorageDenied: credentials are refused or the bucket does not exist.
+            StorageUnavailable: the endpoint does not answer.
+        """
+        client, place = self._open(self._storage.uri)
+        self._read(self._storage.uri, lambda: next(iter(obstore.list(client, prefix=place.key or None)), None))
+
+    def _open(self, uri: str) -> tuple[Any, _Place]:
+        place = _parse(uri)
+        with self._lock:
+            if os.getpid() != self._pid:
+                self._clients, self._pid = {}, os.getpid()
+            where = (place.scheme, place.bucket)
+            if where not in self._clients:
+                self._clients[where] = self._connect(place)
+            return self._clients[where], place
+
+    def _connect(self, place: _Place) -> Any:
+        from obstore.store import LocalStore, S3Store
+
+        if place.scheme == "file":
+            return LocalStore()
+        url = self._storage.endpoint_url
+        return S3Store(
+            place.bucket,
+            region=self._storage.region,
+            virtual_hosted_style_request=False,
+            credential_provider=_credentials(),
+            client_options={"allow_http": bool(url and url.startswith("http://")), "timeout": timedelta(seconds=60)},
+            retry_config=RETRIES,
+            **({"endpoint": url} if url else {}),
+        )
+
+    def _read(self, uri: str, request: Callable[[], Result]) -> Result:
+        for attempt in range(1, READ_ATTEMPTS + 1):
+            try:
+                with self._errors(uri):
+                    return request()
+            except StorageUnavailable as error:
+                # A message that counts retries comes from obstore, which has already waited long enough.
+                if attempt == READ_ATTEMPTS or "retries" in str(error):
+                    raise
+                time.sleep(0.2 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _errors(self, uri: str) -> Iterator[None]:
+        try:
+            yield
+        except (BaseError, FileNotFoundError, ValueError, OSError) as error:
+            raise self._translate(uri, error) from error
+
+    def _translate(self, uri: str, error: Exception) -> TrainerError:
+        text = str(error).split("\n\nDebug source", 1)[0].replace("\n", " ").strip()
+        if isinstance(error, AlreadyExistsError | PreconditionError):
+            return AlreadyExists(f"{uri}: there is already an object in this place")
+        if "NoSuchBucket" in text:
+            return StorageDenied(
+                f"{uri}: the bucket does not exist at {self._where()}; create it or correct spec.storage.uri "
+                f"(now {self._storage.uri!r})"
+            )
+        if isinstance(error, FileNotFoundError):
+            return ObjectMissing(f"{uri}: there is no such object")
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or any(s in text for s in DENIED_SIGNS):
+            return self._denied(uri, text)
+        if any(sign in text for sign in NO_SPACE_SIGNS) or getattr(error, "errno", None) == errno.ENOSPC:
+            return DiskFull(f"{uri}: no space left to write; free space behind spec.storage.uri: {text}")
+        if isinstance(error, GenericError) or isinstance(error, OSError):
+            return StorageUnavailable(f"{uri}: the object store at {self._where()} keeps failing: {text}")
+        return StorageUnavailable(f"{uri}: the request failed: {text}")
+
+    def _denied(self, uri: str, text: str) -> StorageDenied:
+        secret = self._storage.credentials_secret
+        source = f"the Secret {secret!r} (spec.storage.credentialsSecret)" if secret else "the pod's identity"
+        return StorageDenied(
+            f"{uri}: access denied by {self._where()}. Credentials come from {source}; check its keys and what they "
+            f"may do in the bucket of spec.storage.uri. Server's answer: {text}"
+        )
+
+    def _where(self) -> str:
+        return self._storage.endpoint_url or f"AWS S3 ({self._storage.region})"
+
+
+def open_filesystem(uri: str, storage: Storage) -> tuple[Any, str]:
+    """An fsspec file system and the path in it, for code that wants files rather than objects.
+
+    Args:
+        uri: s3:// or file:// URI of a file or folder.
+        storage: gives endpoint and region for s3://.
+    """
+    place = _parse(uri)
+    if place.scheme == "file":
+        from fsspec.implementations.local import LocalFileSystem
+
+        return LocalFileSystem(), "/" + place.key
+    from s3fs import S3FileSystem
+
+    system = S3FileSystem(endpoint_url=storage.endpoint_url, client_kwargs={"region_name": storage.region})
+    return system, f"{place.bucket}/{place.key}".rstrip("/")
+
+
+@contextmanager
+def disk_full_is_clear(path: Path) -> Iterator[None]:
+    """Turns the kernel's `no space left` below `path` into DiskFull; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{path}: no space left on the pod's disk; free some or give the pod more") from error
+        raise
+
+
+def _parse(uri: str) -> _Place:
+    scheme, found, rest = uri.partition("://")
+    if not found or scheme not in ("s3", "file"):
+        raise StorageUnavailable(f"{uri}: a URI must start with s3:// or file://")
+    if scheme == "file":
+        return _Place("file", "", unquote(rest).strip("/"))
+    bucket, _, key = rest.partition("/")
+    return _Place("s3", bucket, key.strip("/"))
+
+
+def _info(root: str, scheme: str, row: Any) -> ObjectInfo:
+    path = quote(row["path"]) if scheme == "file" else row["path"]
+    return ObjectInfo(uri=root + path, size=row["size"], etag=_bare(row["e_tag"]), modified=row["last_modified"])
+
+
+def _bare(etag: str | None) -> str:
+    """Entity tags come with the quotes of their HTTP header."""
+    return (etag or "").strip('"')
+
+
+def _credentials() -> Any:
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    try:
+        return Boto3CredentialProvider()
+    except ValueError as error:
+        raise StorageDenied(
+            "no credentials for the object store: name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in "
+            "spec.storage.credentialsSecret, or give the pod an identity"
+        ) from error
