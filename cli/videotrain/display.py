@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from videotrain.screen import cost_table, render_screen
+from videotrain.screen import cost_table, render_screen, work_units
 from videotrain.summary import SLOT_NOTE
 from videotrain_api.status import GenerationStatus, RunStatus
 from videotrain_operator.planner.observed import Observed
@@ -141,13 +141,14 @@ class _Changes:
         stage = next((s for s in status.stages if s.name == status.stage), None)
         if stage is None or status.step == 0:
             return []
+        total = stage.total_steps or work_units(status)
         told = self._told_step.get(stage.name, 0)
-        every = max(1, (stage.total_steps or STEP_LINES) // STEP_LINES)
-        last = stage.total_steps is not None and status.step >= stage.total_steps
-        if status.step >= told and (status.step - told < every and not (last and status.step > told)):
+        every = max(1, (total or STEP_LINES) // STEP_LINES)
+        at_end = total is not None and status.step >= total > told
+        if told <= status.step < told + every and not at_end:
             return []
         self._told_step[stage.name] = status.step
-        return [_step_sentence(status, stage.name, stage.total_steps)]
+        return [_step_sentence(status, stage.name, total)]
 
 
 def _generation_sentence(generation: GenerationStatus) -> str:

@@ -76,9 +76,15 @@ def count_repeated(lines: list[OrderLine]) -> int:
     number of distinct clips, or more if the recorded pass numbers say that the first pass was longer.
     """
     by_bucket: dict[str, list[OrderLine]] = {}
+    steps: set[int] = set()
+    again = 0
     for line in lines:
+        if line.step in steps:  # a whole step twice in the order: all of it, whatever the pass
+            again += len(line.ids)
+            continue
+        steps.add(line.step)
         by_bucket.setdefault(line.bucket, []).append(line)
-    return sum(_repeated_in_bucket(found) for found in by_bucket.values())
+    return again + sum(_repeated_in_bucket(found) for found in by_bucket.values())
 
 
 def _repeated_in_bucket(lines: list[OrderLine]) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.validation import parse_run
 from videotrain_api.vocabulary import API_VERSION, KIND
 
 ALLOWED_KINDS = (KIND, "Secret")
@@ -58,6 +60,16 @@ def read_manifest(path: Path) -> ManifestFile:
         found = f"{len(runs)} documents of kind {KIND}"
         raise ManifestFileError(f"{path}: found {found}; exactly one is needed (documents are separated by '---')")
     return ManifestFile(run=runs[0], secrets=secrets)
+
+
+def load_run(path: Path) -> VideoTrainingRun:
+    """Read a file and check its run.
+
+    Raises:
+        ManifestFileError: the file cannot be read.
+        ManifestError: the run is refused; `problems` lists everything wrong with it.
+    """
+    return parse_run(read_manifest(path).run)
 
 
 def _documents(path: Path) -> list[Any]:

@@ -64,18 +64,25 @@ def _stages(status: RunStatus, now: datetime) -> Table:
     for stage in status.stages:
         current = stage.name == status.stage and stage.state == "Running"
         style = "bold" if current else "" if stage.state == "Succeeded" else "dim"
-        total = stage.total_steps
+        total = stage.total_steps or (work_units(status) if current else None)
         done = status.step if current else stage.step
+        count = f"{done}/{total}" if total else str(done or "")
         if stage.state == "Succeeded" and not total:
             total = done = max(done, 1)
         table.add_row(
             Text(f"{STATE_MARKS.get(stage.state, '?')} {stage.name}", style=style),
             Text(stage.task, style="dim"),
             ProgressBar(total=total or 1, completed=min(done, total or 0), width=24),
-            Text(f"{done}/{stage.total_steps}" if stage.total_steps else str(done or ""), style=style),
+            Text(count, style=style),
             Text(_stage_time(stage, status, current, now), style="dim"),
         )
     return table
+
+
+def work_units(status: RunStatus) -> int | None:
+    """Steps of the current stage as its workers count them, if they have told."""
+    progress = status.generations[-1].progress if status.generations else None
+    return progress.total_steps if progress and progress.stage == status.stage else None
 
 
 def _stage_time(stage: StageStatus, status: RunStatus, current: bool, now: datetime) -> str:

@@ -6,11 +6,13 @@ W/pods/<pod>-<uid8>/run/videotrain/records-<generation>-<local rank>.jsonl
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from botocore.exceptions import ClientError
 from pydantic import ValidationError
@@ -46,13 +48,15 @@ class ObjectReader(Protocol):
 
 
 class S3Objects:
-    """ObjectReader over a boto3 S3 client."""
+    """ObjectReader over a boto3 S3 client; file:// URIs, which a data set may have, are read from disk."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
 
     def get(self, uri: str) -> bytes:
         """Content of an object."""
+        if uri.startswith("file://"):
+            return _local_file(uri).read_bytes()
         bucket, key = split_uri(uri)
         try:
             return bytes(self._client.get_object(Bucket=bucket, Key=key)["Body"].read())
@@ -61,6 +65,9 @@ class S3Objects:
 
     def download(self, uri: str, path: Path) -> None:
         """Write an object to a file."""
+        if uri.startswith("file://"):
+            shutil.copyfile(_local_file(uri), path)
+            return
         bucket, key = split_uri(uri)
         try:
             self._client.download_file(bucket, key, str(path))
@@ -70,7 +77,15 @@ class S3Objects:
 
 def _missing(uri: str, error: ClientError) -> Exception:
     code = str(error.response.get("Error", {}).get("Code", ""))
-    return ObjectMissingError(f"{uri}: there is no such object") if code in {"NoSuchKey", "404", "NotFound"} else error
+    absent = code in {"NoSuchKey", "404", "NotFound"}
+    return ObjectMissingError(f"{uri}: there is no such object") if absent else error
+
+
+def _local_file(uri: str) -> Path:
+    path = Path(url2pathname(urlsplit(uri).path))
+    if not path.is_file():
+        raise ObjectMissingError(f"{uri}: there is no such file")
+    return path
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -79,10 +94,11 @@ def split_uri(uri: str) -> tuple[str, str]:
     Raises:
         ValueError: it is another kind of URI.
     """
-    parts = urlsplit(uri)
-    if parts.scheme != "s3" or not parts.netloc:
+    scheme, _, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    if scheme != "s3" or not bucket:
         raise ValueError(f"{uri!r} is not an object; s3://BUCKET/KEY is needed")
-    return parts.netloc, parts.path.lstrip("/")
+    return bucket, key
 
 
 @dataclass(frozen=True)

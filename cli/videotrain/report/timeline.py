@@ -39,13 +39,13 @@ def _natural_key(pod: str) -> tuple[str, int]:
 
 def _bars(generation: GenerationStatus, prefix: str, records: RunRecords, end: datetime | None) -> list[Json]:
     over = generation.ended_at or end or generation.created_at
-    segments = _segments(generation, records, over)
     common = {"generation": generation.number, "stage": generation.stage, "reason": generation.reason}
-    return [
-        {**common, "row": pod.removeprefix(prefix), "kind": kind, "from": _milliseconds(start), "to": _milliseconds(stop)}
-        for pod in generation.members
-        for kind, start, stop in segments
+    spans = [
+        {"kind": kind, "from": _milliseconds(start), "to": _milliseconds(stop)}
+        for kind, start, stop in _segments(generation, records, over)
     ]
+    rows = [pod.removeprefix(prefix) for pod in generation.members]
+    return [{**common, **span, "row": row} for row in rows for span in spans]
 
 
 def _segments(

@@ -1,0 +1,128 @@
+"""The page itself: numbers from summary.json, curves from the workers' records, everything inside one file."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+from videotrain.report.curves import stage_curves
+from videotrain.report.markup import Html, element, join, text
+from videotrain.report.sections import (
+    bill_section,
+    checkpoint_section,
+    curve_section,
+    drop_section,
+    headline,
+    restart_section,
+    stage_section,
+    timeline_section,
+    video_section,
+)
+from videotrain.report.timeline import timeline
+from videotrain.summary import DROP_REPORT_FILE, SUMMARY_FILE
+from videotrain.workdir import RunRecords, read_records
+from videotrain_api.artifacts import DropReport
+from videotrain_api.status import RunStatus
+
+REPORT_FILE = "report.html"
+CONTENT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src data: blob:; media-src 'self' data: file:; font-src data:"
+)
+"""The browser itself refuses any fetch from elsewhere."""
+Json = dict[str, Any]
+
+
+def write_report(workdir: Path, run: Json) -> Path:
+    """Write W/report.html from W/summary.json and the workers' records; call it after write_summary.
+
+    Args:
+        workdir: working directory of the run.
+        run: the VideoTrainingRun with its status, as the cluster holds it.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        FileNotFoundError: there is no summary.json.
+    """
+    summary = json.loads((workdir / SUMMARY_FILE).read_text(encoding="utf-8"))
+    path = workdir / REPORT_FILE
+    partial = path.with_suffix(".html.partial")
+    partial.write_text(_document(workdir, run, summary), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _document(workdir: Path, run: Json, summary: Json) -> str:
+    status = RunStatus.from_wire(run.get("status") or {})
+    records = read_records(workdir)
+    figures = _figures(run, status, records)
+    body = join(
+        headline(run, summary),
+        stage_section(summary),
+        curve_section(figures["curves"]),
+        timeline_section(summary, figures["timeline"]),
+        bill_section(run, summary),
+        video_section(workdir, summary),
+        restart_section(run, summary),
+        drop_section(_drop_report(workdir)),
+        checkpoint_section(summary),
+        _footer(summary),
+    )
+    return _page(summary["run"], body, figures)
+
+
+def _figures(run: Json, status: RunStatus, records: RunRecords) -> Json:
+    curves = [c for stage in status.stages if (c := stage_curves(stage.name, records))]
+    return {"curves": curves, "timeline": timeline(run, status, records, _end(status, records))}
+
+
+def _end(status: RunStatus, records: RunRecords) -> datetime | None:
+    seen = [g.steps[-1].finished_at for g in records.generations if g.steps]
+    return status.completion_time or max(seen, default=None)
+
+
+def _drop_report(workdir: Path) -> DropReport | None:
+    path = workdir / DROP_REPORT_FILE
+    return DropReport.from_wire(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def _footer(summary: Json) -> Html:
+    version = summary["versions"]["videotrain"]
+    torn = summary["records"]["torn_lines"]
+    notes = [summary["note"], f"Written by videotrain {version} from summary.json and the workers' records."]
+    if torn:
+        notes.append(f"{torn} half-written record lines of killed workers were left out.")
+    return element("footer", join(*(element("p", text(note)) for note in notes)))
+
+
+def _page(title: str, body: Html, figures: Json) -> str:
+    draws = bool(figures["curves"] or figures["timeline"])
+    plotly = element("script", Html(get_plotlyjs())) if draws else Html("")
+    head = join(
+        Html('<meta charset="utf-8">'),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">'),
+        Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Html('<meta name="color-scheme" content="light dark">'),
+        element("title", text(f"{title} - videotrain report")),
+        element("style", Html(_asset("report.css"))),
+    )
+    # "<" could let a text from the run close the script element.
+    data = Html(json.dumps(figures, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
+    scripts = join(
+        element("script", data, id="figures", type="application/json"),
+        plotly,
+        element("script", Html(_asset("report.js"))),
+    )
+    content = join(element("head", head), element("body", join(element("main", body), scripts)))
+    return f"<!doctype html>\n{element('html', content, lang='en')}\n"
+
+
+def _asset(name: str) -> str:
+    return files("videotrain.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,133 @@
+"use strict";
+const figures = JSON.parse(document.getElementById("figures").textContent);
+const root = document.documentElement;
+const prefersDark = window.matchMedia("(prefers-color-scheme: dark)");
+const color = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
+const faint = (hex, alpha) => hex + Math.round(alpha * 255).toString(16).padStart(2, "0");
+const config = { displaylogo: false, responsive: true, displayModeBar: false };
+
+function base(height) {
+  const axis = { gridcolor: color("line"), zerolinecolor: color("line"), linecolor: color("line"), tickcolor: color("line") };
+  return {
+    axis,
+    layout: {
+      height, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", showlegend: false,
+      font: { color: color("dim"), family: getComputedStyle(document.body).fontFamily, size: 12 },
+      hoverlabel: { bgcolor: color("card"), bordercolor: color("line"), font: { color: color("ink") } },
+    },
+  };
+}
+
+function line(points, name, style, more) {
+  return Object.assign({ type: "scatter", mode: "lines", x: points.x, y: points.y, name, line: style }, more);
+}
+
+function changeLines(curve) {
+  const marks = curve.changes.slice(1);
+  const shapes = marks.map(([, step]) => ({
+    type: "line", xref: "x", yref: "paper", x0: step - 0.5, x1: step - 0.5, y0: 0, y1: 1,
+    line: { color: color("dim"), width: 1, dash: "dot" },
+  }));
+  for (const branch of curve.lost) {
+    shapes.push({ type: "rect", xref: "x", yref: "paper", x0: branch.x[0] - 0.5, x1: branch.x[branch.x.length - 1] + 0.5,
+      y0: 0, y1: 1, line: { width: 0 }, fillcolor: faint(color("lost"), 0.14), layer: "below" });
+  }
+  const room = marks.length <= 12;
+  const annotations = room ? marks.map(([number, step]) => ({
+    x: step - 0.5, xref: "x", y: 1, yref: "paper", yanchor: "bottom", showarrow: false, text: `world ${number}`,
+    font: { size: 11, color: color("dim") },
+  })) : [];
+  return { shapes, annotations };
+}
+
+function curveTraces(curve) {
+  const loss = "step %{x}<br>loss %{y:.4g}<extra>%{fullData.name}</extra>";
+  const rate = "step %{x}<br>%{y:.3g} samples/s<extra>%{fullData.name}</extra>";
+  const traces = [
+    line(curve.loss, "loss", { color: faint(color("accent"), 0.35), width: 1 }, { hovertemplate: loss }),
+    line(curve.smooth, "mean", { color: color("accent"), width: 2.5 }, { hovertemplate: loss }),
+  ];
+  for (const branch of curve.lost) {
+    const style = { color: color("lost"), width: 1.5, dash: "dash" };
+    traces.push(line(branch, "lost", style, { mode: branch.x.length > 1 ? "lines" : "markers",
+      marker: { color: color("lost"), size: 6 }, hovertemplate: loss }));
+  }
+  for (const part of curve.throughput) {
+    const hue = color(`w${part.generation % 8}`);
+    const name = `world ${part.generation}, ${part.workers} workers`;
+    const few = part.x.length < 3;
+    traces.push(line(part, name, { color: hue, width: 2 }, { xaxis: "x2", yaxis: "y2",
+      mode: few ? "lines+markers" : "lines", marker: { color: hue, size: 5 }, hovertemplate: rate }));
+  }
+  return traces;
+}
+
+function drawCurve(curve, index) {
+  const { axis, layout } = base(320);
+  const low = Math.min(...curve.loss.y), high = Math.max(...curve.loss.y);
+  const log = low > 0 && high / low > 20;
+  Object.assign(layout, changeLines(curve), {
+    margin: { l: 56, r: 16, t: 26, b: 40 },
+    xaxis: { ...axis, domain: [0, 0.47], title: { text: "step" }, rangemode: "tozero" },
+    yaxis: { ...axis, title: { text: "loss" }, type: log ? "log" : "linear" },
+    xaxis2: { ...axis, domain: [0.55, 1], title: { text: "step" }, anchor: "y2", matches: "x" },
+    yaxis2: { ...axis, title: { text: "samples per second" }, rangemode: "tozero", anchor: "x2" },
+  });
+  Plotly.react(`curve-${index}`, curveTraces(curve), layout, config);
+}
+
+function bars(kind, alpha, drawn) {
+  const found = drawn.bars.filter((bar) => bar.kind === kind);
+  const hues = found.map((bar) => kind === "lost" ? color("lost") : faint(color(`w${bar.generation % 8}`), alpha));
+  const seconds = (bar) => ((bar.to - bar.from) / 1000).toFixed(1);
+  return {
+    type: "bar", orientation: "h", y: found.map((bar) => bar.row), base: found.map((bar) => bar.from),
+    x: found.map((bar) => bar.to - bar.from), marker: { color: hues, line: { width: 0 } },
+    text: found.map((bar) => kind === "work" ? String(bar.generation) : ""), textposition: "inside", insidetextanchor: "middle",
+    textfont: { color: "#ffffff", size: 12 }, constraintext: "none", textangle: 0, width: 0.62,
+    hovertext: found.map((bar) => `world ${bar.generation}, ${bar.stage} (${bar.reason})<br>${kind}: ${seconds(bar)} s`),
+    hovertemplate: "%{y}<br>%{hovertext}<extra></extra>",
+  };
+}
+
+function timelineMarks(drawn) {
+  const shapes = [], annotations = [];
+  const span = Math.max(...drawn.bars.map((bar) => bar.to)) - Math.min(...drawn.bars.map((bar) => bar.from));
+  let last = -Infinity, level = 0, stage = null;
+  for (const change of drawn.changes) {
+    const newStage = change.stage !== stage;
+    stage = change.stage;
+    shapes.push({ type: "line", xref: "x", yref: "paper", x0: change.at, x1: change.at, y0: 0, y1: 1,
+      line: { color: color(newStage ? "ink" : "dim"), width: 1, dash: newStage ? "solid" : "dot" }, opacity: 0.5 });
+    level = change.at - last < span * 0.11 ? (level + 1) % 4 : 0;
+    last = change.at;
+    annotations.push({ x: change.at, xref: "x", y: 1, yref: "paper", yanchor: "bottom", xanchor: "left", yshift: 2 + 15 * level,
+      showarrow: false, text: newStage ? `<b>${change.stage}</b>` : change.reason,
+      font: { size: 11, color: color(newStage ? "ink" : "dim") } });
+  }
+  return { shapes, annotations };
+}
+
+function drawTimeline(drawn) {
+  const { axis, layout } = base(142 + drawn.rows.length * Math.max(12, Math.min(34, 560 / drawn.rows.length)));
+  Object.assign(layout, timelineMarks(drawn), {
+    barmode: "overlay", margin: { l: 64, r: 16, t: 74, b: 46 },
+    xaxis: { ...axis, type: "date" },
+    yaxis: { ...axis, type: "category", categoryorder: "array", categoryarray: [...drawn.rows].reverse(), fixedrange: true },
+  });
+  Plotly.react("timeline", [bars("starting", 0.35, drawn), bars("work", 1, drawn), bars("lost", 1, drawn)], layout, config);
+}
+
+function draw() {
+  figures.curves.forEach(drawCurve);
+  if (figures.timeline) drawTimeline(figures.timeline);
+}
+
+function setTheme(dark) {
+  root.dataset.theme = dark ? "dark" : "light";
+  draw();
+}
+
+document.getElementById("theme").addEventListener("click", () => setTheme(root.dataset.theme !== "dark"));
+prefersDark.addEventListener("change", (event) => setTheme(event.matches));
+setTheme(prefersDark.matches);

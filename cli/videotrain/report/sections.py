@@ -1,0 +1,311 @@
+"""The parts of the report, each from the summary."""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from videotrain.report.markup import Html, element, join, section, table, text
+from videotrain.wording import BUCKET_LABELS, BUCKET_MEANINGS, compact, duration, exact, money
+from videotrain_api.artifacts import DropReport
+from videotrain_api.money import cost_micros, parse_micros
+
+INLINE_BYTES = 1_500_000
+"""A video up to this size is put into the page, a larger one stays a file beside it."""
+INLINE_TOTAL_BYTES = 24_000_000
+SHOWN_ROWS = 200
+"""Longest list in the page; the rest is in the JSON files."""
+Json = dict[str, Any]
+
+
+def headline(run: Json, summary: Json) -> Html:
+    """Name, phase and the numbers that people ask for first."""
+    phase = element("span", text(summary["phase"]), class_=f"phase {summary['phase'].lower()}")
+    toggle = element("button", text("◐"), id="theme", type="button", title="light or dark", aria_label="light or dark")
+    title = element("div", join(element("h1", text(summary["run"])), phase, toggle), class_="title")
+    cards = element("div", join(*(_card(*card) for card in _cards(summary))), class_="cards")
+    stages = ", ".join(s["name"] for s in summary["stages"])
+    nodes = run["spec"].get("nodes", {})
+    lead = f"{stages}; {nodes.get('min', 1)} to {nodes.get('max', 1)} nodes, {_started(summary)}"
+    return element("header", join(title, element("p", text(lead), class_="lead"), cards))
+
+
+def _started(summary: Json) -> str:
+    if not summary["started_at"]:
+        return "not started"
+    return f"started {datetime.fromisoformat(summary['started_at']):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _cards(summary: Json) -> list[tuple[str, str, str]]:
+    cost, samples = summary["cost"], summary["samples"]
+    held = summary["gpu_seconds"]["held"]
+    cards = []
+    if cost["currency"]:
+        cards.append(("cost", money(cost["total_micros"], cost["currency"]), f"{duration(held)} of GPU time"))
+    if summary["duration_seconds"] is not None:
+        cards.append(("time", duration(summary["duration_seconds"]), _stage_count(summary)))
+    if held:
+        share = 100 * summary["gpu_microseconds"]["productive"] / summary["gpu_microseconds"]["held"]
+        cards.append(("productive", f"{share:.0f} %", "of the GPU time held"))
+    trained = [s for s in summary["stages"] if s["first_tenth_loss"]]
+    if trained:
+        cards.append(("loss", f"{trained[-1]['last_tenth_loss']:.3g}", _fall(trained[-1])))
+    restarts = sum(summary["restarts"].values())
+    lost_steps = sum(r["lost_steps"] for r in summary["recoveries"])
+    cards.append(("restarts", str(restarts), f"{lost_steps} steps done again"))
+    if samples["order_sha256"]:
+        proof = f"{samples['repeated']} repeated, {samples['lost']} lost"
+        cards.append(("samples learned", f"{samples['consumed']:,}", proof))
+    return cards
+
+
+def _stage_count(summary: Json) -> str:
+    done = sum(1 for s in summary["stages"] if s["state"] == "Succeeded")
+    return f"{done} of {len(summary['stages'])} stages done"
+
+
+def _card(label: str, value: str, note: str) -> Html:
+    number, _, unit = value.partition(" ")
+    shown = Html(text(number) + (element("small", text(unit)) if unit else ""))
+    parts = [("label", text(label)), ("value", shown), ("note", text(note))]
+    return element("div", join(*(element("div", content, class_=name) for name, content in parts)), class_="card")
+
+
+def _fall(stage: Json) -> str:
+    change = 100 * (stage["last_tenth_loss"] / stage["first_tenth_loss"] - 1)
+    return f"{stage['name']}: {change:+.0f} % since its first tenth"
+
+
+def stage_section(summary: Json) -> Html:
+    """One row per stage."""
+    rows = [
+        (
+            s["name"],
+            s["task"],
+            s["state"],
+            f"{s['steps']:,}" + (f" / {s['total_steps']:,}" if s["total_steps"] else ""),
+            duration(s["seconds"]) if s["seconds"] is not None else "",
+            len(s["generations"]),
+            f"{s['samples']:,}" if s["samples"] else "",
+            compact(s["model_flops"]) if s["model_flops"] else "",
+            _loss(s["first_tenth_loss"]),
+            _loss(s["last_tenth_loss"]),
+            f"{100 * (s['last_tenth_loss'] / s['first_tenth_loss'] - 1):+.0f} %" if s["first_tenth_loss"] else "",
+        )
+        for s in summary["stages"]
+    ]
+    headings = (
+        "stage",
+        "task",
+        "state",
+        "steps",
+        "time",
+        "worlds",
+        "samples",
+        "FLOPs",
+        "loss, first tenth",
+        "last tenth",
+        "change",
+    )
+    return section("Stages", table(headings, rows, range(3, 11))) if rows else Html("")
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def curve_section(curves: list[Json]) -> Html:
+    """Places for the figures that the script draws."""
+    if not curves:
+        return Html("")
+    figures = [
+        element(
+            "figure",
+            join(element("figcaption", text(c["stage"])), element("div", Html(""), class_="plot", id=f"curve-{i}")),
+        )
+        for i, c in enumerate(curves)
+    ]
+    lead = "Vertical lines: the world changed. Red: steps that were lost and done again."
+    return section("Loss and throughput", element("div", join(*figures), class_="figures"), lead=lead)
+
+
+def timeline_section(summary: Json, drawn: Json | None) -> Html:
+    """Who was in the world when, and why it changed."""
+    rows = [
+        (g["number"], _clock(g["created_at"]), s["name"], g["world_size"], *_why(g), *_steps(g), g["end_cause"] or "")
+        for s in summary["stages"]
+        for g in s["generations"]
+    ]
+    if not rows:
+        return Html("")
+    headings = ("#", "from", "stage", "workers", "why", "", "steps", "lost", "ended by")
+    figure = element("div", Html(""), class_="plot", id="timeline") if drawn else Html("")
+    lead = "One bar per pod and world. Pale: starting and loading; solid: training; red: work that was lost."
+    shown = sorted(rows, key=lambda row: int(row[0]))
+    return section("Who was in the world", figure, _capped(headings, shown, (0, 3, 6, 7)), lead=lead)
+
+
+def _why(generation: Json) -> tuple[str, Html]:
+    return generation["reason"], element("span", text(generation["message"]), class_="dim")
+
+
+def _steps(generation: Json) -> tuple[str, str]:
+    first, last, lost = generation["first_step"], generation["last_step"], generation["lost_steps"]
+    return (f"{first}-{last}" if first is not None else "none"), (str(lost) if lost else "")
+
+
+def _clock(at: str | None) -> str:
+    return f"{datetime.fromisoformat(at):%b %d %H:%M:%S}" if at else ""
+
+
+def _capped(headings: tuple[str, ...], rows: list[Any], numbers: tuple[int, ...]) -> Html:
+    shown = table(headings, rows[:SHOWN_ROWS], numbers)
+    more = len(rows) - SHOWN_ROWS
+    note = element("p", text(f"... and {more:,} more, see the JSON files"), class_="dim") if more > 0 else Html("")
+    return join(shown, note)
+
+
+def bill_section(run: Json, summary: Json) -> Html:
+    """The GPU time by bucket, as a bar and as a table that adds up."""
+    micros, cost = summary["gpu_microseconds"], summary["cost"]
+    held = micros["held"]
+    if not held:
+        return Html("")
+    present = [b for b in BUCKET_LABELS if micros[b]]
+    bar = element("div", Html("".join(_slice(b, micros[b], held) for b in present)), class_="stack", role="img")
+    rows: list[tuple[Any, ...]] = [
+        (
+            Html(f"{element('i', Html(''), class_=f'key {b}')}{text(BUCKET_LABELS[b])}"),
+            exact(micros[b]),
+            f"{100 * micros[b] / held:.1f} %",
+            exact(cost["by_bucket"][b]),
+            element("span", text(BUCKET_MEANINGS[b]), class_="dim"),
+        )
+        for b in present
+    ]
+    rows.append(tuple(element("b", text(v)) for v in ("held", exact(held), "100 %", exact(cost["total_micros"]), "")))
+    price = run["spec"]["pool"].get("pricePerGpuHour")
+    lead = f"{price} {cost['currency']} per GPU-hour. {summary['note']}"
+    if cost["estimated"]:
+        lead += " Some pods vanished without a finish time; their end was bounded by the last look at them."
+    headings = ("bucket", "GPU-seconds", "share", cost["currency"], "")
+    return section("What every GPU-second bought", bar, table(headings, rows, (1, 2, 3)), lead=lead)
+
+
+def _slice(bucket: str, micros: int, held: int) -> str:
+    share = 100 * micros / held
+    title = f"{BUCKET_LABELS[bucket]}: {duration(micros / 1e6)}, {share:.1f} %"
+    label = text(f"{BUCKET_LABELS[bucket]} {share:.0f} %") if share >= 12 else Html("")
+    return element("span", label, class_=bucket, style=f"flex-grow:{micros / held:.6f}", title=title)
+
+
+def video_section(workdir: Path, summary: Json) -> Html:
+    """Every sampled video beside its prompt and the clip whose caption it was."""
+    if not summary["videos"]:
+        return Html("")
+    budget = [INLINE_TOTAL_BYTES]
+    parts = []
+    for stage, videos in groupby(summary["videos"], key=lambda v: v["stage"]):
+        cards = [_video_card(workdir, video, budget) for video in videos]
+        parts += [element("h3", text(stage)), element("div", join(*cards), class_="videos")]
+    return section("Sampled videos", *parts)
+
+
+def _video_card(workdir: Path, video: Json, budget: list[int]) -> Html:
+    pictures = [_picture(workdir, video["file"], "sampled", budget)]
+    if video["reference_file"]:
+        pictures.append(_picture(workdir, video["reference_file"], "training clip", budget))
+    size = f"{video['width']}x{video['height']}, {video['frames']} frames at {video['fps']} fps"
+    facts = f"{video['condition']}, seed {video['seed']}, {size}"
+    return element(
+        "article",
+        join(
+            element("div", join(*pictures), class_="pair"),
+            element("p", text(video["prompt"]), class_="prompt"),
+            element("p", text(facts), class_="dim"),
+        ),
+    )
+
+
+def _picture(workdir: Path, file: str | None, label: str, budget: list[int]) -> Html:
+    caption = element("figcaption", text(label))
+    path = workdir / file if file else None
+    if path is None or not path.is_file():
+        return element("figure", join(element("div", text("not found"), class_="missing"), caption))
+    source, size = str(file), path.stat().st_size
+    if size <= min(INLINE_BYTES, budget[0]):
+        budget[0] -= size
+        source = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+    switches = {"autoplay": True, "loop": True, "muted": True, "playsinline": True, "controls": True}
+    return element("figure", join(element("video", Html(""), src=source, **switches), caption))
+
+
+def restart_section(run: Json, summary: Json) -> Html:
+    """What every fault cost."""
+    price = parse_micros(str(run["spec"]["pool"].get("pricePerGpuHour", "0")))
+    rows = [
+        (
+            r["generation"],
+            r["stage"],
+            r["cause"],
+            _clock(r["failed_at"]),
+            "" if r["seconds"] is None else f"{r['seconds']:.1f} s",
+            element("span", text(_phases(r["phases"])), class_="dim"),
+            r["lost_steps"],
+            money(cost_micros(round(r["gpu_seconds"] * 1e6), price), summary["cost"]["currency"]),
+        )
+        for r in summary["recoveries"]
+    ]
+    if not rows:
+        return Html("")
+    headings = ("world", "stage", "cause", "at", "back after", "of which", "steps lost", "cost, about")
+    lead = "From the first sign of a fault to the end of the first step after it."
+    return section("Restarts", _capped(headings, rows, (0, 4, 6, 7)), lead=lead)
+
+
+def _phases(phases: dict[str, float]) -> str:
+    return ", ".join(f"{_PHASES[name]} {seconds:.1f} s" for name, seconds in phases.items())
+
+
+_PHASES = {"noticed": "new roster", "launched": "processes", "ready": "checkpoint loaded", "firstStep": "first step"}
+
+
+def drop_section(report: DropReport | None) -> Html:
+    """What curation dropped, and why."""
+    if report is None:
+        return Html("")
+    lead = f"{report.videos:,} videos in, {report.clips:,} clips kept, {len(report.dropped):,} dropped."
+    chips = element(
+        "p",
+        Html(" ".join(element("span", text(f"{k} {n:,}"), class_="chip") for k, n in sorted(report.counts.items()))),
+    )
+    rows = [(d.source, _span(d.span), d.reason, d.detail) for d in report.dropped]
+    listed = _capped(("video", "seconds", "reason", "measured"), rows, (1,)) if rows else Html("")
+    return section("Curation", chips if report.counts else Html(""), listed, lead=lead)
+
+
+def _span(span: list[float] | None) -> str:
+    return "whole" if not span else "-".join(f"{second:.1f}" for second in span)
+
+
+def checkpoint_section(summary: Json) -> Html:
+    """Every committed checkpoint."""
+    rows = [
+        (
+            c["stage"],
+            c["step"],
+            c["generation"],
+            _clock(c["committed_at"]),
+            f"{compact(c['bytes'])}B" if c.get("bytes") else "",
+            f"{c['stall_seconds']:.2f} s" if c.get("stall_seconds") is not None else "",
+            element("code", text(c["uri"])),
+        )
+        for c in summary["checkpoints"]
+    ]
+    if not rows:
+        return Html("")
+    headings = ("stage", "step", "world", "at", "size", "stood still", "where")
+    return section("Checkpoints", _capped(headings, rows, (1, 2, 4, 5)))

@@ -1,0 +1,176 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from videotrain import __version__
+from videotrain.cli import main
+from videotrain.embedded.database import Database, Key, Row
+
+EXAMPLES = Path(__file__).parents[3] / "manifests/examples"
+OPEN_SORA = EXAMPLES / "open-sora-2.yaml"
+PUBLISHED_SECONDS = {"256px-t2v": 10.2, "256px-ti2v": 13.3, "768px-ti2v": 53.2}
+GIVEN = [part for n, s in PUBLISHED_SECONDS.items() for part in ("--seconds-per-step", f"{n}={s}")]
+
+
+def refused(capsys, *arguments):
+    """Standard error of a command that is refused with exit code 2 and no traceback."""
+    assert main([str(a) for a in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def unusable(capsys, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        main([str(a) for a in arguments])
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def out(capsys, *arguments):
+    assert main([str(a) for a in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_version_is_told(capsys):
+    assert out(capsys, "version") == f"videotrain {__version__}\n"
+
+
+def test_python_m_videotrain_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "videotrain", "version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"videotrain {__version__}\n")
+
+
+@pytest.mark.parametrize("command", ["local", "plan", "render", "get"])
+def test_every_command_explains_itself(capsys, command):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: videotrain {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["plan", "x.yaml", "--mfu", "45"], "'45' is no utilisation"),
+        (["plan", "x.yaml", "--mfu", "nan"], "'nan' is no utilisation"),
+        (["plan", "x.yaml", "--seconds-per-step", "train"], "'train' is not STAGE=SECONDS"),
+        (["plan", "x.yaml", "--seconds-per-step", "train=-1"], "'train=-1' is not STAGE=SECONDS"),
+        (["plan", "x.yaml", "--seconds-per-step", "train=inf"], "'train=inf' is not STAGE=SECONDS"),
+        (["local", "x.yaml", "--workdir", "w", "--seed", "-1"], "no seed"),
+        (["local", "x.yaml", "--workdir", "w", "--seed", "1.5"], "'1.5' is no seed"),
+        (["local", "x.yaml", "--workdir", "w", "--metrics-port", "70000"], "'70000' is no port"),
+        (["local", "x.yaml"], "--workdir"),
+        ([], "COMMAND"),
+    ],
+)
+def test_a_wrong_command_line_is_explained(capsys, arguments, expected):
+    assert expected in unusable(capsys, *arguments)
+
+
+@pytest.mark.parametrize("command", ["plan", "render"])
+def test_a_missing_file_is_one_clear_line(capsys, tmp_path, command):
+    path = tmp_path / "none.yaml"
+    assert refused(capsys, command, path) == (
+        f"videotrain: {path}: there is no such file; name a YAML file with a VideoTrainingRun\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["plan", "render"])
+def test_a_bad_manifest_is_refused_with_every_problem(capsys, tmp_path, command):
+    manifest = yaml.safe_load(OPEN_SORA.read_text())
+    manifest["spec"]["pool"]["pricePerGpuHour"] = "-2"
+    manifest["spec"]["sead"] = 1
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(manifest))
+    message = refused(capsys, command, path)
+    assert f"{path}: the manifest is refused:" in message
+    assert "spec.pool.pricePerGpuHour: '-2'" in message
+    assert "did you mean 'seed'?" in message
+
+
+def test_the_published_gpu_days_are_reproduced_from_the_published_step_times(capsys):
+    plan = json.loads(out(capsys, "plan", OPEN_SORA, *GIVEN, "--json"))
+    days = {s["name"]: s["gpuDays"] for s in plan["forecast"]["stages"]}
+    for name, published in {"256px-t2v": 2240, "256px-ti2v": 384, "768px-ti2v": 1536}.items():
+        assert days[name] == pytest.approx(published, rel=0.02)
+    assert plan["forecast"]["gpuDays"] == pytest.approx(4160, rel=0.02)
+    assert float(plan["forecast"]["cost"]) == pytest.approx(199_680, rel=0.02)
+    assert (plan["published"]["gpuDays"], plan["published"]["cost"]) == (4160, "199680.00")
+    assert plan["modelled"]["gpuDays"] < plan["forecast"]["gpuDays"]
+    assert {s["source"] for s in plan["modelled"]["stages"]} == {"modelled"}
+
+
+def test_the_table_shows_given_published_and_modelled_side_by_side(capsys):
+    shown = out(capsys, "plan", OPEN_SORA, *GIVEN, "--mfu", "0.5")
+    for expected in ("given", "published", "modelled at 50 % MFU", "4,160.00", "199,680.00", "+0.3 %", "2.00 USD"):
+        assert expected in shown
+    assert "…" not in shown
+
+
+def test_without_step_times_the_table_shows_the_model_beside_the_published_run(capsys):
+    shown = out(capsys, "plan", OPEN_SORA)
+    assert "modelled at 45 % MFU" in shown
+    assert "4,160.00" in shown
+    assert "given" not in shown
+
+
+def test_other_runs_are_not_compared(capsys):
+    shown = out(capsys, "plan", EXAMPLES / "demo.yaml")
+    assert "published" not in shown
+    assert "not in the sum: curate, encode" in shown
+    assert "published" not in json.loads(out(capsys, "plan", EXAMPLES / "demo.yaml", "--json"))
+
+
+def test_a_step_time_of_an_unknown_stage_is_refused(capsys):
+    message = refused(capsys, "plan", OPEN_SORA, "--seconds-per-step", "nope=3")
+    assert "'nope'" in message
+    assert "256px-t2v" in message
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "open-sora-2.yaml"])
+def test_rendered_objects_are_valid_kubernetes_objects(capsys, name):
+    objects = list(yaml.safe_load_all(out(capsys, "render", EXAMPLES / name)))
+    assert objects == json.loads(out(capsys, "render", EXAMPLES / name, "--json"))["items"]
+    for each in objects:
+        kubernetes_validate.validate(each, "1.33", strict=True)
+    kinds = [each["kind"] for each in objects]
+    assert kinds[:2] == ["Service", "ConfigMap"]
+    assert set(kinds[2:]) == {"Pod"}
+
+
+def test_all_worker_pods_of_the_first_stage_are_rendered(capsys):
+    items = json.loads(out(capsys, "render", OPEN_SORA, "--json"))["items"]
+    pods = [each["metadata"]["name"] for each in items if each["kind"] == "Pod"]
+    assert pods == [f"open-sora-2-w{n}" for n in range(28)]
+
+
+@pytest.fixture
+def stored(finished, tmp_path):
+    """A working directory with the run in its cluster database."""
+    database = Database(tmp_path / "cluster.db")
+    run = finished.run()
+    database.commit({Key("VideoTrainingRun", "default", "demo"): Row(1, run)}, 7)
+    database.close()
+    return tmp_path
+
+
+def test_get_shows_phase_generations_and_bill(capsys, stored):
+    shown = out(capsys, "get", "--workdir", stored)
+    for expected in ("demo", "Succeeded", "NodeLost", "176.469136", "a worker slot stands for a GPU"):
+        assert expected in shown
+
+
+def test_get_gives_the_run_as_json(capsys, stored, finished):
+    assert json.loads(out(capsys, "get", "--workdir", stored, "--json")) == finished.run()
+
+
+def test_get_of_another_folder_is_refused(capsys, tmp_path):
+    message = refused(capsys, "get", "--workdir", tmp_path / "elsewhere")
+    assert "there is no cluster.db here" in message

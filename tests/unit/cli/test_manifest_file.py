@@ -1,0 +1,91 @@
+import pytest
+
+from videotrain.manifest_file import ManifestFileError, read_manifest
+
+RUN = "apiVersion: videotrain.dev/v1alpha1\nkind: VideoTrainingRun\nmetadata:\n  name: demo\n"
+SECRET = "apiVersion: v1\nkind: Secret\nmetadata:\n  name: keys\n"
+
+
+def written(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+def refusal(tmp_path, text):
+    with pytest.raises(ManifestFileError) as caught:
+        read_manifest(written(tmp_path, text))
+    return str(caught.value)
+
+
+def test_a_file_holds_one_run_and_the_secrets_beside_it(tmp_path):
+    found = read_manifest(written(tmp_path, f"---\n{RUN}---\n{SECRET}---\n"))
+    assert found.run["metadata"] == {"name": "demo"}
+    assert [s["metadata"]["name"] for s in found.secrets] == ["keys"]
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(ManifestFileError, match=str(path)):
+            read_manifest(path)
+
+
+def test_a_syntax_error_is_shown_with_its_line(tmp_path):
+    message = refusal(tmp_path, RUN + "spec: [1, 2\nnext: 3\n")
+    assert "run.yaml:6" in message
+    assert "not valid YAML" in message
+
+
+def test_a_tab_for_indentation_is_shown_with_its_line(tmp_path):
+    assert "run.yaml:4:1" in refusal(tmp_path, "kind: x\nmetadata:\n  name: x\n\tlabels: {}\n")
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"kind: \xff\xfe")
+    with pytest.raises(ManifestFileError, match="UTF-8"):
+        read_manifest(path)
+
+
+def test_a_key_given_twice_is_refused_with_both_lines(tmp_path):
+    message = refusal(tmp_path, RUN + "spec:\n  seed: 1\n  image: a\n  seed: 2\n")
+    assert "run.yaml:8" in message
+    assert "'seed' is given twice, first in line 6" in message
+
+
+def test_the_same_key_in_two_mappings_is_no_duplicate(tmp_path):
+    assert (
+        read_manifest(written(tmp_path, RUN + "spec:\n  a: {name: x}\n  b: {name: y}\n")).run["spec"]["b"]["name"]
+        == "y"
+    )
+
+
+def test_anchors_and_merge_keys_work(tmp_path):
+    text = RUN + "spec:\n  a: &base {x: 1}\n  b:\n    <<: *base\n    y: 2\n"
+    assert read_manifest(written(tmp_path, text)).run["spec"]["b"] == {"x": 1, "y": 2}
+
+
+def test_another_kind_is_refused_by_name(tmp_path):
+    message = refusal(tmp_path, RUN + "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n")
+    assert "document 2" in message
+    assert "'Deployment' ('web')" in message
+    assert "VideoTrainingRun, Secret" in message
+
+
+@pytest.mark.parametrize(("text", "count"), [(SECRET, 0), (f"{RUN}---\n{RUN}", 2), ("", 0)])
+def test_exactly_one_run_is_needed(tmp_path, text, count):
+    assert f"found {count} documents of kind VideoTrainingRun" in refusal(tmp_path, text)
+
+
+def test_a_document_that_is_no_mapping_is_refused(tmp_path):
+    assert "document 1: is a list" in refusal(tmp_path, "- a\n")
+
+
+def test_another_api_version_is_refused_with_the_known_one(tmp_path):
+    message = refusal(tmp_path, RUN.replace("v1alpha1", "v1"))
+    assert "'videotrain.dev/v1'" in message
+    assert "'videotrain.dev/v1alpha1'" in message
+
+
+def test_python_tags_are_not_executed(tmp_path):
+    assert "not valid YAML" in refusal(tmp_path, "kind: !!python/object/apply:os.system [echo]\n")
