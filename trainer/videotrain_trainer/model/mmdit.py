@@ -195,8 +195,8 @@ class SingleBlock(nn.Module):
         v_BSD, mlp_BSM = v_mlp[..., : self.width], v_mlp[..., self.width :]
         v = split_heads(v_BSD, self.num_heads)
         out_BSD = merge_heads(attention(apply_rope(q, rope), apply_rope(k, rope), v))
-        both: Tensor = self.linear2(torch.cat((out_BSD, F.gelu(mlp_BSM, approximate="tanh")), dim=-1))
-        return x_BSD + gate * both
+        out: Tensor = x_BSD + gate * self.linear2(torch.cat((out_BSD, F.gelu(mlp_BSM, approximate="tanh")), dim=-1))
+        return out
 
 
 class FinalLayer(nn.Module):
@@ -209,7 +209,8 @@ class FinalLayer(nn.Module):
 
     def forward(self, x_BND: Tensor, vec_BD: Tensor) -> Tensor:
         """(B, N, D) to (B, N, I)."""
-        shift, scale = self.adaLN_modulation(vec_BD)[:, None].chunk(2, dim=-1)
+        mod_BX: Tensor = self.adaLN_modulation(vec_BD)
+        shift, scale = mod_BX[:, None].chunk(2, dim=-1)
         out: Tensor = self.linear(modulate(x_BND, shift, scale))
         return out
 

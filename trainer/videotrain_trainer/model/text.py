@@ -22,6 +22,7 @@ END, FIRST_BYTE, VOCABULARY = 1, 3, 259
 SEED = 20_250_313
 """Changing it changes every stored feature."""
 WIDTH, HEADS, BLOCKS = 128, 4, 2
+PANGRAM = "The quick brown fox jumps over the lazy dog, and a man walks along the street."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,10 @@ class ByteTextEncoder(nn.Module):
         self.blocks = nn.ModuleList(_Block(f"blocks.{index}") for index in range(BLOCKS))
         self.to_context = _fixed("to_context", (context_dim, WIDTH))
         self.to_pooled = _fixed("to_pooled", (pooled_dim, 2 * WIDTH))
+        with torch.no_grad():
+            common = _summary(self._tokens(tokenize(PANGRAM, len(PANGRAM) + 1)))
+        self.common: Tensor
+        self.register_buffer("common", common, persistent=False)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> TextFeatures:
@@ -88,15 +93,21 @@ class ByteTextEncoder(nn.Module):
         )
 
     def _encode_one(self, tokens: list[int]) -> tuple[Tensor, Tensor]:
+        x_LD = self._tokens(tokens)
+        # All texts share the statistics of letters; without them pooled features point in clearly different directions.
+        return F.linear(x_LD, self.to_context), F.linear(_normed(_summary(x_LD) - self.common), self.to_pooled)
+
+    def _tokens(self, tokens: list[int]) -> Tensor:
         x_LD = self.embedding[torch.tensor(tokens, device=self.embedding.device)]
         neighbours = torch.cat((F.pad(x_LD, (0, 0, 1, 0))[:-1], x_LD, F.pad(x_LD, (0, 0, 0, 1))[1:]), dim=-1)
         x_BLD = (x_LD + _positions(len(tokens)).to(x_LD) + F.relu(F.linear(neighbours, self.pairs)))[None]
         for block in self.blocks:
             x_BLD = block(x_BLD)
-        normed_LD = _normed(x_BLD)[0]
-        context_LD = F.linear(normed_LD, self.to_context)
-        summary = torch.cat((normed_LD.mean(dim=0), normed_LD.amax(dim=0) + normed_LD.amin(dim=0)))
-        return context_LD, F.linear(_normed(summary), self.to_pooled)
+        return _normed(x_BLD)[0]
+
+
+def _summary(x_LD: Tensor) -> Tensor:
+    return torch.cat((x_LD.mean(dim=0), x_LD.amax(dim=0) + x_LD.amin(dim=0)))
 
 
 def _fixed(name: str, shape: tuple[int, int], scale: float = 1.0) -> nn.Parameter:

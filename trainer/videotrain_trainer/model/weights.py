@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
+from videotrain_api import layout
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.model.mmdit import MMDiT, MMDiTConfig
 
@@ -37,6 +38,11 @@ def load_weights(module: nn.Module, source: bytes | Path, what: str) -> None:
     if isinstance(module, MMDiT) and any(_FUSED_ATTENTION.fullmatch(name) for name in state):
         state = from_flux(state, module.config)
     load_state(module, state, what)
+
+
+def weights_uri(source: str) -> str:
+    """The safetensors object that a configured source means: a file as it is, or the result of a stage's prefix."""
+    return source if source.endswith(".safetensors") else layout.final_weights(source)
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:

@@ -1,0 +1,182 @@
+"""The sample stage: videos drawn from the trained model, spread over the ranks, one per rank and round.
+
+A video that is already in the store and was made by this very configuration is kept, so a stage that was stopped goes
+on where it was. The index is written last.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from videotrain_api import flops, layout
+from videotrain_api.artifacts import SampledVideo, VideosIndex
+from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord
+from videotrain_api.stage_config import StageConfig
+from videotrain_trainer.context import Outcome, StageContext, World
+from videotrain_trainer.data.buckets import bucket_name
+from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.tasks.sample_draw import Studio, read_comment, write_video
+from videotrain_trainer.tasks.sample_plan import Drawing, frame_size, plan_drawings, task_of
+
+Value = TypeVar("Value")
+
+
+def run(context: StageContext) -> Outcome:
+    """Draw what is missing and write the index.
+
+    Raises:
+        ConfigError: the task cannot be done with this model.
+        DataError: there are no clips to draw from.
+    """
+    config, world = context.config, context.world
+    store = ObjectStore.for_storage(config.storage)
+    studio = Studio(config, store, world.device)
+    drawings = plan_drawings(config, store, studio.conditioned)
+    missing = _from_rank_0(world, _missing(context, store, drawings) if world.rank == 0 else [])
+    by_number, kept = {drawing.video.number: drawing for drawing in drawings}, len(drawings) - len(missing)
+    _record_start(context, len(drawings), kept)
+    for first in range(0, len(missing), world.size):
+        numbers = missing[first : first + world.size]
+        _round(context, store, studio, by_number, numbers, kept + first)
+        if context.drain.agreed() and first + world.size < len(missing):
+            return "drained"
+    if world.rank == 0:
+        _write_index(store, config, [drawing.video for drawing in drawings])
+    return "completed"
+
+
+def _round(
+    context: StageContext,
+    store: ObjectStore,
+    studio: Studio,
+    drawings: dict[int, Drawing],
+    numbers: list[int],
+    done: int,
+) -> None:
+    """Every rank draws one of the numbers, or nothing if there are fewer."""
+    started_at = datetime.now(UTC)
+    rank, written = context.world.rank, 0
+    if rank < len(numbers):
+        written = _draw_one(context, store, studio, drawings[numbers[rank]])
+    total_bytes = sum(_from_all(context.world, written))
+    _record_round(context, started_at, len(numbers), done + len(numbers), total_bytes)
+
+
+def _draw_one(context: StageContext, store: ObjectStore, studio: Studio, drawing: Drawing) -> int:
+    """Draw, write and upload a video; returns its bytes."""
+    video = drawing.video
+    path = context.scratch / f"video-{video.number:04d}.mp4"
+    write_video(studio.draw(drawing), path, video.fps, _comment(video, drawing.text))
+    size = path.stat().st_size
+    store.put(video.uri, path)
+    path.unlink()
+    return size
+
+
+def _comment(video: SampledVideo, text: str) -> dict[str, object]:
+    return {"videotrain": video.to_wire(), "text": text}
+
+
+def _missing(context: StageContext, store: ObjectStore, drawings: list[Drawing]) -> list[int]:
+    """Numbers of the videos that are not there yet, or were made otherwise."""
+    if not context.restore:
+        return [drawing.video.number for drawing in drawings]
+    present = {found.uri for found in store.list(f"{context.config.paths.output}/videos")}
+    return [d.video.number for d in drawings if d.video.uri not in present or not _is_ours(context, store, d)]
+
+
+def _is_ours(context: StageContext, store: ObjectStore, drawing: Drawing) -> bool:
+    path = context.scratch / "existing.mp4"
+    path.write_bytes(store.get(drawing.video.uri))
+    try:
+        same: bool = read_comment(path) == json.loads(json.dumps(_comment(drawing.video, drawing.text)))
+        return same
+    finally:
+        path.unlink()
+
+
+def _write_index(store: ObjectStore, config: StageConfig, videos: list[SampledVideo]) -> None:
+    index = VideosIndex(videos=videos)
+    store.put(layout.videos_index(config.paths.output), json.dumps(index.to_wire(), indent=1).encode())
+
+
+def _record_start(context: StageContext, total: int, done: int) -> None:
+    context.records.write(
+        StartedRecord(
+            generation=context.generation,
+            stage=context.config.stage.name,
+            at=datetime.now(UTC),
+            world_size=context.world.size,
+            resumed_step=done,
+            total_steps=total,
+        )
+    )
+
+
+def _record_round(context: StageContext, started_at: datetime, videos: int, done: int, total_bytes: int) -> None:
+    config, now = context.config, datetime.now(UTC)
+    tokens, model_flops = _work(config)
+    context.records.write(
+        StepRecord(
+            generation=context.generation,
+            stage=config.stage.name,
+            step=done,
+            started_at=started_at,
+            finished_at=now,
+            data_stall_us=0,
+            checkpoint_us=0,
+            samples=videos,
+            tokens=tokens * videos,
+            model_flops=model_flops * videos,
+            bucket=_bucket(config),
+        )
+    )
+    # Uploaded videos are kept whatever happens next; the bill must not count them as lost work.
+    context.records.write(
+        CheckpointRecord(
+            generation=context.generation,
+            stage=config.stage.name,
+            step=done,
+            captured_at=now,
+            committed_at=now,
+            uri=f"{config.paths.output}/videos",
+            bytes=total_bytes,
+            stall_us=0,
+        )
+    )
+
+
+def _work(config: StageConfig) -> tuple[int, float]:
+    """Tokens of one video, and FLOPs of drawing it with two branches per step, which is what most steps compute."""
+    task = task_of(config)
+    height, width = frame_size(config)
+    image = flops.image_tokens(config.model, config.autoencoder, task.frames, height, width)
+    text = config.text_encoder.max_tokens
+    shape = flops.mmdit_shape(config.model, config.autoencoder, config.text_encoder)
+    branches = 1 if config.model.guidance_embed else 2
+    return image + text, float(branches * task.sampling_steps * flops.forward_flops(shape, image, text))
+
+
+def _bucket(config: StageConfig) -> str:
+    task = task_of(config)
+    return bucket_name(task.resolution, task.frames, task.aspect_ratio)
+
+
+def _from_rank_0(world: World, value: Value) -> Value:
+    if world.size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _from_all(world: World, value: Value) -> list[Value]:
+    if world.size == 1:
+        return [value]
+    values: list[Value] = [value] * world.size
+    dist.all_gather_object(values, value)
+    return values

@@ -1,0 +1,170 @@
+"""What a sample stage draws: one entry per video, decided before anything is drawn and the same on every rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from videotrain_api import aspect, flops, layout
+from videotrain_api.artifacts import SampledVideo
+from videotrain_api.stage_config import StageConfig
+from videotrain_api.stages import ConditionKind, Prompt, PromptStyle, SampleTask
+from videotrain_trainer.data.manifest import CLIP_SCHEMA, kept_clips, read_table
+from videotrain_trainer.data.prompts import prompt_text
+from videotrain_trainer.data.sets import read_set_info
+from videotrain_trainer.errors import ConfigError, DataError
+from videotrain_trainer.storage import ObjectStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """One video to draw."""
+
+    video: SampledVideo
+    """The entry of the index."""
+    text: str
+    """The text that is encoded: the prompt with its suffix."""
+    reference: str | None
+    """URI of the picture or clip whose first frame is given; None for text only."""
+
+
+def task_of(config: StageConfig) -> SampleTask:
+    """The stage's task.
+
+    Raises:
+        ConfigError: it has none, or asks for what the autoencoder or this version cannot do.
+    """
+    task = config.stage.sample
+    if task is None:
+        raise ConfigError(f"stage {config.stage.name!r}: the member `sample` is not set")
+    _check_frames(config, task)
+    for index, prompt in enumerate(task.prompts):
+        _check_prompt(f"sample.prompts[{index}]", prompt, bool(config.model.cond_embed))
+    return task
+
+
+def frame_size(config: StageConfig) -> tuple[int, int]:
+    """(height, width) in pixels: the shape in which clips of that class and ratio are trained.
+
+    Raises:
+        ConfigError: the class does not fit the autoencoder's grid.
+    """
+    task = task_of(config)
+    try:
+        return aspect.shape_of(task.resolution, task.aspect_ratio, flops.grid(config.model, config.autoencoder))
+    except ValueError as error:
+        raise ConfigError(f"sample.resolution, sample.aspectRatio: {error}") from error
+
+
+def plan_drawings(config: StageConfig, store: ObjectStore, conditioned: bool) -> list[Drawing]:
+    """All videos of the stage, prompts first.
+
+    Args:
+        config: of the stage.
+        store: holds the clip manifest.
+        conditioned: the model was trained with given frames, so drawings from training clips get their first frame.
+
+    Raises:
+        DataError: videos from the data set are asked for, but it has no clips.
+    """
+    task = task_of(config)
+    style = _prompt_style(config, store)
+    drawings = [_from_prompt(config, style, number, prompt) for number, prompt in enumerate(task.prompts, start=1)]
+    clips = _clips(config, store) if task.from_dataset else []
+    for index in range(task.from_dataset):
+        prompt = _clip_prompt(config, clips[index % len(clips)], config.seed + index, conditioned)
+        drawing = _from_prompt(config, style, len(drawings) + 1, prompt[0])
+        drawings.append(_with_clip(drawing, prompt[1]))
+    return drawings
+
+
+def video_uri(config: StageConfig, number: int) -> str:
+    """Where a video lies."""
+    return f"{config.paths.output}/videos/{number:04d}.mp4"
+
+
+def _from_prompt(config: StageConfig, style: PromptStyle, number: int, prompt: Prompt) -> Drawing:
+    task = task_of(config)
+    height, width = frame_size(config)
+    video = SampledVideo(
+        number=number,
+        uri=video_uri(config, number),
+        prompt=prompt.text,
+        condition=prompt.condition,
+        seed=prompt.seed,
+        width=width,
+        height=height,
+        frames=task.frames,
+        fps=task.fps,
+        settings={
+            "samplingSteps": task.sampling_steps,
+            "textGuidance": task.text_guidance,
+            "imageGuidance": task.image_guidance,
+            "motionScore": task.motion_score,
+            "promptStyle": style,
+            "modelWeights": config.paths.model_weights,
+            "autoencoderWeights": config.paths.autoencoder_weights,
+            "configHash": config.hash(),
+        },
+    )
+    text = prompt_text(prompt.text, style, task.fps, task.motion_score)
+    return Drawing(video=video, text=text, reference=prompt.image)
+
+
+def _clip_prompt(config: StageConfig, clip: dict[str, str], seed: int, conditioned: bool) -> tuple[Prompt, str]:
+    uri = f"{config.paths.clips}/{clip['uri']}"
+    condition: ConditionKind = "i2v_head" if conditioned and task_of(config).frames > 1 else "t2v"
+    # A clip may have no caption; the prompt model refuses an empty text, the text encoder knows it as the null caption.
+    prompt = Prompt.model_construct(
+        text=clip["caption"], image=None if condition == "t2v" else uri, condition=condition, seed=seed
+    )
+    return prompt, uri
+
+
+def _with_clip(drawing: Drawing, clip_uri: str) -> Drawing:
+    video = drawing.video.model_copy(update={"reference_clip": clip_uri})
+    return Drawing(video=video, text=drawing.text, reference=drawing.reference)
+
+
+def _clips(config: StageConfig, store: ObjectStore) -> list[dict[str, str]]:
+    if config.paths.clips is None:
+        raise ConfigError(
+            "sample.fromDataset: there are no curated clips; set spec.dataset.clips, put a stage with task 'curate' "
+            "before it, or list sample.prompts"
+        )
+    table = kept_clips(read_table(store, layout.clip_manifest(config.paths.clips), CLIP_SCHEMA))
+    rows: list[dict[str, str]] = table.select(["uid", "uri", "caption"]).to_pylist()
+    if not rows:
+        raise DataError(f"{config.paths.clips}: no clip was kept, so sample.fromDataset has nothing to draw from")
+    return sorted(rows, key=lambda row: row["uid"])
+
+
+def _prompt_style(config: StageConfig, store: ObjectStore) -> PromptStyle:
+    """The style of the training that came last; both suffixes if nobody knows."""
+    if config.paths.latents is None:
+        return "fps-motion"
+    return read_set_info(store, config.paths.latents).prompts[-1]
+
+
+def _check_frames(config: StageConfig, task: SampleTask) -> None:
+    step = config.autoencoder.temporal_compression
+    causal = config.autoencoder.causal
+    # One latent frame of an autoencoder that is not causal decodes to one frame, so four frames cannot be drawn.
+    fits = task.frames == 1 or (task.frames % step == 1 if causal else task.frames % step == 0 and task.frames > step)
+    if not fits:
+        allowed = f"1 + {step}k" if causal else f"1 or {step}k with k > 1"
+        raise ConfigError(f"sample.frames: {task.frames}: this autoencoder decodes to {allowed} frames")
+
+
+def _check_prompt(path: str, prompt: Prompt, cond_embed: bool) -> None:
+    if prompt.condition.startswith("v2v"):
+        raise ConfigError(
+            f"{path}.condition: {prompt.condition!r}: a prompt names a picture, not a video; use i2v_head, i2v_tail or "
+            "i2v_loop"
+        )
+    if (prompt.condition == "t2v") != (prompt.image is None):
+        raise ConfigError(
+            f"{path}: condition {prompt.condition!r} and image {prompt.image!r} do not fit: t2v has no image, the "
+            "others need one"
+        )
+    if prompt.image is not None and not cond_embed:
+        raise ConfigError(f"{path}.condition: {prompt.condition!r} needs a model with spec.model.condEmbed")
