@@ -28,7 +28,7 @@ class PublishedStage(ApiModel):
 
     name: str
     resolution: str
-    """Largest resolution class."""
+    """Largest resolution class of its clips (pictures may be larger)."""
     steps: int
     gpus: int
     gpu_days: float
@@ -243,7 +243,8 @@ def _stage(run: VideoTrainingRun, stage: Stage, mfu: float, given: float | None,
 def _published(stage: Stage, gpus: int) -> PublishedStage | None:
     if stage.train is None:
         return None
-    largest = max((bucket.resolution for bucket in stage.train.buckets), key=aspect.side_of)
+    clips = [bucket.resolution for bucket in stage.train.buckets if bucket.frames > 1]
+    largest = max(clips, key=aspect.side_of, default="")
     key = (stage.train.steps, gpus, largest)
     return next((row for row in PUBLISHED if (row.steps, row.gpus, row.resolution) == key), None)
 

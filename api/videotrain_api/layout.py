@@ -4,7 +4,7 @@
     curate       manifest.parquet  clips/<uid>.mp4  drop-report.json
     encode       manifest.parquet  shards/<bucket>-<number>-<crc>.tar  set.json
     train,       checkpoints/step-<step>/...  commit.json written last
-    autoencoder  order/<first>-<last>.g<generation>.jsonl  weights/model.safetensors  fence.json
+    autoencoder  order/<first>-<last>.g<generation>.jsonl  weights/model.safetensors  fence/g<generation>.json
     sample       videos/<number>.mp4  videos.json
 """
 
@@ -51,9 +51,9 @@ def order_segment(prefix: str, first_step: int, last_step: int, generation: int)
     return f"{prefix}/order/{first_step:08d}-{last_step:08d}.g{generation:06d}.jsonl"
 
 
-def fence(prefix: str) -> str:
-    """Highest generation that may write to the stage."""
-    return f"{prefix}/fence.json"
+def fence(prefix: str, generation: int) -> str:
+    """Mark of a generation; only the highest one that has a mark may write to the stage."""
+    return f"{prefix}/fence/g{generation:06d}.json"
 
 
 def videos_index(prefix: str) -> str:

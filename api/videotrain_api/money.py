@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import Final
 
 MICROS: Final = 1_000_000
+_AMOUNT: Final = re.compile(r"[0-9]+(\.[0-9]{1,6})?")
 MICROSECONDS_PER_HOUR: Final = 3_600_000_000
 
 
@@ -15,9 +17,9 @@ def parse_micros(amount: str) -> int:
     Raises:
         ValueError: the string is no such amount.
     """
-    whole, _, places = amount.partition(".")
-    if not whole.isdecimal() or (places and not places.isdecimal()) or len(places) > 6 or amount.endswith("."):
+    if not _AMOUNT.fullmatch(amount):
         raise ValueError(f"{amount!r} is no amount; allowed: digits with at most six decimal places, such as 2.50")
+    whole, _, places = amount.partition(".")
     return int(whole) * MICROS + int(places.ljust(6, "0"))
 
 

@@ -195,6 +195,8 @@ class AgentProgress(ApiModel):
     pod_uid: str
     at: datetime
     """The agent's clock when it answered."""
+    ready: bool = True
+    """Workers could start at once: the agent's launcher has imported what they need. A roster that comes earlier waits."""
     roster_generation: int | None = None
     """Newest roster that the agent has read."""
     current: GenerationProgress | None = None

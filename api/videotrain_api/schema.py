@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
-from pydantic.alias_generators import to_camel
-
 
 _PATTERN_MEANINGS: dict[str, str] = {}
 
@@ -24,11 +22,22 @@ def patterned(pattern: str, meaning: str, max_length: int | None = None) -> Stri
     return StringConstraints(pattern=pattern, max_length=max_length)
 
 
+def pattern_meaning(pattern: str) -> str:
+    """What a pattern allows, in words; the pattern itself if nobody gave them."""
+    return _PATTERN_MEANINGS.get(pattern, pattern)
+
+
+def camel_case(name: str) -> str:
+    """`i2v_head` becomes `i2vHead` (pydantic's own function would make it `i2VHead`)."""
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
+
+
 class ApiModel(BaseModel):
     """A closed, frozen model with camelCase names on the wire."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel,
+        alias_generator=camel_case,
         populate_by_name=True,
         extra="forbid",
         frozen=True,
@@ -91,7 +100,7 @@ def _problem(item: dict[str, Any], model: type[BaseModel]) -> Problem:
     if item["type"] == "missing":
         return Problem(field_path(location), None, "this field is required")
     if item["type"] == "string_pattern_mismatch":
-        message = f"allowed: {_PATTERN_MEANINGS.get(item['ctx']['pattern'], item['ctx']['pattern'])}"
+        message = f"allowed: {pattern_meaning(item['ctx']['pattern'])}"
     if item["type"] == "string_type" and isinstance(item.get("input"), int | float):
         message = "must be a string: put it in quotes"
     return Problem(field_path(location) or "(root)", item.get("input"), message)
@@ -114,15 +123,16 @@ def _model_at(model: type[BaseModel] | None, location: tuple[int | str, ...]) ->
         if isinstance(part, int) or model is None:
             continue
         match = [f for n, f in model.model_fields.items() if part in (n, f.alias)]
-        model = next(iter(_models_in(match[0].annotation)), None) if match else None
+        model = next(iter(models_in(match[0].annotation)), None) if match else None
     return model
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a type annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
-        yield from _models_in(argument)
+        yield from models_in(argument)
 
 
 def field_path(location: tuple[int | str, ...]) -> str:

@@ -17,7 +17,7 @@ DNS_LABEL = patterned(
     max_length=40,
 )
 StageName = Annotated[str, DNS_LABEL]
-Resolution = Annotated[str, patterned(r"^[1-9][0-9]{1,3}px$", "an area class such as 256px; see aspect.RESOLUTIONS")]
+Resolution = Annotated[str, patterned(r"^[1-9][0-9]{1,3}px$", "an area class such as 256px", max_length=6)]
 Task = Literal["curate", "autoencoder", "encode", "train", "sample"]
 ConditionKind = Literal["t2v", "i2v_head", "i2v_tail", "i2v_loop", "v2v_head", "v2v_tail"]
 """Which frames of a clip are given: none, the first, the last, both, the first or the last quarter of a long clip."""
@@ -33,7 +33,7 @@ class NodeBounds(ApiModel):
     """Fewest nodes that training goes on with; below it the run waits."""
     max: int = Field(default=1, ge=1, le=4096)
     """Most nodes that are asked for."""
-    allowed: list[int] | None = Field(default=None, min_length=1)
+    allowed: list[int] | None = Field(default=None, min_length=1, max_length=64)
     """The only node counts to use, if not every number from min to max; ascending."""
 
 
@@ -89,7 +89,7 @@ class LearningRatePiece(ApiModel):
 class Optimizer(ApiModel):
     """AdamW with a piecewise constant learning rate after a linear warm-up."""
 
-    learning_rate: list[LearningRatePiece] = Field(min_length=1)
+    learning_rate: list[LearningRatePiece] = Field(min_length=1, max_length=32)
     """Pieces in order of untilStep."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the rate rises linearly from 0."""
@@ -118,7 +118,7 @@ class Bucket(ApiModel):
     """Samples of one micro-batch (one data-parallel slot)."""
     keep_probability: float = Field(default=1.0, gt=0, le=1)
     """Share of the fitting clips taken here; the others fall through to the next smaller resolution."""
-    aspect_ratios: list[str] | None = Field(default=None, min_length=1)
+    aspect_ratios: list[Annotated[str, Field(max_length=8)]] | None = Field(default=None, min_length=1, max_length=15)
     """Width:height names, such as `16:9`; the full table if unset."""
 
 
@@ -169,7 +169,7 @@ class TrainTask(ApiModel):
 
     steps: int = Field(ge=1)
     """Optimizer steps."""
-    buckets: list[Bucket] = Field(min_length=1)
+    buckets: list[Bucket] = Field(min_length=1, max_length=64)
     """The bucket table."""
     optimizer: Optimizer
     """Optimizer and learning rate."""
@@ -189,7 +189,7 @@ class TrainTask(ApiModel):
     """Decay of the moving average of the weights per optimizer step; none is kept if unset."""
     init_from: WeightsFrom | None = None
     """Initial weights: the previous train stage by default, else spec.model.weights, else random."""
-    select: list[ScoreBounds] = Field(default_factory=list)
+    select: list[ScoreBounds] = Field(default_factory=list, max_length=16)
     """Clips to train on; all clips of the dataset if empty."""
 
     @property
@@ -215,8 +215,8 @@ class AutoencoderTask(ApiModel):
     """Data type of weights and activations."""
     parallel: ParallelLayout = ParallelLayout()
     """Parallel layout; context parallelism is not supported here."""
-    ema_decay: float | None = Field(default=0.99, gt=0, lt=1)
-    """Decay of the moving average of the weights; none is kept if null."""
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    """Decay of the moving average of the weights; 0 gives the last weights themselves."""
     init_from: WeightsFrom | None = None
     """Initial weights: spec.autoencoder.weights by default, else random."""
 
@@ -247,7 +247,7 @@ class Prompt(ApiModel):
 class SampleTask(ApiModel):
     """Videos drawn from the trained model, written as mp4."""
 
-    prompts: list[Prompt] = Field(default_factory=list)
+    prompts: list[Prompt] = Field(default_factory=list, max_length=256)
     """What to draw."""
     from_dataset: int = Field(default=0, ge=0)
     """Draw so many further videos from captions of the training clips, with the clip's first frame as reference if
@@ -256,7 +256,7 @@ class SampleTask(ApiModel):
     """Area class of the videos."""
     frames: int = Field(ge=1)
     """Frames of a video."""
-    aspect_ratio: str = "1:1"
+    aspect_ratio: str = Field(default="1:1", max_length=8)
     """Width:height name."""
     sampling_steps: int = Field(default=50, ge=1)
     """Euler steps."""

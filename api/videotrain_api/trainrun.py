@@ -16,6 +16,7 @@ Money = Annotated[
     patterned(
         r"^[0-9]{1,12}(\.[0-9]{1,6})?$",
         "a decimal string of 0 or more with at most six places, such as '2.00'; negative amounts make no sense here",
+        max_length=19,
     ),
 ]
 """An amount as a decimal string with at most six places, so that no float ever holds money."""
@@ -223,7 +224,7 @@ class VideoTrainingRunSpec(ApiModel):
     """Elastic bounds; a stage may set its own. May be changed while running."""
     pool: Pool
     """Nodes and their price."""
-    image: str = "videotrain/trainer:0.1.0"
+    image: str = Field(default="videotrain/trainer:0.1.0", min_length=1, max_length=512)
     """Trainer image."""
     budget: Budget | None = None
     """Spending limits; none if unset. May be changed while running."""

@@ -33,7 +33,7 @@ DIR_CONFIG: Final = "etc/videotrain/config"
 """Holds `<stage>.json`, a StageConfig each; a mounted immutable ConfigMap."""
 DIR_RUN: Final = "run/videotrain"
 """Scratch shared by agent and workers: records-<generation>-<local rank>.jsonl, exit-<generation>-<local rank>.json,
-stacks-<generation>-<local rank>.txt, worker-<generation>-<local rank>.pid (process id of a worker that obeys SIGTERM)."""
+stacks-<generation>-<local rank>.txt, worker-<generation>-<local rank>.pid (a worker that obeys SIGTERM)."""
 DIR_CACHE: Final = "var/cache/videotrain"
 
 # Environment of a worker pod.
@@ -116,6 +116,7 @@ class ExitCode(IntEnum):
     """Exit codes of the trainer's processes. 64-78 follow sysexits.h where one fits."""
 
     OK = 0
+    """Completed, or drained after a save; the worker's own record tells which."""
     INTERNAL = 1
     """An exception that nothing below explains: application."""
     CONFIG = 64

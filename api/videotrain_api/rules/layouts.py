@@ -42,7 +42,8 @@ def _context(path: str, layout: ParallelLayout, facts: Facts) -> Iterator[Proble
     degree, gpus = layout.context_parallel, facts.run.spec.pool.gpus_per_node
     heads = facts.model.num_heads if facts.model else None
     if gpus % degree:
-        yield Problem(f"{path}.contextParallel", degree, f"must divide spec.pool.gpusPerNode ({gpus})")
+        allowed = f"must divide spec.pool.gpusPerNode ({gpus}) and so every world size"
+        yield Problem(f"{path}.contextParallel", degree, allowed)
     if heads and heads % degree:
         yield Problem(f"{path}.contextParallel", degree, f"must divide the {heads} attention heads of spec.model")
 
@@ -61,10 +62,7 @@ def _recomputed(path: str, layout: ParallelLayout, facts: Facts) -> Iterator[Pro
 
 def _worlds(path: str, layout: ParallelLayout, counts: list[int], gpus: int) -> Iterator[Problem]:
     degree, slots = layout.context_parallel, layout.slots_per_step
-    indivisible = [n for n in counts if n * gpus % degree]
-    if indivisible:
-        where = f"with {shown(indivisible)} node(s) of {gpus} GPU(s) the world size is no multiple of it"
-        yield Problem(f"{path}.contextParallel", degree, f"{where}; change it or nodes.allowed")
+    if gpus % degree:
         return
     idle = [n for n in counts if n * gpus // degree > slots]
     if idle:

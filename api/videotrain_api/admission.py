@@ -1,0 +1,322 @@
+"""The rules that the API server itself can check, as CEL expressions of the CRD.
+
+Each stands at the model whose fields it compares. They are a subset of `rules`: what CEL cannot say (presets, parallel
+layouts of every node count, money) is left to `validation.parse_run`. Only standard CEL is used, no Kubernetes library.
+Positions are compared by index over a literal list, since plain CEL has no index of a list element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from videotrain_api import aspect
+from videotrain_api.architecture import TextEncoderSpec, TransformerSpec
+from videotrain_api.schema import ApiModel
+from videotrain_api.stages import (
+    Bucket,
+    ConditioningMix,
+    CurateTask,
+    NodeBounds,
+    Optimizer,
+    Prompt,
+    SampleTask,
+    ScoreBounds,
+    Stage,
+    WeightsFrom,
+)
+from videotrain_api.trainrun import (
+    Budget,
+    CheckpointPolicy,
+    VideoTrainingRunSpec,
+)
+
+Reason = Literal["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired", "FieldValueDuplicate"]
+
+
+@dataclass(frozen=True)
+class CelRule:
+    """One entry of x-kubernetes-validations."""
+
+    rule: str
+    message: str
+    path: str | None = None
+    """Field that is blamed, relative to the model, such as `.min`."""
+    reason: Reason = "FieldValueInvalid"
+
+    def to_wire(self) -> dict[str, str]:
+        """As it stands in the CRD."""
+        wire = {"rule": self.rule, "message": self.message, "reason": self.reason}
+        return wire | ({"fieldPath": self.path} if self.path else {})
+
+
+MOST_STAGES: Final = 32
+_MEMBERS: Final = ("curate", "autoencoder", "encode", "train", "sample")
+_INDICES: Final = "[" + ", ".join(map(str, range(MOST_STAGES))) + "]"
+_FIXED: Final = (
+    "autoencoder",
+    "checkpoint",
+    "dataset",
+    "elasticity",
+    "failurePolicy",
+    "image",
+    "model",
+    "pool",
+    "queue",
+    "seed",
+    "storage",
+    "textEncoder",
+)
+"""Fields of spec that cannot change. Free: budget, nodes, suspend, deadlines, TTL; CEL cannot see into podTemplate."""
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return "[" + ", ".join(f"'{name}'" for name in names) + "]"
+
+
+def _unchanged(field: str, advice: str) -> CelRule:
+    same = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
+    return CelRule(same, f"{field} cannot change; {advice}", f".{field}", "FieldValueForbidden")
+
+
+def _union(member: str) -> CelRule:
+    rule = f"(self.task == '{member}') == has(self.{member})"
+    return CelRule(rule, f"{member} must be set if task is {member}, and only then", f".{member}")
+
+
+def _at_most(low: str, high: str) -> CelRule:
+    rule = f"!has(self.{low}) || !has(self.{high}) || self.{low} <= self.{high}"
+    return CelRule(rule, f"{low} must be at most {high}", f".{low}")
+
+
+def _made_before(task: str, maker: str, given: str, message: str) -> CelRule:
+    """Every stage of `task` needs the field `given` or an earlier stage with task `maker`."""
+    before = f"{_INDICES}.exists(j, j < i && self.stages[j].task == '{maker}')"
+    each = f"{_INDICES}.all(i, i >= size(self.stages) || self.stages[i].task != '{task}' || {before})"
+    return CelRule(f"has(self.{given}) || {each}", message, ".stages")
+
+
+_INPUTS: Final = (
+    _made_before(
+        "autoencoder",
+        "curate",
+        "dataset.clips",
+        "a stage with task autoencoder needs clips: set dataset.clips or put a curate stage before it",
+    ),
+    _made_before(
+        "encode",
+        "curate",
+        "dataset.clips",
+        "a stage with task encode needs clips: set dataset.clips or put a curate stage before it",
+    ),
+    _made_before(
+        "encode",
+        "autoencoder",
+        "autoencoder.weights",
+        "a stage with task encode needs an autoencoder: set autoencoder.weights or put an autoencoder stage before it",
+    ),
+    _made_before(
+        "train",
+        "encode",
+        "dataset.latents",
+        "a stage with task train needs latents: set dataset.latents or put an encode stage before it",
+    ),
+    _made_before(
+        "sample",
+        "train",
+        "model.weights",
+        "a stage with task sample needs a transformer: set model.weights or put a train stage before it",
+    ),
+    _made_before(
+        "sample",
+        "autoencoder",
+        "autoencoder.weights",
+        "a stage with task sample needs an autoencoder: set autoencoder.weights or put an autoencoder stage before it",
+    ),
+    CelRule(
+        "has(self.dataset.videos) || !self.stages.exists(s, s.task == 'curate')",
+        "a stage with task curate needs dataset.videos",
+        ".dataset",
+    ),
+)
+
+
+def _starts_from(task: str) -> CelRule:
+    source = f"self.stages[i].{task}.initFrom"
+    earlier = f"{_INDICES}.exists(j, j < i && self.stages[j].task == '{task}' && self.stages[j].name == {source}.stage)"
+    unset = f"!has(self.stages[i].{task}) || !has({source}) || !has({source}.stage)"
+    rule = f"{_INDICES}.all(i, i >= size(self.stages) || {unset} || {earlier})"
+    return CelRule(rule, f"{task}.initFrom.stage must name an earlier stage with task {task}", ".stages")
+
+
+def _layouts(task: str) -> tuple[CelRule, ...]:
+    layout = f"s.{task}.parallel"
+    most = "(has(s.nodes) ? s.nodes.max : self.nodes.max)"
+    groups = f"{most} * self.pool.gpusPerNode / {layout}.contextParallel"
+    return (
+        CelRule(
+            f"self.stages.all(s, !has(s.{task}) || self.pool.gpusPerNode % {layout}.contextParallel == 0)",
+            f"{task}.parallel.contextParallel must divide pool.gpusPerNode",
+            ".stages",
+        ),
+        CelRule(
+            f"self.stages.all(s, !has(s.{task}) || has(s.nodes) && has(s.nodes.allowed) || "
+            f"!has(s.nodes) && has(self.nodes.allowed) || {groups} <= {layout}.slotsPerStep)",
+            f"{task}.parallel.slotsPerStep must be at least nodes.max * pool.gpusPerNode / contextParallel",
+            ".stages",
+        ),
+    )
+
+
+_SPEC: Final = (
+    *(_unchanged(field, "delete the run and create it anew") for field in _FIXED),
+    CelRule(
+        "self.stages.map(s, s.name) == oldSelf.stages.map(s, s.name)",
+        "stages cannot be added, removed or moved; delete the run and create it anew",
+        ".stages",
+        "FieldValueForbidden",
+    ),
+    CelRule(
+        "self.stages.all(s, self.stages.exists_one(t, t.name == s.name))",
+        "names of stages must be unique",
+        ".stages",
+        "FieldValueDuplicate",
+    ),
+    *_INPUTS,
+    _starts_from("train"),
+    _starts_from("autoencoder"),
+    *_layouts("train"),
+    _layouts("autoencoder")[1],
+    CelRule(
+        "self.stages.all(s, !has(s.autoencoder) || s.autoencoder.parallel.contextParallel == 1)",
+        "autoencoder.parallel.contextParallel must be 1",
+        ".stages",
+    ),
+    CelRule(
+        "!has(self.budget) || !has(self.budget.maxCost) || double(self.pool.pricePerGpuHour) > 0.0",
+        "budget.maxCost can never be reached at pool.pricePerGpuHour 0; use budget.maxGpuHours",
+        ".budget",
+    ),
+)
+
+_BUCKET: Final = (
+    CelRule(
+        f"self.resolution in {_names(aspect.RESOLUTION_NAMES)}",
+        f"unknown resolution; allowed: {', '.join(aspect.RESOLUTION_NAMES)}",
+        ".resolution",
+    ),
+    CelRule("self.frames % 4 <= 1", "frames must be 1, 4k (dc-ae) or 1 + 4k (hunyuan-vae)", ".frames"),
+    _at_most("minFrames", "frames"),
+    CelRule(
+        "!has(self.minFrames) || self.minFrames % 4 == self.frames % 4 && (self.minFrames > 1 || self.frames == 1)",
+        "minFrames must be in steps of 4 below frames; pictures need a row of their own with frames 1",
+        ".minFrames",
+    ),
+    CelRule(
+        f"!has(self.aspectRatios) || self.aspectRatios.all(a, a in {_names(aspect.ASPECT_NAMES)})",
+        f"unknown aspect ratio; allowed: {', '.join(aspect.ASPECT_NAMES)}",
+        ".aspectRatios",
+    ),
+)
+
+_SAMPLE: Final = (
+    _BUCKET[0],
+    _BUCKET[1],
+    CelRule(
+        f"self.aspectRatio in {_names(aspect.ASPECT_NAMES)}",
+        f"unknown aspect ratio; allowed: {', '.join(aspect.ASPECT_NAMES)}",
+        ".aspectRatio",
+    ),
+    CelRule("self.fromDataset > 0 || has(self.prompts) && size(self.prompts) > 0", "give prompts or set fromDataset"),
+)
+
+_PIECES: Final = f"{_INDICES}.all(i, i == 0 || i >= size(self.learningRate) || "
+
+RULES: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
+    VideoTrainingRunSpec: _SPEC,
+    Stage: (
+        CelRule("self.task == oldSelf.task", "task cannot change", ".task", "FieldValueForbidden"),
+        *(_unchanged(member, "delete the run and create it anew") for member in _MEMBERS),
+        *(_union(member) for member in _MEMBERS),
+    ),
+    NodeBounds: (
+        _at_most("min", "max"),
+        CelRule(
+            "!has(self.allowed) || self.allowed.all(n, n >= self.min && n <= self.max)",
+            "every allowed count must lie from min to max",
+            ".allowed",
+        ),
+        CelRule(
+            "!has(self.allowed) || self.allowed.all(n, self.allowed.exists_one(m, m == n))",
+            "every allowed count may appear once",
+            ".allowed",
+            "FieldValueDuplicate",
+        ),
+    ),
+    Bucket: _BUCKET,
+    SampleTask: _SAMPLE,
+    Prompt: (
+        CelRule("!self.condition.startsWith('v2v')", "a prompt has a picture, no clip", ".condition"),
+        CelRule("(self.condition == 't2v') == !has(self.image)", "t2v takes no image, the others need one"),
+    ),
+    ConditioningMix: (
+        CelRule(
+            "self.t2v + self.i2vHead + self.i2vTail + self.i2vLoop + self.v2vHead + self.v2vTail > 0.0",
+            "at least one weight must be above 0",
+        ),
+    ),
+    Optimizer: (
+        CelRule(
+            f"{_PIECES}(has(self.learningRate[i - 1].untilStep) && (!has(self.learningRate[i].untilStep) || "
+            "self.learningRate[i].untilStep > self.learningRate[i - 1].untilStep)))",
+            "the pieces must be in order of untilStep, and only the last may leave it out",
+            ".learningRate",
+        ),
+    ),
+    ScoreBounds: (
+        CelRule("has(self.min) || has(self.max)", "set min, max or both"),
+        _at_most("min", "max"),
+    ),
+    CurateTask: (
+        _at_most("minSeconds", "maxSeconds"),
+        _at_most("minAspect", "maxAspect"),
+        _at_most("minMotion", "maxMotion"),
+    ),
+    WeightsFrom: (CelRule("!has(self.stage) || !has(self.uri)", "set stage or uri, not both"),),
+    TransformerSpec: (
+        CelRule(
+            "!has(self.ropeAxes) || self.ropeAxes.all(a, a >= 2 && a % 2 == 0)",
+            "even numbers of 2 or more",
+            ".ropeAxes",
+        ),
+        CelRule(
+            "!has(self.hiddenSize) || !has(self.numHeads) || self.hiddenSize % self.numHeads == 0",
+            "hiddenSize must be a multiple of numHeads",
+            ".hiddenSize",
+        ),
+        CelRule(
+            "!has(self.hiddenSize) || !has(self.numHeads) || !has(self.ropeAxes) || "
+            "self.ropeAxes[0] + self.ropeAxes[1] + self.ropeAxes[2] == self.hiddenSize / self.numHeads",
+            "ropeAxes must sum to hiddenSize / numHeads",
+            ".ropeAxes",
+        ),
+    ),
+    TextEncoderSpec: (
+        CelRule(
+            "(self.kind == 't5-clip') == has(self.weights)", "weights are required by t5-clip and refused by bytes"
+        ),
+    ),
+    Budget: (
+        CelRule("has(self.maxCost) || has(self.maxGpuHours)", "set maxCost, maxGpuHours or both"),
+        CelRule("!has(self.maxCost) || double(self.maxCost) > 0.0", "a budget of 0 buys no step", ".maxCost"),
+    ),
+    CheckpointPolicy: (
+        CelRule(
+            "!has(self.keepEverySteps) || self.keepEverySteps % self.everySteps == 0",
+            "keepEverySteps must be a multiple of everySteps",
+            ".keepEverySteps",
+        ),
+    ),
+}
+"""Rules by the model at which they stand."""

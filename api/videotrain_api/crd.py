@@ -1,0 +1,198 @@
+"""The CustomResourceDefinition, made from the pydantic models.
+
+A structural schema has no references, no null and only a few of JSON Schema's words; this module turns pydantic's JSON
+schema into one, with the field documentation and the CEL rules of `admission`.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Final
+
+from videotrain_api import vocabulary
+from videotrain_api.admission import RULES
+from videotrain_api.schema import ApiModel
+from videotrain_api.stages import DNS_LABEL
+from videotrain_api.status import RunStatus
+from videotrain_api.trainrun import VideoTrainingRun, VideoTrainingRunSpec
+
+Json = dict[str, Any]
+
+_INT64_MAX: Final = 2**53
+_LIST_KEYS: Final = {"stages": "name", "conditions": "type"}
+"""Lists of objects that are merged by a key; all others are replaced as a whole."""
+_KEPT: Final = (
+    "type",
+    "format",
+    "enum",
+    "pattern",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "required",
+    "default",
+    "description",
+)
+_NAME: Final = {"pattern": DNS_LABEL.pattern, "maxLength": DNS_LABEL.max_length}
+"""A run's name is shorter than Kubernetes allows, since pod names are derived from it."""
+PRINTER_COLUMNS: Final = (
+    ("Phase", "string", ".status.phase", "Where the run is", 0),
+    ("Stage", "string", ".status.stage", "Current stage", 0),
+    ("Progress", "string", ".status.progress", "Last step of the stage and how many it has", 0),
+    ("Nodes", "integer", ".status.nodes.current", "Nodes of the running generation", 0),
+    ("MFU", "number", ".status.throughput.mfuPercent", "Model FLOPs utilisation, percent", 0),
+    ("Cost", "string", ".status.cost.total", "Spent so far", 0),
+    ("Generation", "integer", ".status.generation", "Newest generation of workers", 1),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since creation", 0),
+)
+"""Name, type, path, description and priority of the columns of `kubectl get vtr`."""
+
+
+def custom_resource_definition() -> Json:
+    """The CRD as Kubernetes takes it."""
+    names = {
+        "kind": vocabulary.KIND,
+        "listKind": f"{vocabulary.KIND}List",
+        "plural": vocabulary.PLURAL,
+        "singular": vocabulary.KIND.lower(),
+        "shortNames": [vocabulary.SHORT_NAME],
+        "categories": ["training"],
+    }
+    version = {
+        "name": vocabulary.API_VERSION.partition("/")[2],
+        "served": True,
+        "storage": True,
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": [_column(*column) for column in PRINTER_COLUMNS],
+        "schema": {"openAPIV3Schema": root_schema()},
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{vocabulary.PLURAL}.{vocabulary.GROUP}"},
+        "spec": {"group": vocabulary.GROUP, "names": names, "scope": "Namespaced", "versions": [version]},
+    }
+
+
+def root_schema() -> Json:
+    """Structural schema of the whole resource."""
+    return {
+        "type": "object",
+        "description": _text(VideoTrainingRun.__doc__),
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": "Version of the API."},
+            "kind": {"type": "string", "description": "Kind of the resource."},
+            "metadata": {"type": "object", "properties": {"name": {**_NAME, "type": "string"}}},
+            "spec": structural(VideoTrainingRunSpec, "Desired state."),
+            "status": structural(RunStatus, "Observed state; written by the operator only."),
+        },
+    }
+
+
+def structural(model: type[ApiModel], description: str) -> Json:
+    """Structural schema of one model and everything below it."""
+    schema = model.model_json_schema(by_alias=True, mode="validation")
+    definitions = schema.pop("$defs", {})
+    rules = {type_.__name__: [rule.to_wire() for rule in found] for type_, found in RULES.items()}
+    schema["title"] = model.__name__
+    return _Converter(definitions, rules).convert(schema) | {"description": description}
+
+
+class _Converter:
+    """Walks a JSON schema of pydantic; holds its definitions and the rules by model name."""
+
+    def __init__(self, definitions: Json, rules: dict[str, list[dict[str, str]]]) -> None:
+        self.definitions = definitions
+        self.rules = rules
+
+    def convert(self, schema: Json, name: str = "") -> Json:
+        """One node; `name` is the property under which it stands."""
+        schema = self._resolved(schema)
+        node = {key: copy.deepcopy(schema[key]) for key in _KEPT if schema.get(key) is not None}
+        if "description" in node:
+            node["description"] = _text(node["description"])
+        if node.get("type") == "object":
+            node |= self._object(schema, node)
+        if node.get("type") == "array":
+            node |= self._array(schema, name)
+        _bounds(node)
+        _formats(node)
+        return _ordered(node)
+
+    def _resolved(self, schema: Json) -> Json:
+        """Follow a reference and drop null; what stands beside the reference wins."""
+        if "anyOf" in schema:
+            real = [option for option in schema["anyOf"] if option.get("type") != "null"]
+            if len(real) != 1:
+                raise ValueError(f"a structural schema cannot express this union: {schema}")
+            beside = {key: value for key, value in schema.items() if key != "anyOf"}
+            return self._resolved(real[0] | beside)
+        if "$ref" in schema:
+            target = self.definitions[schema["$ref"].rpartition("/")[2]]
+            beside = {key: value for key, value in schema.items() if key not in ("$ref", "title")}
+            return self._resolved(target | beside)
+        if "const" in schema:
+            return schema | {"enum": [schema["const"]]}
+        return schema
+
+    def _object(self, schema: Json, node: Json) -> Json:
+        values = schema.get("additionalProperties")
+        if "properties" not in schema:
+            if values is True or values is None:
+                return {"x-kubernetes-preserve-unknown-fields": True}
+            return {"additionalProperties": self.convert(values)}
+        properties = {name: self.convert(prop, name) for name, prop in schema["properties"].items()}
+        found: Json = {"properties": properties}
+        if isinstance(node.get("default"), dict):
+            # Spelled out, since the rules at this place are checked on the default as it is written.
+            found["default"] = {name: prop["default"] for name, prop in properties.items() if "default" in prop}
+        rules = self.rules.get(schema.get("title", ""))
+        return found | ({"x-kubernetes-validations": rules} if rules else {})
+
+    def _array(self, schema: Json, name: str) -> Json:
+        node: Json = {"items": self.convert(schema["items"])}
+        if name in _LIST_KEYS and node["items"].get("type") == "object":
+            key = _LIST_KEYS[name]
+            node |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+        return node
+
+
+def _bounds(node: Json) -> None:
+    """OpenAPI 3.0 spells an exclusive bound as a flag beside the bound."""
+    for word, bound, step in (("exclusiveMinimum", "minimum", 1), ("exclusiveMaximum", "maximum", -1)):
+        value = node.pop(word, None)
+        if value is None or abs(value) > _INT64_MAX:
+            continue
+        if node["type"] == "integer":
+            node[bound] = value + step
+        else:
+            node[bound], node[word] = value, True
+
+
+def _formats(node: Json) -> None:
+    if node.get("type") in ("integer", "number"):
+        node["format"] = {"integer": "int64", "number": "double"}[node["type"]]
+    if "enum" in node and "type" not in node:
+        node["type"] = "integer" if isinstance(node["enum"][0], int) else "string"
+    if node.get("default") in ([], {}) and node.get("type") != "object":
+        node.pop("default")
+
+
+def _ordered(node: Json) -> Json:
+    first = ["description", "type", "format", "enum", "default", "required", "properties"]
+    return {key: node[key] for key in [*first, *sorted(node)] if key in node}
+
+
+def _text(documentation: str | None) -> str:
+    return " ".join((documentation or "").split())
+
+
+def _column(name: str, kind: str, path: str, description: str, priority: int) -> Json:
+    column: Json = {"name": name, "type": kind, "jsonPath": path, "description": description}
+    return column | ({"priority": priority} if priority else {})

@@ -1,0 +1,102 @@
+"""A manifest becomes frozen stage configurations: inputs connected, presets filled in, seeds and hashes stable."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from videotrain_api.resolve import resolve, stage_seed
+from videotrain_api.schema import ManifestError
+from videotrain_api.stage_config import StageConfig
+from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.validation import parse_run
+
+
+def test_stages_read_what_earlier_stages_wrote(manifest):
+    curate, autoencoder, encode, train, sample = (config.paths for config in resolve(parse_run(manifest)))
+    assert curate.output == "s3://videotrain/good/good/curate"
+    assert autoencoder.clips == encode.clips == sample.clips == curate.output
+    assert encode.autoencoder_weights == sample.autoencoder_weights == autoencoder.output
+    assert train.latents == sample.latents == encode.output
+    assert sample.model_weights == train.output
+    assert train.clips is None and curate.clips is None and train.initial_weights is None
+
+
+def test_a_second_train_stage_continues_from_the_first(manifest):
+    more = copy.deepcopy(manifest["spec"]["stages"][3]) | {"name": "more"}
+    manifest["spec"]["stages"].insert(4, more)
+    assert resolve(parse_run(manifest))[4].paths.initial_weights == "s3://videotrain/good/good/train"
+    more["train"]["initFrom"] = {"uri": "s3://weights/x.safetensors"}
+    assert resolve(parse_run(manifest))[4].paths.initial_weights == "s3://weights/x.safetensors"
+    more["train"]["initFrom"] = {"stage": "train"}
+    assert resolve(parse_run(manifest))[4].paths.initial_weights == "s3://videotrain/good/good/train"
+    more["train"]["initFrom"] = {}
+    assert resolve(parse_run(manifest))[4].paths.initial_weights is None
+
+
+def test_given_sets_and_weights_are_used_where_no_stage_makes_them(manifest):
+    spec = manifest["spec"]
+    spec["stages"] = spec["stages"][3:]
+    spec["dataset"] = {"latents": "s3://sets/latents", "clips": "s3://sets/clips"}
+    spec["model"]["weights"] = "s3://weights/model"
+    spec["autoencoder"]["weights"] = "s3://weights/autoencoder"
+    train, sample = (config.paths for config in resolve(parse_run(manifest)))
+    assert (train.latents, train.initial_weights) == ("s3://sets/latents", "s3://weights/model")
+    assert (sample.clips, sample.autoencoder_weights) == ("s3://sets/clips", "s3://weights/autoencoder")
+
+
+def test_encode_makes_each_size_of_the_stages_that_read_it_once(manifest):
+    stages = manifest["spec"]["stages"]
+    second = copy.deepcopy(stages[3]) | {"name": "second"}
+    second["train"]["buckets"] = [
+        {"resolution": "64px", "frames": 8, "batchSize": 9, "keepProbability": 0.5},
+        {"resolution": "128px", "frames": 4, "batchSize": 1},
+    ]
+    third = copy.deepcopy(stages[3]) | {"name": "third"}
+    third["train"]["buckets"] = [{"resolution": "256px", "frames": 4, "batchSize": 1}]
+    stages[4:4] = [second, {"name": "again", "task": "encode", "encode": {}}, third]
+    configs = {config.stage.name: config for config in resolve(parse_run(manifest))}
+    first = [(b.resolution, b.frames, b.batch_size, b.keep_probability) for b in configs["encode"].encode_buckets]
+    assert first == [("64px", 8, 9, 1.0), ("128px", 4, 1, 1.0)]
+    assert [b.resolution for b in configs["again"].encode_buckets] == ["256px"]
+    assert configs["third"].paths.latents == configs["again"].paths.output
+    assert configs["train"].encode_buckets == []
+
+
+def test_presets_are_filled_in_and_the_configuration_survives_the_wire(manifest):
+    for config in resolve(parse_run(manifest)):
+        assert config.model.hidden_size == 64 and config.autoencoder.widths == [8, 16, 16, 32, 32, 32]
+        assert config.run == "default/good" and config.gpus_per_node == 2
+        assert StageConfig.from_wire(config.to_wire()) == config
+        assert StageConfig.from_wire(config.to_wire()).hash() == config.hash()
+
+
+def test_node_bounds_do_not_change_the_hash_but_steps_do(manifest):
+    before = [config.hash() for config in resolve(parse_run(manifest))]
+    manifest["spec"]["nodes"] = {"min": 1, "max": 1}
+    manifest["spec"]["stages"][3]["nodes"] = {"min": 1, "max": 2}
+    assert [config.hash() for config in resolve(parse_run(manifest))] == before
+    manifest["spec"]["stages"][3]["train"]["steps"] += 1
+    after = [config.hash() for config in resolve(parse_run(manifest))]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, True, False, True]
+
+
+def test_seeds_differ_between_stages_and_runs_and_stay_the_same():
+    assert stage_seed(42, "t") == 7650209248995257
+    assert len({stage_seed(seed, name) for seed in range(20) for name in ("a", "b", "c")}) == 60
+    assert 0 <= stage_seed(2**63 - 1, "x") < 2**53
+
+
+def test_a_missing_input_names_the_stage_and_the_remedy(manifest):
+    run = VideoTrainingRun.from_wire(manifest)
+    stages = [stage for stage in run.spec.stages if stage.task != "encode"]
+    broken = run.model_copy(update={"spec": run.spec.model_copy(update={"stages": stages})})
+    with pytest.raises(ManifestError, match=r"spec.stages\[2\].task: 'train': needs latents: set spec.dataset.latents"):
+        resolve(broken)
+
+
+def test_a_run_without_a_transformer_needs_no_model(manifest):
+    manifest["spec"]["stages"] = manifest["spec"]["stages"][:2]
+    manifest["spec"]["model"] = {}
+    assert [config.model.hidden_size for config in resolve(parse_run(manifest))] == [None, None]
