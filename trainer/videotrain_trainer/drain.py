@@ -12,6 +12,21 @@ import torch
 import torch.distributed as dist
 
 
+def _hold_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _release_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _disown() -> None:
+    """A helper process that the task forks shares the socket: its own SIGTERM must end it and not reach this worker."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _release_sigterm()
+
+
 class SignalDrain:
     """The Drain of a worker process.
 
@@ -34,7 +49,7 @@ class SignalDrain:
         self._writer.setblocking(False)
         signal.signal(signal.SIGTERM, lambda *_: None)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=self._disown)
+        os.register_at_fork(before=_hold_sigterm, after_in_parent=_release_sigterm, after_in_child=_disown)
         threading.Thread(target=self._listen, name="drain", daemon=True).start()
 
     def _listen(self) -> None:
@@ -43,12 +58,6 @@ class SignalDrain:
                 self._requested.set()
                 if not self._started.is_set():
                     self._leave_early()
-
-    @staticmethod
-    def _disown() -> None:
-        """A helper process forked by the task shares the socket: its own SIGTERM must not reach this worker."""
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def started(self, device: torch.device) -> None:
         """The process group is ready; from now on the world leaves together.

@@ -7,11 +7,18 @@ from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
-from videotrain_api.vocabulary import ExitCode
 
+from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.errors import TrainerError
 
-_CUDA_MARKS = ("CUDA error", "cudaError", "unhandled cuda error", "ncclUnhandledCudaError", "CUBLAS_STATUS", "CUDNN_STATUS")
+_CUDA_MARKS = (
+    "CUDA error",
+    "cudaError",
+    "unhandled cuda error",
+    "ncclUnhandledCudaError",
+    "CUBLAS_STATUS",
+    "CUDNN_STATUS",
+)
 _PEER_MARKS = (
     "gloo/transport",
     "Connection closed by peer",

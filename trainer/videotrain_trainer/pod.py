@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from videotrain_api import vocabulary as names
+from pydantic import ValidationError
 
+from videotrain_api import vocabulary as names
+from videotrain_api.stage_config import StageConfig
 from videotrain_trainer.errors import ConfigError
 
 
@@ -96,9 +99,33 @@ class RunFiles:
         """Files that torch's launcher keeps about its workers."""
         return self.directory / f"launcher-{generation}"
 
+    def tidy(self, generation: int, processes: int) -> None:
+        """Remove what nobody needs after the generation's end; records, exits and stacks stay."""
+        shutil.rmtree(self.launcher(generation), ignore_errors=True)
+        for local_rank in range(processes):
+            shutil.rmtree(self.scratch(generation, local_rank), ignore_errors=True)
+            self.worker(generation, local_rank).unlink(missing_ok=True)
+            stacks = self.stacks(generation, local_rank)
+            if stacks.exists() and stacks.stat().st_size == 0:
+                stacks.unlink()
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file so that a reader sees the old text or the new one."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(text, encoding="utf-8")
     part.replace(path)
+
+
+def load_config(path: Path) -> StageConfig:
+    """Read a stage's frozen configuration.
+
+    Raises:
+        ConfigError: the file is missing or does not fit this version.
+    """
+    try:
+        return StageConfig.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; the pod mounts the run's ConfigMap there") from None
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {error}") from None

@@ -1,8 +1,8 @@
 """One worker process: from the environment that torch's launcher and the agent give to an exit code.
 
-Environment: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them, the pod's
-own variables, ENV_GENERATION, ENV_CONFIG_FILE and ENV_RESTORE. Whatever happens, exit-<generation>-<local rank>.json
-tells it; only SIGKILL leaves that to the agent.
+Environment: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them, the
+pod's own variables, ENV_GENERATION, ENV_CONFIG_FILE and ENV_RESTORE. Whatever happens,
+exit-<generation>-<local rank>.json tells it; only SIGKILL leaves that to the agent.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ from typing import Literal, NoReturn
 
 import torch
 import torch.distributed as dist
-from pydantic import ValidationError
+
 from videotrain_api import vocabulary as names
 from videotrain_api.records import WorkerExit
 from videotrain_api.stage_config import StageConfig
 from videotrain_api.vocabulary import ExitCode
-
 from videotrain_trainer.context import Outcome, StageContext, Task, World
 from videotrain_trainer.drain import SignalDrain
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.faults import classify, describe
 from videotrain_trainer.linux import die_with_parent, name_process
-from videotrain_trainer.pod import Pod, RunFiles, require, write_atomically
+from videotrain_trainer.pod import Pod, RunFiles, load_config, require, write_atomically
 from videotrain_trainer.telemetry.records import RecordFile
 
 TASKS: dict[str, str] = {
@@ -90,20 +89,6 @@ def set_up_logging(run: str, stage: str, generation: int, rank: int) -> None:
     logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr, force=True)
 
 
-def load_config(path: Path) -> StageConfig:
-    """Read a stage's frozen configuration.
-
-    Raises:
-        ConfigError: the file is missing or does not fit this version.
-    """
-    try:
-        return StageConfig.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ConfigError(f"stage configuration {path} does not exist; the pod mounts the run's ConfigMap there") from None
-    except ValidationError as error:
-        raise ConfigError(f"stage configuration {path}: {error}") from None
-
-
 def choose_device(environment: WorkerEnvironment) -> torch.device:
     """The GPU with the worker's local rank, or the CPU where there is no GPU.
 
@@ -112,9 +97,10 @@ def choose_device(environment: WorkerEnvironment) -> torch.device:
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    if torch.cuda.device_count() < environment.local_world_size:
+    devices = torch.cuda.device_count()
+    if devices < environment.local_world_size:
         raise ConfigError(
-            f"the pod has {torch.cuda.device_count()} CUDA devices for {environment.local_world_size} worker processes; "
+            f"the pod has {devices} CUDA devices for {environment.local_world_size} worker processes; "
             "set spec.pool.gpusPerNode to the number of devices, or CUDA_VISIBLE_DEVICES to nothing to use the CPU"
         )
     device = torch.device("cuda", environment.local_rank)
@@ -134,7 +120,11 @@ class Worker:
 
     def _announce(self) -> None:
         """Take stack requests, then publish the process id: whoever reads it may send signals."""
-        files, generation, local_rank = self._environment.files, self._environment.generation, self._environment.local_rank
+        files, generation, local_rank = (
+            self._environment.files,
+            self._environment.generation,
+            self._environment.local_rank,
+        )
         self._stacks = files.stacks(generation, local_rank).open("a")
         faulthandler.register(signal.SIGUSR1, file=self._stacks, all_threads=True)
         write_atomically(files.worker(generation, local_rank), f"{os.getpid()}\n")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal
 
 from videotrain_api.records import WorkerExit
 from videotrain_api.vocabulary import ExitCode
-
 from videotrain_trainer.agent.messages import WorkerDeath
 
 EndState = Literal["succeeded", "drained", "failed"]
@@ -25,14 +24,14 @@ def status_code(exit_code: int) -> int:
 def silent_exit(
     generation: int, stage: str, local_rank: int, step: int, at: datetime, code: int, message: str
 ) -> WorkerExit:
-    """The exit record of a worker that could not write one."""
+    """The exit record of a worker that could not write one; code 0 means that it had not yet begun."""
     return WorkerExit(
         generation=generation,
         stage=stage,
         local_rank=local_rank,
         at=at,
         code=code,
-        outcome="failed",
+        outcome="failed" if code else "drained",
         step=step,
         message=message,
     )
@@ -65,8 +64,3 @@ def root_cause(exits: Sequence[WorkerExit]) -> WorkerExit | None:
 
 def _blame(code: int) -> int:
     return _CONSEQUENCES.index(ExitCode(code)) + 1 if code in _CONSEQUENCES else 0
-
-
-def by_local_rank(exits: Iterable[WorkerExit]) -> Mapping[int, WorkerExit]:
-    """Exit records by local rank."""
-    return {record.local_rank: record for record in exits}

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 
-from videotrain_trainer.agent.messages import MAX_PACKET, ZYGOTE_MESSAGE, LaunchOrder, ZygoteMessage
+from videotrain_trainer.agent.messages import MAX_PACKET, ZYGOTE_MESSAGE, LaunchMessage, LaunchOrder, Ready
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +22,11 @@ class Launcher:
     def _start(self) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.setblocking(False)
+        self._ready = False
         environment = {
-            # One OpenMP thread per worker unless the pod says otherwise, as torchrun has it; read when torch is imported.
+            # One OpenMP thread per worker unless the pod says otherwise, as torchrun has it; read when torch loads.
             "OMP_NUM_THREADS": "1",
-            # Arrow's allocator would start a thread in the zygote, and NVML answers "is there a GPU?" without touching it.
+            # Arrow's allocator must start no thread in the zygote, and NVML tells of GPUs without touching them.
             "JE_ARROW_MALLOC_CONF": "background_thread:false",
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
             **os.environ,
@@ -41,19 +42,28 @@ class Launcher:
 
     def launch(self, order: LaunchOrder) -> None:
         """Start the workers of a generation; a zygote that died is replaced first."""
+        self.revive()
+        self._channel.send(order.model_dump_json(by_alias=True).encode())
+
+    def revive(self) -> None:
+        """Put another zygote in the place of one that died."""
         if not self.alive():
             log.error("the warm launcher ended with status %s; starting another", self._process.returncode)
             self._channel.close()
             self._start()
-        self._channel.send(order.model_dump_json(by_alias=True).encode())
 
     def alive(self) -> bool:
         """The zygote runs."""
         return self._process.poll() is None
 
-    def messages(self) -> list[ZygoteMessage]:
-        """What the zygote told since the last call."""
-        found: list[ZygoteMessage] = []
+    @property
+    def ready(self) -> bool:
+        """The zygote has imported everything and waits for orders."""
+        return self._ready and self.alive()
+
+    def messages(self) -> list[LaunchMessage]:
+        """What the zygote told about launches since the last call."""
+        found: list[LaunchMessage] = []
         while True:
             try:
                 packet = self._channel.recv(MAX_PACKET)
@@ -61,7 +71,12 @@ class Launcher:
                 return found
             if not packet:
                 return found
-            found.append(ZYGOTE_MESSAGE.validate_json(packet))
+            message = ZYGOTE_MESSAGE.validate_json(packet)
+            if isinstance(message, Ready):
+                log.info("the warm launcher is ready; workers are started by %s", message.start_method)
+                self._ready = True
+            else:
+                found.append(message)
 
     def close(self) -> None:
         """End the zygote."""

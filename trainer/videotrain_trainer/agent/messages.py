@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
+
 from videotrain_api.schema import ApiModel
 
 
@@ -25,7 +26,7 @@ class LaunchOrder(ApiModel):
     join_seconds: int
     """How long to wait for the other members."""
     log_directory: str
-    """For torch's error files."""
+    """For the files that torch's launcher keeps about its workers."""
     environment: dict[str, str]
     """Added to the environment of the workers."""
 
@@ -39,6 +40,14 @@ class WorkerDeath(ApiModel):
     at: datetime
 
 
+class Ready(ApiModel):
+    """The zygote has imported everything."""
+
+    kind: Literal["ready"] = "ready"
+    start_method: Literal["fork", "spawn"]
+    """How worker processes will be started."""
+
+
 class Launched(ApiModel):
     """The launcher of a generation has its own process now."""
 
@@ -47,14 +56,17 @@ class Launched(ApiModel):
     pid: int
 
 
-class LaunchFailed(ApiModel):
-    """What the launcher saw, sent before it ends; a launcher whose workers all succeeded sends nothing."""
+class WorkersFailed(ApiModel):
+    """The launcher saw workers fail, or could not start any; sent at once, before the siblings are stopped."""
 
     kind: Literal["failed"] = "failed"
     generation: int
     deaths: list[WorkerDeath]
-    """Empty if no worker had started."""
+    """Empty if no worker was started."""
+    code: int
+    """Exit code that stands for the launcher's own failure; 0 if workers failed."""
     message: str
+    """The launcher's own failure, for people."""
 
 
 class LauncherEnded(ApiModel):
@@ -66,7 +78,9 @@ class LauncherEnded(ApiModel):
     """As subprocess has it: -n for signal n."""
 
 
-ZygoteMessage = Launched | LaunchFailed | LauncherEnded
+LaunchMessage = Launched | WorkersFailed | LauncherEnded
+"""What becomes of a launch order."""
+ZygoteMessage = Ready | LaunchMessage
 ZYGOTE_MESSAGE: TypeAdapter[ZygoteMessage] = TypeAdapter(Annotated[ZygoteMessage, Field(discriminator="kind")])
 """Parses one packet from the zygote."""
 

@@ -6,7 +6,14 @@ from collections import deque
 from datetime import datetime
 from typing import Literal
 
-from videotrain_api.records import CheckpointRecord, GenerationProgress, SavedPoint, StartedRecord, StepRecord, WorkerExit
+from videotrain_api.records import (
+    CheckpointRecord,
+    GenerationProgress,
+    SavedPoint,
+    StartedRecord,
+    StepRecord,
+    WorkerExit,
+)
 
 State = Literal["starting", "running", "draining", "drained", "failed", "succeeded"]
 
@@ -49,11 +56,6 @@ class ProgressFold:
         if self._recent:
             return self._recent[-1].finished_at
         return self._started.at if self._started else self._launched_at
-
-    @property
-    def running(self) -> bool:
-        """Workers were ready to train."""
-        return self._started is not None
 
     def apply(self, record: StartedRecord | StepRecord | CheckpointRecord | WorkerExit) -> None:
         """Take one record of the pod's local rank 0."""

@@ -1,7 +1,7 @@
 """A torchelastic rendezvous in which the roster has decided everything: members, ranks and the store's address.
 
-Like torch's `static` one, with two differences: the store listens on the leader's own address only (so that worlds on one
-machine do not meet), and followers look for it every 20 ms instead of once a second.
+Like torch's `static` one, with two differences: the store listens on the leader's own address only, so that worlds on
+one machine do not meet; and followers look for it every 20 ms instead of once a second.
 """
 
 from __future__ import annotations
@@ -11,26 +11,23 @@ import socket
 import time
 from datetime import timedelta
 
-from torch.distributed import PrefixStore, TCPStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
     RendezvousInfo,
-    RendezvousParameters,
     RendezvousStoreInfo,
-    RendezvousTimeoutError,
-    rendezvous_handler_registry,
 )
 
-BACKEND = "roster"
-"""Name of the rendezvous backend."""
+from videotrain_trainer.errors import PeerLost
 
 
 class RosterRendezvous(RendezvousHandler):
     """The world of one generation; node 0 hosts the store."""
 
-    def __init__(self, address: str, port: int, node_rank: int, nodes: int, run_id: str, timeout: timedelta) -> None:
-        self._address = address
-        self._port = port
+    def __init__(self, endpoint: str, node_rank: int, nodes: int, run_id: str, timeout: timedelta) -> None:
+        address, _, port = endpoint.rpartition(":")
+        self._address = address.strip("[]")
+        self._port = int(port)
         self._node_rank = node_rank
         self._nodes = nodes
         self._run_id = run_id
@@ -38,7 +35,7 @@ class RosterRendezvous(RendezvousHandler):
 
     def get_backend(self) -> str:
         """Name of the backend."""
-        return BACKEND
+        return "roster"
 
     @property
     def use_agent_store(self) -> bool:
@@ -49,7 +46,7 @@ class RosterRendezvous(RendezvousHandler):
         """Wait until every member is there.
 
         Raises:
-            RendezvousTimeoutError: the leader's store did not answer in time.
+            PeerLost: the leader's store did not answer in time.
         """
         descriptor = self._listen() if self._node_rank == 0 else None
         if descriptor is None:
@@ -79,7 +76,7 @@ class RosterRendezvous(RendezvousHandler):
             with contextlib.suppress(OSError), socket.create_connection((self._address, self._port), timeout=1.0):
                 return
             if time.monotonic() > deadline:
-                raise RendezvousTimeoutError(f"the leader's store {self._address}:{self._port} does not answer")
+                raise PeerLost(f"the leader's store {self._address}:{self._port} does not answer")
             time.sleep(0.02)
 
     def is_closed(self) -> bool:
@@ -100,20 +97,3 @@ class RosterRendezvous(RendezvousHandler):
     def shutdown(self) -> bool:
         """Nothing to shut down."""
         return True
-
-
-def _create(parameters: RendezvousParameters) -> RendezvousHandler:
-    address, _, port = parameters.endpoint.rpartition(":")
-    return RosterRendezvous(
-        address.strip("[]"),
-        int(port),
-        int(parameters.config["rank"]),
-        parameters.max_nodes,
-        parameters.run_id,
-        timedelta(seconds=int(parameters.config["timeout"])),
-    )
-
-
-def register() -> None:
-    """Make the backend known to torch's launcher in this process."""
-    rendezvous_handler_registry.register(BACKEND, _create)

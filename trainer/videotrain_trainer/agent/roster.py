@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 
 from pydantic import ValidationError
+
 from videotrain_api.records import Roster
 
 
-class BadRoster(Exception):
+class RosterError(Exception):
     """The roster file holds something else."""
 
 
@@ -30,7 +31,7 @@ class RosterFile:
         """The roster, if the file changed and its generation is higher than every one before.
 
         Raises:
-            BadRoster: the file is no roster; told once per change of the file.
+            RosterError: the file is no roster; told once per change of the file.
         """
         text = self._changed_text()
         if text is None or not text.strip():
@@ -38,7 +39,7 @@ class RosterFile:
         try:
             roster = Roster.model_validate_json(text)
         except ValidationError as error:
-            raise BadRoster(f"roster {self._path}: {error}") from None
+            raise RosterError(f"roster {self._path}: {error}") from None
         if roster.generation <= self._generation:
             return None
         self._generation = roster.generation

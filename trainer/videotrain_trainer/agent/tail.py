@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import ValidationError
+
 from videotrain_api.records import TRAINER_RECORD, CheckpointRecord, StartedRecord, StepRecord, WorkerExit
 
 Record = StartedRecord | StepRecord | CheckpointRecord | WorkerExit
 
 
-class BadRecord(Exception):
+class RecordError(Exception):
     """A complete line that is no record."""
 
 
@@ -27,7 +28,7 @@ class RecordTail:
         self._rest = b""
         self._line = 0
 
-    def read(self) -> tuple[list[Record], list[BadRecord]]:
+    def read(self) -> tuple[list[Record], list[RecordError]]:
         """Records since the last call, and the lines that are none."""
         if not self._path.exists():
             return [], []
@@ -37,13 +38,13 @@ class RecordTail:
         self._offset += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         records: list[Record] = []
-        errors: list[BadRecord] = []
+        errors: list[RecordError] = []
         for line in lines:
             self._line += 1
             try:
                 records.append(TRAINER_RECORD.validate_json(line))
             except ValidationError as error:
-                errors.append(BadRecord(f"{self._path}, line {self._line}: {line[:200]!r} is no record: {error}"))
+                errors.append(RecordError(f"{self._path}, line {self._line}: {line[:200]!r} is no record: {error}"))
         return records, errors
 
     @property

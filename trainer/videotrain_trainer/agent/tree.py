@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
+from psutil import Process
 
 STACK_SECONDS = 5.0
 """Time to wait for the stacks of one process."""
@@ -20,23 +21,23 @@ STACK_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 
-def members(launcher: int | None, zygote: int) -> list[psutil.Process]:
+def members(launcher: int | None, zygote: int) -> list[Process]:
     """Live processes of the running generation.
 
     That is the tree below the launcher and, because the agent adopts orphans, every child of the agent that is not the
     zygote, with what is below it. Zombies are reaped where they are ours and do not count.
     """
-    found: dict[int, psutil.Process] = {}
-    roots = [child for child in psutil.Process().children() if child.pid != zygote]
+    found: dict[int, Process] = {}
+    roots = [child for child in Process().children() if child.pid != zygote]
     with contextlib.suppress(psutil.NoSuchProcess):
-        roots += [psutil.Process(launcher)] if launcher is not None else []
+        roots += [Process(launcher)] if launcher is not None else []
     for root in roots:
         with contextlib.suppress(psutil.NoSuchProcess):
             found.update({process.pid: process for process in (root, *root.children(recursive=True))})
     return [process for process in found.values() if _lives(process)]
 
 
-def _lives(process: psutil.Process) -> bool:
+def _lives(process: Process) -> bool:
     try:
         if process.status() != psutil.STATUS_ZOMBIE:
             return True
@@ -47,7 +48,7 @@ def _lives(process: psutil.Process) -> bool:
     return False
 
 
-def kill(processes: Iterable[psutil.Process]) -> None:
+def kill(processes: Iterable[Process]) -> None:
     """SIGKILL each; stopped ones die too."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -79,13 +80,13 @@ def capture_stacks(pid: int, file: Path) -> str:
 
 def _ask_for_stacks(pid: int, file: Path) -> str:
     before = file.stat().st_size if file.exists() else 0
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGUSR1)
 
     def answered() -> bool:
         return file.exists() and file.stat().st_size > before
 
-    _wait_until(answered, STACK_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGUSR1)
+        _wait_until(lambda: answered() or not psutil.pid_exists(pid), STACK_SECONDS)
     return file.read_bytes()[before:].decode(errors="replace") if answered() else ""
 
 

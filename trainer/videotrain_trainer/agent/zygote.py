@@ -2,12 +2,11 @@
 
 Importing torch, DeepSpeed and the trainer takes seconds of CPU per process; a fork of a process that has done it takes
 milliseconds. Forking is sound because this process has one thread and never touches a GPU: it imports and waits. The
-launcher that it forks is torch's own (`torchrun` without the command line); it forks the workers in turn.
+launcher that it forks is torchelastic's own agent, which forks the workers in turn.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import logging
@@ -16,24 +15,11 @@ import select
 import signal
 import socket
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
-from videotrain_trainer.agent.messages import (
-    MAX_PACKET,
-    Launched,
-    LauncherEnded,
-    LaunchFailed,
-    LaunchOrder,
-    WorkerDeath,
-    ZygoteMessage,
-)
+from videotrain_trainer.agent.messages import MAX_PACKET, Launched, LauncherEnded, LaunchOrder, Ready, ZygoteMessage
 from videotrain_trainer.linux import die_with_parent, name_process
-
-STOP_SECONDS = 5
-"""Time that torch's launcher leaves to the siblings of a failed worker. Their collectives fail at once; only one that is
-busy without them needs longer, and it is killed."""
 
 log = logging.getLogger(__name__)
 
@@ -43,78 +29,42 @@ def preload() -> None:
 
     A task that cannot be imported is logged here and fails when it is run, by itself.
     """
-    from videotrain_trainer import process  # noqa: PLC0415 - the point of this module is when things are imported
+    from videotrain_trainer import process
 
-    for module in ("torch._dynamo", "deepspeed", *process.TASKS.values()):
+    for module in (
+        "videotrain_trainer.agent.torch_agent",
+        *process.TASKS.values(),
+        "torch._dynamo",  # the first optimizer imports it
+    ):
         try:
             importlib.import_module(module)
-        except ImportError:
+        except Exception:
             log.warning("cannot preload %s", module, exc_info=True)
 
 
-def start_method() -> str:
+def start_method() -> Literal["fork", "spawn"]:
     """`fork` if forking this process is sound, else `spawn`, which is slower by the imports."""
-    import torch  # noqa: PLC0415
+    import torch
 
-    threads = [(Path("/proc/self/task") / thread / "comm").read_text().strip() for thread in os.listdir("/proc/self/task")]
-    if len(threads) == 1 and not torch.cuda.is_initialized():
+    threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    cuda: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if len(threads) == 1 and not cuda:
         return "fork"
-    log.warning("workers are spawned, not forked: threads %s, CUDA initialised: %s", threads, torch.cuda.is_initialized())
+    log.warning("workers are spawned, not forked: threads %s, CUDA initialised %s", threads, cuda)
     return "spawn"
-
-
-def launch(order: LaunchOrder, method: str) -> LaunchFailed | None:
-    """Run torch's launcher until the workers of the generation have ended; what went wrong, if anything."""
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs  # noqa: PLC0415
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
-    from torch.distributed.launcher.api import LaunchConfig, launch_agent  # noqa: PLC0415
-
-    from videotrain_trainer import process  # noqa: PLC0415
-    from videotrain_trainer.agent import rendezvous  # noqa: PLC0415
-
-    rendezvous.register()
-    config = LaunchConfig(
-        min_nodes=order.nodes,
-        max_nodes=order.nodes,
-        nproc_per_node=order.processes_per_node,
-        run_id=order.run_id,
-        role="trainer",
-        rdzv_backend=rendezvous.BACKEND,
-        rdzv_endpoint=order.endpoint,
-        rdzv_configs={"rank": order.node_rank, "timeout": order.join_seconds},
-        max_restarts=0,
-        monitor_interval=0.1,
-        start_method=method,
-        logs_specs=DefaultLogsSpecs(log_dir=order.log_directory),
-        local_addr=order.address,
-        signals_to_handle="SIGQUIT",  # the agent alone stops workers; a SIGTERM to the whole group must not race it
-        shutdown_timeout=STOP_SECONDS,
-    )
-    try:
-        launch_agent(config, process.entry, [])
-    except ChildFailedError as error:
-        deaths = [
-            WorkerDeath(local_rank=f.local_rank, exit_code=f.exitcode, at=datetime.fromtimestamp(f.timestamp, UTC))
-            for f in error.failures.values()
-        ]
-        return LaunchFailed(generation=order.generation, deaths=deaths, message="")
-    except Exception as error:
-        log.exception("the launcher of generation %s failed", order.generation)
-        text = f"{type(error).__name__}: {error}"
-        return LaunchFailed(generation=order.generation, deaths=[], message=text[:2000])
-    return None
 
 
 class Zygote:
     """Obeys launch orders from a socket and reports what becomes of them."""
 
-    def __init__(self, channel: socket.socket, method: str) -> None:
+    def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._method = method
+        self._method = start_method()
         self._generations: dict[int, int] = {}  # by process id of the launcher
 
     def serve(self) -> None:
         """Work until the agent closes its end."""
+        self._send(Ready(start_method=self._method))
         while True:
             ready, _, _ = select.select([self._channel], [], [], 0.05 if self._generations else None)
             if ready:
@@ -141,10 +91,11 @@ class Zygote:
             die_with_parent(zygote)
             name_process("vt-launcher")
             os.environ.update(order.environment)
-            failure = launch(order, self._method)
-            if failure is not None:
-                self._send(failure)
-            code = 0 if failure is None else 1
+            from videotrain_trainer.agent.torch_agent import launch
+
+            code = 0 if launch(order, self._method, self._send) else 1
+        except BaseException:
+            log.exception("the launcher of generation %s failed", order.generation)
         finally:
             logging.shutdown()
             sys.stderr.flush()
@@ -152,12 +103,11 @@ class Zygote:
 
     def _reap(self) -> None:
         while self._generations:
-            with contextlib.suppress(ChildProcessError):
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    return
-                generation = self._generations.pop(pid)
-                self._send(LauncherEnded(generation=generation, exit_code=os.waitstatus_to_exitcode(status)))
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            generation = self._generations.pop(pid)
+            self._send(LauncherEnded(generation=generation, exit_code=os.waitstatus_to_exitcode(status)))
 
 
 def main() -> None:
@@ -171,7 +121,7 @@ def main() -> None:
     preload()
     gc.collect()
     gc.freeze()  # collections in the children would copy every page that they touch
-    Zygote(socket.socket(fileno=descriptor), start_method()).serve()
+    Zygote(socket.socket(fileno=descriptor)).serve()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import os
 import threading
 
 from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord, WorkerExit
-
 from videotrain_trainer.pod import RunFiles, write_atomically
 
 

@@ -1,0 +1,165 @@
+"""Worlds of threads that save and load a made-up state through the real checkpoint code."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from videotrain_api.artifacts import CheckpointManifest, OrderLine
+from videotrain_api.trainrun import CheckpointPolicy, Storage
+from videotrain_trainer.checkpoint.fragments import even_share, numel
+from videotrain_trainer.checkpoint.load import Loaded, load_newest
+from videotrain_trainer.checkpoint.order_log import OrderLog
+from videotrain_trainer.checkpoint.save import CheckpointWriter
+from videotrain_trainer.checkpoint.state import Point, Writer
+from videotrain_trainer.storage import ObjectStore
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SHAPES = {"blocks.0.weight": (700, 512), "blocks.0.bias": (512,), "blocks.1.weight": (512, 700), "scale": ()}
+"""About 700,000 elements: three blocks of checksums for each of the four vectors."""
+QUANTITIES = ("master", "exp_avg", "exp_avg_sq", "ema")
+
+
+def make_store() -> ObjectStore:
+    """For file:// URIs."""
+    return ObjectStore.for_storage(Storage(uri="s3://unused-bucket"))
+
+
+class CountingStore(ObjectStore):
+    """Remembers the bytes of every ranged read."""
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(storage)
+        self.ranged: list[int] = []
+
+    def get_range(self, uri: str, offset: int, length: int) -> bytes:
+        self.ranged.append(length)
+        return super().get_range(uri, offset, length)
+
+
+class FakeState:
+    """One rank's even share of a model whose every element is known."""
+
+    def __init__(self, rank: int, size: int, shapes: dict[str, tuple[int, ...]] = SHAPES, seed: int = 0) -> None:
+        self.shapes, self.quantities, self.device = shapes, QUANTITIES, torch.device("cpu")
+        self.saved = self.held = even_share(shapes, size, rank)
+        self.seed = seed
+        self.written: dict[str, torch.Tensor] = {}
+
+    def values(self, quantity: str) -> torch.Tensor:
+        whole = whole_values(quantity, self.shapes, self.seed)
+        parts = [whole[piece.parameter][piece.start : piece.start + piece.length] for piece in self.held]
+        return torch.cat(parts) if parts else torch.empty(0)
+
+    def read(self, quantity: str, out: torch.Tensor) -> None:
+        out.copy_(self.values(quantity))
+
+    def write(self, quantity: str, values: torch.Tensor) -> None:
+        self.written[quantity] = values.clone()
+
+    def is_whole(self) -> bool:
+        """Everything that was loaded is what was saved."""
+        return all(torch.equal(self.written[quantity], self.values(quantity)) for quantity in self.quantities)
+
+
+def whole_values(quantity: str, shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, torch.Tensor]:
+    """Flattened parameters."""
+    generator = torch.Generator().manual_seed(1000 * seed + QUANTITIES.index(quantity))
+    return {name: torch.randn(numel(shape), generator=generator) for name, shape in shapes.items()}
+
+
+class Records:
+    """Record sink that keeps everything."""
+
+    def __init__(self) -> None:
+        self.all: list[Any] = []
+
+    def write(self, record: Any) -> None:
+        self.all.append(record)
+
+
+class ThreadPeers:
+    """Ranks that are threads of one process."""
+
+    def __init__(self, rank: int, size: int, board: list[Any], barrier: threading.Barrier) -> None:
+        self.rank, self._size, self._board, self._barrier = rank, size, board, barrier
+
+    def _exchange(self, value: Any) -> list[Any]:
+        self._board[self.rank] = value
+        self._barrier.wait(20)
+        answers = list(self._board)
+        self._barrier.wait(20)
+        return answers
+
+    def from_first(self, value: Any) -> Any:
+        return self._exchange(value)[0]
+
+    def first_problem(self, problem: str | None) -> str | None:
+        return next((answer for answer in self._exchange(problem) if answer), None)
+
+
+def make_writers(
+    store: ObjectStore,
+    prefix: str,
+    size: int,
+    generation: int = 1,
+    policy: CheckpointPolicy | None = None,
+    resumed: CheckpointManifest | None = None,
+) -> list[CheckpointWriter]:
+    """One writer per rank."""
+    return [
+        CheckpointWriter(
+            store,
+            Writer(
+                run="default/test",
+                stage="s",
+                prefix=prefix,
+                config_hash="0" * 16,
+                generation=generation,
+                rank=rank,
+                world_size=size,
+            ),
+            policy or CheckpointPolicy(keep_last=3),
+            OrderLog(store, prefix, resumed),
+            Records(),
+        )
+        for rank in range(size)
+    ]
+
+
+def save(writers: list[CheckpointWriter], step: int, since: int = 0, ids: str = "x") -> None:
+    """All ranks save the state of a step and wait until it is complete."""
+    lines = [OrderLine(step=n, epoch=0, bucket="b", ids=[f"{ids}{n}"]) for n in range(since + 1, step + 1)]
+    point = Point(step=step, captured_at=NOW, data_cursor={"step": step}, samples=step, lines=lines)
+    for rank, writer in enumerate(writers):
+        writer.save(FakeState(rank, len(writers), seed=step), point)
+    for writer in writers:
+        writer.wait()
+
+
+def load(
+    store: ObjectStore, prefix: str, complete: list[int], size: int, seed: int
+) -> tuple[list[Loaded], list[FakeState]]:
+    """All ranks load the newest whole checkpoint."""
+    board: list[Any] = [None] * size
+    barrier = threading.Barrier(size)
+    states = [FakeState(rank, size, seed=seed) for rank in range(size)]
+
+    def one(rank: int) -> Loaded:
+        try:
+            return load_newest(store, prefix, complete, states[rank], ThreadPeers(rank, size, board, barrier))
+        except BaseException:
+            barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(size) as pool:
+        answers = [pool.submit(one, rank) for rank in range(size)]
+        errors = [answer.exception() for answer in answers]
+    real = [error for error in errors if error and not isinstance(error, threading.BrokenBarrierError)]
+    if real:
+        raise real[0]
+    return [answer.result() for answer in answers], states

@@ -1,0 +1,421 @@
+"""A small cluster in memory, in simulated time: an object store, nodes, pods with agents, and trainers that step.
+
+It implements the operator's `Cluster` and `Agents` protocols, so the real observe, plan and apply run against it. A
+write can be made to crash the operator, before or after it took effect.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from support.planner_builders import START
+
+from videotrain_api.records import AgentProgress, GenerationProgress, Roster, SavedPoint, WorkerExit
+from videotrain_api.vocabulary import ANNOTATION_ROSTER, KIND
+from videotrain_operator.cluster.interface import Conflict, Json, NotFound, WatchEvent
+
+
+class OperatorCrashError(Exception):
+    """The operator died at this write."""
+
+
+def clone(data: Any) -> Any:
+    """A deep copy of JSON data, many times faster than copy.deepcopy."""
+    return pickle.loads(pickle.dumps(data))
+
+
+def rfc3339(at: datetime) -> str:
+    return at.isoformat().replace("+00:00", "Z")
+
+
+@dataclass
+class SimStage:
+    """What is saved of a stage: it survives everything."""
+
+    saved: list[tuple[int, datetime]] = field(default_factory=list)
+
+
+@dataclass
+class SimAgent:
+    """The agent of one pod: obeys the roster that it sees."""
+
+    uid: str
+    roster: Roster | None = None
+    current: GenerationProgress | None = None
+    previous: GenerationProgress | None = None
+    silent: bool = False
+
+
+@dataclass
+class SimWorld:
+    """One generation that trains."""
+
+    roster: Roster
+    launched: datetime
+    stage: str
+    resumed: int
+    total: int
+    step: int
+    started: datetime | None = None
+    first: datetime | None = None
+    last: datetime | None = None
+    points: list[SavedPoint] = field(default_factory=list)
+    frozen: bool = False
+    state: str = "starting"
+    ended: datetime | None = None
+    exit_code: int = 0
+    exits: dict[str, int] = field(default_factory=dict)
+
+
+class SimCluster:
+    """Objects, nodes and time."""
+
+    START_SECONDS = 2
+
+    def __init__(self, run: Json, nodes: int, *, every_steps: int = 10) -> None:
+        self.now = START
+        self.version = 1
+        self.objects: dict[tuple[str, str], Json] = {}
+        self.agents: dict[str, SimAgent] = {}
+        self.stages: dict[str, SimStage] = {}
+        self.worlds: dict[int, SimWorld] = {}
+        self.nodes = {f"node-{n}": True for n in range(nodes)}
+        self.draining: set[str] = set()
+        self.writes = 0
+        self.crash_at: int | None = None
+        self.crash_after = False
+        self.events: list[tuple[str, str]] = []
+        self.every_steps = every_steps
+        self.totals = {s["name"]: (s.get("train") or {}).get("steps", 5) for s in run["spec"]["stages"]}
+        self.held_us = 0
+        self.alive_generations: list[set[int]] = []
+        self._put(KIND, run)
+
+    # The Cluster protocol.
+
+    async def get(self, kind: str, namespace: str, name: str) -> Json:
+        if (kind, name) not in self.objects:
+            raise NotFound(f"{kind} {name}")
+        return clone(self.objects[kind, name])
+
+    async def list(self, kind: str, namespace: str, labels: Mapping[str, str] | None = None) -> list[Json]:
+        if kind == "Node":
+            return [self._node(name) for name in self.nodes]
+        found = [body for (k, _), body in self.objects.items() if k == kind]
+        wanted = labels or {}
+        fits = [b for b in found if all(b["metadata"].get("labels", {}).get(k) == v for k, v in wanted.items())]
+        return clone(fits)
+
+    async def apply(self, manifest: Json, manager: str = "videotrain-operator") -> Json:
+        self._before_write()
+        kind, head = manifest["kind"], manifest["metadata"]
+        current = self.objects.get((kind, head["name"]))
+        for name in ("uid", "resourceVersion"):
+            if name in head and (current is None or current["metadata"][name] != head[name]):
+                raise Conflict(f"{kind} {head['name']} {name}")
+        if current is None:
+            assert kind != "Pod" or "spec" in manifest, "a roster never creates a pod"
+            self._put(kind, clone(manifest))
+        else:
+            assert not current.get("immutable") or current.get("data") == manifest.get("data")
+            assert kind != "Pod" or "spec" not in manifest, "a pod is created once"
+            merged = clone(current)
+            merged["metadata"].setdefault("annotations", {}).update(head.get("annotations", {}))
+            for key in ("data", "spec"):
+                if key in manifest:
+                    merged[key] = clone(manifest[key])
+            self._put(kind, merged)
+        self._after_write()
+        return clone(self.objects[kind, head["name"]])
+
+    async def delete(
+        self, kind: str, namespace: str, name: str, *, uid: str | None = None, grace_seconds: int | None = None
+    ) -> None:
+        self._before_write()
+        current = self.objects.get((kind, name))
+        if current is not None:
+            if uid is not None and current["metadata"]["uid"] != uid:
+                raise Conflict(f"{kind} {name} has another uid")
+            if kind == "Pod" and grace_seconds != 0 and current["status"]["phase"] == "Running":
+                current["metadata"].setdefault("deletionTimestamp", rfc3339(self.now))
+            else:
+                self._remove(kind, name)
+        self._after_write()
+
+    async def replace_status(self, kind: str, namespace: str, name: str, status: Json, resource_version: str) -> Json:
+        self._before_write()
+        current = self.objects.get((kind, name))
+        if current is None:
+            raise NotFound(name)
+        if current["metadata"]["resourceVersion"] != resource_version:
+            raise Conflict(f"{kind} {name} changed")
+        self._put(kind, clone(current) | {"status": json.loads(json.dumps(status))})
+        self._after_write()
+        return clone(self.objects[kind, name])
+
+    async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
+        self.events.append((reason, message))
+
+    def watch(self, kind: str, namespace: str) -> AsyncIterator[WatchEvent]:
+        raise NotImplementedError
+
+    # The Agents protocol.
+
+    async def progress(self, address: str) -> AgentProgress | None:
+        body = next((b for b in self._pods() if b["status"].get("podIP") == address), None)
+        if body is None or body["status"]["phase"] != "Running":
+            return None
+        sim = self.agents[body["metadata"]["uid"]]
+        if sim.silent or not self.nodes.get(body["spec"].get("nodeName", ""), False):
+            return None
+        name = body["metadata"]["name"]
+        generation = sim.roster.generation if sim.roster else None
+        facts = self._facts(sim.current, name) if sim.current else None
+        before = self._facts(sim.previous, name) if sim.previous else None
+        return AgentProgress(
+            pod=name,
+            pod_uid=sim.uid,
+            at=self.now,
+            roster_generation=generation,
+            current=facts,
+            previous=before,
+        )
+
+    def _facts(self, known: GenerationProgress, pod: str) -> GenerationProgress:
+        world = self.worlds[known.generation]
+        failed = pod in world.exits
+        state = "failed" if failed else world.state
+        end = None
+        if world.ended is not None or failed:
+            outcome = "failed" if failed else "completed" if world.state == "succeeded" else "drained"
+            end = WorkerExit(
+                generation=known.generation,
+                stage=world.stage,
+                local_rank=0,
+                at=world.ended or self.now,
+                code=world.exits.get(pod, 0),
+                outcome=outcome,
+                step=world.step,
+            )
+        return known.model_copy(
+            update={
+                "state": state,
+                "world_size": len(world.roster.members) * world.roster.processes_per_node,
+                "resumed_step": world.resumed if world.started else None,
+                "total_steps": world.total,
+                "step": world.step,
+                "launched_at": world.launched,
+                "started_at": world.started,
+                "first_step_at": world.first,
+                "last_step_at": world.last,
+                "ended_at": world.ended,
+                "saved": world.points[-8:],
+                "exit": end,
+            }
+        )
+
+    # What happens by itself.
+
+    def tick(self) -> None:
+        """One second passes."""
+        self.now += timedelta(seconds=1)
+        self._schedule()
+        for body in self._pods():
+            self._kubelet(body)
+        for world in self.worlds.values():
+            self._train(world)
+        alive = {
+            g for g, w in self.worlds.items() if w.ended is None and w.state in ("running", "draining") and w.started
+        }
+        self.alive_generations.append(alive)
+
+    def _pods(self) -> list[Json]:
+        return [body for (kind, _), body in self.objects.items() if kind == "Pod"]
+
+    def _schedule(self) -> None:
+        used = {body["spec"].get("nodeName") for body in self._pods()}
+        for body in self._pods():
+            free = [n for n, up in self.nodes.items() if up and n not in used and n not in self.draining]
+            if body["spec"].get("nodeName") or not free or "deletionTimestamp" in body["metadata"]:
+                continue
+            body["spec"]["nodeName"] = free[0]
+            used.add(free[0])
+            when = rfc3339(self.now)
+            scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": when}
+            body["status"] = {"phase": "Pending", "conditions": [scheduled]}
+
+    def _kubelet(self, body: Json) -> None:
+        head, status = body["metadata"], body["status"]
+        node = body["spec"].get("nodeName")
+        if node is None or not self.nodes.get(node, False):
+            return
+        if status["phase"] == "Pending":
+            address = f"10.0.{len(self.agents) // 250}.{len(self.agents) % 250 + 1}"
+            running = {"name": "worker", "state": {"running": {"startedAt": rfc3339(self.now)}}}
+            status |= {"phase": "Running", "podIP": address, "containerStatuses": [running]}
+            self.agents[head["uid"]] = SimAgent(head["uid"])
+            return
+        if status["phase"] != "Running":
+            if "deletionTimestamp" in head:
+                self._remove("Pod", head["name"])
+            return
+        sim = self.agents[head["uid"]]
+        if "deletionTimestamp" in head:
+            self._stop(sim, drain=True, pod=head["name"])
+            self.finish_pod(head["name"], 0)
+            return
+        text = (head.get("annotations") or {}).get(ANNOTATION_ROSTER)
+        if text and not sim.silent:
+            self._obey(sim, Roster.from_wire(json.loads(text)), head["name"])
+
+    def _obey(self, sim: SimAgent, roster: Roster, pod: str) -> None:
+        if sim.roster is not None and sim.roster.generation >= roster.generation:
+            return
+        self._stop(sim, drain=roster.drain, pod=pod)
+        sim.roster = roster
+        if pod not in {member.pod for member in roster.members}:
+            return
+        world = self.worlds.get(roster.generation)
+        if world is None:
+            saved = self.stages.setdefault(roster.stage, SimStage()).saved
+            step = saved[-1][0] if saved else 0
+            world = SimWorld(roster, self.now, roster.stage, step, self.totals[roster.stage], step)
+            self.worlds[roster.generation] = world
+        facts = GenerationProgress(
+            generation=roster.generation, stage=roster.stage, state="starting", launched_at=self.now
+        )
+        sim.previous, sim.current = sim.current, facts
+
+    def _stop(self, sim: SimAgent, *, drain: bool, pod: str) -> None:
+        if sim.current is None:
+            return
+        world = self.worlds[sim.current.generation]
+        if world.ended is not None:
+            return
+        if drain and world.started is not None and world.state == "running" and not world.frozen:
+            self._save(world)
+            world.state = "drained"
+        elif world.state != "succeeded":
+            world.state = "drained" if drain else "failed"
+        world.ended = self.now
+
+    def _train(self, world: SimWorld) -> None:
+        if world.ended is not None or world.state in ("failed", "drained", "succeeded"):
+            return
+        members = [self.objects.get(("Pod", m.pod)) for m in world.roster.members]
+        present = [m is not None and self._hosts(m, world) for m in members]
+        if not all(present):
+            if world.started is not None and not world.frozen:
+                for member, here in zip(world.roster.members, present, strict=True):
+                    if here:
+                        world.exits.setdefault(member.pod, 82)
+                world.state, world.ended = "failed", self.now
+            return
+        if world.started is None:
+            if self.now - world.launched >= timedelta(seconds=self.START_SECONDS):
+                world.started, world.state = self.now, "running"
+            return
+        if world.frozen:
+            return
+        if world.step < world.total:
+            world.step += 1
+            world.first = world.first or self.now
+            world.last = self.now
+            if world.step % self.every_steps == 0:
+                self._save(world)
+        if world.step >= world.total:
+            self._save(world)
+            world.state, world.ended = "succeeded", self.now
+
+    def _hosts(self, body: Json, world: SimWorld) -> bool:
+        sim = self.agents.get(body["metadata"]["uid"])
+        up = self.nodes.get(body["spec"].get("nodeName") or "", False) and body["status"]["phase"] == "Running"
+        here = sim is not None and sim.current is not None and sim.current.generation == world.roster.generation
+        return bool(up and here)
+
+    def _save(self, world: SimWorld) -> None:
+        saved = self.stages[world.stage].saved
+        if saved and saved[-1][0] >= world.step:
+            return
+        saved.append((world.step, self.now))
+        point = SavedPoint(
+            step=world.step,
+            captured_at=world.last or self.now,
+            committed_at=self.now,
+            uri=f"s3://videotrain/{world.stage}/{world.step}",
+            data_stall_us=0,
+            checkpoint_us=0,
+        )
+        world.points.append(point)
+
+    # What people and machines do to it.
+
+    def fail_worker(self, pod: str, code: int) -> None:
+        """A worker of a pod exits; its peers lose it."""
+        for world in self.worlds.values():
+            if world.ended is None and pod in {m.pod for m in world.roster.members} and world.started:
+                world.exits = {m.pod: 82 for m in world.roster.members} | {pod: code}
+                world.state, world.ended = "failed", self.now
+
+    def finish_pod(self, name: str, code: int, reason: str = "") -> None:
+        """A pod's container ends."""
+        body = self.objects["Pod", name]
+        started = body["status"]["containerStatuses"][0]["state"].get("running", {}).get("startedAt")
+        ended = {"exitCode": code, "startedAt": started, "finishedAt": rfc3339(self.now), "reason": reason or "Error"}
+        body["status"]["containerStatuses"] = [{"name": "worker", "state": {"terminated": ended}}]
+        body["status"]["phase"] = "Failed" if code else "Succeeded"
+
+    def lose_node(self, node: str) -> None:
+        """Its processes die; it is not ready."""
+        self.nodes[node] = False
+
+    def freeze_steps(self) -> None:
+        """The step counter of whoever trains stands still."""
+        for world in self.worlds.values():
+            world.frozen = world.frozen or world.ended is None
+
+    def edit(self, **spec: Any) -> None:
+        """A user edits the run."""
+        body = clone(next(b for (k, _), b in self.objects.items() if k == KIND))
+        body["spec"] |= spec
+        body["metadata"]["generation"] += 1
+        self._put(KIND, body)
+
+    @property
+    def run(self) -> Json:
+        """The run object."""
+        return next(b for (k, _), b in self.objects.items() if k == KIND)
+
+    # Inside.
+
+    def _node(self, name: str) -> Json:
+        ready = {"type": "Ready", "status": "True" if self.nodes[name] else "False"}
+        spec = {"unschedulable": True} if name in self.draining else {}
+        return {"kind": "Node", "metadata": {"name": name}, "spec": spec, "status": {"conditions": [ready]}}
+
+    def _put(self, kind: str, body: Json) -> None:
+        self.version += 1
+        head = body["metadata"]
+        head.setdefault("uid", f"{kind.lower()}-{head['name']}-{self.version}")
+        head.setdefault("creationTimestamp", rfc3339(self.now))
+        head["resourceVersion"] = str(self.version)
+        if kind == "Pod":
+            body.setdefault("status", {"phase": "Pending"})
+        self.objects[kind, head["name"]] = body
+
+    def _remove(self, kind: str, name: str) -> None:
+        del self.objects[kind, name]
+
+    def _before_write(self) -> None:
+        self.writes += 1
+        if self.crash_at == self.writes and not self.crash_after:
+            raise OperatorCrashError
+
+    def _after_write(self) -> None:
+        if self.crash_at == self.writes and self.crash_after:
+            raise OperatorCrashError

@@ -1,0 +1,410 @@
+"""Small real training worlds on one machine: synthetic encoded clips, gloo, DeepSpeed, a folder as object store."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import uuid
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import av
+import google_crc32c
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.artifacts import CheckpointManifest
+from videotrain_api.presets import complete_autoencoder
+from videotrain_api.records import TRAINER_RECORD, CheckpointRecord, StartedRecord, StepRecord
+from videotrain_api.stage_config import StageConfig, StagePaths
+from videotrain_api.stages import (
+    AutoencoderTask,
+    Bucket,
+    ConditioningMix,
+    LearningRatePiece,
+    Optimizer,
+    ParallelLayout,
+    Stage,
+    TrainTask,
+)
+from videotrain_api.trainrun import CheckpointPolicy, Dataset, Storage
+from videotrain_trainer.context import StageContext, World
+from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, to_parquet, uids_hash
+from videotrain_trainer.data.sets import EncodedSetInfo, set_info_uri
+from videotrain_trainer.data.shards import ShardWriter
+from videotrain_trainer.faults import classify
+from videotrain_trainer.process import TASKS
+from videotrain_trainer.storage import ObjectStore
+
+STORAGE = Storage(uri="s3://unused-bucket")
+CHANNELS, TEXT_TOKENS, CONTEXT, POOLED = 4, 6, 16, 8
+SIZES = {"64px/8f/1:1": (10, 2, (2, 2, 2)), "64px/16f/1:1": (7, 1, (4, 2, 2))}
+"""Bucket name to samples, batch size and latent size."""
+
+
+def store() -> ObjectStore:
+    """For file:// URIs."""
+    return ObjectStore.for_storage(STORAGE)
+
+
+def make_latents(folder: Path, broken: bool = False) -> str:
+    """An encoded set of random latents; its URI. If `broken`, all of them are NaN."""
+    generator = torch.Generator().manual_seed(0)
+    scale = float("nan") if broken else 1.0
+    uri, rows = f"file://{folder}/latents", []
+    for number, (bucket, (count, _, size)) in enumerate(SIZES.items()):
+        path = folder / "shard.tar"
+        with ShardWriter(path) as shard:
+            members = [shard.add(f"{number}-{i:02d}", _sample(size, generator, scale)) for i in range(count)]
+        name = shard.object_name(bucket, 0)
+        store().put(f"{uri}/shards/{name}", path)
+        rows += [_row(bucket, size, f"shards/{name}", member) for member in members]
+    manifest = to_parquet(rows, LATENT_SCHEMA)
+    store().put(f"{uri}/manifest.parquet", manifest)
+    store().put(set_info_uri(uri), _info(rows).model_dump_json(by_alias=True).encode())
+    return uri
+
+
+def _sample(size: tuple[int, int, int], generator: torch.Generator, scale: float) -> dict[str, torch.Tensor]:
+    def draw(*shape: int) -> torch.Tensor:
+        return (scale * torch.randn(shape, generator=generator)).to(torch.bfloat16)
+
+    return {
+        "latent": draw(CHANNELS, *size),
+        "cond_first": draw(CHANNELS, 1, *size[1:]),
+        "cond_last": draw(CHANNELS, 1, *size[1:]),
+        "context.fps-motion": draw(TEXT_TOKENS, CONTEXT),
+        "pooled.fps-motion": draw(POOLED),
+    }
+
+
+def _row(bucket: str, size: tuple[int, int, int], shard: str, member: Any) -> dict[str, Any]:
+    resolution, frames, _ = bucket.split("/")
+    sizes = dict(zip(("latent_frames", "latent_height", "latent_width"), size, strict=True))
+    return {
+        "uid": member.name,
+        "clip": f"clip-{member.name}",
+        "row": f"{resolution}/{frames}",
+        "bucket": bucket,
+        "shard": shard,
+        "offset": member.offset,
+        "length": member.length,
+        "crc32c": member.crc32c,
+        **sizes,
+        "frames": int(frames[:-1]),
+        "start": 0,
+        "fps": 24.0,
+        "caption": member.name,
+        "source": "synthetic",
+        "text_tokens": TEXT_TOKENS,
+        "motion": 1.0,
+        "blur": 1.0,
+        "duration": 1.0,
+        "aspect": 1.0,
+    }
+
+
+def _info(rows: list[dict[str, Any]]) -> EncodedSetInfo:
+    return EncodedSetInfo(
+        samples=len(rows),
+        manifest_hash=uids_hash(row["uid"] for row in rows),
+        rows=sorted({row["row"] for row in rows}),
+        prompts=["fps-motion"],
+        latent_channels=CHANNELS,
+        spatial_compression=32,
+        context_dim=CONTEXT,
+        pooled_dim=POOLED,
+        text_encoder="bytes",
+        autoencoder_weights="none",
+    )
+
+
+def make_clips(folder: Path, count: int = 5, frames: int = 16) -> str:
+    """A curated set of moving gradients; its URI."""
+    uri, rows = f"file://{folder}/clips", []
+    for number in range(count):
+        data = _video(number, frames)
+        store().put(f"{uri}/clips/clip{number}.mp4", data)
+        rows.append(_clip_row(f"clip{number}", data, frames))
+    store().put(f"{uri}/manifest.parquet", to_parquet(rows, CLIP_SCHEMA))
+    return uri
+
+
+def _video(number: int, frames: int, side: int = 64) -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv420p"
+        ramp = np.arange(side, dtype=np.int64)
+        for t in range(frames):
+            grey = (ramp[:, None] * (number + 1) + ramp[None] * 2 + 8 * t) % 256
+            picture = np.stack([grey, grey[::-1], 255 - grey], axis=-1).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def _clip_row(uid: str, data: bytes, frames: int) -> dict[str, Any]:
+    return {
+        "uid": uid,
+        "source": f"{uid}.mp4",
+        "start": 0.0,
+        "end": frames / 24,
+        "uri": f"clips/{uid}.mp4",
+        "bytes": len(data),
+        "crc32c": google_crc32c.value(data),
+        "width": 64,
+        "height": 64,
+        "frames": frames,
+        "fps": 24.0,
+        "caption": uid,
+        "motion": 1.0,
+        "blur": 1.0,
+        "duration": frames / 24,
+        "aspect": 1.0,
+        "phash": "",
+        "kept": True,
+        "reason": "",
+        "detail": "",
+    }
+
+
+def autoencoder_config(folder: Path, clips: str, **changes: Any) -> StageConfig:
+    """A tiny autoencoder stage that writes to `folder`; `changes` are fields of its task."""
+    task: dict[str, Any] = {
+        "steps": 6,
+        "bucket": Bucket(resolution="64px", frames=8, batch_size=1),
+        "optimizer": Optimizer(learning_rate=[LearningRatePiece(value=2e-3)], epsilon=1e-8),
+        "image_ratio": 0.5,
+        "precision": "fp32",
+        "parallel": ParallelLayout(slots_per_step=2),
+    }
+    stage = Stage(name="vae", task="autoencoder", autoencoder=AutoencoderTask(**(task | changes)))
+    base = train_config(folder, "file:///none")
+    paths = StagePaths(output=f"file://{folder}/stage", clips=clips)
+    autoencoder = complete_autoencoder(AutoencoderSpec(preset="dc-ae-tiny"))
+    return base.model_copy(update={"stage": stage, "paths": paths, "autoencoder": autoencoder})
+
+
+def train_config(folder: Path, latents: str, **changes: Any) -> StageConfig:
+    """A tiny train stage that writes to `folder`; `changes` are fields of its task, or of the configuration."""
+    task: dict[str, Any] = {
+        "steps": 8,
+        "buckets": [
+            Bucket(resolution="64px", frames=8, batch_size=2),
+            Bucket(resolution="64px", frames=16, batch_size=1),
+        ],
+        "optimizer": Optimizer(
+            learning_rate=[LearningRatePiece(value=1e-3)], warmup_steps=2, epsilon=1e-8, gradient_clip=1.0
+        ),
+        "conditioning": ConditioningMix(t2v=1.0, i2v_head=1.0),
+        "precision": "fp32",
+        "parallel": ParallelLayout(slots_per_step=4),
+        "ema_decay": 0.9,
+    }
+    policy = changes.pop("checkpoint", CheckpointPolicy(every_steps=3, keep_last=2))
+    task |= changes
+    return StageConfig(
+        run="default/test",
+        stage=Stage(name="small", task="train", train=TrainTask(**task)),
+        model=TransformerSpec(
+            hidden_size=32,
+            num_heads=2,
+            double_blocks=1,
+            single_blocks=1,
+            mlp_ratio=2.0,
+            rope_axes=[4, 6, 6],
+            patch_size=1,
+            cond_embed=True,
+            guidance_embed=False,
+        ),
+        autoencoder=complete_autoencoder(AutoencoderSpec(preset="dc-ae-tiny", latent_channels=CHANNELS)),
+        text_encoder=TextEncoderSpec(max_tokens=8, context_dim=CONTEXT, pooled_dim=POOLED),
+        dataset=Dataset(latents=latents),
+        storage=STORAGE,
+        checkpoint=policy,
+        paths=StagePaths(output=f"file://{folder}/stage", latents=latents),
+        seed=7,
+        gpus_per_node=2,
+        hang_seconds=60,
+        start_seconds=60,
+        grace_seconds=30,
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens to a world."""
+
+    generation: int = 1
+    restore: bool = True
+    drain_during: int | None = None
+    """The last rank is asked to stop while this step runs."""
+    kill_after: int | None = None
+    """The last rank is killed once this step is recorded."""
+
+
+@dataclass
+class WorldResult:
+    """How a world ended."""
+
+    codes: list[int]
+    outcomes: list[str]
+    records: list[list[Any]] = field(default_factory=list)
+
+    def of(self, kind: type[Any], rank: int = 0) -> list[Any]:
+        """Records of one kind."""
+        return [record for record in self.records[rank] if isinstance(record, kind)]
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        """Steps as rank 0 tells them."""
+        return self.of_steps(0)
+
+    def of_steps(self, rank: int) -> list[StepRecord]:
+        """Steps as a rank tells them."""
+        return self.of(StepRecord, rank)
+
+    @property
+    def started(self) -> StartedRecord:
+        """Start as rank 0 tells it."""
+        return self.of(StartedRecord)[0]
+
+    @property
+    def checkpoints(self) -> list[CheckpointRecord]:
+        """Complete checkpoints as rank 0 tells them."""
+        return self.of(CheckpointRecord)
+
+
+class Sink:
+    """Record sink that lets things happen at a step."""
+
+    def __init__(self, path: Path, plan: Plan, last: bool) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._plan, self._last = plan, last
+        self._asked = False
+
+    def write(self, record: Any) -> None:
+        self._file.write(record.model_dump_json(by_alias=True).encode() + b"\n")
+        if isinstance(record, StepRecord) and self._last:
+            self._asked = self._asked or record.step + 1 == self._plan.drain_during
+            if record.step == self._plan.kill_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def requested(self) -> bool:
+        return self._asked
+
+    def agreed(self) -> bool:
+        raise AssertionError("the loop agrees on a drain within its own collective")
+
+
+def _worker(config: str, folder: str, rank: int, size: int, plan: Plan) -> None:
+    torch.set_num_threads(1)
+    where = Path(folder)
+    os.environ["LOCAL_RANK"] = str(rank)
+    sink = Sink(where / f"records-{rank}.jsonl", plan, rank == size - 1)
+    code = 0
+    try:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{where}/rendezvous", rank=rank, world_size=size, timeout=timedelta(seconds=60)
+        )
+        scratch = where / f"scratch-{rank}"
+        scratch.mkdir()
+        context = StageContext(
+            config=StageConfig.model_validate_json(config),
+            world=World(rank=rank, size=size, local_rank=rank, device=torch.device("cpu")),
+            generation=plan.generation,
+            restore=plan.restore,
+            records=sink,
+            drain=sink,
+            scratch=scratch,
+            cache=scratch,
+        )
+        task = importlib.import_module(TASKS[context.config.stage.task])
+        (where / f"outcome-{rank}").write_text(task.run(context))
+        dist.destroy_process_group()
+    except BaseException as error:
+        import traceback
+
+        (where / f"outcome-{rank}").write_text("".join(traceback.format_exception(error)))
+        code = int(classify(error))
+    sys.stderr.flush()
+    os._exit(code)
+
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    ["torch._dynamo", "videotrain_trainer.tasks.train", "videotrain_trainer.tasks.autoencoder"]
+)
+
+
+def run_world(folder: Path, config: StageConfig, size: int, plan: Plan | None = None) -> WorldResult:
+    """Run a world of `size` processes to its end."""
+    plan = plan or Plan()
+    where = folder / f"world-{uuid.uuid4().hex[:8]}"
+    where.mkdir(parents=True)
+    text = config.model_dump_json(by_alias=True)
+    arguments = [(text, str(where), rank, size, plan) for rank in range(size)]
+    processes = [_CONTEXT.Process(target=_worker, args=argument) for argument in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    hung = [process for process in processes if process.is_alive()]
+    for process in hung:
+        process.kill()
+        process.join()
+    if hung:
+        raise AssertionError(f"{len(hung)} of {size} processes hang")
+    return WorldResult(
+        codes=[process.exitcode or 0 for process in processes],
+        outcomes=[_text(where / f"outcome-{rank}") for rank in range(size)],
+        records=[_records(where / f"records-{rank}.jsonl") for rank in range(size)],
+    )
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else "killed"
+
+
+def _records(path: Path) -> list[Any]:
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [TRAINER_RECORD.validate_json(line) for line in lines]
+
+
+def commit_of(folder: Path, step: int) -> CheckpointManifest:
+    """The commit manifest of a step."""
+    path = folder / f"stage/checkpoints/step-{step:08d}/commit.json"
+    return CheckpointManifest.model_validate_json(path.read_bytes())
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The exported weights."""
+    return load_file(folder / "stage/weights/model.safetensors")
+
+
+def trained_ids(folder: Path, manifest: CheckpointManifest) -> list[str]:
+    """All samples of a checkpoint, in order."""
+    lines = [
+        json.loads(line)
+        for segment in manifest.order
+        for line in Path(segment.uri.removeprefix("file://")).read_text().splitlines()
+    ]
+    return [uid for line in lines for uid in line["ids"]]
+
+
+def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """Largest absolute difference of two sets of weights."""
+    assert first.keys() == second.keys()
+    return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)

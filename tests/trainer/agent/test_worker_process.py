@@ -1,0 +1,109 @@
+"""A worker process below the real torchrun command, and on its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from videotrain_api import vocabulary as names
+from videotrain_api.records import WorkerExit
+from videotrain_api.vocabulary import ExitCode
+from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.pod import load_config
+from videotrain_trainer.process import LEFT_BEFORE_START
+
+
+@pytest.fixture
+def pod(tmp_path, injected):
+    """Environment of a pod with a configuration of three steps."""
+    return os.environ | {
+        names.ENV_POD_ROOT: str(tmp_path),
+        names.ENV_POD_NAME: "w0",
+        names.ENV_POD_UID: "uid",
+        names.ENV_POD_IP: "127.0.0.1",
+        names.ENV_RUN: "tiny",
+        names.ENV_NAMESPACE: "default",
+        names.ENV_GENERATION: "1",
+        names.ENV_RESTORE: "1",
+        names.ENV_CONFIG_FILE: str(tmp_path / "walk.json"),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(injected),
+    }
+
+
+def exit_record(folder, local_rank):
+    return WorkerExit.model_validate_json((folder / names.DIR_RUN / f"exit-1-{local_rank}.json").read_text())
+
+
+def test_a_worker_runs_below_the_torchrun_command(tmp_path, pod, make_config):
+    (tmp_path / "walk.json").write_text(make_config(steps=3).canonical_json())
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "videotrain_trainer.cli", "run"]
+    done = subprocess.run([sys.executable, "-m", *command], env=pod, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for local_rank in (0, 1):
+        record = exit_record(tmp_path, local_rank)
+        assert (record.outcome, record.code, record.step) == ("completed", ExitCode.OK, 3)
+    assert len((tmp_path / names.DIR_RUN / "records-1-0.jsonl").read_text().splitlines()) == 4
+
+
+def alone(pod, world_size):
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "WORLD_SIZE": str(world_size)}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    command = [sys.executable, "-m", "videotrain_trainer.cli", "run"]
+    return subprocess.Popen(command, env=pod | ranks | place, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_missing_configuration_is_told_by_code_and_record(tmp_path, pod):
+    worker = alone(pod, world_size=1)
+    _, log = worker.communicate()
+    assert worker.returncode == ExitCode.CONFIG
+    assert "walk.json does not exist" in exit_record(tmp_path, 0).message
+    assert "walk.json does not exist" in log
+
+
+def test_a_worker_whose_peers_never_came_leaves_at_once_when_asked(tmp_path, pod, make_config):
+    (tmp_path / "walk.json").write_text(make_config().canonical_json())
+    worker = alone(pod, world_size=2)
+    announced = tmp_path / names.DIR_RUN / "worker-1-0.pid"
+    deadline = time.monotonic() + 60
+    while not announced.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    worker.send_signal(signal.SIGTERM)
+    _, log = worker.communicate(timeout=30)
+    assert worker.returncode == LEFT_BEFORE_START, log
+    record = exit_record(tmp_path, 0)
+    assert (record.outcome, record.code) == ("drained", ExitCode.OK)
+
+
+HELPER = """
+import multiprocessing, os, signal, time
+from videotrain_trainer.drain import SignalDrain
+
+drain = SignalDrain(leave_early=lambda: print("left early", flush=True))
+helper = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+helper.start()
+helper.terminate()
+helper.join()
+assert helper.exitcode == -signal.SIGTERM, helper.exitcode
+assert not drain.requested()
+os.kill(os.getpid(), signal.SIGTERM)
+while not drain.requested():
+    time.sleep(0.01)
+"""
+
+
+def test_the_end_of_a_helper_process_is_no_request_to_drain():
+    done = subprocess.run([sys.executable, "-c", HELPER], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "left early\n"
+
+
+def test_a_configuration_that_does_not_fit_names_the_field(tmp_path):
+    (tmp_path / "walk.json").write_text('{"run": 7}')
+    with pytest.raises(ConfigError, match=r"walk\.json.*\n.*run"):
+        load_config(tmp_path / "walk.json")

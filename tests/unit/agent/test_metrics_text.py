@@ -1,0 +1,95 @@
+"""The agent's exposition."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+from support.promtool import check_metrics
+
+from videotrain_api.metrics import CATALOGUE
+from videotrain_api.records import CheckpointRecord, GenerationProgress, StartedRecord, StepRecord, WorkerExit
+from videotrain_trainer.pod import Pod
+from videotrain_trainer.telemetry.metrics import AgentMetrics, gpu_peak_flops
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+POD = Pod(name="w0", uid="u", address="127.0.0.2", run="run", namespace="team", root=Path("/nowhere"))
+
+
+def filled(generations=1):
+    metrics = AgentMetrics(POD)
+    for generation in range(1, generations + 1):
+        common = {"generation": generation, "stage": "one"}
+        metrics.record(StartedRecord(**common, at=NOW, world_size=4, resumed_step=5, total_steps=9))
+        metrics.record(
+            StepRecord(
+                **common,
+                step=6,
+                started_at=NOW,
+                finished_at=NOW,
+                data_stall_us=1_500_000,
+                checkpoint_us=0,
+                samples=8,
+                tokens=80,
+                model_flops=1e15,
+                loss=0.5,
+            )
+        )
+        metrics.record(
+            CheckpointRecord(**common, step=6, captured_at=NOW, committed_at=NOW, uri="s3://b", bytes=1024, stall_us=0)
+        )
+        metrics.exits([WorkerExit(**common, local_rank=0, at=NOW, code=137, outcome="failed", step=6)])
+        metrics.progress(GenerationProgress(**common, state="failed", launched_at=NOW))
+    return metrics.text().decode()
+
+
+def values(text):
+    families = text_string_to_metric_families(text)
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value for family in families for sample in family.samples
+    }
+
+
+def test_every_series_is_in_the_catalogue_with_its_labels():
+    for family in text_string_to_metric_families(filled()):
+        name = family.name if family.name in CATALOGUE else f"{family.name}_total"
+        metric = CATALOGUE[name]
+        assert (family.type, family.documentation) == (metric.kind, metric.help)
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == set(metric.labels)
+
+
+def test_counters_go_on_over_generations_and_gauges_show_the_last():
+    labels = [("namespace", "team"), ("pod", "w0"), ("run", "run"), ("stage", "one")]
+    seen = values(filled(generations=3))
+    assert seen["videotrain_samples_total", *labels] == 24
+    assert seen["videotrain_data_stall_seconds_total", *labels] == 4.5
+    assert seen["videotrain_checkpoint_commits_total", *labels] == 3
+    assert seen["videotrain_worker_exits_total", ("code", "137"), *labels] == 3
+    assert seen["videotrain_generation", *labels] == 3
+    assert seen["videotrain_loss", *labels] == 0.5
+    assert seen["videotrain_checkpoint_last_size_bytes", *labels] == 1024
+
+
+def test_promtool_accepts_the_page():
+    check_metrics(filled(generations=2))
+
+
+def test_exactly_one_worker_state_is_shown():
+    states = {
+        dict(labels)["state"]: value
+        for (name, *labels), value in values(filled()).items()
+        if name.endswith("worker_state")
+    }
+    assert states.pop("failed") == 1
+    assert set(states.values()) == {0}
+
+
+def test_the_peak_is_known_for_known_gpus_only():
+    h200, other = "Model: \t\t NVIDIA H200\nIRQ: 1\n", "Model: \t NVIDIA H100 PCIe\n"
+    assert gpu_peak_flops([h200, h200]) == 989e12
+    assert gpu_peak_flops([h200, other]) is None
+    assert gpu_peak_flops([]) is None
+
+
+def test_what_was_not_measured_is_not_shown():
+    assert "videotrain_gradient_norm{" not in filled()

@@ -1,0 +1,115 @@
+"""What /progress tells, folded from records."""
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord
+from videotrain_trainer.agent.progress import RATE_STEPS, SAVED_POINTS, ProgressFold
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def at(seconds):
+    return START + timedelta(seconds=seconds)
+
+
+def started(resumed_step):
+    return StartedRecord(
+        generation=2,
+        stage="one",
+        at=START,
+        world_size=4,
+        resumed_step=resumed_step,
+        total_steps=1000,
+        skipped_checkpoints=["step 90: crc32c does not fit"],
+    )
+
+
+def step(number, *, data_stall_us=0, checkpoint_us=0, seconds=2.0, end=None):
+    finish = at(seconds * number if end is None else end)
+    return StepRecord(
+        generation=2,
+        stage="one",
+        step=number,
+        started_at=finish - timedelta(seconds=seconds),
+        finished_at=finish,
+        data_stall_us=data_stall_us,
+        checkpoint_us=checkpoint_us,
+        samples=8,
+        tokens=4000,
+        model_flops=3e9,
+        loss=1 / number,
+    )
+
+
+def saved(number):
+    return CheckpointRecord(
+        generation=2,
+        stage="one",
+        step=number,
+        captured_at=at(number),
+        committed_at=at(number + 1),
+        uri=f"s3://b/{number}",
+        bytes=1,
+        stall_us=0,
+    )
+
+
+def fold(*records):
+    result = ProgressFold(2, "one", START)
+    for record in records:
+        result.apply(record)
+    return result
+
+
+def test_a_generation_is_starting_until_its_workers_are_ready():
+    assert fold().snapshot().state == "starting"
+    assert fold(started(10)).snapshot().state == "running"
+
+
+def test_the_step_is_the_resumed_one_until_a_step_is_done():
+    assert fold(started(10)).snapshot().step == 10
+    progress = fold(started(10), step(11)).snapshot()
+    assert (progress.step, progress.resumed_step) == (11, 10)
+    assert progress.first_step_at == progress.last_step_at == at(22)
+    assert progress.skipped_checkpoints == ["step 90: crc32c does not fit"]
+
+
+def test_rates_cover_the_newest_steps_of_the_whole_world():
+    slow = [step(n, seconds=10.0, end=10.0 * n) for n in range(1, 6)]
+    fast = [step(n, seconds=1.0, end=50.0 + n) for n in range(6, 6 + RATE_STEPS)]
+    progress = fold(started(0), *slow, *fast).snapshot()
+    assert progress.samples_per_second == 8
+    assert progress.tokens_per_second == 4000
+    assert progress.model_flops_per_second == 3e9
+
+
+def test_no_rate_is_told_before_the_first_step():
+    assert fold(started(0)).snapshot().samples_per_second is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=1, max_size=60),
+    st.integers(0, 500),
+    st.data(),
+)
+def test_a_checkpoint_that_is_committed_late_has_the_stalls_up_to_its_own_step(stalls, resumed, data):
+    folded = fold(started(resumed))
+    expected = {resumed: (0, 0)}
+    pending = [resumed]
+    for number, (stall, checkpoint) in enumerate(stalls, start=resumed + 1):
+        folded.apply(step(number, data_stall_us=stall, checkpoint_us=checkpoint))
+        before = expected[number - 1]
+        expected[number] = (before[0] + stall, before[1] + checkpoint)
+        pending.append(number)
+        if data.draw(st.booleans()):
+            point = data.draw(st.sampled_from(pending))
+            pending = [later for later in pending if later > point] or [number]
+            folded.apply(saved(point))
+            newest = folded.snapshot().saved[-1]
+            assert (newest.data_stall_us, newest.checkpoint_us) == expected[point]
+    progress = folded.snapshot()
+    assert (progress.data_stall_us, progress.checkpoint_us) == expected[resumed + len(stalls)]
+    assert len(progress.saved) <= SAVED_POINTS

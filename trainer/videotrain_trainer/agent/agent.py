@@ -1,0 +1,188 @@
+"""The long-running process of a worker pod: obeys rosters, one generation after the other.
+
+It exits on SIGTERM only: status 0 if the workers could leave regularly (or there were none), 143 if they had to be
+killed or had failed. A failed generation does not end it; it waits for the next roster.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from datetime import UTC, datetime
+
+from videotrain_api.records import AgentProgress, GenerationProgress, Roster
+from videotrain_api.stage_config import StageConfig
+from videotrain_api.vocabulary import PORT_AGENT, ExitCode
+from videotrain_trainer.agent.exits import silent_exit
+from videotrain_trainer.agent.generation import Generation
+from videotrain_trainer.agent.launcher import Launcher
+from videotrain_trainer.agent.roster import RosterError, RosterFile
+from videotrain_trainer.agent.server import AgentServer
+from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.linux import adopt_orphans
+from videotrain_trainer.pod import Pod, load_config
+from videotrain_trainer.telemetry.metrics import AgentMetrics
+
+TICK_SECONDS = 0.1
+"""How often roster, records and processes are looked at."""
+STUCK_SECONDS = 120.0
+"""A main thread that has not looked around for so long is not healthy."""
+
+log = logging.getLogger(__name__)
+
+
+class Agent:
+    """Keeps the pod's workers in step with the newest roster."""
+
+    def __init__(self, pod: Pod) -> None:
+        self._pod = pod
+        self._rosters = RosterFile(pod.roster_file)
+        self._metrics = AgentMetrics(pod)
+        self._pending: Roster | None = None
+        self._current: Generation | None = None
+        self._refused: GenerationProgress | None = None
+        self._previous: GenerationProgress | None = None
+        self._roster_error: str | None = None
+        self._terminating = threading.Event()
+        self._ticked = time.monotonic()
+        self._answer = AgentProgress(pod=pod.name, pod_uid=pod.uid, at=datetime.now(UTC), ready=False)
+
+    def run(self) -> int:
+        """Work until SIGTERM; the exit code.
+
+        Raises:
+            ConfigError: the pod's address cannot be served on.
+        """
+        adopt_orphans()
+        signal.signal(signal.SIGTERM, lambda *_: self._terminating.set())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for whoever started the pods
+        self._pod.files.directory.mkdir(parents=True, exist_ok=True)
+        server = self._serve()
+        self._launcher = Launcher()
+        server.start()
+        try:
+            return self._work()
+        finally:
+            self._launcher.close()
+            server.close()
+
+    def _serve(self) -> AgentServer:
+        try:
+            return AgentServer(
+                self._pod.address,
+                PORT_AGENT,
+                progress=self._progress,
+                metrics=self._metrics.text,
+                healthy=lambda: time.monotonic() - self._ticked < STUCK_SECONDS,
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on the pod's address {self._pod.address}:{PORT_AGENT}: {error}"
+            ) from error
+
+    def _work(self) -> int:
+        while True:
+            if self._terminating.is_set() and self._leave():
+                break
+            self._tick()
+            time.sleep(TICK_SECONDS)
+        last = self._current.snapshot() if self._current else None
+        return ExitCode.TERMINATED if last and last.state == "failed" else ExitCode.OK
+
+    def _leave(self) -> bool:
+        """Drain what runs; whether it is over."""
+        self._pending = None
+        if self._current is None or self._current.finished:
+            return True
+        self._current.drain()
+        return False
+
+    def _tick(self) -> None:
+        self._ticked = time.monotonic()
+        if not self._terminating.is_set():
+            self._read_roster()
+        for message in self._launcher.messages():
+            if self._current and message.generation == self._current.roster.generation:
+                self._current.hear(message)
+        if self._current:
+            self._current.poll()
+        self._launcher.revive()
+        self._obey()
+        self._publish()
+
+    def _read_roster(self) -> None:
+        try:
+            roster = self._rosters.newer()
+        except RosterError as error:
+            log.exception("the roster is not usable")
+            self._roster_error = str(error)
+            return
+        if roster is not None:
+            log.info("roster of generation %s: %s, %s", roster.generation, roster.action, roster.reason)
+            self._pending, self._roster_error = roster, None
+
+    def _obey(self) -> None:
+        roster = self._pending
+        if roster is None:
+            return
+        if self._current and not self._current.finished:
+            self._current.stop(roster)
+            return
+        self._pending = None
+        if roster.action == "run" and any(member.pod == self._pod.name for member in roster.members):
+            self._start(roster)
+
+    def _start(self, roster: Roster) -> None:
+        if self._current or self._refused:
+            self._previous = self._refused or (self._current.snapshot() if self._current else None)
+        self._current, self._refused = None, None
+        try:
+            config = self._config_of(roster)
+        except ConfigError as error:
+            log.error("generation %s is refused: %s", roster.generation, error)  # noqa: TRY400
+            self._refused = _refusal(roster, str(error))
+            return
+        self._current = Generation(roster, config, self._pod, self._launcher, self._metrics)
+        self._current.start()
+
+    def _config_of(self, roster: Roster) -> StageConfig:
+        file = self._pod.config_file(roster.stage)
+        config = load_config(file)
+        if config.hash() != roster.config_hash:
+            raise ConfigError(
+                f"{file} has the hash {config.hash()}, but the roster of generation {roster.generation} asks for "
+                f"{roster.config_hash}; the pod was made for another configuration of the run and must be replaced"
+            )
+        return config
+
+    def _publish(self) -> None:
+        current = self._current.snapshot() if self._current else self._refused
+        problems = [self._roster_error] if self._roster_error else []
+        problems += self._current.errors if self._current else []
+        if self._refused and self._refused.exit and self._refused.generation == self._rosters.generation:
+            problems.append(self._refused.exit.message)
+        self._answer = AgentProgress(
+            pod=self._pod.name,
+            pod_uid=self._pod.uid,
+            at=datetime.now(UTC),
+            ready=self._launcher.ready,
+            roster_generation=self._rosters.generation,
+            current=current,
+            previous=self._previous,
+            error="; ".join(problems) or None,
+        )
+        if current:
+            self._metrics.progress(current)
+
+    def _progress(self) -> AgentProgress:
+        return self._answer
+
+
+def _refusal(roster: Roster, message: str) -> GenerationProgress:
+    now = datetime.now(UTC)
+    end = silent_exit(roster.generation, roster.stage, 0, 0, now, ExitCode.CONFIG, message)
+    return GenerationProgress(
+        generation=roster.generation, stage=roster.stage, state="failed", launched_at=now, ended_at=now, exit=end
+    )

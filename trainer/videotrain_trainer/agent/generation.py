@@ -1,0 +1,233 @@
+"""One generation in this pod: launch, watch, drain, kill, and the account of how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from datetime import UTC, datetime
+
+from psutil import Process
+
+from videotrain_api import vocabulary as names
+from videotrain_api.records import GenerationProgress, Roster, WorkerExit
+from videotrain_api.stage_config import StageConfig
+from videotrain_api.vocabulary import ExitCode, GenerationReason
+from videotrain_trainer.agent import exits, tree
+from videotrain_trainer.agent.launcher import Launcher
+from videotrain_trainer.agent.messages import Launched, LaunchMessage, LaunchOrder, WorkerDeath, WorkersFailed
+from videotrain_trainer.agent.progress import ProgressFold
+from videotrain_trainer.agent.tail import RecordTail
+from videotrain_trainer.pod import Pod
+from videotrain_trainer.telemetry.metrics import AgentMetrics
+
+STACKS_LIMIT = 64 * 1024
+"""Characters of stacks that /progress carries; the files hold all."""
+
+log = logging.getLogger(__name__)
+
+
+class Generation:
+    """The workers of one generation in this pod. Driven by `poll` from the agent's main thread."""
+
+    def __init__(
+        self, roster: Roster, config: StageConfig, pod: Pod, launcher: Launcher, metrics: AgentMetrics
+    ) -> None:
+        self.roster = roster
+        self.errors: list[str] = []
+        """What went wrong in watching it, for people."""
+        self.finished = False
+        """Every process of it is gone."""
+        self._config = config
+        self._pod = pod
+        self._launcher = launcher
+        self._metrics = metrics
+        self._fold = ProgressFold(roster.generation, roster.stage, datetime.now(UTC))
+        self._tail = RecordTail(pod.files.records(roster.generation, 0))
+        self._zygote: int | None = None
+        self._launcher_pid: int | None = None
+        self._launcher_gone = False
+        self._deaths: dict[int, WorkerDeath] = {}
+        self._launch_failure: WorkersFailed | None = None
+        self._signalled: set[int] = set()
+        self._drain_until: float | None = None
+        self._killed: tuple[ExitCode, str] | None = None
+        self._kill_began = 0.0
+
+    def start(self) -> None:
+        """Order the launch."""
+        roster, pod = self.roster, self._pod
+        rank = [member.pod for member in roster.members].index(pod.name)
+        host = roster.members[0].address
+        environment = {
+            names.ENV_GENERATION: str(roster.generation),
+            names.ENV_CONFIG_FILE: str(pod.config_file(roster.stage)),
+            names.ENV_RESTORE: "1" if roster.restore else "0",
+            "PYTHONUNBUFFERED": "1",
+        }
+        if pod.address.startswith("127.") or pod.address == "::1":
+            environment["GLOO_SOCKET_IFNAME"] = "lo"
+        self._launcher.launch(
+            LaunchOrder(
+                generation=roster.generation,
+                run_id=f"{roster.run_uid}-{roster.generation}",
+                address=pod.address,
+                endpoint=f"[{host}]:{roster.port}" if ":" in host else f"{host}:{roster.port}",
+                node_rank=rank,
+                nodes=len(roster.members),
+                processes_per_node=roster.processes_per_node,
+                join_seconds=self._config.start_seconds,
+                log_directory=str(pod.files.launcher(roster.generation)),
+                environment=environment,
+            )
+        )
+        self._zygote = self._launcher.pid
+
+    def hear(self, message: LaunchMessage) -> None:
+        """Take a message about this generation."""
+        if isinstance(message, Launched):
+            self._launcher_pid = message.pid
+        elif isinstance(message, WorkersFailed):
+            self._deaths = {death.local_rank: death for death in message.deaths}
+            self._launch_failure = message if message.code else None
+            fallen = [record for record in self._exits() if message.code or record.local_rank in self._deaths]
+            if any(record.outcome == "failed" for record in fallen):
+                self._fold.state, self._fold.exit = "failed", exits.root_cause(fallen)
+        else:
+            self._launcher_gone = True
+
+    def poll(self) -> None:
+        """Read records, carry on with what was ordered, and notice the end."""
+        if self.finished:
+            return
+        self._read_records()
+        if self._launcher.pid != self._zygote or not self._launcher.alive():
+            self._launcher_gone = True  # it dies with its zygote
+        if self._launcher_gone:
+            self._sweep()
+        elif self._killed is not None:
+            self._kill_again()
+        elif self._drain_until is not None:
+            self._drain()
+
+    def stop(self, newer: Roster) -> None:
+        """Make way for a newer roster: drain if it allows that and there is something to save, else kill."""
+        if self._killed is not None:
+            return
+        if newer.drain and self._fold.state != "failed":
+            self.drain()
+        elif newer.reason == GenerationReason.HANG:
+            self._capture_stacks()
+            self.kill(ExitCode.HANG, f"no progress since {self._fold.last_sign_at.isoformat()}; stacks were captured")
+        else:
+            self.kill(ExitCode.FENCED, f"stopped without a drain for generation {newer.generation} ({newer.reason})")
+
+    def drain(self) -> None:
+        """Ask the workers to finish their step, save and leave; they are killed after the stage's grace period."""
+        if self._drain_until is None and not self.finished:
+            self._drain_until = time.monotonic() + self._config.grace_seconds
+            if self._fold.state in ("starting", "running"):
+                self._fold.state = "draining"
+
+    def kill(self, code: ExitCode, message: str) -> None:
+        """SIGKILL every process of the generation; `code` and `message` go to workers that leave no record."""
+        log.info("killing generation %s: %s", self.roster.generation, message)
+        self._killed = (code, message)
+        self._kill_began = time.monotonic()
+        self._kill_again()
+
+    def snapshot(self) -> GenerationProgress:
+        """Facts so far."""
+        return self._fold.snapshot()
+
+    def _read_records(self) -> None:
+        records, bad = self._tail.read()
+        self.errors += [str(error) for error in bad]
+        for record in records:
+            self._fold.apply(record)
+            self._metrics.record(record)
+
+    def _worker_pids(self) -> dict[int, int]:
+        """Process ids of the live workers that have announced themselves, by local rank."""
+        living = {process.pid for process in self._members()}
+        found: dict[int, int] = {}
+        for local_rank in range(self.roster.processes_per_node):
+            with contextlib.suppress(FileNotFoundError):
+                pid = int(self._pod.files.worker(self.roster.generation, local_rank).read_text())
+                if pid in living:
+                    found[local_rank] = pid
+        return found
+
+    def _members(self) -> list[Process]:
+        return tree.members(self._launcher_pid, self._launcher.pid)
+
+    def _drain(self) -> None:
+        assert self._drain_until is not None
+        for pid in set(self._worker_pids().values()) - self._signalled:
+            self._signalled.add(pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        if not self._signalled and len(self._members()) <= 1:
+            self.kill(ExitCode.OK, "asked to stop before the workers were started")
+        elif time.monotonic() > self._drain_until:
+            self.kill(ExitCode.KILLED, f"still there graceSeconds={self._config.grace_seconds} after SIGTERM")
+
+    def _kill_again(self) -> None:
+        left = self._members()
+        tree.kill(left)
+        if left and time.monotonic() - self._kill_began > 10:
+            self.errors = [f"SIGKILL does not end {left}; generation {self.roster.generation} blocks its successor"]
+
+    def _capture_stacks(self) -> None:
+        parts = []
+        for local_rank, pid in self._worker_pids().items():
+            file = self._pod.files.stacks(self.roster.generation, local_rank)
+            parts.append(f"local rank {local_rank}\n{tree.capture_stacks(pid, file)}")
+        self._fold.stacks = "\n".join(parts)[:STACKS_LIMIT]
+
+    def _sweep(self) -> None:
+        """The launcher is gone: whatever it left behind goes too, then the account is made."""
+        left = self._members()
+        if left:
+            self._kill_began = self._kill_began or time.monotonic()
+            self._kill_again()
+            return
+        self._read_records()
+        if self._tail.torn:
+            log.warning("the last record of generation %s is incomplete: %r", self.roster.generation, self._tail.torn)
+        ends = self._exits()
+        self._metrics.exits(ends)
+        self._fold.state = exits.end_state(ends, self.roster.processes_per_node)
+        self._fold.exit = exits.root_cause(ends)
+        self._fold.ended_at = datetime.now(UTC)
+        self.finished = True
+        self._pod.files.tidy(self.roster.generation, self.roster.processes_per_node)
+
+    def _exits(self) -> list[WorkerExit]:
+        """An exit record of every worker, in its own words where it left some."""
+        found = []
+        for local_rank in range(self.roster.processes_per_node):
+            with contextlib.suppress(FileNotFoundError):
+                text = self._pod.files.exit(self.roster.generation, local_rank).read_bytes()
+                found.append(WorkerExit.model_validate_json(text))
+        known = {record.local_rank for record in found}
+        return found + [self._silent_exit(rank) for rank in range(self.roster.processes_per_node) if rank not in known]
+
+    def _silent_exit(self, local_rank: int) -> WorkerExit:
+        at = datetime.now(UTC)
+        if local_rank in self._deaths:
+            death = self._deaths[local_rank]
+            at, code, message = death.at, exits.status_code(death.exit_code), exits.death_message(death)
+        elif self._launch_failure is not None:
+            code, message = self._launch_failure.code, self._launch_failure.message
+        elif self._killed is not None:
+            code, message = self._killed
+        elif self._deaths:
+            code, message = ExitCode.TERMINATED, "stopped because another worker of the pod had failed"
+        else:
+            code, message = ExitCode.KILLED, "the launcher ended without a word: killed by the kernel or from outside"
+        return exits.silent_exit(
+            self.roster.generation, self.roster.stage, local_rank, self._fold.step, at, code, message
+        )
