@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+from support.training_worlds import (
+    Plan,
+    autoencoder_config,
+    commit_of,
+    difference,
+    final_weights,
+    make_clips,
+    run_world,
+)
+
+from videotrain_api.stages import Bucket
+from videotrain_api.vocabulary import ExitCode
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return make_clips(tmp_path_factory.mktemp("clips"))
+
+
+def test_the_autoencoder_learns_the_same_in_every_world_and_after_a_resize(tmp_path, clips):
+    folders = [tmp_path / "one", tmp_path / "resized"]
+    for folder in folders:
+        folder.mkdir()
+    alone = run_world(folders[0], autoencoder_config(folders[0], clips), 1)
+    assert alone.outcomes == ["completed"], alone.outcomes
+    config = autoencoder_config(folders[1], clips)
+    assert run_world(folders[1], config, 2, Plan(drain_during=2)).outcomes == ["drained"] * 2
+    assert run_world(folders[1], config, 1, Plan(generation=2)).outcomes == ["completed"]
+    assert commit_of(folders[0], 6).order_sha256 == commit_of(folders[1], 6).order_sha256
+    # Convolutions add in another order when they have other neighbours in memory; a step is 2e-3.
+    assert difference(final_weights(folders[0]), final_weights(folders[1])) < 2e-5
+
+
+def test_pictures_and_clips_are_mixed_as_asked(tmp_path, clips):
+    flops = {}
+    for ratio in (0.0, 0.5, 0.99):
+        folder = tmp_path / str(ratio)
+        folder.mkdir()
+        result = run_world(folder, autoencoder_config(folder, clips, image_ratio=ratio, steps=8), 1)
+        assert result.outcomes == ["completed"], result.outcomes
+        flops[ratio] = [step.model_flops for step in result.steps]
+    assert len(set(flops[0.0])) == 1
+    assert len(set(flops[0.5])) > 1
+    assert sum(flops[0.0]) > sum(flops[0.5]) > sum(flops[0.99])
+
+
+def test_a_clip_length_that_decodes_to_a_picture_is_refused(tmp_path, clips):
+    bucket = Bucket(resolution="64px", frames=4, batch_size=1)
+    result = run_world(tmp_path, autoencoder_config(tmp_path, clips, bucket=bucket), 1)
+    assert result.codes == [int(ExitCode.CONFIG)]
+    assert "autoencoder.bucket.frames" in result.outcomes[0]

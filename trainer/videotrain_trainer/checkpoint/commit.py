@@ -1,0 +1,159 @@
+"""Rank 0's share of saving: from the descriptions of all ranks to commit.json."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import google_crc32c
+
+from videotrain_api import layout
+from videotrain_api.artifacts import CheckpointFile, CheckpointManifest
+from videotrain_trainer.checkpoint.catalog import read_commit
+from videotrain_trainer.checkpoint.fence import Fence
+from videotrain_trainer.checkpoint.fragments import coverage_problems, pack
+from videotrain_trainer.checkpoint.order_log import OrderLog
+from videotrain_trainer.checkpoint.state import BLOCK_BYTES, CheckpointIndex, Point, StoredFile, Writer
+from videotrain_trainer.errors import AlreadyExists, Fenced, TrainerError
+from videotrain_trainer.storage import ObjectStore
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
+"""Seconds between two looks for objects of other ranks."""
+
+Found = TypeVar("Found")
+
+
+class AbandonedError(TrainerError):
+    """The process ends before the checkpoint is complete."""
+
+
+class Waiter:
+    """Looks for something that another process makes, less and less often.
+
+    Args:
+        closing: set when the process ends.
+    """
+
+    def __init__(self, closing: threading.Event) -> None:
+        self._closing = closing
+
+    def until(self, look: Callable[[], Found | None], what: str) -> Found:
+        """What `look` finds.
+
+        Raises:
+            AbandonedError: the process ends first.
+        """
+        pause = FIRST_PAUSE
+        while (found := look()) is None:
+            if self._closing.wait(pause):
+                raise AbandonedError(f"gave up waiting for {what}: the process ends")
+            pause = min(pause * 1.5, LONGEST_PAUSE)
+        return found
+
+
+def part_uri(prefix: str, step: int, generation: int, rank: int) -> str:
+    """Where a rank describes its file until rank 0 has put all descriptions into index.json."""
+    return f"{layout.checkpoint_prefix(prefix, step)}/parts/g{generation:06d}-{rank:05d}.json"
+
+
+def index_name(generation: int) -> str:
+    """The index of a checkpoint carries the generation, so that a later attempt at the step never overwrites it."""
+    return f"g{generation:06d}-index.json"
+
+
+class Committer:
+    """Makes checkpoints complete.
+
+    Args:
+        store: object store.
+        writer: this process, rank 0.
+        order: log of the samples.
+        waiter: for the descriptions of the other ranks.
+    """
+
+    def __init__(self, store: ObjectStore, writer: Writer, order: OrderLog, waiter: Waiter) -> None:
+        self._store = store
+        self._writer = writer
+        self._order = order
+        self._waiter = waiter
+        self._fence = Fence(store, writer.prefix, writer.generation)
+
+    def commit(self, own: StoredFile, shapes: Mapping[str, list[int]], point: Point) -> None:
+        """Wait for all ranks, then write order, index and commit manifest.
+
+        Raises:
+            Fenced: a newer generation has begun.
+            TrainerError: the files do not make a whole.
+        """
+        files = self._collect(own, point.step)
+        self._check_whole(files, shapes, point.step)
+        index = CheckpointIndex(block_bytes=BLOCK_BYTES, shapes=dict(shapes), quantities=list(own.vectors), files=files)
+        listed = [self._put_index(index, point.step)]
+        listed += [CheckpointFile(name=file.name, bytes=file.bytes, crc32c=file.crc32c) for file in files]
+        self._fence.check()
+        segments, digest = self._order.append(point.lines, self._writer.generation)
+        self._put_commit(
+            CheckpointManifest(
+                run=self._writer.run,
+                stage=self._writer.stage,
+                config_hash=self._writer.config_hash,
+                generation=self._writer.generation,
+                step=point.step,
+                world_size=self._writer.world_size,
+                captured_at=point.captured_at,
+                committed_at=datetime.now(UTC),
+                files=listed,
+                data_cursor=point.data_cursor,
+                order=segments,
+                order_sha256=digest,
+                samples=point.samples,
+            )
+        )
+
+    def _collect(self, own: StoredFile, step: int) -> list[StoredFile]:
+        known = {own.rank: own}
+        mark = re.compile(rf"/g{self._writer.generation:06d}-(\d+)\.json$")
+        folder = part_uri(self._writer.prefix, step, 0, 0).rpartition("/")[0]
+
+        def look() -> list[StoredFile] | None:
+            for item in self._store.list(folder):
+                match = mark.search(item.uri)
+                if match and int(match.group(1)) not in known:
+                    known[int(match.group(1))] = StoredFile.model_validate_json(self._store.get(item.uri))
+            return [known[rank] for rank in sorted(known)] if len(known) == self._writer.world_size else None
+
+        return [own] if self._writer.world_size == 1 else self._waiter.until(look, f"all ranks' parts of step {step}")
+
+    def _check_whole(self, files: Sequence[StoredFile], shapes: Mapping[str, list[int]], step: int) -> None:
+        prefix = layout.checkpoint_prefix(self._writer.prefix, step)
+        sizes = {item.uri.removeprefix(f"{prefix}/"): item.size for item in self._store.list(prefix)}
+        problems = [
+            f"{file.name}: {sizes.get(file.name, 'no')} bytes stored, {file.bytes} written"
+            for file in files
+            if sizes.get(file.name) != file.bytes
+        ]
+        problems += coverage_problems(shapes, [pack(file.pieces) for file in files])
+        if problems:
+            raise TrainerError(f"{prefix}: the ranks' files do not make a whole checkpoint: {'; '.join(problems[:5])}")
+
+    def _put_index(self, index: CheckpointIndex, step: int) -> CheckpointFile:
+        name, data = index_name(self._writer.generation), index.model_dump_json(by_alias=True).encode()
+        self._store.put(f"{layout.checkpoint_prefix(self._writer.prefix, step)}/{name}", data)
+        return CheckpointFile(name=name, bytes=len(data), crc32c=f"{google_crc32c.value(data):08x}")
+
+    def _put_commit(self, manifest: CheckpointManifest) -> None:
+        uri = layout.checkpoint_commit(self._writer.prefix, manifest.step)
+        try:
+            self._store.put(uri, manifest.model_dump_json(by_alias=True).encode(), only_if_absent=True)
+        except AlreadyExists:
+            # An older generation that was about to end got there first, or our own request was sent twice. Both hold
+            # the same samples, and so the same weights, or something is badly wrong.
+            stored = read_commit(self._store, self._writer.prefix, manifest.step)
+            if stored.order_sha256 != manifest.order_sha256:
+                raise Fenced(
+                    f"{uri}: generation {stored.generation} has saved this step with other samples than generation "
+                    f"{manifest.generation}"
+                ) from None

@@ -1,0 +1,154 @@
+"""Saving: copy to host memory, then everything else in a background thread.
+
+1. Every rank copies its share into a host buffer; only this stops training.
+2. Its thread computes checksums, uploads the file and then a small description of it (`parts/`).
+3. The thread of rank 0 waits for all descriptions, checks that together they hold every element once, and writes the
+   index, the order segment and, last and only if absent, commit.json.
+4. All threads wait for commit.json, so that every pod records the checkpoint as complete.
+
+Ranks meet in the object store and not in a collective: a collective in a thread of its own would need a second set of
+process groups that may never be used at the same time as the first.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from videotrain_api import layout
+from videotrain_api.artifacts import CheckpointManifest
+from videotrain_api.records import CheckpointRecord
+from videotrain_api.trainrun import CheckpointPolicy
+from videotrain_trainer.checkpoint.catalog import delete_checkpoint, read_commit, stored_steps
+from videotrain_trainer.checkpoint.commit import Committer, Waiter, part_uri
+from videotrain_trainer.checkpoint.fragments import packed_length
+from videotrain_trainer.checkpoint.host_file import HostFile
+from videotrain_trainer.checkpoint.order_log import OrderLog
+from videotrain_trainer.checkpoint.retention import steps_to_delete
+from videotrain_trainer.checkpoint.state import BLOCK_BYTES, Point, ShardedState, StoredFile, Writer
+from videotrain_trainer.context import RecordSink
+from videotrain_trainer.errors import ObjectMissing
+from videotrain_trainer.storage import ObjectStore
+
+
+class CheckpointWriter:
+    """Saves checkpoints of one generation, one at a time.
+
+    Args:
+        store: object store.
+        writer: this process.
+        policy: gives retention.
+        order: log of the samples; used on rank 0 only.
+        records: takes a CheckpointRecord when a checkpoint is complete.
+    """
+
+    def __init__(
+        self, store: ObjectStore, writer: Writer, policy: CheckpointPolicy, order: OrderLog, records: RecordSink
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._policy = policy
+        self._records = records
+        self._closing = threading.Event()
+        self._waiter = Waiter(self._closing)
+        self._committer = Committer(store, writer, order, self._waiter) if writer.rank == 0 else None
+        self._file: HostFile | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._running: Future[None] | None = None
+
+    def save(self, state: ShardedState, point: Point) -> int:
+        """Copy the state and start writing; waits for the checkpoint before, if that is still being written.
+
+        Returns:
+            Microseconds for which the caller was held up.
+
+        Raises:
+            TrainerError: the checkpoint before failed.
+        """
+        began = time.monotonic_ns()
+        self.wait()
+        if self._file is None:
+            pinned = state.device.type == "cuda"
+            self._file = HostFile(state.quantities, packed_length(state.saved), pinned=pinned)
+        for quantity in state.quantities:
+            state.read(quantity, self._file.vector(quantity))
+        stall = (time.monotonic_ns() - began) // 1000
+        self._running = self._thread.submit(self._write, self._file, state, point, stall)
+        return stall
+
+    def check(self) -> None:
+        """Raise what made a checkpoint fail in the background, if one did; never waits."""
+        if self._running is not None and self._running.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Until the last checkpoint is complete.
+
+        Raises:
+            TrainerError: it failed.
+        """
+        if self._running is not None:
+            running, self._running = self._running, None
+            running.result()
+
+    def close(self) -> None:
+        """Give up a checkpoint that is still being written; it stays incomplete. Does not wait for an upload."""
+        self._closing.set()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _write(self, file: HostFile, state: ShardedState, point: Point, stall: int) -> None:
+        """In the thread. Of `state` only what never changes is read here."""
+        part = self._upload(file, state, point.step)
+        if self._committer is not None:
+            self._committer.commit(part, {name: list(shape) for name, shape in state.shapes.items()}, point)
+        manifest = self._await_commit(point.step)
+        self._records.write(
+            CheckpointRecord(
+                generation=self._writer.generation,
+                stage=self._writer.stage,
+                step=point.step,
+                captured_at=point.captured_at,
+                committed_at=manifest.committed_at,
+                uri=layout.checkpoint_prefix(self._writer.prefix, point.step),
+                bytes=sum(item.bytes for item in manifest.files),
+                stall_us=stall,
+            )
+        )
+        if self._committer is not None:
+            self._retain()
+
+    def _upload(self, file: HostFile, state: ShardedState, step: int) -> StoredFile:
+        writer = self._writer
+        name = f"g{writer.generation:06d}-{writer.rank:05d}-of-{writer.world_size:05d}.safetensors"
+        whole, blocks = file.checksums(BLOCK_BYTES)
+        self._store.put(f"{layout.checkpoint_prefix(writer.prefix, step)}/{name}", file.data)
+        part = StoredFile(
+            name=name,
+            rank=writer.rank,
+            bytes=len(file.data),
+            crc32c=whole,
+            block_crc32c=blocks,
+            vectors=file.starts,
+            pieces=[(piece.parameter, piece.start, piece.length) for piece in state.saved],
+        )
+        uri = part_uri(writer.prefix, step, writer.generation, writer.rank)
+        self._store.put(uri, part.model_dump_json(by_alias=True).encode())
+        return part
+
+    def _await_commit(self, step: int) -> CheckpointManifest:
+        def look() -> CheckpointManifest | None:
+            try:
+                return read_commit(self._store, self._writer.prefix, step)
+            except ObjectMissing:
+                return None
+
+        return self._waiter.until(look, f"commit.json of step {step}")
+
+    def _retain(self) -> None:
+        found = stored_steps(self._store, self._writer.prefix)
+        policy = self._policy
+        for step in steps_to_delete(
+            found.complete, found.incomplete, keep_last=policy.keep_last, keep_every=policy.keep_every_steps
+        ):
+            delete_checkpoint(self._store, self._writer.prefix, step)

@@ -1,0 +1,223 @@
+"""The encode stage: clips and captions to latents and text features in tar shards, with a Parquet manifest.
+
+A unit is one shard, so a restarted stage of any world size goes on where it was; rank 0 writes the manifest.
+
+Shapes: B batch (1), C channels, T frames, H height, W width, L text tokens, D text width, P pooled width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from typing import Any
+
+import google_crc32c
+import torch
+from torch import Tensor
+
+from videotrain_api import layout
+from videotrain_api.stage_config import StageConfig
+from videotrain_api.stages import PromptStyle
+from videotrain_trainer.context import Outcome, StageContext
+from videotrain_trainer.data.encoding import Sample, ShardPlan, plan_samples, plan_shards, why_nothing
+from videotrain_trainer.data.manifest import (
+    CLIP_SCHEMA,
+    LATENT_SCHEMA,
+    SCORES,
+    kept_clips,
+    read_table,
+    to_parquet,
+    uids_hash,
+)
+from videotrain_trainer.data.pixels import crop_window
+from videotrain_trainer.data.prompts import prompt_text
+from videotrain_trainer.data.sets import EncodedSetInfo, set_info_uri
+from videotrain_trainer.data.shards import Member, ShardWriter
+from videotrain_trainer.data.units import Tick, Unit, UnitRun
+from videotrain_trainer.data.video import Frame, read_covering
+from videotrain_trainer.errors import ConfigError, DataError
+from videotrain_trainer.model.registry import build_autoencoder, build_text_encoder
+from videotrain_trainer.model.weights import load_weights
+from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
+
+CENTRE = (0.5, 0.5)
+
+
+def run(context: StageContext) -> Outcome:
+    """Encode the curated clips for the buckets of all stages to come.
+
+    Raises:
+        DataError: the curated set is missing or damaged, or no clip fits a bucket.
+    """
+    config = context.config
+    _check(config)
+    store = ObjectStore.for_storage(config.storage)
+    store.check()
+    weights = store.get(_weights_uri(config))
+    shards = _plan(store, config)
+    made_from = hashlib.sha256(weights + _recipe(config).encode()).hexdigest()
+    plans = {shard.name(made_from): shard for shard in shards}
+    board = UnitRun(context, store, [Unit(name, len(shard.samples)) for name, shard in plans.items()])
+    encoder = _Encoder(context, store, weights)
+    try:
+        finished = board.run(lambda unit, tick: encoder.encode_shard(plans[unit.name], tick))
+    finally:
+        encoder.close()
+    if finished and context.world.rank == 0:
+        _publish(store, config, board.results())
+    return "completed" if finished and board.wait_for(layout.latent_manifest(config.paths.output)) else "drained"
+
+
+class _Encoder:
+    """Encodes the shards of one rank."""
+
+    def __init__(self, context: StageContext, store: ObjectStore, weights: bytes) -> None:
+        config, self._device = context.config, context.world.device
+        self._config = config
+        self._store = store
+        self._scratch = context.scratch / "encode"
+        # Full precision on the CPU, where bfloat16 is slower; the latents are stored in bfloat16 in any case.
+        self._dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
+        self._autoencoder = build_autoencoder(config.autoencoder)
+        load_weights(self._autoencoder, weights, _weights_uri(config))
+        self._autoencoder.eval().requires_grad_(False).to(self._device, self._dtype)
+        self._text = build_text_encoder(config.text_encoder).to(self._device)
+        self._decoded: tuple[tuple[str, tuple[int, int]], Frame] | None = None
+
+    def encode_shard(self, plan: ShardPlan, tick: Tick) -> dict[str, Any]:
+        """Encode and store one shard; returns its manifest rows."""
+        with disk_full_is_clear(self._scratch):
+            self._scratch.mkdir(parents=True, exist_ok=True)
+        path, rows = self._scratch / "shard.tar", []
+        with ShardWriter(path) as writer:
+            for number, sample in enumerate(plan.samples, start=1):
+                tensors = self._tensors(sample)
+                rows.append(_row(sample, writer.add(sample.uid, tensors), tensors))
+                tick(number)
+        name = f"shards/{writer.object_name(plan.bucket, plan.number)}"
+        self._store.put(f"{self._config.paths.output}/{name}", path)
+        path.unlink()
+        return {"rows": [{**row, "shard": name} for row in rows]}
+
+    def close(self) -> None:
+        """Remove temporary files."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    @torch.inference_mode()
+    def _tensors(self, sample: Sample) -> dict[str, Tensor]:
+        pixels_CTHW = crop_window(self._frames(sample), sample.window, sample.shape, CENTRE)
+        x_BCTHW = pixels_CTHW[None].to(self._device, self._dtype)
+        tensors = {
+            "latent": self._latent(x_BCTHW),
+            "cond_first": self._latent(x_BCTHW[:, :, :1]),
+            "cond_last": self._latent(x_BCTHW[:, :, -1:]),
+        }
+        for style in self._config.encode_prompts:
+            tensors |= self._text_features(sample, style)
+        return tensors
+
+    def _latent(self, x_BCTHW: Tensor) -> Tensor:
+        latent_CTHW: Tensor = self._autoencoder.encode(x_BCTHW)[0]
+        if not torch.isfinite(latent_CTHW).all():
+            raise DataError(f"{_weights_uri(self._config)}: the autoencoder gives values that are not finite")
+        return latent_CTHW.to("cpu", torch.bfloat16)
+
+    def _text_features(self, sample: Sample, style: PromptStyle) -> dict[str, Tensor]:
+        text = prompt_text(sample.clip["caption"], style, sample.fps, sample.clip["motion"])
+        features = self._text.encode([text])
+        context_LD = features.context_BLD[0, : features.lengths[0]]
+        return {
+            f"context.{style}": context_LD.to("cpu", torch.bfloat16),
+            f"pooled.{style}": features.pooled_BP[0].to("cpu", torch.bfloat16),
+        }
+
+    def _frames(self, sample: Sample) -> Frame:
+        """Covering frames of the sample's clip; the windows of a clip follow each other, so the last one is kept."""
+        key = (str(sample.clip["uid"]), sample.shape)
+        if self._decoded is None or self._decoded[0] != key:
+            uri = f"{self._config.paths.clips}/{sample.clip['uri']}"
+            data = self._store.get(uri)
+            if google_crc32c.value(data) != sample.clip["crc32c"]:
+                raise DataError(f"{uri}: the clip does not fit its checksum in the manifest; curate again")
+            self._decoded = key, read_covering(data, sample.shape)
+        return self._decoded[1]
+
+
+def _check(config: StageConfig) -> None:
+    if config.stage.encode is None or config.paths.clips is None or config.paths.autoencoder_weights is None:
+        raise ConfigError(
+            f"stage {config.stage.name!r}: encode, paths.clips and paths.autoencoderWeights must be set; "
+            "the stage needs a curated set and an autoencoder"
+        )
+    if not config.encode_buckets or not config.encode_prompts:
+        raise ConfigError(f"stage {config.stage.name!r}: encodeBuckets is empty; no later train stage reads it")
+
+
+def _plan(store: ObjectStore, config: StageConfig) -> list[ShardPlan]:
+    assert config.stage.encode is not None
+    table = kept_clips(read_table(store, layout.clip_manifest(str(config.paths.clips)), CLIP_SCHEMA))
+    clips = table.to_pylist()
+    grid = config.autoencoder.spatial_compression * (config.model.patch_size or 1)
+    samples = plan_samples(clips, config.encode_buckets, grid)
+    if not samples:
+        raise DataError(
+            f"{config.paths.clips}: none of {len(clips)} clips fits a bucket of the train stages: "
+            f"{why_nothing(clips, config.encode_buckets)}"
+        )
+    text = config.text_encoder
+    longest = max(len(sample.clip["caption"].encode()) for sample in samples) + 40
+    per_style = min(text.max_tokens, longest) * text.context_dim * 2
+    return plan_shards(samples, per_style * len(config.encode_prompts), config.stage.encode.shard_bytes)
+
+
+def _weights_uri(config: StageConfig) -> str:
+    uri = str(config.paths.autoencoder_weights)
+    return uri if uri.endswith(".safetensors") else layout.final_weights(uri)
+
+
+def _recipe(config: StageConfig) -> str:
+    return json.dumps([config.autoencoder.to_wire(), config.text_encoder.to_wire(), config.encode_prompts])
+
+
+def _row(sample: Sample, member: Member, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    frames, height, width = tensors["latent"].shape[1:]
+    tokens = max(tensor.shape[0] for name, tensor in tensors.items() if name.startswith("context."))
+    return {
+        "uid": sample.uid,
+        "clip": sample.clip["uid"],
+        "row": sample.row,
+        "bucket": sample.bucket,
+        "offset": member.offset,
+        "length": member.length,
+        "crc32c": member.crc32c,
+        "latent_frames": frames,
+        "latent_height": height,
+        "latent_width": width,
+        "frames": sample.window.frames,
+        "start": sample.window.start,
+        "fps": sample.fps,
+        "caption": sample.clip["caption"],
+        "source": sample.clip["source"],
+        "text_tokens": tokens,
+        **{name: sample.clip[name] for name in SCORES},
+    }
+
+
+def _publish(store: ObjectStore, config: StageConfig, results: list[dict[str, Any]]) -> None:
+    """Description first, manifest last: the manifest makes the set exist."""
+    rows = [row for result in results for row in result["rows"]]
+    info = EncodedSetInfo(
+        samples=len(rows),
+        manifest_hash=uids_hash(row["uid"] for row in rows),
+        rows=sorted({row["row"] for row in rows}),
+        prompts=config.encode_prompts,
+        latent_channels=config.autoencoder.latent_channels or 0,
+        spatial_compression=config.autoencoder.spatial_compression,
+        context_dim=config.text_encoder.context_dim,
+        pooled_dim=config.text_encoder.pooled_dim,
+        text_encoder=config.text_encoder.kind,
+        autoencoder_weights=_weights_uri(config),
+    )
+    store.put(set_info_uri(config.paths.output), json.dumps(info.to_wire(), indent=1).encode())
+    store.put(layout.latent_manifest(config.paths.output), to_parquet(rows, LATENT_SCHEMA))

@@ -1,0 +1,39 @@
+"""Work of one slot by formula: samples, tokens and model FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from videotrain_api.architecture import AutoencoderSpec
+from videotrain_api.autoencoder_flops import autoencoder_train_flops
+from videotrain_api.flops import MmditShape, train_flops
+
+
+@dataclass(frozen=True)
+class SlotWork:
+    """What a slot takes."""
+
+    samples: int
+    tokens: int
+    """Image and text tokens; 0 where there are none."""
+    model_flops: float
+    """Forward and backward; recomputation is not counted."""
+
+
+def transformer_work(shape: MmditShape, latent_BCTHW: Sequence[int], patch: int, text_tokens: int) -> SlotWork:
+    """Work of a micro-batch of latents of that shape, text padding included since it is attended to."""
+    samples, _, frames, rows, columns = latent_BCTHW
+    image = frames * (rows // patch) * (columns // patch)
+    return SlotWork(
+        samples=samples,
+        tokens=samples * (image + text_tokens),
+        model_flops=float(samples * train_flops(shape, image, text_tokens)),
+    )
+
+
+def autoencoder_work(spec: AutoencoderSpec, video_BCTHW: Sequence[int]) -> SlotWork:
+    """Work of a micro-batch of pixels of that shape."""
+    samples, _, frames, rows, columns = video_BCTHW
+    flops = samples * autoencoder_train_flops(spec, frames, rows, columns)
+    return SlotWork(samples=samples, tokens=0, model_flops=float(flops))
