@@ -20,16 +20,16 @@ class WatchEvent(NamedTuple):
     object: Json
 
 
-class Conflict(Exception):
+class Conflict(Exception):  # noqa: N818  named like the HTTP status
     """A precondition (resourceVersion, uid) does not hold, or the name is taken: look again and plan again."""
 
 
-class NotFound(Exception):
+class NotFound(Exception):  # noqa: N818  named like the HTTP status
     """There is no such object."""
 
 
 class Cluster(Protocol):
-    """Access to namespaced objects of the kinds VideoTrainingRun, Pod, Service, ConfigMap, Secret and Event, and Node."""
+    """Access to namespaced objects (VideoTrainingRun, Pod, Service, ConfigMap, Secret, Event) and to nodes."""
 
     async def get(self, kind: str, namespace: str, name: str) -> Json:
         """The object.

@@ -1,0 +1,93 @@
+"""The bill in the status, and the ledger behind it."""
+
+from __future__ import annotations
+
+from videotrain_api.money import cost_micros, format_micros
+from videotrain_api.status import CostStatus
+from videotrain_api.vocabulary import Bucket
+from videotrain_operator.accounting.ledger import Bill, Holding, settle
+from videotrain_operator.planner.budget import spent_percent
+from videotrain_operator.planner.draft import Draft
+from videotrain_operator.planner.observed import PodView
+from videotrain_operator.planner.rates import step_seconds
+from videotrain_operator.planner.render.config import render_ledger
+
+
+def settle_bill(draft: Draft) -> None:
+    """Add up what is held and spent; store the ledger when something was closed, bound or finished."""
+    present = {pod.uid for pod in draft.observed.pods}
+    gone = [pod for pod in draft.observed.departed if pod.uid not in present]
+    holdings = [*_holdings(draft, draft.observed.pods, gone=False), *_holdings(draft, gone, gone=True)]
+    draft.bill = settle(
+        draft.observed.ledger,
+        holdings,
+        draft.status.generations,
+        now=draft.now,
+        observed_at=draft.before.observed_at,
+        run_over=draft.finished,
+    )
+
+
+def store_ledger(draft: Draft) -> None:
+    """Apply the ledger if it changed; the last object before the status write."""
+    bill = draft.bill
+    if bill is None or not (bill.document["pods"] or bill.document["entries"] or draft.observed.ledger):
+        return
+    if bill.document != draft.observed.ledger:
+        draft.apply.append(render_ledger(draft.run, bill.document, draft.observed.ledger_resource_version))
+
+
+def write_cost(draft: Draft) -> None:
+    """The bill for people and dashboards."""
+    bill = draft.bill
+    if bill is None:
+        return
+    gpu_us = {bucket.value: bill.gpu_microseconds.get(bucket.value, 0) for bucket in Bucket}
+    productive = gpu_us[Bucket.PRODUCTIVE.value]
+    forecast = _forecast(draft, bill)
+    cost = CostStatus(
+        currency=draft.spec.pool.currency,
+        total_micros=bill.total,
+        total=format_micros(bill.total),
+        held_gpu_microseconds=bill.held,
+        gpu_microseconds_by_bucket=gpu_us,
+        micros_by_bucket={bucket.value: bill.micros.get(bucket.value, 0) for bucket in Bucket},
+        rate_per_hour=format_micros(bill.rate_micros_per_hour),
+        forecast=None if forecast is None else format_micros(forecast),
+        budget_percent=spent_percent(draft.spec.budget, bill),
+        goodput_percent=round(productive * 100 / bill.held, 2) if bill.held else None,
+        estimated=bill.estimated,
+    )
+    draft.update(cost=cost)
+
+
+def _holdings(draft: Draft, pods: list[PodView] | tuple[PodView, ...], *, gone: bool) -> list[Holding]:
+    pool = draft.spec.pool
+    return [
+        Holding(
+            uid=pod.uid,
+            pod=pod.name,
+            gpus=pod.gpus or pool.gpus_per_node,
+            price=pod.price or f"{pool.price_per_gpu_hour} {pool.currency}",
+            created_at=pod.created_at,
+            bound_at=pod.bound_at,
+            started_at=pod.started_at,
+            finished_at=pod.finished_at,
+            gone=gone,
+        )
+        for pod in pods
+        if pod.bound_at is not None
+    ]
+
+
+def _forecast(draft: Draft, bill: Bill) -> int | None:
+    """Expected total: what is spent, and the steps left of all training stages at the measured speed and size."""
+    live = draft.live
+    if draft.finished:
+        return bill.total
+    each = step_seconds(draft, len(live.members)) if live else None
+    if each is None or live is None:
+        return None
+    left = sum(max(0, s.total_steps - s.step) for s in draft.status.stages if s.total_steps and s.state != "Succeeded")
+    rate = bill.rate_micros_per_hour
+    return bill.total + cost_micros(round(left * each * 1_000_000), rate)

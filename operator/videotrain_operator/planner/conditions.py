@@ -1,0 +1,61 @@
+"""Conditions: what holds, since when, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from videotrain_api.status import ConditionStatus
+from videotrain_api.vocabulary import Condition
+from videotrain_operator.planner.draft import Draft
+
+MESSAGE_LIMIT: Final = 1000
+_ORDER: Final = [member.value for member in Condition]
+
+
+def set_condition(draft: Draft, kind: Condition, status: bool | None, reason: str, message: str = "") -> bool:
+    """Set a condition of the draft's status.
+
+    Args:
+        draft: the pass.
+        kind: type of the condition.
+        status: True, False, or None for Unknown.
+        reason: CamelCase word.
+        message: for people; cut at 1,000 characters.
+
+    Returns:
+        Whether the status flipped or the condition is new.
+    """
+    old = find_condition(draft, kind)
+    new = make_condition(kind, status, reason, message, generation=draft.run.metadata.generation, now=draft.now)
+    draft.update(conditions=with_condition(draft.status.conditions, new))
+    return old is None or old.status != new.status
+
+
+def find_condition(draft: Draft, kind: Condition) -> ConditionStatus | None:
+    """The condition as it stands in this pass."""
+    return next((c for c in draft.status.conditions if c.type == kind), None)
+
+
+def with_condition(conditions: Sequence[ConditionStatus], new: ConditionStatus) -> list[ConditionStatus]:
+    """The list with `new` in its place; the transition time moves only when the status flips."""
+    old = next((c for c in conditions if c.type == new.type), None)
+    if old is not None and old.status == new.status:
+        new = new.model_copy(update={"last_transition_time": old.last_transition_time})
+    others = [c for c in conditions if c.type != new.type]
+    return sorted([*others, new], key=lambda c: _ORDER.index(c.type))
+
+
+def make_condition(
+    kind: Condition, status: bool | None, reason: str, message: str, *, generation: int | None, now: datetime
+) -> ConditionStatus:
+    """A condition that flipped now."""
+    return ConditionStatus(
+        type=kind.value,
+        status="Unknown" if status is None else str(status),
+        reason=reason,
+        message=message[:MESSAGE_LIMIT],
+        observed_generation=generation,
+        last_transition_time=now,
+    )

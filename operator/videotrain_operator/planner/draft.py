@@ -1,0 +1,152 @@
+"""One pass in the making: what was seen, and what has been decided so far.
+
+`plan()` hands one of these from step to step. Each step reads it and adds to it; nothing that was passed in is changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Literal
+
+from videotrain_api.cost import node_counts
+from videotrain_api.records import Roster
+from videotrain_api.stages import NodeBounds
+from videotrain_api.status import GenerationStatus, RunStatus, StageStatus
+from videotrain_api.trainrun import VideoTrainingRun, VideoTrainingRunSpec
+from videotrain_api.vocabulary import Condition
+from videotrain_operator.accounting.ledger import Bill
+from videotrain_operator.planner.decision import Deletion, Event, Manifest, Plan
+from videotrain_operator.planner.observed import Observed, PodView
+
+EndCause = Literal["completed", "drained", "application", "infrastructure", "preemption", "hang"]
+SUSPENDED = "Suspended"
+COMPLETED = "Completed"
+
+
+@dataclass
+class Draft:
+    """Everything a step needs. `status` is replaced, never changed in place."""
+
+    run: VideoTrainingRun
+    """The run as it is trained: the frozen spec with the live fields of the present one."""
+    observed: Observed
+    now: datetime
+    before: RunStatus
+    """Status as it was read."""
+    status: RunStatus
+    """Status as it will be written."""
+    config_data: dict[str, str] | None = None
+    """Data of the frozen config map, if it can be made from the present spec."""
+    can_create_pods: bool = True
+    apply: list[Manifest] = field(default_factory=list)
+    delete: list[Deletion] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    requeue_seconds: float | None = None
+    delete_run: bool = False
+    bill: Bill | None = None
+    ended: bool = False
+    """This pass ended a generation; the next one begins in the next pass, when the end is on record."""
+    published: Roster | None = None
+    """Roster that this pass publishes."""
+    suspend_reason: str | None = None
+    """Why the run holds no nodes, if it should not."""
+    held: bool = False
+    """The present spec cannot be run: the world stays as it is."""
+    smallest: bool = False
+    """The budget allows only the smallest world."""
+    waiting: str = ""
+    """What the next generation waits for, for people."""
+
+    @property
+    def spec(self) -> VideoTrainingRunSpec:
+        """Desired state."""
+        return self.run.spec
+
+    @property
+    def live(self) -> GenerationStatus | None:
+        """The generation that runs, if one does."""
+        last = self.last
+        return last if last is not None and last.end_cause is None else None
+
+    @property
+    def last(self) -> GenerationStatus | None:
+        """The newest generation, running or ended."""
+        return self.status.generations[-1] if self.status.generations else None
+
+    @property
+    def stage(self) -> StageStatus | None:
+        """The stage that is worked on; None when all are done or the run was refused."""
+        return next((stage for stage in self.status.stages if stage.state in ("Pending", "Running")), None)
+
+    @property
+    def finished(self) -> bool:
+        """The run succeeded or failed."""
+        return any(self.is_true(kind) for kind in (Condition.COMPLETE, Condition.FAILED))
+
+    @property
+    def bounds(self) -> NodeBounds:
+        """Node bounds of the current stage as they are now."""
+        name = self.stage.name if self.stage else None
+        own = next((stage.nodes for stage in self.spec.stages if stage.name == name), None)
+        return own or self.spec.nodes
+
+    @property
+    def sizes(self) -> list[int]:
+        """World sizes in nodes that may be used now, ascending."""
+        sizes = node_counts(self.bounds)
+        return sizes[:1] if self.smallest else sizes
+
+    def fit(self, pods: int) -> int | None:
+        """The largest world that so many pods can make."""
+        return next((size for size in reversed(self.sizes) if size <= pods), None)
+
+    def is_true(self, kind: Condition) -> bool:
+        """Whether a condition holds."""
+        return any(c.type == kind and c.status == "True" for c in self.status.conditions)
+
+    @cached_property
+    def pods(self) -> dict[str, PodView]:
+        """Observed pods by name."""
+        return {pod.name: pod for pod in self.observed.pods}
+
+    def update(self, **changes: Any) -> None:
+        """Replace fields of the status."""
+        self.status = self.status.model_copy(update=changes)
+
+    def update_last(self, **changes: Any) -> None:
+        """Replace fields of the newest generation."""
+        *earlier, last = self.status.generations
+        self.update(generations=[*earlier, last.model_copy(update=changes)])
+
+    def update_stage(self, name: str, **changes: Any) -> None:
+        """Replace fields of one stage."""
+        stages = [s.model_copy(update=changes) if s.name == name else s for s in self.status.stages]
+        self.update(stages=stages)
+
+    def end_generation(self, cause: EndCause, reason: str, message: str) -> None:
+        """Put on record that the running generation is over; the next pass acts on it."""
+        self.update_last(end_cause=cause, end_reason=str(reason), end_message=message[:1000])
+        self.ended = True
+        self.look_again(0)
+
+    def tell(self, type_: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        """Emit an event after the status was written."""
+        self.events.append(Event(type=type_, reason=reason, message=message[:1000]))
+
+    def look_again(self, seconds: float) -> None:
+        """Ask for another pass after at most so many seconds."""
+        seconds = max(0.0, seconds)
+        self.requeue_seconds = seconds if self.requeue_seconds is None else min(seconds, self.requeue_seconds)
+
+    def plan(self) -> Plan:
+        """What was decided."""
+        return Plan(
+            apply=tuple(self.apply),
+            delete=tuple(self.delete),
+            status=self.status,
+            events=tuple(self.events),
+            requeue_seconds=self.requeue_seconds,
+            delete_run=self.delete_run,
+        )

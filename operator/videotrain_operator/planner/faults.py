@@ -1,0 +1,162 @@
+"""Evidence of failure, and what follows from it.
+
+Somebody's death makes every other worker fail too (a collective breaks), so the root is looked for first: a lost node
+or a dead pod explains exits, an exit with a code of its own explains exits that only say "a peer is gone".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal, NamedTuple
+
+from videotrain_api.records import WorkerExit
+from videotrain_api.trainrun import Cause, FailureRule
+from videotrain_api.vocabulary import ExitCode, GenerationReason
+from videotrain_operator.planner.observed import PodView
+from videotrain_operator.planner.progress import CONSEQUENCES, Report
+
+Action = Literal["Restart", "ReplaceNode", "Fail", "Ignore"]
+
+
+class Verdict(NamedTuple):
+    """What a failure counts as and what is done."""
+
+    cause: Cause
+    action: Action
+
+
+EXIT_CODES: Final[dict[int, Verdict]] = {
+    ExitCode.OK: Verdict("preemption", "Restart"),  # an agent leaves in good order only when it is told to
+    ExitCode.INTERNAL: Verdict("application", "Restart"),
+    ExitCode.CONFIG: Verdict("application", "Fail"),
+    ExitCode.DATA: Verdict("application", "Fail"),
+    ExitCode.PERMISSION: Verdict("application", "Fail"),
+    ExitCode.STORAGE: Verdict("infrastructure", "Restart"),
+    ExitCode.DISK_FULL: Verdict("infrastructure", "ReplaceNode"),
+    ExitCode.DIVERGED: Verdict("application", "Restart"),
+    ExitCode.FENCED: Verdict("infrastructure", "Restart"),
+    ExitCode.PEER_LOST: Verdict("infrastructure", "Restart"),
+    ExitCode.HANG: Verdict("hang", "Restart"),
+    ExitCode.CUDA: Verdict("infrastructure", "ReplaceNode"),
+    ExitCode.TERMINATED: Verdict("preemption", "Restart"),
+    ExitCode.KILLED: Verdict("infrastructure", "Restart"),
+}
+"""By exit code of a worker or of the agent's container; others are faults of the application."""
+REASONS: Final[dict[str, Verdict]] = {
+    "OOMKilled": Verdict("application", "Restart"),
+    "Evicted": Verdict("infrastructure", "Restart"),
+    "NodeLost": Verdict("infrastructure", "Restart"),
+    "PodGone": Verdict("infrastructure", "Restart"),
+    "NodeShutdown": Verdict("preemption", "Restart"),
+    "Terminated": Verdict("preemption", "Restart"),
+    "Preempting": Verdict("preemption", "Restart"),
+    "DeletionByTaintManager": Verdict("preemption", "Restart"),
+    "EvictionByEvictionAPI": Verdict("preemption", "Restart"),
+    "PreemptionByScheduler": Verdict("preemption", "Restart"),
+    "TerminationByKubelet": Verdict("infrastructure", "Restart"),
+    "UnexpectedAdmissionError": Verdict("infrastructure", "ReplaceNode"),
+    "NodeAffinity": Verdict("infrastructure", "Restart"),
+    "DeadlineExceeded": Verdict("application", "Fail"),
+    "Hang": Verdict("hang", "Restart"),
+}
+"""By reason; it goes before the exit code, since it says more (137 may be the kernel or the node)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing that went wrong."""
+
+    pod: str
+    reason: str
+    message: str
+    generation_reason: GenerationReason
+    exit_code: int | None = None
+    node: str | None = None
+    consequence: bool = False
+    """Somebody else's fault made it fail."""
+    at: datetime | None = None
+
+    def verdict(self, rules: list[FailureRule]) -> Verdict:
+        """The user's first matching rule, else the built-in tables. The cause is always the built-in one."""
+        known = REASONS.get(self.reason) or self._by_code()
+        matching = (rule for rule in rules if self._matches(rule))
+        rule = next(matching, None)
+        return Verdict(known.cause, rule.action) if rule else known
+
+    def _by_code(self) -> Verdict:
+        """A pod that failed without running a container was refused or lost by its node."""
+        if self.exit_code is None:
+            return Verdict("infrastructure", "Restart")
+        return EXIT_CODES.get(self.exit_code, EXIT_CODES[ExitCode.INTERNAL])
+
+    def _matches(self, rule: FailureRule) -> bool:
+        codes = not rule.exit_codes or self.exit_code in rule.exit_codes
+        return codes and (not rule.reasons or self.reason in rule.reasons)
+
+
+def pod_fault(name: str, pod: PodView | None) -> Fault | None:
+    """Positive evidence against a pod: it is gone, its node is lost, or its container ended."""
+    if pod is None:
+        message = f"pod {name} is gone"
+        return Fault(pod=name, reason="PodGone", message=message, generation_reason=GenerationReason.POD_FAILED)
+    if pod.node_lost:
+        message = f"node {pod.node} of pod {name} is lost"
+        return Fault(
+            pod=name, reason="NodeLost", message=message, generation_reason=GenerationReason.NODE_LOST, node=pod.node
+        )
+    if pod.finished_at is None and pod.phase not in ("Succeeded", "Failed"):
+        return None
+    details = ", ".join(filter(None, [pod.reason, f"exit code {pod.exit_code}" if pod.exit_code else "", pod.message]))
+    return Fault(
+        pod=name,
+        reason="Terminated" if pod.deleting else pod.reason or "PodFailed",
+        message=f"pod {name} on node {pod.node} ended: {details or 'no reason given'}",
+        generation_reason=GenerationReason.NODE_LOST if pod.reason == "NodeLost" else GenerationReason.POD_FAILED,
+        exit_code=pod.exit_code,
+        node=pod.node,
+        at=pod.finished_at,
+    )
+
+
+def worker_fault(report: Report, pod: PodView | None) -> Fault | None:
+    """A worker of a pod failed, as its agent tells."""
+    if report.facts.state != "failed":
+        return None
+    end = report.facts.exit
+    code = end.code if end else int(ExitCode.INTERNAL)
+    return Fault(
+        pod=report.pod,
+        reason=_reason(code),
+        message=f"worker of pod {report.pod} failed: {_describe(end, code)}",
+        generation_reason=GenerationReason.HANG if code == ExitCode.HANG else GenerationReason.WORKER_FAILED,
+        exit_code=code,
+        node=pod.node if pod else None,
+        consequence=code in CONSEQUENCES,
+        at=end.at if end else report.facts.ended_at,
+    )
+
+
+def root_of(faults: list[Fault]) -> Fault | None:
+    """The fault that explains the others: a dead pod, else the earliest exit that blames nobody else."""
+    pods = [fault for fault in faults if fault.generation_reason in _POD_REASONS]
+    if pods:
+        return min(pods, key=lambda f: (f.generation_reason != GenerationReason.NODE_LOST, f.exit_code is None, f.pod))
+    own = [fault for fault in faults if not fault.consequence]
+    return min(own, key=_time, default=None)
+
+
+_POD_REASONS: Final = (GenerationReason.NODE_LOST, GenerationReason.POD_FAILED)
+
+
+def _time(fault: Fault) -> tuple[float, str]:
+    return (fault.at.timestamp() if fault.at else 0.0, fault.pod)
+
+
+def _reason(code: int) -> str:
+    return ExitCode(code).name if code in set(ExitCode) else f"ExitCode{code}"
+
+
+def _describe(end: WorkerExit | None, code: int) -> str:
+    name = f"{_reason(code)} ({code})"
+    return f"{name} after step {end.step}: {end.message}" if end else name

@@ -1,0 +1,239 @@
+"""Is the running generation complete, dead, frozen, or about to lose a node? One answer per pass, strongest first."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from videotrain_api.status import GenerationStatus, RestartCounts
+from videotrain_api.trainrun import Cause
+from videotrain_api.vocabulary import Condition, ExitCode, GenerationReason
+from videotrain_operator.planner.conditions import set_condition
+from videotrain_operator.planner.draft import COMPLETED, Draft
+from videotrain_operator.planner.faults import Fault, Verdict, pod_fault, root_of, worker_fault
+from videotrain_operator.planner.members import dead, suspect
+from videotrain_operator.planner.outcome import fail_run, succeed_run
+from videotrain_operator.planner.progress import Report, reports_of
+
+ROOT_CAUSE_SECONDS: Final = 5.0
+"""How long exits that blame a peer wait for news of that peer."""
+BLAMELESS: Final = frozenset({"NodeLost", "PodGone", "Evicted"})
+"""Reasons of deaths that no step brought about, so that they say nothing about progress."""
+
+
+def judge_generation(draft: Draft) -> None:
+    """End the running generation if the evidence says so."""
+    live = draft.live
+    if live is None or draft.finished:
+        return
+    reports = reports_of(draft, live)
+    if _completed(draft, live, reports):
+        _complete_stage(draft, live)
+        return
+    faults = _faults(draft, live, reports)
+    if faults:
+        _judge_faults(draft, live, faults, reports)
+        return
+    frozen = _frozen(draft, live, reports)
+    if frozen is not None:
+        _strike(draft, live, frozen)
+        return
+    _judge_leaving(draft, live)
+
+
+def judge_standby(draft: Draft) -> None:
+    """Count pods that failed outside any generation, so that a pod that cannot start does not start for ever."""
+    members = set(draft.live.members) if draft.live else set()
+    for pod in draft.observed.pods:
+        failed = dead(pod) and not pod.node_lost and (pod.phase == "Failed" or bool(pod.exit_code))
+        if not failed or pod.name in members or pod.uid in draft.status.failed_pods or draft.finished or draft.ended:
+            continue
+        fault = pod_fault(pod.name, pod)
+        assert fault is not None
+        draft.update(failed_pods=[*draft.status.failed_pods, pod.uid])
+        draft.look_again(0)
+        if not draft.suspend_reason:
+            _count(draft, fault, fault.verdict(draft.spec.failure_policy.rules))
+
+
+def _completed(draft: Draft, live: GenerationStatus, reports: list[Report]) -> bool:
+    """All members succeeded; a dead one counts as such only when every other one said so."""
+    succeeded = {report.pod for report in reports if report.facts.state == "succeeded"}
+    missing = [name for name in live.members if name not in succeeded]
+    pods = [draft.pods.get(name) for name in missing]
+    return bool(succeeded) and all(pod is None or dead(pod) for pod in pods)
+
+
+def _complete_stage(draft: Draft, live: GenerationStatus) -> None:
+    step = live.progress.step if live.progress else 0
+    draft.end_generation("completed", COMPLETED, "")
+    draft.update_stage(live.stage, state="Succeeded", finished_at=draft.now, step=step)
+    draft.update(restarts_in_stage=RestartCounts(), same_step_deaths=0, last_death_step=None)
+    draft.tell("Normal", "StageSucceeded", f"stage {live.stage} is complete after step {step}")
+    following = draft.stage
+    if following is None:
+        succeed_run(draft)
+    else:
+        draft.update_stage(following.name, state="Running", started_at=draft.now)
+
+
+def _faults(draft: Draft, live: GenerationStatus, reports: list[Report]) -> list[Fault]:
+    of_pods = [pod_fault(name, draft.pods.get(name)) for name in live.members]
+    of_workers = [worker_fault(report, draft.pods.get(report.pod)) for report in reports]
+    return [fault for fault in (*of_pods, *of_workers) if fault is not None]
+
+
+def _judge_faults(draft: Draft, live: GenerationStatus, faults: list[Fault], reports: list[Report]) -> None:
+    root = root_of(faults)
+    if root is None:
+        first = min((fault.at for fault in faults if fault.at is not None), default=draft.now)
+        left = ROOT_CAUSE_SECONDS - (draft.now - first).total_seconds()
+        if left > 0:
+            draft.look_again(min(left, 1.0))
+            return
+        root = _silent(draft, live, reports) or faults[0]
+    draft.update(failed_pods=sorted({*draft.status.failed_pods, *_dead_uids(draft, live)}))
+    _strike(draft, live, root)
+
+
+def _silent(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Fault | None:
+    """Peers were lost and one member does not answer: together that is evidence, though neither is alone."""
+    answered = {report.pod for report in reports}
+    silent = [draft.pods[name] for name in live.members if name not in answered and name in draft.pods]
+    if not silent or not answered:
+        return None
+    message = f"pod {silent[0].name} does not answer and its peers lost it"
+    for pod in silent:
+        if pod.node:
+            suspect(draft, pod.node, message)
+    reason, node = GenerationReason.WORKER_FAILED, silent[0].node
+    code = int(ExitCode.PEER_LOST)
+    return Fault(
+        pod=silent[0].name, reason="PEER_LOST", message=message, generation_reason=reason, exit_code=code, node=node
+    )
+
+
+def _dead_uids(draft: Draft, live: GenerationStatus) -> set[str]:
+    pods = [draft.pods[name] for name in live.members if name in draft.pods]
+    return {pod.uid for pod in pods if dead(pod)}
+
+
+def _strike(draft: Draft, live: GenerationStatus, fault: Fault) -> None:
+    """End the generation for a fault, or the run if that was one too many."""
+    verdict = fault.verdict(draft.spec.failure_policy.rules)
+    draft.end_generation(verdict.cause, fault.generation_reason, fault.message)
+    _count(draft, fault, verdict, _death_step(live, fault, verdict))
+
+
+def _count(draft: Draft, fault: Fault, verdict: Verdict, step: int | None = None) -> None:
+    if verdict.action == "Fail":
+        fail_run(draft, "FailurePolicy" if fault.exit_code is None else fault.reason, fault.message)
+        return
+    if verdict.action == "ReplaceNode" and fault.node:
+        suspect(draft, fault.node, fault.message[:200])
+    if verdict.action == "Ignore":
+        draft.tell("Warning", "FaultIgnored", fault.message)
+        return
+    draft.tell("Warning", str(fault.generation_reason), fault.message)
+    if step is not None and _no_progress(draft, step, fault):
+        return
+    spent, limit = _spent(draft, verdict.cause)
+    if spent >= limit:
+        message = f"{limit} {verdict.cause} restarts are used up (spec.failurePolicy.limits): {fault.message}"
+        fail_run(draft, "RestartLimit", message)
+        return
+    draft.update(restarts=_plus_one(draft.status.restarts, verdict.cause))
+    draft.update(restarts_in_stage=_plus_one(draft.status.restarts_in_stage, verdict.cause))
+
+
+def _death_step(live: GenerationStatus, fault: Fault, verdict: Verdict) -> int | None:
+    """The step that a death can be blamed on: none for a lost node, an outage or a preemption."""
+    blameless = fault.reason in BLAMELESS or fault.exit_code == ExitCode.STORAGE
+    if blameless or verdict.cause == "preemption" or verdict.action in ("Ignore", "Fail"):
+        return None
+    facts = live.progress
+    return facts.step if facts is not None and facts.started_at is not None else 0
+
+
+def _no_progress(draft: Draft, step: int, fault: Fault) -> bool:
+    """Count deaths at one step; True if they were too many."""
+    deaths = draft.status.same_step_deaths + 1 if draft.status.last_death_step == step else 1
+    draft.update(same_step_deaths=deaths, last_death_step=step)
+    limit = draft.spec.failure_policy.same_step_limit
+    if deaths < limit:
+        return False
+    message = f"{deaths} generations in a row died after step {step} (spec.failurePolicy.sameStepLimit is {limit})"
+    fail_run(draft, "NoProgress", f"{message}: {fault.message}")
+    return True
+
+
+def _spent(draft: Draft, cause: Cause) -> tuple[int, int]:
+    limits = draft.spec.failure_policy.limits
+    return int(getattr(draft.status.restarts_in_stage, cause)), int(getattr(limits, cause))
+
+
+def _plus_one(counts: RestartCounts, cause: Cause) -> RestartCounts:
+    return counts.model_copy(update={cause: getattr(counts, cause) + 1})
+
+
+def _frozen(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Fault | None:
+    """The step counter stands still, or the first step never comes, while agents answer. Silence proves nothing."""
+    facts, policy = live.progress, draft.spec.failure_policy
+    if not draft.observed.agents:
+        set_condition(draft, Condition.PROGRESS_OBSERVED, None, "NoAnswer", "no agent answers; waiting for evidence")
+        return None
+    if facts is None or facts.first_step_at is None:
+        return _late(draft, live)
+    witnesses = [report for report in reports if report.facts.step == facts.step and report.facts.last_step_at]
+    if not witnesses:
+        set_condition(draft, Condition.PROGRESS_OBSERVED, None, "NoAnswer", "nobody who knows the step answers")
+        return None
+    still = max((r.at - (facts.last_step_at or r.at)).total_seconds() for r in witnesses)
+    if still < policy.hang_seconds:
+        message = f"step {facts.step}"
+        set_condition(draft, Condition.PROGRESS_OBSERVED, status=True, reason="StepsAdvance", message=message)
+        return None
+    limit = f"spec.failurePolicy.hangSeconds is {policy.hang_seconds}"
+    message = f"step {facts.step} was the last for {still:.0f} s ({limit})"
+    set_condition(draft, Condition.PROGRESS_OBSERVED, status=False, reason="Hang", message=message)
+    return Fault(pod=live.members[0], reason="Hang", message=message, generation_reason=GenerationReason.HANG)
+
+
+def _late(draft: Draft, live: GenerationStatus) -> Fault | None:
+    limit = timedelta(seconds=draft.spec.failure_policy.start_seconds)
+    left = (live.created_at + limit - draft.now).total_seconds()
+    if left > 0:
+        draft.look_again(left)
+        set_condition(draft, Condition.PROGRESS_OBSERVED, None, "Starting", "no step was finished yet")
+        return None
+    _blame_silent(draft, live)
+    errors = [f"{agent.pod}: {agent.error}" for agent in draft.observed.agents.values() if agent.error]
+    message = f"no step within {limit.total_seconds():.0f} s of its roster (spec.failurePolicy.startSeconds)"
+    message = "; ".join([message, *sorted(errors)[:3]])
+    set_condition(draft, Condition.PROGRESS_OBSERVED, status=False, reason="StartTimeout", message=message)
+    return Fault(pod=live.members[0], reason="Hang", message=message, generation_reason=GenerationReason.HANG)
+
+
+def _blame_silent(draft: Draft, live: GenerationStatus) -> None:
+    """A world that does not start while some members do not answer: go on without those."""
+    silent = [draft.pods[name] for name in live.members if name not in draft.observed.agents and name in draft.pods]
+    if len(silent) < len(live.members):
+        for pod in silent:
+            if pod.node:
+                suspect(draft, pod.node, f"pod {pod.name} does not answer and its world does not start")
+
+
+def _judge_leaving(draft: Draft, live: GenerationStatus) -> None:
+    """Members whose node is drained, or that somebody deletes, leave in good order."""
+    members = [draft.pods[name] for name in live.members if name in draft.pods]
+    leaving = [pod for pod in members if pod.node_draining or pod.deleting]
+    if not leaving:
+        return
+    reasons = [f"{p.name} ({'its node is drained' if p.node_draining else 'it is being deleted'})" for p in leaving]
+    fault = Fault(
+        pod=leaving[0].name,
+        reason="Preempting",
+        message=f"leaving: {', '.join(reasons)}",
+        generation_reason=GenerationReason.PREEMPTED,
+    )
+    _strike(draft, live, fault)

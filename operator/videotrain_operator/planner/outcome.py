@@ -1,0 +1,43 @@
+"""The end of a run, and what is left to do after it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from videotrain_api.vocabulary import Condition
+from videotrain_operator.planner.conditions import set_condition
+from videotrain_operator.planner.draft import Draft
+
+
+def fail_run(draft: Draft, reason: str, message: str) -> None:
+    """The run failed; its pods are released."""
+    live = draft.live
+    if live is not None:
+        draft.end_generation("drained", reason, message)
+    stage = draft.stage
+    if stage is not None and stage.state == "Running":
+        draft.update_stage(stage.name, state="Failed", finished_at=draft.now)
+    set_condition(draft, Condition.FAILED, status=True, reason=reason, message=message)
+    draft.update(completion_time=draft.now)
+    draft.tell("Warning", "Failed", f"{reason}: {message}")
+    draft.look_again(0)
+
+
+def succeed_run(draft: Draft) -> None:
+    """Every stage is complete."""
+    set_condition(draft, Condition.COMPLETE, status=True, reason="AllStagesSucceeded")
+    draft.update(completion_time=draft.now)
+    draft.tell("Normal", "Succeeded", f"all {len(draft.status.stages)} stages are complete")
+    draft.look_again(0)
+
+
+def expire_run(draft: Draft) -> None:
+    """Delete the finished run when its TTL is over and nothing of it runs any more."""
+    ttl, finished = draft.spec.ttl_seconds_after_finished, draft.status.completion_time
+    if not draft.finished or ttl is None or finished is None:
+        return
+    left = (finished + timedelta(seconds=ttl) - draft.now).total_seconds()
+    if left > 0:
+        draft.look_again(left)
+    elif not draft.observed.pods:
+        draft.delete_run = True

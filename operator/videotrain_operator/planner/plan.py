@@ -1,0 +1,119 @@
+"""plan(): everything that a run needs next, from what was seen and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from videotrain_api.schema import ManifestError
+from videotrain_api.status import RunStatus
+from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.vocabulary import Condition
+from videotrain_operator.planner.bill import settle_bill, store_ledger, write_cost
+from videotrain_operator.planner.budget import check_budget
+from videotrain_operator.planner.conditions import make_condition, with_condition
+from videotrain_operator.planner.deadlines import check_deadlines, track_active_time
+from videotrain_operator.planner.decision import Event, Plan
+from videotrain_operator.planner.draft import Draft
+from videotrain_operator.planner.freeze import accept, effective_run
+from videotrain_operator.planner.generations import adopt_published, begin_generation, spread_roster
+from videotrain_operator.planner.judge import judge_generation, judge_standby
+from videotrain_operator.planner.members import forgive_nodes, settle_pods
+from videotrain_operator.planner.observed import Observed
+from videotrain_operator.planner.outcome import expire_run
+from videotrain_operator.planner.progress import absorb_progress
+from videotrain_operator.planner.render.config import render_config_map
+from videotrain_operator.planner.render.service import render_service
+from videotrain_operator.planner.report import write_report
+from videotrain_operator.planner.suspension import suspend_or_resume
+from videotrain_operator.planner.world import change_world
+
+
+def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
+    """Decide one pass. Pure: the same input gives the same plan, and nothing that is passed in is changed.
+
+    Args:
+        run: the run as the cluster holds it; `status` is what an earlier pass wrote.
+        observed: a snapshot of everything that belongs to it.
+        now: the time of this pass, aware.
+
+    Returns:
+        What to apply, delete, write and tell, and when to look again. Repeating a plan on its own result changes
+        nothing once it no longer asks to be called again at once (`requeue_seconds == 0`).
+
+    Raises:
+        ManifestError: the stored status or frozen spec cannot be read.
+    """
+    draft = _open(run, observed, now)
+    # 1. A manifest that cannot be resolved gets a condition and nothing else.
+    if not accept(draft, run.spec):
+        return _refusal(draft)
+    # 2. What an earlier pass published before it died, and what the agents say.
+    adopt_published(draft)
+    absorb_progress(draft)
+    # 3. What it cost so far.
+    track_active_time(draft)
+    settle_bill(draft)
+    # 4. Deadlines and the budget may end or pause the run.
+    check_deadlines(draft)
+    check_budget(draft)
+    # 5. The running generation may be complete, dead, frozen or about to lose a node.
+    forgive_nodes(draft)
+    judge_generation(draft)
+    judge_standby(draft)
+    # 6. Nodes may have to be released, or the world changed.
+    suspend_or_resume(draft)
+    if draft.suspend_reason is None:
+        change_world(draft)
+        # 7. The next generation, if none runs and its predecessor's end is on record.
+        begin_generation(draft)
+    # 8. Objects: service, configuration, pods, rosters, ledger.
+    _settle_fixed_objects(draft)
+    settle_pods(draft)
+    spread_roster(draft)
+    store_ledger(draft)
+    # 9. The status, and the end of a finished run.
+    write_cost(draft)
+    write_report(draft)
+    expire_run(draft)
+    return draft.plan()
+
+
+def plan_refusal(run: Mapping[str, Any], error: ManifestError, now: datetime) -> Plan:
+    """The plan for a manifest that cannot even be parsed: a condition that says why, and nothing else.
+
+    Args:
+        run: the object as the cluster holds it.
+        error: what is wrong with it.
+        now: the time of this pass, aware.
+    """
+    status = RunStatus.from_wire(run.get("status") or {})
+    generation = run.get("metadata", {}).get("generation")
+    new = make_condition(Condition.ACCEPTED, False, "Invalid", str(error), generation=generation, now=now)
+    known = any(c.type == new.type and c.message == new.message for c in status.conditions)
+    events = () if known else (Event(type="Warning", reason="Invalid", message=new.message),)
+    changes = {"conditions": with_condition(status.conditions, new), "observed_generation": generation or 0}
+    return Plan(status=status.model_copy(update=changes), events=events)
+
+
+def _open(run: VideoTrainingRun, observed: Observed, now: datetime) -> Draft:
+    status = RunStatus.from_wire(run.status or {})
+    frozen = dict(observed.frozen_spec) if observed.frozen_spec is not None and status.config_map else None
+    return Draft(run=effective_run(run, frozen), observed=observed, now=now, before=status, status=status)
+
+
+def _refusal(draft: Draft) -> Plan:
+    draft.update(observed_generation=draft.run.metadata.generation or 0)
+    return draft.plan()
+
+
+def _settle_fixed_objects(draft: Draft) -> None:
+    """Create the service and the frozen config map where they are missing."""
+    if draft.finished:
+        return
+    if not draft.observed.service_exists:
+        draft.apply.append(render_service(draft.run))
+    name = draft.status.config_map
+    if name is not None and name not in draft.observed.config_maps and draft.config_data is not None:
+        draft.apply.append(render_config_map(draft.run, name, draft.config_data))

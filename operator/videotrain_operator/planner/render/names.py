@@ -1,0 +1,73 @@
+"""Names and labels of everything that belongs to a run."""
+
+from __future__ import annotations
+
+from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.vocabulary import (
+    API_VERSION,
+    FIELD_MANAGER,
+    KIND,
+    LABEL_COST_CENTER,
+    LABEL_INDEX,
+    LABEL_RUN,
+    LABEL_RUN_UID,
+    LABEL_TEAM,
+)
+from videotrain_operator.planner.decision import Manifest
+
+
+def pod_name(run: VideoTrainingRun, index: int) -> str:
+    """Worker pod by index."""
+    return f"{run.metadata.name}-w{index}"
+
+
+def service_name(run: VideoTrainingRun) -> str:
+    """Headless service of the worker pods."""
+    return f"{run.metadata.name}-workers"
+
+
+def config_map_name(run: VideoTrainingRun, digest: str) -> str:
+    """Immutable config map with the frozen stage configurations."""
+    return f"{run.metadata.name}-config-{digest}"
+
+
+def ledger_name(run: VideoTrainingRun) -> str:
+    """Config map with the ledger."""
+    return f"{run.metadata.name}-ledger"
+
+
+def run_labels(run: VideoTrainingRun) -> dict[str, str]:
+    """Labels of every owned object; team and cost center are taken from the run."""
+    labels = {
+        "app.kubernetes.io/name": "videotrain",
+        "app.kubernetes.io/instance": run.metadata.name,
+        "app.kubernetes.io/managed-by": FIELD_MANAGER,
+        LABEL_RUN: run.metadata.name,
+        LABEL_RUN_UID: run.metadata.uid or "",
+    }
+    passed_on = (LABEL_TEAM, LABEL_COST_CENTER)
+    return labels | {name: run.metadata.labels[name] for name in passed_on if name in run.metadata.labels}
+
+
+def worker_labels(run: VideoTrainingRun, index: int) -> dict[str, str]:
+    """Labels of a worker pod."""
+    labels = run_labels(run) | {"app.kubernetes.io/component": "worker", LABEL_INDEX: str(index)}
+    if run.spec.queue:
+        labels["kueue.x-k8s.io/queue-name"] = run.spec.queue.name
+        if run.spec.queue.priority_class:
+            labels["kueue.x-k8s.io/priority-class"] = run.spec.queue.priority_class
+    return labels
+
+
+def selector(run: VideoTrainingRun) -> dict[str, str]:
+    """Labels by which the worker pods of this very run are found."""
+    return {LABEL_RUN: run.metadata.name, LABEL_RUN_UID: run.metadata.uid or ""}
+
+
+def metadata(run: VideoTrainingRun, name: str, labels: dict[str, str]) -> Manifest:
+    """Metadata of an owned object; it is deleted with the run."""
+    data: Manifest = {"name": name, "namespace": run.metadata.namespace, "labels": labels}
+    if run.metadata.uid:
+        owner = {"apiVersion": API_VERSION, "kind": KIND, "name": run.metadata.name, "uid": run.metadata.uid}
+        data["ownerReferences"] = [owner | {"controller": True, "blockOwnerDeletion": True}]
+    return data

@@ -1,0 +1,25 @@
+"""All objects of a run as they are first created, for `videotrain render`."""
+
+from __future__ import annotations
+
+from videotrain_api.cost import node_bounds, node_counts
+from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_operator.planner.decision import Manifest
+from videotrain_operator.planner.freeze import config_data, data_hash
+from videotrain_operator.planner.render.config import render_config_map
+from videotrain_operator.planner.render.names import config_map_name
+from videotrain_operator.planner.render.pod import render_pod
+from videotrain_operator.planner.render.service import render_service
+
+
+def render_objects(run: VideoTrainingRun) -> list[Manifest]:
+    """The service, the frozen config map and the worker pods of the first stage.
+
+    Raises:
+        ManifestError: the run cannot be resolved.
+    """
+    data = config_data(run)
+    name = config_map_name(run, data_hash(data))
+    pods = node_counts(node_bounds(run, run.spec.stages[0]))[-1]
+    fixed = [render_service(run), render_config_map(run, name, data)]
+    return fixed + [render_pod(run, index, name) for index in range(pods)]

@@ -1,0 +1,182 @@
+"""The operator's metrics: a view of the runs' statuses, named by the catalogue.
+
+Run series are computed from the status at every scrape, so a restart of the operator resets nothing. GPU time and money
+come from the ledger; time that turns out to be lost moves from one bucket to another, so a single bucket may go down
+once after a failure, while the sum over the buckets never does.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.metrics_core import (
+    Metric as Family,
+)
+from prometheus_client.registry import Collector
+
+from videotrain_api import metrics as catalogue
+from videotrain_api.status import CostStatus, GenerationStatus, RunStatus
+from videotrain_api.vocabulary import Phase
+from videotrain_operator.cluster.interface import Json
+
+FAULTS: Final = ("application", "infrastructure", "preemption", "hang")
+Sample = tuple[catalogue.Metric, tuple[str, ...], float]
+
+
+@dataclass(eq=False)
+class OperatorMetrics(Collector):
+    """What the operator knows. Register it, tell it about every pass, and let it be scraped."""
+
+    _runs: dict[tuple[str, str], Json] = field(default_factory=dict)
+    _errors: dict[str, int] = field(default_factory=dict)
+    _events: dict[str, int] = field(default_factory=dict)
+    _conflicts: int = 0
+    _pass_counts: list[int] = field(default_factory=lambda: [0] * (len(catalogue.RECONCILE_SECONDS_BUCKETS) + 1))
+    _pass_seconds: float = 0.0
+
+    def note_pass(self, run: Json, status: RunStatus, seconds: float, event_reasons: Iterable[str]) -> None:
+        """A pass succeeded.
+
+        Args:
+            run: the run object.
+            status: the status that was written.
+            seconds: how long the pass took.
+            event_reasons: reason of each event that was emitted.
+        """
+        head = run["metadata"]
+        self._runs[head.get("namespace", "default"), head["name"]] = dict(run) | {"status": status.to_wire()}
+        self._pass_counts[bisect_left(catalogue.RECONCILE_SECONDS_BUCKETS, seconds)] += 1
+        self._pass_seconds += seconds
+        for reason in event_reasons:
+            self._events[reason] = self._events.get(reason, 0) + 1
+
+    def note_conflict(self) -> None:
+        """A write was refused because the object had changed."""
+        self._conflicts += 1
+
+    def note_error(self, error: Exception) -> None:
+        """A pass failed."""
+        name = type(error).__name__
+        self._errors[name] = self._errors.get(name, 0) + 1
+
+    def forget(self, namespace: str, name: str) -> None:
+        """A run is gone; its series end."""
+        self._runs.pop((namespace, name), None)
+
+    def text(self) -> bytes:
+        """Everything in the Prometheus text format; see `videotrain_api.metrics.CONTENT_TYPE`."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry)
+
+    def collect(self) -> Iterator[Family]:
+        """The families of one scrape."""
+        samples: list[Sample] = []
+        for (namespace, name), run in sorted(self._runs.items()):
+            status = RunStatus.from_wire(run["status"])
+            labels = (namespace, name)
+            samples += [(m, labels + more, value) for m, more, value in run_samples(run, status)]
+        samples += [(catalogue.RECONCILE_ERRORS, (name,), count) for name, count in sorted(self._errors.items())]
+        samples += [(catalogue.EVENTS, (reason,), count) for reason, count in sorted(self._events.items())]
+        samples.append((catalogue.API_CONFLICTS, (), self._conflicts))
+        yield from _families(samples)
+        yield self._histogram()
+
+    def _histogram(self) -> Family:
+        metric = catalogue.RECONCILE_SECONDS
+        family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+        total, buckets = 0, []
+        for bound, count in zip(
+            [*map(str, catalogue.RECONCILE_SECONDS_BUCKETS), "+Inf"], self._pass_counts, strict=True
+        ):
+            total += count
+            buckets.append((bound, total))
+        family.add_metric([], buckets, sum_value=self._pass_seconds)
+        return family
+
+
+def run_samples(run: Json, status: RunStatus) -> Iterator[Sample]:
+    """All series of one run; the labels come after namespace and name."""
+    yield catalogue.RUN_INFO, _info(run), 1
+    for phase in Phase:
+        yield catalogue.RUN_PHASE, (phase.value,), float(status.phase == phase)
+    yield catalogue.RUN_GENERATION, (), status.generation
+    for stage in status.stages:
+        yield catalogue.RUN_STEP, (stage.name,), stage.step
+        if stage.name == status.stage:
+            yield catalogue.RUN_STAGE, (stage.name, stage.task), 1
+        if stage.total_steps is not None:
+            yield catalogue.RUN_STEPS_PLANNED, (stage.name,), stage.total_steps
+    for kind in ("current", "ready", "min", "max"):
+        yield catalogue.RUN_NODES, (kind,), getattr(status.nodes, kind)
+    for cause in FAULTS:
+        yield catalogue.RESTARTS, (cause,), getattr(status.restarts, cause)
+    if status.throughput.mfu_percent is not None:
+        yield catalogue.RUN_MFU_RATIO, (), status.throughput.mfu_percent / 100
+    if status.throughput.samples_per_second is not None:
+        yield catalogue.RUN_SAMPLES_PER_SECOND, (), status.throughput.samples_per_second
+    recovery = recovery_seconds(status.generations)
+    if recovery is not None:
+        yield catalogue.RECOVERY_SECONDS, (), recovery
+    if status.cost is not None:
+        yield from _cost_samples(status.cost)
+
+
+def _info(run: Json) -> tuple[str, ...]:
+    spec: Mapping[str, Json] = run.get("spec", {})
+    model = str(spec.get("model", {}).get("preset", ""))
+    autoencoder = str(spec.get("autoencoder", {}).get("preset", ""))
+    return (run["metadata"]["uid"], model, autoencoder, str(spec.get("pool", {}).get("currency", "USD")))
+
+
+def _cost_samples(cost: CostStatus) -> Iterator[Sample]:
+    for bucket, amount in cost.gpu_microseconds_by_bucket.items():
+        yield catalogue.GPU_SECONDS, (bucket,), amount / 1_000_000
+    for bucket, micros in cost.micros_by_bucket.items():
+        yield catalogue.COST_MICROS, (bucket, cost.currency), micros
+    yield catalogue.COST_RATE_PER_HOUR, (cost.currency,), float(cost.rate_per_hour)
+    if cost.forecast is not None:
+        yield catalogue.FORECAST_COST, (cost.currency,), float(cost.forecast)
+    if cost.budget_percent is not None:
+        yield catalogue.BUDGET_RATIO, (), cost.budget_percent / 100
+    if cost.goodput_percent is not None:
+        yield catalogue.GOODPUT_RATIO, (), cost.goodput_percent / 100
+
+
+def recovery_seconds(generations: Iterable[GenerationStatus]) -> float | None:
+    """From the last fault to the first step after it; None if there was none."""
+    newest: float | None = None
+    failed_at = None
+    for generation in generations:
+        facts = generation.progress
+        if failed_at is not None and facts is not None and facts.first_step_at is not None:
+            newest, failed_at = (facts.first_step_at - failed_at).total_seconds(), None
+        if generation.end_cause in FAULTS and failed_at is None:
+            failed = facts.exit.at if facts is not None and facts.exit is not None else None
+            failed_at = failed or (facts.last_step_at if facts is not None else None) or generation.ended_at
+    return newest
+
+
+def _families(samples: Iterable[Sample]) -> Iterator[Family]:
+    """One family per metric, in the order of the catalogue."""
+    by_name: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_name.setdefault(sample[0].name, []).append(sample)
+    for metric in catalogue.emitted_by("operator"):
+        found = by_name.get(metric.name)
+        if found:
+            make = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = make(metric.name, metric.help, labels=metric.labels)
+            for _, labels, value in found:
+                family.add_metric(labels, value)
+            yield family

@@ -1,0 +1,148 @@
+"""Decisions that a person can read: each folder holds a run, what was seen, and the plan that follows.
+
+`run.yaml`       the run; `spec` is laid over a small default manifest (support.planner_builders.manifest).
+`observed.yaml`  the time, pods, agents and objects; a pod needs only what differs from a running one.
+`plan.yaml`      what is applied, deleted, told and written. Of the status, only what changed.
+
+After a wanted change: `VIDEOTRAIN_REWRITE_GOLDEN=1 python -m pytest tests/golden/planner`, then read the diff.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.planner_builders import manifest, pod, run_of
+
+from videotrain_api.records import AgentProgress, Roster
+from videotrain_operator.planner.decision import Manifest, Plan
+from videotrain_operator.planner.observed import Observed, PodView
+from videotrain_operator.planner.plan import plan
+
+HERE = Path(__file__).parent
+CASES = sorted(path.name for path in HERE.iterdir() if (path / "run.yaml").is_file())
+REWRITE = os.environ.get("VIDEOTRAIN_REWRITE_GOLDEN") == "1"
+TIMES = ("created_at", "bound_at", "started_at", "finished_at")
+
+
+def load(path: Path) -> Any:
+    """YAML whose timestamps stay text, as in JSON."""
+    return yaml.load(path.read_text(), _Plain)
+
+
+class _Plain(yaml.SafeLoader):
+    """Timestamps stay text."""
+
+
+_Plain.yaml_implicit_resolvers = {
+    key: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read_run(case: str) -> dict[str, Any]:
+    given = load(HERE / case / "run.yaml")
+    body = manifest(**given.get("spec", {}))
+    body["metadata"] |= given.get("metadata", {})
+    if "status" in given:
+        body["status"] = given["status"]
+    return body
+
+
+def read_observed(case: str) -> tuple[Observed, datetime]:
+    given = load(HERE / case / "observed.yaml")
+    pods = tuple(read_pod(item) for item in given.get("pods", []))
+    agents = {name: AgentProgress.from_wire(item) for name, item in given.get("agents", {}).items()}
+    observed = Observed(
+        pods=pods,
+        agents=agents,
+        service_exists=given.get("service", True),
+        config_maps=frozenset(given.get("configMaps", [])),
+        ledger=given.get("ledger"),
+    )
+    return observed, datetime.fromisoformat(given["now"])
+
+
+def read_pod(item: dict[str, Any]) -> PodView:
+    fields = {name: datetime.fromisoformat(v) if name in TIMES and v else v for name, v in item.items()}
+    if "roster" in fields:
+        fields["roster"] = Roster.from_wire(fields["roster"])
+    return pod(fields.pop("index"), **fields)
+
+
+def describe(decided: Plan, before: dict[str, Any]) -> dict[str, Any]:
+    """A plan in few words."""
+    after = decided.status.to_wire()
+    return {
+        "apply": _describe_rosters(decided) + [_describe_object(i) for i in decided.apply if not _is_roster(i)],
+        "delete": [
+            f"{d.kind} {d.name} uid={d.uid}" + ("" if d.grace_seconds is None else f" grace={d.grace_seconds}s")
+            for d in decided.delete
+        ],
+        "events": [f"{e.type} {e.reason}: {e.message}" for e in decided.events],
+        "requeueSeconds": decided.requeue_seconds,
+        "deleteRun": decided.delete_run,
+        "status": {key: value for key, value in after.items() if before.get(key) != value},
+        "removedFromStatus": sorted(set(before) - set(after)),
+    }
+
+
+def _is_roster(item: Manifest) -> bool:
+    return item["kind"] == "Pod" and "spec" not in item
+
+
+def _describe_rosters(decided: Plan) -> list[Any]:
+    """Who gets which roster, in order."""
+    heads = [item["metadata"] for item in decided.apply if _is_roster(item)]
+    texts = {head["annotations"]["videotrain.dev/roster"] for head in heads}
+    assert len(texts) <= 1, "all pods get the same roster"
+    to = [f"{head['name']} uid={head['uid']}" for head in heads]
+    return [{"roster": json.loads(text), "to": to} for text in texts]
+
+
+def _describe_object(item: Manifest) -> Any:
+    name = f"{item['kind']} {item['metadata']['name']}"
+    if "ledger.json" in item.get("data", {}):
+        return {name: _describe_ledger(json.loads(item["data"]["ledger.json"]))}
+    if item["kind"] == "ConfigMap":
+        return {name: sorted(item["data"])}
+    return name
+
+
+def _describe_ledger(document: dict[str, Any]) -> list[str]:
+    lines = []
+    for uid, record in document["pods"].items():
+        times = " ".join(f"{k}={record[k]}" for k in ("boundAt", "startedAt", "finishedAt") if k in record)
+        marks = " ".join(k for k in ("estimated", "gone") if record.get(k))
+        lines.append(f"{record['pod']} {uid} {times} closedThrough={record['closedThrough']} {marks}".rstrip())
+    for entry in document["entries"]:
+        uses = " ".join(f"{k}={v}us/{entry['micros'][k]}micros" for k, v in entry["gpuMicroseconds"].items())
+        lines.append(f"{entry['pod']} {entry['uid']} generation {entry['generation']}: {uses}")
+    return lines
+
+
+class _Dumper(yaml.SafeDumper):
+    """Without anchors: a repeated roster is written out."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_plan_is_the_one_on_file(case: str) -> None:
+    body = read_run(case)
+    observed, now = read_observed(case)
+    decided = describe(plan(run_of(body), observed, now), body.get("status", {}))
+    path = HERE / case / "plan.yaml"
+    if REWRITE:
+        path.write_text(yaml.dump(decided, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
+    assert load(path) == json.loads(json.dumps(decided))
+
+
+def test_there_are_cases() -> None:
+    assert len(CASES) >= 15

@@ -1,0 +1,310 @@
+"""From Kubernetes JSON to the planner and back: observing, applying, and the loop around them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+from prometheus_client.parser import text_string_to_metric_families
+from support.planner_builders import at, manifest, progress, run_of, train_stage
+from support.planner_cluster import SimCluster
+
+from videotrain_api import metrics as catalogue
+from videotrain_api.records import AgentProgress
+from videotrain_api.status import RunStatus
+from videotrain_operator.cluster import agents as agents_module
+from videotrain_operator.cluster.agents import AgentClient
+from videotrain_operator.cluster.apply import ROSTER_MANAGER, manager_of
+from videotrain_operator.cluster.interface import WatchEvent
+from videotrain_operator.cluster.observe import observe
+from videotrain_operator.cluster.podview import parse_time, pod_view
+from videotrain_operator.planner.render.objects import render_objects
+from videotrain_operator.reconcile import RunKey, RunLoop, reconcile
+from videotrain_operator.telemetry import OperatorMetrics
+
+KEY = RunKey(namespace="default", name="demo")
+NODES = {"node-0": {"metadata": {"name": "node-0"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}}
+
+
+def kubernetes_pod(**status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "demo-w0",
+            "uid": "u0",
+            "creationTimestamp": "2026-01-01T12:00:00Z",
+            "labels": {"videotrain.dev/index": "0"},
+            "annotations": {"videotrain.dev/price": "2.00 USD"},
+        },
+        "spec": {
+            "nodeName": "node-0",
+            "containers": [{"name": "worker", "resources": {"limits": {"nvidia.com/gpu": "8"}}}],
+        },
+        "status": {
+            "phase": "Running",
+            "podIP": "10.0.0.1",
+            "conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T12:00:01Z"}],
+            "containerStatuses": [{"name": "worker", "state": {"running": {"startedAt": "2026-01-01T12:00:05Z"}}}],
+        }
+        | status,
+    }
+
+
+def view(pod: dict[str, Any], nodes: dict[str, Any] | None = None) -> Any:
+    return pod_view(pod, NODES if nodes is None else nodes, "nvidia.com/gpu")
+
+
+def ended(**terminated: Any) -> list[dict[str, Any]]:
+    facts = {"exitCode": 137, "finishedAt": "2026-01-01T12:01:00Z", "startedAt": "2026-01-01T12:00:05Z"}
+    return [{"name": "worker", "state": {"terminated": facts | terminated}}]
+
+
+# Pods and nodes.
+
+
+@pytest.mark.parametrize("text", ["2026-01-01T12:00:01Z", "2026-01-01T12:00:01.000000Z", "2026-01-01T13:00:01+01:00"])
+def test_times_are_read_with_or_without_a_fraction(text: str) -> None:
+    assert parse_time(text) == at(1)
+
+
+def test_a_running_pod_is_alive_and_costs_since_it_was_bound() -> None:
+    pod = view(kubernetes_pod())
+    assert pod.alive and pod.gpus == 8 and pod.price == "2.00 USD"
+    assert (pod.bound_at, pod.started_at, pod.finished_at) == (at(1), at(5), None)
+
+
+def test_a_killed_container_tells_when_why_and_with_which_code() -> None:
+    pod = view(kubernetes_pod(phase="Failed", containerStatuses=ended(reason="OOMKilled")))
+    assert (pod.finished_at, pod.exit_code, pod.reason, pod.alive) == (at(60), 137, "OOMKilled", False)
+
+
+def test_the_reason_error_says_nothing() -> None:
+    assert view(kubernetes_pod(phase="Failed", containerStatuses=ended(reason="Error"))).reason is None
+
+
+def test_an_evicted_pod_that_ran_no_container_ended_when_its_conditions_changed() -> None:
+    conditions = [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T12:00:01Z"},
+        {
+            "type": "DisruptionTarget",
+            "status": "True",
+            "lastTransitionTime": "2026-01-01T12:00:30Z",
+            "reason": "Evicted",
+        },
+    ]
+    pod = view(kubernetes_pod(phase="Failed", containerStatuses=[], conditions=conditions, reason="NodeShutdown"))
+    assert pod.finished_at == at(30) and pod.reason == "Evicted"
+
+
+def test_an_unscheduled_pod_costs_nothing_and_says_why() -> None:
+    waiting = kubernetes_pod(
+        phase="Pending",
+        containerStatuses=[],
+        conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}],
+    )
+    del waiting["spec"]["nodeName"]
+    pod = view(waiting)
+    assert pod.bound_at is None and pod.reason == "Unschedulable" and not pod.node_lost
+
+
+@pytest.mark.parametrize(
+    ("node", "lost", "leaving"),
+    [
+        (None, True, False),
+        ({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}, True, False),
+        ({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}, False, False),
+        ({"spec": {"unschedulable": True}}, False, True),
+        ({"spec": {"taints": [{"key": "cloud.google.com/impending-node-termination"}]}}, False, True),
+        ({"spec": {"taints": [{"key": "node.kubernetes.io/out-of-service"}]}}, True, False),
+    ],
+)
+def test_nodes_are_lost_or_leaving_on_evidence_only(node: Any, lost: bool, leaving: bool) -> None:
+    pod = view(kubernetes_pod(), {"node-0": node} if node else {})
+    assert (pod.node_lost, pod.node_draining) == (lost, leaving)
+
+
+def test_a_roster_that_somebody_spoiled_counts_as_none() -> None:
+    spoiled = kubernetes_pod()
+    spoiled["metadata"]["annotations"]["videotrain.dev/roster"] = '{"generation": "many"}'
+    assert view(spoiled).roster is None
+
+
+# Observing.
+
+
+async def test_beyond_eight_pods_only_the_leader_is_asked_while_steps_go_on() -> None:
+    stage = train_stage(steps=500)
+    stage["train"]["parallel"] = {"slotsPerStep": 20}
+    cluster = SimCluster(manifest(stages=[stage], nodes={"min": 1, "max": 10}), nodes=10)
+    for _ in range(40):
+        await reconcile(cluster, KEY, lambda: cluster.now, cluster)
+        cluster.tick()
+    _, observed = await observe(cluster, "default", "demo", cluster)
+    assert set(observed.agents) == {"demo-w0"}
+    cluster.agents[cluster.objects["Pod", "demo-w0"]["metadata"]["uid"]].silent = True
+    _, observed = await observe(cluster, "default", "demo", cluster)
+    assert set(observed.agents) == {f"demo-w{i}" for i in range(1, 10)}
+
+
+async def test_a_ledger_that_is_no_json_is_refused_with_its_name() -> None:
+    cluster = SimCluster(manifest(), nodes=1)
+    labels = {"videotrain.dev/run": "demo", "videotrain.dev/run-uid": cluster.run["metadata"]["uid"]}
+    await cluster.apply(
+        {"kind": "ConfigMap", "metadata": {"name": "demo-ledger", "labels": labels}, "data": {"ledger.json": "{"}}
+    )
+    with pytest.raises(ValueError, match=r"demo-ledger.*ledger\.json"):
+        await observe(cluster, "default", "demo", cluster)
+
+
+async def test_a_deleted_pod_of_another_run_is_not_ours() -> None:
+    cluster = SimCluster(manifest(), nodes=1)
+    _, observed = await observe(cluster, "default", "demo", cluster, [kubernetes_pod()])
+    assert observed.departed == ()
+
+
+async def test_the_frozen_spec_comes_back_from_its_config_map() -> None:
+    cluster = SimCluster(manifest(seed=7), nodes=1)
+    for _ in range(3):
+        await reconcile(cluster, KEY, lambda: cluster.now, cluster)
+    _, observed = await observe(cluster, "default", "demo", cluster)
+    assert observed.frozen_spec is not None and observed.frozen_spec["seed"] == 7
+
+
+# Agents.
+
+
+async def agent_server(answer: web.Response, port: int) -> web.AppRunner:
+    async def progress_of(_: web.Request) -> web.Response:
+        return answer
+
+    app = web.Application()
+    app.add_routes([web.get("/progress", progress_of)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    return runner
+
+
+@pytest.mark.parametrize("good", [True, False])
+async def test_an_agent_answers_or_does_not(good: bool, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> None:
+    monkeypatch.setattr(agents_module, "PORT_AGENT", unused_tcp_port)
+    want = AgentProgress(pod="demo-w0", pod_uid="u0", at=at(9), current=progress(1, 5))
+    body = want.to_wire() if good else {"what": "is this"}
+    runner = await agent_server(web.json_response(body), unused_tcp_port)
+    try:
+        async with AgentClient() as client:
+            assert await client.progress("127.0.0.1") == (want if good else None)
+    finally:
+        await runner.cleanup()
+
+
+async def test_nobody_at_the_address_is_no_answer(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> None:
+    monkeypatch.setattr(agents_module, "PORT_AGENT", unused_tcp_port)
+    async with AgentClient(timeout_seconds=0.5) as client:
+        assert await client.progress("127.0.0.1") is None
+
+
+# Applying.
+
+
+def test_rosters_have_a_field_manager_of_their_own() -> None:
+    objects = render_objects(run_of(manifest()))
+    assert {manager_of(item) for item in objects} == {"videotrain-operator"}
+    assert manager_of({"kind": "Pod", "metadata": {}}) == ROSTER_MANAGER
+
+
+async def test_a_pass_without_news_writes_nothing() -> None:
+    cluster = SimCluster(manifest(), nodes=0)
+    for _ in range(3):
+        await reconcile(cluster, KEY, lambda: cluster.now, cluster)
+    writes = cluster.writes
+    await reconcile(cluster, KEY, lambda: cluster.now, cluster)
+    assert cluster.writes == writes
+
+
+# The loop.
+
+
+async def test_the_loop_ends_with_its_run_and_tells_every_pass() -> None:
+    cluster = SimCluster(manifest(stages=[train_stage(steps=3)], ttlSecondsAfterFinished=0), nodes=3)
+    seen: list[str] = []
+
+    def note(outcome: Any) -> None:
+        seen.append(outcome.plan.status.phase)
+        cluster.tick()
+        loop.wake()
+
+    loop = RunLoop(cluster, KEY, cluster, clock=lambda: cluster.now, on_outcome=note)
+    await asyncio.wait_for(loop.run(), 30)
+    assert list(dict.fromkeys(seen)) == ["Pending", "Starting", "Running", "Succeeded"]
+
+
+async def test_an_error_is_told_and_the_loop_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = SimCluster(manifest(), nodes=1)
+    errors: list[Exception] = []
+    passed = asyncio.Event()
+    original, calls = cluster.get, 0
+
+    async def flaky(kind: str, namespace: str, name: str) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise OSError("the API server is away")
+        return await original(kind, namespace, name)
+
+    monkeypatch.setattr(cluster, "get", flaky)
+
+    def failed(error: Exception) -> None:
+        errors.append(error)
+        loop.wake()
+
+    loop = RunLoop(cluster, KEY, cluster, clock=lambda: cluster.now, on_outcome=lambda _: passed.set(), on_error=failed)
+    task = asyncio.create_task(loop.run())
+    await asyncio.wait_for(passed.wait(), 10)
+    task.cancel()
+    assert [type(error) for error in errors] == [OSError]
+
+
+async def test_the_loops_own_status_write_does_not_wake_it() -> None:
+    cluster = SimCluster(manifest(), nodes=1)
+    loop = RunLoop(cluster, KEY, cluster)
+    run = cluster.run
+    loop.notice(WatchEvent("MODIFIED", run))
+    loop._woken.clear()
+    loop.notice(WatchEvent("MODIFIED", run | {"status": {"phase": "Running"}}))
+    assert not loop._woken.is_set()
+    head = run["metadata"] | {"generation": 2}
+    loop.notice(WatchEvent("MODIFIED", run | {"metadata": head}))
+    assert loop._woken.is_set()
+
+
+# Metrics.
+
+
+async def test_every_run_series_is_in_the_catalogue_and_a_new_operator_shows_the_same() -> None:
+    cluster = SimCluster(manifest(stages=[train_stage(steps=20)], budget={"maxCost": "9"}), nodes=3)
+    for second in range(40):
+        if second == 15:
+            cluster.fail_worker("demo-w1", 1)
+        await reconcile(cluster, KEY, lambda: cluster.now, cluster)
+        cluster.tick()
+    run = cluster.run
+    metrics = OperatorMetrics()
+    metrics.note_pass(run, RunStatus.from_wire(run["status"]), 0.004, ["Started"])
+    metrics.note_conflict()
+    metrics.note_error(OSError())
+    text = metrics.text().decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    known = {name.removesuffix("_total") for name in catalogue.CATALOGUE}
+    assert set(families) <= known
+    assert {"videotrain_restarts", "videotrain_gpu_seconds", "videotrain_recovery_seconds"} <= set(families)
+    gpu_seconds = sum(sample.value for sample in families["videotrain_gpu_seconds"].samples)
+    assert gpu_seconds == pytest.approx(run["status"]["cost"]["heldGpuMicroseconds"] / 1e6)
+    again = OperatorMetrics()
+    again.note_pass(run, RunStatus.from_wire(run["status"]), 0.004, ["Started"])
+    for name in ("videotrain_restarts", "videotrain_cost_micros"):
+        other = {f.name: f for f in text_string_to_metric_families(again.text().decode())}[name]
+        assert other.samples == families[name].samples
+    again.forget("default", "demo")
+    assert b"videotrain_run_phase" not in again.text()

@@ -1,0 +1,170 @@
+"""Whatever happens to a run: the planner comes to rest, keeps one world at a time, and every GPU-second is billed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.planner_builders import manifest, run_of, train_stage
+from support.planner_cluster import OperatorCrashError, SimCluster
+
+from videotrain_api.status import RunStatus
+from videotrain_api.trainrun import RestartLimits
+from videotrain_operator.cluster.interface import Conflict
+from videotrain_operator.cluster.observe import observe
+from videotrain_operator.planner.plan import plan
+from videotrain_operator.reconcile import RunKey, reconcile
+
+KEY = RunKey(namespace="default", name="demo")
+NODES = 4
+LIMITS = RestartLimits()
+Event = tuple[str, int]
+EVENTS = (
+    "lose-node",
+    "restore-node",
+    "fail-worker",
+    "fail-config",
+    "freeze",
+    "silence",
+    "answer",
+    "drain-node",
+    "delete-pod",
+    "kill-pod",
+    "suspend",
+    "resume",
+    "fewer",
+    "more",
+    "delete-config",
+    "delete-service",
+    "crash-before",
+    "crash-after",
+)
+SCRIPTS = st.lists(st.tuples(st.integers(0, 60), st.sampled_from(EVENTS), st.integers(0, NODES - 1)), max_size=8)
+
+
+def small_run(**spec: Any) -> SimCluster:
+    policy = {"hangSeconds": 8, "startSeconds": 20, "graceSeconds": 3}
+    stages = [train_stage("first", 25), train_stage("second", 10, nodes={"min": 1, "max": 2})]
+    base: dict[str, Any] = {"stages": stages, "failurePolicy": policy, "nodes": {"min": 1, "max": 3}}
+    return SimCluster(manifest(**(base | spec)), nodes=NODES, every_steps=5)
+
+
+def happen(cluster: SimCluster, event: str, index: int) -> None:
+    """One thing that people, machines or bad luck do."""
+    pods = [b for b in cluster._pods() if b["status"]["phase"] == "Running"]
+    pod = pods[index % len(pods)]["metadata"] if pods else None
+    node = f"node-{index}"
+    if event in ("lose-node", "restore-node"):
+        cluster.nodes[node] = event == "restore-node"
+    elif event == "drain-node":
+        cluster.draining.add(node)
+    elif event in ("fail-worker", "fail-config") and pod:
+        cluster.fail_worker(pod["name"], 64 if event == "fail-config" else 1)
+    elif event == "freeze":
+        cluster.freeze_steps()
+    elif event in ("silence", "answer") and pod:
+        cluster.agents[pod["uid"]].silent = event == "silence"
+    elif event == "delete-pod" and pod:
+        cluster.objects["Pod", pod["name"]]["metadata"].setdefault("deletionTimestamp", "2026-01-01T12:00:00Z")
+    elif event == "kill-pod" and pod:
+        cluster.finish_pod(pod["name"], 137, "OOMKilled")
+    elif event in ("suspend", "resume"):
+        cluster.edit(suspend=event == "suspend")
+    elif event in ("fewer", "more"):
+        cluster.edit(nodes={"min": 1, "max": 2 if event == "fewer" else 4})
+    elif event == "delete-config":
+        for key in [k for k in cluster.objects if k[0] == "ConfigMap" and "config" in k[1]]:
+            del cluster.objects[key]
+    elif event == "delete-service":
+        cluster.objects.pop(("Service", "demo-workers"), None)
+    elif event.startswith("crash"):
+        cluster.crash_at, cluster.crash_after = cluster.writes + 1 + index, event == "crash-after"
+
+
+async def settle(cluster: SimCluster) -> RunStatus:
+    for _ in range(12):
+        try:
+            outcome = await reconcile(cluster, KEY, lambda: cluster.now, cluster)
+        except (OperatorCrashError, Conflict):
+            continue
+        if outcome.requeue_seconds != 0 and not outcome.plan.apply and not outcome.plan.delete:
+            return outcome.plan.status
+    raise AssertionError("the planner does not come to rest")
+
+
+async def check_rest(cluster: SimCluster, *, quiet: bool) -> None:
+    """What holds after every pass that did not ask for another at once."""
+    body, observed = await observe(cluster, "default", "demo", cluster)
+    run = run_of(body)
+    before = (run.model_dump_json(), repr(observed))
+    decided = plan(run, observed, cluster.now)
+    assert (run.model_dump_json(), repr(observed)) == before, "plan changed its input"
+    assert decided == plan(run, observed, cluster.now), "plan is not a function of its input"
+    if quiet:
+        assert (decided.apply, decided.delete, decided.events) == ((), (), ())
+        assert decided.status.to_wire() == body["status"]
+    status = decided.status
+    assert len([g for g in status.generations if g.end_cause is None]) <= 1
+    numbers = [g.number for g in status.generations]
+    assert numbers == sorted(set(numbers)) and (not numbers or numbers[-1] <= status.generation)
+    cost = status.cost
+    assert cost is not None
+    assert sum(cost.gpu_microseconds_by_bucket.values()) == cost.held_gpu_microseconds
+    assert sum(cost.micros_by_bucket.values()) == cost.total_micros
+    for cause, limit in LIMITS.model_dump().items():
+        assert getattr(status.restarts_in_stage, cause) <= limit
+
+
+async def live(cluster: SimCluster, script: list[tuple[int, str, int]]) -> RunStatus:
+    for second in range(400):
+        if second == 70:
+            cluster.nodes = dict.fromkeys(cluster.nodes, True)
+            cluster.draining.clear()
+            cluster.crash_at = None
+            for sim in cluster.agents.values():
+                sim.silent = False
+            cluster.edit(suspend=False)
+        for when, event, index in script:
+            if when == second:
+                happen(cluster, event, index)
+        status = await settle(cluster)
+        await check_rest(cluster, quiet=cluster.crash_at is None)
+        assert len(cluster.alive_generations[-1]) <= 1 if cluster.alive_generations else True
+        if status.phase in ("Succeeded", "Failed") and not cluster._pods():
+            return status
+        cluster.tick()
+    raise AssertionError(f"the run does not end: {status.phase} {status.progress} {status.conditions}")
+
+
+@given(SCRIPTS)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.slow
+async def test_a_run_comes_to_its_end_whatever_happens(script: list[tuple[int, str, int]]) -> None:
+    cluster = small_run()
+    status = await live(cluster, script)
+    if not any(event in ("fail-worker", "fail-config", "kill-pod", "freeze") for _, event, _ in script):
+        assert status.phase == "Succeeded", status.conditions
+
+
+@given(st.integers(60, 400))
+@settings(max_examples=10, deadline=None)
+async def test_spending_never_passes_the_budget_by_more_than_one_checkpoint_interval(cents: int) -> None:
+    limit = f"{cents / 1000:.3f}"
+    cluster = small_run(budget={"maxCost": limit}, pool={"gpusPerNode": 2, "pricePerGpuHour": "3.60"})
+    for _ in range(150):
+        status = await settle(cluster)
+        cluster.tick()
+    cost = status.cost
+    assert cost is not None
+    # Six GPUs at 0.001 a second; five steps of a second between checkpoints, and at most ten seconds of draining.
+    assert cost.total_micros <= cents * 1000 + 6 * (5 + 10) * 1000
+    if status.phase == "Suspended":
+        raised = json.loads(json.dumps({"maxCost": "50.00"}))
+        cluster.edit(budget=raised)
+        for _ in range(150):
+            status = await settle(cluster)
+            cluster.tick()
+    assert status.phase == "Succeeded"
