@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,11 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen[name] = line
         return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_implicit_resolver(  # kubectl reads 5e-5 as a number; YAML 1.1, and so PyYAML, wants 5.0e-5
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
 
 
 def read_manifest(path: Path) -> ManifestFile:

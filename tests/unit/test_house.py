@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
-from videotrain_api.validation import parse_run
+
+from videotrain.manifest_file import load_run
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("api/videotrain_api", "operator/videotrain_operator", "trainer/videotrain_trainer", "cli/videotrain")
@@ -35,19 +35,19 @@ def test_the_lock_holds_versions_and_no_addresses():
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9._-]+==[a-z0-9.+]+( ;.*)?", line)] == []
 
 
-def test_the_readme_is_short_and_its_manifest_is_valid():
+def test_the_readme_is_short_and_its_manifest_is_valid(tmp_path: Path):
     readme = (ROOT / "README.md").read_text()
     assert len(readme.splitlines()) <= 150
     blocks = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
     assert blocks
     for block in blocks:
-        parse_run(yaml.safe_load(block))
+        (tmp_path / "run.yaml").write_text(block)
+        load_run(tmp_path / "run.yaml")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_every_example_is_valid(path: Path):
-    documents = [document for document in yaml.safe_load_all(path.read_text()) if document["kind"] == "VideoTrainingRun"]
-    assert [parse_run(document).metadata.name for document in documents]
+    assert load_run(path).metadata.name
 
 
 def test_there_are_examples():

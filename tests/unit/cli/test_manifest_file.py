@@ -89,3 +89,10 @@ def test_another_api_version_is_refused_with_the_known_one(tmp_path):
 
 def test_python_tags_are_not_executed(tmp_path):
     assert "not valid YAML" in refusal(tmp_path, "kind: !!python/object/apply:os.system [echo]\n")
+
+
+@pytest.mark.parametrize(("text", "value"), [("5e-5", 5e-5), ("2E3", 2000.0), ("-1.5e+2", -150.0), (".5e1", 5.0)])
+def test_numbers_with_an_exponent_need_no_decimal_point_as_with_kubectl(tmp_path, text, value):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"apiVersion: videotrain.dev/v1alpha1\nkind: VideoTrainingRun\nspec: {{seed: {text}}}\n")
+    assert read_manifest(path).run["spec"]["seed"] == value
