@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from videotrain.embedded import supervisor
 from videotrain_api.vocabulary import ENV_POD_ROOT
 
 SELF_END_SECONDS = 5.0
@@ -22,7 +23,7 @@ def end_leftovers(root: Path, patience_seconds: float = SELF_END_SECONDS) -> lis
 
     Args:
         root: absolute directory, such as W or one pod's directory.
-        patience_seconds: how long to wait for their own end before killing.
+        patience_seconds: how long to wait before killing if a supervisor is among them, which is about to end them.
 
     Returns:
         Process ids that had to be killed.
@@ -30,7 +31,8 @@ def end_leftovers(root: Path, patience_seconds: float = SELF_END_SECONDS) -> lis
     found = _processes(lambda pod_root: pod_root == root or root in pod_root.parents)
     if not found:
         return []
-    _, alive = psutil.wait_procs(found, timeout=patience_seconds)
+    supervised = any(_is_supervisor(process) for process in found)
+    _, alive = psutil.wait_procs(found, timeout=patience_seconds if supervised else 0.0)
     killed: list[int] = []
     while alive:
         for process in alive:
@@ -52,6 +54,13 @@ def _processes(matches: Callable[[Path], bool]) -> list[psutil.Process]:
         if pod_root and not zombie and matches(Path(pod_root)):
             found.append(process)
     return found
+
+
+def _is_supervisor(process: psutil.Process) -> bool:
+    try:
+        return supervisor.__file__ in process.cmdline()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
 
 
 def _kill(process: psutil.Process, killed: list[int]) -> None:

@@ -115,7 +115,9 @@ def write_volumes(pod: Json, root: Path, lookup: Lookup) -> None:
     for mount in container_of(pod).get("volumeMounts", []):
         name = mount["name"]
         if name not in volumes:
-            raise ContainerConfigError(f"volumeMounts: {name!r} is not in spec.volumes ({', '.join(volumes) or 'none'})")
+            raise ContainerConfigError(
+                f"volumeMounts: {name!r} is not in spec.volumes ({', '.join(volumes) or 'none'})"
+            )
         folder = root / mount["mountPath"].lstrip("/")
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in _volume_files(volumes[name], pod, lookup):
@@ -157,7 +159,9 @@ def _items(source: Json, contents: Mapping[str, bytes]) -> Iterator[tuple[str, b
         return
     for item in source["items"]:
         if item["key"] not in contents:
-            raise ContainerConfigError(f"volume item {item['key']!r}: the source has {', '.join(contents) or 'no keys'}")
+            raise ContainerConfigError(
+                f"volume item {item['key']!r}: the source has {', '.join(contents) or 'no keys'}"
+            )
         yield item["path"], contents[item["key"]]
 
 

@@ -14,8 +14,9 @@ Json = dict[str, Any]
 def place(pod: Json, pods: Sequence[Json], nodes: Sequence[Json]) -> str | None:
     """Name of the first node that fits, or None.
 
-    A node fits if it is ready and not cordoned, carries the labels of the pod's nodeSelector, has the extended
-    resources left that the pod asks for, and holds no other pod of the same run.
+    A node fits if it is ready and not cordoned, carries the labels of the pod's nodeSelector, is not ruled out by name
+    in its required node affinity, has the extended resources left that the pod asks for, and holds no other pod of the
+    same run.
 
     Args:
         pod: the pod to place.
@@ -40,7 +41,17 @@ def _usable(node: Json, pod: Json) -> bool:
     labels = node["metadata"].get("labels", {})
     selector = pod["spec"].get("nodeSelector") or {}
     cordoned = node.get("spec", {}).get("unschedulable", False)
-    return is_ready(node) and not cordoned and all(labels.get(key) == value for key, value in selector.items())
+    fits = all(labels.get(key) == value for key, value in selector.items())
+    return is_ready(node) and not cordoned and fits and node["metadata"]["name"] not in _avoided(pod)
+
+
+def _avoided(pod: Json) -> set[str]:
+    """Nodes that the pod's required affinity names in `metadata.name NotIn`."""
+    affinity = (pod["spec"].get("affinity") or {}).get("nodeAffinity", {})
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    fields = [field for term in required.get("nodeSelectorTerms", []) for field in term.get("matchFields", [])]
+    named = [field for field in fields if field["key"] == "metadata.name" and field["operator"] == "NotIn"]
+    return {name for field in named for name in field["values"]}
 
 
 def _same_run(pod: Json, tenants: Sequence[Json]) -> bool:

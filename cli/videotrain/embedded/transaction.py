@@ -45,8 +45,12 @@ class Transaction:
             return
         grace = _grace(row.body, grace_seconds)
         deadline = rfc3339(parse_time(self._now) + timedelta(seconds=grace))
-        if row.body["metadata"].get("deletionTimestamp", deadline + "~") <= deadline:
-            return
+        before = row.body["metadata"]
+        if "deletionTimestamp" in before:
+            confirmed = grace == 0 and before["deletionGracePeriodSeconds"] > 0
+            if before["deletionTimestamp"] <= deadline and not confirmed:
+                return
+            deadline = min(deadline, before["deletionTimestamp"])
         body = copy.deepcopy(row.body)
         body["metadata"] |= {"deletionTimestamp": deadline, "deletionGracePeriodSeconds": grace}
         self.put(key, body, row.applied)
@@ -100,7 +104,8 @@ def _removable(body: Json) -> bool:
     metadata = body["metadata"]
     if "deletionTimestamp" not in metadata or metadata.get("finalizers"):
         return False
-    return body["kind"] != "Pod" or stopped(body)
+    # A pod with grace left stays, even if it has ended, until its node confirms by deleting it with grace 0.
+    return body["kind"] != "Pod" or (stopped(body) and metadata["deletionGracePeriodSeconds"] == 0)
 
 
 def _orphaned(body: Json, uids: set[str]) -> bool:

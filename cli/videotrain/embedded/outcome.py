@@ -1,0 +1,67 @@
+"""How a local run ended, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from videotrain_api.status import RunStatus
+from videotrain_api.vocabulary import Condition, Phase
+
+Json = dict[str, Any]
+EXIT_SUSPENDED: Final = 130
+"""As for a program that Ctrl-C ended."""
+_TAIL_LINES: Final = 25
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the command answers with."""
+
+    exit_code: int
+    message: str
+    """One sentence."""
+    details: Sequence[str] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Where results are, by what they are."""
+
+
+def judge(run: Json, workdir: Path, interrupted: bool) -> Outcome:
+    """The outcome of a run whose nodes are released.
+
+    Args:
+        run: the VideoTrainingRun with its status.
+        workdir: its working directory.
+        interrupted: this process suspended it, as Ctrl-C asks.
+    """
+    status = RunStatus.from_wire(run.get("status") or {})
+    name = run["metadata"]["name"]
+    if status.phase == Phase.SUCCEEDED:
+        return Outcome(0, f"run {name} succeeded")
+    if status.phase == Phase.FAILED:
+        reason = _told(status, Condition.FAILED)
+        return Outcome(1, f"run {name} failed: {reason}", _failing_log(status, workdir))
+    if interrupted:
+        return Outcome(EXIT_SUSPENDED, f"run {name} is suspended, everything is saved; the same command goes on")
+    return Outcome(
+        0 if (run["spec"].get("suspend")) else 1, f"run {name} is suspended: {_told(status, Condition.SUSPENDED)}"
+    )
+
+
+def _told(status: RunStatus, type_: str) -> str:
+    found = next((condition for condition in status.conditions if condition.type == type_), None)
+    return ": ".join(part for part in (found.reason, found.message) if part) if found else "no reason is known"
+
+
+def _failing_log(status: RunStatus, workdir: Path) -> list[str]:
+    """The last lines of the log of the pod that failed last."""
+    members = status.generations[-1].members if status.generations else []
+    named = [pod for pod in members if pod in _told(status, Condition.FAILED)]
+    logs = [path for pod in named or members for path in (workdir / "logs").glob(f"{pod}-????????.log")]
+    if not logs:
+        return []
+    newest = max(logs, key=lambda path: path.stat().st_mtime_ns)
+    lines = newest.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
+    return [f"the last lines of {newest}:", *(f"  | {line}" for line in lines)]

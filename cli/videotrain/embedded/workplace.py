@@ -1,0 +1,136 @@
+"""The working directory of a local run: who may use it, which run it holds, whether there is room."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic.alias_generators import to_camel
+
+from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_operator.planner.freeze import LIVE_FAILURE_FIELDS, LIVE_FIELDS
+
+Json = dict[str, Any]
+START_BYTES: Final = 512 * 1024 * 1024
+"""Free space that a run needs to start."""
+LEAST_BYTES: Final = 128 * 1024 * 1024
+"""Free space below which a run stops before its database, checkpoints and logs are cut off."""
+
+
+class WorkplaceError(Exception):
+    """The working directory cannot be used for this run."""
+
+
+@contextmanager
+def locked(workdir: Path) -> Iterator[Path]:
+    """Hold the working directory, made if needed, for this process; yields its absolute path.
+
+    Raises:
+        WorkplaceError: another process holds it, or it cannot be written.
+    """
+    path = workdir.absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise WorkplaceError(f"--workdir {workdir}: cannot be written: {explain(error)}") from None
+    try:
+        _take(lock, workdir)
+        yield path.resolve()
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, workdir: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+        raise WorkplaceError(
+            f"--workdir {workdir}: a run is going on here (process {holder}); wait for it or use another directory"
+        ) from None
+    try:
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+    except OSError as error:
+        raise WorkplaceError(f"--workdir {workdir}: cannot be written: {explain(error)}") from None
+
+
+def explain(error: OSError) -> str:
+    """What the kernel said, with what to do about a full disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space left on the disk; free some, or use another --workdir"
+    return error.strerror or str(error)
+
+
+def check_space(workdir: Path, needed: int = START_BYTES) -> None:
+    """Refuse a disk that is about to be full.
+
+    Raises:
+        WorkplaceError: less than `needed` bytes are free.
+    """
+    free = shutil.disk_usage(workdir).free
+    if free < needed:
+        raise WorkplaceError(
+            f"--workdir {workdir}: disk full: {free / 2**20:.0f} MiB are free and {needed / 2**20:.0f} MiB are needed; "
+            "free some space and give the same command again, or use another --workdir"
+        )
+
+
+def check_same_run(workdir: Path, held: Json, wanted: VideoTrainingRun) -> None:
+    """Refuse to go on with another run than the one that the directory holds.
+
+    Args:
+        workdir: for the message.
+        held: the VideoTrainingRun in the directory's cluster.
+        wanted: the run of this command.
+
+    Raises:
+        WorkplaceError: the name, or a field of spec that may not change, differs; the message lists what.
+    """
+    name = held["metadata"]["name"]
+    if name != wanted.metadata.name:
+        raise WorkplaceError(
+            f"--workdir {workdir}: holds the run {name!r}, not {wanted.metadata.name!r}; use another one"
+        )
+    before = _fixed(VideoTrainingRun.from_wire({key: value for key, value in held.items() if key != "status"}))
+    differences = list(_differences("spec", before, _fixed(wanted)))
+    if differences:
+        listed = "\n".join(f"  {line}" for line in differences[:10])
+        more = f"\n  and {len(differences) - 10} more" if len(differences) > 10 else ""
+        raise WorkplaceError(
+            f"--workdir {workdir}: holds this run with another spec; use the same manifest and options, or another "
+            f"directory. What differs:\n{listed}{more}"
+        )
+
+
+def _fixed(run: VideoTrainingRun) -> Json:
+    """The spec without what may be changed while running."""
+    data = run.spec.model_dump(mode="json", by_alias=True, exclude=set(LIVE_FIELDS))
+    for name in LIVE_FAILURE_FIELDS:
+        data["failurePolicy"].pop(to_camel(name))
+    for stage in data["stages"]:
+        stage.pop("nodes")
+    return data
+
+
+def _differences(path: str, before: Any, after: Any) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in sorted(before.keys() | after.keys()):
+            yield from _differences(f"{path}.{key}", before.get(key), after.get(key))
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for number, (old, new) in enumerate(zip(before, after, strict=True)):
+            yield from _differences(f"{path}[{number}]", old, new)
+    elif before != after:
+        yield f"{path}: {_short(before)} in the directory, {_short(after)} now"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

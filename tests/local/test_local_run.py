@@ -1,0 +1,112 @@
+"""`videotrain local` from end to end: real processes, a real object store, real faults."""
+
+import json
+import shutil
+import signal
+import subprocess
+import urllib.request
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def stage_of(summary, name):
+    return next(stage for stage in summary["stages"] if stage["name"] == name)
+
+
+def assert_bill_is_whole(summary):
+    spent = dict(summary["gpu_microseconds"])
+    held = spent.pop("held")
+    assert sum(spent.values()) == held > 0
+    assert sum(summary["cost"]["by_bucket"].values()) == summary["cost"]["total_micros"]
+    assert summary["cost"]["estimated"] is False
+
+
+def assert_same_samples(summary, undisturbed):
+    assert summary["samples"]["order_sha256"] == undisturbed["samples"]["order_sha256"]
+    assert summary["samples"]["lost"] == 0
+    assert summary["samples"]["problems"] == []
+
+
+def test_an_undisturbed_run_learns_and_leaves_its_results(undisturbed):
+    assert undisturbed["phase"] == "Succeeded"
+    assert [stage["task"] for stage in undisturbed["stages"]] == ["curate", "autoencoder", "encode", "train", "sample"]
+    assert [g["world_size"] for g in stage_of(undisturbed, "train")["generations"]] == [2]
+    assert undisturbed["gpu_seconds"]["lost"] == 0
+    assert len(undisturbed["videos"]) == 1
+    assert_bill_is_whole(undisturbed)
+
+
+def test_a_lost_node_costs_steps_but_no_samples_and_comes_back(start, manifest, undisturbed):
+    local = start(manifest, "--chaos", "kill-node@stage=train,step=30")
+    local.until_step("train", 1)
+    endpoints = json.loads((local.workdir / "endpoints.json").read_text())
+    pages = [urllib.request.urlopen(url).read() for url in
+             (endpoints["operator"], *(f"{agent}/metrics" for agent in endpoints["agents"].values()))]  # fmt: skip
+    assert len(pages) == 3
+    for page in pages if shutil.which("promtool") else []:
+        subprocess.run(["promtool", "check", "metrics"], input=page, check=True)
+    assert local.end() == 0, local.told()
+    assert local.processes() == []
+    summary = local.summary()
+    sizes = [generation["world_size"] for generation in stage_of(summary, "train")["generations"]]
+    assert sizes == [2, 1, 2], local.told()
+    assert summary["gpu_seconds"]["lost"] > 0
+    assert summary["restarts"]["infrastructure"] == 1
+    assert_same_samples(summary, undisturbed)
+    assert_bill_is_whole(summary)
+
+
+def test_a_killed_command_and_an_interrupted_one_go_on_as_if_nothing_had_been(start, manifest, undisturbed):
+    first = start(manifest)
+    first.until_step("autoencoder", 3)
+    processes = first.processes()
+    assert processes
+    first.send(signal.SIGKILL)
+    first.process.wait()
+    assert psutil.wait_procs(processes, timeout=30)[1] == []
+
+    second = start(manifest)
+    second.until_step("train", 50)
+    second.send(signal.SIGINT)
+    assert second.end() == 130, second.told()
+    assert second.processes() == []
+    assert second.lines[-1]["exit_code"] == 130
+    suspended = second.summary()
+    assert suspended["phase"] == "Suspended"
+    assert_bill_is_whole(suspended)
+
+    third = start(manifest)
+    assert third.end() == 0, third.told()
+    assert third.processes() == []
+    assert_same_samples(third.summary(), undisturbed)
+    assert_bill_is_whole(third.summary())
+    assert third.summary()["gpu_microseconds"]["held"] > suspended["gpu_microseconds"]["held"]
+
+
+def test_a_killed_worker_and_a_hanging_one_are_replaced(start, manifest, undisturbed):
+    local = start(manifest, "--chaos", "kill-worker@stage=autoencoder,step=5", "--chaos", "hang@stage=train,step=30")
+    assert local.end() == 0, local.told()
+    assert local.processes() == []
+    summary = local.summary()
+    assert summary["restarts"]["hang"] == 1
+    assert len(stage_of(summary, "autoencoder")["generations"]) == 2
+    assert [g["reason"] for g in stage_of(summary, "train")["generations"]] == ["StageStarted", "Hang"]
+    assert_same_samples(summary, undisturbed)
+    assert_bill_is_whole(summary)
+
+
+def test_a_second_command_in_the_same_directory_is_refused_and_two_interrupts_stop_at_once(start, manifest):
+    local = start(manifest)
+    local.until(lambda line: line.get("status", {}).get("generations"))
+    other = start(manifest)
+    assert other.end() == 2
+    assert "a run is going on here" in other.told()
+    local.send(signal.SIGTERM)
+    local.until(lambda line: "suspending" in line.get("message", ""))
+    local.send(signal.SIGTERM)
+    assert local.end() == 130
+    assert local.processes() == []
+    assert "stopped at once" in local.lines[-1]["message"]

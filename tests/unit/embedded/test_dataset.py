@@ -1,0 +1,61 @@
+"""Where the raw videos are."""
+
+import sys
+
+import pytest
+
+from videotrain.embedded.dataset import DatasetError, resolve_videos
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    folder = tmp_path / "some_clips" / "inner" / "data"
+    folder.mkdir(parents=True)
+    (tmp_path / "some_clips" / "__init__.py").write_text("raise RuntimeError('never imported')")
+    (folder / "a.mp4").write_bytes(b"x")
+    monkeypatch.syspath_prepend(tmp_path)
+    return folder
+
+
+def test_a_packages_folder_is_found_without_importing_the_package(package):
+    assert resolve_videos("package://some_clips.inner/data", None) == package.as_uri()
+    assert "some_clips" not in sys.modules
+
+
+def test_a_data_folder_wins_over_the_manifest(tmp_path):
+    (tmp_path / "a video.mp4").touch()
+    assert resolve_videos("package://no_such_package/data", tmp_path) == tmp_path.as_uri()
+
+
+def test_object_storage_and_nothing_are_left_alone():
+    assert resolve_videos("s3://bucket/videos", None) == "s3://bucket/videos"
+    assert resolve_videos(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("videos", "told"),
+    [
+        (
+            "package://no_such_package/data",
+            "'no_such_package' is not installed; install it, or give a folder of videos with --data",
+        ),
+        ("package://some_clips.inner/nothing", "does not exist"),
+        ("file:///no/such/folder", "/no/such/folder does not exist"),
+    ],
+)
+def test_missing_videos_are_refused_with_the_way_out(package, videos, told):
+    with pytest.raises(DatasetError) as refused:
+        resolve_videos(videos, None)
+    assert told in str(refused.value)
+    assert f"spec.dataset.videos {videos!r}" in str(refused.value)
+
+
+def test_an_empty_folder_and_a_file_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match="is empty"):
+        resolve_videos(None, tmp_path)
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(DatasetError, match="is empty"):
+        resolve_videos(None, tmp_path)
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(DatasetError, match="is a file"):
+        resolve_videos(None, tmp_path / "a.mp4")

@@ -1,0 +1,38 @@
+"""What the command says in the end."""
+
+from videotrain.embedded.outcome import judge
+
+NOW = "2026-01-01T00:00:00Z"
+
+
+def run(phase, type_="Failed", reason="", message="", suspend=False):
+    condition = {"type": type_, "status": "True", "reason": reason, "message": message, "lastTransitionTime": NOW}
+    generation = {
+        "number": 1, "stage": "train", "reason": "Started", "members": ["r-w0", "r-w1"], "worldSize": 2, "gpus": 2,
+        "createdAt": NOW,
+    }  # fmt: skip
+    status = {"phase": phase, "conditions": [condition], "generations": [generation]}
+    return {"metadata": {"name": "r"}, "spec": {"suspend": suspend}, "status": status}
+
+
+def test_success_is_zero(tmp_path):
+    assert judge(run("Succeeded"), tmp_path, interrupted=False).exit_code == 0
+
+
+def test_a_failure_shows_its_reason_and_the_end_of_the_named_pods_log(tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "r-w0-12345678.log").write_text("\n".join(f"line {n}" for n in range(40)))
+    (tmp_path / "logs" / "r-w1-12345678.log").write_text("of another pod")
+    outcome = judge(run("Failed", reason="DATA", message="worker of pod r-w0 failed"), tmp_path, interrupted=False)
+    assert outcome.exit_code == 1
+    assert outcome.message == "run r failed: DATA: worker of pod r-w0 failed"
+    assert outcome.details[-1] == "  | line 39"
+    assert len(outcome.details) == 26
+
+
+def test_an_interrupt_is_told_from_a_budget_and_from_the_users_own_suspension(tmp_path):
+    suspended = run("Suspended", "Suspended", "BudgetExhausted", "5.00 USD are spent")
+    assert judge(suspended, tmp_path, interrupted=True).exit_code == 130
+    budget = judge(suspended, tmp_path, interrupted=False)
+    assert (budget.exit_code, "BudgetExhausted: 5.00 USD" in budget.message) == (1, True)
+    assert judge(run("Suspended", suspend=True), tmp_path, interrupted=False).exit_code == 0
