@@ -1,7 +1,8 @@
 """The object store behind s3:// and file:// URIs.
 
-Objects go through obstore, whose client releases the GIL, retries with back-off and uploads in parts. A client belongs
-to one process: after a fork the child makes its own, because two processes on one connection read each other's answers.
+Objects go through obstore, whose client releases the GIL, retries with back-off and uploads in parts. Its threads do
+not survive a fork: a child forked after the first request would wait for ever, so it is told instead. Fork before the
+first request, or spawn.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from obstore.exceptions import (
     PreconditionError,
     UnauthenticatedError,
 )
-from videotrain_api.trainrun import Storage
 
+from videotrain_api.trainrun import Storage
 from videotrain_trainer.errors import (
     AlreadyExists,
     DiskFull,
@@ -46,7 +47,7 @@ RETRIES = {
     "retry_timeout": timedelta(seconds=60),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=4), "base": 3},
 }
-"""About 15 s of trying with jitter, so that a server's restart goes unnoticed and a dead one is reported while people still look."""
+"""About 15 s of trying with jitter, so that a server's restart goes unnoticed and a dead one is told soon."""
 NO_SPACE_SIGNS = ("os error 28", "No space left", "507 Insufficient Storage", "XMinioStorageFull", "QuotaExceeded")
 DENIED_SIGNS = ("status code: 401", "status code: 403")
 
@@ -72,12 +73,11 @@ class _Place:
 
 
 class ObjectStore:
-    """Whole-object and range access by URI. Safe to use from any thread and after a fork."""
+    """Whole-object and range access by URI. Safe to use from any thread; pickles without its clients."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._lock = threading.Lock()
-        self._pid = os.getpid()
         self._clients: dict[tuple[str, str], Any] = {}
 
     @classmethod
@@ -163,8 +163,7 @@ class ObjectStore:
     def _open(self, uri: str) -> tuple[Any, _Place]:
         place = _parse(uri)
         with self._lock:
-            if os.getpid() != self._pid:
-                self._clients, self._pid = {}, os.getpid()
+            _same_process()
             where = (place.scheme, place.bucket)
             if where not in self._clients:
                 self._clients[where] = self._connect(place)
@@ -220,7 +219,7 @@ class ObjectStore:
             return self._denied(uri, text)
         if any(sign in text for sign in NO_SPACE_SIGNS) or getattr(error, "errno", None) == errno.ENOSPC:
             return DiskFull(f"{uri}: no space left to write; free space behind spec.storage.uri: {text}")
-        if isinstance(error, GenericError) or isinstance(error, OSError):
+        if isinstance(error, GenericError | OSError):
             return StorageUnavailable(f"{uri}: the object store at {self._where()} keeps failing: {text}")
         return StorageUnavailable(f"{uri}: the request failed: {text}")
 
@@ -263,6 +262,20 @@ def disk_full_is_clear(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"{path}: no space left on the pod's disk; free some or give the pod more") from error
         raise
+
+
+_used_in: list[int] = []
+"""Process that made the first client, if any; obstore's threads live there."""
+
+
+def _same_process() -> None:
+    if not _used_in:
+        _used_in.append(os.getpid())
+    if _used_in[0] != os.getpid():
+        raise StorageUnavailable(
+            f"process {os.getpid()} was forked from {_used_in[0]} after that one had used the object store; "
+            "fork before the first request or start processes by spawn"
+        )
 
 
 def _parse(uri: str) -> _Place:

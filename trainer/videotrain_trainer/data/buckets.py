@@ -61,7 +61,8 @@ def windows(clip_frames: int, fps: float, row: Bucket) -> list[Window]:
     stride, _ = frame_stride(fps)
     if row.frames == 1:
         return [Window(0, 1, stride)] if clip_frames else []
-    found, start, allowed = [], 0, lengths(row)
+    found: list[Window] = []
+    start, allowed = 0, lengths(row)
     while True:
         left = (clip_frames - start) // stride
         length = next((length for length in allowed if length <= left), None)

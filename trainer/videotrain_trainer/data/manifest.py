@@ -1,20 +1,21 @@
 """Parquet tables that say what a curated or an encoded set holds.
 
-Payloads never change; texts, scores and places live here, so a new score or caption is a new table over the same objects.
+Payloads never change; texts, scores and places live here, so a new score or caption is a new table over the
+same objects.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from videotrain_api.stages import ScoreBounds
 
+from videotrain_api.stages import ScoreBounds
 from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 
@@ -111,9 +112,9 @@ def select(table: Any, bounds: Sequence[ScoreBounds]) -> Any:
     return table
 
 
-def table_hash(table: Any) -> str:
-    """16 hex digits over the uids: names the set of samples, not the bytes of a file."""
+def uids_hash(uids: Iterable[str]) -> str:
+    """16 hex digits that name a set of samples, not the bytes of a file."""
     digest = hashlib.sha256()
-    for uid in sorted(table.column("uid").to_pylist()):
+    for uid in sorted(uids):
         digest.update(uid.encode() + b"\n")
     return digest.hexdigest()[:16]

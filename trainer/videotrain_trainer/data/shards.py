@@ -18,13 +18,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from videotrain_trainer.errors import ObjectMissing, TrainerError
+from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 
 BLOCK = 512
 
 
-class DamagedSample(TrainerError):
+class DamagedSample(DataError):
     """The bytes of a sample are not those that were written."""
 
 

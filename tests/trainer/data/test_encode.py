@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from videotrain_api import layout
+from videotrain_api.aspect import shapes
+from videotrain_api.stages import Bucket, CurateTask, EncodeTask
+from videotrain_trainer.data.loader import LatentLoader
+from videotrain_trainer.data.manifest import LATENT_SCHEMA, read_table
+from videotrain_trainer.data.pixels import PixelLoader
+from videotrain_trainer.data.sets import open_clips, open_latents, read_set_info
+from videotrain_trainer.errors import DataError, ObjectMissing
+from videotrain_trainer.model.registry import (
+    SCALING_FACTOR,
+    build_autoencoder,
+    build_text_encoder,
+    initialize,
+)
+from videotrain_trainer.tasks import curate, encode
+
+ROWS = [
+    Bucket(resolution="64px", frames=16, min_frames=8, batch_size=2, aspect_ratios=["16:9", "1:1"]),
+    Bucket(resolution="32px", frames=1, batch_size=3),
+]
+
+SHAPE = shapes("64px", 32, ["16:9", "1:1"])["16:9"]
+
+
+@pytest.fixture
+def curated(tmp_path, paint_video, texture, make_config, make_context) -> str:
+    """A curated set of three clips of 36 frames; returns its prefix."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for number in range(3):
+        paint_video(folder / f"clip {number}.mp4", 36, texture(number))
+    config = make_config(CurateTask(min_seconds=1.0), videos=folder.as_uri())
+    assert curate.run(make_context(config)) == "completed"
+    return config.paths.output
+
+
+@pytest.fixture
+def weights(store, storage, make_config) -> str:
+    """Prefix of a finished autoencoder stage."""
+    config = make_config(EncodeTask())
+    autoencoder = build_autoencoder(config.autoencoder)
+    initialize(autoencoder, seed=5)
+    store.put(layout.final_weights(f"{storage.uri}/ae"), save(autoencoder.state_dict(), {SCALING_FACTOR: "2.0"}))
+    return f"{storage.uri}/ae"
+
+
+def encode_world(make_context, config, size: int) -> None:
+    outcomes = {}
+
+    def work(rank: int) -> None:
+        outcomes[rank] = encode.run(make_context(config, rank, size))
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == dict.fromkeys(range(size), "completed")
+
+
+def test_clips_become_latents_and_text_features_that_a_train_stage_reads(
+    store, curated, weights, make_config, make_context, train_task
+):
+    config = make_config(EncodeTask(), encode_rows=ROWS, clips=curated, autoencoder_weights=weights)
+    encode_world(make_context, config, 1)
+    rows = read_table(store, layout.latent_manifest(config.paths.output), LATENT_SCHEMA).to_pylist()
+    assert {(row["bucket"], row["latent_frames"], row["latent_height"], row["latent_width"]) for row in rows} == {
+        ("64px/16f/16:9", 4, SHAPE[0] // 32, SHAPE[1] // 32),
+        ("32px/1f/1:1", 1, 1, 1),
+    }
+    assert len(rows) == 3 * 2 + 3  # 36 frames at 24 fps are two windows of 16; the rest of 4 is too short
+    assert read_set_info(store, config.paths.output).prompts == ["fps-motion", "plain"]
+    latents = open_latents(store, make_config(train_task(ROWS), latents=config.paths.output))
+    assert latents.plan.start().step == 0
+    loader = LatentLoader(store, latents, latents.plan.start(), [0])
+    order = latents.plan.step(latents.plan.start())
+    batch = loader.fetch(order, 0)
+    loader.close()
+    assert torch.isfinite(batch.latent_BCTHW.float()).all()
+    row = latents.row(order.bucket_index, order.slots[0][0])
+    text = f"{row['caption']} 24 FPS, {int(row['motion'] + 0.5)} motion score."
+    expected = build_text_encoder(config.text_encoder).encode([text])
+    assert torch.equal(batch.context_BLD[0], expected.context_BLD[0].bfloat16())
+    assert torch.equal(batch.pooled_BP[0], expected.pooled_BP[0].bfloat16())
+
+
+def test_the_first_and_last_frame_are_encoded_alone(store, curated, weights, make_config, make_context, train_task):
+    config = make_config(EncodeTask(), encode_rows=ROWS[:1], clips=curated, autoencoder_weights=weights)
+    encode_world(make_context, config, 1)
+    latents = open_latents(store, make_config(train_task(ROWS[:1]), latents=config.paths.output))
+    loader = LatentLoader(store, latents, latents.plan.start(), [0])
+    order = latents.plan.step(latents.plan.start())
+    batch = loader.fetch(order, 0)
+    loader.close()
+    assert batch.cond_first_BC1HW.shape[2] == batch.cond_last_BC1HW.shape[2] == 1
+    assert not torch.equal(batch.cond_first_BC1HW, batch.cond_last_BC1HW)
+    assert not torch.equal(batch.cond_first_BC1HW, batch.latent_BCTHW[:, :, :1])
+
+
+def test_worlds_of_every_size_and_restarts_make_the_same_set(
+    store, storage, curated, weights, make_config, make_context, drain_after
+):
+    sets = []
+    for name, size in (("one", 1), ("three", 3), ("again", 2)):
+        small = EncodeTask(shard_bytes=65536)
+        output = f"{storage.uri}/{name}"
+        config = make_config(small, encode_rows=ROWS, clips=curated, autoencoder_weights=weights, output=output)
+        if name == "again":
+            assert encode.run(make_context(config, drain=drain_after(2))) == "drained"
+            assert store.list(f"{output}/units")
+            assert not store.exists(layout.latent_manifest(output))
+        encode_world(make_context, config, size)
+        objects = {found.uri.removeprefix(output): store.get(found.uri) for found in store.list(output)}
+        sets.append({key: data for key, data in objects.items() if not key.startswith("/progress")})
+    assert sets[0] == sets[1] == sets[2]
+
+
+def test_other_weights_are_another_set_and_missing_ones_an_error(
+    store, storage, curated, weights, make_config, make_context
+):
+    config = make_config(EncodeTask(), encode_rows=ROWS[:1], clips=curated, autoencoder_weights=weights)
+    encode_world(make_context, config, 1)
+    before = {found.uri for found in store.list(f"{config.paths.output}/units")}
+    autoencoder = build_autoencoder(config.autoencoder)
+    initialize(autoencoder, seed=6)
+    store.put(layout.final_weights(weights), save(autoencoder.state_dict(), {SCALING_FACTOR: "2.0"}))
+    encode_world(make_context, config, 1)
+    assert len({found.uri for found in store.list(f"{config.paths.output}/units")}) == 2 * len(before)
+    gone = make_config(EncodeTask(), encode_rows=ROWS, clips=curated, autoencoder_weights=f"{storage.uri}/no")
+    with pytest.raises(ObjectMissing, match="weights"):
+        encode.run(make_context(gone))
+
+
+def test_weights_without_a_scale_need_one_in_the_specification(
+    store, storage, curated, weights, make_config, make_context
+):
+    config = make_config(EncodeTask(), encode_rows=ROWS[:1], clips=curated, autoencoder_weights=weights)
+    file = layout.final_weights(weights)
+    store.put(file, save(load(store.get(file))))
+    with pytest.raises(ConfigError, match=r"spec\.autoencoder\.scalingFactor: not set, and .*model\.safetensors"):
+        encode.run(make_context(config))
+    scaled = config.autoencoder.model_copy(update={"scaling_factor": 0.5})
+    assert encode.run(make_context(config.model_copy(update={"autoencoder": scaled}))) == "completed"
+
+
+def test_clips_that_fit_no_bucket_are_an_error_that_says_why(curated, weights, make_config, make_context):
+    rows = [Bucket(resolution="256px", frames=16, batch_size=1), Bucket(resolution="64px", frames=64, batch_size=1)]
+    config = make_config(EncodeTask(), encode_rows=rows, clips=curated, autoencoder_weights=weights)
+    with pytest.raises(DataError, match=r"none of 3 clips fits .* 3 times too short for 64px/64f, 3 times too small"):
+        encode.run(make_context(config))
+
+
+def test_a_damaged_clip_is_refused(store, curated, weights, make_config, make_context):
+    uri = next(found.uri for found in store.list(f"{curated}/clips"))
+    data = bytearray(store.get(uri))
+    data[len(data) // 2] ^= 1
+    store.put(uri, bytes(data))
+    config = make_config(EncodeTask(), encode_rows=ROWS, clips=curated, autoencoder_weights=weights)
+    with pytest.raises(DataError, match="does not fit its checksum"):
+        encode.run(make_context(config))
+
+
+def test_an_autoencoder_stage_gets_the_same_random_crops_in_every_world(
+    store, curated, make_config, autoencoder_task, tmp_path
+):
+    row = Bucket(resolution="32px", frames=8, batch_size=2)
+    clips = open_clips(store, make_config(autoencoder_task(row, slots=3), clips=curated))
+    assert clips.shapes == {"32px/8f/1:1": (32, 32)}
+    orders = []
+    state = clips.plan.start()
+    for _ in range(4):
+        orders.append(clips.plan.step(state))
+        state = clips.plan.advance(state)
+
+    def batches(world: int) -> dict:
+        found = {}
+        for rank in range(world):
+            mine = range(rank, 3, world)
+            loader = PixelLoader(store, clips, clips.plan.start(), mine, tmp_path / f"cache{world}")
+            found |= {(o.step, slot): loader.fetch(o, slot) for o in orders for slot in mine}
+            loader.close()
+        return found
+
+    alone, apart = batches(1), batches(3)
+    assert alone.keys() == apart.keys()
+    for key, batch in alone.items():
+        assert batch.video_BCTHW.shape == (2, 3, 8, 32, 32)
+        assert batch.video_BCTHW.abs().max() <= 1
+        assert batch.keys == apart[key].keys
+        assert torch.equal(batch.video_BCTHW, apart[key].video_BCTHW)
+    assert len({json.dumps(batch.video_BCTHW[0, :, :, 0, 0].tolist()) for batch in alone.values()}) > 6
+    assert len(list((tmp_path / "cache1" / "frames").glob("*.npy"))) == 3
+
+
+def test_clips_too_short_for_the_autoencoder_are_an_error(store, curated, make_config, autoencoder_task):
+    row = Bucket(resolution="32px", frames=64, batch_size=2)
+    with pytest.raises(DataError, match="none of its 3 clips has 64 frames \\(the longest has 36"):
+        open_clips(store, make_config(autoencoder_task(row), clips=curated))

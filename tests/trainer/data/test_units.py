@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from videotrain_api.stages import CurateTask
+from videotrain_trainer.data import units
+from videotrain_trainer.data.units import Unit, UnitRun
+from videotrain_trainer.errors import DataError
+
+UNITS = [Unit(f"u{n}", weight=4) for n in range(4)]
+
+
+@pytest.fixture
+def config(make_config):
+    return make_config(CurateTask(), videos="file:///nowhere")
+
+
+def test_each_unit_is_done_once_by_one_rank_and_its_result_is_kept(store, config, make_context):
+    done, runs = [], {}
+
+    def work(rank: int) -> None:
+        runs[rank] = UnitRun(make_context(config, rank, 3), store, UNITS)
+        assert runs[rank].run(lambda unit, tick: (done.append((rank, unit.name)), {"unit": unit.name})[1])
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(done) == [(0, "u0"), (0, "u3"), (1, "u1"), (2, "u2")]
+    assert runs[1].results() == [{"unit": unit.name} for unit in UNITS]
+
+
+def test_progress_is_told_by_rank_0_for_the_whole_world_and_a_restart_keeps_what_is_committed(
+    store, config, make_context, drain_after
+):
+    context = make_context(config, drain=drain_after(2))
+    assert not UnitRun(context, store, UNITS).run(lambda unit, tick: {})
+    kept = [record.step for record in context.records.all if record.kind == "checkpoint"]
+    assert kept[-1] == context.records.steps()[-1] == 8
+    again, redone = make_context(config), []
+    assert UnitRun(again, store, UNITS).run(lambda unit, tick: {"n": redone.append(unit.name)})
+    assert redone == ["u2", "u3"]
+    assert (again.records.all[0].resumed_step, again.records.all[0].total_steps) == (8, 16)
+    assert again.records.steps() == [12, 16]
+
+
+def test_the_step_counter_moves_while_another_rank_is_in_a_long_unit(store, config, make_context, monkeypatch):
+    monkeypatch.setattr(units, "SHARE_SECONDS", 0.0)
+    long, seen = threading.Event(), threading.Event()
+    first, second = make_context(config, 0, 2), make_context(config, 1, 2)
+
+    def slow(unit: Unit, tick) -> dict:
+        tick(3)
+        long.set()
+        assert seen.wait(30)
+        return {}
+
+    other = threading.Thread(target=lambda: UnitRun(second, store, UNITS[:2]).run(slow))
+    other.start()
+    assert long.wait(30)
+
+    class Watching:
+        def requested(self) -> bool:
+            if first.records.steps()[-1:] == [4 + 3]:
+                seen.set()
+            return False
+
+    object.__setattr__(first, "drain", Watching())
+    assert UnitRun(first, store, UNITS[:2]).run(lambda unit, tick: {})
+    other.join()
+    assert first.records.steps()[-2:] == [7, 8]
+    assert second.records.all == []
+
+
+def test_a_unit_that_outlasts_the_grace_period_is_given_up_and_leaves_no_result(
+    store, config, make_context, drain_after, monkeypatch
+):
+    impatient = config.model_copy(update={"grace_seconds": 0})
+    context = make_context(impatient, drain=drain_after(1))
+
+    def endless(unit: Unit, tick) -> dict:
+        while True:
+            tick(0)
+
+    assert not UnitRun(context, store, UNITS).run(endless)
+    assert store.list(f"{config.paths.output}/units") == []
+
+
+def test_a_damaged_result_names_the_object(store, config, make_context):
+    run = UnitRun(make_context(config), store, UNITS)
+    run.run(lambda unit, tick: {})
+    store.put(f"{config.paths.output}/units/u2.json", b"{")
+    with pytest.raises(DataError, match=r"units/u2\.json: missing or damaged"):
+        run.results()

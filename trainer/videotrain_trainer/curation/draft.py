@@ -1,0 +1,96 @@
+"""What the stages of curation hand to each other about one raw video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videotrain_trainer.data.video import VideoInfo
+
+
+class Dropped(Exception):
+    """The whole raw video is dropped."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass
+class Scan:
+    """What the one pass over all frames measured; one entry per frame."""
+
+    times: NDArray[np.float64]
+    """Seconds from the first frame."""
+    change: NDArray[np.float32]
+    """Mean absolute luma difference to the frame before, 0-255; 0 for the first."""
+    sharpness: NDArray[np.float32]
+    """Variance of the Laplacian at SCAN_LINES lines."""
+    thumbs: NDArray[np.uint8]
+    """(frames, 32, 32) luma."""
+    cuts: list[int]
+    """First frames of new shots."""
+
+
+@dataclass
+class Piece:
+    """A clip in the making: frames first .. end - 1 of the raw video."""
+
+    first: int
+    end: int
+    reason: str = ""
+    """Why it is dropped; empty while it is kept."""
+    detail: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    phash: str = ""
+    row: dict[str, Any] = field(default_factory=dict)
+    """Columns that the written file decides."""
+
+    @property
+    def kept(self) -> bool:
+        """Nothing has dropped it yet."""
+        return not self.reason
+
+    def drop(self, reason: str, detail: str) -> None:
+        """Drop it; the first reason stays."""
+        if self.kept:
+            self.reason, self.detail = reason, detail
+
+
+@dataclass
+class Draft:
+    """One raw video on its way through the stages."""
+
+    path: Path
+    content: str
+    """Hash of the file's bytes."""
+    out: Path
+    """Folder for clip files."""
+    progress: Callable[[float], None]
+    """Told the share of the work that is done."""
+    info: VideoInfo | None = None
+    scan: Scan | None = None
+    pieces: list[Piece] = field(default_factory=list)
+
+    def header(self) -> VideoInfo:
+        """What `probe` found."""
+        assert self.info is not None
+        return self.info
+
+    def measured(self) -> Scan:
+        """What `scan` found."""
+        assert self.scan is not None
+        return self.scan
+
+    def seconds(self, piece: Piece) -> tuple[float, float]:
+        """Start and end of a piece in the raw video."""
+        times = self.measured().times
+        frame = 1 / float(self.header().fps)
+        end = float(times[piece.end]) if piece.end < len(times) else float(times[-1]) + frame
+        return float(times[piece.first]), end

@@ -1,0 +1,72 @@
+"""Stage 5: the pieces that are left as files of one kind: H.264, at most 30 frames per second, limited size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from math import ceil
+
+import google_crc32c
+import numpy as np
+import xxhash
+
+from videotrain_api.stages import CurateTask
+from videotrain_trainer.curation.draft import Draft, Dropped, Piece
+from videotrain_trainer.data.video import Frame, Unreadable, decode, even_size, write_mp4
+
+MAX_FPS = 30
+FILE_VERSION = 1
+"""Part of every uid; rises when the same piece would give another file."""
+
+
+def run(draft: Draft, task: CurateTask) -> None:
+    """Name all pieces and write those that are kept, in one more decode of the raw video.
+
+    Raises:
+        Dropped: unreadable; only if the file changed since it was scanned.
+    """
+    info = draft.header()
+    size = even_size(info.height, info.width, task.long_side)
+    fps = info.fps / ceil(info.fps / MAX_FPS)
+    for piece in draft.pieces:
+        piece.row = {"uid": uid(draft.content, piece, task), "width": size[1], "height": size[0], "fps": float(fps)}
+    try:
+        frames = enumerate(frame for _, frame in decode(draft.path, size))
+        for piece in draft.pieces:
+            if piece.kept:
+                _write(draft, piece, frames, fps)
+    except Unreadable as error:
+        raise Dropped("unreadable", str(error)) from error
+
+
+def uid(content: str, piece: Piece, task: CurateTask) -> str:
+    """20 hex digits (80 bits) of the raw file's content, the span and what decides the file."""
+    text = f"{FILE_VERSION}|{content}|{piece.first}|{piece.end}|{task.long_side}"
+    return xxhash.xxh3_128_hexdigest(text.encode())[:20]
+
+
+def picks(draft: Draft, piece: Piece, fps: Fraction) -> list[int]:
+    """Raw frames that show a piece at a constant rate: for each moment the nearest one by time."""
+    start, end = draft.seconds(piece)
+    times = draft.measured().times[piece.first : piece.end]
+    moments = start + np.arange(max(1, round((end - start) * float(fps)))) / float(fps)
+    after = np.clip(np.searchsorted(times, moments), 1, max(1, len(times) - 1))
+    nearest = np.where(moments - times[after - 1] <= times[after] - moments, after - 1, after)
+    return [piece.first + int(number) for number in nearest]
+
+
+def _write(draft: Draft, piece: Piece, frames: Iterator[tuple[int, Frame]], fps: Fraction) -> None:
+    path = draft.out / f"{piece.row['uid']}.mp4"
+    count = write_mp4(_chosen(frames, picks(draft, piece, fps)), path, fps)
+    data = path.read_bytes()
+    piece.row |= {"frames": count, "bytes": len(data), "crc32c": google_crc32c.value(data)}
+    draft.progress(0.5 + 0.5 * piece.end / len(draft.measured().times))
+
+
+def _chosen(frames: Iterator[tuple[int, Frame]], numbers: list[int]) -> Iterator[Frame]:
+    """The frames with these ascending numbers; takes no frame beyond the last one."""
+    number, frame = next(frames)
+    for wanted in numbers:
+        while number < wanted:
+            number, frame = next(frames)
+        yield frame

@@ -1,0 +1,38 @@
+"""Stage 1: rejects that the header decides, before a frame is looked at."""
+
+from __future__ import annotations
+
+from videotrain_api.stages import CurateTask
+from videotrain_trainer.curation.draft import Draft, Dropped
+from videotrain_trainer.data.video import Unreadable, VideoInfo, probe
+
+
+def run(draft: Draft, task: CurateTask) -> None:
+    """Read the header and drop what cannot become a clip.
+
+    Raises:
+        Dropped: unreadable, one-frame, too-short, low-fps, aspect or low-bitrate.
+    """
+    try:
+        info = draft.info = probe(draft.path)
+    except Unreadable as error:
+        raise Dropped("unreadable", str(error)) from error
+    if info.frames == 1:
+        raise Dropped("one-frame", "1 frame, at least 2 needed")
+    if 0 < info.seconds < task.min_seconds:
+        raise Dropped("too-short", f"{info.seconds:.3g} s, at least {task.min_seconds:g} s")
+    if info.fps < task.min_fps:
+        raise Dropped("low-fps", f"{float(info.fps):.4g} fps, at least {task.min_fps:g} fps")
+    aspect = info.width / info.height
+    if not task.min_aspect <= aspect <= task.max_aspect:
+        allowed = f"{task.min_aspect:.3g} to {task.max_aspect:.3g}"
+        raise Dropped("aspect", f"width / height {aspect:.3g} ({info.width}x{info.height}), allowed {allowed}")
+    bits = bits_per_pixel(info, draft.path.stat().st_size)
+    if bits < task.min_bits_per_pixel:
+        raise Dropped("low-bitrate", f"{bits:.3g} bits per pixel, at least {task.min_bits_per_pixel:g}")
+
+
+def bits_per_pixel(info: VideoInfo, size: int) -> float:
+    """Bits of the file per shown pixel and frame; infinite if the header does not tell the length."""
+    frames = info.frames or info.seconds * float(info.fps)
+    return size * 8 / (info.width * info.height * frames) if frames else float("inf")

@@ -1,0 +1,226 @@
+"""Batches for the slots of a step, fetched ahead by threads.
+
+Shapes: B batch, C channels, T frames, H height, W width (latent or pixel), L text tokens, D text width, P pooled width.
+
+Which rank runs which slots is the caller's business; a batch depends on (seed, bucket, position) alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from videotrain_trainer.data.order import OrderState, StepOrder
+from videotrain_trainer.data.sets import LatentSet, TrainingSet
+from videotrain_trainer.data.shards import DamagedSample, Member, read_member
+from videotrain_trainer.errors import DataError
+from videotrain_trainer.storage import ObjectStore
+
+log = logging.getLogger(__name__)
+
+SLOTS_AHEAD = 4
+"""Batches that are being fetched while one is trained on; enough for 100 ms of latency at published step times."""
+SPARES = 3
+"""Stand-ins that are tried for one damaged sample."""
+DAMAGED_SHARE = 0.01
+"""A stage ends when more than this share of its samples (but always more than one) is damaged."""
+
+
+class SampleKey(NamedTuple):
+    """Which sample, and which numbers its random draws are keyed by."""
+
+    uid: str
+    bucket: str
+    position: int
+    """In the bucket's endless stream; with seed and bucket it keys every random number of the sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentBatch:
+    """One slot of a train stage. Tensors are bfloat16, as stored."""
+
+    latent_BCTHW: Tensor
+    cond_first_BC1HW: Tensor
+    """The first frame, encoded alone."""
+    cond_last_BC1HW: Tensor
+    """The last frame, encoded alone."""
+    context_BLD: Tensor
+    """Text features, zeros behind the last token."""
+    pooled_BP: Tensor
+    keys: tuple[SampleKey, ...]
+    captions: tuple[str, ...]
+    fps: tuple[float, ...]
+
+
+class SkippedSample(NamedTuple):
+    """A damaged sample and what stood in for it."""
+
+    uid: str
+    stand_in: str
+    reason: str
+
+
+Sample = TypeVar("Sample")
+Batch = TypeVar("Batch")
+
+
+class SlotLoader(ABC, Generic[Sample, Batch]):
+    """Fetches the slots of one rank ahead of the step that is being trained on.
+
+    A damaged sample is replaced by a spare that its place in the order decides, so every world takes the same one.
+
+    Args:
+        data: the samples and their order.
+        state: of the order; prefetching starts behind it.
+        slots_of_rank: slots that this process runs in every step, ascending; may be empty.
+        threads: requests or decodes at the same time.
+    """
+
+    def __init__(self, data: TrainingSet, state: OrderState, slots_of_rank: Sequence[int], threads: int) -> None:
+        data.plan.check(state)
+        self._data = data
+        self._lock = threading.Lock()
+        self._skipped: dict[str, SkippedSample] = {}
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
+        self._ahead = _slots_after(data, state, tuple(slots_of_rank))
+        self._pending: deque[tuple[tuple[int, int], list[Future[Sample]]]] = deque()
+        self._prefetch()
+
+    @property
+    def skipped(self) -> list[SkippedSample]:
+        """Damaged samples met so far in this process, each once."""
+        with self._lock:
+            return list(self._skipped.values())
+
+    def fetch(self, order: StepOrder, slot: int) -> Batch:
+        """The batch of a slot. Fast if steps are asked for in order; any other order works too.
+
+        Raises:
+            DataError: samples are damaged beyond the limit.
+            StorageUnavailable: the object store keeps failing.
+        """
+        futures = self._take(order.step, slot) or self._submit(order, slot)
+        self._prefetch()
+        return self._collate([future.result() for future in futures])
+
+    def close(self) -> None:
+        """Stop the threads; fetches that have begun are waited for."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @abstractmethod
+    def _load(self, row: dict[str, Any], key: SampleKey) -> Sample:
+        """One sample by its manifest row; called in a thread, raises DamagedSample."""
+
+    @abstractmethod
+    def _collate(self, samples: list[Sample]) -> Batch:
+        """Samples of a slot, in order, to a batch."""
+
+    def _take(self, step: int, slot: int) -> list[Future[Sample]] | None:
+        while self._pending and self._pending[0][0] <= (step, slot):
+            where, futures = self._pending.popleft()
+            if where == (step, slot):
+                return futures
+        return None
+
+    def _prefetch(self) -> None:
+        for order, slot in islice(self._ahead, SLOTS_AHEAD - len(self._pending)):
+            self._pending.append(((order.step, slot), self._submit(order, slot)))
+
+    def _submit(self, order: StepOrder, slot: int) -> list[Future[Sample]]:
+        pairs = zip(order.positions[slot], order.slots[slot], strict=True)
+        return [self._pool.submit(self._load_or_spare, order, position, index) for position, index in pairs]
+
+    def _load_or_spare(self, order: StepOrder, position: int, index: int) -> Sample:
+        failed: list[tuple[str, str]] = []
+        for attempt in range(SPARES + 1):
+            chosen = self._data.plan.spare(order.bucket_index, position, attempt) if attempt else index
+            row = self._data.row(order.bucket_index, chosen)
+            try:
+                sample = self._load(row, SampleKey(row["uid"], order.bucket, position))
+            except DamagedSample as error:
+                failed.append((row["uid"], str(error)))
+                continue
+            self._note([SkippedSample(uid, row["uid"], reason) for uid, reason in failed])
+            return sample
+        raise DataError(f"{len(failed)} damaged samples for one place in the order, the first one: {failed[0][1]}")
+
+    def _note(self, skipped: list[SkippedSample]) -> None:
+        total = sum(bucket.size for bucket in self._data.plan.buckets)
+        with self._lock:
+            for sample in skipped:
+                if sample.uid not in self._skipped:
+                    log.warning("skipped sample %s for %s: %s", sample.uid, sample.stand_in, sample.reason)
+                self._skipped[sample.uid] = sample
+            if len(self._skipped) > max(1, int(total * DAMAGED_SHARE)):
+                reason = next(reversed(self._skipped.values())).reason
+                raise DataError(
+                    f"{self._data.uri}: {len(self._skipped)} of {total} samples are damaged, more than "
+                    f"{DAMAGED_SHARE:.0%}; the last one: {reason}"
+                )
+
+
+class LatentSample(NamedTuple):
+    """What a thread hands to the collation."""
+
+    tensors: dict[str, Tensor]
+    key: SampleKey
+    caption: str
+    fps: float
+
+
+class LatentLoader(SlotLoader[LatentSample, LatentBatch]):
+    """Encoded samples from tar shards: one ranged GET each, checksum verified before decoding."""
+
+    def __init__(self, store: ObjectStore, latents: LatentSet, state: OrderState, slots_of_rank: Sequence[int]) -> None:
+        self._store = store
+        self._latents = latents
+        super().__init__(latents, state, slots_of_rank, threads=8)
+
+    def _load(self, row: dict[str, Any], key: SampleKey) -> LatentSample:
+        uri = f"{self._latents.uri}/{row['shard']}"
+        member = Member(name=row["uid"], offset=row["offset"], length=row["length"], crc32c=row["crc32c"])
+        tensors = read_member(self._store, uri, member)
+        sizes = (row["latent_frames"], row["latent_height"], row["latent_width"])
+        expected, found = (self._latents.latent_channels, *sizes), tuple(tensors["latent"].shape)
+        if found != expected:
+            raise DamagedSample(f"{uri}: sample {member.name} has shape {found}, its manifest says {expected}")
+        return LatentSample(tensors, key, row["caption"], row["fps"])
+
+    def _collate(self, samples: list[LatentSample]) -> LatentBatch:
+        style, length = self._latents.prompt_style, self._latents.context_length
+        tensors = [sample.tensors for sample in samples]
+        return LatentBatch(
+            latent_BCTHW=torch.stack([found["latent"] for found in tensors]),
+            cond_first_BC1HW=torch.stack([found["cond_first"] for found in tensors]),
+            cond_last_BC1HW=torch.stack([found["cond_last"] for found in tensors]),
+            context_BLD=torch.stack([_padded(found[f"context.{style}"], length) for found in tensors]),
+            pooled_BP=torch.stack([found[f"pooled.{style}"] for found in tensors]),
+            keys=tuple(sample.key for sample in samples),
+            captions=tuple(sample.caption for sample in samples),
+            fps=tuple(sample.fps for sample in samples),
+        )
+
+
+def _padded(context_LD: Tensor, length: int) -> Tensor:
+    missing = length - context_LD.shape[0]
+    if missing < 0:
+        raise DataError(f"text features have {context_LD.shape[0]} tokens, textEncoder.maxTokens allows {length}")
+    return torch.nn.functional.pad(context_LD, (0, 0, 0, missing))
+
+
+def _slots_after(data: TrainingSet, state: OrderState, slots: Sequence[int]) -> Iterator[tuple[StepOrder, int]]:
+    if not slots:
+        return
+    for order in data.plan.walk(state):
+        for slot in slots:
+            yield order, slot
