@@ -17,7 +17,7 @@ from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.render.config import LEDGER_KEY
 
 ASK_ALL_PODS: Final = 8
-"""Up to so many pods, every agent is asked in every pass; beyond, the leader alone while steps go on."""
+"""Up to so many pods, every agent is asked in every pass; beyond, while steps go on, the leader and the newcomers."""
 
 
 async def observe(
@@ -94,17 +94,18 @@ async def _ask(agents: Agents, run: Json, pods: Sequence[PodView]) -> dict[str, 
     reachable = {pod.name: pod.address for pod in pods if pod.running and pod.address and not pod.node_lost}
     if len(reachable) <= ASK_ALL_PODS:
         return await ask_all(agents, reachable.items())
-    leader = _leader(run)
-    first = await ask_all(agents, [(leader, reachable[leader])]) if leader in reachable else {}
-    if leader in first and _is_running(first[leader], run):
+    members = _members(run)
+    followers = set(members[1:])
+    # Newcomers are asked too: the world grows when they are ready.
+    first = await ask_all(agents, [(name, address) for name, address in reachable.items() if name not in followers])
+    if members and members[0] in first and _is_running(first[members[0]], run):
         return first
-    others = [(name, address) for name, address in reachable.items() if name != leader]
-    return first | await ask_all(agents, others)
+    return first | await ask_all(agents, [(name, address) for name, address in reachable.items() if name in followers])
 
 
-def _leader(run: Json) -> str:
+def _members(run: Json) -> list[str]:
     generations = (run.get("status") or {}).get("generations") or [{}]
-    return str((generations[-1].get("members") or [""])[0])
+    return [str(name) for name in generations[-1].get("members") or []]
 
 
 def _is_running(answer: AgentProgress, run: Json) -> bool:

@@ -36,7 +36,7 @@ def change_world(draft: Draft) -> None:
 
 def _grow(draft: Draft, live: GenerationStatus) -> None:
     sizes, members = draft.sizes, set(live.members)
-    pods = [pod for pod in eligible(draft) if sizes and pod.index < sizes[-1]]
+    pods = [p for p in eligible(draft) if sizes and p.index < sizes[-1] and (p.name in members or _warm(draft, p))]
     newcomers = [pod for pod in pods if pod.name not in members]
     present = [pod for pod in pods if pod.name in members]
     size = draft.fit(len(pods))
@@ -48,6 +48,12 @@ def _grow(draft: Draft, live: GenerationStatus) -> None:
         return
     names = ", ".join(pod.name for pod in newcomers)
     draft.end_generation("drained", GenerationReason.GROW, f"{len(live.members)} -> {size} nodes: {names} joined")
+
+
+def _warm(draft: Draft, pod: PodView) -> bool:
+    """Its agent can start workers at once. Stopping a world for one that still imports would leave its GPUs idle."""
+    agent = draft.observed.agents.get(pod.name)
+    return agent is not None and agent.pod_uid == pod.uid and agent.ready
 
 
 def _good_moment(live: GenerationStatus, newcomers: list[PodView]) -> bool:
