@@ -115,6 +115,26 @@ class CheckpointRecord(ApiModel):
     """Time for which training stood still for it, microseconds."""
 
 
+class CurationCounts(ApiModel):
+    """What a curate stage kept and dropped."""
+
+    clips: int
+    """Clips kept."""
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Raw videos and clips that were dropped, by reason."""
+
+
+class CurationRecord(ApiModel):
+    """A curated set was put together and its drop report is stored; told again by each generation that does so."""
+
+    kind: Literal["curation"] = "curation"
+    generation: int
+    stage: str
+    at: datetime
+    counts: CurationCounts
+    """Of the whole set, not only of this generation's share."""
+
+
 class WorkerExit(ApiModel):
     """How a worker process ended, written by itself or, if it could not, by the agent."""
 
@@ -132,8 +152,11 @@ class WorkerExit(ApiModel):
     """For people: the exception, or what a drain did."""
 
 
-TrainerRecord = Annotated[StartedRecord | StepRecord | CheckpointRecord | WorkerExit, Field(discriminator="kind")]
-TRAINER_RECORD: TypeAdapter[StartedRecord | StepRecord | CheckpointRecord | WorkerExit] = TypeAdapter(TrainerRecord)
+TrainerRecord = Annotated[
+    StartedRecord | StepRecord | CheckpointRecord | CurationRecord | WorkerExit, Field(discriminator="kind")
+]
+"""Anything that a worker tells."""
+TRAINER_RECORD: TypeAdapter[TrainerRecord] = TypeAdapter(TrainerRecord)
 """Parses one line of records-<generation>-<local rank>.jsonl."""
 
 
@@ -181,6 +204,8 @@ class GenerationProgress(ApiModel):
     """Stacks of the workers, captured before a hung generation was killed."""
     skipped_checkpoints: list[str] = Field(default_factory=list)
     """Checkpoints that were refused at start, with why."""
+    curation: CurationCounts | None = None
+    """Of a curate stage, once its set was put together."""
     loss: float | None = None
     samples_per_second: float | None = None
     tokens_per_second: float | None = None
@@ -196,7 +221,7 @@ class AgentProgress(ApiModel):
     at: datetime
     """The agent's clock when it answered."""
     ready: bool = True
-    """Workers could start at once: the agent's launcher has imported what they need. A roster that comes earlier waits."""
+    """Workers could start at once: the launcher has imported what they need. A roster that comes earlier waits."""
     roster_generation: int | None = None
     """Newest roster that the agent has read."""
     current: GenerationProgress | None = None

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from pydantic import Field
 
-from videotrain_api.records import GenerationProgress
+from videotrain_api.records import CurationCounts, GenerationProgress
 from videotrain_api.schema import ApiModel
 
 
@@ -75,6 +75,8 @@ class StageStatus(ApiModel):
     saved_step: int = 0
     """Step of the newest complete checkpoint."""
     total_steps: int | None = None
+    curation: CurationCounts | None = None
+    """What a curate stage kept and dropped, once its set was put together."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
 

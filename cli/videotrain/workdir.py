@@ -17,10 +17,16 @@ from urllib.request import url2pathname
 from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
-from videotrain_api.records import TRAINER_RECORD, CheckpointRecord, StartedRecord, StepRecord, WorkerExit
+from videotrain_api.records import (
+    TRAINER_RECORD,
+    CheckpointRecord,
+    StartedRecord,
+    StepRecord,
+    TrainerRecord,
+    WorkerExit,
+)
 from videotrain_api.vocabulary import DIR_RUN
 
-Record = StartedRecord | StepRecord | CheckpointRecord | WorkerExit
 _RECORDS_FILE = re.compile(r"^records-(?P<generation>\d+)-(?P<local_rank>\d+)\.jsonl$")
 _POD_FOLDER = re.compile(r"^(?P<pod>.+)-[0-9a-f]{8}$")
 
@@ -141,7 +147,7 @@ class RunRecords:
 
 @dataclass
 class _Collected:
-    by_generation: dict[int, list[tuple[str, Record]]] = field(default_factory=dict)
+    by_generation: dict[int, list[tuple[str, TrainerRecord]]] = field(default_factory=dict)
     torn: int = 0
     bad: list[str] = field(default_factory=list)
 
@@ -172,7 +178,7 @@ def record_files(workdir: Path) -> Iterator[tuple[str, Path]]:
                 yield (match["pod"] if match else folder.name), path
 
 
-def _read_file(path: Path, collected: _Collected) -> Iterator[Record]:
+def _read_file(path: Path, collected: _Collected) -> Iterator[TrainerRecord]:
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -187,7 +193,7 @@ def _read_file(path: Path, collected: _Collected) -> Iterator[Record]:
                 collected.bad.append(f"{path}:{number}")
 
 
-def _generation(number: int, found: list[tuple[str, Record]]) -> GenerationRecords:
+def _generation(number: int, found: list[tuple[str, TrainerRecord]]) -> GenerationRecords:
     steps: dict[int, StepRecord] = {}
     started: StartedRecord | None = None
     for _, record in found:

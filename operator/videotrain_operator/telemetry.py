@@ -117,6 +117,10 @@ def run_samples(run: Json, status: RunStatus) -> Iterator[Sample]:
             yield catalogue.RUN_STAGE, (stage.name, stage.task), 1
         if stage.total_steps is not None:
             yield catalogue.RUN_STEPS_PLANNED, (stage.name,), stage.total_steps
+        if stage.curation is not None:
+            yield catalogue.CURATION_CLIPS, (stage.name,), stage.curation.clips
+            for reason, count in sorted(stage.curation.dropped.items()):
+                yield catalogue.CURATION_DROPPED, (stage.name, reason), count
     for kind in ("current", "ready", "min", "max"):
         yield catalogue.RUN_NODES, (kind,), getattr(status.nodes, kind)
     for cause in FAULTS:

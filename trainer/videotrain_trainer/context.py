@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord, WorkerExit
+
+from videotrain_api.records import TrainerRecord
 from videotrain_api.stage_config import StageConfig
 
 Outcome = Literal["completed", "drained"]
@@ -32,7 +33,7 @@ class RecordSink(Protocol):
     generation and none are lost with the leader's pod; the sinks of the other local ranks only note the last step.
     """
 
-    def write(self, record: StartedRecord | StepRecord | CheckpointRecord | WorkerExit) -> None:
+    def write(self, record: TrainerRecord) -> None:
         """Append one record; safe from any thread."""
 
 

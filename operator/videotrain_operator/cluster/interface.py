@@ -20,11 +20,11 @@ class WatchEvent(NamedTuple):
     object: Json
 
 
-class Conflict(Exception):  # noqa: N818  named like the HTTP status
+class Conflict(Exception):
     """A precondition (resourceVersion, uid) does not hold, or the name is taken: look again and plan again."""
 
 
-class NotFound(Exception):  # noqa: N818  named like the HTTP status
+class NotFound(Exception):
     """There is no such object."""
 
 

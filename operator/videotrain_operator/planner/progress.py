@@ -83,7 +83,7 @@ def merge(known: GenerationProgress | None, reports: Sequence[Report], members: 
         "stacks": _first(facts.stacks for facts in all_facts),
         "skipped_checkpoints": max((facts.skipped_checkpoints for facts in all_facts), key=len),
     }
-    for name in ("world_size", "resumed_step", "total_steps"):
+    for name in ("world_size", "resumed_step", "total_steps", "curation"):
         changes[name] = _first(getattr(facts, name) for facts in all_facts)
     return _trimmed(ahead.model_copy(update=changes))
 
@@ -170,4 +170,5 @@ def _note_stage(draft: Draft, stage: StageStatus) -> None:
     total = _first([f.total_steps for f in reversed(facts)]) or stage.total_steps
     if optimizer_steps:
         total = stage.total_steps or total
-    draft.update_stage(stage.name, saved_step=saved, step=step, total_steps=total)
+    curation = _first([f.curation for f in reversed(facts)]) or stage.curation
+    draft.update_stage(stage.name, saved_step=saved, step=step, total_steps=total, curation=curation)

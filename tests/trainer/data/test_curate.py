@@ -121,6 +121,12 @@ def test_every_kind_of_video_is_kept_or_dropped_with_its_reason(golden, store, m
     assert_normalised(store, config.paths.output)
 
 
+def told(records) -> list[tuple[int, dict[str, int]]]:
+    """Clips and drops of each time that a rank told of its set."""
+    found = [record.counts for record in records.all if record.kind == "curation"]
+    return [(counts.clips, counts.dropped) for counts in found]
+
+
 def assert_details(details: dict[str, str]) -> None:
     """Measured value and bound."""
     assert details["twin.mp4"] == "same bytes as moving.mp4"
@@ -171,9 +177,12 @@ def test_a_drained_stage_goes_on_in_another_world_and_makes_the_same_set(
     assert curate.run(first) == "drained"
     done = len(store.list(f"{config.paths.output}/units"))
     assert 0 < done < 5
+    assert told(first.records) == []
     assert not store.exists(layout.clip_manifest(config.paths.output))
-    records = run_world(make_context, config, 2)[0]
-    assert records.all[0].resumed_step == done
+    ranks = run_world(make_context, config, 2)
+    assert ranks[0].all[0].resumed_step == done
+    found = report(store, config.paths.output)
+    assert [told(records) for records in ranks] == [[(found["clips"], found["counts"])]] * 2
     for uri in (layout.clip_manifest, layout.drop_report):
         assert store.get(uri(config.paths.output)) == store.get(uri(whole.paths.output))
 
@@ -213,8 +222,10 @@ def test_nothing_kept_is_an_error_that_counts_the_reasons_and_leaves_a_report(
     for name in ("letter.mp4", "one.mp4", "wide.mp4"):
         shutil.copy(golden / name, folder / name)
     config = make_config(TASK, videos=folder.as_uri())
+    context = make_context(config)
     with pytest.raises(DataError, match=r"none of the 3 videos .* dropped: 1 aspect, 1 one-frame, 1 unreadable"):
-        curate.run(make_context(config))
+        curate.run(context)
+    assert told(context.records) == [(0, {"aspect": 1, "one-frame": 1, "unreadable": 1})]
     assert report(store, config.paths.output)["clips"] == 0
 
 

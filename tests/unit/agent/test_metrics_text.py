@@ -6,16 +6,17 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 from support.promtool import check_metrics
 
-from videotrain_api.metrics import CATALOGUE
+from videotrain_api.metrics import CATALOGUE, emitted_by
 from videotrain_api.records import CheckpointRecord, GenerationProgress, StartedRecord, StepRecord, WorkerExit
 from videotrain_trainer.pod import Pod
+from videotrain_trainer.telemetry import metrics as telemetry
 from videotrain_trainer.telemetry.metrics import AgentMetrics, gpu_peak_flops
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 POD = Pod(name="w0", uid="u", address="127.0.0.2", run="run", namespace="team", root=Path("/nowhere"))
 
 
-def filled(generations=1):
+def filled(generations=1, rates=None, **measured):
     metrics = AgentMetrics(POD)
     for generation in range(1, generations + 1):
         common = {"generation": generation, "stage": "one"}
@@ -32,13 +33,14 @@ def filled(generations=1):
                 tokens=80,
                 model_flops=1e15,
                 loss=0.5,
+                **measured,
             )
         )
         metrics.record(
             CheckpointRecord(**common, step=6, captured_at=NOW, committed_at=NOW, uri="s3://b", bytes=1024, stall_us=0)
         )
         metrics.exits([WorkerExit(**common, local_rank=0, at=NOW, code=137, outcome="failed", step=6)])
-        metrics.progress(GenerationProgress(**common, state="failed", launched_at=NOW))
+        metrics.progress(GenerationProgress(**common, state="failed", launched_at=NOW, **rates or {}))
     return metrics.text().decode()
 
 
@@ -56,6 +58,14 @@ def test_every_series_is_in_the_catalogue_with_its_labels():
         assert (family.type, family.documentation) == (metric.kind, metric.help)
         for sample in family.samples:
             assert set(sample.labels) - {"le"} == set(metric.labels)
+
+
+def test_every_series_that_the_catalogue_gives_to_the_agent_is_shown(monkeypatch):
+    monkeypatch.setattr(telemetry, "gpu_peak_flops", lambda descriptions: 989e12)
+    names = ("samples_per_second", "tokens_per_second", "model_flops_per_second", "world_size")
+    text = filled(rates=dict.fromkeys(names, 8), gradient_norm=1.0, learning_rate=1e-4, world_spread=0.1)
+    shown = {sample.name.removesuffix("_bucket") for f in text_string_to_metric_families(text) for sample in f.samples}
+    assert [metric.name for metric in emitted_by("agent") if metric.name not in shown] == []
 
 
 def test_counters_go_on_over_generations_and_gauges_show_the_last():

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord
+from videotrain_api.records import CheckpointRecord, CurationCounts, CurationRecord, StartedRecord, StepRecord
 from videotrain_trainer.agent.progress import RATE_STEPS, SAVED_POINTS, ProgressFold
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -84,6 +84,13 @@ def test_rates_cover_the_newest_steps_of_the_whole_world():
     assert progress.samples_per_second == 8
     assert progress.tokens_per_second == 4000
     assert progress.model_flops_per_second == 3e9
+
+
+def test_what_curation_kept_and_dropped_is_told_once_its_set_is_there():
+    counts = CurationCounts(clips=3, dropped={"still": 2})
+    record = CurationRecord(generation=2, stage="one", at=START, counts=counts)
+    assert fold(started(0)).snapshot().curation is None
+    assert fold(started(0), record, record).snapshot().curation == counts
 
 
 def test_no_rate_is_told_before_the_first_step():

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord, WorkerExit
+from videotrain_api.records import (
+    CheckpointRecord,
+    CurationCounts,
+    CurationRecord,
+    StartedRecord,
+    StepRecord,
+    WorkerExit,
+)
 from videotrain_trainer.agent.tail import RecordTail
 from videotrain_trainer.pod import RunFiles
 from videotrain_trainer.telemetry.records import RecordFile
@@ -36,6 +43,11 @@ def started(resumed_step=0):
     return StartedRecord(generation=1, stage="one", at=START, world_size=4, resumed_step=resumed_step, total_steps=100)
 
 
+def curation():
+    counts = CurationCounts(clips=3, dropped={"still": 2})
+    return CurationRecord(generation=1, stage="one", at=START, counts=counts)
+
+
 def checkpoint(number):
     return CheckpointRecord(
         generation=1,
@@ -52,7 +64,7 @@ def checkpoint(number):
 @given(st.lists(st.integers(0, 2000), max_size=6))
 def test_records_are_read_the_same_however_the_writing_is_cut(tmp_path_factory, cuts):
     path = tmp_path_factory.mktemp("run") / "records"
-    written = [started(), step(1), checkpoint(1), step(2)]
+    written = [started(), step(1), checkpoint(1), step(2), curation()]
     data = b"".join(record.model_dump_json(by_alias=True).encode() + b"\n" for record in written)
     tail, found = RecordTail(path), []
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]

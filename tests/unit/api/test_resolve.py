@@ -66,10 +66,25 @@ def test_encode_makes_each_size_of_the_stages_that_read_it_once(manifest):
 
 def test_presets_are_filled_in_and_the_configuration_survives_the_wire(manifest):
     for config in resolve(parse_run(manifest)):
-        assert config.model.hidden_size == 64 and config.autoencoder.widths == [8, 16, 16, 32, 32, 32]
+        assert config.model.hidden_size == 64 and config.autoencoder.widths == [8, 16, 32, 32, 128, 128]
         assert config.run == "default/good" and config.gpus_per_node == 2
         assert StageConfig.from_wire(config.to_wire()) == config
         assert StageConfig.from_wire(config.to_wire()).hash() == config.hash()
+
+
+@pytest.mark.parametrize(
+    ("fields", "factor"),
+    [
+        ({"preset": "dc-ae-tiny"}, None),
+        ({"preset": "dc-ae-tiny", "scalingFactor": 2.0}, 2.0),
+        ({"preset": "dc-ae-f32t4c128"}, 0.493),
+    ],
+)
+def test_only_the_scale_of_the_latents_may_be_left_to_the_weights(manifest, fields, factor):
+    manifest["spec"]["autoencoder"] = fields
+    configs = resolve(parse_run(manifest))
+    assert [config.autoencoder.scaling_factor for config in configs] == [factor] * len(configs)
+    assert all(config.autoencoder.latent_channels and config.autoencoder.widths for config in configs)
 
 
 def test_node_bounds_do_not_change_the_hash_but_steps_do(manifest):

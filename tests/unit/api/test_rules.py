@@ -77,7 +77,7 @@ CASES: dict[str, tuple[Callable[[Spec], Any], str, str, bool]] = {
     "latent channels that do not divide": (
         autoencoder(latentChannels=5),
         "spec.autoencoder.latentChannels",
-        "last width of 32",
+        "last width of 128",
         MODELS_ONLY,
     ),
     "weights for byte tokens": (in_spec(textEncoder={"weights": "s3://w"}), "spec.textEncoder.weights", "remove", BOTH),

@@ -56,6 +56,17 @@ def test_a_world_is_ready_when_its_last_worker_is(synthetic):
     assert read_records(synthetic.workdir).generations[0].started.at == late
 
 
+def test_what_curation_tells_is_a_record_but_no_step(synthetic):
+    stage = synthetic.stage("curate", "curate", 2)
+    synthetic.generation(stage, "Started", [0], 1, 2)
+    told = {"kind": "curation", "generation": 1, "stage": "curate", "at": synthetic.now.isoformat()}
+    synthetic.write("demo-w1", 0, [told | {"counts": {"clips": 3, "dropped": {"still": 2}}}])
+    records = read_records(synthetic.workdir)
+    assert records.bad_lines == ()
+    assert [r.step for r in records.kept_steps("curate")] == [1, 2]
+    assert records.generation(1).pods == ("demo-w0", "demo-w1")
+
+
 def test_checkpoints_are_listed_once_in_order_of_commit(finished):
     assert [c.step for c in read_records(finished.workdir).checkpoints] == [40, 80, 120]
 

@@ -8,10 +8,13 @@ from typing import Literal
 
 from videotrain_api.records import (
     CheckpointRecord,
+    CurationCounts,
+    CurationRecord,
     GenerationProgress,
     SavedPoint,
     StartedRecord,
     StepRecord,
+    TrainerRecord,
     WorkerExit,
 )
 
@@ -38,6 +41,7 @@ class ProgressFold:
         self._first_step_at: datetime | None = None
         self._recent: deque[StepRecord] = deque(maxlen=RATE_STEPS)
         self._loss: float | None = None
+        self._curation: CurationCounts | None = None
         self._saved: deque[SavedPoint] = deque(maxlen=SAVED_POINTS)
         # Stalls up to each step, (step, data, checkpoint) in microseconds: a checkpoint is committed steps after it was
         # captured. Forgotten up to the newest commit.
@@ -57,7 +61,7 @@ class ProgressFold:
             return self._recent[-1].finished_at
         return self._started.at if self._started else self._launched_at
 
-    def apply(self, record: StartedRecord | StepRecord | CheckpointRecord | WorkerExit) -> None:
+    def apply(self, record: TrainerRecord) -> None:
         """Take one record of the pod's local rank 0."""
         if isinstance(record, StartedRecord):
             self._started = record
@@ -67,6 +71,8 @@ class ProgressFold:
             self._step_done(record)
         elif isinstance(record, CheckpointRecord):
             self._checkpoint_done(record)
+        elif isinstance(record, CurationRecord):
+            self._curation = record.counts
 
     def _step_done(self, record: StepRecord) -> None:
         if self._first_step_at is None:
@@ -114,6 +120,7 @@ class ProgressFold:
             exit=self.exit,
             stacks=self.stacks,
             skipped_checkpoints=started.skipped_checkpoints if started else [],
+            curation=self._curation,
             loss=self._loss,
             samples_per_second=self._rate("samples"),
             tokens_per_second=self._rate("tokens"),

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from videotrain_api.records import TRAINER_RECORD, CheckpointRecord, StartedRecord, StepRecord, WorkerExit
-
-Record = StartedRecord | StepRecord | CheckpointRecord | WorkerExit
+from videotrain_api.records import TRAINER_RECORD, TrainerRecord
 
 
 class RecordError(Exception):
@@ -28,7 +26,7 @@ class RecordTail:
         self._rest = b""
         self._line = 0
 
-    def read(self) -> tuple[list[Record], list[RecordError]]:
+    def read(self) -> tuple[list[TrainerRecord], list[RecordError]]:
         """Records since the last call, and the lines that are none."""
         if not self._path.exists():
             return [], []
@@ -37,7 +35,7 @@ class RecordTail:
             data = file.read()
         self._offset += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
-        records: list[Record] = []
+        records: list[TrainerRecord] = []
         errors: list[RecordError] = []
         for line in lines:
             self._line += 1

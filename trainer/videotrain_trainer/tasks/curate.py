@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from videotrain_api import layout
+from videotrain_api.artifacts import DropReport
+from videotrain_api.records import CurationCounts, CurationRecord
 from videotrain_api.stages import CurateTask
 from videotrain_trainer.context import Outcome, StageContext
 from videotrain_trainer.curation.merge import merge, refuse_empty
@@ -50,8 +53,12 @@ def run(context: StageContext) -> Outcome:
         curator.close()
     manifest = layout.clip_manifest(config.paths.output)
     if finished and context.world.rank == 0:
-        _publish(store, config.paths.output, board.results(), task, config.dataset.videos)
-    return "completed" if finished and board.wait_for(manifest) else "drained"
+        _publish(context, store, board.results(), task, config.dataset.videos)
+    if not (finished and board.wait_for(manifest)):
+        return "drained"
+    if context.world.rank != 0:
+        _tell(context, DropReport.from_wire(json.loads(store.get(layout.drop_report(config.paths.output)))))
+    return "completed"
 
 
 class _Curator:
@@ -95,13 +102,26 @@ def _unit_name(video: RawVideo, task: CurateTask, caption: str) -> str:
     return str(xxhash.xxh3_128_hexdigest(text.encode()))
 
 
-def _publish(store: ObjectStore, prefix: str, results: list[dict[str, Any]], task: CurateTask, videos: str) -> None:
+def _publish(
+    context: StageContext, store: ObjectStore, results: list[dict[str, Any]], task: CurateTask, videos: str
+) -> None:
     """Report first, manifest last: the manifest makes the set exist."""
+    prefix = context.config.paths.output
     rows, report = merge(results, task)
     store.put(layout.drop_report(prefix), json.dumps(report.to_wire(), indent=1).encode())
+    _tell(context, report)  # before a set without clips is refused: that is when the reasons are needed most
     refuse_empty(report, videos)
     _remove_unused(store, prefix, {row["uri"] for row in rows if row["kept"]})
     store.put(layout.clip_manifest(prefix), to_parquet(rows, CLIP_SCHEMA))
+
+
+def _tell(context: StageContext, report: DropReport) -> None:
+    """The counts outlive this process in the run's status."""
+    counts = CurationCounts(clips=report.clips, dropped=report.counts)
+    stage = context.config.stage.name
+    context.records.write(
+        CurationRecord(generation=context.generation, stage=stage, at=datetime.now(UTC), counts=counts)
+    )
 
 
 def _remove_unused(store: ObjectStore, prefix: str, wanted: set[str]) -> None:

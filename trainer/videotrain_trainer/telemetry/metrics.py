@@ -10,7 +10,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from videotrain_api import metrics as catalogue
 from videotrain_api.cost import PEAK_FLOPS
-from videotrain_api.records import CheckpointRecord, GenerationProgress, StartedRecord, StepRecord, WorkerExit
+from videotrain_api.records import (
+    CheckpointRecord,
+    GenerationProgress,
+    StartedRecord,
+    StepRecord,
+    TrainerRecord,
+    WorkerExit,
+)
 from videotrain_trainer.pod import Pod
 
 _STATES: tuple[str, ...] = get_args(GenerationProgress.model_fields["state"].annotation)
@@ -58,7 +65,7 @@ class AgentMetrics:
         assert isinstance(family, Counter)
         family.labels(**self._base, stage=stage, **labels).inc(value)
 
-    def record(self, record: StartedRecord | StepRecord | CheckpointRecord | WorkerExit) -> None:
+    def record(self, record: TrainerRecord) -> None:
         """Count one record of the pod's local rank 0."""
         if isinstance(record, StepRecord):
             self._step(record)

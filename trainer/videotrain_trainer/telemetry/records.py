@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord, WorkerExit
+from videotrain_api.records import StartedRecord, StepRecord, TrainerRecord, WorkerExit
 from videotrain_trainer.pod import RunFiles, write_atomically
 
 
@@ -29,7 +29,7 @@ class RecordFile:
         """Last finished step, or the step that the generation resumed from."""
         return self._step
 
-    def write(self, record: StartedRecord | StepRecord | CheckpointRecord | WorkerExit) -> None:
+    def write(self, record: TrainerRecord) -> None:
         """Append a record, or write exit-<generation>-<local rank>.json for a WorkerExit; safe from any thread.
 
         Raises:
@@ -48,7 +48,7 @@ class RecordFile:
                 self._append(self._file.fileno(), record)
 
     @staticmethod
-    def _append(descriptor: int, record: StartedRecord | StepRecord | CheckpointRecord) -> None:
+    def _append(descriptor: int, record: TrainerRecord) -> None:
         line = record.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n"
         while line:
             line = line[os.write(descriptor, line) :]

@@ -1,0 +1,102 @@
+"""The operator's exposition, computed from the status."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+from support.planner_builders import agent, at, failed, manifest, pod, progress, run_of, seen
+
+from videotrain_api.metrics import CATALOGUE, emitted_by
+from videotrain_api.records import CurationCounts
+from videotrain_api.status import CostStatus, GenerationStatus, RunStatus, StageStatus, ThroughputStatus
+from videotrain_api.vocabulary import ExitCode
+from videotrain_operator.planner.plan import plan
+from videotrain_operator.telemetry import OperatorMetrics
+
+COUNTS = CurationCounts(clips=4, dropped={"still": 2, "too-short": 1})
+
+
+def values(status: RunStatus) -> dict[tuple[str, ...], float]:
+    """Every sample of a page by name and label values, in the order of the catalogue's labels."""
+    metrics = OperatorMetrics()
+    metrics.note_pass(manifest(), status, 0.004, ["Started"])
+    metrics.note_conflict()
+    metrics.note_error(OSError())
+    found = {}
+    for family in text_string_to_metric_families(metrics.text().decode()):
+        for sample in family.samples:
+            known = CATALOGUE.get(sample.name)
+            found[sample.name, *(sample.labels[label] for label in (known.labels if known else ()))] = sample.value
+    return found
+
+
+def generation(number: int, facts: object = None, **more: object) -> GenerationStatus:
+    fields = {"stage": "train", "reason": "Started", "members": ["demo-w0"], "world_size": 2, "gpus": 2}
+    return GenerationStatus(**fields | {"number": number, "created_at": at(1), "progress": facts} | more)
+
+
+def full_status() -> RunStatus:
+    """A run that curated, lost a worker, went on and has a budget."""
+    kept = StageStatus(name="curate", task="curate", state="Succeeded", config_hash="0" * 16, curation=COUNTS)
+    trained = StageStatus(name="train", task="train", state="Running", config_hash="0" * 16, total_steps=100)
+    broken = generation(2, failed(2, 5, int(ExitCode.INTERNAL), at(20)), end_cause="application")
+    return RunStatus(
+        phase="Running",
+        stage="train",
+        stages=[kept, trained],
+        generations=[broken, generation(3, progress(3, 30))],
+        throughput=ThroughputStatus(samples_per_second=2.0, tokens_per_second=9.0, mfu_percent=40.0),
+        cost=CostStatus(
+            currency="USD",
+            gpu_microseconds_by_bucket={"productive": 10},
+            micros_by_bucket={"productive": 10},
+            forecast="9",
+            budget_percent=10.0,
+            goodput_percent=90.0,
+        ),
+    )
+
+
+def test_every_series_that_the_catalogue_gives_to_the_operator_is_shown():
+    shown = {name.removesuffix("_bucket") for name, *_ in values(full_status())}
+    assert [metric.name for metric in emitted_by("operator") if metric.name not in shown] == []
+
+
+def test_drops_are_counted_by_reason_beside_the_clips_that_were_kept():
+    shown = values(full_status())
+    head = ("videotrain_curation_dropped_total", "default", "demo", "curate")
+    assert {key[4]: value for key, value in shown.items() if key[:4] == head} == COUNTS.dropped
+    assert shown["videotrain_curation_clips", "default", "demo", "curate"] == 4
+
+
+def pass_over(status: RunStatus, *facts: object) -> RunStatus:
+    """One pass of the planner in which the member of the newest generation answers."""
+    agents = {"demo-w0": agent(0, facts[0], at(30), previous=facts[1] if facts[1:] else None)}
+    observed = seen(pod(0), agents=agents)
+    body = manifest(nodes={"min": 1, "max": 1}) | {"status": status.to_wire()}
+    return plan(run_of(body), observed, at(30)).status
+
+
+def running(*generations: GenerationStatus) -> RunStatus:
+    stage = StageStatus(name="train", task="train", state="Running", config_hash="0" * 16, total_steps=100)
+    return RunStatus(
+        config_map="demo-config-frozen",
+        generation=generations[-1].number,
+        stages=[stage],
+        observed_generation=1,
+        generations=list(generations),
+    )
+
+
+def test_a_set_that_a_resumed_stage_puts_together_again_is_counted_once():
+    told = progress(1, 5, curation=COUNTS)
+    status = pass_over(running(generation(1, end_cause="drained"), generation(2)), progress(2, 6), told)
+    assert status.stages[0].curation == COUNTS
+    again = pass_over(status, progress(2, 7, curation=COUNTS), told)
+    assert [g.progress.curation for g in again.generations] == [COUNTS, COUNTS]
+    assert values(again)["videotrain_curation_dropped_total", "default", "demo", "train", "still"] == 2
+
+
+def test_counts_stay_when_their_generation_is_folded_away():
+    status = pass_over(running(generation(1)), progress(1, 5, curation=COUNTS))
+    folded = status.model_copy(update={"generation": 2, "generations": [generation(2)]})
+    assert pass_over(folded, progress(2, 6)).stages[0].curation == COUNTS
