@@ -52,7 +52,8 @@ class AutoencoderSpec(ApiModel):
     decoder_depths: list[int] | None = None
     """Blocks of each decoder stage in the same order (pixels first); as many as `depths` has."""
     scaling_factor: float | None = Field(default=None, gt=0)
-    """Latents are multiplied by it (hunyuan-vae) or divided by it (dc-ae), so that they have about unit variance."""
+    """Latents are multiplied by it (hunyuan-vae) or divided by it (dc-ae), so that they have about unit variance.
+    If unset, the scale that an autoencoder stage measured and stored with its weights."""
     weights: str | None = None
     """URI of safetensors weights; needed unless a stage with task `autoencoder` trains them."""
 

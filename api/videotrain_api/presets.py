@@ -66,16 +66,17 @@ AUTOENCODERS: Final[dict[str, AutoencoderSpec]] = {
     ),
     "dc-ae-tiny": AutoencoderSpec(
         kind="dc-ae",
-        latent_channels=16,
-        widths=[8, 16, 16, 32, 32, 32],
+        latent_channels=64,
+        widths=[8, 16, 32, 32, 128, 128],
         depths=[1, 1, 1, 1, 1, 1],
         decoder_depths=[1, 1, 1, 1, 1, 1],
-        scaling_factor=1.0,
+        # No scale: it has no published weights, so the run that trains it measures one.
     ),
 }
-"""Autoencoders by preset name; every architecture field is set."""
+"""Autoencoders by preset name; every architecture field is set, the scale of the latents where it is known."""
 
 _NOT_ARCHITECTURE: Final = frozenset({"preset", "weights"})
+_MAY_STAY_UNSET: Final = frozenset({"scaling_factor"})
 _Spec = TypeVar("_Spec", TransformerSpec, AutoencoderSpec)
 
 
@@ -89,7 +90,7 @@ def complete_transformer(spec: TransformerSpec, path: str = "spec.model") -> Tra
 
 
 def complete_autoencoder(spec: AutoencoderSpec, path: str = "spec.autoencoder") -> AutoencoderSpec:
-    """The same for the autoencoder.
+    """The same for the autoencoder; only the scaling factor may stay unset, it travels with trained weights.
 
     Raises:
         ManifestError: the preset is unknown, or there is none and a field is missing.
@@ -103,7 +104,7 @@ def _complete(spec: _Spec, presets: dict[str, _Spec], path: str) -> _Spec:
     base = presets[spec.preset] if spec.preset else spec
     names = [name for name in type(spec).model_fields if name not in _NOT_ARCHITECTURE]
     values = {name: _first(getattr(spec, name), getattr(base, name)) for name in names}
-    missing = [name for name, value in values.items() if value is None]
+    missing = [name for name, value in values.items() if value is None and name not in _MAY_STAY_UNSET]
     if missing:
         raise ManifestError([_missing_field(type(spec), name, sorted(presets), path) for name in missing])
     return spec.model_copy(update=values)

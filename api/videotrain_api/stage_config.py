@@ -45,7 +45,7 @@ class StageConfig(ApiModel):
     model: TransformerSpec
     """Resolved: every architecture field is set."""
     autoencoder: AutoencoderSpec
-    """Resolved: every architecture field is set."""
+    """Resolved: every architecture field is set, but `scaling_factor` may be left to the weight file's metadata."""
     text_encoder: TextEncoderSpec
     dataset: Dataset
     storage: Storage

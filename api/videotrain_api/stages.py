@@ -150,9 +150,9 @@ class ParallelLayout(ApiModel):
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage. Stages 2 and 3 need slotsPerStep to be a multiple of every data-parallel size."""
     checkpoint_double_blocks: int = Field(default=0, ge=0)
-    """Two-stream blocks whose activations are recomputed."""
+    """Two-stream blocks, from the first on, whose activations are recomputed; at most all of the model."""
     checkpoint_single_blocks: int = Field(default=0, ge=0)
-    """One-stream blocks whose activations are recomputed."""
+    """One-stream blocks, from the first on, whose activations are recomputed; at most all of the model."""
 
 
 class WeightsFrom(ApiModel):
@@ -186,7 +186,8 @@ class TrainTask(ApiModel):
     parallel: ParallelLayout = ParallelLayout()
     """Parallel layout."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    """Decay of the moving average of the weights per optimizer step; none is kept if unset."""
+    """Decay of the moving average of the weights per optimizer step, (1 + step) / (10 + step) while that is less; none
+    is kept if unset."""
     init_from: WeightsFrom | None = None
     """Initial weights: the previous train stage by default, else spec.model.weights, else random."""
     select: list[ScoreBounds] = Field(default_factory=list, max_length=16)
@@ -216,7 +217,8 @@ class AutoencoderTask(ApiModel):
     parallel: ParallelLayout = ParallelLayout()
     """Parallel layout; context parallelism is not supported here."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    """Decay of the moving average of the weights; 0 gives the last weights themselves."""
+    """Decay of the moving average of the weights per optimizer step, (1 + step) / (10 + step) while that is less; 0
+    gives the last weights themselves."""
     init_from: WeightsFrom | None = None
     """Initial weights: spec.autoencoder.weights by default, else random."""
 

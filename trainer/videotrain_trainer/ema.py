@@ -8,6 +8,14 @@ import torch
 from torch import Tensor
 
 
+def decay_at(decay: float, step: int) -> float:
+    """Decay after an optimizer step (1-based): min(decay, (1 + step) / (10 + step)).
+
+    A short run would otherwise export mostly the random weights that it started from.
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
 @torch.no_grad()
 def update_average(averages: Sequence[Tensor], masters: Sequence[Tensor], decay: float) -> None:
     """Move each average towards its master weights by 1 - decay, in place; after every optimizer step."""

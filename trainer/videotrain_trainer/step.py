@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from videotrain_api.stages import Optimizer, ParallelLayout
 from videotrain_trainer.data.loader import SampleKey, SlotLoader
 from videotrain_trainer.data.order import OrderState, StepOrder
 from videotrain_trainer.data.sets import TrainingSet
-from videotrain_trainer.ema import update_average
+from videotrain_trainer.ema import decay_at, update_average
 from videotrain_trainer.errors import Diverged
 from videotrain_trainer.optim import learning_rate
 from videotrain_trainer.parallel.data_parallel import loss_scale
@@ -75,6 +75,9 @@ class Objective(Protocol):
 
     def initialize(self) -> None:
         """Give the model its first weights; not called if a checkpoint is loaded."""
+
+    def export_metadata(self, weights: Mapping[str, Tensor], /) -> dict[str, str]:
+        """What is stored with the final weights for those who load them; on rank 0 alone, after the last step."""
 
     def loader(self, state: OrderState, slots: Sequence[int]) -> SlotLoader[Any, Any]:
         """Batches of this rank's slots, from `state` on."""
@@ -159,7 +162,8 @@ class Stepper:
         rate = learning_rate(task.optimizer, order.step)
         norm = self._engine.step(rate)
         if task.ema_decay:
-            update_average(self._engine.shards.averages, self._engine.shards.masters, task.ema_decay)
+            decay = decay_at(task.ema_decay, order.step)
+            update_average(self._engine.shards.averages, self._engine.shards.masters, decay)
         row = [sum(float(loss) for loss in losses), *_total(works), float(drain_requested)]
         table = self._peers.table([*row, self._spans.take("data"), self._spans.take("compute")])
         loss_sum, samples, tokens, flops, drains, _, _ = table.sum(dim=0).tolist()

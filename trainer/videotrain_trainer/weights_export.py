@@ -30,9 +30,11 @@ def export_weights(run: TrainingRun) -> None:
         dtype = torch.bfloat16 if run.objective.task.precision == "bf16" else torch.float32
         tensors = {name: values.to(dtype) for name, values in stored_weights(run.store, found)}
         tensors |= _buffers(run.engine.module, tensors)
+        metadata = {"run": run.context.config.run, "step": str(run.state.step)}
+        metadata |= run.objective.export_metadata(tensors)
         path = run.context.scratch / "model.safetensors"
         with disk_full_is_clear(path):
-            save_file(tensors, path, metadata={"run": run.context.config.run, "step": str(run.state.step)})
+            save_file(tensors, path, metadata=metadata)
         run.store.put(layout.final_weights(run.prefix), path)
         path.unlink()
     run.peers.from_first(True)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from videotrain_api import layout
 from videotrain_api.aspect import shapes
@@ -14,7 +14,7 @@ from videotrain_trainer.data.loader import LatentLoader
 from videotrain_trainer.data.manifest import LATENT_SCHEMA, read_table
 from videotrain_trainer.data.pixels import PixelLoader
 from videotrain_trainer.data.sets import open_clips, open_latents, read_set_info
-from videotrain_trainer.errors import DataError, ObjectMissing
+from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
 from videotrain_trainer.model.registry import (
     SCALING_FACTOR,
     build_autoencoder,

@@ -28,7 +28,10 @@ from videotrain_trainer.tasks.sample_draw import Studio, noise_of, read_comment
 from videotrain_trainer.tasks.sample_plan import plan_drawings
 
 TEXT = TextEncoderSpec(context_dim=16, pooled_dim=8, max_tokens=48)
-MODEL, AUTOENCODER = TRANSFORMERS["mmdit-tiny-dcae"], AUTOENCODERS["dc-ae-tiny"]
+MODEL, AUTOENCODER = (
+    TRANSFORMERS["mmdit-tiny-dcae"],
+    AUTOENCODERS["dc-ae-tiny"].model_copy(update={"scaling_factor": 1.0}),
+)
 
 
 class Records(list):
@@ -203,7 +206,7 @@ def test_clips_give_no_first_frame_to_a_model_that_was_never_trained_with_one(fo
     from safetensors.torch import load_file
 
     path = folder / "run/train/weights/model.safetensors"
-    save_file(load_file(path) | {"cond_in.weight": torch.zeros(64, 17)}, path)
+    save_file(load_file(path) | {"cond_in.weight": torch.zeros(64, 65)}, path)
     config = config_of(folder)
     store = ObjectStore.for_storage(config.storage)
     studio = Studio(config, store, torch.device("cpu"))

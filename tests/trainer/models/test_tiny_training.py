@@ -1,6 +1,8 @@
+import copy
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from videotrain_api.architecture import TextEncoderSpec
 from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
@@ -39,7 +41,7 @@ def test_a_tiny_transformer_learns_one_batch():
     model = build_transformer(MODEL, AUTOENCODER, TEXT)
     initialize(model, 1)
     torch.manual_seed(0)
-    latents = torch.randn(2, 16, 2, 2, 2)
+    latents = torch.randn(2, 64, 2, 2, 2)
     task = TrainTask(
         steps=1,
         buckets=[Bucket(resolution="64px", frames=8, batch_size=2)],
@@ -81,32 +83,26 @@ def test_a_tiny_autoencoder_learns_one_clip():
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_recomputing_blocks_changes_nothing():
-    from torch.utils.checkpoint import checkpoint
-
-    model = build_transformer(MODEL, AUTOENCODER, TEXT)
-    initialize(model, 1)
-    args = (torch.randn(1, 8, 16), torch.zeros(1, 8, 3), torch.randn(1, 4, 32), torch.zeros(1, 4, 3))
-    args += (torch.tensor([0.5]), torch.randn(1, 16), torch.randn(1, 8, 17))
-    gradients = []
-    for wrap in (False, True):
-        if wrap:
-            for block in [*model.double_blocks, *model.single_blocks]:
-                plain = block.forward
-                block.forward = lambda *a, _plain=plain: checkpoint(_plain, *a, use_reentrant=False)
-        model.zero_grad()
-        model(*args).square().mean().backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
-    assert all(torch.equal(first, second) for first, second in zip(*gradients, strict=True))
-
-
 def test_a_bfloat16_model_takes_float32_inputs_and_stays_near_the_float32_one():
     model = build_transformer(MODEL, AUTOENCODER, TEXT)
     initialize(model, 1)
-    args = (torch.randn(1, 8, 16), torch.zeros(1, 8, 3), torch.randn(1, 4, 32), torch.zeros(1, 4, 3))
-    args += (torch.tensor([0.5]), torch.randn(1, 16), torch.randn(1, 8, 17))
+    args = (torch.randn(1, 8, 64), torch.zeros(1, 8, 3), torch.randn(1, 4, 32), torch.zeros(1, 4, 3))
+    args += (torch.tensor([0.5]), torch.randn(1, 16), torch.randn(1, 8, 65))
     with torch.no_grad():
         exact = model(*args)
         rounded = model.to(torch.bfloat16)(*args)
     assert rounded.dtype == torch.bfloat16
     assert torch.allclose(rounded.float(), exact, atol=0.05)
+
+
+def test_bfloat16_gradients_on_the_cpu_are_those_of_float32_rounded():
+    exact = build_autoencoder(AUTOENCODER)
+    initialize(exact, 3)
+    rounded = copy.deepcopy(exact).bfloat16()
+    x_BCTHW = torch.rand(2, 3, 8, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for model, dtype in ((exact, torch.float32), (rounded, torch.bfloat16)):
+        F.l1_loss(model(x_BCTHW.to(dtype)).float(), x_BCTHW).backward()
+    pairs = zip(exact.parameters(), rounded.parameters(), strict=True)
+    errors = [float((a.grad - b.grad.float()).norm() / (a.grad.norm() + 1e-6)) for a, b in pairs]
+    assert sorted(errors)[len(errors) // 2] < 0.1
+    assert all(torch.isfinite(parameter.grad).all() for parameter in rounded.parameters())

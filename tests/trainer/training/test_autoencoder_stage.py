@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from support.training_worlds import (
     Plan,
     autoencoder_config,
@@ -9,10 +10,15 @@ from support.training_worlds import (
     final_weights,
     make_clips,
     run_world,
+    store,
 )
 
 from videotrain_api.stages import Bucket
 from videotrain_api.vocabulary import ExitCode
+from videotrain_trainer.data.pixels import PixelLoader
+from videotrain_trainer.data.sets import open_clips
+from videotrain_trainer.model.registry import SCALING_FACTOR, load_autoencoder
+from videotrain_trainer.model.weights import read_metadata
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +58,29 @@ def test_a_clip_length_that_decodes_to_a_picture_is_refused(tmp_path, clips):
     result = run_world(tmp_path, autoencoder_config(tmp_path, clips, bucket=bucket), 1)
     assert result.codes == [int(ExitCode.CONFIG)]
     assert "autoencoder.bucket.frames" in result.outcomes[0]
+
+
+def exported(folder):
+    """Content of the final weights' file."""
+    return (folder / "stage/weights/model.safetensors").read_bytes()
+
+
+def test_latents_have_unit_scale_by_the_factor_that_the_stage_measured(tmp_path, clips):
+    config = autoencoder_config(tmp_path, clips)
+    assert run_world(tmp_path, config, 2).outcomes == ["completed"] * 2
+    model = load_autoencoder(config.autoencoder, exported(tmp_path), "file")
+    assert model.config.scaling_factor != 1.0
+    data = open_clips(store(), config)
+    loader, squares = PixelLoader(store(), data, data.plan.start(), [0, 1], tmp_path), []
+    for order, _ in zip(data.plan.walk(data.plan.start()), range(5), strict=False):
+        with torch.no_grad():
+            squares += [model.encode(loader.fetch(order, slot).video_BCTHW).square().mean() for slot in (0, 1)]
+    loader.close()
+    assert torch.stack(squares).mean().sqrt().item() == pytest.approx(1.0, rel=0.1)
+
+
+def test_a_scale_that_is_written_out_is_kept_with_the_weights(tmp_path, clips):
+    config = autoencoder_config(tmp_path, clips, steps=1)
+    spec = config.autoencoder.model_copy(update={"scaling_factor": 0.75})
+    assert run_world(tmp_path, config.model_copy(update={"autoencoder": spec}), 1).outcomes == ["completed"]
+    assert float(read_metadata(exported(tmp_path), "file")[SCALING_FACTOR]) == 0.75

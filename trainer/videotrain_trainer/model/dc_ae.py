@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -105,6 +106,11 @@ class Conv(nn.Module):
 
 
 def _convolve(conv: nn.Conv3d, x_BCTHW: Tensor) -> Tensor:
+    if x_BCTHW.device.type == "cpu" and x_BCTHW.dtype == torch.bfloat16:
+        # oneDNN's bfloat16 conv3d gives wrong gradients now and then (torch 2.13: 1e35 where a repeat gives 0.02).
+        bias = None if conv.bias is None else conv.bias.float()
+        exact: Tensor = conv._conv_forward(x_BCTHW.float(), conv.weight.float(), bias)
+        return exact.to(x_BCTHW.dtype)
     # On CPU torch sends a small dense float32 batch of one to a kernel without oneDNN, forward and backward. Doing the
     # work twice with oneDNN takes a half to a third of the time (benchmarks/dc_ae_cpu.py).
     dense = conv.groups == 1 and conv.kernel_size[0] > 1
@@ -113,6 +119,12 @@ def _convolve(conv: nn.Conv3d, x_BCTHW: Tensor) -> Tensor:
         return twice[:1]
     out: Tensor = conv(x_BCTHW)
     return out
+
+
+def _convolve_all(convs: nn.Module, x_BCTHW: Tensor) -> Tensor:
+    for conv in cast("nn.Sequential", convs):
+        x_BCTHW = _convolve(cast("nn.Conv3d", conv), x_BCTHW)
+    return x_BCTHW
 
 
 class Residual(nn.Module):
@@ -157,7 +169,7 @@ class LinearAttention(nn.Module):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """The same shape."""
         qkv = self.qkv(x_BCTHW)
-        both = torch.cat([qkv, *(scale(qkv) for scale in self.aggreg)], dim=1)
+        both = torch.cat([qkv, *(_convolve_all(scale, qkv) for scale in self.aggreg)], dim=1)
         out_BAKP = _linear_attention(both.reshape(both.shape[0], -1, 3 * HEAD_DIM, both[0, 0].numel()))
         out: Tensor = self.proj(out_BAKP.to(x_BCTHW.dtype).reshape(both.shape[0], -1, *x_BCTHW.shape[2:]))
         return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
@@ -11,11 +12,17 @@ from torch import nn
 from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.model.common import seeded_generator
-from videotrain_trainer.model.dc_ae import DCAE, DCAEConfig
+from videotrain_trainer.model.dc_ae import DCAE, Conv, DCAEConfig
 from videotrain_trainer.model.mmdit import MMDiT, MMDiTConfig
 from videotrain_trainer.model.text import ByteTextEncoder
+from videotrain_trainer.model.weights import load_weights, read_metadata
 
 Value = TypeVar("Value")
+
+BRANCH_NORM = 0.02
+"""First weight of the norms that end a residual branch of a DC-AE."""
+SCALING_FACTOR = "scaling_factor"
+"""Metadata field of an autoencoder's weight file: the root mean square of its unscaled latents."""
 
 
 def build_transformer(spec: TransformerSpec, autoencoder: AutoencoderSpec, text: TextEncoderSpec) -> MMDiT:
@@ -58,7 +65,9 @@ def mmdit_config(spec: TransformerSpec, autoencoder: AutoencoderSpec, text: Text
 
 
 def build_autoencoder(spec: AutoencoderSpec) -> DCAE:
-    """The video autoencoder. Weights are torch's defaults; call `initialize` or `load_weights`.
+    """The video autoencoder. Weights are torch's defaults; call `initialize`, or take `load_autoencoder`.
+
+    Without a scaling factor latents are not scaled, which is right where only pixels count or the scale is measured.
 
     Raises:
         ConfigError: a field is unset, the sizes do not fit together, or the kind is not available.
@@ -74,11 +83,49 @@ def build_autoencoder(spec: AutoencoderSpec) -> DCAE:
                 widths=tuple(_set(spec.widths, "spec.autoencoder.widths")),
                 depths=tuple(_set(spec.depths, "spec.autoencoder.depths")),
                 decoder_depths=tuple(_set(spec.decoder_depths, "spec.autoencoder.decoderDepths")),
-                scaling_factor=_set(spec.scaling_factor, "spec.autoencoder.scalingFactor"),
+                scaling_factor=1.0 if spec.scaling_factor is None else spec.scaling_factor,
             )
         )
     except ValueError as error:
         raise ConfigError(f"spec.autoencoder: {error}") from error
+
+
+def load_autoencoder(spec: AutoencoderSpec, source: bytes, what: str) -> DCAE:
+    """The video autoencoder with its weights and the scale of its latents: the specification's, else the file's.
+
+    Args:
+        spec: resolved.
+        source: content of a safetensors file.
+        what: where it came from, for messages.
+
+    Raises:
+        ConfigError: the weights do not fit, or neither names the scale.
+    """
+    factor = scaling_factor(spec, read_metadata(source, what), what)
+    module = build_autoencoder(spec.model_copy(update={"scaling_factor": factor}))
+    load_weights(module, source, what)
+    return module
+
+
+def scaling_factor(spec: AutoencoderSpec, metadata: Mapping[str, str], what: str) -> float:
+    """The scale of an autoencoder's latents: the specification's, else the one stored with the weights.
+
+    Raises:
+        ConfigError: neither names one, or the stored one is no positive number.
+    """
+    if spec.scaling_factor is not None:
+        return spec.scaling_factor
+    stored = metadata.get(SCALING_FACTOR)
+    try:
+        factor = float(stored) if stored is not None else 0.0
+    except ValueError:
+        factor = math.nan
+    if not (math.isfinite(factor) and factor > 0):
+        raise ConfigError(
+            f"spec.autoencoder.scalingFactor: not set, and {what} has {SCALING_FACTOR} {stored!r} in its metadata; set "
+            "it to the root mean square of the autoencoder's latents, or train the autoencoder in this run"
+        )
+    return factor
 
 
 def build_text_encoder(spec: TextEncoderSpec) -> ByteTextEncoder:
@@ -98,8 +145,9 @@ def initialize(module: nn.Module, seed: int) -> None:
     """Random weights that depend on the seed and each parameter's name alone, whatever the world or the order.
 
     Linear layers start as torch does (uniform, 1/sqrt(fan-in)). Convolutions start from a normal of the same scale,
-    which at published widths is the 0.02 of the DC-AE recipe; their norms start at the same scale, so that residual
-    branches begin near zero. The condition input of an MMDiT starts at zero.
+    which at published widths is the 0.02 of the DC-AE recipe. Norms start at one, but those that end a branch of a
+    DC-AE start near zero (0.02, the scale of the recipe), so that at first its shortcuts carry the picture. The
+    condition input of an MMDiT starts at zero.
     """
     for name, parameter in module.named_parameters():
         owner, _, kind = name.rpartition(".")
@@ -107,6 +155,9 @@ def initialize(module: nn.Module, seed: int) -> None:
     if isinstance(module, MMDiT) and module.cond_in is not None:
         nn.init.zeros_(module.cond_in.weight)
         nn.init.zeros_(module.cond_in.bias)
+    for part in module.modules():
+        if isinstance(part, Conv) and part.norm is not None:
+            nn.init.constant_(part.norm.weight, BRANCH_NORM)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.model.mmdit import MMDiT, MMDiTConfig
 
 SHOWN_PROBLEMS = 20
+HEADER_LENGTH_BYTES = 8
 _FUSED_ATTENTION = re.compile(r"(double_blocks\.\d+\.(?:img|txt)_attn)\.qkv\.(weight|bias)")
 _FUSED_SINGLE = re.compile(r"(single_blocks\.\d+)\.linear1\.(weight|bias)")
 _NORM_SCALE = re.compile(r".*\.(?:query|key)_norm\.scale")
@@ -38,6 +40,25 @@ def load_weights(module: nn.Module, source: bytes | Path, what: str) -> None:
     if isinstance(module, MMDiT) and any(_FUSED_ATTENTION.fullmatch(name) for name in state):
         state = from_flux(state, module.config)
     load_state(module, state, what)
+
+
+def read_metadata(source: bytes, what: str) -> dict[str, str]:
+    """The free text fields of a safetensors file; empty if it has none.
+
+    Args:
+        source: content of the file.
+        what: where it came from, for messages.
+
+    Raises:
+        ConfigError: it is no safetensors file.
+    """
+    length = int.from_bytes(source[:HEADER_LENGTH_BYTES], "little")
+    try:
+        header = json.loads(source[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + length])
+        found: dict[str, str] = header.get("__metadata__", {})
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{what}: not a safetensors file: {error}") from error
+    return found
 
 
 def weights_uri(source: str) -> str:

@@ -8,8 +8,12 @@ Shapes: B batch, C colour, T frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,15 +23,18 @@ from videotrain_trainer.data.buckets import uniform
 from videotrain_trainer.data.order import OrderState
 from videotrain_trainer.data.pixels import PixelBatch, PixelLoader
 from videotrain_trainer.data.sets import ClipSet, open_clips
-from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.errors import ConfigError, Diverged
 from videotrain_trainer.loop import train
 from videotrain_trainer.model.dc_ae import DCAE
-from videotrain_trainer.model.registry import build_autoencoder, initialize
-from videotrain_trainer.model.weights import load_weights
+from videotrain_trainer.model.registry import SCALING_FACTOR, build_autoencoder, initialize
+from videotrain_trainer.model.weights import load_state, load_weights
 from videotrain_trainer.setup import initial_weights
 from videotrain_trainer.step import Model
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.telemetry.flops import SlotWork, autoencoder_work
+
+MEASURED_BATCHES = 16
+"""Micro-batches, from the start of the order, by which the scale of the latents is measured."""
 
 
 def run(context: StageContext) -> Outcome:
@@ -62,6 +69,30 @@ class ReconstructionObjective:
         if self._config.paths.initial_weights is not None:
             load_weights(self.module, *initial_weights(self._store, self._config.paths.initial_weights))
 
+    def export_metadata(self, weights: Mapping[str, Tensor], /) -> dict[str, str]:
+        """The scale of the latents: the specification's if it has one, else measured with the final weights.
+
+        Raises:
+            Diverged: the latents have no scale.
+        """
+        factor = self._config.autoencoder.scaling_factor
+        return {SCALING_FACTOR: repr(self._latent_rms(weights) if factor is None else factor)}
+
+    @torch.inference_mode()
+    def _latent_rms(self, weights: Mapping[str, Tensor]) -> float:
+        """Root mean square over clips that the order of the stage decides, whatever the world."""
+        encoder = build_autoencoder(self._config.autoencoder).eval()
+        load_state(encoder, weights, self._config.paths.output)
+        encoder.to(self._device)
+        start, slots = self.data.plan.start(), range(self.task.parallel.slots_per_step)
+        total, count = 0.0, 0
+        with closing(self.loader(start, slots)) as loader:
+            places = ((order, slot) for order in self.data.plan.walk(start) for slot in slots)
+            for order, slot in islice(places, MEASURED_BATCHES):
+                latent_BCTHW = encoder.encode(loader.fetch(order, slot).video_BCTHW.to(self._device)).double()
+                total, count = total + float(latent_BCTHW.square().sum()), count + latent_BCTHW.numel()
+        return _checked_scale(math.sqrt(total / count))
+
     def loader(self, state: OrderState, slots: Sequence[int]) -> PixelLoader:
         """Batches of this rank's slots."""
         return PixelLoader(self._store, self.data, state, slots, self._cache)
@@ -76,6 +107,15 @@ class ReconstructionObjective:
         out_BCTHW: Tensor = model(video_BCTHW.to(dtype))
         loss = F.l1_loss(out_BCTHW.float(), video_BCTHW.float())
         return loss, autoencoder_work(self._config.autoencoder, video_BCTHW.shape)
+
+
+def _checked_scale(rms: float) -> float:
+    if not (math.isfinite(rms) and rms > 0):
+        raise Diverged(
+            f"the latents of the trained autoencoder have a root mean square of {rms}; lower optimizer.learningRate or "
+            "train longer"
+        )
+    return rms
 
 
 def _task(context: StageContext) -> AutoencoderTask:

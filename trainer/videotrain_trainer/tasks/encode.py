@@ -37,8 +37,7 @@ from videotrain_trainer.data.shards import Member, ShardWriter
 from videotrain_trainer.data.units import Tick, Unit, UnitRun
 from videotrain_trainer.data.video import Frame, read_covering
 from videotrain_trainer.errors import ConfigError, DataError
-from videotrain_trainer.model.registry import build_autoencoder, build_text_encoder
-from videotrain_trainer.model.weights import load_weights
+from videotrain_trainer.model.registry import build_text_encoder, load_autoencoder
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 
 CENTRE = (0.5, 0.5)
@@ -79,8 +78,7 @@ class _Encoder:
         self._scratch = context.scratch / "encode"
         # Full precision on the CPU, where bfloat16 is slower; the latents are stored in bfloat16 in any case.
         self._dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
-        self._autoencoder = build_autoencoder(config.autoencoder)
-        load_weights(self._autoencoder, weights, _weights_uri(config))
+        self._autoencoder = load_autoencoder(config.autoencoder, weights, _weights_uri(config))
         self._autoencoder.eval().requires_grad_(False).to(self._device, self._dtype)
         self._text = build_text_encoder(config.text_encoder).to(self._device)
         self._decoded: tuple[tuple[str, tuple[int, int]], Frame] | None = None

@@ -21,7 +21,7 @@ from videotrain_trainer.data.video import Frame, Unreadable, cover_size, decode,
 from videotrain_trainer.errors import ConfigError, DataError
 from videotrain_trainer.model.dc_ae import DCAE
 from videotrain_trainer.model.mmdit import MMDiT
-from videotrain_trainer.model.registry import build_autoencoder, build_text_encoder, build_transformer
+from videotrain_trainer.model.registry import build_text_encoder, build_transformer, load_autoencoder
 from videotrain_trainer.model.weights import load_weights, weights_uri
 from videotrain_trainer.sampler import Guidance, Sampler, TextPair
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
@@ -47,9 +47,9 @@ class Studio:
         self._config, self._store, self._device = config, store, device
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         model = build_transformer(config.model, config.autoencoder, config.text_encoder)
-        autoencoder = build_autoencoder(config.autoencoder)
-        _load(model, config.paths.model_weights, "paths.modelWeights", store)
-        _load(autoencoder, config.paths.autoencoder_weights, "paths.autoencoderWeights", store)
+        load_weights(model, *_read(store, config.paths.model_weights, "paths.modelWeights"))
+        found = _read(store, config.paths.autoencoder_weights, "paths.autoencoderWeights")
+        autoencoder = load_autoencoder(config.autoencoder, *found)
         self.model: MMDiT = model.to(device, dtype).eval().requires_grad_(False)
         self._autoencoder: DCAE = autoencoder.to(device, dtype).eval().requires_grad_(False)
         self._dtype = dtype
@@ -153,8 +153,8 @@ def _placed(kind: ConditionKind, latent_C1HW: Tensor) -> Given:
     return Given(head, latent_C1HW if kind in ("i2v_tail", "i2v_loop") else None)
 
 
-def _load(module: torch.nn.Module, source: str | None, field: str, store: ObjectStore) -> None:
+def _read(store: ObjectStore, source: str | None, field: str) -> tuple[bytes, str]:
     if source is None:
         raise ConfigError(f"{field}: not set; a sample stage needs the weights of a trained model")
     uri = weights_uri(source)
-    load_weights(module, store.get(uri), uri)
+    return store.get(uri), uri

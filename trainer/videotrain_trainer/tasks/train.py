@@ -5,7 +5,7 @@ Shapes: B batch, C latent channels, T latent frames, H rows, W columns, L text t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -23,6 +23,7 @@ from videotrain_trainer.loop import train
 from videotrain_trainer.model.mmdit import MMDiT
 from videotrain_trainer.model.registry import build_text_encoder, build_transformer, initialize
 from videotrain_trainer.model.weights import load_weights
+from videotrain_trainer.parallel.activation import recompute_blocks
 from videotrain_trainer.setup import initial_weights
 from videotrain_trainer.step import Model
 from videotrain_trainer.storage import ObjectStore
@@ -51,6 +52,7 @@ class FlowObjective:
         config = context.config
         self.task = _task(context)
         self.module: MMDiT = build_transformer(config.model, config.autoencoder, config.text_encoder)
+        recompute_blocks(self.module, self.task.parallel)
         self._facts = ModelFacts(
             patch=self.module.config.patch_size,
             cond_embed=self.module.config.cond_embed,
@@ -68,6 +70,10 @@ class FlowObjective:
         initialize(self.module, self._config.seed)
         if self._config.paths.initial_weights is not None:
             load_weights(self.module, *initial_weights(self._store, self._config.paths.initial_weights))
+
+    def export_metadata(self, _weights: Mapping[str, Tensor], /) -> dict[str, str]:
+        """Nothing: whoever draws from the transformer knows the rest from the configuration."""
+        return {}
 
     def loader(self, state: OrderState, slots: Sequence[int]) -> LatentLoader:
         """Batches of this rank's slots."""
