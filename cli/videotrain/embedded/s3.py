@@ -22,6 +22,8 @@ from videotrain_api.vocabulary import ENV_POD_ROOT
 
 HOST: Final = "127.0.0.1"
 START_SECONDS: Final = 90.0
+PORT_SECONDS: Final = 15.0
+"""Time that the kernel may take to close the sockets of a server that was killed a moment ago."""
 _PORT_FLAGS: Final = (
     "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
     "filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc",
@@ -65,7 +67,7 @@ class ObjectServer:
         for needed in (folder / "data", log.parent):
             needed.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(end_leftovers, folder)
-        settings = _settings(folder)
+        settings = await _settings(folder)
         process = await SupervisedProcess.start(
             _command(folder, settings.ports), env=_env(folder), cwd=folder, log=log, exit_file=folder / "exit.json"
         )
@@ -127,7 +129,7 @@ def _ensure_bucket(client: Any, bucket: str) -> None:
     client.delete_object(Bucket=bucket, Key=".videotrain-ready")
 
 
-def _settings(folder: Path) -> _Settings:
+async def _settings(folder: Path) -> _Settings:
     """Keys and ports from the last start, as far as the ports are still free."""
     keys = folder / "credentials.json"
     if not keys.is_file():
@@ -141,13 +143,13 @@ def _settings(folder: Path) -> _Settings:
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     _write_private(folder / "config.json", {"identities": [identity]})
-    return _Settings(credentials, _ports(folder / "ports.json"))
+    return _Settings(credentials, await _ports(folder / "ports.json"))
 
 
-def _ports(path: Path) -> dict[str, int]:
+async def _ports(path: Path) -> dict[str, int]:
     ports: dict[str, int] = json.loads(path.read_text()) if path.is_file() else {}
     fixed = ports.get("s3.port")
-    if fixed and not port_is_free(HOST, fixed):
+    if fixed and not await _becomes_free(fixed):
         # The endpoint is frozen into the stage configuration of this directory's run.
         raise ObjectServerError(
             f"port {fixed} on {HOST}, on which this directory's object store listens, is in use by another program; "
@@ -158,6 +160,15 @@ def _ports(path: Path) -> dict[str, int]:
         ports |= {"s3.port": fixed} if fixed else {}
         _write_private(path, ports)
     return ports
+
+
+async def _becomes_free(port: int) -> bool:
+    deadline = asyncio.get_running_loop().time() + PORT_SECONDS
+    while not port_is_free(HOST, port):
+        if asyncio.get_running_loop().time() > deadline:
+            return False
+        await asyncio.sleep(0.1)
+    return True
 
 
 def _write_private(path: Path, content: Any) -> None:

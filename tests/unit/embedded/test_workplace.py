@@ -60,11 +60,12 @@ def test_the_same_run_with_changed_live_fields_goes_on(tmp_path, manifest):
 def test_another_spec_is_refused_with_every_difference(tmp_path, manifest):
     changed = copy.deepcopy(manifest)
     changed["spec"]["seed"] = 7
-    changed["spec"]["stages"][1]["autoencoder"]["steps"] = 61
+    steps = changed["spec"]["stages"][1]["autoencoder"]["steps"]
+    changed["spec"]["stages"][1]["autoencoder"]["steps"] = steps + 1
     with pytest.raises(WorkplaceError) as refused:
         check_same_run(tmp_path, manifest, VideoTrainingRun.from_wire(changed))
     assert "spec.seed: 42 in the directory, 7 now" in str(refused.value)
-    assert "spec.stages[1].autoencoder.steps: 60 in the directory, 61 now" in str(refused.value)
+    assert f"spec.stages[1].autoencoder.steps: {steps} in the directory, {steps + 1} now" in str(refused.value)
 
 
 def test_another_name_is_refused(tmp_path, manifest):
