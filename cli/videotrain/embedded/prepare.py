@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,7 @@ from videotrain_api.trainrun import VideoTrainingRun
 from videotrain_api.validation import parse_run
 
 Json = dict[str, Any]
+TRAINER: Final = "videotrain-trainer"
 USER_MANAGER: Final = "videotrain-local"
 """Field manager of what the user writes."""
 
@@ -60,11 +64,12 @@ def prepare(file: Path, data: Path | None, seed: int | None, chaos: Sequence[str
     Raises:
         ManifestFileError: the file cannot be read.
         ManifestError: the manifest is refused.
-        UsageError: the dataset, the object store or a fault cannot be used.
+        UsageError: the trainer is not installed, or the dataset, the object store or a fault cannot be used.
     """
     document = read_manifest(file)
     manifest = copy.deepcopy(document.run)
     run = parse_run(manifest)
+    _require_trainer()
     try:
         videos = resolve_videos(run.spec.dataset.videos, data)
         faults = parse_faults(chaos, {stage.name: stage.total_steps for stage in run.spec.stages})
@@ -85,6 +90,15 @@ def prepare(file: Path, data: Path | None, seed: int | None, chaos: Sequence[str
         credentials=credentials,
         faults=tuple(faults),
     )
+
+
+def _require_trainer() -> None:
+    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    if shutil.which(TRAINER, path=search) is None:
+        raise UsageError(
+            f"`videotrain local` runs {TRAINER} in its pods, and it is neither beside {sys.executable} nor on PATH; "
+            "install the distribution videotrain-trainer in the same environment"
+        )
 
 
 def _external(run: VideoTrainingRun, secrets: Sequence[Json]) -> Credentials | None:
