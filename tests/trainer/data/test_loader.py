@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from videotrain_api import layout
+from videotrain_api.presets import AUTOENCODERS
 from videotrain_api.stages import Bucket, ScoreBounds
 from videotrain_trainer.data.buckets import row_name
 from videotrain_trainer.data.loader import LatentLoader
@@ -15,6 +16,7 @@ from videotrain_trainer.data.sets import EncodedSetInfo, open_latents, set_info_
 from videotrain_trainer.data.shards import ShardWriter
 from videotrain_trainer.errors import DataError
 
+CHANNELS = AUTOENCODERS["dc-ae-tiny"].latent_channels
 LONG = Bucket(resolution="64px", frames=16, batch_size=2)
 SHORT = Bucket(resolution="64px", frames=8, batch_size=3)
 SIZES = {"64px/16f/1:1": (LONG, 4, 9), "64px/8f/1:1": (SHORT, 2, 5)}
@@ -28,8 +30,8 @@ def encoded(store, storage, tmp_path):
         with ShardWriter(tmp_path / "shard.tar") as writer:
             for n in range(number):
                 uid = f"{frames}-{n:02d}"
-                latent = torch.full((16, frames, 2, 2), float(n))
-                picture = torch.full((16, 1, 2, 2), float(n))
+                latent = torch.full((CHANNELS, frames, 2, 2), float(n))
+                picture = torch.full((CHANNELS, 1, 2, 2), float(n))
                 tensors = {"latent": latent, "cond_first": picture, "cond_last": picture + 0.5}
                 tensors |= {"context.fps-motion": torch.full((n + 1, 16), 1.0), "pooled.fps-motion": torch.ones(8)}
                 member = writer.add(uid, {key: value.bfloat16() for key, value in tensors.items()})
@@ -49,7 +51,7 @@ def encoded(store, storage, tmp_path):
         manifest_hash="0",
         rows=[row_name(LONG), row_name(SHORT)],
         prompts=["fps-motion"],
-        latent_channels=16,
+        latent_channels=CHANNELS,
         spatial_compression=32,
         context_dim=16,
         pooled_dim=8,
@@ -91,7 +93,7 @@ def test_batches_hold_the_samples_that_the_order_names(store, encoded, make_conf
             batch = loader.fetch(order, slot)
             numbers = [int(key.uid.split("-")[1]) for key in batch.keys]
             frames = 4 if order.bucket == "64px/16f/1:1" else 2
-            assert batch.latent_BCTHW.shape == (len(numbers), 16, frames, 2, 2)
+            assert batch.latent_BCTHW.shape == (len(numbers), CHANNELS, frames, 2, 2)
             assert batch.latent_BCTHW.dtype == torch.bfloat16
             assert batch.latent_BCTHW[:, 0, 0, 0, 0].tolist() == numbers
             assert (batch.cond_last_BC1HW - batch.cond_first_BC1HW).float().unique().tolist() == [0.5]
