@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic.alias_generators import to_camel
-
+from videotrain_api.schema import camel_case
 from videotrain_api.trainrun import VideoTrainingRun
 from videotrain_operator.planner.freeze import LIVE_FAILURE_FIELDS, LIVE_FIELDS
 
@@ -114,7 +113,7 @@ def _fixed(run: VideoTrainingRun) -> Json:
     """The spec without what may be changed while running."""
     data = run.spec.model_dump(mode="json", by_alias=True, exclude=set(LIVE_FIELDS))
     for name in LIVE_FAILURE_FIELDS:
-        data["failurePolicy"].pop(to_camel(name))
+        data["failurePolicy"].pop(camel_case(name))
     for stage in data["stages"]:
         stage.pop("nodes")
     return data

@@ -7,10 +7,8 @@ import json
 from functools import lru_cache
 from typing import Any, Final
 
-from pydantic.alias_generators import to_camel
-
 from videotrain_api.resolve import resolve
-from videotrain_api.schema import ManifestError, Problem
+from videotrain_api.schema import ManifestError, Problem, camel_case
 from videotrain_api.stage_config import StageConfig
 from videotrain_api.status import StageStatus
 from videotrain_api.trainrun import VideoTrainingRun, VideoTrainingRunSpec
@@ -199,9 +197,9 @@ def _config_data(canonical: str) -> tuple[tuple[str, str], ...]:
     configs = _resolved(canonical)
     spec = json.loads(canonical)["spec"]
     for name in LIVE_FIELDS:
-        del spec[to_camel(name)]
+        del spec[camel_case(name)]
     for name in LIVE_FAILURE_FIELDS:
-        del spec["failurePolicy"][to_camel(name)]
+        del spec["failurePolicy"][camel_case(name)]
     for stage in spec["stages"]:
         del stage["nodes"]
     files = {f"{config.stage.name}.json": config.canonical_json() for config in configs}
