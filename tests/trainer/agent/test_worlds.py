@@ -172,8 +172,8 @@ def test_a_worker_that_does_not_drain_is_killed_after_the_grace_period(worlds, m
 
 
 def test_a_stop_without_a_drain_kills_at_once_and_is_no_failure_of_the_workers(worlds):
-    first, second = worlds.pods
-    generation = worlds.start(first, second)
+    first, _second = worlds.pods
+    generation = worlds.start(first)  # one pod: with two, the slower one may rightly see its peers go first
     first.until_step(generation, 1)
     worlds.start(action="stop", drain=False, reason="NodeLost")
     ended = first.until_ended(generation)
