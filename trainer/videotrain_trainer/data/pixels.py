@@ -106,7 +106,7 @@ def crop_window(frames: Frame, window: Window, target: tuple[int, int], offset: 
     if stop - window.stride >= len(frames):
         raise DataError(f"{window} reaches beyond the {len(frames)} frames of the clip")
     cut = frames[window.start : stop : window.stride, top : top + rows, left : left + columns]
-    video_THWC = torch.from_numpy(np.ascontiguousarray(cut)).float()
+    video_THWC = torch.from_numpy(np.array(cut, order="C")).float()
     return video_THWC.permute(3, 0, 1, 2).contiguous() / 127.5 - 1.0
 
 
