@@ -98,7 +98,7 @@ def decode(
             raise Unreadable(f"{count} frames could be decoded, the header promises {stream.frames}")
 
 
-def write_mp4(frames: Iterable[Frame], path: Path, fps: Fraction, crf: int = 18) -> int:
+def write_mp4(frames: Iterable[Frame], path: Path, fps: Fraction, crf: int = 18, comment: str | None = None) -> int:
     """Write H.264 in yuv420p, playable while it loads, at least one key frame per second.
 
     The same frames give the same bytes on every machine: one thread, and none of x264's shortcuts that depend on the
@@ -109,6 +109,7 @@ def write_mp4(frames: Iterable[Frame], path: Path, fps: Fraction, crf: int = 18)
         path: file to write.
         fps: constant frame rate.
         crf: x264's quality, lower is better.
+        comment: kept in the file's metadata.
 
     Returns:
         The number of frames.
@@ -117,6 +118,8 @@ def write_mp4(frames: Iterable[Frame], path: Path, fps: Fraction, crf: int = 18)
     # bitexact leaves out the time of writing.
     muxer = {"movflags": "+faststart", "fflags": "+bitexact"}
     with av.open(str(path), "w", format="mp4", options=muxer) as container:
+        if comment is not None:
+            container.metadata["comment"] = comment
         options = {"crf": str(crf), "preset": "veryfast", "x264-params": "cpu-independent=1"}
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.thread_count = 1

@@ -104,12 +104,10 @@ def noise_of(seed: int, shape: tuple[int, ...]) -> Tensor:
 
 def write_video(frames_THWC: Tensor, path: Path, fps: int, comment: dict[str, Any]) -> None:
     """Write an mp4 (H.264, yuv420p) whose comment holds `comment` as JSON."""
-    plain = path.with_suffix(".plain.mp4")
     arrays: list[Frame] = [frame.numpy() for frame in frames_THWC]
+    note = json.dumps(comment, sort_keys=True, ensure_ascii=False)
     with disk_full_is_clear(path):
-        write_mp4(arrays, plain, Fraction(fps))
-        _copy_with_comment(plain, path, json.dumps(comment, sort_keys=True, ensure_ascii=False))
-        plain.unlink()
+        write_mp4(arrays, path, Fraction(fps), comment=note)
 
 
 def read_comment(path: Path) -> dict[str, Any] | None:
@@ -120,17 +118,6 @@ def read_comment(path: Path) -> dict[str, Any] | None:
     except (av.FFmpegError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _copy_with_comment(source: Path, target: Path, comment: str) -> None:
-    muxer = {"movflags": "+faststart", "fflags": "+bitexact"}
-    with av.open(str(source)) as reading, av.open(str(target), "w", format="mp4", options=muxer) as writing:
-        writing.metadata["comment"] = comment
-        stream = writing.add_stream_from_template(reading.streams.video[0])
-        for packet in reading.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                writing.mux(packet)
 
 
 def _first_frame(data: bytes, uri: str, target: tuple[int, int]) -> Tensor:
