@@ -18,7 +18,7 @@ from videotrain_trainer.data.loader import LatentBatch, LatentLoader
 from videotrain_trainer.data.order import OrderState
 from videotrain_trainer.data.sets import LatentSet, open_latents
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.flow import ModelFacts, check_task, flow_loss, training_inputs
+from videotrain_trainer.flow import check_task, flow_loss, model_facts, training_inputs
 from videotrain_trainer.loop import train
 from videotrain_trainer.model.mmdit import MMDiT
 from videotrain_trainer.model.registry import build_text_encoder, build_transformer, initialize
@@ -53,12 +53,7 @@ class FlowObjective:
         self.task = _task(context)
         self.module: MMDiT = build_transformer(config.model, config.autoencoder, config.text_encoder)
         recompute_blocks(self.module, self.task.parallel)
-        self._facts = ModelFacts(
-            patch=self.module.config.patch_size,
-            cond_embed=self.module.config.cond_embed,
-            guidance_embed=self.module.config.guidance_embed,
-            causal=config.autoencoder.causal,
-        )
+        self._facts = model_facts(config.model, config.autoencoder)
         check_task(self.task, self._facts)
         self.data: LatentSet = open_latents(store, config)
         self._shape = mmdit_shape(config.model, config.autoencoder, config.text_encoder)
