@@ -160,6 +160,12 @@ class Generation:
                     found[local_rank] = pid
         return found
 
+    def _announced(self) -> bool:
+        """A worker has run, though it may have left since."""
+        worker = self._pod.files.worker
+        ranks = range(self.roster.processes_per_node)
+        return any(worker(self.roster.generation, local_rank).exists() for local_rank in ranks)
+
     def _members(self) -> list[Process]:
         return tree.members(self._launcher_pid, self._launcher.pid)
 
@@ -169,7 +175,7 @@ class Generation:
             self._signalled.add(pid)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-        if not self._signalled and len(self._members()) <= 1:
+        if not self._announced() and len(self._members()) <= 1:
             self.kill(ExitCode.OK, "asked to stop before the workers were started")
         elif time.monotonic() > self._drain_until:
             self.kill(ExitCode.KILLED, f"still there graceSeconds={self._config.grace_seconds} after SIGTERM")
