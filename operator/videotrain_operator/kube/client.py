@@ -1,0 +1,361 @@
+"""A thin JSON client of the API server over `kubernetes.aio`.
+
+The generated client has a class per kind and validates what it reads; an operator that looks at thousands of pods wants
+plain JSON. Configuration, TLS and credentials are the library's, the verbs are ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import load_kube_config
+from kubernetes.aio.config.incluster_config import InClusterConfigLoader
+
+from videotrain_api.vocabulary import ENV_POD_ROOT
+from videotrain_operator.cluster.interface import Conflict, Json, NotFound, WatchEvent
+from videotrain_operator.kube.kinds import KINDS
+
+REQUEST_SECONDS: Final = 30.0
+"""A request that takes longer has failed; a hung write must not hold its run for ever."""
+WATCH_SECONDS: Final = 300
+"""The server ends a watch after so long, and it is taken up again where it ended."""
+SILENCE_SECONDS: Final = 90.0
+"""A watch from which nothing came for so long is dead, whatever TCP says; bookmarks come every minute."""
+PAGE: Final = 500
+"""Objects of one page of a list."""
+CONCURRENCY: Final = 32
+"""Requests in flight beside watches. The server's priority and fairness does the rest."""
+RETRIES: Final = 4
+_SERVICE_ACCOUNT: Final = "var/run/secrets/kubernetes.io/serviceaccount"
+_RETRIED: Final = frozenset({429, 500, 502, 503, 504})
+APPLY: Final = "application/apply-patch+yaml"
+MERGE: Final = "application/merge-patch+json"
+JSON_PATCH: Final = "application/json-patch+json"
+OnRequest = Callable[[str, str, int], None]
+"""Told verb, kind and HTTP status (0: no answer) of every request."""
+
+
+class ApiError(Exception):
+    """The API server refused a request, or did not answer it."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        """HTTP status; 0 if there was no answer."""
+        self.reason = reason
+        """Reason of the Status object, such as Forbidden, Invalid, AlreadyExists, Expired."""
+
+
+class ApiUnavailable(ApiError):
+    """No answer, or one that says to come back later: nothing is known about the cluster now."""
+
+
+async def _load(kubeconfig: str | None, context: str | None) -> Configuration:
+    configuration = Configuration()
+    if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+        root = Path(os.environ.get(ENV_POD_ROOT, "/")) / _SERVICE_ACCOUNT
+        InClusterConfigLoader(str(root / "token"), str(root / "ca.crt")).load_and_set(configuration)
+    else:
+        await load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
+    configuration.connection_pool_maxsize = 0  # watches hold connections; CONCURRENCY bounds the rest
+    return configuration
+
+
+@asynccontextmanager
+async def connect(
+    kubeconfig: str | None = None, context: str | None = None, on_request: OnRequest | None = None
+) -> AsyncIterator[KubeClient]:
+    """A client of the cluster that the pod runs in, or of the one that a kubeconfig names.
+
+    Args:
+        kubeconfig: file; the pod's service account if None and in a pod without KUBECONFIG, else the usual files.
+        context: context in it; its current one if None.
+        on_request: told of every request.
+
+    Raises:
+        kubernetes.aio.config.ConfigException: there is no usable configuration.
+    """
+    api = ApiClient(await _load(kubeconfig, context))
+    try:
+        yield KubeClient(api, on_request)
+    finally:
+        await api.close()
+
+
+class KubeClient:
+    """Verbs on objects as JSON data. Every method may raise ApiError; NotFound and Conflict as named."""
+
+    def __init__(self, api: ApiClient, on_request: OnRequest | None = None) -> None:
+        self._api = api
+        self._on_request = on_request
+        self._slots = asyncio.Semaphore(CONCURRENCY)
+
+    @property
+    def server(self) -> str:
+        """URL of the API server."""
+        return str(self._api.configuration.host)
+
+    @property
+    def configuration(self) -> Configuration:
+        """The library's configuration: address, TLS and credentials."""
+        return self._api.configuration
+
+    async def get(self, kind: str, namespace: str, name: str) -> Json:
+        """The object, read from the server.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return await self._json("GET", kind, KINDS[kind].path(namespace, name))
+
+    async def list_page(self, kind: str, namespace: str = "", **query: str) -> Json:
+        """One page: the List object. `query` holds labelSelector, fieldSelector, limit, continue, resourceVersion."""
+        return await self._json("GET", kind, KINDS[kind].path(namespace), query, verb="list")
+
+    async def list(self, kind: str, namespace: str = "", labels: str = "") -> list[Json]:
+        """All objects that a label selector matches, over all pages, with apiVersion and kind."""
+        found: list[Json] = []
+        async for items, _version in self.pages(kind, namespace, labels):
+            found += items
+        return found
+
+    async def pages(self, kind: str, namespace: str = "", labels: str = "") -> AsyncIterator[tuple[list[Json], str]]:
+        """Pages of objects, each with the resourceVersion of the whole list."""
+        query = {"limit": str(PAGE)} | ({"labelSelector": labels} if labels else {})
+        head = {"apiVersion": KINDS[kind].group_version, "kind": kind}
+        while True:
+            page = await self.list_page(kind, namespace, **query)
+            metadata = page["metadata"]
+            yield [head | item for item in page["items"]], str(metadata["resourceVersion"])
+            if not metadata.get("continue"):
+                return
+            query["continue"] = metadata["continue"]
+
+    async def create(self, manifest: Json, manager: str, namespace: str = "") -> Json:
+        """Create an object.
+
+        Raises:
+            Conflict: the name is taken.
+        """
+        kind = manifest["kind"]
+        place = namespace or manifest["metadata"].get("namespace", "default")
+        path = KINDS[kind].path(place)
+        return await self._json("POST", kind, path, {"fieldManager": manager}, manifest)
+
+    async def apply(self, manifest: Json, manager: str, *, force: bool = True) -> Json:
+        """Server-side apply.
+
+        Raises:
+            Conflict: metadata.uid or metadata.resourceVersion does not hold.
+        """
+        head = manifest["metadata"]
+        path = KINDS[manifest["kind"]].path(head.get("namespace", "default"), head["name"])
+        query = {"fieldManager": manager, "force": "true" if force else "false"}
+        return await self._json("PATCH", manifest["kind"], path, query, manifest, content=APPLY, verb="apply")
+
+    async def patch(
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        patch: Any,
+        *,
+        content: str = MERGE,
+        subresource: str = "",
+        manager: str = "",
+    ) -> Json:
+        """Merge patch (an object) or JSON patch (a list, with `content=JSON_PATCH`).
+
+        Raises:
+            NotFound: there is no such object.
+            Conflict: a resourceVersion or uid in the patch does not hold.
+        """
+        path = KINDS[kind].path(namespace, name, subresource)
+        query = {"fieldManager": manager} if manager else {}
+        return await self._json("PATCH", kind, path, query, patch, content=content)
+
+    async def replace(self, manifest: Json, *, subresource: str = "", manager: str = "") -> Json:
+        """Write a whole object (PUT); its metadata.resourceVersion is the precondition.
+
+        Raises:
+            NotFound: there is no such object.
+            Conflict: it is no longer at that resourceVersion.
+        """
+        head = manifest["metadata"]
+        path = KINDS[manifest["kind"]].path(head.get("namespace", "default"), head["name"], subresource)
+        query = {"fieldManager": manager} if manager else {}
+        return await self._json("PUT", manifest["kind"], path, query, manifest)
+
+    async def delete(
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        *,
+        uid: str | None = None,
+        grace_seconds: int | None = None,
+        propagation: str | None = None,
+    ) -> None:
+        """Ask for deletion; nothing happens if the object is gone.
+
+        Raises:
+            Conflict: an object of that name exists with another uid.
+        """
+        body: Json = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        if grace_seconds is not None:
+            body["gracePeriodSeconds"] = grace_seconds
+        if propagation is not None:
+            body["propagationPolicy"] = propagation
+        try:
+            await self._json("DELETE", kind, KINDS[kind].path(namespace, name), {}, body)
+        except NotFound:
+            return
+
+    async def delete_collection(self, kind: str, namespace: str, labels: str) -> None:
+        """Ask for the deletion of all objects that a label selector matches, in one request."""
+        await self._json(
+            "DELETE", kind, KINDS[kind].path(namespace), {"labelSelector": labels}, verb="deletecollection"
+        )
+
+    async def create_subresource(self, kind: str, namespace: str, name: str, subresource: str, body: Json) -> Json:
+        """POST to a subresource, such as binding, eviction or token.
+
+        Raises:
+            NotFound: there is no such object.
+            Conflict: it cannot be done now.
+        """
+        return await self._json("POST", kind, KINDS[kind].path(namespace, name, subresource), {}, body)
+
+    async def raw(self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None) -> Json:
+        """Any other request, such as a SelfSubjectRulesReview or /version."""
+        return await self._json(method, "", path, query or {}, body)
+
+    async def watch(
+        self, kind: str, namespace: str = "", labels: str = "", resource_version: str = ""
+    ) -> AsyncIterator[WatchEvent | str]:
+        """Changes since a resourceVersion, for at most WATCH_SECONDS; a bookmark is yielded as its resourceVersion.
+
+        Raises:
+            ApiError: reason Expired when the resourceVersion is too old: list again.
+            ApiUnavailable: the connection broke or fell silent.
+        """
+        query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS)}
+        query |= {"labelSelector": labels} if labels else {}
+        query |= {"resourceVersion": resource_version} if resource_version else {}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_SECONDS)
+        path = KINDS[kind].path(namespace)
+        try:
+            response = await self._send("GET", path, query, None, timeout=timeout)
+            try:
+                await self._check("watch", kind, response)
+                async for line in response.content:
+                    yield _watch_event(json.loads(line))
+            finally:
+                response.close()
+        except (aiohttp.ClientError, TimeoutError, OSError, json.JSONDecodeError) as error:
+            raise ApiUnavailable(0, "ConnectionLost", f"watch of {kind}: {error!r}") from error
+
+    async def _json(
+        self,
+        method: str,
+        kind: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        *,
+        content: str = "application/json",
+        verb: str | None = None,
+    ) -> Json:
+        async with self._slots:
+            return await self._retried(method, kind, path, query or {}, body, content, verb or method.lower())
+
+    async def _retried(
+        self, method: str, kind: str, path: str, query: Mapping[str, str], body: Any, content: str, verb: str
+    ) -> Json:
+        """Send, and send again what can be repeated when the server is busy or the connection broke."""
+        for attempt in range(RETRIES):
+            try:
+                return await self._once(method, kind, path, query, body, content, verb)
+            except ApiUnavailable as error:
+                # Without an answer a write may have happened; the caller looks again. A refusal for overload is safe.
+                if attempt + 1 == RETRIES or (method != "GET" and error.status != HTTPStatus.TOO_MANY_REQUESTS):
+                    raise
+            await asyncio.sleep(0.2 * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _once(
+        self, method: str, kind: str, path: str, query: Mapping[str, str], body: Any, content: str, verb: str
+    ) -> Json:
+        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+        try:
+            response = await self._send(method, path, query, body, content, timeout)
+            async with response:
+                await self._check(verb, kind, response)
+                answer: Json = json.loads(await response.read())
+                return answer
+        except (aiohttp.ClientError, TimeoutError, OSError, json.JSONDecodeError) as error:
+            self._tell(verb, kind, 0)
+            raise ApiUnavailable(0, "ConnectionLost", f"{verb} {path}: {error!r}") from error
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Any,
+        content: str = "application/json",
+        timeout: aiohttp.ClientTimeout | None = None,
+    ) -> aiohttp.ClientResponse:
+        headers = {"Accept": "application/json", "Content-Type": content, "User-Agent": "videotrain"}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = self.server + path + (f"?{urlencode(query)}" if query else "")
+        answer = await self._api.rest_client.request(method, url, headers=headers, body=body, _request_timeout=timeout)
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+    async def _check(self, verb: str, kind: str, response: aiohttp.ClientResponse) -> None:
+        self._tell(verb, kind, response.status)
+        if response.status < HTTPStatus.BAD_REQUEST:
+            return
+        text = await response.text()
+        try:
+            status = json.loads(text)
+        except json.JSONDecodeError:
+            status = {}
+        message = str(status.get("message") or text[:500] or response.reason)
+        raise _error(response.status, str(status.get("reason") or response.reason), f"{verb} {kind}: {message}")
+
+    def _tell(self, verb: str, kind: str, status: int) -> None:
+        if self._on_request is not None:
+            self._on_request(verb, kind, status)
+
+
+def _watch_event(event: Json) -> WatchEvent | str:
+    body = event["object"]
+    if event["type"] == "BOOKMARK":
+        return str(body["metadata"]["resourceVersion"])
+    if event["type"] == "ERROR":
+        raise _error(int(body.get("code", 500)), str(body.get("reason")), f"watch: {body.get('message')}")
+    return WatchEvent(event["type"], body)
+
+
+def _error(status: int, reason: str, message: str) -> Exception:
+    if status == HTTPStatus.NOT_FOUND:
+        return NotFound(message)
+    if status == HTTPStatus.CONFLICT:
+        return Conflict(message)
+    if status in _RETRIED:
+        return ApiUnavailable(status, reason, message)
+    return ApiError(status, reason, message)
