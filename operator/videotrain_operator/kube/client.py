@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -129,7 +129,9 @@ class KubeClient:
             found += items
         return found
 
-    async def pages(self, kind: str, namespace: str = "", labels: str = "") -> AsyncIterator[tuple[list[Json], str]]:
+    async def pages(
+        self, kind: str, namespace: str = "", labels: str = ""
+    ) -> AsyncIterator[tuple[Sequence[Json], str]]:
         """Pages of objects, each with the resourceVersion of the whole list."""
         query = {"limit": str(PAGE)} | ({"labelSelector": labels} if labels else {})
         head = {"apiVersion": KINDS[kind].group_version, "kind": kind}
