@@ -8,11 +8,13 @@ Positions are compared by index over a literal list, since plain CEL has no inde
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from videotrain_api import aspect
 from videotrain_api.architecture import TextEncoderSpec, TransformerSpec
+from videotrain_api.cel import CelRule, at_most, names
+from videotrain_api.mutability import STAGE_MEMBERS, TRANSITIONS
+from videotrain_api.pool import ENV_ADVICE, ENV_NAME, RESERVED_ENV, RESERVED_ENV_PREFIXES, CacheVolume, Pool
 from videotrain_api.schema import ApiModel
 from videotrain_api.stages import (
     Bucket,
@@ -32,62 +34,13 @@ from videotrain_api.trainrun import (
     VideoTrainingRunSpec,
 )
 
-Reason = Literal["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired", "FieldValueDuplicate"]
-
-
-@dataclass(frozen=True)
-class CelRule:
-    """One entry of x-kubernetes-validations."""
-
-    rule: str
-    message: str
-    path: str | None = None
-    """Field that is blamed, relative to the model, such as `.min`."""
-    reason: Reason = "FieldValueInvalid"
-
-    def to_wire(self) -> dict[str, str]:
-        """As it stands in the CRD."""
-        wire = {"rule": self.rule, "message": self.message, "reason": self.reason}
-        return wire | ({"fieldPath": self.path} if self.path else {})
-
-
 MOST_STAGES: Final = 32
-_MEMBERS: Final = ("curate", "autoencoder", "encode", "train", "sample")
 _INDICES: Final = "[" + ", ".join(map(str, range(MOST_STAGES))) + "]"
-_FIXED: Final = (
-    "autoencoder",
-    "checkpoint",
-    "dataset",
-    "elasticity",
-    "failurePolicy",
-    "image",
-    "model",
-    "pool",
-    "queue",
-    "seed",
-    "storage",
-    "textEncoder",
-)
-"""Fields of spec that cannot change. Free: budget, nodes, suspend, deadlines, TTL; CEL cannot see into podTemplate."""
-
-
-def _names(names: tuple[str, ...]) -> str:
-    return "[" + ", ".join(f"'{name}'" for name in names) + "]"
-
-
-def _unchanged(field: str, advice: str) -> CelRule:
-    same = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
-    return CelRule(same, f"{field} cannot change; {advice}", f".{field}", "FieldValueForbidden")
 
 
 def _union(member: str) -> CelRule:
     rule = f"(self.task == '{member}') == has(self.{member})"
     return CelRule(rule, f"{member} must be set if task is {member}, and only then", f".{member}")
-
-
-def _at_most(low: str, high: str) -> CelRule:
-    rule = f"!has(self.{low}) || !has(self.{high}) || self.{low} <= self.{high}"
-    return CelRule(rule, f"{low} must be at most {high}", f".{low}")
 
 
 def _made_before(task: str, maker: str, given: str, message: str) -> CelRule:
@@ -163,20 +116,14 @@ def _layouts(task: str) -> tuple[CelRule, ...]:
         CelRule(
             f"self.stages.all(s, !has(s.{task}) || has(s.nodes) && has(s.nodes.allowed) || "
             f"!has(s.nodes) && has(self.nodes.allowed) || {groups} <= {layout}.slotsPerStep)",
-            f"{task}.parallel.slotsPerStep must be at least nodes.max * pool.gpusPerNode / contextParallel",
+            f"{task}.parallel.slotsPerStep must be at least nodes.max * pool.gpusPerNode / contextParallel: "
+            "lower nodes.max",
             ".stages",
         ),
     )
 
 
 _SPEC: Final = (
-    *(_unchanged(field, "delete the run and create it anew") for field in _FIXED),
-    CelRule(
-        "self.stages.map(s, s.name) == oldSelf.stages.map(s, s.name)",
-        "stages cannot be added, removed or moved; delete the run and create it anew",
-        ".stages",
-        "FieldValueForbidden",
-    ),
     CelRule(
         "self.stages.all(s, self.stages.exists_one(t, t.name == s.name))",
         "names of stages must be unique",
@@ -202,19 +149,19 @@ _SPEC: Final = (
 
 _BUCKET: Final = (
     CelRule(
-        f"self.resolution in {_names(aspect.RESOLUTION_NAMES)}",
+        f"self.resolution in {names(aspect.RESOLUTION_NAMES)}",
         f"unknown resolution; allowed: {', '.join(aspect.RESOLUTION_NAMES)}",
         ".resolution",
     ),
     CelRule("self.frames % 4 <= 1", "frames must be 1, 4k (dc-ae) or 1 + 4k (hunyuan-vae)", ".frames"),
-    _at_most("minFrames", "frames"),
+    at_most("minFrames", "frames"),
     CelRule(
         "!has(self.minFrames) || self.minFrames % 4 == self.frames % 4 && (self.minFrames > 1 || self.frames == 1)",
         "minFrames must be in steps of 4 below frames; pictures need a row of their own with frames 1",
         ".minFrames",
     ),
     CelRule(
-        f"!has(self.aspectRatios) || self.aspectRatios.all(a, a in {_names(aspect.ASPECT_NAMES)})",
+        f"!has(self.aspectRatios) || self.aspectRatios.all(a, a in {names(aspect.ASPECT_NAMES)})",
         f"unknown aspect ratio; allowed: {', '.join(aspect.ASPECT_NAMES)}",
         ".aspectRatios",
     ),
@@ -224,27 +171,24 @@ _SAMPLE: Final = (
     _BUCKET[0],
     _BUCKET[1],
     CelRule(
-        f"self.aspectRatio in {_names(aspect.ASPECT_NAMES)}",
+        f"self.aspectRatio in {names(aspect.ASPECT_NAMES)}",
         f"unknown aspect ratio; allowed: {', '.join(aspect.ASPECT_NAMES)}",
         ".aspectRatio",
     ),
     CelRule("self.fromDataset > 0 || has(self.prompts) && size(self.prompts) > 0", "give prompts or set fromDataset"),
 )
 
+_RESERVED_PREFIX: Final = " || ".join(f"k.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)
 _PIECES: Final = f"{_INDICES}.all(i, i == 0 || i >= size(self.learningRate) || "
 
-RULES: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
+_STATE: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
     VideoTrainingRunSpec: _SPEC,
-    Stage: (
-        CelRule("self.task == oldSelf.task", "task cannot change", ".task", "FieldValueForbidden"),
-        *(_unchanged(member, "delete the run and create it anew") for member in _MEMBERS),
-        *(_union(member) for member in _MEMBERS),
-    ),
+    Stage: (*(_union(member) for member in STAGE_MEMBERS),),
     NodeBounds: (
-        _at_most("min", "max"),
+        at_most("min", "max", ": lower min first, or set suspend: true to release every node"),
         CelRule(
             "!has(self.allowed) || self.allowed.all(n, n >= self.min && n <= self.max)",
-            "every allowed count must lie from min to max",
+            "every allowed count must lie from min to max: change allowed together with the bounds",
             ".allowed",
         ),
         CelRule(
@@ -276,12 +220,12 @@ RULES: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
     ),
     ScoreBounds: (
         CelRule("has(self.min) || has(self.max)", "set min, max or both"),
-        _at_most("min", "max"),
+        at_most("min", "max"),
     ),
     CurateTask: (
-        _at_most("minSeconds", "maxSeconds"),
-        _at_most("minAspect", "maxAspect"),
-        _at_most("minMotion", "maxMotion"),
+        at_most("minSeconds", "maxSeconds"),
+        at_most("minAspect", "maxAspect"),
+        at_most("minMotion", "maxMotion"),
     ),
     WeightsFrom: (CelRule("!has(self.stage) || !has(self.uri)", "set stage or uri, not both"),),
     TransformerSpec: (
@@ -318,5 +262,34 @@ RULES: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
             ".keepEverySteps",
         ),
     ),
+    Pool: (
+        CelRule(
+            f"!has(self.env) || self.env.all(k, k.matches('{ENV_NAME}'))",
+            "names of variables are letters, digits, '-', '_' and '.', and do not start with a digit",
+            ".env",
+        ),
+        CelRule(
+            f"!has(self.env) || !self.env.exists(k, k in {names(RESERVED_ENV)} || {_RESERVED_PREFIX})",
+            ENV_ADVICE,
+            ".env",
+            "FieldValueForbidden",
+        ),
+    ),
+    CacheVolume: (
+        CelRule(
+            "!has(self.claimName) || !has(self.sizeGibibytes) && !has(self.storageClassName)",
+            "a claim has a size and a class of its own: set claimName, or the other two",
+            ".claimName",
+        ),
+        CelRule(
+            "!has(self.storageClassName) || has(self.sizeGibibytes)",
+            "storageClassName needs sizeGibibytes",
+            ".storageClassName",
+        ),
+    ),
+}
+_MODELS: Final = {**TRANSITIONS, **_STATE}
+RULES: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
+    model: (*TRANSITIONS.get(model, ()), *_STATE.get(model, ())) for model in _MODELS
 }
 """Rules by the model at which they stand."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,19 +14,19 @@ class TransformerSpec(ApiModel):
 
     preset: str | None = None
     """Named configuration, such as `mmdit-11b`, `mmdit-11b-dcae` or `mmdit-tiny`; fields below override it."""
-    hidden_size: int | None = Field(default=None, ge=8)
+    hidden_size: int | None = Field(default=None, ge=8, le=1_048_576)
     """Width of the token stream. The preset's value if unset."""
-    num_heads: int | None = Field(default=None, ge=1)
+    num_heads: int | None = Field(default=None, ge=1, le=65_536)
     """Attention heads; hiddenSize must be a multiple of it."""
-    double_blocks: int | None = Field(default=None, ge=0)
+    double_blocks: int | None = Field(default=None, ge=0, le=4096)
     """Number of two-stream blocks."""
-    single_blocks: int | None = Field(default=None, ge=0)
+    single_blocks: int | None = Field(default=None, ge=0, le=4096)
     """Number of one-stream blocks."""
-    mlp_ratio: float | None = Field(default=None, gt=0)
+    mlp_ratio: float | None = Field(default=None, gt=0, le=1024)
     """Feed-forward width divided by hiddenSize."""
-    rope_axes: list[int] | None = Field(default=None, min_length=3, max_length=3)
+    rope_axes: list[Annotated[int, Field(le=1_048_576)]] | None = Field(default=None, min_length=3, max_length=3)
     """Head dimensions for time, rows and columns; even numbers whose sum is the head dimension."""
-    patch_size: int | None = Field(default=None, ge=1)
+    patch_size: int | None = Field(default=None, ge=1, le=1024)
     """Spatial patch in latent pixels: 2 for 8x8 autoencoders, 1 for 32x32 ones."""
     cond_embed: bool | None = None
     """Has the image/video condition input; needed by every conditioning other than t2v."""
@@ -43,13 +43,13 @@ class AutoencoderSpec(ApiModel):
     """Named configuration, such as `dc-ae-f32t4c128`, `hunyuan-vae` or `dc-ae-tiny`; fields below override it."""
     kind: Literal["dc-ae", "hunyuan-vae"] | None = None
     """Architecture: Video DC-AE (4x32x32, not causal) or HunyuanVideo VAE (4x8x8, causal)."""
-    latent_channels: int | None = Field(default=None, ge=1)
+    latent_channels: int | None = Field(default=None, ge=1, le=65_536)
     """Channels of a latent."""
-    widths: list[int] | None = None
+    widths: list[Annotated[int, Field(le=1_048_576)]] | None = Field(default=None, min_length=1, max_length=16)
     """Channels of each encoder stage, from pixels to latents."""
-    depths: list[int] | None = None
+    depths: list[Annotated[int, Field(le=4096)]] | None = Field(default=None, min_length=1, max_length=16)
     """Blocks of each encoder stage, from pixels to latents."""
-    decoder_depths: list[int] | None = None
+    decoder_depths: list[Annotated[int, Field(le=4096)]] | None = Field(default=None, min_length=1, max_length=16)
     """Blocks of each decoder stage in the same order (pixels first); as many as `depths` has."""
     scaling_factor: float | None = Field(default=None, gt=0)
     """Latents are multiplied by it (hunyuan-vae) or divided by it (dc-ae), so that they have about unit variance.
@@ -87,9 +87,9 @@ class TextEncoderSpec(ApiModel):
     pooled CLIP-L feature, from mounted weights."""
     max_tokens: int = Field(default=512, ge=1, le=4096)
     """Longest caption in tokens; longer ones are cut."""
-    context_dim: int = Field(default=4096, ge=8)
+    context_dim: int = Field(default=4096, ge=8, le=1_048_576)
     """Width of the token features (4096 for T5-XXL)."""
-    pooled_dim: int = Field(default=768, ge=8)
+    pooled_dim: int = Field(default=768, ge=8, le=1_048_576)
     """Width of the pooled feature (768 for CLIP-L)."""
     weights: str | None = None
     """Directory or URI with both encoders; required by `t5-clip`, refused by `bytes`."""

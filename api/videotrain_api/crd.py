@@ -34,6 +34,7 @@ _KEPT: Final = (
     "maxLength",
     "minItems",
     "maxItems",
+    "maxProperties",
     "required",
     "default",
     "description",
@@ -43,14 +44,19 @@ _NAME: Final = {"pattern": DNS_LABEL.pattern, "maxLength": DNS_LABEL.max_length}
 PRINTER_COLUMNS: Final = (
     ("Phase", "string", ".status.phase", "Where the run is", 0),
     ("Stage", "string", ".status.stage", "Current stage", 0),
-    ("Progress", "string", ".status.progress", "Last step of the stage and how many it has", 0),
-    ("Nodes", "integer", ".status.nodes.current", "Nodes of the running generation", 0),
-    ("MFU", "number", ".status.throughput.mfuPercent", "Model FLOPs utilisation, percent", 0),
-    ("Cost", "string", ".status.cost.total", "Spent so far", 0),
-    ("Generation", "integer", ".status.generation", "Newest generation of workers", 1),
+    ("Step", "string", ".status.columns.step", "Last step of the stage and how many it has", 0),
+    ("Nodes", "string", ".status.columns.nodes", "Nodes of the running generation and most wanted", 0),
+    ("MFU", "string", ".status.columns.mfu", "Model FLOPs utilisation", 0),
+    ("Cost", "string", ".status.columns.cost", "Spent so far", 0),
     ("Age", "date", ".metadata.creationTimestamp", "Time since creation", 0),
+    ("Generation", "integer", ".status.generation", "Newest generation of workers", 1),
+    ("Forecast", "string", ".status.cost.forecast", "Expected cost of the whole run", 1),
+    ("Queue", "string", ".spec.queue.name", "LocalQueue that admits the pods", 1),
 )
 """Name, type, path, description and priority of the columns of `kubectl get vtr`."""
+SCALE: Final = {"specReplicasPath": ".spec.nodes.max", "statusReplicasPath": ".status.nodes.current"}
+"""`kubectl scale --replicas` moves the upper bound. No label selector: autoscaling by a metric of pods would fight the
+operator, which decides how many nodes pay."""
 
 
 def custom_resource_definition() -> Json:
@@ -67,7 +73,7 @@ def custom_resource_definition() -> Json:
         "name": vocabulary.API_VERSION.partition("/")[2],
         "served": True,
         "storage": True,
-        "subresources": {"status": {}},
+        "subresources": {"status": {}, "scale": SCALE},
         "additionalPrinterColumns": [_column(*column) for column in PRINTER_COLUMNS],
         "schema": {"openAPIV3Schema": root_schema()},
     }
@@ -86,12 +92,13 @@ def root_schema() -> Json:
         "description": _text(VideoTrainingRun.__doc__),
         "required": ["spec"],
         "properties": {
-            "apiVersion": {"type": "string", "description": "Version of the API."},
-            "kind": {"type": "string", "description": "Kind of the resource."},
+            "apiVersion": {"type": "string", "description": f"Version of the API: {vocabulary.API_VERSION}."},
+            "kind": {"type": "string", "description": f"Kind of the resource: {vocabulary.KIND}."},
             "metadata": {"type": "object", "properties": {"name": {**_NAME, "type": "string"}}},
             "spec": structural(VideoTrainingRunSpec, "Desired state."),
             "status": structural(RunStatus, "Observed state; written by the operator only."),
         },
+        "x-kubernetes-validations": [rule.to_wire() for rule in RULES[VideoTrainingRun]],
     }
 
 
@@ -116,7 +123,7 @@ class _Converter:
         schema = self._resolved(schema)
         node = {key: copy.deepcopy(schema[key]) for key in _KEPT if schema.get(key) is not None}
         if "description" in node:
-            node["description"] = _text(node["description"])
+            node["description"] = _text(node["description"]) + _spoken_default(node)
         if node.get("type") == "object":
             node |= self._object(schema, node)
         if node.get("type") == "array":
@@ -143,6 +150,8 @@ class _Converter:
 
     def _object(self, schema: Json, node: Json) -> Json:
         values = schema.get("additionalProperties")
+        for constrained in schema.get("patternProperties", {}).values():
+            values = constrained  # a structural schema cannot constrain names; rules and models do
         if "properties" not in schema:
             if values is True or values is None:
                 return {"x-kubernetes-preserve-unknown-fields": True}
@@ -191,6 +200,14 @@ def _ordered(node: Json) -> Json:
 
 def _text(documentation: str | None) -> str:
     return " ".join((documentation or "").split())
+
+
+def _spoken_default(node: Json) -> str:
+    """`kubectl explain` does not show defaults."""
+    value = node.get("default")
+    if isinstance(value, bool):
+        return f" Default: {str(value).lower()}."
+    return f" Default: {value}." if isinstance(value, str | int | float) and value != "" else ""
 
 
 def _column(name: str, kind: str, path: str, description: str, priority: int) -> Json:

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from videotrain_api import reference, vocabulary
+from videotrain_api.chart_values import CHART, chart_files
 from videotrain_api.crd import custom_resource_definition
 
 COMMAND = "python -m videotrain_api.generate write"
@@ -22,6 +23,8 @@ def generated_files() -> dict[str, str]:
     """Content of every generated file by its path in the repository."""
     return {
         f"manifests/crds/{vocabulary.PLURAL}.{vocabulary.GROUP}.yaml": _crd_text(),
+        f"{CHART}/files/crds/{vocabulary.PLURAL}.{vocabulary.GROUP}.yaml": _crd_text(),
+        **chart_files(),
         "docs/reference/api.md": reference.api_reference(),
         "docs/reference/metrics.md": reference.metrics_reference(),
         "docs/reference/exit-codes.md": reference.exit_codes_reference(),

@@ -165,6 +165,20 @@ API_CONFLICTS: Final = _operator(
     "api_conflicts_total", "counter", "Writes that were refused because the object had changed."
 )
 EVENTS: Final = _operator("events_total", "counter", "Events that were emitted, by reason.", labels=("reason",))
+API_REQUESTS: Final = _operator(
+    "api_requests_total",
+    "counter",
+    "Requests to the API server by verb, kind and HTTP status (0: no answer).",
+    labels=("verb", "kind", "code"),
+)
+WATCH_RESTARTS: Final = _operator(
+    "watch_restarts_total", "counter", "Watches that broke or expired and were taken up again.", labels=("kind",)
+)
+LEADER: Final = _operator("leader", "gauge", "1 while this replica holds the Lease and writes.")
+FROZEN: Final = _operator("frozen", "gauge", "1 while lost nodes are not believed, because too many are lost at once.")
+WEBHOOK_REVIEWS: Final = _operator(
+    "webhook_reviews_total", "counter", "Admission reviews that this replica answered.", labels=("outcome",)
+)
 
 CATALOGUE: Final[dict[str, Metric]] = {
     metric.name: metric for metric in list(globals().values()) if isinstance(metric, Metric)

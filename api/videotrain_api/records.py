@@ -5,6 +5,8 @@ Times are UTC datetimes; durations are integer microseconds, so that sums are ex
 
 from __future__ import annotations
 
+import hashlib
+import json
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -139,13 +141,19 @@ class WorkerExit(ApiModel):
     """How a worker process ended, written by itself or, if it could not, by the agent."""
 
     kind: Literal["exit"] = "exit"
+    """Tells records apart."""
     generation: int
+    """Generation in which it worked."""
     stage: str
+    """Stage that it worked on."""
     local_rank: int
+    """Its number in the pod, from 0."""
     at: datetime
+    """When it ended."""
     code: int
     """Exit code; 128 + n for signal n."""
     outcome: Literal["completed", "drained", "failed"]
+    """The stage is done, it was asked to stop and saved, or neither."""
     step: int
     """Last finished step."""
     message: str = ""
@@ -164,9 +172,13 @@ class SavedPoint(ApiModel):
     """A complete checkpoint, with the times that split a generation's work into kept and lost."""
 
     step: int
+    """Last step that it holds."""
     captured_at: datetime
+    """When that step was finished."""
     committed_at: datetime
+    """When it was complete in the object store."""
     uri: str
+    """Where it is."""
     data_stall_us: int
     """Data stall of the generation up to captured_at, microseconds."""
     checkpoint_us: int
@@ -177,11 +189,17 @@ class GenerationProgress(ApiModel):
     """Facts of one generation as its workers tell them. Times are None until they happened."""
 
     generation: int
+    """Number of the generation."""
     stage: str
+    """Stage that it works on."""
     state: Literal["starting", "running", "draining", "drained", "failed", "succeeded"]
+    """Where its workers are."""
     world_size: int | None = None
+    """Worker processes."""
     resumed_step: int | None = None
+    """Step of the checkpoint it started from; 0 for none."""
     total_steps: int | None = None
+    """Steps that the stage will have."""
     step: int = 0
     """Last finished step; resumed_step if none was finished in this generation."""
     launched_at: datetime
@@ -195,7 +213,9 @@ class GenerationProgress(ApiModel):
     ended_at: datetime | None = None
     """When the last worker of this pod was gone."""
     data_stall_us: int = 0
+    """Time in which steps waited for input, microseconds."""
     checkpoint_us: int = 0
+    """Time in which steps waited for a checkpoint, microseconds."""
     saved: list[SavedPoint] = Field(default_factory=list)
     """Checkpoints completed in this generation, oldest first; the newest 8."""
     exit: WorkerExit | None = None
@@ -207,10 +227,13 @@ class GenerationProgress(ApiModel):
     curation: CurationCounts | None = None
     """Of a curate stage, once its set was put together."""
     loss: float | None = None
+    """Mean loss of the last step."""
     samples_per_second: float | None = None
+    """Clips and pictures per second over the last 20 steps, whole world."""
     tokens_per_second: float | None = None
+    """Image and text tokens per second over the last 20 steps, whole world."""
     model_flops_per_second: float | None = None
-    """Over the last 20 steps, whole world."""
+    """Forward and backward FLOPs per second over the last 20 steps, whole world; recomputation not counted."""
 
 
 class AgentProgress(ApiModel):
@@ -230,3 +253,13 @@ class AgentProgress(ApiModel):
     """The one before it."""
     error: str | None = None
     """Why the agent cannot obey the roster, for people."""
+
+    def tag(self) -> str:
+        """Digest of the facts that somebody may have to act upon; counters that move with every step leave it alone."""
+        current = self.current
+        facts: list[object] = [self.pod_uid, self.ready, self.roster_generation, self.error]
+        if current is not None:
+            saved = current.saved[-1].step if current.saved else None
+            times = (current.started_at, current.first_step_at, current.ended_at)
+            facts += [current.generation, current.state, saved, current.exit is not None, *map(str, times)]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

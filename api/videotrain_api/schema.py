@@ -9,10 +9,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self, get_args
+from typing import Any, Final, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
+DEEPEST: Final = 64
+"""Levels of a manifest. A pod has about a dozen; a thousand stop most JSON readers, and so whoever watches the run."""
 _PATTERN_MEANINGS: dict[str, str] = {}
 
 
@@ -139,5 +141,7 @@ def field_path(location: tuple[int | str, ...]) -> str:
     """`('spec', 'stages', 1, 'name')` becomes `spec.stages[1].name`."""
     text = ""
     for part in location:
+        if part == "[key]":  # pydantic's word for the name of an entry, which stands before it
+            continue
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text

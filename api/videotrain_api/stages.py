@@ -73,7 +73,7 @@ class CurateTask(ApiModel):
     """Lowest sharpness (variance of the Laplacian, majority of five frames)."""
     dedup_distance: int = Field(default=4, ge=0, le=64)
     """Clips whose perceptual hashes (64 bits, three frames) differ in at most so many bits are duplicates."""
-    long_side: int = Field(default=1080, ge=32)
+    long_side: int = Field(default=1080, ge=32, le=65_536)
     """Clips are scaled down to this longer side, pixels; never up."""
 
 
@@ -114,7 +114,7 @@ class Bucket(ApiModel):
     """Longest clip of the class in frames: 1 + 4k for a causal autoencoder, 4k for Video DC-AE, or 1 for images."""
     min_frames: int | None = Field(default=None, ge=1)
     """Shortest clip of the class in frames, in steps of 4; equals frames if unset."""
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=1_000_000)
     """Samples of one micro-batch (one data-parallel slot)."""
     keep_probability: float = Field(default=1.0, gt=0, le=1)
     """Share of the fitting clips taken here; the others fall through to the next smaller resolution."""
@@ -142,7 +142,7 @@ class ConditioningMix(ApiModel):
 class ParallelLayout(ApiModel):
     """How a step is spread over the GPUs."""
 
-    slots_per_step: int = Field(default=1, ge=1)
+    slots_per_step: int = Field(default=1, ge=1, le=1_000_000)
     """Micro-batches of one optimizer step (the logical data-parallel size). It fixes the global batch: worlds of any
     size share these slots, so the sample order never depends on the number of nodes."""
     context_parallel: int = Field(default=1, ge=1)
@@ -167,7 +167,7 @@ class WeightsFrom(ApiModel):
 class TrainTask(ApiModel):
     """Flow-matching training of the transformer on encoded clips."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=1_000_000_000)
     """Optimizer steps."""
     buckets: list[Bucket] = Field(min_length=1, max_length=64)
     """The bucket table."""
@@ -204,7 +204,7 @@ class TrainTask(ApiModel):
 class AutoencoderTask(ApiModel):
     """Training of the video autoencoder on pixels."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=1_000_000_000)
     """Optimizer steps."""
     bucket: Bucket
     """Size of the training clips; cropped from the curated clips."""
@@ -229,7 +229,7 @@ class EncodeTask(ApiModel):
     The sizes are those of all later train stages, so nothing is declared twice.
     """
 
-    shard_bytes: int = Field(default=512 * 1024 * 1024, ge=65536)
+    shard_bytes: int = Field(default=512 * 1024 * 1024, ge=65536, le=2**40)
     """Target size of a shard, bytes."""
 
 
@@ -251,16 +251,16 @@ class SampleTask(ApiModel):
 
     prompts: list[Prompt] = Field(default_factory=list, max_length=256)
     """What to draw."""
-    from_dataset: int = Field(default=0, ge=0)
+    from_dataset: int = Field(default=0, ge=0, le=100_000)
     """Draw so many further videos from captions of the training clips, with the clip's first frame as reference if
     the model was trained on i2v_head; the report shows them beside the clips."""
     resolution: Resolution
     """Area class of the videos."""
-    frames: int = Field(ge=1)
+    frames: int = Field(ge=1, le=100_000)
     """Frames of a video."""
     aspect_ratio: str = Field(default="1:1", max_length=8)
     """Width:height name."""
-    sampling_steps: int = Field(default=50, ge=1)
+    sampling_steps: int = Field(default=50, ge=1, le=100_000)
     """Euler steps."""
     text_guidance: float = Field(default=7.5, ge=0)
     """Scale of text guidance."""

@@ -6,9 +6,11 @@ Everything here is written by the planner in one write per pass. Money is intege
 from __future__ import annotations
 
 from datetime import datetime
+from fractions import Fraction
 
 from pydantic import Field
 
+from videotrain_api.money import MICROS, round_half_up
 from videotrain_api.records import CurationCounts, GenerationProgress
 from videotrain_api.schema import ApiModel
 
@@ -34,7 +36,9 @@ class GenerationStatus(ApiModel):
     """One generation: a fixed set of members between two changes of the world."""
 
     number: int
+    """1 for the first; rises with every change of the world and is never reused."""
     stage: str
+    """Stage that it works on."""
     reason: str
     """GenerationReason for which it was started."""
     message: str = ""
@@ -65,7 +69,9 @@ class StageStatus(ApiModel):
     """One stage."""
 
     name: str
+    """As in spec.stages."""
     task: str
+    """As in spec.stages."""
     state: str
     """Pending, Running, Succeeded or Failed."""
     config_hash: str
@@ -75,25 +81,33 @@ class StageStatus(ApiModel):
     saved_step: int = 0
     """Step of the newest complete checkpoint."""
     total_steps: int | None = None
+    """Steps that it will have; unset while that is not known, as for a stage without optimizer before it runs."""
     curation: CurationCounts | None = None
     """What a curate stage kept and dropped, once its set was put together."""
     started_at: datetime | None = None
+    """When its first generation was started."""
     finished_at: datetime | None = None
+    """When it succeeded or failed."""
 
 
 class RestartCounts(ApiModel):
     """Restarts so far, by cause."""
 
     application: int = 0
+    """Faults of the program."""
     infrastructure: int = 0
+    """Lost nodes, failed GPUs, storage outages."""
     preemption: int = 0
+    """Reclaimed or drained nodes."""
     hang: int = 0
+    """Frozen step counters."""
 
 
 class CostStatus(ApiModel):
     """The bill. Buckets are exclusive and sum to heldGpuMicroseconds and totalMicros exactly."""
 
     currency: str
+    """As in spec.pool."""
     total_micros: int = 0
     """Spent so far, millionths of the currency unit."""
     total: str = "0"
@@ -101,7 +115,9 @@ class CostStatus(ApiModel):
     held_gpu_microseconds: int = 0
     """GPU time held so far."""
     gpu_microseconds_by_bucket: dict[str, int] = Field(default_factory=dict)
+    """heldGpuMicroseconds by what the time went into; the buckets sum to it."""
     micros_by_bucket: dict[str, int] = Field(default_factory=dict)
+    """totalMicros by what the money went into; the buckets sum to it."""
     rate_per_hour: str = "0"
     """What the GPUs held now cost in an hour, decimal string."""
     forecast: str | None = None
@@ -118,28 +134,76 @@ class SuspectNode(ApiModel):
     """A node on which something failed; new pods avoid it for a while."""
 
     name: str
+    """Name of the node."""
     reason: str
+    """What happened there."""
     since: datetime
+    """When it happened."""
+
+
+class OutageStatus(ApiModel):
+    """What the run recovers from: a world ended before its time, and no step was finished since."""
+
+    generation: int
+    """The generation that ended first."""
+    reason: str
+    """GenerationReason of its end."""
+    message: str
+    """For people: the evidence."""
+    since: datetime
+    """When it ended."""
+    wasted_gpu_microseconds: int
+    """GPU time in the buckets lost, stalled, draining and restarting when it began; the difference is what it cost."""
+    wasted_micros: int
+    """The same in money."""
+
+
+class PodGroupStatus(ApiModel):
+    """Pods that the queue admits together, all or none."""
+
+    name: str
+    """Name of the group; never used again once its pods are gone."""
+    pods: int
+    """Total count that the queue waits for."""
+    seen: bool = False
+    """Pods of it were seen; once none is left, it is over."""
 
 
 class NodesStatus(ApiModel):
-    """Numbers for printer columns."""
+    """How many nodes there are, and may be."""
 
     current: int = 0
     """Members of the running generation."""
     ready: int = 0
     """Pods that could be members now."""
     min: int = 0
+    """Fewest that the current stage goes on with."""
     max: int = 0
+    """Most that the current stage asks for."""
 
 
 class ThroughputStatus(ApiModel):
     """Over the last 20 steps, whole world."""
 
     samples_per_second: float | None = None
+    """Clips and pictures per second."""
     tokens_per_second: float | None = None
+    """Image and text tokens per second."""
     mfu_percent: float | None = None
     """Model FLOPs per second divided by the GPUs' dense bf16 peak; recomputation not counted."""
+
+
+class ColumnsStatus(ApiModel):
+    """Short texts for `kubectl get`, which prints numbers with all their digits; nothing else reads them."""
+
+    step: str = ""
+    """Last step of the current stage and how many it has, such as `120/400`."""
+    nodes: str = ""
+    """Nodes of the running generation and most wanted, such as `7/8`."""
+    mfu: str = ""
+    """Model FLOPs utilisation, such as `41%`."""
+    cost: str = ""
+    """Spent so far, such as `$12.34` or `12.34 EUR`."""
 
 
 class RunStatus(ApiModel):
@@ -150,25 +214,35 @@ class RunStatus(ApiModel):
     phase: str = "Pending"
     """vocabulary.Phase; derived, for people."""
     conditions: list[ConditionStatus] = Field(default_factory=list)
+    """What is true of the run, by type; `kubectl wait --for=condition=Complete` reads them."""
     stage: str | None = None
     """Name of the current stage."""
     step: int = 0
     """Last finished step of the current stage."""
     progress: str = ""
-    """Such as `train-256px 120/400`, for the printer column."""
+    """Such as `train-256px 120/400`, for people."""
     generation: int = 0
     """Newest generation number; never reused."""
+    columns: ColumnsStatus = ColumnsStatus()
+    """What `kubectl get` shows."""
     nodes: NodesStatus = NodesStatus()
+    """How many nodes there are, and may be."""
     stages: list[StageStatus] = Field(default_factory=list)
+    """Every stage of the run, in its order."""
     generations: list[GenerationStatus] = Field(default_factory=list)
     """The newest 16; earlier ones are folded into the ledger."""
     restarts: RestartCounts = RestartCounts()
+    """Restarts of the whole run."""
     restarts_in_stage: RestartCounts = RestartCounts()
+    """Restarts of the current stage; spec.failurePolicy.limits bounds them."""
     same_step_deaths: int = 0
     """Generations in a row that died at the same step."""
     last_death_step: int | None = None
+    """The step at which the last of them died."""
     throughput: ThroughputStatus = ThroughputStatus()
+    """How fast the running generation is."""
     cost: CostStatus | None = None
+    """The bill; unset until pods are held."""
     start_time: datetime | None = None
     """When the first pod was created."""
     completion_time: datetime | None = None
@@ -185,7 +259,45 @@ class RunStatus(ApiModel):
     """Limits at which the budget's action was taken; other limits in spec.budget lift it."""
     config_map: str | None = None
     """Name of the config map with the frozen stage configurations."""
+    ledger: str | None = None
+    """Name of the config map with the ledger, once it was written."""
+    outage: OutageStatus | None = None
+    """What is being recovered from; unset while steps go on."""
+    pod_groups: list[PodGroupStatus] = Field(default_factory=list)
+    """Groups of pods in the queue; empty without spec.queue."""
+    pod_groups_made: int = 0
+    """How many groups there were; numbers their names."""
     failed_pods: list[str] = Field(default_factory=list)
     """UIDs of failed pods that were counted and are not gone yet."""
     suspect_nodes: list[SuspectNode] = Field(default_factory=list)
     """Nodes that new pods avoid."""
+
+
+_CENTS_UP_TO = 1000
+"""Larger amounts are shown without cents."""
+
+
+def columns_of(status: RunStatus) -> ColumnsStatus:
+    """The short texts of a status, for eighty columns in all."""
+    stage = next((s for s in status.stages if s.name == status.stage), None)
+    total = f"/{stage.total_steps}" if stage and stage.total_steps else ""
+    return ColumnsStatus(
+        step=f"{status.step}{total}" if stage else "",
+        nodes=f"{status.nodes.current}/{status.nodes.max}",
+        mfu=_percent(status.throughput.mfu_percent),
+        cost=_amount(status.cost) if status.cost else "",
+    )
+
+
+def _percent(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}%" if value >= 10 else f"{value:.1f}%" if value >= 0.1 else "<0.1%"
+
+
+def _amount(cost: CostStatus) -> str:
+    whole, cents = divmod(round_half_up(Fraction(cost.total_micros, MICROS // 100)), 100)
+    text = f"{whole}.{cents:02d}"
+    if whole >= _CENTS_UP_TO:
+        text = str(round_half_up(Fraction(cost.total_micros, MICROS)))
+    return f"${text}" if cost.currency == "USD" else f"{text} {cost.currency}"

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.pool import AnnotationKey, LabelKey, LabelValue, Money, ObjectName, PodTemplate, Pool
 from videotrain_api.schema import ApiModel, patterned
 from videotrain_api.stages import DNS_LABEL, NodeBounds, Stage
 from videotrain_api.vocabulary import API_VERSION, KIND
 
-Money = Annotated[
-    str,
-    patterned(
-        r"^[0-9]{1,12}(\.[0-9]{1,6})?$",
-        "a decimal string of 0 or more with at most six places, such as '2.00'; negative amounts make no sense here",
-        max_length=19,
-    ),
-]
-"""An amount as a decimal string with at most six places, so that no float ever holds money."""
-Currency = Annotated[str, patterned(r"^[A-Z]{3}$", "an ISO 4217 code of three capital letters, such as USD")]
-"""ISO 4217 code."""
+LONGEST_SECONDS: Final = 1_000_000_000
+"""Thirty years; dates end some way beyond."""
 Cause = Literal["application", "infrastructure", "preemption", "hang"]
 """Why a generation ended before its time; each has a restart budget of its own."""
 
@@ -39,9 +31,9 @@ class Metadata(ApiModel):
     """Set by the API server."""
     generation: int | None = None
     """Set by the API server; rises with every change of spec."""
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     """Labels; those starting with `videotrain.dev/` other than team and cost-center are set by the operator."""
-    annotations: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[AnnotationKey, str] = Field(default_factory=dict)
     """Annotations."""
 
 
@@ -60,7 +52,7 @@ class Storage(ApiModel):
     """S3 endpoint; AWS if unset. `videotrain local` starts a server of its own if unset."""
     region: str = "us-east-1"
     """Region for request signing."""
-    credentials_secret: str | None = None
+    credentials_secret: ObjectName | None = None
     """Secret with keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the pod's identity is used if unset."""
 
 
@@ -68,7 +60,7 @@ class Dataset(ApiModel):
     """What the run learns from. Give the earliest form at hand; stages make the later ones."""
 
     videos: str | None = None
-    """Folder of raw videos: s3://, file:// or, in `videotrain local`, package://MODULE/FOLDER. Input of `curate`.
+    """Folder of raw videos: s3://, file:// or package://MODULE/FOLDER of a package in the image. Input of `curate`.
     A text file of the same stem beside a video holds its caption."""
     captions: dict[str, str] = Field(default_factory=dict)
     """Captions by file stem for videos without a text file; the stem itself is the last resort."""
@@ -78,49 +70,6 @@ class Dataset(ApiModel):
     """URI of an encoded set (manifest.parquet and tar shards); made by an `encode` stage if unset."""
 
 
-class Toleration(ApiModel):
-    """A Kubernetes toleration."""
-
-    key: str | None = None
-    """Taint key."""
-    operator: Literal["Exists", "Equal"] = "Equal"
-    """How value is compared."""
-    value: str | None = None
-    """Taint value."""
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """Taint effect; all effects if unset."""
-    toleration_seconds: int | None = Field(default=None, ge=0)
-    """How long a NoExecute taint is tolerated, seconds."""
-
-
-class Pool(ApiModel):
-    """The nodes to run on and what they cost."""
-
-    gpus_per_node: int = Field(ge=1, le=64)
-    """GPUs of a node; a worker pod takes them all and runs one process on each. In `videotrain local` a worker slot
-    stands for a GPU."""
-    gpu_resource: str = "nvidia.com/gpu"
-    """Extended resource name of the GPUs."""
-    price_per_gpu_hour: Money
-    """What one GPU costs for an hour, decimal string in `currency`."""
-    currency: Currency = "USD"
-    """Currency of every amount of the run."""
-    node_selector: dict[str, str] = Field(default_factory=dict)
-    """Labels that a node must have."""
-    tolerations: list[Toleration] = Field(default_factory=list)
-    """Tolerations of the worker pods, beside those for lost nodes that the operator sets."""
-    priority_class_name: str | None = None
-    """Priority class of the worker pods."""
-    rdma_resource: str | None = None
-    """Extended resource name of the RDMA device, one per pod; no RDMA if unset."""
-    shm_gibibytes: int = Field(default=64, ge=1)
-    """Size of the memory-backed /dev/shm, GiB."""
-    service_account_name: str | None = None
-    """Service account of the worker pods; its identity is used for the object store if no secret is named."""
-    image_pull_secrets: list[str] = Field(default_factory=list)
-    """Names of image pull secrets."""
-
-
 class Budget(ApiModel):
     """Limits on what the run may spend. Raising them while running takes effect at once."""
 
@@ -128,7 +77,7 @@ class Budget(ApiModel):
     """Most money to spend, decimal string in pool.currency."""
     max_gpu_hours: float | None = Field(default=None, gt=0)
     """Most GPU-hours to hold."""
-    warn_at_percent: list[Annotated[int, Field(ge=1, le=100)]] = Field(default_factory=lambda: [50, 80])
+    warn_at_percent: list[Annotated[int, Field(ge=1, le=100)]] = Field(default_factory=lambda: [50, 80], max_length=100)
     """A warning event is emitted when so many percent are spent."""
     action: Literal["Notify", "Shrink", "CheckpointAndSuspend", "Fail"] = "CheckpointAndSuspend"
     """What happens before a limit would be passed at the next checkpoint: tell, go on with the fewest nodes, save and
@@ -149,9 +98,9 @@ class CheckpointPolicy(ApiModel):
 class FailureRule(ApiModel):
     """First match decides. A rule without conditions matches everything."""
 
-    exit_codes: list[Annotated[int, Field(ge=1, le=255)]] = Field(default_factory=list)
+    exit_codes: list[Annotated[int, Field(ge=1, le=255)]] = Field(default_factory=list, max_length=255)
     """Exit codes of a worker process or container; any if empty."""
-    reasons: list[str] = Field(default_factory=list)
+    reasons: list[str] = Field(default_factory=list, max_length=64)
     """Reasons such as OOMKilled, Evicted, NodeLost, Hang; any if empty."""
     action: Literal["Restart", "ReplaceNode", "Fail", "Ignore"]
     """Start the next generation, also replace the pod's node, fail the run, or restart without counting it."""
@@ -173,36 +122,36 @@ class RestartLimits(ApiModel):
 class FailurePolicy(ApiModel):
     """What happens when something fails."""
 
-    rules: list[FailureRule] = Field(default_factory=list)
+    rules: list[FailureRule] = Field(default_factory=list, max_length=64)
     """Ordered rules; the built-in table of exit codes and reasons decides when none matches."""
     limits: RestartLimits = RestartLimits()
     """Restart budgets by cause."""
     same_step_limit: int = Field(default=3, ge=1)
     """Generations in a row that may die at the same step before the run fails as NoProgress."""
-    hang_seconds: int = Field(default=600, ge=5)
+    hang_seconds: int = Field(default=600, ge=5, le=LONGEST_SECONDS)
     """A step counter frozen for so long while its pod looks alive is a hang, seconds."""
-    start_seconds: int = Field(default=900, ge=5)
+    start_seconds: int = Field(default=900, ge=5, le=LONGEST_SECONDS)
     """Time that a generation may take from its roster to its first step, seconds."""
-    grace_seconds: int = Field(default=120, ge=1)
+    grace_seconds: int = Field(default=120, ge=1, le=86_400)
     """Time that workers get to finish their step and save after a stop request, seconds."""
 
 
 class Elasticity(ApiModel):
     """When the world changes size."""
 
-    wait_for_max_seconds: int = Field(default=60, ge=0)
+    wait_for_max_seconds: int = Field(default=60, ge=0, le=LONGEST_SECONDS)
     """How long a first generation waits for max nodes before it starts with what is there (at least min), seconds."""
-    min_gain_seconds: int = Field(default=120, ge=0)
+    min_gain_seconds: int = Field(default=120, ge=0, le=LONGEST_SECONDS)
     """A grown world must save at least so much of the remaining time beyond its own restart, seconds."""
 
 
 class Queue(ApiModel):
     """Gang admission through Kueue."""
 
-    name: str = Field(min_length=1)
-    """LocalQueue that admits the run's pods."""
-    priority_class: str | None = None
-    """WorkloadPriorityClass."""
+    name: Annotated[ObjectName, Field(min_length=1)]
+    """LocalQueue of the run's namespace that admits the pods, all or none."""
+    priority_class: LabelValue | None = None
+    """WorkloadPriorityClass; the queue's default if unset."""
 
 
 class VideoTrainingRunSpec(ApiModel):
@@ -225,7 +174,9 @@ class VideoTrainingRunSpec(ApiModel):
     pool: Pool
     """Nodes and their price."""
     image: str = Field(default="videotrain/trainer:0.1.0", min_length=1, max_length=512)
-    """Trainer image."""
+    """Trainer image; name a digest where tags may move, since pods of one world must run one program."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    """When the image is pulled; unset: Always for the tag latest, otherwise IfNotPresent."""
     budget: Budget | None = None
     """Spending limits; none if unset. May be changed while running."""
     checkpoint: CheckpointPolicy = CheckpointPolicy()
@@ -240,14 +191,14 @@ class VideoTrainingRunSpec(ApiModel):
     """Seed of sample order, noise and initial weights."""
     suspend: bool = False
     """Save, release every node and wait. May be changed while running."""
-    active_deadline_seconds: int | None = Field(default=None, ge=1)
+    active_deadline_seconds: int | None = Field(default=None, ge=1, le=LONGEST_SECONDS)
     """Longest time with pods held, summed over suspensions, seconds; the run fails beyond it."""
-    start_deadline_seconds: int | None = Field(default=None, ge=1)
+    start_deadline_seconds: int | None = Field(default=None, ge=1, le=LONGEST_SECONDS)
     """Longest wait for the first step of the run, seconds; the run fails beyond it."""
-    ttl_seconds_after_finished: int | None = Field(default=None, ge=0)
+    ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=LONGEST_SECONDS)
     """The finished run is deleted after so many seconds; kept if unset."""
-    pod_template: dict[str, Any] | None = None
-    """Strategic merge patch for the worker pod template (labels, annotations, spec)."""
+    pod_template: PodTemplate | None = None
+    """Strategic merge patch for the worker pods, for what the other fields do not say; fixed once the run exists."""
 
 
 class VideoTrainingRun(ApiModel):

@@ -10,12 +10,15 @@ from pydantic import ValidationError
 from videotrain_api.rules.architecture import check_architecture
 from videotrain_api.rules.facts import facts_of
 from videotrain_api.rules.layouts import check_layouts
+from videotrain_api.rules.metadata import check_metadata
+from videotrain_api.rules.pods import check_pods
 from videotrain_api.rules.spending import check_affordable, check_spending
 from videotrain_api.rules.stages import check_stages
 from videotrain_api.rules.training import check_training
 from videotrain_api.schema import ManifestError, Problem, problems_of
 from videotrain_api.trainrun import VideoTrainingRun
 from videotrain_api.vocabulary import API_VERSION, KIND
+from videotrain_api.wire import as_served
 
 
 def parse_run(data: Any) -> VideoTrainingRun:
@@ -33,6 +36,9 @@ def parse_run(data: Any) -> VideoTrainingRun:
     header = list(_header(data))
     if header:
         raise ManifestError(header)
+    data, unfit = as_served(data)
+    if unfit:
+        raise ManifestError(unfit)
     try:
         run = VideoTrainingRun.model_validate(data, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
@@ -47,11 +53,13 @@ def check(run: VideoTrainingRun) -> list[Problem]:
     """Every broken rule between fields; empty if the run can be accepted."""
     facts = facts_of(run)
     problems = [
+        *check_metadata(facts),
         *check_architecture(facts),
         *check_stages(facts),
         *check_layouts(facts),
         *check_training(facts),
         *check_spending(facts),
+        *check_pods(facts),
     ]
     return problems or list(check_affordable(facts))
 

@@ -26,6 +26,13 @@ ANNOTATION_PRICE: Final = "videotrain.dev/price"
 ANNOTATION_SUSPENDED_BY: Final = "videotrain.dev/suspended-by"
 """Who set spec.suspend; `videotrain local` resumes only what its own Ctrl-C suspended."""
 
+CONTAINER_WORKER: Final = "worker"
+"""The container of a worker pod that runs the agent; podTemplate may add others beside it."""
+VOLUMES_FIXED: Final = ("roster", "config", "run")
+"""Volumes by which operator, agent and workers speak; podTemplate may not touch them."""
+VOLUMES: Final = (*VOLUMES_FIXED, "cache", "tmp", "shm")
+"""All volumes that the operator makes; podTemplate may give the last three another source."""
+
 # Files of a worker pod, relative to the pod's root (ENV_POD_ROOT, `/` in a container).
 ENV_POD_ROOT: Final = "VIDEOTRAIN_POD_ROOT"
 FILE_ROSTER: Final = "etc/videotrain/pod/roster"
@@ -73,10 +80,12 @@ class Condition(StrEnum):
     """Types in status.conditions."""
 
     ACCEPTED = "Accepted"
+    QUOTA_RESERVED = "QuotaReserved"
     SCHEDULED = "Scheduled"
     RUNNING = "Running"
     SUSPENDED = "Suspended"
     RESTARTING = "Restarting"
+    CLUSTER_TRUSTED = "ClusterTrusted"
     PROGRESS_OBSERVED = "ProgressObserved"
     BUDGET_OK = "BudgetOK"
     COMPLETE = "Complete"

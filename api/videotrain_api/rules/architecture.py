@@ -17,23 +17,24 @@ _FIRST_ATTENTION_STAGE = 3
 def check_architecture(facts: Facts) -> Iterator[Problem]:
     """Everything about spec.model, spec.autoencoder and spec.textEncoder."""
     yield from facts.problems
-    if facts.model:
-        yield from _heads(facts.model)
+    yield from _heads(facts.model or facts.run.spec.model)
     if facts.autoencoder:
         yield from _autoencoder(facts.autoencoder)
     yield from _text_encoder(facts)
 
 
 def _heads(model: TransformerSpec) -> Iterator[Problem]:
-    hidden, heads, axes = model.hidden_size or 1, model.num_heads or 1, model.rope_axes or []
-    if hidden % heads:
-        yield Problem("spec.model.hiddenSize", hidden, f"must be a multiple of numHeads ({heads})")
-        return
+    """What is written, or completed by the preset, fits together; also in a model that no stage uses."""
+    hidden, heads, axes = model.hidden_size, model.num_heads, model.rope_axes or []
     if any(axis % 2 or axis < 2 for axis in axes):
         yield Problem(
             "spec.model.ropeAxes", axes, "allowed: even numbers of 2 or more, since they are rotated in pairs"
         )
-    if sum(axes) != hidden // heads:
+    if hidden is None or heads is None:
+        return
+    if hidden % heads:
+        yield Problem("spec.model.hiddenSize", hidden, f"must be a multiple of numHeads ({heads})")
+    elif axes and sum(axes) != hidden // heads:
         sizes = f"hiddenSize {hidden} / numHeads {heads}"
         yield Problem("spec.model.ropeAxes", axes, f"must sum to the head dimension of {hidden // heads} ({sizes})")
 

@@ -69,7 +69,7 @@ def _worlds(path: str, layout: ParallelLayout, counts: list[int], gpus: int) -> 
         groups = idle[-1] * gpus // degree
         where = f"{shown(idle)} node(s) make up to {groups} data-parallel groups, more than there are slots"
         yield Problem(f"{path}.slotsPerStep", slots, f"{where}; allowed: {groups} or more, or fewer nodes")
-    uneven = [n for n in counts if n not in idle and slots % (n * gpus // degree)]
+    uneven = [n for n in counts if n * gpus // degree <= slots and slots % (n * gpus // degree)]
     if layout.zero_stage >= 2 and uneven:
         where = f"must be a multiple of every data-parallel size under zeroStage {layout.zero_stage}"
         yield Problem(

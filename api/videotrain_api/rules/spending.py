@@ -25,8 +25,6 @@ def check_spending(facts: Facts) -> Iterator[Problem]:
         if not rule.exit_codes and not rule.reasons:
             allowed = "it matches everything, so the rules after it are never used: put it last or add a condition"
             yield Problem(f"spec.failurePolicy.rules[{number}]", rule.to_wire(), allowed)
-    for key in set(spec.pod_template or {}) - {"metadata", "spec"}:
-        yield Problem(f"spec.podTemplate.{key}", "(set)", "unknown field; known fields here: metadata, spec")
 
 
 def check_affordable(facts: Facts) -> Iterator[Problem]:

@@ -43,7 +43,7 @@ class Admission:
         for rule in schema.get("x-kubernetes-validations", []):
             transition = "oldSelf" in rule["rule"]
             if (not transition or old is not None) and not self.holds(rule["rule"], value, old):
-                yield f"{path}{rule.get('fieldPath', '')}: {rule['message']}"
+                yield f"{path}{rule.get('fieldPath', '')}: {rule['message']}".lstrip(".")
         if isinstance(value, dict):
             for name, part in value.items():
                 below = schema.get("properties", {}).get(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def nodes(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[st
 
 
 def test_the_crd_is_a_valid_kubernetes_object():
-    assert kubernetes_validate.validate(custom_resource_definition(), "1.35", strict=True)
+    assert kubernetes_validate.validate(custom_resource_definition(), "1.37", strict=True)
 
 
 def test_the_schema_is_structural():
@@ -55,10 +56,21 @@ def test_every_object_has_fields_or_keeps_unknown_ones():
             assert len(words & set(node)) == 1, path
 
 
-def test_every_field_of_the_spec_is_described():
-    for path, node in nodes(root_schema()["properties"]["spec"]):
-        if not path.endswith((".items", ".additionalProperties")):
+def test_every_field_is_described():
+    for path, node in nodes(root_schema()):
+        if not path.startswith(".metadata") and not path.endswith((".items", ".additionalProperties")):
             assert node.get("description"), path
+
+
+def test_defaults_are_told_in_words_since_explain_does_not_show_them():
+    pool = root_schema()["properties"]["spec"]["properties"]["pool"]["properties"]
+    assert pool["gpuResource"]["description"].endswith(" Default: nvidia.com/gpu.")
+    assert root_schema()["properties"]["spec"]["properties"]["suspend"]["description"].endswith(" Default: false.")
+
+
+def test_it_is_small_enough_for_a_plain_apply():
+    """kubectl keeps the last applied object in an annotation, and all annotations together hold 256 KiB."""
+    assert len(json.dumps(custom_resource_definition(), separators=(",", ":"))) < 128 * 1024
 
 
 def test_every_field_of_every_model_in_a_manifest_is_documented():
@@ -103,13 +115,14 @@ def test_every_blamed_field_exists():
 def test_printer_columns_point_at_status_fields():
     version = custom_resource_definition()["spec"]["versions"][0]
     names = [column["name"] for column in version["additionalPrinterColumns"]]
-    assert names[:4] == ["Phase", "Stage", "Progress", "Nodes"] and names[-1] == "Age"
+    assert names[:7] == ["Phase", "Stage", "Step", "Nodes", "MFU", "Cost", "Age"]
+    assert not any("priority" in column for column in version["additionalPrinterColumns"][:7])
     for column in version["additionalPrinterColumns"]:
         place = version["schema"]["openAPIV3Schema"]
         if column["jsonPath"].startswith(".status"):
             for name in column["jsonPath"].strip(".").split("."):
                 place = place["properties"][name]
-            assert column["type"] in (place["type"], "number")
+            assert column["type"] == place["type"]
 
 
 def test_an_empty_status_fits_the_schema(admission, manifest):
@@ -128,6 +141,9 @@ def free(spec: dict[str, Any]) -> None:
     spec["stages"][3]["nodes"] = {"min": 1, "max": 1}
     spec["budget"] = {"maxCost": "9.00"}
     spec["suspend"] = True
+    spec["elasticity"] = {"minGainSeconds": 7}
+    policy = {"limits": {"hang": 9}, "sameStepLimit": 7, "rules": [{"action": "Restart"}]}
+    spec["failurePolicy"] = policy
     spec["activeDeadlineSeconds"] = spec["startDeadlineSeconds"] = 60
     spec["ttlSecondsAfterFinished"] = 60
 
@@ -140,17 +156,14 @@ def test_limits_and_suspension_may_change_while_running(admission, manifest):
 
 CHANGES = {
     "seed": lambda spec: spec.update(seed=7),
-    "image": lambda spec: spec.update(image="other/image:1"),
     "dataset": lambda spec: spec["dataset"].update(videos="file:///other"),
     "storage": lambda spec: spec["storage"].update(region="eu-west-1"),
-    "pool": lambda spec: spec["pool"].update(pricePerGpuHour="1.00"),
     "model": lambda spec: spec["model"].update(numHeads=8),
     "autoencoder": lambda spec: spec["autoencoder"].update(scalingFactor=2.0),
     "textEncoder": lambda spec: spec.update(textEncoder={"maxTokens": 7}),
     "checkpoint": lambda spec: spec.update(checkpoint={"everySteps": 7}),
-    "elasticity": lambda spec: spec.update(elasticity={"minGainSeconds": 7}),
-    "failurePolicy": lambda spec: spec.update(failurePolicy={"sameStepLimit": 7}),
-    "queue": lambda spec: spec.update(queue={"name": "later"}),
+    "failurePolicy.hangSeconds": lambda spec: spec.update(failurePolicy={"hangSeconds": 7}),
+    "failurePolicy.graceSeconds": lambda spec: spec.update(failurePolicy={"graceSeconds": 7}),
     "stages[3].train": lambda spec: spec["stages"][3]["train"].update(steps=7),
     "stages[0].curate": lambda spec: spec["stages"][0]["curate"].update(minSeconds=1),
     "stages": lambda spec: spec["stages"].append(spec["stages"][4] | {"name": "again"}),
@@ -165,6 +178,40 @@ def test_everything_else_is_fixed_once_the_run_exists(field, admission, manifest
     assert [text for text in refusals if text.startswith(f"spec.{field}:")], refusals
     assert all("cannot" in text for text in refusals), refusals
     assert admission.refusals(manifest) == []
+
+
+THAWED = {
+    "image": lambda spec: spec.update(image="other/image:1"),
+    "imagePullPolicy": lambda spec: spec.update(imagePullPolicy="Always"),
+    "pool": lambda spec: spec["pool"].update(pricePerGpuHour="1.00", nodeSelector={"gpu": "b200"}),
+    "queue": lambda spec: spec.update(queue={"name": "later"}),
+}
+
+
+@pytest.mark.parametrize("field", THAWED)
+def test_what_shapes_the_pods_may_change_only_while_there_are_none(field, admission, manifest):
+    changed = copy.deepcopy(manifest)
+    THAWED[field](changed["spec"])
+
+    def refused(*, suspend: bool, phase: str) -> bool:
+        old = copy.deepcopy(manifest) | {"status": RunStatus(phase=phase).to_wire()}
+        old["spec"]["suspend"] = suspend
+        texts = admission.refusals(changed | {"status": old["status"]}, old)
+        assert all(text.startswith(f"spec.{field}: {field} cannot change while") for text in texts), texts
+        return bool(texts)
+
+    assert not refused(suspend=True, phase="Suspended")
+    assert refused(suspend=False, phase="Running") and refused(suspend=True, phase="Suspending")
+    assert refused(suspend=False, phase="Suspended"), "it is resuming already"
+
+
+@pytest.mark.parametrize("change", [{"gpusPerNode": 1}, {"gpuResource": "amd.com/gpu"}, {"currency": "EUR"}])
+def test_not_even_a_suspended_run_changes_what_its_bill_rests_on(change, admission, manifest):
+    old = manifest | {"status": RunStatus(phase="Suspended").to_wire(), "spec": manifest["spec"] | {"suspend": True}}
+    new = copy.deepcopy(old)
+    new["spec"]["pool"] |= change
+    (text,) = admission.refusals(new, old)
+    assert text.startswith(f"spec.pool.{next(iter(change))}:") and "cannot change" in text
 
 
 def test_stages_cannot_be_moved(admission, manifest):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from videotrain_api.pool import PodTemplate, PodTemplateMetadata, Pool, Toleration
 from videotrain_api.records import GenerationProgress, SavedPoint
 from videotrain_api.reference import reachable_models
 from videotrain_api.schema import ApiModel, ManifestError, camel_case
@@ -29,9 +30,7 @@ from videotrain_api.trainrun import (
     FailurePolicy,
     FailureRule,
     Metadata,
-    Pool,
     Storage,
-    Toleration,
     VideoTrainingRun,
     VideoTrainingRunSpec,
 )
@@ -83,14 +82,17 @@ specs = built(
         gpus_per_node=st.integers(1, 8),
         price_per_gpu_hour=money,
         tolerations=st.lists(built(Toleration, key=maybe(words)), max_size=2),
+        env=st.dictionaries(names, words, max_size=2),
     ),
     budget=maybe(built(Budget, max_cost=maybe(money))),
     failure_policy=built(FailurePolicy, rules=st.lists(built(FailureRule, action=st.just("Fail")), max_size=1)),
     seed=st.integers(0, 2**63 - 1),
     suspend=st.booleans(),
-    pod_template=maybe(st.just({"metadata": {"labels": {"a": "b"}}})),
+    pod_template=maybe(
+        st.just(PodTemplate(metadata=PodTemplateMetadata(labels={"a": "b"}), spec={"priority": None, "x": [{"y": 1}]}))
+    ),
 )
-runs = built(VideoTrainingRun, metadata=built(Metadata, name=names, labels=st.dictionaries(words, words)), spec=specs)
+runs = built(VideoTrainingRun, metadata=built(Metadata, name=names, labels=st.dictionaries(names, names)), spec=specs)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])

@@ -1,0 +1,296 @@
+"""The values of the Helm chart: the one source of values.yaml, values.schema.json and their reference page.
+
+Every model is closed, so a misspelled value is refused by `helm install` instead of being ignored. What belongs to
+Kubernetes (affinity, tolerations, labels ...) is passed on as it is and checked by the API server.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.fields import FieldInfo
+
+from videotrain_api import chart_permissions
+from videotrain_api.schema import camel_case, models_in
+
+CHART: Final = "charts/videotrain"
+_COMMAND: Final = "python -m videotrain_api.generate write"
+_WIDTH: Final = 118
+_DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+Namespace = Annotated[str, StringConstraints(pattern=_DNS_LABEL, max_length=63)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Free = dict[str, Any]
+"""An object of Kubernetes' own API."""
+Texts = dict[str, str]
+Quantities = dict[str, str | int | float]
+
+
+class _Values(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=camel_case, populate_by_name=True, extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
+
+
+class Image(_Values):
+    """The operator's image."""
+
+    repository: str = Field("videotrain/operator", min_length=1)
+    """Repository, with the registry unless the nodes have a default one."""
+    tag: str = ""
+    """Tag; the chart's appVersion if empty."""
+    digest: str = Field("", pattern=r"^(sha256:[0-9a-f]{64})?$")
+    """Digest, such as sha256:...; it wins over the tag."""
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """When nodes pull the image."""
+
+
+class Operator(_Values):
+    """Flags of `videotrain-operator run`."""
+
+    log_format: Literal["json", "text"] = "json"
+    """Form of log lines: json for machines, text for people."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest level that is logged."""
+    lease_seconds: int = Field(10, ge=3, le=300)
+    """How long a leader that fell silent is waited for, seconds. Shorter takes over sooner and writes more often."""
+    concurrent_passes: int = Field(64, ge=1, le=1024)
+    """Runs that are worked on at the same time."""
+    resync_seconds: int = Field(300, ge=10, le=86400)
+    """How often all runs are read anew, seconds; a safety net, since changes wake a run at once."""
+    freeze_percent: int = Field(55, ge=1, le=100)
+    """Share of the nodes in use that may be lost at the same time before the operator stops believing it."""
+
+
+class Resources(_Values):
+    """Resources of an operator pod. There is no CPU limit, since throttling would delay recoveries."""
+
+    requests: Quantities = Field(default={"cpu": "100m", "memory": "256Mi"})
+    """What the scheduler sets aside; enough for some hundred runs."""
+    limits: Quantities = Field(default={"memory": "1Gi"})
+    """Where the pod is stopped; about 1,000 runs of 8 pods take 300 MB."""
+
+
+class ServiceAccount(_Values):
+    """The identity of the operator."""
+
+    create: bool = True
+    """Create it. If false, name one that exists in the release's namespace."""
+    name: str = ""
+    """Its name; the release's full name if empty."""
+    annotations: Texts = Field(default={})
+    """Annotations."""
+
+
+class Rbac(_Values):
+    """Rights. docs/reference/permissions.md lists each with its reason."""
+
+    create: bool = True
+    """Create roles and bindings. If false, somebody else grants what the page lists."""
+    aggregate: bool = True
+    """Create ClusterRoles that let the stock roles view, edit and admin read and write runs."""
+    owner_references_permission_enforcement: bool = False
+    """Also grant what the admission plugin OwnerReferencesPermissionEnforcement asks for; needed on OpenShift."""
+
+
+class Crds(_Values):
+    """The CustomResourceDefinition of VideoTrainingRun."""
+
+    install: bool = True
+    """Install it, and upgrade it with the release. One that somebody else brought is left as it is."""
+    adopt: bool = False
+    """Take over one that somebody else brought; Helm then wants --take-ownership --force-conflicts as well."""
+    keep: bool = True
+    """Keep it at uninstall. If false, uninstalling deletes every run of the whole cluster with it."""
+
+
+class Pod(_Values):
+    """What else goes into operator pods."""
+
+    annotations: Texts = Field(default={})
+    """Annotations."""
+    labels: Texts = Field(default={})
+    """Labels beside the standard ones."""
+    node_selector: Texts = Field(default={})
+    """Node labels to require."""
+    tolerations: list[Free] = Field(default=[])
+    """Taints to tolerate."""
+    affinity: Free = Field(default={})
+    """Affinity. If empty, the pods prefer different nodes."""
+    topology_spread_constraints: list[Free] = Field(default=[])
+    """Spread constraints. If empty, the pods prefer different zones."""
+    priority_class_name: str = ""
+    """Priority class. The operator keeps paid GPUs busy: system-cluster-critical is not too much where allowed."""
+    extra_env: list[Free] = Field(default=[])
+    """Environment variables, such as HTTPS_PROXY, in the form of a container's env."""
+
+
+class PodDisruptionBudget(_Values):
+    """How many operator pods a drain may take at once."""
+
+    enabled: bool = True
+    """Create it."""
+    max_unavailable: int = Field(1, ge=1)
+    """Pods that may be away. With 1 a drain is never blocked, and a standby stays."""
+
+
+class Webhook(_Values):
+    """The validating webhook: what the CRD's own rules cannot say is refused by `kubectl apply` at once."""
+
+    enabled: bool = True
+    """Serve and register it. Without it the operator marks such runs as not Accepted a moment later."""
+    failure_policy: Literal["Ignore", "Fail"] = "Ignore"
+    """What happens while it does not answer. With Fail nobody can edit a run, not even suspend it, while the operator
+    is away; with Ignore nothing gets past, since the operator checks every run again."""
+    timeout_seconds: int = Field(10, ge=1, le=30)
+    """Longest wait for its answer, seconds."""
+
+
+class NetworkPolicies(_Values):
+    """Network policies. They have an effect only where the cluster's network enforces them."""
+
+    enabled: bool = True
+    """Create them."""
+    api_server_ports: list[Port] = Field(default=[443, 6443])
+    """Ports of the API server's endpoints, to which the operator may connect."""
+    metrics_from: list[Free] = Field(default=[])
+    """Who may read metrics, as a list of network policy peers; everybody if empty."""
+    worker_namespaces: list[Namespace] = Field(default=[])
+    """Namespaces in which worker pods get a policy; `namespaces` if empty. A policy covers one namespace, so a
+    cluster-wide operator needs them named here."""
+
+
+class Monitor(_Values):
+    """A Prometheus Operator object; needs the CRDs of monitoring.coreos.com."""
+
+    enabled: bool = False
+    """Create it."""
+    interval: str = Field("15s", pattern=r"^[0-9]+(ms|s|m|h)$")
+    """Time between scrapes."""
+    labels: Texts = Field(default={})
+    """Labels by which Prometheus selects it."""
+
+
+class Monitoring(_Values):
+    """Scraping by the Prometheus Operator."""
+
+    service_monitor: Monitor = Monitor()
+    """Scrapes the operator: runs, money, reconciliation."""
+    pod_monitor: Monitor = Monitor()
+    """Scrapes the agents of worker pods: throughput, losses, exits. It is created in the release's namespace."""
+
+
+class ChartValues(_Values):
+    """All values."""
+
+    name_override: str = ""
+    """Replaces the chart's name in labels and names."""
+    fullname_override: str = Field("", max_length=40)
+    """Replaces the whole prefix of object names (RELEASE-videotrain, or RELEASE if that contains videotrain)."""
+    common_labels: Texts = Field(default={})
+    """Labels of every object of the release."""
+    replicas: int = Field(2, ge=1, le=5)
+    """Operator pods: one leads, the others wait and answer the webhook."""
+    namespaces: list[Namespace] = Field(default=[])
+    """Namespaces whose runs this release serves; all if empty. If named, the operator has no rights on anything but
+    nodes outside of them. They must exist."""
+    image: Image = Image()
+    image_pull_secrets: list[Free] = Field(default=[])
+    """Secrets for pulling the image, each as {name: ...}."""
+    operator: Operator = Operator()
+    resources: Resources = Resources()
+    pod: Pod = Pod()
+    pod_disruption_budget: PodDisruptionBudget = PodDisruptionBudget()
+    service_account: ServiceAccount = ServiceAccount()
+    rbac: Rbac = Rbac()
+    crds: Crds = Crds()
+    webhook: Webhook = Webhook()
+    network_policy: NetworkPolicies = NetworkPolicies()
+    monitoring: Monitoring = Monitoring()
+
+
+def chart_files() -> dict[str, str]:
+    """Content of every generated file of the chart, and of the pages about it, by path."""
+    return {
+        f"{CHART}/values.yaml": values_yaml(),
+        f"{CHART}/values.schema.json": json.dumps(values_schema(), indent=2, ensure_ascii=False) + "\n",
+        f"{CHART}/templates/_permissions.tpl": chart_permissions.template(),
+        "docs/reference/chart-values.md": values_reference(),
+        "docs/reference/permissions.md": chart_permissions.reference(),
+    }
+
+
+def values_schema() -> Free:
+    """JSON Schema of the values, in the draft that Helm 3 and 4 both read."""
+    schema = ChartValues.model_json_schema(by_alias=True, ref_template="#/definitions/{model}")
+    schema["definitions"] = schema.pop("$defs")
+    # Helm hands `global` to every chart that another one depends on.
+    schema["properties"]["global"] = {"type": "object", "description": "Values of a parent chart; not read."}
+    without_titles: Free = _without_titles(schema)
+    return {"$schema": "http://json-schema.org/draft-07/schema#"} | without_titles
+
+
+def _without_titles(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_without_titles(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: _without_titles(value) for key, value in node.items() if not (key == "title" and type(value) is str)}
+
+
+def values_yaml() -> str:
+    """values.yaml: every value with its default below its meaning."""
+    head = [f"# Generated by `{_COMMAND}` from api/videotrain_api/chart_values.py; do not edit."]
+    return "\n".join([*head, *_yaml_lines(ChartValues, ChartValues(), ""), ""])
+
+
+def _yaml_lines(model: type[BaseModel], values: BaseModel, indent: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        value, inner = getattr(values, name), _section(field)
+        if not indent:
+            yield ""
+        for line in textwrap.wrap(_meaning(field), _WIDTH - len(indent) - 2):
+            yield f"{indent}# {line}"
+        if inner:
+            yield f"{indent}{field.alias}:"
+            yield from _yaml_lines(inner, value, indent + "  ")
+        else:
+            yield f"{indent}{field.alias}: {json.dumps(value)}"
+
+
+def values_reference() -> str:
+    """docs/reference/chart-values.md."""
+    lines = [f"<!-- Generated by `{_COMMAND}`; do not edit. -->", "", "# Values of the chart", ""]
+    lines += ["Unknown values are refused. `helm show values charts/videotrain` prints the same.", ""]
+    lines += ["| Value | Default | Meaning |", "|---|---|---|"]
+    return "\n".join([*lines, *_rows(ChartValues, ChartValues(), ""), ""])
+
+
+def _rows(model: type[BaseModel], values: BaseModel, prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        value, inner = getattr(values, name), _section(field)
+        if inner:
+            yield f"| **{prefix}{field.alias}** | | {_meaning(field)} |"
+            yield from _rows(inner, value, f"{prefix}{field.alias}.")
+        else:
+            yield f"| `{prefix}{field.alias}` | `{json.dumps(value)}` | {_meaning(field)}{_allowed(field)} |"
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    """The model of a section of values; None for a single value."""
+    return next(iter(models_in(field.annotation)), None)
+
+
+def _meaning(field: FieldInfo) -> str:
+    inner = _section(field)
+    own = field.description or (inner.__doc__ if inner else "") or ""
+    return " ".join(own.split())
+
+
+def _allowed(field: FieldInfo) -> str:
+    choices = getattr(field.annotation, "__args__", ()) if "Literal" in str(field.annotation) else ()
+    return f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""

@@ -1,0 +1,76 @@
+"""What may be changed after a run was created, and when.
+
+Live fields take effect on a running world. Thawed fields describe the pods and may change only while no pod exists, so
+that all members of a world are alike. Everything else decides what is trained, and is fixed with the first pods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from videotrain_api.cel import CelRule, same
+from videotrain_api.pool import Pool
+from videotrain_api.schema import ApiModel
+from videotrain_api.stages import Stage
+from videotrain_api.trainrun import FailurePolicy, VideoTrainingRun, VideoTrainingRunSpec
+
+LIVE: Final = (
+    "activeDeadlineSeconds",
+    "budget",
+    "elasticity",
+    "nodes",
+    "startDeadlineSeconds",
+    "suspend",
+    "ttlSecondsAfterFinished",
+)
+"""Fields of spec that may change at any time; also `nodes` of each stage and what FIXED_FAILURE_POLICY leaves."""
+THAWED: Final = ("image", "imagePullPolicy", "pool", "queue")
+"""Fields of spec that may change while the run is suspended and holds no pod."""
+FIXED: Final = ("autoencoder", "checkpoint", "dataset", "model", "seed", "storage", "textEncoder")
+"""Fields of spec that never change. podTemplate is fixed as well, but CEL cannot look into it: the operator tells."""
+FIXED_POOL: Final = ("gpusPerNode", "gpuResource", "currency")
+"""Fields of pool that not even a suspended run may change: the bill and the world sizes rest on them."""
+FIXED_FAILURE_POLICY: Final = ("hangSeconds", "startSeconds", "graceSeconds")
+"""Fields of failurePolicy that are part of running pods."""
+STAGE_MEMBERS: Final = ("curate", "autoencoder", "encode", "train", "sample")
+
+_ANEW: Final = (
+    "delete the run and create it anew (a running one takes changes of nodes, budget, deadlines, elasticity, suspend, "
+    "ttlSecondsAfterFinished and of failurePolicy.rules, limits and sameStepLimit)"
+)
+_SUSPEND: Final = "set suspend: true, wait for phase Suspended, change it, then set suspend: false"
+_IS_SUSPENDED: Final = (
+    "oldSelf.spec.suspend && has(self.status) && has(self.status.phase) && self.status.phase == 'Suspended'"
+)
+
+
+def _fixed(field: str, advice: str = _ANEW) -> CelRule:
+    return CelRule(same(field), f"{field} cannot change; {advice}", f".{field}", "FieldValueForbidden")
+
+
+def _thawed(field: str) -> CelRule:
+    rule = f"{_IS_SUSPENDED} || {same(f'spec.{field}')}"
+    message = f"{field} cannot change while the run may hold pods: {_SUSPEND}"
+    return CelRule(rule, message, f".spec.{field}", "FieldValueForbidden")
+
+
+TRANSITIONS: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
+    VideoTrainingRun: tuple(_thawed(field) for field in THAWED),
+    VideoTrainingRunSpec: (
+        *(_fixed(field) for field in FIXED),
+        CelRule(
+            "self.stages.map(s, s.name) == oldSelf.stages.map(s, s.name)",
+            f"stages cannot be added, removed or moved; {_ANEW}",
+            ".stages",
+            "FieldValueForbidden",
+        ),
+    ),
+    Pool: tuple(_fixed(field, "delete the run and create it anew") for field in FIXED_POOL),
+    FailurePolicy: tuple(_fixed(field) for field in FIXED_FAILURE_POLICY),
+    Stage: (
+        CelRule("self.task == oldSelf.task", f"task cannot change; {_ANEW}", ".task", "FieldValueForbidden"),
+        *(_fixed(member, "of a stage only nodes may; delete the run and create it anew") for member in STAGE_MEMBERS),
+    ),
+}
+"""Rules about updates, by the model at which they stand."""
