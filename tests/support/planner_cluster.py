@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from support.planner_builders import START
+from support.planner_queue import SimQueue
+from support.planner_worlds import SimAgent, SimStage, SimWorld
 
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster, SavedPoint, WorkerExit
 from videotrain_api.vocabulary import ANNOTATION_ROSTER, KIND
@@ -33,43 +34,14 @@ def rfc3339(at: datetime) -> str:
     return at.isoformat().replace("+00:00", "Z")
 
 
-@dataclass
-class SimStage:
-    """What is saved of a stage: it survives everything."""
-
-    saved: list[tuple[int, datetime]] = field(default_factory=list)
+UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/4 nodes fit"}
 
 
-@dataclass
-class SimAgent:
-    """The agent of one pod: obeys the roster that it sees."""
-
-    uid: str
-    roster: Roster | None = None
-    current: GenerationProgress | None = None
-    previous: GenerationProgress | None = None
-    silent: bool = False
-
-
-@dataclass
-class SimWorld:
-    """One generation that trains."""
-
-    roster: Roster
-    launched: datetime
-    stage: str
-    resumed: int
-    total: int
-    step: int
-    started: datetime | None = None
-    first: datetime | None = None
-    last: datetime | None = None
-    points: list[SavedPoint] = field(default_factory=list)
-    frozen: bool = False
-    state: str = "starting"
-    ended: datetime | None = None
-    exit_code: int = 0
-    exits: dict[str, int] = field(default_factory=dict)
+def _avoided(pod: Json) -> set[str]:
+    """Names of nodes that a pod must not go to."""
+    affinity = pod["spec"].get("affinity", {}).get("nodeAffinity", {})
+    terms = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get("nodeSelectorTerms", [])
+    return {name for term in terms for field in term.get("matchFields", []) for name in field["values"]}
 
 
 class SimCluster:
@@ -86,6 +58,8 @@ class SimCluster:
         self.worlds: dict[int, SimWorld] = {}
         self.nodes = {f"node-{n}": True for n in range(nodes)}
         self.draining: set[str] = set()
+        self.quota: SimQueue | None = None
+        self.frozen = ""
         self.writes = 0
         self.crash_at: int | None = None
         self.crash_after = False
@@ -141,6 +115,8 @@ class SimCluster:
         if current is not None:
             if uid is not None and current["metadata"]["uid"] != uid:
                 raise Conflict(f"{kind} {name} has another uid")
+            if kind == "Pod" and grace_seconds == 0:
+                current["metadata"].pop("finalizers", None)
             if kind == "Pod" and grace_seconds != 0 and current["status"]["phase"] == "Running":
                 current["metadata"].setdefault("deletionTimestamp", rfc3339(self.now))
             else:
@@ -224,6 +200,8 @@ class SimCluster:
     def tick(self) -> None:
         """One second passes."""
         self.now += timedelta(seconds=1)
+        if self.quota is not None:
+            self.quota.admit(self)
         self._schedule()
         for body in self._pods():
             self._kubelet(body)
@@ -239,9 +217,16 @@ class SimCluster:
 
     def _schedule(self) -> None:
         used = {body["spec"].get("nodeName") for body in self._pods()}
-        for body in self._pods():
+        # By name: pods that are created at the same time arrive in any order.
+        for body in sorted(self._pods(), key=lambda body: str(body["metadata"]["name"])):
+            if body["spec"].get("nodeName") or body["spec"].get("schedulingGates"):
+                continue
             free = [n for n, up in self.nodes.items() if up and n not in used and n not in self.draining]
-            if body["spec"].get("nodeName") or not free or "deletionTimestamp" in body["metadata"]:
+            free = [n for n in free if n not in _avoided(body)]
+            if "deletionTimestamp" in body["metadata"]:
+                continue
+            if not free:
+                body["status"]["conditions"] = [UNSCHEDULABLE | {"lastTransitionTime": rfc3339(self.now)}]
                 continue
             body["spec"]["nodeName"] = free[0]
             used.add(free[0])
@@ -370,6 +355,37 @@ class SimCluster:
         body["status"]["containerStatuses"] = [{"name": "worker", "state": {"terminated": ended}}]
         body["status"]["phase"] = "Failed" if code else "Succeeded"
 
+    def stamp(self) -> str:
+        """Now, as the API server writes it."""
+        return rfc3339(self.now)
+
+    def force_delete(self, name: str) -> None:
+        """A pod's object is removed without asking its node, whose processes die a little later."""
+        self.objects["Pod", name]["metadata"].pop("finalizers", None)
+        self._remove("Pod", name)
+
+    def ask_to_leave(self, name: str) -> None:
+        """Somebody deletes a pod, which has time to save."""
+        self.objects["Pod", name]["metadata"].setdefault("deletionTimestamp", rfc3339(self.now))
+
+    def wipe_status(self) -> None:
+        """Somebody empties the status."""
+        body = clone(self.run)
+        body["status"] = {}
+        self._put(KIND, body)
+
+    def drop(self, kind: str, part: str) -> None:
+        """Somebody deletes objects by hand."""
+        for key in [key for key in self.objects if key[0] == kind and part in key[1]]:
+            del self.objects[key]
+
+    def spoil_roster(self, name: str, text: str | None) -> None:
+        """Somebody removes or overwrites the roster of a pod."""
+        annotations = self.objects["Pod", name]["metadata"].setdefault("annotations", {})
+        annotations.pop(ANNOTATION_ROSTER, None)
+        if text is not None:
+            annotations[ANNOTATION_ROSTER] = text
+
     def lose_node(self, node: str) -> None:
         """Its processes die; it is not ready."""
         self.nodes[node] = False
@@ -406,9 +422,17 @@ class SimCluster:
         head["resourceVersion"] = str(self.version)
         if kind == "Pod":
             body.setdefault("status", {"phase": "Pending"})
+            if self.quota is not None and head["name"] not in self.quota.known:
+                self.quota.gate(body)
         self.objects[kind, head["name"]] = body
 
     def _remove(self, kind: str, name: str) -> None:
+        head = self.objects[kind, name]["metadata"]
+        if head.get("finalizers"):
+            head.setdefault("deletionTimestamp", rfc3339(self.now))
+            return
+        if self.quota is not None and kind == "Pod":
+            self.quota.known.discard(name)
         del self.objects[kind, name]
 
     def _before_write(self) -> None:

@@ -133,6 +133,22 @@ def settle(
     return _bill(book)
 
 
+def rebuild(
+    gpu_microseconds: Mapping[str, int], micros: Mapping[str, int], holdings: Iterable[Holding], until: datetime
+) -> Json:
+    """A ledger that stands in for a lost one: the totals up to a time, and the pods from there on.
+
+    Args:
+        gpu_microseconds: totals by bucket.
+        micros: totals by bucket.
+        holdings: pods that are there.
+        until: up to when the totals were counted.
+    """
+    folded = {"entries": 0, "gpuMicroseconds": dict(gpu_microseconds), "micros": dict(micros), "estimated": True}
+    pods = {h.uid: {"closedThrough": -1, "closedUntil": _text(max(until, h.bound_at))} for h in holdings if not h.gone}
+    return {"version": 1, "pods": pods, "entries": [], "folded": folded}
+
+
 def _open(
     document: Mapping[str, Any] | None, generations: Sequence[GenerationStatus], now: datetime, *, run_over: bool
 ) -> _Book:
@@ -148,7 +164,7 @@ def _open(
             "micros": dict(folded["micros"]),
         },
         lives=lives,
-        windows=_windows(generations, run_over=run_over),
+        windows=_windows(generations, _closed(stored), run_over=run_over),
         now=microseconds(now),
         worlds=_worlds(lives),
         begun=[life.created for life in lives],
@@ -166,10 +182,17 @@ def _worlds(lives: Sequence[Life]) -> dict[str, int]:
     return worlds
 
 
-def _windows(generations: Sequence[GenerationStatus], *, run_over: bool) -> list[Window]:
+def _closed(document: Mapping[str, Any]) -> int:
+    """Newest window that is closed for any pod; -1 for none."""
+    return max((record["closedThrough"] for record in document.get("pods", {}).values()), default=-1)
+
+
+def _windows(generations: Sequence[GenerationStatus], closed: int, *, run_over: bool) -> list[Window]:
     starts = [microseconds(generation.created_at) for generation in generations]
     ends = [*starts[1:], FOREVER]
-    first = generations[0].number - 1 if generations else 0
+    # A status that was emptied knows no generation, and the time goes on after what is closed.
+    unknown = max(closed, 0) if run_over else closed + 1
+    first = generations[0].number - 1 if generations else unknown
     windows = [Window(first, -(FOREVER), starts[0] if starts else FOREVER, bool(generations) or run_over)]
     for index, generation in enumerate(generations):
         later = generations[index + 1 :]

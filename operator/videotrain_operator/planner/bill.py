@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
 from videotrain_api.money import cost_micros, format_micros
 from videotrain_api.status import CostStatus
 from videotrain_api.vocabulary import Bucket
-from videotrain_operator.accounting.ledger import Bill, Holding, settle
+from videotrain_operator.accounting.ledger import Bill, Holding, rebuild, settle
 from videotrain_operator.planner.budget import spent_percent
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.observed import PodView
 from videotrain_operator.planner.rates import step_seconds
+from videotrain_operator.planner.recall import memento
 from videotrain_operator.planner.render.config import render_ledger
+from videotrain_operator.planner.render.names import ledger_name
+
+PATIENCE_SECONDS: Final = 10.0
+"""How long the ledger may lag behind pods that were bound."""
+_RECOMPUTED: Final = ("startedAt", "closedThrough", "closedUntil")
+Json = dict[str, Any]
 
 
 def settle_bill(draft: Draft) -> None:
@@ -19,7 +31,7 @@ def settle_bill(draft: Draft) -> None:
     gone = [pod for pod in draft.observed.departed if pod.uid not in present]
     holdings = [*_holdings(draft, draft.observed.pods, gone=False), *_holdings(draft, gone, gone=True)]
     draft.bill = settle(
-        draft.observed.ledger,
+        _rebuilt(draft, holdings) or draft.observed.ledger,
         holdings,
         draft.status.generations,
         now=draft.now,
@@ -28,13 +40,57 @@ def settle_bill(draft: Draft) -> None:
     )
 
 
+def _rebuilt(draft: Draft, holdings: list[Holding]) -> Json | None:
+    """The ledger, made from the totals in the status if somebody deleted it; None if it is there or never was."""
+    cost = draft.before.cost
+    if draft.observed.ledger is not None or draft.before.ledger is None or cost is None:
+        return None
+    until = draft.before.observed_at or draft.now
+    message = (
+        f"config map {draft.before.ledger} was deleted; it is made again from the totals in the status "
+        f"({cost.total} {cost.currency}), and from now on the bill counts as estimated"
+    )
+    draft.tell("Warning", "LedgerRebuilt", message)
+    return rebuild(cost.gpu_microseconds_by_bucket, cost.micros_by_bucket, holdings, until)
+
+
 def store_ledger(draft: Draft) -> None:
     """Apply the ledger if it changed; the last object before the status write."""
-    bill = draft.bill
-    if bill is None or not (bill.document["pods"] or bill.document["entries"] or draft.observed.ledger):
+    bill, stored = draft.bill, draft.observed.ledger
+    if bill is None or not (bill.document["pods"] or bill.document["entries"] or stored):
         return
-    if bill.document != draft.observed.ledger:
-        draft.apply.append(render_ledger(draft.run, bill.document, draft.observed.ledger_resource_version))
+    document = bill.document | {"run": memento(draft)}
+    wait = _can_wait(document, stored or {}, draft.now, over=draft.finished)
+    if 0 < wait < math.inf:
+        draft.look_again(wait)
+    elif wait == 0:
+        draft.apply.append(render_ledger(draft.run, document, draft.observed.ledger_resource_version))
+        draft.update(ledger=ledger_name(draft.run))
+
+
+def _can_wait(document: Json, stored: Mapping[str, Any], now: datetime, *, over: bool) -> float:
+    """Seconds until the ledger must be written; 0 for now, infinity for never.
+
+    What can be computed again from what is still there waits for the next write: a window that was closed (its
+    generation is in the status), and when a container started. Pods are bound one after another, and a moment's delay
+    makes one write of it. What ended may be gone at the next look.
+    """
+    known, pods = stored.get("pods", {}), document["pods"]
+    young = not stored and document["run"]["generation"] == 0
+    keys = ("folded", "run", "entries") if over else () if young else ("folded", "run")
+    if any(document[key] != stored.get(key) for key in keys) or known.keys() - pods.keys():
+        return 0.0
+    changed = {uid: record for uid, record in pods.items() if _facts(record) != _facts(known.get(uid))}
+    if not changed:
+        return math.inf
+    if any(uid in known or "finishedAt" in record for uid, record in changed.items()):
+        return 0.0
+    since = min(datetime.fromisoformat(record["boundAt"]) for record in changed.values())
+    return max(0.0, PATIENCE_SECONDS - (now - since).total_seconds())
+
+
+def _facts(record: Json | None) -> Json:
+    return {key: value for key, value in (record or {}).items() if key not in _RECOMPUTED}
 
 
 def write_cost(draft: Draft) -> None:

@@ -13,7 +13,7 @@ from videotrain_api.money import MICROSECONDS_PER_HOUR, format_micros, parse_mic
 from videotrain_api.trainrun import Budget
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.accounting.ledger import Bill
-from videotrain_operator.planner.conditions import set_condition
+from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.outcome import fail_run
 from videotrain_operator.planner.rates import step_seconds
@@ -101,7 +101,10 @@ def _act(draft: Draft, budget: Budget, bill: Bill, limits: str) -> None:
     money, hours = format_micros(bill.total), bill.held / MICROSECONDS_PER_HOUR
     spent = f"{money} {draft.spec.pool.currency} and {hours:.3f} GPU-hours"
     message = f"{spent} are spent; the next checkpoint would pass the limit ({limits})"
-    if set_condition(draft, Condition.BUDGET_OK, status=False, reason="Exceeded", message=message):
+    old = find_condition(draft, Condition.BUDGET_OK)
+    if old is None or old.status != "False" or draft.before.budget_stop != limits:
+        # Said once: what is spent goes on moving, and the status has it.
+        set_condition(draft, Condition.BUDGET_OK, status=False, reason="Exceeded", message=message)
         draft.tell("Warning", "BudgetExceeded", message)
     draft.update(budget_stop=limits)
     if budget.action == "Shrink":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from videotrain_api.vocabulary import Condition
+from videotrain_operator.planner.conditions import find_condition
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.outcome import fail_run
 
@@ -54,6 +56,11 @@ def _check_start(draft: Draft, limit: int) -> None:
     start = draft.status.start_time
     if begun or start is None or draft.spec.suspend:
         return
+    if draft.queued:
+        admitted = find_condition(draft, Condition.QUOTA_RESERVED)
+        if admitted is None or admitted.status != "True":
+            return  # a queue may be long, and that is its right
+        start = max(start, admitted.last_transition_time)
     left = start + timedelta(seconds=limit) - draft.now
     if left <= timedelta(0):
         message = f"no step within {limit} s of the first pod (spec.startDeadlineSeconds)"

@@ -43,5 +43,8 @@ class Plan:
     events: tuple[Event, ...] = ()
     requeue_seconds: float | None = None
     """Look again after so long even if nothing changes; None when only a change matters."""
+    delete_all_pods: bool = False
+    """`delete` names every pod of the run that is not being deleted yet, none with a grace of its own, and no pod is
+    wanted: one request for all pods with the run's labels `run` and `run-uid` may take the place of its pods."""
     delete_run: bool = False
     """The TTL is over: delete the run itself."""

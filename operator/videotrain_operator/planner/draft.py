@@ -46,6 +46,8 @@ class Draft:
     requeue_seconds: float | None = None
     delete_run: bool = False
     bill: Bill | None = None
+    forgiven: bool = False
+    """This pass dropped a suspicion: pods that were made to avoid the node are made anew."""
     ended: bool = False
     """This pass ended a generation; the next one begins in the next pass, when the end is on record."""
     published: Roster | None = None
@@ -56,6 +58,8 @@ class Draft:
     """The present spec cannot be run: the world stays as it is."""
     smallest: bool = False
     """The budget allows only the smallest world."""
+    recovered: str = ""
+    """What this pass tells about the end of an outage."""
     waiting: str = ""
     """What the next generation waits for, for people."""
 
@@ -111,6 +115,15 @@ class Draft:
         """Observed pods by name."""
         return {pod.name: pod for pod in self.observed.pods}
 
+    @property
+    def queued(self) -> bool:
+        """Pods are admitted by a queue."""
+        return self.spec.queue is not None
+
+    def in_bounds(self, pod: PodView) -> bool:
+        """Whether a pod is among those that the largest world is made of. A queue's stand-ins have higher indexes."""
+        return bool(self.sizes) and (self.queued or pod.index < self.sizes[-1])
+
     def update(self, **changes: Any) -> None:
         """Replace fields of the status."""
         self.status = self.status.model_copy(update=changes)
@@ -148,5 +161,13 @@ class Draft:
             status=self.status,
             events=tuple(self.events),
             requeue_seconds=self.requeue_seconds,
+            delete_all_pods=self._deletes_all_pods(),
             delete_run=self.delete_run,
         )
+
+    def _deletes_all_pods(self) -> bool:
+        if not (self.finished or self.suspend_reason):
+            return False
+        pods = [item for item in self.delete if item.kind == "Pod"]
+        left = {pod.uid for pod in self.observed.pods if not pod.deleting} - {item.uid for item in pods}
+        return len(pods) > 1 and not left and all(item.grace_seconds is None for item in pods)

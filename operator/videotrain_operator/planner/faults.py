@@ -51,6 +51,7 @@ REASONS: Final[dict[str, Verdict]] = {
     "NodeShutdown": Verdict("preemption", "Restart"),
     "Terminated": Verdict("preemption", "Restart"),
     "Preempting": Verdict("preemption", "Restart"),
+    "StoppedByQueue": Verdict("preemption", "Restart"),
     "DeletionByTaintManager": Verdict("preemption", "Restart"),
     "EvictionByEvictionAPI": Verdict("preemption", "Restart"),
     "PreemptionByScheduler": Verdict("preemption", "Restart"),
@@ -101,13 +102,14 @@ def pod_fault(name: str, pod: PodView | None) -> Fault | None:
         message = f"pod {name} is gone"
         return Fault(pod=name, reason="PodGone", message=message, generation_reason=GenerationReason.POD_FAILED)
     if pod.node_lost:
-        message = f"node {pod.node} of pod {name} is lost"
+        message = f"node {pod.node} of pod {name} is lost{f': {pod.node_evidence}' if pod.node_evidence else ''}"
         return Fault(
             pod=name, reason="NodeLost", message=message, generation_reason=GenerationReason.NODE_LOST, node=pod.node
         )
     if pod.finished_at is None and pod.phase not in ("Succeeded", "Failed"):
         return None
-    details = ", ".join(filter(None, [pod.reason, f"exit code {pod.exit_code}" if pod.exit_code else "", pod.message]))
+    by = "somebody deleted the pod" if pod.deleting and not pod.reason else pod.reason
+    details = ", ".join(filter(None, [by, f"exit code {pod.exit_code}" if pod.exit_code else "", pod.message]))
     return Fault(
         pod=name,
         reason="Terminated" if pod.deleting else pod.reason or "PodFailed",
@@ -117,6 +119,19 @@ def pod_fault(name: str, pod: PodView | None) -> Fault | None:
         node=pod.node,
         at=pod.finished_at,
     )
+
+
+def gone_fault(name: str, last_seen: PodView | None) -> Fault:
+    """A pod that is no longer there: how it ended if that was seen, else only that it is gone.
+
+    Args:
+        name: name of the pod.
+        last_seen: the pod as it was when it was deleted, if a watch saw it.
+    """
+    ended = last_seen is not None and (last_seen.node_lost or last_seen.finished_at is not None)
+    fault = pod_fault(name, last_seen if ended else None)
+    assert fault is not None, "a pod that ended is a fault"
+    return fault
 
 
 def worker_fault(report: Report, pod: PodView | None) -> Fault | None:

@@ -29,6 +29,9 @@ LIVE_FIELDS: Final = (
     "start_deadline_seconds",
     "ttl_seconds_after_finished",
 )
+THAWED_FIELDS: Final = ("image", "image_pull_policy", "queue")
+"""What describes the pods, with the rest of pool: the API server lets it change only while there are none."""
+FIXED_POOL_FIELDS: Final = ("gpus_per_node", "gpu_resource", "currency")
 LIVE_FAILURE_FIELDS: Final = ("rules", "limits", "same_step_limit")
 
 
@@ -40,7 +43,8 @@ def effective_run(run: VideoTrainingRun, frozen: dict[str, Any] | None) -> Video
     now = run.spec
     nodes = {stage.name: stage.nodes for stage in now.stages}
     policy = {name: getattr(now.failure_policy, name) for name in LIVE_FAILURE_FIELDS}
-    changes: dict[str, Any] = {name: getattr(now, name) for name in LIVE_FIELDS}
+    changes: dict[str, Any] = {name: getattr(now, name) for name in (*LIVE_FIELDS, *THAWED_FIELDS)}
+    changes["pool"] = now.pool.model_copy(update={name: getattr(spec.pool, name) for name in FIXED_POOL_FIELDS})
     changes["failure_policy"] = spec.failure_policy.model_copy(update=policy)
     changes["stages"] = [stage.model_copy(update={"nodes": nodes.get(stage.name)}) for stage in spec.stages]
     merged = spec.model_copy(update=changes)
@@ -196,8 +200,10 @@ def _problems(canonical: str) -> tuple[Problem, ...]:
 def _config_data(canonical: str) -> tuple[tuple[str, str], ...]:
     configs = _resolved(canonical)
     spec = json.loads(canonical)["spec"]
-    for name in LIVE_FIELDS:
+    for name in (*LIVE_FIELDS, *THAWED_FIELDS):
         del spec[camel_case(name)]
+    pool = {camel_case(name): spec["pool"][camel_case(name)] for name in FIXED_POOL_FIELDS}
+    spec["pool"] = pool | {"pricePerGpuHour": "0"}  # required, and always taken from the present spec
     for name in LIVE_FAILURE_FIELDS:
         del spec["failurePolicy"][camel_case(name)]
     for stage in spec["stages"]:

@@ -26,13 +26,24 @@ FRESH: Final = (GenerationReason.STARTED, GenerationReason.STAGE_STARTED, Genera
 def adopt_published(draft: Draft) -> None:
     """Take over a roster that pods carry and the status does not know."""
     newest = _newest_roster(draft)
-    if newest is None or newest.generation <= draft.status.generation:
+    if newest is None or newest.generation <= draft.status.generation or draft.finished:
         return
+    _pass_stages(draft, newest)
+    draft.look_again(0)  # agents were asked about the world that the status knew
     if newest.action == "run" and newest.stage in {stage.name for stage in draft.status.stages}:
         _record(draft, newest, newest.created_at or draft.now)
     else:
         _close_last(draft, newest.created_at or draft.now)
         draft.update(generation=newest.generation)
+
+
+def _pass_stages(draft: Draft, roster: Roster) -> None:
+    """Stages go one after another: those before the one that a roster names are complete, if the status forgot it."""
+    names = [stage.name for stage in draft.status.stages]
+    for name in names[: names.index(roster.stage)] if roster.stage in names else ():
+        stage = next(s for s in draft.status.stages if s.name == name)
+        if stage.state in ("Pending", "Running"):
+            draft.update_stage(name, state="Succeeded", finished_at=roster.created_at)
 
 
 def spread_roster(draft: Draft) -> None:
@@ -41,20 +52,39 @@ def spread_roster(draft: Draft) -> None:
     if newest is None:
         return
     members = {member.pod for member in newest.members}
-    behind = [pod for pod in draft.observed.pods if _is_behind(pod, newest, members)]
+    behind = [pod for pod in draft.observed.pods if _is_behind(draft, pod, newest, members)]
     text = roster_text(newest) if behind else ""
     # Those who must leave hear of it first.
     for pod in sorted(behind, key=lambda pod: (pod.name in members, pod.index)):
         draft.apply.append(render_roster(draft.run, pod, text))
+    if draft.published and behind:
+        _fence(draft, behind)
 
 
-def _is_behind(pod: PodView, newest: Roster, members: set[str]) -> bool:
+def _fence(draft: Draft, behind: list[PodView]) -> None:
+    """The first write of a new roster holds only if nobody wrote that pod since: two operators cannot both begin."""
+    versions = {pod.name: pod.resource_version for pod in behind}
+    first = next(i for i, item in enumerate(draft.apply) if item["kind"] == "Pod" and "spec" not in item)
+    head = draft.apply[first]["metadata"]
+    if versions.get(head["name"]):
+        fenced = head | {"resourceVersion": versions[head["name"]]}
+        draft.apply[first] = draft.apply[first] | {"metadata": fenced}
+
+
+def _is_behind(draft: Draft, pod: PodView, newest: Roster, members: set[str]) -> bool:
     if pod.finished_at is not None or pod.phase in ("Succeeded", "Failed"):
         return False
     if pod.roster is not None:
         return pod.roster.generation < newest.generation
+    if pod.name in members and draft.live is not None and draft.live.number == newest.generation:
+        return True  # no pod of a member's name is created while its generation lives, so this is the member
     early = newest.created_at is None or pod.created_at <= newest.created_at
-    return pod.name in members and early
+    return early and (pod.name in members or _worked(draft, pod))
+
+
+def _worked(draft: Draft, pod: PodView) -> bool:
+    """It was a member whose roster somebody removed: it has to hear that its world is over."""
+    return any(pod.name in g.members and pod.created_at <= g.created_at for g in draft.status.generations)
 
 
 def _rebuilt(draft: Draft) -> Roster | None:
@@ -84,7 +114,7 @@ def begin_generation(draft: Draft) -> None:
         return
     reason, message = next_reason(draft)
     sizes = draft.sizes
-    pods = [pod for pod in eligible(draft) if sizes and pod.index < sizes[-1]]
+    pods = [pod for pod in eligible(draft) if draft.in_bounds(pod)]
     size = draft.fit(len(pods))
     if size is None:
         needed = sizes[0] if sizes else draft.bounds.min
@@ -110,18 +140,19 @@ def next_reason(draft: Draft) -> tuple[GenerationReason, str]:
 
 
 def _wait_for_more(draft: Draft, reason: GenerationReason, pods: list[PodView], size: int) -> bool:
-    """A fresh start waits a while for the largest world; after a fault every second counts."""
+    """A fresh start waits a while for the largest world; after a fault every second of the survivors counts."""
     smallest, largest = draft.sizes[0], draft.sizes[-1]
-    if reason not in FRESH or size >= largest:
+    survivors = reason not in FRESH and any(pod.roster is not None for pod in pods)
+    if survivors or size >= largest:
         return False
     since = sorted(ready_since(pod) for pod in pods)[smallest - 1]
     if draft.stage is not None and draft.stage.started_at is not None and reason == GenerationReason.STAGE_STARTED:
         since = max(since, draft.stage.started_at)
-    left = since + timedelta(seconds=draft.spec.elasticity.wait_for_max_seconds) - draft.now
-    if left <= timedelta(0):
+    until = since + timedelta(seconds=draft.spec.elasticity.wait_for_max_seconds)
+    if until <= draft.now:
         return False
-    draft.look_again(left.total_seconds())
-    draft.waiting = f"{len(pods)} of {largest} pods are ready; starts with {size} in {left.total_seconds():.0f} s"
+    draft.look_again((until - draft.now).total_seconds())
+    draft.waiting = f"{len(pods)} of {largest} pods are ready; starts with {size} at {until:%H:%M:%S} UTC"
     return True
 
 

@@ -10,8 +10,9 @@ from videotrain_api.trainrun import Cause
 from videotrain_api.vocabulary import Condition, ExitCode, GenerationReason
 from videotrain_operator.planner.conditions import set_condition
 from videotrain_operator.planner.draft import COMPLETED, Draft
-from videotrain_operator.planner.faults import Fault, Verdict, pod_fault, root_of, worker_fault
+from videotrain_operator.planner.faults import Fault, Verdict, gone_fault, pod_fault, root_of, worker_fault
 from videotrain_operator.planner.members import dead, suspect
+from videotrain_operator.planner.observed import PodView
 from videotrain_operator.planner.outcome import fail_run, succeed_run
 from videotrain_operator.planner.progress import Report, reports_of
 
@@ -45,23 +46,28 @@ def judge_standby(draft: Draft) -> None:
     """Count pods that failed outside any generation, so that a pod that cannot start does not start for ever."""
     members = set(draft.live.members) if draft.live else set()
     for pod in draft.observed.pods:
-        failed = dead(pod) and not pod.node_lost and (pod.phase == "Failed" or bool(pod.exit_code))
+        failed = dead(pod) and _pod_failed(pod)
         if not failed or pod.name in members or pod.uid in draft.status.failed_pods or draft.finished or draft.ended:
             continue
         fault = pod_fault(pod.name, pod)
         assert fault is not None
         draft.update(failed_pods=[*draft.status.failed_pods, pod.uid])
         draft.look_again(0)
-        if not draft.suspend_reason:
+        # Whoever dies while the nodes are released anyway costs the run no restart.
+        if not (draft.suspend_reason or draft.spec.suspend):
             _count(draft, fault, fault.verdict(draft.spec.failure_policy.rules))
 
 
 def _completed(draft: Draft, live: GenerationStatus, reports: list[Report]) -> bool:
-    """All members succeeded; a dead one counts as such only when every other one said so."""
+    """All members succeeded. One that is gone counts as such when every other one said so; one that failed never."""
     succeeded = {report.pod for report in reports if report.facts.state == "succeeded"}
     missing = [name for name in live.members if name not in succeeded]
     pods = [draft.pods.get(name) for name in missing]
-    return bool(succeeded) and all(pod is None or dead(pod) for pod in pods)
+    return bool(succeeded) and all(pod is None or (dead(pod) and not _pod_failed(pod)) for pod in pods)
+
+
+def _pod_failed(pod: PodView) -> bool:
+    return not pod.node_lost and (pod.phase == "Failed" or bool(pod.exit_code))
 
 
 def _complete_stage(draft: Draft, live: GenerationStatus) -> None:
@@ -78,9 +84,19 @@ def _complete_stage(draft: Draft, live: GenerationStatus) -> None:
 
 
 def _faults(draft: Draft, live: GenerationStatus, reports: list[Report]) -> list[Fault]:
-    of_pods = [pod_fault(name, draft.pods.get(name)) for name in live.members]
+    of_pods = [_member_fault(draft, live, name) for name in live.members]
     of_workers = [worker_fault(report, draft.pods.get(report.pod)) for report in reports]
     return [fault for fault in (*of_pods, *of_workers) if fault is not None]
+
+
+def _member_fault(draft: Draft, live: GenerationStatus, name: str) -> Fault | None:
+    pod = draft.pods.get(name)
+    if pod is not None:
+        return pod_fault(name, pod)
+    last = [seen for seen in draft.observed.departed if seen.name == name and seen.created_at <= live.created_at]
+    if not last and draft.observed.frozen:
+        return None  # a list without the pod is a view like any other; that the pod was deleted was not seen
+    return gone_fault(name, last[-1] if last else None)
 
 
 def _judge_faults(draft: Draft, live: GenerationStatus, faults: list[Fault], reports: list[Report]) -> None:
@@ -100,7 +116,7 @@ def _silent(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Faul
     """Peers were lost and one member does not answer: together that is evidence, though neither is alone."""
     answered = {report.pod for report in reports}
     silent = [draft.pods[name] for name in live.members if name not in answered and name in draft.pods]
-    if not silent or not answered:
+    if not silent or not answered or draft.observed.frozen:
         return None
     message = f"pod {silent[0].name} does not answer and its peers lost it"
     for pod in silent:
@@ -122,10 +138,20 @@ def _strike(draft: Draft, live: GenerationStatus, fault: Fault) -> None:
     """End the generation for a fault, or the run if that was one too many."""
     verdict = fault.verdict(draft.spec.failure_policy.rules)
     draft.end_generation(verdict.cause, fault.generation_reason, fault.message)
-    _count(draft, fault, verdict, _death_step(live, fault, verdict))
+    _count(draft, fault, verdict, _death_step(live, fault, verdict), _way_on(draft, live, verdict))
 
 
-def _count(draft: Draft, fault: Fault, verdict: Verdict, step: int | None = None) -> None:
+def _way_on(draft: Draft, live: GenerationStatus, verdict: Verdict) -> str:
+    """What ended, and from which step it goes on, for people."""
+    step = live.progress.step if live.progress else 0
+    saved = draft.stage.saved_step if draft.stage else 0
+    where = f"from the checkpoint of step {saved}" if saved else "from the beginning of the stage, nothing is saved yet"
+    if verdict.cause == "preemption":
+        where = f"from where its workers save now, or else {where}"
+    return f"; generation {live.number} of {live.stage} ended after step {step}, the next one goes on {where}"
+
+
+def _count(draft: Draft, fault: Fault, verdict: Verdict, step: int | None = None, way_on: str = "") -> None:
     if verdict.action == "Fail":
         fail_run(draft, "FailurePolicy" if fault.exit_code is None else fault.reason, fault.message)
         return
@@ -134,7 +160,7 @@ def _count(draft: Draft, fault: Fault, verdict: Verdict, step: int | None = None
     if verdict.action == "Ignore":
         draft.tell("Warning", "FaultIgnored", fault.message)
         return
-    draft.tell("Warning", str(fault.generation_reason), fault.message)
+    draft.tell("Warning", str(fault.generation_reason), fault.message + way_on)
     if step is not None and _no_progress(draft, step, fault):
         return
     spent, limit = _spent(draft, verdict.cause)
@@ -190,8 +216,8 @@ def _frozen(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Faul
         return None
     still = max((r.at - (facts.last_step_at or r.at)).total_seconds() for r in witnesses)
     if still < policy.hang_seconds:
-        message = f"step {facts.step}"
-        set_condition(draft, Condition.PROGRESS_OBSERVED, status=True, reason="StepsAdvance", message=message)
+        draft.look_again(policy.hang_seconds - still)
+        set_condition(draft, Condition.PROGRESS_OBSERVED, status=True, reason="StepsAdvance")
         return None
     limit = f"spec.failurePolicy.hangSeconds is {policy.hang_seconds}"
     message = f"step {facts.step} was the last for {still:.0f} s ({limit})"
@@ -206,7 +232,10 @@ def _late(draft: Draft, live: GenerationStatus) -> Fault | None:
         draft.look_again(left)
         set_condition(draft, Condition.PROGRESS_OBSERVED, None, "Starting", "no step was finished yet")
         return None
-    _blame_silent(draft, live)
+    silent = _blame_silent(draft, live)
+    if silent and draft.observed.frozen:
+        set_condition(draft, Condition.PROGRESS_OBSERVED, None, "NoAnswer", "some members do not answer")
+        return None
     errors = [f"{agent.pod}: {agent.error}" for agent in draft.observed.agents.values() if agent.error]
     message = f"no step within {limit.total_seconds():.0f} s of its roster (spec.failurePolicy.startSeconds)"
     message = "; ".join([message, *sorted(errors)[:3]])
@@ -214,13 +243,14 @@ def _late(draft: Draft, live: GenerationStatus) -> Fault | None:
     return Fault(pod=live.members[0], reason="Hang", message=message, generation_reason=GenerationReason.HANG)
 
 
-def _blame_silent(draft: Draft, live: GenerationStatus) -> None:
-    """A world that does not start while some members do not answer: go on without those."""
+def _blame_silent(draft: Draft, live: GenerationStatus) -> bool:
+    """A world that does not start while some members do not answer: go on without those. True if there are such."""
     silent = [draft.pods[name] for name in live.members if name not in draft.observed.agents and name in draft.pods]
-    if len(silent) < len(live.members):
+    if len(silent) < len(live.members) and not draft.observed.frozen:
         for pod in silent:
             if pod.node:
                 suspect(draft, pod.node, f"pod {pod.name} does not answer and its world does not start")
+    return bool(silent)
 
 
 def _judge_leaving(draft: Draft, live: GenerationStatus) -> None:
@@ -229,7 +259,10 @@ def _judge_leaving(draft: Draft, live: GenerationStatus) -> None:
     leaving = [pod for pod in members if pod.node_draining or pod.deleting]
     if not leaving:
         return
-    reasons = [f"{p.name} ({'its node is drained' if p.node_draining else 'it is being deleted'})" for p in leaving]
+    names: dict[str, list[str]] = {}
+    for pod in leaving:
+        names.setdefault(_why_leaving(pod), []).append(pod.name)
+    reasons = [f"{', '.join(pods)} ({why})" for why, pods in names.items()]
     fault = Fault(
         pod=leaving[0].name,
         reason="Preempting",
@@ -237,3 +270,10 @@ def _judge_leaving(draft: Draft, live: GenerationStatus) -> None:
         generation_reason=GenerationReason.PREEMPTED,
     )
     _strike(draft, live, fault)
+
+
+def _why_leaving(pod: PodView) -> str:
+    if pod.deleting:
+        told = ": ".join(filter(None, [pod.reason, pod.message]))
+        return f"it is being deleted: {told or 'by hand or by a controller'}"
+    return pod.node_evidence or "its node is drained"

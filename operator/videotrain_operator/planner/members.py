@@ -8,13 +8,16 @@ from typing import Final
 from videotrain_api.status import SuspectNode
 from videotrain_operator.planner.decision import Deletion
 from videotrain_operator.planner.draft import Draft
+from videotrain_operator.planner.groups import render_last_word, settle_groups, surplus
 from videotrain_operator.planner.observed import PodView
 from videotrain_operator.planner.render.names import pod_name
 from videotrain_operator.planner.render.pod import render_pod
 
 SUSPECT_SECONDS: Final = 3600
 SUSPECTS_KEPT: Final = 8
-"""More bad nodes than that are a bad pool, and avoiding them all would stop the run."""
+SUSPECTS_SHARE: Final = 4
+"""At most so many nodes are avoided, and at most a fourth of the largest world, but one in any case: more bad nodes are
+a bad pool."""
 DRAIN_MARGIN_SECONDS: Final = 10
 """Beyond graceSeconds, before a silent pod is deleted: the agent kills what does not stop."""
 
@@ -62,17 +65,31 @@ def suspect(draft: Draft, node: str, reason: str) -> None:
     """Avoid a node for a while."""
     others = [s for s in draft.status.suspect_nodes if s.name != node]
     new = SuspectNode(name=node, reason=reason, since=draft.now)
-    draft.update(suspect_nodes=[*others, new][-SUSPECTS_KEPT:])
+    limit = min(SUSPECTS_KEPT, max(1, draft.bounds.max // SUSPECTS_SHARE))
+    draft.update(suspect_nodes=[*others, new][-limit:])
 
 
 def forgive_nodes(draft: Draft) -> None:
-    """Forget suspicions that are old."""
+    """Forget suspicions that are old, and all of them if they keep the run from having its fewest nodes."""
     limit = timedelta(seconds=SUSPECT_SECONDS)
     kept = [s for s in draft.status.suspect_nodes if draft.now - s.since < limit]
+    if kept and _starved(draft):
+        names = ", ".join(s.name for s in kept)
+        draft.tell("Normal", "NodesForgiven", f"{names}: other nodes are not enough for the smallest world")
+        kept = []
     if len(kept) != len(draft.status.suspect_nodes):
+        draft.forgiven = True
+        draft.look_again(0)
         draft.update(suspect_nodes=kept)
     for item in kept:
         draft.look_again((item.since + limit - draft.now).total_seconds())
+
+
+def _starved(draft: Draft) -> bool:
+    """Nothing runs, and the scheduler finds no node for pods of the smallest world."""
+    placed = [pod for pod in draft.observed.pods if pod.node is not None and not dead(pod) and not pod.deleting]
+    stuck = any(pod.unschedulable for pod in draft.observed.pods)
+    return draft.live is None and stuck and bool(draft.sizes) and len(placed) < draft.sizes[0]
 
 
 def settle_pods(draft: Draft) -> None:
@@ -86,17 +103,28 @@ def settle_pods(draft: Draft) -> None:
         members = {member.pod for member in draft.published.members}
     keep = set() if draft.live is None or draft.finished else members
     suspects = suspect_names(draft)
+    unwanted = surplus(draft, wanted) if draft.queued else {p.name for p in draft.observed.pods if p.index >= wanted}
     # What a generation was ended for stays visible until its end is on record.
     for pod in () if draft.ended else draft.observed.pods:
         if pod.name in keep or (pod.deleting and not pod.node_lost):
             continue  # a member's death is judged, and on record, before its pod goes
         if dead(pod):
             _remove_dead(draft, pod)
-        elif pod.node_draining or pod.node in suspects or pod.index >= wanted:
+        elif draft.forgiven and pod.unschedulable:
+            _delete(draft, pod, grace_seconds=None)
+        elif pod.node_draining or pod.node in suspects or pod.name in unwanted:
             _release(draft, pod)
     forget_failed_pods(draft)
-    if draft.can_create_pods:
+    # A replacement is created when the end of the world is on record, or it would be taken for the member that died.
+    if draft.can_create_pods and not draft.ended:
         _create_missing(draft, wanted)
+
+
+def release_all(draft: Draft) -> None:
+    """Ask for the deletion of every pod; agents save on their way out."""
+    for pod in draft.observed.pods:
+        if not pod.deleting or pod.node_lost:
+            _delete(draft, pod, grace_seconds=0 if pod.node_lost else None)
 
 
 def _remove_dead(draft: Draft, pod: PodView) -> None:
@@ -120,6 +148,9 @@ def _failed(pod: PodView) -> bool:
 
 def _delete(draft: Draft, pod: PodView, grace_seconds: int | None) -> None:
     draft.delete.append(Deletion(kind="Pod", name=pod.name, uid=pod.uid, grace_seconds=grace_seconds))
+    given_up = draft.finished or draft.suspend_reason or pod.gated
+    if pod.group is not None and given_up:
+        draft.apply.append(render_last_word(draft.run, pod))
 
 
 def forget_failed_pods(draft: Draft) -> None:
@@ -131,9 +162,15 @@ def forget_failed_pods(draft: Draft) -> None:
 
 
 def _create_missing(draft: Draft, wanted: int) -> None:
-    taken = {pod.index for pod in draft.observed.pods}
-    names = {pod.name for pod in draft.observed.pods}
     assert draft.status.config_map is not None or wanted == 0
+    config_map, avoid = draft.status.config_map or "", suspect_names(draft)
+    if draft.queued:
+        for index, group in settle_groups(draft, wanted):
+            draft.apply.append(render_pod(draft.run, index, config_map, avoid, group))
+        return
+    taken = {pod.index for pod in draft.observed.pods}
+    # Members that are gone without evidence enough to act keep their names.
+    names = {pod.name for pod in draft.observed.pods} | set(draft.live.members if draft.live else ())
     for index in range(wanted):
         if index not in taken and pod_name(draft.run, index) not in names:
-            draft.apply.append(render_pod(draft.run, index, draft.status.config_map or "", suspect_names(draft)))
+            draft.apply.append(render_pod(draft.run, index, config_map, avoid))

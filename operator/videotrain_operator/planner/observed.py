@@ -21,6 +21,7 @@ class PodView:
     phase: str
     """Pending, Running, Succeeded or Failed."""
     created_at: datetime
+    resource_version: str = ""
     node: str | None = None
     address: str | None = None
     """Pod IP."""
@@ -35,8 +36,18 @@ class PodView:
     """When its container ended."""
     exit_code: int | None = None
     reason: str | None = None
-    """Such as OOMKilled, Evicted, NodeLost, Unschedulable."""
+    """Such as OOMKilled, Evicted, NodeLost."""
     message: str = ""
+    unschedulable: str = ""
+    """Why no node takes it, in the scheduler's words; empty if it has a node or was not tried yet."""
+    image_problem: str = ""
+    """Why its container cannot be made, such as `ImagePullBackOff: ...`; empty if nothing is wrong."""
+    gated: bool = False
+    """A queue holds it back: the scheduler does not look at it yet."""
+    group: str | None = None
+    """Pod group in the queue."""
+    finalizing: bool = False
+    """It is deleted and over, and only a finalizer keeps the object."""
     roster: Roster | None = None
     """The roster annotation, as published."""
     gpus: int = 0
@@ -44,13 +55,18 @@ class PodView:
     """The price annotation, `PRICE CURRENCY`."""
     node_lost: bool = False
     """Its node is gone or not ready: positive evidence that it is dead."""
+    node_evidence: str = ""
+    """What is known about a lost or leaving node, for people."""
+    doubtful: bool = False
+    """Its node looks lost, but what is seen of nodes is not to be believed now."""
     node_draining: bool = False
     """Its node is cordoned or has a reclaim taint: it must leave soon."""
 
     @property
     def alive(self) -> bool:
         """Could be, or go on being, a member."""
-        return self.running and not self.deleting and not self.node_lost and self.finished_at is None
+        gone = self.deleting or self.node_lost or self.doubtful
+        return self.running and not gone and self.finished_at is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +86,6 @@ class Observed:
     ledger: Mapping[str, Any] | None = None
     """Content of the ledger config map, parsed; None if there is none yet."""
     ledger_resource_version: str | None = None
+    frozen: str = ""
+    """Why what is seen of nodes is not to be believed, if it is not: nothing is done then because a node looks lost or
+    an agent is silent. A container that ended is believed."""

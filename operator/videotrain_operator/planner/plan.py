@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -19,10 +20,12 @@ from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.freeze import accept, effective_run
 from videotrain_operator.planner.generations import adopt_published, begin_generation, spread_roster
 from videotrain_operator.planner.judge import judge_generation, judge_standby
-from videotrain_operator.planner.members import forgive_nodes, settle_pods
-from videotrain_operator.planner.observed import Observed
+from videotrain_operator.planner.members import forgive_nodes, release_all, settle_pods
+from videotrain_operator.planner.observed import Observed, PodView
+from videotrain_operator.planner.outage import track_outage
 from videotrain_operator.planner.outcome import expire_run
 from videotrain_operator.planner.progress import absorb_progress
+from videotrain_operator.planner.recall import recall, recall_number
 from videotrain_operator.planner.render.config import render_config_map
 from videotrain_operator.planner.render.service import render_service
 from videotrain_operator.planner.report import write_report
@@ -46,11 +49,15 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
         ManifestError: the stored status or frozen spec cannot be read.
     """
     draft = _open(run, observed, now)
+    if is_being_deleted(run):
+        return _farewell(draft)
     # 1. A manifest that cannot be resolved gets a condition and nothing else.
     if not accept(draft, run.spec):
         return _refusal(draft)
+    recall(draft)
     # 2. What an earlier pass published before it died, and what the agents say.
     adopt_published(draft)
+    recall_number(draft)
     absorb_progress(draft)
     # 3. What it cost so far.
     track_active_time(draft)
@@ -75,6 +82,7 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
     store_ledger(draft)
     # 9. The status, and the end of a finished run.
     write_cost(draft)
+    track_outage(draft)
     write_report(draft)
     expire_run(draft)
     return draft.plan()
@@ -97,10 +105,29 @@ def plan_refusal(run: Mapping[str, Any], error: ManifestError, now: datetime) ->
     return Plan(status=status.model_copy(update=changes), events=events)
 
 
+def is_being_deleted(run: VideoTrainingRun) -> bool:
+    """Somebody deleted the run, or its namespace."""
+    return bool((run.metadata.model_extra or {}).get("deletionTimestamp"))
+
+
+def _farewell(draft: Draft) -> Plan:
+    """Release the pods of a run that is being deleted. Nothing is created: its namespace may be going, too."""
+    draft.suspend_reason = "Deleted"
+    release_all(draft)
+    return draft.plan()
+
+
 def _open(run: VideoTrainingRun, observed: Observed, now: datetime) -> Draft:
     status = RunStatus.from_wire(run.status or {})
     frozen = dict(observed.frozen_spec) if observed.frozen_spec is not None and status.config_map else None
+    if observed.frozen:
+        observed = replace(observed, pods=tuple(_doubt(pod) for pod in observed.pods))
     return Draft(run=effective_run(run, frozen), observed=observed, now=now, before=status, status=status)
+
+
+def _doubt(pod: PodView) -> PodView:
+    """A pod whose node looks lost while that is not to be believed: no member of a new world, and not dead."""
+    return replace(pod, node_lost=False, doubtful=True) if pod.node_lost else pod
 
 
 def _refusal(draft: Draft) -> Plan:
@@ -109,10 +136,14 @@ def _refusal(draft: Draft) -> Plan:
 
 
 def _settle_fixed_objects(draft: Draft) -> None:
-    """Create the service and the frozen config map where they are missing."""
+    """Create the frozen config map where it is missing, and the service from the first roster on.
+
+    A roster carries addresses, so no world waits for names, and a service that is made when all its pods run costs its
+    endpoints one write instead of one for each pod.
+    """
     if draft.finished:
         return
-    if not draft.observed.service_exists:
+    if draft.live is not None and not draft.observed.service_exists:
         draft.apply.append(render_service(draft.run))
     name = draft.status.config_map
     if name is not None and name not in draft.observed.config_maps and draft.config_data is not None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from typing import Final
 
 from videotrain_api.cost import PEAK_FLOPS
-from videotrain_api.status import GenerationStatus, NodesStatus, StageStatus, ThroughputStatus
+from videotrain_api.status import GenerationStatus, NodesStatus, StageStatus, ThroughputStatus, columns_of
 from videotrain_api.vocabulary import Condition, GenerationReason, Phase
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.generations import FRESH, next_reason
+from videotrain_operator.planner.groups import report_quota
 from videotrain_operator.planner.members import eligible
+from videotrain_operator.planner.observed import PodView
 
-WATCH_SECONDS: Final = 1.0
-"""Between looks while something starts, stops or drains."""
-LONGEST_LOOK_SECONDS: Final = 5.0
+WATCH_SECONDS: Final = 5.0
+"""Between looks while a world starts, stops or drains, in case an agent's news did not wake the run."""
+LONGEST_LOOK_SECONDS: Final = 30.0
 """Between looks while steps go on; a tenth of hangSeconds if that is less."""
+PODS_NAMED: Final = 3
+"""Pods that a message lists."""
 
 
 def write_report(draft: Draft) -> None:
@@ -33,7 +37,7 @@ def write_report(draft: Draft) -> None:
         throughput=_throughput(live),
     )
     _write_conditions(draft, live, ready)
-    draft.update(phase=phase_of(draft).value)
+    draft.update(phase=phase_of(draft).value, columns=columns_of(draft.status))
     _ask_for_next_look(draft, live)
 
 
@@ -79,22 +83,74 @@ def _throughput(live: GenerationStatus | None) -> ThroughputStatus:
     )
 
 
+def report_pods(draft: Draft, ready: int, needed: int) -> None:
+    """Whether there are pods enough, and what keeps the others from coming. Told once, however it is worded later."""
+    stuck = [pod for pod in draft.observed.pods if pod.image_problem]
+    homeless = [pod for pod in draft.observed.pods if pod.unschedulable]
+    reason, why = "WaitingForPods", ""
+    if stuck:
+        reason, text = stuck[0].image_problem.split(": ", 1)
+        why = f"; the container of {_names(stuck)} cannot be made: {text}"
+    elif homeless:
+        reason, why = "Unschedulable", f"; no node takes {_names(homeless)}: {homeless[0].unschedulable}"
+    old = find_condition(draft, Condition.SCHEDULED)
+    enough = ready >= needed
+    message = f"{ready} pods are ready, at least {needed} are needed"
+    if why and old is not None and old.message.startswith(message + why.split(": ", 1)[0]):
+        message = old.message  # the scheduler and the kubelet word the same trouble anew at every try
+    else:
+        message += why
+    known = old is not None and why.split(": ", 1)[0] in old.message
+    set_condition(draft, Condition.SCHEDULED, enough, "PodsReady" if enough else reason, message)
+    if why and not known:
+        draft.tell("Warning", reason, message)
+
+
+def _names(pods: list[PodView]) -> str:
+    names = sorted(pod.name for pod in pods)
+    more = f" and {len(names) - PODS_NAMED} more" if len(names) > PODS_NAMED else ""
+    return ", ".join(names[:PODS_NAMED]) + more
+
+
+def report_doubt(draft: Draft) -> None:
+    """Say so if something is not done because the view of the cluster is not believed."""
+    doubtful = [pod for pod in draft.observed.pods if pod.doubtful]
+    old = find_condition(draft, Condition.CLUSTER_TRUSTED)
+    if doubtful and (old is None or old.status != "False"):
+        message = f"{draft.observed.frozen}; nothing is done about {_names(doubtful)} until that is certain"
+        set_condition(draft, Condition.CLUSTER_TRUSTED, False, "Frozen", message)
+        draft.tell("Warning", "Frozen", message)
+    elif old is not None and old.status == "False" and not doubtful:
+        set_condition(draft, Condition.CLUSTER_TRUSTED, True, "Believed")
+
+
 def _write_conditions(draft: Draft, live: GenerationStatus | None, ready: int) -> None:
     sizes = draft.sizes
     needed = sizes[0] if sizes else draft.bounds.min
     released = draft.finished or draft.suspend_reason is not None
-    enough = ready >= needed
-    message = f"{ready} pods are ready, at least {needed} are needed"
     if not released:
-        set_condition(draft, Condition.SCHEDULED, enough, "PodsReady" if enough else "WaitingForPods", message)
+        report_pods(draft, ready, needed)
+    report_quota(draft)
+    report_doubt(draft)
     running = live is not None and live.progress is not None and live.progress.first_step_at is not None
     set_condition(draft, Condition.RUNNING, running, "StepsAdvance" if running else "NoWorld", draft.waiting)
     again = not released and _restarting(draft, live, running=running)
     if again or find_condition(draft, Condition.RESTARTING):
         reason = next_reason(draft)[0] if live is None else GenerationReason(live.reason)
-        set_condition(draft, Condition.RESTARTING, again, str(reason) if again else "Recovered", draft.waiting)
+        _write_restarting(draft, again=again, reason=str(reason))
     if live is None and find_condition(draft, Condition.PROGRESS_OBSERVED):
         set_condition(draft, Condition.PROGRESS_OBSERVED, None, "NoWorld")
+
+
+def _write_restarting(draft: Draft, *, again: bool, reason: str) -> None:
+    old = find_condition(draft, Condition.RESTARTING)
+    if again:
+        outage = draft.status.outage
+        why = "; ".join(filter(None, [outage.message if outage else "", draft.waiting]))
+        set_condition(draft, Condition.RESTARTING, True, reason, why)
+        return
+    kept = old.message if old is not None and old.status == "False" else ""
+    set_condition(draft, Condition.RESTARTING, False, "Recovered", draft.recovered or kept)
 
 
 def _restarting(draft: Draft, live: GenerationStatus | None, *, running: bool) -> bool:
@@ -104,9 +160,9 @@ def _restarting(draft: Draft, live: GenerationStatus | None, *, running: bool) -
 
 
 def _ask_for_next_look(draft: Draft, live: GenerationStatus | None) -> None:
-    """Agents cannot call; their answers have to be fetched."""
+    """Changes of objects wake a run by themselves; what agents know has to be fetched. Deadlines ask for themselves."""
     calm = live is not None and live.progress is not None and live.progress.state == "running"
     if calm:
         draft.look_again(min(LONGEST_LOOK_SECONDS, max(1.0, draft.spec.failure_policy.hang_seconds / 10)))
-    elif draft.observed.pods or draft.apply or (not draft.finished and draft.suspend_reason is None):
+    elif live is not None or any(pod.running and pod.roster is not None for pod in draft.observed.pods):
         draft.look_again(WATCH_SECONDS)

@@ -36,7 +36,7 @@ def change_world(draft: Draft) -> None:
 
 def _grow(draft: Draft, live: GenerationStatus) -> None:
     sizes, members = draft.sizes, set(live.members)
-    pods = [p for p in eligible(draft) if sizes and p.index < sizes[-1] and (p.name in members or _warm(draft, p))]
+    pods = [p for p in eligible(draft) if draft.in_bounds(p) and (p.name in members or _warm(draft, p))]
     newcomers = [pod for pod in pods if pod.name not in members]
     present = [pod for pod in pods if pod.name in members]
     size = draft.fit(len(pods))

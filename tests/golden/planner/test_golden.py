@@ -64,6 +64,7 @@ def read_observed(case: str) -> tuple[Observed, datetime]:
         service_exists=given.get("service", True),
         config_maps=frozenset(given.get("configMaps", [])),
         ledger=given.get("ledger"),
+        frozen=given.get("frozen", ""),
     )
     return observed, datetime.fromisoformat(given["now"])
 

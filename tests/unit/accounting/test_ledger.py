@@ -13,7 +13,7 @@ from support.planner_builders import START, at, progress, saved
 
 from videotrain_api.status import GenerationStatus
 from videotrain_operator.accounting import ledger as ledger_module
-from videotrain_operator.accounting.ledger import Bill, Holding, settle
+from videotrain_operator.accounting.ledger import Bill, Holding, rebuild, settle
 
 SECOND = 1_000_000
 
@@ -174,6 +174,32 @@ def test_a_deleted_pod_whose_end_was_seen_is_exact() -> None:
 def test_an_unknown_deleted_pod_is_not_billed_again() -> None:
     gone = holding(0, 4, finished_at=at(33), gone=True)
     assert bill(60, [gone], []).held == 0
+
+
+def test_time_goes_on_when_an_emptied_status_knows_no_generation() -> None:
+    worlds = [
+        generation(
+            n, 20 * n, [0], progress=progress(n, 10, resumed_step=0, launched_at=at(20 * n), started_at=at(20 * n))
+        )
+        for n in (1, 2, 3)
+    ]
+    before = bill(70, [holding(0, 4)], worlds)
+    assert before.document["pods"]["uid-0"]["closedThrough"] == 2
+    after = bill(90, [holding(0, 4)], [], document=before.document)
+    assert after.held == before.held + 20 * SECOND
+    again = bill(110, [holding(0, 4)], [generation(4, 100, [0])], document=after.document)
+    assert again.held == 106 * SECOND
+
+
+def test_a_rebuilt_ledger_counts_nothing_twice_and_says_that_it_is_estimated() -> None:
+    world = generation(1, 10, [0], progress=progress(1, 30, started_at=at(20), last_step_at=at(50)))
+    held = [holding(0, 4), holding(1, 55)]
+    lost = bill(52, held[:1], [world])
+    document = rebuild(lost.gpu_microseconds, lost.micros, held, at(52))
+    after = bill(60, held, [world], document=document)
+    assert after.held == lost.held + 8 * SECOND + 5 * SECOND
+    assert sum(after.micros.values()) == after.total == lost.total + 13_000
+    assert after.estimated
 
 
 def test_the_document_stays_small_and_the_totals_stay_right() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -122,6 +123,60 @@ def test_an_unscheduled_pod_costs_nothing_and_says_why() -> None:
 def test_nodes_are_lost_or_leaving_on_evidence_only(node: Any, lost: bool, leaving: bool) -> None:
     pod = view(kubernetes_pod(), {"node-0": node} if node else {})
     assert (pod.node_lost, pod.node_draining) == (lost, leaving)
+
+
+def test_a_lost_node_is_described_by_its_own_words() -> None:
+    since = {
+        "type": "Ready",
+        "status": "Unknown",
+        "reason": "NodeStatusUnknown",
+        "lastTransitionTime": "2026-01-01T12:00:00Z",
+    }
+    node = {"status": {"conditions": [since]}}
+    assert view(kubernetes_pod(), {"node-0": node}).node_evidence == (
+        "the node is not ready since 2026-01-01T12:00:00Z: NodeStatusUnknown"
+    )
+    assert view(kubernetes_pod(), {}).node_evidence == "the node was deleted"
+
+
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff"])
+def test_pulling_and_backing_off_are_the_same_trouble(reason: str) -> None:
+    waiting = {"reason": reason, "message": "no such tag"}
+    pod = kubernetes_pod(phase="Pending", containerStatuses=[{"name": "worker", "state": {"waiting": waiting}}])
+    assert view(pod).image_problem == "ImagePullBackOff: no such tag"
+    creating = {"reason": "ContainerCreating"}
+    pod = kubernetes_pod(phase="Pending", containerStatuses=[{"name": "worker", "state": {"waiting": creating}}])
+    assert view(pod).image_problem == ""
+
+
+def test_the_schedulers_words_are_kept_without_its_thoughts_on_preemption() -> None:
+    message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available."
+    said = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    waiting = kubernetes_pod(phase="Pending", containerStatuses=[], conditions=[said])
+    del waiting["spec"]["nodeName"]
+    assert view(waiting).unschedulable == "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+
+
+def test_what_a_queue_does_to_a_pod_is_seen() -> None:
+    told = {"type": "TerminationTarget", "status": "True", "reason": "StoppedByKueue", "message": "preempted"}
+    pod = kubernetes_pod(phase="Succeeded", conditions=[told])
+    pod["metadata"] |= {"deletionTimestamp": "2026-01-01T12:00:00Z", "finalizers": ["kueue.x-k8s.io/managed"]}
+    pod["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"] = "demo-a1"
+    pod["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/admission"}]
+    seen = view(pod)
+    assert (seen.reason, seen.message, seen.group) == ("StoppedByQueue", "preempted", "demo-a1")
+    assert seen.finalizing
+    assert seen.gated
+
+
+@pytest.mark.parametrize(("run_uid", "counts"), [("mine", True), ("other", False)])
+def test_the_roster_of_another_run_counts_as_none(run_uid: str, counts: bool) -> None:
+    roster = {"runUid": run_uid, "generation": 2, "action": "stop", "stage": "train", "configHash": "0" * 16}
+    roster |= {"reason": "Suspended", "members": [], "port": 29402, "processesPerNode": 8}
+    pod = kubernetes_pod()
+    pod["metadata"]["labels"]["videotrain.dev/run-uid"] = "mine"
+    pod["metadata"]["annotations"]["videotrain.dev/roster"] = json.dumps(roster)
+    assert (view(pod).roster is not None) is counts
 
 
 def test_a_roster_that_somebody_spoiled_counts_as_none() -> None:

@@ -92,6 +92,10 @@ def node_lost() -> SimCluster:
     return SimCluster(manifest(stages=[train_stage(steps=16)]), nodes=3, every_steps=4)
 
 
+def one_node() -> SimCluster:
+    return SimCluster(manifest(stages=[train_stage(steps=16)], nodes={"min": 1, "max": 1}), nodes=1, every_steps=4)
+
+
 SCENARIOS: dict[str, tuple[Callable[[], SimCluster], Script]] = {
     "two stages": (two_stages, {}),
     "a lost node comes back": (
@@ -100,6 +104,9 @@ SCENARIOS: dict[str, tuple[Callable[[], SimCluster], Script]] = {
     ),
     "a worker fails": (node_lost, {10: lambda c: c.fail_worker("demo-w2", 1)}),
     "suspend and resume": (node_lost, {10: lambda c: c.edit(suspend=True), 18: lambda c: c.edit(suspend=False)}),
+    "a pod vanishes": (node_lost, {10: lambda c: c.force_delete("demo-w0")}),
+    "the only pod vanishes": (one_node, {10: lambda c: c.force_delete("demo-w0")}),
+    "a pod is deleted": (node_lost, {10: lambda c: c.ask_to_leave("demo-w0")}),
     "a node is drained": (node_lost, {10: lambda c: c.draining.add("node-0")}),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,9 +40,25 @@ EVENTS = (
     "more",
     "delete-config",
     "delete-service",
+    "delete-ledger",
+    "force-delete",
+    "evict-pod",
+    "terminate-pod",
+    "remove-roster",
+    "spoil-roster",
+    "wipe-status",
+    "suspect",
+    "believe",
     "crash-before",
     "crash-after",
 )
+BY_HAND = {
+    "delete-config": ("ConfigMap", "config"),
+    "delete-service": ("Service", "workers"),
+    "delete-ledger": ("ConfigMap", "ledger"),
+}
+BOTH_COPIES = {"wipe-status", "delete-ledger"}
+"""Each of the two objects can be made again from the other one."""
 SCRIPTS = st.lists(st.tuples(st.integers(0, 60), st.sampled_from(EVENTS), st.integers(0, NODES - 1)), max_size=8)
 
 
@@ -75,11 +92,18 @@ def happen(cluster: SimCluster, event: str, index: int) -> None:
         cluster.edit(suspend=event == "suspend")
     elif event in ("fewer", "more"):
         cluster.edit(nodes={"min": 1, "max": 2 if event == "fewer" else 4})
-    elif event == "delete-config":
-        for key in [k for k in cluster.objects if k[0] == "ConfigMap" and "config" in k[1]]:
-            del cluster.objects[key]
-    elif event == "delete-service":
-        cluster.objects.pop(("Service", "demo-workers"), None)
+    elif event in BY_HAND:
+        cluster.drop(*BY_HAND[event])
+    elif event == "force-delete" and pod:
+        cluster.force_delete(pod["name"])
+    elif event in ("evict-pod", "terminate-pod") and pod:
+        cluster.finish_pod(pod["name"], 137 if event == "evict-pod" else 143, "Evicted" if event == "evict-pod" else "")
+    elif event in ("remove-roster", "spoil-roster") and pod:
+        cluster.spoil_roster(pod["name"], '{"generation": -1}' if event == "spoil-roster" else None)
+    elif event == "wipe-status":
+        cluster.wipe_status()
+    elif event in ("suspect", "believe"):
+        cluster.frozen = "3 of 4 nodes in use are lost" if event == "suspect" else ""
     elif event.startswith("crash"):
         cluster.crash_at, cluster.crash_after = cluster.writes + 1 + index, event == "crash-after"
 
@@ -87,7 +111,7 @@ def happen(cluster: SimCluster, event: str, index: int) -> None:
 async def settle(cluster: SimCluster) -> RunStatus:
     for _ in range(12):
         try:
-            outcome = await reconcile(cluster, KEY, lambda: cluster.now, cluster)
+            outcome = await reconcile(cluster, KEY, lambda: cluster.now, cluster, frozen=cluster.frozen)
         except (OperatorCrashError, Conflict):
             continue
         if outcome.requeue_seconds != 0 and not outcome.plan.apply and not outcome.plan.delete:
@@ -98,6 +122,7 @@ async def settle(cluster: SimCluster) -> RunStatus:
 async def check_rest(cluster: SimCluster, *, quiet: bool) -> None:
     """What holds after every pass that did not ask for another at once."""
     body, observed = await observe(cluster, "default", "demo", cluster)
+    observed = replace(observed, frozen=cluster.frozen)
     run = run_of(body)
     before = (run.model_dump_json(), repr(observed))
     decided = plan(run, observed, cluster.now)
@@ -118,19 +143,36 @@ async def check_rest(cluster: SimCluster, *, quiet: bool) -> None:
         assert getattr(status.restarts_in_stage, cause) <= limit
 
 
+def check_history(cluster: SimCluster, before: RunStatus | None, now: RunStatus) -> None:
+    """What never goes back, whatever people do to the objects."""
+    if before is None:
+        return
+    assert now.generation >= before.generation
+    for cause in LIMITS.model_dump():
+        assert getattr(now.restarts, cause) >= getattr(before.restarts, cause), f"restarts by {cause} went down"
+    done = [s.name for s in before.stages if s.state == "Succeeded"]
+    assert [s.name for s in now.stages if s.state == "Succeeded"][: len(done)] == done
+    if before.cost is not None and now.cost is not None:
+        assert now.cost.held_gpu_microseconds >= before.cost.held_gpu_microseconds
+
+
 async def live(cluster: SimCluster, script: list[tuple[int, str, int]]) -> RunStatus:
+    status: RunStatus | None = None
     for second in range(400):
         if second == 70:
             cluster.nodes = dict.fromkeys(cluster.nodes, True)
             cluster.draining.clear()
-            cluster.crash_at = None
+            cluster.crash_at, cluster.frozen = None, ""
             for sim in cluster.agents.values():
                 sim.silent = False
             cluster.edit(suspend=False)
         for when, event, index in script:
             if when == second:
                 happen(cluster, event, index)
-        status = await settle(cluster)
+        if {event for when, event, _ in script if when == second} >= BOTH_COPIES:
+            status = None  # nothing holds the history any more
+        before, status = status, await settle(cluster)
+        check_history(cluster, before, status)
         await check_rest(cluster, quiet=cluster.crash_at is None)
         assert len(cluster.alive_generations[-1]) <= 1 if cluster.alive_generations else True
         if status.phase in ("Succeeded", "Failed") and not cluster._pods():
@@ -145,7 +187,7 @@ async def live(cluster: SimCluster, script: list[tuple[int, str, int]]) -> RunSt
 async def test_a_run_comes_to_its_end_whatever_happens(script: list[tuple[int, str, int]]) -> None:
     cluster = small_run()
     status = await live(cluster, script)
-    if not any(event in ("fail-worker", "fail-config", "kill-pod", "freeze") for _, event, _ in script):
+    if not any(event in ("fail-worker", "fail-config", "kill-pod", "freeze", "evict-pod") for _, event, _ in script):
         assert status.phase == "Succeeded", status.conditions
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from support.planner_builders import RUN_UID, manifest, run_of
 
+from videotrain_operator.planner.render.kueue import PodGroup, pod_group
 from videotrain_operator.planner.render.objects import render_objects
 from videotrain_operator.planner.render.pod import render_pod
 
@@ -15,6 +16,13 @@ POOL = {
     "nodeSelector": {"gpu": "h200"},
     "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
     "rdmaResource": "rdma/hca",
+    "rdmaCount": 8,
+    "cpu": "96",
+    "memory": "1200Gi",
+    "runtimeClassName": "nvidia",
+    "schedulerName": "gang",
+    "topologyKeys": ["nvidia.com/gpu.clique", "topology.kubernetes.io/zone"],
+    "env": {"NCCL_SOCKET_IFNAME": "eth0"},
     "shmGibibytes": 128,
     "priorityClassName": "training",
     "serviceAccountName": "trainer",
@@ -33,11 +41,14 @@ def container(pod: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_it_asks_for_what_the_pool_has() -> None:
-    pod = worker(pool=POOL)
-    limits = container(pod)["resources"]["limits"]
-    assert limits == {"nvidia.com/gpu": "8", "rdma/hca": "1"} == container(pod)["resources"]["requests"]
+    pod = worker(pool=POOL, imagePullPolicy="Always")
+    resources = container(pod)["resources"]
+    assert resources["limits"] == {"nvidia.com/gpu": "8", "rdma/hca": "8", "memory": "1200Gi"}
+    assert resources["requests"] == resources["limits"] | {"cpu": "96"}, "CPU is never limited"
+    assert container(pod)["imagePullPolicy"] == "Always"
     assert pod["spec"]["nodeSelector"] == {"gpu": "h200"}
     assert pod["spec"]["priorityClassName"] == "training" and pod["spec"]["serviceAccountName"] == "trainer"
+    assert pod["spec"]["runtimeClassName"] == "nvidia" and pod["spec"]["schedulerName"] == "gang"
     assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
     assert {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["spec"]["tolerations"]
 
@@ -61,8 +72,15 @@ def test_it_is_restricted_as_the_pod_security_standard_asks() -> None:
     assert pod["spec"]["automountServiceAccountToken"] is False
 
 
-def test_rdma_needs_pinned_memory() -> None:
-    assert container(worker(pool=POOL))["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
+def test_rdma_adds_no_capability_that_a_restricted_namespace_refuses() -> None:
+    assert container(worker(pool=POOL))["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_nothing_kills_an_agent_that_answers_late() -> None:
+    one = container(worker())
+    assert one["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": 9410}
+    assert "livenessProbe" not in one and "startupProbe" not in one
+    assert worker()["spec"]["restartPolicy"] == "Never"
 
 
 def test_every_mount_has_its_volume_and_shared_memory_is_memory() -> None:
@@ -81,6 +99,46 @@ def test_two_workers_of_a_run_never_share_a_node() -> None:
     term = worker()["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]
     assert term["topologyKey"] == "kubernetes.io/hostname"
     assert term["labelSelector"]["matchLabels"]["videotrain.dev/run-uid"] == RUN_UID
+
+
+def test_workers_are_drawn_together_by_topology_but_not_bound_to_it() -> None:
+    near = worker(pool=POOL)["spec"]["affinity"]["podAffinity"]
+    assert set(near) == {"preferredDuringSchedulingIgnoredDuringExecution"}
+    terms = near["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert [(t["weight"], t["podAffinityTerm"]["topologyKey"]) for t in terms] == [
+        (100, "nvidia.com/gpu.clique"),
+        (50, "topology.kubernetes.io/zone"),
+    ]
+    assert all(t["podAffinityTerm"]["labelSelector"]["matchLabels"]["videotrain.dev/run-uid"] == RUN_UID for t in terms)
+    assert "podAffinity" not in worker()["spec"]["affinity"]
+
+
+def cached(**cache: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    pod = worker(pool=POOL | {"cache": cache})
+    (volume,) = [v for v in pod["spec"]["volumes"] if v["name"] == "cache"]
+    (mount,) = [m for m in container(pod)["volumeMounts"] if m["name"] == "cache"]
+    return {key: value for key, value in volume.items() if key != "name"}, mount
+
+
+def test_the_cache_is_a_bounded_folder_an_ephemeral_volume_or_a_claim() -> None:
+    assert cached()[0] == {"emptyDir": {}}
+    assert cached(sizeGibibytes=500)[0] == {"emptyDir": {"sizeLimit": "500Gi"}}
+    claim = cached(sizeGibibytes=500, storageClassName="nvme")[0]["ephemeral"]["volumeClaimTemplate"]
+    assert claim["spec"]["storageClassName"] == "nvme"
+    assert claim["spec"]["resources"] == {"requests": {"storage": "500Gi"}}
+    assert claim["metadata"]["labels"]["videotrain.dev/run"] == "demo"
+
+
+def test_workers_that_share_a_claim_never_share_a_folder() -> None:
+    volume, mount = cached(claimName="shared")
+    assert volume == {"persistentVolumeClaim": {"claimName": "shared"}}
+    assert mount["subPathExpr"] == "$(VIDEOTRAIN_POD_NAME)"
+    assert "subPathExpr" not in cached()[1]
+
+
+def test_the_environment_of_the_pool_reaches_the_workers() -> None:
+    env = {item["name"]: item for item in container(worker(pool=POOL))["env"]}
+    assert env["NCCL_SOCKET_IFNAME"]["value"] == "eth0"
 
 
 def test_credentials_come_from_the_named_secret_only() -> None:
@@ -103,9 +161,30 @@ def test_the_price_of_the_day_travels_with_the_pod() -> None:
 
 
 def test_a_queue_puts_its_labels_on_the_pod() -> None:
-    labels = worker(queue={"name": "team-a", "priorityClass": "high"})["metadata"]["labels"]
-    assert labels["kueue.x-k8s.io/queue-name"] == "team-a"
-    assert labels["kueue.x-k8s.io/priority-class"] == "high"
+    head = worker(queue={"name": "team-a", "priorityClass": "high"})["metadata"]
+    assert head["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert head["labels"]["kueue.x-k8s.io/priority-class"] == "high"
+    assert head["labels"]["kueue.x-k8s.io/pod-group-name"] == "demo-a1"
+    assert {key: value for key, value in head["annotations"].items() if "kueue" in key} == {
+        "kueue.x-k8s.io/pod-group-total-count": "3",
+        "kueue.x-k8s.io/role-hash": "worker",
+        "kueue.x-k8s.io/pod-group-pod-index-label": "videotrain.dev/index",
+    }
+
+
+def test_a_later_group_has_a_name_and_a_size_of_its_own() -> None:
+    run = run_of(manifest(queue={"name": "team-a"}))
+    group = PodGroup(name="demo-a7", size=2, retriable=False)
+    head = render_pod(run, 0, "c", avoid=["bad-node"], group=group)["metadata"]
+    assert head["labels"]["kueue.x-k8s.io/pod-group-name"] == "demo-a7"
+    assert head["annotations"]["kueue.x-k8s.io/pod-group-total-count"] == "2"
+    assert head["annotations"]["kueue.x-k8s.io/retriable-in-group"] == "false"
+    assert pod_group(run, attempt=2, size=1) == PodGroup(name="demo-a2", size=1)
+
+
+def test_without_a_queue_nothing_speaks_of_one() -> None:
+    head = worker()["metadata"]
+    assert not [key for key in head["labels"] | head["annotations"] if "kueue" in key]
 
 
 def test_team_and_cost_center_are_passed_on() -> None:
@@ -118,10 +197,11 @@ def test_team_and_cost_center_are_passed_on() -> None:
 
 def test_a_template_adds_to_the_pod_and_cannot_steal_its_identity() -> None:
     template = {
-        "metadata": {"name": "mine", "labels": {"a": "b", "videotrain.dev/run": "other"}},
+        "metadata": {"labels": {"a": "b", "videotrain.dev/run": "other"}, "annotations": {"c": "d"}},
         "spec": {"containers": [{"name": "worker", "resources": {"limits": {"memory": "900Gi"}}}]},
     }
     pod = worker(podTemplate=template)
+    assert pod["metadata"]["annotations"]["c"] == "d"
     assert pod["metadata"]["name"] == "demo-w3" and pod["metadata"]["labels"]["videotrain.dev/run"] == "demo"
     assert pod["metadata"]["labels"]["a"] == "b"
     assert container(pod)["resources"]["limits"] == {"nvidia.com/gpu": "2", "memory": "900Gi"}

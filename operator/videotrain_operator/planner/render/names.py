@@ -51,12 +51,7 @@ def run_labels(run: VideoTrainingRun) -> dict[str, str]:
 
 def worker_labels(run: VideoTrainingRun, index: int) -> dict[str, str]:
     """Labels of a worker pod."""
-    labels = run_labels(run) | {"app.kubernetes.io/component": "worker", LABEL_INDEX: str(index)}
-    if run.spec.queue:
-        labels["kueue.x-k8s.io/queue-name"] = run.spec.queue.name
-        if run.spec.queue.priority_class:
-            labels["kueue.x-k8s.io/priority-class"] = run.spec.queue.priority_class
-    return labels
+    return run_labels(run) | {"app.kubernetes.io/component": "worker", LABEL_INDEX: str(index)}
 
 
 def selector(run: VideoTrainingRun) -> dict[str, str]:

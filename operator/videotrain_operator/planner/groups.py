@@ -1,0 +1,123 @@
+"""Pod groups: pods that a Kueue queue admits together, all or none.
+
+A group has a fixed total count, and its name is written into its pods when they are created. So the first pods of a run
+are one group, pods by which the world may grow are a group of their own, and a replacement joins the group of the pod
+that it replaces, so that it uses the quota which that pod left. Two facts shape the rest:
+
+- A pod that still terminates counts for the queue, and a replacement made meanwhile would be deleted as surplus.
+- The queue keeps a finalizer on a pod that is over until its replacement exists, so the name is not free by then and
+  the replacement takes the next free index.
+
+A group is put on record before its first pod is created: an operator that dies in between gives the rest of the pods
+the same total count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from videotrain_api.status import PodGroupStatus
+from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.vocabulary import ANNOTATION_ROSTER, Condition
+from videotrain_operator.planner.conditions import find_condition, set_condition
+from videotrain_operator.planner.decision import Manifest
+from videotrain_operator.planner.draft import Draft
+from videotrain_operator.planner.observed import PodView
+from videotrain_operator.planner.render.kueue import PodGroup, pod_group
+from videotrain_operator.planner.render.roster import render_roster, roster_text
+
+GROUP_LABEL: Final = "kueue.x-k8s.io/pod-group-name"
+FINAL_ANNOTATION: Final = "kueue.x-k8s.io/retriable-in-group"
+
+
+def settle_groups(draft: Draft, wanted: int) -> list[tuple[int, PodGroup]]:
+    """Put new groups on record, and say which pods to create now.
+
+    Args:
+        draft: the pass.
+        wanted: how many pods there should be.
+
+    Returns:
+        Index and group of each pod to create.
+    """
+    standing = Counter(pod.group for pod in draft.observed.pods if not pod.finalizing)
+    _forget(draft)
+    missing = wanted - standing.total()
+    places = list(_places(draft, standing))  # of groups on record: one that is founded now has to wait
+    if missing > len(places):
+        _found(draft, missing - len(places))
+    free = _free_indexes(draft)
+    return [(next(free), PodGroup(name=g.name, size=g.pods)) for g in places[: max(0, missing)]]
+
+
+def _forget(draft: Draft) -> None:
+    """Note groups whose pods were seen, and drop those of which none is left."""
+    there = {pod.group for pod in draft.observed.pods}
+    kept = [g.model_copy(update={"seen": True}) if g.name in there else g for g in draft.status.pod_groups]
+    kept = [group for group in kept if group.name in there or not group.seen]
+    if kept != draft.status.pod_groups:
+        draft.update(pod_groups=kept)
+
+
+def _places(draft: Draft, standing: Counter[str | None]) -> Iterator[PodGroupStatus]:
+    """Every place in a group that no pod takes."""
+    for group in draft.status.pod_groups:
+        yield from [group] * (group.pods - standing[group.name])
+
+
+def _found(draft: Draft, pods: int) -> None:
+    """A new group; its pods are created once it is on record."""
+    number = draft.status.pod_groups_made + 1
+    group = PodGroupStatus(name=pod_group(draft.run, number, pods).name, pods=pods)
+    draft.update(pod_groups=[*draft.status.pod_groups, group], pod_groups_made=number)
+    draft.look_again(0)
+
+
+def _free_indexes(draft: Draft) -> Iterator[int]:
+    taken = {pod.index for pod in draft.observed.pods}
+    return (index for index in range(len(taken) + 1 + 2 * max(1, draft.bounds.max)) if index not in taken)
+
+
+def surplus(draft: Draft, wanted: int) -> set[str]:
+    """Names of pods that are not wanted: those beyond the wanted number, and groups that can no longer be admitted."""
+    standing = sorted((pod for pod in draft.observed.pods if not pod.finalizing), key=lambda pod: pod.index)
+    rest, kept = standing[wanted:], standing[:wanted]
+    names = {pod.name for pod in rest}
+    counts = Counter(pod.group for pod in kept)
+    for group in draft.status.pod_groups:
+        members = [pod for pod in kept if pod.group == group.name]
+        # Nobody would fill the places that surplus pods leave, and the queue admits whole groups only.
+        broken = any(pod.group == group.name for pod in rest) and counts[group.name] < group.pods
+        if broken and all(pod.gated for pod in members):
+            names |= {pod.name for pod in members}
+    return names
+
+
+def render_last_word(run: VideoTrainingRun, pod: PodView) -> Manifest:
+    """A patch by which the queue lets the group end: its pods are not replaced."""
+    patch = render_roster(run, pod, "")
+    # One field manager owns both annotations, so leaving the roster out would remove it.
+    roster = {ANNOTATION_ROSTER: roster_text(pod.roster)} if pod.roster else {}
+    return patch | {"metadata": patch["metadata"] | {"annotations": roster | {FINAL_ANNOTATION: "false"}}}
+
+
+def report_quota(draft: Draft) -> None:
+    """Whether the queue admitted enough pods: its word, apart from what user or budget want."""
+    if draft.spec.queue is None or draft.finished:
+        return
+    name = draft.spec.queue.name
+    gated = sum(pod.gated for pod in draft.observed.pods)
+    admitted = sum(not pod.gated and not pod.deleting and not pod.finalizing for pod in draft.observed.pods)
+    enough = bool(draft.sizes) and admitted >= draft.sizes[0]
+    if not draft.observed.pods:
+        set_condition(draft, Condition.QUOTA_RESERVED, False, "NoPods", f"no pod is in queue {name}")
+        return
+    preempted = any(pod.reason == "StoppedByQueue" for pod in draft.observed.pods)
+    reason = "Admitted" if enough else "Preempted" if preempted else "Queued"
+    message = f"queue {name}: {admitted} pods are admitted, {gated} wait"
+    old = find_condition(draft, Condition.QUOTA_RESERVED)
+    set_condition(draft, Condition.QUOTA_RESERVED, enough, reason, message)
+    if old is None or old.reason != reason:
+        draft.tell("Warning" if reason == "Preempted" else "Normal", reason, message)

@@ -1,0 +1,76 @@
+"""Outages: from the end of a world before its time to the first step after it, and what that cost."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from videotrain_api.money import MICROSECONDS_PER_HOUR, format_micros
+from videotrain_api.status import CostStatus, GenerationStatus, OutageStatus
+from videotrain_api.vocabulary import Bucket
+from videotrain_operator.planner.draft import SUSPENDED, Draft
+
+WASTE: Final = (Bucket.LOST, Bucket.STALLED, Bucket.DRAINING, Bucket.RESTARTING)
+"""Buckets into which an outage puts GPU time."""
+
+
+def wasted(cost: CostStatus | None) -> tuple[int, int]:
+    """GPU microseconds and micros that bought no progress so far."""
+    if cost is None:
+        return 0, 0
+    gpu_us, micros = cost.gpu_microseconds_by_bucket, cost.micros_by_bucket
+    return sum(gpu_us.get(b.value, 0) for b in WASTE), sum(micros.get(b.value, 0) for b in WASTE)
+
+
+def track_outage(draft: Draft) -> None:
+    """Note when an outage begins, and tell what it cost once steps go on."""
+    last, outage = draft.last, draft.status.outage
+    if draft.finished or last is None or last.end_reason == SUSPENDED:
+        draft.update(outage=None)
+    elif outage is None and draft.ended and last.end_cause != "completed":
+        _begin(draft, last)
+    elif outage is not None and last.number > outage.generation and _trains(last):
+        _tell(draft, outage, last)
+        draft.update(outage=None)
+
+
+def _begin(draft: Draft, last: GenerationStatus) -> None:
+    # The bill of the pass before: in the present one, time since the last step already counts as wasted.
+    gpu_us, micros = wasted(draft.before.cost)
+    outage = OutageStatus(
+        generation=last.number,
+        reason=last.end_reason or "",
+        message=last.end_message,
+        since=draft.now,
+        wasted_gpu_microseconds=gpu_us,
+        wasted_micros=micros,
+    )
+    draft.update(outage=outage)
+
+
+def _trains(generation: GenerationStatus) -> bool:
+    return generation.progress is not None and generation.progress.first_step_at is not None
+
+
+def _tell(draft: Draft, outage: OutageStatus, now: GenerationStatus) -> None:
+    facts = now.progress
+    assert facts is not None
+    assert facts.first_step_at is not None
+    resumed = facts.resumed_step or 0
+    reached = max(
+        (g.progress.step for g in draft.status.generations if _belongs(g, outage, now) and g.progress), default=resumed
+    )
+    gpu_us, micros = wasted(draft.status.cost)
+    minutes = 60 * max(0, gpu_us - outage.wasted_gpu_microseconds) / MICROSECONDS_PER_HOUR
+    money = format_micros(max(0, micros - outage.wasted_micros))
+    seconds = max(0.0, (facts.first_step_at - outage.since).total_seconds())
+    message = (
+        f"generation {now.number} trains with {len(now.members)} nodes from step {resumed} on; "
+        f"{max(0, reached - resumed)} steps were lost, and it took {seconds:.0f} s, {minutes:.1f} GPU-minutes and "
+        f"{money} {draft.spec.pool.currency} ({outage.reason}: {outage.message})"
+    )
+    draft.tell("Normal", "Recovered", message)
+    draft.recovered = message
+
+
+def _belongs(generation: GenerationStatus, outage: OutageStatus, now: GenerationStatus) -> bool:
+    return outage.generation <= generation.number < now.number and generation.stage == now.stage

@@ -1,0 +1,66 @@
+"""The container that runs the agent, and under it the workers."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from videotrain_api import vocabulary as names
+from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_operator.planner.render.volumes import mounts
+
+COMMAND: Final = ["videotrain-trainer", "agent"]
+
+
+def worker_container(run: VideoTrainingRun) -> dict[str, Any]:
+    """The container, fit for a namespace that enforces the restricted Pod Security Standard."""
+    policy = run.spec.image_pull_policy
+    return {
+        "name": names.CONTAINER_WORKER,
+        "image": run.spec.image,
+        **({"imagePullPolicy": policy} if policy else {}),
+        "command": list(COMMAND),
+        "env": _environment(run),
+        "ports": [{"name": "agent", "containerPort": names.PORT_AGENT, "protocol": "TCP"}],
+        "resources": _resources(run),
+        "readinessProbe": _readiness(),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts(run),
+    }
+
+
+def _readiness() -> dict[str, Any]:
+    """For people and queues only. Nothing here may kill: a late answer is no evidence of death."""
+    request = {"path": "/healthz", "port": names.PORT_AGENT}
+    return {"httpGet": request, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3}
+
+
+def _resources(run: VideoTrainingRun) -> dict[str, Any]:
+    """Devices and memory are requested as they are limited; CPU is only requested."""
+    pool = run.spec.pool
+    limits = {pool.gpu_resource: str(pool.gpus_per_node)}
+    if pool.rdma_resource:
+        limits[pool.rdma_resource] = str(pool.rdma_count)
+    if pool.memory:
+        limits["memory"] = pool.memory
+    return {"limits": limits, "requests": limits | ({"cpu": pool.cpu} if pool.cpu else {})}
+
+
+def _environment(run: VideoTrainingRun) -> list[dict[str, Any]]:
+    fields = {
+        names.ENV_POD_NAME: "metadata.name",
+        names.ENV_POD_UID: "metadata.uid",
+        names.ENV_POD_IP: "status.podIP",
+        names.ENV_NODE_NAME: "spec.nodeName",
+        names.ENV_NAMESPACE: "metadata.namespace",
+    }
+    environment: list[dict[str, Any]] = [{"name": names.ENV_RUN, "value": run.metadata.name}]
+    environment += [{"name": k, "valueFrom": {"fieldRef": {"fieldPath": path}}} for k, path in fields.items()]
+    secret = run.spec.storage.credentials_secret
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if secret else ():
+        environment.append({"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
+    return environment + [{"name": name, "value": value} for name, value in run.spec.pool.env.items()]

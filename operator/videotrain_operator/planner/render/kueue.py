@@ -1,0 +1,56 @@
+"""Labels and annotations by which Kueue admits the worker pods of a run together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from videotrain_api.cost import node_bounds, node_counts
+from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.vocabulary import LABEL_INDEX
+
+_DOMAIN: Final = "kueue.x-k8s.io"
+ROLE: Final = "worker"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodGroup:
+    """Pods that are admitted together. Kueue never lets the size of a group change, so another size needs another
+    name.
+    """
+
+    name: str
+    """Name of the group, and so of Kueue's Workload; unique in the namespace, at most 63 characters."""
+    size: int
+    """How many pods it has."""
+    retriable: bool = True
+    """A failed pod may be replaced within the group and keeps its quota; False lets the group finish instead."""
+
+
+def pod_group(run: VideoTrainingRun, attempt: int = 1, size: int | None = None) -> PodGroup:
+    """The group of an attempt: of the most nodes that the first stage may use, unless `size` says otherwise."""
+    most = node_counts(node_bounds(run, run.spec.stages[0]))[-1]
+    return PodGroup(name=f"{run.metadata.name}-a{attempt}", size=most if size is None else size)
+
+
+def queue_labels(run: VideoTrainingRun, group: PodGroup) -> dict[str, str]:
+    """Labels of a queued pod; none if the run has no queue."""
+    queue = run.spec.queue
+    if queue is None:
+        return {}
+    labels = {f"{_DOMAIN}/queue-name": queue.name, f"{_DOMAIN}/pod-group-name": group.name}
+    return labels | ({f"{_DOMAIN}/priority-class": queue.priority_class} if queue.priority_class else {})
+
+
+def queue_annotations(run: VideoTrainingRun, group: PodGroup) -> dict[str, str]:
+    """Annotations of a queued pod; none if the run has no queue."""
+    if run.spec.queue is None:
+        return {}
+    annotations = {
+        f"{_DOMAIN}/pod-group-total-count": str(group.size),
+        # Kueue would derive it from the pod's shape, and refuse a replacement that has to avoid a bad node.
+        f"{_DOMAIN}/role-hash": ROLE,
+        # With topology-aware scheduling, neighbouring ranks get neighbouring nodes.
+        f"{_DOMAIN}/pod-group-pod-index-label": LABEL_INDEX,
+    }
+    return annotations | ({} if group.retriable else {f"{_DOMAIN}/retriable-in-group": "false"})

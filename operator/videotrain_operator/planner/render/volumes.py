@@ -1,0 +1,61 @@
+"""Volumes of a worker pod and where they are mounted."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from videotrain_api import vocabulary as names
+from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_operator.planner.render.names import run_labels
+
+_MOUNTS: Final = {
+    "roster": "/etc/videotrain/pod",
+    "config": f"/{names.DIR_CONFIG}",
+    "run": f"/{names.DIR_RUN}",
+    "cache": f"/{names.DIR_CACHE}",
+    "tmp": "/tmp",  # noqa: S108  a mount point in the container, not a file of ours
+    "shm": "/dev/shm",  # noqa: S108
+}
+
+
+def volumes(run: VideoTrainingRun, config_map: str) -> list[dict[str, Any]]:
+    """The volumes; `config_map` holds the frozen configuration."""
+    annotation = {"fieldPath": f"metadata.annotations['{names.ANNOTATION_ROSTER}']"}
+    return [
+        {"name": "roster", "downwardAPI": {"items": [{"path": "roster", "fieldRef": annotation}]}},
+        {"name": "config", "configMap": {"name": config_map}},
+        {"name": "run", "emptyDir": {}},
+        {"name": "cache", **_cache(run)},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{run.spec.pool.shm_gibibytes}Gi"}},
+    ]
+
+
+def mounts(run: VideoTrainingRun) -> list[dict[str, Any]]:
+    """Where the volumes are mounted; what the operator writes is read-only."""
+    found: list[dict[str, Any]] = []
+    for name, path in _MOUNTS.items():
+        mount: dict[str, Any] = {"name": name, "mountPath": path}
+        if name in ("roster", "config"):
+            mount["readOnly"] = True
+        if name == "cache" and run.spec.pool.cache.claim_name:
+            # Pod names are stable and no two runs of a namespace share one, so workers never write to one file.
+            mount["subPathExpr"] = f"$({names.ENV_POD_NAME})"
+        found.append(mount)
+    return found
+
+
+def _cache(run: VideoTrainingRun) -> dict[str, Any]:
+    cache = run.spec.pool.cache
+    size = {"sizeLimit": f"{cache.size_gibibytes}Gi"} if cache.size_gibibytes else {}
+    if cache.claim_name:
+        return {"persistentVolumeClaim": {"claimName": cache.claim_name}}
+    if not cache.storage_class_name:
+        return {"emptyDir": size}
+    claim = {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": cache.storage_class_name,
+        "resources": {"requests": {"storage": f"{cache.size_gibibytes}Gi"}},
+    }
+    template = {"metadata": {"labels": run_labels(run)}, "spec": claim}
+    return {"ephemeral": {"volumeClaimTemplate": template}}

@@ -1,0 +1,126 @@
+"""A run whose pods are admitted by a queue."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from support.planner_cluster import OperatorCrashError, SimCluster
+from support.planner_lives import cluster_of, condition, pass_seconds, running, settle
+from support.planner_queue import SimQueue
+
+
+def queued(pods: int = 3, **spec: Any) -> SimCluster:
+    cluster = cluster_of(machines=5, queue={"name": "team"}, **spec)
+    cluster.quota = SimQueue(pods)
+    return cluster
+
+
+def groups(cluster: SimCluster) -> set[tuple[str, str]]:
+    heads = [body["metadata"] for body in cluster._pods()]
+    name, count = "kueue.x-k8s.io/pod-group-name", "kueue.x-k8s.io/pod-group-total-count"
+    return {(head["labels"][name], head["annotations"][count]) for head in heads}
+
+
+async def test_pods_wait_in_the_queue_together_and_the_start_deadline_waits_too() -> None:
+    cluster = queued(pods=0, startDeadlineSeconds=20)
+    status = await pass_seconds(cluster, 40)
+    assert len(groups(cluster)) == 1
+    assert {count for _, count in groups(cluster)} == {"3"}
+    assert condition(status, "QuotaReserved").status == "False"
+    assert condition(status, "QuotaReserved").reason == "Queued"
+    assert condition(status, "Failed") is None
+    assert condition(status, "Suspended") is None, "a queue's word is not the user's"
+    assert cluster.quota is not None
+    cluster.quota.pods = 3
+    status = await pass_seconds(cluster, 15)
+    assert status.phase == "Running"
+    assert condition(status, "QuotaReserved").reason == "Admitted"
+
+
+async def test_an_operator_that_dies_among_the_pods_of_a_group_completes_it() -> None:
+    for write in range(1, 12):
+        cluster = queued()
+        cluster.crash_at = write
+        with suppress(OperatorCrashError):
+            await settle(cluster)
+        cluster.crash_at = None
+        await settle(cluster)
+        assert {count for _, count in groups(cluster)} == {"3"}
+        assert len(groups(cluster)) == 1
+        assert (await pass_seconds(cluster, 20)).phase == "Running"
+
+
+async def test_preemption_by_the_queue_is_counted_as_such_and_the_run_queues_again() -> None:
+    cluster = queued()
+    before = await running(cluster, 16)
+    assert cluster.quota is not None
+    cluster.quota.pods = 0
+    cluster.quota.preempt(cluster)
+    status = await pass_seconds(cluster, 15)
+    assert status.restarts.preemption == 1
+    assert status.restarts.infrastructure == status.restarts.application == 0
+    assert condition(status, "QuotaReserved").status == "False"
+    cluster.quota.pods = 3
+    status = await pass_seconds(cluster, 20)
+    assert status.phase == "Running"
+    assert status.generation > before.generation
+    assert status.restarts.preemption == 1
+    assert cluster.quota.surplus == []
+
+
+async def test_a_replacement_takes_the_place_in_the_group_and_never_comes_too_early() -> None:
+    cluster = queued()
+    await running(cluster, 16)
+    (group,) = groups(cluster)
+    cluster.finish_pod("demo-w1", 137)
+    status = await pass_seconds(cluster, 25)
+    assert groups(cluster) == {group}
+    assert len(cluster._pods()) == 3
+    assert len(status.generations[-1].members) == 3 or status.phase == "Running"
+    assert cluster.quota is not None
+    assert cluster.quota.surplus == []
+
+
+async def test_more_nodes_are_a_group_of_their_own() -> None:
+    cluster = queued(pods=4, steps=120, nodes={"min": 1, "max": 2})
+    await running(cluster, 16)
+    cluster.edit(nodes={"min": 1, "max": 4})
+    status = await pass_seconds(cluster, 40)
+    assert sorted(count for _, count in groups(cluster)) == ["2", "2"]
+    assert status.nodes.current == 4
+
+
+async def test_a_smaller_world_that_still_waits_is_a_new_group() -> None:
+    cluster = queued(pods=2)
+    await pass_seconds(cluster, 5)
+    (old,) = groups(cluster)
+    cluster.edit(nodes={"min": 1, "max": 2})
+    status = await pass_seconds(cluster, 25)
+    (new,) = groups(cluster)
+    assert new[1] == "2"
+    assert new[0] != old[0]
+    assert status.phase == "Running"
+
+
+async def test_the_queue_does_not_wake_what_the_user_suspended() -> None:
+    cluster = queued(pods=0)
+    await pass_seconds(cluster, 3)
+    cluster.edit(suspend=True)
+    await pass_seconds(cluster, 8)
+    assert cluster.quota is not None
+    cluster.quota.pods = 3
+    status = await pass_seconds(cluster, 10)
+    assert status.phase == "Suspended"
+    assert cluster._pods() == []
+    cluster.edit(suspend=False)
+    assert (await pass_seconds(cluster, 20)).phase == "Running"
+
+
+async def test_pods_of_a_finished_queued_run_are_let_go_by_the_queue() -> None:
+    cluster = queued(steps=20)
+    await running(cluster, 12)
+    cluster.finish_pod("demo-w1", 137)
+    status = await pass_seconds(cluster, 60)
+    assert status.phase == "Succeeded"
+    assert cluster._pods() == []

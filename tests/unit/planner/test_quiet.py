@@ -1,0 +1,181 @@
+"""A run is looked at and written no more often than needed, and goes without a trace."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from support.planner_cluster import SimCluster, rfc3339
+from support.planner_lives import KEY, cluster_of, condition, pass_seconds, running, settle
+
+from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_operator.cluster.interface import Conflict
+from videotrain_operator.cluster.observe import observe
+from videotrain_operator.cluster.podview import parse_time
+from videotrain_operator.planner.plan import plan
+from videotrain_operator.planner.report import LONGEST_LOOK_SECONDS
+from videotrain_operator.reconcile import reconcile
+
+# Looks and writes.
+
+
+async def test_an_unchanged_world_changes_nothing_but_numbers() -> None:
+    cluster = cluster_of()
+    await running(cluster)
+    cluster.frozen = ""
+    first = (await settle(cluster)).plan.status.to_wire()
+    writes = cluster.writes
+    cluster.now += timedelta(seconds=3)
+    second = (await settle(cluster)).plan.status.to_wire()
+    moved = {key for key in first if first[key] != second.get(key)}
+    assert moved <= {"cost", "columns", "observedAt"}
+    assert cluster.writes - writes <= 1, "nothing but the status is written"
+
+
+async def test_a_calm_run_is_looked_at_rarely_and_a_hang_in_time() -> None:
+    cluster = cluster_of(failurePolicy={"hangSeconds": 600, "startSeconds": 30, "graceSeconds": 3})
+    await running(cluster)
+    assert (await settle(cluster)).requeue_seconds == LONGEST_LOOK_SECONDS
+    cluster.freeze_steps()
+    cluster.now += timedelta(seconds=590)
+    look = (await settle(cluster)).requeue_seconds
+    assert look is not None
+    assert look <= 10
+
+
+async def test_a_suspended_run_asks_for_no_look() -> None:
+    cluster = cluster_of()
+    await running(cluster)
+    cluster.edit(suspend=True)
+    await pass_seconds(cluster, 10)
+    outcome = await settle(cluster)
+    assert outcome.plan.status.phase == "Suspended"
+    assert outcome.requeue_seconds is None
+    before = outcome.plan.status.to_wire()
+    cluster.now += timedelta(hours=3)
+    assert (await settle(cluster)).plan.status.to_wire() == before
+
+
+async def test_all_pods_of_a_finished_run_may_go_in_one_request() -> None:
+    cluster = cluster_of(steps=8)
+    wholes = []
+    for _ in range(25):
+        outcome = await settle(cluster)
+        wholes.append((outcome.plan.delete_all_pods, len(outcome.plan.delete)))
+        cluster.tick()
+    for whole, count in wholes:
+        assert not whole or count > 1
+    assert not any(whole for whole, count in wholes if count == 0)
+
+
+async def test_only_pods_that_nobody_wants_go_in_one_request() -> None:
+    cluster = cluster_of()
+    await running(cluster)
+    cluster.draining.update(cluster.nodes)
+    deleted = 0
+    for _ in range(15):
+        decided = (await reconcile(cluster, KEY, lambda: cluster.now, cluster)).plan
+        assert not decided.delete_all_pods
+        deleted += len(decided.delete)
+        cluster.tick()
+    assert deleted == 3
+
+
+async def test_pods_that_are_bound_one_after_another_make_one_ledger_write() -> None:
+    cluster = cluster_of(machines=0, elasticity={"waitForMaxSeconds": 30})
+    versions = set()
+    for second in range(8):
+        if second < 3:
+            cluster.nodes[f"node-{second}"] = True
+        await settle(cluster)
+        ledger = cluster.objects.get(("ConfigMap", "demo-ledger"))
+        versions |= {ledger["metadata"]["resourceVersion"]} if ledger else set()
+        cluster.tick()
+    assert len(versions) == 1
+
+
+async def test_the_first_write_of_a_new_roster_is_fenced() -> None:
+    """Of two operators that both believe to lead, one gets no further than its first write."""
+    cluster, rosters = cluster_of(), []
+    while not rosters:
+        await settle(cluster)
+        cluster.tick()
+        run, observed = await observe(cluster, "default", "demo", cluster)
+        decided = plan(VideoTrainingRun.from_wire(run), observed, cluster.now)
+        rosters = [item for item in decided.apply if item["kind"] == "Pod" and "spec" not in item]
+    assert ["resourceVersion" in item["metadata"] for item in rosters] == [True, False, False]
+    await settle(cluster)
+    with pytest.raises(Conflict):
+        await cluster.apply(rosters[0])
+
+
+async def test_what_is_spent_does_not_reword_the_budgets_condition() -> None:
+    cluster = cluster_of(budget={"maxCost": "0.02", "action": "Shrink"})
+    said = set()
+    for _ in range(30):
+        status = (await settle(cluster)).plan.status
+        budget = condition(status, "BudgetOK")
+        said |= {budget.message} if budget.status == "False" else set()
+        cluster.tick()
+    assert len(said) == 1
+
+
+async def test_the_service_comes_with_the_first_roster() -> None:
+    cluster = cluster_of()
+    await settle(cluster)
+    cluster.tick()
+    assert ("Service", "demo-workers") not in cluster.objects
+    await running(cluster)
+    assert ("Service", "demo-workers") in cluster.objects
+    cluster.drop("Service", "workers")
+    await settle(cluster)
+    assert ("Service", "demo-workers") in cluster.objects
+
+
+async def test_a_roster_names_only_pods_that_run() -> None:
+    cluster = cluster_of()
+    cluster.edit(suspend=True)
+    await pass_seconds(cluster, 3)
+    cluster.edit(suspend=False)
+    status = await pass_seconds(cluster, 10)
+    for world in cluster.worlds.values():
+        assert all(member.address for member in world.roster.members)
+    assert status.generations[-1].created_at >= max(starts_of(cluster))
+
+
+def starts_of(cluster: SimCluster) -> list[Any]:
+    states = [b["status"]["containerStatuses"][0]["state"] for b in cluster._pods()]
+    return [parse_time(state["running"]["startedAt"]) for state in states]
+
+
+# The end.
+
+
+async def test_the_ttl_is_asked_for_to_the_second_and_nothing_is_made_again() -> None:
+    cluster = cluster_of(steps=8, ttlSecondsAfterFinished=100)
+    await pass_seconds(cluster, 30)
+    outcome = await settle(cluster)
+    finished = outcome.plan.status.completion_time
+    assert finished is not None
+    left = (finished + timedelta(seconds=100) - cluster.now).total_seconds()
+    assert outcome.requeue_seconds == left
+    assert outcome.plan.apply == ()
+    cluster.now += timedelta(seconds=left)
+    await settle(cluster)
+    assert not [key for key in cluster.objects if key[0] == "VideoTrainingRun"]
+
+
+@pytest.mark.parametrize("seconds", [1, 14])
+async def test_a_run_that_is_being_deleted_only_lets_go(seconds: int) -> None:
+    cluster = cluster_of()
+    await pass_seconds(cluster, seconds)
+    cluster.run["metadata"]["deletionTimestamp"] = rfc3339(cluster.now)
+    cluster.drop("ConfigMap", "config")
+    cluster.lose_node("node-2")
+    for _ in range(10):
+        plan = (await settle(cluster)).plan
+        assert plan.apply == ()
+        assert plan.events == ()
+        cluster.tick()
+    assert not [key for key in cluster.objects if key[0] == "Pod"]
