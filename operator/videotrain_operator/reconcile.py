@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -14,16 +15,17 @@ from videotrain_api.schema import ManifestError
 from videotrain_api.trainrun import VideoTrainingRun
 from videotrain_api.vocabulary import KIND
 from videotrain_operator.cluster.agents import Agents
-from videotrain_operator.cluster.apply import apply
+from videotrain_operator.cluster.apply import apply, whenever_changed
 from videotrain_operator.cluster.interface import Cluster, Conflict, Json, NotFound, WatchEvent
 from videotrain_operator.cluster.observe import observe
+from videotrain_operator.cluster.pace import Memory
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.observed import Observed
 from videotrain_operator.planner.plan import plan, plan_refusal
 
 FIRST_BACKOFF_SECONDS: Final = 0.5
 LONGEST_BACKOFF_SECONDS: Final = 30.0
-RESYNC_SECONDS: Final = 60.0
+RESYNC_SECONDS: Final = 300.0
 """Look again after so long even if nothing seems to have changed: a watch may have lost an event."""
 Clock = Callable[[], datetime]
 _log = logging.getLogger(__name__)
@@ -60,7 +62,13 @@ def utc_now() -> datetime:
 
 
 async def reconcile(
-    cluster: Cluster, key: RunKey, clock: Clock, agents: Agents, departed: tuple[Json, ...] = ()
+    cluster: Cluster,
+    key: RunKey,
+    clock: Clock,
+    agents: Agents,
+    departed: tuple[Json, ...] = (),
+    memory: Memory | None = None,
+    frozen: str = "",
 ) -> Outcome:
     """One pass over one run.
 
@@ -70,6 +78,8 @@ async def reconcile(
         clock: tells the time, aware.
         agents: asks the worker pods.
         departed: Pod objects as they were when they were deleted, if a watch saw it.
+        memory: what the pass before left unwritten; without it every change of the status is written.
+        frozen: why what is seen of nodes is not to be believed, if it is not.
 
     Raises:
         NotFound: the run is gone.
@@ -77,15 +87,20 @@ async def reconcile(
     """
     begun = time.monotonic()
     run, observed = await observe(cluster, key.namespace, key.name, agents, departed)
+    if frozen:
+        observed = replace(observed, frozen=frozen)
     now = clock()
-    decided = _decide(run, observed, now)
-    await apply(cluster, run, decided)
+    parse = memory.parse if memory else VideoTrainingRun.from_wire
+    decided = _decide(memory.recall(run) if memory else run, observed, now, parse)
+    written = await apply(cluster, run, decided, memory.due if memory else whenever_changed)
+    if memory:
+        memory.keep(written or run, decided.status.to_wire(), written=written is not None)
     return Outcome(run=run, observed=observed, plan=decided, at=now, seconds=time.monotonic() - begun)
 
 
-def _decide(run: Json, observed: Observed, now: datetime) -> Plan:
+def _decide(run: Json, observed: Observed, now: datetime, parse: Callable[[Json], VideoTrainingRun]) -> Plan:
     try:
-        parsed = VideoTrainingRun.from_wire(run)
+        parsed = parse(run)
     except ManifestError as error:
         return plan_refusal(run, error, now)
     return plan(parsed, observed, now)
@@ -101,10 +116,31 @@ class RunLoop:
         agents: Agents,
         *,
         clock: Clock = utc_now,
+        memory: Memory | None = None,
+        turns: AbstractAsyncContextManager[object] | None = None,
+        settle_seconds: float = 0.0,
+        frozen: Callable[[], str] = lambda: "",
         on_outcome: Callable[[Outcome], None] | None = None,
         on_error: Callable[[Exception], None] | None = None,
     ) -> None:
+        """Prepare; nothing runs yet.
+
+        Args:
+            cluster: where the run lives.
+            key: which run.
+            agents: asks the worker pods.
+            clock: tells the time, aware.
+            memory: what passes leave unwritten; without it every change of the status is written.
+            turns: entered around each pass; bounds how many runs are worked on at the same time.
+            settle_seconds: least time between passes, so that changes that come together make one pass. A first
+                change after a calm is acted on at once.
+            frozen: tells why what is seen of nodes is not to be believed, if it is not.
+            on_outcome: told of every pass.
+            on_error: told of every pass that failed.
+        """
         self._cluster, self._key, self._agents, self._clock = cluster, key, agents, clock
+        self._memory, self._turns, self._frozen = memory, turns or nullcontext(), frozen
+        self._settle_seconds = settle_seconds
         self._on_outcome, self._on_error = on_outcome, on_error
         self._woken = asyncio.Event()
         self._departed: dict[str, Json] = {}
@@ -138,15 +174,16 @@ class RunLoop:
         backoff = FIRST_BACKOFF_SECONDS
         while True:
             self._woken.clear()
-            departed = dict(self._departed)
+            begun = time.monotonic()
             try:
-                outcome = await reconcile(self._cluster, self._key, self._clock, self._agents, tuple(departed.values()))
+                outcome = await self._pass()
             except NotFound:
                 _log.info("run=%s/%s gone", self._key.namespace, self._key.name)
                 return
             except Conflict as conflict:
                 self._report(conflict)
-                await self._pause(FIRST_BACKOFF_SECONDS / 10)
+                await self._pause(backoff / 10)
+                backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
                 continue
             except Exception as error:
                 _log.exception("run=%s/%s pass=failed", self._key.namespace, self._key.name)
@@ -155,11 +192,28 @@ class RunLoop:
                 backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
                 continue
             backoff = FIRST_BACKOFF_SECONDS
-            for uid in departed:
-                self._departed.pop(uid, None)
             if self._on_outcome is not None:
                 self._on_outcome(outcome)
+            if outcome.requeue_seconds == 0:
+                continue
             await self._pause(RESYNC_SECONDS if outcome.requeue_seconds is None else outcome.requeue_seconds)
+            await asyncio.sleep(max(0.0, begun + self._settle_seconds - time.monotonic()))
+
+    async def _pass(self) -> Outcome:
+        departed = dict(self._departed)
+        async with self._turns:
+            outcome = await reconcile(
+                self._cluster,
+                self._key,
+                self._clock,
+                self._agents,
+                tuple(departed.values()),
+                self._memory,
+                self._frozen(),
+            )
+        for uid in departed:
+            self._departed.pop(uid, None)
+        return outcome
 
     def _report(self, error: Exception) -> None:
         if self._on_error is not None:

@@ -8,7 +8,7 @@ once after a failure, while the sum over the buckets never does.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -41,6 +41,9 @@ class OperatorMetrics(Collector):
     _errors: dict[str, int] = field(default_factory=dict)
     _events: dict[str, int] = field(default_factory=dict)
     _conflicts: int = 0
+    _requests: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    _frozen: str | None = None
+    _sources: list[Callable[[], Iterable[Sample]]] = field(default_factory=list)
     _pass_counts: list[int] = field(default_factory=lambda: [0] * (len(catalogue.RECONCILE_SECONDS_BUCKETS) + 1))
     _pass_seconds: float = 0.0
 
@@ -69,6 +72,25 @@ class OperatorMetrics(Collector):
         name = type(error).__name__
         self._errors[name] = self._errors.get(name, 0) + 1
 
+    def note_request(self, verb: str, kind: str, code: int) -> None:
+        """The API server was asked.
+
+        Args:
+            verb: get, list, watch, create, apply, patch, put, delete or deletecollection.
+            kind: of the object.
+            code: HTTP status; 0 if there was no answer.
+        """
+        key = (verb, kind, str(code))
+        self._requests[key] = self._requests.get(key, 0) + 1
+
+    def note_frozen(self, reason: str) -> None:
+        """Whether lost nodes are believed."""
+        self._frozen = reason
+
+    def add_source(self, source: Callable[[], Iterable[Sample]]) -> None:
+        """Samples that are computed at every scrape."""
+        self._sources.append(source)
+
     def forget(self, namespace: str, name: str) -> None:
         """A run is gone; its series end."""
         self._runs.pop((namespace, name), None)
@@ -89,6 +111,11 @@ class OperatorMetrics(Collector):
         samples += [(catalogue.RECONCILE_ERRORS, (name,), count) for name, count in sorted(self._errors.items())]
         samples += [(catalogue.EVENTS, (reason,), count) for reason, count in sorted(self._events.items())]
         samples.append((catalogue.API_CONFLICTS, (), self._conflicts))
+        samples += [(catalogue.API_REQUESTS, key, count) for key, count in sorted(self._requests.items())]
+        if self._frozen is not None:
+            samples.append((catalogue.FROZEN, (), float(bool(self._frozen))))
+        for source in self._sources:
+            samples += source()
         yield from _families(samples)
         yield self._histogram()
 

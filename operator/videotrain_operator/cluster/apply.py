@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from itertools import groupby
 from typing import Final
 
 from videotrain_api.vocabulary import FIELD_MANAGER, KIND
@@ -10,15 +13,26 @@ from videotrain_operator.planner.decision import Manifest, Plan
 
 ROSTER_MANAGER: Final = f"{FIELD_MANAGER}-roster"
 """Owns the roster annotation apart from the pod, which its creator applies whole and once."""
+StatusDue = Callable[[Json, Json], bool]
+"""Takes the stored and the wanted status."""
 
 
-async def apply(cluster: Cluster, run: Json, plan: Plan) -> None:
+def whenever_changed(stored: Json, wanted: Json) -> bool:
+    """Write a status whenever it differs."""
+    return wanted != stored
+
+
+async def apply(cluster: Cluster, run: Json, plan: Plan, due: StatusDue = whenever_changed) -> Json | None:
     """Carry out a plan: objects, deletions, status, events, and at last the end of the run.
 
     Args:
         cluster: where to write.
         run: the object that the plan was made for; its resourceVersion guards the status.
         plan: what to do.
+        due: whether a status is to be written now.
+
+    Returns:
+        The run as it is after the status write; None if the status was not written.
 
     Raises:
         Conflict: something changed since it was observed; observe and plan again.
@@ -26,17 +40,47 @@ async def apply(cluster: Cluster, run: Json, plan: Plan) -> None:
     """
     head = run["metadata"]
     namespace, name = head.get("namespace", "default"), head["name"]
-    for manifest in plan.apply:
-        await cluster.apply(manifest, manager_of(manifest))
-    for item in plan.delete:
-        await cluster.delete(item.kind, namespace, item.name, uid=item.uid, grace_seconds=item.grace_seconds)
+    for batch in batches(plan.apply):
+        await _together(cluster.apply(manifest, manager_of(manifest)) for manifest in batch)
+    await _together(
+        cluster.delete(item.kind, namespace, item.name, uid=item.uid, grace_seconds=item.grace_seconds)
+        for item in plan.delete
+    )
+    written: Json | None = None
     status = plan.status.to_wire()
-    if status != (run.get("status") or {}):
-        await cluster.replace_status(KIND, namespace, name, status, head["resourceVersion"])
+    if due(run.get("status") or {}, status):
+        written = await cluster.replace_status(KIND, namespace, name, status, head["resourceVersion"])
     for event in plan.events:
         await cluster.emit_event(run, event.type, event.reason, event.message)
     if plan.delete_run:
         await cluster.delete(KIND, namespace, name, uid=head["uid"])
+    return written
+
+
+def batches(manifests: Iterable[Manifest]) -> Iterator[list[Manifest]]:
+    """Neighbours that may be written at the same time.
+
+    The first roster of a generation goes alone. It carries the resourceVersion of its pod, so of two operators that
+    both believe to lead only one gets beyond it.
+    """
+    for _, batch in groupby(manifests, key=_batch_of):
+        yield list(batch)
+
+
+def _batch_of(manifest: Manifest) -> str:
+    if manifest["kind"] != "Pod":
+        return "fixed"
+    if "spec" in manifest:
+        return "pods"
+    return "first roster" if "resourceVersion" in manifest["metadata"] else "rosters"
+
+
+async def _together(writes: Iterable[Awaitable[object]]) -> None:
+    """Wait for all of them, also when one fails: a write that goes on alone would surprise the next pass."""
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
 
 
 def manager_of(manifest: Manifest) -> str:

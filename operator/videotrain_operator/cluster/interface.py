@@ -32,14 +32,14 @@ class Cluster(Protocol):
     """Access to namespaced objects (VideoTrainingRun, Pod, Service, ConfigMap, Secret, Event) and to nodes."""
 
     async def get(self, kind: str, namespace: str, name: str) -> Json:
-        """The object.
+        """The object. It may be shared: not to be changed.
 
         Raises:
             NotFound: there is none.
         """
 
     async def list(self, kind: str, namespace: str, labels: Mapping[str, str] | None = None) -> list[Json]:
-        """All objects that carry the labels, oldest first."""
+        """All objects that carry the labels, oldest first. They may be shared: not to be changed."""
 
     async def apply(self, manifest: Json, manager: str = FIELD_MANAGER) -> Json:
         """Create the object, or merge it into the existing one, as server-side apply by that field manager does.
@@ -72,6 +72,10 @@ class Cluster(Protocol):
 
     async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
         """Record an Event about an object."""
+
+
+class WatchedCluster(Cluster, Protocol):
+    """A cluster whose changes can be followed too."""
 
     def watch(self, kind: str, namespace: str) -> AsyncIterator[WatchEvent]:
         """Changes from now on, until the iterator is closed."""

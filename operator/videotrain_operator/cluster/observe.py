@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
 from videotrain_api.records import AgentProgress
 from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID
@@ -15,9 +15,6 @@ from videotrain_operator.cluster.podview import pod_view
 from videotrain_operator.planner.freeze import FROZEN_SPEC_KEY
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.render.config import LEDGER_KEY
-
-ASK_ALL_PODS: Final = 8
-"""Up to so many pods, every agent is asked in every pass; beyond, while steps go on, the leader and the newcomers."""
 
 
 async def observe(
@@ -91,14 +88,18 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 async def _ask(agents: Agents, run: Json, pods: Sequence[PodView]) -> dict[str, AgentProgress]:
-    reachable = {pod.name: pod.address for pod in pods if pod.running and pod.address and not pod.node_lost}
-    if len(reachable) <= ASK_ALL_PODS:
-        return await ask_all(agents, reachable.items())
+    """Answers of those who have something to tell: the leader and newcomers, and everybody once the leader stops.
+
+    Before the first roster no agent can say anything that matters.
+    """
     members = _members(run)
+    if not members:
+        return {}
+    reachable = {pod.name: pod.address for pod in pods if pod.running and pod.address and not pod.node_lost}
     followers = set(members[1:])
     # Newcomers are asked too: the world grows when they are ready.
     first = await ask_all(agents, [(name, address) for name, address in reachable.items() if name not in followers])
-    if members and members[0] in first and _is_running(first[members[0]], run):
+    if members[0] in first and _is_running(first[members[0]], run):
         return first
     return first | await ask_all(agents, [(name, address) for name, address in reachable.items() if name in followers])
 

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from videotrain_api.records import Roster
 from videotrain_api.schema import ManifestError
-from videotrain_api.vocabulary import ANNOTATION_PRICE, ANNOTATION_ROSTER, LABEL_INDEX
+from videotrain_api.vocabulary import ANNOTATION_PRICE, ANNOTATION_ROSTER, LABEL_INDEX, LABEL_RUN_UID
 from videotrain_operator.cluster.interface import Json
+from videotrain_operator.planner.groups import GROUP_LABEL
 from videotrain_operator.planner.observed import PodView
 
 LOST_TAINTS: Final = frozenset({"node.kubernetes.io/out-of-service", "node.cloudprovider.kubernetes.io/shutdown"})
@@ -24,10 +25,25 @@ LEAVING_TAINTS: Final = frozenset(
         "karpenter.sh/disruption",
         "kubernetes.azure.com/scalesetpriority-eviction",
         "ToBeDeletedByClusterAutoscaler",
-        "DeletionCandidateOfClusterAutoscaler",
     }
 )
 """Taints by which autoscalers and spot handlers announce that a node will go."""
+NOTICES: Final = ("TerminationTarget", "DisruptionTarget")
+"""Pod conditions by which a queue or Kubernetes says why it ends a pod."""
+STUCK: Final = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "ErrImageNeverPull",
+        "InvalidImageName",
+        "ImageInspectError",
+        "RegistryUnavailable",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    }
+)
+"""Reasons for which a container waits and that do not pass by themselves."""
 MEANINGLESS_REASONS: Final = frozenset({"Error", "Completed"})
 """Container reasons that only repeat whether the exit code is 0."""
 
@@ -58,6 +74,7 @@ def pod_view(pod: Json, nodes: Mapping[str, Json], gpu_resource: str) -> PodView
     return PodView(
         name=head["name"],
         uid=head["uid"],
+        resource_version=head.get("resourceVersion", ""),
         index=int((head.get("labels") or {}).get(LABEL_INDEX, -1)),
         phase=status.get("phase", "Pending"),
         created_at=created,
@@ -70,11 +87,17 @@ def pod_view(pod: Json, nodes: Mapping[str, Json], gpu_resource: str) -> PodView
         finished_at=_finished(status, ended, conditions),
         exit_code=ended.get("exitCode"),
         reason=_reason(status, ended, conditions),
-        message=str(ended.get("message") or status.get("message") or "")[:500],
-        roster=_roster(annotations.get(ANNOTATION_ROSTER)),
+        message=_message(status, ended, conditions)[:500],
+        unschedulable=_unschedulable(conditions) if node_name is None else "",
+        image_problem=_image_problem(status),
+        gated=bool(spec.get("schedulingGates")),
+        group=(head.get("labels") or {}).get(GROUP_LABEL),
+        finalizing=_is_finalizing(head, status),
+        roster=_roster(annotations.get(ANNOTATION_ROSTER), (head.get("labels") or {}).get(LABEL_RUN_UID)),
         gpus=_gpus(spec, gpu_resource),
         price=annotations.get(ANNOTATION_PRICE),
         node_lost=node_name is not None and (node is None or node_is_lost(node)),
+        node_evidence=_evidence(node) if node_name is not None else "",
         node_draining=node is not None and node_is_leaving(node),
     )
 
@@ -121,10 +144,10 @@ def _finished(status: Json, ended: Json, conditions: Mapping[str, Json]) -> date
 
 
 def _reason(status: Json, ended: Json, conditions: Mapping[str, Json]) -> str | None:
-    disruption = conditions.get("DisruptionTarget", {})
     scheduled = conditions.get("PodScheduled", {})
+    notice = _notice(conditions)
     candidates = (
-        disruption.get("reason") if disruption.get("status") == "True" else None,
+        "StoppedByQueue" if notice.get("type") == "TerminationTarget" else notice.get("reason"),
         ended.get("reason"),
         status.get("reason"),
         scheduled.get("reason") if scheduled.get("status") == "False" else None,
@@ -132,19 +155,69 @@ def _reason(status: Json, ended: Json, conditions: Mapping[str, Json]) -> str | 
     return next((reason for reason in candidates if reason and reason not in MEANINGLESS_REASONS), None)
 
 
+def _notice(conditions: Mapping[str, Json]) -> Json:
+    """Who ends the pod and why, as announced in a condition."""
+    told = (conditions.get(kind, {}) for kind in NOTICES)
+    return next((condition for condition in told if condition.get("status") == "True"), {})
+
+
+def _message(status: Json, ended: Json, conditions: Mapping[str, Json]) -> str:
+    return str(ended.get("message") or status.get("message") or _notice(conditions).get("message") or "")
+
+
+def _unschedulable(conditions: Mapping[str, Json]) -> str:
+    """The scheduler's words without what it considered to preempt, which repeats them."""
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") != "False" or scheduled.get("reason") != "Unschedulable":
+        return ""
+    return str(scheduled.get("message") or "no node fits").partition(" preemption:")[0].strip()
+
+
+def _image_problem(status: Json) -> str:
+    """Pulling and backing off alternate; both are told as the same."""
+    containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    for waiting in ((item.get("state") or {}).get("waiting") or {} for item in containers):
+        reason = waiting.get("reason")
+        if reason in STUCK:
+            name = "ImagePullBackOff" if reason == "ErrImagePull" else reason
+            return f"{name}: {waiting.get('message') or 'no message'}"[:500]
+    return ""
+
+
+def _is_finalizing(head: Json, status: Json) -> bool:
+    over = status.get("phase") in ("Succeeded", "Failed")
+    return over and "deletionTimestamp" in head and bool(head.get("finalizers"))
+
+
+def _evidence(node: Json | None) -> str:
+    """What is known about a node that is lost or leaves; no numbers that change from look to look."""
+    if node is None:
+        return "the node was deleted"
+    marks = _taints(node) & (LOST_TAINTS | LEAVING_TAINTS)
+    if marks:
+        return f"the node has the taint {', '.join(sorted(marks))}"
+    ready = [c for c in node.get("status", {}).get("conditions") or [] if c["type"] == "Ready"]
+    if ready and ready[0]["status"] != "True":
+        since = ready[0].get("lastTransitionTime")
+        why = ready[0].get("reason") or ready[0].get("message") or "no reason given"
+        return f"the node is not ready{f' since {since}' if since else ''}: {why}"
+    return "the node is cordoned" if node.get("spec", {}).get("unschedulable") else ""
+
+
 def _gpus(spec: Json, resource: str) -> int:
     limits = [(c.get("resources") or {}).get("limits") or {} for c in spec.get("containers") or []]
     return sum(int(limit.get(resource, 0)) for limit in limits)
 
 
-def _roster(text: str | None) -> Roster | None:
-    """The annotation; one that does not parse counts as none, so that the planner writes it again."""
+def _roster(text: str | None, run_uid: str | None) -> Roster | None:
+    """The annotation; one that does not parse or is another run's counts as none, so that it is written again."""
     if not text:
         return None
     try:
-        return _parse_roster(text)
+        roster = _parse_roster(text)
     except (ManifestError, json.JSONDecodeError):
         return None
+    return roster if run_uid is None or roster.run_uid == run_uid else None
 
 
 @lru_cache(maxsize=64)

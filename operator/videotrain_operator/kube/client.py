@@ -15,6 +15,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
+from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
@@ -27,10 +28,10 @@ from videotrain_operator.kube.kinds import KINDS
 
 REQUEST_SECONDS: Final = 30.0
 """A request that takes longer has failed; a hung write must not hold its run for ever."""
-WATCH_SECONDS: Final = 300
+WATCH_SECONDS: Final = 120
 """The server ends a watch after so long, and it is taken up again where it ended."""
-SILENCE_SECONDS: Final = 90.0
-"""A watch from which nothing came for so long is dead, whatever TCP says; bookmarks come every minute."""
+SILENCE_SECONDS: Final = WATCH_SECONDS + 20.0
+"""A watch from which nothing came for so long is dead, whatever TCP says."""
 PAGE: Final = 500
 """Objects of one page of a list."""
 CONCURRENCY: Final = 32
@@ -38,6 +39,8 @@ CONCURRENCY: Final = 32
 RETRIES: Final = 4
 _SERVICE_ACCOUNT: Final = "var/run/secrets/kubernetes.io/serviceaccount"
 _RETRIED: Final = frozenset({429, 500, 502, 503, 504})
+LONGEST_LINE: Final = 64 * 2**20
+"""Bytes of one watch event; an object with its managed fields may have megabytes."""
 APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
 JSON_PATCH: Final = "application/json-patch+json"
@@ -60,7 +63,8 @@ class ApiUnavailable(ApiError):
     """No answer, or one that says to come back later: nothing is known about the cluster now."""
 
 
-async def _load(kubeconfig: str | None, context: str | None) -> Configuration:
+async def load_configuration(kubeconfig: str | None = None, context: str | None = None) -> Configuration:
+    """The library's configuration, read anew; see `connect`."""
     configuration = Configuration()
     if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
         root = Path(os.environ.get(ENV_POD_ROOT, "/")) / _SERVICE_ACCOUNT
@@ -68,6 +72,8 @@ async def _load(kubeconfig: str | None, context: str | None) -> Configuration:
     else:
         await load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
     configuration.connection_pool_maxsize = 0  # watches hold connections; CONCURRENCY bounds the rest
+    # Looking for a proxy costs a tenth of a request, each time.
+    configuration.client_session_kwargs = {"trust_env": bool(getproxies())}
     return configuration
 
 
@@ -85,7 +91,7 @@ async def connect(
     Raises:
         kubernetes.aio.config.ConfigException: there is no usable configuration.
     """
-    api = ApiClient(await _load(kubeconfig, context))
+    api = ApiClient(await load_configuration(kubeconfig, context))
     try:
         yield KubeClient(api, on_request)
     finally:
@@ -99,6 +105,10 @@ class KubeClient:
         self._api = api
         self._on_request = on_request
         self._slots = asyncio.Semaphore(CONCURRENCY)
+
+    def apart(self) -> KubeClient:
+        """A client of the same server whose requests wait behind nobody else's."""
+        return KubeClient(self._api, self._on_request)
 
     @property
     def server(self) -> str:
@@ -207,8 +217,8 @@ class KubeClient:
         uid: str | None = None,
         grace_seconds: int | None = None,
         propagation: str | None = None,
-    ) -> None:
-        """Ask for deletion; nothing happens if the object is gone.
+    ) -> Json | None:
+        """Ask for deletion; the object or Status that the server answers with, None if the object was gone.
 
         Raises:
             Conflict: an object of that name exists with another uid.
@@ -221,9 +231,9 @@ class KubeClient:
         if propagation is not None:
             body["propagationPolicy"] = propagation
         try:
-            await self._json("DELETE", kind, KINDS[kind].path(namespace, name), {}, body)
+            return await self._json("DELETE", kind, KINDS[kind].path(namespace, name), {}, body)
         except NotFound:
-            return
+            return None
 
     async def delete_collection(self, kind: str, namespace: str, labels: str) -> None:
         """Ask for the deletion of all objects that a label selector matches, in one request."""
@@ -262,7 +272,7 @@ class KubeClient:
             response = await self._send("GET", path, query, None, timeout=timeout)
             try:
                 await self._check("watch", kind, response)
-                async for line in response.content:
+                while line := await response.content.readline(max_line_length=LONGEST_LINE):
                     yield _watch_event(json.loads(line))
             finally:
                 response.close()

@@ -1,0 +1,106 @@
+"""When a status is worth a write: at once if a fact changed, now and then if only numbers moved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from videotrain_api.trainrun import Metadata, VideoTrainingRun, VideoTrainingRunSpec
+from videotrain_operator.cluster.interface import Json
+
+PROGRESS_SECONDS: Final = 60.0
+"""How far the stored step counter may lag behind; /metrics and the agents have it by the second."""
+COST_SECONDS: Final = 600.0
+"""How far the stored bill may lag behind while nothing else happens; it is recomputed from facts, never added up."""
+_NUMBERS: Final = ("columns", "cost", "observedAt", "throughput", "step", "progress")
+_STAGE_NUMBERS: Final = ("step", "savedStep")
+_PROGRESS_FACTS: Final = ("generation", "stage", "state", "firstStepAt", "endedAt", "exit", "totalSteps")
+
+
+class Memory:
+    """What passes over one run remember of each other: the status that was computed and not written.
+
+    The next pass goes on from it, so nothing is lost by writing less; after a restart it goes on from the stored one,
+    from which the same is computed again.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Begin with a status that counts as just written: taking over a run writes nothing."""
+        self._monotonic = monotonic
+        self._written_at = monotonic()
+        self._version = ""
+        self._current = ""
+        self._status: Json | None = None
+        self._written: tuple[str, Json] | None = None
+        self._spec: tuple[object, VideoTrainingRunSpec] | None = None
+
+    def parse(self, run: Json) -> VideoTrainingRun:
+        """The run as a model; its spec is parsed once per uid and generation.
+
+        Raises:
+            ManifestError: it is not valid.
+        """
+        head = run["metadata"]
+        identity = (head["uid"], head.get("generation"))
+        if self._spec is None or self._spec[0] != identity:
+            self._spec = (identity, VideoTrainingRun.from_wire(run).spec)
+        metadata = Metadata.from_wire(head)
+        return VideoTrainingRun.model_construct(metadata=metadata, spec=self._spec[1], status=run.get("status"))
+
+    def recall(self, run: Json) -> Json:
+        """The run with the newest computed status, if nobody has written another one since."""
+        self._current = run["metadata"].get("resourceVersion", "")
+        if self._status is None or self._current != self._version:
+            return run
+        return run | {"status": self._status}
+
+    def due(self, stored: Json, wanted: Json) -> bool:
+        """Whether to write `wanted` over `stored` now."""
+        if wanted == stored:
+            return False
+        # What was written and not touched since counts as it was meant: an older CRD drops fields it does not have.
+        if self._written is not None and self._written[0] == self._current:
+            stored = self._written[1]
+        if facts(wanted) != facts(stored):
+            return True
+        age = self._monotonic() - self._written_at
+        return age >= COST_SECONDS or (age >= PROGRESS_SECONDS and _progress(wanted) != _progress(stored))
+
+    def keep(self, run: Json, status: Json, *, written: bool) -> None:
+        """A pass is over.
+
+        Args:
+            run: the run as it is stored now.
+            status: what the pass computed.
+            written: it was written.
+        """
+        self._version = run["metadata"].get("resourceVersion", "")
+        self._status = status
+        if written:
+            self._written = (self._version, status)
+            self._written_at = self._monotonic()
+
+
+def facts(status: Json) -> Json:
+    """A status without what moves with time alone."""
+    kept = {key: value for key, value in status.items() if key not in _NUMBERS}
+    kept["nodes"] = {key: value for key, value in (status.get("nodes") or {}).items() if key != "ready"}
+    kept["stages"] = [_without(stage, _STAGE_NUMBERS) for stage in status.get("stages") or []]
+    kept["generations"] = [_generation(item) for item in status.get("generations") or []]
+    return kept
+
+
+def _generation(item: Json) -> Json:
+    progress = item.get("progress")
+    if not progress:
+        return item
+    return item | {"progress": {key: progress[key] for key in _PROGRESS_FACTS if key in progress}}
+
+
+def _without(item: Json, keys: tuple[str, ...]) -> Json:
+    return {key: value for key, value in item.items() if key not in keys}
+
+
+def _progress(status: Json) -> tuple[object, ...]:
+    return status.get("step"), status.get("progress"), [stage.get("savedStep") for stage in status.get("stages") or []]

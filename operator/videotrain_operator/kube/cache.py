@@ -1,0 +1,135 @@
+"""What informers and our own writes have told about one kind, indexed by run and by node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from videotrain_api.vocabulary import LABEL_RUN_UID
+from videotrain_operator.cluster.interface import Json
+
+
+class Key(NamedTuple):
+    """Identity of an object of a kind, apart from its uid."""
+
+    namespace: str
+    name: str
+
+
+def key_of(body: Json) -> Key:
+    """Namespace and name of an object."""
+    head = body["metadata"]
+    return Key(head.get("namespace", ""), head["name"])
+
+
+def version_of(body: Json) -> int:
+    """The resourceVersion as the number that it is; 0 if there is none."""
+    return int(body["metadata"].get("resourceVersion") or 0)
+
+
+class Store:
+    """Newest known state of every object of a kind.
+
+    The answer to a write is stored at once, so a watch that lags never makes the operator do a thing twice. An older
+    version never replaces a newer one, and an object that we removed does not come back through a late event.
+    """
+
+    def __init__(self) -> None:
+        self._objects: dict[Key, Json] = {}
+        self._by_run: dict[str, dict[Key, Json]] = {}
+        self._by_node: dict[str, dict[Key, Json]] = {}
+        self._removed: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def get(self, key: Key) -> Json | None:
+        """The object, if it is known."""
+        return self._objects.get(key)
+
+    def all(self, namespace: str = "") -> list[Json]:
+        """Every object, of one namespace if one is given."""
+        return [body for key, body in self._objects.items() if not namespace or key.namespace == namespace]
+
+    def of_run(self, uid: str) -> list[Json]:
+        """Objects that carry the run's uid, oldest first."""
+        return sorted(self._by_run.get(uid, {}).values(), key=_age)
+
+    def on_node(self, node: str) -> list[Json]:
+        """Pods that are bound to a node."""
+        return list(self._by_node.get(node, {}).values())
+
+    def names(self) -> tuple[Key, ...]:
+        """Namespace and name of every object."""
+        return tuple(self._objects)
+
+    def put(self, body: Json) -> bool:
+        """Store a state; whether it is news."""
+        key, uid = key_of(body), body["metadata"]["uid"]
+        known = self._objects.get(key)
+        if uid in self._removed:
+            return False
+        if known is not None and version_of(body) <= version_of(known):
+            return False
+        if known is not None:
+            self._unlink(key, known)
+        self._objects[key] = body
+        for index, value in self._indices(body):
+            index.setdefault(value, {})[key] = body
+        return True
+
+    def remove(self, body: Json, *, ours: bool = False) -> Json | None:
+        """Forget an object, unless another one has its name by now.
+
+        Args:
+            body: the object in any version.
+            ours: we deleted it, so late events about it are to be ignored until the watch tells of its deletion.
+
+        Returns:
+            Its newest known state; None if it was not known.
+        """
+        key, uid = key_of(body), body["metadata"]["uid"]
+        if ours:
+            self._removed.add(uid)
+        else:
+            self._removed.discard(uid)
+        known = self._objects.get(key)
+        if known is None or known["metadata"]["uid"] != uid:
+            return None
+        del self._objects[key]
+        self._unlink(key, known)
+        return known
+
+    def keep_only(self, keys: Iterable[Key], version: int, namespace: str = "") -> list[Json]:
+        """Forget what a list of that resourceVersion does not hold; returns it. Younger objects stay.
+
+        Args:
+            keys: what the list holds.
+            version: resourceVersion of the list.
+            namespace: the namespace that was listed; all if empty.
+        """
+        listed = set(keys)
+        missing = [body for body in self.all(namespace) if key_of(body) not in listed]
+        gone = [body for body in missing if version_of(body) <= version]
+        for body in gone:
+            self.remove(body)
+        return gone
+
+    def _indices(self, body: Json) -> Iterator[tuple[dict[str, dict[Key, Json]], str]]:
+        run = (body["metadata"].get("labels") or {}).get(LABEL_RUN_UID)
+        if run:
+            yield self._by_run, run
+        node = body.get("spec", {}).get("nodeName")
+        if node:
+            yield self._by_node, node
+
+    def _unlink(self, key: Key, body: Json) -> None:
+        for index, value in self._indices(body):
+            members = index.get(value, {})
+            members.pop(key, None)
+            if not members:
+                index.pop(value, None)
+
+
+def _age(body: Json) -> tuple[str, str]:
+    return body["metadata"].get("creationTimestamp", ""), body["metadata"]["name"]

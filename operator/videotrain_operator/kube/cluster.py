@@ -1,0 +1,206 @@
+"""The Cluster of a real API server: reads from informer caches, writes through the client behind a fence."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Final
+
+from videotrain_api.vocabulary import API_VERSION, FIELD_MANAGER, KIND, LABEL_RUN_UID
+from videotrain_operator.cluster.interface import Conflict, Json, NotFound
+from videotrain_operator.kube.cache import Key, Store
+from videotrain_operator.kube.client import ApiError, KubeClient
+from videotrain_operator.kube.trim import trim
+
+CACHED: Final = ("Pod", "Service", "ConfigMap", "Node", KIND)
+"""Kinds that are read from the cache; any other is read from the server."""
+_log = logging.getLogger(__name__)
+
+
+class NameTakenError(ApiError):
+    """An object of the name that a run needs exists and belongs to somebody else."""
+
+
+class KubeCluster:
+    """Implements `videotrain_operator.cluster.interface.Cluster`.
+
+    Reading never waits: what informers and our own writes have told is what is known. Writing checks the fence first,
+    so a replica that lost its lease changes nothing.
+    """
+
+    def __init__(self, client: KubeClient, stores: Mapping[str, Store], fence: Callable[[], None], host: str) -> None:
+        """Wrap a client.
+
+        Args:
+            client: where to write.
+            stores: a cache of each of CACHED, by kind.
+            fence: raises if this process must not write.
+            host: who reports events.
+        """
+        self._client = client
+        self._stores = stores
+        self._fence = fence
+        self._host = host
+
+    async def get(self, kind: str, namespace: str, name: str) -> Json:
+        """The object; see Cluster.get."""
+        if kind not in CACHED:
+            return await self._client.get(kind, namespace, name)
+        body = self._stores[kind].get(Key(namespace, name))
+        if body is None:
+            raise NotFound(f"{kind} {namespace}/{name}")
+        return body
+
+    async def list(self, kind: str, namespace: str, labels: Mapping[str, str] | None = None) -> list[Json]:
+        """All objects that carry the labels; see Cluster.list."""
+        if kind not in CACHED:
+            selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
+            return await self._client.list(kind, namespace, selector)
+        store = self._stores[kind]
+        run = (labels or {}).get(LABEL_RUN_UID)
+        found = store.of_run(run) if run else store.all(namespace)
+        return [body for body in found if _carries(body, labels or {})]
+
+    async def apply(self, manifest: Json, manager: str = FIELD_MANAGER) -> Json:
+        """Create the object, or change the existing one; see Cluster.apply.
+
+        What is not in the cache is created by POST: applying to a name would silently merge into a stranger's object.
+
+        Raises:
+            Conflict: a precondition does not hold, or the cache was behind: look again.
+            NameTakenError: a stranger's object has the name.
+        """
+        self._fence()
+        kind, head = manifest["kind"], manifest["metadata"]
+        store = self._stores[kind]
+        known = store.get(Key(head.get("namespace", "default"), head["name"]))
+        if "uid" in head and kind == "Pod":
+            body = await self._annotate(manifest, manager)
+        elif known is None or _uid_of_run(known) != _uid_of_run(manifest):
+            body = await self._create(manifest, manager)
+        else:
+            body = await self._client.apply(manifest, manager)
+        store.put(trim(body))
+        return body
+
+    async def _create(self, manifest: Json, manager: str) -> Json:
+        try:
+            return await self._client.create(manifest, manager)
+        except Conflict:
+            await self._explain_taken(manifest)
+            raise
+        except ApiError as error:
+            if error.status == HTTPStatus.FORBIDDEN and "is being terminated" in str(error):
+                raise Conflict(str(error)) from error  # the run is about to go with its namespace
+            raise
+
+    async def _explain_taken(self, manifest: Json) -> None:
+        """Learn the object that has the name: ours (the cache was behind), a predecessor's on its way out, or alien.
+
+        Raises:
+            NameTakenError: it is alien.
+        """
+        kind, head = manifest["kind"], manifest["metadata"]
+        namespace, name = head.get("namespace", "default"), head["name"]
+        body = await self._client.get(kind, namespace, name)
+        owner = _uid_of_run(body)
+        if owner == _uid_of_run(manifest):
+            self._stores[kind].put(trim(body))
+        elif owner is None and "deletionTimestamp" not in body["metadata"]:
+            message = f"{kind} {namespace}/{name} exists and belongs to no run; delete it or rename the run"
+            raise NameTakenError(409, "NameTaken", message)
+
+    async def _annotate(self, manifest: Json, manager: str) -> Json:
+        """The pod of that uid: only annotations change."""
+        head = manifest["metadata"]
+        metadata = {key: head[key] for key in ("uid", "resourceVersion", "annotations", "labels") if key in head}
+        namespace = head.get("namespace", "default")
+        try:
+            return await self._client.patch("Pod", namespace, head["name"], {"metadata": metadata}, manager=manager)
+        except NotFound as error:
+            raise Conflict(str(error)) from error
+
+    async def delete(
+        self, kind: str, namespace: str, name: str, *, uid: str | None = None, grace_seconds: int | None = None
+    ) -> None:
+        """Ask for deletion; see Cluster.delete."""
+        self._fence()
+        propagation = "Background" if kind == KIND else None
+        answer = await self._client.delete(
+            kind, namespace, name, uid=uid, grace_seconds=grace_seconds, propagation=propagation
+        )
+        if kind in CACHED and answer is not None and answer.get("kind") == kind:
+            self._note_deletion(trim(answer))
+
+    def _note_deletion(self, body: Json) -> None:
+        """A pod that is not stopped gracefully is gone at once; any other stays until its end is confirmed."""
+        head = body["metadata"]
+        store = self._stores[body["kind"]]
+        if head.get("deletionGracePeriodSeconds") or head.get("finalizers"):
+            store.put(body)
+        else:
+            store.remove(body, ours=True)
+
+    async def delete_collection(self, kind: str, namespace: str, labels: Mapping[str, str]) -> None:
+        """Ask for the deletion of everything that carries the labels, in one request."""
+        self._fence()
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        await self._client.delete_collection(kind, namespace, selector)
+
+    async def replace_status(self, kind: str, namespace: str, name: str, status: Json, resource_version: str) -> Json:
+        """Write the status subresource; see Cluster.replace_status."""
+        self._fence()
+        metadata = {"name": name, "namespace": namespace, "resourceVersion": resource_version}
+        manifest = {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "status": status}
+        body = await self._client.replace(manifest, subresource="status", manager=FIELD_MANAGER)
+        self._stores[kind].put(trim(body))
+        return body
+
+    async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
+        """Record an Event. One that cannot be recorded is logged, and counted among the failed requests."""
+        self._fence()
+        try:
+            await self._client.create(self._event(regarding, type_, reason, message), FIELD_MANAGER)
+        except (ApiError, Conflict, NotFound) as error:
+            head = regarding["metadata"]
+            _log.warning("run=%s/%s event %s was not recorded: %s", head.get("namespace"), head["name"], reason, error)
+
+    def _event(self, regarding: Json, type_: str, reason: str, message: str) -> Json:
+        head = regarding["metadata"]
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        namespace = head.get("namespace", "default")
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{head['name']}.{uuid.uuid4().hex[:16]}", "namespace": namespace},
+            "involvedObject": {
+                "apiVersion": regarding.get("apiVersion", API_VERSION),
+                "kind": regarding.get("kind", KIND),
+                "name": head["name"],
+                "namespace": namespace,
+                "uid": head["uid"],
+                "resourceVersion": head.get("resourceVersion", ""),
+            },
+            "type": type_,
+            "reason": reason,
+            "message": message[:1024],
+            "count": 1,
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "source": {"component": FIELD_MANAGER, "host": self._host},
+            "reportingComponent": FIELD_MANAGER,
+            "reportingInstance": self._host,
+        }
+
+
+def _carries(body: Json, labels: Mapping[str, str]) -> bool:
+    carried = body["metadata"].get("labels") or {}
+    return all(carried.get(key) == value for key, value in labels.items())
+
+
+def _uid_of_run(body: Json) -> str | None:
+    uid: str | None = (body["metadata"].get("labels") or {}).get(LABEL_RUN_UID)
+    return uid

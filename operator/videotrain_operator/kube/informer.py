@@ -1,0 +1,111 @@
+"""List and watch: keeps a Store current through lost connections, expired versions and silence."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Final
+
+from videotrain_operator.cluster.interface import Json, WatchEvent
+from videotrain_operator.kube.cache import Key, Store, key_of
+from videotrain_operator.kube.client import ApiError, ApiUnavailable, KubeClient
+from videotrain_operator.kube.kinds import KINDS
+from videotrain_operator.kube.trim import trim
+
+FIRST_BACKOFF_SECONDS: Final = 0.2
+LONGEST_BACKOFF_SECONDS: Final = 10.0
+EXPIRED: Final = 410
+OnEvent = Callable[[WatchEvent], None]
+_log = logging.getLogger(__name__)
+
+
+class Informer:
+    """Follows one kind in one namespace or everywhere. Call `run()` as a task; `synced` is set after the first list."""
+
+    def __init__(
+        self, client: KubeClient, kind: str, store: Store, on_event: OnEvent, *, namespace: str = "", labels: str = ""
+    ) -> None:
+        self.kind = kind
+        self.store = store
+        self.synced = asyncio.Event()
+        self.connected = False
+        """The newest exchange with the server worked."""
+        self.heard_at = 0.0
+        """Monotonic time of the last sign of the server."""
+        self.restarts = 0
+        """Watches that broke or expired."""
+        self._client = client
+        self._on_event = on_event
+        self._namespace = namespace
+        self._labels = labels
+        self._version = ""
+
+    async def run(self) -> None:
+        """Follow until cancelled.
+
+        Raises:
+            ApiError: the server refuses to list or to watch, and asking again would not help.
+        """
+        backoff = FIRST_BACKOFF_SECONDS
+        while True:
+            try:
+                if not self._version:
+                    await self._list()
+                await self._watch()
+                backoff = FIRST_BACKOFF_SECONDS
+            except ApiUnavailable as error:
+                self._broke(error)
+                heard = time.monotonic() - self.heard_at < LONGEST_BACKOFF_SECONDS
+                backoff = FIRST_BACKOFF_SECONDS if heard else min(2 * backoff, LONGEST_BACKOFF_SECONDS)
+                await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
+            except ApiError as error:
+                if error.status != EXPIRED:
+                    raise
+                self._broke(error)
+                self._version = ""
+
+    def _broke(self, error: ApiError) -> None:
+        self.connected = False
+        self.restarts += 1
+        _log.info("watch of %s ended: %s", self.kind, error)
+
+    def _heard(self) -> None:
+        self.connected = True
+        self.heard_at = time.monotonic()
+
+    async def _list(self) -> None:
+        keys: list[Key] = []
+        version = ""
+        async for items, listed in self._client.pages(self.kind, self._namespace, self._labels):
+            for item in items:
+                body = trim(item)
+                keys.append(key_of(body))
+                if self.store.put(body):
+                    self._on_event(WatchEvent("MODIFIED", body))
+            version = listed
+        for body in self.store.keep_only(keys, int(version), self._namespace):
+            self._on_event(WatchEvent("DELETED", body))
+        self._version = version
+        self._heard()
+        self.synced.set()
+
+    async def _watch(self) -> None:
+        head = {"apiVersion": KINDS[self.kind].group_version, "kind": self.kind}
+        async for event in self._client.watch(self.kind, self._namespace, self._labels, self._version):
+            self._heard()
+            if isinstance(event, str):
+                self._version = event
+                continue
+            body = trim(head | event.object)
+            self._version = str(body["metadata"]["resourceVersion"])
+            self._take(event.type, body)
+
+    def _take(self, type_: str, body: Json) -> None:
+        if type_ == "DELETED":
+            self.store.remove(body)
+            self._on_event(WatchEvent("DELETED", body))
+        elif self.store.put(body):
+            self._on_event(WatchEvent("MODIFIED", body))

@@ -1,0 +1,1 @@
+"""The operator as a process: settings, election, one loop per run, health and metrics."""

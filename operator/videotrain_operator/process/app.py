@@ -1,0 +1,255 @@
+"""The operator process: everything wired together, from start to release."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+from videotrain_api import metrics as catalogue
+from videotrain_api.vocabulary import ENV_POD_ROOT, FIELD_MANAGER, KIND
+from videotrain_operator.cluster.agents import AgentClient
+from videotrain_operator.cluster.interface import NotFound, WatchEvent
+from videotrain_operator.kube.cache import Key, Store, key_of
+from videotrain_operator.kube.client import ApiUnavailable, KubeClient, connect, load_configuration
+from videotrain_operator.kube.cluster import CACHED, KubeCluster
+from videotrain_operator.kube.informer import Informer
+from videotrain_operator.process.controller import Controller
+from videotrain_operator.process.election import Election
+from videotrain_operator.process.runs import Runs
+from videotrain_operator.process.server import serve
+from videotrain_operator.process.settings import Settings
+from videotrain_operator.telemetry import OperatorMetrics, Sample
+from videotrain_operator.webhook.server import Webhook
+
+OWNED: Final = f"app.kubernetes.io/managed-by={FIELD_MANAGER}"
+SILENT_SECONDS: Final = 120.0
+"""A process that heard nothing of the API server for so long is not ready."""
+STUCK_SECONDS: Final = 60.0
+"""An event loop that did not turn for so long is not healthy."""
+TICK_SECONDS: Final = 2.0
+_NAMESPACE_FILE: Final = "var/run/secrets/kubernetes.io/serviceaccount/namespace"
+_log = logging.getLogger(__name__)
+
+
+def own_namespace() -> str:
+    """The pod's namespace; `default` outside of a pod."""
+    file = Path(os.environ.get(ENV_POD_ROOT, "/")) / _NAMESPACE_FILE
+    return file.read_text().strip() if file.exists() else "default"
+
+
+class Operator:
+    """One replica."""
+
+    def __init__(self, settings: Settings, client: KubeClient, agents: AgentClient, metrics: OperatorMetrics) -> None:
+        self._settings, self._client, self._metrics = settings, client, metrics
+        self._stores = {kind: Store() for kind in CACHED}
+        self._ticked_at = time.monotonic()
+        self._stopping = asyncio.Event()
+        self._ready = asyncio.Event()
+        host = os.environ.get("HOSTNAME") or socket.gethostname()
+        self._election = Election(
+            client.apart(),
+            namespace=settings.lease_namespace or own_namespace(),
+            name=settings.lease_name,
+            identity=f"{host}_{uuid.uuid4().hex[:8]}",
+            seconds=settings.lease_seconds,
+        )
+        cluster = KubeCluster(client, self._stores, self._fence, host)
+        self._controller = Controller(cluster, self._stores, agents, metrics, settings, self._nodes_heard_at)
+        self._informers = [self._informer(kind, place) for kind, place in self._scopes()]
+        self._runs = Runs(lambda: load_configuration(settings.kubeconfig or None), self._stores[KIND], self._notice)
+        self._webhook = self._make_webhook() if settings.webhook_port else None
+        metrics.add_source(self._samples)
+
+    def _scopes(self) -> Iterable[tuple[str, str]]:
+        yield "Node", ""
+        for kind in ("Pod", "Service", "ConfigMap"):
+            for namespace in self._settings.namespaces or ("",):
+                yield kind, namespace
+
+    def _informer(self, kind: str, namespace: str) -> Informer:
+        labels = "" if kind == "Node" else OWNED
+        return Informer(self._client, kind, self._stores[kind], self._notice, namespace=namespace, labels=labels)
+
+    def _make_webhook(self) -> Webhook:
+        settings = self._settings
+        return Webhook(
+            self._client,
+            address=settings.listen_address,
+            port=settings.webhook_port,
+            service=settings.webhook_service,
+            namespace=own_namespace(),
+            secret=settings.webhook_secret,
+            configuration=settings.webhook_configuration,
+        )
+
+    def _fence(self) -> None:
+        if self._settings.leader_elect:
+            self._election.fence()
+
+    def _notice(self, event: WatchEvent) -> None:
+        self._controller.notice(event)
+
+    def _nodes_heard_at(self) -> float:
+        return self._informers[0].heard_at
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT.
+
+        Raises:
+            ApiError: the API server refuses what the operator cannot do without.
+            OSError: a port cannot be used.
+        """
+        async with AsyncExitStack() as stack:
+            port = await stack.enter_async_context(
+                serve(
+                    self._settings.listen_address,
+                    self._settings.http_port,
+                    metrics=self._metrics.text,
+                    healthy=self._what_is_stuck,
+                    ready=self._what_is_missing,
+                )
+            )
+            _log.info("serving /metrics, /healthz and /readyz on port %d", port)
+            self._stop_on_signals()
+            stopping = asyncio.create_task(self._stopping.wait())
+            working = asyncio.create_task(self._work())
+            await asyncio.wait({stopping, working}, return_when=asyncio.FIRST_COMPLETED)
+            self._runs.stop()
+            stopping.cancel()
+            working.cancel()
+            results = await asyncio.gather(working, return_exceptions=True)
+            await self._election.release()
+            for error in results:
+                if isinstance(error, Exception):
+                    raise error
+
+    def _stop_on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+
+    async def _work(self) -> None:
+        await self._wait_for_the_kind()
+        async with asyncio.TaskGroup() as group:
+            for informer in self._informers:
+                group.create_task(informer.run())
+            watching = asyncio.Event()
+            group.create_task(self._runs.follow(self._settings.namespaces, watching))
+            if self._webhook is not None:
+                group.create_task(self._webhook.run())
+            await watching.wait()
+            self._stop_on_signals()  # kopf has put its own handlers in their place
+            await self._resync()
+            for informer in self._informers:
+                await informer.synced.wait()
+            # What was loaded so far stays: collections need not look at it again.
+            gc.collect()
+            gc.freeze()
+            self._ready.set()
+            group.create_task(self._tick())
+            group.create_task(self._resync_always())
+            group.create_task(self._lead_whenever_elected())
+
+    async def _wait_for_the_kind(self) -> None:
+        """Until the CustomResourceDefinition is installed and the API server answers."""
+        told = False
+        while True:
+            try:
+                await self._client.list_page(KIND, (self._settings.namespaces or ("",))[0], limit="1")
+            except (NotFound, ApiUnavailable) as error:
+                if not told:
+                    _log.warning("waiting for the API server to serve %s: %s", KIND, error)
+                    told = True
+                await asyncio.sleep(1.0)
+            else:
+                return
+
+    async def _lead_whenever_elected(self) -> None:
+        if not self._settings.leader_elect:
+            await self._controller.lead()
+        while True:
+            await self._election.acquire()
+            leading = asyncio.create_task(self._controller.lead())
+            keeping = asyncio.create_task(self._election.keep())
+            try:
+                await asyncio.wait({leading, keeping}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                leading.cancel()
+                keeping.cancel()
+                results = await asyncio.gather(leading, keeping, return_exceptions=True)
+            for error in results:
+                if isinstance(error, Exception):
+                    raise error
+
+    async def _resync_always(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.resync_seconds)
+            try:
+                await self._resync()
+            except ApiUnavailable as error:
+                _log.warning("runs could not be read anew, next try in %s s: %s", self._settings.resync_seconds, error)
+
+    async def _resync(self) -> None:
+        """Read every run anew: a watch that lost an event is made good."""
+        for namespace in self._settings.namespaces or ("",):
+            keys: list[Key] = []
+            version = "0"
+            async for items, listed in self._client.pages(KIND, namespace):
+                for item in items:
+                    self._runs.take("MODIFIED", item)
+                    keys.append(key_of(item))
+                version = listed
+            self._runs.keep_only(keys, int(version), namespace)
+
+    async def _tick(self) -> None:
+        while True:
+            self._ticked_at = time.monotonic()
+            self._controller.look_at_nodes()
+            await asyncio.sleep(TICK_SECONDS)
+
+    def _what_is_stuck(self) -> str:
+        still = time.monotonic() - self._ticked_at
+        return f"the event loop stood still for {still:.0f} s" if self._ready.is_set() and still > STUCK_SECONDS else ""
+
+    def _what_is_missing(self) -> str:
+        if not self._ready.is_set():
+            return "caches are not filled yet"
+        if self._webhook is not None and not self._webhook.ready:
+            return "the webhook has no certificate yet"
+        return ""
+
+    def _samples(self) -> Iterable[Sample]:
+        leading = self._election.leading or not self._settings.leader_elect
+        yield catalogue.LEADER, (), float(leading)
+        restarts: dict[str, int] = {}
+        for informer in self._informers:
+            restarts[informer.kind] = restarts.get(informer.kind, 0) + informer.restarts
+        for kind, count in restarts.items():
+            yield catalogue.WATCH_RESTARTS, (kind,), count
+        if self._webhook is not None:
+            for outcome, count in sorted(self._webhook.reviews.items()):
+                yield catalogue.WEBHOOK_REVIEWS, (outcome,), count
+
+
+async def run_operator(settings: Settings) -> None:
+    """Run one replica until it is told to stop.
+
+    Raises:
+        ApiError: the API server refuses what the operator cannot do without.
+        OSError: a port cannot be used.
+        kubernetes.aio.config.ConfigException: there is no usable configuration.
+    """
+    metrics = OperatorMetrics()
+    async with connect(settings.kubeconfig or None, on_request=metrics.note_request) as client, AgentClient() as agents:
+        await Operator(settings, client, agents, metrics).run()

@@ -1,0 +1,203 @@
+"""One loop per run, woken by what informers see."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from videotrain_api.vocabulary import KIND, LABEL_RUN
+from videotrain_operator.cluster.agents import AgentClient
+from videotrain_operator.cluster.interface import Cluster, Conflict, WatchEvent
+from videotrain_operator.cluster.pace import Memory
+from videotrain_operator.cluster.podview import node_is_leaving
+from videotrain_operator.kube.cache import Key, Store, key_of
+from videotrain_operator.kube.client import ApiError, ApiUnavailable
+from videotrain_operator.process.doubt import Doubt
+from videotrain_operator.process.listening import Listening
+from videotrain_operator.process.settings import Settings
+from videotrain_operator.reconcile import Outcome, RunKey, RunLoop
+from videotrain_operator.telemetry import OperatorMetrics
+
+REPEAT_SECONDS: Final = 600.0
+"""The same refusal of the API server is told again as an event after so long."""
+_log = logging.getLogger(__name__)
+
+
+class _Charge:
+    """A run that this process looks after."""
+
+    def __init__(self, loop: RunLoop, listening: Listening) -> None:
+        self.loop = loop
+        self.listening = listening
+        self.task: asyncio.Task[None] | None = None
+        self.told: dict[str, float] = {}
+
+
+class _Turns:
+    """A turn for one pass: so many at the same time, and none while it is open how many nodes are lost."""
+
+    def __init__(self, most: int, doubt: Doubt) -> None:
+        self._slots = asyncio.Semaphore(most)
+        self._doubt = doubt
+
+    async def __aenter__(self) -> None:
+        await self._doubt.calm()
+        await self._slots.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._slots.release()
+
+
+class Controller:
+    """Looks after every run while this process leads."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        stores: dict[str, Store],
+        agents: AgentClient,
+        metrics: OperatorMetrics,
+        settings: Settings,
+        nodes_heard_at: Callable[[], float],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            cluster: where runs live.
+            stores: the caches behind it.
+            agents: asks worker pods.
+            metrics: is told of every pass.
+            settings: of the process.
+            nodes_heard_at: monotonic time of the last sign of the API server about nodes.
+        """
+        self._cluster, self._stores, self._agents = cluster, stores, agents
+        self._metrics, self._settings = metrics, settings
+        self._nodes_heard_at = nodes_heard_at
+        self._doubt = Doubt(settings.freeze_percent)
+        self._turns = _Turns(settings.concurrent_passes, self._doubt)
+        self._charges: dict[Key, _Charge] = {}
+        self._leaving: set[str] = set()
+        self._group: asyncio.TaskGroup | None = None
+
+    async def lead(self) -> None:
+        """Look after all runs until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                for key in self._stores[KIND].names():
+                    self._take_charge(key)
+                group.create_task(asyncio.Event().wait())
+        finally:
+            self._group = None
+            for charge in self._charges.values():
+                charge.listening.close()
+            self._charges.clear()
+
+    def notice(self, event: WatchEvent) -> None:
+        """Something changed: wake whom it concerns."""
+        kind = event.object["kind"]
+        if kind == KIND:
+            self._notice_run(event)
+        elif kind == "Node":
+            self._notice_node(event)
+        else:
+            run = (event.object["metadata"].get("labels") or {}).get(LABEL_RUN)
+            charge = self._charges.get(Key(event.object["metadata"].get("namespace", ""), run or ""))
+            if charge is not None:
+                charge.loop.notice(event)
+
+    def _notice_run(self, event: WatchEvent) -> None:
+        key = key_of(event.object)
+        if event.type == "DELETED":
+            self._metrics.forget(key.namespace, key.name)
+        if key in self._charges:
+            self._charges[key].loop.notice(event)
+        elif event.type != "DELETED" and self._group is not None:
+            self._take_charge(key)
+
+    def _notice_node(self, event: WatchEvent) -> None:
+        """Wake the runs on a node that is lost, back, leaving or staying; its heartbeats are no news."""
+        name = event.object["metadata"]["name"]
+        node = None if event.type == "DELETED" else event.object
+        news = self._doubt.notice(name, node)
+        leaving = node is not None and node_is_leaving(node)
+        if not news and leaving == (name in self._leaving):
+            return
+        (self._leaving.add if leaving else self._leaving.discard)(name)
+        if news:
+            self.look_at_nodes()
+        for pod in self._stores["Pod"].on_node(name):
+            run = (pod["metadata"].get("labels") or {}).get(LABEL_RUN, "")
+            charge = self._charges.get(Key(pod["metadata"]["namespace"], run))
+            if charge is not None:
+                charge.loop.wake()
+
+    def _take_charge(self, key: Key) -> None:
+        assert self._group is not None
+        loop = RunLoop(
+            self._cluster,
+            RunKey(namespace=key.namespace, name=key.name),
+            self._agents,
+            memory=Memory(),
+            turns=self._turns,
+            settle_seconds=self._settings.settle_seconds,
+            frozen=self._frozen,
+            on_outcome=lambda outcome: self._note(key, outcome),
+            on_error=lambda error: self._note_error(key, error),
+        )
+        charge = self._charges[key] = _Charge(loop, Listening(self._agents, loop.wake))
+        charge.task = self._group.create_task(self._look_after(key, charge), name=f"run {key.namespace}/{key.name}")
+
+    async def _look_after(self, key: Key, charge: _Charge) -> None:
+        try:
+            await charge.loop.run()
+        finally:
+            charge.listening.close()
+            if self._charges.get(key) is charge:
+                del self._charges[key]
+        # A run of the same name may have been created while this one's last pass went on.
+        if self._group is not None and self._stores[KIND].get(key) is not None:
+            self._take_charge(key)
+
+    def _frozen(self) -> str:
+        return self._doubt.reason
+
+    def look_at_nodes(self) -> None:
+        """Judge again whether lost nodes are believed; wakes every run when that changes."""
+        names = {pod["spec"].get("nodeName") for pod in self._stores["Pod"].all()} - {None}
+        before = self._doubt.reason
+        self._doubt.judge((self._stores["Node"].get(Key("", name)) for name in names), self._nodes_heard_at())
+        self._metrics.note_frozen(self._doubt.reason)
+        if bool(before) != bool(self._doubt.reason):
+            for charge in self._charges.values():
+                charge.loop.wake()
+
+    def _note(self, key: Key, outcome: Outcome) -> None:
+        reasons = [event.reason for event in outcome.plan.events]
+        self._metrics.note_pass(outcome.run, outcome.plan.status, outcome.seconds, reasons)
+        charge = self._charges.get(key)
+        if charge is None:
+            return
+        charge.told.clear()
+        generations = outcome.plan.status.generations
+        live = generations and generations[-1].end_cause is None
+        charge.listening.attend(outcome.observed, generations[-1].members if live else ())
+
+    def _note_error(self, key: Key, error: Exception) -> None:
+        if isinstance(error, Conflict):
+            self._metrics.note_conflict()
+            return
+        self._metrics.note_error(error)
+        charge = self._charges.get(key)
+        if charge is None or not isinstance(error, ApiError) or isinstance(error, ApiUnavailable):
+            return
+        now = time.monotonic()
+        if now - charge.told.get(str(error), -REPEAT_SECONDS) < REPEAT_SECONDS:
+            return
+        charge.told[str(error)] = now
+        run = self._stores[KIND].get(key)
+        if run is not None and self._group is not None:
+            self._group.create_task(self._cluster.emit_event(run, "Warning", error.reason or "Refused", str(error)))

@@ -1,0 +1,91 @@
+"""Doubt: when much is lost at the same time, the view is more likely wrong than the cluster gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from videotrain_operator.cluster.interface import Json
+from videotrain_operator.cluster.podview import node_is_lost
+
+FEWEST_NODES: Final = 4
+"""Fewer lost nodes than that are ordinary, whatever their share."""
+LONGEST_SECONDS: Final = 600.0
+"""After so long a loss that goes on is believed."""
+SETTLE_SECONDS: Final = 1.5
+"""How long a first lost node is waited upon to see whether others follow."""
+STALE_SECONDS: Final = 200.0
+"""A view of nodes that was not confirmed for so long is not acted upon."""
+_log = logging.getLogger(__name__)
+
+
+class Doubt:
+    """Decides whether lost nodes are believed, and holds every pass for the moment that this takes."""
+
+    def __init__(self, percent: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Prepare.
+
+        Args:
+            percent: share of the nodes in use that may be lost at the same time.
+            monotonic: this process's clock.
+        """
+        self._percent = percent
+        self._monotonic = monotonic
+        self._since: float | None = None
+        self._lost: set[str] = set()
+        self._calm = asyncio.Event()
+        self._calm.set()
+        self.reason = ""
+        """Why nodes are not believed to be lost; empty if they are believed."""
+
+    def notice(self, name: str, node: Json | None) -> bool:
+        """A node changed; whether it is news that it is lost or back.
+
+        Nodes that fall silent together are marked one after another. So the first of them holds all passes until it is
+        clear how many they are; a node whose object is gone is no matter of doubt.
+        """
+        lost = node is None or node_is_lost(node)
+        if lost == (name in self._lost):
+            return False
+        if lost:
+            self._lost.add(name)
+        else:
+            self._lost.discard(name)
+        if lost and node is not None and self._calm.is_set():
+            self._calm.clear()
+            asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._calm.set)
+        return True
+
+    async def calm(self) -> None:
+        """Return when no node was lost just now."""
+        await self._calm.wait()
+
+    def judge(self, nodes_in_use: Iterable[Json | None], heard_at: float) -> str:
+        """Look at the nodes that hold pods of runs.
+
+        Args:
+            nodes_in_use: Node objects, None for one that is gone.
+            heard_at: monotonic time of the last sign of the API server about nodes.
+
+        Returns:
+            The reason for doubt; empty if there is none.
+        """
+        now = self._monotonic()
+        nodes = list(nodes_in_use)
+        lost = sum(1 for node in nodes if node is None or node_is_lost(node))
+        reason = ""
+        if lost >= FEWEST_NODES and lost * 100 > self._percent * len(nodes):
+            self._since = now if self._since is None else self._since
+            if now - self._since <= LONGEST_SECONDS:
+                reason = "more nodes than can be believed are lost at the same time"
+        else:
+            self._since = None
+        if now - heard_at > STALE_SECONDS:
+            reason = f"the API server has told nothing about nodes for more than {STALE_SECONDS:.0f} s"
+        if reason != self.reason:
+            _log.warning("%s: %d of %d nodes in use are lost", reason or "no longer frozen", lost, len(nodes))
+        self.reason = reason
+        return reason

@@ -1,0 +1,47 @@
+"""Entry point `videotrain-operator`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Final
+
+from videotrain_api.vocabulary import ExitCode
+from videotrain_operator.process.logs import set_up_logging
+from videotrain_operator.process.settings import Settings, SettingsError
+
+DEEPEST: Final = 100_000
+"""Levels of JSON that can be read; what the models refuse is far less."""
+_USAGE: Final = "usage: videotrain-operator run [--help] [FLAGS]\n"
+
+
+def main() -> None:
+    """Run the operator; exits with 0 after SIGTERM, 64 for wrong settings, 1 for a refusal by the API server."""
+    match sys.argv[1:]:
+        case ["run", *flags]:
+            sys.exit(_run(flags))
+        case ["--help"] | ["-h"]:
+            sys.stdout.write(_USAGE)
+        case _:
+            sys.stderr.write(_USAGE)
+            sys.exit(ExitCode.CONFIG)
+
+
+def _run(flags: list[str]) -> int:
+    try:
+        settings = Settings.load(flags)
+    except SettingsError as error:
+        sys.stderr.write(f"videotrain-operator: {error}\n")
+        return ExitCode.CONFIG
+    set_up_logging(settings.log_format, settings.log_level)
+    # The API server stores a podTemplate of any depth, and one that is too deep must not end everybody's operator.
+    sys.setrecursionlimit(DEEPEST)
+    from videotrain_operator.process.app import run_operator  # after --help, which must not load kopf
+
+    try:
+        asyncio.run(run_operator(settings))
+    except Exception:
+        logging.getLogger(__name__).exception("the operator ends")
+        return ExitCode.INTERNAL
+    return ExitCode.OK

@@ -1,0 +1,56 @@
+"""HTTP of the operator: /metrics for Prometheus, /healthz and /readyz for the kubelet."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiohttp import web
+
+from videotrain_api.metrics import CONTENT_TYPE
+
+HTTP_UNAVAILABLE: Final = 503
+Check = Callable[[], str]
+"""Tells what is wrong; empty if nothing is."""
+
+
+@asynccontextmanager
+async def serve(
+    address: str, port: int, *, metrics: Callable[[], bytes], healthy: Check, ready: Check
+) -> AsyncIterator[int]:
+    """Serve until left; yields the port.
+
+    Args:
+        address: where to listen; every address if empty.
+        port: any free one of 127.0.0.1 if 0; on every address it would be another one for IPv4 than for IPv6.
+        metrics: text of /metrics.
+        healthy: decides /healthz.
+        ready: decides /readyz.
+
+    Raises:
+        OSError: the port cannot be used.
+    """
+
+    async def scrape(_: web.Request) -> web.Response:
+        return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE})
+
+    app = web.Application()
+    app.router.add_get("/metrics", scrape)
+    app.router.add_get("/healthz", _probe(healthy))
+    app.router.add_get("/readyz", _probe(ready))
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, address or (None if port else "127.0.0.1"), port).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+def _probe(check: Check) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(_: web.Request) -> web.Response:
+        problem = check()
+        return web.Response(text=f"{problem or 'ok'}\n", status=HTTP_UNAVAILABLE if problem else 200)
+
+    return answer

@@ -1,0 +1,103 @@
+"""The informer against a scripted server: what it keeps through broken, silent and expired watches."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from videotrain_operator.cluster.interface import WatchEvent
+from videotrain_operator.kube import informer as informers
+from videotrain_operator.kube.cache import Store
+from videotrain_operator.kube.client import ApiError, ApiUnavailable
+from videotrain_operator.kube.informer import Informer
+
+
+def pod(name, version, uid=None):
+    metadata = {"name": name, "namespace": "ns", "uid": uid or name, "resourceVersion": str(version)}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}, "status": {}}
+
+
+class Server:
+    """Answers lists and watches from two scripts; a watch that has nothing more to say stays open."""
+
+    def __init__(self, lists, watches):
+        self.lists, self.watches = list(lists), list(watches)
+        self.asked_from = []
+        self.idle = asyncio.Event()
+
+    async def pages(self, kind, namespace, labels):
+        page = self.lists.pop(0)
+        if isinstance(page, Exception):
+            raise page
+        items, version = page
+        yield items, version
+
+    async def watch(self, kind, namespace, labels, version):
+        self.asked_from.append(version)
+        for step in self.watches.pop(0) if self.watches else []:
+            if isinstance(step, Exception):
+                raise step
+            yield step
+        if not self.watches:
+            self.idle.set()
+            await asyncio.Event().wait()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(informers, "FIRST_BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(informers, "LONGEST_BACKOFF_SECONDS", 0.002)
+
+
+async def follow(server):
+    """Run an informer until the server has told everything; the informer and the events."""
+    events = []
+    informer = Informer(
+        server, "Pod", Store(), lambda event: events.append((event.type, event.object["metadata"]["name"]))
+    )
+    task = asyncio.create_task(informer.run())
+    waiting = asyncio.create_task(server.idle.wait())
+    done, _ = await asyncio.wait({task, waiting}, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert done, "the informer neither ended nor caught up"
+    return informer, events
+
+
+async def test_list_then_watch_from_the_version_of_the_list():
+    server = Server([([pod("a", 3)], "5")], [[WatchEvent("ADDED", pod("b", 6)), WatchEvent("DELETED", pod("a", 7))]])
+    informer, events = await follow(server)
+    assert server.asked_from == ["5"]
+    assert events == [("MODIFIED", "a"), ("MODIFIED", "b"), ("DELETED", "a")]
+    assert [key.name for key in informer.store.names()] == ["b"]
+    assert informer.synced.is_set()
+
+
+async def test_a_broken_watch_goes_on_from_the_last_version_and_bookmark():
+    broken = ApiUnavailable(0, "ConnectionLost", "reset")
+    server = Server([([], "5")], [[WatchEvent("ADDED", pod("a", 6)), broken], ["9", broken], []])
+    informer, events = await follow(server)
+    assert server.asked_from == ["5", "6", "9"]
+    assert events == [("MODIFIED", "a")]
+    assert informer.restarts == 2
+
+
+async def test_an_expired_version_is_listed_again_and_tells_what_was_missed():
+    gone = ApiError(410, "Expired", "too old")
+    server = Server([([pod("a", 3)], "5"), ([pod("b", 30)], "40")], [[gone], []])
+    _, events = await follow(server)
+    assert events == [("MODIFIED", "a"), ("MODIFIED", "b"), ("DELETED", "a")]
+    assert server.asked_from == ["5", "40"]
+
+
+async def test_an_outage_at_the_start_is_waited_out():
+    down = ApiUnavailable(503, "ServiceUnavailable", "starting")
+    informer, _ = await follow(Server([down, down, ([pod("a", 3)], "5")], [[]]))
+    assert informer.synced.is_set()
+
+
+async def test_a_refusal_ends_it_loudly():
+    with pytest.raises(ApiError, match="forbidden"):
+        await follow(Server([ApiError(403, "Forbidden", "forbidden")], []))

@@ -1,0 +1,58 @@
+from videotrain_operator.cluster.pace import COST_SECONDS, PROGRESS_SECONDS, Memory
+
+RUN = {"metadata": {"uid": "u", "name": "tiny", "resourceVersion": "5"}}
+
+
+def status(step=1, total=10, phase="Running", state="running"):
+    generation = {"number": 1, "progress": {"generation": 1, "state": state, "step": step, "lastStepAt": str(step)}}
+    return {
+        "phase": phase,
+        "step": step,
+        "observedAt": f"t{total}",
+        "cost": {"totalMicros": total},
+        "nodes": {"current": 2, "ready": step},
+        "stages": [{"name": "train", "step": step, "savedStep": 0}],
+        "generations": [generation],
+    }
+
+
+def memory(now):
+    return Memory(lambda: now[0])
+
+
+def test_a_fact_is_written_at_once_and_a_number_now_and_then():
+    now = [0.0]
+    pace = memory(now)
+    assert pace.due(status(), status(phase="Failed"))
+    assert pace.due(status(), status(state="failed"))
+    assert not pace.due(status(), status(step=2, total=20))
+    now[0] = PROGRESS_SECONDS
+    assert pace.due(status(), status(step=2, total=20))
+    assert not pace.due(status(), status(total=20)), "only the bill has grown"
+    now[0] = COST_SECONDS
+    assert pace.due(status(), status(total=20))
+    assert not pace.due(status(), status())
+
+
+def test_a_write_starts_the_wait_again():
+    now = [PROGRESS_SECONDS]
+    pace = memory(now)
+    pace.keep(RUN, status(step=2), written=True)
+    assert not pace.due(status(step=2), status(step=3))
+
+
+def test_the_next_pass_goes_on_from_what_was_not_written():
+    pace = memory([0.0])
+    pace.keep(RUN, status(step=9), written=False)
+    assert pace.recall(RUN | {"status": status(step=1)})["status"] == status(step=9)
+    edited = {"metadata": RUN["metadata"] | {"resourceVersion": "6"}, "status": status(step=1)}
+    assert pace.recall(edited)["status"] == status(step=1), "somebody else wrote since"
+
+
+def test_a_server_that_drops_unknown_fields_is_not_written_to_for_ever():
+    pace = memory([0.0])
+    wanted = status() | {"newField": 1}
+    pace.keep(RUN, wanted, written=True)
+    pace.recall(RUN | {"status": status()})
+    assert not pace.due(status(), wanted)
+    assert pace.due(status(), wanted | {"phase": "Failed"})

@@ -1,0 +1,82 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from videotrain_operator.kube.cache import Key, Store, key_of
+
+
+def pod(name="tiny-w0", uid="u1", version=1, run="r1", node=None, namespace="default", created="2026-01-01T00:00:00Z"):
+    metadata = {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": str(version)}
+    metadata |= {"labels": {"videotrain.dev/run-uid": run}, "creationTimestamp": created}
+    return {"kind": "Pod", "metadata": metadata, "spec": {"nodeName": node} if node else {}}
+
+
+def test_an_older_version_never_replaces_a_newer_one():
+    store = Store()
+    assert store.put(pod(version=7, node="a"))
+    assert not store.put(pod(version=6))
+    assert not store.put(pod(version=7))
+    assert store.on_node("a") == [pod(version=7, node="a")]
+
+
+def test_versions_are_compared_as_numbers():
+    store = Store()
+    store.put(pod(version=99))
+    assert store.put(pod(version=100))
+
+
+def test_indices_follow_changes_and_removals():
+    store = Store()
+    store.put(pod(version=1, node="a"))
+    store.put(pod(version=2, node="b"))
+    assert store.on_node("a") == []
+    assert [key_of(body).name for body in store.on_node("b")] == ["tiny-w0"]
+    assert store.remove(pod(version=2)) is not None
+    assert store.on_node("b") == [] == store.of_run("r1")
+
+
+def test_what_we_removed_does_not_come_back_through_a_late_event():
+    store = Store()
+    store.put(pod(version=1))
+    store.remove(pod(version=1), ours=True)
+    assert not store.put(pod(version=2)), "an event from before the deletion"
+    assert store.remove(pod(version=3)) is None, "the watch confirms the deletion"
+    assert store.put(pod(uid="u2", version=4)), "the name is free again"
+
+
+def test_removing_one_pod_leaves_its_successor_of_the_same_name():
+    store = Store()
+    store.put(pod(uid="u2", version=9))
+    assert store.remove(pod(uid="u1", version=8)) is None
+    assert store.get(Key("default", "tiny-w0")) is not None
+
+
+def test_a_list_removes_what_it_does_not_hold_but_nothing_younger_and_nothing_elsewhere():
+    store = Store()
+    store.put(pod("old", "u1", version=3))
+    store.put(pod("young", "u2", version=20))
+    store.put(pod("kept", "u3", version=4))
+    store.put(pod("elsewhere", "u4", version=2, namespace="other"))
+    gone = store.keep_only([Key("default", "kept")], version=10, namespace="default")
+    assert [key_of(body).name for body in gone] == ["old"]
+    assert {key.name for key in store.names()} == {"young", "kept", "elsewhere"}
+
+
+def test_objects_of_a_run_come_oldest_first():
+    store = Store()
+    store.put(pod("b", "u1", created="2026-01-01T00:00:02Z"))
+    store.put(pod("a", "u2", created="2026-01-01T00:00:01Z"))
+    assert [key_of(body).name for body in store.of_run("r1")] == ["a", "b"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["put", "gone", "ours"]), st.integers(0, 3), st.integers(0, 2)), max_size=40))
+def test_the_indices_always_hold_exactly_the_stored_objects(steps):
+    store = Store()
+    for version, (what, name, node) in enumerate(steps, start=1):
+        body = pod(f"w{name}", f"u{name}-{version if what == 'put' else 0}", version, node=f"n{node}")
+        known = store.get(key_of(body))
+        if what == "put":
+            store.put(body)
+        elif known is not None:
+            store.remove(known, ours=what == "ours")
+    by_node = [key_of(body) for node in range(3) for body in store.on_node(f"n{node}")]
+    assert sorted(by_node) == sorted(store.names()) == sorted(key_of(body) for body in store.of_run("r1"))
