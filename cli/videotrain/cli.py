@@ -26,6 +26,7 @@ examples:
   videotrain plan manifests/examples/open-sora-2.yaml --mfu 0.45
   videotrain render manifests/examples/demo.yaml
   videotrain get --workdir run1
+  videotrain cluster up --nodes 2 --gpus-per-node 8
 """
 Handler = Callable[[argparse.Namespace], int]
 
@@ -69,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_render(commands)
     _add_get(commands)
+    _add_cluster(commands)
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(handler=_version)
     return parser
@@ -132,6 +134,34 @@ def _add_get(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(handler=_get)
 
 
+def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "cluster",
+        help="a real Kubernetes on this machine, to try the operator on",
+        description="A real Kubernetes control plane on this machine, with nodes whose pods are processes and an "
+        "S3 object store. Objects and data stay in the directory; starting again there goes on with them.",
+    )
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    up = verbs.add_parser("up", help="start it", description="Start the cluster and show it until Ctrl-C ends it.")
+    up.add_argument("--nodes", type=_count, default=2, metavar="N", help="number of nodes (default 2)")
+    up.add_argument("--gpus-per-node", type=_count, default=8, metavar="K", help="GPUs that a node offers (default 8)")
+    up.add_argument("--detach", action="store_true", help="come back when it is ready, and leave it running")
+    up.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    up.set_defaults(handler=_cluster_up)
+    down = verbs.add_parser("down", help="end it", description="End the cluster; its objects and data stay.")
+    down.set_defaults(handler=_cluster_down)
+    status = verbs.add_parser("status", help="show it", description="Show the cluster; exit code 1 if none is ready.")
+    status.add_argument("--json", action="store_true", help="machine-readable output")
+    status.set_defaults(handler=_cluster_status)
+    for verb in (up, down, status):
+        verb.add_argument(
+            "--directory",
+            type=Path,
+            metavar="D",
+            help="where it lives (default: in the user's state)",
+        )
+
+
 def _local(options: argparse.Namespace) -> int:
     from videotrain.local import LocalOptions, run_local  # other commands need no embedded cluster
 
@@ -166,6 +196,32 @@ def _get(options: argparse.Namespace) -> int:
     return print_state(options.workdir, as_json=options.json)
 
 
+def _cluster_up(options: argparse.Namespace) -> int:
+    from videotrain.cluster_command import ClusterOptions, default_directory, up
+
+    return up(
+        ClusterOptions(
+            directory=options.directory or default_directory(),
+            nodes=options.nodes,
+            gpus_per_node=options.gpus_per_node,
+            detach=options.detach,
+            child=options.child,
+        )
+    )
+
+
+def _cluster_down(options: argparse.Namespace) -> int:
+    from videotrain.cluster_command import default_directory, down
+
+    return down(options.directory or default_directory())
+
+
+def _cluster_status(options: argparse.Namespace) -> int:
+    from videotrain.cluster_command import default_directory, status
+
+    return status(options.directory or default_directory(), as_json=options.json)
+
+
 def _version(options: argparse.Namespace) -> int:  # noqa: ARG001 - every handler takes the options
     sys.stdout.write(f"videotrain {__version__}\n")
     return 0
@@ -174,6 +230,12 @@ def _version(options: argparse.Namespace) -> int:  # noqa: ARG001 - every handle
 def _natural(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r} is no seed; a whole number from 0 to 2^63 - 1 is needed")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; a whole number from 1 to 1000 is needed")
     return int(text)
 
 

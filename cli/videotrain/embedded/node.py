@@ -34,7 +34,7 @@ from videotrain.embedded.process import KILLED, Ending, SupervisedProcess, read_
 from videotrain.embedded.scheduler import is_ready, place
 from videotrain.embedded.store import set_condition
 from videotrain.embedded.transaction import stopped
-from videotrain_operator.cluster.interface import Cluster, Conflict, NotFound
+from videotrain_operator.cluster.interface import Conflict, NotFound, WatchedCluster
 
 Json = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ HEARTBEAT_SECONDS = 1.0
 """How often a node's last sign of life is stored; it bounds the bill of a pod whose end nobody recorded."""
 
 
-class NodeCluster(Cluster, Protocol):
+class NodeCluster(WatchedCluster, Protocol):
     """What a node needs beside observing and applying."""
 
     async def bind(self, namespace: str, name: str, uid: str, node: str) -> Json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import sys
@@ -35,7 +36,7 @@ def container_of(pod: Json) -> Json:
     containers = pod["spec"]["containers"]
     if len(containers) != 1:
         names = ", ".join(container["name"] for container in containers)
-        raise ContainerConfigError(f"spec.containers: {names}: the embedded cluster runs exactly one container per pod")
+        raise ContainerConfigError(f"spec.containers: {names}: a process node runs exactly one container per pod")
     return dict(containers[0])
 
 
@@ -46,13 +47,32 @@ def command_line(container: Json, env: Mapping[str, str]) -> list[str]:
         ContainerConfigError: there is no command; images are not run here.
     """
     if not container.get("command"):
-        raise ContainerConfigError("spec.containers[0].command: required in the embedded cluster, which runs no images")
+        name = container["name"]
+        raise ContainerConfigError(f"container {name!r}: command: required on a process node, which runs no images")
     words = [*container["command"], *container.get("args", [])]
     return [expand(word, env) for word in words]
 
 
 def environment(pod: Json, root: Path, lookup: Lookup) -> dict[str, str]:
-    """The container's whole environment.
+    """The whole environment of the pod's only container.
+
+    Raises:
+        ContainerConfigError: a Secret, ConfigMap, key or field that it refers to does not exist.
+    """
+    return container_environment(container_of(pod), pod, root, lookup, {})
+
+
+def container_environment(
+    container: Json, pod: Json, root: Path, lookup: Lookup, of_node: Mapping[str, str]
+) -> dict[str, str]:
+    """The whole environment of one container.
+
+    Args:
+        container: the container.
+        pod: its pod, for the downward API.
+        root: where the container's files are.
+        lookup: finds Secrets and ConfigMaps.
+        of_node: what the node gives to every container; the pod's own entries win.
 
     Raises:
         ContainerConfigError: a Secret, ConfigMap, key or field that it refers to does not exist.
@@ -62,7 +82,7 @@ def environment(pod: Json, root: Path, lookup: Lookup) -> dict[str, str]:
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     # Several worker processes share the machine's cores; one thread each is what a core per worker gives.
     env |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    container = container_of(pod)
+    env |= of_node
     for source in container.get("envFrom", []):
         env |= _all_keys(source, lookup)
     for item in container.get("env", []):
@@ -92,13 +112,18 @@ def field_value(pod: Json, path: str) -> str:
     subscript = _SUBSCRIPT.match(path)
     if subscript:
         return str(pod["metadata"].get(subscript[1], {}).get(subscript[2], ""))
+    if path in ("metadata.labels", "metadata.annotations"):
+        pairs = pod["metadata"].get(path.removeprefix("metadata."), {})
+        return "\n".join(f"{name}={json.dumps(value)}" for name, value in sorted(pairs.items()))
     known = {
         "metadata.name": pod["metadata"]["name"],
         "metadata.namespace": pod["metadata"]["namespace"],
         "metadata.uid": pod["metadata"]["uid"],
         "spec.nodeName": pod["spec"].get("nodeName", ""),
+        "spec.serviceAccountName": pod["spec"].get("serviceAccountName", ""),
         "status.podIP": pod["status"].get("podIP", ""),
-        "status.hostIP": pod["status"].get("podIP", ""),
+        "status.podIPs": ",".join(item["ip"] for item in pod["status"].get("podIPs", [])),
+        "status.hostIP": pod["status"].get("hostIP", ""),
     }
     if path not in known:
         raise ContainerConfigError(f"fieldPath {path!r}: allowed are {', '.join(known)} and labels or annotations")
@@ -121,7 +146,7 @@ def write_volumes(pod: Json, root: Path, lookup: Lookup) -> None:
         folder = root / mount["mountPath"].lstrip("/")
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in _volume_files(volumes[name], pod, lookup):
-            _replace(folder / path, content, secret="secret" in volumes[name])
+            replace_file(folder / path, content, secret="secret" in volumes[name])
 
 
 def write_downward_files(pod: Json, root: Path) -> None:
@@ -130,26 +155,54 @@ def write_downward_files(pod: Json, root: Path) -> None:
     for mount in container_of(pod).get("volumeMounts", []):
         if mount["name"] in volumes:
             for path, content in _downward_files(volumes[mount["name"]], pod):
-                _replace(root / mount["mountPath"].lstrip("/") / path, content)
+                replace_file(root / mount["mountPath"].lstrip("/") / path, content)
 
 
 def _volume_files(volume: Json, pod: Json, lookup: Lookup) -> Iterator[tuple[str, bytes]]:
     if "downwardAPI" in volume:
         yield from _downward_files(volume, pod)
     elif "configMap" in volume:
-        found = _find("ConfigMap", volume["configMap"]["name"], lookup)
-        yield from _items(volume["configMap"], _contents(found))
+        yield from source_files("ConfigMap", volume["configMap"]["name"], volume["configMap"], lookup)
     elif "secret" in volume:
-        found = _find("Secret", volume["secret"]["secretName"], lookup)
-        yield from _items(volume["secret"], _contents(found))
+        yield from source_files("Secret", volume["secret"]["secretName"], volume["secret"], lookup)
     elif "emptyDir" not in volume:
         kind = next((name for name in volume if name != "name"), "none")
         raise ContainerConfigError(f"volume {volume['name']!r}: type {kind!r} is not supported in the embedded cluster")
 
 
 def _downward_files(volume: Json, pod: Json) -> Iterator[tuple[str, bytes]]:
-    for item in volume["downwardAPI"].get("items", []):
+    yield from downward_files(volume["downwardAPI"], pod)
+
+
+def downward_files(source: Json, pod: Json) -> Iterator[tuple[str, bytes]]:
+    """Files of a downward API volume or projection.
+
+    Raises:
+        ContainerConfigError: an item is no fieldRef, or its field is not one that the downward API offers.
+    """
+    for item in source.get("items", []):
+        if "fieldRef" not in item:
+            raise ContainerConfigError(
+                f"downwardAPI item {item['path']!r}: only fieldRef is supported on process nodes"
+            )
         yield item["path"], field_value(pod, item["fieldRef"]["fieldPath"]).encode()
+
+
+def source_files(kind: str, name: str, source: Json, lookup: Lookup) -> Iterator[tuple[str, bytes]]:
+    """Files of a ConfigMap or Secret.
+
+    Args:
+        kind: ConfigMap or Secret.
+        name: its name.
+        source: `items` and `optional` of the volume or projection.
+        lookup: finds it.
+
+    Raises:
+        ContainerConfigError: it, or a key that is listed, does not exist.
+    """
+    if source.get("optional") and lookup(kind, name) is None:
+        return
+    yield from _items(source, _contents(_find(kind, name, lookup)))
 
 
 def _items(source: Json, contents: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
@@ -165,7 +218,8 @@ def _items(source: Json, contents: Mapping[str, bytes]) -> Iterator[tuple[str, b
         yield item["path"], contents[item["key"]]
 
 
-def _replace(path: Path, content: bytes, *, secret: bool = False) -> None:
+def replace_file(path: Path, content: bytes, *, secret: bool = False) -> None:
+    """Write a file so that a reader sees the old content or the new one; nothing happens if it is the same."""
     if path.is_file() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 // One binary that is kube-apiserver, kube-controller-manager, kube-scheduler, etcd or kwok, as its first argument says.
 //
-// The four share most of their code: linked once, they build in a fraction of the time and space of four binaries.
+// They share most of their code: linked once, they build in a fraction of the time and space of separate binaries.
 package main
 
 import (
@@ -63,6 +63,7 @@ func runKwok() error {
 		return err
 	}
 	command := kwok.NewCommand(ctx)
+	command.Version = "" // the API server's libraries register a --version of another type for the whole process
 	command.PersistentFlags().AddFlagSet(flags)
 	return command.ExecuteContext(ctx)
 }

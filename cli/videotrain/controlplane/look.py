@@ -1,0 +1,153 @@
+"""What goes on in a cluster of this machine, seen from any process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from videotrain.controlplane.commands import API_SERVER, CONTROLLER_MANAGER, ETCD, SCHEDULER
+from videotrain.controlplane.errors import RequestError
+from videotrain.controlplane.plane import known_layout
+from videotrain.controlplane.readiness import admin_api, readiness
+from videotrain_api.vocabulary import API_VERSION, PLURAL
+
+Json = dict[str, Any]
+_GPU: Final = "nvidia.com/gpu"
+_ENDED: Final = frozenset({"Succeeded", "Failed"})
+"""Phases of pods that hold nothing any more."""
+
+
+@dataclass(frozen=True)
+class NodeLook:
+    """One node."""
+
+    name: str
+    ready: bool
+    gpus: int
+    gpus_used: int
+    pods: int
+
+
+@dataclass(frozen=True)
+class PodLook:
+    """One pod."""
+
+    namespace: str
+    name: str
+    node: str
+    phase: str
+    """`Terminating` once its deletion was asked for."""
+    age_seconds: int
+
+
+@dataclass(frozen=True)
+class RunLook:
+    """One VideoTrainingRun."""
+
+    namespace: str
+    name: str
+    phase: str
+    stage: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """One moment of a cluster."""
+
+    components: dict[str, bool]
+    """Whether each part of the control plane serves."""
+    nodes: tuple[NodeLook, ...] = ()
+    pods: tuple[PodLook, ...] = ()
+    runs: tuple[RunLook, ...] = ()
+
+    def as_json(self) -> Json:
+        """As data for machines."""
+        document: Json = json.loads(json.dumps(asdict(self)))
+        return document
+
+
+def look(directory: Path) -> Look:
+    """Look at the cluster of a directory; parts that do not answer are missing from the picture.
+
+    Raises:
+        ControlPlaneError: no control plane was ever started there.
+    """
+    layout = known_layout(directory / "control-plane")
+    components = {name: _serves(readiness(name, layout)) for name in (ETCD, API_SERVER, CONTROLLER_MANAGER, SCHEDULER)}
+    if not components[API_SERVER]:
+        return Look(components)
+    api = admin_api(layout)
+    try:
+        nodes, pods = api.get("/api/v1/nodes")["items"], api.get("/api/v1/pods")["items"]
+        runs = api.get(f"/apis/{API_VERSION}/{PLURAL}")["items"]
+    except (OSError, RequestError):  # it ended a moment ago, or is not complete yet
+        return Look(components)
+    return picture(components, nodes, pods, runs, datetime.now(UTC))
+
+
+def picture(
+    components: dict[str, bool], nodes: Iterable[Json], pods: Iterable[Json], runs: Iterable[Json], now: datetime
+) -> Look:
+    """Put together what was read."""
+    listed = list(pods)
+    return Look(
+        components,
+        tuple(_node(node, listed) for node in nodes),
+        tuple(_pod(pod, now) for pod in listed),
+        tuple(_run(run) for run in runs),
+    )
+
+
+def _serves(question: Any) -> bool:
+    try:
+        return bool(question())
+    except OSError:
+        return False
+
+
+def _node(node: Json, pods: Iterable[Json]) -> NodeLook:
+    status = node.get("status", {})
+    name = node["metadata"]["name"]
+    here = [
+        pod for pod in pods if pod["spec"].get("nodeName") == name and pod.get("status", {}).get("phase") not in _ENDED
+    ]
+    conditions = status.get("conditions") or []
+    return NodeLook(
+        name=name,
+        ready=any(c["type"] == "Ready" and c["status"] == "True" for c in conditions),
+        gpus=int(status.get("allocatable", {}).get(_GPU, 0)),
+        gpus_used=sum(_gpus(pod) for pod in here),
+        pods=len(here),
+    )
+
+
+def _gpus(pod: Json) -> int:
+    return sum(int(c.get("resources", {}).get("limits", {}).get(_GPU, 0)) for c in pod["spec"]["containers"])
+
+
+def _pod(pod: Json, now: datetime) -> PodLook:
+    head = pod["metadata"]
+    created = datetime.fromisoformat(head["creationTimestamp"])
+    return PodLook(
+        namespace=head["namespace"],
+        name=head["name"],
+        node=pod["spec"].get("nodeName", ""),
+        phase="Terminating" if "deletionTimestamp" in head else pod.get("status", {}).get("phase", "Pending"),
+        age_seconds=max(0, int((now - created).total_seconds())),
+    )
+
+
+def _run(run: Json) -> RunLook:
+    head, status = run["metadata"], run.get("status") or {}
+    return RunLook(
+        namespace=head["namespace"],
+        name=head["name"],
+        phase=status.get("phase", ""),
+        stage=status.get("stage") or "",
+        step=int(status.get("step") or 0),
+    )

@@ -1,0 +1,17 @@
+"""A process that owns a control plane, for tests that kill it.
+
+python plane_owner.py DIRECTORY: starts, makes the namespace `kept`, says `ready`, and waits for ever.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+from videotrain.controlplane.plane import ControlPlane
+
+if __name__ == "__main__":
+    plane = ControlPlane(Path(sys.argv[1]))
+    plane.start()
+    plane.create_namespace("kept")
+    print("ready", flush=True)
+    signal.pause()

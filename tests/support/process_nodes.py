@@ -1,0 +1,86 @@
+"""Process nodes in a process of their own, beside a real control plane."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import psutil
+
+from videotrain.embedded.kube_control import give_order
+from videotrain.embedded.leftovers import end_leftovers
+
+PATIENCE = 120.0
+"""Seconds that anything may take on a busy machine."""
+
+
+class ProcessNodes:
+    """Nodes that a test can start, order, kill and start again."""
+
+    def __init__(self, control_plane, workdir, count=2, gpus=1, env=()):
+        self.plane, self.workdir = control_plane, workdir
+        self.names = [f"pn-{uuid.uuid4().hex[:6]}-{number}" for number in range(count)]
+        self.options = ["--gpus-per-node", str(gpus), "--lease-seconds", "1", "--back-off-seconds", "1"]
+        self.options += [word for pair in env for word in ("--env", pair)]
+        self.process = None
+
+    def start(self):
+        """Start the process and wait until it obeys."""
+        self.workdir.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "videotrain.embedded.kube_nodes", "--workdir", str(self.workdir)]
+        command += ["--kubeconfig", str(self.plane.kubeconfig()), "--nodes", ",".join(self.names), *self.options]
+        with (self.workdir / "nodes.log").open("a") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        self.order("status")
+
+    def order(self, name, **details):
+        """Carry out an order of videotrain.embedded.kube_control."""
+        try:
+            return give_order(self.workdir, name, PATIENCE, **details)
+        except Exception as error:
+            raise AssertionError(f"{error}\n{(self.workdir / 'nodes.log').read_text()[-4000:]}") from error
+
+    def pods(self):
+        """What the nodes say about their pods, by name."""
+        return {pod["pod"]: pod for pod in self.order("status")["pods"]}
+
+    def kill(self):
+        """SIGKILL, to the process only."""
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self):
+        """End in an orderly way; gives the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=PATIENCE)
+
+    def children(self):
+        """Live processes of pods of these nodes."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                root = process.environ().get("VIDEOTRAIN_POD_ROOT", "")
+                alive = process.status() != psutil.STATUS_ZOMBIE
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+            if alive and root.startswith(f"{self.workdir}/"):
+                found.append(process)
+        return found
+
+    def clean(self):
+        """Leave nothing, whatever the test did."""
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+        end_leftovers(self.workdir, 0.0)
+
+
+def until(condition, what=""):
+    """The first true value of a condition."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not in {PATIENCE:g} s: {what or condition}"
+        time.sleep(0.1)
+    return found
