@@ -1,0 +1,72 @@
+{{- define "videotrain.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Prefix of the names of all objects: at most 40 characters, so that suffixes and namespaces fit. */}}
+{{- define "videotrain.fullname" -}}
+{{- $name := include "videotrain.name" . }}
+{{- $prefix := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
+{{- default $prefix .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Objects outside of namespaces carry the release's namespace in their names: two releases may share a name. */}}
+{{- define "videotrain.clusterName" -}}
+{{- printf "%s.%s" (include "videotrain.fullname" .) .Release.Namespace }}
+{{- end }}
+
+{{- define "videotrain.webhookName" -}}
+{{- printf "%s-webhook" (include "videotrain.fullname" .) }}
+{{- end }}
+
+{{- define "videotrain.serviceAccountName" -}}
+{{- default (include "videotrain.fullname" .) .Values.serviceAccount.name }}
+{{- end }}
+
+{{- define "videotrain.image" -}}
+{{- with .Values.image }}
+{{- if .digest }}
+{{- printf "%s@%s" .repository .digest }}
+{{- else }}
+{{- printf "%s:%s" .repository (default $.Chart.AppVersion .tag) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "videotrain.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "videotrain.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "videotrain.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{ include "videotrain.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: videotrain
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The binding of a role to the operator's service account. */}}
+{{- define "videotrain.subjects" -}}
+- kind: ServiceAccount
+  name: {{ include "videotrain.serviceAccountName" . }}
+  namespace: {{ .Release.Namespace }}
+{{- end }}
+
+{{/* Who brought the CRD into the cluster, if that was not this release; nothing without a cluster to ask. */}}
+{{- define "videotrain.otherOwner" -}}
+{{- $found := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" .name }}
+{{- if and $found (not .root.Values.crds.adopt) }}
+{{- $of := dig "metadata" "annotations" dict $found }}
+{{- $release := dig "meta.helm.sh/release-name" "" $of }}
+{{- $namespace := dig "meta.helm.sh/release-namespace" "" $of }}
+{{- if not $release }}
+{{- print "somebody without Helm" }}
+{{- else if or (ne $release .root.Release.Name) (ne $namespace .root.Release.Namespace) }}
+{{- printf "the release %s in namespace %s" $release $namespace }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,42 @@
+# The trainer's image: agent, workers, curation. Build in the root of the repository:
+#   buildah build -f images/trainer.Dockerfile -t videotrain/trainer:0.1.0 .
+# A release gives the base's digest as well: --build-arg BASE_DIGEST=@sha256:...
+# A package index other than PyPI comes as a secret, which leaves no trace: --secret id=pip,src=pip.conf
+#
+# torch brings its CUDA libraries as wheels (13.0, pinned by lock.txt); the base adds what belongs to the machine. Any base
+# of a Debian kind with Python 3.11 or newer will do.
+ARG BASE_IMAGE=docker.io/nvidia/cuda:13.0.1-base-ubuntu24.04
+ARG BASE_DIGEST=
+
+FROM ${BASE_IMAGE}${BASE_DIGEST} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 DEBIAN_FRONTEND=noninteractive
+RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+RUN python3 -m venv --without-pip /opt/videotrain && python3 -m venv /opt/installer
+WORKDIR /source
+COPY lock.txt ./
+COPY api ./api
+COPY trainer ./trainer
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    /opt/installer/bin/pip --python /opt/videotrain/bin/python install -c lock.txt ./api ./trainer
+# FlashAttention is used where it can be imported, cuDNN's attention otherwise. It is no dependency, since its wheels
+# fit one torch and one CUDA each: give a wheel's address or a version, such as flash-attn==2.8.3.
+ARG FLASH_ATTN=
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    test -z "${FLASH_ATTN}" || /opt/installer/bin/pip --python /opt/videotrain/bin/python install \
+        --only-binary :all: --no-deps "${FLASH_ATTN}"
+
+FROM ${BASE_IMAGE}${BASE_DIGEST}
+LABEL org.opencontainers.image.title="videotrain trainer" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+        ca-certificates libibverbs1 librdmacm1 python3 \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /opt/videotrain /opt/videotrain
+# Bytecode is stored already; caches that libraries keep in the home directory go to the run's scratch volumes.
+ENV PATH=/opt/videotrain/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
+WORKDIR /tmp
+USER 1000:1000
+EXPOSE 9410
+ENTRYPOINT []
+CMD ["videotrain-trainer", "agent"]

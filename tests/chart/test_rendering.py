@@ -1,0 +1,268 @@
+"""What the chart makes of values."""
+
+from __future__ import annotations
+
+import kubernetes_validate
+import pytest
+import yaml
+from support.chart import (
+    CHART,
+    EVERYTHING,
+    NAMESPACE,
+    NAMESPACED,
+    NOTHING,
+    RELEASE,
+    ROOT,
+    Chart,
+    Json,
+    container,
+    names,
+    of_kind,
+    one,
+)
+
+from videotrain_api.vocabulary import LABEL_RUN, PORT_AGENT
+from videotrain_operator.process.settings import Settings
+
+CASES = {"defaults": {}, "everything": EVERYTHING, "namespaced": EVERYTHING | NAMESPACED, "nothing": NOTHING}
+MONITORS = {"ServiceMonitor": "endpoints", "PodMonitor": "podMetricsEndpoints"}
+
+
+@pytest.mark.parametrize("values", CASES.values(), ids=CASES)
+def test_every_object_is_valid(chart: Chart, values: Json) -> None:
+    objects = chart.render(values)
+    assert len(names(objects)) == len(objects), "two objects of one name"
+    for item in objects:
+        if item["kind"] not in MONITORS:
+            kubernetes_validate.validate(item, "1.37", strict=True)
+
+
+@pytest.mark.parametrize("values", CASES.values(), ids=CASES)
+def test_lint_has_nothing_to_say(chart: Chart, values: Json) -> None:
+    done = chart.run("lint", str(CHART), "--strict", values=values)
+    assert done.returncode == 0, done.stdout
+    assert "WARNING" not in done.stdout
+
+
+@pytest.mark.parametrize("values", CASES.values(), ids=CASES)
+def test_every_object_says_whose_it_is(chart: Chart, values: Json) -> None:
+    for item in chart.render(values):
+        labels = item["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == RELEASE
+        assert labels["app.kubernetes.io/managed-by"] == "Helm"
+        assert labels["app.kubernetes.io/part-of"] == "videotrain"
+        assert labels.get("team") == values.get("commonLabels", {}).get("team")
+
+
+def test_the_crd_is_the_generated_one(chart: Chart) -> None:
+    (path,) = (ROOT / "manifests" / "crds").glob("*.yaml")
+    crd = one(chart.render(), "CustomResourceDefinition")
+    assert crd["spec"] == yaml.safe_load(path.read_text())["spec"]
+    assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_the_crd_goes_with_the_release_if_asked(chart: Chart) -> None:
+    crd = one(chart.render({"crds": {"keep": False}}), "CustomResourceDefinition")
+    assert not crd["metadata"]["annotations"]
+
+
+def test_there_are_no_hooks(chart: Chart) -> None:
+    for item in chart.render(EVERYTHING):
+        assert "helm.sh/hook" not in item["metadata"].get("annotations", {})
+
+
+SWITCHES = {
+    "podDisruptionBudget.enabled": {"PodDisruptionBudget"},
+    "serviceAccount.create": {"ServiceAccount"},
+    "rbac.create": {"ClusterRoleBinding", "Role", "RoleBinding", "ClusterRole"},
+    "rbac.aggregate": {"ClusterRole"},
+    "crds.install": {"CustomResourceDefinition"},
+    "webhook.enabled": {"ValidatingWebhookConfiguration", "Secret", "Service"},
+    "networkPolicy.enabled": {"NetworkPolicy"},
+    "monitoring.serviceMonitor.enabled": {"ServiceMonitor"},
+    "monitoring.podMonitor.enabled": {"PodMonitor"},
+}
+
+
+def setting(path: str, value: object) -> Json:
+    """`a.b` as nested values."""
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    assert isinstance(value, dict)
+    return value
+
+
+@pytest.mark.parametrize("path", SWITCHES)
+def test_a_switch_takes_exactly_its_objects(chart: Chart, path: str) -> None:
+    on, off = (names(chart.render(setting(path, value))) for value in (True, False))
+    assert off < on
+    assert {kind for kind, _, _ in on - off} == SWITCHES[path]
+
+
+def test_what_is_left_with_everything_off(chart: Chart) -> None:
+    assert {kind for kind, _, _ in names(chart.render(NOTHING))} == {"Deployment", "Lease", "Service"}
+
+
+def test_flags_are_those_of_the_operator(chart: Chart) -> None:
+    values = {
+        "namespaces": ["team-a", "team-b"],
+        "operator": {
+            "logFormat": "text",
+            "logLevel": "debug",
+            "leaseSeconds": 7,
+            "concurrentPasses": 9,
+            "resyncSeconds": 60,
+            "freezePercent": 33,
+        },
+    }
+    objects = chart.render(values)
+    settings = Settings.load(container(objects)["args"], {})
+    assert settings == Settings(
+        namespaces=("team-a", "team-b"),
+        lease_name=one(objects, "Lease")["metadata"]["name"],
+        lease_seconds=7,
+        http_port=8080,
+        webhook_port=9443,
+        webhook_service=one(objects, "Service", f"{RELEASE}-webhook")["metadata"]["name"],
+        webhook_secret=one(objects, "Secret")["metadata"]["name"],
+        webhook_configuration=one(objects, "ValidatingWebhookConfiguration")["metadata"]["name"],
+        concurrent_passes=9,
+        resync_seconds=60,
+        freeze_percent=33,
+        log_format="text",
+        log_level="debug",
+    )
+
+
+def test_default_flags_are_the_operator_s_defaults(chart: Chart) -> None:
+    settings = Settings.load(container(chart.render({"webhook": {"enabled": False}}))["args"], {})
+    assert settings == Settings(lease_name=RELEASE)
+
+
+def test_pods_may_do_nothing_on_their_nodes(chart: Chart) -> None:
+    objects = chart.render()
+    spec = one(objects, "Deployment")["spec"]["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container(objects)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_two_replicas_on_different_nodes_end_in_good_order(chart: Chart) -> None:
+    deployment = one(chart.render(), "Deployment")["spec"]
+    spec = deployment["template"]["spec"]
+    assert deployment["replicas"] == 2
+    assert spec["terminationGracePeriodSeconds"] == 30
+    labels = deployment["template"]["metadata"]["labels"]
+    (preferred,) = spec["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    (spread,) = spec["topologySpreadConstraints"]
+    for term in (preferred["podAffinityTerm"], spread):
+        assert term["labelSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_selectors_meet_the_operator_s_pods_and_nothing_of_a_run(chart: Chart) -> None:
+    objects = chart.render()
+    labels = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert LABEL_RUN not in labels
+    for item in [*of_kind(objects, "Service"), one(objects, "PodDisruptionBudget")]:
+        selector = item["spec"]["selector"]
+        wanted = selector.get("matchLabels", selector)
+        assert wanted.items() <= labels.items()
+        # Workers carry app.kubernetes.io/name as well.
+        assert wanted["app.kubernetes.io/component"] == "operator"
+
+
+def test_ports_lead_to_ports_of_the_container(chart: Chart) -> None:
+    objects = chart.render()
+    known = {port["name"]: port["containerPort"] for port in container(objects)["ports"]}
+    assert known == {"http": 8080, "webhook": 9443}
+    for service in of_kind(objects, "Service"):
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= known.keys()
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container(objects)[probe]["httpGet"]["port"] == "http"
+
+
+def test_the_webhook_leaves_status_and_other_namespaces_alone(chart: Chart) -> None:
+    (hook,) = one(chart.render(NAMESPACED), "ValidatingWebhookConfiguration")["webhooks"]
+    assert [rule["resources"] for rule in hook["rules"]] == [["videotrainingruns"]]
+    (expression,) = hook["namespaceSelector"]["matchExpressions"]
+    assert expression["values"] == NAMESPACED["namespaces"]
+    assert hook["failurePolicy"] == "Ignore"
+
+
+def test_what_the_operator_writes_is_not_in_the_chart(chart: Chart) -> None:
+    # Otherwise each upgrade would take away certificates and leadership.
+    objects = chart.render()
+    (hook,) = one(objects, "ValidatingWebhookConfiguration")["webhooks"]
+    assert "caBundle" not in hook["clientConfig"]
+    assert not {"data", "stringData"} & one(objects, "Secret").keys()
+    assert "spec" not in one(objects, "Lease")
+
+
+def test_worker_policies_stand_where_runs_are(chart: Chart) -> None:
+    values = {"networkPolicy": {"workerNamespaces": ["team-c"], "metricsFrom": [{"podSelector": {}}]}}
+    for more, wanted in ((NAMESPACED, {"team-c"}), ({}, {"team-c"})):
+        policies = of_kind(chart.render(values | more), "NetworkPolicy")
+        assert {p["metadata"]["namespace"] for p in policies} - {NAMESPACE} == wanted
+    policies = of_kind(chart.render(NAMESPACED), "NetworkPolicy")
+    assert {p["metadata"]["namespace"] for p in policies} == {NAMESPACE, *NAMESPACED["namespaces"]}
+
+
+def test_a_worker_policy_lets_in_the_operator_prometheus_and_other_workers(chart: Chart) -> None:
+    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    objects = chart.render(NAMESPACED | {"networkPolicy": {"metricsFrom": [prometheus]}})
+    policy = next(p for p in of_kind(objects, "NetworkPolicy") if p["metadata"]["namespace"] == "team-a")["spec"]
+    workers = {"matchExpressions": [{"key": LABEL_RUN, "operator": "Exists"}]}
+    assert policy["podSelector"] == workers
+    among, agent = policy["ingress"]
+    assert among == {"from": [{"podSelector": workers}]}
+    assert [port["port"] for port in agent["ports"]] == [PORT_AGENT]
+    operator, scraper = agent["from"]
+    labels = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert operator["podSelector"]["matchLabels"].items() <= labels.items()
+    assert operator["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": NAMESPACE}
+    assert scraper == prometheus
+    assert policy["policyTypes"] == ["Ingress"]
+
+
+def test_the_operator_reaches_the_api_server_names_and_agents_only(chart: Chart) -> None:
+    policy = one(chart.render({"networkPolicy": {"apiServerPorts": [16443]}}), "NetworkPolicy")["spec"]
+    reached = [{port["port"] for port in rule["ports"]} for rule in policy["egress"]]
+    assert reached == [{53}, {16443}, {PORT_AGENT}]
+    admitted = [{port["port"] for port in rule["ports"]} for rule in policy["ingress"]]
+    assert admitted == [{8080}, {9443}]
+
+
+@pytest.mark.parametrize("kind", MONITORS)
+def test_monitors_scrape_named_ports_and_keep_our_labels(chart: Chart, kind: str) -> None:
+    objects = chart.render(EVERYTHING)
+    (endpoint,) = one(objects, kind)["spec"][MONITORS[kind]]
+    assert endpoint["path"] == "/metrics"
+    assert endpoint["honorLabels"] is True
+    assert "jobLabel" not in one(objects, kind)["spec"]
+    assert endpoint["port"] == {"ServiceMonitor": "http", "PodMonitor": "agent"}[kind]
+
+
+def test_the_service_monitor_selects_the_metrics_service_only(chart: Chart) -> None:
+    objects = chart.render(EVERYTHING)
+    wanted = one(objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"].items()
+    met = [s["metadata"]["name"] for s in of_kind(objects, "Service") if wanted <= s["metadata"]["labels"].items()]
+    assert met == [RELEASE]
+
+
+def test_releases_of_one_name_in_two_namespaces_share_nothing(chart: Chart) -> None:
+    values = {"crds": {"install": False}}
+    first, second = (names(chart.render(values, "--namespace", name)) for name in ("a", "b"))
+    assert not first & second
+
+
+def test_notes_tell_what_to_do_next(chart: Chart) -> None:
+    done = chart.run("install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--dry-run=client", values=NAMESPACED)
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.rpartition("NOTES:")[2]
+    for command in ("rollout status deployment/videotrain", "apply -f", "get vtr -w"):
+        assert command in notes
+    assert "team-a, team-b" in notes

@@ -1,0 +1,84 @@
+"""Wrong values are refused with their name, and what the files say about values is true."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+import yaml
+from support.chart import CHART, EVERYTHING, NAMESPACED, NOTHING, ROOT, Chart, Json
+
+from videotrain_api.chart_values import ChartValues, chart_files, values_schema
+
+WRONG: list[tuple[Json, str]] = [
+    ({"replica": 2}, "replica"),
+    ({"replicas": "2"}, "replicas"),
+    ({"replicas": 0}, "replicas"),
+    ({"image": {"tagg": "x"}}, "tagg"),
+    ({"image": {"digest": "abc"}}, "digest"),
+    ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
+    ({"namespaces": "team-a"}, "namespaces"),
+    ({"namespaces": ["Team_A"]}, "namespaces"),
+    ({"operator": {"logLevel": "loud"}}, "logLevel"),
+    ({"operator": {"leaseSeconds": 1}}, "leaseSeconds"),
+    ({"operator": {"resyncSeconds": 1.5}}, "resyncSeconds"),
+    ({"webhook": {"enabled": "yes"}}, "enabled"),
+    ({"webhook": {"failurePolicy": "ignore"}}, "failurePolicy"),
+    ({"webhook": {"timeoutSeconds": 31}}, "timeoutSeconds"),
+    ({"networkPolicy": {"apiServerPorts": [0]}}, "apiServerPorts"),
+    ({"monitoring": {"serviceMonitor": {"interval": "fast"}}}, "interval"),
+    ({"monitoring": {"prometheus": {}}}, "prometheus"),
+    ({"resources": {"limit": {}}}, "limit"),
+    ({"pod": {"labels": {"a": 1}}}, "labels"),
+    ({"crds": {"keep": "true"}}, "keep"),
+]
+
+
+@pytest.mark.parametrize("values,named", WRONG, ids=[json.dumps(values) for values, _ in WRONG])
+def test_wrong_values_are_refused_by_name(chart: Chart, values: Json, named: str) -> None:
+    done = chart.template(values)
+    assert done.returncode != 0
+    assert named in done.stderr
+    assert "values" in done.stderr
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING, NAMESPACED, NOTHING, {"global": {"registry": "x"}}])
+def test_right_values_fit_the_schema(values: Json) -> None:
+    jsonschema.validate(values, values_schema())
+
+
+def test_values_file_holds_every_default() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert values == ChartValues().model_dump(by_alias=True, mode="json")
+
+
+def test_every_value_is_explained() -> None:
+    previous = ""
+    for line in (CHART / "values.yaml").read_text().splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            assert previous.lstrip().startswith("#"), f"nothing stands above {line!r}"
+        previous = line
+
+
+def test_objects_are_closed() -> None:
+    schema = values_schema()
+    for name, model in {"(all)": schema, **schema["definitions"]}.items():
+        assert model["additionalProperties"] is False, name
+
+
+def test_generated_files_are_current() -> None:
+    for path, text in chart_files().items():
+        assert (ROOT / path).read_text() == text, path
+
+
+def test_the_chart_has_a_copy_of_the_crds() -> None:
+    for path in (ROOT / "manifests" / "crds").glob("*.yaml"):
+        assert (CHART / "files" / "crds" / path.name).read_text() == path.read_text()
+
+
+def test_old_clusters_are_refused(chart: Chart) -> None:
+    assert chart.template({}, "--kube-version", "1.31.0").returncode == 0
+    done = chart.template({}, "--kube-version", "1.30.9")
+    assert done.returncode != 0
+    assert "kubeVersion" in done.stderr
