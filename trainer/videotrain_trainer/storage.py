@@ -174,7 +174,7 @@ class ObjectStore:
 
         if place.scheme == "file":
             return LocalStore()
-        url = self._storage.endpoint_url
+        url = endpoint_of(self._storage)
         return S3Store(
             place.bucket,
             region=self._storage.region,
@@ -232,7 +232,16 @@ class ObjectStore:
         )
 
     def _where(self) -> str:
-        return self._storage.endpoint_url or f"AWS S3 ({self._storage.region})"
+        return endpoint_of(self._storage) or f"AWS S3 ({self._storage.region})"
+
+
+def endpoint_of(storage: Storage) -> str | None:
+    """Where s3:// URIs lead: the run's endpoint, else the environment's as every AWS SDK reads it; None is AWS itself.
+
+    Asked in one place, so that the clients of all libraries agree.
+    """
+    from_environment = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    return storage.endpoint_url or next((url for url in from_environment if url), None)
 
 
 def open_filesystem(uri: str, storage: Storage) -> tuple[Any, str]:
@@ -249,7 +258,7 @@ def open_filesystem(uri: str, storage: Storage) -> tuple[Any, str]:
         return LocalFileSystem(), "/" + place.key
     from s3fs import S3FileSystem
 
-    system = S3FileSystem(endpoint_url=storage.endpoint_url, client_kwargs={"region_name": storage.region})
+    system = S3FileSystem(endpoint_url=endpoint_of(storage), client_kwargs={"region_name": storage.region})
     return system, f"{place.bucket}/{place.key}".rstrip("/")
 
 

@@ -59,14 +59,14 @@ class Agent:
         signal.signal(signal.SIGTERM, lambda *_: self._terminating.set())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for whoever started the pods
         self._pod.files.directory.mkdir(parents=True, exist_ok=True)
-        server = self._serve()
+        self._server = self._serve()
         self._launcher = Launcher()
-        server.start()
+        self._server.start()
         try:
             return self._work()
         finally:
             self._launcher.close()
-            server.close()
+            self._server.close()
 
     def _serve(self) -> AgentServer:
         try:
@@ -175,6 +175,7 @@ class Agent:
         )
         if current:
             self._metrics.progress(current)
+        self._server.notify()
 
     def _progress(self) -> AgentProgress:
         return self._answer

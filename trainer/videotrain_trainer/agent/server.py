@@ -6,9 +6,11 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 
 from videotrain_api.metrics import CONTENT_TYPE
 from videotrain_api.records import AgentProgress
@@ -16,8 +18,18 @@ from videotrain_api.records import AgentProgress
 log = logging.getLogger(__name__)
 
 
+LONGEST_WAIT_SECONDS: Final = 60.0
+"""How long a question may be held, whatever it asks for."""
+Answer = tuple[int, dict[str, str], bytes]
+Query = dict[str, list[str]]
+
+
 class AgentServer:
-    """Serves snapshots from a thread of its own."""
+    """Serves snapshots from a thread of its own.
+
+    `GET /progress?wait=SECONDS&known=TAG` is held until the agent's facts no longer have the tag (the ETag of an
+    earlier answer), at most so long: the operator learns of a failure at once without asking all the time.
+    """
 
     def __init__(
         self,
@@ -33,15 +45,33 @@ class AgentServer:
         Raises:
             OSError: the address is not this machine's, or the port is taken.
         """
-        routes: dict[str, Callable[[], tuple[int, str, bytes]]] = {
-            "/progress": lambda: (200, "application/json", json.dumps(progress().to_wire()).encode()),
-            "/metrics": lambda: (200, CONTENT_TYPE, metrics()),
-            "/healthz": lambda: (200, "text/plain", b"ok\n") if healthy() else (503, "text/plain", b"stuck\n"),
+        self._progress = progress
+        self._news = threading.Condition()
+        routes: dict[str, Callable[[Query], Answer]] = {
+            "/progress": self._tell_progress,
+            "/metrics": lambda _: (200, {"Content-Type": CONTENT_TYPE}, metrics()),
+            "/healthz": lambda _: (200, _TEXT, b"ok\n") if healthy() else (503, _TEXT, b"stuck\n"),
         }
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         server = type("Server", (ThreadingHTTPServer,), {"address_family": family, "daemon_threads": True})
         self._server: ThreadingHTTPServer = server((address, port), _handler(routes))
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+
+    def notify(self) -> None:
+        """The progress may have changed: look again for those who wait."""
+        with self._news:
+            self._news.notify_all()
+
+    def _tell_progress(self, query: Query) -> Answer:
+        known = query.get("known", [""])[0]
+        deadline = time.monotonic() + min(_seconds(query), LONGEST_WAIT_SECONDS)
+        answer = self._progress()
+        with self._news:
+            while answer.tag() == known and (left := deadline - time.monotonic()) > 0:
+                self._news.wait(left)
+                answer = self._progress()
+        head = {"Content-Type": "application/json", "ETag": answer.tag()}
+        return 200, head, json.dumps(answer.to_wire()).encode()
 
     def start(self) -> None:
         """Answer from now on."""
@@ -53,16 +83,29 @@ class AgentServer:
         self._server.server_close()
 
 
-def _handler(routes: dict[str, Callable[[], tuple[int, str, bytes]]]) -> type[BaseHTTPRequestHandler]:
+_TEXT: Final = {"Content-Type": "text/plain"}
+
+
+def _seconds(query: Query) -> float:
+    """The parameter `wait`; 0 if it is absent or no number."""
+    try:
+        return float(query.get("wait", ["0"])[0])
+    except ValueError:
+        return 0.0
+
+
+def _handler(routes: dict[str, Callable[[Query], Answer]]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 10  # seconds; a client that sends nothing must not hold a thread
 
         def do_GET(self) -> None:
-            route = routes.get(self.path.partition("?")[0])
+            url = urlsplit(self.path)
+            route = routes.get(url.path)
             missing = f"no such page; there are {', '.join(routes)}\n".encode()
-            status, content_type, body = route() if route else (404, "text/plain", missing)
+            status, head, body = route(parse_qs(url.query)) if route else (404, _TEXT, missing)
             self.send_response(status)
-            self.send_header("Content-Type", content_type)
+            for name, value in head.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

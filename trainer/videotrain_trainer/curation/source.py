@@ -12,6 +12,7 @@ from typing import Any
 import xxhash
 
 from videotrain_api.trainrun import Storage
+from videotrain_trainer.curation.packaged import resolve_package
 from videotrain_trainer.errors import DataError, StorageDenied, StorageUnavailable
 from videotrain_trainer.storage import disk_full_is_clear, open_filesystem
 
@@ -42,15 +43,18 @@ class VideoFolder:
     """spec.dataset.videos.
 
     Args:
-        uri: s3:// or file:// URI of the folder.
+        uri: s3://, file:// or package:// URI of the folder.
         storage: endpoint and region for s3://.
         captions: captions by stem for videos without a text file.
+
+    Raises:
+        DataError: the package of a package:// URI is not installed here.
     """
 
     def __init__(self, uri: str, storage: Storage, captions: Mapping[str, str]) -> None:
         self.uri = uri
         self._captions = captions
-        self._system, self._root = open_filesystem(uri, storage)
+        self._system, self._root = open_filesystem(resolve_package(uri), storage)
         self._texts: dict[str, str] = {}
 
     def videos(self) -> list[RawVideo]:

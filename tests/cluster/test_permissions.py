@@ -1,0 +1,178 @@
+"""Least rights on a real API server: the documented rights are granted, all of them are used, none is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from support.chart import NAMESPACE, OWN, ROOT, Json, Rules, table
+from support.controlplane import Run, environment, program
+from support.release import ACCOUNT, AuditedControlPlane, Release, until
+
+from videotrain.controlplane.kwok import create_nodes
+from videotrain.controlplane.settings import Kwok, Settings
+from videotrain.controlplane.tools import helm as helm_program
+from videotrain.controlplane.tools import kubectl as kubectl_program
+from videotrain_operator.cluster.interface import Json as Object
+from videotrain_operator.kube.cache import Store
+from videotrain_operator.kube.client import connect
+from videotrain_operator.kube.cluster import CACHED, KubeCluster
+
+ENFORCEMENT = "rbac.ownerReferencesPermissionEnforcement"
+RUNS, CLUSTER, RELEASED = "namespaces of runs", "cluster", "namespace of the release"
+MODES: dict[str, Json] = {"cluster-wide": {}, "namespaced": {"namespaces": ["team"]}}
+FORBIDDEN = 403
+RACES: Rules = {("", "services", "patch", "")}
+"""Needed only when a replica has just created the object and this one has heard of it between looking and writing."""
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuditedControlPlane]:
+    with AuditedControlPlane(tmp_path_factory.mktemp("audited"), Settings(kwok=Kwok())) as running:
+        for name in ("team", "other"):
+            running.create_namespace(name)
+        create_nodes(running.api(), ["h200-0"])
+        yield running
+
+
+@pytest.fixture(scope="module")
+def release(plane: AuditedControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    home = tmp_path_factory.mktemp("helm")
+    folders = {f"HELM_{kind}_HOME": str(home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
+    kubectl = program(kubectl_program(), environment(plane))
+    return Release(program(helm_program(), environment(plane) | folders), kubectl)
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest, release: Release) -> Iterator[str]:
+    """A release in this mode; gone afterwards."""
+    release.install(MODES[request.param])
+    yield request.param
+    release.uninstall()
+
+
+def documented(place: str) -> Rules:
+    return table(place, but=ENFORCEMENT)
+
+
+def listed(kubectl: Run, user: str, namespace: str) -> Rules:
+    """What `kubectl auth can-i --list` says of a user in a namespace."""
+    text = kubectl("auth", "can-i", "--list", "--as", user, "--namespace", namespace).stdout
+    found: Rules = set()
+    for line in text.splitlines()[1:]:
+        match = re.fullmatch(r"(\S+)\s+\[\]\s+\[(.*?)\]\s+\[(.*?)\]", line.strip())
+        if match is None:
+            continue  # a URL that is no resource
+        target, only, verbs = match.groups()
+        full, _, subresource = target.partition("/")
+        plural, _, group = full.partition(".")
+        resource = f"{plural}/{subresource}" if subresource else plural
+        found |= {(group, resource, verb, name) for verb in verbs.split() for name in only.split() or [""]}
+    return found
+
+
+def test_can_i_list_equals_the_documented_table(mode: str, release: Release) -> None:
+    everywhere = documented(CLUSTER) | (documented(RUNS) if mode == "cluster-wide" else set())
+    wanted = {
+        "team": everywhere | documented(RUNS),
+        "other": everywhere,
+        NAMESPACE: everywhere | documented(RELEASED),
+    }
+    for namespace, rules in wanted.items():
+        nobody = listed(release.kubectl, f"system:serviceaccount:{NAMESPACE}:default", namespace)
+        assert listed(release.kubectl, ACCOUNT, namespace) - nobody == rules, namespace
+
+
+def used(plane: AuditedControlPlane, since: int) -> tuple[Rules, list[str]]:
+    """What the operator's requests needed, and those that were refused for lack of a right."""
+    needed: Rules = set()
+    refused: list[str] = []
+    for entry in plane.requests()[since:]:
+        about = entry.get("objectRef")
+        if about is None:
+            continue  # discovery, which everybody may do
+        resource = "/".join(filter(None, (about["resource"], about.get("subresource"))))
+        only = about.get("name", "") if resource in OWN else ""
+        if entry.get("responseStatus", {}).get("code") == FORBIDDEN:
+            refused.append(f"{entry['verb']} {resource} {about.get('namespace', '')}/{about.get('name', '')}")
+        else:
+            needed.add((about.get("apiGroup", ""), resource, entry["verb"], only))
+    return needed, refused
+
+
+def run_manifest() -> Json:
+    """A run whose pods get a node and no agent, so that it fails at its deadline and is deleted."""
+    run: Json = yaml.safe_load((ROOT / "manifests" / "examples" / "tiny.yaml").read_text())
+    run["metadata"]["namespace"] = "team"
+    run["spec"] |= {"startDeadlineSeconds": 20, "ttlSecondsAfterFinished": 0}
+    return run
+
+
+def strangers() -> list[Json]:
+    """Objects of nobody that have the names which the run needs."""
+    head = {"namespace": "team"}
+    pod = {"containers": [{"name": "main", "image": "image"}]}
+    return [
+        {"apiVersion": "v1", "kind": "Service", "metadata": head | {"name": "tiny-workers"},
+         "spec": {"clusterIP": "None"}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": head | {"name": "tiny-ledger"}},
+        {"apiVersion": "v1", "kind": "Pod", "metadata": head | {"name": "tiny-w0"}, "spec": pod},
+    ]  # fmt: skip
+
+
+def put_strangers_in_the_way(plane: AuditedControlPlane, release: Release, since: int) -> None:
+    """The operator looks whose each is; one after the other is taken away when it has."""
+    names = {f"{item['kind'].lower()}s": item["metadata"]["name"] for item in strangers()}
+    for manifest in [*strangers(), run_manifest()]:
+        release.kubectl("create", "-f", "-", stdin=json.dumps(manifest))
+
+    def seen() -> set[str]:
+        return {resource for _, resource, verb, _ in used(plane, since)[0] if verb == "get"} & names.keys()
+
+    while names:
+        until(lambda: bool(seen()), lambda: f"nobody looked at the strangers' {', '.join(names)}")
+        for resource in seen():
+            where = ("--namespace", "team", "--grace-period=0", "--force")
+            release.kubectl("delete", resource, names.pop(resource), *where)
+
+
+def test_every_right_is_used_and_none_is_missing(
+    mode: str, plane: AuditedControlPlane, release: Release, tmp_path: Path
+) -> None:
+    granted = documented(RUNS) | documented(CLUSTER) | documented(RELEASED)
+    since = len(plane.requests()) if plane.audit_log.exists() else 0
+    with release.operator(plane, tmp_path) as log:
+        put_strangers_in_the_way(plane, release, since)
+
+        def complete() -> bool:
+            needed, refused = used(plane, since)
+            return bool(refused) or needed >= granted - RACES
+
+        until(complete, lambda: f"not used: {granted - RACES - used(plane, since)[0]}\n{log.read_text()[-6000:]}")
+    needed, refused = used(plane, since)
+    assert not refused
+    assert needed | RACES == granted
+
+
+async def test_a_race_needs_the_rest(mode: str, plane: AuditedControlPlane) -> None:
+    labels = {"videotrain.dev/run-uid": "1"}
+    service: Object = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "raced", "namespace": "team", "labels": labels},
+        "spec": {"clusterIP": "None"},
+    }
+    async with connect(str(plane.service_account(NAMESPACE, "videotrain"))) as client:
+        stores = {kind: Store() for kind in CACHED}
+        cluster = KubeCluster(client, stores, lambda: None, "test")
+        since = len(plane.requests())
+        await cluster.apply(service)
+        await cluster.apply(service)
+    plane.api().request("DELETE", "/api/v1/namespaces/team/services/raced")
+    needed, refused = used(plane, since)
+    assert not refused
+    assert needed >= RACES
