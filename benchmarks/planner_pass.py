@@ -114,7 +114,7 @@ class Bench:
         data = config_data(run)
         observed = Observed(
             pods=tuple(worker(i, None) for i in range(pods)),
-            service_exists=True,
+            service_uid="uid-service",
             frozen_spec=json.loads(data[FROZEN_SPEC_KEY]),
         )
         first = plan(run, replace(observed, pods=()), at(-10))

@@ -67,15 +67,15 @@ RIGHTS: Final = (
         Place.RUNS,
         "",
         "pods",
-        (*_READ, "create", "patch", "delete"),
+        (*_READ, "create", "patch", "delete", "deletecollection"),
         "Worker pods; a patch renews the roster annotation of a generation.",
     ),
     Right(
         Place.RUNS,
         "",
         "services",
-        (*_READ, "create", "patch"),
-        "The headless service that gives workers their names. It is deleted with its run, by its owner reference.",
+        (*_READ, "create", "patch", "delete"),
+        "The headless service that gives workers their names. It goes before the last pods do.",
     ),
     Right(
         Place.RUNS,
@@ -152,7 +152,7 @@ anything that is not listed. Worker pods hold no Kubernetes credentials at all.
 
 With the chart's value `namespaces` empty, the rights on the namespaces of runs hold everywhere (a ClusterRole); else
 they are Roles in the named namespaces. `kubectl auth can-i --list --as system:serviceaccount:NAMESPACE:NAME` shows the
-same table.
+same table, besides what Kubernetes lets every account do.
 
 | Where | API group | Resource | Verbs | Only | Needs value | Why |
 |---|---|---|---|---|---|---|"""

@@ -50,6 +50,9 @@ ENV_POD_IP: Final = "VIDEOTRAIN_POD_IP"
 ENV_NODE_NAME: Final = "VIDEOTRAIN_NODE_NAME"
 ENV_RUN: Final = "VIDEOTRAIN_RUN"
 ENV_NAMESPACE: Final = "VIDEOTRAIN_NAMESPACE"
+ENV_REPLACEABLE: Final = "VIDEOTRAIN_REPLACEABLE"
+"""`1`: an agent that is told to leave before its work is complete says so by its exit code. A queue replaces pods that
+failed, and takes those that end with 0 for complete."""
 # Environment that the agent gives to the workers of a generation.
 ENV_GENERATION: Final = "VIDEOTRAIN_GENERATION"
 ENV_CONFIG_FILE: Final = "VIDEOTRAIN_CONFIG_FILE"
@@ -66,6 +69,7 @@ RENDEZVOUS_PORTS: Final = 64
 class Phase(StrEnum):
     """One word for people; derived from conditions and never read back as input."""
 
+    INVALID = "Invalid"
     PENDING = "Pending"
     STARTING = "Starting"
     RUNNING = "Running"

@@ -67,6 +67,11 @@ class SimulatedAgent:
         self._end("succeeded", now)
         self.tell()
 
+    def leave(self, now: datetime) -> None:
+        """The pod is told to end: the workers stop in good order."""
+        self._end("drained", now)
+        self.tell()
+
     def tell(self) -> None:
         """Wake those who wait for news."""
         self.news.set()

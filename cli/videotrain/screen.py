@@ -16,7 +16,13 @@ from videotrain.wording import BUCKET_LABELS, duration, exact, money
 from videotrain_api.status import CostStatus, GenerationStatus, RunStatus, StageStatus
 from videotrain_operator.planner.observed import Observed
 
-PHASE_STYLES = {"Running": "green", "Succeeded": "bold green", "Failed": "bold red", "Suspended": "yellow"}
+PHASE_STYLES = {
+    "Running": "green",
+    "Succeeded": "bold green",
+    "Failed": "bold red",
+    "Invalid": "bold red",
+    "Suspended": "yellow",
+}
 STATE_MARKS = {"Pending": "·", "Running": "▶", "Succeeded": "✔", "Failed": "✘"}
 BUCKET_STYLES = {
     "productive": "green",

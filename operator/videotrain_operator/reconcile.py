@@ -13,11 +13,12 @@ from typing import Final
 
 from videotrain_api.schema import ManifestError
 from videotrain_api.trainrun import VideoTrainingRun
-from videotrain_api.vocabulary import KIND
+from videotrain_api.vocabulary import KIND, Phase
 from videotrain_operator.cluster.agents import Agents
 from videotrain_operator.cluster.apply import apply, whenever_changed
-from videotrain_operator.cluster.interface import Cluster, Conflict, Json, NotFound, WatchEvent
+from videotrain_operator.cluster.interface import Cluster, Conflict, Json, NamespaceGoing, NotFound, WatchEvent
 from videotrain_operator.cluster.observe import observe
+from videotrain_operator.cluster.orphans import let_go
 from videotrain_operator.cluster.pace import Memory
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.observed import Observed
@@ -27,6 +28,9 @@ FIRST_BACKOFF_SECONDS: Final = 0.5
 LONGEST_BACKOFF_SECONDS: Final = 30.0
 RESYNC_SECONDS: Final = 300.0
 """Look again after so long even if nothing seems to have changed: a watch may have lost an event."""
+RESTING_SETTLE_SECONDS: Final = 2.0
+"""Least time between passes over a run that is over or suspended: its pods leave one after another, without haste."""
+_RESTING: Final = (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED)
 Clock = Callable[[], datetime]
 _log = logging.getLogger(__name__)
 
@@ -95,7 +99,14 @@ async def reconcile(
     written = await apply(cluster, run, decided, memory.due if memory else whenever_changed)
     if memory:
         memory.keep(written or run, decided.status.to_wire(), written=written is not None)
+        decided = _look_earlier(decided, None if written else memory.look_seconds)
     return Outcome(run=run, observed=observed, plan=decided, at=now, seconds=time.monotonic() - begun)
+
+
+def _look_earlier(decided: Plan, seconds: float | None) -> Plan:
+    if seconds is None or (decided.requeue_seconds is not None and decided.requeue_seconds <= seconds):
+        return decided
+    return replace(decided, requeue_seconds=max(seconds, 0.1))
 
 
 def _decide(run: Json, observed: Observed, now: datetime, parse: Callable[[Json], VideoTrainingRun]) -> Plan:
@@ -145,6 +156,7 @@ class RunLoop:
         self._woken = asyncio.Event()
         self._departed: dict[str, Json] = {}
         self._desired: object = None
+        self._bereft = False
 
     def wake(self) -> None:
         """Look now."""
@@ -163,6 +175,7 @@ class RunLoop:
             if desired == self._desired:
                 return
             self._desired = desired
+            self._bereft = self._bereft or event.type == "DELETED"
         if body["kind"] == "Pod" and event.type == "DELETED":
             self._departed[body["metadata"]["uid"]] = body
         if body["kind"] in ("ConfigMap", "Service") and event.type != "DELETED":
@@ -197,20 +210,40 @@ class RunLoop:
             if outcome.requeue_seconds == 0:
                 continue
             await self._pause(RESYNC_SECONDS if outcome.requeue_seconds is None else outcome.requeue_seconds)
-            await asyncio.sleep(max(0.0, begun + self._settle_seconds - time.monotonic()))
+            await asyncio.sleep(max(0.0, begun + self._settle(outcome) - time.monotonic()))
+
+    def _settle(self, outcome: Outcome) -> float:
+        resting = self._settle_seconds > 0 and outcome.plan.status.phase in _RESTING
+        return max(self._settle_seconds, RESTING_SETTLE_SECONDS) if resting else self._settle_seconds
+
+    def bereave(self) -> None:
+        """There may be pods of an earlier run of this name."""
+        self._bereft = True
+        self.wake()
+
+    async def _let_go_of_earlier(self) -> None:
+        run = await self._cluster.get(KIND, self._key.namespace, self._key.name)
+        await let_go(self._cluster, self._key.namespace, self._key.name, but=run["metadata"]["uid"])
+        self._bereft = False
 
     async def _pass(self) -> Outcome:
         departed = dict(self._departed)
-        async with self._turns:
-            outcome = await reconcile(
-                self._cluster,
-                self._key,
-                self._clock,
-                self._agents,
-                tuple(departed.values()),
-                self._memory,
-                self._frozen(),
-            )
+        try:
+            if self._bereft:
+                await self._let_go_of_earlier()
+            async with self._turns:
+                outcome = await reconcile(
+                    self._cluster,
+                    self._key,
+                    self._clock,
+                    self._agents,
+                    tuple(departed.values()),
+                    self._memory,
+                    self._frozen(),
+                )
+        except (NotFound, NamespaceGoing):
+            await let_go(self._cluster, self._key.namespace, self._key.name)
+            raise
         for uid in departed:
             self._departed.pop(uid, None)
         return outcome

@@ -143,4 +143,4 @@ def condition(plan: Plan, kind: str) -> Any:
 
 
 def seen(*pods: PodView, **more: Any) -> Observed:
-    return Observed(pods=tuple(pods), **({"service_exists": True} | more))
+    return Observed(pods=tuple(pods), **({"service_uid": "uid-service"} | more))

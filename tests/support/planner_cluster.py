@@ -17,7 +17,7 @@ from support.planner_queue import SimQueue
 from support.planner_worlds import SimAgent, SimStage, SimWorld
 
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster, SavedPoint, WorkerExit
-from videotrain_api.vocabulary import ANNOTATION_ROSTER, KIND
+from videotrain_api.vocabulary import ANNOTATION_ROSTER, ENV_REPLACEABLE, KIND
 from videotrain_operator.cluster.interface import Conflict, Json, NotFound, WatchEvent
 
 
@@ -35,6 +35,11 @@ def rfc3339(at: datetime) -> str:
 
 
 UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/4 nodes fit"}
+
+
+def _is_replaceable(body: Json) -> bool:
+    """Its agent says by its exit code that it did not complete its work."""
+    return {"name": ENV_REPLACEABLE, "value": "1"} in body["spec"]["containers"][0]["env"]
 
 
 def _avoided(pod: Json) -> set[str]:
@@ -100,6 +105,7 @@ class SimCluster:
             assert kind != "Pod" or "spec" not in manifest, "a pod is created once"
             merged = clone(current)
             merged["metadata"].setdefault("annotations", {}).update(head.get("annotations", {}))
+            merged["metadata"] |= {"finalizers": head["finalizers"]} if "finalizers" in head else {}
             for key in ("data", "spec"):
                 if key in manifest:
                     merged[key] = clone(manifest[key])
@@ -115,13 +121,16 @@ class SimCluster:
         if current is not None:
             if uid is not None and current["metadata"]["uid"] != uid:
                 raise Conflict(f"{kind} {name} has another uid")
-            if kind == "Pod" and grace_seconds == 0:
-                current["metadata"].pop("finalizers", None)
             if kind == "Pod" and grace_seconds != 0 and current["status"]["phase"] == "Running":
                 current["metadata"].setdefault("deletionTimestamp", rfc3339(self.now))
             else:
                 self._remove(kind, name)
         self._after_write()
+
+    async def delete_collection(self, kind: str, namespace: str, labels: Mapping[str, str]) -> None:
+        for body in await self.list(kind, namespace, labels):
+            if "deletionTimestamp" not in body["metadata"]:
+                await self.delete(kind, namespace, body["metadata"]["name"], uid=body["metadata"]["uid"])
 
     async def replace_status(self, kind: str, namespace: str, name: str, status: Json, resource_version: str) -> Json:
         self._before_write()
@@ -252,7 +261,7 @@ class SimCluster:
         sim = self.agents[head["uid"]]
         if "deletionTimestamp" in head:
             self._stop(sim, drain=True, pod=head["name"])
-            self.finish_pod(head["name"], 0)
+            self.finish_pod(head["name"], 143 if _is_replaceable(body) else 0)
             return
         text = (head.get("annotations") or {}).get(ANNOTATION_ROSTER)
         if text and not sim.silent:

@@ -102,9 +102,9 @@ def build(path: Path, console: Console) -> None:
         for name in FILES:  # the package may lie where nothing can be written
             shutil.copyfile(SOURCES / name, Path(folder) / name)
         with console.status("Fetching Go modules ..."):
-            _go(go, ["mod", "download"], folder)
+            run_go(go, ["mod", "download"], folder)
         with console.status("Compiling and linking ..."):
-            _go(
+            run_go(
                 go, ["build", "-mod=readonly", "-trimpath", f"-ldflags={LINK_FLAGS}", "-o", "controlplane", "."], folder
             )
         (Path(folder) / path.name).replace(path)
@@ -143,10 +143,15 @@ def _go_version(go: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def _go(go: str, arguments: list[str], folder: str) -> None:
+def run_go(go: str, arguments: list[str], folder: str) -> str:
+    """Run Go in a folder with nothing of the user's that would change what it builds; what it printed.
+
+    Raises:
+        BuildError: it failed; the message holds the end of what it said.
+    """
     done = subprocess.run([go, *arguments], cwd=folder, capture_output=True, text=True, check=False, env=_environment())
     if done.returncode == 0:
-        return
+        return done.stdout
     told = (done.stderr or done.stdout).strip()
     if "no space left on device" in told:
         raise BuildError(_disk_full(Path(folder).parent, shutil.disk_usage(folder).free))

@@ -15,6 +15,7 @@ from videotrain.wording import duration
 PODS_SHOWN: Final = 16
 _STYLES: Final = {
     "Running": "green", "Succeeded": "bold green", "Complete": "bold green", "Failed": "bold red",
+    "Invalid": "bold red",
     "Pending": "yellow", "Terminating": "magenta", "Suspended": "yellow",
 }  # fmt: skip
 

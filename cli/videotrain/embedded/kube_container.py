@@ -22,6 +22,7 @@ from videotrain.embedded.process import KILLED, Ending, SupervisedProcess, read_
 from videotrain_api.vocabulary import ENV_POD_IP
 from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.kube.client import ApiError
+from videotrain_operator.process.settings import ENV_PREFIX
 
 Json = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -210,6 +211,7 @@ class Container:
         of_node = {
             "HOSTNAME": hostname,
             ENV_POD_IP: address,
+            f"{ENV_PREFIX}LISTEN_ADDRESS": address,
             **self._site.server_environment(),
             **self._site.environment,
         }

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Final
 
-from videotrain_api.vocabulary import FIELD_MANAGER, KIND
+from videotrain_api.vocabulary import FIELD_MANAGER, KIND, LABEL_RUN, LABEL_RUN_UID
 from videotrain_operator.cluster.interface import Cluster, Json
 from videotrain_operator.planner.decision import Manifest, Plan
 
@@ -42,10 +42,7 @@ async def apply(cluster: Cluster, run: Json, plan: Plan, due: StatusDue = whenev
     namespace, name = head.get("namespace", "default"), head["name"]
     for batch in batches(plan.apply):
         await _together(cluster.apply(manifest, manager_of(manifest)) for manifest in batch)
-    await _together(
-        cluster.delete(item.kind, namespace, item.name, uid=item.uid, grace_seconds=item.grace_seconds)
-        for item in plan.delete
-    )
+    await _delete(cluster, head, plan)
     written: Json | None = None
     status = plan.status.to_wire()
     if due(run.get("status") or {}, status):
@@ -55,6 +52,19 @@ async def apply(cluster: Cluster, run: Json, plan: Plan, due: StatusDue = whenev
     if plan.delete_run:
         await cluster.delete(KIND, namespace, name, uid=head["uid"])
     return written
+
+
+async def _delete(cluster: Cluster, head: Json, plan: Plan) -> None:
+    """One by one with their uids; all pods of a run that keeps none in one request, after everything else."""
+    namespace = head.get("namespace", "default")
+    single = [item for item in plan.delete if item.kind != "Pod" or not plan.delete_all_pods]
+    await _together(
+        cluster.delete(item.kind, namespace, item.name, uid=item.uid, grace_seconds=item.grace_seconds)
+        for item in single
+    )
+    if plan.delete_all_pods:
+        labels = {LABEL_RUN: head["name"], LABEL_RUN_UID: head["uid"]}
+        await cluster.delete_collection("Pod", namespace, labels)
 
 
 def batches(manifests: Iterable[Manifest]) -> Iterator[list[Manifest]]:

@@ -24,6 +24,10 @@ class Conflict(Exception):
     """A precondition (resourceVersion, uid) does not hold, or the name is taken: look again and plan again."""
 
 
+class NamespaceGoing(Conflict):
+    """The namespace is being deleted: nothing can be created in it."""
+
+
 class NotFound(Exception):
     """There is no such object."""
 
@@ -61,6 +65,9 @@ class Cluster(Protocol):
         Raises:
             Conflict: an object of that name exists with another uid.
         """
+
+    async def delete_collection(self, kind: str, namespace: str, labels: Mapping[str, str]) -> None:
+        """Ask for the deletion of every object that carries the labels, each with its own grace, in one request."""
 
     async def replace_status(self, kind: str, namespace: str, name: str, status: Json, resource_version: str) -> Json:
         """Write the status subresource.

@@ -46,7 +46,7 @@ async def observe(
     return run, Observed(
         pods=pods,
         agents=await _ask(agents, run, pods),
-        service_exists=bool(await cluster.list("Service", namespace, labels)),
+        service_uid=next((body["metadata"]["uid"] for body in await cluster.list("Service", namespace, labels)), None),
         config_maps=frozenset(maps),
         frozen_spec=_frozen_spec(run, maps),
         departed=tuple(_own(departed, labels, nodes, resource)),

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from typing import Final
 
 from videotrain_api.trainrun import Metadata, VideoTrainingRun, VideoTrainingRunSpec
+from videotrain_api.vocabulary import Condition
 from videotrain_operator.cluster.interface import Json
 
+WORDS_SECONDS: Final = 5.0
+"""How far a message may lag behind, such as "3 of at least 8 pods are ready", whose pods come one after another."""
 PROGRESS_SECONDS: Final = 60.0
 """How far the stored step counter may lag behind; /metrics and the agents have it by the second."""
 COST_SECONDS: Final = 600.0
@@ -34,6 +37,8 @@ class Memory:
         self._status: Json | None = None
         self._written: tuple[str, Json] | None = None
         self._spec: tuple[object, VideoTrainingRunSpec] | None = None
+        self.look_seconds: float | None = None
+        """When to look again for the sake of words that the last pass left unwritten."""
 
     def parse(self, run: Json) -> VideoTrainingRun:
         """The run as a model; its spec is parsed once per uid and generation.
@@ -56,7 +61,8 @@ class Memory:
         return run | {"status": self._status}
 
     def due(self, stored: Json, wanted: Json) -> bool:
-        """Whether to write `wanted` over `stored` now."""
+        """Whether to write `wanted` over `stored` now; sets `look_seconds`."""
+        self.look_seconds = None
         if wanted == stored:
             return False
         # What was written and not touched since counts as it was meant: an older CRD drops fields it does not have.
@@ -65,6 +71,9 @@ class Memory:
         if facts(wanted) != facts(stored):
             return True
         age = self._monotonic() - self._written_at
+        if _words(wanted) != _words(stored):
+            self.look_seconds = max(0.0, WORDS_SECONDS - age)
+            return age >= WORDS_SECONDS
         return age >= COST_SECONDS or (age >= PROGRESS_SECONDS and _progress(wanted) != _progress(stored))
 
     def keep(self, run: Json, status: Json, *, written: bool) -> None:
@@ -83,8 +92,10 @@ class Memory:
 
 
 def facts(status: Json) -> Json:
-    """A status without what moves with time alone."""
+    """A status without what moves with time alone, without words, and without the news that a world is on its way."""
     kept = {key: value for key, value in status.items() if key not in _NUMBERS}
+    conditions = [item for item in status.get("conditions") or [] if not _says_starting(item)]
+    kept["conditions"] = [_without(item, ("message",)) for item in conditions]
     kept["nodes"] = {key: value for key, value in (status.get("nodes") or {}).items() if key != "ready"}
     kept["stages"] = [_without(stage, _STAGE_NUMBERS) for stage in status.get("stages") or []]
     kept["generations"] = [_generation(item) for item in status.get("generations") or []]
@@ -95,11 +106,21 @@ def _generation(item: Json) -> Json:
     progress = item.get("progress")
     if not progress:
         return item
+    if progress.get("state") in ("starting", "running") and "firstStepAt" not in progress:
+        return _without(item, ("progress",))
     return item | {"progress": {key: progress[key] for key in _PROGRESS_FACTS if key in progress}}
 
 
 def _without(item: Json, keys: tuple[str, ...]) -> Json:
     return {key: value for key, value in item.items() if key not in keys}
+
+
+def _says_starting(condition: Json) -> bool:
+    return condition.get("type") == Condition.PROGRESS_OBSERVED and condition.get("reason") == "Starting"
+
+
+def _words(status: Json) -> list[object]:
+    return [(item.get("type"), item.get("message")) for item in status.get("conditions") or []]
 
 
 def _progress(status: Json) -> tuple[object, ...]:

@@ -14,6 +14,7 @@ from videotrain_api.vocabulary import ANNOTATION_PRICE, ANNOTATION_ROSTER, LABEL
 from videotrain_operator.cluster.interface import Json
 from videotrain_operator.planner.groups import GROUP_LABEL
 from videotrain_operator.planner.observed import PodView
+from videotrain_operator.planner.render.kueue import PLACE_LABEL
 
 LOST_TAINTS: Final = frozenset({"node.kubernetes.io/out-of-service", "node.cloudprovider.kubernetes.io/shutdown"})
 LEAVING_TAINTS: Final = frozenset(
@@ -92,7 +93,8 @@ def pod_view(pod: Json, nodes: Mapping[str, Json], gpu_resource: str) -> PodView
         image_problem=_image_problem(status),
         gated=bool(spec.get("schedulingGates")),
         group=(head.get("labels") or {}).get(GROUP_LABEL),
-        finalizing=_is_finalizing(head, status),
+        place=_place((head.get("labels") or {}).get(PLACE_LABEL)),
+        finalizing=_is_finalizing(head, status, node_name),
         roster=_roster(annotations.get(ANNOTATION_ROSTER), (head.get("labels") or {}).get(LABEL_RUN_UID)),
         gpus=_gpus(spec, gpu_resource),
         price=annotations.get(ANNOTATION_PRICE),
@@ -162,7 +164,10 @@ def _notice(conditions: Mapping[str, Json]) -> Json:
 
 
 def _message(status: Json, ended: Json, conditions: Mapping[str, Json]) -> str:
-    return str(ended.get("message") or status.get("message") or _notice(conditions).get("message") or "")
+    """The words of whoever knows best. Of the end of a log, the last line: an error is named there."""
+    text = str(ended.get("message") or status.get("message") or _notice(conditions).get("message") or "")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"the log ends with: {lines[-1]}" if len(lines) > 1 else "".join(lines)
 
 
 def _unschedulable(conditions: Mapping[str, Json]) -> str:
@@ -184,8 +189,12 @@ def _image_problem(status: Json) -> str:
     return ""
 
 
-def _is_finalizing(head: Json, status: Json) -> bool:
-    over = status.get("phase") in ("Succeeded", "Failed")
+def _place(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+def _is_finalizing(head: Json, status: Json, node: str | None) -> bool:
+    over = node is None or status.get("phase") in ("Succeeded", "Failed")
     return over and "deletionTimestamp" in head and bool(head.get("finalizers"))
 
 

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Final
 
 from videotrain_api.vocabulary import API_VERSION, FIELD_MANAGER, KIND, LABEL_RUN_UID
-from videotrain_operator.cluster.interface import Conflict, Json, NotFound
+from videotrain_operator.cluster.interface import Conflict, Json, NamespaceGoing, NotFound
 from videotrain_operator.kube.cache import Key, Store
 from videotrain_operator.kube.client import ApiError, KubeClient
 from videotrain_operator.kube.trim import trim
@@ -89,12 +89,15 @@ class KubeCluster:
     async def _create(self, manifest: Json, manager: str) -> Json:
         try:
             return await self._client.create(manifest, manager)
-        except Conflict:
-            await self._explain_taken(manifest)
+        except Conflict as error:
+            try:
+                await self._explain_taken(manifest)
+            except NotFound:
+                raise error from None  # it has gone meanwhile; the run has not
             raise
         except ApiError as error:
             if error.status == HTTPStatus.FORBIDDEN and "is being terminated" in str(error):
-                raise Conflict(str(error)) from error  # the run is about to go with its namespace
+                raise NamespaceGoing(str(error)) from error  # and the run is about to go with it
             raise
 
     async def _explain_taken(self, manifest: Json) -> None:
@@ -114,9 +117,11 @@ class KubeCluster:
             raise NameTakenError(409, "NameTaken", message)
 
     async def _annotate(self, manifest: Json, manager: str) -> Json:
-        """The pod of that uid: only annotations change."""
+        """The pod of that uid: only annotations and finalizers change."""
         head = manifest["metadata"]
-        metadata = {key: head[key] for key in ("uid", "resourceVersion", "annotations", "labels") if key in head}
+        metadata = {
+            key: head[key] for key in ("uid", "resourceVersion", "annotations", "labels", "finalizers") if key in head
+        }
         namespace = head.get("namespace", "default")
         try:
             return await self._client.patch("Pod", namespace, head["name"], {"metadata": metadata}, manager=manager)
@@ -145,10 +150,13 @@ class KubeCluster:
             store.remove(body, ours=True)
 
     async def delete_collection(self, kind: str, namespace: str, labels: Mapping[str, str]) -> None:
-        """Ask for the deletion of everything that carries the labels, in one request."""
+        """Ask for the deletion of everything that carries the labels; see Cluster.delete_collection."""
         self._fence()
         selector = ",".join(f"{key}={value}" for key, value in labels.items())
         await self._client.delete_collection(kind, namespace, selector)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        for body in await self.list(kind, namespace, labels):
+            self._stores[kind].mark_deleting(body, now)
 
     async def replace_status(self, kind: str, namespace: str, name: str, status: Json, resource_version: str) -> Json:
         """Write the status subresource; see Cluster.replace_status."""

@@ -18,6 +18,8 @@ from videotrain_operator.kube.trim import trim
 FIRST_BACKOFF_SECONDS: Final = 0.2
 LONGEST_BACKOFF_SECONDS: Final = 10.0
 EXPIRED: Final = 410
+REFUSED_SECONDS: Final = 60.0
+"""A server that starts may refuse what it granted before; one that does so for longer means it."""
 OnEvent = Callable[[WatchEvent], None]
 _log = logging.getLogger(__name__)
 
@@ -42,12 +44,13 @@ class Informer:
         self._namespace = namespace
         self._labels = labels
         self._version = ""
+        self._refused_since: float | None = None
 
     async def run(self) -> None:
         """Follow until cancelled.
 
         Raises:
-            ApiError: the server refuses to list or to watch, and asking again would not help.
+            ApiError: the server refuses to list or to watch, from the beginning or for REFUSED_SECONDS.
         """
         backoff = FIRST_BACKOFF_SECONDS
         while True:
@@ -56,16 +59,25 @@ class Informer:
                     await self._list()
                 await self._watch()
                 backoff = FIRST_BACKOFF_SECONDS
+                self._refused_since = None
             except ApiUnavailable as error:
                 self._broke(error)
                 heard = time.monotonic() - self.heard_at < LONGEST_BACKOFF_SECONDS
                 backoff = FIRST_BACKOFF_SECONDS if heard else min(2 * backoff, LONGEST_BACKOFF_SECONDS)
                 await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
             except ApiError as error:
-                if error.status != EXPIRED:
+                if error.status == EXPIRED:
+                    self._version = ""
+                elif self._is_meant():
                     raise
                 self._broke(error)
-                self._version = ""
+                await asyncio.sleep(FIRST_BACKOFF_SECONDS)
+
+    def _is_meant(self) -> bool:
+        """A refusal is not only that of a server that has not read its rules yet."""
+        now = time.monotonic()
+        self._refused_since = self._refused_since or now
+        return not self.synced.is_set() or now - self._refused_since > REFUSED_SECONDS
 
     def _broke(self, error: ApiError) -> None:
         self.connected = False
@@ -74,6 +86,7 @@ class Informer:
 
     def _heard(self) -> None:
         self.connected = True
+        self._refused_since = None
         self.heard_at = time.monotonic()
 
     async def _list(self) -> None:

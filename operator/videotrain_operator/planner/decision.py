@@ -45,6 +45,6 @@ class Plan:
     """Look again after so long even if nothing changes; None when only a change matters."""
     delete_all_pods: bool = False
     """`delete` names every pod of the run that is not being deleted yet, none with a grace of its own, and no pod is
-    wanted: one request for all pods with the run's labels `run` and `run-uid` may take the place of its pods."""
+    wanted: one request for all pods with the run's labels `run` and `run-uid` takes the place of the single ones."""
     delete_run: bool = False
     """The TTL is over: delete the run itself."""

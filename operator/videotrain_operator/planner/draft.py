@@ -161,11 +161,13 @@ class Draft:
             status=self.status,
             events=tuple(self.events),
             requeue_seconds=self.requeue_seconds,
-            delete_all_pods=self._deletes_all_pods(),
+            delete_all_pods=self.deletes_all_pods,
             delete_run=self.delete_run,
         )
 
-    def _deletes_all_pods(self) -> bool:
+    @property
+    def deletes_all_pods(self) -> bool:
+        """No pod is wanted any more, and every one that is left is asked to go, with its own grace."""
         if not (self.finished or self.suspend_reason):
             return False
         pods = [item for item in self.delete if item.kind == "Pod"]

@@ -64,7 +64,9 @@ def spread_roster(draft: Draft) -> None:
 def _fence(draft: Draft, behind: list[PodView]) -> None:
     """The first write of a new roster holds only if nobody wrote that pod since: two operators cannot both begin."""
     versions = {pod.name: pod.resource_version for pod in behind}
-    first = next(i for i, item in enumerate(draft.apply) if item["kind"] == "Pod" and "spec" not in item)
+    # Not always a roster: the queue may have to hear something about the same pod first.
+    patches = [i for i, item in enumerate(draft.apply) if item["kind"] == "Pod" and "spec" not in item]
+    first = next(i for i in patches if draft.apply[i]["metadata"]["name"] in versions)
     head = draft.apply[first]["metadata"]
     if versions.get(head["name"]):
         fenced = head | {"resourceVersion": versions[head["name"]]}

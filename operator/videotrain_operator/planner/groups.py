@@ -7,6 +7,8 @@ that it replaces, so that it uses the quota which that pod left. Two facts shape
 - A pod that still terminates counts for the queue, and a replacement made meanwhile would be deleted as surplus.
 - The queue keeps a finalizer on a pod that is over until its replacement exists, so the name is not free by then and
   the replacement takes the next free index.
+- A pod that ended with 0 is complete for the queue: its quota is free, and its replacement would be surplus. Agents of
+  queued pods say by their exit code that they were only told to leave; where one did end with 0, its place is used up.
 
 A group is put on record before its first pod is created: an operator that dies in between gives the rest of the pods
 the same total count.
@@ -25,11 +27,12 @@ from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.decision import Manifest
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.observed import PodView
-from videotrain_operator.planner.render.kueue import PodGroup, pod_group
+from videotrain_operator.planner.render.kueue import FINAL, PodGroup, pod_group
 from videotrain_operator.planner.render.roster import render_roster, roster_text
 
 GROUP_LABEL: Final = "kueue.x-k8s.io/pod-group-name"
-FINAL_ANNOTATION: Final = "kueue.x-k8s.io/retriable-in-group"
+QUEUE_STOP: Final = "StoppedByQueue"
+"""Reason of a pod that the queue ends."""
 
 
 def settle_groups(draft: Draft, wanted: int) -> list[tuple[int, PodGroup]]:
@@ -42,14 +45,16 @@ def settle_groups(draft: Draft, wanted: int) -> list[tuple[int, PodGroup]]:
     Returns:
         Index and group of each pod to create.
     """
-    standing = Counter(pod.group for pod in draft.observed.pods if not pod.finalizing)
     _forget(draft)
-    missing = wanted - standing.total()
-    places = list(_places(draft, standing))  # of groups on record: one that is founded now has to wait
+    missing = wanted - sum(not pod.finalizing for pod in draft.observed.pods)
+    places = list(_places(draft))  # of groups on record: one that is founded now has to wait
     if missing > len(places):
         _found(draft, missing - len(places))
+    if missing > 0 and places:
+        # Nothing happens to a pod that is held back, so no event would lead to the pass that tells of it.
+        draft.look_again(0)
     free = _free_indexes(draft)
-    return [(next(free), PodGroup(name=g.name, size=g.pods)) for g in places[: max(0, missing)]]
+    return [(next(free), group) for group in places[: max(0, missing)]]
 
 
 def _forget(draft: Draft) -> None:
@@ -61,10 +66,20 @@ def _forget(draft: Draft) -> None:
         draft.update(pod_groups=kept)
 
 
-def _places(draft: Draft, standing: Counter[str | None]) -> Iterator[PodGroupStatus]:
+def _places(draft: Draft) -> Iterator[PodGroup]:
     """Every place in a group that no pod takes."""
+    holders = [pod for pod in draft.observed.pods if not pod.finalizing or pod.phase == "Succeeded"]
     for group in draft.status.pod_groups:
-        yield from [group] * (group.pods - standing[group.name])
+        held = [pod.place for pod in holders if pod.group == group.name]
+        free = [place for place in range(group.pods) if place not in held]
+        for place in free[: max(0, group.pods - len(held))]:
+            yield PodGroup(name=group.name, size=group.pods, place=place)
+
+
+def stopping_groups(draft: Draft) -> set[str | None]:
+    """Groups that the queue is stopping: it deletes their pods one after another."""
+    told = (pod for pod in draft.observed.pods if pod.reason == QUEUE_STOP)
+    return {pod.group for pod in told if pod.group and pod.deleting and not pod.finalizing}
 
 
 def _found(draft: Draft, pods: int) -> None:
@@ -100,7 +115,18 @@ def render_last_word(run: VideoTrainingRun, pod: PodView) -> Manifest:
     patch = render_roster(run, pod, "")
     # One field manager owns both annotations, so leaving the roster out would remove it.
     roster = {ANNOTATION_ROSTER: roster_text(pod.roster)} if pod.roster else {}
-    return patch | {"metadata": patch["metadata"] | {"annotations": roster | {FINAL_ANNOTATION: "false"}}}
+    return patch | {"metadata": patch["metadata"] | {"annotations": roster | FINAL}}
+
+
+def render_unheld(run: VideoTrainingRun, pod: PodView) -> Manifest:
+    """A patch that takes a pod of a lost node from the queue.
+
+    The queue counts a pod as running until a kubelet says how it ended, which nobody will; its replacement would be
+    surplus.
+    """
+    patch = render_roster(run, pod, "")
+    head = {key: value for key, value in patch["metadata"].items() if key != "annotations"}
+    return patch | {"metadata": head | {"finalizers": []}}
 
 
 def report_quota(draft: Draft) -> None:
@@ -114,7 +140,7 @@ def report_quota(draft: Draft) -> None:
     if not draft.observed.pods:
         set_condition(draft, Condition.QUOTA_RESERVED, False, "NoPods", f"no pod is in queue {name}")
         return
-    preempted = any(pod.reason == "StoppedByQueue" for pod in draft.observed.pods)
+    preempted = any(pod.reason == QUEUE_STOP for pod in draft.observed.pods)
     reason = "Admitted" if enough else "Preempted" if preempted else "Queued"
     message = f"queue {name}: {admitted} pods are admitted, {gated} wait"
     old = find_condition(draft, Condition.QUOTA_RESERVED)

@@ -43,10 +43,13 @@ def judge_generation(draft: Draft) -> None:
 
 
 def judge_standby(draft: Draft) -> None:
-    """Count pods that failed outside any generation, so that a pod that cannot start does not start for ever."""
+    """Count pods that failed outside any generation, so that a pod that cannot start does not start for ever.
+
+    A pod that somebody deleted did start; however it ends, it was told to.
+    """
     members = set(draft.live.members) if draft.live else set()
     for pod in draft.observed.pods:
-        failed = dead(pod) and _pod_failed(pod)
+        failed = dead(pod) and _pod_failed(pod) and not pod.deleting
         if not failed or pod.name in members or pod.uid in draft.status.failed_pods or draft.finished or draft.ended:
             continue
         fault = pod_fault(pod.name, pod)
@@ -108,20 +111,18 @@ def _judge_faults(draft: Draft, live: GenerationStatus, faults: list[Fault], rep
             draft.look_again(min(left, 1.0))
             return
         root = _silent(draft, live, reports) or faults[0]
-    draft.update(failed_pods=sorted({*draft.status.failed_pods, *_dead_uids(draft, live)}))
+    _note_counted(draft, [pod for pod in _member_pods(draft, live) if dead(pod)])
     _strike(draft, live, root)
 
 
 def _silent(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Fault | None:
     """Peers were lost and one member does not answer: together that is evidence, though neither is alone."""
     answered = {report.pod for report in reports}
-    silent = [draft.pods[name] for name in live.members if name not in answered and name in draft.pods]
+    silent = [pod for pod in _member_pods(draft, live) if pod.name not in answered]
     if not silent or not answered or draft.observed.frozen:
         return None
     message = f"pod {silent[0].name} does not answer and its peers lost it"
-    for pod in silent:
-        if pod.node:
-            suspect(draft, pod.node, message)
+    _avoid(draft, silent, message)
     reason, node = GenerationReason.WORKER_FAILED, silent[0].node
     code = int(ExitCode.PEER_LOST)
     return Fault(
@@ -129,9 +130,21 @@ def _silent(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Faul
     )
 
 
-def _dead_uids(draft: Draft, live: GenerationStatus) -> set[str]:
-    pods = [draft.pods[name] for name in live.members if name in draft.pods]
-    return {pod.uid for pod in pods if dead(pod)}
+def _avoid(draft: Draft, silent: list[PodView], message: str) -> None:
+    """Avoid the nodes of pods that were taken for dead. When those pods are seen to end, that is no second fault."""
+    for pod in silent:
+        if pod.node:
+            suspect(draft, pod.node, message)
+    _note_counted(draft, silent)
+
+
+def _note_counted(draft: Draft, pods: list[PodView]) -> None:
+    """What became of these pods is, or is about to be, on record as a restart."""
+    draft.update(failed_pods=sorted({*draft.status.failed_pods, *(pod.uid for pod in pods)}))
+
+
+def _member_pods(draft: Draft, live: GenerationStatus) -> list[PodView]:
+    return [draft.pods[name] for name in live.members if name in draft.pods]
 
 
 def _strike(draft: Draft, live: GenerationStatus, fault: Fault) -> None:
@@ -245,18 +258,16 @@ def _late(draft: Draft, live: GenerationStatus) -> Fault | None:
 
 def _blame_silent(draft: Draft, live: GenerationStatus) -> bool:
     """A world that does not start while some members do not answer: go on without those. True if there are such."""
-    silent = [draft.pods[name] for name in live.members if name not in draft.observed.agents and name in draft.pods]
-    if len(silent) < len(live.members) and not draft.observed.frozen:
-        for pod in silent:
-            if pod.node:
-                suspect(draft, pod.node, f"pod {pod.name} does not answer and its world does not start")
+    silent = [pod for pod in _member_pods(draft, live) if pod.name not in draft.observed.agents]
+    if silent and len(silent) < len(live.members) and not draft.observed.frozen:
+        names = ", ".join(pod.name for pod in silent)
+        _avoid(draft, silent, f"no answer from {names}, and the world does not start")
     return bool(silent)
 
 
 def _judge_leaving(draft: Draft, live: GenerationStatus) -> None:
     """Members whose node is drained, or that somebody deletes, leave in good order."""
-    members = [draft.pods[name] for name in live.members if name in draft.pods]
-    leaving = [pod for pod in members if pod.node_draining or pod.deleting]
+    leaving = [pod for pod in _member_pods(draft, live) if pod.node_draining or pod.deleting]
     if not leaving:
         return
     names: dict[str, list[str]] = {}

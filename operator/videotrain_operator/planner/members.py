@@ -8,7 +8,7 @@ from typing import Final
 from videotrain_api.status import SuspectNode
 from videotrain_operator.planner.decision import Deletion
 from videotrain_operator.planner.draft import Draft
-from videotrain_operator.planner.groups import render_last_word, settle_groups, surplus
+from videotrain_operator.planner.groups import render_last_word, render_unheld, settle_groups, stopping_groups, surplus
 from videotrain_operator.planner.observed import PodView
 from videotrain_operator.planner.render.names import pod_name
 from videotrain_operator.planner.render.pod import render_pod
@@ -24,11 +24,10 @@ DRAIN_MARGIN_SECONDS: Final = 10
 
 def eligible(draft: Draft) -> list[PodView]:
     """Pods that could be members of a new generation, by index."""
-    suspects = suspect_names(draft)
-    return sorted(
-        (p for p in draft.observed.pods if p.alive and p.address and not p.node_draining and p.node not in suspects),
-        key=lambda pod: pod.index,
-    )
+    suspects, stopping = suspect_names(draft), stopping_groups(draft)
+    there = (pod for pod in draft.observed.pods if pod.alive and pod.address and not pod.node_draining)
+    stays = (pod for pod in there if pod.node not in suspects and pod.group not in stopping)
+    return sorted(stays, key=lambda pod: pod.index)
 
 
 def dead(pod: PodView) -> bool:
@@ -149,7 +148,9 @@ def _failed(pod: PodView) -> bool:
 def _delete(draft: Draft, pod: PodView, grace_seconds: int | None) -> None:
     draft.delete.append(Deletion(kind="Pod", name=pod.name, uid=pod.uid, grace_seconds=grace_seconds))
     given_up = draft.finished or draft.suspend_reason or pod.gated
-    if pod.group is not None and given_up:
+    if pod.group is not None and pod.node_lost:
+        draft.apply.append(render_unheld(draft.run, pod))
+    elif pod.group is not None and given_up:
         draft.apply.append(render_last_word(draft.run, pod))
 
 

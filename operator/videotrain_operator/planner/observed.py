@@ -46,8 +46,10 @@ class PodView:
     """A queue holds it back: the scheduler does not look at it yet."""
     group: str | None = None
     """Pod group in the queue."""
+    place: int | None = None
+    """Which pod of its group it is."""
     finalizing: bool = False
-    """It is deleted and over, and only a finalizer keeps the object."""
+    """It is deleted and over, or never got a node, and only a finalizer keeps the object."""
     roster: Roster | None = None
     """The roster annotation, as published."""
     gpus: int = 0
@@ -76,7 +78,7 @@ class Observed:
     pods: tuple[PodView, ...] = ()
     agents: Mapping[str, AgentProgress] = field(default_factory=dict)
     """Answers of the agents by pod name; those that did not answer are absent."""
-    service_exists: bool = False
+    service_uid: str | None = None
     config_maps: frozenset[str] = frozenset()
     """Names of owned config maps."""
     frozen_spec: Mapping[str, Any] | None = None

@@ -10,12 +10,12 @@ from typing import Any
 from videotrain_api.schema import ManifestError
 from videotrain_api.status import RunStatus
 from videotrain_api.trainrun import VideoTrainingRun
-from videotrain_api.vocabulary import Condition
+from videotrain_api.vocabulary import Condition, Phase
 from videotrain_operator.planner.bill import settle_bill, store_ledger, write_cost
 from videotrain_operator.planner.budget import check_budget
 from videotrain_operator.planner.conditions import make_condition, with_condition
 from videotrain_operator.planner.deadlines import check_deadlines, track_active_time
-from videotrain_operator.planner.decision import Event, Plan
+from videotrain_operator.planner.decision import Deletion, Event, Plan
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.freeze import accept, effective_run
 from videotrain_operator.planner.generations import adopt_published, begin_generation, spread_roster
@@ -27,6 +27,7 @@ from videotrain_operator.planner.outcome import expire_run
 from videotrain_operator.planner.progress import absorb_progress
 from videotrain_operator.planner.recall import recall, recall_number
 from videotrain_operator.planner.render.config import render_config_map
+from videotrain_operator.planner.render.names import service_name
 from videotrain_operator.planner.render.service import render_service
 from videotrain_operator.planner.report import write_report
 from videotrain_operator.planner.suspension import suspend_or_resume
@@ -78,6 +79,7 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
     # 8. Objects: service, configuration, pods, rosters, ledger.
     _settle_fixed_objects(draft)
     settle_pods(draft)
+    _retire_service(draft)
     spread_roster(draft)
     store_ledger(draft)
     # 9. The status, and the end of a finished run.
@@ -101,7 +103,10 @@ def plan_refusal(run: Mapping[str, Any], error: ManifestError, now: datetime) ->
     new = make_condition(Condition.ACCEPTED, False, "Invalid", str(error), generation=generation, now=now)
     known = any(c.type == new.type and c.message == new.message for c in status.conditions)
     events = () if known else (Event(type="Warning", reason="Invalid", message=new.message),)
-    changes = {"conditions": with_condition(status.conditions, new), "observed_generation": generation or 0}
+    changes: dict[str, Any] = {"conditions": with_condition(status.conditions, new)}
+    changes["observed_generation"] = generation or 0
+    if status.config_map is None:
+        changes["phase"] = Phase.INVALID.value  # one that was accepted before goes on as it is
     return Plan(status=status.model_copy(update=changes), events=events)
 
 
@@ -131,8 +136,15 @@ def _doubt(pod: PodView) -> PodView:
 
 
 def _refusal(draft: Draft) -> Plan:
-    draft.update(observed_generation=draft.run.metadata.generation or 0)
+    draft.update(observed_generation=draft.run.metadata.generation or 0, phase=Phase.INVALID.value)
     return draft.plan()
+
+
+def _retire_service(draft: Draft) -> None:
+    """Where all pods go the service goes first, or each pod that leaves costs its endpoints two writes."""
+    if draft.deletes_all_pods and draft.observed.service_uid is not None:
+        name = service_name(draft.run)
+        draft.delete.insert(0, Deletion(kind="Service", name=name, uid=draft.observed.service_uid))
 
 
 def _settle_fixed_objects(draft: Draft) -> None:
@@ -143,7 +155,7 @@ def _settle_fixed_objects(draft: Draft) -> None:
     """
     if draft.finished:
         return
-    if draft.live is not None and not draft.observed.service_exists:
+    if draft.live is not None and draft.observed.service_uid is None:
         draft.apply.append(render_service(draft.run))
     name = draft.status.config_map
     if name is not None and name not in draft.observed.config_maps and draft.config_data is not None:

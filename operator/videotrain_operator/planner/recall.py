@@ -14,6 +14,7 @@ from videotrain_api.status import RestartCounts, RunStatus
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
+from videotrain_operator.planner.render.names import ledger_name
 
 _NUMBERS = ("pod_groups_made", "same_step_deaths", "last_death_step", "active_microseconds")
 _TIMES = ("start_time", "completion_time")
@@ -54,7 +55,7 @@ def recall(draft: Draft) -> None:
     kept = _kept(draft)
     if kept is None:
         return
-    draft.update(**{name: kept[name] for name in _NUMBERS})
+    draft.update(ledger=ledger_name(draft.run), **{name: kept[name] for name in _NUMBERS})
     draft.update(**{name: RestartCounts.from_wire(kept[name]) for name in _COUNTS})
     draft.update(**{name: datetime.fromisoformat(kept[name]) for name in _TIMES if name in kept})
     for name, step in kept["stages"].items():

@@ -11,7 +11,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +37,8 @@ SILENT_SECONDS: Final = 120.0
 STUCK_SECONDS: Final = 60.0
 """An event loop that did not turn for so long is not healthy."""
 TICK_SECONDS: Final = 2.0
+AGAIN_SECONDS: Final = 2.0
+"""After so long runs are listed again if that failed."""
 _NAMESPACE_FILE: Final = "var/run/secrets/kubernetes.io/serviceaccount/namespace"
 _log = logging.getLogger(__name__)
 
@@ -56,12 +58,13 @@ class Operator:
         self._ticked_at = time.monotonic()
         self._stopping = asyncio.Event()
         self._ready = asyncio.Event()
+        self._watching = asyncio.Event()
         host = os.environ.get("HOSTNAME") or socket.gethostname()
         self._election = Election(
             client.apart(),
             namespace=settings.lease_namespace or own_namespace(),
             name=settings.lease_name,
-            identity=f"{host}_{uuid.uuid4().hex[:8]}",
+            identity=f"{host}_{settings.instance or uuid.uuid4().hex[:8]}",
             seconds=settings.lease_seconds,
         )
         cluster = KubeCluster(client, self._stores, self._fence, host)
@@ -144,12 +147,11 @@ class Operator:
         async with asyncio.TaskGroup() as group:
             for informer in self._informers:
                 group.create_task(informer.run())
-            watching = asyncio.Event()
-            group.create_task(self._runs.follow(self._settings.namespaces, watching))
+            group.create_task(self._runs.follow(self._settings.namespaces, self._watching.set))
             if self._webhook is not None:
                 group.create_task(self._webhook.run())
-            await watching.wait()
-            self._stop_on_signals()  # kopf has put its own handlers in their place
+            await self._watching.wait()
+            self._watching.clear()
             await self._resync()
             for informer in self._informers:
                 await informer.synced.wait()
@@ -193,15 +195,22 @@ class Operator:
                     raise error
 
     async def _resync_always(self) -> None:
+        """Now and then, and when the watch begins anew: what went meanwhile is in no list, so no event tells of it."""
         while True:
-            await asyncio.sleep(self._settings.resync_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.resync_seconds):
+                    await self._watching.wait()
+            self._watching.clear()
             try:
                 await self._resync()
-            except ApiUnavailable as error:
-                _log.warning("runs could not be read anew, next try in %s s: %s", self._settings.resync_seconds, error)
+            except (ApiUnavailable, NotFound) as error:  # a server that starts does not know the kind at once
+                _log.warning("runs could not be read anew, next try in %s s: %s", AGAIN_SECONDS, error)
+                await asyncio.sleep(AGAIN_SECONDS)
+                self._watching.set()
 
     async def _resync(self) -> None:
         """Read every run anew: a watch that lost an event is made good."""
+        self._runs.begin_list()
         for namespace in self._settings.namespaces or ("",):
             keys: list[Key] = []
             version = "0"

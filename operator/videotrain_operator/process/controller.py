@@ -8,21 +8,25 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from videotrain_api.vocabulary import KIND, LABEL_RUN
+from videotrain_api.schema import ManifestError
+from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID
 from videotrain_operator.cluster.agents import AgentClient
-from videotrain_operator.cluster.interface import Cluster, Conflict, WatchEvent
+from videotrain_operator.cluster.interface import Cluster, Conflict, Json, NotFound, WatchEvent
 from videotrain_operator.cluster.pace import Memory
 from videotrain_operator.cluster.podview import node_is_leaving
 from videotrain_operator.kube.cache import Key, Store, key_of
 from videotrain_operator.kube.client import ApiError, ApiUnavailable
 from videotrain_operator.process.doubt import Doubt
 from videotrain_operator.process.listening import Listening
+from videotrain_operator.process.refusals import UNNAMED, status_of_refusal
 from videotrain_operator.process.settings import Settings
-from videotrain_operator.reconcile import Outcome, RunKey, RunLoop
+from videotrain_operator.reconcile import Outcome, RunKey, RunLoop, utc_now
 from videotrain_operator.telemetry import OperatorMetrics
 
 REPEAT_SECONDS: Final = 600.0
 """The same refusal of the API server is told again as an event after so long."""
+GONE_SECONDS: Final = 0.5
+"""How long a run that the server does not know and the cache does is left alone."""
 _log = logging.getLogger(__name__)
 
 
@@ -87,14 +91,28 @@ class Controller:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                for key in self._stores[KIND].names():
+                bereft = self._bereft()
+                for key in {*self._stores[KIND].names(), *bereft}:
                     self._take_charge(key)
+                for key in bereft:
+                    self._charges[key].loop.bereave()
                 group.create_task(asyncio.Event().wait())
         finally:
             self._group = None
             for charge in self._charges.values():
                 charge.listening.close()
             self._charges.clear()
+
+    def _bereft(self) -> set[Key]:
+        """Runs of which there are pods although they were deleted while nobody led, perhaps to be made again."""
+        found = set()
+        for head in (pod["metadata"] for pod in self._stores["Pod"].all()):
+            labels = head.get("labels") or {}
+            key = Key(head["namespace"], labels.get(LABEL_RUN, ""))
+            run = self._stores[KIND].get(key)
+            if key.name and (run is None or run["metadata"]["uid"] != labels.get(LABEL_RUN_UID)):
+                found.add(key)
+        return found
 
     def notice(self, event: WatchEvent) -> None:
         """Something changed: wake whom it concerns."""
@@ -158,8 +176,12 @@ class Controller:
             charge.listening.close()
             if self._charges.get(key) is charge:
                 del self._charges[key]
-        # A run of the same name may have been created while this one's last pass went on.
-        if self._group is not None and self._stores[KIND].get(key) is not None:
+        # A run of the same name may have been created while this one's last pass went on. Or the server does not know a
+        # run of which the watch tells no end: it has gone just now, or the server has just started.
+        if self._stores[KIND].get(key) is None:
+            return
+        await asyncio.sleep(GONE_SECONDS)
+        if self._group is not None and key not in self._charges and self._stores[KIND].get(key) is not None:
             self._take_charge(key)
 
     def _frozen(self) -> str:
@@ -200,4 +222,14 @@ class Controller:
         charge.told[str(error)] = now
         run = self._stores[KIND].get(key)
         if run is not None and self._group is not None:
-            self._group.create_task(self._cluster.emit_event(run, "Warning", error.reason or "Refused", str(error)))
+            self._group.create_task(self._tell(run, error))
+
+    async def _tell(self, run: Json, error: ApiError) -> None:
+        """What is refused for good is an event and a condition; nobody reads the operator's log for it."""
+        head = run["metadata"]
+        try:
+            await self._cluster.emit_event(run, "Warning", error.reason or UNNAMED, str(error))
+            status = status_of_refusal(run, error, utc_now())
+            await self._cluster.replace_status(KIND, head["namespace"], head["name"], status, head["resourceVersion"])
+        except (ApiError, Conflict, NotFound, ManifestError) as trouble:
+            _log.warning("run=%s/%s refusal was not put on record: %s", head["namespace"], head["name"], trouble)

@@ -118,7 +118,7 @@ class Election:
         except Conflict:
             return False
         except (ApiError, NotFound, TimeoutError) as error:
-            _log.warning("lease %s/%s: %s", self._namespace, self._name, error)
+            _log.warning("lease %s/%s: %s", self._namespace, self._name, str(error) or "no answer in time")
             return False
         self._renewed_at = asked_at
         return True

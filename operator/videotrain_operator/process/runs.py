@@ -2,13 +2,17 @@
 
 kopf brings what is hard to get right about watching a resource that people edit: reconnects, silence, credentials that
 expire, scoping. Handlers with state of its own (annotations, finalizers, timers) are not used, so it never writes.
+
+It has a thread and an event loop of its own: when it ends, it cancels every task of its loop, whosever they are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 import kopf
@@ -20,8 +24,11 @@ from videotrain_operator.kube.cache import Key, Store
 from videotrain_operator.kube.trim import trim
 
 WATCH_SECONDS: Final = 300
+AGAIN_SECONDS: Final = 1.0
+"""How long to wait before kopf, which gave up, is started anew."""
 Reload = Callable[[], Any]
 """Coroutine function that gives the present Configuration; credentials may have been renewed."""
+_log = logging.getLogger(__name__)
 
 
 class _NoDiff(kopf.DiffBaseStorage):  # type: ignore[misc]
@@ -47,6 +54,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.connect_timeout = 10.0
     settings.watching.reconnect_backoff = 1.0
     settings.networking.request_timeout = 30.0
+    settings.networking.error_backoffs = (0.5, 1, 2)  # it sleeps through recoveries; `follow` is what does not give up
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 2.0
     settings.process.ultimate_exiting_timeout = 10.0
@@ -68,6 +76,18 @@ def connection(configuration: Configuration) -> kopf.ConnectionInfo:
     )
 
 
+class _Ready(asyncio.Event):
+    """Tells somebody when it is set."""
+
+    def __init__(self, then: Callable[[], object]) -> None:
+        super().__init__()
+        self._then = then
+
+    def set(self) -> None:
+        super().set()
+        self._then()
+
+
 class Runs:
     """Follows the runs into a Store."""
 
@@ -81,7 +101,10 @@ class Runs:
         """
         self._store = store
         self._on_event = on_event
-        self._stop = asyncio.Event()
+        self._stop = threading.Event()
+        self._end: Callable[[], object] = lambda: None
+        self._loop = asyncio.get_running_loop()
+        self._gone: set[str] = set()
         self._registry = kopf.OperatorRegistry()
 
         @kopf.on.login(registry=self._registry)  # type: ignore[untyped-decorator]
@@ -91,41 +114,74 @@ class Runs:
         version = API_VERSION.removeprefix(f"{GROUP}/")
 
         @kopf.on.event(GROUP, version, PLURAL, registry=self._registry)  # type: ignore[untyped-decorator]
-        def seen(event: Any, **_: Any) -> None:
-            self.take(event["type"] or "MODIFIED", dict(event["object"]))
+        async def seen(event: Any, **_: Any) -> None:
+            self._loop.call_soon_threadsafe(self.take, event["type"] or "MODIFIED", dict(event["object"]))
 
     def take(self, type_: str, body: dict[str, Any]) -> None:
         """A run as it is now, from kopf or from a list."""
         run = trim(body)
         if type_ == "DELETED":
+            self._gone.add(run["metadata"]["uid"])
             self._store.remove(run)
             self._on_event(WatchEvent("DELETED", run))
-        elif self._store.put(run):
+        elif run["metadata"]["uid"] not in self._gone and self._store.put(run):
             self._on_event(WatchEvent("MODIFIED", run))
+
+    def begin_list(self) -> None:
+        """A list is about to be read beside the watch: what is deleted from now on stays so, whatever it holds."""
+        self._gone.clear()
 
     def keep_only(self, keys: Iterable[Key], version: int, namespace: str) -> None:
         """Forget runs that a list of that resourceVersion does not hold."""
         for body in self._store.keep_only(keys, version, namespace):
             self._on_event(WatchEvent("DELETED", body))
 
-    async def follow(self, namespaces: tuple[str, ...], ready: asyncio.Event) -> None:
+    async def follow(self, namespaces: tuple[str, ...], on_connected: Callable[[], None]) -> None:
         """Follow until `stop`.
+
+        kopf ends when refusals go on for a while, as they do while an API server or what stands before it starts anew.
+        That is no reason to end: runs go on, and so does everything else here.
 
         Args:
             namespaces: where; everywhere if empty.
-            ready: set when kopf has connected.
+            on_connected: called whenever kopf has connected.
+
+        Raises:
+            Exception: it could not connect even once.
         """
         logging.getLogger("kopf").setLevel(logging.WARNING)
+        connected = threading.Event()
+
+        def note() -> None:
+            connected.set()
+            self._loop.call_soon_threadsafe(on_connected)
+
+        while not self._stop.is_set():
+            try:
+                await asyncio.to_thread(lambda: asyncio.run(self._kopf(namespaces, note)))
+            except Exception as error:
+                if not connected.is_set():
+                    raise
+                _log.warning("runs are not watched, next try in %s s: %s", AGAIN_SECONDS, error)
+                await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _kopf(self, namespaces: tuple[str, ...], then: Callable[[], object]) -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        self._end = lambda: loop.call_soon_threadsafe(stop.set)
+        if self._stop.is_set():
+            return
         await kopf.operator(
             registry=self._registry,
             settings=_settings(),
             standalone=True,
             clusterwide=not namespaces,
             namespaces=namespaces,
-            stop_flag=self._stop,
-            ready_flag=ready,
+            stop_flag=stop,
+            ready_flag=_Ready(then),
         )
 
     def stop(self) -> None:
         """End `follow`."""
         self._stop.set()
+        with suppress(RuntimeError):  # that loop has ended already
+            self._end()

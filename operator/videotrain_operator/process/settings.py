@@ -36,6 +36,11 @@ class Settings:
     lease_seconds: float = _setting(
         10.0, "How long a leader that fell silent is waited for, seconds.", least=3.0, most=300.0
     )
+    instance: str = _setting(
+        "",
+        "What tells this process from others on a host of its name, such as the pod's uid; random if empty. One that "
+        "comes again under the same name takes its Lease over at once: the one before it must be dead.",
+    )
     listen_address: str = _setting("", "Address to listen on; every one if empty.")
     http_port: int = _setting(8080, "Port of /metrics, /healthz and /readyz; any free one if 0.", least=0, most=65535)
     webhook_port: int = _setting(0, "Port of the validating webhook; off if 0.", least=0, most=65535)

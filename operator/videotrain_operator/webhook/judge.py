@@ -104,11 +104,11 @@ def _judge_new(manifest: Any) -> Verdict:
 
 def _judge_change(new: Any, old: Any) -> Verdict:
     """Refuse what is newly wrong. A run that an older version took can still be suspended, or mended step by step."""
-    changed = _forbidden_changes(new, old)
-    run = _parsed(new)
+    run, before = _parsed(new), _parsed(old)
+    # What the models refused was not accepted with its template either.
+    changed = _forbidden_changes(new, old) if isinstance(before, VideoTrainingRun) else ()
     if isinstance(run, VideoTrainingRun):
         return Verdict(outcome="denied" if changed else "allowed", problems=changed, warnings=_doubts(run))
-    before = _parsed(old)
     known = () if isinstance(before, VideoTrainingRun) else {(p.path, p.message) for p in before}
     fresh = changed + tuple(p for p in run if (p.path, p.message) not in known)
     stale = tuple(f"was wrong before this change: {p}" for p in run if p not in fresh)

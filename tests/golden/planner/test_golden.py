@@ -61,7 +61,7 @@ def read_observed(case: str) -> tuple[Observed, datetime]:
     observed = Observed(
         pods=pods,
         agents=agents,
-        service_exists=given.get("service", True),
+        service_uid="uid-service" if given.get("service", True) else None,
         config_maps=frozenset(given.get("configMaps", [])),
         ledger=given.get("ledger"),
         frozen=given.get("frozen", ""),

@@ -157,6 +157,15 @@ def test_the_schedulers_words_are_kept_without_its_thoughts_on_preemption() -> N
     assert view(waiting).unschedulable == "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 
 
+def test_of_the_end_of_a_log_the_last_line_is_told() -> None:
+    log = 'INFO step 11\nTraceback (most recent call last):\n  File "train.py", line 3\nValueError: no data\n\n'
+    ended = {"exitCode": 1, "reason": "Error", "message": log, "finishedAt": "2026-01-01T12:00:00Z"}
+    pod = kubernetes_pod(phase="Failed", containerStatuses=[{"name": "worker", "state": {"terminated": ended}}])
+    assert view(pod).message == "the log ends with: ValueError: no data"
+    ended["message"] = "no space left on device\n"
+    assert view(pod).message == "no space left on device"
+
+
 def test_what_a_queue_does_to_a_pod_is_seen() -> None:
     told = {"type": "TerminationTarget", "status": "True", "reason": "StoppedByKueue", "message": "preempted"}
     pod = kubernetes_pod(phase="Succeeded", conditions=[told])

@@ -211,6 +211,26 @@ def test_without_a_root_the_silent_member_is_left_out() -> None:
     assert [node.name for node in decided.status.suspect_nodes] == ["node-1"]
 
 
+def test_a_silent_member_that_is_seen_to_end_later_is_not_counted_again() -> None:
+    facts = failed(1, 5, 82, at(10))
+    blamed = decide(running(facts=facts), seen(*trio(), agents=answers(facts, 20, 0, 2)), 20).status.to_wire()
+    ended = pod(1, roster=carrying(1), phase="Failed", finished_at=at(21), exit_code=137, reason="NodeLost")
+    survivors = [pod(index, roster=carrying(1)) for index in (0, 2)]
+    settled = decide(blamed, seen(survivors[0], ended, survivors[1], agents=answers(facts, 22, 0, 2)), 22)
+    assert settled.status.restarts.infrastructure == 1
+    assert "demo-w1" in {deletion.name for deletion in settled.delete}
+
+
+def test_a_member_that_kept_a_world_from_starting_is_not_counted_again_when_it_ends() -> None:
+    facts = progress(1, 0, state="starting")
+    late = decide(running(facts=facts), seen(*trio(), agents=answers(facts, 5000, 0, 2)), 5000)
+    assert late.status.restarts.hang == 1
+    ended = pod(1, roster=carrying(1), phase="Failed", finished_at=at(5001), exit_code=137, reason="NodeLost")
+    survivors = [pod(index, roster=carrying(1)) for index in (0, 2)]
+    settled = decide(late.status.to_wire(), seen(survivors[0], ended, survivors[1]), 5002)
+    assert (settled.status.restarts.hang, settled.status.restarts.infrastructure) == (1, 0)
+
+
 def test_a_gpu_fault_makes_new_pods_avoid_the_node() -> None:
     facts = failed(1, 5, int(ExitCode.CUDA), at(10))
     first = decide(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import Any
 
+import pytest
 from support.planner_cluster import OperatorCrashError, SimCluster
-from support.planner_lives import cluster_of, condition, pass_seconds, running, settle
+from support.planner_lives import KEY, cluster_of, condition, pass_seconds, running, settle
 from support.planner_queue import SimQueue
+
+from videotrain_operator.cluster.interface import Json, NamespaceGoing, NotFound, WatchEvent
+from videotrain_operator.cluster.orphans import let_go
+from videotrain_operator.reconcile import RunLoop
 
 
 def queued(pods: int = 3, **spec: Any) -> SimCluster:
@@ -20,6 +26,11 @@ def groups(cluster: SimCluster) -> set[tuple[str, str]]:
     heads = [body["metadata"] for body in cluster._pods()]
     name, count = "kueue.x-k8s.io/pod-group-name", "kueue.x-k8s.io/pod-group-total-count"
     return {(head["labels"][name], head["annotations"][count]) for head in heads}
+
+
+def places(cluster: SimCluster) -> list[str]:
+    alive = [body["metadata"] for body in cluster._pods() if body["status"]["phase"] == "Running"]
+    return sorted(head["labels"]["kueue.x-k8s.io/pod-group-pod-index"] for head in alive)
 
 
 async def test_pods_wait_in_the_queue_together_and_the_start_deadline_waits_too() -> None:
@@ -80,6 +91,130 @@ async def test_a_replacement_takes_the_place_in_the_group_and_never_comes_too_ea
     assert len(status.generations[-1].members) == 3 or status.phase == "Running"
     assert cluster.quota is not None
     assert cluster.quota.surplus == []
+
+
+async def test_a_pod_that_leaves_a_drained_node_is_replaced_in_its_place() -> None:
+    cluster = queued()
+    await running(cluster, 16)
+    (group,) = groups(cluster)
+    (left,) = [body for body in cluster._pods() if body["metadata"]["name"] == "demo-w1"]
+    cluster.draining.add(left["spec"]["nodeName"])
+    status = await pass_seconds(cluster, 30)
+    assert groups(cluster) == {group}
+    assert places(cluster) == ["0", "1", "2"]
+    assert status.phase == "Running"
+    assert status.restarts.preemption == 1
+    assert cluster.quota is not None
+    assert cluster.quota.surplus == []
+
+
+async def test_a_pod_that_is_complete_for_the_queue_is_replaced_by_a_group_of_its_own() -> None:
+    cluster = queued()
+    await running(cluster, 16)
+    cluster.finish_pod("demo-w1", 0)
+    status = await pass_seconds(cluster, 30)
+    assert sorted(count for _, count in groups(cluster)) == ["1", "3"]
+    assert status.phase == "Running"
+    assert cluster.quota is not None
+    assert cluster.quota.surplus == []
+
+
+async def test_a_pod_of_a_lost_node_leaves_the_queue_and_is_replaced_in_its_place() -> None:
+    cluster = queued()
+    await running(cluster, 16)
+    (group,) = groups(cluster)
+    (lost,) = [body for body in cluster._pods() if body["metadata"]["name"] == "demo-w1"]
+    cluster.nodes[lost["spec"]["nodeName"]] = False
+    status = await pass_seconds(cluster, 30)
+    assert groups(cluster) == {group}
+    assert places(cluster) == ["0", "1", "2"]
+    assert status.phase == "Running"
+    assert all(cluster.nodes[body["spec"]["nodeName"]] for body in cluster._pods())
+    assert status.restarts.infrastructure == 1
+    assert cluster.quota is not None
+    assert cluster.quota.surplus == []
+
+
+async def test_the_queue_lets_go_of_the_pods_of_a_run_that_was_deleted() -> None:
+    cluster = queued()
+    await running(cluster, 16)
+    await let_go(cluster, "default", "demo")
+    for body in cluster._pods():
+        cluster.finish_pod(body["metadata"]["name"], 143)
+        await cluster.delete("Pod", "default", body["metadata"]["name"])
+    assert len(cluster._pods()) == 3, "the queue would wait for their replacements"
+    assert cluster.quota is not None
+    cluster.quota.admit(cluster)
+    assert cluster._pods() == []
+
+
+async def test_a_run_that_is_made_again_at_once_lets_go_of_the_pods_of_the_earlier_one() -> None:
+    cluster = queued()
+    await running(cluster, 16)
+    cluster.run["metadata"]["uid"] = "another"
+    loop = RunLoop(cluster, KEY, cluster, clock=lambda: cluster.now)
+    loop.notice(WatchEvent("DELETED", cluster.run))
+    task = asyncio.create_task(loop.run())
+    async with asyncio.timeout(60):
+        while not all("kueue.x-k8s.io/retriable-in-group" in b["metadata"]["annotations"] for b in cluster._pods()):
+            await asyncio.sleep(0.01)
+    task.cancel()
+
+
+@pytest.mark.parametrize("error", [NotFound("demo"), NamespaceGoing("default")], ids=["run", "namespace"])
+async def test_a_loop_whose_run_or_namespace_goes_lets_go_of_its_pods(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = queued()
+    await running(cluster, 16)
+
+    async def going(kind: str, namespace: str, name: str) -> Json:
+        raise error
+
+    monkeypatch.setattr(cluster, "get", going)
+    loop = asyncio.create_task(RunLoop(cluster, KEY, cluster, clock=lambda: cluster.now).run())
+    async with asyncio.timeout(60):
+        while not all("kueue.x-k8s.io/retriable-in-group" in b["metadata"]["annotations"] for b in cluster._pods()):
+            await asyncio.sleep(0.01)
+    loop.cancel()
+
+
+async def test_a_pod_that_waits_and_is_deleted_by_hand_is_replaced_in_its_place() -> None:
+    cluster = queued(pods=0)
+    await pass_seconds(cluster, 3)
+    (group,) = groups(cluster)
+    await cluster.delete("Pod", "default", "demo-w1")
+    await pass_seconds(cluster, 5)
+    assert groups(cluster) == {group}
+    assert len(cluster._pods()) == 3
+    assert cluster.quota is not None
+    assert cluster.quota.surplus == []
+    cluster.quota.pods = 3
+    assert (await pass_seconds(cluster, 20)).phase == "Running"
+
+
+async def test_a_run_in_a_long_queue_says_so_at_once() -> None:
+    cluster = queued(pods=0)
+    status = (await settle(cluster)).plan.status
+    assert condition(status, "QuotaReserved").reason == "Queued"
+
+
+async def test_a_group_that_is_being_stopped_makes_no_world_of_what_is_left_of_it() -> None:
+    cluster = queued(nodes={"min": 1, "max": 3})
+    before = await running(cluster, 16)
+    assert cluster.quota is not None
+    cluster.quota.pods = 0
+    _, *rest = cluster._pods()
+    cluster.quota.preempt(cluster)
+    for body in rest:
+        del body["metadata"]["deletionTimestamp"]
+        body["status"]["conditions"].pop()
+    status = (await settle(cluster)).plan.status
+    assert [member for g in status.generations if g.number > before.generation for member in g.members] == []
+    for body in rest:
+        body["metadata"]["deletionTimestamp"] = cluster.stamp()
+    status = await pass_seconds(cluster, 15)
+    assert status.restarts.preemption == 1
 
 
 async def test_more_nodes_are_a_group_of_their_own() -> None:

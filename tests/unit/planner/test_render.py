@@ -164,11 +164,10 @@ def test_a_queue_puts_its_labels_on_the_pod() -> None:
     head = worker(queue={"name": "team-a", "priorityClass": "high"})["metadata"]
     assert head["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
     assert head["labels"]["kueue.x-k8s.io/priority-class"] == "high"
-    assert head["labels"]["kueue.x-k8s.io/pod-group-name"] == "demo-a1"
+    assert head["labels"]["kueue.x-k8s.io/pod-group-name"] == "demo-11111-a1"
     assert {key: value for key, value in head["annotations"].items() if "kueue" in key} == {
         "kueue.x-k8s.io/pod-group-total-count": "3",
         "kueue.x-k8s.io/role-hash": "worker",
-        "kueue.x-k8s.io/pod-group-pod-index-label": "videotrain.dev/index",
     }
 
 
@@ -179,7 +178,7 @@ def test_a_later_group_has_a_name_and_a_size_of_its_own() -> None:
     assert head["labels"]["kueue.x-k8s.io/pod-group-name"] == "demo-a7"
     assert head["annotations"]["kueue.x-k8s.io/pod-group-total-count"] == "2"
     assert head["annotations"]["kueue.x-k8s.io/retriable-in-group"] == "false"
-    assert pod_group(run, attempt=2, size=1) == PodGroup(name="demo-a2", size=1)
+    assert pod_group(run, attempt=2, size=1) == PodGroup(name="demo-11111-a2", size=1)
 
 
 def test_without_a_queue_nothing_speaks_of_one() -> None:

@@ -141,3 +141,11 @@ async def test_of_two_that_take_an_expired_lease_at_once_one_wins(leases):
     clock.now += 20
     won = await asyncio.gather(*(rival._attempt() for rival in rivals))
     assert sorted(won) == [False, True]
+
+
+async def test_a_process_that_comes_again_under_its_name_takes_its_lease_over_at_once(leases):
+    assert await candidate(leases, "pod_uid", Clock())._attempt()
+    again = candidate(leases, "pod_uid", Clock(5000))
+    assert await again._attempt()
+    again.fence()
+    assert leases.lease["spec"]["leaseTransitions"] == 0, "the same holder"

@@ -101,3 +101,20 @@ async def test_an_outage_at_the_start_is_waited_out():
 async def test_a_refusal_ends_it_loudly():
     with pytest.raises(ApiError, match="forbidden"):
         await follow(Server([ApiError(403, "Forbidden", "forbidden")], []))
+
+
+REFUSAL = ApiError(403, "Forbidden", "forbidden")
+
+
+async def test_a_server_that_refuses_for_a_moment_what_it_granted_is_asked_again():
+    informer, events = await follow(
+        Server([([pod("a", 3)], "5")], [[], [REFUSAL], [REFUSAL], [WatchEvent("ADDED", pod("b", 7))]])
+    )
+    assert events == [("MODIFIED", "a"), ("MODIFIED", "b")]
+    assert informer.restarts == 2
+
+
+async def test_one_that_goes_on_refusing_is_believed(monkeypatch):
+    monkeypatch.setattr(informers, "REFUSED_SECONDS", 0.01)
+    with pytest.raises(ApiError, match="forbidden"):
+        await follow(Server([([pod("a", 3)], "5")], [[REFUSAL]] * 10_000))

@@ -1,4 +1,4 @@
-from videotrain_operator.cluster.pace import COST_SECONDS, PROGRESS_SECONDS, Memory
+from videotrain_operator.cluster.pace import COST_SECONDS, PROGRESS_SECONDS, WORDS_SECONDS, Memory
 
 RUN = {"metadata": {"uid": "u", "name": "tiny", "resourceVersion": "5"}}
 
@@ -56,3 +56,37 @@ def test_a_server_that_drops_unknown_fields_is_not_written_to_for_ever():
     pace.recall(RUN | {"status": status()})
     assert not pace.due(status(), wanted)
     assert pace.due(status(), wanted | {"phase": "Failed"})
+
+
+def waiting(ready, status="False", reason="WaitingForPods"):
+    message = f"{ready} pods are ready, at least 8 are needed"
+    return {"conditions": [{"type": "Scheduled", "status": status, "reason": reason, "message": message}]}
+
+
+def test_words_that_change_one_after_another_make_one_write_and_are_not_forgotten():
+    now = [0.0]
+    pace = memory(now)
+    now[0] = 2.0
+    assert not pace.due(waiting(0), waiting(3))
+    assert pace.look_seconds == WORDS_SECONDS - 2.0
+    assert pace.due(waiting(0), waiting(8, "True", "PodsReady")), "a fact waits for nothing"
+    assert pace.look_seconds is None
+    now[0] = WORDS_SECONDS
+    assert pace.due(waiting(0), waiting(4))
+
+
+def test_a_world_that_starts_is_news_with_its_first_step_or_when_that_takes_long():
+    now = [0.0]
+    pace = memory(now)
+
+    def starting(**progress):
+        found = status() | {"conditions": [{"type": "ProgressObserved", "status": "Unknown", "reason": "Starting"}]}
+        return found | {"generations": [{"number": 1, "progress": {"generation": 1, "state": "starting"} | progress}]}
+
+    before = status() | {"generations": [{"number": 1}]}
+    assert not pace.due(before, starting())
+    assert not pace.due(before, starting(state="running"))
+    assert pace.due(before, starting(state="running", firstStepAt="t"))
+    assert pace.due(before, starting(state="failed"))
+    now[0] = WORDS_SECONDS
+    assert pace.due(before, starting())

@@ -121,6 +121,12 @@ def test_the_pod_template_is_fixed_although_the_crd_cannot_see_it(run: Json) -> 
     assert reviewed("UPDATE", changed, changed | {"spec": changed["spec"] | {"suspend": False}})[0] == "allowed"
 
 
+def test_a_refused_pod_template_may_be_mended(run: Json) -> None:
+    refused = copy.deepcopy(run)
+    refused["spec"]["podTemplate"] = {"spec": {"restartPolicy": "Always"}}
+    assert reviewed("UPDATE", run, refused)[0] == "allowed"
+
+
 def test_a_large_run_without_a_budget_is_warned_about(run: Json) -> None:
     costly(run)
     _, response = reviewed("CREATE", run)

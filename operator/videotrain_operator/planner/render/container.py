@@ -60,6 +60,8 @@ def _environment(run: VideoTrainingRun) -> list[dict[str, Any]]:
     }
     environment: list[dict[str, Any]] = [{"name": names.ENV_RUN, "value": run.metadata.name}]
     environment += [{"name": k, "valueFrom": {"fieldRef": {"fieldPath": path}}} for k, path in fields.items()]
+    if run.spec.queue is not None:
+        environment.append({"name": names.ENV_REPLACEABLE, "value": "1"})
     secret = run.spec.storage.credentials_secret
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if secret else ():
         environment.append({"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})

@@ -7,10 +7,13 @@ from typing import Final
 
 from videotrain_api.cost import node_bounds, node_counts
 from videotrain_api.trainrun import VideoTrainingRun
-from videotrain_api.vocabulary import LABEL_INDEX
 
 _DOMAIN: Final = "kueue.x-k8s.io"
+PLACE_LABEL: Final = f"{_DOMAIN}/pod-group-pod-index"
+FINAL: Final = {f"{_DOMAIN}/retriable-in-group": "false"}
+"""Annotation of a pod whose group ends when all its pods are over: nobody will replace them."""
 ROLE: Final = "worker"
+UID_LETTERS: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +26,21 @@ class PodGroup:
     """Name of the group, and so of Kueue's Workload; unique in the namespace, at most 63 characters."""
     size: int
     """How many pods it has."""
+    place: int = 0
+    """Which of them: with topology-aware scheduling, neighbouring places get neighbouring nodes. Kueue refuses a group
+    with a place that is not below its size, so the index of the pod would not do."""
     retriable: bool = True
     """A failed pod may be replaced within the group and keeps its quota; False lets the group finish instead."""
 
 
 def pod_group(run: VideoTrainingRun, attempt: int = 1, size: int | None = None) -> PodGroup:
-    """The group of an attempt: of the most nodes that the first stage may use, unless `size` says otherwise."""
+    """The group of an attempt: of the most nodes that the first stage may use, unless `size` says otherwise.
+
+    A run that is made again under a name finds the Workloads of its predecessor: the name tells them apart.
+    """
     most = node_counts(node_bounds(run, run.spec.stages[0]))[-1]
-    return PodGroup(name=f"{run.metadata.name}-a{attempt}", size=most if size is None else size)
+    uid = f"-{run.metadata.uid[:UID_LETTERS]}" if run.metadata.uid else ""
+    return PodGroup(name=f"{run.metadata.name}{uid}-a{attempt}", size=most if size is None else size)
 
 
 def queue_labels(run: VideoTrainingRun, group: PodGroup) -> dict[str, str]:
@@ -39,6 +49,7 @@ def queue_labels(run: VideoTrainingRun, group: PodGroup) -> dict[str, str]:
     if queue is None:
         return {}
     labels = {f"{_DOMAIN}/queue-name": queue.name, f"{_DOMAIN}/pod-group-name": group.name}
+    labels[PLACE_LABEL] = str(group.place)
     return labels | ({f"{_DOMAIN}/priority-class": queue.priority_class} if queue.priority_class else {})
 
 
@@ -50,7 +61,5 @@ def queue_annotations(run: VideoTrainingRun, group: PodGroup) -> dict[str, str]:
         f"{_DOMAIN}/pod-group-total-count": str(group.size),
         # Kueue would derive it from the pod's shape, and refuse a replacement that has to avoid a bad node.
         f"{_DOMAIN}/role-hash": ROLE,
-        # With topology-aware scheduling, neighbouring ranks get neighbouring nodes.
-        f"{_DOMAIN}/pod-group-pod-index-label": LABEL_INDEX,
     }
-    return annotations | ({} if group.retriable else {f"{_DOMAIN}/retriable-in-group": "false"})
+    return annotations | ({} if group.retriable else FINAL)

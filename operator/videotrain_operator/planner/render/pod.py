@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, Final
 
 from videotrain_api import vocabulary as names
@@ -36,7 +37,7 @@ def render_pod(
         avoid: names of nodes to stay away from.
         group: with which pods Kueue admits it, if the run has a queue; those of the first attempt if unset.
     """
-    group = group or pod_group(run)
+    group = group or replace(pod_group(run), place=index)
     head = metadata(run, pod_name(run, index), worker_labels(run, index) | queue_labels(run, group))
     pool = run.spec.pool
     price = {names.ANNOTATION_PRICE: f"{pool.price_per_gpu_hour} {pool.currency}"}

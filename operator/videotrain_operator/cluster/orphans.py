@@ -1,0 +1,35 @@
+"""Pods whose run is gone or about to go, as far as a queue holds on to them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from videotrain_api.vocabulary import LABEL_RUN, LABEL_RUN_UID
+from videotrain_operator.cluster.apply import ROSTER_MANAGER
+from videotrain_operator.cluster.interface import Cluster, Conflict, Json, NotFound
+from videotrain_operator.planner.groups import GROUP_LABEL
+from videotrain_operator.planner.render.kueue import FINAL
+
+
+async def let_go(cluster: Cluster, namespace: str, run: str, but: str = "") -> None:
+    """Tell the queue that nobody replaces the pods of a run that is gone, or whose namespace is being deleted.
+
+    Kubernetes deletes the pods. The queue would keep those that failed, and their quota, until they are replaced, and
+    a namespace goes on to its runs only when its pods are gone.
+
+    Args:
+        cluster: where the pods are.
+        namespace: of the run.
+        run: name of the run.
+        but: uid of the run that has the name now; its own pods are left alone.
+    """
+    for pod in await cluster.list("Pod", namespace, {LABEL_RUN: run}):
+        labels = pod["metadata"]["labels"]
+        if GROUP_LABEL in labels and labels.get(LABEL_RUN_UID) != but:
+            with suppress(Conflict, NotFound):  # it is gone, which is all that is wanted
+                await cluster.apply(_last_word(pod), ROSTER_MANAGER)
+
+
+def _last_word(pod: Json) -> Json:
+    head = {key: pod["metadata"][key] for key in ("name", "namespace", "uid")}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": head | {"annotations": dict(FINAL)}}

@@ -1,0 +1,31 @@
+"""What the API server refuses for good is put on record where people look: in the run's conditions."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from videotrain_api.status import RunStatus
+from videotrain_api.vocabulary import Condition
+from videotrain_operator.cluster.interface import Json
+from videotrain_operator.kube.client import ApiError
+from videotrain_operator.planner.conditions import make_condition, with_condition
+
+UNNAMED: Final = "Refused"
+"""Reason of a refusal for which the API server gives none."""
+
+
+def status_of_refusal(run: Json, error: ApiError, now: datetime) -> Json:
+    """The stored status with the refusal as condition Scheduled = False; the next pass that succeeds replaces it.
+
+    Args:
+        run: the object as it is stored.
+        error: the answer to a write that the run needs.
+        now: aware.
+    """
+    status = RunStatus.from_wire(run.get("status") or {})
+    generation = run["metadata"].get("generation")
+    new = make_condition(
+        Condition.SCHEDULED, False, error.reason or UNNAMED, str(error), generation=generation, now=now
+    )
+    return status.model_copy(update={"conditions": with_condition(status.conditions, new)}).to_wire()
