@@ -118,6 +118,7 @@ def test_it_survives_a_killed_owner_and_its_own_outages(tmp_path):
         before = plane.kubeconfig().read_text()
         api = plane.api()
         assert api.get("/api/v1/namespaces/kept")["metadata"]["name"] == "kept"
+        plane.create_namespace("fresh")  # controllers work by now; while they start they do not bear an outage
         api_server_goes_and_comes(plane)
         paused_scheduler_binds_nothing(plane)
         scheduler_that_lost_its_supervisor_ends_with_the_plane(plane)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.audit import AuditedControlPlane
 from support.chart import NAMESPACE, OWN, ROOT, Json, Rules, table
 from support.controlplane import Run, environment, program
-from support.release import ACCOUNT, AuditedControlPlane, Release, until
+from support.release import ACCOUNT, Release, until
 
 from videotrain.controlplane.kwok import create_nodes
 from videotrain.controlplane.settings import Kwok, Settings
@@ -26,16 +27,17 @@ ENFORCEMENT = "rbac.ownerReferencesPermissionEnforcement"
 RUNS, CLUSTER, RELEASED = "namespaces of runs", "cluster", "namespace of the release"
 MODES: dict[str, Json] = {"cluster-wide": {}, "namespaced": {"namespaces": ["team"]}}
 FORBIDDEN = 403
+TRAINS = ("train", "autoencoder")
 RACES: Rules = {("", "services", "patch", "")}
 """Needed only when a replica has just created the object and this one has heard of it between looking and writing."""
 
 
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuditedControlPlane]:
-    with AuditedControlPlane(tmp_path_factory.mktemp("audited"), Settings(kwok=Kwok())) as running:
+    with AuditedControlPlane(tmp_path_factory.mktemp("audited"), Settings(kwok=Kwok()), [ACCOUNT]) as running:
         for name in ("team", "other"):
             running.create_namespace(name)
-        create_nodes(running.api(), ["h200-0"])
+        create_nodes(running.api(), ["h200-0", "h200-1"])
         yield running
 
 
@@ -105,10 +107,12 @@ def used(plane: AuditedControlPlane, since: int) -> tuple[Rules, list[str]]:
 
 
 def run_manifest() -> Json:
-    """A run whose pods get a node and no agent, so that it fails at its deadline and is deleted."""
+    """A run whose two pods get nodes and no agent, so that it fails at its deadline and is deleted."""
     run: Json = yaml.safe_load((ROOT / "manifests" / "examples" / "tiny.yaml").read_text())
     run["metadata"]["namespace"] = "team"
-    run["spec"] |= {"startDeadlineSeconds": 20, "ttlSecondsAfterFinished": 0}
+    run["spec"] |= {"startDeadlineSeconds": 40, "ttlSecondsAfterFinished": 0, "nodes": {"min": 2, "max": 2}}
+    for task in (stage.get(stage["task"], {}) for stage in run["spec"]["stages"] if stage["task"] in TRAINS):
+        task["parallel"] = {"slotsPerStep": 2}
     return run
 
 
@@ -140,6 +144,20 @@ def put_strangers_in_the_way(plane: AuditedControlPlane, release: Release, since
             release.kubectl("delete", resource, names.pop(resource), *where)
 
 
+def lose_a_pod(release: Release) -> None:
+    """A pod that failed is deleted alone; those of a run that is over go together."""
+    pod = ("--namespace", "team", "pod", "tiny-w1")
+
+    def runs() -> bool:
+        return release.kubectl("get", *pod, "-o", "jsonpath={.status.phase}", check=False).stdout == "Running"
+
+    until(runs, lambda: "tiny-w1 does not run")
+    ended = {"exitCode": 137, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:01Z"}
+    container = {"name": "worker", "image": "i", "imageID": "i", "ready": False, "restartCount": 0}
+    status = {"phase": "Failed", "containerStatuses": [container | {"state": {"terminated": ended}}]}
+    release.kubectl("patch", *pod, "--subresource", "status", "--type", "merge", "-p", json.dumps({"status": status}))
+
+
 def test_every_right_is_used_and_none_is_missing(
     mode: str, plane: AuditedControlPlane, release: Release, tmp_path: Path
 ) -> None:
@@ -147,6 +165,7 @@ def test_every_right_is_used_and_none_is_missing(
     since = len(plane.requests()) if plane.audit_log.exists() else 0
     with release.operator(plane, tmp_path) as log:
         put_strangers_in_the_way(plane, release, since)
+        lose_a_pod(release)
 
         def complete() -> bool:
             needed, refused = used(plane, since)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import yaml
+from support.audit import AuditedControlPlane
 
 from videotrain.controlplane.plane import ControlPlane
 from videotrain.controlplane.settings import Kwok, Settings
@@ -26,17 +27,21 @@ from videotrain_operator.kube.client import KubeClient, connect
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT / "manifests" / "crds"
 Run = Callable[..., subprocess.CompletedProcess[str]]
+OPERATOR = "operator-under-test"
+"""A user whose requests are written down."""
 
 
 @pytest.fixture(scope="session")
-def control_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def control_plane(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AuditedControlPlane]:
     """A running control plane with the CRDs of manifests/crds, one for the test session (and xdist worker).
 
     Stock settings with fake nodes. A test that needs others asks for a second one:
     `@pytest.mark.parametrize("control_plane", [Settings(...)], indirect=True, scope="session")`.
     """
     settings = getattr(request, "param", Settings(kwok=Kwok()))
-    with ControlPlane(tmp_path_factory.mktemp("control-plane"), settings) as plane:
+    with AuditedControlPlane(tmp_path_factory.mktemp("control-plane"), settings, [OPERATOR]) as plane:
         install_crds(plane)
         yield plane
 

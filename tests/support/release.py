@@ -17,43 +17,12 @@ from urllib.parse import urlsplit
 from support.chart import CHART, NAMESPACE, RELEASE, Json
 from support.controlplane import Run
 
-from videotrain.controlplane.commands import API_SERVER, Layout
 from videotrain.controlplane.plane import ControlPlane
 from videotrain.embedded.addresses import free_ports
 
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
 SECONDS = 180.0
 _SERVICE_ACCOUNT = "var/run/secrets/kubernetes.io/serviceaccount"
-_POLICY = """\
-apiVersion: audit.k8s.io/v1
-kind: Policy
-omitStages: [RequestReceived]
-rules:
-  - level: Metadata
-    users: ["{user}"]
-  - level: None
-"""
-
-
-class AuditedControlPlane(ControlPlane):
-    """A control plane that writes down every request of the release's service account."""
-
-    @property
-    def audit_log(self) -> Path:
-        """One JSON object per line."""
-        return self.directory / "audit.jsonl"
-
-    def _arguments(self, name: str, layout: Layout) -> list[str]:
-        flags = super()._arguments(name, layout)
-        if name != API_SERVER:
-            return flags
-        policy = self.directory / "audit-policy.yaml"
-        policy.write_text(_POLICY.format(user=ACCOUNT))
-        return [*flags, f"--audit-policy-file={policy}", f"--audit-log-path={self.audit_log}"]
-
-    def requests(self) -> list[Json]:
-        """What was written down."""
-        return [json.loads(line) for line in self.audit_log.read_text().splitlines()]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -53,7 +54,7 @@ class AgentServer:
             "/healthz": lambda _: (200, _TEXT, b"ok\n") if healthy() else (503, _TEXT, b"stuck\n"),
         }
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        server = type("Server", (ThreadingHTTPServer,), {"address_family": family, "daemon_threads": True})
+        server = type("Server", (_Server,), {"address_family": family})
         self._server: ThreadingHTTPServer = server((address, port), _handler(routes))
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
 
@@ -81,6 +82,17 @@ class AgentServer:
         """Free the port."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class names it
+        """Log what went wrong; a client that left while its question was held is nothing to report."""
+        if isinstance(sys.exception(), ConnectionError):
+            log.debug("%s left before it had its answer", client_address)
+        else:
+            log.exception("the request of %s failed", client_address)
 
 
 _TEXT: Final = {"Content-Type": "text/plain"}
