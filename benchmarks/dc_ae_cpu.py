@@ -26,7 +26,7 @@ def seconds(work):
 
 
 def measure(convolve):
-    dc_ae._convolve = convolve
+    dc_ae.convolve = convolve
     model = build_autoencoder(AUTOENCODERS["dc-ae-tiny"])
     initialize(model, 1)
     clip = torch.rand(1, 3, 8, 64, 64) * 2 - 1
@@ -44,7 +44,7 @@ def measure(convolve):
 
 def main():
     torch.set_num_threads(1)
-    ours = dc_ae._convolve
+    ours = dc_ae.convolve
     peer = measure(lambda conv, x: conv(x))
     result = {
         "what": "dc-ae-tiny, one clip of 8 frames of 64 x 64 pixels, float32, CPU seconds",

@@ -176,6 +176,7 @@ _SAMPLE: Final = (
         ".aspectRatio",
     ),
     CelRule("self.fromDataset > 0 || has(self.prompts) && size(self.prompts) > 0", "give prompts or set fromDataset"),
+    CelRule("(self.candidates > 1) == has(self.scorer)", "several candidates need a scorer, one takes none", ".scorer"),
 )
 
 _RESERVED_PREFIX: Final = " || ".join(f"k.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)
@@ -201,12 +202,14 @@ _STATE: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
     Bucket: _BUCKET,
     SampleTask: _SAMPLE,
     Prompt: (
-        CelRule("!self.condition.startsWith('v2v')", "a prompt has a picture, no clip", ".condition"),
-        CelRule("(self.condition == 't2v') == !has(self.image)", "t2v takes no image, the others need one"),
+        CelRule("self.condition.startsWith('i2v') == has(self.image)", "the i2v kinds and no others take an image"),
+        CelRule("self.condition.startsWith('v2v') == has(self.video)", "the v2v kinds and no others take a video"),
+        CelRule("!has(self.lastImage) || self.condition == 'i2v_loop'", "only i2v_loop has a last image", ".lastImage"),
     ),
     ConditioningMix: (
         CelRule(
-            "self.t2v + self.i2vHead + self.i2vTail + self.i2vLoop + self.v2vHead + self.v2vTail > 0.0",
+            "self.t2v + self.i2vHead + self.i2vTail + self.i2vLoop + self.v2vHead + self.v2vTail + self.v2vHeadEasy + "
+            "self.v2vTailEasy > 0.0",
             "at least one weight must be above 0",
         ),
     ),
@@ -250,6 +253,7 @@ _STATE: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
         CelRule(
             "(self.kind == 't5-clip') == has(self.weights)", "weights are required by t5-clip and refused by bytes"
         ),
+        CelRule("!self.trimPadding || self.kind == 't5-clip'", "only t5-clip encodes pad tokens", ".trimPadding"),
     ),
     Budget: (
         CelRule("has(self.maxCost) || has(self.maxGpuHours)", "set maxCost, maxGpuHours or both"),

@@ -36,6 +36,20 @@ class TransformerSpec(ApiModel):
     """URI of safetensors weights to start from; random initialisation if unset."""
 
 
+class AutoencoderTiling(ApiModel):
+    """Overlapping tiles in which an autoencoder codes what is larger than a tile, so that memory does not grow with it.
+
+    Tiles change latents a little, so a transformer should see those of the tiling that it was trained with.
+    """
+
+    pixels: int | None = Field(default=None, ge=1, le=65_536)
+    """Rows and columns of a tile, a multiple of the spatial compression; unset codes whole pictures."""
+    frames: int | None = Field(default=None, ge=1, le=65_536)
+    """Frames of a tile, a multiple of 4 (of 8 or more for dc-ae); unset codes all frames at once."""
+    overlap: float = Field(default=0.25, ge=0, lt=1)
+    """Share of a tile that it has in common with the next; a whole number of latents."""
+
+
 class AutoencoderSpec(ApiModel):
     """The video autoencoder."""
 
@@ -54,6 +68,13 @@ class AutoencoderSpec(ApiModel):
     scaling_factor: float | None = Field(default=None, gt=0)
     """Latents are multiplied by it (hunyuan-vae) or divided by it (dc-ae), so that they have about unit variance.
     If unset, the scale that an autoencoder stage measured and stored with its weights."""
+    norm_groups: int | None = Field(default=None, ge=1, le=65_536)
+    """Groups of the norms of a hunyuan-vae, a divisor of every width; dc-ae has no such norms."""
+    posterior: Literal["mode", "sample"] | None = None
+    """How a hunyuan-vae draws latents from its distribution: its `mode`, or a `sample` of it as the published models
+    were trained (drawn once per clip, from the run's seed). dc-ae has no distribution."""
+    tiling: AutoencoderTiling | None = None
+    """Tiles for encoding and decoding. The preset's if unset; clips are coded whole if it has none."""
     weights: str | None = None
     """URI of safetensors weights; needed unless a stage with task `autoencoder` trains them."""
 
@@ -93,3 +114,6 @@ class TextEncoderSpec(ApiModel):
     """Width of the pooled feature (768 for CLIP-L)."""
     weights: str | None = None
     """Directory or URI with both encoders; required by `t5-clip`, refused by `bytes`."""
+    trim_padding: bool = False
+    """Leave pad tokens out of T5, which is the same as masking them. Off, they are encoded and attended to without a
+    mask, as the released weights were trained. Only for `t5-clip`; the rows that `bytes` pads are always zero."""

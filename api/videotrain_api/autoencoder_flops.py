@@ -6,15 +6,19 @@ FLOP count. A multiply-add is two FLOPs; norms and activations are left out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 from videotrain_api.architecture import AutoencoderSpec
 
 _HEAD_WIDTH = 32
 _EVIT_FROM = 3
 _TIME_FROM = {"dc-ae": 3, "hunyuan-vae": 1}
+_TIME_STEPS = 2
+_Size = tuple[int, int]
+"""Frames, and positions of a frame."""
 
 
 @dataclass
@@ -22,10 +26,10 @@ class _Tally:
     parameters: int = 0
     flops: int = 0
 
-    def conv(self, positions: int, into: int, out: int, kernel: int, *, bias: bool = True, groups: int = 1) -> None:
+    def conv(self, size: _Size, into: int, out: int, kernel: int, *, bias: bool = True, groups: int = 1) -> None:
         weights = kernel * (into // groups) * out
         self.parameters += weights + (out if bias else 0)
-        self.flops += 2 * weights * positions
+        self.flops += 2 * weights * size[0] * size[1]
 
     def norm(self, width: int) -> None:
         self.parameters += 2 * width
@@ -41,39 +45,81 @@ class AutoencoderCost:
 
 
 def encoder_cost(spec: AutoencoderSpec, frames: int, height: int, width: int) -> AutoencoderCost:
-    """Encoder on one clip of frames x height x width pixels, without tiling."""
-    tally, sizes = _Tally(), _positions(spec, frames, height, width)
-    (_dc_encoder if spec.kind == "dc-ae" else _hunyuan_encoder)(tally, spec, sizes)
-    return AutoencoderCost(tally.parameters, tally.flops)
+    """Encoder on one clip of frames x height x width pixels, in the tiles of the specification."""
+    return _tiled(spec, _encode, frames, height, width)
 
 
 def decoder_cost(spec: AutoencoderSpec, frames: int, height: int, width: int) -> AutoencoderCost:
-    """Decoder that makes one clip of frames x height x width pixels, without tiling."""
-    tally, sizes = _Tally(), _positions(spec, frames, height, width)
-    (_dc_decoder if spec.kind == "dc-ae" else _hunyuan_decoder)(tally, spec, sizes)
-    return AutoencoderCost(tally.parameters, tally.flops)
+    """Decoder that makes one clip of frames x height x width pixels, in the tiles of the specification."""
+    return _tiled(spec, _decode, frames, height, width)
 
 
 def autoencoder_parameters(spec: AutoencoderSpec) -> int:
     """Parameters of encoder and decoder."""
     side = spec.spatial_compression
-    return encoder_cost(spec, 1, side, side).parameters + decoder_cost(spec, 1, side, side).parameters
+    return _encode(spec, 1, side, side).parameters + _decode(spec, 1, side, side).parameters
 
 
 def autoencoder_train_flops(spec: AutoencoderSpec, frames: int, height: int, width: int) -> int:
-    """Forward and backward FLOPs (three times forward) of one training clip."""
-    encoder, decoder = encoder_cost(spec, frames, height, width), decoder_cost(spec, frames, height, width)
-    return 3 * (encoder.flops + decoder.flops)
+    """Forward and backward FLOPs (three times forward) of one training clip, which is never cut into tiles."""
+    return 3 * (_encode(spec, frames, height, width).flops + _decode(spec, frames, height, width).flops)
 
 
-def _positions(spec: AutoencoderSpec, frames: int, height: int, width: int) -> list[int]:
-    """Positions (t x h x w) at every stage from pixels to latents."""
-    time_from = _TIME_FROM[spec.kind or "dc-ae"]
+def _encode(spec: AutoencoderSpec, frames: int, height: int, width: int) -> _Tally:
+    tally, sizes = _Tally(), _sizes(spec, frames, height, width, halved=_halved(spec))
+    (_dc_encoder if spec.kind == "dc-ae" else _hunyuan_encoder)(tally, spec, sizes)
+    return tally
+
+
+def _decode(spec: AutoencoderSpec, frames: int, height: int, width: int) -> _Tally:
+    # The HunyuanVideo decoder doubles the time in its last two steps, so the stages next to the latents are short.
+    halved = _halved(spec) if spec.kind == "dc-ae" else range(_TIME_STEPS)
+    tally, sizes = _Tally(), _sizes(spec, frames, height, width, halved)
+    (_dc_decoder if spec.kind == "dc-ae" else _hunyuan_decoder)(tally, spec, sizes)
+    return tally
+
+
+def _halved(spec: AutoencoderSpec) -> range:
+    return range(_TIME_FROM[spec.kind or "dc-ae"], len(spec.widths or ()) - 1)
+
+
+_Half = Callable[[AutoencoderSpec, int, int, int], _Tally]
+
+
+def _tiled(spec: AutoencoderSpec, half: _Half, frames: int, height: int, width: int) -> AutoencoderCost:
+    whole, tiles = half(spec, frames, height, width), spec.tiling
+    if tiles is None:
+        return AutoencoderCost(whole.parameters, whole.flops)
+    decoding, unit, step = half is _decode, spec.spatial_compression, spec.temporal_compression
+    latents = spec.latent_frames(frames)
+    counts = _tiles(latents, tiles.frames and tiles.frames // step, tiles.overlap, spec.causal, decoding)
+    times = [frames if count == latents else step * (count - spec.causal) + spec.causal for count in counts]
+    side = tiles.pixels and tiles.pixels // unit
+    rows, columns = ([unit * count for count in _tiles(size // unit, side, tiles.overlap)] for size in (height, width))
+    shapes = Counter(product(times, rows, columns))
+    return AutoencoderCost(whole.parameters, sum(n * half(spec, *shape).flops for shape, n in shapes.items()))
+
+
+def _tiles(
+    latents: int, tile: int | None, overlap: float, causal: bool = False, decoding_time: bool = False
+) -> list[int]:
+    """Latents that each tile along an axis reads; `videotrain_trainer.model.tiling` cuts the same ones."""
+    if tile is None or latents <= tile:
+        return [latents]
+    stride = tile - round(overlap * tile)
+    found = [min(tile + causal, latents - start) for start in range(0, latents, stride)]
+    if decoding_time and not causal and found[-1] == 1:
+        found[-1] = 2
+    return found[:-1] if causal and found[-1] == 1 else found
+
+
+def _sizes(spec: AutoencoderSpec, frames: int, height: int, width: int, halved: range) -> list[_Size]:
+    """(frames, positions of a frame) at every stage from pixels to latents; time halves behind stages of `halved`."""
     sizes = []
     for stage in range(len(spec.widths or ())):
-        sizes.append(frames * height * width)
+        sizes.append((frames, height * width))
         height, width = height // 2, width // 2
-        frames = (frames + 1) // 2 if stage >= time_from else frames
+        frames = (frames + 1) // 2 if stage in halved else frames
     return sizes
 
 
@@ -84,7 +130,7 @@ def _shape(spec: AutoencoderSpec) -> tuple[Sequence[int], Sequence[int], Sequenc
 
 
 # ------------------------------------------------------------------------------------------------- Video DC-AE
-def _dc_encoder(tally: _Tally, spec: AutoencoderSpec, sizes: list[int]) -> None:
+def _dc_encoder(tally: _Tally, spec: AutoencoderSpec, sizes: list[_Size]) -> None:
     widths, depths, _, latent = _shape(spec)
     tally.conv(sizes[0], 3, widths[0], 27)
     for stage, width in enumerate(widths):
@@ -94,7 +140,7 @@ def _dc_encoder(tally: _Tally, spec: AutoencoderSpec, sizes: list[int]) -> None:
     tally.conv(sizes[-1], widths[-1], latent, 27)
 
 
-def _dc_decoder(tally: _Tally, spec: AutoencoderSpec, sizes: list[int]) -> None:
+def _dc_decoder(tally: _Tally, spec: AutoencoderSpec, sizes: list[_Size]) -> None:
     widths, _, depths, latent = _shape(spec)
     tally.conv(sizes[-1], latent, widths[-1], 27)
     for stage in reversed(range(len(widths))):
@@ -105,36 +151,36 @@ def _dc_decoder(tally: _Tally, spec: AutoencoderSpec, sizes: list[int]) -> None:
     tally.conv(sizes[0], widths[0], 3, 27)
 
 
-def _dc_blocks(tally: _Tally, stage: int, width: int, depth: int, positions: int) -> None:
+def _dc_blocks(tally: _Tally, stage: int, width: int, depth: int, size: _Size) -> None:
     for _ in range(depth):
         if stage < _EVIT_FROM:
-            tally.conv(positions, width, width, 27)
-            tally.conv(positions, width, width, 27, bias=False)
+            tally.conv(size, width, width, 27)
+            tally.conv(size, width, width, 27, bias=False)
             tally.norm(width)
         else:
-            _linear_attention(tally, width, positions)
-            _gated_conv(tally, width, positions)
+            _linear_attention(tally, width, size)
+            _gated_conv(tally, width, size)
 
 
-def _linear_attention(tally: _Tally, width: int, positions: int) -> None:
-    tally.conv(positions, width, 3 * width, 1, bias=False)
-    tally.conv(positions, 3 * width, 3 * width, 125, bias=False, groups=3 * width)
-    tally.conv(positions, 3 * width, 3 * width, 1, bias=False, groups=3 * width // _HEAD_WIDTH)
+def _linear_attention(tally: _Tally, width: int, size: _Size) -> None:
+    tally.conv(size, width, 3 * width, 1, bias=False)
+    tally.conv(size, 3 * width, 3 * width, 125, bias=False, groups=3 * width)
+    tally.conv(size, 3 * width, 3 * width, 1, bias=False, groups=3 * width // _HEAD_WIDTH)
     heads = 2 * width // _HEAD_WIDTH
-    tally.flops += 2 * 2 * heads * _HEAD_WIDTH * (_HEAD_WIDTH + 1) * positions
-    tally.conv(positions, 2 * width, width, 1, bias=False)
+    tally.flops += 2 * 2 * heads * _HEAD_WIDTH * (_HEAD_WIDTH + 1) * size[0] * size[1]
+    tally.conv(size, 2 * width, width, 1, bias=False)
     tally.norm(width)
 
 
-def _gated_conv(tally: _Tally, width: int, positions: int) -> None:
-    tally.conv(positions, width, 8 * width, 1)
-    tally.conv(positions, 8 * width, 8 * width, 27, groups=8 * width)
-    tally.conv(positions, 4 * width, width, 1, bias=False)
+def _gated_conv(tally: _Tally, width: int, size: _Size) -> None:
+    tally.conv(size, width, 8 * width, 1)
+    tally.conv(size, 8 * width, 8 * width, 27, groups=8 * width)
+    tally.conv(size, 4 * width, width, 1, bias=False)
     tally.norm(width)
 
 
 # ------------------------------------------------------------------------------------------------- HunyuanVideo
-def _hunyuan_encoder(tally: _Tally, spec: AutoencoderSpec, sizes: list[int]) -> None:
+def _hunyuan_encoder(tally: _Tally, spec: AutoencoderSpec, sizes: list[_Size]) -> None:
     widths, depths, _, latent = _shape(spec)
     tally.conv(sizes[0], 3, widths[0], 27)
     for stage, (before, width) in enumerate(pairwise([widths[0], *widths])):
@@ -147,7 +193,7 @@ def _hunyuan_encoder(tally: _Tally, spec: AutoencoderSpec, sizes: list[int]) -> 
     tally.conv(sizes[-1], 2 * latent, 2 * latent, 1)
 
 
-def _hunyuan_decoder(tally: _Tally, spec: AutoencoderSpec, sizes: list[int]) -> None:
+def _hunyuan_decoder(tally: _Tally, spec: AutoencoderSpec, sizes: list[_Size]) -> None:
     widths, _, depths, latent = _shape(spec)
     tally.conv(sizes[-1], latent, latent, 1)
     tally.conv(sizes[-1], latent, widths[-1], 27)
@@ -162,20 +208,22 @@ def _hunyuan_decoder(tally: _Tally, spec: AutoencoderSpec, sizes: list[int]) -> 
     tally.conv(sizes[0], widths[0], 3, 27)
 
 
-def _resnets(tally: _Tally, into: int, out: int, count: int, positions: int) -> None:
+def _resnets(tally: _Tally, into: int, out: int, count: int, size: _Size) -> None:
     for _ in range(count):
         tally.norm(into)
-        tally.conv(positions, into, out, 27)
+        tally.conv(size, into, out, 27)
         tally.norm(out)
-        tally.conv(positions, out, out, 27)
+        tally.conv(size, out, out, 27)
         if into != out:
-            tally.conv(positions, into, out, 1)
+            tally.conv(size, into, out, 1)
         into = out
 
 
-def _middle(tally: _Tally, width: int, positions: int) -> None:
-    _resnets(tally, width, width, 2, positions)
+def _middle(tally: _Tally, width: int, size: _Size) -> None:
+    _resnets(tally, width, width, 2, size)
     tally.norm(width)
     for _ in range(4):
-        tally.conv(positions, width, width, 1)
-    tally.flops += 4 * positions * positions * width
+        tally.conv(size, width, width, 1)
+    frames, positions = size
+    # Every frame attends to itself and the earlier ones.
+    tally.flops += 4 * positions * positions * width * frames * (frames + 1) // 2

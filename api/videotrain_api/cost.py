@@ -281,6 +281,7 @@ def _sample_work(run: VideoTrainingRun, task: SampleTask) -> StageWork:
     shape = flops.mmdit_shape(model, autoencoder, spec.text_encoder)
     one = SAMPLER_PASSES * task.sampling_steps * flops.forward_flops(shape, image, text)
     one += autoencoder_flops.decoder_cost(autoencoder, task.frames, side, side).flops
+    one *= task.candidates
     videos = len(task.prompts) + task.from_dataset
     return StageWork(steps=videos, samples_per_step=1, tokens_per_step=image + text, flops_per_step=one)
 

@@ -46,6 +46,11 @@ def final_weights(prefix: str) -> str:
     return f"{prefix}/weights/model.safetensors"
 
 
+def final_adapter(prefix: str) -> str:
+    """Folder of the adapter of a stage that trained one, in PEFT's layout."""
+    return f"{prefix}/weights/adapter"
+
+
 def order_segment(prefix: str, first_step: int, last_step: int, generation: int) -> str:
     """Sample ids of a range of steps, in order."""
     return f"{prefix}/order/{first_step:08d}-{last_step:08d}.g{generation:06d}.jsonl"

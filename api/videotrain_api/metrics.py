@@ -66,6 +66,13 @@ def _operator(
 STEP: Final = _agent("step", "gauge", "Last finished optimizer step or work unit of the stage.")
 STEPS_PLANNED: Final = _agent("steps_planned", "gauge", "Steps or work units of the whole stage.")
 LOSS: Final = _agent("loss", "gauge", "Mean training loss of the last step.")
+BUCKET_LOSS: Final = _agent(
+    "bucket_loss", "gauge", "Mean training loss of a size class in its last step.", more=("bucket",)
+)
+VALIDATION_LOSS: Final = _agent("validation_loss", "gauge", "Newest mean loss on held-out samples.")
+VALIDATION_BUCKET_LOSS: Final = _agent(
+    "validation_bucket_loss", "gauge", "Newest mean loss on the held-out samples of a size class.", more=("bucket",)
+)
 GRADIENT_NORM: Final = _agent("gradient_norm", "gauge", "Global gradient norm of the last step before clipping.")
 LEARNING_RATE: Final = _agent("learning_rate", "gauge", "Learning rate of the last step.")
 STEP_SECONDS: Final = _agent(

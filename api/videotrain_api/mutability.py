@@ -26,7 +26,7 @@ LIVE: Final = (
 )
 """Fields of spec that may change at any time; also `nodes` of each stage and what FIXED_FAILURE_POLICY leaves."""
 THAWED: Final = ("image", "imagePullPolicy", "pool", "queue")
-"""Fields of spec that may change while the run is suspended and holds no pod."""
+"""Fields of spec that may change while the run holds no pod: it is suspended, or was never accepted."""
 FIXED: Final = ("autoencoder", "checkpoint", "dataset", "model", "seed", "storage", "textEncoder")
 """Fields of spec that never change. podTemplate is fixed as well, but CEL cannot look into it: the operator tells."""
 FIXED_POOL: Final = ("gpusPerNode", "gpuResource", "currency")
@@ -40,8 +40,9 @@ _ANEW: Final = (
     "ttlSecondsAfterFinished and of failurePolicy.rules, limits and sameStepLimit)"
 )
 _SUSPEND: Final = "set suspend: true, wait for phase Suspended, change it, then set suspend: false"
-_IS_SUSPENDED: Final = (
-    "oldSelf.spec.suspend && has(self.status) && has(self.status.phase) && self.status.phase == 'Suspended'"
+_HOLDS_NO_POD: Final = (
+    "has(self.status) && has(self.status.phase) && (self.status.phase == 'Invalid' || "
+    "oldSelf.spec.suspend && self.status.phase == 'Suspended')"
 )
 
 
@@ -50,7 +51,7 @@ def _fixed(field: str, advice: str = _ANEW) -> CelRule:
 
 
 def _thawed(field: str) -> CelRule:
-    rule = f"{_IS_SUSPENDED} || {same(f'spec.{field}')}"
+    rule = f"{_HOLDS_NO_POD} || {same(f'spec.{field}')}"
     message = f"{field} cannot change while the run may hold pods: {_SUSPEND}"
     return CelRule(rule, message, f".spec.{field}", "FieldValueForbidden")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from typing import Final, TypeVar
 
-from videotrain_api.architecture import AutoencoderSpec, TransformerSpec
+from videotrain_api.architecture import AutoencoderSpec, AutoencoderTiling, TextEncoderSpec, TransformerSpec
 from videotrain_api.schema import ManifestError, Problem
 
 _MMDIT_11B: Final = TransformerSpec(
@@ -41,6 +41,17 @@ _DC_AE: Final = AutoencoderSpec(
     depths=[2, 2, 2, 3, 3, 3],
     decoder_depths=[3, 3, 3, 3, 3, 3],
     scaling_factor=0.493,
+    # The clips that it was trained on.
+    tiling=AutoencoderTiling(pixels=256, frames=32),
+)
+
+_DC_AE_TINY: Final = AutoencoderSpec(
+    kind="dc-ae",
+    latent_channels=64,
+    widths=[8, 16, 32, 32, 128, 128],
+    depths=[1, 1, 1, 1, 1, 1],
+    decoder_depths=[1, 1, 1, 1, 1, 1],
+    # No scale: it has no published weights, so the run that trains it measures one.
 )
 
 TRANSFORMERS: Final[dict[str, TransformerSpec]] = {
@@ -49,6 +60,7 @@ TRANSFORMERS: Final[dict[str, TransformerSpec]] = {
     "flux-dev": _MMDIT_11B.model_copy(update={"cond_embed": False, "guidance_embed": True}),
     "mmdit-tiny": _MMDIT_TINY,
     "mmdit-tiny-dcae": _MMDIT_TINY.model_copy(update={"patch_size": 1}),
+    "flux-dev-tiny": _MMDIT_TINY.model_copy(update={"cond_embed": False, "guidance_embed": True}),
 }
 """Transformers by preset name; every architecture field is set."""
 
@@ -63,20 +75,42 @@ AUTOENCODERS: Final[dict[str, AutoencoderSpec]] = {
         depths=[2, 2, 2, 2],
         decoder_depths=[3, 3, 3, 3],
         scaling_factor=0.476986,
+        norm_groups=32,
+        posterior="sample",
+        # Open-Sora 2.0 was trained on latents that were coded so: tiles in space, all frames at once.
+        tiling=AutoencoderTiling(pixels=256),
     ),
-    "dc-ae-tiny": AutoencoderSpec(
-        kind="dc-ae",
-        latent_channels=64,
-        widths=[8, 16, 32, 32, 128, 128],
-        depths=[1, 1, 1, 1, 1, 1],
-        decoder_depths=[1, 1, 1, 1, 1, 1],
-        # No scale: it has no published weights, so the run that trains it measures one.
+    "hunyuan-vae-tiny": AutoencoderSpec(
+        kind="hunyuan-vae",
+        latent_channels=16,
+        widths=[8, 8, 16, 16],
+        depths=[1, 1, 1, 1],
+        decoder_depths=[2, 2, 2, 2],
+        norm_groups=4,
+        posterior="sample",
     ),
+    "dc-ae-tiny": _DC_AE_TINY,
+    # Twice the channels, as dc-ae-f32t4c256 has of dc-ae-f32t4c128.
+    "dc-ae-tiny-c128": _DC_AE_TINY.model_copy(update={"latent_channels": 128}),
 }
 """Autoencoders by preset name; every architecture field is set, the scale of the latents where it is known."""
 
+_FULL_TEXT: Final = TextEncoderSpec(kind="t5-clip")
+_TINY_TEXT: Final = TextEncoderSpec(kind="bytes", context_dim=64, pooled_dim=32, max_tokens=64)
+
+COMPANIONS: Final[dict[str, tuple[str, TextEncoderSpec]]] = {
+    "mmdit-11b": ("hunyuan-vae", _FULL_TEXT),
+    "mmdit-11b-dcae": ("dc-ae-f32t4c128", _FULL_TEXT),
+    # The picture autoencoder of FLUX.1 has latents of the same size.
+    "flux-dev": ("hunyuan-vae", _FULL_TEXT),
+    "mmdit-tiny": ("hunyuan-vae-tiny", _TINY_TEXT),
+    "mmdit-tiny-dcae": ("dc-ae-tiny", _TINY_TEXT),
+    "flux-dev-tiny": ("hunyuan-vae-tiny", _TINY_TEXT),
+}
+"""Autoencoder preset and text encoder that each transformer was made for; a manifest names its own."""
+
 _NOT_ARCHITECTURE: Final = frozenset({"preset", "weights"})
-_MAY_STAY_UNSET: Final = frozenset({"scaling_factor"})
+_MAY_STAY_UNSET: Final = frozenset({"scaling_factor", "norm_groups", "posterior", "tiling"})
 _Spec = TypeVar("_Spec", TransformerSpec, AutoencoderSpec)
 
 
@@ -90,7 +124,8 @@ def complete_transformer(spec: TransformerSpec, path: str = "spec.model") -> Tra
 
 
 def complete_autoencoder(spec: AutoencoderSpec, path: str = "spec.autoencoder") -> AutoencoderSpec:
-    """The same for the autoencoder; only the scaling factor may stay unset, it travels with trained weights.
+    """The same for the autoencoder. The scaling factor may stay unset, since it travels with trained weights, and what
+    only one kind has.
 
     Raises:
         ManifestError: the preset is unknown, or there is none and a field is missing.

@@ -101,6 +101,28 @@ class StepRecord(ApiModel):
     """(slowest - fastest) / mean compute time of the ranks in this step."""
 
 
+class ValidationRecord(ApiModel):
+    """The loss on held-out samples after a step: always the same samples, times and noise, so losses compare."""
+
+    kind: Literal["validation"] = "validation"
+    generation: int
+    stage: str
+    step: int
+    """Last step that the weights have seen."""
+    at: datetime
+    duration_us: int = Field(ge=0)
+    """Time for which training stood still for it, microseconds."""
+    samples: int
+    loss: float
+    """Mean over samples and times."""
+    bucket_losses: dict[str, float]
+    """The same by bucket, such as `256px/33f/16:9`."""
+    times: list[float]
+    """Times before the shift, in (0, 1); 1 is noise."""
+    time_losses: list[float]
+    """Mean over the samples at each time."""
+
+
 class CheckpointRecord(ApiModel):
     """A checkpoint is complete: its commit manifest is in the object store."""
 
@@ -161,7 +183,8 @@ class WorkerExit(ApiModel):
 
 
 TrainerRecord = Annotated[
-    StartedRecord | StepRecord | CheckpointRecord | CurationRecord | WorkerExit, Field(discriminator="kind")
+    StartedRecord | StepRecord | ValidationRecord | CheckpointRecord | CurationRecord | WorkerExit,
+    Field(discriminator="kind"),
 ]
 """Anything that a worker tells."""
 TRAINER_RECORD: TypeAdapter[TrainerRecord] = TypeAdapter(TrainerRecord)
@@ -228,6 +251,8 @@ class GenerationProgress(ApiModel):
     """Of a curate stage, once its set was put together."""
     loss: float | None = None
     """Mean loss of the last step."""
+    validation_loss: float | None = None
+    """Newest loss on held-out samples."""
     samples_per_second: float | None = None
     """Clips and pictures per second over the last 20 steps, whole world."""
     tokens_per_second: float | None = None

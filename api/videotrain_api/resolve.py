@@ -10,7 +10,7 @@ from videotrain_api.architecture import AutoencoderSpec, TransformerSpec
 from videotrain_api.presets import complete_autoencoder, complete_transformer
 from videotrain_api.schema import ManifestError, Problem
 from videotrain_api.stage_config import StageConfig, StagePaths
-from videotrain_api.stages import Bucket, PromptStyle, Stage, Task
+from videotrain_api.stages import Bucket, ConditionKind, PromptStyle, Stage, Task
 from videotrain_api.trainrun import VideoTrainingRun
 
 
@@ -83,6 +83,20 @@ def encode_prompts(stages: Sequence[Stage], index: int) -> list[PromptStyle]:
         if stage.train:
             styles[stage.train.prompt_style] = None
     return list(styles)
+
+
+def encode_references(stages: Sequence[Stage], index: int) -> list[ConditionKind]:
+    """The v2v kinds of the train stages that read what the encode stage at `index` makes, each once.
+
+    A causal autoencoder encodes their frames by themselves; pictures are always encoded.
+    """
+    kinds: dict[ConditionKind, None] = {}
+    for stage in stages[index + 1 :]:
+        if stage.task == "encode":
+            break
+        if stage.train:
+            kinds |= dict.fromkeys(kind for kind in stage.train.conditioning.kinds if kind.startswith("v2v"))
+    return list(kinds)
 
 
 _READS: dict[Task, tuple[str, ...]] = {
@@ -180,6 +194,7 @@ def _stage_config(
         paths=stage_paths(run, index),
         encode_buckets=encode_buckets(spec.stages, index) if stage.task == "encode" else [],
         encode_prompts=encode_prompts(spec.stages, index) if stage.task == "encode" else [],
+        encode_references=encode_references(spec.stages, index) if stage.task == "encode" else [],
         seed=stage_seed(spec.seed, stage.name),
         gpus_per_node=spec.pool.gpus_per_node,
         hang_seconds=spec.failure_policy.hang_seconds,

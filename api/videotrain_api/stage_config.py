@@ -13,7 +13,7 @@ from pydantic import Field
 
 from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.schema import ApiModel
-from videotrain_api.stages import Bucket, PromptStyle, Stage
+from videotrain_api.stages import Bucket, ConditionKind, PromptStyle, Stage
 from videotrain_api.trainrun import CheckpointPolicy, Dataset, Storage
 
 
@@ -55,6 +55,8 @@ class StageConfig(ApiModel):
     """For encode: the bucket rows of the later train stages that read it, each size once."""
     encode_prompts: list[PromptStyle] = Field(default_factory=list)
     """For encode: the prompt styles of those stages, each once."""
+    encode_references: list[ConditionKind] = Field(default_factory=list)
+    """For encode: the v2v kinds of those stages, each once."""
     seed: int
     """Seed of this stage, derived from the run's seed and the stage's name."""
     gpus_per_node: int

@@ -5,7 +5,7 @@ A stage names its `task` and carries the member of the same name, as Kubernetes 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -19,8 +19,13 @@ DNS_LABEL = patterned(
 StageName = Annotated[str, DNS_LABEL]
 Resolution = Annotated[str, patterned(r"^[1-9][0-9]{1,3}px$", "an area class such as 256px", max_length=6)]
 Task = Literal["curate", "autoencoder", "encode", "train", "sample"]
-ConditionKind = Literal["t2v", "i2v_head", "i2v_tail", "i2v_loop", "v2v_head", "v2v_tail"]
-"""Which frames of a clip are given: none, the first, the last, both, the first or the last quarter of a long clip."""
+ConditionKind = Literal[
+    "t2v", "i2v_head", "i2v_tail", "i2v_loop", "v2v_head", "v2v_tail", "v2v_head_easy", "v2v_tail_easy"
+]
+"""Which frames of a clip are given: none, the first, the last, both, or 32 (`_easy`: 64) frames at its start or end; a
+causal autoencoder takes one frame more."""
+Scorer = Literal["steadiness", "motion", "sharpness"]
+"""What the best of several candidates is chosen by."""
 
 PromptStyle = Literal["plain", "fps", "motion", "fps-motion"]
 """What follows a caption in the text that is encoded: nothing, the frame rate, the motion score, or both."""
@@ -134,9 +139,31 @@ class ConditioningMix(ApiModel):
     i2v_loop: float = Field(default=0.0, ge=0)
     """First and last frame given."""
     v2v_head: float = Field(default=0.0, ge=0)
-    """Leading frames given; only clips that are longer than the reference."""
+    """32 leading frames given (causal autoencoder: 33); only clips that are longer."""
     v2v_tail: float = Field(default=0.0, ge=0)
-    """Trailing frames given; only clips that are longer than the reference."""
+    """32 trailing frames given (causal autoencoder: 33); only clips that are longer."""
+    v2v_head_easy: float = Field(default=0.0, ge=0)
+    """64 leading frames given (causal autoencoder: 65); only clips that are longer."""
+    v2v_tail_easy: float = Field(default=0.0, ge=0)
+    """64 trailing frames given (causal autoencoder: 65); only clips that are longer."""
+
+    @property
+    def kinds(self) -> list[ConditionKind]:
+        """The kinds that have a weight."""
+        return [kind for kind in get_args(ConditionKind) if getattr(self, kind) > 0]
+
+
+class Validation(ApiModel):
+    """Loss on clips that are never trained on, always at the same times and with the same noise."""
+
+    every_steps: int = Field(default=500, ge=1, le=1_000_000_000)
+    """Validate after every so many steps, and at the end. Must take less than failurePolicy.hangSeconds."""
+    share: float = Field(default=0.01, gt=0, lt=1)
+    """Share of the clips that is held out, chosen by their uid alone, so that all stages hold out the same ones."""
+    max_samples: int = Field(default=64, ge=1, le=100_000)
+    """Validate on so many held-out samples at most, taken evenly from the buckets."""
+    times: int = Field(default=4, ge=1, le=100)
+    """Evenly spaced times, before the shift, at which each sample is asked."""
 
 
 class ParallelLayout(ApiModel):
@@ -162,6 +189,25 @@ class WeightsFrom(ApiModel):
     """An earlier stage of the run with the same task."""
     uri: str | None = None
     """A safetensors file or a checkpoint."""
+    adapt: Literal["image-autoencoder", "new-latents"] | None = None
+    """How weights of another model are taken over; unset for weights of this very model. `image-autoencoder`: a 2-D
+    DC-AE for an autoencoder stage, its kernels becoming the middle frame of 3-D ones. `new-latents`: a transformer of
+    another autoencoder for a train stage, with new input and output layers. Needs `uri`."""
+
+
+class LoraAdapter(ApiModel):
+    """Low-rank additions to some linear layers (arXiv 2106.09685); everything else stays as it is."""
+
+    rank: int = Field(ge=1, le=4096)
+    """Width of the additions."""
+    alpha: float | None = Field(default=None, gt=0)
+    """The additions are multiplied by alpha / rank; equals rank if unset."""
+    targets: list[Annotated[str, Field(min_length=1, max_length=128)]] = Field(
+        default=["q_proj", "k_proj", "v_proj", "proj", "v_mlp", "linear2", "img_mlp.0", "img_mlp.2"],
+        min_length=1,
+        max_length=64,
+    )
+    """Ends of the names of the layers that are adapted."""
 
 
 class TrainTask(ApiModel):
@@ -185,6 +231,13 @@ class TrainTask(ApiModel):
     """Data type of weights and activations; master weights and optimizer states are always fp32."""
     parallel: ParallelLayout = ParallelLayout()
     """Parallel layout."""
+    lora: LoraAdapter | None = None
+    """Train an adapter instead of the weights. The result is the model with the adapter merged in, and beside it
+    `weights/adapter/` has the adapter alone in PEFT's layout."""
+    skip_given_frames: bool = False
+    """Leave a given first or last frame out of the loss; off, as in the published recipe, everything counts."""
+    validation: Validation | None = None
+    """Hold clips out and measure the loss on them; no validation if unset."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the moving average of the weights per optimizer step, (1 + step) / (10 + step) while that is less; none
     is kept if unset."""
@@ -201,6 +254,35 @@ class TrainTask(ApiModel):
         return "motion" if self.motion_score else "plain"
 
 
+class PerceptualLoss(ApiModel):
+    """LPIPS, a distance in the features of VGG16, added to the mean absolute error."""
+
+    weights: str = Field(min_length=1)
+    """URI of a folder with the published weights as .safetensors, .pth or .pt files: VGG16 and the linear layers of
+    LPIPS 0.1, apart or in one file. They are not part of any image, so mount or upload them."""
+    weight: float = Field(default=0.5, gt=0, le=1000)
+    """Factor on the distance; 0.5 is published."""
+
+
+class AdversarialPhase(ApiModel):
+    """A 3-D PatchGAN discriminator against the autoencoder."""
+
+    start_step: int = Field(default=0, ge=0)
+    """Steps without it; then both models train. The published recipe begins after 250,000, in a run of its own."""
+    weight: float = Field(default=0.05, gt=0, le=1000)
+    """Share of the adversarial loss's pull at the last layer, the reconstruction's being 1; 0.05 is published."""
+    loss: Literal["hinge", "vanilla"] = "hinge"
+    """Hinge (published), or logistic."""
+    learning_rate: float = Field(default=1e-4, gt=0, le=1)
+    """Constant learning rate of the discriminator; 1e-4 is published. All else is as `optimizer` says."""
+    filters: int = Field(default=64, ge=1, le=1024)
+    """Channels of the discriminator's first layer; they double up to eightfold."""
+    layers: int = Field(default=5, ge=1, le=8)
+    """Layers that halve rows and columns, the first two also the time; a clip must keep 2 x 2 patches."""
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    """Share of the discriminator's activations that are dropped; without it the discriminator wins too early."""
+
+
 class AutoencoderTask(ApiModel):
     """Training of the video autoencoder on pixels."""
 
@@ -212,6 +294,13 @@ class AutoencoderTask(ApiModel):
     """Optimizer and learning rate."""
     image_ratio: float = Field(default=0.2, ge=0, lt=1)
     """Share of micro-batches that keep only the first frame."""
+    recompute: bool = False
+    """Keep only the inputs of the autoencoder's blocks and compute the rest again in the backward pass: less memory for
+    longer or larger clips, at about a third more work."""
+    perceptual: PerceptualLoss | None = None
+    """Perceptual loss; mean absolute error alone if unset, which blurs."""
+    adversarial: AdversarialPhase | None = None
+    """Adversarial phase, which sharpens; none if unset."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Data type of weights and activations."""
     parallel: ParallelLayout = ParallelLayout()
@@ -238,8 +327,14 @@ class Prompt(ApiModel):
 
     text: str = Field(min_length=1)
     """The prompt."""
+    negative: str = ""
+    """What text guidance leads away from."""
     image: str | None = None
     """URI of a reference picture; text only if unset."""
+    last_image: str | None = None
+    """URI of the last frame of `i2v_loop`; `image` itself if unset."""
+    video: str | None = None
+    """URI of the reference video of the v2v kinds."""
     condition: ConditionKind = "t2v"
     """How the reference is used; `i2v_head` makes it the first frame."""
     seed: int = Field(default=42, ge=0)
@@ -270,6 +365,18 @@ class SampleTask(ApiModel):
     """Frame rate of the files and of the prompt suffix."""
     motion_score: int = Field(default=4, ge=0)
     """Motion score of the prompt suffix."""
+    oscillate_text: bool = True
+    """Run every second step from the tenth on with a text scale of 1."""
+    oscillate_image: bool = True
+    """The same for the image scale."""
+    dynamic_image_guidance: bool = True
+    """Let the image scale rise over the frames and fall over the steps where a picture is given."""
+    candidates: int = Field(default=1, ge=1, le=64)
+    """Draw so many candidates of each video, with seeds that follow each other, and keep the best."""
+    scorer: Scorer | None = None
+    """What the best candidate is chosen by; needed if candidates is above 1."""
+    offload: bool = False
+    """Keep models that are not in use in host memory; slower, for GPUs that do not hold all of them."""
 
 
 class Stage(ApiModel):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class SimQueue:
-    """A queue that admits pod groups as Kueue does, as far as its documentation promises it."""
+    """A queue that admits pod groups as Kueue 0.19 does; tests/cluster/test_kueue.py asks Kueue itself."""
 
     GATE = "kueue.x-k8s.io/admission"
     FINALIZER = "kueue.x-k8s.io/managed"
@@ -37,10 +37,11 @@ class SimQueue:
         self.admitted &= set(groups)
         counts = {name: self._count(bodies) for name, bodies in groups.items()}
         for name in sorted(groups):
-            active = [body for body in groups[name] if not self._over(body)]
+            active = [body for body in groups[name] if not self._inactive(body)]
             self.surplus += [body["metadata"]["name"] for body in active[counts[name] :]]
             used = sum(counts[other] for other in self.admitted)
-            if name not in self.admitted and len(active) == counts[name] and used + counts[name] <= self.pods:
+            whole = len(active) == counts[name] and self._places_fit(active, counts[name])
+            if name not in self.admitted and whole and used + counts[name] <= self.pods:
                 self.admitted.add(name)
             for body in active if name in self.admitted else []:
                 body["spec"].pop("schedulingGates", None)
@@ -56,11 +57,11 @@ class SimQueue:
 
     def _finalize(self, cluster: SimCluster, bodies: list[Json], count: int) -> None:
         """Pods that are over are let go once they are replaced, or when the group may end."""
-        over = [body for body in bodies if self._over(body)]
+        inactive = [body for body in bodies if self._inactive(body)]
+        succeeded = [body for body in bodies if body["status"]["phase"] == "Succeeded"]
         final = any("kueue.x-k8s.io/retriable-in-group" in b["metadata"].get("annotations", {}) for b in bodies)
-        done = len(over) == len(bodies) and (final or all(b["status"]["phase"] == "Succeeded" for b in over))
-        free = len(over) if done else max(0, len(bodies) - count)
-        for body in over[:free]:
+        done = len(succeeded) == count or (final and len(inactive) + len(succeeded) == len(bodies))
+        for body in bodies if done else inactive[: max(0, len(bodies) - count)]:
             body["metadata"].pop("finalizers", None)
             if "deletionTimestamp" in body["metadata"]:
                 cluster._remove("Pod", body["metadata"]["name"])
@@ -69,6 +70,10 @@ class SimQueue:
         (count,) = {body["metadata"]["annotations"]["kueue.x-k8s.io/pod-group-total-count"] for body in bodies}
         return int(count)
 
-    def _over(self, body: Json) -> bool:
+    def _places_fit(self, bodies: list[Json], count: int) -> bool:
+        return all(int(b["metadata"]["labels"]["kueue.x-k8s.io/pod-group-pod-index"]) < count for b in bodies)
+
+    def _inactive(self, body: Json) -> bool:
+        """It needs a replacement. One that succeeded does not, and keeps its place."""
         never_ran = "deletionTimestamp" in body["metadata"] and not body["spec"].get("nodeName")
-        return body["status"]["phase"] in ("Succeeded", "Failed") or never_ran
+        return body["status"]["phase"] == "Failed" or never_ran

@@ -1,8 +1,12 @@
-"""Commands of the trainer's image: `agent` is the process of a worker pod, `run` one worker process below torchrun."""
+"""Commands of the trainer's image.
+
+`agent` is the process of a worker pod, `run` one worker process below torchrun; the others are for people.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -10,8 +14,11 @@ from collections.abc import Sequence
 from videotrain_trainer import __version__
 from videotrain_trainer.errors import TrainerError
 
+COMMANDS = ("convert", "evaluate", "export", "sample")
+"""Modules of `videotrain_trainer.commands`, each with HELP, add_options and run."""
 
-def _agent() -> int:
+
+def _agent(_options: argparse.Namespace) -> int:
     from videotrain_trainer.agent.agent import Agent
     from videotrain_trainer.pod import Pod
 
@@ -19,7 +26,7 @@ def _agent() -> int:
     return Agent(Pod.from_environment()).run()
 
 
-def _run() -> int:
+def _run(_options: argparse.Namespace) -> int:
     # Imported here, for it takes seconds and torch, which the agent must do without.
     from videotrain_trainer import process
 
@@ -35,6 +42,11 @@ def _parser() -> argparse.ArgumentParser:
     agent.set_defaults(function=_agent)
     run = commands.add_parser("run", help="be one worker process: torchrun ... -m videotrain_trainer.cli run")
     run.set_defaults(function=_run)
+    for name in COMMANDS:
+        module = importlib.import_module(f"videotrain_trainer.commands.{name}")
+        command = commands.add_parser(name, help=module.HELP)
+        module.add_options(command)
+        command.set_defaults(function=module.run)
     return parser
 
 
@@ -42,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code is one of videotrain_api.vocabulary.ExitCode."""
     options = _parser().parse_args(arguments)
     try:
-        code: int = options.function()
+        code: int = options.function(options)
     except TrainerError as error:
         sys.stderr.write(f"videotrain-trainer {options.command}: {error}\n")
         return error.exit_code

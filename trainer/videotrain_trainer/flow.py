@@ -6,14 +6,14 @@ Time 0 is data and 1 is noise; the target is the velocity from data to noise. Fo
 All randomness of a sample comes from a counter-based generator keyed by (seed, bucket, position), so a batch may be cut
 in any way, over any number of ranks, without a change of a single number.
 
-Shape letters: B batch, C latent channels, T latent frames, H rows, W columns, N image tokens, L text tokens, D text
-width, P pooled width, I packed latent channels, E packed condition features.
+Shape letters: B batch, C latent channels, T latent frames, F given frames, H rows, W columns, N image tokens, L text
+tokens, D text width, P pooled width, I packed latent channels, E packed condition features.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from videotrain_api.architecture import AutoencoderSpec, TransformerSpec
 from videotrain_api.stages import ConditionKind, TrainTask
-from videotrain_trainer.conditioning import choose, condition_of, given_frames, pack_condition
+from videotrain_trainer.conditioning import References, choose, condition_of, given_frames, pack_condition
 from videotrain_trainer.data.order import sample_seed
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.model.common import pack, position_ids
@@ -32,6 +32,8 @@ from videotrain_trainer.model.text import TextFeatures
 
 SIGMA_MIN = 1e-5
 """Share of data that is left in the noise at time 1."""
+VALIDATION_SEED = 0x76616C69
+"""Seed of the noise that held-out samples get, the same in all stages and runs, so that their losses compare."""
 _FLOW_STREAM = 0x666C6F77
 """Second word of the generator's key: other users of a sample's seed draw from other streams."""
 
@@ -62,6 +64,10 @@ class FlowBatch(Protocol):
     @property
     def cond_last_BC1HW(self) -> Tensor:
         """Last frames, encoded as pictures."""
+
+    @property
+    def references_BCFHW(self) -> Mapping[str, Tensor]:
+        """Separately encoded frames of the v2v kinds, by kind; empty unless the autoencoder is causal."""
 
     @property
     def context_BLD(self) -> Tensor:
@@ -118,6 +124,8 @@ class FlowInputs:
     target_BNI: Tensor
     kinds: list[ConditionKind]
     """How each sample is conditioned."""
+    given_BT: Tensor
+    """Which latent frames are given, boolean."""
 
     def arguments(self) -> dict[str, Tensor]:
         """Keyword arguments of `MMDiT.forward`."""
@@ -191,19 +199,44 @@ def training_inputs(
         seed: of the stage.
 
     Raises:
-        ConfigError: the task asks for what model or autoencoder cannot do.
+        DataError: the encoded set lacks the frames that a sample is to be given.
     """
-    check_task(task, facts)
+    draws = [_draw(seed, key, batch.latent_BCTHW.shape[1:]) for key in batch.keys]
+    u_B = torch.tensor([draw.time for draw in draws]).sigmoid()
+    return _inputs(batch, task, facts, draws, u_B, _drop_text(batch, null_text, draws, task.text_dropout))
+
+
+def validation_inputs(batch: FlowBatch, task: TrainTask, facts: ModelFacts, time: float) -> FlowInputs:
+    """The same at one time for all samples: their noise and kind are always the same, and no text is dropped.
+
+    Args:
+        batch: encoded clips; the keys of held-out samples name them, so that another batching changes nothing.
+        task: gives the conditioning mix.
+        facts: of model and autoencoder.
+        time: in (0, 1), before the shift.
+    """
+    draws = [_draw(VALIDATION_SEED, key, batch.latent_BCTHW.shape[1:]) for key in batch.keys]
+    u_B = torch.full((len(draws),), time)
+    return _inputs(batch, task, facts, draws, u_B, (batch.context_BLD.float(), batch.pooled_BP.float()))
+
+
+def _inputs(
+    batch: FlowBatch,
+    task: TrainTask,
+    facts: ModelFacts,
+    draws: Sequence[_Draws],
+    u_B: Tensor,
+    text: tuple[Tensor, Tensor],
+) -> FlowInputs:
+    """Inputs at times `u_B`, which are shifted here, with these draws and text features."""
     latent_BCTHW = batch.latent_BCTHW.float()
-    device, shape = latent_BCTHW.device, latent_BCTHW.shape[1:]
-    draws = [_draw(seed, key, shape) for key in batch.keys]
-    frames, rows, columns = shape[1:]
-    alpha = shift_alpha(rows * columns / facts.patch**2, frames)
-    t_B = time_shift(alpha, torch.tensor([draw.time for draw in draws], device=device).sigmoid())
+    device, (frames, rows, columns) = latent_BCTHW.device, latent_BCTHW.shape[2:]
+    t_B = time_shift(shift_alpha(rows * columns / facts.patch**2, frames), u_B.to(device))
     x0_BNI = pack(latent_BCTHW, facts.patch)
     x1_BNI = pack(torch.stack([draw.noise_CTHW for draw in draws]).to(device), facts.patch)
-    kinds = [choose(task.conditioning, frames, draw.kind) for draw in draws]
-    txt_BLD, pooled_BP = _drop_text(batch, null_text, draws, task.text_dropout)
+    kinds = [choose(task.conditioning, frames, draw.kind, facts.causal) for draw in draws]
+    mask_B1THW, given_BCTHW = _conditions(batch, kinds, facts.causal)
+    txt_BLD, pooled_BP = text
     return FlowInputs(
         x_t_BNI=interpolate(x0_BNI, x1_BNI, t_B),
         img_ids_BN3=position_ids(frames, rows, columns, facts.patch, len(draws)).to(device),
@@ -211,9 +244,10 @@ def training_inputs(
         txt_ids_BL3=torch.zeros(*txt_BLD.shape[:2], 3, device=device),
         timesteps_B=t_B,
         pooled_BP=pooled_BP,
-        cond_BNE=_conditions(batch, kinds, facts.patch) if facts.cond_embed else None,
+        cond_BNE=pack_condition(mask_B1THW, given_BCTHW, facts.patch) if facts.cond_embed else None,
         target_BNI=velocity(x0_BNI, x1_BNI),
         kinds=kinds,
+        given_BT=mask_B1THW[:, 0, :, 0, 0] > 0,
     )
 
 
@@ -223,16 +257,11 @@ def check_task(task: TrainTask, facts: ModelFacts) -> None:
     Raises:
         ConfigError: names the field.
     """
-    asked = {kind for kind, weight in task.conditioning.model_dump().items() if weight > 0}
-    if asked - {"t2v"} and not facts.cond_embed:
+    asked = set(task.conditioning.kinds) - {"t2v"}
+    if asked and not facts.cond_embed:
         raise ConfigError(
-            f"train.conditioning: {sorted(asked - {'t2v'})} need the model's condition input; set spec.model.condEmbed "
+            f"train.conditioning: {sorted(asked)} need the model's condition input; set spec.model.condEmbed "
             "to true or leave only t2v"
-        )
-    if facts.causal and asked & {"v2v_head", "v2v_tail"}:
-        raise ConfigError(
-            "train.conditioning: v2v_head and v2v_tail are copied from the encoded clip, which only an autoencoder "
-            "that is not causal allows; set their weights to 0"
         )
     if facts.guidance_embed:
         raise ConfigError(
@@ -241,9 +270,36 @@ def check_task(task: TrainTask, facts: ModelFacts) -> None:
         )
 
 
-def flow_loss(prediction_BNI: Tensor, inputs: FlowInputs) -> Tensor:
-    """Mean squared error in float32 over everything, given frames included."""
+def flow_loss(prediction_BNI: Tensor, inputs: FlowInputs, skip_given: bool = False) -> Tensor:
+    """Mean squared error in float32 over everything, or without the given frames at the ends.
+
+    Args:
+        prediction_BNI: velocity.
+        inputs: what it answers.
+        skip_given: see `counted_frames`; items count equally, however many of their frames count.
+    """
+    if skip_given:
+        return sample_losses(prediction_BNI, inputs.target_BNI, counted_frames(inputs.given_BT)).mean()
     return F.mse_loss(prediction_BNI.float(), inputs.target_BNI)
+
+
+def counted_frames(given_BT: Tensor) -> Tensor:
+    """Frames that the loss counts, (B, T) boolean: all but a given first or last one, if no inner frame is given."""
+    counted_BT = torch.ones_like(given_BT, dtype=torch.bool)
+    if given_BT.shape[1] > 1:
+        pictures_B = ~given_BT[:, 1:-1].any(dim=1)
+        counted_BT[:, 0] = ~(given_BT[:, 0] & pictures_B)
+        counted_BT[:, -1] = ~(given_BT[:, -1] & pictures_B)
+    return counted_BT
+
+
+def sample_losses(prediction_BNI: Tensor, target_BNI: Tensor, counted_BT: Tensor) -> Tensor:
+    """Mean squared error of each sample over its counted frames, (B,) float32."""
+    batch, frames = counted_BT.shape
+    error_BT = (prediction_BNI.float() - target_BNI).square().reshape(batch, frames, -1).mean(dim=2)
+    # Two frames that are both given leave nothing to count; such a sample teaches nothing.
+    losses_B: Tensor = (error_BT * counted_BT).sum(dim=1) / counted_BT.sum(dim=1).clamp(min=1)
+    return losses_B
 
 
 def _draw(seed: int, key: SampleKey, shape: Sequence[int]) -> _Draws:
@@ -254,15 +310,25 @@ def _draw(seed: int, key: SampleKey, shape: Sequence[int]) -> _Draws:
     return _Draws(time, float(kind), float(context), float(pooled), torch.from_numpy(noise))
 
 
-def _conditions(batch: FlowBatch, kinds: Sequence[ConditionKind], patch: int) -> Tensor:
-    channels, frames, rows, columns = batch.latent_BCTHW.shape[1:]
+def _conditions(batch: FlowBatch, kinds: Sequence[ConditionKind], causal: bool) -> tuple[Tensor, Tensor]:
+    """Masks (B, 1, T, H, W) and masked latents (B, C, T, H, W)."""
+    device, (channels, frames, rows, columns) = batch.latent_BCTHW.device, batch.latent_BCTHW.shape[1:]
     masks, latents = [], []
     for index, kind in enumerate(kinds):
-        clip, first, last = batch.latent_BCTHW[index], batch.cond_first_BC1HW[index], batch.cond_last_BC1HW[index]
-        mask_1THW, latent_CTHW = condition_of((channels, frames, rows, columns), given_frames(kind, clip, first, last))
-        masks.append(mask_1THW.to(clip.device))
-        latents.append(latent_CTHW.to(clip.device))
-    return pack_condition(torch.stack(masks), torch.stack(latents), patch)
+        given = given_frames(kind, _references(batch, index), causal)
+        mask_1THW, latent_CTHW = condition_of((channels, frames, rows, columns), given)
+        masks.append(mask_1THW.to(device))
+        latents.append(latent_CTHW.to(device))
+    return torch.stack(masks), torch.stack(latents)
+
+
+def _references(batch: FlowBatch, index: int) -> References:
+    return References(
+        clip_CTHW=batch.latent_BCTHW[index],
+        first_C1HW=batch.cond_first_BC1HW[index],
+        last_C1HW=batch.cond_last_BC1HW[index],
+        videos={kind: frames_BCFHW[index] for kind, frames_BCFHW in batch.references_BCFHW.items()},
+    )
 
 
 def _drop_text(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
-from videotrain_api.records import StepRecord
+from videotrain_api.records import StepRecord, ValidationRecord
 from videotrain_trainer.checkpoint.state import Point
 from videotrain_trainer.context import Outcome, StageContext
 from videotrain_trainer.data.order import StepOrder
@@ -12,6 +13,7 @@ from videotrain_trainer.evidence import RankEvidence, order_lines
 from videotrain_trainer.setup import MakeObjective, TrainingRun, is_finished, prepare, started_record
 from videotrain_trainer.step import StepResult
 from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.validation import Validated
 from videotrain_trainer.weights_export import export_weights
 
 
@@ -32,6 +34,7 @@ def train(context: StageContext, make_objective: MakeObjective, total_steps: int
                 _save(run)
                 run.writer.wait()
                 return "drained"
+            _validate(run, total_steps)
             if run.state.step % context.config.checkpoint.every_steps == 0:
                 _save(run)
         _save(run)
@@ -50,6 +53,35 @@ def _step(run: TrainingRun) -> bool:
     run.samples += result.samples
     run.finished_at = result.finished_at
     return result.drain
+
+
+def _validate(run: TrainingRun, total_steps: int) -> None:
+    """Validate if it is due; before the step's checkpoint, so that a run that resumes there has done it.
+
+    A drain that comes at such a step leaves its validation out, because the time for a drain is short.
+    """
+    objective, step = run.objective, run.state.step
+    if not isinstance(objective, Validated) or objective.validate_every is None:
+        return
+    if step % objective.validate_every and step != total_steps:
+        return
+    losses = objective.validate(run.engine, run.peers)
+    now = datetime.now(UTC)
+    run.context.records.write(
+        ValidationRecord(
+            generation=run.context.generation,
+            stage=run.context.config.stage.name,
+            step=step,
+            at=now,
+            duration_us=(now - run.finished_at) // timedelta(microseconds=1),
+            samples=losses.samples,
+            loss=losses.mean,
+            bucket_losses=losses.by_bucket,
+            times=losses.times,
+            time_losses=losses.by_time,
+        )
+    )
+    run.finished_at = now
 
 
 def _save(run: TrainingRun) -> None:

@@ -37,6 +37,8 @@ class Pod:
     run: str
     namespace: str
     root: Path
+    replaceable: bool = False
+    """A queue replaces it if its exit code says that its work is not complete."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Pod:
@@ -52,6 +54,7 @@ class Pod:
             run=require(environment, names.ENV_RUN),
             namespace=require(environment, names.ENV_NAMESPACE),
             root=Path(environment.get(names.ENV_POD_ROOT, "/")),
+            replaceable=environment.get(names.ENV_REPLACEABLE) == "1",
         )
 
     @property

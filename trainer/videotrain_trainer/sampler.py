@@ -30,6 +30,8 @@ NEGATIVE: Branch = (False, True)
 UNCONDITIONED: Branch = (False, False)
 Velocity = Callable[[int, Tensor, float], Tensor]
 """(step, x, t) to the velocity there."""
+OnStep = Callable[[int, int], None]
+"""Told after each step: steps done, steps of all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,12 @@ class Guidance:
     """Scale of text guidance; for a distilled model the value of its guidance input."""
     image: float
     """Scale of image guidance."""
+    oscillate_text: bool = True
+    """Run every second step from STEADY_STEPS on with a text scale of 1."""
+    oscillate_image: bool = True
+    """The same for the image scale."""
+    dynamic_image: bool = True
+    """Let the image scale rise over the frames and fall over the steps where a picture is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,27 +70,32 @@ def oscillate(scale: float, step: int) -> float:
     return scale if step < STEADY_STEPS or step % 2 == 0 else 1.0
 
 
+def text_scale(guidance: Guidance, step: int) -> float:
+    """Text scale at a step."""
+    return oscillate(guidance.text, step) if guidance.oscillate_text else guidance.text
+
+
 def frame_scales(guidance: Guidance, step: int, steps: int, frames: int, kind: ConditionKind) -> Tensor:
     """Image scale of each latent frame at a step, (frames,).
 
     With a picture as reference the scale rises from 1 at the first frame to a bound at the last one, and the bound
     falls from the image scale to 1 over the steps: frames near the reference need no help.
     """
-    scale = oscillate(guidance.image, step)
-    if scale <= 1.0 or not kind.startswith("i2v"):
+    scale = oscillate(guidance.image, step) if guidance.oscillate_image else guidance.image
+    if scale <= 1.0 or not guidance.dynamic_image or not kind.startswith("i2v"):
         return torch.full((frames,), scale)
     bound = float(torch.linspace(scale, 1.0, steps + 1)[step])
     return torch.linspace(1.0, bound, frames)
 
 
-def branch_weights(text_scale: float, image_scale_N1: Tensor) -> dict[Branch, Tensor]:
+def branch_weights(scale: float, image_scale_N1: Tensor) -> dict[Branch, Tensor]:
     """Weights of v = v3 + image * (v2 - v3) + text * (v1 - v2); they sum to 1 for every token.
 
     Args:
-        text_scale: scale of text guidance.
+        scale: scale of text guidance.
         image_scale_N1: scale of image guidance for each token.
     """
-    text_N1 = torch.full_like(image_scale_N1, text_scale)
+    text_N1 = torch.full_like(image_scale_N1, scale)
     return {PROMPT: text_N1, NEGATIVE: image_scale_N1 - text_N1, UNCONDITIONED: 1.0 - image_scale_N1}
 
 
@@ -92,10 +105,13 @@ def combine(branches: Mapping[Branch, Tensor], weights: Mapping[Branch, Tensor])
     return torch.stack(terms).sum(dim=0)
 
 
-def euler(x: Tensor, grid: Tensor, velocity: Velocity) -> Tensor:
+def euler(x: Tensor, grid: Tensor, velocity: Velocity, on_step: OnStep | None = None) -> Tensor:
     """From noise at grid[0] to data at grid[-1]: x + (t_next - t) * v at each step."""
-    for step in range(len(grid) - 1):
+    steps = len(grid) - 1
+    for step in range(steps):
         x = x + (grid[step + 1] - grid[step]).to(x.device) * velocity(step, x, float(grid[step]))
+        if on_step is not None:
+            on_step(step + 1, steps)
     return x
 
 
@@ -106,15 +122,33 @@ class Sampler:
         model: in evaluation mode, on its device.
         steps: Euler steps.
         guidance: scales.
+        shift: alpha of the time shift; by the size of the latent, as in training, if None.
+        one_by_one: compute the branches of guidance one after another, which needs less memory.
     """
 
-    def __init__(self, model: MMDiT, steps: int, guidance: Guidance) -> None:
+    def __init__(
+        self,
+        model: MMDiT,
+        steps: int,
+        guidance: Guidance,
+        shift: float | None = None,
+        one_by_one: bool = False,
+    ) -> None:
         self._model = model
         self._steps = steps
         self._guidance = guidance
+        self._shift = shift
+        self._one_by_one = one_by_one
 
     @torch.no_grad()
-    def draw(self, noise_1CTHW: Tensor, text: TextPair, kind: ConditionKind, given: Given) -> Tensor:
+    def draw(
+        self,
+        noise_1CTHW: Tensor,
+        text: TextPair,
+        kind: ConditionKind,
+        given: Given,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
         """The latent that goes to the decoder, (1, C, T, H, W) float32.
 
         Args:
@@ -122,6 +156,7 @@ class Sampler:
             text: prompt and negative prompt.
             kind: how the given frames are used.
             given: latents of the given frames; they overwrite the drawn ones at the end.
+            on_step: told after each step.
 
         Raises:
             ValueError: frames are given, but the model has no condition input.
@@ -131,17 +166,18 @@ class Sampler:
         frames, rows, columns = noise_1CTHW.shape[2:]
         patch = self._model.config.patch_size
         tokens_per_frame = rows * columns // patch**2
-        grid = time_grid(self._steps, shift_alpha(tokens_per_frame, frames))
-        branches = _Branches(self._model, noise_1CTHW.shape, text, given)
+        alpha = shift_alpha(tokens_per_frame, frames) if self._shift is None else self._shift
+        grid = time_grid(self._steps, alpha)
+        branches = _Branches(self._model, noise_1CTHW.shape, text, given, self._one_by_one)
 
         def velocity(step: int, x_1NI: Tensor, t: float) -> Tensor:
             if self._model.config.guidance_embed:
                 return branches.distilled(x_1NI, t, self._guidance.text)
             scales_F = frame_scales(self._guidance, step, self._steps, frames, kind)
             image_scale_N1 = scales_F.repeat_interleave(tokens_per_frame)[:, None].to(x_1NI.device)
-            return branches.guided(x_1NI, t, oscillate(self._guidance.text, step), image_scale_N1)
+            return branches.guided(x_1NI, t, text_scale(self._guidance, step), image_scale_N1)
 
-        tokens_1NI = euler(pack(noise_1CTHW.float(), patch), grid, velocity)
+        tokens_1NI = euler(pack(noise_1CTHW.float(), patch), grid, velocity, on_step)
         latent_1CTHW = unpack(tokens_1NI, frames, rows, columns, patch)
         if frames > 1:
             write_given(latent_1CTHW[0], given)
@@ -151,8 +187,8 @@ class Sampler:
 class _Branches:
     """The model with the fixed inputs of one video; computes only the branches that matter."""
 
-    def __init__(self, model: MMDiT, shape: torch.Size, text: TextPair, given: Given) -> None:
-        self._model, self._text = model, text
+    def __init__(self, model: MMDiT, shape: torch.Size, text: TextPair, given: Given, one_by_one: bool) -> None:
+        self._model, self._text, self._one_by_one = model, text, one_by_one
         _, channels, frames, rows, columns = shape
         patch, device = model.config.patch_size, text.context_1LD.device
         self._ids_1N3 = position_ids(frames, rows, columns, patch, 1).to(device)
@@ -169,15 +205,18 @@ class _Branches:
         """One branch; the scale is an input of the model."""
         return self._run(x_1NI, t, [PROMPT], guidance)
 
-    def guided(self, x_1NI: Tensor, t: float, text_scale: float, image_scale_N1: Tensor) -> Tensor:
-        """The combined velocity, (1, N, I)."""
-        weights = branch_weights(text_scale, image_scale_N1)
+    def guided(self, x_1NI: Tensor, t: float, scale: float, image_scale_N1: Tensor) -> Tensor:
+        """The combined velocity, (1, N, I), with that scale of text guidance."""
+        weights = branch_weights(scale, image_scale_N1)
         if not self._conditioned:
             weights[NEGATIVE] = weights[NEGATIVE] + weights.pop(UNCONDITIONED)
         if self._same_text:
             weights[NEGATIVE] = weights[NEGATIVE] + weights.pop(PROMPT)
         wanted = [branch for branch, weight in weights.items() if weight.any()]
-        velocities = self._run(x_1NI, t, wanted, None)
+        if self._one_by_one:
+            velocities = torch.cat([self._run(x_1NI, t, [branch], None) for branch in wanted])
+        else:
+            velocities = self._run(x_1NI, t, wanted, None)
         return combine(dict(zip(wanted, velocities[:, None], strict=True)), weights)
 
     def _run(self, x_1NI: Tensor, t: float, wanted: list[Branch], guidance: float | None) -> Tensor:

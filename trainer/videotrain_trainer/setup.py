@@ -21,8 +21,10 @@ from videotrain_trainer.checkpoint.state import Writer
 from videotrain_trainer.context import StageContext
 from videotrain_trainer.data.loader import SlotLoader
 from videotrain_trainer.data.order import OrderPlan, OrderState
-from videotrain_trainer.errors import ConfigError, ObjectMissing
+from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.evidence import OwnEvidence
+from videotrain_trainer.model.weights import Weights, open_weights
+from videotrain_trainer.parallel.adversarial import AdversarialEngine, build_engine
 from videotrain_trainer.parallel.data_parallel import check_layout, slots_of
 from videotrain_trainer.parallel.engine import Engine, EngineOptions
 from videotrain_trainer.parallel.peers import WorldPeers
@@ -42,7 +44,7 @@ class TrainingRun:
     context: StageContext
     store: ObjectStore
     objective: Objective
-    engine: Engine
+    engine: Engine | AdversarialEngine
     peers: WorldPeers
     loader: SlotLoader[Any, Any]
     stepper: Stepper
@@ -98,7 +100,7 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
         zero_stage=task.parallel.zero_stage,
         keep_average=bool(task.ema_decay),
     )
-    engine = Engine(objective.module, options, world)
+    engine = build_engine(objective, options, world)
     clock.passed("engine")
     loaded = load_newest(store, context.config.paths.output, complete, engine.shards, peers)
     engine.refresh()
@@ -156,7 +158,7 @@ def _assemble(
     context: StageContext,
     store: ObjectStore,
     objective: Objective,
-    engine: Engine,
+    engine: Engine | AdversarialEngine,
     peers: WorldPeers,
     loaded: Loaded,
     state: OrderState,
@@ -191,18 +193,17 @@ def _assemble(
     )
 
 
-def initial_weights(store: ObjectStore, uri: str) -> tuple[bytes, str]:
-    """Content and URI of a weight file: a file's URI, or the prefix of a finished stage.
+def initial_weights(store: ObjectStore, uri: str) -> tuple[Weights, str]:
+    """Open weights, none of them read yet, and their URI: what `open_weights` takes, or the prefix of a stage.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: there are none.
     """
-    file = uri if uri.endswith(".safetensors") else layout.final_weights(uri)
     try:
-        return store.get(file), file
-    except ObjectMissing as error:
+        return open_weights(uri, store=store), uri
+    except ConfigError as error:
         raise ConfigError(
-            f"{file}: the weights to start from do not exist; see initFrom and spec.model.weights"
+            f"{error}. These are the weights to start from; see initFrom and spec.model.weights"
         ) from error
 
 

@@ -17,6 +17,7 @@ from videotrain_trainer.data.sets import TrainingSet
 from videotrain_trainer.ema import decay_at, update_average
 from videotrain_trainer.errors import Diverged
 from videotrain_trainer.optim import learning_rate
+from videotrain_trainer.parallel.adversarial import AdversarialEngine
 from videotrain_trainer.parallel.data_parallel import loss_scale
 from videotrain_trainer.parallel.engine import Engine
 from videotrain_trainer.parallel.peers import WorldPeers
@@ -24,6 +25,16 @@ from videotrain_trainer.telemetry.flops import SlotWork
 from videotrain_trainer.telemetry.timing import Spans
 
 Model = Callable[..., Any]
+
+
+class Loss(Protocol):
+    """A scalar tensor, or several that belong together; see `videotrain_trainer.adversarial`."""
+
+    def __mul__(self, factor: float, /) -> Any:
+        """Weighed."""
+
+    def detach(self) -> Tensor:
+        """The value to report, without its graph."""
 
 
 class TrainedTask(Protocol):
@@ -82,7 +93,7 @@ class Objective(Protocol):
     def loader(self, state: OrderState, slots: Sequence[int]) -> SlotLoader[Any, Any]:
         """Batches of this rank's slots, from `state` on."""
 
-    def loss(self, model: Model, batch: Any) -> tuple[Tensor, SlotWork]:
+    def loss(self, model: Model, batch: Any) -> tuple[Loss, SlotWork]:
         """Mean loss of a slot, scalar float32, and the work that it is; random numbers depend on the batch's keys."""
 
 
@@ -131,7 +142,7 @@ class Stepper:
     def __init__(
         self,
         objective: Objective,
-        engine: Engine,
+        engine: Engine | AdversarialEngine,
         loader: SlotLoader[Any, Any],
         peers: WorldPeers,
         slots: Sequence[int],

@@ -139,6 +139,15 @@ class ObjectStore:
             return False
         return True
 
+    def size(self, uri: str) -> int:
+        """Bytes of an object.
+
+        Raises:
+            ObjectMissing: there is none.
+        """
+        client, place = self._open(uri)
+        return self._read(uri, lambda: int(obstore.head(client, place.key)["size"]))
+
     def delete(self, uri: str) -> None:
         """Remove an object; a missing one is fine."""
         client, place = self._open(uri)

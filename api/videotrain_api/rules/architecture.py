@@ -48,6 +48,34 @@ def _autoencoder(spec: AutoencoderSpec) -> Iterator[Problem]:
             return
     if spec.kind == "dc-ae":
         yield from _dc_ae_widths(spec.widths or [], spec.latent_channels or 1)
+        yield from _not_of_dc_ae(spec)
+    elif spec.norm_groups is None or any(width % spec.norm_groups for width in spec.widths or []):
+        allowed = f"kind hunyuan-vae needs a number that divides every width of {spec.widths}"
+        yield Problem(f"{path}.normGroups", spec.norm_groups, allowed)
+    yield from _tiling(spec)
+
+
+def _not_of_dc_ae(spec: AutoencoderSpec) -> Iterator[Problem]:
+    for name, value in (("normGroups", spec.norm_groups), ("posterior", spec.posterior)):
+        if value is not None:
+            yield Problem(f"spec.autoencoder.{name}", value, "kind dc-ae has none: remove it")
+
+
+def _tiling(spec: AutoencoderSpec) -> Iterator[Problem]:
+    """Tiles are cut between latents, and so is their overlap."""
+    tiles, path = spec.tiling, "spec.autoencoder.tiling"
+    if tiles is None:
+        return
+    least = {"pixels": 1, "frames": 1 if spec.causal else 2}
+    for name, size, unit in (
+        ("pixels", tiles.pixels, spec.spatial_compression),
+        ("frames", tiles.frames, spec.temporal_compression),
+    ):
+        if size is not None and (size % unit or size < least[name] * unit):
+            yield Problem(f"{path}.{name}", size, f"allowed: multiples of {unit} from {least[name] * unit} on")
+        elif size is not None and (tiles.overlap * size / unit) % 1:
+            rule = f"with {name} {size} the overlap must be a whole number of its {size // unit} latents"
+            yield Problem(f"{path}.overlap", tiles.overlap, rule)
 
 
 def _dc_ae_widths(widths: list[int], latent: int) -> Iterator[Problem]:
@@ -70,5 +98,7 @@ def _text_encoder(facts: Facts) -> Iterator[Problem]:
     text = facts.run.spec.text_encoder
     if text.kind == "t5-clip" and text.weights is None:
         yield Problem("spec.textEncoder.weights", None, "kind t5-clip needs the folder with both encoders")
+    if text.kind == "bytes" and text.trim_padding:
+        yield Problem("spec.textEncoder.trimPadding", True, "kind bytes encodes no pad tokens: remove it")
     if text.kind == "bytes" and text.weights is not None:
         yield Problem("spec.textEncoder.weights", text.weights, "kind bytes has no weights: remove it or use t5-clip")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from videotrain_api.resolve import encode_buckets, missing_inputs, stage_paths
 from videotrain_api.rules.facts import Facts
 from videotrain_api.schema import Problem
-from videotrain_api.stages import NodeBounds, SampleTask, Stage, WeightsFrom
+from videotrain_api.stages import NodeBounds, Prompt, SampleTask, Stage, WeightsFrom
 from videotrain_api.trainrun import VideoTrainingRun
 
 MEMBERS = ("curate", "autoencoder", "encode", "train", "sample")
@@ -56,14 +56,23 @@ def _sample(path: str, task: SampleTask, has_clips: bool) -> Iterator[Problem]:
     if task.from_dataset and not has_clips:
         allowed = "needs clips: set spec.dataset.clips or put a stage with task 'curate' before it"
         yield Problem(f"{path}.fromDataset", task.from_dataset, allowed)
+    if (task.candidates > 1) != (task.scorer is not None):
+        allowed = "several candidates need a scorer and one takes none"
+        yield Problem(f"{path}.scorer", task.scorer, f"candidates is {task.candidates}: {allowed}")
     for number, prompt in enumerate(task.prompts):
-        where = f"{path}.prompts[{number}]"
-        if prompt.condition.startswith("v2v"):
-            allowed = "a prompt has a picture, no clip; allowed: t2v, i2v_head, i2v_tail, i2v_loop"
-            yield Problem(f"{where}.condition", prompt.condition, allowed)
-        elif (prompt.condition == "t2v") != (prompt.image is None):
-            allowed = "t2v takes no image and every other condition needs one"
-            yield Problem(f"{where}.image", prompt.image, f"condition is '{prompt.condition}': {allowed}")
+        yield from _prompt(f"{path}.prompts[{number}]", prompt)
+
+
+def _prompt(path: str, prompt: Prompt) -> Iterator[Problem]:
+    kind = prompt.condition
+    if kind.startswith("i2v") != (prompt.image is not None):
+        allowed = "the i2v kinds need an image and no other kind takes one"
+        yield Problem(f"{path}.image", prompt.image, f"condition is '{kind}': {allowed}")
+    if kind.startswith("v2v") != (prompt.video is not None):
+        allowed = "the v2v kinds need a video and no other kind takes one"
+        yield Problem(f"{path}.video", prompt.video, f"condition is '{kind}': {allowed}")
+    if prompt.last_image is not None and kind != "i2v_loop":
+        yield Problem(f"{path}.lastImage", prompt.last_image, f"condition is '{kind}': only i2v_loop has a last image")
 
 
 def _initial_weights(path: str, run: VideoTrainingRun, index: int) -> Iterator[Problem]:
@@ -75,12 +84,27 @@ def _initial_weights(path: str, run: VideoTrainingRun, index: int) -> Iterator[P
     where = f"{path}.{stage.task}.initFrom"
     if source.stage is not None and source.uri is not None:
         yield Problem(where, source.to_wire(), "set stage or uri, not both")
+    yield from _adapted(where, stage, source)
     earlier = [other.name for other in run.spec.stages[:index] if other.task == stage.task]
     if source.stage is not None and source.stage not in earlier:
         allowed = ", ".join(earlier) or f"none, no stage with task '{stage.task}' comes before"
         yield Problem(
             f"{where}.stage", source.stage, f"must name an earlier stage of the same task; allowed: {allowed}"
         )
+
+
+def _adapted(where: str, stage: Stage, source: WeightsFrom) -> Iterator[Problem]:
+    if source.adapt is None:
+        return
+    fitting = "image-autoencoder" if stage.autoencoder else "new-latents"
+    if source.adapt != fitting:
+        yield Problem(f"{where}.adapt", source.adapt, f"task is '{stage.task}'; allowed: {fitting}")
+    if source.uri is None:
+        allowed = "needs uri: the stages of a run share their models, so there is nothing to adapt"
+        yield Problem(f"{where}.adapt", source.adapt, allowed)
+    if stage.train and stage.train.lora is not None:
+        allowed = "new layers must be trained, but with train.lora only the adapter is: leave one of the two out"
+        yield Problem(f"{where}.adapt", source.adapt, allowed)
 
 
 def _unused_dataset(run: VideoTrainingRun) -> Iterator[Problem]:

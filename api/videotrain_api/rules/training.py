@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from videotrain_api import aspect
 from videotrain_api.architecture import AutoencoderSpec
 from videotrain_api.resolve import stage_paths
+from videotrain_api.rules.adapters import check_adapter
+from videotrain_api.rules.autoencoders import check_autoencoder_losses
 from videotrain_api.rules.facts import Facts
 from videotrain_api.schema import Problem
 from videotrain_api.stages import (
@@ -27,6 +29,7 @@ def check_training(facts: Facts) -> Iterator[Problem]:
         path = f"spec.stages[{index}].{stage.task}"
         if stage.train:
             yield from _train(path, stage.train, facts)
+            yield from check_adapter(path, index, stage.train, facts)
         if stage.autoencoder:
             yield from _autoencoder(path, stage.autoencoder, facts)
         if stage.curate:
@@ -61,6 +64,7 @@ def _autoencoder(path: str, task: AutoencoderTask, facts: Facts) -> Iterator[Pro
     if task.bucket.keep_probability != 1:
         allowed = "there is one size, so nothing can fall through to another: leave it out"
         yield Problem(f"{path}.bucket.keepProbability", task.bucket.keep_probability, allowed)
+    yield from check_autoencoder_losses(path, task, facts.autoencoder)
 
 
 def _bucket(path: str, bucket: Bucket, facts: Facts, grid: int | None) -> Iterator[Problem]:

@@ -5,10 +5,12 @@ import os
 import signal
 
 import psutil
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.agent_pods import Worlds, stage_config
 
 from videotrain_api.metrics import CATALOGUE
-from videotrain_api.vocabulary import ExitCode
+from videotrain_api.vocabulary import ENV_REPLACEABLE, ExitCode
 
 IDLE = ["vt-zygote"]
 
@@ -242,6 +244,35 @@ def test_the_end_of_an_agent_drains_its_workers_also_when_the_whole_group_is_ask
     wait_for_death(below)
     # The world leaves together: the pod that was not asked has drained as well.
     assert first.until_ended(generation).state == "drained"
+
+
+@pytest.mark.parametrize(("replaceable", "status"), [("", 0), ("1", ExitCode.TERMINATED)])
+def test_an_agent_that_a_queue_may_replace_says_that_its_work_is_not_complete(
+    tmp_path, monkeypatch, replaceable, status
+):
+    monkeypatch.setenv(ENV_REPLACEABLE, replaceable)
+    worlds = Worlds(tmp_path, pods=1)
+    try:
+        (pod,) = worlds.pods
+        generation = worlds.start(pod)
+        pod.until_step(generation, 1)
+        pod.process.send_signal(signal.SIGTERM)
+        assert pod.process.wait(timeout=60) == status
+    finally:
+        worlds.close()
+
+
+def test_an_agent_whose_work_is_complete_says_so_to_a_queue(tmp_path, monkeypatch):
+    monkeypatch.setenv(ENV_REPLACEABLE, "1")
+    worlds = Worlds(tmp_path, pods=1)
+    try:
+        (pod,) = worlds.pods
+        generation = worlds.start(pod, config=stage_config(steps=2))
+        assert pod.until_ended(generation).state == "succeeded"
+        pod.process.send_signal(signal.SIGTERM)
+        assert pod.process.wait(timeout=60) == 0
+    finally:
+        worlds.close()
 
 
 def test_the_sudden_death_of_an_agent_leaves_no_process(worlds):

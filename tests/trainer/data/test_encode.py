@@ -8,26 +8,34 @@ import torch
 from safetensors.torch import load, save
 
 from videotrain_api import layout
+from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.aspect import shapes
-from videotrain_api.stages import Bucket, CurateTask, EncodeTask
+from videotrain_api.presets import complete_autoencoder, complete_transformer
+from videotrain_api.stages import Bucket, ConditioningMix, CurateTask, EncodeTask
 from videotrain_trainer.data.loader import LatentLoader
 from videotrain_trainer.data.manifest import LATENT_SCHEMA, read_table
 from videotrain_trainer.data.pixels import PixelLoader
-from videotrain_trainer.data.sets import open_clips, open_latents, read_set_info
+from videotrain_trainer.data.sets import null_text_uri, open_clips, open_latents, read_set_info
 from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
+from videotrain_trainer.flow import ModelFacts, training_inputs
 from videotrain_trainer.model.registry import (
     SCALING_FACTOR,
     build_autoencoder,
     build_text_encoder,
     initialize,
 )
+from videotrain_trainer.model.text import TextFeatures
 from videotrain_trainer.tasks import curate, encode
+from videotrain_trainer.tasks.train import FlowObjective, null_text
 
 ROWS = [
     Bucket(resolution="64px", frames=16, min_frames=8, batch_size=2, aspect_ratios=["16:9", "1:1"]),
     Bucket(resolution="32px", frames=1, batch_size=3),
 ]
 
+SIZES = {"max_tokens": 48, "context_dim": 16, "pooled_dim": 8}
+FACTS = ModelFacts(patch=2, cond_embed=True, guidance_embed=False, causal=True)
+NULL = TextFeatures(context_BLD=torch.zeros(1, 48, 16), pooled_BP=torch.zeros(1, 8), lengths=[1])
 SHAPE = shapes("64px", 32, ["16:9", "1:1"])["16:9"]
 
 
@@ -205,3 +213,80 @@ def test_clips_too_short_for_the_autoencoder_are_an_error(store, curated, make_c
     row = Bucket(resolution="32px", frames=64, batch_size=2)
     with pytest.raises(DataError, match="none of its 3 clips has 64 frames \\(the longest has 36"):
         open_clips(store, make_config(autoencoder_task(row), clips=curated))
+
+
+def test_training_needs_no_text_encoder_because_the_empty_caption_is_stored(
+    store, curated, weights, make_config, make_context, train_task
+):
+    config = make_config(EncodeTask(), encode_rows=ROWS[:1], clips=curated, autoencoder_weights=weights)
+    encode_world(make_context, config, 1)
+    train_config = make_config(train_task(ROWS[:1]), latents=config.paths.output)
+    latents = open_latents(store, train_config)
+    spec = config.text_encoder
+    expected = build_text_encoder(spec).encode([""])
+    named = TextEncoderSpec(kind="t5-clip", weights="s3://never/read", **SIZES)
+    found = null_text(store, latents, named)
+    assert torch.equal(found.context_BLD[0], expected.context_BLD[0, :1])
+    assert torch.equal(found.pooled_BP, expected.pooled_BP)
+    store.delete(null_text_uri(config.paths.output))
+    assert null_text(store, latents, spec).lengths == [1]
+    with pytest.raises(DataError, match="text dropout needs the empty caption's features; encode again"):
+        null_text(store, latents, named)
+    store.put(null_text_uri(config.paths.output), b"damaged")
+    with pytest.raises(DataError, match="not the features of a caption"):
+        null_text(store, latents, named)
+
+
+def test_pictures_are_encoded_without_rate_and_motion(store, curated, weights, make_config, make_context, train_task):
+    row = Bucket(resolution="32px", frames=1, batch_size=1)
+    config = make_config(EncodeTask(), encode_rows=[row], clips=curated, autoencoder_weights=weights)
+    encode_world(make_context, config, 1)
+    latents = open_latents(store, make_config(train_task([row], slots=1), latents=config.paths.output))
+    loader = LatentLoader(store, latents, latents.plan.start(), [0])
+    batch = loader.fetch(latents.plan.step(latents.plan.start()), 0)
+    loader.close()
+    expected = build_text_encoder(config.text_encoder).encode([batch.captions[0]])
+    assert torch.equal(batch.context_BLD[0], expected.context_BLD[0].bfloat16())
+
+
+def test_weak_point_1_i2v_and_v2v_with_the_causal_autoencoder_encode_and_train(
+    tmp_path, store, storage, paint_video, texture, make_config, make_context, train_task
+):
+    """The published image-to-video configurations for it cannot start."""
+    folder = tmp_path / "long"
+    folder.mkdir()
+    paint_video(folder / "clip.mp4", 46, texture(1))
+    config = make_config(CurateTask(min_seconds=1.0), videos=folder.as_uri())
+    assert curate.run(make_context(config)) == "completed"
+    causal = {
+        "autoencoder": complete_autoencoder(AutoencoderSpec(preset="hunyuan-vae-tiny")),
+        "model": complete_transformer(TransformerSpec(preset="mmdit-tiny")),
+    }
+    row = Bucket(resolution="64px", frames=45, batch_size=1, aspect_ratios=["1:1"])
+    clips = config.paths.output
+    config = make_config(EncodeTask(), encode_rows=[row], clips=clips, autoencoder_weights=f"{storage.uri}/vae")
+    config = config.model_copy(update=causal | {"encode_references": ["v2v_head", "v2v_tail"]})
+    autoencoder = build_autoencoder(config.autoencoder)
+    initialize(autoencoder, seed=5)
+    store.put(layout.final_weights(f"{storage.uri}/vae"), save(autoencoder.state_dict(), {SCALING_FACTOR: "1.0"}))
+    encode_world(make_context, config, 1)
+    for mix, frames in (
+        (ConditioningMix(t2v=0, i2v_head=1), [0]),
+        (ConditioningMix(t2v=0, i2v_loop=1), [0, 11]),
+        (ConditioningMix(t2v=0, v2v_head=1), list(range(9))),
+        (ConditioningMix(t2v=0, v2v_tail=1), list(range(3, 12))),
+    ):
+        trained = make_config(train_task([row], slots=1, conditioning=mix), latents=config.paths.output)
+        objective = FlowObjective(make_context(trained.model_copy(update=causal)), store)
+        objective.initialize()
+        loader = objective.loader(objective.data.plan.start(), [0])
+        batch = loader.fetch(objective.data.plan.step(objective.data.plan.start()), 0)
+        loader.close()
+        inputs = training_inputs(batch, objective.task, FACTS, NULL, seed=1)
+        assert inputs.given_BT[0].nonzero().flatten().tolist() == frames
+        loss, _ = objective.loss(objective.module, batch)
+        loss.backward()
+        assert objective.module.cond_in.weight.grad.abs().max() > 0
+    easy = make_config(train_task([row], conditioning=ConditioningMix(v2v_head_easy=1)), latents=config.paths.output)
+    with pytest.raises(DataError, match=r"separately encoded frames for \['v2v_head', 'v2v_tail'\].*v2v_head_easy"):
+        open_latents(store, easy.model_copy(update=causal))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from videotrain_trainer.conditioning import Given, condition_of, given_frames, pack_condition
+from videotrain_trainer.conditioning import Given, References, condition_of, given_frames, pack_condition
 from videotrain_trainer.flow import SIGMA_MIN, interpolate, shift_alpha, time_shift, velocity
 from videotrain_trainer.model.common import pack, position_ids, unpack
 from videotrain_trainer.sampler import (
@@ -16,6 +16,7 @@ from videotrain_trainer.sampler import (
     euler,
     frame_scales,
     oscillate,
+    text_scale,
     time_grid,
 )
 
@@ -76,13 +77,14 @@ def test_given_video_frames_are_cut_from_the_clip_and_given_pictures_are_not(fix
     found = fixture("conditions")
     clip = torch.randn(3, 10, 2, 3)
     first, last = torch.randn(3, 1, 2, 3), torch.randn(3, 1, 2, 3)
+    references = References(clip_CTHW=clip, first_C1HW=first, last_C1HW=last, videos={})
     for kind in ("v2v_head", "v2v_tail"):
-        given = given_frames(kind, clip, first, last)
+        given = given_frames(kind, references, causal=False)
         mask, latent = condition_of((3, 10, 2, 3), given)
         assert mask.sum() == 8 * 2 * 3
         assert torch.equal(latent, clip * mask)
     assert torch.equal(found["v2v_head_noncausal.mask"][0], condition_of((3, 10, 2, 3), Given(clip[:, :8]))[0])
-    loop = given_frames("i2v_loop", clip, first, last)
+    loop = given_frames("i2v_loop", references, causal=False)
     assert torch.equal(loop.head_CFHW, first)
     assert torch.equal(loop.tail_CFHW, last)
 
@@ -131,14 +133,20 @@ def test_the_euler_loop_with_stored_predictions_follows_the_published_trajectory
     found.check(f"{name}.trajectory", torch.stack([*seen, final]))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("osc_dyn", "i2v_head"), ("plain", "t2v")])
-def test_guidance_scales_of_each_step_and_frame_are_the_published_ones(name, kind, fixture):
+@pytest.mark.parametrize("name", GUIDANCE)
+def test_guidance_scales_of_each_step_and_frame_are_the_published_ones(name, fixture):
     case = case_of(fixture("guidance"), name)
-    guidance = Guidance(text=case["guidance"], image=case["guidance_img"])
+    guidance = Guidance(
+        text=case["guidance"],
+        image=case["guidance_img"],
+        oscillate_text=case["text_osci"],
+        oscillate_image=case["image_osci"],
+        dynamic_image=case["scale_temporal_osci"],
+    )
     for row in case["scales"]:
-        scales = frame_scales(guidance, row["step"], case["num_steps"], case["latent"][1], kind)
+        scales = frame_scales(guidance, row["step"], case["num_steps"], case["latent"][1], "i2v_head")
         assert scales.tolist() == pytest.approx(row["image_per_latent_frame"], abs=2e-6)
-        assert oscillate(guidance.text, row["step"]) == row["text"]
+        assert text_scale(guidance, row["step"]) == row["text"]
 
 
 class Counting:

@@ -18,9 +18,11 @@ from videotrain_trainer.data.manifest import CLIP_SCHEMA, to_parquet
 from videotrain_trainer.data.video import decode, write_mp4
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.model.registry import build_autoencoder, build_transformer, initialize
+from videotrain_trainer.sampling.outputs import read_metadata
+from videotrain_trainer.sampling.studio import noise_of
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks import sample
-from videotrain_trainer.tasks.sample_draw import Studio, noise_of, read_comment
+from videotrain_trainer.tasks.sample_draw import Studio
 from videotrain_trainer.tasks.sample_plan import plan_drawings
 
 
@@ -66,7 +68,7 @@ def test_every_video_is_written_with_its_settings_and_listed_in_the_index(folder
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 12)
-        comment = read_comment(path)
+        comment = read_metadata(path)
         assert comment["videotrain"] == video.to_wire()
         assert comment["videotrain"]["settings"]["configHash"] == config.hash()
         assert comment["text"] == f"{video.prompt} 12 FPS, 4 motion score."
@@ -115,7 +117,7 @@ def test_videos_of_another_configuration_or_damaged_ones_are_drawn_again(folder)
 def test_the_same_configuration_draws_the_same_pixels(folder):
     config = config_of(folder)
     store = ObjectStore.for_storage(config.storage)
-    studio = Studio(config, store, torch.device("cpu"))
+    studio = Studio(config, store, torch.device("cpu"), folder)
     drawing = plan_drawings(config, store, conditioned=True)[2]
     first = studio.draw(drawing)
     torch.manual_seed(5)
@@ -136,7 +138,7 @@ def test_clips_give_no_first_frame_to_a_model_that_was_never_trained_with_one(fo
     save_file(load_file(path) | {"cond_in.weight": torch.zeros(64, 65)}, path)
     config = config_of(folder)
     store = ObjectStore.for_storage(config.storage)
-    studio = Studio(config, store, torch.device("cpu"))
+    studio = Studio(config, store, torch.device("cpu"), folder)
     assert not studio.conditioned
     assert plan_drawings(config, store, studio.conditioned)[2].video.condition == "t2v"
 
@@ -147,7 +149,10 @@ def test_clips_give_no_first_frame_to_a_model_that_was_never_trained_with_one(fo
         ({"frames": 4}, r"sample.frames: 4: this autoencoder decodes to 1 or 4k with k > 1 frames"),
         ({"frames": 9}, r"sample.frames: 9"),
         ({"resolution": "96px", "aspect_ratio": "7:3"}, r"sample.aspectRatio: unknown aspect ratio '7:3'"),
-        ({"prompts": [Prompt(text="a", condition="v2v_head", image="s3://b/x")]}, r"prompts\[0\].condition"),
+        (
+            {"prompts": [Prompt(text="a", condition="v2v_head", image="s3://b/x")]},
+            r"prompts\[0\]: condition 'v2v_head'",
+        ),
         ({"prompts": [Prompt(text="a", condition="i2v_head")]}, r"prompts\[0\]: condition 'i2v_head' and image None"),
     ],
 )

@@ -1,5 +1,5 @@
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ class Batch:
     context_BLD: torch.Tensor
     pooled_BP: torch.Tensor
     keys: list
+    references_BCFHW: dict = field(default_factory=dict)
 
 
 def test_a_tiny_transformer_learns_one_batch():

@@ -84,3 +84,12 @@ def test_a_scale_that_is_written_out_is_kept_with_the_weights(tmp_path, clips):
     spec = config.autoencoder.model_copy(update={"scaling_factor": 0.75})
     assert run_world(tmp_path, config.model_copy(update={"autoencoder": spec}), 1).outcomes == ["completed"]
     assert float(read_metadata(exported(tmp_path), "file")[SCALING_FACTOR]) == 0.75
+
+
+def test_recomputing_activations_learns_the_same(tmp_path, clips):
+    for name, recompute in (("plain", False), ("again", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = autoencoder_config(folder, clips, recompute=recompute)
+        assert run_world(folder, config, 1).outcomes == ["completed"]
+    assert difference(final_weights(tmp_path / "plain"), final_weights(tmp_path / "again")) < 1e-6

@@ -3,11 +3,19 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.promtool import check_metrics
 
 from videotrain_api.metrics import CATALOGUE, emitted_by
-from videotrain_api.records import CheckpointRecord, GenerationProgress, StartedRecord, StepRecord, WorkerExit
+from videotrain_api.records import (
+    CheckpointRecord,
+    GenerationProgress,
+    StartedRecord,
+    StepRecord,
+    ValidationRecord,
+    WorkerExit,
+)
 from videotrain_trainer.pod import Pod
 from videotrain_trainer.telemetry import metrics as telemetry
 from videotrain_trainer.telemetry.metrics import AgentMetrics, gpu_peak_flops
@@ -33,7 +41,21 @@ def filled(generations=1, rates=None, **measured):
                 tokens=80,
                 model_flops=1e15,
                 loss=0.5,
+                bucket="256px/33f/16:9",
                 **measured,
+            )
+        )
+        metrics.record(
+            ValidationRecord(
+                **common,
+                step=6,
+                at=NOW,
+                duration_us=1,
+                samples=3,
+                loss=0.4,
+                bucket_losses={"256px/33f/16:9": 0.2, "256px/33f/1:1": 0.4, "256px/1f/1:1": 0.6},
+                times=[0.5],
+                time_losses=[0.4],
             )
         )
         metrics.record(
@@ -49,6 +71,19 @@ def values(text):
     return {
         (sample.name, *sorted(sample.labels.items())): sample.value for family in families for sample in family.samples
     }
+
+
+def test_losses_are_shown_by_size_class_over_all_of_its_shapes():
+    found = values(filled())
+    labels = [("namespace", "team"), ("pod", "w0"), ("run", "run"), ("stage", "one")]
+
+    def of(name, bucket):
+        return found[name, *sorted([*labels, ("bucket", bucket)])]
+
+    assert of("videotrain_bucket_loss", "256px/33f") == 0.5
+    assert of("videotrain_validation_bucket_loss", "256px/33f") == pytest.approx(0.3)
+    assert of("videotrain_validation_bucket_loss", "256px/1f") == 0.6
+    assert found["videotrain_validation_loss", *labels] == 0.4
 
 
 def test_every_series_is_in_the_catalogue_with_its_labels():

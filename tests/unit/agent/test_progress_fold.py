@@ -5,7 +5,14 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain_api.records import CheckpointRecord, CurationCounts, CurationRecord, StartedRecord, StepRecord
+from videotrain_api.records import (
+    CheckpointRecord,
+    CurationCounts,
+    CurationRecord,
+    StartedRecord,
+    StepRecord,
+    ValidationRecord,
+)
 from videotrain_trainer.agent.progress import RATE_STEPS, SAVED_POINTS, ProgressFold
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -91,6 +98,26 @@ def test_what_curation_kept_and_dropped_is_told_once_its_set_is_there():
     record = CurationRecord(generation=2, stage="one", at=START, counts=counts)
     assert fold(started(0)).snapshot().curation is None
     assert fold(started(0), record, record).snapshot().curation == counts
+
+
+def test_a_validation_is_a_sign_of_life_and_its_loss_is_told():
+    record = ValidationRecord(
+        generation=2,
+        stage="one",
+        step=3,
+        at=at(500),
+        duration_us=1,
+        samples=1,
+        loss=0.25,
+        bucket_losses={},
+        times=[0.5],
+        time_losses=[0.25],
+    )
+    folded = fold(started(0), step(3), record)
+    assert folded.last_sign_at == at(500)
+    assert folded.snapshot().validation_loss == 0.25
+    assert folded.snapshot().last_step_at == at(6)
+    assert fold(started(0), step(3)).snapshot().validation_loss is None
 
 
 def test_no_rate_is_told_before_the_first_step():

@@ -201,6 +201,7 @@ def test_what_shapes_the_pods_may_change_only_while_there_are_none(field, admiss
         return bool(texts)
 
     assert not refused(suspend=True, phase="Suspended")
+    assert not refused(suspend=False, phase="Invalid"), "it was never accepted, so it has no pods"
     assert refused(suspend=False, phase="Running") and refused(suspend=True, phase="Suspending")
     assert refused(suspend=False, phase="Suspended"), "it is resuming already"
 

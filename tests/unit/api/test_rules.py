@@ -117,14 +117,14 @@ CASES: dict[str, tuple[Callable[[Spec], Any], str, str, bool]] = {
     ),
     "a prompt that continues a clip": (
         with_prompt(condition="v2v_head", image="s3://i.png"),
-        "spec.stages[4].sample.prompts[0].condition",
-        "no clip",
+        "spec.stages[4].sample.prompts[0].video",
+        "the v2v kinds need a video",
         BOTH,
     ),
     "a picture without a use": (
         with_prompt(image="s3://i.png"),
         "spec.stages[4].sample.prompts[0].image",
-        "t2v takes no image",
+        "the i2v kinds need an image and no other kind takes one",
         BOTH,
     ),
     "a picture for a model without its input": (
@@ -266,6 +266,42 @@ CASES: dict[str, tuple[Callable[[Spec], Any], str, str, bool]] = {
         "spec.model.ropeAxes",
         "head dimension of 16",
         BOTH,
+    ),
+    "an adversarial phase that never begins": (
+        lambda spec: task(spec, AUTOENCODER).update(adversarial={"startStep": 10}),
+        "spec.stages[1].autoencoder.adversarial.startStep",
+        "less than steps (10)",
+        MODELS_ONLY,
+    ),
+    "a discriminator that sees one patch": (
+        lambda spec: task(spec, AUTOENCODER).update(adversarial={"layers": 6}),
+        "spec.stages[1].autoencoder.adversarial.layers",
+        "allowed: 1 to 5",
+        MODELS_ONLY,
+    ),
+    "a perceptual loss without weights": (
+        lambda spec: task(spec, AUTOENCODER).update(perceptual={"weight": 0.5}),
+        "spec.stages[1].autoencoder.perceptual.weights",
+        "required",
+        BOTH,
+    ),
+    "training of an autoencoder that can only be used": (
+        causal,
+        "spec.stages[1].task",
+        "only kind dc-ae can be trained",
+        MODELS_ONLY,
+    ),
+    "an adaptation of another task": (
+        lambda spec: task(spec, AUTOENCODER).update(initFrom={"uri": "s3://w", "adapt": "new-latents"}),
+        "spec.stages[1].autoencoder.initFrom.adapt",
+        "allowed: image-autoencoder",
+        MODELS_ONLY,
+    ),
+    "an adaptation of nothing": (
+        lambda spec: task(spec, TRAIN).update(initFrom={"adapt": "new-latents"}),
+        "spec.stages[3].train.initFrom.adapt",
+        "needs uri",
+        MODELS_ONLY,
     ),
     "two members of the union": (
         lambda spec: spec["stages"][CURATE].update(sample={"resolution": "64px", "frames": 8, "fromDataset": 1}),

@@ -1,4 +1,4 @@
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -30,10 +30,12 @@ class Batch:
     context_BLD: torch.Tensor
     pooled_BP: torch.Tensor
     keys: list
+    references_BCFHW: dict = field(default_factory=dict)
 
     def part(self, rows):
-        tensors = {name: value[rows] for name, value in vars(self).items() if name != "keys"}
-        return Batch(**tensors, keys=[self.keys[row] for row in rows])
+        tensors = {name: value[rows] for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        references = {kind: value[rows] for kind, value in self.references_BCFHW.items()}
+        return Batch(**tensors, keys=[self.keys[row] for row in rows], references_BCFHW=references)
 
 
 def batch_of(count, frames=3, bucket="64px/12f/1:1", start=0):
@@ -109,25 +111,22 @@ def test_text_and_pooled_feature_are_dropped_independently_and_about_as_often_as
 def test_kinds_follow_the_weights_and_pictures_are_never_conditioned():
     inputs = training_inputs(batch_of(4000), task_of(), FACTS, NULL, seed=3)
     shares = {kind: inputs.kinds.count(kind) / 4000 for kind in KINDS}
-    expected = {"t2v": 1 / 8, "i2v_head": 5 / 8, "i2v_loop": 1 / 8, "i2v_tail": 1 / 8, "v2v_head": 0, "v2v_tail": 0}
-    assert shares == pytest.approx(expected, abs=0.025)
+    expected = {"t2v": 1 / 8, "i2v_head": 5 / 8, "i2v_loop": 1 / 8, "i2v_tail": 1 / 8}
+    assert shares == pytest.approx(dict.fromkeys(KINDS, 0) | expected, abs=0.025)
     pictures = training_inputs(batch_of(50, frames=1), task_of(), FACTS, NULL, seed=3)
     assert set(pictures.kinds) == {"t2v"}
     assert not pictures.cond_BNE.any()
 
 
-@given(st.floats(0, 1, exclude_max=True), st.integers(1, 20), st.lists(st.floats(0, 5), min_size=6, max_size=6))
-def test_only_kinds_with_weight_that_apply_to_the_clip_are_chosen(draw, frames, weights):
+WEIGHTS = st.lists(st.floats(0, 5), min_size=len(KINDS), max_size=len(KINDS))
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(1, 20), WEIGHTS, st.booleans())
+def test_only_kinds_with_weight_that_apply_to_the_clip_are_chosen(draw, frames, weights, causal):
     mix = ConditioningMix(**dict(zip(KINDS, weights, strict=True)))
-    kind = choose(mix, frames, draw)
-    possible = {name for name in KINDS if applicable(name, frames) and getattr(mix, name) > 0}
+    kind = choose(mix, frames, draw, causal)
+    possible = {name for name in KINDS if applicable(name, frames, causal) and getattr(mix, name) > 0}
     assert kind in (possible or {"t2v"})
-
-
-def test_a_short_clip_does_not_take_the_video_kinds_from_the_long_ones_after_it():
-    mix = ConditioningMix(t2v=0, v2v_head=1)
-    assert choose(mix, 8, 0.5) == "t2v"
-    assert choose(mix, 9, 0.5) == "v2v_head"
 
 
 def test_condition_tokens_show_the_separately_encoded_frame_at_its_place():
@@ -155,8 +154,6 @@ def test_the_null_caption_fits_any_padding():
 def test_what_model_or_autoencoder_cannot_do_is_refused_with_its_field():
     with pytest.raises(ConfigError, match=r"train.conditioning: .*i2v_head.* spec.model.condEmbed"):
         check_task(task_of(), replace(FACTS, cond_embed=False))
-    with pytest.raises(ConfigError, match="v2v_head and v2v_tail are copied"):
-        check_task(task_of(ConditioningMix(v2v_tail=1)), replace(FACTS, causal=True))
     with pytest.raises(ConfigError, match=r"spec\.model\.guidanceEmbed"):
         check_task(task_of(), replace(FACTS, guidance_embed=True))
     check_task(task_of(ConditioningMix(t2v=1)), replace(FACTS, cond_embed=False, causal=True))

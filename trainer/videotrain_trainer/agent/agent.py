@@ -1,7 +1,8 @@
 """The long-running process of a worker pod: obeys rosters, one generation after the other.
 
 It exits on SIGTERM only: status 0 if the workers could leave regularly (or there were none), 143 if they had to be
-killed or had failed. A failed generation does not end it; it waits for the next roster.
+killed or had failed, or if their work is not complete and a queue is to replace the pod. A failed generation does not
+end it; it waits for the next roster.
 """
 
 from __future__ import annotations
@@ -88,8 +89,9 @@ class Agent:
                 break
             self._tick()
             time.sleep(TICK_SECONDS)
-        last = self._current.snapshot() if self._current else None
-        return ExitCode.TERMINATED if last and last.state == "failed" else ExitCode.OK
+        state = self._current.snapshot().state if self._current else None
+        unfinished = self._pod.replaceable and state != "succeeded"
+        return ExitCode.TERMINATED if unfinished or state == "failed" else ExitCode.OK
 
     def _leave(self) -> bool:
         """Drain what runs; whether it is over."""

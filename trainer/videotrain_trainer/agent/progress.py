@@ -15,6 +15,7 @@ from videotrain_api.records import (
     StartedRecord,
     StepRecord,
     TrainerRecord,
+    ValidationRecord,
     WorkerExit,
 )
 
@@ -41,6 +42,7 @@ class ProgressFold:
         self._first_step_at: datetime | None = None
         self._recent: deque[StepRecord] = deque(maxlen=RATE_STEPS)
         self._loss: float | None = None
+        self._validation: ValidationRecord | None = None
         self._curation: CurationCounts | None = None
         self._saved: deque[SavedPoint] = deque(maxlen=SAVED_POINTS)
         # Stalls up to each step, (step, data, checkpoint) in microseconds: a checkpoint is committed steps after it was
@@ -56,9 +58,12 @@ class ProgressFold:
 
     @property
     def last_sign_at(self) -> datetime:
-        """When the generation last got anywhere: end of the last step, else its start, else its launch."""
-        if self._recent:
-            return self._recent[-1].finished_at
+        """When the generation last got anywhere: last step or validation, else start, else launch."""
+        ends = [self._recent[-1].finished_at] if self._recent else []
+        if self._validation is not None:
+            ends.append(self._validation.at)
+        if ends:
+            return max(ends)
         return self._started.at if self._started else self._launched_at
 
     def apply(self, record: TrainerRecord) -> None:
@@ -69,6 +74,8 @@ class ProgressFold:
                 self.state = "running"
         elif isinstance(record, StepRecord):
             self._step_done(record)
+        elif isinstance(record, ValidationRecord):
+            self._validation = record
         elif isinstance(record, CheckpointRecord):
             self._checkpoint_done(record)
         elif isinstance(record, CurationRecord):
@@ -122,6 +129,7 @@ class ProgressFold:
             skipped_checkpoints=started.skipped_checkpoints if started else [],
             curation=self._curation,
             loss=self._loss,
+            validation_loss=self._validation.loss if self._validation else None,
             samples_per_second=self._rate("samples"),
             tokens_per_second=self._rate("tokens"),
             model_flops_per_second=self._rate("model_flops"),

@@ -24,7 +24,7 @@ from videotrain_trainer.data.buckets import (
     windows,
 )
 
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 """Rises when the same clip would give another sample."""
 BYTES_PER_VALUE = 2
 
@@ -47,6 +47,11 @@ class Sample:
     def fps(self) -> float:
         """Frame rate of the window."""
         return frame_stride(self.clip["fps"])[1]
+
+    @property
+    def rate_and_motion(self) -> tuple[float | None, float | None]:
+        """What the text tells about them: nothing for a picture."""
+        return (None, None) if self.window.frames == 1 else (self.fps, self.clip["motion"])
 
 
 @dataclass(frozen=True)

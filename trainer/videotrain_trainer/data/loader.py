@@ -1,6 +1,7 @@
 """Batches for the slots of a step, fetched ahead by threads.
 
-Shapes: B batch, C channels, T frames, H height, W width (latent or pixel), L text tokens, D text width, P pooled width.
+Shapes: B batch, C channels, T frames, F given frames, H height, W width (latent or pixel), L text tokens, D text width,
+P pooled width.
 
 Which rank runs which slots is the caller's business; a batch depends on (seed, bucket, position) alone.
 """
@@ -28,6 +29,8 @@ from videotrain_trainer.storage import ObjectStore
 
 log = logging.getLogger(__name__)
 
+REFERENCE = "reference."
+"""Prefix of a sample's tensors that hold the separately encoded frames of a v2v kind."""
 SLOTS_AHEAD = 4
 """Batches that are being fetched while one is trained on; enough for 100 ms of latency at published step times."""
 SPARES = 3
@@ -54,6 +57,8 @@ class LatentBatch:
     """The first frame, encoded alone."""
     cond_last_BC1HW: Tensor
     """The last frame, encoded alone."""
+    references_BCFHW: dict[str, Tensor]
+    """Frames of v2v kinds by kind, encoded alone; only of a causal autoencoder."""
     context_BLD: Tensor
     """Text features, zeros behind the last token."""
     pooled_BP: Tensor
@@ -187,28 +192,61 @@ class LatentLoader(SlotLoader[LatentSample, LatentBatch]):
         super().__init__(latents, state, slots_of_rank, threads=8)
 
     def _load(self, row: dict[str, Any], key: SampleKey) -> LatentSample:
-        uri = f"{self._latents.uri}/{row['shard']}"
-        member = Member(name=row["uid"], offset=row["offset"], length=row["length"], crc32c=row["crc32c"])
-        tensors = read_member(self._store, uri, member)
-        sizes = (row["latent_frames"], row["latent_height"], row["latent_width"])
-        expected, found = (self._latents.latent_channels, *sizes), tuple(tensors["latent"].shape)
-        if found != expected:
-            raise DamagedSample(f"{uri}: sample {member.name} has shape {found}, its manifest says {expected}")
-        return LatentSample(tensors, key, row["caption"], row["fps"])
+        return load_sample(self._store, self._latents, row, key)
 
     def _collate(self, samples: list[LatentSample]) -> LatentBatch:
-        style, length = self._latents.prompt_style, self._latents.context_length
-        tensors = [sample.tensors for sample in samples]
-        return LatentBatch(
-            latent_BCTHW=torch.stack([found["latent"] for found in tensors]),
-            cond_first_BC1HW=torch.stack([found["cond_first"] for found in tensors]),
-            cond_last_BC1HW=torch.stack([found["cond_last"] for found in tensors]),
-            context_BLD=torch.stack([_padded(found[f"context.{style}"], length) for found in tensors]),
-            pooled_BP=torch.stack([found[f"pooled.{style}"] for found in tensors]),
-            keys=tuple(sample.key for sample in samples),
-            captions=tuple(sample.caption for sample in samples),
-            fps=tuple(sample.fps for sample in samples),
-        )
+        return collate(self._latents, samples)
+
+
+def load_sample(store: ObjectStore, latents: LatentSet, row: dict[str, Any], key: SampleKey) -> LatentSample:
+    """One encoded sample by its manifest row.
+
+    Raises:
+        DamagedSample: it is missing, does not fit its checksum or has another shape than its manifest says.
+    """
+    uri = f"{latents.uri}/{row['shard']}"
+    member = Member(name=row["uid"], offset=row["offset"], length=row["length"], crc32c=row["crc32c"])
+    tensors = read_member(store, uri, member)
+    sizes = (row["latent_frames"], row["latent_height"], row["latent_width"])
+    expected, found = (latents.latent_channels, *sizes), tuple(tensors["latent"].shape)
+    if found != expected:
+        raise DamagedSample(f"{uri}: sample {member.name} has shape {found}, its manifest says {expected}")
+    return LatentSample(tensors, key, row["caption"], row["fps"])
+
+
+def collate(latents: LatentSet, samples: list[LatentSample]) -> LatentBatch:
+    """Samples of one shape to a batch, in order."""
+    style, length = latents.prompt_style, latents.context_length
+    tensors = [sample.tensors for sample in samples]
+    return LatentBatch(
+        latent_BCTHW=torch.stack([found["latent"] for found in tensors]),
+        cond_first_BC1HW=torch.stack([found["cond_first"] for found in tensors]),
+        cond_last_BC1HW=torch.stack([found["cond_last"] for found in tensors]),
+        references_BCFHW={
+            name.removeprefix(REFERENCE): torch.stack([found[name] for found in tensors])
+            for name in tensors[0]
+            if name.startswith(REFERENCE)
+        },
+        context_BLD=torch.stack([_padded(found[f"context.{style}"], length) for found in tensors]),
+        pooled_BP=torch.stack([found[f"pooled.{style}"] for found in tensors]),
+        keys=tuple(sample.key for sample in samples),
+        captions=tuple(sample.caption for sample in samples),
+        fps=tuple(sample.fps for sample in samples),
+    )
+
+
+def held_out_batches(store: ObjectStore, latents: LatentSet, numbers: Sequence[int]) -> list[LatentBatch]:
+    """Held-out samples as batches of one, keyed by their uid.
+
+    Raises:
+        DataError: one is damaged; a validation loss over other samples would not compare.
+    """
+    batches = []
+    for number in numbers:
+        row = latents.manifest_row(number)
+        key = SampleKey(row["uid"], row["uid"], 0)
+        batches.append(collate(latents, [load_sample(store, latents, row, key)]))
+    return batches
 
 
 def _padded(context_LD: Tensor, length: int) -> Tensor:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from videotrain_api import layout
 from videotrain_api.schema import ApiModel
 from videotrain_api.stage_config import StageConfig
-from videotrain_api.stages import Bucket, PromptStyle, TrainTask
+from videotrain_api.stages import Bucket, ConditionKind, PromptStyle, TrainTask, Validation
 from videotrain_trainer.data.buckets import (
     aspect_names,
     assign,
@@ -23,6 +24,7 @@ from videotrain_trainer.data.buckets import (
     keeps,
     nearest_aspect,
     row_name,
+    uniform,
 )
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, kept_clips, read_table, select, uids_hash
 from videotrain_trainer.data.order import OrderBucket, OrderPlan
@@ -47,12 +49,21 @@ class EncodedSetInfo(ApiModel):
     context_dim: int
     pooled_dim: int
     text_encoder: str
+    trim_padding: bool = False
+    """Whether pad tokens were left out of the text features."""
+    references: list[ConditionKind] = Field(default_factory=list)
+    """v2v kinds whose frames were encoded by themselves."""
     autoencoder_weights: str
 
 
 def set_info_uri(prefix: str) -> str:
     """Where EncodedSetInfo lies."""
     return f"{prefix}/set.json"
+
+
+def null_text_uri(prefix: str) -> str:
+    """Where the features of the empty caption lie: `context` (its tokens, width) and `pooled`."""
+    return f"{prefix}/null_text.safetensors"
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,10 @@ class TrainingSet:
 
     def row(self, bucket: int, index: int) -> dict[str, Any]:
         """Manifest row of element `index` of a bucket."""
-        number = self.members[bucket][index]
+        return self.manifest_row(self.members[bucket][index])
+
+    def manifest_row(self, number: int) -> dict[str, Any]:
+        """Row of the table."""
         return {name: self.table.column(name)[number].as_py() for name in self.table.column_names}
 
 
@@ -81,6 +95,8 @@ class LatentSet(TrainingSet):
     context_length: int
     """Text features are padded with zeros to so many tokens."""
     latent_channels: int
+    held_out: tuple[int, ...] = ()
+    """Row numbers of the table that validation uses and training does not."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +122,14 @@ def open_latents(store: ObjectStore, config: StageConfig) -> LatentSet:
     _check_info(info, config, task)
     table = read_table(store, layout.latent_manifest(uri), LATENT_SCHEMA)
     chosen = select(table, task.select)
-    groups = _train_groups(chosen, task.buckets, config.seed)
+    groups, held_out = _hold_out(chosen, _train_groups(chosen, task.buckets, config.seed), task.validation)
     if not groups:
         raise DataError(_nothing_left(config, table, chosen, info))
+    if task.validation and not held_out:
+        raise DataError(
+            f"{uri}: none of the stage's clips falls into the held-out share; raise train.validation.share from "
+            f"{task.validation.share} or leave train.validation out"
+        )
     return LatentSet(
         uri=uri,
         table=chosen,
@@ -117,6 +138,7 @@ def open_latents(store: ObjectStore, config: StageConfig) -> LatentSet:
         prompt_style=task.prompt_style,
         context_length=config.text_encoder.max_tokens,
         latent_channels=info.latent_channels,
+        held_out=held_out,
     )
 
 
@@ -165,6 +187,28 @@ def read_set_info(store: ObjectStore, uri: str) -> EncodedSetInfo:
 
 Groups = dict[str, tuple[int, list[int]]]
 """Bucket name to batch size and row numbers."""
+
+
+def is_held_out(clip: str, share: float) -> bool:
+    """Whether a clip is kept for validation: by its uid alone, so it is never trained on in any stage."""
+    return uniform(0, "validation", clip) < share
+
+
+def _hold_out(table: Any, groups: Groups, validation: Validation | None) -> tuple[Groups, tuple[int, ...]]:
+    """Groups without the held-out clips, and the rows to validate on, taken from the buckets in turn."""
+    if validation is None:
+        return groups, ()
+    clips = table.column("clip").to_pylist()
+    kept: Groups = {}
+    apart: list[list[int]] = []
+    for name, (batch, rows) in groups.items():
+        mine = [row for row in rows if is_held_out(clips[row], validation.share)]
+        rest = [row for row in rows if not is_held_out(clips[row], validation.share)]
+        apart.append(mine)
+        if rest:
+            kept[name] = (batch, rest)
+    in_turn = [row for layer in zip_longest(*apart) for row in layer if row is not None]
+    return kept, tuple(in_turn[: validation.max_samples])
 
 
 def _train_groups(table: Any, rows: Sequence[Bucket], seed: int) -> Groups:
@@ -244,9 +288,17 @@ def _check_info(info: EncodedSetInfo, config: StageConfig, task: TrainTask) -> N
         "context_dim": (info.context_dim, config.text_encoder.context_dim),
         "pooled_dim": (info.pooled_dim, config.text_encoder.pooled_dim),
     }
+    if config.text_encoder.kind == "t5-clip":
+        expected["trim_padding"] = (info.trim_padding, config.text_encoder.trim_padding)
     for name, (found, wanted) in expected.items():
         if found != wanted:
             raise DataError(f"{uri}: was encoded with {name} {found}, this run has {wanted}; encode it again")
+    videos = [kind for kind in task.conditioning.kinds if kind.startswith("v2v")]
+    if config.autoencoder.causal and set(videos) - set(info.references):
+        raise DataError(
+            f"{uri}: has separately encoded frames for {info.references}, train.conditioning of stage "
+            f"{config.stage.name!r} needs {videos}; encode it again in a run with this stage"
+        )
     if task.prompt_style not in info.prompts:
         raise DataError(
             f"{uri}: has text features for prompt styles {list(info.prompts)}, stage {config.stage.name!r} needs "

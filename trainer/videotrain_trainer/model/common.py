@@ -59,7 +59,9 @@ def merge_heads(x_BASK: Tensor) -> Tensor:
     return x_BASK.transpose(1, 2).flatten(2)
 
 
-def rope_tables(ids_BS3: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def rope_tables(
+    ids_BS3: Tensor, axes: tuple[int, ...], theta: float = ROPE_THETA, exact: bool = False
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotary angles, float32, (B, 1, S, K/2) each.
 
     Angles come axis after axis (time, rows, columns); angle j of an axis of width d is position * theta^(-2j/d).
@@ -67,22 +69,39 @@ def rope_tables(ids_BS3: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]
     Args:
         ids_BS3: positions of each token on each axis.
         axes: head dimensions of each axis; their sum is K.
+        theta: base of the frequencies.
+        exact: angles in float64, as the published interleaved models compute them.
     """
-    angles = [ids_BS3[..., i, None].float() * _frequencies(width, ids_BS3.device) for i, width in enumerate(axes)]
+    dtype = torch.float64 if exact else torch.float32
+    angles = [
+        ids_BS3[..., i, None].to(dtype) * _frequencies(width, theta, ids_BS3, dtype) for i, width in enumerate(axes)
+    ]
     angles_B1SK = torch.cat(angles, dim=-1)[:, None]
-    return angles_B1SK.cos(), angles_B1SK.sin()
+    return angles_B1SK.cos().float(), angles_B1SK.sin().float()
 
 
-def _frequencies(width: int, device: torch.device) -> Tensor:
-    exponents = torch.arange(0, width, 2, dtype=torch.float32, device=device) / width
-    return 1.0 / ROPE_THETA**exponents
+def _frequencies(width: int, theta: float, like: Tensor, dtype: torch.dtype) -> Tensor:
+    exponents = torch.arange(0, width, 2, dtype=dtype, device=like.device) / width
+    return 1.0 / theta**exponents
 
 
 def apply_rope(x_BASK: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate element j of each head against element j + K/2 (the half-split layout of the released weights)."""
     cos, sin = tables
     first, second = x_BASK.float().chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_BASK.dtype)
+    return torch.cat(_rotate(first, second, cos, sin), dim=-1).to(x_BASK.dtype)
+
+
+def apply_rope_interleaved(x_BASK: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate element 2j of each head against element 2j + 1 (the layout of FLUX.1's own weights)."""
+    cos, sin = tables
+    x = x_BASK.float()
+    return torch.stack(_rotate(x[..., 0::2], x[..., 1::2], cos, sin), dim=-1).flatten(-2).to(x_BASK.dtype)
+
+
+def _rotate(a: Tensor, b: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Each pair (a, b) turned by its angle."""
+    return torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin)
 
 
 class RMSNorm(nn.Module):
@@ -143,3 +162,33 @@ def seeded_generator(seed: int, name: str) -> torch.Generator:
     """A CPU generator that depends on seed and name alone, not on the global state or on what was drawn before."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def convolve(conv: nn.Conv3d, x_BCTHW: Tensor) -> Tensor:
+    """A 3-D convolution through the right kernel: on the CPU torch's own choice is slow, and in bfloat16 wrong.
+
+    Args:
+        conv: weights, bias, stride, padding (zeros) and groups.
+        x_BCTHW: input.
+    """
+    if x_BCTHW.device.type != "cpu":
+        out: Tensor = conv(x_BCTHW)
+        return out
+    if x_BCTHW.dtype == torch.bfloat16:
+        # oneDNN's bfloat16 conv3d gives wrong gradients now and then (torch 2.13: 1e35 where a repeat gives 0.02).
+        bias = None if conv.bias is None else conv.bias.float()
+        exact: Tensor = conv._conv_forward(x_BCTHW.float(), conv.weight.float(), bias)
+        return exact.to(x_BCTHW.dtype)
+    # Torch sends a small dense float32 batch of one to a kernel without oneDNN, forward and backward
+    # (benchmarks/dc_ae_cpu.py). Inference calls oneDNN by name; training does the work twice, which takes a half to a
+    # third of the time, since only a batch of two or more has oneDNN's gradients.
+    dense = conv.groups == 1 and conv.kernel_size[0] > 1
+    if not (dense and len(x_BCTHW) == 1 and x_BCTHW.dtype == torch.float32):
+        plain: Tensor = conv(x_BCTHW)
+        return plain
+    if torch.is_grad_enabled() and (x_BCTHW.requires_grad or conv.weight.requires_grad):
+        twice: Tensor = conv(x_BCTHW.expand(2, -1, -1, -1, -1))
+        return twice[:1]
+    arguments = (conv.padding, conv.stride, conv.dilation, conv.groups)
+    named: Tensor = torch.ops.aten.mkldnn_convolution(x_BCTHW.contiguous(), conv.weight, conv.bias, *arguments)
+    return named

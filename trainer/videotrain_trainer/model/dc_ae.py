@@ -9,7 +9,7 @@ Shape letters: B batch, C channels, T frames, H rows, W columns, A attention hea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,9 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videotrain_trainer.model.common import convolve
+from videotrain_trainer.model.tiling import Axis, TileCoder, Tiling
+
 HEAD_DIM = 32
 """Width of a linear-attention head; attention stages are multiples of it."""
 ATTENTION_STAGES = 3
+MAX_NORM_VALUES = 2**26
+"""Values of one norm without gradients."""
+TIME_COMPRESSION = 4
+"""Frames per latent frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +43,7 @@ class DCAEConfig:
     scaling_factor: float = 1.0
     """Latents are divided by it."""
     pixel_channels: int = 3
+    tiling: Tiling | None = None
 
     def __post_init__(self) -> None:
         count = len(self.widths)
@@ -73,7 +81,17 @@ class RMSNorm3d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """The same shape."""
+        """The same shape. Without gradients a range of frames at a time: its float32 copies are the largest of all."""
+        frames = x_BCTHW.shape[2]
+        pieces = 1 if torch.is_grad_enabled() else min(frames, -(-x_BCTHW.numel() // MAX_NORM_VALUES))
+        if pieces == 1:
+            return self._normed(x_BCTHW)
+        out, each = torch.empty_like(x_BCTHW), -(-frames // pieces)
+        for start in range(0, frames, each):
+            out[:, :, start : start + each] = self._normed(x_BCTHW[:, :, start : start + each])
+        return out
+
+    def _normed(self, x_BCTHW: Tensor) -> Tensor:
         x = x_BCTHW.float()
         normed = x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-5)
         return torch.addcmul(_channels(self.bias), normed.to(x_BCTHW.dtype), _channels(self.weight))
@@ -101,29 +119,13 @@ class Conv(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """Convolution, then norm."""
-        out = _convolve(self.conv, x_BCTHW)
+        out = convolve(self.conv, x_BCTHW)
         return out if self.norm is None else self.norm(out)
-
-
-def _convolve(conv: nn.Conv3d, x_BCTHW: Tensor) -> Tensor:
-    if x_BCTHW.device.type == "cpu" and x_BCTHW.dtype == torch.bfloat16:
-        # oneDNN's bfloat16 conv3d gives wrong gradients now and then (torch 2.13: 1e35 where a repeat gives 0.02).
-        bias = None if conv.bias is None else conv.bias.float()
-        exact: Tensor = conv._conv_forward(x_BCTHW.float(), conv.weight.float(), bias)
-        return exact.to(x_BCTHW.dtype)
-    # On CPU torch sends a small dense float32 batch of one to a kernel without oneDNN, forward and backward. Doing the
-    # work twice with oneDNN takes a half to a third of the time (benchmarks/dc_ae_cpu.py).
-    dense = conv.groups == 1 and conv.kernel_size[0] > 1
-    if dense and x_BCTHW.device.type == "cpu" and len(x_BCTHW) == 1 and x_BCTHW.dtype == torch.float32:
-        twice: Tensor = conv(x_BCTHW.expand(2, -1, -1, -1, -1))
-        return twice[:1]
-    out: Tensor = conv(x_BCTHW)
-    return out
 
 
 def _convolve_all(convs: nn.Module, x_BCTHW: Tensor) -> Tensor:
     for conv in cast("nn.Sequential", convs):
-        x_BCTHW = _convolve(cast("nn.Conv3d", conv), x_BCTHW)
+        x_BCTHW = convolve(cast("nn.Conv3d", conv), x_BCTHW)
     return x_BCTHW
 
 
@@ -140,6 +142,11 @@ class Residual(nn.Module):
         return out
 
 
+def _silu(x_BCTHW: Tensor) -> Tensor:
+    # Without gradients nothing needs the value before the activation.
+    return F.silu(x_BCTHW, inplace=not torch.is_grad_enabled())
+
+
 class ConvPair(nn.Module):
     """Conv, SiLU, conv, norm."""
 
@@ -150,7 +157,7 @@ class ConvPair(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """The same shape."""
-        out: Tensor = self.conv2(F.silu(self.conv1(x_BCTHW)))
+        out: Tensor = self.conv2(_silu(self.conv1(x_BCTHW)))
         return out
 
 
@@ -195,7 +202,7 @@ class GatedConv(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """The same shape."""
-        value, gate = self.depth_conv(F.silu(self.inverted_conv(x_BCTHW))).chunk(2, dim=1)
+        value, gate = self.depth_conv(_silu(self.inverted_conv(x_BCTHW))).chunk(2, dim=1)
         out: Tensor = self.point_conv(value * F.silu(gate))
         return out
 
@@ -386,6 +393,7 @@ class DCAE(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+        self.tiles = TileCoder(config.spatial_compression, Axis(TIME_COMPRESSION), config.tiling)
 
     def encode(self, x_BCTHW: Tensor) -> Tensor:
         """Pixels to latents.
@@ -406,14 +414,25 @@ class DCAE(nn.Module):
                 f"a clip of {frames} frames of {rows} x {columns} pixels cannot be encoded: frames must be 1, 2 or a "
                 f"multiple of 4, rows and columns multiples of {unit}"
             )
-        z: Tensor = self.encoder(x_BCTHW)
-        return z / self.config.scaling_factor
+        return self.tiles.encode(self.encoder, x_BCTHW) / self.config.scaling_factor
+
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Latents of a long clip that arrives in pieces, piece by piece: those of `encode`, bit for bit.
+
+        Args:
+            chunks: pixels (B, 3, n, H, W) of any number of frames each. Needs a temporal tile.
+
+        Raises:
+            ValueError: there is no temporal tile, or the frames together do not fit.
+        """
+        for z_BCTHW in self.tiles.stream(self.encoder, chunks):
+            yield z_BCTHW / self.config.scaling_factor
 
     def decode(self, z_BCTHW: Tensor) -> Tensor:
         """Latents to pixels: (B, 3, 4*T, 32*H, 32*W) at the published depth. One latent frame gives ONE frame."""
-        out: Tensor = self.decoder(z_BCTHW * self.config.scaling_factor)
-        return out
+        return self.tiles.decode(self.decoder, z_BCTHW * self.config.scaling_factor)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """The reconstruction, for training."""
-        return self.decode(self.encode(x_BCTHW))
+        """The reconstruction, for training: coded whole, whatever the tiling."""
+        out: Tensor = self.decoder(self.encoder(x_BCTHW))
+        return out

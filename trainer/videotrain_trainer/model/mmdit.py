@@ -1,7 +1,8 @@
 """The MMDiT: a rectified-flow transformer with two-stream and one-stream blocks over text and video tokens.
 
 Structure, tensor names and numbers are those of the released Open-Sora 2.0 weights (arXiv 2503.09642, section 3; the
-blocks are FLUX.1's) with separate q/k/v projections and half-split rotary positions. `weights.py` converts FLUX files.
+blocks are FLUX.1's). FLUX.1's own layout (fused q/k/v, interleaved rotary positions) can be computed natively, by
+configuration; the `weights` package converts between the two.
 
 Shape letters: B batch, N image tokens, L text tokens, S = L + N, A heads, K head dimension, D hidden size,
 I packed latent channels, E packed condition features, P pooled text features, R rotary table rows (see common).
@@ -9,15 +10,19 @@ I packed latent channels, E packed condition features, P pooled text features, R
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videotrain_trainer.model.common import (
+    ROPE_THETA,
     RMSNorm,
     apply_rope,
+    apply_rope_interleaved,
     attention,
     merge_heads,
     rope_tables,
@@ -26,6 +31,11 @@ from videotrain_trainer.model.common import (
 )
 
 SINUSOID_WIDTH = 256
+RopeLayout = Literal["half-split", "interleaved"]
+"""Which elements of a head are rotated against each other: j and j + K/2, or 2j and 2j + 1."""
+ROTATIONS = {"half-split": apply_rope, "interleaved": apply_rope_interleaved}
+Rope = tuple[Tensor, Tensor]
+"""Cosines and sines of the whole sequence, text first; see `rope_tables`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +60,41 @@ class MMDiTConfig:
     """Has the image/video condition input."""
     guidance_embed: bool
     """Has the distilled guidance input."""
+    qkv_bias: bool = True
+    """Queries, keys and values of the two-stream blocks have biases; those of the one-stream blocks always do."""
+    fused_qkv: bool = False
+    """One matrix makes queries, keys and values (and the feed-forward input of a one-stream block)."""
+    rope_layout: RopeLayout = "half-split"
+    rope_theta: float = ROPE_THETA
+    """Base of the rotary frequencies."""
+
+    @classmethod
+    def from_published(cls, facts: Mapping[str, Any]) -> MMDiTConfig:
+        """From the fields of a published configuration file (`depth`, `axes_dim`, `use_liger_rope`, ...).
+
+        Raises:
+            ValueError: a field is missing or unknown, or the sizes do not fit together.
+        """
+        names = _PUBLISHED_FIELDS.keys() | _PUBLISHED_DEFAULTS.keys()
+        missing, unknown = _PUBLISHED_FIELDS.keys() - facts.keys(), facts.keys() - names
+        if missing or unknown:
+            raise ValueError(
+                f"a published MMDiT configuration: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}; "
+                f"allowed are {sorted(names)}"
+            )
+        given = {**_PUBLISHED_DEFAULTS, **facts}
+        sizes = {ours: given[theirs] for theirs, ours in _PUBLISHED_FIELDS.items()}
+        return cls(
+            **{**sizes, "rope_axes": tuple(sizes["rope_axes"])},
+            qkv_bias=given["qkv_bias"],
+            fused_qkv=given["fused_qkv"],
+            rope_layout="half-split" if given["use_liger_rope"] else "interleaved",
+            rope_theta=float(given["theta"]),
+        )
 
     def __post_init__(self) -> None:
+        if self.rope_layout not in ROTATIONS:
+            raise ValueError(f"rope_layout {self.rope_layout!r} must be one of {sorted(ROTATIONS)}")
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}")
         head_dim = self.hidden_size // self.num_heads
@@ -67,6 +110,24 @@ class MMDiTConfig:
     def mlp_width(self) -> int:
         """Width of the feed-forward layers."""
         return int(self.hidden_size * self.mlp_ratio)
+
+
+_PUBLISHED_FIELDS = {
+    "in_channels": "in_channels",
+    "context_in_dim": "context_dim",
+    "vec_in_dim": "pooled_dim",
+    "hidden_size": "hidden_size",
+    "num_heads": "num_heads",
+    "depth": "double_blocks",
+    "depth_single_blocks": "single_blocks",
+    "mlp_ratio": "mlp_ratio",
+    "axes_dim": "rope_axes",
+    "patch_size": "patch_size",
+    "cond_embed": "cond_embed",
+    "guidance_embed": "guidance_embed",
+}
+_PUBLISHED_DEFAULTS = {"qkv_bias": True, "fused_qkv": True, "use_liger_rope": False, "theta": ROPE_THETA}
+"""What the published class takes for a field that its file leaves out."""
 
 
 class MLPEmbedder(nn.Module):
@@ -109,24 +170,32 @@ class QKNorm(nn.Module):
 class SelfAttention(nn.Module):
     """Projections and query/key norm of one stream; the attention itself is joint over both."""
 
-    def __init__(self, width: int, num_heads: int) -> None:
+    def __init__(self, config: MMDiTConfig) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.norm = QKNorm(width // num_heads)
+        width, bias = config.hidden_size, config.qkv_bias
+        self.num_heads, self.fused = config.num_heads, config.fused_qkv
+        if self.fused:
+            self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        else:
+            self.q_proj = nn.Linear(width, width, bias=bias)
+            self.k_proj = nn.Linear(width, width, bias=bias)
+            self.v_proj = nn.Linear(width, width, bias=bias)
+        self.norm = QKNorm(width // config.num_heads)
         self.proj = nn.Linear(width, width)
 
-    def qkv(self, x_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, x_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised queries and keys, and values, (B, A, S, K) each."""
-        q, k, v = (split_heads(layer(x_BSD), self.num_heads) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        if self.fused:
+            parts = self.qkv(x_BSD).chunk(3, dim=-1)
+        else:
+            parts = self.q_proj(x_BSD), self.k_proj(x_BSD), self.v_proj(x_BSD)
+        q, k, v = (split_heads(part, self.num_heads) for part in parts)
         return self.norm.query_norm(q), self.norm.key_norm(k), v
 
 
 def modulate(x_BSD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
     """(1 + scale) * LayerNorm(x) + shift; the norm has no parameters, eps 1e-6."""
-    return (1 + scale_B1D) * F.layer_norm(x_BSD, x_BSD.shape[-1:], eps=1e-6) + shift_B1D
+    return torch.addcmul(shift_B1D, F.layer_norm(x_BSD, x_BSD.shape[-1:], eps=1e-6), 1 + scale_B1D)
 
 
 class DoubleBlock(nn.Module):
@@ -135,16 +204,15 @@ class DoubleBlock(nn.Module):
     def __init__(self, config: MMDiTConfig) -> None:
         super().__init__()
         width, mlp = config.hidden_size, config.mlp_width
+        self.rotate = ROTATIONS[config.rope_layout]
         self.img_mod = Modulation(width, 6)
-        self.img_attn = SelfAttention(width, config.num_heads)
+        self.img_attn = SelfAttention(config)
         self.img_mlp = nn.Sequential(nn.Linear(width, mlp), nn.GELU(approximate="tanh"), nn.Linear(mlp, width))
         self.txt_mod = Modulation(width, 6)
-        self.txt_attn = SelfAttention(width, config.num_heads)
+        self.txt_attn = SelfAttention(config)
         self.txt_mlp = nn.Sequential(nn.Linear(width, mlp), nn.GELU(approximate="tanh"), nn.Linear(mlp, width))
 
-    def forward(
-        self, img_BND: Tensor, txt_BLD: Tensor, vec_BD: Tensor, rope: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, img_BND: Tensor, txt_BLD: Tensor, vec_BD: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
         """Both streams after joint attention and their feed-forward layers.
 
         Args:
@@ -154,10 +222,10 @@ class DoubleBlock(nn.Module):
             rope: rotary tables of the whole sequence, text first.
         """
         img_mod, txt_mod = self.img_mod(vec_BD), self.txt_mod(vec_BD)
-        txt_qkv = self.txt_attn.qkv(modulate(txt_BLD, *txt_mod[:2]))
-        img_qkv = self.img_attn.qkv(modulate(img_BND, *img_mod[:2]))
+        txt_qkv = self.txt_attn.heads(modulate(txt_BLD, *txt_mod[:2]))
+        img_qkv = self.img_attn.heads(modulate(img_BND, *img_mod[:2]))
         q, k, v = (torch.cat(pair, dim=2) for pair in zip(txt_qkv, img_qkv, strict=True))
-        out_BSD = merge_heads(attention(apply_rope(q, rope), apply_rope(k, rope), v))
+        out_BSD = merge_heads(attention(self.rotate(q, rope), self.rotate(k, rope), v))
         txt_out, img_out = out_BSD[:, : txt_BLD.shape[1]], out_BSD[:, txt_BLD.shape[1] :]
         img_BND = _finish(img_BND, img_out, img_mod, self.img_attn.proj, self.img_mlp)
         return img_BND, _finish(txt_BLD, txt_out, txt_mod, self.txt_attn.proj, self.txt_mlp)
@@ -165,9 +233,8 @@ class DoubleBlock(nn.Module):
 
 def _finish(x_BSD: Tensor, out_BSD: Tensor, mod: tuple[Tensor, ...], proj: nn.Module, mlp: nn.Module) -> Tensor:
     _, _, gate1, shift2, scale2, gate2 = mod
-    x_BSD = x_BSD + gate1 * proj(out_BSD)
-    mlp_BSD: Tensor = mlp(modulate(x_BSD, shift2, scale2))
-    return x_BSD + gate2 * mlp_BSD
+    x_BSD = torch.addcmul(x_BSD, gate1, proj(out_BSD))
+    return torch.addcmul(x_BSD, gate2, mlp(modulate(x_BSD, shift2, scale2)))
 
 
 class SingleBlock(nn.Module):
@@ -176,27 +243,37 @@ class SingleBlock(nn.Module):
     def __init__(self, config: MMDiTConfig) -> None:
         super().__init__()
         width, mlp = config.hidden_size, config.mlp_width
-        self.num_heads = config.num_heads
-        self.width = width
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_mlp = nn.Linear(width, width + mlp)
+        self.num_heads, self.width, self.fused = config.num_heads, width, config.fused_qkv
+        self.rotate = ROTATIONS[config.rope_layout]
+        if self.fused:
+            self.linear1 = nn.Linear(width, 3 * width + mlp)
+        else:
+            self.q_proj = nn.Linear(width, width)
+            self.k_proj = nn.Linear(width, width)
+            self.v_mlp = nn.Linear(width, width + mlp)
         self.linear2 = nn.Linear(width + mlp, width)
         self.norm = QKNorm(width // config.num_heads)
         self.modulation = Modulation(width, 3)
 
-    def forward(self, x_BSD: Tensor, vec_BD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x_BSD: Tensor, vec_BD: Tensor, rope: Rope) -> Tensor:
         """The stream after the block, (B, S, D)."""
         shift, scale, gate = self.modulation(vec_BD)
-        normed_BSD = modulate(x_BSD, shift, scale)
-        q = self.norm.query_norm(split_heads(self.q_proj(normed_BSD), self.num_heads))
-        k = self.norm.key_norm(split_heads(self.k_proj(normed_BSD), self.num_heads))
-        v_mlp: Tensor = self.v_mlp(normed_BSD)
-        v_BSD, mlp_BSM = v_mlp[..., : self.width], v_mlp[..., self.width :]
-        v = split_heads(v_BSD, self.num_heads)
-        out_BSD = merge_heads(attention(apply_rope(q, rope), apply_rope(k, rope), v))
-        out: Tensor = x_BSD + gate * self.linear2(torch.cat((out_BSD, F.gelu(mlp_BSM, approximate="tanh")), dim=-1))
-        return out
+        q, k, v, mlp_BSM = self._project(modulate(x_BSD, shift, scale))
+        q = self.rotate(self.norm.query_norm(q), rope)
+        k = self.rotate(self.norm.key_norm(k), rope)
+        out_BSD = merge_heads(attention(q, k, v))
+        both_BSM = torch.cat((out_BSD, F.gelu(mlp_BSM, approximate="tanh")), dim=-1)
+        return torch.addcmul(x_BSD, gate, self.linear2(both_BSM))
+
+    def _project(self, x_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries, keys and values as heads, and the input of the feed-forward half."""
+        width = self.width
+        if self.fused:
+            q_BSD, k_BSD, v_mlp = self.linear1(x_BSD).tensor_split((width, 2 * width), dim=-1)
+        else:
+            q_BSD, k_BSD, v_mlp = self.q_proj(x_BSD), self.k_proj(x_BSD), self.v_mlp(x_BSD)
+        q, k, v = (split_heads(part, self.num_heads) for part in (q_BSD, k_BSD, v_mlp[..., :width]))
+        return q, k, v, v_mlp[..., width:]
 
 
 class FinalLayer(nn.Module):
@@ -258,7 +335,7 @@ class MMDiT(nn.Module):
         Returns:
             (B, N, I), laid out as `img_BNI`.
         """
-        rope = rope_tables(torch.cat((txt_ids_BL3, img_ids_BN3), dim=1), self.config.rope_axes)
+        rope = self.rope(torch.cat((txt_ids_BL3, img_ids_BN3), dim=1))
         vec_BD = self.conditioning(timesteps_B, pooled_BP, guidance_B)
         img_BND = self.embed(img_BNI, cond_BNE)
         txt = self.txt_in(txt_BLD.to(self.txt_in.weight.dtype))
@@ -269,6 +346,11 @@ class MMDiT(nn.Module):
             x_BSD = block(x_BSD, vec_BD, rope)
         out: Tensor = self.final_layer(x_BSD[:, txt.shape[1] :], vec_BD)
         return out
+
+    def rope(self, ids_BS3: Tensor) -> Rope:
+        """Rotary tables of positions (frame, row, column), text first."""
+        config = self.config
+        return rope_tables(ids_BS3, config.rope_axes, config.rope_theta, exact=config.rope_layout == "interleaved")
 
     def conditioning(self, timesteps_B: Tensor, pooled_BP: Tensor, guidance_B: Tensor | None) -> Tensor:
         """The vector (B, D) that modulates every block: time, guidance and pooled text."""

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeVar
-
-import torch
-from torch import nn
+from typing import Any, TypeVar
 
 from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model.common import seeded_generator
-from videotrain_trainer.model.dc_ae import DCAE, Conv, DCAEConfig
+from videotrain_trainer.model.dc_ae import DCAE, DCAEConfig
+from videotrain_trainer.model.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
+from videotrain_trainer.model.initial import initialize
 from videotrain_trainer.model.mmdit import MMDiT, MMDiTConfig
 from videotrain_trainer.model.text import ByteTextEncoder
-from videotrain_trainer.model.weights import load_weights, read_metadata
+from videotrain_trainer.model.tiling import Tiling
+from videotrain_trainer.model.weights import Source, Weights, load_weights, open_weights
+
+__all__ = [
+    "SCALING_FACTOR",
+    "Autoencoder",
+    "autoencoder_config",
+    "build_autoencoder",
+    "build_text_encoder",
+    "build_transformer",
+    "initialize",
+    "load_autoencoder",
+    "mmdit_config",
+    "scaling_factor",
+]
 
 Value = TypeVar("Value")
+Autoencoder = DCAE | HunyuanVAE
 
-BRANCH_NORM = 0.02
-"""First weight of the norms that end a residual branch of a DC-AE."""
 SCALING_FACTOR = "scaling_factor"
 """Metadata field of an autoencoder's weight file: the root mean square of its unscaled latents."""
 
@@ -64,46 +75,59 @@ def mmdit_config(spec: TransformerSpec, autoencoder: AutoencoderSpec, text: Text
     )
 
 
-def build_autoencoder(spec: AutoencoderSpec) -> DCAE:
+def build_autoencoder(spec: AutoencoderSpec) -> Autoencoder:
     """The video autoencoder. Weights are torch's defaults; call `initialize`, or take `load_autoencoder`.
 
     Without a scaling factor latents are not scaled, which is right where only pixels count or the scale is measured.
 
     Raises:
-        ConfigError: a field is unset, the sizes do not fit together, or the kind is not available.
+        ConfigError: a field is unset or the sizes do not fit together.
     """
-    if spec.kind != "dc-ae":
-        raise ConfigError(
-            f"spec.autoencoder.kind: {spec.kind!r} is not available in this version of the trainer; use 'dc-ae'"
-        )
+    config = autoencoder_config(spec)
     try:
-        return DCAE(
-            DCAEConfig(
-                latent_channels=_set(spec.latent_channels, "spec.autoencoder.latentChannels"),
-                widths=tuple(_set(spec.widths, "spec.autoencoder.widths")),
-                depths=tuple(_set(spec.depths, "spec.autoencoder.depths")),
-                decoder_depths=tuple(_set(spec.decoder_depths, "spec.autoencoder.decoderDepths")),
-                scaling_factor=1.0 if spec.scaling_factor is None else spec.scaling_factor,
-            )
-        )
+        return DCAE(config) if isinstance(config, DCAEConfig) else HunyuanVAE(config)
+    except ValueError as error:
+        raise ConfigError(f"spec.autoencoder.{error}") from error
+
+
+def autoencoder_config(spec: AutoencoderSpec) -> DCAEConfig | HunyuanVAEConfig:
+    """Sizes of the video autoencoder.
+
+    Raises:
+        ConfigError: a field is unset or the sizes do not fit together.
+    """
+    tiles = spec.tiling
+    sizes: dict[str, Any] = {
+        "latent_channels": _set(spec.latent_channels, "spec.autoencoder.latentChannels"),
+        "widths": tuple(_set(spec.widths, "spec.autoencoder.widths")),
+        "depths": tuple(_set(spec.depths, "spec.autoencoder.depths")),
+        "decoder_depths": tuple(_set(spec.decoder_depths, "spec.autoencoder.decoderDepths")),
+        "scaling_factor": 1.0 if spec.scaling_factor is None else spec.scaling_factor,
+        "tiling": tiles and Tiling(pixels=tiles.pixels, frames=tiles.frames, overlap=tiles.overlap),
+    }
+    try:
+        if _set(spec.kind, "spec.autoencoder.kind") == "dc-ae":
+            return DCAEConfig(**sizes)
+        return HunyuanVAEConfig(**sizes, norm_groups=_set(spec.norm_groups, "spec.autoencoder.normGroups"))
     except ValueError as error:
         raise ConfigError(f"spec.autoencoder: {error}") from error
 
 
-def load_autoencoder(spec: AutoencoderSpec, source: bytes, what: str) -> DCAE:
+def load_autoencoder(spec: AutoencoderSpec, source: Source, what: str | None = None) -> Autoencoder:
     """The video autoencoder with its weights and the scale of its latents: the specification's, else the file's.
 
     Args:
         spec: resolved.
-        source: content of a safetensors file.
+        source: weights in any published layout: content, path or URI (see `weights.open_weights`), or open ones.
         what: where it came from, for messages.
 
     Raises:
         ConfigError: the weights do not fit, or neither names the scale.
     """
-    factor = scaling_factor(spec, read_metadata(source, what), what)
+    weights = source if isinstance(source, Weights) else open_weights(source, what)
+    factor = scaling_factor(spec, weights.metadata, weights.what)
     module = build_autoencoder(spec.model_copy(update={"scaling_factor": factor}))
-    load_weights(module, source, what)
+    load_weights(module, weights)
     return module
 
 
@@ -136,42 +160,10 @@ def build_text_encoder(spec: TextEncoderSpec) -> ByteTextEncoder:
     """
     if spec.kind != "bytes":
         raise ConfigError(
-            f"spec.textEncoder.kind: {spec.kind!r} is not available in this version of the trainer; use 'bytes'"
+            f"spec.textEncoder.kind: {spec.kind!r} is loaded with its weights by text_encoders.load_text_encoder; this "
+            "builds 'bytes' alone"
         )
     return ByteTextEncoder(spec.context_dim, spec.pooled_dim, spec.max_tokens)
-
-
-def initialize(module: nn.Module, seed: int) -> None:
-    """Random weights that depend on the seed and each parameter's name alone, whatever the world or the order.
-
-    Linear layers start as torch does (uniform, 1/sqrt(fan-in)). Convolutions start from a normal of the same scale,
-    which at published widths is the 0.02 of the DC-AE recipe. Norms start at one, but those that end a branch of a
-    DC-AE start near zero (0.02, the scale of the recipe), so that at first its shortcuts carry the picture. The
-    condition input of an MMDiT starts at zero.
-    """
-    for name, parameter in module.named_parameters():
-        owner, _, kind = name.rpartition(".")
-        _fill(parameter, module.get_submodule(owner), kind, seeded_generator(seed, name))
-    if isinstance(module, MMDiT) and module.cond_in is not None:
-        nn.init.zeros_(module.cond_in.weight)
-        nn.init.zeros_(module.cond_in.bias)
-    for part in module.modules():
-        if isinstance(part, Conv) and part.norm is not None:
-            nn.init.constant_(part.norm.weight, BRANCH_NORM)
-
-
-@torch.no_grad()
-def _fill(parameter: nn.Parameter, owner: nn.Module, kind: str, generator: torch.Generator) -> None:
-    values = torch.empty(parameter.shape, dtype=torch.float32)
-    if isinstance(owner, nn.Linear):
-        bound = 1.0 / math.sqrt(owner.in_features)
-        values.uniform_(-bound, bound, generator=generator)
-    elif isinstance(owner, nn.Conv3d) and kind == "weight":
-        std = 1.0 / math.sqrt(parameter[0].numel())
-        nn.init.trunc_normal_(values, std=std, a=-2 * std, b=2 * std, generator=generator)
-    else:
-        values.fill_(0.0 if kind == "bias" else 1.0)
-    parameter.copy_(values)
 
 
 def _set(value: Value | None, field: str) -> Value:

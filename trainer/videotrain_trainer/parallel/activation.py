@@ -10,6 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from videotrain_api.stages import ParallelLayout
 from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.model.dc_ae import DCAE, AttentionBlock, Residual
+from videotrain_trainer.model.hunyuan_vae import HunyuanVAE, MidBlock, Resnet
 from videotrain_trainer.model.mmdit import MMDiT
 
 
@@ -29,6 +31,27 @@ def recompute_blocks(model: MMDiT, layout: ParallelLayout) -> None:
     _check("checkpointDoubleBlocks", double, len(model.double_blocks))
     _check("checkpointSingleBlocks", single, len(model.single_blocks))
     _recompute([*model.double_blocks[:double], *model.single_blocks[:single]])
+
+
+def recompute_autoencoder(model: DCAE | HunyuanVAE) -> int:
+    """Let the residual and attention blocks of an autoencoder keep only their inputs; the last one keeps everything.
+
+    The last block of the decoder runs once only, since an adaptive adversarial weight needs the gradient of the layer
+    behind it before the backward pass.
+
+    Args:
+        model: before DeepSpeed takes it.
+
+    Returns:
+        How many blocks recompute.
+    """
+    blocks = [part for part in model.modules() if isinstance(part, AttentionBlock | Residual | Resnet | MidBlock)]
+    inner = {id(part) for block in blocks for part in block.modules() if part is not block}
+    last = model.decoder.stages[0] if isinstance(model, DCAE) else model.decoder.up_blocks[-1]
+    kept = [block for block in blocks if block in set(last.modules())][-1]
+    chosen = [block for block in blocks if id(block) not in inner and block is not kept]
+    _recompute(chosen)
+    return len(chosen)
 
 
 def _recompute(blocks: Iterable[nn.Module]) -> None:

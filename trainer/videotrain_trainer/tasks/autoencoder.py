@@ -1,7 +1,7 @@
 """The autoencoder stage: reconstruction of curated clips by the video autoencoder.
 
-The loss is the mean absolute error. The published recipe adds a perceptual loss (LPIPS) and, later, an adversarial one;
-both need weights of a picture network that this package does not carry, so they are not here.
+The recipe is that of the Video DC-AE (arXiv 2503.09642, section 4): first mean absolute error and perceptual distance,
+then also a discriminator. A share of the micro-batches is trained on pictures.
 
 Shapes: B batch, C colour, T frames, H height, W width.
 """
@@ -14,10 +14,9 @@ from contextlib import closing
 from itertools import islice
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from videotrain_api.stages import AutoencoderTask
+from videotrain_api.stages import AdversarialPhase, AutoencoderTask
 from videotrain_trainer.context import Outcome, StageContext
 from videotrain_trainer.data.buckets import uniform
 from videotrain_trainer.data.order import OrderState
@@ -25,11 +24,16 @@ from videotrain_trainer.data.pixels import PixelBatch, PixelLoader
 from videotrain_trainer.data.sets import ClipSet, open_clips
 from videotrain_trainer.errors import ConfigError, Diverged
 from videotrain_trainer.loop import train
-from videotrain_trainer.model.dc_ae import DCAE
+from videotrain_trainer.lpips_files import load_perceptual
+from videotrain_trainer.model.adaptation import start_from_image
+from videotrain_trainer.model.discriminator import Discriminator
 from videotrain_trainer.model.registry import SCALING_FACTOR, build_autoencoder, initialize
 from videotrain_trainer.model.weights import load_state, load_weights
+from videotrain_trainer.parallel.activation import recompute_autoencoder
+from videotrain_trainer.parallel.adversarial import AdversarialEngine
+from videotrain_trainer.reconstruction import AdversarialLosses, ReconstructionLoss, build_discriminator
 from videotrain_trainer.setup import initial_weights
-from videotrain_trainer.step import Model
+from videotrain_trainer.step import Loss, Model
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.telemetry.flops import SlotWork, autoencoder_work
 
@@ -48,7 +52,7 @@ def run(context: StageContext) -> Outcome:
 
 
 class ReconstructionObjective:
-    """Mean absolute error of reconstructed pixels.
+    """Absolute error, perceptual distance and realism of reconstructed pixels.
 
     Args:
         context: of the stage.
@@ -58,16 +62,35 @@ class ReconstructionObjective:
     def __init__(self, context: StageContext, store: ObjectStore) -> None:
         config = context.config
         self.task = _task(context)
-        self.module: DCAE = build_autoencoder(config.autoencoder)
+        self.module = build_autoencoder(config.autoencoder)
+        if self.task.recompute:
+            recompute_autoencoder(self.module)
         self.data: ClipSet = open_clips(store, config)
         self._config, self._store = config, store
         self._cache, self._device = context.cache, context.world.device
+        self._reconstruction = self._make_reconstruction()
+        self.adversarial: AdversarialPhase | None = self.task.adversarial
+        self.discriminator: Discriminator | None = None
+        if self.adversarial is not None:
+            self.discriminator = build_discriminator(self.adversarial)
+            self._losses = AdversarialLosses(self.module, self._reconstruction, self.adversarial, config.seed)
+
+    def _make_reconstruction(self) -> ReconstructionLoss:
+        spec = self.task.perceptual
+        if spec is None:
+            return ReconstructionLoss(None, None)
+        distance = load_perceptual(self._store, spec.weights, "autoencoder.perceptual.weights")
+        return ReconstructionLoss(spec, distance.to(self._device))
 
     def initialize(self) -> None:
         """Random weights, then those that the stage starts from."""
         initialize(self.module, self._config.seed)
+        if self.discriminator is not None:
+            self.discriminator.initialize(self._config.seed)
         if self._config.paths.initial_weights is not None:
-            load_weights(self.module, *initial_weights(self._store, self._config.paths.initial_weights))
+            source = initial_weights(self._store, self._config.paths.initial_weights)
+            adapt = self.task.init_from is not None and self.task.init_from.adapt == "image-autoencoder"
+            (start_from_image if adapt else load_weights)(self.module, *source)
 
     def export_metadata(self, weights: Mapping[str, Tensor], /) -> dict[str, str]:
         """The scale of the latents: the specification's if it has one, else measured with the final weights.
@@ -97,16 +120,19 @@ class ReconstructionObjective:
         """Batches of this rank's slots."""
         return PixelLoader(self._store, self.data, state, slots, self._cache)
 
-    def loss(self, model: Model, batch: PixelBatch) -> tuple[Tensor, SlotWork]:
-        """Reconstruction error of a micro-batch, or of its first frames alone."""
+    def loss(self, model: Model, batch: PixelBatch) -> tuple[Loss, SlotWork]:
+        """Losses of the reconstruction of a micro-batch, or of its first frames alone."""
         first = batch.keys[0]
+        name = f"{first.bucket}/{first.position}"
         as_picture = uniform(self._config.seed, "image", first.bucket, first.position) < self.task.image_ratio
         video_BCTHW = batch.video_BCTHW.to(self._device, non_blocking=True)
         video_BCTHW = video_BCTHW[:, :, :1] if as_picture else video_BCTHW
         dtype = next(self.module.parameters()).dtype
         out_BCTHW: Tensor = model(video_BCTHW.to(dtype))
-        loss = F.l1_loss(out_BCTHW.float(), video_BCTHW.float())
-        return loss, autoencoder_work(self._config.autoencoder, video_BCTHW.shape)
+        work = autoencoder_work(self._config.autoencoder, video_BCTHW.shape)
+        if isinstance(model, AdversarialEngine) and model.active:
+            return self._losses(model, out_BCTHW, video_BCTHW, name), work
+        return self._reconstruction(out_BCTHW, video_BCTHW), work
 
 
 def _checked_scale(rms: float) -> float:
@@ -122,6 +148,11 @@ def _task(context: StageContext) -> AutoencoderTask:
     task = context.config.stage.autoencoder
     if task is None:
         raise ConfigError(f"stage {context.config.stage.name!r}: autoencoder must be set")
+    if context.config.autoencoder.kind != "dc-ae":
+        raise ConfigError(
+            f"spec.autoencoder.kind: {context.config.autoencoder.kind!r} cannot be trained, only dc-ae can; remove "
+            "the stage and set spec.autoencoder.weights"
+        )
     if task.parallel.context_parallel != 1:
         raise ConfigError(
             f"autoencoder.parallel.contextParallel: {task.parallel.context_parallel}; the autoencoder does not split "

@@ -14,13 +14,16 @@ from typing import Any
 
 import google_crc32c
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from videotrain_api import layout
 from videotrain_api.stage_config import StageConfig
 from videotrain_api.stages import PromptStyle
+from videotrain_trainer.conditioning import applicable, reference_frames, takes_head
 from videotrain_trainer.context import Outcome, StageContext
 from videotrain_trainer.data.encoding import Sample, ShardPlan, plan_samples, plan_shards, why_nothing
+from videotrain_trainer.data.loader import REFERENCE
 from videotrain_trainer.data.manifest import (
     CLIP_SCHEMA,
     LATENT_SCHEMA,
@@ -32,13 +35,15 @@ from videotrain_trainer.data.manifest import (
 )
 from videotrain_trainer.data.pixels import crop_window
 from videotrain_trainer.data.prompts import prompt_text
-from videotrain_trainer.data.sets import EncodedSetInfo, set_info_uri
+from videotrain_trainer.data.sets import EncodedSetInfo, null_text_uri, set_info_uri
 from videotrain_trainer.data.shards import Member, ShardWriter
 from videotrain_trainer.data.units import Tick, Unit, UnitRun
 from videotrain_trainer.data.video import Frame, read_covering
 from videotrain_trainer.errors import ConfigError, DataError
-from videotrain_trainer.model.registry import build_text_encoder, load_autoencoder
+from videotrain_trainer.latents import encode_latents
+from videotrain_trainer.model.registry import load_autoencoder
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
+from videotrain_trainer.text_encoders import TextEncoder, load_text_encoder
 
 CENTRE = (0.5, 0.5)
 
@@ -61,10 +66,11 @@ def run(context: StageContext) -> Outcome:
     encoder = _Encoder(context, store, weights)
     try:
         finished = board.run(lambda unit, tick: encoder.encode_shard(plans[unit.name], tick))
+        if finished and context.world.rank == 0:
+            store.put(null_text_uri(config.paths.output), save(encoder.null_text()))
+            _publish(store, config, board.results())
     finally:
         encoder.close()
-    if finished and context.world.rank == 0:
-        _publish(store, config, board.results())
     return "completed" if finished and board.wait_for(layout.latent_manifest(config.paths.output)) else "drained"
 
 
@@ -80,7 +86,7 @@ class _Encoder:
         self._dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
         self._autoencoder = load_autoencoder(config.autoencoder, weights, _weights_uri(config))
         self._autoencoder.eval().requires_grad_(False).to(self._device, self._dtype)
-        self._text = build_text_encoder(config.text_encoder).to(self._device)
+        self._text: TextEncoder = load_text_encoder(config.text_encoder, store, context.cache, self._device)
         self._decoded: tuple[tuple[str, tuple[int, int]], Frame] | None = None
 
     def encode_shard(self, plan: ShardPlan, tick: Tick) -> dict[str, Any]:
@@ -98,6 +104,11 @@ class _Encoder:
         path.unlink()
         return {"rows": [{**row, "shard": name} for row in rows]}
 
+    def null_text(self) -> dict[str, Tensor]:
+        """Features of the empty caption, for text dropout; so training needs no text encoder."""
+        features = self._text.encode([""])
+        return {"context": features.context_BLD[0, : features.lengths[0]].contiguous(), "pooled": features.pooled_BP[0]}
+
     def close(self) -> None:
         """Remove temporary files."""
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -107,22 +118,34 @@ class _Encoder:
         pixels_CTHW = crop_window(self._frames(sample), sample.window, sample.shape, CENTRE)
         x_BCTHW = pixels_CTHW[None].to(self._device, self._dtype)
         tensors = {
-            "latent": self._latent(x_BCTHW),
-            "cond_first": self._latent(x_BCTHW[:, :, :1]),
-            "cond_last": self._latent(x_BCTHW[:, :, -1:]),
+            "latent": self._latent(x_BCTHW, f"{sample.uid}/latent"),
+            "cond_first": self._latent(x_BCTHW[:, :, :1], f"{sample.uid}/cond_first"),
+            "cond_last": self._latent(x_BCTHW[:, :, -1:], f"{sample.uid}/cond_last"),
         }
         for style in self._config.encode_prompts:
             tensors |= self._text_features(sample, style)
-        return tensors
+        return tensors | self._video_references(x_BCTHW, sample.uid)
 
-    def _latent(self, x_BCTHW: Tensor) -> Tensor:
-        latent_CTHW: Tensor = self._autoencoder.encode(x_BCTHW)[0]
+    def _video_references(self, x_BCTHW: Tensor, uid: str) -> dict[str, Tensor]:
+        """Frames of the v2v kinds, encoded by themselves; an autoencoder that is not causal has them in the latent."""
+        autoencoder, frames = self._config.autoencoder, x_BCTHW.shape[2]
+        found = {}
+        for kind in self._config.encode_references if autoencoder.causal else []:
+            if applicable(kind, autoencoder.latent_frames(frames), causal=True):
+                count = reference_frames(kind, causal=True)
+                part = x_BCTHW[:, :, :count] if takes_head(kind) else x_BCTHW[:, :, -count:]
+                found[f"{REFERENCE}{kind}"] = self._latent(part, f"{uid}/{kind}")
+        return found
+
+    def _latent(self, x_BCTHW: Tensor, name: str) -> Tensor:
+        config = self._config
+        latent_CTHW = encode_latents(self._autoencoder, config.autoencoder, x_BCTHW, config.seed, name)[0]
         if not torch.isfinite(latent_CTHW).all():
             raise DataError(f"{_weights_uri(self._config)}: the autoencoder gives values that are not finite")
         return latent_CTHW.to("cpu", torch.bfloat16)
 
     def _text_features(self, sample: Sample, style: PromptStyle) -> dict[str, Tensor]:
-        text = prompt_text(sample.clip["caption"], style, sample.fps, sample.clip["motion"])
+        text = prompt_text(sample.clip["caption"], style, *sample.rate_and_motion)
         features = self._text.encode([text])
         context_LD = features.context_BLD[0, : features.lengths[0]]
         return {
@@ -165,7 +188,8 @@ def _plan(store: ObjectStore, config: StageConfig) -> list[ShardPlan]:
         )
     text = config.text_encoder
     longest = max(len(sample.clip["caption"].encode()) for sample in samples) + 40
-    per_style = min(text.max_tokens, longest) * text.context_dim * 2
+    tokens = min(text.max_tokens, longest) if text.kind == "bytes" or text.trim_padding else text.max_tokens
+    per_style = tokens * text.context_dim * 2
     return plan_shards(samples, per_style * len(config.encode_prompts), config.stage.encode.shard_bytes)
 
 
@@ -175,7 +199,8 @@ def _weights_uri(config: StageConfig) -> str:
 
 
 def _recipe(config: StageConfig) -> str:
-    return json.dumps([config.autoencoder.to_wire(), config.text_encoder.to_wire(), config.encode_prompts])
+    texts = [config.text_encoder.to_wire(), config.encode_prompts]
+    return json.dumps([config.autoencoder.to_wire(), *texts, config.encode_references])
 
 
 def _row(sample: Sample, member: Member, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -215,6 +240,8 @@ def _publish(store: ObjectStore, config: StageConfig, results: list[dict[str, An
         context_dim=config.text_encoder.context_dim,
         pooled_dim=config.text_encoder.pooled_dim,
         text_encoder=config.text_encoder.kind,
+        trim_padding=config.text_encoder.trim_padding,
+        references=config.encode_references if config.autoencoder.causal else [],
         autoencoder_weights=_weights_uri(config),
     )
     store.put(set_info_uri(config.paths.output), json.dumps(info.to_wire(), indent=1).encode())

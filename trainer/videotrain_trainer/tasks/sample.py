@@ -18,8 +18,9 @@ from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord
 from videotrain_api.stage_config import StageConfig
 from videotrain_trainer.context import Outcome, StageContext, World
 from videotrain_trainer.data.buckets import bucket_name
+from videotrain_trainer.sampling.outputs import read_metadata, write_video
 from videotrain_trainer.storage import ObjectStore
-from videotrain_trainer.tasks.sample_draw import Studio, read_comment, write_video
+from videotrain_trainer.tasks.sample_draw import Studio, request_of
 from videotrain_trainer.tasks.sample_plan import Drawing, frame_size, plan_drawings, task_of
 
 Value = TypeVar("Value")
@@ -34,8 +35,10 @@ def run(context: StageContext) -> Outcome:
     """
     config, world = context.config, context.world
     store = ObjectStore.for_storage(config.storage)
-    studio = Studio(config, store, world.device)
+    studio = Studio(config, store, world.device, context.cache)
     drawings = plan_drawings(config, store, studio.conditioned)
+    for drawing in drawings:
+        request_of(config, drawing)  # refused before anything is drawn
     missing = _from_rank_0(world, _missing(context, store, drawings) if world.rank == 0 else [])
     by_number, kept = {drawing.video.number: drawing for drawing in drawings}, len(drawings) - len(missing)
     _record_start(context, len(drawings), kept)
@@ -93,7 +96,7 @@ def _is_ours(context: StageContext, store: ObjectStore, drawing: Drawing) -> boo
     path = context.scratch / "existing.mp4"
     path.write_bytes(store.get(drawing.video.uri))
     try:
-        same: bool = read_comment(path) == json.loads(json.dumps(_comment(drawing.video, drawing.text)))
+        same: bool = read_metadata(path) == json.loads(json.dumps(_comment(drawing.video, drawing.text)))
         return same
     finally:
         path.unlink()
@@ -158,7 +161,8 @@ def _work(config: StageConfig) -> tuple[int, float]:
     text = config.text_encoder.max_tokens
     shape = flops.mmdit_shape(config.model, config.autoencoder, config.text_encoder)
     branches = 1 if config.model.guidance_embed else 2
-    return image + text, float(branches * task.sampling_steps * flops.forward_flops(shape, image, text))
+    passes = branches * task.sampling_steps * task.candidates
+    return image + text, float(passes * flops.forward_flops(shape, image, text))
 
 
 def _bucket(config: StageConfig) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from videotrain_api import aspect, flops, layout
 from videotrain_api.artifacts import SampledVideo
@@ -12,6 +12,7 @@ from videotrain_trainer.data.manifest import CLIP_SCHEMA, kept_clips, read_table
 from videotrain_trainer.data.prompts import prompt_text
 from videotrain_trainer.data.sets import read_set_info
 from videotrain_trainer.errors import ConfigError, DataError
+from videotrain_trainer.sampling.request import check_frames
 from videotrain_trainer.storage import ObjectStore
 
 
@@ -23,8 +24,10 @@ class Drawing:
     """The entry of the index."""
     text: str
     """The text that is encoded: the prompt with its suffix."""
-    reference: str | None
-    """URI of the picture or clip whose first frame is given; None for text only."""
+    prompt: Prompt
+    """What was asked for, with its references."""
+    style: PromptStyle
+    """Of the suffix."""
 
 
 def task_of(config: StageConfig) -> SampleTask:
@@ -36,9 +39,7 @@ def task_of(config: StageConfig) -> SampleTask:
     task = config.stage.sample
     if task is None:
         raise ConfigError(f"stage {config.stage.name!r}: the member `sample` is not set")
-    _check_frames(config, task)
-    for index, prompt in enumerate(task.prompts):
-        _check_prompt(f"sample.prompts[{index}]", prompt, bool(config.model.cond_embed))
+    check_frames(task.frames, config.autoencoder, "sample.frames")
     return task
 
 
@@ -100,14 +101,20 @@ def _from_prompt(config: StageConfig, style: PromptStyle, number: int, prompt: P
             "textGuidance": task.text_guidance,
             "imageGuidance": task.image_guidance,
             "motionScore": task.motion_score,
+            "oscillateText": task.oscillate_text,
+            "oscillateImage": task.oscillate_image,
+            "dynamicImageGuidance": task.dynamic_image_guidance,
+            "candidates": task.candidates,
+            "scorer": task.scorer,
+            "negative": prompt.negative,
             "promptStyle": style,
             "modelWeights": config.paths.model_weights,
             "autoencoderWeights": config.paths.autoencoder_weights,
             "configHash": config.hash(),
         },
     )
-    text = prompt_text(prompt.text, style, task.fps, task.motion_score)
-    return Drawing(video=video, text=text, reference=prompt.image)
+    fps, motion = (None, None) if task.frames == 1 else (task.fps, task.motion_score)
+    return Drawing(video=video, text=prompt_text(prompt.text, style, fps, motion), prompt=prompt, style=style)
 
 
 def _clip_prompt(config: StageConfig, clip: dict[str, str], seed: int, conditioned: bool) -> tuple[Prompt, str]:
@@ -122,7 +129,7 @@ def _clip_prompt(config: StageConfig, clip: dict[str, str], seed: int, condition
 
 def _with_clip(drawing: Drawing, clip_uri: str) -> Drawing:
     video = drawing.video.model_copy(update={"reference_clip": clip_uri})
-    return Drawing(video=video, text=drawing.text, reference=drawing.reference)
+    return replace(drawing, video=video)
 
 
 def _clips(config: StageConfig, store: ObjectStore) -> list[dict[str, str]]:
@@ -143,28 +150,3 @@ def _prompt_style(config: StageConfig, store: ObjectStore) -> PromptStyle:
     if config.paths.latents is None:
         return "fps-motion"
     return read_set_info(store, config.paths.latents).prompts[-1]
-
-
-def _check_frames(config: StageConfig, task: SampleTask) -> None:
-    step = config.autoencoder.temporal_compression
-    causal = config.autoencoder.causal
-    # One latent frame of an autoencoder that is not causal decodes to one frame, so four frames cannot be drawn.
-    fits = task.frames == 1 or (task.frames % step == 1 if causal else task.frames % step == 0 and task.frames > step)
-    if not fits:
-        allowed = f"1 + {step}k" if causal else f"1 or {step}k with k > 1"
-        raise ConfigError(f"sample.frames: {task.frames}: this autoencoder decodes to {allowed} frames")
-
-
-def _check_prompt(path: str, prompt: Prompt, cond_embed: bool) -> None:
-    if prompt.condition.startswith("v2v"):
-        raise ConfigError(
-            f"{path}.condition: {prompt.condition!r}: a prompt names a picture, not a video; use i2v_head, i2v_tail or "
-            "i2v_loop"
-        )
-    if (prompt.condition == "t2v") != (prompt.image is None):
-        raise ConfigError(
-            f"{path}: condition {prompt.condition!r} and image {prompt.image!r} do not fit: t2v has no image, the "
-            "others need one"
-        )
-    if prompt.image is not None and not cond_embed:
-        raise ConfigError(f"{path}.condition: {prompt.condition!r} needs a model with spec.model.condEmbed")

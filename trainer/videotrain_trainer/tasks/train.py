@@ -5,29 +5,38 @@ Shapes: B batch, C latent channels, T latent frames, H rows, W columns, L text t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
+from videotrain_api.architecture import TextEncoderSpec
 from videotrain_api.flops import mmdit_shape
-from videotrain_api.stages import TrainTask
+from videotrain_api.stages import LoraAdapter, TrainTask
 from videotrain_trainer.context import Outcome, StageContext
-from videotrain_trainer.data.loader import LatentBatch, LatentLoader
+from videotrain_trainer.data.loader import LatentBatch, LatentLoader, held_out_batches
 from videotrain_trainer.data.order import OrderState
-from videotrain_trainer.data.sets import LatentSet, open_latents
-from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.flow import check_task, flow_loss, model_facts, training_inputs
+from videotrain_trainer.data.sets import LatentSet, null_text_uri, open_latents
+from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
+from videotrain_trainer.flow import check_task, flow_loss, model_facts, training_inputs, validation_inputs
 from videotrain_trainer.loop import train
+from videotrain_trainer.model.adaptation import adapt_transformer
+from videotrain_trainer.model.lora import initialize_adapter, inject, lora_config
 from videotrain_trainer.model.mmdit import MMDiT
 from videotrain_trainer.model.registry import build_text_encoder, build_transformer, initialize
-from videotrain_trainer.model.weights import load_weights
+from videotrain_trainer.model.text import TextFeatures
+from videotrain_trainer.model.weights import start_from
 from videotrain_trainer.parallel.activation import recompute_blocks
+from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.setup import initial_weights
 from videotrain_trainer.step import Model
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.telemetry.flops import SlotWork, transformer_work
+from videotrain_trainer.validation import ValidationLosses, measure, spread, times_of
 
 
 def run(context: StageContext) -> Outcome:
@@ -52,19 +61,38 @@ class FlowObjective:
         config = context.config
         self.task = _task(context)
         self.module: MMDiT = build_transformer(config.model, config.autoencoder, config.text_encoder)
+        self._config, self._store, self._device = config, store, context.world.device
+        if self.task.lora is not None:
+            self._adapt(self.task.lora)
         recompute_blocks(self.module, self.task.parallel)
         self._facts = model_facts(config.model, config.autoencoder)
         check_task(self.task, self._facts)
         self.data: LatentSet = open_latents(store, config)
         self._shape = mmdit_shape(config.model, config.autoencoder, config.text_encoder)
-        self._null_text = build_text_encoder(config.text_encoder).encode([""])
-        self._config, self._store, self._device = config, store, context.world.device
+        self._null_text = null_text(store, self.data, config.text_encoder)
+        self._numbers = spread(len(self.data.held_out), context.world.rank, context.world.size)
+        rows = [self.data.held_out[number] for number in self._numbers]
+        self._held_out = held_out_batches(store, self.data, rows)
+
+    def _adapt(self, spec: LoraAdapter) -> None:
+        """Frozen weights are in no checkpoint, so every start reads them."""
+        source = self._config.paths.initial_weights
+        if source is None:
+            raise ConfigError("train.lora: an adapter needs weights to start from; set spec.model.weights or initFrom")
+        initialize(self.module, self._config.seed)
+        start_from(self.module, *initial_weights(self._store, source))
+        inject(self.module, lora_config(spec))
 
     def initialize(self) -> None:
-        """Random weights, then those that the stage starts from."""
+        """Random weights, then those that the stage starts from; of an adapter its own first values."""
+        if self.task.lora is not None:
+            initialize_adapter(self.module, self._config.seed)
+            return
         initialize(self.module, self._config.seed)
         if self._config.paths.initial_weights is not None:
-            load_weights(self.module, *initial_weights(self._store, self._config.paths.initial_weights))
+            source = initial_weights(self._store, self._config.paths.initial_weights)
+            adapt = self.task.init_from is not None and self.task.init_from.adapt == "new-latents"
+            (adapt_transformer if adapt else start_from)(self.module, *source)
 
     def export_metadata(self, _weights: Mapping[str, Tensor], /) -> dict[str, str]:
         """Nothing: whoever draws from the transformer knows the rest from the configuration."""
@@ -78,9 +106,46 @@ class FlowObjective:
         """Mean squared error of the velocity."""
         batch = _moved(batch, self._device)
         inputs = training_inputs(batch, self.task, self._facts, self._null_text, self._config.seed)
-        loss = flow_loss(model(**inputs.arguments()), inputs)
+        loss = flow_loss(model(**inputs.arguments()), inputs, self.task.skip_given_frames)
         text_tokens = inputs.txt_BLD.shape[1]
         return loss, transformer_work(self._shape, batch.latent_BCTHW.shape, self._facts.patch, text_tokens)
+
+    @property
+    def validate_every(self) -> int | None:
+        """Steps between validations; None for none."""
+        return self.task.validation.every_steps if self.task.validation else None
+
+    def validate(self, model: Callable[..., Any], peers: WorldPeers) -> ValidationLosses:
+        """Mean squared error on the held-out samples, given frames included. Collective."""
+        if self.task.validation is None:
+            raise ConfigError(f"stage {self._config.stage.name!r}: train.validation is not set")
+
+        def loss(place: int, time: float) -> Tensor:
+            batch = _moved(self._held_out[place], self._device)
+            inputs = validation_inputs(batch, self.task, self._facts, time)
+            return flow_loss(model(**inputs.arguments()), inputs)
+
+        buckets = [self.data.manifest_row(number)["bucket"] for number in self.data.held_out]
+        return measure(loss, buckets, times_of(self.task.validation.times), self._numbers, peers)
+
+
+def null_text(store: ObjectStore, data: LatentSet, spec: TextEncoderSpec) -> TextFeatures:
+    """Features of the empty caption: those stored with the set; the encoder over bytes can also make them again.
+
+    Raises:
+        DataError: the set has none, or they are not readable.
+    """
+    uri = null_text_uri(data.uri)
+    try:
+        found = load(store.get(uri))
+        context_LD, pooled_P = found["context"].float(), found["pooled"].float()
+    except ObjectMissing as error:
+        if spec.kind == "bytes":
+            return build_text_encoder(spec).encode([""])
+        raise DataError(f"{uri}: missing; text dropout needs the empty caption's features; encode again") from error
+    except (SafetensorError, KeyError) as error:
+        raise DataError(f"{uri}: not the features of a caption: {error!r}; encode again") from error
+    return TextFeatures(context_BLD=context_LD[None], pooled_BP=pooled_P[None], lengths=[len(context_LD)])
 
 
 def _task(context: StageContext) -> TrainTask:
@@ -96,6 +161,7 @@ def _moved(batch: LatentBatch, device: torch.device) -> LatentBatch:
         latent_BCTHW=batch.latent_BCTHW.to(device, non_blocking=True),
         cond_first_BC1HW=batch.cond_first_BC1HW.to(device, non_blocking=True),
         cond_last_BC1HW=batch.cond_last_BC1HW.to(device, non_blocking=True),
+        references_BCFHW={name: frames.to(device) for name, frames in batch.references_BCFHW.items()},
         context_BLD=batch.context_BLD.to(device, non_blocking=True),
         pooled_BP=batch.pooled_BP.to(device, non_blocking=True),
     )

@@ -16,6 +16,7 @@ from videotrain_api.records import (
     StartedRecord,
     StepRecord,
     TrainerRecord,
+    ValidationRecord,
     WorkerExit,
 )
 from videotrain_trainer.pod import Pod
@@ -35,6 +36,11 @@ def gpu_peak_flops(descriptions: Iterable[str]) -> float | None:
     models = [line for text in descriptions for line in text.splitlines() if line.startswith("Model:")]
     peaks = [peak for model in models for name, peak in _PEAK_FLOPS.items() if name in model]
     return min(peaks, default=None) if len(peaks) == len(models) else None
+
+
+def _size_class(bucket: str) -> str:
+    """`256px/33f` of `256px/33f/16:9`: a series for every shape would be too many."""
+    return "/".join(bucket.split("/")[:2])
 
 
 class AgentMetrics:
@@ -74,15 +80,27 @@ class AgentMetrics:
             self._set(catalogue.WORLD_SIZE, record.stage, record.world_size)
             self._set(catalogue.STEP, record.stage, record.resumed_step)
             self._add(catalogue.CHECKPOINT_SKIPPED, record.stage, len(record.skipped_checkpoints))
+        elif isinstance(record, ValidationRecord):
+            self._validation(record)
         elif isinstance(record, CheckpointRecord):
             self._add(catalogue.CHECKPOINT_COMMITS, record.stage, 1)
             self._set(catalogue.CHECKPOINT_LAST_STEP, record.stage, record.step)
             self._set(catalogue.CHECKPOINT_BYTES, record.stage, record.bytes)
 
+    def _validation(self, record: ValidationRecord) -> None:
+        self._set(catalogue.VALIDATION_LOSS, record.stage, record.loss)
+        classes: dict[str, list[float]] = {}
+        for bucket, loss in record.bucket_losses.items():
+            classes.setdefault(_size_class(bucket), []).append(loss)
+        for name, losses in classes.items():
+            self._set(catalogue.VALIDATION_BUCKET_LOSS, record.stage, sum(losses) / len(losses), bucket=name)
+
     def _step(self, record: StepRecord) -> None:
         stage = record.stage
         self._set(catalogue.STEP, stage, record.step)
         self._set(catalogue.LOSS, stage, record.loss)
+        if record.bucket is not None:
+            self._set(catalogue.BUCKET_LOSS, stage, record.loss, bucket=_size_class(record.bucket))
         self._set(catalogue.GRADIENT_NORM, stage, record.gradient_norm)
         self._set(catalogue.LEARNING_RATE, stage, record.learning_rate)
         self._set(catalogue.WORLD_SPREAD_RATIO, stage, record.world_spread)

@@ -1,0 +1,112 @@
+"""The loss on held-out clips: never trained on, always asked the same, equal in every world."""
+
+import itertools
+
+import pytest
+from support.training_worlds import Plan, commit_of, make_latents, run_world, train_config, trained_ids
+
+from videotrain_api.records import StepRecord, ValidationRecord
+from videotrain_api.stages import ParallelLayout, Validation
+from videotrain_trainer.data.sets import is_held_out, open_latents
+from videotrain_trainer.errors import DataError
+from videotrain_trainer.validation import spread, times_of
+
+SPEC = Validation(every_steps=3, share=0.4, max_samples=5, times=2)
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory):
+    return make_latents(tmp_path_factory.mktemp("latents"))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, latents):
+    folder = tmp_path_factory.mktemp("alone")
+    result = run_world(folder, train_config(folder, latents, steps=8, validation=SPEC), 1)
+    assert result.outcomes == ["completed"], result.outcomes
+    return folder, result
+
+
+def told(result, rank=0):
+    return [(r.step, r.loss, r.bucket_losses, r.time_losses) for r in result.of(ValidationRecord, rank)]
+
+
+def test_weak_point_22_training_validates_as_often_as_asked_and_at_its_end(alone):
+    records = alone[1].of(ValidationRecord)
+    assert [record.step for record in records] == [3, 6, 8]
+    last = records[-1]
+    assert last.times == [0.25, 0.75]
+    assert len(last.time_losses) == 2
+    assert last.loss == pytest.approx(sum(last.time_losses) / 2)
+    assert set(last.bucket_losses) == {"64px/8f/1:1", "64px/16f/1:1"}
+    assert last.samples == 5
+    assert last.duration_us > 0
+
+
+def test_held_out_clips_are_never_trained_on(alone, latents):
+    folder, _ = alone
+    from support.training_worlds import store
+
+    held_out = {f"clip-{number}-{index:02d}" for number in range(2) for index in range(10)}
+    held_out = {clip for clip in held_out if is_held_out(clip, SPEC.share)}
+    assert held_out
+    trained = {f"clip-{uid}" for uid in trained_ids(folder, commit_of(folder, 8))}
+    assert trained & held_out == set()
+    data = open_latents(store(), train_config(folder, latents, validation=SPEC))
+    assert {data.manifest_row(number)["clip"] for number in data.held_out} <= held_out
+    buckets = [data.manifest_row(number)["bucket"] for number in data.held_out]
+    assert buckets[0] != buckets[1]  # from the buckets in turn
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_a_world_of_two_finds_the_losses_of_one(tmp_path, latents, alone, zero_stage):
+    layout = ParallelLayout(slots_per_step=4, zero_stage=zero_stage)
+    result = run_world(tmp_path, train_config(tmp_path, latents, steps=8, validation=SPEC, parallel=layout), 2)
+    assert result.outcomes == ["completed"] * 2, result.outcomes
+    assert told(result, 0) == told(result, 1)
+    for mine, theirs in zip(told(result), told(alone[1]), strict=True):
+        assert mine[0] == theirs[0]
+        assert mine[1] == pytest.approx(theirs[1], abs=1e-5)
+        assert mine[2] == pytest.approx(theirs[2], abs=1e-5)
+
+
+def test_validation_changes_nothing_in_training(tmp_path, latents, alone):
+    often = SPEC.model_copy(update={"every_steps": 1})
+    result = run_world(tmp_path, train_config(tmp_path, latents, steps=8, validation=often), 1)
+    assert [step.loss for step in result.steps] == [step.loss for step in alone[1].steps]
+    both = {record.step: record.loss for record in result.of(ValidationRecord)}
+    assert [both[record.step] for record in alone[1].of(ValidationRecord)] == [
+        r.loss for r in alone[1].of(ValidationRecord)
+    ]
+
+
+def test_the_time_of_a_validation_belongs_to_no_step(alone):
+    records = [r for r in alone[1].records[0] if isinstance(r, StepRecord | ValidationRecord)]
+    for before, after in itertools.pairwise(records):
+        if isinstance(before, ValidationRecord) and isinstance(after, StepRecord):
+            assert after.started_at == before.at
+
+
+def test_a_resumed_run_goes_on_with_the_same_validations(tmp_path, latents, alone):
+    config = train_config(tmp_path, latents, steps=8, validation=SPEC)
+    first = run_world(tmp_path, config, 1, Plan(drain_during=4))
+    assert first.outcomes == ["drained"]
+    second = run_world(tmp_path, config, 1, Plan(generation=2))
+    assert told(first) + told(second) == told(alone[1])
+
+
+def test_a_share_that_holds_nothing_out_is_refused_with_its_field(tmp_path, latents):
+    from support.training_worlds import store
+
+    nothing = SPEC.model_copy(update={"share": 1e-9})
+    with pytest.raises(DataError, match=r"none of the stage's clips .* raise train.validation.share from 1e-09"):
+        open_latents(store(), train_config(tmp_path, latents, validation=nothing))
+
+
+def test_all_ranks_ask_equally_often_and_every_sample_is_asked():
+    for samples in range(1, 12):
+        for size in range(1, 6):
+            ranks = [spread(samples, rank, size) for rank in range(size)]
+            assert len({len(numbers) for numbers in ranks}) == 1
+            assert {number for numbers in ranks for number in numbers} == set(range(samples))
+    assert times_of(4) == [0.125, 0.375, 0.625, 0.875]

@@ -1,0 +1,130 @@
+"""A runner for VBench (arXiv 2311.17982). Package and weights are the user's: neither is part of this one."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from videotrain_trainer.errors import ConfigError, DataError
+
+OWN_PROMPTS = (
+    "subject_consistency",
+    "background_consistency",
+    "motion_smoothness",
+    "dynamic_degree",
+    "aesthetic_quality",
+    "imaging_quality",
+)
+"""Dimensions that VBench measures on any videos; the others need its own prompts."""
+SUITE = (
+    *OWN_PROMPTS,
+    "temporal_flickering",
+    "object_class",
+    "multiple_objects",
+    "human_action",
+    "color",
+    "spatial_relationship",
+    "scene",
+    "appearance_style",
+    "temporal_style",
+    "overall_consistency",
+)
+"""Dimensions of VBench's whole suite."""
+INFO = "VBench_full_info.json"
+NAME = "videotrain"
+
+
+def check(dimensions: Sequence[str], suite: bool) -> None:
+    """Refuse what cannot be measured.
+
+    Raises:
+        ConfigError: a dimension is unknown, or needs VBench's prompts.
+    """
+    known = SUITE if suite else OWN_PROMPTS
+    for dimension in dimensions:
+        if dimension not in known:
+            hint = "" if suite or dimension not in SUITE else " on videos of VBench's own prompts (--suite) alone"
+            problem = "can be measured" + hint if hint else "is unknown"
+            raise ConfigError(f"--dimension: {dimension!r} {problem}; allowed: {', '.join(known)}")
+
+
+def run(
+    videos: Path,
+    weights: Path,
+    output: Path,
+    dimensions: Sequence[str],
+    *,
+    suite: bool,
+    prompts: Mapping[str, str] | None,
+    device: str,
+) -> dict[str, float]:
+    """Let VBench judge a folder of videos.
+
+    Args:
+        videos: folder with mp4 files; with `suite` named `<prompt>-<number>.mp4` as VBench demands.
+        weights: VBench's cache folder with its models; nothing is fetched if they are all there.
+        output: folder for VBench's own result files.
+        dimensions: what to measure.
+        suite: the videos are of VBench's prompts.
+        prompts: prompt by file name, for videos of other prompts.
+        device: `cuda` or `cpu`.
+
+    Returns:
+        Score by dimension.
+
+    Raises:
+        ConfigError: the package or its weights are not there, or a dimension cannot be measured.
+        DataError: VBench gave no result.
+    """
+    check(dimensions, suite)
+    module = _load(weights)
+    output.mkdir(parents=True, exist_ok=True)
+    judge = module.VBench(_device(device), str(_info(module)), str(output))
+    mode = {"mode": "vbench_standard"} if suite else {"mode": "custom_input", "prompt_list": dict(prompts or {})}
+    judge.evaluate(videos_path=str(videos), name=NAME, dimension_list=list(dimensions), local=True, **mode)
+    return _scores(output / f"{NAME}_eval_results.json", dimensions)
+
+
+def _load(weights: Path) -> Any:
+    if not weights.is_dir() or not any(weights.iterdir()):
+        raise ConfigError(
+            f"--weights: {weights} holds nothing; mount the folder that VBench fills as its cache (VBENCH_CACHE_DIR), "
+            "with the models of the chosen dimensions"
+        )
+    if importlib.util.find_spec("vbench") is None:
+        raise ConfigError(
+            "the package vbench is not installed here; install it into this environment (it pins old versions of torch "
+            "and transformers, so an environment of its own is safer) and mount its weights"
+        )
+    # Read when the package is imported, and the second so that a missing file is told instead of fetched.
+    os.environ["VBENCH_CACHE_DIR"] = str(weights)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return importlib.import_module("vbench")
+
+
+def _info(module: Any) -> Path:
+    path = Path(module.__file__).parent / INFO
+    if not path.is_file():
+        raise ConfigError(f"the installed vbench lacks {INFO} in {path.parent}; install a complete release")
+    return path
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    return torch.device(name)
+
+
+def _scores(path: Path, dimensions: Sequence[str]) -> dict[str, float]:
+    if not path.is_file():
+        raise DataError(f"VBench wrote no {path.name} into {path.parent}; see its output above")
+    found = json.loads(path.read_text())
+    missing = [dimension for dimension in dimensions if dimension not in found]
+    if missing:
+        raise DataError(f"{path}: VBench gave no score for {', '.join(missing)}")
+    return {dimension: float(found[dimension][0]) for dimension in dimensions}

@@ -1,0 +1,61 @@
+"""`encode` and `decode`: pixels to latents and back, with either autoencoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from videotrain_trainer.model.hunyuan_vae import HunyuanVAE
+from videotrain_trainer.model.registry import Autoencoder
+
+
+@torch.no_grad()
+def encode(autoencoder: Autoencoder, video_BCTHW: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Pixels to latents, scaled as transformers are given them.
+
+    Clips are coded one after another, in tiles if the autoencoder's configuration has them, so memory does not grow
+    with their number.
+
+    Args:
+        autoencoder: in evaluation mode.
+        video_BCTHW: (B, 3, T, H, W) in [-1, 1] on any device. T is 1 + 4k for a HunyuanVideo VAE; 1, 2 or a multiple of
+            4 for a DC-AE; H and W are multiples of the spatial compression (8 and 32 at the published sizes).
+        generator: samples the latents of a HunyuanVideo VAE from their distribution, on the CPU; the mode of the
+            distribution if None. A DC-AE has none and refuses it.
+
+    Returns:
+        (B, C, T', H', W') float32, on the autoencoder's device.
+
+    Raises:
+        ValueError: a size cannot be encoded, or the autoencoder has nothing to sample.
+    """
+    if generator is not None and not isinstance(autoencoder, HunyuanVAE):
+        raise ValueError(f"a {type(autoencoder).__name__} gives one latent for a clip; leave the generator out")
+    return torch.cat([_encode_one(autoencoder, clip[None], generator) for clip in video_BCTHW])
+
+
+def _encode_one(autoencoder: Autoencoder, clip_1CTHW: Tensor, generator: torch.Generator | None) -> Tensor:
+    like = next(autoencoder.parameters())
+    clip = clip_1CTHW.to(like.device, like.dtype)
+    if generator is None or not isinstance(autoencoder, HunyuanVAE):
+        return autoencoder.encode(clip).float()
+    posterior = autoencoder.posterior(clip)
+    noise = torch.randn(posterior.mean_BCTHW.shape, generator=generator).to(like.device, like.dtype)
+    return autoencoder.scaled(posterior.sample(noise)).float()
+
+
+@torch.no_grad()
+def decode(autoencoder: Autoencoder, latent_BCTHW: Tensor) -> Tensor:
+    """Latents to pixels, one clip after another.
+
+    Args:
+        autoencoder: in evaluation mode.
+        latent_BCTHW: scaled, as `encode` and the sampler give them.
+
+    Returns:
+        (B, 3, T, H, W) float32, about in [-1, 1], on the autoencoder's device. T is 1 + 4 * (T' - 1) for a HunyuanVideo
+        VAE; 4 * T' for a DC-AE, and 1 for its single latent frame.
+    """
+    like = next(autoencoder.parameters())
+    clips = [autoencoder.decode(latent[None].to(like.device, like.dtype)) for latent in latent_BCTHW]
+    return torch.cat(clips).float()

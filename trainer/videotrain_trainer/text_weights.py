@@ -1,0 +1,135 @@
+"""Where the files of T5 and CLIP lie: a mounted directory as it is, or objects fetched once to the local disk.
+
+Which folder holds which encoder is read from its config.json, so every usual layout works: `t5/` and `clip/`, the
+published names of both repositories, or diffusers' `text_encoder*` with `tokenizer*` beside them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.storage import ObjectInfo, ObjectStore, disk_full_is_clear
+
+CHUNK = 64 * 1024 * 1024
+"""Objects are fetched in ranges of this size, so that a 10 GB file needs little memory."""
+WANTED = (".json", ".txt", ".model", ".safetensors")
+"""Endings that are fetched; other formats of the same weights stay where they are."""
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderFolders:
+    """Folders with a model or a tokenizer in the layout of `transformers`."""
+
+    t5: Path
+    t5_tokenizer: Path
+    clip: Path
+    clip_tokenizer: Path
+
+
+def local_folder(source: str, store: ObjectStore, cache: Path) -> Path:
+    """A directory on this machine with the files behind a path or URI.
+
+    Workers of one pod share the cache: the first one fetches, the others wait.
+
+    Raises:
+        ConfigError: there is nothing.
+    """
+    if "://" not in source:
+        return Path(source)
+    if source.startswith("file://"):
+        return Path("/" + unquote(source.removeprefix("file://")).strip("/"))
+    objects = [found for found in store.list(source) if found.uri.endswith(WANTED)]
+    if not objects:
+        raise ConfigError(f"spec.textEncoder.weights: {source}: there are no weights below it")
+    name = hashlib.sha256("\n".join(f"{found.uri} {found.etag}" for found in objects).encode()).hexdigest()[:16]
+    target = cache / f"text-encoder-{name}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f"text-encoder-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            _fetch_all(store, source, objects, target)
+    return target
+
+
+def _fetch_all(store: ObjectStore, source: str, objects: list[ObjectInfo], target: Path) -> None:
+    """Fetch to a folder that gets its name when it is complete."""
+    partial = target.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for found in objects:
+        path = partial / found.uri.removeprefix(source).strip("/")
+        with disk_full_is_clear(partial):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _fetch(store, found, path)
+    partial.replace(target)
+
+
+def _fetch(store: ObjectStore, found: ObjectInfo, path: Path) -> None:
+    with path.open("wb") as file:
+        for offset in range(0, found.size, CHUNK):
+            file.write(store.get_range(found.uri, offset, min(CHUNK, found.size - offset)))
+    if path.stat().st_size != found.size:
+        raise ConfigError(f"{found.uri}: changed while it was fetched: {path.stat().st_size} of {found.size} bytes")
+
+
+def find_encoders(folder: Path, source: str) -> EncoderFolders:
+    """Both encoders and their tokenizers below a folder.
+
+    Args:
+        folder: on this machine.
+        source: as the user wrote it, for messages.
+
+    Raises:
+        ConfigError: an encoder or tokenizer is missing, or there are several of a kind.
+    """
+    models: dict[str, list[Path]] = {"t5": [], "clip": []}
+    for config in sorted(folder.rglob("config.json")):
+        kind = _kind(str(_json(config).get("model_type", "")))
+        if kind:
+            models[kind].append(config.parent)
+    for kind, found in models.items():
+        if len(found) != 1:
+            where = ", ".join(str(path.relative_to(folder)) for path in found) or "none"
+            raise ConfigError(
+                f"spec.textEncoder.weights: {source}: exactly one folder with a config.json of model_type {kind!r} is "
+                f"needed; found: {where}"
+            )
+    (t5,), (clip,) = models["t5"], models["clip"]
+    return EncoderFolders(
+        t5=t5, t5_tokenizer=_tokenizer(folder, t5, "t5"), clip=clip, clip_tokenizer=_tokenizer(folder, clip, "clip")
+    )
+
+
+def _tokenizer(folder: Path, model: Path, kind: str) -> Path:
+    """The model's own folder, else the one whose tokenizer_config.json names the kind."""
+    if any((model / name).exists() for name in TOKENIZER_FILES):
+        return model
+    for config in sorted(folder.rglob("tokenizer_config.json")):
+        if kind in str(_json(config).get("tokenizer_class", "")).lower():
+            return config.parent
+    raise ConfigError(
+        f"{folder}: no tokenizer of kind {kind!r}: put its files beside {model.name}/config.json or in a folder with a "
+        "tokenizer_config.json"
+    )
+
+
+def _kind(model_type: str) -> str | None:
+    if model_type == "t5":
+        return "t5"
+    return "clip" if model_type in ("clip", "clip_text_model") else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not readable: {error}") from error
+    return found
