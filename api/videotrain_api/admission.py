@@ -47,7 +47,13 @@ def _made_before(task: str, maker: str, given: str, message: str) -> CelRule:
     """Every stage of `task` needs the field `given` or an earlier stage with task `maker`."""
     before = f"{_INDICES}.exists(j, j < i && self.stages[j].task == '{maker}')"
     each = f"{_INDICES}.all(i, i >= size(self.stages) || self.stages[i].task != '{task}' || {before})"
-    return CelRule(f"has(self.{given}) || {each}", message, ".stages")
+    none = _no_stage(f"s.task == '{task}'")
+    return CelRule(f"has(self.{given}) || {none} || {each}", message, ".stages")
+
+
+def _no_stage(condition: str) -> str:
+    """Said first, it spares most runs the loops, which the API server goes through at every write of a status."""
+    return f"!self.stages.exists(s, {condition})"
 
 
 _INPUTS: Final = (
@@ -99,7 +105,8 @@ def _starts_from(task: str) -> CelRule:
     source = f"self.stages[i].{task}.initFrom"
     earlier = f"{_INDICES}.exists(j, j < i && self.stages[j].task == '{task}' && self.stages[j].name == {source}.stage)"
     unset = f"!has(self.stages[i].{task}) || !has({source}) || !has({source}.stage)"
-    rule = f"{_INDICES}.all(i, i >= size(self.stages) || {unset} || {earlier})"
+    none = _no_stage(f"has(s.{task}) && has(s.{task}.initFrom) && has(s.{task}.initFrom.stage)")
+    rule = f"{none} || {_INDICES}.all(i, i >= size(self.stages) || {unset} || {earlier})"
     return CelRule(rule, f"{task}.initFrom.stage must name an earlier stage with task {task}", ".stages")
 
 
@@ -215,7 +222,8 @@ _STATE: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
     ),
     Optimizer: (
         CelRule(
-            f"{_PIECES}(has(self.learningRate[i - 1].untilStep) && (!has(self.learningRate[i].untilStep) || "
+            f"size(self.learningRate) < 2 || {_PIECES}(has(self.learningRate[i - 1].untilStep) && "
+            "(!has(self.learningRate[i].untilStep) || "
             "self.learningRate[i].untilStep > self.learningRate[i - 1].untilStep)))",
             "the pieces must be in order of untilStep, and only the last may leave it out",
             ".learningRate",

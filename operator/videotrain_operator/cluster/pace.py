@@ -10,8 +10,10 @@ from videotrain_api.trainrun import Metadata, VideoTrainingRun, VideoTrainingRun
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.cluster.interface import Json
 
-WORDS_SECONDS: Final = 5.0
-"""How far a message may lag behind, such as "3 of at least 8 pods are ready", whose pods come one after another."""
+WORDS_SECONDS: Final = 10.0
+"""How far words may lag behind, such as "3 of at least 8 pods are ready", whose pods come one after another."""
+_WORDS: Final = ("phase", "startTime", "activeSince")
+"""Derived from conditions and pods at each look."""
 PROGRESS_SECONDS: Final = 60.0
 """How far the stored step counter may lag behind; /metrics and the agents have it by the second."""
 COST_SECONDS: Final = 600.0
@@ -93,7 +95,7 @@ class Memory:
 
 def facts(status: Json) -> Json:
     """A status without what moves with time alone, without words, and without the news that a world is on its way."""
-    kept = {key: value for key, value in status.items() if key not in _NUMBERS}
+    kept = _without(status, (*_NUMBERS, *_WORDS))
     conditions = [item for item in status.get("conditions") or [] if not _says_starting(item)]
     kept["conditions"] = [_without(item, ("message",)) for item in conditions]
     kept["nodes"] = {key: value for key, value in (status.get("nodes") or {}).items() if key != "ready"}
@@ -120,7 +122,8 @@ def _says_starting(condition: Json) -> bool:
 
 
 def _words(status: Json) -> list[object]:
-    return [(item.get("type"), item.get("message")) for item in status.get("conditions") or []]
+    messages = [(item.get("type"), item.get("message")) for item in status.get("conditions") or []]
+    return [*messages, *(status.get(key) for key in _WORDS)]
 
 
 def _progress(status: Json) -> tuple[object, ...]:

@@ -34,7 +34,7 @@ SILENCE_SECONDS: Final = WATCH_SECONDS + 20.0
 """A watch from which nothing came for so long is dead, whatever TCP says."""
 PAGE: Final = 500
 """Objects of one page of a list."""
-CONCURRENCY: Final = 32
+CONCURRENCY: Final = 16
 """Requests in flight beside watches. The server's priority and fairness does the rest."""
 RETRIES: Final = 4
 _SERVICE_ACCOUNT: Final = "var/run/secrets/kubernetes.io/serviceaccount"

@@ -27,6 +27,7 @@ _HEAD: Final = (
 )
 _LABELS: Final = (LABEL_RUN, LABEL_RUN_UID, LABEL_INDEX)
 _LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+_WORD: Final = 40
 _CONDITION: Final = ("type", "status", "reason", "message", "lastTransitionTime")
 
 
@@ -120,4 +121,14 @@ def trim_run(body: Json) -> Json:
     """A run without what only the API server and kubectl keep on it."""
     head = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
     annotations = {k: v for k, v in (head.get("annotations") or {}).items() if k != _LAST_APPLIED}
-    return body | {"metadata": head | ({"annotations": annotations} if annotations else {})}
+    kept: Json = _lean(body | {"metadata": head | ({"annotations": annotations} if annotations else {})})
+    return kept
+
+
+def _lean(value: Any) -> Any:
+    """The same data with names and short words in memory once, however many runs there are."""
+    if isinstance(value, dict):
+        return {_shared(key): _lean(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_lean(item) for item in value]
+    return _shared(value) if isinstance(value, str) and len(value) <= _WORD else value

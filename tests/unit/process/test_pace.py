@@ -23,7 +23,7 @@ def memory(now):
 def test_a_fact_is_written_at_once_and_a_number_now_and_then():
     now = [0.0]
     pace = memory(now)
-    assert pace.due(status(), status(phase="Failed"))
+    assert pace.due(status(), status() | {"generation": 2})
     assert pace.due(status(), status(state="failed"))
     assert not pace.due(status(), status(step=2, total=20))
     now[0] = PROGRESS_SECONDS
@@ -55,7 +55,7 @@ def test_a_server_that_drops_unknown_fields_is_not_written_to_for_ever():
     pace.keep(RUN, wanted, written=True)
     pace.recall(RUN | {"status": status()})
     assert not pace.due(status(), wanted)
-    assert pace.due(status(), wanted | {"phase": "Failed"})
+    assert pace.due(status(), wanted | {"generation": 2})
 
 
 def waiting(ready, status="False", reason="WaitingForPods"):
@@ -71,6 +71,8 @@ def test_words_that_change_one_after_another_make_one_write_and_are_not_forgotte
     assert pace.look_seconds == WORDS_SECONDS - 2.0
     assert pace.due(waiting(0), waiting(8, "True", "PodsReady")), "a fact waits for nothing"
     assert pace.look_seconds is None
+    assert not pace.due(waiting(0) | {"phase": "Pending"}, waiting(0) | {"phase": "Starting"})
+    assert pace.look_seconds == WORDS_SECONDS - 2.0
     now[0] = WORDS_SECONDS
     assert pace.due(waiting(0), waiting(4))
 
