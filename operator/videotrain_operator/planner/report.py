@@ -136,17 +136,18 @@ def _write_conditions(draft: Draft, live: GenerationStatus | None, ready: int) -
     set_condition(draft, Condition.RUNNING, running, "StepsAdvance" if running else "NoWorld", draft.waiting)
     again = not released and _restarting(draft, live, running=running)
     if again or find_condition(draft, Condition.RESTARTING):
-        reason = next_reason(draft)[0] if live is None else GenerationReason(live.reason)
-        _write_restarting(draft, again=again, reason=str(reason))
+        _write_restarting(draft, again=again, live=live)
     if live is None and find_condition(draft, Condition.PROGRESS_OBSERVED):
         set_condition(draft, Condition.PROGRESS_OBSERVED, None, "NoWorld")
 
 
-def _write_restarting(draft: Draft, *, again: bool, reason: str) -> None:
+def _write_restarting(draft: Draft, *, again: bool, live: GenerationStatus | None) -> None:
     old = find_condition(draft, Condition.RESTARTING)
     if again:
         outage = draft.status.outage
         why = "; ".join(filter(None, [outage.message if outage else "", draft.waiting]))
+        # Only of a run that goes on: what ended a failed one is no reason of a next generation.
+        reason = next_reason(draft)[0] if live is None else GenerationReason(live.reason)
         set_condition(draft, Condition.RESTARTING, True, reason, why)
         return
     kept = old.message if old is not None and old.status == "False" else ""

@@ -150,6 +150,8 @@ class Runs:
             Exception: it could not connect even once.
         """
         logging.getLogger("kopf").setLevel(logging.WARNING)
+        # It warns at each start that signals are not its business.
+        logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
         connected = threading.Event()
 
         def note() -> None:

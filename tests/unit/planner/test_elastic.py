@@ -65,6 +65,17 @@ async def test_a_fault_is_counted_once_as_what_it_is_and_the_run_goes_on(name: s
     assert status.outage is None
 
 
+async def test_a_run_that_was_restarted_can_still_fail_at_its_deadline() -> None:
+    cluster = cluster_of(machines=4, activeDeadlineSeconds=600)
+    await running(cluster)
+    cluster.finish_pod("demo-w1", 137)
+    await pass_seconds(cluster, 25)
+    cluster.now += timedelta(seconds=600)
+    status = await pass_seconds(cluster, 5)
+    assert condition(status, "Failed").reason == "DeadlineExceeded"
+    assert (status.phase, condition(status, "Restarting").status) == ("Failed", "False")
+
+
 @pytest.mark.parametrize("name", ["node drained", "pod deleted by hand"])
 async def test_nothing_is_lost_when_a_pod_leaves_in_good_order(name: str) -> None:
     cluster = cluster_of(machines=4)
