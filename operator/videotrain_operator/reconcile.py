@@ -50,6 +50,8 @@ class Outcome:
     run: Json
     observed: Observed
     plan: Plan
+    status: Json
+    """The plan's status as it is stored."""
     at: datetime
     seconds: float
     """How long the pass took."""
@@ -96,11 +98,14 @@ async def reconcile(
     now = clock()
     parse = memory.parse if memory else VideoTrainingRun.from_wire
     decided = _decide(memory.recall(run) if memory else run, observed, now, parse)
-    written = await apply(cluster, run, decided, memory.due if memory else whenever_changed)
+    status = decided.status.to_wire()
+    written = await apply(cluster, run, decided, status, memory.due if memory else whenever_changed)
+    if written and written.get("status") == status:
+        status = written["status"]  # the cache has it too: once in memory
     if memory:
-        memory.keep(written or run, decided.status.to_wire(), written=written is not None)
+        memory.keep(written or run, status, written=written is not None)
         decided = _look_earlier(decided, None if written else memory.look_seconds)
-    return Outcome(run=run, observed=observed, plan=decided, at=now, seconds=time.monotonic() - begun)
+    return Outcome(run=run, observed=observed, plan=decided, status=status, at=now, seconds=time.monotonic() - begun)
 
 
 def _look_earlier(decided: Plan, seconds: float | None) -> Plan:
@@ -207,10 +212,12 @@ class RunLoop:
             backoff = FIRST_BACKOFF_SECONDS
             if self._on_outcome is not None:
                 self._on_outcome(outcome)
-            if outcome.requeue_seconds == 0:
+            seconds, settled = outcome.requeue_seconds, begun + self._settle(outcome)
+            del outcome  # thousands of loops rest here
+            if seconds == 0:
                 continue
-            await self._pause(RESYNC_SECONDS if outcome.requeue_seconds is None else outcome.requeue_seconds)
-            await asyncio.sleep(max(0.0, begun + self._settle(outcome) - time.monotonic()))
+            await self._pause(RESYNC_SECONDS if seconds is None else seconds)
+            await asyncio.sleep(max(0.0, settled - time.monotonic()))
 
     def _settle(self, outcome: Outcome) -> float:
         resting = self._settle_seconds > 0 and outcome.plan.status.phase in _RESTING

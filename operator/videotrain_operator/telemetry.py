@@ -47,17 +47,17 @@ class OperatorMetrics(Collector):
     _pass_counts: list[int] = field(default_factory=lambda: [0] * (len(catalogue.RECONCILE_SECONDS_BUCKETS) + 1))
     _pass_seconds: float = 0.0
 
-    def note_pass(self, run: Json, status: RunStatus, seconds: float, event_reasons: Iterable[str]) -> None:
+    def note_pass(self, run: Json, status: Json, seconds: float, event_reasons: Iterable[str]) -> None:
         """A pass succeeded.
 
         Args:
             run: the run object.
-            status: the status that was written.
+            status: the status that the pass computed.
             seconds: how long the pass took.
             event_reasons: reason of each event that was emitted.
         """
         head = run["metadata"]
-        self._runs[head.get("namespace", "default"), head["name"]] = dict(run) | {"status": status.to_wire()}
+        self._runs[head.get("namespace", "default"), head["name"]] = dict(run) | {"status": status}
         self._pass_counts[bisect_left(catalogue.RECONCILE_SECONDS_BUCKETS, seconds)] += 1
         self._pass_seconds += seconds
         for reason in event_reasons:

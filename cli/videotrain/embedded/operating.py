@@ -109,7 +109,7 @@ class Operating:
 
     def _note(self, item: Outcome) -> None:
         seconds = (utc_now() - item.at).total_seconds()
-        self._metrics.note_pass(item.run, item.plan.status, seconds, [event.reason for event in item.plan.events])
+        self._metrics.note_pass(item.run, item.status, seconds, [event.reason for event in item.plan.events])
 
     def _count(self, error: Exception) -> None:
         """Conflicts are everyday; a broken database ends at once, everything else after some patience."""

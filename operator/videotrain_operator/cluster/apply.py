@@ -22,13 +22,16 @@ def whenever_changed(stored: Json, wanted: Json) -> bool:
     return wanted != stored
 
 
-async def apply(cluster: Cluster, run: Json, plan: Plan, due: StatusDue = whenever_changed) -> Json | None:
+async def apply(
+    cluster: Cluster, run: Json, plan: Plan, status: Json, due: StatusDue = whenever_changed
+) -> Json | None:
     """Carry out a plan: objects, deletions, status, events, and at last the end of the run.
 
     Args:
         cluster: where to write.
         run: the object that the plan was made for; its resourceVersion guards the status.
         plan: what to do.
+        status: the plan's status as it is stored.
         due: whether a status is to be written now.
 
     Returns:
@@ -44,7 +47,6 @@ async def apply(cluster: Cluster, run: Json, plan: Plan, due: StatusDue = whenev
         await _together(cluster.apply(manifest, manager_of(manifest)) for manifest in batch)
     await _delete(cluster, head, plan)
     written: Json | None = None
-    status = plan.status.to_wire()
     if due(run.get("status") or {}, status):
         written = await cluster.replace_status(KIND, namespace, name, status, head["resourceVersion"])
     for event in plan.events:

@@ -199,7 +199,7 @@ class Controller:
 
     def _note(self, key: Key, outcome: Outcome) -> None:
         reasons = [event.reason for event in outcome.plan.events]
-        self._metrics.note_pass(outcome.run, outcome.plan.status, outcome.seconds, reasons)
+        self._metrics.note_pass(outcome.run, outcome.status, outcome.seconds, reasons)
         charge = self._charges.get(key)
         if charge is None:
             return

@@ -14,7 +14,6 @@ from support.planner_cluster import SimCluster
 
 from videotrain_api import metrics as catalogue
 from videotrain_api.records import AgentProgress
-from videotrain_api.status import RunStatus
 from videotrain_operator.cluster import agents as agents_module
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.apply import ROSTER_MANAGER, manager_of
@@ -355,7 +354,7 @@ async def test_every_run_series_is_in_the_catalogue_and_a_new_operator_shows_the
         cluster.tick()
     run = cluster.run
     metrics = OperatorMetrics()
-    metrics.note_pass(run, RunStatus.from_wire(run["status"]), 0.004, ["Started"])
+    metrics.note_pass(run, run["status"], 0.004, ["Started"])
     metrics.note_conflict()
     metrics.note_error(OSError())
     text = metrics.text().decode()
@@ -366,7 +365,7 @@ async def test_every_run_series_is_in_the_catalogue_and_a_new_operator_shows_the
     gpu_seconds = sum(sample.value for sample in families["videotrain_gpu_seconds"].samples)
     assert gpu_seconds == pytest.approx(run["status"]["cost"]["heldGpuMicroseconds"] / 1e6)
     again = OperatorMetrics()
-    again.note_pass(run, RunStatus.from_wire(run["status"]), 0.004, ["Started"])
+    again.note_pass(run, run["status"], 0.004, ["Started"])
     for name in ("videotrain_restarts", "videotrain_cost_micros"):
         other = {f.name: f for f in text_string_to_metric_families(again.text().decode())}[name]
         assert other.samples == families[name].samples

@@ -18,7 +18,7 @@ COUNTS = CurationCounts(clips=4, dropped={"still": 2, "too-short": 1})
 def values(status: RunStatus) -> dict[tuple[str, ...], float]:
     """Every sample of a page by name and label values, in the order of the catalogue's labels."""
     metrics = OperatorMetrics()
-    metrics.note_pass(manifest(), status, 0.004, ["Started"])
+    metrics.note_pass(manifest(), status.to_wire(), 0.004, ["Started"])
     metrics.note_conflict()
     metrics.note_error(OSError())
     metrics.note_request("patch", "Pod", 200)
