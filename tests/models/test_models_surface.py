@@ -269,3 +269,16 @@ def test_a_component_of_a_diffusers_folder_is_a_source_like_any_other(fixture, m
     assert all(torch.equal(value.float(), back[name]) for name, value in first.items())
     assert isinstance(models.load(tmp_path / "transformer"), MMDiT)
     assert isinstance(models.load(tmp_path / "vae", model=spec), HunyuanVAE)
+
+
+@pytest.mark.parametrize("preset", sorted(models.PRESETS))
+def test_weak_point_2_no_part_of_a_model_hides_behind_a_method(preset):
+    """A module that is assigned to a method's name is stored and never called: so a compiled encoder was lost."""
+    model = models.build(preset, device="meta")
+    hidden = [
+        f"{type(module).__name__}.{name}"
+        for module in model.modules()
+        for name in module._modules
+        if hasattr(type(module), name)
+    ]
+    assert not hidden
