@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -30,6 +29,7 @@ from videotrain.controlplane.screen import render
 from videotrain.embedded.addresses import NoAddressError
 from videotrain.embedded.leftovers import end_leftovers
 from videotrain.embedded.s3 import ObjectServerError
+from videotrain.logfile import logging_to, open_log
 
 READY: Final = "ready\n"
 """What a detached cluster tells the process that started it."""
@@ -78,7 +78,7 @@ def up(options: ClusterOptions) -> int:
             program()
         if options.detach:
             return _detach(options, directory)
-        with held(directory), _logging(directory):
+        with held(directory), logging_to(open_log(directory / LOG_FILE)):
             return _foreground(options, directory)
     except ControlPlaneError as error:
         raise UsageError(str(error)) from None
@@ -247,22 +247,3 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(part)
     else:
         yield error
-
-
-@contextmanager
-def _logging(directory: Path) -> Iterator[None]:
-    """What the parts log goes to a file; the terminal belongs to the picture."""
-    path = directory / LOG_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-        handler.close()

@@ -11,8 +11,6 @@ import json
 import logging
 import sqlite3
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +26,7 @@ from videotrain.embedded.prepare import Prepared, prepare
 from videotrain.embedded.s3 import ObjectServerError
 from videotrain.embedded.session import Session
 from videotrain.embedded.workplace import WorkplaceError, check_same_run, check_space, explain, locked
+from videotrain.logfile import logging_to, open_log
 from videotrain_api.vocabulary import KIND
 
 Json = dict[str, Any]
@@ -69,7 +68,7 @@ def run_local(options: LocalOptions) -> int:
     """
     prepared = prepare(options.manifest, options.data, options.seed, options.chaos)
     try:
-        with locked(options.workdir) as workdir, _logging(workdir):
+        with locked(options.workdir) as workdir, logging_to(_log(workdir)):
             check_space(workdir)
             _check_held(workdir, prepared)
             outcome = _run(options, workdir, prepared)
@@ -111,26 +110,12 @@ async def _session(options: LocalOptions, workdir: Path, prepared: Prepared, dis
     return await Session(workdir, prepared, options.metrics_port, display).run()
 
 
-@contextmanager
-def _logging(workdir: Path) -> Iterator[None]:
-    """The terminal belongs to the display: what the parts log goes to a file."""
+def _log(workdir: Path) -> logging.Handler:
     path = workdir / LOG_FILE
     try:
-        path.parent.mkdir(exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8")
+        return open_log(path)
     except OSError as error:
         raise WorkplaceError(f"{path}: cannot be written: {explain(error)}") from None
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-        handler.close()
 
 
 def _conclude(options: LocalOptions, outcome: Outcome) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from support.processes import processes_below
 
 EXAMPLES = Path(__file__).parents[2] / "manifests" / "examples"
 
@@ -62,16 +63,7 @@ class LocalProcess:
 
     def processes(self):
         """Live processes that belong to the working directory, apart from the command itself."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                root = process.environ().get("VIDEOTRAIN_POD_ROOT", "")
-                alive = process.status() != psutil.STATUS_ZOMBIE
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-            if alive and root.startswith(f"{self.workdir}/"):
-                found.append(process)
-        return found
+        return processes_below(self.workdir)
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+import torch
 from safetensors.torch import load_file
 
 from videotrain_trainer.model.mmdit import MMDiT, MMDiTConfig
@@ -52,3 +54,20 @@ def forward(model, found):
         "guidance_B": "guidance",
     }
     return model(**{ours: found[f"in.{theirs}"] for ours, theirs in given.items() if f"in.{theirs}" in found.tensors})
+
+
+@pytest.fixture(scope="session")
+def fixture():
+    loaded = {}
+    return lambda name: loaded.setdefault(name, Fixture(name))
+
+
+@pytest.fixture(scope="session")
+def mmdit(fixture):
+    """Builds the model of a fixture with its weights, float32."""
+    return lambda name, **changes: transformer(fixture(name), **changes)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)

@@ -7,7 +7,7 @@ import sys
 import time
 import uuid
 
-import psutil
+from support.processes import processes_below
 
 from videotrain.embedded.kube_control import give_order
 from videotrain.embedded.leftovers import end_leftovers
@@ -59,16 +59,7 @@ class ProcessNodes:
 
     def children(self):
         """Live processes of pods of these nodes."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                root = process.environ().get("VIDEOTRAIN_POD_ROOT", "")
-                alive = process.status() != psutil.STATUS_ZOMBIE
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-            if alive and root.startswith(f"{self.workdir}/"):
-                found.append(process)
-        return found
+        return processes_below(self.workdir)
 
     def clean(self):
         """Leave nothing, whatever the test did."""
