@@ -1,9 +1,8 @@
 """What samples are given: every kind, both kinds of autoencoder, and nothing that one sample leaves to the next."""
 
-from dataclasses import dataclass, field
-
 import pytest
 import torch
+from support.batches import Batch, Key
 
 from videotrain_api.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
 from videotrain_trainer.conditioning import (
@@ -27,23 +26,6 @@ from videotrain_trainer.sampler import Guidance, Sampler, TextPair
 
 PUBLISHED = ConditioningMix(t2v=1, i2v_head=5, i2v_loop=1, i2v_tail=1)
 NULL = TextFeatures(context_BLD=torch.zeros(1, 6, 8), pooled_BP=torch.zeros(1, 5), lengths=[1])
-
-
-@dataclass(frozen=True)
-class Key:
-    bucket: str
-    position: int
-
-
-@dataclass(frozen=True)
-class Batch:
-    latent_BCTHW: torch.Tensor
-    cond_first_BC1HW: torch.Tensor
-    cond_last_BC1HW: torch.Tensor
-    context_BLD: torch.Tensor
-    pooled_BP: torch.Tensor
-    keys: list
-    references_BCFHW: dict = field(default_factory=dict)
 
 
 def batch_of(count, frames, bucket="a", **changes):

@@ -57,8 +57,7 @@ class KubeCluster:
     async def list(self, kind: str, namespace: str, labels: Mapping[str, str] | None = None) -> list[Json]:
         """All objects that carry the labels; see Cluster.list."""
         if kind not in CACHED:
-            selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
-            return await self._client.list(kind, namespace, selector)
+            return await self._client.list(kind, namespace, _selector(labels or {}))
         store = self._stores[kind]
         run = (labels or {}).get(LABEL_RUN_UID)
         found = store.of_run(run) if run else store.all(namespace)
@@ -152,9 +151,8 @@ class KubeCluster:
     async def delete_collection(self, kind: str, namespace: str, labels: Mapping[str, str]) -> None:
         """Ask for the deletion of everything that carries the labels; see Cluster.delete_collection."""
         self._fence()
-        selector = ",".join(f"{key}={value}" for key, value in labels.items())
-        await self._client.delete_collection(kind, namespace, selector)
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        await self._client.delete_collection(kind, namespace, _selector(labels))
+        now = _now()
         for body in await self.list(kind, namespace, labels):
             self._stores[kind].mark_deleting(body, now)
 
@@ -178,7 +176,7 @@ class KubeCluster:
 
     def _event(self, regarding: Json, type_: str, reason: str, message: str) -> Json:
         head = regarding["metadata"]
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = _now()
         namespace = head.get("namespace", "default")
         return {
             "apiVersion": "v1",
@@ -202,6 +200,15 @@ class KubeCluster:
             "reportingComponent": FIELD_MANAGER,
             "reportingInstance": self._host,
         }
+
+
+def _now() -> str:
+    """As the API server writes a time."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _selector(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in labels.items())
 
 
 def _carries(body: Json, labels: Mapping[str, str]) -> bool:

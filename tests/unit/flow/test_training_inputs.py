@@ -1,9 +1,10 @@
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.batches import Batch, Key
 
 from videotrain_api.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
 from videotrain_trainer.conditioning import KINDS, applicable, choose
@@ -14,28 +15,6 @@ from videotrain_trainer.model.text import TextFeatures
 FACTS = ModelFacts(patch=1, cond_embed=True, guidance_embed=False, causal=False)
 NULL = TextFeatures(context_BLD=torch.full((1, 6, 8), -7.0), pooled_BP=torch.full((1, 5), -7.0), lengths=[1])
 MIX = ConditioningMix(t2v=1, i2v_head=5, i2v_loop=1, i2v_tail=1)
-
-
-@dataclass(frozen=True)
-class Key:
-    bucket: str
-    position: int
-
-
-@dataclass(frozen=True)
-class Batch:
-    latent_BCTHW: torch.Tensor
-    cond_first_BC1HW: torch.Tensor
-    cond_last_BC1HW: torch.Tensor
-    context_BLD: torch.Tensor
-    pooled_BP: torch.Tensor
-    keys: list
-    references_BCFHW: dict = field(default_factory=dict)
-
-    def part(self, rows):
-        tensors = {name: value[rows] for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        references = {kind: value[rows] for kind, value in self.references_BCFHW.items()}
-        return Batch(**tensors, keys=[self.keys[row] for row in rows], references_BCFHW=references)
 
 
 def batch_of(count, frames=3, bucket="64px/12f/1:1", start=0):
