@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from videotrain_api.cel import CelRule, same
+from videotrain_api.crd.cel import CelRule, same
 from videotrain_api.pool import Pool
 from videotrain_api.schema import ApiModel
 from videotrain_api.stages import Stage

@@ -11,7 +11,7 @@ import math
 from functools import cache
 from typing import Any, Final
 
-from videotrain_api.crd import root_schema
+from videotrain_api.crd.definition import root_schema
 from videotrain_api.schema import DEEPEST, Problem, field_path
 
 _METADATA: Final = ("labels", "annotations", "namespace", "uid", "generation")

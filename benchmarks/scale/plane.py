@@ -14,8 +14,8 @@ from videotrain.controlplane.errors import RequestError
 from videotrain.controlplane.kwok import create_nodes
 from videotrain.controlplane.plane import ControlPlane
 from videotrain.controlplane.settings import PROFILES, Kwok, NodeMonitoring, Settings
-from videotrain_api.chart_permissions import RIGHTS
-from videotrain_api.crd import custom_resource_definition
+from videotrain_api.crd.definition import custom_resource_definition
+from videotrain_api.generate.chart_permissions import RIGHTS
 
 NAMESPACE: Final = "scale"
 OPERATOR_NAMESPACE: Final = "videotrain-system"

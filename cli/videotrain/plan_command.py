@@ -16,7 +16,7 @@ from rich.text import Text
 from videotrain.cli_errors import UsageError
 from videotrain.manifest_file import load_run
 from videotrain.wording import compact, duration
-from videotrain_api.cost import (
+from videotrain_api.cost.forecast import (
     PUBLISHED,
     PUBLISHED_COST,
     PUBLISHED_GPU_DAYS,
@@ -24,7 +24,7 @@ from videotrain_api.cost import (
     StageForecast,
     forecast,
 )
-from videotrain_api.money import MICROS, parse_micros
+from videotrain_api.cost.money import MICROS, parse_micros
 
 UNKNOWN = "-"
 TABLE_WIDTH = 130

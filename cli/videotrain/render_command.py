@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from videotrain.manifest_file import load_run
-from videotrain_api.cost import node_bounds, node_counts
+from videotrain_api.cost.forecast import node_bounds, node_counts
 from videotrain_api.trainrun import VideoTrainingRun
 from videotrain_operator.planner.render.objects import render_objects
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from support.chart import CHART, EVERYTHING, NAMESPACED, NOTHING, ROOT, Chart, Json
 
-from videotrain_api.chart_values import ChartValues, chart_files, values_schema
+from videotrain_api.generate.chart_values import ChartValues, chart_files, values_schema
 
 WRONG: list[tuple[Json, str]] = [
     ({"replica": 2}, "replica"),

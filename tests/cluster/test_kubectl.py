@@ -15,7 +15,7 @@ import yaml
 from support.controlplane import CRDS, Run
 from support.planner_builders import manifest, train_stage
 
-from videotrain_api.crd import custom_resource_definition, root_schema
+from videotrain_api.crd.definition import custom_resource_definition, root_schema
 from videotrain_api.status import (
     ConditionStatus,
     CostStatus,

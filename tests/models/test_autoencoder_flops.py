@@ -3,7 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from videotrain_api.architecture import AutoencoderTiling
-from videotrain_api.autoencoder_flops import (
+from videotrain_api.cost.autoencoder_flops import (
     autoencoder_parameters,
     autoencoder_train_flops,
     decoder_cost,

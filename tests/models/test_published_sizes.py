@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.flops import mmdit_shape, parameters
+from videotrain_api.cost.flops import mmdit_shape, parameters
 from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.model import initial

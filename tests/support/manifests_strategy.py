@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from videotrain_api import aspect
-from videotrain_api.crd import root_schema
+from videotrain_api.crd.definition import root_schema
 from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.vocabulary import API_VERSION, KIND
 

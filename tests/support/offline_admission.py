@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 from cel_expr_python import cel
 
-from videotrain_api.crd import root_schema
+from videotrain_api.crd.definition import root_schema
 
 Json = dict[str, Any]
 _INT64 = range(-(2**63), 2**63)

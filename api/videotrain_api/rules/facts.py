@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from videotrain_api.architecture import AutoencoderSpec, TransformerSpec
-from videotrain_api.flops import grid
+from videotrain_api.cost.flops import grid
 from videotrain_api.presets import complete_autoencoder, complete_transformer
 from videotrain_api.resolve import uses_transformer
 from videotrain_api.schema import ManifestError, Problem

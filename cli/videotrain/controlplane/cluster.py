@@ -17,7 +17,7 @@ from videotrain.controlplane.plane import ControlPlane
 from videotrain.controlplane.settings import NodeMonitoring, Settings
 from videotrain.embedded.kube_nodes import serve
 from videotrain.embedded.s3 import ObjectServer
-from videotrain_api.crd import custom_resource_definition
+from videotrain_api.crd.definition import custom_resource_definition
 
 BUCKET: Final = "videotrain"
 REGION: Final = "us-east-1"

@@ -23,7 +23,7 @@ from videotrain.embedded.storage import (
     secret_manifest,
 )
 from videotrain.manifest_file import read_manifest
-from videotrain_api.cost import node_bounds
+from videotrain_api.cost.forecast import node_bounds
 from videotrain_api.trainrun import VideoTrainingRun
 from videotrain_api.validation import parse_run
 

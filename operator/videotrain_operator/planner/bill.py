@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from videotrain_api.money import cost_micros, format_micros
+from videotrain_api.cost.money import cost_micros, format_micros
 from videotrain_api.status import CostStatus
 from videotrain_api.vocabulary import Bucket
 from videotrain_operator.accounting.ledger import Bill, Holding, rebuild, settle

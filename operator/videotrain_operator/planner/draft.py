@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
-from videotrain_api.cost import node_counts
+from videotrain_api.cost.forecast import node_counts
 from videotrain_api.records import Roster
 from videotrain_api.stages import NodeBounds
 from videotrain_api.status import GenerationStatus, RunStatus, StageStatus

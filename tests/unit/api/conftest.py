@@ -13,7 +13,7 @@ import pytest
 import yaml
 from cel_expr_python import cel
 
-from videotrain_api.crd import root_schema
+from videotrain_api.crd.definition import root_schema
 
 HERE = Path(__file__).parent
 

@@ -8,8 +8,8 @@ import pytest
 from support.promtool import check_metrics
 
 from videotrain_api import metrics
+from videotrain_api.generate.reference import exit_codes_reference, metrics_reference
 from videotrain_api.metrics import CATALOGUE, Metric
-from videotrain_api.reference import exit_codes_reference, metrics_reference
 from videotrain_api.vocabulary import ExitCode
 
 

@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain_api import cost
-from videotrain_api.money import cost_micros, format_micros, parse_micros, round_half_up
+from videotrain_api.cost import forecast
+from videotrain_api.cost.money import cost_micros, format_micros, parse_micros, round_half_up
 from videotrain_api.stages import NodeBounds, ParallelLayout
 from videotrain_api.validation import parse_run
 
@@ -24,37 +24,37 @@ def example(name: str):
 
 
 def test_published_step_times_give_the_published_gpu_days_and_money():
-    found = cost.forecast(example("open-sora-2.yaml"), seconds_per_step=PUBLISHED_SECONDS)
+    found = forecast.forecast(example("open-sora-2.yaml"), seconds_per_step=PUBLISHED_SECONDS)
     assert [stage.gpus for stage in found.stages] == [224, 192, 192]
     assert [stage.gpu_days for stage in found.stages] == pytest.approx([2240, 384, 1536], rel=0.02)
-    assert found.gpu_days == pytest.approx(cost.PUBLISHED_GPU_DAYS, rel=0.001)
-    assert Fraction(found.cost) == pytest.approx(Fraction(cost.PUBLISHED_COST), rel=0.001)
+    assert found.gpu_days == pytest.approx(forecast.PUBLISHED_GPU_DAYS, rel=0.001)
+    assert Fraction(found.cost) == pytest.approx(Fraction(forecast.PUBLISHED_COST), rel=0.001)
     assert found.cost_micros == sum(stage.cost_micros for stage in found.stages) and found.complete
 
 
 def test_each_stage_stands_beside_its_published_row():
-    found = cost.forecast(example("open-sora-2.yaml"))
+    found = forecast.forecast(example("open-sora-2.yaml"))
     assert [stage.published.gpu_days for stage in found.stages] == [2240, 384, 1536]
-    assert sum(row.gpu_days for row in cost.PUBLISHED) == cost.PUBLISHED_GPU_DAYS
-    assert sum(parse_micros(row.cost) for row in cost.PUBLISHED) == parse_micros(cost.PUBLISHED_COST)
+    assert sum(row.gpu_days for row in forecast.PUBLISHED) == forecast.PUBLISHED_GPU_DAYS
+    assert sum(parse_micros(row.cost) for row in forecast.PUBLISHED) == parse_micros(forecast.PUBLISHED_COST)
 
 
 def test_a_stated_mfu_scales_time_and_money():
-    slow, fast = (cost.forecast(example("open-sora-2.yaml"), mfu=mfu) for mfu in (0.225, 0.45))
+    slow, fast = (forecast.forecast(example("open-sora-2.yaml"), mfu=mfu) for mfu in (0.225, 0.45))
     assert slow.gpu_days == pytest.approx(2 * fast.gpu_days)
     assert all(stage.mfu == pytest.approx(0.45) and stage.source == "modelled" for stage in fast.stages)
-    assert fast.gpu_days < cost.PUBLISHED_GPU_DAYS / 3
+    assert fast.gpu_days < forecast.PUBLISHED_GPU_DAYS / 3
 
 
 def test_a_step_is_counted_by_hand():
-    stage = cost.forecast(example("open-sora-2.yaml")).stages[2]
+    stage = forecast.forecast(example("open-sora-2.yaml")).stages[2]
     rows = [(38, 2304), (6, 20736), (4, 39168), (3, 57600), (2, 76032)]
     assert stage.work.tokens_per_step == pytest.approx(sum(48 * b * (n + 512) for b, n in rows) / 5)
     assert stage.work.samples_per_step == pytest.approx(48 * (38 + 6 + 4 + 3 + 2) / 5)
 
 
 def test_stages_without_known_work_are_left_out_and_the_sum_says_so():
-    found = cost.forecast(example("demo.yaml"))
+    found = forecast.forecast(example("demo.yaml"))
     assert {s.name for s in found.stages if s.work is None} == {"curate", "encode"} and not found.complete
     assert all(s.cost is not None for s in found.stages if s.task in ("train", "autoencoder", "sample"))
 
@@ -62,17 +62,17 @@ def test_stages_without_known_work_are_left_out_and_the_sum_says_so():
 @pytest.mark.parametrize(("mfu", "seconds", "message"), [(0, {}, "mfu"), (1.1, {}, "mfu"), (0.4, {"x": 1}, "no such")])
 def test_wrong_arguments_are_refused(mfu, seconds, message):
     with pytest.raises(ValueError, match=message):
-        cost.forecast(example("tiny.yaml"), mfu=mfu, seconds_per_step=seconds)
+        forecast.forecast(example("tiny.yaml"), mfu=mfu, seconds_per_step=seconds)
 
 
 def test_a_step_time_of_zero_is_refused():
     with pytest.raises(ValueError, match="above 0"):
-        cost.forecast(example("tiny.yaml"), seconds_per_step={"train": 0.0})
+        forecast.forecast(example("tiny.yaml"), seconds_per_step={"train": 0.0})
 
 
 def test_slots_that_do_not_divide_evenly_make_gpus_wait():
-    work = cost.StageWork(steps=1, samples_per_step=1, tokens_per_step=1, flops_per_step=6e12)
-    seconds = [cost.modelled_seconds(work, ParallelLayout(slots_per_step=6), n, 1.0, 1e12) for n in (1, 2, 3, 4, 6)]
+    work = forecast.StageWork(steps=1, samples_per_step=1, tokens_per_step=1, flops_per_step=6e12)
+    seconds = [forecast.modelled_seconds(work, ParallelLayout(slots_per_step=6), n, 1.0, 1e12) for n in (1, 2, 3, 4, 6)]
     assert seconds == pytest.approx([6, 3, 2, 2, 1])
 
 
@@ -85,7 +85,7 @@ def test_slots_that_do_not_divide_evenly_make_gpus_wait():
     ],
 )
 def test_node_counts(bounds, counts):
-    assert cost.node_counts(bounds) == counts
+    assert forecast.node_counts(bounds) == counts
 
 
 @given(st.integers(0, 10**15))

@@ -14,10 +14,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from videotrain_api import generate
-from videotrain_api.admission import RULES
-from videotrain_api.crd import custom_resource_definition, root_schema
-from videotrain_api.reference import reachable_models
+from videotrain_api.crd.cel_rules import RULES
+from videotrain_api.crd.definition import custom_resource_definition, root_schema
+from videotrain_api.generate import files
+from videotrain_api.generate.reference import reachable_models
 from videotrain_api.status import RunStatus
 from videotrain_api.trainrun import VideoTrainingRunSpec
 
@@ -225,20 +225,20 @@ def test_stages_cannot_be_moved(admission, manifest):
 
 
 def test_generated_files_are_written_once_and_then_current(tmp_path):
-    assert set(generate.write_files(tmp_path)) == set(generate.generated_files())
-    assert generate.stale_files(tmp_path) == [] and generate.write_files(tmp_path) == []
+    assert set(files.write_files(tmp_path)) == set(files.generated_files())
+    assert files.stale_files(tmp_path) == [] and files.write_files(tmp_path) == []
 
 
 def test_check_fails_and_names_the_command_when_a_file_is_stale(tmp_path):
-    generate.write_files(tmp_path)
+    files.write_files(tmp_path)
     (tmp_path / "docs/reference/api.md").write_text("old")
     command = [sys.executable, "-m", "videotrain_api.generate", "check", "--root", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "docs/reference/api.md is stale" in done.stderr and generate.COMMAND in done.stderr
+    assert "docs/reference/api.md is stale" in done.stderr and files.COMMAND in done.stderr
 
 
 def test_the_generated_crd_reads_back_as_the_same_object():
-    text = generate.generated_files()["manifests/crds/videotrainingruns.videotrain.dev.yaml"]
+    text = files.generated_files()["manifests/crds/videotrainingruns.videotrain.dev.yaml"]
     assert yaml.safe_load(text) == custom_resource_definition()
     assert "&id" not in text

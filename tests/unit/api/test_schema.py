@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from videotrain_api.generate.reference import reachable_models
 from videotrain_api.pool import PodTemplate, PodTemplateMetadata, Pool, Toleration
 from videotrain_api.records import GenerationProgress, SavedPoint
-from videotrain_api.reference import reachable_models
 from videotrain_api.schema import ApiModel, ManifestError, camel_case
 from videotrain_api.stages import (
     Bucket,

@@ -10,9 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain_api import aspect, flops
+from videotrain_api import aspect
 from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.autoencoder_flops import autoencoder_parameters, autoencoder_train_flops, decoder_cost, encoder_cost
+from videotrain_api.cost import flops
+from videotrain_api.cost.autoencoder_flops import (
+    autoencoder_parameters,
+    autoencoder_train_flops,
+    decoder_cost,
+    encoder_cost,
+)
 from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS, complete_autoencoder, complete_transformer
 from videotrain_api.schema import ManifestError
 from videotrain_api.stages import Bucket

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from videotrain_api import aspect, flops
+from videotrain_api import aspect
 from videotrain_api.architecture import AutoencoderSpec, AutoencoderTiling, TextEncoderSpec, TransformerSpec
+from videotrain_api.cost import flops
 from videotrain_api.presets import COMPANIONS, complete_autoencoder, complete_transformer
 from videotrain_api.schema import ApiModel, ManifestError
 from videotrain_api.stages import ConditionKind

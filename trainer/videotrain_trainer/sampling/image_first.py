@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from videotrain_api import aspect, flops
+from videotrain_api import aspect
+from videotrain_api.cost import flops
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.sampling import outputs
 from videotrain_trainer.sampling.batch import Job

@@ -12,8 +12,9 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from videotrain_api import flops, layout
+from videotrain_api import layout
 from videotrain_api.artifacts import SampledVideo, VideosIndex
+from videotrain_api.cost import flops
 from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord
 from videotrain_api.stage_config import StageConfig
 from videotrain_trainer.context import Outcome, StageContext, World

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from videotrain_api import aspect, flops, layout
+from videotrain_api import aspect, layout
 from videotrain_api.artifacts import SampledVideo
+from videotrain_api.cost import flops
 from videotrain_api.stage_config import StageConfig
 from videotrain_api.stages import ConditionKind, Prompt, PromptStyle, SampleTask
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, kept_clips, read_table

@@ -15,7 +15,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from videotrain_api.architecture import TextEncoderSpec
-from videotrain_api.flops import mmdit_shape
+from videotrain_api.cost.flops import mmdit_shape
 from videotrain_api.stages import LoraAdapter, TrainTask
 from videotrain_trainer.context import Outcome, StageContext
 from videotrain_trainer.data.loader import LatentBatch, LatentLoader, held_out_batches

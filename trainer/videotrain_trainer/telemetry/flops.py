@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from videotrain_api.architecture import AutoencoderSpec
-from videotrain_api.autoencoder_flops import autoencoder_train_flops
-from videotrain_api.flops import MmditShape, train_flops
+from videotrain_api.cost.autoencoder_flops import autoencoder_train_flops
+from videotrain_api.cost.flops import MmditShape, train_flops
 
 
 @dataclass(frozen=True)

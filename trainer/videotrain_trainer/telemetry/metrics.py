@@ -9,7 +9,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from videotrain_api import metrics as catalogue
-from videotrain_api.cost import PEAK_FLOPS
+from videotrain_api.cost.forecast import PEAK_FLOPS
 from videotrain_api.records import (
     CheckpointRecord,
     GenerationProgress,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from videotrain_api.cost import node_bounds, node_counts
+from videotrain_api.cost.forecast import node_bounds, node_counts
 from videotrain_api.trainrun import VideoTrainingRun
 
 _DOMAIN: Final = "kueue.x-k8s.io"

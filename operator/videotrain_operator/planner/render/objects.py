@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from videotrain_api.cost import node_bounds, node_counts
+from videotrain_api.cost.forecast import node_bounds, node_counts
 from videotrain_api.trainrun import VideoTrainingRun
 from videotrain_operator.planner.decision import Manifest
 from videotrain_operator.planner.freeze import config_data, data_hash

@@ -12,7 +12,7 @@ from typing import Final
 
 from videotrain_api import aspect
 from videotrain_api.architecture import TextEncoderSpec, TransformerSpec
-from videotrain_api.cel import CelRule, at_most, names
+from videotrain_api.crd.cel import CelRule, at_most, names
 from videotrain_api.mutability import STAGE_MEMBERS, TRANSITIONS
 from videotrain_api.pool import ENV_ADVICE, ENV_NAME, RESERVED_ENV, RESERVED_ENV_PREFIXES, CacheVolume, Pool
 from videotrain_api.schema import ApiModel

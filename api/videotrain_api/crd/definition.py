@@ -10,7 +10,7 @@ import copy
 from typing import Any, Final
 
 from videotrain_api import vocabulary
-from videotrain_api.admission import RULES
+from videotrain_api.crd.cel_rules import RULES
 from videotrain_api.schema import ApiModel
 from videotrain_api.stages import DNS_LABEL
 from videotrain_api.status import RunStatus

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import yaml
 
-from videotrain_api import reference, vocabulary
-from videotrain_api.chart_values import CHART, chart_files
-from videotrain_api.crd import custom_resource_definition
+from videotrain_api import vocabulary
+from videotrain_api.crd.definition import custom_resource_definition
+from videotrain_api.generate import reference
+from videotrain_api.generate.chart_values import CHART, chart_files
 
 COMMAND = "python -m videotrain_api.generate write"
 
@@ -78,7 +79,3 @@ class _Dumper(yaml.SafeDumper):
         """Never an alias."""
         del data
         return True
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,9 +10,10 @@ from fractions import Fraction
 from statistics import fmean
 from typing import Final, Literal
 
-from videotrain_api import aspect, autoencoder_flops, flops, presets
+from videotrain_api import aspect, presets
 from videotrain_api.architecture import AutoencoderSpec
-from videotrain_api.money import cost_micros, format_micros, parse_micros
+from videotrain_api.cost import autoencoder_flops, flops
+from videotrain_api.cost.money import cost_micros, format_micros, parse_micros
 from videotrain_api.schema import ApiModel
 from videotrain_api.stages import Bucket, NodeBounds, ParallelLayout, SampleTask, Stage
 from videotrain_api.trainrun import VideoTrainingRun

@@ -1,0 +1,1 @@
+"""What a run costs: work, time and money, by arithmetic."""

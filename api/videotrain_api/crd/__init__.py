@@ -1,0 +1,1 @@
+"""The CustomResourceDefinition: schema, CEL rules and transitions, from the pydantic models."""
