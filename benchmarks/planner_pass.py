@@ -26,7 +26,7 @@ from typing import Any
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster, RosterMember
 from videotrain_api.status import RunStatus
 from videotrain_api.trainrun import VideoTrainingRun
-from videotrain_operator.planner.freeze import FROZEN_SPEC_KEY, config_data
+from videotrain_operator.planner.configuration import FROZEN_SPEC_KEY, config_data
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.plan import plan
 

@@ -19,7 +19,7 @@ from videotrain_operator.cluster.apply import apply, whenever_changed
 from videotrain_operator.cluster.interface import Cluster, Conflict, Json, NamespaceGoing, NotFound, WatchEvent
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.cluster.orphans import let_go
-from videotrain_operator.cluster.pace import Memory
+from videotrain_operator.cluster.status_writes import Memory
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.observed import Observed
 from videotrain_operator.planner.plan import plan, plan_refusal

@@ -22,7 +22,7 @@ from support.chart import (
 )
 
 from videotrain_api.vocabulary import LABEL_RUN, PORT_AGENT
-from videotrain_operator.process.settings import Settings
+from videotrain_operator.manager.settings import Settings
 
 CASES = {"defaults": {}, "everything": EVERYTHING, "namespaced": EVERYTHING | NAMESPACED, "nothing": NOTHING}
 MONITORS = {"ServiceMonitor": "endpoints", "PodMonitor": "podMetricsEndpoints"}

@@ -29,7 +29,7 @@ from videotrain_api.vocabulary import KIND
 from videotrain_operator.cluster.interface import NotFound
 from videotrain_operator.kube.client import ApiError, KubeClient, connect
 from videotrain_operator.kube.kinds import RUN
-from videotrain_operator.webhook.keeper import CONFIGURATION
+from videotrain_operator.webhook.provision import CONFIGURATION
 from videotrain_operator.webhook.server import Webhook
 
 Json = dict[str, Any]

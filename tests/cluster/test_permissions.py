@@ -20,8 +20,8 @@ from videotrain.controlplane.tools import helm as helm_program
 from videotrain.controlplane.tools import kubectl as kubectl_program
 from videotrain_operator.cluster.interface import Json as Object
 from videotrain_operator.kube.cache import Store
+from videotrain_operator.kube.cached_cluster import CACHED, KubeCluster
 from videotrain_operator.kube.client import connect
-from videotrain_operator.kube.cluster import CACHED, KubeCluster
 
 ENFORCEMENT = "rbac.ownerReferencesPermissionEnforcement"
 RUNS, CLUSTER, RELEASED = "namespaces of runs", "cluster", "namespace of the release"

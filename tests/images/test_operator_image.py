@@ -17,7 +17,7 @@ def test_the_operator_starts(operator_image: Image) -> None:
 
 
 def test_all_of_it_can_be_imported(operator_image: Image) -> None:
-    done = operator_image.run("python", "-c", "import videotrain_operator.process.app")
+    done = operator_image.run("python", "-c", "import videotrain_operator.manager.app")
     assert done.returncode == 0, done.stderr
 
 

@@ -22,7 +22,7 @@ from videotrain.embedded.process import KILLED, Ending, SupervisedProcess, read_
 from videotrain_api.vocabulary import ENV_POD_IP
 from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.kube.client import ApiError
-from videotrain_operator.process.settings import ENV_PREFIX
+from videotrain_operator.manager.settings import ENV_PREFIX
 
 Json = dict[str, Any]
 _log = logging.getLogger(__name__)

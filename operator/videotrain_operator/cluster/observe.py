@@ -12,7 +12,7 @@ from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID
 from videotrain_operator.cluster.agents import Agents, ask_all
 from videotrain_operator.cluster.interface import Cluster, Json
 from videotrain_operator.cluster.podview import pod_view
-from videotrain_operator.planner.freeze import FROZEN_SPEC_KEY
+from videotrain_operator.planner.configuration import FROZEN_SPEC_KEY
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.render.config import LEDGER_KEY
 

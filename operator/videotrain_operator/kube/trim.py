@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from videotrain_api.vocabulary import KIND, LABEL_INDEX, LABEL_RUN, LABEL_RUN_UID
 from videotrain_operator.cluster.interface import Json
-from videotrain_operator.planner.freeze import FROZEN_SPEC_KEY
+from videotrain_operator.planner.configuration import FROZEN_SPEC_KEY
 from videotrain_operator.planner.render.config import LEDGER_KEY
 
 _HEAD: Final = (

@@ -15,9 +15,9 @@ from videotrain_operator.planner.budget import spent_percent
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.observed import PodView
 from videotrain_operator.planner.rates import step_seconds
-from videotrain_operator.planner.recall import memento
 from videotrain_operator.planner.render.config import render_ledger
 from videotrain_operator.planner.render.names import ledger_name
+from videotrain_operator.planner.status_backup import memento
 
 PATIENCE_SECONDS: Final = 10.0
 """How long the ledger may lag behind pods that were bound."""

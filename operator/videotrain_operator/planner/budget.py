@@ -15,7 +15,7 @@ from videotrain_api.vocabulary import Condition
 from videotrain_operator.accounting.ledger import Bill
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
-from videotrain_operator.planner.outcome import fail_run
+from videotrain_operator.planner.finish import fail_run
 from videotrain_operator.planner.rates import step_seconds
 
 DRAIN_SECONDS: Final = 10.0

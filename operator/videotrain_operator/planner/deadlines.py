@@ -7,7 +7,7 @@ from datetime import timedelta
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.planner.conditions import find_condition
 from videotrain_operator.planner.draft import Draft
-from videotrain_operator.planner.outcome import fail_run
+from videotrain_operator.planner.finish import fail_run
 
 
 def track_active_time(draft: Draft) -> None:

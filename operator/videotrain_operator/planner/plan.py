@@ -14,24 +14,24 @@ from videotrain_api.vocabulary import Condition, Phase
 from videotrain_operator.planner.bill import settle_bill, store_ledger, write_cost
 from videotrain_operator.planner.budget import check_budget
 from videotrain_operator.planner.conditions import make_condition, with_condition
+from videotrain_operator.planner.configuration import accept, effective_run
 from videotrain_operator.planner.deadlines import check_deadlines, track_active_time
 from videotrain_operator.planner.decision import Deletion, Event, Plan
 from videotrain_operator.planner.draft import Draft
-from videotrain_operator.planner.freeze import accept, effective_run
+from videotrain_operator.planner.finish import expire_run
 from videotrain_operator.planner.generations import adopt_published, begin_generation, spread_roster
-from videotrain_operator.planner.judge import judge_generation, judge_standby
+from videotrain_operator.planner.health import judge_generation, judge_standby
 from videotrain_operator.planner.members import forgive_nodes, release_all, settle_pods
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.outage import track_outage
-from videotrain_operator.planner.outcome import expire_run
 from videotrain_operator.planner.progress import absorb_progress
-from videotrain_operator.planner.recall import recall, recall_number
 from videotrain_operator.planner.render.config import render_config_map
 from videotrain_operator.planner.render.names import service_name
 from videotrain_operator.planner.render.service import render_service
 from videotrain_operator.planner.report import write_report
+from videotrain_operator.planner.resize import change_world
+from videotrain_operator.planner.status_backup import recall, recall_number
 from videotrain_operator.planner.suspension import suspend_or_resume
-from videotrain_operator.planner.world import change_world
 
 
 def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:

@@ -22,8 +22,8 @@ from aiohttp import web
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.kube.client import ApiError, KubeClient
 from videotrain_operator.webhook.certificates import Material, certificates_pem, fingerprint, key_pem
-from videotrain_operator.webhook.judge import BadReview, Outcome, answer
-from videotrain_operator.webhook.keeper import Keeper, UnusableSecret
+from videotrain_operator.webhook.provision import Keeper, UnusableSecret
+from videotrain_operator.webhook.review import BadReview, Outcome, answer
 
 LOOK_SECONDS: Final = 60.0
 """Between two looks at the Secret: a renewed certificate is served this soon."""

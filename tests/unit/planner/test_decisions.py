@@ -25,9 +25,9 @@ from videotrain_api.records import Roster, RosterMember
 from videotrain_api.schema import ManifestError
 from videotrain_api.trainrun import FailureRule
 from videotrain_api.vocabulary import PORT_RENDEZVOUS, RENDEZVOUS_PORTS, ExitCode, GenerationReason
+from videotrain_operator.planner.configuration import FROZEN_SPEC_KEY, config_data, effective_run
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.faults import Fault, pod_fault, root_of, worker_fault
-from videotrain_operator.planner.freeze import FROZEN_SPEC_KEY, config_data, effective_run
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.plan import plan, plan_refusal
 from videotrain_operator.planner.progress import Report, merge

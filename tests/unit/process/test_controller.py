@@ -14,11 +14,11 @@ from support.processes import SECONDS
 from videotrain_api.vocabulary import KIND
 from videotrain_operator.cluster.interface import NotFound
 from videotrain_operator.kube.cache import Key, Store
+from videotrain_operator.kube.cached_cluster import CACHED
 from videotrain_operator.kube.client import ApiError
-from videotrain_operator.kube.cluster import CACHED
-from videotrain_operator.process import controller as module
-from videotrain_operator.process.controller import Controller
-from videotrain_operator.process.settings import Settings
+from videotrain_operator.manager import controller as module
+from videotrain_operator.manager.controller import Controller
+from videotrain_operator.manager.settings import Settings
 from videotrain_operator.telemetry import OperatorMetrics
 
 Json = dict[str, Any]

@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from videotrain_operator.process import doubt
-from videotrain_operator.process.doubt import Doubt
+from videotrain_operator.manager import node_trust as doubt
+from videotrain_operator.manager.node_trust import Doubt
 
 
 def node(ready):

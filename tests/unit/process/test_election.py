@@ -8,7 +8,7 @@ import pytest
 
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.kube.client import ApiUnavailable
-from videotrain_operator.process.election import Election, NotLeader
+from videotrain_operator.manager.election import Election, NotLeader
 
 
 class Leases:

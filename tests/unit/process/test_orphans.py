@@ -11,9 +11,9 @@ from support.manifests_strategy import training_run
 from videotrain_api.vocabulary import KIND, LABEL_RUN
 from videotrain_operator.cluster.interface import NotFound
 from videotrain_operator.kube.cache import Store
-from videotrain_operator.kube.cluster import CACHED
-from videotrain_operator.process.controller import Controller
-from videotrain_operator.process.settings import Settings
+from videotrain_operator.kube.cached_cluster import CACHED
+from videotrain_operator.manager.controller import Controller
+from videotrain_operator.manager.settings import Settings
 from videotrain_operator.telemetry import OperatorMetrics
 
 Json = dict[str, Any]

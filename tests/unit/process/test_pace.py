@@ -1,4 +1,4 @@
-from videotrain_operator.cluster.pace import COST_SECONDS, PROGRESS_SECONDS, WORDS_SECONDS, Memory
+from videotrain_operator.cluster.status_writes import COST_SECONDS, PROGRESS_SECONDS, WORDS_SECONDS, Memory
 
 RUN = {"metadata": {"uid": "u", "name": "tiny", "resourceVersion": "5"}}
 

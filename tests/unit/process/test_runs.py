@@ -6,7 +6,7 @@ from typing import Any
 
 from videotrain_api.vocabulary import API_VERSION, KIND
 from videotrain_operator.kube.cache import Key, Store
-from videotrain_operator.process.runs import Runs
+from videotrain_operator.kube.run_watch import Runs
 
 Json = dict[str, Any]
 A = Key("team", "a")

@@ -1,6 +1,6 @@
 import pytest
 
-from videotrain_operator.process.settings import Settings, SettingsError
+from videotrain_operator.manager.settings import Settings, SettingsError
 
 
 def test_a_flag_goes_before_a_variable_and_a_variable_before_the_default():

@@ -27,7 +27,7 @@ from videotrain_operator.webhook.certificates import (
     new_serving,
     settle,
 )
-from videotrain_operator.webhook.keeper import Keeper, UnusableSecret
+from videotrain_operator.webhook.provision import Keeper, UnusableSecret
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NAME = "videotrain-webhook.videotrain.svc"

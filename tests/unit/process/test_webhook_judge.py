@@ -12,8 +12,8 @@ from support.manifests_strategy import manifests, training_run
 
 from videotrain_api.schema import ManifestError
 from videotrain_api.validation import parse_run
-from videotrain_operator.webhook import judge as judge_module
-from videotrain_operator.webhook.judge import MOST_PROBLEMS, BadReview, answer
+from videotrain_operator.webhook import review as judge_module
+from videotrain_operator.webhook.review import MOST_PROBLEMS, BadReview, answer
 
 Json = dict[str, Any]
 

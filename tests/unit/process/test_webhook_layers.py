@@ -18,7 +18,7 @@ from videotrain_api.schema import ManifestError
 from videotrain_api.validation import parse_run
 from videotrain_api.vocabulary import API_VERSION, KIND
 from videotrain_operator.reconcile import RunKey, reconcile, utc_now
-from videotrain_operator.webhook.judge import judge
+from videotrain_operator.webhook.review import judge
 
 Json = dict[str, Any]
 ADMISSION = OfflineAdmission()

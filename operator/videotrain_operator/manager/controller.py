@@ -12,14 +12,14 @@ from videotrain_api.schema import ManifestError
 from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.interface import Cluster, Conflict, Json, NotFound, WatchEvent
-from videotrain_operator.cluster.pace import Memory
 from videotrain_operator.cluster.podview import node_is_leaving
+from videotrain_operator.cluster.status_writes import Memory
 from videotrain_operator.kube.cache import Key, Store, key_of
 from videotrain_operator.kube.client import ApiError, ApiUnavailable
-from videotrain_operator.process.doubt import Doubt
-from videotrain_operator.process.listening import Listening
-from videotrain_operator.process.refusals import UNNAMED, status_of_refusal
-from videotrain_operator.process.settings import Settings
+from videotrain_operator.manager.agent_watch import Listening
+from videotrain_operator.manager.node_trust import Doubt
+from videotrain_operator.manager.refusals import UNNAMED, status_of_refusal
+from videotrain_operator.manager.settings import Settings
 from videotrain_operator.reconcile import Outcome, RunKey, RunLoop, utc_now
 from videotrain_operator.telemetry import OperatorMetrics
 

@@ -20,14 +20,14 @@ from videotrain_api.vocabulary import ENV_POD_ROOT, FIELD_MANAGER, KIND
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.interface import NotFound, WatchEvent
 from videotrain_operator.kube.cache import Key, Store, key_of
+from videotrain_operator.kube.cached_cluster import CACHED, KubeCluster
 from videotrain_operator.kube.client import ApiUnavailable, KubeClient, connect, load_configuration
-from videotrain_operator.kube.cluster import CACHED, KubeCluster
 from videotrain_operator.kube.informer import Informer
-from videotrain_operator.process.controller import Controller
-from videotrain_operator.process.election import Election
-from videotrain_operator.process.runs import Runs
-from videotrain_operator.process.server import serve
-from videotrain_operator.process.settings import Settings
+from videotrain_operator.kube.run_watch import Runs
+from videotrain_operator.manager.controller import Controller
+from videotrain_operator.manager.election import Election
+from videotrain_operator.manager.server import serve
+from videotrain_operator.manager.settings import Settings
 from videotrain_operator.telemetry import OperatorMetrics, Sample
 from videotrain_operator.webhook.server import Webhook
 

@@ -11,9 +11,9 @@ from videotrain_api.vocabulary import Condition, ExitCode, GenerationReason
 from videotrain_operator.planner.conditions import set_condition
 from videotrain_operator.planner.draft import COMPLETED, Draft
 from videotrain_operator.planner.faults import Fault, Verdict, gone_fault, pod_fault, root_of, worker_fault
+from videotrain_operator.planner.finish import fail_run, succeed_run
 from videotrain_operator.planner.members import dead, suspect
 from videotrain_operator.planner.observed import PodView
-from videotrain_operator.planner.outcome import fail_run, succeed_run
 from videotrain_operator.planner.progress import Report, reports_of
 
 ROOT_CAUSE_SECONDS: Final = 5.0

@@ -8,8 +8,8 @@ import sys
 from typing import Final
 
 from videotrain_api.vocabulary import ExitCode
-from videotrain_operator.process.logs import set_up_logging
-from videotrain_operator.process.settings import Settings, SettingsError
+from videotrain_operator.manager.logs import set_up_logging
+from videotrain_operator.manager.settings import Settings, SettingsError
 
 DEEPEST: Final = 100_000
 """Levels of JSON that can be read; what the models refuse is far less."""
@@ -37,7 +37,7 @@ def _run(flags: list[str]) -> int:
     set_up_logging(settings.log_format, settings.log_level)
     # The API server stores a podTemplate of any depth, and one that is too deep must not end everybody's operator.
     sys.setrecursionlimit(DEEPEST)
-    from videotrain_operator.process.app import run_operator  # after --help, which must not load kopf
+    from videotrain_operator.manager.app import run_operator  # after --help, which must not load kopf
 
     try:
         asyncio.run(run_operator(settings))
