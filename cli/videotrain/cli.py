@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from videotrain import __version__
-from videotrain.cli_errors import UsageError
+from videotrain.errors import UsageError
 from videotrain.manifest_file import ManifestFileError
 from videotrain_api.schema import ManifestError
 
@@ -163,7 +163,7 @@ def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _local(options: argparse.Namespace) -> int:
-    from videotrain.local import LocalOptions, run_local  # other commands need no embedded cluster
+    from videotrain.commands.local import LocalOptions, run_local  # other commands need no embedded cluster
 
     return run_local(
         LocalOptions(
@@ -179,25 +179,25 @@ def _local(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from videotrain.plan_command import print_plan
+    from videotrain.commands.plan import print_plan
 
     return print_plan(options.file, options.mfu, dict(options.seconds_per_step), as_json=options.json)
 
 
 def _render(options: argparse.Namespace) -> int:
-    from videotrain.render_command import print_objects
+    from videotrain.commands.render import print_objects
 
     return print_objects(options.file, as_json=options.json)
 
 
 def _get(options: argparse.Namespace) -> int:
-    from videotrain.get_command import print_state
+    from videotrain.commands.get import print_state
 
     return print_state(options.workdir, as_json=options.json)
 
 
 def _cluster_up(options: argparse.Namespace) -> int:
-    from videotrain.cluster_command import ClusterOptions, default_directory, up
+    from videotrain.commands.cluster import ClusterOptions, default_directory, up
 
     return up(
         ClusterOptions(
@@ -211,13 +211,13 @@ def _cluster_up(options: argparse.Namespace) -> int:
 
 
 def _cluster_down(options: argparse.Namespace) -> int:
-    from videotrain.cluster_command import default_directory, down
+    from videotrain.commands.cluster import default_directory, down
 
     return down(options.directory or default_directory())
 
 
 def _cluster_status(options: argparse.Namespace) -> int:
-    from videotrain.cluster_command import default_directory, status
+    from videotrain.commands.cluster import default_directory, status
 
     return status(options.directory or default_directory(), as_json=options.json)
 

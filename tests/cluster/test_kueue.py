@@ -10,7 +10,7 @@ from support.kueue import Kueue, NotToBeHad, installation
 from support.queue_bench import POOL, GracefulPlane, QueueBench
 
 from videotrain.controlplane.kwok import create_nodes, delete_nodes
-from videotrain.embedded.kube_watch import follow
+from videotrain.kubelet.watch import follow
 from videotrain_api.vocabulary import KIND
 from videotrain_operator.kube.client import connect
 

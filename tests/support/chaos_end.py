@@ -15,9 +15,9 @@ from support.chaos_lane import Lane, manifest
 from support.chaos_rig import until
 from support.processes import processes_below
 
-from videotrain.embedded.storage import s3_client
-from videotrain.evidence import order_digest, read_evidence
-from videotrain.workdir import S3Objects
+from videotrain.objectstore.client import s3_client
+from videotrain.report.order_check import order_digest, read_evidence
+from videotrain.report.workdir import S3Objects
 from videotrain_api import layout
 from videotrain_api.artifacts import CheckpointManifest, OrderLine
 from videotrain_api.vocabulary import KIND

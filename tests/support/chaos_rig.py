@@ -17,8 +17,8 @@ from typing import Any
 from support.process_nodes import ProcessNodes
 
 from videotrain.controlplane.cluster import identity
-from videotrain.embedded.kube_watch import follow
-from videotrain.embedded.s3 import ObjectServer
+from videotrain.kubelet.watch import follow
+from videotrain.objectstore.server import ObjectServer
 from videotrain_api.metrics import LEADER
 from videotrain_api.vocabulary import KIND
 

@@ -34,7 +34,7 @@ from videotrain.controlplane.cache import cache_folder, locked
 from videotrain.controlplane.component import Component
 from videotrain.controlplane.errors import BuildError
 from videotrain.controlplane.plane import ControlPlane
-from videotrain.embedded.addresses import free_ports
+from videotrain.processes.addresses import free_ports
 
 Json = dict[str, Any]
 SOURCES = Path(__file__).with_name("kueue_module")

@@ -21,7 +21,7 @@ from support.planner_builders import manifest
 from support.rights import LEASE, grant_operator
 
 from videotrain.controlplane.kwok import H200_NODE, create_nodes, delete_nodes
-from videotrain.embedded.kube_watch import follow
+from videotrain.kubelet.watch import follow
 from videotrain_api.vocabulary import ANNOTATION_ROSTER, KIND, LABEL_INDEX, LABEL_RUN
 from videotrain_operator.kube.client import KubeClient
 

@@ -9,8 +9,8 @@ import uuid
 
 from support.processes import processes_below
 
-from videotrain.embedded.kube_control import give_order
-from videotrain.embedded.leftovers import end_leftovers
+from videotrain.kubelet.orders import give_order
+from videotrain.processes.leftovers import end_leftovers
 
 PATIENCE = 120.0
 """Seconds that anything may take on a busy machine."""
@@ -29,14 +29,14 @@ class ProcessNodes:
     def start(self):
         """Start the process and wait until it obeys."""
         self.workdir.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "videotrain.embedded.kube_nodes", "--workdir", str(self.workdir)]
+        command = [sys.executable, "-m", "videotrain.kubelet.agent", "--workdir", str(self.workdir)]
         command += ["--kubeconfig", str(self.plane.kubeconfig()), "--nodes", ",".join(self.names), *self.options]
         with (self.workdir / "nodes.log").open("a") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         self.order("status")
 
     def order(self, name, **details):
-        """Carry out an order of videotrain.embedded.kube_control."""
+        """Carry out an order of videotrain.kubelet.orders."""
         try:
             return give_order(self.workdir, name, PATIENCE, **details)
         except Exception as error:

@@ -18,7 +18,7 @@ from support.chart import CHART, NAMESPACE, RELEASE, Json
 from support.controlplane import Run
 
 from videotrain.controlplane.plane import ControlPlane
-from videotrain.embedded.addresses import free_ports
+from videotrain.processes.addresses import free_ports
 
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
 SECONDS = 180.0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from videotrain.report import write_report
-from videotrain.summary import write_summary
+from videotrain.report.summary import write_summary
 
 QUIET = "--disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 FLAGS = f"--headless --no-sandbox --disable-gpu {QUIET} --enable-logging=stderr --virtual-time-budget=5000"

@@ -15,8 +15,8 @@ from videotrain.controlplane.look import look
 from videotrain.controlplane.pki import write_private
 from videotrain.controlplane.plane import ControlPlane
 from videotrain.controlplane.settings import NodeMonitoring, Settings
-from videotrain.embedded.kube_nodes import serve
-from videotrain.embedded.s3 import ObjectServer
+from videotrain.kubelet.agent import serve
+from videotrain.objectstore.server import ObjectServer
 from videotrain_api.crd.definition import custom_resource_definition
 
 BUCKET: Final = "videotrain"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from videotrain.controlplane.errors import ComponentEnded, ControlPlaneError
-from videotrain.embedded import supervisor
-from videotrain.embedded.leftovers import end_leftovers
+from videotrain.processes import supervisor
+from videotrain.processes.leftovers import end_leftovers
 from videotrain_api.vocabulary import ENV_POD_ROOT
 
 END_SECONDS: Final = 30.0

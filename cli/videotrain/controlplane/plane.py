@@ -29,8 +29,8 @@ from videotrain.controlplane.readiness import (
     user_stem,
 )
 from videotrain.controlplane.settings import Settings
-from videotrain.embedded.addresses import free_ports, port_is_free
-from videotrain.embedded.leftovers import end_leftovers
+from videotrain.processes.addresses import free_ports, port_is_free
+from videotrain.processes.leftovers import end_leftovers
 
 START_SECONDS: Final = 180.0
 """For one component, on a machine that is busy with other things."""

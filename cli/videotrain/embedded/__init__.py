@@ -1,1 +1,1 @@
-"""A cluster in one process: durable object store, process nodes and a real S3 server."""
+"""The in-process cluster: a durable object store, process nodes and a scheduler behind the operator's interface."""

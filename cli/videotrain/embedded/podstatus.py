@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from videotrain.embedded.clock import utc_now
-from videotrain.embedded.process import Ending
+from videotrain.clock import utc_now
 from videotrain.embedded.store import set_condition
+from videotrain.processes.process import Ending
 
 Json = dict[str, Any]
 NODE_LOST = "NodeLost"

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from videotrain.embedded.clock import utc_now
+from videotrain.clock import utc_now
 from videotrain.embedded.database import Database, Json, Key, Row
 from videotrain.embedded.merge import apply_manifest, merge_patch
 from videotrain.embedded.transaction import Transaction

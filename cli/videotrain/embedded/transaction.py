@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Final
 
-from videotrain.embedded.clock import parse_time, rfc3339
+from videotrain.clock import parse_time, rfc3339
 from videotrain.embedded.database import Json, Key, Row
 from videotrain_operator.cluster.interface import WatchEvent
 

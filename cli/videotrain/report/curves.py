@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from videotrain.workdir import GenerationRecords, RunRecords
+from videotrain.report.workdir import GenerationRecords, RunRecords
 from videotrain_api.records import StepRecord
 
 MOST_POINTS = 2000

@@ -23,9 +23,9 @@ from videotrain.report.sections import (
     timeline_section,
     video_section,
 )
+from videotrain.report.summary import DROP_REPORT_FILE, SUMMARY_FILE
 from videotrain.report.timeline import timeline
-from videotrain.summary import DROP_REPORT_FILE, SUMMARY_FILE
-from videotrain.workdir import RunRecords, read_records
+from videotrain.report.workdir import RunRecords, read_records
 from videotrain_api.artifacts import DropReport
 from videotrain_api.status import RunStatus
 

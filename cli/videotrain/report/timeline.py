@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from videotrain.report.curves import lost_span
-from videotrain.workdir import RunRecords
+from videotrain.report.workdir import RunRecords
 from videotrain_api.status import GenerationStatus, RunStatus
 
 Json = dict[str, Any]

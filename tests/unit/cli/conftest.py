@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from videotrain.workdir import ObjectMissingError
+from videotrain.report.workdir import ObjectMissingError
 
 START = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 BUCKET = "64px/8f/1:1"

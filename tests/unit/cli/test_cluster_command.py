@@ -16,16 +16,17 @@ from cryptography import x509
 from rich.console import Console
 from support.processes import until
 
-from videotrain import cli, cluster_command
-from videotrain.cluster_command import instructions
+from videotrain import cli
+from videotrain.commands import cluster as cluster_command
+from videotrain.commands.cluster import instructions
 from videotrain.controlplane import build, tools
 from videotrain.controlplane.cache import locked
 from videotrain.controlplane.cluster import Record
 from videotrain.controlplane.errors import BuildError, ControlPlaneError
-from videotrain.controlplane.holding import held, holder
 from videotrain.controlplane.look import picture
 from videotrain.controlplane.pki import Authority
 from videotrain.controlplane.screen import render
+from videotrain.locks import held, holder
 
 NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 RECORD = Record("/d/admin.yaml", "https://127.0.0.1:1", "http://127.0.0.1:2", 2, 8, "2026-11-23T10:00:00+00:00")
@@ -165,7 +166,7 @@ class TestTools:
 
 class TestHolding:
     def test_another_process_sees_who_holds_a_directory(self, tmp_path):
-        code = "import sys; from pathlib import Path; from videotrain.controlplane.holding import holder\n"
+        code = "import sys; from pathlib import Path; from videotrain.locks import holder\n"
         code += "print(holder(Path(sys.argv[1])))"
         ask = [sys.executable, "-c", code, str(tmp_path / "d")]
         assert subprocess.check_output(ask, text=True) == "None\n"
@@ -174,7 +175,7 @@ class TestHolding:
         assert subprocess.check_output(ask, text=True) == "None\n"
 
     def test_a_directory_that_is_held_is_refused(self, tmp_path, capsys):
-        code = "import sys, signal; from pathlib import Path; from videotrain.controlplane.holding import held\n"
+        code = "import sys, signal; from pathlib import Path; from videotrain.locks import held\n"
         code += "with held(Path(sys.argv[1])): print('held', flush=True); signal.pause()"
         command = [sys.executable, "-c", code, str(tmp_path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:

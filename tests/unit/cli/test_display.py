@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from videotrain.display import JsonDisplay, LiveDisplay, PlainDisplay, make_display
-from videotrain.screen import cost_table, remaining_seconds, render_screen
-from videotrain.summary import SLOT_NOTE
+from videotrain.local.display import JsonDisplay, LiveDisplay, PlainDisplay, make_display
+from videotrain.local.screen import cost_table, remaining_seconds, render_screen
+from videotrain.report.summary import SLOT_NOTE
 from videotrain_api.status import CostStatus, RunStatus, StageStatus
 
 

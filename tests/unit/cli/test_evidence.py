@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain.evidence import count_repeated, order_digest, read_evidence
-from videotrain.workdir import ObjectMissingError
+from videotrain.report.order_check import count_repeated, order_digest, read_evidence
+from videotrain.report.workdir import ObjectMissingError
 from videotrain_api.artifacts import OrderLine
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from videotrain.report import sections, write_report
 from videotrain.report.curves import MOST_POINTS, samples_per_second, smooth, stage_curves, thin
 from videotrain.report.markup import element, table, text
+from videotrain.report.summary import write_summary
 from videotrain.report.timeline import timeline
-from videotrain.summary import write_summary
-from videotrain.workdir import read_records
+from videotrain.report.workdir import read_records
 from videotrain_api.status import RunStatus
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}

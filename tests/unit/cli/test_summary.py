@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from videotrain.summary import SLOT_NOTE, write_summary
+from videotrain.report.summary import SLOT_NOTE, write_summary
 
 
 def summary_of(run):

@@ -4,7 +4,7 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from videotrain.workdir import ObjectMissingError, S3Objects, read_records, split_uri
+from videotrain.report.workdir import ObjectMissingError, S3Objects, read_records, split_uri
 
 
 def test_an_empty_working_directory_has_no_records(tmp_path):

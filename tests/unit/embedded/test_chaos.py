@@ -2,7 +2,7 @@
 
 import pytest
 
-from videotrain.embedded.chaos import ChaosError, Fault, FiredFaults, parse_faults
+from videotrain.local.chaos_spec import ChaosError, Fault, FiredFaults, parse_faults
 
 STAGES = {"curate": None, "train": 60}
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from videotrain.embedded.dataset import DatasetError, resolve_videos
+from videotrain.local.dataset import DatasetError, resolve_videos
 
 
 @pytest.fixture

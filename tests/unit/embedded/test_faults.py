@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 import psutil
 import pytest
 
-from videotrain.embedded.chaos import FiredFaults, parse_faults
-from videotrain.embedded.faults import FaultInjector
-from videotrain.embedded.node import NodeShape, ProcessNodes
+from videotrain.embedded.process_nodes import NodeShape, ProcessNodes
 from videotrain.embedded.scheduler import is_ready
 from videotrain.embedded.store import EmbeddedCluster
+from videotrain.local.chaos import FaultInjector
+from videotrain.local.chaos_spec import FiredFaults, parse_faults
 from videotrain_api.records import AgentProgress, GenerationProgress
 from videotrain_operator.cluster.podview import pod_view
 from videotrain_operator.planner.observed import Observed

@@ -7,15 +7,15 @@ import subprocess
 
 import pytest
 
-from videotrain.embedded.addresses import NoAddressError, port_is_free
-from videotrain.embedded.kube_addresses import AddressPool, address_pool
-from videotrain.embedded.kube_control import OrderError, give_order, obey
-from videotrain.embedded.kube_probes import Probes
-from videotrain.embedded.kube_site import can_be_pulled
-from videotrain.embedded.kube_status import PodReport, Record, contains
-from videotrain.embedded.kube_tasks import end
-from videotrain.embedded.podfiles import ContainerConfigError, field_value
-from videotrain.embedded.process import Ending
+from videotrain.kubelet.address_pool import AddressPool, address_pool
+from videotrain.kubelet.orders import OrderError, give_order, obey
+from videotrain.kubelet.probes import Probes
+from videotrain.kubelet.site import can_be_pulled
+from videotrain.kubelet.status import PodReport, Record, contains
+from videotrain.processes.addresses import NoAddressError, port_is_free
+from videotrain.processes.podfiles import ContainerConfigError, field_value
+from videotrain.processes.process import Ending
+from videotrain.tasks import end
 
 
 def ending(code, reason="Error"):

@@ -5,11 +5,11 @@ import copy
 
 import pytest
 
-from videotrain.embedded import kube_writer
-from videotrain.embedded.kube_status import PodReport, Record
-from videotrain.embedded.kube_tasks import end
-from videotrain.embedded.kube_writer import StatusWriter
-from videotrain.embedded.process import Ending
+from videotrain.kubelet import status_writer as kube_writer
+from videotrain.kubelet.status import PodReport, Record
+from videotrain.kubelet.status_writer import StatusWriter
+from videotrain.processes.process import Ending
+from videotrain.tasks import end
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.kube.client import ApiUnavailable
 

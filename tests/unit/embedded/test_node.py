@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from videotrain.embedded.clock import utc_now
-from videotrain.embedded.node import NodeShape, ProcessNodes
+from videotrain.clock import utc_now
+from videotrain.embedded.process_nodes import NodeShape, ProcessNodes
 from videotrain.embedded.store import EmbeddedCluster
 
 GPU = "nvidia.com/gpu"

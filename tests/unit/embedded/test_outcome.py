@@ -1,6 +1,6 @@
 """What the command says in the end."""
 
-from videotrain.embedded.outcome import judge
+from videotrain.local.ending import judge
 
 NOW = "2026-01-01T00:00:00Z"
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from videotrain.cli_errors import UsageError
-from videotrain.embedded.prepare import prepare
+from videotrain.errors import UsageError
+from videotrain.local.prepare import prepare
 
 TINY = Path(__file__).parents[3] / "manifests" / "examples" / "tiny.yaml"
 

@@ -3,8 +3,8 @@
 import psutil
 import pytest
 
-from videotrain.embedded.s3 import ObjectServer
-from videotrain.embedded.storage import Credentials, StorageError, check_bucket, s3_client
+from videotrain.objectstore.client import Credentials, StorageError, check_bucket, s3_client
+from videotrain.objectstore.server import ObjectServer
 from videotrain_api.trainrun import Storage
 from videotrain_api.vocabulary import ENV_POD_ROOT
 

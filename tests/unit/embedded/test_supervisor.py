@@ -10,8 +10,8 @@ import sys
 import psutil
 import pytest
 
-from videotrain.embedded.leftovers import end_leftovers
-from videotrain.embedded.process import SupervisedProcess, read_ending
+from videotrain.processes.leftovers import end_leftovers
+from videotrain.processes.process import SupervisedProcess, read_ending
 from videotrain_api.vocabulary import ENV_POD_ROOT
 
 TREE = """
@@ -125,7 +125,7 @@ async def test_orphans_are_reaped_while_the_command_runs(start, tmp_path):
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from videotrain.embedded.process import SupervisedProcess
+from videotrain.processes.process import SupervisedProcess
 async def main():
     folder = Path(sys.argv[1])
     process = await SupervisedProcess.start([sys.executable, "-S", "-c", sys.argv[2]], cwd=folder,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from videotrain.embedded import workplace
-from videotrain.embedded.workplace import WorkplaceError, check_same_run, check_space, locked
+from videotrain.local import workdir_lock as workplace
+from videotrain.local.workdir_lock import WorkplaceError, check_same_run, check_space, locked
 from videotrain_api.trainrun import VideoTrainingRun
 
 DEMO = Path(__file__).parents[3] / "manifests" / "examples" / "demo.yaml"
@@ -23,7 +23,7 @@ def manifest():
 def test_a_second_process_is_told_who_holds_the_directory(tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
-        "from videotrain.embedded.workplace import locked\n"
+        "from videotrain.local.workdir_lock import locked\n"
         "with locked(Path(sys.argv[1])): pass"
     )
     with locked(tmp_path / "new" / "w"):

@@ -1,0 +1,72 @@
+"""`videotrain get`: the state of a local run, also while another process runs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from videotrain.embedded.database import read_objects
+from videotrain.local.screen import cost_table, render_screen
+from videotrain.manifest_file import ManifestFileError
+from videotrain_api.status import RunStatus
+from videotrain_api.vocabulary import KIND
+
+DATABASE_FILE = "cluster.db"
+
+
+def print_state(workdir: Path, *, as_json: bool) -> int:
+    """Print a run's state.
+
+    Returns:
+        Exit code.
+
+    Raises:
+        ManifestFileError: the folder holds no run.
+    """
+    runs = _runs(workdir)
+    for run in runs:
+        if as_json:
+            sys.stdout.write(json.dumps(run, indent=2, ensure_ascii=False) + "\n")
+        else:
+            _print_run(Console(), run)
+    return 0
+
+
+def _runs(workdir: Path) -> list[dict[str, Any]]:
+    try:
+        runs = read_objects(workdir / DATABASE_FILE, KIND)
+    except FileNotFoundError:
+        hint = f"give the folder that `videotrain local RUN.yaml --workdir {workdir}` made"
+        raise ManifestFileError(f"{workdir}: there is no {DATABASE_FILE} here; {hint}") from None
+    if not runs:
+        raise ManifestFileError(f"{workdir / DATABASE_FILE}: holds no {KIND} (a finished one may be past its TTL)")
+    return runs
+
+
+def _print_run(console: Console, run: dict[str, Any]) -> None:
+    status = RunStatus.from_wire(run.get("status") or {})
+    console.print(render_screen(run, None, [], status.completion_time or datetime.now(UTC)))
+    if status.generations:
+        console.print(generation_table(status))
+    if status.cost:
+        console.print(cost_table(status.cost))
+    for condition in status.conditions:
+        console.print(f"{condition.type}={condition.status}  {condition.reason}  {condition.message}", markup=False)
+
+
+def generation_table(status: RunStatus) -> Table:
+    """Who was in the world when, and why it changed."""
+    table = Table(title="Generations", title_justify="left")
+    for heading in ("#", "stage", "workers", "reason", "members", "from", "ended"):
+        table.add_column(heading)
+    for one in status.generations:
+        ended = f"{one.ended_at:%H:%M:%S} {one.end_cause or ''}" if one.ended_at else ""
+        row = (one.number, one.stage, one.world_size, one.reason, ", ".join(one.members))
+        table.add_row(*map(str, row), f"{one.created_at:%H:%M:%S}", ended)
+    return table

@@ -1,0 +1,1 @@
+"""The node agent of a real API server on this machine: pods as process trees."""

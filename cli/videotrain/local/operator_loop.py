@@ -1,0 +1,162 @@
+"""The operator loop of a local run: the same passes as in a cluster, with what a person at a terminal wants around."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sqlite3
+from pathlib import Path
+from typing import Any, Final
+
+from videotrain.embedded.scheduler import is_ready
+from videotrain.embedded.store import EmbeddedCluster
+from videotrain.local.chaos import FaultInjector
+from videotrain.local.display import Display
+from videotrain.local.metrics_server import serve_metrics
+from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.vocabulary import KIND, PORT_AGENT, Phase
+from videotrain_operator.cluster.agents import AgentClient
+from videotrain_operator.cluster.interface import Conflict
+from videotrain_operator.planner.observed import Observed
+from videotrain_operator.reconcile import Outcome, RunKey, RunLoop, utc_now
+from videotrain_operator.telemetry import OperatorMetrics
+
+Json = dict[str, Any]
+_log = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 0.5
+"""How often agents are asked while pods are there; the few local ones cost next to nothing."""
+PATIENCE: Final = 5
+"""Failed passes in a row after which the run is given up: in one process nobody else will mend what is broken."""
+RESTING: Final = (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED)
+
+
+class OperatorError(Exception):
+    """The operator loop cannot go on."""
+
+
+class Operating:
+    """Runs the operator until the run rests and all of its pods are gone."""
+
+    def __init__(
+        self,
+        cluster: EmbeddedCluster,
+        run: VideoTrainingRun,
+        faults: FaultInjector,
+        display: Display,
+        workdir: Path,
+        metrics_port: int,
+    ) -> None:
+        self._cluster = cluster
+        self._key = RunKey(namespace=run.metadata.namespace, name=run.metadata.name)
+        self._faults = faults
+        self._display = display
+        self._workdir = workdir
+        self._metrics_port = metrics_port
+        self._seen: asyncio.Queue[Outcome | Exception | None] = asyncio.Queue()
+        self._metrics = OperatorMetrics()
+        self._endpoints: Json = {}
+        self._errors = 0
+
+    async def run(self) -> Json:
+        """The run as it rests: succeeded, failed or suspended, with every pod released.
+
+        Raises:
+            OperatorError: pass after pass failed.
+            sqlite3.Error: the database could not be written.
+        """
+        async with serve_metrics(self._metrics, self._metrics_port) as url:
+            self._endpoints = {"operator": url}
+            self._display.event(f"metrics of the operator: {url}")
+            return await self._with_agents()
+
+    async def _with_agents(self) -> Json:
+        async with AgentClient() as agents, asyncio.TaskGroup() as group:
+            loop = RunLoop(
+                self._cluster, self._key, agents, on_outcome=self._seen.put_nowait, on_error=self._seen.put_nowait
+            )
+            helpers = [group.create_task(self._operate(loop)), group.create_task(self._poll(loop))]
+            helpers += [group.create_task(self._notice(loop, kind)) for kind in (KIND, "Pod", "Node", "ConfigMap")]
+            helpers.append(group.create_task(self._tell_events()))
+            try:
+                return await self._follow()
+            finally:
+                for helper in helpers:
+                    helper.cancel()
+
+    async def _operate(self, loop: RunLoop) -> None:
+        await loop.run()
+        self._seen.put_nowait(None)
+
+    async def _follow(self) -> Json:
+        run: Json = {}
+        while True:
+            item = await self._seen.get()
+            if item is None:
+                return run  # its time to live was over, and it has been deleted
+            if isinstance(item, Exception):
+                self._count(item)
+                continue
+            self._errors = 0
+            self._note(item)
+            run = item.run | {"status": item.plan.status.to_wire()}
+            self._display.update(run, item.observed)
+            self._write_endpoints(item.observed)
+            await self._faults.look(run, item.observed)
+            if rests(item):
+                return run
+
+    def _note(self, item: Outcome) -> None:
+        seconds = (utc_now() - item.at).total_seconds()
+        self._metrics.note_pass(item.run, item.status, seconds, [event.reason for event in item.plan.events])
+
+    def _count(self, error: Exception) -> None:
+        """Conflicts are everyday; a broken database ends at once, everything else after some patience."""
+        if isinstance(error, Conflict):
+            self._metrics.note_conflict()
+            return
+        self._metrics.note_error(error)
+        if isinstance(error, sqlite3.Error):
+            raise error
+        self._errors += 1
+        if self._errors >= PATIENCE:
+            raise OperatorError(f"the operator failed {PATIENCE} times in a row: {error!r}") from error
+
+    async def _poll(self, loop: RunLoop) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            loop.wake()
+
+    async def _notice(self, loop: RunLoop, kind: str) -> None:
+        ready: dict[str, bool] = {}
+        async for event in self._cluster.watch(kind, self._key.namespace):
+            name = event.object["metadata"]["name"]
+            if kind == "Node":
+                # A node's heartbeat is no news.
+                if ready.get(name) == is_ready(event.object):
+                    continue
+                ready[name] = is_ready(event.object)
+            loop.notice(event)
+
+    async def _tell_events(self) -> None:
+        async for event in self._cluster.watch("Event", self._key.namespace):
+            if event.type != "DELETED":
+                self._display.event(f"{event.object['reason']}: {event.object['message']}")
+
+    def _write_endpoints(self, observed: Observed) -> None:
+        agents = {
+            pod.name: f"http://{pod.address}:{PORT_AGENT}" for pod in observed.pods if pod.running and pod.address
+        }
+        endpoints = self._endpoints | {"agents": agents}
+        if endpoints != self._endpoints:
+            self._endpoints = endpoints
+            partial = self._workdir / "endpoints.json.partial"
+            partial.write_text(json.dumps(endpoints, indent=2))
+            partial.replace(self._workdir / "endpoints.json")
+
+
+def rests(outcome: Outcome) -> bool:
+    """Nothing is held any more, and the pass that saw it had nothing left to write: the bill is final."""
+    settled = outcome.plan.status.to_wire() == (outcome.run.get("status") or {})
+    return outcome.plan.status.phase in RESTING and not outcome.observed.pods and settled and not outcome.plan.apply

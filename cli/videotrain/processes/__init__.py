@@ -1,0 +1,1 @@
+"""Supervised child processes, their addresses and files; used by both clusters."""

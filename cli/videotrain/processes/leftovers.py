@@ -1,0 +1,71 @@
+"""Processes of an earlier life of a working directory.
+
+A supervisor dies with its starter and takes its tree along, so there normally are none; a supervisor that was killed
+itself is the exception. Every process of a working directory carries its pod root in its environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from videotrain.processes import supervisor
+from videotrain_api.vocabulary import ENV_POD_ROOT
+
+SELF_END_SECONDS = 5.0
+"""What supervisors whose starter is gone get to end by themselves and to write how their command ended."""
+
+
+def end_leftovers(root: Path, patience_seconds: float = SELF_END_SECONDS) -> list[int]:
+    """End every process whose pod root lies at or below a directory, and wait until it is gone.
+
+    Args:
+        root: absolute directory, such as W or one pod's directory.
+        patience_seconds: how long to wait before killing if a supervisor is among them, which is about to end them.
+
+    Returns:
+        Process ids that had to be killed.
+    """
+    found = _processes(lambda pod_root: pod_root == root or root in pod_root.parents)
+    if not found:
+        return []
+    supervised = any(_is_supervisor(process) for process in found)
+    _, alive = psutil.wait_procs(found, timeout=patience_seconds if supervised else 0.0)
+    killed: list[int] = []
+    while alive:
+        for process in alive:
+            _kill(process, killed)
+        psutil.wait_procs(alive, timeout=SELF_END_SECONDS)
+        # A killed parent may have left children that were started after the look.
+        alive = _processes(lambda pod_root: pod_root == root or root in pod_root.parents)
+    return killed
+
+
+def _processes(matches: Callable[[Path], bool]) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            pod_root = process.environ().get(ENV_POD_ROOT)
+            zombie = process.status() == psutil.STATUS_ZOMBIE
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue  # it ended just now, or belongs to another user: not ours
+        if pod_root and not zombie and matches(Path(pod_root)):
+            found.append(process)
+    return found
+
+
+def _is_supervisor(process: psutil.Process) -> bool:
+    try:
+        return supervisor.__file__ in process.cmdline()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+
+
+def _kill(process: psutil.Process, killed: list[int]) -> None:
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return  # it ended meanwhile, which is all that was wanted
+    killed.append(process.pid)

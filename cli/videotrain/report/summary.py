@@ -1,0 +1,287 @@
+"""W/summary.json: what a run did and what it cost, in numbers that add up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import videotrain_api
+from videotrain import __version__
+from videotrain.report.order_check import OrderEvidence, read_evidence
+from videotrain.report.recovery import Recovery, first_step, last_step, lost_steps, recoveries
+from videotrain.report.workdir import ObjectMissingError, ObjectReader, RunRecords, read_records
+from videotrain_api import layout
+from videotrain_api.artifacts import DropReport, SampledVideo, VideosIndex
+from videotrain_api.records import StepRecord
+from videotrain_api.status import CostStatus, GenerationStatus, RunStatus, StageStatus
+from videotrain_api.vocabulary import Bucket
+
+SLOT_NOTE = "On one machine a worker slot stands for a GPU in this bill."
+SUMMARY_FILE = "summary.json"
+DROP_REPORT_FILE = "drop-report.json"
+SAMPLES_FOLDER = "samples"
+Json = dict[str, Any]
+
+
+def write_summary(workdir: Path, run: Json, objects: ObjectReader) -> Path:
+    """Write W/summary.json, W/drop-report.json and W/samples/*.mp4.
+
+    Args:
+        workdir: working directory of the run.
+        run: the VideoTrainingRun with its status, as the cluster holds it.
+        objects: the run's object store.
+
+    Returns:
+        Path of summary.json.
+    """
+    status = RunStatus.from_wire(run.get("status") or {})
+    records = read_records(workdir)
+    evidence = [e for stage in status.stages if (e := _evidence(run, stage, objects))]
+    summary = _head(run, status) | {
+        "stages": [_stage(stage, status, records) for stage in status.stages],
+        "restarts": status.restarts.model_dump(),
+        "samples": _samples(evidence),
+        **_money(status.cost),
+        **_recovery(recoveries(status, records)),
+        "checkpoints": _checkpoints(status, records),
+        "videos": _videos(workdir, run, status, objects),
+        "drops": _drops(workdir, run, status, objects),
+        "records": {"torn_lines": records.torn_lines, "bad_lines": list(records.bad_lines)},
+    }
+    path = workdir / SUMMARY_FILE
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _head(run: Json, status: RunStatus) -> Json:
+    metadata = run["metadata"]
+    return {
+        "run": metadata["name"],
+        "namespace": metadata.get("namespace", "default"),
+        "phase": status.phase,
+        "note": SLOT_NOTE,
+        "versions": {"videotrain": __version__, "api": getattr(videotrain_api, "__version__", __version__)},
+        "started_at": _iso(status.start_time),
+        "finished_at": _iso(status.completion_time),
+        "duration_seconds": _between(status.start_time, status.completion_time),
+        "seed": run["spec"].get("seed", 42),
+    }
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None
+
+
+def _between(start: datetime | None, end: datetime | None) -> float | None:
+    return (end - start).total_seconds() if start and end else None
+
+
+def _stage(stage: StageStatus, status: RunStatus, records: RunRecords) -> Json:
+    kept = records.kept_steps(stage.name)
+    generations = [g for g in status.generations if g.stage == stage.name]
+    known = {g.number for g in generations}
+    folded = [g.number for g in records.generations if g.stage == stage.name and g.number not in known]
+    return {
+        "name": stage.name,
+        "task": stage.task,
+        "state": stage.state,
+        "steps": stage.step,
+        "total_steps": stage.total_steps,
+        "seconds": _between(stage.started_at, stage.finished_at),
+        "generations": [_folded_generation(n, records) for n in folded]
+        + [_generation(g, records) for g in generations],
+        **_losses(kept),
+        "samples": sum(r.samples for r in kept),
+        "tokens": sum(r.tokens for r in kept),
+        "model_flops": float(sum(r.model_flops for r in kept)),
+    }
+
+
+def _generation(generation: GenerationStatus, records: RunRecords) -> Json:
+    return {
+        "number": generation.number,
+        "world_size": generation.world_size,
+        "reason": generation.reason,
+        "message": generation.message,
+        "members": list(generation.members),
+        "first_step": first_step(generation, records),
+        "last_step": last_step(generation, records),
+        "lost_steps": lost_steps(generation, records),
+        "end_cause": generation.end_cause,
+        "created_at": _iso(generation.created_at),
+        "ended_at": _iso(generation.ended_at),
+    }
+
+
+def _folded_generation(number: int, records: RunRecords) -> Json:
+    """A generation that the status no longer lists (it keeps 16), from what its workers wrote."""
+    left = records.generation(number)
+    assert left is not None
+    steps = left.steps
+    return {
+        "number": number,
+        "world_size": left.started.world_size if left.started else None,
+        "reason": "Unknown",
+        "message": "older than the status remembers; taken from the workers' records",
+        "members": list(left.pods),
+        "first_step": steps[0].step if steps else None,
+        "last_step": steps[-1].step if steps else None,
+        "lost_steps": None,
+        "end_cause": None,
+        "created_at": _iso(left.started.at if left.started else None),
+        "ended_at": _iso(max((r.at for _, r in left.exits), default=None)),
+    }
+
+
+def _losses(steps: tuple[StepRecord, ...]) -> Json:
+    losses = [r.loss for r in steps if r.loss is not None]
+    tenth = max(1, len(losses) // 10)
+    return {
+        "final_loss": losses[-1] if losses else None,
+        "first_tenth_loss": sum(losses[:tenth]) / tenth if losses else None,
+        "last_tenth_loss": sum(losses[-tenth:]) / tenth if losses else None,
+    }
+
+
+def _evidence(run: Json, stage: StageStatus, objects: ObjectReader) -> OrderEvidence | None:
+    if stage.task not in {"train", "autoencoder"} or stage.saved_step == 0:
+        return None
+    commit = layout.checkpoint_commit(_prefix(run, stage.name), stage.saved_step)
+    try:
+        return read_evidence(objects, commit)
+    except ObjectMissingError as error:
+        return OrderEvidence(stage.name, stage.saved_step, 0, 0, 0, "", [f"no proof of the order: {error}"])
+
+
+def _prefix(run: Json, stage: str) -> str:
+    return layout.stage_prefix(run["spec"]["storage"]["uri"], run["metadata"]["name"], stage)
+
+
+def _samples(evidence: list[OrderEvidence]) -> Json:
+    combined = hashlib.sha256()
+    for one in evidence:
+        combined.update(f"{one.stage} {one.order_sha256}\n".encode())
+    fields = ("consumed", "repeated", "lost")
+    return {field: sum(getattr(one, field) for one in evidence) for field in fields} | {
+        "order_sha256": combined.hexdigest() if evidence else None,
+        "stages": [
+            {"name": e.stage, "step": e.step, **{f: getattr(e, f) for f in (*fields, "order_sha256")}} for e in evidence
+        ],
+        "problems": [f"{e.stage}: {problem}" for e in evidence for problem in e.problems],
+    }
+
+
+def _money(cost: CostStatus | None) -> Json:
+    """Bucket tables; the seconds are decimal spellings of integer microseconds, so their decimal sum is exact."""
+    cost = cost or CostStatus(currency="")
+    held = {b.value: cost.gpu_microseconds_by_bucket.get(b.value, 0) for b in Bucket}
+    held["held"] = cost.held_gpu_microseconds
+    return {
+        "gpu_seconds": {name: micros / 1_000_000 for name, micros in held.items()},
+        "gpu_microseconds": held,
+        "cost": {
+            "currency": cost.currency,
+            "total_micros": cost.total_micros,
+            "total": cost.total,
+            "by_bucket": {b.value: cost.micros_by_bucket.get(b.value, 0) for b in Bucket},
+            "goodput_percent": cost.goodput_percent,
+            "estimated": cost.estimated,
+        },
+    }
+
+
+def _recovery(found: list[Recovery]) -> Json:
+    details = [
+        {
+            "generation": r.generation,
+            "stage": r.stage,
+            "cause": r.cause,
+            "failed_at": _iso(r.failed_at),
+            "first_step_at": _iso(r.first_step_at),
+            "seconds": r.seconds,
+            "phases": r.phases(),
+            "lost_steps": r.lost_steps,
+            "gpu_seconds": round(r.gpu_seconds, 6),
+        }
+        for r in found
+    ]
+    return {"recovery_seconds": [r.seconds for r in found if r.seconds is not None], "recoveries": details}
+
+
+def _checkpoints(status: RunStatus, records: RunRecords) -> list[Json]:
+    found: dict[str, Json] = {
+        r.uri: {
+            "stage": r.stage,
+            "step": r.step,
+            "generation": r.generation,
+            "uri": r.uri,
+            "bytes": r.bytes,
+            "committed_at": _iso(r.committed_at),
+            "stall_seconds": r.stall_us / 1_000_000,
+        }
+        for r in records.checkpoints
+    }
+    for generation in status.generations:  # of pods whose folder is gone
+        for point in generation.progress.saved if generation.progress else []:
+            entry = {"stage": generation.stage, "step": point.step, "generation": generation.number, "uri": point.uri}
+            found.setdefault(point.uri, entry | {"committed_at": _iso(point.committed_at)})
+    return sorted(found.values(), key=lambda c: str(c["committed_at"]))
+
+
+def _videos(workdir: Path, run: Json, status: RunStatus, objects: ObjectReader) -> list[Json]:
+    found: list[Json] = []
+    for stage in (s for s in status.stages if s.task == "sample"):
+        index = _document(objects, layout.videos_index(_prefix(run, stage.name)))
+        for video in VideosIndex.from_wire(index).videos if index else []:
+            found.append(_video(workdir, stage.name, video, objects))
+    return found
+
+
+def _video(workdir: Path, stage: str, video: SampledVideo, objects: ObjectReader) -> Json:
+    name = f"{stage}-{video.number:04d}"
+    return video.model_dump(mode="json") | {
+        "stage": stage,
+        "file": _fetch(workdir, f"{name}.mp4", video.uri, objects),
+        "reference_file": _fetch(workdir, f"{name}-clip.mp4", video.reference_clip, objects),
+    }
+
+
+def _fetch(workdir: Path, name: str, uri: str | None, objects: ObjectReader) -> str | None:
+    if uri is None:
+        return None
+    (workdir / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
+    try:
+        objects.download(uri, workdir / SAMPLES_FOLDER / name)
+    except ObjectMissingError:
+        return None
+    return f"{SAMPLES_FOLDER}/{name}"
+
+
+def _drops(workdir: Path, run: Json, status: RunStatus, objects: ObjectReader) -> Json | None:
+    reports = []
+    for stage in (s for s in status.stages if s.task == "curate"):
+        if (document := _document(objects, layout.drop_report(_prefix(run, stage.name)))) is not None:
+            reports.append(DropReport.from_wire(document))
+    if not reports:
+        return None
+    merged = DropReport(
+        videos=sum(r.videos for r in reports),
+        clips=sum(r.clips for r in reports),
+        dropped=[item for r in reports for item in r.dropped],
+        counts={k: sum(r.counts.get(k, 0) for r in reports) for r in reports for k in r.counts},
+    )
+    text = json.dumps(merged.to_wire(), indent=2, ensure_ascii=False)
+    (workdir / DROP_REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    return {"videos": merged.videos, "clips": merged.clips, "dropped": len(merged.dropped), "counts": merged.counts}
+
+
+def _document(objects: ObjectReader, uri: str) -> Any:
+    try:
+        return json.loads(objects.get(uri))
+    except ObjectMissingError:
+        return None
