@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from videotrain_api.presets import AUTOENCODERS
-from videotrain_trainer.model import dc_ae
-from videotrain_trainer.model.registry import build_autoencoder, initialize
+from videotrain_trainer.networks.autoencoders import dc_ae
+from videotrain_trainer.networks.registry import build_autoencoder, initialize
 
 REPEATS = 5
 

@@ -16,9 +16,9 @@ import diffusers
 import torch
 from diffusers import AutoencoderDC, AutoencoderKLHunyuanVideo
 
-from videotrain_trainer.model.autoencoder_layouts import LAYOUTS, to_ours
-from videotrain_trainer.model.dc_ae import DCAE, DCAEConfig
-from videotrain_trainer.model.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
+from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
+from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
+from videotrain_trainer.networks.autoencoders.layouts import LAYOUTS, to_ours
 
 WIDTHS, GROUPS = (16, 32, 32, 32), 8
 CLIP = (1, 3, 17, 64, 64)

@@ -18,10 +18,10 @@ from diffusers import FluxTransformer2DModel
 
 from videotrain_api.architecture import TextEncoderSpec, TransformerSpec
 from videotrain_trainer import models
-from videotrain_trainer.model.common import position_ids
-from videotrain_trainer.model.weights.layouts import scheme
-from videotrain_trainer.model.weights.rules import Mapped, towards_theirs
 from videotrain_trainer.models.diffusers_folder import transformer_fields
+from videotrain_trainer.networks.common import position_ids
+from videotrain_trainer.networks.layout_rules import Mapped, towards_theirs
+from videotrain_trainer.networks.weights.layouts import scheme
 
 MODELS = {
     "flux-dev-tiny": (TransformerSpec(preset="flux-dev-tiny"), (1, 16, 16), 64),

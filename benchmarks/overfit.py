@@ -31,11 +31,11 @@ from videotrain_trainer import models
 from videotrain_trainer.data.buckets import Window
 from videotrain_trainer.data.pixels import crop_window
 from videotrain_trainer.data.video import cover_size, decode, probe
+from videotrain_trainer.diffusion.flow_matching import flow_loss, model_facts, training_inputs
+from videotrain_trainer.diffusion.sampler import Guidance
 from videotrain_trainer.evaluation.autoencoder import to_frames
 from videotrain_trainer.evaluation.metrics import compared, psnr
-from videotrain_trainer.flow import flow_loss, model_facts, training_inputs
-from videotrain_trainer.model.registry import build_autoencoder, build_text_encoder, build_transformer, initialize
-from videotrain_trainer.sampler import Guidance
+from videotrain_trainer.networks.registry import build_autoencoder, build_text_encoder, build_transformer, initialize
 
 TEXT = TextEncoderSpec(context_dim=32, pooled_dim=16, max_tokens=40)
 MODEL, AUTOENCODER = TRANSFORMERS["mmdit-tiny-dcae"], AUTOENCODERS["dc-ae-tiny"]

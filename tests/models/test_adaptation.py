@@ -7,10 +7,10 @@ from safetensors.torch import save_file
 from videotrain_api.architecture import TextEncoderSpec
 from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model.adaptation import adapt_transformer, inflate, start_from_image
-from videotrain_trainer.model.registry import build_autoencoder, build_transformer, initialize
-from videotrain_trainer.model.weights.convert import convert
-from videotrain_trainer.model.weights.writer import Destination
+from videotrain_trainer.networks.adaptation import adapt_transformer, inflate, start_from_image
+from videotrain_trainer.networks.registry import build_autoencoder, build_transformer, initialize
+from videotrain_trainer.networks.weights.convert import convert
+from videotrain_trainer.networks.weights.writer import Destination
 
 TEXT = TextEncoderSpec(context_dim=32, pooled_dim=16, max_tokens=32)
 VIDEO = AUTOENCODERS["dc-ae-tiny"]

@@ -7,11 +7,16 @@ from support.perceptual_weights import small_lpips
 
 from videotrain_api.presets import AUTOENCODERS
 from videotrain_api.stages import AdversarialPhase, PerceptualLoss
-from videotrain_trainer.adversarial import adaptive_weight, last_layer_norm
-from videotrain_trainer.model.discriminator import generator_loss
-from videotrain_trainer.model.perceptual import frames_of
-from videotrain_trainer.model.registry import build_autoencoder, initialize
-from videotrain_trainer.reconstruction import LAST_LAYER, AdversarialLosses, ReconstructionLoss, build_discriminator
+from videotrain_trainer.networks.losses.discriminator import generator_loss
+from videotrain_trainer.networks.losses.perceptual import frames_of
+from videotrain_trainer.networks.registry import build_autoencoder, initialize
+from videotrain_trainer.reconstruction.adaptive_weight import adaptive_weight, last_layer_norm
+from videotrain_trainer.reconstruction.losses import (
+    LAST_LAYER,
+    AdversarialLosses,
+    ReconstructionLoss,
+    build_discriminator,
+)
 
 
 def scalar(value):

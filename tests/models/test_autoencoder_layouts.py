@@ -3,7 +3,7 @@ import torch
 from support.autoencoders import tiny_dc_ae
 from support.model_fixtures import Fixture
 
-from videotrain_trainer.model.autoencoder_layouts import LAYOUTS, Place, from_ours, to_ours
+from videotrain_trainer.networks.autoencoders.layouts import LAYOUTS, Place, from_ours, to_ours
 
 DIFFUSERS = LAYOUTS["diffusers-image-dc-ae"]
 NAMES = {

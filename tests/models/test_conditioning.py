@@ -5,7 +5,7 @@ import torch
 from support.batches import Batch, Key
 
 from videotrain_api.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
-from videotrain_trainer.conditioning import (
+from videotrain_trainer.diffusion.conditioning import (
     KINDS,
     Given,
     References,
@@ -19,10 +19,16 @@ from videotrain_trainer.conditioning import (
     takes_head,
     takes_tail,
 )
+from videotrain_trainer.diffusion.flow_matching import (
+    ModelFacts,
+    flow_loss,
+    sample_losses,
+    training_inputs,
+    validation_inputs,
+)
+from videotrain_trainer.diffusion.sampler import Guidance, Sampler, TextPair
 from videotrain_trainer.errors import DataError
-from videotrain_trainer.flow import ModelFacts, flow_loss, sample_losses, training_inputs, validation_inputs
-from videotrain_trainer.model.text import TextFeatures
-from videotrain_trainer.sampler import Guidance, Sampler, TextPair
+from videotrain_trainer.text.byte_encoder import TextFeatures
 
 PUBLISHED = ConditioningMix(t2v=1, i2v_head=5, i2v_loop=1, i2v_tail=1)
 NULL = TextFeatures(context_BLD=torch.zeros(1, 6, 8), pooled_BP=torch.zeros(1, 5), lengths=[1])

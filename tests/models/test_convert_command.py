@@ -14,7 +14,7 @@ from videotrain_trainer.cli import main
 from videotrain_trainer.commands.convert import parse_bytes
 from videotrain_trainer.commands.progress import ProgressBar, human_bytes
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model.weights import Destination, open_weights
+from videotrain_trainer.networks.weights import Destination, open_weights
 
 
 @pytest.fixture

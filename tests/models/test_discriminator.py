@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from videotrain_trainer.model.discriminator import (
+from videotrain_trainer.networks.losses.discriminator import (
     Discriminator,
     DiscriminatorConfig,
     discriminator_loss,

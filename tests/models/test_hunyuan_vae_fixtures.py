@@ -3,9 +3,9 @@ import torch
 from support.autoencoders import clip, hunyuan_vae_of, tiny_vae
 from support.model_fixtures import Fixture
 
-from videotrain_trainer.model import hunyuan_vae
-from videotrain_trainer.model.hunyuan_vae import HunyuanVAEConfig, frame_causal_attention
-from videotrain_trainer.model.tiling import Tiling
+from videotrain_trainer.networks.autoencoders import hunyuan_vae
+from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAEConfig, frame_causal_attention
+from videotrain_trainer.networks.autoencoders.tiling import Tiling
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,8 @@ from videotrain_api.trainrun import Storage
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, read_table, to_parquet
 from videotrain_trainer.data.sets import read_set_info
 from videotrain_trainer.data.video import decode, write_mp4
-from videotrain_trainer.latents import encode_latents
-from videotrain_trainer.model.registry import build_autoencoder, build_transformer, initialize, load_autoencoder
+from videotrain_trainer.networks.latents import encode_latents
+from videotrain_trainer.networks.registry import build_autoencoder, build_transformer, initialize, load_autoencoder
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks import encode, sample
 from videotrain_trainer.tasks.train import FlowObjective

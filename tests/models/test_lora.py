@@ -10,7 +10,7 @@ from videotrain_api.stages import LoraAdapter, ParallelLayout
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer import models
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model.lora import (
+from videotrain_trainer.networks.lora import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     TARGETS,
@@ -22,7 +22,7 @@ from videotrain_trainer.model.lora import (
     merge,
     save_adapter,
 )
-from videotrain_trainer.model.registry import build_transformer, initialize
+from videotrain_trainer.networks.registry import build_transformer, initialize
 
 CONFIG = LoraConfig(rank=4, alpha=8.0)
 

@@ -9,14 +9,14 @@ from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, Transf
 from videotrain_api.presets import AUTOENCODERS, COMPANIONS, TRANSFORMERS
 from videotrain_api.schema import ManifestError
 from videotrain_trainer import models
+from videotrain_trainer.diffusion.sampler import Guidance
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model.dc_ae import DCAE
-from videotrain_trainer.model.hunyuan_vae import HunyuanVAE
-from videotrain_trainer.model.mmdit import MMDiT
-from videotrain_trainer.model.registry import SCALING_FACTOR
-from videotrain_trainer.model.text import ByteTextEncoder
-from videotrain_trainer.model.weights import Destination, convert
-from videotrain_trainer.sampler import Guidance
+from videotrain_trainer.networks.autoencoders.dc_ae import DCAE
+from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE
+from videotrain_trainer.networks.mmdit.model import MMDiT
+from videotrain_trainer.networks.registry import SCALING_FACTOR
+from videotrain_trainer.networks.weights import Destination, convert
+from videotrain_trainer.text.byte_encoder import ByteTextEncoder
 
 TWINS = {
     "mmdit-11b": "mmdit-tiny",

@@ -5,8 +5,8 @@ from support.perceptual_weights import SMALL, small_lpips, write_lpips
 
 from videotrain_api.trainrun import Storage
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.lpips_files import load_perceptual
-from videotrain_trainer.model.perceptual import (
+from videotrain_trainer.networks.losses.lpips_files import load_perceptual
+from videotrain_trainer.networks.losses.perceptual import (
     SCALE,
     SHIFT,
     VGG16_WIDTHS,

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from videotrain_trainer.model.picture_vae import SCALE, SHIFT, PictureVAE, PictureVAEConfig
+from videotrain_trainer.networks.autoencoders.flux_vae import SCALE, SHIFT, PictureVAE, PictureVAEConfig
 
 TINY = PictureVAEConfig(latent_channels=4, width=32, multipliers=(1, 2), blocks=2)
 

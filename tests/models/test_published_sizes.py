@@ -11,12 +11,12 @@ from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, Transf
 from videotrain_api.cost.flops import mmdit_shape, parameters
 from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model import initial
-from videotrain_trainer.model.initial import initial_value, initialize, write_initial
-from videotrain_trainer.model.mmdit import MMDiT, MMDiTConfig
-from videotrain_trainer.model.registry import build_autoencoder, build_transformer
-from videotrain_trainer.model.weights import Destination, load_state, open_weights
-from videotrain_trainer.model.weights.layouts import scheme
+from videotrain_trainer.networks import initial
+from videotrain_trainer.networks.initial import initial_value, initialize, write_initial
+from videotrain_trainer.networks.mmdit.model import MMDiT, MMDiTConfig
+from videotrain_trainer.networks.registry import build_autoencoder, build_transformer
+from videotrain_trainer.networks.weights import Destination, load_state, open_weights
+from videotrain_trainer.networks.weights.layouts import scheme
 
 SIZES = {
     "open_sora_v2": ("mmdit-11b", "hunyuan-vae", 11_891_390_528),

@@ -17,10 +17,10 @@ from videotrain_api.presets import TRANSFORMERS
 from videotrain_trainer import cli
 from videotrain_trainer.commands import sample as command
 from videotrain_trainer.data.video import decode, probe
-from videotrain_trainer.model.picture_vae import PictureVAE, PictureVAEConfig
-from videotrain_trainer.model.registry import build_autoencoder, build_transformer, initialize
+from videotrain_trainer.networks.autoencoders.flux_vae import PictureVAE, PictureVAEConfig
+from videotrain_trainer.networks.registry import build_autoencoder, build_transformer, initialize
 from videotrain_trainer.sampling import outputs
-from videotrain_trainer.sampling.models import FLUX_PICTURE_SPEC, Models
+from videotrain_trainer.sampling.loaded import FLUX_PICTURE_SPEC, Models
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_batch_goes_on_where_it_was_stopped_and_redraws_what_has_other_setting
     assert [line["kept"] for line in lines(capsys)] == [True, False]
     assert (folder / "out/0001.mp4").stat().st_mtime_ns == times["0001.mp4"]
     assert (folder / "out/0002.mp4").stat().st_mtime_ns != times["0002.mp4"]
-    monkeypatch.setattr("videotrain_trainer.sampling.command.load_models", None)  # nothing is missing: not called
+    monkeypatch.setattr("videotrain_trainer.commands.sample_run.load_models", None)  # nothing is missing: not called
     assert run(folder, "--prompts", folder / "prompts.txt") == 0
     assert capsys.readouterr().out.count("(kept)") == 2
     monkeypatch.undo()
@@ -158,8 +158,8 @@ def test_weak_point_10_every_flag_is_read(folder):
     import argparse
     import inspect
 
-    from videotrain_trainer.sampling import command as draw
-    from videotrain_trainer.sampling import flags
+    from videotrain_trainer.commands import sample_requests as flags
+    from videotrain_trainer.commands import sample_run as draw
 
     parser = argparse.ArgumentParser()
     command.add_options(parser)
@@ -194,7 +194,7 @@ def test_one_frame_is_a_picture_without_rate_and_motion_in_its_text(folder):
 def test_the_given_first_and_last_frames_are_used_each_at_its_place(folder, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "videotrain_trainer.sampler.Sampler.draw",
+        "videotrain_trainer.diffusion.sampler.Sampler.draw",
         lambda self, noise, text, kind, given, on_step: seen.append((kind, given)) or noise,
     )
     run(folder, "--prompt", "a", "--image", folder / "picture.png", "--last-image", folder / "last.png")
@@ -275,7 +275,7 @@ def test_offloading_changes_no_pixel_and_keeps_one_model_on_the_device(folder, m
 def test_tiles_are_handed_to_the_autoencoder(folder, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "videotrain_trainer.sampling.command.load_models", lambda sources, *_: seen.append(sources) or 1 / 0
+        "videotrain_trainer.commands.sample_run.load_models", lambda sources, *_: seen.append(sources) or 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
         run(folder, "--prompt", "a", "--tile-pixels", 128, "--tile-frames", 16)
@@ -345,8 +345,8 @@ def test_weak_point_10_every_video_of_a_batch_keeps_its_own_reference(folder, mo
     """The published code writes the reference of the first item only."""
     (folder / "prompts.csv").write_text(f"text,image\na,{folder}/picture.png\nb,{folder}/last.png\n")
     decoded, given = [], []
-    from videotrain_trainer.model.dc_ae import DCAE
-    from videotrain_trainer.sampling import studio
+    from videotrain_trainer.networks.autoencoders.dc_ae import DCAE
+    from videotrain_trainer.sampling import draw as studio
 
     decode_plain, given_plain = DCAE.decode, studio.given_of
     monkeypatch.setattr(DCAE, "decode", lambda self, z: decoded.append(z[0].clone()) or decode_plain(self, z))
@@ -378,7 +378,7 @@ def test_parsing_the_flags_needs_no_torch():
 def test_first_frames_are_decoded_by_the_picture_autoencoder_of_flux(folder, capsys, monkeypatch):
     spec = TRANSFORMERS["mmdit-tiny"].model_copy(update={"cond_embed": False, "guidance_embed": True})
     monkeypatch.setitem(TRANSFORMERS, "tiny-flux", spec)
-    monkeypatch.setattr("videotrain_trainer.sampling.models.FLUX_PICTURES", PictureVAEConfig(width=32))
+    monkeypatch.setattr("videotrain_trainer.sampling.loaded.FLUX_PICTURES", PictureVAEConfig(width=32))
     model = build_transformer(spec, FLUX_PICTURE_SPEC, TEXT)
     initialize(model, 7)
     save_file(model.state_dict(), folder / "image.safetensors")

@@ -12,19 +12,19 @@ from support.sampling_folder import make_folder
 from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec
 from videotrain_api.presets import TRANSFORMERS, complete_autoencoder
 from videotrain_api.stages import Prompt
-from videotrain_trainer.conditioning import Given
+from videotrain_trainer.diffusion.conditioning import Given
+from videotrain_trainer.diffusion.sampler import Guidance, Sampler, TextPair, frame_scales, text_scale
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model.registry import build_autoencoder, build_transformer, initialize
-from videotrain_trainer.sampler import Guidance, Sampler, TextPair, frame_scales, text_scale
-from videotrain_trainer.sampling.models import Models, Sources
+from videotrain_trainer.networks.registry import build_autoencoder, build_transformer, initialize
+from videotrain_trainer.sampling.draw import Studio, latent_shape
+from videotrain_trainer.sampling.loaded import Models, Sources
 from videotrain_trainer.sampling.outputs import read_metadata
 from videotrain_trainer.sampling.references import to_uint8
 from videotrain_trainer.sampling.request import Request, Settings
 from videotrain_trainer.sampling.scorers import BUILT_IN, load_scorer, motion, sharpness, steadiness
-from videotrain_trainer.sampling.studio import Studio, latent_shape
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks import sample
-from videotrain_trainer.text_encoders import load_text_encoder
+from videotrain_trainer.text.encoders import load_text_encoder
 
 
 def text_of(model, tokens=4):

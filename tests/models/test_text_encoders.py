@@ -11,10 +11,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from videotrain_api.architecture import TextEncoderSpec
 from videotrain_api.trainrun import Storage
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model.text import ByteTextEncoder
 from videotrain_trainer.storage import ObjectStore
-from videotrain_trainer.text_encoders import Remembering, T5ClipEncoder, load_text_encoder
-from videotrain_trainer.text_weights import find_encoders, local_folder
+from videotrain_trainer.text.byte_encoder import ByteTextEncoder
+from videotrain_trainer.text.encoders import Remembering, T5ClipEncoder, load_text_encoder
+from videotrain_trainer.text.files import find_encoders, local_folder
 
 WORDS = ["a", "cat", "dog", "runs", "on", "the", "wall", "24", "FPS", "4", "motion", "score", ",", "."]
 SPEC = TextEncoderSpec(kind="t5-clip", context_dim=32, pooled_dim=24, max_tokens=16, weights="set by the test")
@@ -202,7 +202,7 @@ def test_weights_behind_a_uri_are_fetched_once_and_used_from_the_disk(tmp_path, 
             if path.is_file():
                 client.upload_file(str(path), "weights", f"text/{path.relative_to(saved[0])}")
         client.put_object(Bucket="weights", Key="text/t5/pytorch_model.bin", Body=b"never fetched")
-        monkeypatch.setattr("videotrain_trainer.text_weights.CHUNK", 10_000)
+        monkeypatch.setattr("videotrain_trainer.text.files.CHUNK", 10_000)
         store = ObjectStore.for_storage(Storage(uri="s3://weights", endpoint_url=url))
         spec = SPEC.model_copy(update={"weights": "s3://weights/text"})
         features = load_text_encoder(spec, store, tmp_path / "cache", CPU).encode(TEXTS)

@@ -3,8 +3,8 @@ import torch
 from support.autoencoders import clip, dc_ae_of, tiny_dc_ae, tiny_vae
 from support.model_fixtures import Fixture
 
-from videotrain_trainer.model import dc_ae
-from videotrain_trainer.model.tiling import Axis, Span, TileCoder, Tiling, borders, seam_ratio
+from videotrain_trainer.networks.autoencoders import dc_ae
+from videotrain_trainer.networks.autoencoders.tiling import Axis, Span, TileCoder, Tiling, borders, seam_ratio
 
 PLAIN, CAUSAL = Axis(4), Axis(4, causal=True)
 

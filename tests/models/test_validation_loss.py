@@ -9,7 +9,7 @@ from videotrain_api.records import StepRecord, ValidationRecord
 from videotrain_api.stages import ParallelLayout, Validation
 from videotrain_trainer.data.sets import is_held_out, open_latents
 from videotrain_trainer.errors import DataError
-from videotrain_trainer.validation import spread, times_of
+from videotrain_trainer.training.validation_loss import spread, times_of
 
 SPEC = Validation(every_steps=3, share=0.4, max_samples=5, times=2)
 

@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save, save_file
 from support.model_fixtures import forward
 
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model.dc_ae import DCAE, DCAEConfig
-from videotrain_trainer.model.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
-from videotrain_trainer.model.initial import initialize, write_initial
-from videotrain_trainer.model.mmdit import MMDiT, MMDiTConfig
-from videotrain_trainer.model.weights import Destination, convert, load_weights, open_weights, start_from
-from videotrain_trainer.model.weights.layouts import LAYOUTS, sizes
-from videotrain_trainer.model.weights.mmdit_layouts import CONDITION_BIAS, half_split, interleaved
+from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
+from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
+from videotrain_trainer.networks.initial import initialize, write_initial
+from videotrain_trainer.networks.mmdit.layouts import CONDITION_BIAS, half_split, interleaved
+from videotrain_trainer.networks.mmdit.model import MMDiT, MMDiTConfig
+from videotrain_trainer.networks.weights import Destination, convert, load_weights, open_weights, start_from
+from videotrain_trainer.networks.weights.layouts import LAYOUTS, sizes
 
 MMDIT = MMDiTConfig(
     in_channels=16,
@@ -340,7 +340,7 @@ def test_reading_never_holds_more_than_one_group(tmp_path, monkeypatch):
     import gc
     import weakref
 
-    from videotrain_trainer.model.weights import files
+    from videotrain_trainer.networks.weights import files
 
     source = written("flux", "flux-dev", tmp_path / "w.safetensors")
     alive, most = weakref.WeakSet(), [0]

@@ -5,10 +5,10 @@ from dataclasses import replace
 import torch
 from support.model_fixtures import Fixture
 
-from videotrain_trainer.model.dc_ae import DCAE, DCAEConfig
-from videotrain_trainer.model.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
-from videotrain_trainer.model.registry import initialize
-from videotrain_trainer.model.weights import load_weights
+from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
+from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
+from videotrain_trainer.networks.registry import initialize
+from videotrain_trainer.networks.weights import load_weights
 
 TINY_VAE = HunyuanVAEConfig(
     latent_channels=4, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), decoder_depths=(1, 1, 1, 1), norm_groups=4

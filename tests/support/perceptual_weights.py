@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from videotrain_trainer.model.perceptual import PerceptualDistance
+from videotrain_trainer.networks.losses.perceptual import PerceptualDistance
 
 SMALL = (4, 6, 8, 8, 8)
 

@@ -10,8 +10,8 @@ from videotrain_api.records import StepRecord
 from videotrain_api.stage_config import StageConfig, StagePaths
 from videotrain_api.stages import Prompt, SampleTask, Stage
 from videotrain_api.trainrun import CheckpointPolicy, Dataset, Storage
-from videotrain_trainer.context import StageContext, World
 from videotrain_trainer.tasks import sample
+from videotrain_trainer.worker.stage_context import StageContext, World
 
 TEXT = TextEncoderSpec(context_dim=16, pooled_dim=8, max_tokens=48)
 MODEL, AUTOENCODER = (

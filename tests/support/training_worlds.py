@@ -38,13 +38,13 @@ from videotrain_api.stages import (
     TrainTask,
 )
 from videotrain_api.trainrun import CheckpointPolicy, Dataset, Storage
-from videotrain_trainer.context import StageContext, World
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, to_parquet, uids_hash
 from videotrain_trainer.data.sets import EncodedSetInfo, set_info_uri
 from videotrain_trainer.data.shards import ShardWriter
-from videotrain_trainer.faults import classify
-from videotrain_trainer.process import TASKS
 from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.worker.exit_codes import classify
+from videotrain_trainer.worker.main import TASKS
+from videotrain_trainer.worker.stage_context import StageContext, World
 
 STORAGE = Storage(uri="s3://unused-bucket")
 CHANNELS, TEXT_TOKENS, CONTEXT, POOLED = 4, 6, 16, 8

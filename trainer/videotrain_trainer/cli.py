@@ -20,7 +20,7 @@ COMMANDS = ("convert", "evaluate", "export", "sample")
 
 def _agent(_options: argparse.Namespace) -> int:
     from videotrain_trainer.agent.agent import Agent
-    from videotrain_trainer.pod import Pod
+    from videotrain_trainer.worker.pod import Pod
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     return Agent(Pod.from_environment()).run()
@@ -28,7 +28,7 @@ def _agent(_options: argparse.Namespace) -> int:
 
 def _run(_options: argparse.Namespace) -> int:
     # Imported here, for it takes seconds and torch, which the agent must do without.
-    from videotrain_trainer import process
+    from videotrain_trainer.worker import main as process
 
     process.entry()
     return 0

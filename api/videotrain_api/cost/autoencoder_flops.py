@@ -103,7 +103,7 @@ def _tiled(spec: AutoencoderSpec, half: _Half, frames: int, height: int, width: 
 def _tiles(
     latents: int, tile: int | None, overlap: float, causal: bool = False, decoding_time: bool = False
 ) -> list[int]:
-    """Latents that each tile along an axis reads; `videotrain_trainer.model.tiling` cuts the same ones."""
+    """Latents that each tile along an axis reads; the trainer's tiling cuts the same ones."""
     if tile is None or latents <= tile:
         return [latents]
     stride = tile - round(overlap * tile)

@@ -55,7 +55,7 @@ def slow_save(module):
     module.CheckpointWriter._write = held_up
 
 
-CHANGES = {"videotrain_trainer.loop": slow_loop, "videotrain_trainer.checkpoint.save": slow_save}
+CHANGES = {"videotrain_trainer.training.loop": slow_loop, "videotrain_trainer.checkpoint.save": slow_save}
 
 
 class Finder(importlib.abc.MetaPathFinder):

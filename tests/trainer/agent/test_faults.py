@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.errors import DataError, Fenced, StorageDenied
-from videotrain_trainer.faults import classify, describe
+from videotrain_trainer.worker.exit_codes import classify, describe
 
 
 def chained(outer, inner):

@@ -12,8 +12,8 @@ from videotrain_api import vocabulary as names
 from videotrain_api.records import WorkerExit
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.pod import load_config
-from videotrain_trainer.process import LEFT_BEFORE_START
+from videotrain_trainer.worker.main import LEFT_BEFORE_START
+from videotrain_trainer.worker.pod import load_config
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_worker_whose_peers_never_came_leaves_at_once_when_asked(tmp_path, pod
 
 HELPER = """
 import multiprocessing, os, signal, time
-from videotrain_trainer.drain import SignalDrain
+from videotrain_trainer.worker.drain import SignalDrain
 
 drain = SignalDrain(leave_early=lambda: print("left early", flush=True))
 helper = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))

@@ -25,7 +25,7 @@ from videotrain_trainer.checkpoint.fence import Fence
 from videotrain_trainer.checkpoint.load import open_checkpoint
 from videotrain_trainer.checkpoint.state import BLOCK_BYTES
 from videotrain_trainer.errors import ConfigError, DataError, Fenced
-from videotrain_trainer.weights_export import stored_weights
+from videotrain_trainer.training.final_weights import stored_weights
 
 
 @pytest.fixture

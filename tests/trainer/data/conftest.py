@@ -26,9 +26,9 @@ from videotrain_api.stages import (
     TrainTask,
 )
 from videotrain_api.trainrun import CheckpointPolicy, Dataset, Storage
-from videotrain_trainer.context import StageContext, World
 from videotrain_trainer.data.video import write_mp4
 from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.worker.stage_context import StageContext, World
 
 OPTIMIZER = Optimizer(learning_rate=[LearningRatePiece(value=1e-3)])
 

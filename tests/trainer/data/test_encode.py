@@ -16,17 +16,17 @@ from videotrain_trainer.data.loader import LatentLoader
 from videotrain_trainer.data.manifest import LATENT_SCHEMA, read_table
 from videotrain_trainer.data.pixels import PixelLoader
 from videotrain_trainer.data.sets import null_text_uri, open_clips, open_latents, read_set_info
+from videotrain_trainer.diffusion.flow_matching import ModelFacts, training_inputs
 from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
-from videotrain_trainer.flow import ModelFacts, training_inputs
-from videotrain_trainer.model.registry import (
+from videotrain_trainer.networks.registry import (
     SCALING_FACTOR,
     build_autoencoder,
     build_text_encoder,
     initialize,
 )
-from videotrain_trainer.model.text import TextFeatures
 from videotrain_trainer.tasks import curate, encode
 from videotrain_trainer.tasks.train import FlowObjective, null_text
+from videotrain_trainer.text.byte_encoder import TextFeatures
 
 ROWS = [
     Bucket(resolution="64px", frames=16, min_frames=8, batch_size=2, aspect_ratios=["16:9", "1:1"]),

@@ -5,9 +5,9 @@ import threading
 import pytest
 
 from videotrain_api.stages import CurateTask
-from videotrain_trainer.data import units
-from videotrain_trainer.data.units import Unit, UnitRun
 from videotrain_trainer.errors import DataError
+from videotrain_trainer.worker import shared_work as units
+from videotrain_trainer.worker.shared_work import Unit, UnitRun
 
 UNITS = [Unit(f"u{n}", weight=4) for n in range(4)]
 

@@ -5,7 +5,7 @@ from videotrain_api.architecture import TextEncoderSpec
 from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.stages import ParallelLayout
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model.registry import build_transformer, initialize
+from videotrain_trainer.networks.registry import build_transformer, initialize
 from videotrain_trainer.parallel.activation import recompute_blocks
 
 MODEL, AUTOENCODER = TRANSFORMERS["mmdit-tiny-dcae"], AUTOENCODERS["dc-ae-tiny"]

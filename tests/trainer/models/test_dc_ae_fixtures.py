@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from videotrain_trainer.model.dc_ae import DCAE, DCAEConfig
-from videotrain_trainer.model.weights import load_weights
+from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
+from videotrain_trainer.networks.weights import load_weights
 
 
 @pytest.fixture(scope="module")

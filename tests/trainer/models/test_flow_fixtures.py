@@ -1,10 +1,9 @@
 import pytest
 import torch
 
-from videotrain_trainer.conditioning import Given, References, condition_of, given_frames, pack_condition
-from videotrain_trainer.flow import SIGMA_MIN, interpolate, shift_alpha, time_shift, velocity
-from videotrain_trainer.model.common import pack, position_ids, unpack
-from videotrain_trainer.sampler import (
+from videotrain_trainer.diffusion.conditioning import Given, References, condition_of, given_frames, pack_condition
+from videotrain_trainer.diffusion.flow_matching import SIGMA_MIN, interpolate, shift_alpha, time_shift, velocity
+from videotrain_trainer.diffusion.sampler import (
     NEGATIVE,
     PROMPT,
     UNCONDITIONED,
@@ -19,6 +18,7 @@ from videotrain_trainer.sampler import (
     text_scale,
     time_grid,
 )
+from videotrain_trainer.networks.common import pack, position_ids, unpack
 
 PACKING = ["p2", "p1", "image"]
 CONDITIONS = ["head", "tail", "loop", "v2v_head", "v2v_tail", "v2v_head_easy", "v2v_tail_easy", "v2v_head_noncausal"]
@@ -201,7 +201,7 @@ def test_times_inputs_and_targets_of_training_are_the_published_ones(fixture):
 def test_one_training_step_has_the_published_loss_and_gradients(fixture, mmdit):
     from types import SimpleNamespace
 
-    from videotrain_trainer.flow import flow_loss
+    from videotrain_trainer.diffusion.flow_matching import flow_loss
 
     found, model = fixture("training"), mmdit("mmdit_i2v")
     ids, txt = found["img_ids"], found["txt"]

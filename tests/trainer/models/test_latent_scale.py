@@ -4,14 +4,14 @@ from safetensors.torch import save
 
 from videotrain_api.presets import AUTOENCODERS
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model.dc_ae import Conv
-from videotrain_trainer.model.registry import (
+from videotrain_trainer.networks.autoencoders.dc_ae import Conv
+from videotrain_trainer.networks.registry import (
     SCALING_FACTOR,
     build_autoencoder,
     initialize,
     load_autoencoder,
 )
-from videotrain_trainer.model.weights import read_metadata
+from videotrain_trainer.networks.weights import read_metadata
 
 SPEC = AUTOENCODERS["dc-ae-tiny"]
 

@@ -17,9 +17,9 @@ from videotrain_api.stages import Prompt
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, to_parquet
 from videotrain_trainer.data.video import decode, write_mp4
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model.registry import build_autoencoder, build_transformer, initialize
+from videotrain_trainer.networks.registry import build_autoencoder, build_transformer, initialize
+from videotrain_trainer.sampling.draw import noise_of
 from videotrain_trainer.sampling.outputs import read_metadata
-from videotrain_trainer.sampling.studio import noise_of
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks import sample
 from videotrain_trainer.tasks.sample_draw import Studio

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from videotrain_api.architecture import TextEncoderSpec
 from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
-from videotrain_trainer.flow import flow_loss, model_facts, training_inputs
-from videotrain_trainer.model.registry import (
+from videotrain_trainer.diffusion.flow_matching import flow_loss, model_facts, training_inputs
+from videotrain_trainer.networks.registry import (
     build_autoencoder,
     build_text_encoder,
     build_transformer,

@@ -17,8 +17,8 @@ from videotrain_api.stages import Bucket
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.data.pixels import PixelLoader
 from videotrain_trainer.data.sets import open_clips
-from videotrain_trainer.model.registry import SCALING_FACTOR, load_autoencoder
-from videotrain_trainer.model.weights import read_metadata
+from videotrain_trainer.networks.registry import SCALING_FACTOR, load_autoencoder
+from videotrain_trainer.networks.weights import read_metadata
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from videotrain_api.records import (
     ValidationRecord,
     WorkerExit,
 )
-from videotrain_trainer.pod import Pod
-from videotrain_trainer.telemetry import metrics as telemetry
-from videotrain_trainer.telemetry.metrics import AgentMetrics, gpu_peak_flops
+from videotrain_trainer.agent import metrics as telemetry
+from videotrain_trainer.agent.metrics import AgentMetrics, gpu_peak_flops
+from videotrain_trainer.worker.pod import Pod
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 POD = Pod(name="w0", uid="u", address="127.0.0.2", run="run", namespace="team", root=Path("/nowhere"))

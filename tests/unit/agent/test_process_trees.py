@@ -58,7 +58,7 @@ def test_orphans_of_an_adopting_process_are_members(tmp_path):
     code = f"""
 import os, subprocess, sys, psutil
 from videotrain_trainer.agent import tree
-from videotrain_trainer.linux import adopt_orphans
+from videotrain_trainer.worker.linux import adopt_orphans
 adopt_orphans()
 family = subprocess.Popen([sys.executable, "-c", {FAMILY!r}], stdout=subprocess.PIPE, text=True)
 words = [family.stdout.readline().split() for _ in range(2)]

@@ -17,8 +17,8 @@ from videotrain_api.records import (
     WorkerExit,
 )
 from videotrain_trainer.agent.tail import RecordTail
-from videotrain_trainer.pod import RunFiles
-from videotrain_trainer.telemetry.records import RecordFile
+from videotrain_trainer.worker.pod import RunFiles
+from videotrain_trainer.worker.record_file import RecordFile
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

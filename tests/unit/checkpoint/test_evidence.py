@@ -6,8 +6,8 @@ import pytest
 from videotrain_trainer.data.order import OrderBucket, OrderPlan
 from videotrain_trainer.data.sets import TrainingSet
 from videotrain_trainer.errors import TrainerError
-from videotrain_trainer.evidence import RankEvidence, order_lines
-from videotrain_trainer.step import SlotIds
+from videotrain_trainer.training.order_check import RankEvidence, order_lines
+from videotrain_trainer.training.step import SlotIds
 
 PLAN = OrderPlan((OrderBucket("b", 6, 2),), seed=1, slots=2)
 DATA = TrainingSet(

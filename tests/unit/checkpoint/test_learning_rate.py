@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from videotrain_api.stages import LearningRatePiece, Optimizer
-from videotrain_trainer.optim import learning_rate
+from videotrain_trainer.training.optim import learning_rate
 
 
 def test_the_rate_rises_from_zero_and_then_follows_its_pieces():

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from videotrain_api.stages import Bucket
-from videotrain_trainer.data.encoding import plan_samples, plan_shards, why_nothing
+from videotrain_trainer.tasks.encode_plan import plan_samples, plan_shards, why_nothing
 
 ROWS = [
     Bucket(resolution="64px", frames=16, batch_size=2),

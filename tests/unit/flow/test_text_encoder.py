@@ -1,6 +1,6 @@
 import torch
 
-from videotrain_trainer.model.text import END, ByteTextEncoder, tokenize
+from videotrain_trainer.text.byte_encoder import END, ByteTextEncoder, tokenize
 
 CAPTIONS = [
     "",

@@ -7,10 +7,17 @@ from hypothesis import strategies as st
 from support.batches import Batch, Key
 
 from videotrain_api.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
-from videotrain_trainer.conditioning import KINDS, applicable, choose
+from videotrain_trainer.diffusion.conditioning import KINDS, applicable, choose
+from videotrain_trainer.diffusion.flow_matching import (
+    ModelFacts,
+    check_task,
+    flow_loss,
+    null_context,
+    sample_generator,
+    training_inputs,
+)
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.flow import ModelFacts, check_task, flow_loss, null_context, sample_generator, training_inputs
-from videotrain_trainer.model.text import TextFeatures
+from videotrain_trainer.text.byte_encoder import TextFeatures
 
 FACTS = ModelFacts(patch=1, cond_embed=True, guidance_embed=False, causal=False)
 NULL = TextFeatures(context_BLD=torch.full((1, 6, 8), -7.0), pooled_BP=torch.full((1, 5), -7.0), lengths=[1])

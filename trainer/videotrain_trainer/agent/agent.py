@@ -17,14 +17,14 @@ from videotrain_api.records import AgentProgress, GenerationProgress, Roster
 from videotrain_api.stage_config import StageConfig
 from videotrain_api.vocabulary import PORT_AGENT, ExitCode
 from videotrain_trainer.agent.exits import silent_exit
+from videotrain_trainer.agent.forkserver_client import Launcher
 from videotrain_trainer.agent.generation import Generation
-from videotrain_trainer.agent.launcher import Launcher
+from videotrain_trainer.agent.metrics import AgentMetrics
 from videotrain_trainer.agent.roster import RosterError, RosterFile
 from videotrain_trainer.agent.server import AgentServer
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.linux import adopt_orphans
-from videotrain_trainer.pod import Pod, load_config
-from videotrain_trainer.telemetry.metrics import AgentMetrics
+from videotrain_trainer.worker.linux import adopt_orphans
+from videotrain_trainer.worker.pod import Pod, load_config
 
 TICK_SECONDS = 0.1
 """How often roster, records and processes are looked at."""

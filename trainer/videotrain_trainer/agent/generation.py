@@ -16,12 +16,12 @@ from videotrain_api.records import GenerationProgress, Roster, WorkerExit
 from videotrain_api.stage_config import StageConfig
 from videotrain_api.vocabulary import ExitCode, GenerationReason
 from videotrain_trainer.agent import exits, tree
-from videotrain_trainer.agent.launcher import Launcher
+from videotrain_trainer.agent.forkserver_client import Launcher
 from videotrain_trainer.agent.messages import Launched, LaunchMessage, LaunchOrder, WorkerDeath, WorkersFailed
+from videotrain_trainer.agent.metrics import AgentMetrics
 from videotrain_trainer.agent.progress import ProgressFold
 from videotrain_trainer.agent.tail import RecordTail
-from videotrain_trainer.pod import Pod
-from videotrain_trainer.telemetry.metrics import AgentMetrics
+from videotrain_trainer.worker.pod import Pod
 
 STACKS_LIMIT = 64 * 1024
 """Characters of stacks that /progress carries; the files hold all."""

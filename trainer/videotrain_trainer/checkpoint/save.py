@@ -27,9 +27,9 @@ from videotrain_trainer.checkpoint.host_file import HostFile
 from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.checkpoint.retention import steps_to_delete
 from videotrain_trainer.checkpoint.state import BLOCK_BYTES, Point, ShardedState, StoredFile, Writer
-from videotrain_trainer.context import RecordSink
 from videotrain_trainer.errors import ObjectMissing
 from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.worker.stage_context import RecordSink
 
 
 class CheckpointWriter:

@@ -41,8 +41,8 @@ def run(options: argparse.Namespace) -> int:
     import torch
 
     from videotrain_trainer.commands.progress import ProgressBar, human_bytes
-    from videotrain_trainer.model.weights import Destination, convert
     from videotrain_trainer.models.presets import config_of
+    from videotrain_trainer.networks.weights import Destination, convert
 
     dtype = getattr(torch, DTYPES[options.dtype]) if options.dtype else None
     done = convert(

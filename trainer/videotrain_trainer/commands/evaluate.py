@@ -78,7 +78,7 @@ def _win_rate(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run one kind; the exit code."""
     # Imported here, for it takes seconds and torch, which the agent must do without.
-    from videotrain_trainer.evaluation import command
+    from videotrain_trainer.commands import evaluate_run as command
 
     return command.run(options)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from videotrain_api.stages import PromptStyle
-from videotrain_trainer.sampling.prompts_file import KINDS
+from videotrain_trainer.commands.prompts_file import KINDS
 
 HELP = "draw pictures and videos from prompts"
 FORMATS = ("mp4", "gif", "png")
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         TrainerError: something that is asked for cannot be drawn.
     """
     # Imported here, for it takes seconds and torch, which the agent must do without.
-    from videotrain_trainer.sampling.command import draw
+    from videotrain_trainer.commands.sample_run import draw
 
     return draw(options)
 

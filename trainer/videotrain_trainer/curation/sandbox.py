@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from videotrain_api.stages import CurateTask
-from videotrain_trainer.linux import die_with_parent, name_process
+from videotrain_trainer.worker.linux import die_with_parent, name_process
 
 STUCK_SECONDS = 120.0
 """A file whose decoding makes no progress for so long is given up."""

@@ -11,9 +11,9 @@ from torch import Tensor
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.evaluation.metrics import SMALLEST_SIDE, Frames, compared
 from videotrain_trainer.evaluation.videos import Item
-from videotrain_trainer.model.perceptual import PerceptualDistance, frames_of
-from videotrain_trainer.model.registry import Autoencoder
 from videotrain_trainer.models.coding import decode, encode
+from videotrain_trainer.networks.losses.perceptual import PerceptualDistance, frames_of
+from videotrain_trainer.networks.registry import Autoencoder
 
 LPIPS_FRAMES = 4
 """Frames that VGG16 sees at once."""

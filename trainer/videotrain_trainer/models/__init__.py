@@ -11,14 +11,14 @@ video = models.sample(transformer, autoencoder, text_encoder, "A rabbit runs.", 
 Everything that this module exports is documented in docs/reference/python.md and kept compatible within a version.
 """
 
-from videotrain_trainer.model.initial import write_initial
-from videotrain_trainer.model.lora import LoraConfig, inject, load_adapter, merge, save_adapter
-from videotrain_trainer.model.weights import LAYOUTS, Destination, convert, start_from
 from videotrain_trainer.models.coding import decode, encode
 from videotrain_trainer.models.diffusers_folder import export_diffusers, import_diffusers
 from videotrain_trainer.models.drawing import sample
 from videotrain_trainer.models.loading import Model, build, load
 from videotrain_trainer.models.presets import PRESETS, config_of
+from videotrain_trainer.networks.initial import write_initial
+from videotrain_trainer.networks.lora import LoraConfig, inject, load_adapter, merge, save_adapter
+from videotrain_trainer.networks.weights import LAYOUTS, Destination, convert, start_from
 
 __all__ = [
     "LAYOUTS",

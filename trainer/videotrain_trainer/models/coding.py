@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from videotrain_trainer.model.hunyuan_vae import HunyuanVAE
-from videotrain_trainer.model.registry import Autoencoder
+from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE
+from videotrain_trainer.networks.registry import Autoencoder
 
 
 @torch.no_grad()

@@ -17,19 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model.dc_ae import DCAE, DCAEConfig
-from videotrain_trainer.model.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
-from videotrain_trainer.model.mmdit import MMDiT, MMDiTConfig
-from videotrain_trainer.model.registry import Autoencoder
-from videotrain_trainer.model.tiling import Tiling
-from videotrain_trainer.model.weights import Destination, ModelConfig, Planned, open_weights, write_weights
-from videotrain_trainer.model.weights.layouts import recognise, scheme
-from videotrain_trainer.model.weights.loading import load_weights, native_to_ours
-from videotrain_trainer.model.weights.rules import Mapped, kept_values, towards_ours, towards_theirs
-from videotrain_trainer.model.weights.strict import check_fit
-from videotrain_trainer.model.weights.writer import SHARD_BYTES
 from videotrain_trainer.models.loading import config_for, stored_dtype
 from videotrain_trainer.models.presets import Described
+from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
+from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
+from videotrain_trainer.networks.autoencoders.tiling import Tiling
+from videotrain_trainer.networks.layout_rules import Mapped, kept_values, towards_ours, towards_theirs
+from videotrain_trainer.networks.mmdit.model import MMDiT, MMDiTConfig
+from videotrain_trainer.networks.registry import Autoencoder
+from videotrain_trainer.networks.weights import Destination, ModelConfig, Planned, open_weights, write_weights
+from videotrain_trainer.networks.weights.layouts import recognise, scheme
+from videotrain_trainer.networks.weights.loading import load_weights, native_to_ours
+from videotrain_trainer.networks.weights.strict import check_fit
+from videotrain_trainer.networks.weights.writer import SHARD_BYTES
 
 STEM = "diffusion_pytorch_model"
 TRANSFORMER, VAE, DC_AE = "FluxTransformer2DModel", "AutoencoderKLHunyuanVideo", "VideoDCAE"

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from videotrain_api.stages import ConditionKind, PromptStyle
-from videotrain_trainer.conditioning import Given, reference_frames, takes_head, takes_tail
 from videotrain_trainer.data.prompts import prompt_text
-from videotrain_trainer.model.hunyuan_vae import HunyuanVAE
-from videotrain_trainer.model.mmdit import MMDiT
-from videotrain_trainer.model.registry import Autoencoder
+from videotrain_trainer.diffusion.conditioning import Given, reference_frames, takes_head, takes_tail
+from videotrain_trainer.diffusion.sampler import Guidance, OnStep, Sampler, TextPair
 from videotrain_trainer.models.coding import decode, encode
-from videotrain_trainer.sampler import Guidance, OnStep, Sampler, TextPair
+from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE
+from videotrain_trainer.networks.mmdit.model import MMDiT
+from videotrain_trainer.networks.registry import Autoencoder
+from videotrain_trainer.sampling.draw import noise_of
 from videotrain_trainer.sampling.references import to_uint8
-from videotrain_trainer.sampling.studio import noise_of
-from videotrain_trainer.text_encoders import TextEncoder
+from videotrain_trainer.text.encoders import TextEncoder
 
 TIME_COMPRESSION = 4
 """Frames per latent frame of both autoencoders."""
@@ -54,7 +54,7 @@ def sample(
     Args:
         transformer: from `build` or `load`, on its device.
         autoencoder: whose latents the transformer was trained on.
-        text_encoder: whose features it was trained on; see `videotrain_trainer.text_encoders`.
+        text_encoder: whose features it was trained on; see `videotrain_trainer.text.encoders`.
         prompt: without frame rate and motion score.
         height: pixels; a multiple of the spatial compression times the transformer's patch.
         width: the same.

@@ -13,15 +13,15 @@ from torch import nn
 
 from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec
 from videotrain_api.presets import AUTOENCODERS
-from videotrain_trainer.model.dc_ae import DCAE, DCAEConfig
-from videotrain_trainer.model.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
-from videotrain_trainer.model.initial import initialize
-from videotrain_trainer.model.lora import load_adapter, merge
-from videotrain_trainer.model.mmdit import MMDiT, MMDiTConfig
-from videotrain_trainer.model.registry import SCALING_FACTOR, autoencoder_config, scaling_factor
-from videotrain_trainer.model.weights import ModelConfig, Weights, load_weights, open_weights
-from videotrain_trainer.model.weights.layouts import recognise, sizes
 from videotrain_trainer.models.presets import Described, config_of
+from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
+from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
+from videotrain_trainer.networks.initial import initialize
+from videotrain_trainer.networks.lora import load_adapter, merge
+from videotrain_trainer.networks.mmdit.model import MMDiT, MMDiTConfig
+from videotrain_trainer.networks.registry import SCALING_FACTOR, autoencoder_config, scaling_factor
+from videotrain_trainer.networks.weights import ModelConfig, Weights, load_weights, open_weights
+from videotrain_trainer.networks.weights.layouts import recognise, sizes
 from videotrain_trainer.storage import ObjectStore
 
 LOG = logging.getLogger(__name__)

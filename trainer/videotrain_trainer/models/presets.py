@@ -16,11 +16,11 @@ from videotrain_api.presets import (
 )
 from videotrain_api.schema import ManifestError
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model.dc_ae import DCAEConfig
-from videotrain_trainer.model.hunyuan_vae import HunyuanVAEConfig
-from videotrain_trainer.model.mmdit import MMDiTConfig
-from videotrain_trainer.model.registry import autoencoder_config, mmdit_config
-from videotrain_trainer.model.weights import ModelConfig
+from videotrain_trainer.networks.autoencoders.dc_ae import DCAEConfig
+from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAEConfig
+from videotrain_trainer.networks.mmdit.model import MMDiTConfig
+from videotrain_trainer.networks.registry import autoencoder_config, mmdit_config
+from videotrain_trainer.networks.weights import ModelConfig
 
 PRESETS = (*TRANSFORMERS, *AUTOENCODERS)
 """Every name that `build` takes."""

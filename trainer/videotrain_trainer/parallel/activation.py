@@ -10,9 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 from videotrain_api.stages import ParallelLayout
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model.dc_ae import DCAE, AttentionBlock, Residual
-from videotrain_trainer.model.hunyuan_vae import HunyuanVAE, MidBlock, Resnet
-from videotrain_trainer.model.mmdit import MMDiT
+from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, AttentionBlock, Residual
+from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, MidBlock, Resnet
+from videotrain_trainer.networks.mmdit.model import MMDiT
 
 
 def recompute_blocks(model: MMDiT, layout: ParallelLayout) -> None:

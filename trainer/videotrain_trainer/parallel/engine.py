@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from videotrain_api.stages import Optimizer as OptimizerSpec
-from videotrain_trainer.context import World
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.parallel.deepspeed_import import deepspeed
 from videotrain_trainer.parallel.shards import Run, Shards, partitioned, replicated, sliced
+from videotrain_trainer.worker.stage_context import World
 
 REDUCE_BUCKET = 50_000_000
 """Elements that are reduced at once."""

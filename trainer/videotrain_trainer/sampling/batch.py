@@ -9,8 +9,8 @@ from pathlib import Path
 
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.sampling import outputs
+from videotrain_trainer.sampling.draw import OnProgress, Studio
 from videotrain_trainer.sampling.request import Request
-from videotrain_trainer.sampling.studio import OnProgress, Studio
 
 
 @dataclass(frozen=True, kw_only=True)

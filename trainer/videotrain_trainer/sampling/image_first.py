@@ -13,7 +13,7 @@ from videotrain_api.cost import flops
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.sampling import outputs
 from videotrain_trainer.sampling.batch import Job
-from videotrain_trainer.sampling.models import Sources
+from videotrain_trainer.sampling.loaded import Sources
 from videotrain_trainer.sampling.request import Request, Settings
 
 SUFFIX = "-first-frame"

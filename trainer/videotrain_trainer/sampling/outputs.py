@@ -20,8 +20,8 @@ from torch import Tensor
 
 from videotrain_trainer import __version__
 from videotrain_trainer.data.video import Frame, write_mp4
+from videotrain_trainer.sampling.draw import Drawn
 from videotrain_trainer.sampling.request import Request
-from videotrain_trainer.sampling.studio import Drawn
 from videotrain_trainer.storage import disk_full_is_clear
 
 Format = Literal["mp4", "gif", "png"]

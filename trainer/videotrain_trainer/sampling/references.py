@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videotrain_trainer.conditioning import Given, reference_frames, takes_head, takes_tail
 from videotrain_trainer.data.buckets import FPS_MAX, Window
 from videotrain_trainer.data.pixels import crop_window
 from videotrain_trainer.data.video import Frame, Unreadable, cover_size, decode, probe
+from videotrain_trainer.diffusion.conditioning import Given, reference_frames, takes_head, takes_tail
 from videotrain_trainer.errors import ConfigError, DataError
-from videotrain_trainer.latents import encode_latents
-from videotrain_trainer.sampling.models import Models
+from videotrain_trainer.networks.latents import encode_latents
+from videotrain_trainer.sampling.loaded import Models
 from videotrain_trainer.sampling.request import Request
 from videotrain_trainer.storage import ObjectStore
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from videotrain_api.architecture import AutoencoderSpec
 from videotrain_api.stages import ConditionKind, PromptStyle
+from videotrain_trainer.diffusion.sampler import Guidance
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.sampler import Guidance
 
 
 @dataclass(frozen=True, kw_only=True)

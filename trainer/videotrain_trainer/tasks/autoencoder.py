@@ -17,25 +17,25 @@ import torch
 from torch import Tensor
 
 from videotrain_api.stages import AdversarialPhase, AutoencoderTask
-from videotrain_trainer.context import Outcome, StageContext
 from videotrain_trainer.data.buckets import uniform
 from videotrain_trainer.data.order import OrderState
 from videotrain_trainer.data.pixels import PixelBatch, PixelLoader
 from videotrain_trainer.data.sets import ClipSet, open_clips
 from videotrain_trainer.errors import ConfigError, Diverged
-from videotrain_trainer.loop import train
-from videotrain_trainer.lpips_files import load_perceptual
-from videotrain_trainer.model.adaptation import start_from_image
-from videotrain_trainer.model.discriminator import Discriminator
-from videotrain_trainer.model.registry import SCALING_FACTOR, build_autoencoder, initialize
-from videotrain_trainer.model.weights import load_state, load_weights
+from videotrain_trainer.networks.adaptation import start_from_image
+from videotrain_trainer.networks.losses.discriminator import Discriminator
+from videotrain_trainer.networks.losses.lpips_files import load_perceptual
+from videotrain_trainer.networks.registry import SCALING_FACTOR, build_autoencoder, initialize
+from videotrain_trainer.networks.weights import load_state, load_weights
 from videotrain_trainer.parallel.activation import recompute_autoencoder
-from videotrain_trainer.parallel.adversarial import AdversarialEngine
-from videotrain_trainer.reconstruction import AdversarialLosses, ReconstructionLoss, build_discriminator
-from videotrain_trainer.setup import initial_weights
-from videotrain_trainer.step import Loss, Model
+from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine
+from videotrain_trainer.reconstruction.losses import AdversarialLosses, ReconstructionLoss, build_discriminator
 from videotrain_trainer.storage import ObjectStore
-from videotrain_trainer.telemetry.flops import SlotWork, autoencoder_work
+from videotrain_trainer.training.loop import train
+from videotrain_trainer.training.setup import initial_weights
+from videotrain_trainer.training.step import Loss, Model
+from videotrain_trainer.training.step_flops import SlotWork, autoencoder_work
+from videotrain_trainer.worker.stage_context import Outcome, StageContext
 
 MEASURED_BATCHES = 16
 """Micro-batches, from the start of the order, by which the scale of the latents is measured."""

@@ -17,15 +17,15 @@ from videotrain_api import layout
 from videotrain_api.artifacts import DropReport
 from videotrain_api.records import CurationCounts, CurationRecord
 from videotrain_api.stages import CurateTask
-from videotrain_trainer.context import Outcome, StageContext
 from videotrain_trainer.curation.merge import merge, refuse_empty
 from videotrain_trainer.curation.normalise import FILE_VERSION
 from videotrain_trainer.curation.sandbox import Sandbox
 from videotrain_trainer.curation.source import RawVideo, VideoFolder, content_hash
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, to_parquet
-from videotrain_trainer.data.units import Tick, Unit, UnitRun
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
+from videotrain_trainer.worker.shared_work import Tick, Unit, UnitRun
+from videotrain_trainer.worker.stage_context import Outcome, StageContext
 
 STEP_BYTES = 16 * 1024 * 1024
 """A raw video counts as one step of progress for every such piece that it has or begins."""

@@ -20,9 +20,6 @@ from torch import Tensor
 from videotrain_api import layout
 from videotrain_api.stage_config import StageConfig
 from videotrain_api.stages import PromptStyle
-from videotrain_trainer.conditioning import applicable, reference_frames, takes_head
-from videotrain_trainer.context import Outcome, StageContext
-from videotrain_trainer.data.encoding import Sample, ShardPlan, plan_samples, plan_shards, why_nothing
 from videotrain_trainer.data.loader import REFERENCE
 from videotrain_trainer.data.manifest import (
     CLIP_SCHEMA,
@@ -37,13 +34,16 @@ from videotrain_trainer.data.pixels import crop_window
 from videotrain_trainer.data.prompts import prompt_text
 from videotrain_trainer.data.sets import EncodedSetInfo, null_text_uri, set_info_uri
 from videotrain_trainer.data.shards import Member, ShardWriter
-from videotrain_trainer.data.units import Tick, Unit, UnitRun
 from videotrain_trainer.data.video import Frame, read_covering
+from videotrain_trainer.diffusion.conditioning import applicable, reference_frames, takes_head
 from videotrain_trainer.errors import ConfigError, DataError
-from videotrain_trainer.latents import encode_latents
-from videotrain_trainer.model.registry import load_autoencoder
+from videotrain_trainer.networks.latents import encode_latents
+from videotrain_trainer.networks.registry import load_autoencoder
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
-from videotrain_trainer.text_encoders import TextEncoder, load_text_encoder
+from videotrain_trainer.tasks.encode_plan import Sample, ShardPlan, plan_samples, plan_shards, why_nothing
+from videotrain_trainer.text.encoders import TextEncoder, load_text_encoder
+from videotrain_trainer.worker.shared_work import Tick, Unit, UnitRun
+from videotrain_trainer.worker.stage_context import Outcome, StageContext
 
 CENTRE = (0.5, 0.5)
 

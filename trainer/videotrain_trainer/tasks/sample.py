@@ -17,12 +17,12 @@ from videotrain_api.artifacts import SampledVideo, VideosIndex
 from videotrain_api.cost import flops
 from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord
 from videotrain_api.stage_config import StageConfig
-from videotrain_trainer.context import Outcome, StageContext, World
 from videotrain_trainer.data.buckets import bucket_name
 from videotrain_trainer.sampling.outputs import read_metadata, write_video
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks.sample_draw import Studio, request_of
 from videotrain_trainer.tasks.sample_plan import Drawing, frame_size, plan_drawings, task_of
+from videotrain_trainer.worker.stage_context import Outcome, StageContext, World
 
 Value = TypeVar("Value")
 

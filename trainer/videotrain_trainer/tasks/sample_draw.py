@@ -9,10 +9,10 @@ from torch import Tensor
 
 from videotrain_api.stage_config import StageConfig
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.model.weights import weights_uri
-from videotrain_trainer.sampling.models import Sources, load_models
+from videotrain_trainer.networks.weights import weights_uri
+from videotrain_trainer.sampling.draw import Studio as Core
+from videotrain_trainer.sampling.loaded import Sources, load_models
 from videotrain_trainer.sampling.request import Request, Settings, check_reference
-from videotrain_trainer.sampling.studio import Studio as Core
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks.sample_plan import Drawing, task_of
 

@@ -17,26 +17,32 @@ from torch import Tensor
 from videotrain_api.architecture import TextEncoderSpec
 from videotrain_api.cost.flops import mmdit_shape
 from videotrain_api.stages import LoraAdapter, TrainTask
-from videotrain_trainer.context import Outcome, StageContext
 from videotrain_trainer.data.loader import LatentBatch, LatentLoader, held_out_batches
 from videotrain_trainer.data.order import OrderState
 from videotrain_trainer.data.sets import LatentSet, null_text_uri, open_latents
+from videotrain_trainer.diffusion.flow_matching import (
+    check_task,
+    flow_loss,
+    model_facts,
+    training_inputs,
+    validation_inputs,
+)
 from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
-from videotrain_trainer.flow import check_task, flow_loss, model_facts, training_inputs, validation_inputs
-from videotrain_trainer.loop import train
-from videotrain_trainer.model.adaptation import adapt_transformer
-from videotrain_trainer.model.lora import initialize_adapter, inject, lora_config
-from videotrain_trainer.model.mmdit import MMDiT
-from videotrain_trainer.model.registry import build_text_encoder, build_transformer, initialize
-from videotrain_trainer.model.text import TextFeatures
-from videotrain_trainer.model.weights import start_from
+from videotrain_trainer.networks.adaptation import adapt_transformer
+from videotrain_trainer.networks.lora import initialize_adapter, inject, lora_config
+from videotrain_trainer.networks.mmdit.model import MMDiT
+from videotrain_trainer.networks.registry import build_text_encoder, build_transformer, initialize
+from videotrain_trainer.networks.weights import start_from
 from videotrain_trainer.parallel.activation import recompute_blocks
 from videotrain_trainer.parallel.peers import WorldPeers
-from videotrain_trainer.setup import initial_weights
-from videotrain_trainer.step import Model
 from videotrain_trainer.storage import ObjectStore
-from videotrain_trainer.telemetry.flops import SlotWork, transformer_work
-from videotrain_trainer.validation import ValidationLosses, measure, spread, times_of
+from videotrain_trainer.text.byte_encoder import TextFeatures
+from videotrain_trainer.training.loop import train
+from videotrain_trainer.training.setup import initial_weights
+from videotrain_trainer.training.step import Model
+from videotrain_trainer.training.step_flops import SlotWork, transformer_work
+from videotrain_trainer.training.validation_loss import ValidationLosses, measure, spread, times_of
+from videotrain_trainer.worker.stage_context import Outcome, StageContext
 
 
 def run(context: StageContext) -> Outcome:

@@ -1,0 +1,136 @@
+"""What an agent exposes to Prometheus: the records of its workers as series of the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+
+from videotrain_api import metrics as catalogue
+from videotrain_api.cost.forecast import PEAK_FLOPS
+from videotrain_api.records import (
+    CheckpointRecord,
+    GenerationProgress,
+    StartedRecord,
+    StepRecord,
+    TrainerRecord,
+    ValidationRecord,
+    WorkerExit,
+)
+from videotrain_trainer.worker.pod import Pod
+
+_STATES: tuple[str, ...] = get_args(GenerationProgress.model_fields["state"].annotation)
+_MICROS = 1_000_000
+_PEAK_FLOPS = {"H100 80GB HBM3": PEAK_FLOPS, "H200": PEAK_FLOPS}
+"""Dense bf16 peak by a part of the driver's name of the GPU; other kinds have no MFU series."""
+
+
+def gpu_peak_flops(descriptions: Iterable[str]) -> float | None:
+    """Dense bf16 peak of one GPU of the pod, FLOP/s; None without a GPU of a known kind.
+
+    Args:
+        descriptions: Texts of /proc/driver/nvidia/gpus/*/information.
+    """
+    models = [line for text in descriptions for line in text.splitlines() if line.startswith("Model:")]
+    peaks = [peak for model in models for name, peak in _PEAK_FLOPS.items() if name in model]
+    return min(peaks, default=None) if len(peaks) == len(models) else None
+
+
+def _size_class(bucket: str) -> str:
+    """`256px/33f` of `256px/33f/16:9`: a series for every shape would be too many."""
+    return "/".join(bucket.split("/")[:2])
+
+
+class AgentMetrics:
+    """Series of one agent. Counters count since the agent's start, over all of its generations."""
+
+    def __init__(self, pod: Pod) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        self._peak = gpu_peak_flops(file.read_text() for file in Path("/proc/driver/nvidia/gpus").glob("*/information"))
+        self._base = {"namespace": pod.namespace, "run": pod.run, "pod": pod.name}
+        self._families = {metric.name: self._family(metric) for metric in catalogue.emitted_by("agent")}
+
+    def _family(self, metric: catalogue.Metric) -> Counter | Gauge | Histogram:
+        if metric.kind == "counter":
+            return Counter(metric.name, metric.help, metric.labels, registry=self._registry)
+        if metric.kind == "gauge":
+            return Gauge(metric.name, metric.help, metric.labels, registry=self._registry)
+        return Histogram(metric.name, metric.help, metric.labels, registry=self._registry, buckets=metric.buckets)
+
+    def _set(self, metric: catalogue.Metric, stage: str, value: float | None, **labels: str) -> None:
+        family = self._families[metric.name]
+        assert isinstance(family, Gauge)
+        if value is not None:
+            family.labels(**self._base, stage=stage, **labels).set(value)
+
+    def _add(self, metric: catalogue.Metric, stage: str, value: float, **labels: str) -> None:
+        family = self._families[metric.name]
+        assert isinstance(family, Counter)
+        family.labels(**self._base, stage=stage, **labels).inc(value)
+
+    def record(self, record: TrainerRecord) -> None:
+        """Count one record of the pod's local rank 0."""
+        if isinstance(record, StepRecord):
+            self._step(record)
+        elif isinstance(record, StartedRecord):
+            self._set(catalogue.STEPS_PLANNED, record.stage, record.total_steps)
+            self._set(catalogue.WORLD_SIZE, record.stage, record.world_size)
+            self._set(catalogue.STEP, record.stage, record.resumed_step)
+            self._add(catalogue.CHECKPOINT_SKIPPED, record.stage, len(record.skipped_checkpoints))
+        elif isinstance(record, ValidationRecord):
+            self._validation(record)
+        elif isinstance(record, CheckpointRecord):
+            self._add(catalogue.CHECKPOINT_COMMITS, record.stage, 1)
+            self._set(catalogue.CHECKPOINT_LAST_STEP, record.stage, record.step)
+            self._set(catalogue.CHECKPOINT_BYTES, record.stage, record.bytes)
+
+    def _validation(self, record: ValidationRecord) -> None:
+        self._set(catalogue.VALIDATION_LOSS, record.stage, record.loss)
+        classes: dict[str, list[float]] = {}
+        for bucket, loss in record.bucket_losses.items():
+            classes.setdefault(_size_class(bucket), []).append(loss)
+        for name, losses in classes.items():
+            self._set(catalogue.VALIDATION_BUCKET_LOSS, record.stage, sum(losses) / len(losses), bucket=name)
+
+    def _step(self, record: StepRecord) -> None:
+        stage = record.stage
+        self._set(catalogue.STEP, stage, record.step)
+        self._set(catalogue.LOSS, stage, record.loss)
+        if record.bucket is not None:
+            self._set(catalogue.BUCKET_LOSS, stage, record.loss, bucket=_size_class(record.bucket))
+        self._set(catalogue.GRADIENT_NORM, stage, record.gradient_norm)
+        self._set(catalogue.LEARNING_RATE, stage, record.learning_rate)
+        self._set(catalogue.WORLD_SPREAD_RATIO, stage, record.world_spread)
+        self._add(catalogue.SAMPLES, stage, record.samples)
+        self._add(catalogue.TOKENS, stage, record.tokens)
+        self._add(catalogue.MODEL_FLOPS, stage, record.model_flops)
+        self._add(catalogue.DATA_STALL_SECONDS, stage, record.data_stall_us / _MICROS)
+        self._add(catalogue.CHECKPOINT_STALL_SECONDS, stage, record.checkpoint_us / _MICROS)
+        family = self._families[catalogue.STEP_SECONDS.name]
+        assert isinstance(family, Histogram)
+        seconds = (record.finished_at - record.started_at).total_seconds()
+        family.labels(**self._base, stage=stage).observe(seconds)
+
+    def exits(self, records: Iterable[WorkerExit]) -> None:
+        """Count the ends of workers."""
+        for record in records:
+            self._add(catalogue.WORKER_EXITS, record.stage, 1, code=str(record.code))
+
+    def progress(self, progress: GenerationProgress) -> None:
+        """Show the state of the pod's current generation."""
+        stage = progress.stage
+        self._set(catalogue.GENERATION, stage, progress.generation)
+        for state in _STATES:
+            self._set(catalogue.WORKER_STATE, stage, float(state == progress.state), state=state)
+        self._set(catalogue.SAMPLES_PER_SECOND, stage, progress.samples_per_second)
+        self._set(catalogue.TOKENS_PER_SECOND, stage, progress.tokens_per_second)
+        if self._peak and progress.model_flops_per_second and progress.world_size:
+            mfu = progress.model_flops_per_second / (self._peak * progress.world_size)
+            self._set(catalogue.MFU_RATIO, stage, mfu)
+
+    def text(self) -> bytes:
+        """The exposition in the Prometheus text format."""
+        return generate_latest(self._registry)

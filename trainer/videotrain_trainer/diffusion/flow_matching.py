@@ -1,0 +1,351 @@
+"""Flow matching: what one training sample is asked, and the loss of the answer.
+
+Time 0 is data and 1 is noise; the target is the velocity from data to noise. Follows the released weights of Open-Sora
+2.0; where report and code differ, docs/decisions/0100-timestep-shift.md says what was chosen.
+
+All randomness of a sample comes from a counter-based generator keyed by (seed, bucket, position), so a batch may be cut
+in any way, over any number of ranks, without a change of a single number.
+
+Shape letters: B batch, C latent channels, T latent frames, F given frames, H rows, W columns, N image tokens, L text
+tokens, D text width, P pooled width, I packed latent channels, E packed condition features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from videotrain_api.architecture import AutoencoderSpec, TransformerSpec
+from videotrain_api.stages import ConditionKind, TrainTask
+from videotrain_trainer.data.order import sample_seed
+from videotrain_trainer.diffusion.conditioning import References, choose, condition_of, given_frames, pack_condition
+from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.networks.common import pack, position_ids
+from videotrain_trainer.text.byte_encoder import TextFeatures
+
+SIGMA_MIN = 1e-5
+"""Share of data that is left in the noise at time 1."""
+VALIDATION_SEED = 0x76616C69
+"""Seed of the noise that held-out samples get, the same in all stages and runs, so that their losses compare."""
+_FLOW_STREAM = 0x666C6F77
+"""Second word of the generator's key: other users of a sample's seed draw from other streams."""
+
+
+class SampleKey(Protocol):
+    """What keys a sample's random numbers."""
+
+    @property
+    def bucket(self) -> str:
+        """Name of its bucket."""
+
+    @property
+    def position(self) -> int:
+        """Place in the bucket's endless stream."""
+
+
+class FlowBatch(Protocol):
+    """What this module reads of a batch of encoded clips; all samples have one shape."""
+
+    @property
+    def latent_BCTHW(self) -> Tensor:
+        """Scaled latents."""
+
+    @property
+    def cond_first_BC1HW(self) -> Tensor:
+        """First frames, encoded as pictures."""
+
+    @property
+    def cond_last_BC1HW(self) -> Tensor:
+        """Last frames, encoded as pictures."""
+
+    @property
+    def references_BCFHW(self) -> Mapping[str, Tensor]:
+        """Separately encoded frames of the v2v kinds, by kind; empty unless the autoencoder is causal."""
+
+    @property
+    def context_BLD(self) -> Tensor:
+        """Text token features."""
+
+    @property
+    def pooled_BP(self) -> Tensor:
+        """Pooled text features."""
+
+    @property
+    def keys(self) -> Sequence[SampleKey]:
+        """One per sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What the inputs depend on besides the batch."""
+
+    patch: int
+    cond_embed: bool
+    guidance_embed: bool
+    causal: bool
+    """Whether the autoencoder is causal."""
+
+
+def model_facts(model: TransformerSpec, autoencoder: AutoencoderSpec) -> ModelFacts:
+    """Facts of resolved specifications.
+
+    Raises:
+        ConfigError: the model's patch size is unset.
+    """
+    if model.patch_size is None:
+        raise ConfigError("spec.model.patchSize: not set in the stage configuration; it must be resolved first")
+    return ModelFacts(
+        patch=model.patch_size,
+        cond_embed=bool(model.cond_embed),
+        guidance_embed=bool(model.guidance_embed),
+        causal=autoencoder.causal,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowInputs:
+    """One micro-batch as the model takes it, float32, and the target."""
+
+    x_t_BNI: Tensor
+    img_ids_BN3: Tensor
+    txt_BLD: Tensor
+    txt_ids_BL3: Tensor
+    timesteps_B: Tensor
+    pooled_BP: Tensor
+    cond_BNE: Tensor | None
+    """None for a model without a condition input."""
+    target_BNI: Tensor
+    kinds: list[ConditionKind]
+    """How each sample is conditioned."""
+    given_BT: Tensor
+    """Which latent frames are given, boolean."""
+
+    def arguments(self) -> dict[str, Tensor]:
+        """Keyword arguments of `MMDiT.forward`."""
+        found = {
+            "img_BNI": self.x_t_BNI,
+            "img_ids_BN3": self.img_ids_BN3,
+            "txt_BLD": self.txt_BLD,
+            "txt_ids_BL3": self.txt_ids_BL3,
+            "timesteps_B": self.timesteps_B,
+            "pooled_BP": self.pooled_BP,
+        }
+        return found if self.cond_BNE is None else found | {"cond_BNE": self.cond_BNE}
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """The random numbers of one sample, always drawn in this order and always all of them."""
+
+    time: float
+    """Standard normal."""
+    kind: float
+    """Uniform, as are the next two."""
+    context: float
+    pooled: float
+    noise_CTHW: Tensor
+
+
+def sample_generator(seed: int, bucket: str, position: int) -> np.random.Generator:
+    """The random numbers of one sample: the same in every process, world and attempt.
+
+    Args:
+        seed: of the stage.
+        bucket: name of the sample's bucket.
+        position: place in the bucket's endless stream.
+    """
+    key = np.array([sample_seed(seed, bucket, position), _FLOW_STREAM], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def shift_alpha(tokens_per_frame: float, latent_frames: int) -> float:
+    """How far time is shifted towards noise: 1 at 256 tokens per latent frame, 3 at 4096, times sqrt(latent frames)."""
+    return (1.0 + 2.0 * (tokens_per_frame - 256) / (4096 - 256)) * math.sqrt(latent_frames)
+
+
+def time_shift(alpha: float, t: Tensor) -> Tensor:
+    """Alpha * t / (1 + (alpha - 1) * t); keeps 0 and 1."""
+    return alpha * t / (1.0 + (alpha - 1.0) * t)
+
+
+def interpolate(x0: Tensor, x1: Tensor, t_B: Tensor) -> Tensor:
+    """The point at time t on the way from data x0 to noise x1; first dimension B."""
+    t = t_B.view(-1, *[1] * (x0.dim() - 1))
+    return (1.0 - t) * x0 + (1.0 - (1.0 - SIGMA_MIN) * (1.0 - t)) * x1
+
+
+def velocity(x0: Tensor, x1: Tensor) -> Tensor:
+    """What the model should answer: noise minus data."""
+    return (1.0 - SIGMA_MIN) * x1 - x0
+
+
+def training_inputs(
+    batch: FlowBatch, task: TrainTask, facts: ModelFacts, null_text: TextFeatures, seed: int
+) -> FlowInputs:
+    """Noisy tokens, conditions and targets of a micro-batch, on the device of its latents.
+
+    Args:
+        batch: encoded clips.
+        task: gives the conditioning mix and the text dropout.
+        facts: of model and autoencoder.
+        null_text: features of the empty caption.
+        seed: of the stage.
+
+    Raises:
+        DataError: the encoded set lacks the frames that a sample is to be given.
+    """
+    draws = [_draw(seed, key, batch.latent_BCTHW.shape[1:]) for key in batch.keys]
+    u_B = torch.tensor([draw.time for draw in draws]).sigmoid()
+    return _inputs(batch, task, facts, draws, u_B, _drop_text(batch, null_text, draws, task.text_dropout))
+
+
+def validation_inputs(batch: FlowBatch, task: TrainTask, facts: ModelFacts, time: float) -> FlowInputs:
+    """The same at one time for all samples: their noise and kind are always the same, and no text is dropped.
+
+    Args:
+        batch: encoded clips; the keys of held-out samples name them, so that another batching changes nothing.
+        task: gives the conditioning mix.
+        facts: of model and autoencoder.
+        time: in (0, 1), before the shift.
+    """
+    draws = [_draw(VALIDATION_SEED, key, batch.latent_BCTHW.shape[1:]) for key in batch.keys]
+    u_B = torch.full((len(draws),), time)
+    return _inputs(batch, task, facts, draws, u_B, (batch.context_BLD.float(), batch.pooled_BP.float()))
+
+
+def _inputs(
+    batch: FlowBatch,
+    task: TrainTask,
+    facts: ModelFacts,
+    draws: Sequence[_Draws],
+    u_B: Tensor,
+    text: tuple[Tensor, Tensor],
+) -> FlowInputs:
+    """Inputs at times `u_B`, which are shifted here, with these draws and text features."""
+    latent_BCTHW = batch.latent_BCTHW.float()
+    device, (frames, rows, columns) = latent_BCTHW.device, latent_BCTHW.shape[2:]
+    t_B = time_shift(shift_alpha(rows * columns / facts.patch**2, frames), u_B.to(device))
+    x0_BNI = pack(latent_BCTHW, facts.patch)
+    x1_BNI = pack(torch.stack([draw.noise_CTHW for draw in draws]).to(device), facts.patch)
+    kinds = [choose(task.conditioning, frames, draw.kind, facts.causal) for draw in draws]
+    mask_B1THW, given_BCTHW = _conditions(batch, kinds, facts.causal)
+    txt_BLD, pooled_BP = text
+    return FlowInputs(
+        x_t_BNI=interpolate(x0_BNI, x1_BNI, t_B),
+        img_ids_BN3=position_ids(frames, rows, columns, facts.patch, len(draws)).to(device),
+        txt_BLD=txt_BLD,
+        txt_ids_BL3=torch.zeros(*txt_BLD.shape[:2], 3, device=device),
+        timesteps_B=t_B,
+        pooled_BP=pooled_BP,
+        cond_BNE=pack_condition(mask_B1THW, given_BCTHW, facts.patch) if facts.cond_embed else None,
+        target_BNI=velocity(x0_BNI, x1_BNI),
+        kinds=kinds,
+        given_BT=mask_B1THW[:, 0, :, 0, 0] > 0,
+    )
+
+
+def check_task(task: TrainTask, facts: ModelFacts) -> None:
+    """Refuse what model or autoencoder cannot do.
+
+    Raises:
+        ConfigError: names the field.
+    """
+    asked = set(task.conditioning.kinds) - {"t2v"}
+    if asked and not facts.cond_embed:
+        raise ConfigError(
+            f"train.conditioning: {sorted(asked)} need the model's condition input; set spec.model.condEmbed "
+            "to true or leave only t2v"
+        )
+    if facts.guidance_embed:
+        raise ConfigError(
+            "spec.model.guidanceEmbed: a model with a distilled guidance input can only be sampled from; set it to "
+            "false, and the input of initial weights is dropped"
+        )
+
+
+def flow_loss(prediction_BNI: Tensor, inputs: FlowInputs, skip_given: bool = False) -> Tensor:
+    """Mean squared error in float32 over everything, or without the given frames at the ends.
+
+    Args:
+        prediction_BNI: velocity.
+        inputs: what it answers.
+        skip_given: see `counted_frames`; items count equally, however many of their frames count.
+    """
+    if skip_given:
+        return sample_losses(prediction_BNI, inputs.target_BNI, counted_frames(inputs.given_BT)).mean()
+    return F.mse_loss(prediction_BNI.float(), inputs.target_BNI)
+
+
+def counted_frames(given_BT: Tensor) -> Tensor:
+    """Frames that the loss counts, (B, T) boolean: all but a given first or last one, if no inner frame is given."""
+    counted_BT = torch.ones_like(given_BT, dtype=torch.bool)
+    if given_BT.shape[1] > 1:
+        pictures_B = ~given_BT[:, 1:-1].any(dim=1)
+        counted_BT[:, 0] = ~(given_BT[:, 0] & pictures_B)
+        counted_BT[:, -1] = ~(given_BT[:, -1] & pictures_B)
+    return counted_BT
+
+
+def sample_losses(prediction_BNI: Tensor, target_BNI: Tensor, counted_BT: Tensor) -> Tensor:
+    """Mean squared error of each sample over its counted frames, (B,) float32."""
+    batch, frames = counted_BT.shape
+    error_BT = (prediction_BNI.float() - target_BNI).square().reshape(batch, frames, -1).mean(dim=2)
+    # Two frames that are both given leave nothing to count; such a sample teaches nothing.
+    losses_B: Tensor = (error_BT * counted_BT).sum(dim=1) / counted_BT.sum(dim=1).clamp(min=1)
+    return losses_B
+
+
+def _draw(seed: int, key: SampleKey, shape: Sequence[int]) -> _Draws:
+    generator = sample_generator(seed, key.bucket, key.position)
+    time = float(generator.standard_normal())
+    kind, context, pooled = generator.random(3)
+    noise = generator.standard_normal(tuple(shape), dtype=np.float32)
+    return _Draws(time, float(kind), float(context), float(pooled), torch.from_numpy(noise))
+
+
+def _conditions(batch: FlowBatch, kinds: Sequence[ConditionKind], causal: bool) -> tuple[Tensor, Tensor]:
+    """Masks (B, 1, T, H, W) and masked latents (B, C, T, H, W)."""
+    device, (channels, frames, rows, columns) = batch.latent_BCTHW.device, batch.latent_BCTHW.shape[1:]
+    masks, latents = [], []
+    for index, kind in enumerate(kinds):
+        given = given_frames(kind, _references(batch, index), causal)
+        mask_1THW, latent_CTHW = condition_of((channels, frames, rows, columns), given)
+        masks.append(mask_1THW.to(device))
+        latents.append(latent_CTHW.to(device))
+    return torch.stack(masks), torch.stack(latents)
+
+
+def _references(batch: FlowBatch, index: int) -> References:
+    return References(
+        clip_CTHW=batch.latent_BCTHW[index],
+        first_C1HW=batch.cond_first_BC1HW[index],
+        last_C1HW=batch.cond_last_BC1HW[index],
+        videos={kind: frames_BCFHW[index] for kind, frames_BCFHW in batch.references_BCFHW.items()},
+    )
+
+
+def _drop_text(
+    batch: FlowBatch, null_text: TextFeatures, draws: Sequence[_Draws], probability: float
+) -> tuple[Tensor, Tensor]:
+    """Context and pooled feature are dropped independently of each other."""
+    context_BLD, pooled_BP = batch.context_BLD.float(), batch.pooled_BP.float()
+    null_1LD = null_context(null_text, context_BLD.shape[1]).to(context_BLD)
+    no_context = torch.tensor([draw.context < probability for draw in draws], device=context_BLD.device)
+    no_pooled = torch.tensor([draw.pooled < probability for draw in draws], device=context_BLD.device)
+    return (
+        torch.where(no_context[:, None, None], null_1LD, context_BLD),
+        torch.where(no_pooled[:, None], null_text.pooled_BP.to(pooled_BP), pooled_BP),
+    )
+
+
+def null_context(null_text: TextFeatures, tokens: int) -> Tensor:
+    """(1, tokens, D): context of the empty caption, whose rows beyond its length are zero, at another padding."""
+    context_1LD = null_text.context_BLD[:, :tokens]
+    return F.pad(context_1LD, (0, 0, 0, tokens - context_1LD.shape[1]))

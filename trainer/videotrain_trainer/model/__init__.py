@@ -1,1 +1,0 @@
-"""Model definitions; they import torch and model.common only."""

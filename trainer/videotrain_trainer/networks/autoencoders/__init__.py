@@ -1,0 +1,1 @@
+"""Published autoencoders, one file each."""

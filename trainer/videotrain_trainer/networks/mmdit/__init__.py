@@ -1,0 +1,1 @@
+"""The MMDiT and its published weight layouts."""

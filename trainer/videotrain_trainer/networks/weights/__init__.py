@@ -1,0 +1,35 @@
+"""Weights in published layouts: opening, strict loading, conversion, writing.
+
+`files` reads, `writer` writes, `rules` says what a layout is, `mmdit_layouts` and `layouts` have the layouts, `sizes`
+tells a model from its file, `strict` lists what does not fit, `loading` fills models, `convert` goes between layouts.
+"""
+
+from videotrain_api import layout
+from videotrain_trainer.networks.weights.convert import Converted, convert
+from videotrain_trainer.networks.weights.files import Weights, open_weights, read_metadata
+from videotrain_trainer.networks.weights.layouts import LAYOUTS, ModelConfig
+from videotrain_trainer.networks.weights.loading import Source, load_state, load_weights, start_from
+from videotrain_trainer.networks.weights.writer import Destination, Planned, write_weights
+
+__all__ = [
+    "LAYOUTS",
+    "Converted",
+    "Destination",
+    "ModelConfig",
+    "Planned",
+    "Source",
+    "Weights",
+    "convert",
+    "load_state",
+    "load_weights",
+    "open_weights",
+    "read_metadata",
+    "start_from",
+    "weights_uri",
+    "write_weights",
+]
+
+
+def weights_uri(source: str) -> str:
+    """The safetensors object that a configured source means: a file as it is, or the result of a stage's prefix."""
+    return source if source.endswith(".safetensors") else layout.final_weights(source)

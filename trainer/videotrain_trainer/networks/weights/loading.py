@@ -1,0 +1,182 @@
+"""From weight files into models: strict, tensor by tensor, whatever published layout the file has."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from videotrain_trainer.networks.layout_rules import Mapped, towards_ours, towards_theirs
+from videotrain_trainer.networks.mmdit.layouts import native_rules
+from videotrain_trainer.networks.mmdit.model import MMDiT, MMDiTConfig
+from videotrain_trainer.networks.weights.files import Weights, open_weights
+from videotrain_trainer.networks.weights.layouts import ModelConfig, Scheme, recognise, scheme, sizes
+from videotrain_trainer.networks.weights.strict import check_fit
+
+LOG = logging.getLogger(__name__)
+Source = bytes | str | Path | Weights
+Read = Callable[[str], Tensor]
+
+
+def load_weights(module: nn.Module, source: Source, what: str | None = None, layout: str | None = None) -> None:
+    """Copy weights into a model, strictly; values are cast to the model's data types.
+
+    Parameters on the `meta` device get memory as they are read, so the peak is the model and one group of tensors.
+
+    Args:
+        module: a model of this package.
+        source: content of a safetensors file, its path or URI, an index, a folder, or weights that are open.
+        what: where it came from, for messages.
+        layout: of the file; recognised by its tensor names if unset.
+
+    Raises:
+        ConfigError: names or shapes differ; each missing, unexpected or misshapen tensor is listed.
+    """
+    weights = source if isinstance(source, Weights) else open_weights(source, what)
+    config = config_of(module)
+    if config is None:
+        _check(module, weights.shapes, weights.what)
+        _fill(module, weights.read)
+        return
+    stored = scheme(recognise(weights.shapes, weights.what, layout), config)
+    check_fit(stored.theirs, weights.shapes, weights.what, _described(module))
+    _fill(module, _native(module, _ours(stored, weights)))
+
+
+def start_from(module: nn.Module, source: Source, what: str | None = None, fresh: Sequence[str] = ()) -> None:
+    """Begin training with weights of a model that need not have the same inputs, as the published recipe does.
+
+    From FLUX.1-dev every layer is taken over, the guidance input is dropped and the condition input starts at zero, so
+    that the model's output is at first that of the image model. A text-only video model gains the condition input the
+    same way. Anything else must fit; autoencoders are loaded as `load_weights` does.
+
+    Args:
+        module: initialised.
+        source: as for `load_weights`.
+        what: where it came from, for messages.
+        fresh: names of layers (`img_in`, `final_layer.linear`) that keep the values they have.
+
+    Raises:
+        ConfigError: the file is incomplete in itself, or does not fit otherwise.
+    """
+    weights = source if isinstance(source, Weights) else open_weights(source, what)
+    if not isinstance(module, MMDiT):
+        load_weights(module, weights)
+        return
+    layout = recognise(weights.shapes, weights.what)
+    stored = scheme(layout, sizes(layout, weights.shapes, weights.what))
+    check_fit(stored.theirs, weights.shapes, weights.what, "the model that its own tensors describe")
+    wanted = scheme("open-sora-v2", module.config).ours
+    values = _Started(module, wanted, stored, weights, tuple(fresh))
+    values.check()
+    _fill(module, _native(module, values))
+
+
+class _Started:
+    """Our tensors for a model that starts from another."""
+
+    def __init__(
+        self,
+        module: MMDiT,
+        wanted: Mapping[str, tuple[int, ...]],
+        stored: Scheme,
+        weights: Weights,
+        fresh: tuple[str, ...],
+    ) -> None:
+        self._read, self._wanted, self._stored, self._what = _ours(stored, weights), wanted, stored, weights.what
+        self._fresh = {name for name in wanted if name.rpartition(".")[0].startswith(fresh)} if fresh else set()
+        self._zero = {name for name in wanted if name.startswith("cond_in.") and name not in stored.ours} - self._fresh
+        self._module = module
+        dropped = {name for name in stored.ours if name.startswith("guidance_in.") and name not in wanted}
+        self._dropped = dropped
+
+    def check(self) -> None:
+        """Raises ConfigError if other tensors differ than those that may."""
+        kept = {name: shape for name, shape in self._wanted.items() if name not in self._fresh | self._zero}
+        given = {n: s for n, s in self._stored.ours.items() if n not in self._dropped | self._fresh}
+        check_fit(kept, given, self._what, "the model that is to start from it; see spec.model")
+        for verb, names in (
+            ("start at zero", self._zero),
+            ("keep their own start", self._fresh),
+            ("are dropped", self._dropped),
+        ):
+            if names:
+                LOG.info("%s: %s %s", self._what, ", ".join(sorted(names)), verb)
+
+    def __call__(self, name: str) -> Tensor:
+        if name in self._zero:
+            return torch.zeros(self._wanted[name])
+        if name in self._fresh:
+            state = self._module.state_dict()
+            return native_to_ours(self._module, lambda own: state[own])(name)
+        return self._read(name)
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Copy tensors under the model's own names; nothing may be missing, left over or of another shape.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    _check(module, {name: tuple(tensor.shape) for name, tensor in state.items()}, what)
+    _fill(module, lambda name: state[name])
+
+
+def _check(module: nn.Module, found: Mapping[str, tuple[int, ...]], what: str) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    check_fit(expected, found, what, _described(module))
+
+
+def _described(module: nn.Module) -> str:
+    name = type(module).__name__
+    return f"the {name} of this run; compare spec.model / spec.autoencoder with the model that wrote the file"
+
+
+def config_of(module: nn.Module) -> ModelConfig | None:
+    """Sizes of a model that has published layouts; None for another one."""
+    config = getattr(module, "config", None)
+    return config if isinstance(config, ModelConfig) else None
+
+
+def _ours(stored: Scheme, weights: Weights) -> Mapped:
+    return Mapped(towards_ours(stored.rules, weights.metadata), weights.read)
+
+
+def _native(module: nn.Module, ours: Read) -> Read:
+    """From our tensors to those of a model that holds them fused or interleaved."""
+    config = config_of(module)
+    return Mapped(towards_theirs(native_rules(config)), ours) if _is_other(config) else ours
+
+
+def native_to_ours(module: nn.Module, native: Read) -> Read:
+    """Our tensors from those of a model that may hold them fused or interleaved."""
+    config = config_of(module)
+    return Mapped(towards_ours(native_rules(config), {}), native) if _is_other(config) else native
+
+
+def _is_other(config: ModelConfig | None) -> TypeGuard[MMDiTConfig]:
+    return isinstance(config, MMDiTConfig) and (config.fused_qkv or config.rope_layout != "half-split")
+
+
+@torch.no_grad()
+def _fill(module: nn.Module, read: Read) -> None:
+    for name, tensor in module.state_dict().items():
+        if tensor.is_meta:
+            materialise(module, name, read(name))
+        else:
+            tensor.copy_(read(name))
+
+
+def materialise(module: nn.Module, name: str, value: Tensor) -> None:
+    """Give a parameter or buffer without memory its value, in its own data type."""
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if leaf in owner._buffers:
+        owner._buffers[leaf] = value.to(owner.get_buffer(leaf).dtype)
+        return
+    old = owner.get_parameter(leaf)
+    owner._parameters[leaf] = nn.Parameter(value.to(old.dtype), requires_grad=old.requires_grad)

@@ -1,0 +1,1 @@
+"""Losses and engine of an autoencoder stage."""

@@ -1,1 +1,0 @@
-"""Records, metrics and formulas."""

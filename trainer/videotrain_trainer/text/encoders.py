@@ -1,0 +1,190 @@
+"""Text encoders of a run: T5-XXL and CLIP-L through `transformers`, or the small one over bytes.
+
+Not a model file: `transformers` owns these two networks and their tokenizers. It is imported when the first one is
+loaded, and never reaches for the network.
+
+T5 sees a caption in one of two ways. Released weights were trained on captions padded to 512 tokens that are encoded
+and attended to without a mask, so that is the default of kind `t5-clip`. With `trimPadding` a caption is encoded
+without pad tokens, which gives exactly what a mask gives, at the cost of the tokens that are there. CLIP's pooled
+feature is read at the end token and its attention is causal, so its padding is never computed.
+
+Shape letters: B batch, L tokens, D width of the token features, P width of the pooled feature.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from videotrain_api.architecture import TextEncoderSpec
+from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.text.byte_encoder import ByteTextEncoder, TextFeatures
+from videotrain_trainer.text.files import EncoderFolders, find_encoders, local_folder
+
+log = logging.getLogger(__name__)
+
+CACHE_BYTES = 256 * 1024 * 1024
+"""Features of the newest texts are kept up to this size: null captions and prompts of a batch come again and again."""
+Row = tuple[Tensor, Tensor, int]
+"""Context (L, D), pooled feature (P,) and length of one text."""
+
+
+class TextEncoder(Protocol):
+    """What turns texts into features."""
+
+    def encode(self, texts: Sequence[str]) -> TextFeatures:
+        """Features of captions; each one is coded by itself, and the empty string is the null caption."""
+
+    def to(self, device: torch.device) -> Any:
+        """Move the weights, for example off a GPU that others need now."""
+
+
+def load_text_encoder(spec: TextEncoderSpec, store: ObjectStore, cache: Path, device: torch.device) -> TextEncoder:
+    """The text encoder of a run, in evaluation mode on its device.
+
+    Args:
+        spec: resolved.
+        store: holds the weights, if they are not in a mounted directory.
+        cache: local folder; fetched weights stay there.
+        device: bfloat16 is used on CUDA, float32 elsewhere.
+
+    Raises:
+        ConfigError: weights are missing, incomplete or of other sizes than the specification's.
+    """
+    if spec.kind == "bytes":
+        return Remembering(ByteTextEncoder(spec.context_dim, spec.pooled_dim, spec.max_tokens).to(device))
+    if spec.weights is None:
+        raise ConfigError("spec.textEncoder.weights: not set; kind t5-clip needs the folder with both encoders")
+    folders = find_encoders(local_folder(spec.weights, store, cache), spec.weights)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return Remembering(T5ClipEncoder(spec, folders, dtype).to(device))
+
+
+class T5ClipEncoder(nn.Module):
+    """T5's last hidden state and CLIP's pooled feature. Nothing in it is trained.
+
+    Args:
+        spec: sizes, longest caption and padding.
+        folders: where both encoders and their tokenizers lie.
+        dtype: of the weights; features are float32 in any case.
+
+    Raises:
+        ConfigError: a file is missing or its sizes are others.
+    """
+
+    def __init__(self, spec: TextEncoderSpec, folders: EncoderFolders, dtype: torch.dtype) -> None:
+        from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+
+        super().__init__()
+        self.max_tokens, self.trim = spec.max_tokens, spec.trim_padding
+        self.t5 = _load(T5EncoderModel, folders.t5, dtype)
+        self.clip = _load(CLIPTextModel, folders.clip, dtype)
+        self._t5_tokens: Any = AutoTokenizer.from_pretrained(str(folders.t5_tokenizer), local_files_only=True)
+        self._clip_tokens: Any = AutoTokenizer.from_pretrained(str(folders.clip_tokenizer), local_files_only=True)
+        _check_width("contextDim", spec.context_dim, self.t5.config.d_model, folders.t5)
+        _check_width("pooledDim", spec.pooled_dim, self.clip.config.hidden_size, folders.clip)
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> TextFeatures:
+        """Features of captions, float32 on the encoder's device."""
+        contexts = [self._context(text) for text in texts]
+        padded = [F.pad(context, (0, 0, 0, self.max_tokens - len(context))) for context in contexts]
+        return TextFeatures(
+            context_BLD=torch.stack(padded),
+            pooled_BP=torch.stack([self._pooled(text) for text in texts]),
+            lengths=[len(context) for context in contexts],
+        )
+
+    def _context(self, text: str) -> Tensor:
+        padding = False if self.trim else "max_length"
+        found = self._t5_tokens(
+            [text], padding=padding, max_length=self.max_tokens, truncation=True, return_tensors="pt"
+        )
+        ids_1L = found["input_ids"].to(self.t5.device)
+        # No padding or all of it: in both cases every token is attended to, so there is no mask.
+        hidden_1LD: Tensor = self.t5(input_ids=ids_1L, attention_mask=torch.ones_like(ids_1L)).last_hidden_state
+        return hidden_1LD[0].float()
+
+    def _pooled(self, text: str) -> Tensor:
+        limit = self.clip.config.max_position_embeddings
+        found = self._clip_tokens([text], padding=False, max_length=limit, truncation=True, return_tensors="pt")
+        pooled_1P: Tensor = self.clip(input_ids=found["input_ids"].to(self.clip.device)).pooler_output
+        return pooled_1P[0].float()
+
+
+class Remembering:
+    """An encoder that keeps the features of the newest texts in host memory.
+
+    Args:
+        encoder: what is asked for new texts.
+        budget: bytes.
+    """
+
+    def __init__(self, encoder: ByteTextEncoder | T5ClipEncoder, budget: int = CACHE_BYTES) -> None:
+        self.encoder, self.asked = encoder, 0
+        self._budget, self._rows, self._bytes = budget, OrderedDict[str, Row](), 0
+        self._max_tokens = encoder.max_tokens
+
+    def to(self, device: torch.device) -> Remembering:
+        """Move the weights; features are given on the host whatever the device."""
+        self.encoder.to(device)
+        return self
+
+    def encode(self, texts: Sequence[str]) -> TextFeatures:
+        """Features of captions, float32 on the CPU."""
+        rows = [self._row(text) for text in texts]
+        padded = [F.pad(context, (0, 0, 0, self._max_tokens - len(context))) for context, _, _ in rows]
+        return TextFeatures(
+            context_BLD=torch.stack(padded),
+            pooled_BP=torch.stack([pooled for _, pooled, _ in rows]),
+            lengths=[length for _, _, length in rows],
+        )
+
+    def _row(self, text: str) -> Row:
+        if text in self._rows:
+            self._rows.move_to_end(text)
+            return self._rows[text]
+        self.asked += 1
+        features = self.encoder.encode([text])
+        length = features.lengths[0]
+        row = features.context_BLD[0, :length].cpu(), features.pooled_BP[0].cpu(), length
+        self._rows[text] = row
+        self._bytes += _size(row)
+        while self._bytes > self._budget and len(self._rows) > 1:
+            self._bytes -= _size(self._rows.popitem(last=False)[1])
+        return row
+
+
+def _size(row: Row) -> int:
+    context, pooled, _ = row
+    return context.nbytes + pooled.nbytes
+
+
+def _load(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A network of `transformers`, with nothing missing: it fills gaps with random weights and only warns."""
+    try:
+        module, info = kind.from_pretrained(
+            str(folder), dtype=dtype, local_files_only=True, output_loading_info=True, use_safetensors=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{folder}: the text encoder cannot be read: {error}") from error
+    problems = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if problems:
+        shown = ", ".join(problems[:8])
+        raise ConfigError(f"{folder}: {len(problems)} tensors of the text encoder are missing or misshapen: {shown}")
+    log.info("loaded %s from %s", kind.__name__, folder)
+    return module
+
+
+def _check_width(field: str, wanted: int, found: int, folder: Path) -> None:
+    if wanted != found:
+        raise ConfigError(f"spec.textEncoder.{field}: {wanted}, but the encoder in {folder} gives {found}; set it so")

@@ -1,0 +1,1 @@
+"""The training loop of a stage, and what it is set up from, steps through and leaves behind."""

@@ -1,0 +1,123 @@
+"""The training loop, for whatever is learned."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+from videotrain_api.records import StepRecord, ValidationRecord
+from videotrain_trainer.checkpoint.state import Point
+from videotrain_trainer.data.order import StepOrder
+from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.training.final_weights import export_weights
+from videotrain_trainer.training.order_check import RankEvidence, order_lines
+from videotrain_trainer.training.setup import MakeObjective, TrainingRun, is_finished, prepare, started_record
+from videotrain_trainer.training.step import StepResult
+from videotrain_trainer.training.validation_loss import Validated
+from videotrain_trainer.worker.stage_context import Outcome, StageContext
+
+
+def train(context: StageContext, make_objective: MakeObjective, total_steps: int) -> Outcome:
+    """Train a stage to its end, or until the world is asked to stop.
+
+    Raises:
+        TrainerError: it cannot go on.
+    """
+    store = ObjectStore.for_storage(context.config.storage)
+    if is_finished(context, store):
+        context.records.write(started_record(context, total_steps, total_steps, []))
+        return "completed"
+    with closing(prepare(context, store, make_objective)) as run:
+        while run.state.step < total_steps:
+            drain = _step(run)
+            if drain and run.state.step < total_steps:
+                _save(run)
+                run.writer.wait()
+                return "drained"
+            _validate(run, total_steps)
+            if run.state.step % context.config.checkpoint.every_steps == 0:
+                _save(run)
+        _save(run)
+        run.writer.wait()
+        export_weights(run)
+    return "completed"
+
+
+def _step(run: TrainingRun) -> bool:
+    run.writer.check()
+    order = run.objective.data.plan.step(run.state)
+    result = run.stepper.run(order, run.context.drain.requested())
+    run.evidence.add(order, result.trained)
+    run.context.records.write(_record(run, order, result))
+    run.state = run.objective.data.plan.advance(run.state)
+    run.samples += result.samples
+    run.finished_at = result.finished_at
+    return result.drain
+
+
+def _validate(run: TrainingRun, total_steps: int) -> None:
+    """Validate if it is due; before the step's checkpoint, so that a run that resumes there has done it.
+
+    A drain that comes at such a step leaves its validation out, because the time for a drain is short.
+    """
+    objective, step = run.objective, run.state.step
+    if not isinstance(objective, Validated) or objective.validate_every is None:
+        return
+    if step % objective.validate_every and step != total_steps:
+        return
+    losses = objective.validate(run.engine, run.peers)
+    now = datetime.now(UTC)
+    run.context.records.write(
+        ValidationRecord(
+            generation=run.context.generation,
+            stage=run.context.config.stage.name,
+            step=step,
+            at=now,
+            duration_us=(now - run.finished_at) // timedelta(microseconds=1),
+            samples=losses.samples,
+            loss=losses.mean,
+            bucket_losses=losses.by_bucket,
+            times=losses.times,
+            time_losses=losses.by_time,
+        )
+    )
+    run.finished_at = now
+
+
+def _save(run: TrainingRun) -> None:
+    """Begin a checkpoint of the last finished step, unless it has one. The step that waits for it bears its stall."""
+    if run.saved_step == run.state.step:
+        return
+    with run.spans.measure("checkpoint"):
+        own = RankEvidence(list(run.evidence.trained), frozenset(skip.uid for skip in run.loader.skipped))
+        ranks = run.peers.to_first(own)
+        point = Point(
+            step=run.state.step,
+            captured_at=run.finished_at,
+            data_cursor=run.state.to_json(),
+            samples=run.samples,
+            lines=order_lines(run.objective.data, run.evidence.steps, ranks) if ranks else [],
+        )
+        run.writer.save(run.engine.shards, point)
+    run.evidence.clear()
+    run.saved_step = run.state.step
+
+
+def _record(run: TrainingRun, order: StepOrder, result: StepResult) -> StepRecord:
+    return StepRecord(
+        generation=run.context.generation,
+        stage=run.context.config.stage.name,
+        step=order.step,
+        started_at=run.finished_at,
+        finished_at=result.finished_at,
+        data_stall_us=result.data_stall_us,
+        checkpoint_us=run.spans.take("checkpoint"),
+        samples=result.samples,
+        tokens=result.tokens,
+        model_flops=result.model_flops,
+        loss=result.loss,
+        gradient_norm=result.gradient_norm,
+        learning_rate=result.learning_rate,
+        bucket=order.bucket,
+        world_spread=result.world_spread,
+    )

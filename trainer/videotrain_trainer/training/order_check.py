@@ -1,0 +1,84 @@
+"""From what every rank trained on to the order lines of a checkpoint, checked against the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from videotrain_api.artifacts import OrderLine
+from videotrain_trainer.data.loader import SPARES
+from videotrain_trainer.data.order import StepOrder
+from videotrain_trainer.data.sets import TrainingSet
+from videotrain_trainer.errors import TrainerError
+from videotrain_trainer.training.step import SlotIds
+
+
+@dataclass
+class OwnEvidence:
+    """What one rank trained on since the last checkpoint."""
+
+    steps: list[StepOrder] = field(default_factory=list)
+    trained: list[list[SlotIds]] = field(default_factory=list)
+    """For every step, this rank's slots."""
+
+    def add(self, order: StepOrder, trained: list[SlotIds]) -> None:
+        """Note a finished step."""
+        self.steps.append(order)
+        self.trained.append(trained)
+
+    def clear(self) -> None:
+        """Begin anew after a checkpoint."""
+        self.steps.clear()
+        self.trained.clear()
+
+
+@dataclass(frozen=True)
+class RankEvidence:
+    """What a rank sends to rank 0."""
+
+    trained: list[list[SlotIds]]
+    skipped: frozenset[str]
+    """Uids of damaged samples."""
+
+
+def order_lines(data: TrainingSet, steps: Sequence[StepOrder], ranks: Sequence[RankEvidence]) -> list[OrderLine]:
+    """One line per step, slot after slot.
+
+    Args:
+        data: the samples and their order.
+        steps: the plan of the steps since the last checkpoint.
+        ranks: evidence of all ranks.
+
+    Raises:
+        TrainerError: a slot was trained on not once, or on other samples than planned.
+    """
+    skipped = frozenset().union(*(rank.skipped for rank in ranks))
+    lines = []
+    for number, order in enumerate(steps):
+        done = sorted((slot for rank in ranks for slot in rank.trained[number]), key=lambda found: found.slot)
+        if [found.slot for found in done] != list(range(len(order.slots))):
+            raise TrainerError(f"step {order.step}: slots {[found.slot for found in done]} instead of each one once")
+        for found in done:
+            _check_slot(data, order, found, skipped)
+        ids = [uid for found in done for uid in found.ids]
+        lines.append(OrderLine(step=order.step, epoch=order.epoch, bucket=order.bucket, ids=ids))
+    return lines
+
+
+def _check_slot(data: TrainingSet, order: StepOrder, found: SlotIds, skipped: Collection[str]) -> None:
+    planned = order.slots[found.slot]
+    for index, position, uid in zip(planned, order.positions[found.slot], found.ids, strict=True):
+        expected = _uid(data, order.bucket_index, index)
+        if uid != expected and not (expected in skipped and uid in _stand_ins(data, order.bucket_index, position)):
+            raise TrainerError(
+                f"step {order.step}, slot {found.slot}: trained on sample {uid} where the order has {expected}"
+            )
+
+
+def _stand_ins(data: TrainingSet, bucket: int, position: int) -> list[str]:
+    return [_uid(data, bucket, data.plan.spare(bucket, position, attempt)) for attempt in range(1, SPARES + 1)]
+
+
+def _uid(data: TrainingSet, bucket: int, index: int) -> str:
+    uid: str = data.table.column("uid")[data.members[bucket][index]].as_py()
+    return uid

@@ -1,0 +1,223 @@
+"""From a stage context to a run that is ready for its next step."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from videotrain_api import layout
+from videotrain_api.artifacts import CheckpointManifest
+from videotrain_api.records import StartedRecord
+from videotrain_trainer.checkpoint.catalog import stored_steps, withdraw
+from videotrain_trainer.checkpoint.fence import Fence
+from videotrain_trainer.checkpoint.load import Loaded, load_newest
+from videotrain_trainer.checkpoint.order_log import OrderLog
+from videotrain_trainer.checkpoint.save import CheckpointWriter
+from videotrain_trainer.checkpoint.state import Writer
+from videotrain_trainer.data.loader import SlotLoader
+from videotrain_trainer.data.order import OrderPlan, OrderState
+from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.networks.weights import Weights, open_weights
+from videotrain_trainer.parallel.data_parallel import check_layout, slots_of
+from videotrain_trainer.parallel.engine import Engine, EngineOptions
+from videotrain_trainer.parallel.peers import WorldPeers
+from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine, build_engine
+from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.training.order_check import OwnEvidence
+from videotrain_trainer.training.step import Objective, Stepper
+from videotrain_trainer.training.timing import Spans
+from videotrain_trainer.worker.stage_context import StageContext
+
+log = logging.getLogger(__name__)
+
+MakeObjective = Callable[[StageContext, ObjectStore], Objective]
+
+
+@dataclass
+class TrainingRun:
+    """Everything that the loop works with."""
+
+    context: StageContext
+    store: ObjectStore
+    objective: Objective
+    engine: Engine | AdversarialEngine
+    peers: WorldPeers
+    loader: SlotLoader[Any, Any]
+    stepper: Stepper
+    writer: CheckpointWriter
+    spans: Spans
+    state: OrderState
+    """Order after the last finished step."""
+    samples: int
+    """Consumed up to it."""
+    saved_step: int
+    """Step of the newest checkpoint that was begun."""
+    finished_at: datetime
+    """End of the last step."""
+    evidence: OwnEvidence = field(default_factory=OwnEvidence)
+
+    @property
+    def prefix(self) -> str:
+        """Of the stage in the object store."""
+        return self.context.config.paths.output
+
+    def close(self) -> None:
+        """Stop threads; a checkpoint that is still being written stays incomplete."""
+        self.writer.close()
+        self.loader.close()
+
+
+def is_finished(context: StageContext, store: ObjectStore) -> bool:
+    """Whether the stage's final weights are there. Collective."""
+    found = None
+    if context.world.rank == 0:
+        found = context.restore and store.exists(layout.final_weights(context.config.paths.output))
+    return WorldPeers().from_first(found)
+
+
+def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjective) -> TrainingRun:
+    """Build the model, load the newest checkpoint and tell that the workers are ready. Collective.
+
+    Raises:
+        TrainerError: configuration, data, storage or checkpoints are not usable.
+    """
+    clock = _PhaseClock()
+    peers, world = WorldPeers(), context.world
+    complete = _claim(context, store, peers)
+    objective = make_objective(context, store)
+    task = objective.task
+    check_layout(task.parallel, world.size)
+    clock.passed("data and model")
+    if not complete:
+        objective.initialize()
+    options = EngineOptions(
+        optimizer=task.optimizer,
+        precision=task.precision,
+        zero_stage=task.parallel.zero_stage,
+        keep_average=bool(task.ema_decay),
+    )
+    engine = build_engine(objective, options, world)
+    clock.passed("engine")
+    loaded = load_newest(store, context.config.paths.output, complete, engine.shards, peers)
+    engine.refresh()
+    state = _order_state(objective.data.plan, loaded.manifest)
+    engine.shards.set_optimizer_step(state.step)
+    clock.passed("checkpoint")
+    run = _assemble(context, store, objective, engine, peers, loaded, state)
+    log.info("ready at step %d of %d: %s", state.step, task.steps, clock)
+    context.records.write(started_record(context, state.step, task.steps, loaded.skipped))
+    return run
+
+
+def started_record(context: StageContext, step: int, total: int, skipped: list[str]) -> StartedRecord:
+    """Tells that this process is ready to train."""
+    return StartedRecord(
+        generation=context.generation,
+        stage=context.config.stage.name,
+        at=datetime.now(UTC),
+        world_size=context.world.size,
+        resumed_step=step,
+        total_steps=total,
+        skipped_checkpoints=skipped,
+    )
+
+
+def _claim(context: StageContext, store: ObjectStore, peers: WorldPeers) -> list[int]:
+    """Shut out older generations, then look for checkpoints: in this order none of theirs can be overlooked."""
+    complete: list[int] | None = None
+    if context.world.rank == 0:
+        prefix = context.config.paths.output
+        Fence(store, prefix, context.generation).raise_()
+        complete = stored_steps(store, prefix).complete
+        if not context.restore:
+            for step in complete:
+                withdraw(store, prefix, step, f"generation {context.generation} begins at step 1 by order")
+            complete = []
+    return peers.from_first(complete)
+
+
+def _order_state(plan: OrderPlan, resumed: CheckpointManifest | None) -> OrderState:
+    if resumed is None:
+        return plan.start()
+    try:
+        state = OrderState.from_json(resumed.data_cursor)
+        plan.check(state)
+    except ValueError as error:
+        raise ConfigError(
+            f"the checkpoint at step {resumed.step} cannot be continued: {error}. Give the run another name, or "
+            "restore data set, seed and bucket table"
+        ) from error
+    return state
+
+
+def _assemble(
+    context: StageContext,
+    store: ObjectStore,
+    objective: Objective,
+    engine: Engine | AdversarialEngine,
+    peers: WorldPeers,
+    loaded: Loaded,
+    state: OrderState,
+) -> TrainingRun:
+    world, config = context.world, context.config
+    slots = slots_of(world.rank, world.size, objective.task.parallel.slots_per_step)
+    loader, spans = objective.loader(state, slots), Spans(world.device)
+    writer = Writer(
+        run=config.run,
+        stage=config.stage.name,
+        prefix=config.paths.output,
+        config_hash=config.hash(),
+        generation=context.generation,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    order = OrderLog(store, config.paths.output, loaded.manifest)
+    return TrainingRun(
+        context=context,
+        store=store,
+        objective=objective,
+        engine=engine,
+        peers=peers,
+        loader=loader,
+        stepper=Stepper(objective, engine, loader, peers, slots, world.size, spans),
+        writer=CheckpointWriter(store, writer, config.checkpoint, order, context.records),
+        spans=spans,
+        state=state,
+        samples=loaded.manifest.samples if loaded.manifest else 0,
+        saved_step=state.step,
+        finished_at=datetime.now(UTC),
+    )
+
+
+def initial_weights(store: ObjectStore, uri: str) -> tuple[Weights, str]:
+    """Open weights, none of them read yet, and their URI: what `open_weights` takes, or the prefix of a stage.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    try:
+        return open_weights(uri, store=store), uri
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}. These are the weights to start from; see initFrom and spec.model.weights"
+        ) from error
+
+
+class _PhaseClock:
+    """Seconds of each phase of the start, for the log."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._phases: list[str] = []
+
+    def passed(self, phase: str) -> None:
+        now = time.monotonic()
+        self._phases.append(f"{phase} {now - self._last:.2f} s")
+        self._last = now
+
+    def __str__(self) -> str:
+        return ", ".join(self._phases)

@@ -1,0 +1,225 @@
+"""One optimizer step of one rank: its slots, the update, and what the world did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from videotrain_api.stages import Optimizer, ParallelLayout
+from videotrain_trainer.data.loader import SampleKey, SlotLoader
+from videotrain_trainer.data.order import OrderState, StepOrder
+from videotrain_trainer.data.sets import TrainingSet
+from videotrain_trainer.errors import Diverged
+from videotrain_trainer.parallel.data_parallel import loss_scale
+from videotrain_trainer.parallel.engine import Engine
+from videotrain_trainer.parallel.peers import WorldPeers
+from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine
+from videotrain_trainer.training.ema import decay_at, update_average
+from videotrain_trainer.training.optim import learning_rate
+from videotrain_trainer.training.step_flops import SlotWork
+from videotrain_trainer.training.timing import Spans
+
+Model = Callable[..., Any]
+
+
+class Loss(Protocol):
+    """A scalar tensor, or several that belong together; see `videotrain_trainer.reconstruction.adaptive_weight`."""
+
+    def __mul__(self, factor: float, /) -> Any:
+        """Weighed."""
+
+    def detach(self) -> Tensor:
+        """The value to report, without its graph."""
+
+
+class TrainedTask(Protocol):
+    """What `train` and `autoencoder` tasks have in common."""
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Optimizer and learning rate."""
+
+    @property
+    def parallel(self) -> ParallelLayout:
+        """Parallel layout."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+
+    @property
+    def precision(self) -> Any:
+        """`bf16` or `fp32`."""
+
+    @property
+    def ema_decay(self) -> float | None:
+        """Decay of the moving average; none is kept for None and 0."""
+
+
+class KeyedBatch(Protocol):
+    """A micro-batch that knows its samples."""
+
+    @property
+    def keys(self) -> Sequence[SampleKey]:
+        """One per sample."""
+
+
+class Objective(Protocol):
+    """What a stage learns, and from what."""
+
+    @property
+    def task(self) -> TrainedTask:
+        """The stage's task."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The model, float32, on the CPU."""
+
+    @property
+    def data(self) -> TrainingSet:
+        """Samples and their order."""
+
+    def initialize(self) -> None:
+        """Give the model its first weights; not called if a checkpoint is loaded."""
+
+    def export_metadata(self, weights: Mapping[str, Tensor], /) -> dict[str, str]:
+        """What is stored with the final weights for those who load them; on rank 0 alone, after the last step."""
+
+    def loader(self, state: OrderState, slots: Sequence[int]) -> SlotLoader[Any, Any]:
+        """Batches of this rank's slots, from `state` on."""
+
+    def loss(self, model: Model, batch: Any) -> tuple[Loss, SlotWork]:
+        """Mean loss of a slot, scalar float32, and the work that it is; random numbers depend on the batch's keys."""
+
+
+@dataclass(frozen=True)
+class SlotIds:
+    """Samples that a slot really trained on."""
+
+    slot: int
+    ids: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """One step of the whole world, equal on all ranks except `trained`."""
+
+    finished_at: datetime
+    loss: float
+    """Mean over all slots."""
+    gradient_norm: float
+    learning_rate: float
+    samples: int
+    tokens: int
+    model_flops: float
+    data_stall_us: int
+    """Of the rank that waited longest."""
+    world_spread: float
+    drain: bool
+    """Some process was asked to stop."""
+    trained: list[SlotIds]
+    """Of this rank."""
+
+
+class Stepper:
+    """Runs optimizer steps.
+
+    Args:
+        objective: what is learned.
+        engine: the sharded model.
+        loader: of this rank's slots.
+        peers: the world.
+        slots: this rank's slots.
+        world_size: worker processes.
+        spans: times of this rank.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        engine: Engine | AdversarialEngine,
+        loader: SlotLoader[Any, Any],
+        peers: WorldPeers,
+        slots: Sequence[int],
+        world_size: int,
+        spans: Spans,
+    ) -> None:
+        self._objective = objective
+        self._engine = engine
+        self._loader = loader
+        self._peers = peers
+        self._slots = slots
+        self._scale = loss_scale(world_size, objective.task.parallel.slots_per_step)
+        self._spans = spans
+
+    def run(self, order: StepOrder, drain_requested: bool) -> StepResult:
+        """Train on one step.
+
+        Raises:
+            Diverged: loss or gradient norm is not finite.
+        """
+        task = self._objective.task
+        losses, works, trained = [], [], []
+        for slot in self._slots:
+            loss, work, ids = self._slot(order, slot)
+            losses.append(loss)
+            works.append(work)
+            trained.append(SlotIds(slot, ids))
+        rate = learning_rate(task.optimizer, order.step)
+        norm = self._engine.step(rate)
+        if task.ema_decay:
+            decay = decay_at(task.ema_decay, order.step)
+            update_average(self._engine.shards.averages, self._engine.shards.masters, decay)
+        row = [sum(float(loss) for loss in losses), *_total(works), float(drain_requested)]
+        table = self._peers.table([*row, self._spans.take("data"), self._spans.take("compute")])
+        loss_sum, samples, tokens, flops, drains, _, _ = table.sum(dim=0).tolist()
+        result = StepResult(
+            finished_at=datetime.now(UTC),
+            loss=loss_sum / task.parallel.slots_per_step,
+            gradient_norm=norm,
+            learning_rate=rate,
+            samples=int(samples),
+            tokens=int(tokens),
+            model_flops=flops,
+            data_stall_us=int(table[:, 5].max()),
+            world_spread=_spread(table[:, 6]),
+            drain=drains > 0,
+            trained=trained,
+        )
+        _check_finite(result, order)
+        return result
+
+    def _slot(self, order: StepOrder, slot: int) -> tuple[Tensor, SlotWork, list[str]]:
+        with self._spans.measure("data"):
+            batch: KeyedBatch = self._loader.fetch(order, slot)
+        with self._spans.measure("compute", on_device=True):
+            loss, work = self._objective.loss(self._engine, batch)
+            self._engine.backward(loss * self._scale)
+        return loss.detach(), work, [key.uid for key in batch.keys]
+
+
+def _total(works: Sequence[SlotWork]) -> tuple[int, int, float]:
+    return (
+        sum(work.samples for work in works),
+        sum(work.tokens for work in works),
+        sum(work.model_flops for work in works),
+    )
+
+
+def _spread(compute_us: Tensor) -> float:
+    mean = float(compute_us.mean())
+    return float(compute_us.max() - compute_us.min()) / mean if mean else 0.0
+
+
+def _check_finite(result: StepResult, order: StepOrder) -> None:
+    for what, value in (("loss", result.loss), ("gradient norm", result.gradient_norm)):
+        if not math.isfinite(value):
+            raise Diverged(
+                f"step {order.step} (bucket {order.bucket}): the {what} is {value}; lower optimizer.learningRate, add "
+                "warmupSteps or look at the step's samples"
+            )

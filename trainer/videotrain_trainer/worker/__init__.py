@@ -1,0 +1,1 @@
+"""A worker process: entry, stage context, drain, exit codes. It imports nothing, so that light readers stay light."""

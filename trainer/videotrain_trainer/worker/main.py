@@ -1,0 +1,217 @@
+"""One worker process: from the environment that torch's launcher and the agent give to an exit code.
+
+Environment: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them, the
+pod's own variables, ENV_GENERATION, ENV_CONFIG_FILE and ENV_RESTORE. Whatever happens,
+exit-<generation>-<local rank>.json tells it; only SIGKILL leaves that to the agent.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import torch
+import torch.distributed as dist
+
+from videotrain_api import vocabulary as names
+from videotrain_api.records import WorkerExit
+from videotrain_api.stage_config import StageConfig
+from videotrain_api.vocabulary import ExitCode
+from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.worker.drain import SignalDrain
+from videotrain_trainer.worker.exit_codes import classify, describe
+from videotrain_trainer.worker.linux import die_with_parent, name_process
+from videotrain_trainer.worker.pod import Pod, RunFiles, load_config, require, write_atomically
+from videotrain_trainer.worker.record_file import RecordFile
+from videotrain_trainer.worker.stage_context import Outcome, StageContext, Task, World
+
+TASKS: dict[str, str] = {
+    name: f"videotrain_trainer.tasks.{name}" for name in ("curate", "autoencoder", "encode", "train", "sample")
+}
+"""Modules by task, imported when the task runs; each has `run(context) -> Outcome`."""
+
+LEFT_BEFORE_START = 75
+"""Status of a process that was asked to stop before its world existed (EX_TEMPFAIL). Not zero, so that torch's launcher
+stops its siblings at once; the record says `drained`."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerEnvironment:
+    """What a worker process is told by its parents."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    generation: int
+    config_file: Path
+    restore: bool
+    files: RunFiles
+    cache: Path
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] = os.environ) -> WorkerEnvironment:
+        """Parse the environment.
+
+        Raises:
+            ConfigError: a variable is missing.
+        """
+        pod = Pod.from_environment(environment)
+        return cls(
+            rank=int(require(environment, "RANK")),
+            world_size=int(require(environment, "WORLD_SIZE")),
+            local_rank=int(require(environment, "LOCAL_RANK")),
+            local_world_size=int(require(environment, "LOCAL_WORLD_SIZE")),
+            generation=int(require(environment, names.ENV_GENERATION)),
+            config_file=Path(require(environment, names.ENV_CONFIG_FILE)),
+            restore=require(environment, names.ENV_RESTORE) == "1",
+            files=pod.files,
+            cache=pod.root / names.DIR_CACHE,
+        )
+
+
+def set_up_logging(run: str, stage: str, generation: int, rank: int) -> None:
+    """Log to standard error, each line with the run, stage, generation and rank that it belongs to."""
+    where = f"run={run} stage={stage} generation={generation} rank={rank}".replace("%", "%%")
+    form = f"%(asctime)s %(levelname)s {where} %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr, force=True)
+
+
+def choose_device(environment: WorkerEnvironment) -> torch.device:
+    """The GPU with the worker's local rank, or the CPU where there is no GPU.
+
+    Raises:
+        ConfigError: there are GPUs, but fewer than worker processes.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    devices = torch.cuda.device_count()
+    if devices < environment.local_world_size:
+        raise ConfigError(
+            f"the pod has {devices} CUDA devices for {environment.local_world_size} worker processes; "
+            "set spec.pool.gpusPerNode to the number of devices, or CUDA_VISIBLE_DEVICES to nothing to use the CPU"
+        )
+    device = torch.device("cuda", environment.local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+class Worker:
+    """A worker process between its start and its exit record."""
+
+    def __init__(self, environment: WorkerEnvironment) -> None:
+        self._environment = environment
+        self._sink = RecordFile(environment.files, environment.generation, environment.local_rank)
+        self._drain = SignalDrain(self._leave_early)
+        self._stage = environment.config_file.stem
+        self._announce()
+
+    def _announce(self) -> None:
+        """Take stack requests, then publish the process id: whoever reads it may send signals."""
+        files, generation, local_rank = (
+            self._environment.files,
+            self._environment.generation,
+            self._environment.local_rank,
+        )
+        self._stacks = files.stacks(generation, local_rank).open("a")
+        faulthandler.register(signal.SIGUSR1, file=self._stacks, all_threads=True)
+        write_atomically(files.worker(generation, local_rank), f"{os.getpid()}\n")
+
+    def run(self) -> ExitCode:
+        """Do the stage and record how it ended. Never raises."""
+        try:
+            config = load_config(self._environment.config_file)
+            outcome = self._run_stage(config)
+        except BaseException as error:
+            log.exception("worker failed")
+            return self._record(classify(error), "failed", describe(error))
+        return self._record(ExitCode.OK, outcome, "")
+
+    def _run_stage(self, config: StageConfig) -> Outcome:
+        environment = self._environment
+        set_up_logging(config.run, config.stage.name, environment.generation, environment.rank)
+        task: Task = importlib.import_module(TASKS[config.stage.task]).run
+        device = choose_device(environment)
+        # A backstop only: the operator sees a step counter that stands still first and has the stacks captured.
+        timeout = timedelta(seconds=2 * max(config.start_seconds, config.hang_seconds))
+        if device.type == "cuda":
+            dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout, device_id=device)
+        else:
+            dist.init_process_group("gloo", timeout=timeout)
+        self._drain.started(device)
+        outcome: Outcome = "drained" if self._drain.agreed() else task(self._context(config, device))
+        dist.destroy_process_group()
+        return outcome
+
+    def _context(self, config: StageConfig, device: torch.device) -> StageContext:
+        environment = self._environment
+        scratch = environment.files.scratch(environment.generation, environment.local_rank)
+        scratch.mkdir(parents=True, exist_ok=True)
+        environment.cache.mkdir(parents=True, exist_ok=True)
+        world = World(
+            rank=environment.rank, size=environment.world_size, local_rank=environment.local_rank, device=device
+        )
+        return StageContext(
+            config=config,
+            world=world,
+            generation=environment.generation,
+            restore=environment.restore,
+            records=self._sink,
+            drain=self._drain,
+            scratch=scratch,
+            cache=environment.cache,
+        )
+
+    def _record(self, code: ExitCode, outcome: Literal[Outcome, "failed"], message: str) -> ExitCode:
+        self._sink.write(
+            WorkerExit(
+                generation=self._environment.generation,
+                stage=self._stage,
+                local_rank=self._environment.local_rank,
+                at=datetime.now(UTC),
+                code=code,
+                outcome=outcome,
+                step=self._sink.step,
+                message=message,
+            )
+        )
+        return code
+
+    def _leave_early(self) -> NoReturn:
+        self._record(ExitCode.OK, "drained", "asked to stop before the world was complete")
+        os._exit(LEFT_BEFORE_START)
+
+
+def run() -> ExitCode:
+    """Be the worker that the environment describes. Never raises."""
+    try:
+        environment = WorkerEnvironment.read()
+    except ConfigError as error:
+        log.error("%s", error)  # noqa: TRY400 - there is no file to record it in, and a traceback says no more
+        return error.exit_code
+    parent = multiprocessing.parent_process()
+    die_with_parent(os.getppid() if parent is None or parent.pid is None else parent.pid)
+    name_process(f"vt-worker-{environment.local_rank}")
+    return Worker(environment).run()
+
+
+def entry() -> None:
+    """Entry point of workers that torch's launcher forks: returns on success, ends the process otherwise."""
+    code = run()
+    if code != ExitCode.OK:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # destructors of a broken process group may wait for ever
