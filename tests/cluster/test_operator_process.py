@@ -21,7 +21,7 @@ from videotrain_operator.cluster.interface import NotFound
 KILLS = int(os.environ.get("VIDEOTRAIN_KILLS", "3"))
 RUNS_PER_KILL = 4
 LONGEST_TAKEOVER = 20.0
-BAD = Path(__file__).parents[1] / "unit" / "api" / "bad"
+BAD = Path(__file__).parents[1] / "unit" / "videotrain_api" / "bad"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600 + 60 * KILLS)]
 
 

@@ -14,7 +14,7 @@ from videotrain.report.summary import write_summary
 
 QUIET = "--disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 FLAGS = f"--headless --no-sandbox --disable-gpu {QUIET} --enable-logging=stderr --virtual-time-budget=5000"
-SYNTHETIC = Path(__file__).parents[1] / "unit/cli/conftest.py"
+SYNTHETIC = Path(__file__).parents[1] / "unit/videotrain/conftest.py"
 
 
 def synthetic_module():

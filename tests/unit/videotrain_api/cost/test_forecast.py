@@ -1,0 +1,109 @@
+"""The cost table reproduces the published one and its arithmetic is exact."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from videotrain_api.cost import forecast
+from videotrain_api.cost.money import cost_micros, format_micros, parse_micros, round_half_up
+from videotrain_api.stages import NodeBounds, ParallelLayout
+from videotrain_api.validation import parse_run
+
+EXAMPLES = Path(__file__).parents[4] / "manifests/examples"
+PUBLISHED_SECONDS = {"256px-t2v": 10.16, "256px-ti2v": 13.29, "768px-ti2v": 53.2}
+
+
+def example(name: str):
+    return parse_run(yaml.safe_load((EXAMPLES / name).read_text()))
+
+
+def test_published_step_times_give_the_published_gpu_days_and_money():
+    found = forecast.forecast(example("open-sora-2.yaml"), seconds_per_step=PUBLISHED_SECONDS)
+    assert [stage.gpus for stage in found.stages] == [224, 192, 192]
+    assert [stage.gpu_days for stage in found.stages] == pytest.approx([2240, 384, 1536], rel=0.02)
+    assert found.gpu_days == pytest.approx(forecast.PUBLISHED_GPU_DAYS, rel=0.001)
+    assert Fraction(found.cost) == pytest.approx(Fraction(forecast.PUBLISHED_COST), rel=0.001)
+    assert found.cost_micros == sum(stage.cost_micros for stage in found.stages) and found.complete
+
+
+def test_each_stage_stands_beside_its_published_row():
+    found = forecast.forecast(example("open-sora-2.yaml"))
+    assert [stage.published.gpu_days for stage in found.stages] == [2240, 384, 1536]
+    assert sum(row.gpu_days for row in forecast.PUBLISHED) == forecast.PUBLISHED_GPU_DAYS
+    assert sum(parse_micros(row.cost) for row in forecast.PUBLISHED) == parse_micros(forecast.PUBLISHED_COST)
+
+
+def test_a_stated_mfu_scales_time_and_money():
+    slow, fast = (forecast.forecast(example("open-sora-2.yaml"), mfu=mfu) for mfu in (0.225, 0.45))
+    assert slow.gpu_days == pytest.approx(2 * fast.gpu_days)
+    assert all(stage.mfu == pytest.approx(0.45) and stage.source == "modelled" for stage in fast.stages)
+    assert fast.gpu_days < forecast.PUBLISHED_GPU_DAYS / 3
+
+
+def test_a_step_is_counted_by_hand():
+    stage = forecast.forecast(example("open-sora-2.yaml")).stages[2]
+    rows = [(38, 2304), (6, 20736), (4, 39168), (3, 57600), (2, 76032)]
+    assert stage.work.tokens_per_step == pytest.approx(sum(48 * b * (n + 512) for b, n in rows) / 5)
+    assert stage.work.samples_per_step == pytest.approx(48 * (38 + 6 + 4 + 3 + 2) / 5)
+
+
+def test_stages_without_known_work_are_left_out_and_the_sum_says_so():
+    found = forecast.forecast(example("demo.yaml"))
+    assert {s.name for s in found.stages if s.work is None} == {"curate", "encode"} and not found.complete
+    assert all(s.cost is not None for s in found.stages if s.task in ("train", "autoencoder", "sample"))
+
+
+@pytest.mark.parametrize(("mfu", "seconds", "message"), [(0, {}, "mfu"), (1.1, {}, "mfu"), (0.4, {"x": 1}, "no such")])
+def test_wrong_arguments_are_refused(mfu, seconds, message):
+    with pytest.raises(ValueError, match=message):
+        forecast.forecast(example("tiny.yaml"), mfu=mfu, seconds_per_step=seconds)
+
+
+def test_a_step_time_of_zero_is_refused():
+    with pytest.raises(ValueError, match="above 0"):
+        forecast.forecast(example("tiny.yaml"), seconds_per_step={"train": 0.0})
+
+
+def test_slots_that_do_not_divide_evenly_make_gpus_wait():
+    work = forecast.StageWork(steps=1, samples_per_step=1, tokens_per_step=1, flops_per_step=6e12)
+    seconds = [forecast.modelled_seconds(work, ParallelLayout(slots_per_step=6), n, 1.0, 1e12) for n in (1, 2, 3, 4, 6)]
+    assert seconds == pytest.approx([6, 3, 2, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "counts"),
+    [
+        (NodeBounds(min=2, max=4), [2, 3, 4]),
+        (NodeBounds(min=1, max=8, allowed=[1, 4, 8]), [1, 4, 8]),
+        (NodeBounds(min=2, max=4, allowed=[1, 4, 8]), [4]),
+    ],
+)
+def test_node_counts(bounds, counts):
+    assert forecast.node_counts(bounds) == counts
+
+
+@given(st.integers(0, 10**15))
+def test_money_survives_its_spelling(micros):
+    assert parse_micros(format_micros(micros)) == micros
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.", ".5", "1.0000001", "1e3", "1,0", "٣"])
+def test_what_is_no_amount_is_refused(text):
+    with pytest.raises(ValueError, match="amount"):
+        parse_micros(text)
+
+
+@given(st.integers(0, 10**15), st.integers(0, 10**9))
+def test_cost_is_the_nearest_micro(microseconds, price):
+    exact = Fraction(microseconds * price, 3_600_000_000)
+    assert abs(cost_micros(microseconds, price) - exact) <= Fraction(1, 2)
+
+
+def test_halves_are_rounded_up():
+    assert [round_half_up(Fraction(n, 2)) for n in (0, 1, 2, 3)] == [0, 1, 1, 2]
