@@ -18,13 +18,13 @@ import numpy as np
 
 from videotrain_trainer.data.order import OrderBucket, OrderPlan
 
-CLIPS, BUCKETS, SLOTS, BATCH, STEPS = 100_000_000, 561, 224, 12, 3000
+CLIPS, BUCKETS, MICRO_BATCHES, BATCH, STEPS = 100_000_000, 561, 224, 12, 3000
 GOAL_MS, GOAL_STATE_BYTES = 1.0, 16 * 1024
 
 
 def ours() -> dict[str, object]:
     buckets = tuple(OrderBucket(f"256px/{n}f/16:9", CLIPS // BUCKETS + n, BATCH) for n in range(BUCKETS))
-    plan = OrderPlan(buckets, seed=1, slots=SLOTS)
+    plan = OrderPlan(buckets, seed=1, micro_batches=MICRO_BATCHES)
     state, seconds, cpu = plan.start(), [], []
     began = time.perf_counter()
     plan.step(state)
@@ -32,22 +32,22 @@ def ours() -> dict[str, object]:
     for number in range(STEPS):
         began, cpu_began = time.perf_counter(), time.thread_time()
         order = plan.step(state)
-        own = order.slots[number % SLOTS]
+        own = order.micro_batches[number % MICRO_BATCHES]
         state = plan.advance(state)
         seconds.append(time.perf_counter() - began)
         cpu.append(time.thread_time() - cpu_began)
         assert len(own) == BATCH
     began = time.perf_counter()
-    everything = [list(slot) for slot in order.slots]
+    everything = [list(micro_batch) for micro_batch in order.micro_batches]
     whole = time.perf_counter() - began
-    assert len(everything) == SLOTS
+    assert len(everything) == MICRO_BATCHES
     return {
         "step_ms_p50": round(statistics.median(seconds) * 1e3, 4),
         "step_ms_p99": round(sorted(seconds)[int(len(seconds) * 0.99)] * 1e3, 4),
         "step_cpu_ms_p50": round(statistics.median(cpu) * 1e3, 4),
         "step_cpu_ms_p99": round(sorted(cpu)[int(len(cpu) * 0.99)] * 1e3, 4),
         "first_step_ms": round(first * 1e3, 3),
-        "all_slots_of_a_step_ms": round(whole * 1e3, 3),
+        "all_micro_batches_of_a_step_ms": round(whole * 1e3, 3),
         "resident_bytes_of_the_order": 0,
         "state_bytes": len(json.dumps(state.to_json())),
     }
@@ -75,7 +75,7 @@ def main() -> None:
             "python": platform.python_version(),
             "load_before": load,
         },
-        "setting": {"clips": CLIPS, "buckets": BUCKETS, "slots": SLOTS, "batch": BATCH, "steps": STEPS},
+        "setting": {"clips": CLIPS, "buckets": BUCKETS, "micro_batches": MICRO_BATCHES, "batch": BATCH, "steps": STEPS},
         "goal": {"step_ms": GOAL_MS, "state_bytes": GOAL_STATE_BYTES},
         "ours": ours(),
         "peer": peer(),

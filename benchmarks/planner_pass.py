@@ -41,7 +41,7 @@ def manifest(pods: int) -> dict[str, Any]:
         "steps": 100_000,
         "buckets": [{"resolution": "256px", "frames": 129, "batchSize": 1}],
         "optimizer": {"learningRate": [{"value": 1e-4}]},
-        "parallel": {"slotsPerStep": pods * 8},
+        "parallel": {"microBatchesPerStep": pods * 8},
     }
     return {
         "apiVersion": "videotrain.dev/v1alpha1",

@@ -107,7 +107,7 @@ def row(member: Member, shard: str) -> dict[str, object]:
 
 def latent_set(store: ObjectStore) -> LatentSet:
     table = read_table(store, layout.latent_manifest(PREFIX), LATENT_SCHEMA)
-    plan = OrderPlan((OrderBucket("b", SAMPLES, BATCH),), seed=1, slots=1)
+    plan = OrderPlan((OrderBucket("b", SAMPLES, BATCH),), seed=1, micro_batches=1)
     return LatentSet(PREFIX, table, (tuple(range(SAMPLES)),), plan, "plain", 8, LATENT[0])
 
 

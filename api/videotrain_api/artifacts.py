@@ -11,14 +11,14 @@ from videotrain_api.stages import ConditionKind
 
 
 class OrderLine(ApiModel):
-    """One line of an order segment: the samples of one optimizer step, in slot order."""
+    """One line of an order segment: the samples of one optimizer step, in micro-batch order."""
 
     step: int
     epoch: int
     """Pass over the bucket's clips in which the step's first sample lies, from 0."""
     bucket: str
     ids: list[str]
-    """Sample uids, slot after slot. Gathered from the ranks that trained on them, not recomputed."""
+    """Sample uids, micro-batch after micro-batch. Gathered from the ranks that trained on them, not recomputed."""
 
 
 class OrderSegment(ApiModel):

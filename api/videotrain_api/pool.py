@@ -142,7 +142,7 @@ class Pool(ApiModel):
     """The nodes to run on and what they cost."""
 
     gpus_per_node: int = Field(ge=1, le=64)
-    """GPUs of a node; a worker pod takes them all and runs one process on each. In `videotrain local` a worker slot
+    """GPUs of a node; a worker pod takes them all and runs one process on each. In `videotrain local` a worker process
     stands for a GPU."""
     gpu_resource: ResourceName = "nvidia.com/gpu"
     """Extended resource name of the GPUs, as the device plugin advertises it."""

@@ -120,7 +120,7 @@ class Bucket(ApiModel):
     min_frames: int | None = Field(default=None, ge=1)
     """Shortest clip of the class in frames, in steps of 4; equals frames if unset."""
     batch_size: int = Field(ge=1, le=1_000_000)
-    """Samples of one micro-batch (one data-parallel slot)."""
+    """Samples of one micro-batch (what one data-parallel group takes at a time)."""
     keep_probability: float = Field(default=1.0, gt=0, le=1)
     """Share of the fitting clips taken here; the others fall through to the next smaller resolution."""
     aspect_ratios: list[Annotated[str, Field(max_length=8)]] | None = Field(default=None, min_length=1, max_length=15)
@@ -169,13 +169,13 @@ class Validation(ApiModel):
 class ParallelLayout(ApiModel):
     """How a step is spread over the GPUs."""
 
-    slots_per_step: int = Field(default=1, ge=1, le=1_000_000)
+    micro_batches_per_step: int = Field(default=1, ge=1, le=1_000_000)
     """Micro-batches of one optimizer step (the logical data-parallel size). It fixes the global batch: worlds of any
-    size share these slots, so the sample order never depends on the number of nodes."""
+    size share these micro-batches, so the sample order never depends on the number of nodes."""
     context_parallel: int = Field(default=1, ge=1)
     """GPUs that share one sequence (Ulysses); must divide GPUs per node and the number of heads."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """DeepSpeed ZeRO stage. Stages 2 and 3 need slotsPerStep to be a multiple of every data-parallel size."""
+    """DeepSpeed ZeRO stage. Stages 2 and 3 need microBatchesPerStep to be a multiple of every data-parallel size."""
     checkpoint_double_blocks: int = Field(default=0, ge=0)
     """Two-stream blocks, from the first on, whose activations are recomputed; at most all of the model."""
     checkpoint_single_blocks: int = Field(default=0, ge=0)

@@ -54,7 +54,7 @@ def run_manifest(name: str, pods: int, *, elastic: bool) -> Json:
         "steps": 100_000,
         "buckets": [{"resolution": "256px", "frames": 129, "batchSize": 1}],
         "optimizer": {"learningRate": [{"value": 1e-4}]},
-        "parallel": {"slotsPerStep": math.lcm(*range(least, pods + 1))},
+        "parallel": {"microBatchesPerStep": math.lcm(*range(least, pods + 1))},
     }
     return {
         "apiVersion": API_VERSION,

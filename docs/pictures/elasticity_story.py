@@ -38,7 +38,7 @@ RECOVERED: Final = re.compile(
 NODES: Final = 4
 STEPS: Final = 420
 _STAGE: Final = train_stage(steps=STEPS)
-_STAGE["train"]["parallel"] = {"slotsPerStep": 8 * NODES}
+_STAGE["train"]["parallel"] = {"microBatchesPerStep": 8 * NODES}
 SPEC: Final[dict[str, Any]] = {
     "stages": [_STAGE],
     "nodes": {"min": 2, "max": NODES},

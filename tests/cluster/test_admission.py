@@ -157,10 +157,10 @@ def problems(manifest: Any) -> str:
 async def test_the_models_and_the_cluster_agree_on_every_manifest(
     admin: KubeClient, namespace: str, webhook: Webhook
 ) -> None:
-    slots = asyncio.Semaphore(AT_ONCE)
+    permits = asyncio.Semaphore(AT_ONCE)
 
     async def judged(manifest: Any) -> tuple[str, Answer]:
-        async with slots:
+        async with permits:
             return problems(manifest), await ask(admin, namespace, manifest)
 
     manifests = generated(MANIFESTS, START)

@@ -185,7 +185,9 @@ def test_scale_moves_the_upper_bound_and_is_told_its_limits(client: Client, made
     client.status({"nodes": {"current": 3, "ready": 3, "min": 1, "max": 4}})
     scale = json.loads(client("get", "vtr/demo", "--subresource=scale", "-o", "json").stdout)
     assert (scale["spec"]["replicas"], scale["status"]["replicas"]) == (4, 3)
-    assert "lower nodes.max" in client.refusal("scale", "vtr/demo", "--replicas=5")  # 5 nodes of 2 GPUs, 8 slots
+    assert "lower nodes.max" in client.refusal(
+        "scale", "vtr/demo", "--replicas=5"
+    )  # 5 nodes of 2 GPUs, 8 micro-batches
     client("patch", "vtr/demo", "--type=merge", "-p", '{"spec":{"nodes":{"min":2}}}')
     text = client.refusal("scale", "vtr/demo", "--replicas=1")
     assert "spec.nodes.min" in text and "min must be at most max" in text and "suspend" in text

@@ -112,7 +112,7 @@ def run_manifest() -> Json:
     run["metadata"]["namespace"] = "team"
     run["spec"] |= {"startDeadlineSeconds": 40, "ttlSecondsAfterFinished": 0, "nodes": {"min": 2, "max": 2}}
     for task in (stage.get(stage["task"], {}) for stage in run["spec"]["stages"] if stage["task"] in TRAINS):
-        task["parallel"] = {"slotsPerStep": 2}
+        task["parallel"] = {"microBatchesPerStep": 2}
     return run
 
 

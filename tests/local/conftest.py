@@ -102,7 +102,7 @@ def manifest(tmp_path_factory, tiny):
     data["spec"]["failurePolicy"] = {"hangSeconds": 10, "startSeconds": 180, "graceSeconds": 30}
     for stage in data["spec"]["stages"]:
         if stage["task"] in ("train", "autoencoder"):
-            stage[stage["task"]]["parallel"] = {"slotsPerStep": 2}
+            stage[stage["task"]]["parallel"] = {"microBatchesPerStep": 2}
     train = next(stage["train"] for stage in data["spec"]["stages"] if stage["name"] == "train")
     train["steps"] = 900
     path = tmp_path_factory.mktemp("manifest") / "run.yaml"

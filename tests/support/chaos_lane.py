@@ -45,7 +45,7 @@ def manifest(name: str, namespace: str, latents: str, nodes: list[str], env: dic
         "optimizer": {"learningRate": [{"value": 1.0e-3}], "epsilon": 1.0e-8},
         "conditioning": {"t2v": 1, "i2vHead": 1},
         "precision": "fp32",
-        "parallel": {"slotsPerStep": 2},
+        "parallel": {"microBatchesPerStep": 2},
     }  # fmt: skip
     limits = {"application": 1000, "infrastructure": 1000, "preemption": 1000, "hang": 1000}
     return {

@@ -32,10 +32,10 @@ _STAGES: Final[dict[str, Json]] = {
         "steps": 10,
         "bucket": _BUCKET,
         "optimizer": _OPTIMIZER,
-        "parallel": {"slotsPerStep": 4},
+        "parallel": {"microBatchesPerStep": 4},
     },
     "encode": {},
-    "train": {"steps": 100, "buckets": [_BUCKET], "optimizer": _OPTIMIZER, "parallel": {"slotsPerStep": 4}},
+    "train": {"steps": 100, "buckets": [_BUCKET], "optimizer": _OPTIMIZER, "parallel": {"microBatchesPerStep": 4}},
     "sample": {"resolution": "64px", "frames": 8, "prompts": [{"text": "a cat"}]},
 }
 _SOURCES: Final = {"curate": "videos", "autoencoder": "clips", "encode": "clips", "train": "latents"}

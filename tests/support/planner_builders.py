@@ -19,7 +19,7 @@ _TRAIN = {
     "buckets": [{"resolution": "64px", "frames": 8, "batchSize": 1, "aspectRatios": ["1:1"]}],
     "optimizer": {"learningRate": [{"value": 1e-3}]},
     "precision": "fp32",
-    "parallel": {"slotsPerStep": 8},
+    "parallel": {"microBatchesPerStep": 8},
 }
 
 

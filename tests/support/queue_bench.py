@@ -279,7 +279,7 @@ def queue_objects(namespace: str, gpus: int) -> list[Json]:
 def queued_run(name: str, namespace: str, **spec: Any) -> Json:
     """A run whose simulated agents make steps for ever."""
     stage = train_stage(steps=100_000)
-    stage["train"]["parallel"] = {"slotsPerStep": 96}
+    stage["train"]["parallel"] = {"microBatchesPerStep": 96}
     fixed = {
         "pool": {"gpusPerNode": GPUS, "pricePerGpuHour": "2.00"},
         "stages": [stage],

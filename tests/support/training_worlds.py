@@ -188,7 +188,7 @@ def autoencoder_config(folder: Path, clips: str, **changes: Any) -> StageConfig:
         "optimizer": Optimizer(learning_rate=[LearningRatePiece(value=2e-3)], epsilon=1e-8),
         "image_ratio": 0.5,
         "precision": "fp32",
-        "parallel": ParallelLayout(slots_per_step=2),
+        "parallel": ParallelLayout(micro_batches_per_step=2),
     }
     stage = Stage(name="vae", task="autoencoder", autoencoder=AutoencoderTask(**(task | changes)))
     base = train_config(folder, "file:///none")
@@ -210,7 +210,7 @@ def train_config(folder: Path, latents: str, **changes: Any) -> StageConfig:
         ),
         "conditioning": ConditioningMix(t2v=1.0, i2v_head=1.0),
         "precision": "fp32",
-        "parallel": ParallelLayout(slots_per_step=4),
+        "parallel": ParallelLayout(micro_batches_per_step=4),
         "ema_decay": 0.9,
     }
     policy = changes.pop("checkpoint", CheckpointPolicy(every_steps=3, keep_last=2))

@@ -154,8 +154,8 @@ def make_context(tmp_path: Path) -> Callable[..., StageContext]:
 
 @pytest.fixture
 def train_task() -> Callable[..., TrainTask]:
-    def make(rows: list[Bucket], slots: int = 2, **fields) -> TrainTask:
-        layout = ParallelLayout(slots_per_step=slots)
+    def make(rows: list[Bucket], micro_batches: int = 2, **fields) -> TrainTask:
+        layout = ParallelLayout(micro_batches_per_step=micro_batches)
         return TrainTask(steps=4, buckets=rows, optimizer=OPTIMIZER, parallel=layout, **fields)
 
     return make
@@ -163,8 +163,8 @@ def train_task() -> Callable[..., TrainTask]:
 
 @pytest.fixture
 def autoencoder_task() -> Callable[..., AutoencoderTask]:
-    def make(row: Bucket, slots: int = 2) -> AutoencoderTask:
-        layout = ParallelLayout(slots_per_step=slots)
+    def make(row: Bucket, micro_batches: int = 2) -> AutoencoderTask:
+        layout = ParallelLayout(micro_batches_per_step=micro_batches)
         return AutoencoderTask(steps=4, bucket=row, optimizer=OPTIMIZER, parallel=layout)
 
     return make

@@ -192,13 +192,13 @@ def stage_work(run: VideoTrainingRun, stage: Stage) -> StageWork | None:
 def modelled_seconds(
     work: StageWork, layout: ParallelLayout | None, gpus: int, mfu: float, peak_flops: float = PEAK_FLOPS
 ) -> float:
-    """Time of one step on so many GPUs. Slots that do not divide evenly make some GPUs wait."""
+    """Time of one step on so many GPUs. Micro-batches that do not divide evenly make some GPUs wait."""
     even = work.flops_per_step / (gpus * mfu * peak_flops)
     if layout is None:
         return even
     groups = max(1, gpus // layout.context_parallel)
-    rounds = -(-layout.slots_per_step // groups)
-    return even * rounds * groups / layout.slots_per_step
+    rounds = -(-layout.micro_batches_per_step // groups)
+    return even * rounds * groups / layout.micro_batches_per_step
 
 
 def gpu_cost_micros(seconds: float, gpus: int, price: str) -> int:
@@ -254,7 +254,7 @@ def _train_row(run: VideoTrainingRun, layout: ParallelLayout, bucket: Bucket) ->
     spec = run.spec
     model, autoencoder = presets.complete_transformer(spec.model), presets.complete_autoencoder(spec.autoencoder)
     image, text = flops.bucket_tokens(model, autoencoder, bucket), spec.text_encoder.max_tokens
-    samples = layout.slots_per_step * bucket.batch_size
+    samples = layout.micro_batches_per_step * bucket.batch_size
     shape = flops.mmdit_shape(model, autoencoder, spec.text_encoder)
     return samples, samples * (image + text), samples * flops.train_flops(shape, image, text)
 
@@ -265,7 +265,7 @@ def _autoencoder_work(run: VideoTrainingRun, stage: Stage) -> StageWork | None:
         return None
     spec, side = presets.complete_autoencoder(run.spec.autoencoder), aspect.side_of(task.bucket.resolution)
     clip, image = (_autoencoder_flops(spec, frames, side) for frames in (task.bucket.frames, 1))
-    samples = task.parallel.slots_per_step * task.bucket.batch_size
+    samples = task.parallel.micro_batches_per_step * task.bucket.batch_size
     mean = (1 - task.image_ratio) * clip + task.image_ratio * image
     return StageWork(steps=task.steps, samples_per_step=samples, tokens_per_step=0, flops_per_step=samples * mean)
 

@@ -122,8 +122,8 @@ def _layouts(task: str) -> tuple[CelRule, ...]:
         ),
         CelRule(
             f"self.stages.all(s, !has(s.{task}) || has(s.nodes) && has(s.nodes.allowed) || "
-            f"!has(s.nodes) && has(self.nodes.allowed) || {groups} <= {layout}.slotsPerStep)",
-            f"{task}.parallel.slotsPerStep must be at least nodes.max * pool.gpusPerNode / contextParallel: "
+            f"!has(s.nodes) && has(self.nodes.allowed) || {groups} <= {layout}.microBatchesPerStep)",
+            f"{task}.parallel.microBatchesPerStep must be at least nodes.max * pool.gpusPerNode / contextParallel: "
             "lower nodes.max",
             ".stages",
         ),

@@ -11,7 +11,7 @@ from videotrain_api.stages import AutoencoderTask, ParallelLayout
 
 
 def check_layouts(facts: Facts) -> Iterator[Problem]:
-    """Context parallelism, slots and recomputation of every stage that trains."""
+    """Context parallelism, micro-batches and recomputation of every stage that trains."""
     run = facts.run
     for index, stage in enumerate(run.spec.stages):
         task = stage.train or stage.autoencoder
@@ -61,17 +61,21 @@ def _recomputed(path: str, layout: ParallelLayout, facts: Facts) -> Iterator[Pro
 
 
 def _worlds(path: str, layout: ParallelLayout, counts: list[int], gpus: int) -> Iterator[Problem]:
-    degree, slots = layout.context_parallel, layout.slots_per_step
+    degree, micro_batches = layout.context_parallel, layout.micro_batches_per_step
     if gpus % degree:
         return
-    idle = [n for n in counts if n * gpus // degree > slots]
+    idle = [n for n in counts if n * gpus // degree > micro_batches]
     if idle:
         groups = idle[-1] * gpus // degree
-        where = f"{shown(idle)} node(s) make up to {groups} data-parallel groups, more than there are slots"
-        yield Problem(f"{path}.slotsPerStep", slots, f"{where}; allowed: {groups} or more, or fewer nodes")
-    uneven = [n for n in counts if n * gpus // degree <= slots and slots % (n * gpus // degree)]
+        where = f"{shown(idle)} node(s) make up to {groups} data-parallel groups, more than there are micro-batches"
+        yield Problem(
+            f"{path}.microBatchesPerStep", micro_batches, f"{where}; allowed: {groups} or more, or fewer nodes"
+        )
+    uneven = [n for n in counts if n * gpus // degree <= micro_batches and micro_batches % (n * gpus // degree)]
     if layout.zero_stage >= 2 and uneven:
         where = f"must be a multiple of every data-parallel size under zeroStage {layout.zero_stage}"
         yield Problem(
-            f"{path}.slotsPerStep", slots, f"{where}; it is not with {shown(uneven)} node(s); see nodes.allowed"
+            f"{path}.microBatchesPerStep",
+            micro_batches,
+            f"{where}; it is not with {shown(uneven)} node(s); see nodes.allowed",
         )

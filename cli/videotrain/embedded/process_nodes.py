@@ -58,7 +58,7 @@ class NodeShape:
     """What every node offers."""
 
     allocatable: Mapping[str, int]
-    """Extended resources, such as the worker slots that stand for GPUs."""
+    """Extended resources, such as the worker processes that stand for GPUs."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 

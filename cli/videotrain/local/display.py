@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from videotrain.local.screen import cost_table, render_screen, work_units
-from videotrain.report.summary import SLOT_NOTE
+from videotrain.report.summary import GPU_NOTE
 from videotrain_api.status import GenerationStatus, RunStatus
 from videotrain_operator.planner.observed import Observed
 
@@ -177,7 +177,7 @@ class PlainDisplay:
         self._changes = _Changes()
 
     def __enter__(self) -> Self:
-        self._write(SLOT_NOTE)
+        self._write(GPU_NOTE)
         return self
 
     def __exit__(
@@ -211,7 +211,7 @@ class JsonDisplay:
         self._last: Json | None = None
 
     def __enter__(self) -> Self:
-        self._write({"type": "note", "message": SLOT_NOTE})
+        self._write({"type": "note", "message": GPU_NOTE})
         return self
 
     def __exit__(

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from videotrain.report.summary import SLOT_NOTE
+from videotrain.report.summary import GPU_NOTE
 from videotrain.wording import BUCKET_LABELS, duration, exact, money
 from videotrain_api.status import CostStatus, GenerationStatus, RunStatus, StageStatus
 from videotrain_operator.planner.observed import Observed
@@ -141,7 +141,7 @@ def _bill(cost: CostStatus) -> Group:
         line.append(f", {cost.goodput_percent:.0f}% productive")
     if cost.forecast:
         line.append(f", forecast {cost.forecast} {cost.currency}", style="dim")
-    return Group(line, _bucket_bar(cost), Text(SLOT_NOTE, style="dim italic"))
+    return Group(line, _bucket_bar(cost), Text(GPU_NOTE, style="dim italic"))
 
 
 def _bucket_bar(cost: CostStatus) -> Text:
@@ -161,7 +161,7 @@ def _event(at: datetime, text: str) -> Text:
 
 def cost_table(cost: CostStatus) -> Table:
     """The bill by bucket; its rows sum to its last line exactly."""
-    table = Table(title="Where the GPU time went", title_justify="left", caption=SLOT_NOTE, caption_justify="left")
+    table = Table(title="Where the GPU time went", title_justify="left", caption=GPU_NOTE, caption_justify="left")
     for heading in ("bucket", "GPU-seconds", "share", cost.currency):
         table.add_column(heading, justify="left" if heading == "bucket" else "right")
     held = max(1, cost.held_gpu_microseconds)

@@ -19,7 +19,7 @@ from videotrain_api.records import StepRecord
 from videotrain_api.status import CostStatus, GenerationStatus, RunStatus, StageStatus
 from videotrain_api.vocabulary import Bucket
 
-SLOT_NOTE = "On one machine a worker slot stands for a GPU in this bill."
+GPU_NOTE = "On one machine a worker process stands for a GPU in this bill."
 SUMMARY_FILE = "summary.json"
 DROP_REPORT_FILE = "drop-report.json"
 SAMPLES_FOLDER = "samples"
@@ -64,7 +64,7 @@ def _head(run: Json, status: RunStatus) -> Json:
         "run": metadata["name"],
         "namespace": metadata.get("namespace", "default"),
         "phase": status.phase,
-        "note": SLOT_NOTE,
+        "note": GPU_NOTE,
         "versions": {"videotrain": __version__, "api": getattr(videotrain_api, "__version__", __version__)},
         "started_at": _iso(status.start_time),
         "finished_at": _iso(status.completion_time),

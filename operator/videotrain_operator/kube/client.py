@@ -104,7 +104,7 @@ class KubeClient:
     def __init__(self, api: ApiClient, on_request: OnRequest | None = None) -> None:
         self._api = api
         self._on_request = on_request
-        self._slots = asyncio.Semaphore(CONCURRENCY)
+        self._permits = asyncio.Semaphore(CONCURRENCY)
 
     def apart(self) -> KubeClient:
         """A client of the same server whose requests wait behind nobody else's."""
@@ -290,7 +290,7 @@ class KubeClient:
         content: str = "application/json",
         verb: str | None = None,
     ) -> Json:
-        async with self._slots:
+        async with self._permits:
             return await self._retried(method, kind, path, query or {}, body, content, verb or method.lower())
 
     async def _retried(

@@ -44,15 +44,15 @@ class _Turns:
     """A turn for one pass: so many at the same time, and none while it is open how many nodes are lost."""
 
     def __init__(self, most: int, doubt: Doubt) -> None:
-        self._slots = asyncio.Semaphore(most)
+        self._permits = asyncio.Semaphore(most)
         self._doubt = doubt
 
     async def __aenter__(self) -> None:
         await self._doubt.calm()
-        await self._slots.acquire()
+        await self._permits.acquire()
 
     async def __aexit__(self, *_: object) -> None:
-        self._slots.release()
+        self._permits.release()
 
 
 class Controller:

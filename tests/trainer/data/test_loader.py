@@ -67,18 +67,18 @@ def ids(store, latents, world: int, steps: int) -> list[list[str]]:
     """Sample ids of each step as the ranks of a world get them."""
     plan, state = latents.plan, latents.plan.start()
     orders = list(islice(plan.walk(state), steps))
-    found = [[()] * plan.slots for _ in orders]
+    found = [[()] * plan.micro_batches for _ in orders]
     for rank in range(world):
-        mine = range(rank, plan.slots, world)
+        mine = range(rank, plan.micro_batches, world)
         loader = LatentLoader(store, latents, state, mine)
         for number, order in enumerate(orders):
-            for slot in mine:
-                batch = loader.fetch(order, slot)
-                found[number][slot] = tuple(key.uid for key in batch.keys)
+            for micro_batch in mine:
+                batch = loader.fetch(order, micro_batch)
+                found[number][micro_batch] = tuple(key.uid for key in batch.keys)
                 assert [key.bucket for key in batch.keys] == [order.bucket] * len(batch.keys)
-                assert [key.position for key in batch.keys] == list(order.positions[slot])
+                assert [key.position for key in batch.keys] == list(order.positions[micro_batch])
         loader.close()
-    return [[uid for slot in step for uid in slot] for step in found]
+    return [[uid for micro_batch in step for uid in micro_batch] for step in found]
 
 
 def test_batches_hold_the_samples_that_the_order_names(store, encoded, make_config, train_task):
@@ -89,8 +89,8 @@ def test_batches_hold_the_samples_that_the_order_names(store, encoded, make_conf
     ]
     loader = LatentLoader(store, latents, latents.plan.start(), [0, 1])
     for order in islice(latents.plan.walk(latents.plan.start()), 6):
-        for slot in (0, 1):
-            batch = loader.fetch(order, slot)
+        for micro_batch in (0, 1):
+            batch = loader.fetch(order, micro_batch)
             numbers = [int(key.uid.split("-")[1]) for key in batch.keys]
             frames = 4 if order.bucket == "64px/16f/1:1" else 2
             assert batch.latent_BCTHW.shape == (len(numbers), CHANNELS, frames, 2, 2)
@@ -106,13 +106,13 @@ def test_batches_hold_the_samples_that_the_order_names(store, encoded, make_conf
 
 
 def test_worlds_of_every_size_train_on_the_same_samples(store, encoded, make_config, train_task):
-    latents = open_latents(store, make_config(train_task([LONG, SHORT], slots=4), latents=encoded[0]))
+    latents = open_latents(store, make_config(train_task([LONG, SHORT], micro_batches=4), latents=encoded[0]))
     alone = ids(store, latents, 1, 7)
     assert all(ids(store, latents, world, 7) == alone for world in (2, 3, 4, 5))
 
 
-def test_slots_can_be_asked_for_in_any_order_and_again(store, encoded, make_config, train_task):
-    latents = open_latents(store, make_config(train_task([LONG, SHORT], slots=3), latents=encoded[0]))
+def test_micro_batches_can_be_asked_for_in_any_order_and_again(store, encoded, make_config, train_task):
+    latents = open_latents(store, make_config(train_task([LONG, SHORT], micro_batches=3), latents=encoded[0]))
     orders = list(islice(latents.plan.walk(latents.plan.start()), 4))
     loader = LatentLoader(store, latents, latents.plan.start(), [0, 2])
     last = loader.fetch(orders[3], 2).keys
@@ -133,7 +133,7 @@ def test_a_damaged_sample_is_replaced_by_the_same_spare_in_every_world_and_told(
     store, encoded, make_config, train_task
 ):
     prefix, rows = encoded
-    latents = open_latents(store, make_config(train_task([LONG, SHORT], slots=4), latents=prefix))
+    latents = open_latents(store, make_config(train_task([LONG, SHORT], micro_batches=4), latents=prefix))
     whole = ids(store, latents, 1, 6)
     damage(store, prefix, rows[3])
     damaged = ids(store, latents, 1, 6)
@@ -143,8 +143,8 @@ def test_a_damaged_sample_is_replaced_by_the_same_spare_in_every_world_and_told(
     assert {was for was, _ in changed} == {rows[3]["uid"]}
     loader = LatentLoader(store, latents, latents.plan.start(), range(4))
     for order in islice(latents.plan.walk(latents.plan.start()), 6):
-        for slot in range(4):
-            loader.fetch(order, slot)
+        for micro_batch in range(4):
+            loader.fetch(order, micro_batch)
     (skipped,) = loader.skipped
     loader.close()
     assert skipped.uid == rows[3]["uid"]
@@ -160,7 +160,7 @@ def test_damage_beyond_the_limit_ends_the_stage_and_names_the_object(store, enco
     loader = LatentLoader(store, latents, latents.plan.start(), [0, 1])
     orders = islice(latents.plan.walk(latents.plan.start()), 5)
     with pytest.raises(DataError, match=r"damaged.*shards/64px-16f-1x1"):
-        _ = [loader.fetch(order, slot) for order in orders for slot in (0, 1)]
+        _ = [loader.fetch(order, micro_batch) for order in orders for micro_batch in (0, 1)]
     loader.close()
 
 
@@ -189,6 +189,6 @@ def test_a_stage_whose_needs_the_set_does_not_meet_is_told_what_is_there(store, 
         open_latents(store, make_config(train_task([LONG]), latents=f"{prefix}-other"))
 
 
-def test_a_rank_without_slots_waits_for_nothing(store, encoded, make_config, train_task):
+def test_a_rank_without_micro_batches_waits_for_nothing(store, encoded, make_config, train_task):
     latents = open_latents(store, make_config(train_task([LONG]), latents=encoded[0]))
     LatentLoader(store, latents, latents.plan.start(), []).close()

@@ -199,6 +199,6 @@ def test_a_killed_adapter_stage_goes_on_to_the_same_result(tmp_path, latents, ba
 
 
 def test_an_adapter_without_weights_to_start_from_is_a_configuration_error(tmp_path, latents):
-    result = run_world(tmp_path, stage(tmp_path, latents, None, parallel=ParallelLayout(slots_per_step=4)), 1)
+    result = run_world(tmp_path, stage(tmp_path, latents, None, parallel=ParallelLayout(micro_batches_per_step=4)), 1)
     assert result.codes == [ExitCode.CONFIG]
     assert "train.lora: an adapter needs weights to start from" in result.outcomes[0]

@@ -95,7 +95,7 @@ def test_the_gradients_are_those_of_the_losses_written_out(world):
     weight = 0.05 * min(float(pixels * norms[0] / (norms[1] + 1e-4)), 1e4) / pixels
     parameters = list(model.parameters())
     expected = torch.autograd.grad(reconstruction + weight * adversarial, parameters)
-    loss = losses(Pair(critic), model(video), video, "slot")
+    loss = losses(Pair(critic), model(video), video, "micro_batch")
     found = torch.autograd.grad(loss.autoencoder, parameters)
     assert loss.detach().item() == pytest.approx(reconstruction.item(), rel=1e-6)
     assert weight > 0
@@ -105,7 +105,7 @@ def test_the_gradients_are_those_of_the_losses_written_out(world):
 
 def test_the_autoencoder_learns_nothing_from_the_judgement_and_the_judge_nothing_from_being_fooled(world):
     model, critic, _, losses, video = world
-    loss = losses(Pair(critic), model(video), video, "slot")
+    loss = losses(Pair(critic), model(video), video, "micro_batch")
     loss.autoencoder.backward(retain_graph=True)
     assert all(parameter.grad is None for parameter in critic.parameters())
     model.zero_grad()
@@ -116,7 +116,7 @@ def test_the_autoencoder_learns_nothing_from_the_judgement_and_the_judge_nothing
 
 def test_weighing_a_loss_weighs_both_models_and_what_is_reported(world):
     model, critic, _, losses, video = world
-    loss = losses(Pair(critic), model(video), video, "slot")
+    loss = losses(Pair(critic), model(video), video, "micro_batch")
     half = loss * 0.5
     assert half.discriminator.item() == pytest.approx(loss.discriminator.item() / 2)
     assert half.autoencoder.item() == pytest.approx(loss.autoencoder.item() / 2)

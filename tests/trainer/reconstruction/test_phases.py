@@ -110,7 +110,7 @@ def test_the_loss_falls_in_both_phases(tmp_path, lpips):
         make_clips(tmp_path, count=1, frames=8),
         steps=20,
         image_ratio=0.0,
-        parallel=ParallelLayout(slots_per_step=1),
+        parallel=ParallelLayout(micro_batches_per_step=1),
         perceptual=PerceptualLoss(weights=lpips),
         adversarial=phase,
     )
@@ -151,7 +151,7 @@ def test_both_models_survive_a_change_of_world(tmp_path, configure, alone, befor
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_every_zero_stage_trains_both_models_alike(tmp_path, configure, alone, stage):
-    layout = ParallelLayout(slots_per_step=2, zero_stage=stage)
+    layout = ParallelLayout(micro_batches_per_step=2, zero_stage=stage)
     result = run_world(tmp_path, configure(tmp_path, parallel=layout), 2)
     assert result.outcomes == ["completed"] * 2, result.outcomes
     same, found = close(tmp_path, alone[0])

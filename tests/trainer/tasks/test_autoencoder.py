@@ -74,7 +74,9 @@ def test_latents_have_unit_scale_by_the_factor_that_the_stage_measured(tmp_path,
     loader, squares = PixelLoader(store(), data, data.plan.start(), [0, 1], tmp_path), []
     for order, _ in zip(data.plan.walk(data.plan.start()), range(5), strict=False):
         with torch.no_grad():
-            squares += [model.encode(loader.fetch(order, slot).video_BCTHW).square().mean() for slot in (0, 1)]
+            squares += [
+                model.encode(loader.fetch(order, micro_batch).video_BCTHW).square().mean() for micro_batch in (0, 1)
+            ]
     loader.close()
     assert torch.stack(squares).mean().sqrt().item() == pytest.approx(1.0, rel=0.1)
 

@@ -94,7 +94,7 @@ def test_clips_become_latents_and_text_features_that_a_train_stage_reads(
     batch = loader.fetch(order, 0)
     loader.close()
     assert torch.isfinite(batch.latent_BCTHW.float()).all()
-    row = latents.row(order.bucket_index, order.slots[0][0])
+    row = latents.row(order.bucket_index, order.micro_batches[0][0])
     text = f"{row['caption']} 24 FPS, {int(row['motion'] + 0.5)} motion score."
     expected = build_text_encoder(config.text_encoder).encode([text])
     assert torch.equal(batch.context_BLD[0], expected.context_BLD[0].bfloat16())
@@ -181,7 +181,7 @@ def test_an_autoencoder_stage_gets_the_same_random_crops_in_every_world(
     store, curated, make_config, autoencoder_task, tmp_path
 ):
     row = Bucket(resolution="32px", frames=8, batch_size=2)
-    clips = open_clips(store, make_config(autoencoder_task(row, slots=3), clips=curated))
+    clips = open_clips(store, make_config(autoencoder_task(row, micro_batches=3), clips=curated))
     assert clips.shapes == {"32px/8f/1:1": (32, 32)}
     orders = []
     state = clips.plan.start()
@@ -194,7 +194,7 @@ def test_an_autoencoder_stage_gets_the_same_random_crops_in_every_world(
         for rank in range(world):
             mine = range(rank, 3, world)
             loader = PixelLoader(store, clips, clips.plan.start(), mine, tmp_path / f"cache{world}")
-            found |= {(o.step, slot): loader.fetch(o, slot) for o in orders for slot in mine}
+            found |= {(o.step, micro_batch): loader.fetch(o, micro_batch) for o in orders for micro_batch in mine}
             loader.close()
         return found
 
@@ -241,7 +241,7 @@ def test_pictures_are_encoded_without_rate_and_motion(store, curated, weights, m
     row = Bucket(resolution="32px", frames=1, batch_size=1)
     config = make_config(EncodeTask(), encode_rows=[row], clips=curated, autoencoder_weights=weights)
     encode_world(make_context, config, 1)
-    latents = open_latents(store, make_config(train_task([row], slots=1), latents=config.paths.output))
+    latents = open_latents(store, make_config(train_task([row], micro_batches=1), latents=config.paths.output))
     loader = LatentLoader(store, latents, latents.plan.start(), [0])
     batch = loader.fetch(latents.plan.step(latents.plan.start()), 0)
     loader.close()
@@ -276,7 +276,7 @@ def test_weak_point_1_i2v_and_v2v_with_the_causal_autoencoder_encode_and_train(
         (ConditioningMix(t2v=0, v2v_head=1), list(range(9))),
         (ConditioningMix(t2v=0, v2v_tail=1), list(range(3, 12))),
     ):
-        trained = make_config(train_task([row], slots=1, conditioning=mix), latents=config.paths.output)
+        trained = make_config(train_task([row], micro_batches=1, conditioning=mix), latents=config.paths.output)
         objective = FlowObjective(make_context(trained.model_copy(update=causal)), store)
         objective.initialize()
         loader = objective.loader(objective.data.plan.start(), [0])

@@ -60,7 +60,7 @@ def test_held_out_clips_are_never_trained_on(alone, latents):
 
 @pytest.mark.parametrize("zero_stage", [1, 3])
 def test_a_world_of_two_finds_the_losses_of_one(tmp_path, latents, alone, zero_stage):
-    layout = ParallelLayout(slots_per_step=4, zero_stage=zero_stage)
+    layout = ParallelLayout(micro_batches_per_step=4, zero_stage=zero_stage)
     result = run_world(tmp_path, train_config(tmp_path, latents, steps=8, validation=SPEC, parallel=layout), 2)
     assert result.outcomes == ["completed"] * 2, result.outcomes
     assert told(result, 0) == told(result, 1)

@@ -63,7 +63,7 @@ def test_all_ranks_tell_the_same_story(tmp_path, latents):
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_every_zero_stage_learns_what_stage_1_learns(tmp_path, latents, alone, stage):
-    layout = ParallelLayout(slots_per_step=4, zero_stage=stage)
+    layout = ParallelLayout(micro_batches_per_step=4, zero_stage=stage)
     result = run_world(tmp_path, train_config(tmp_path, latents, parallel=layout), 2)
     assert result.outcomes == ["completed"] * 2, result.outcomes
     assert difference(final_weights(tmp_path), final_weights(alone[0])) < ROUNDING
@@ -71,14 +71,16 @@ def test_every_zero_stage_learns_what_stage_1_learns(tmp_path, latents, alone, s
 
 @pytest.mark.parametrize(("stage", "size", "bound"), [(1, 1, 0.0), (3, 2, ROUNDING)])
 def test_recomputed_blocks_learn_what_stored_ones_learn(tmp_path, latents, alone, stage, size, bound):
-    layout = ParallelLayout(slots_per_step=4, zero_stage=stage, checkpoint_double_blocks=1, checkpoint_single_blocks=1)
+    layout = ParallelLayout(
+        micro_batches_per_step=4, zero_stage=stage, checkpoint_double_blocks=1, checkpoint_single_blocks=1
+    )
     result = run_world(tmp_path, train_config(tmp_path, latents, parallel=layout), size)
     assert result.outcomes == ["completed"] * size, result.outcomes
     assert difference(final_weights(tmp_path), final_weights(alone[0])) <= bound
 
 
 def test_more_recomputed_blocks_than_the_model_has_are_refused(tmp_path, latents):
-    layout = ParallelLayout(slots_per_step=4, checkpoint_double_blocks=2)
+    layout = ParallelLayout(micro_batches_per_step=4, checkpoint_double_blocks=2)
     result = run_world(tmp_path, train_config(tmp_path, latents, parallel=layout), 1)
     assert result.codes == [int(ExitCode.CONFIG)]
     assert "train.parallel.checkpointDoubleBlocks: 2" in result.outcomes[0]
@@ -87,15 +89,15 @@ def test_more_recomputed_blocks_than_the_model_has_are_refused(tmp_path, latents
 @pytest.mark.parametrize(("before", "after"), [(0, 1), (1, 3), (3, 1)])
 def test_a_checkpoint_of_one_zero_stage_is_continued_by_another(tmp_path, latents, alone, before, after):
     def config(stage):
-        return train_config(tmp_path, latents, parallel=ParallelLayout(slots_per_step=4, zero_stage=stage))
+        return train_config(tmp_path, latents, parallel=ParallelLayout(micro_batches_per_step=4, zero_stage=stage))
 
     assert run_world(tmp_path, config(before), 2, Plan(drain_during=4)).outcomes == ["drained"] * 2
     assert run_world(tmp_path, config(after), 4, Plan(generation=2)).outcomes == ["completed"] * 4
     assert difference(final_weights(tmp_path), final_weights(alone[0])) < ROUNDING
 
 
-def test_slots_that_do_not_divide_evenly_give_the_same_gradient(tmp_path, latents):
-    layout = ParallelLayout(slots_per_step=3)
+def test_micro_batches_that_do_not_divide_evenly_give_the_same_gradient(tmp_path, latents):
+    layout = ParallelLayout(micro_batches_per_step=3)
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder, size in zip(folders, (1, 2), strict=True):
         folder.mkdir()
@@ -183,10 +185,10 @@ def test_an_older_generation_that_comes_back_is_shut_out(tmp_path, latents):
     assert result.codes == [int(ExitCode.FENCED)], result.outcomes
 
 
-def test_a_world_that_is_larger_than_the_slots_is_refused(tmp_path, latents):
-    result = run_world(tmp_path, train_config(tmp_path, latents, parallel=ParallelLayout(slots_per_step=1)), 2)
+def test_a_world_that_is_larger_than_the_micro_batches_is_refused(tmp_path, latents):
+    result = run_world(tmp_path, train_config(tmp_path, latents, parallel=ParallelLayout(micro_batches_per_step=1)), 2)
     assert result.codes == [int(ExitCode.CONFIG)] * 2
-    assert "parallel.slotsPerStep" in result.outcomes[0]
+    assert "parallel.microBatchesPerStep" in result.outcomes[0]
 
 
 def test_a_loss_that_is_not_finite_ends_the_world_before_anything_is_saved(tmp_path):

@@ -163,7 +163,7 @@ def stored(finished, tmp_path):
 
 def test_get_shows_phase_generations_and_bill(capsys, stored):
     shown = out(capsys, "get", "--workdir", stored)
-    for expected in ("demo", "Succeeded", "NodeLost", "176.469136", "a worker slot stands for a GPU"):
+    for expected in ("demo", "Succeeded", "NodeLost", "176.469136", "a worker process stands for a GPU"):
         assert expected in shown
 
 

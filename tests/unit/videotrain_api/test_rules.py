@@ -87,9 +87,9 @@ CASES: dict[str, tuple[Callable[[Spec], Any], str, str, bool]] = {
         "allowed: 0",
         MODELS_ONLY,
     ),
-    "an autoencoder with too few slots": (
-        lambda spec: task(spec, AUTOENCODER)["parallel"].update(slotsPerStep=3),
-        "spec.stages[1].autoencoder.parallel.slotsPerStep",
+    "an autoencoder with too few micro-batches": (
+        lambda spec: task(spec, AUTOENCODER)["parallel"].update(microBatchesPerStep=3),
+        "spec.stages[1].autoencoder.parallel.microBatchesPerStep",
         "allowed: 4 or more",
         BOTH,
     ),

@@ -67,7 +67,7 @@ trains = built(
     buckets=st.lists(buckets, min_size=1, max_size=3),
     optimizer=built(Optimizer, learning_rate=st.lists(built(LearningRatePiece, value=shares), min_size=1, max_size=2)),
     conditioning=built(ConditioningMix, t2v=shares, i2v_head=shares),
-    parallel=built(ParallelLayout, slots_per_step=numbers, zero_stage=st.sampled_from([0, 1, 2, 3])),
+    parallel=built(ParallelLayout, micro_batches_per_step=numbers, zero_stage=st.sampled_from([0, 1, 2, 3])),
     ema_decay=maybe(st.floats(0.1, 0.9)),
 )
 stages = built(Stage, name=names, task=st.just("train"), train=trains, nodes=maybe(built(NodeBounds, max=numbers)))

@@ -1,9 +1,9 @@
-"""Batches for the slots of a step, fetched ahead by threads.
+"""Batches for the micro-batches of a step, fetched ahead by threads.
 
 Shapes: B batch, C channels, T frames, F given frames, H height, W width (latent or pixel), L text tokens, D text width,
 P pooled width.
 
-Which rank runs which slots is the caller's business; a batch depends on (seed, bucket, position) alone.
+Which rank runs which micro-batches is the caller's business; a batch depends on (seed, bucket, position) alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 REFERENCE = "reference."
 """Prefix of a sample's tensors that hold the separately encoded frames of a v2v kind."""
-SLOTS_AHEAD = 4
+MICRO_BATCHES_AHEAD = 4
 """Batches that are being fetched while one is trained on; enough for 100 ms of latency at published step times."""
 SPARES = 3
 """Stand-ins that are tried for one damaged sample."""
@@ -50,7 +50,7 @@ class SampleKey(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LatentBatch:
-    """One slot of a train stage. Tensors are bfloat16, as stored."""
+    """One micro-batch of a train stage. Tensors are bfloat16, as stored."""
 
     latent_BCTHW: Tensor
     cond_first_BC1HW: Tensor
@@ -79,25 +79,27 @@ Sample = TypeVar("Sample")
 Batch = TypeVar("Batch")
 
 
-class SlotLoader(ABC, Generic[Sample, Batch]):
-    """Fetches the slots of one rank ahead of the step that is being trained on.
+class MicroBatchLoader(ABC, Generic[Sample, Batch]):
+    """Fetches the micro-batches of one rank ahead of the step that is being trained on.
 
     A damaged sample is replaced by a spare that its place in the order decides, so every world takes the same one.
 
     Args:
         data: the samples and their order.
         state: of the order; prefetching starts behind it.
-        slots_of_rank: slots that this process runs in every step, ascending; may be empty.
+        micro_batches_of_rank: micro-batches that this process runs in every step, ascending; may be empty.
         threads: requests or decodes at the same time.
     """
 
-    def __init__(self, data: TrainingSet, state: OrderState, slots_of_rank: Sequence[int], threads: int) -> None:
+    def __init__(
+        self, data: TrainingSet, state: OrderState, micro_batches_of_rank: Sequence[int], threads: int
+    ) -> None:
         data.plan.check(state)
         self._data = data
         self._lock = threading.Lock()
         self._skipped: dict[str, SkippedSample] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
-        self._ahead = _slots_after(data, state, tuple(slots_of_rank))
+        self._ahead = _micro_batches_after(data, state, tuple(micro_batches_of_rank))
         self._pending: deque[tuple[tuple[int, int], list[Future[Sample]]]] = deque()
         self._prefetch()
 
@@ -107,14 +109,14 @@ class SlotLoader(ABC, Generic[Sample, Batch]):
         with self._lock:
             return list(self._skipped.values())
 
-    def fetch(self, order: StepOrder, slot: int) -> Batch:
-        """The batch of a slot. Fast if steps are asked for in order; any other order works too.
+    def fetch(self, order: StepOrder, micro_batch: int) -> Batch:
+        """The batch of a micro-batch. Fast if steps are asked for in order; any other order works too.
 
         Raises:
             DataError: samples are damaged beyond the limit.
             StorageUnavailable: the object store keeps failing.
         """
-        futures = self._take(order.step, slot) or self._submit(order, slot)
+        futures = self._take(order.step, micro_batch) or self._submit(order, micro_batch)
         self._prefetch()
         return self._collate([future.result() for future in futures])
 
@@ -128,21 +130,21 @@ class SlotLoader(ABC, Generic[Sample, Batch]):
 
     @abstractmethod
     def _collate(self, samples: list[Sample]) -> Batch:
-        """Samples of a slot, in order, to a batch."""
+        """Samples of a micro-batch, in order, to a batch."""
 
-    def _take(self, step: int, slot: int) -> list[Future[Sample]] | None:
-        while self._pending and self._pending[0][0] <= (step, slot):
+    def _take(self, step: int, micro_batch: int) -> list[Future[Sample]] | None:
+        while self._pending and self._pending[0][0] <= (step, micro_batch):
             where, futures = self._pending.popleft()
-            if where == (step, slot):
+            if where == (step, micro_batch):
                 return futures
         return None
 
     def _prefetch(self) -> None:
-        for order, slot in islice(self._ahead, SLOTS_AHEAD - len(self._pending)):
-            self._pending.append(((order.step, slot), self._submit(order, slot)))
+        for order, micro_batch in islice(self._ahead, MICRO_BATCHES_AHEAD - len(self._pending)):
+            self._pending.append(((order.step, micro_batch), self._submit(order, micro_batch)))
 
-    def _submit(self, order: StepOrder, slot: int) -> list[Future[Sample]]:
-        pairs = zip(order.positions[slot], order.slots[slot], strict=True)
+    def _submit(self, order: StepOrder, micro_batch: int) -> list[Future[Sample]]:
+        pairs = zip(order.positions[micro_batch], order.micro_batches[micro_batch], strict=True)
         return [self._pool.submit(self._load_or_spare, order, position, index) for position, index in pairs]
 
     def _load_or_spare(self, order: StepOrder, position: int, index: int) -> Sample:
@@ -183,13 +185,15 @@ class LatentSample(NamedTuple):
     fps: float
 
 
-class LatentLoader(SlotLoader[LatentSample, LatentBatch]):
+class LatentLoader(MicroBatchLoader[LatentSample, LatentBatch]):
     """Encoded samples from tar shards: one ranged GET each, checksum verified before decoding."""
 
-    def __init__(self, store: ObjectStore, latents: LatentSet, state: OrderState, slots_of_rank: Sequence[int]) -> None:
+    def __init__(
+        self, store: ObjectStore, latents: LatentSet, state: OrderState, micro_batches_of_rank: Sequence[int]
+    ) -> None:
         self._store = store
         self._latents = latents
-        super().__init__(latents, state, slots_of_rank, threads=8)
+        super().__init__(latents, state, micro_batches_of_rank, threads=8)
 
     def _load(self, row: dict[str, Any], key: SampleKey) -> LatentSample:
         return load_sample(self._store, self._latents, row, key)
@@ -256,9 +260,11 @@ def _padded(context_LD: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(context_LD, (0, 0, 0, missing))
 
 
-def _slots_after(data: TrainingSet, state: OrderState, slots: Sequence[int]) -> Iterator[tuple[StepOrder, int]]:
-    if not slots:
+def _micro_batches_after(
+    data: TrainingSet, state: OrderState, micro_batches: Sequence[int]
+) -> Iterator[tuple[StepOrder, int]]:
+    if not micro_batches:
         return
     for order in data.plan.walk(state):
-        for slot in slots:
-            yield order, slot
+        for micro_batch in micro_batches:
+            yield order, micro_batch

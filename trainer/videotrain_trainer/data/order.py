@@ -2,12 +2,13 @@
 
 Every bucket is an endless stream of positions. Position p of a bucket of n samples lies in epoch p // n and stands for
 element `permutation(p mod n)` of that epoch, so an epoch holds every sample exactly once and may end inside a batch. A
-step takes the next `slots * batch_size` positions of one bucket; slot s trains on the s-th run of `batch_size` of them.
+step takes the next `micro_batches * batch_size` positions of one bucket; micro-batch s trains on the s-th run of
+`batch_size` of them.
 Whoever knows the cursors knows the rest of the order, which is why the state is a few numbers.
 
 Which bucket is next: a visit that starts at cursor c of a bucket has the virtual time (c + u * width) / (weight * n)
 with u drawn from (seed, bucket, c), and the earliest visit wins. Buckets so interleave evenly but not in lockstep, and
-because the time depends on cursors only, a change of `slots` neither repeats nor loses a sample.
+because the time depends on cursors only, a change of `micro_batches` neither repeats nor loses a sample.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class OrderBucket:
     size: int
     """Number of samples."""
     batch_size: int
-    """Samples of one slot."""
+    """Samples of one micro-batch."""
     weight: float = 1.0
     """How often the bucket's samples are seen, relative to the other buckets'."""
 
@@ -79,33 +80,33 @@ class OrderState:
 
 
 @dataclass(frozen=True)
-class SlotIndices(Sequence[list[int]]):
-    """Element s: indices in the bucket that slot s trains on. Computed when asked for: a rank needs its own slots."""
+class MicroBatchIndices(Sequence[list[int]]):
+    """Element s: indices in the bucket that micro-batch s trains on. Computed when asked for: a rank needs its own."""
 
     plan: OrderPlan
     bucket: int
     cursor: int
 
     def __len__(self) -> int:
-        return self.plan.slots
+        return self.plan.micro_batches
 
     @overload
-    def __getitem__(self, slot: int) -> list[int]: ...
+    def __getitem__(self, micro_batch: int) -> list[int]: ...
     @overload
-    def __getitem__(self, slot: slice) -> list[list[int]]: ...
-    def __getitem__(self, slot: int | slice) -> list[int] | list[list[int]]:
-        if isinstance(slot, slice):
-            return [self[number] for number in range(*slot.indices(len(self)))]
-        if not -len(self) <= slot < len(self):
-            raise IndexError(slot)
+    def __getitem__(self, micro_batch: slice) -> list[list[int]]: ...
+    def __getitem__(self, micro_batch: int | slice) -> list[int] | list[list[int]]:
+        if isinstance(micro_batch, slice):
+            return [self[number] for number in range(*micro_batch.indices(len(self)))]
+        if not -len(self) <= micro_batch < len(self):
+            raise IndexError(micro_batch)
         batch = self.plan.buckets[self.bucket].batch_size
-        first = self.cursor + slot % len(self) * batch
+        first = self.cursor + micro_batch % len(self) * batch
         return [self.plan.index_at(self.bucket, position) for position in range(first, first + batch)]
 
 
 @dataclass(frozen=True)
 class StepOrder:
-    """One optimizer step: all slots hold samples of one bucket."""
+    """One optimizer step: all micro-batches hold samples of one bucket."""
 
     step: int
     """1-based number of this step."""
@@ -114,10 +115,10 @@ class StepOrder:
     """Place of the bucket in the plan."""
     epoch: int
     """Pass over the bucket in which the step's first sample lies, from 0."""
-    slots: Sequence[list[int]]
-    """For every slot, indices in the bucket."""
+    micro_batches: Sequence[list[int]]
+    """For every micro-batch, indices in the bucket."""
     positions: Sequence[range]
-    """For every slot, positions in the bucket's endless stream; these key the samples' random numbers."""
+    """For every micro-batch, positions in the bucket's endless stream; these key the samples' random numbers."""
 
 
 @dataclass(frozen=True)
@@ -127,21 +128,21 @@ class OrderPlan:
     Attributes:
         buckets: at least one; names are unique and sizes positive.
         seed: of the stage.
-        slots: micro-batches of one step over the whole world.
+        micro-batches: micro-batches of one step over the whole world.
         manifest: hash of the manifest whose rows the indices mean.
     """
 
     buckets: tuple[OrderBucket, ...]
     seed: int
-    slots: int
+    micro_batches: int
     manifest: str = ""
     _times: dict[int, tuple[int, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.buckets:
             raise ValueError("buckets: there is none; at least one with at least one sample is needed")
-        if self.slots < 1:
-            raise ValueError(f"slots: {self.slots}; at least 1 is needed")
+        if self.micro_batches < 1:
+            raise ValueError(f"micro-batches: {self.micro_batches}; at least 1 is needed")
         if len({bucket.name for bucket in self.buckets}) < len(self.buckets):
             raise ValueError(f"buckets: names must be unique, got {[bucket.name for bucket in self.buckets]}")
         for bucket in self.buckets:
@@ -150,7 +151,7 @@ class OrderPlan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names everything that the meaning of cursors depends on; `slots` may change, so it is not in it."""
+        """Names everything that the meaning of cursors depends on; `micro_batches` may change, so it is not in it."""
         parts = [ORDER_VERSION, self.seed, self.manifest, [[b.name, b.size, b.weight] for b in self.buckets]]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -158,9 +159,9 @@ class OrderPlan:
         """Before the first step."""
         return OrderState(0, (0,) * len(self.buckets), self.fingerprint)
 
-    def with_slots(self, slots: int) -> OrderPlan:
+    def with_micro_batches(self, micro_batches: int) -> OrderPlan:
         """The same order with another number of micro-batches per step; states stay valid."""
-        return replace(self, slots=slots)
+        return replace(self, micro_batches=micro_batches)
 
     def check(self, state: OrderState) -> None:
         """Refuse the state of another order.
@@ -180,13 +181,13 @@ class OrderPlan:
         """The step after `state`. O(number of buckets), whatever their sizes."""
         number = self._next_bucket(state)
         bucket, cursor = self.buckets[number], state.cursors[number]
-        ends = range(cursor, cursor + self.slots * bucket.batch_size, bucket.batch_size)
+        ends = range(cursor, cursor + self.micro_batches * bucket.batch_size, bucket.batch_size)
         return StepOrder(
             step=state.step + 1,
             bucket=bucket.name,
             bucket_index=number,
             epoch=cursor // bucket.size,
-            slots=SlotIndices(self, number, cursor),
+            micro_batches=MicroBatchIndices(self, number, cursor),
             positions=[range(first, first + bucket.batch_size) for first in ends],
         )
 
@@ -194,7 +195,7 @@ class OrderPlan:
         """State after that step. Call it when the optimizer step is done, not when its input is prefetched."""
         number = self._next_bucket(state)
         cursors = list(state.cursors)
-        cursors[number] += self.slots * self.buckets[number].batch_size
+        cursors[number] += self.micro_batches * self.buckets[number].batch_size
         return replace(state, step=state.step + 1, cursors=tuple(cursors))
 
     def walk(self, state: OrderState) -> Iterator[StepOrder]:
@@ -236,7 +237,7 @@ class OrderPlan:
     def _visit_time(self, number: int, cursor: int) -> float:
         bucket = self.buckets[number]
         offset = mix(_round_keys(self.seed, bucket.name, "visits")[0] + cursor * GOLDEN) / 2**64
-        return (cursor + offset * self.slots * bucket.batch_size) / (bucket.weight * bucket.size)
+        return (cursor + offset * self.micro_batches * bucket.batch_size) / (bucket.weight * bucket.size)
 
 
 def mix(value: int) -> int:

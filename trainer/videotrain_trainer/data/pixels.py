@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from videotrain_trainer.data.buckets import Window, frame_stride
-from videotrain_trainer.data.loader import SampleKey, SlotLoader
+from videotrain_trainer.data.loader import MicroBatchLoader, SampleKey
 from videotrain_trainer.data.order import OrderState, sample_seed
 from videotrain_trainer.data.sets import ClipSet
 from videotrain_trainer.data.shards import DamagedSample
@@ -34,14 +34,14 @@ CACHE_SHARE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class PixelBatch:
-    """One slot of an autoencoder stage."""
+    """One micro-batch of an autoencoder stage."""
 
     video_BCTHW: Tensor
     """float32 in [-1, 1]."""
     keys: tuple[SampleKey, ...]
 
 
-class PixelLoader(SlotLoader[tuple[Tensor, SampleKey], PixelBatch]):
+class PixelLoader(MicroBatchLoader[tuple[Tensor, SampleKey], PixelBatch]):
     """Random windows and crops of curated clips.
 
     A clip is fetched, verified and decoded once per pod; its resized frames stay in the cache, so that later windows of
@@ -51,17 +51,17 @@ class PixelLoader(SlotLoader[tuple[Tensor, SampleKey], PixelBatch]):
         store: object store.
         clips: of the stage.
         state: of the order.
-        slots_of_rank: slots that this process runs, ascending.
+        micro_batches_of_rank: micro-batches that this process runs, ascending.
         cache: pod-local folder, shared by the pod's workers.
     """
 
     def __init__(
-        self, store: ObjectStore, clips: ClipSet, state: OrderState, slots_of_rank: Sequence[int], cache: Path
+        self, store: ObjectStore, clips: ClipSet, state: OrderState, micro_batches_of_rank: Sequence[int], cache: Path
     ) -> None:
         self._store = store
         self._clips = clips
         self._cache = FrameCache(cache / "frames")
-        super().__init__(clips, state, slots_of_rank, threads=2)
+        super().__init__(clips, state, micro_batches_of_rank, threads=2)
 
     def _load(self, row: dict[str, Any], key: SampleKey) -> tuple[Tensor, SampleKey]:
         target = self._clips.shapes[key.bucket]

@@ -134,7 +134,7 @@ def open_latents(store: ObjectStore, config: StageConfig) -> LatentSet:
         uri=uri,
         table=chosen,
         members=tuple(tuple(rows) for _, rows in groups.values()),
-        plan=_plan(chosen, groups, config.seed, task.parallel.slots_per_step),
+        plan=_plan(chosen, groups, config.seed, task.parallel.micro_batches_per_step),
         prompt_style=task.prompt_style,
         context_length=config.text_encoder.max_tokens,
         latent_channels=info.latent_channels,
@@ -165,7 +165,7 @@ def open_clips(store: ObjectStore, config: StageConfig) -> ClipSet:
         uri=uri,
         table=table,
         members=tuple(tuple(rows) for _, rows in groups.values()),
-        plan=_plan(table, groups, config.seed, task.parallel.slots_per_step),
+        plan=_plan(table, groups, config.seed, task.parallel.micro_batches_per_step),
         shapes=_clip_shapes(row, grid, groups),
         frames=row.frames,
     )
@@ -274,10 +274,12 @@ def _by_uid(table: Any) -> list[int]:
     return list(pc.sort_indices(table.column("uid")).to_pylist()) if table.num_rows else []
 
 
-def _plan(table: Any, groups: Groups, seed: int, slots: int) -> OrderPlan:
+def _plan(table: Any, groups: Groups, seed: int, micro_batches: int) -> OrderPlan:
     used = sorted(number for _, rows in groups.values() for number in rows)
     order = tuple(OrderBucket(name, len(rows), batch) for name, (batch, rows) in groups.items())
-    return OrderPlan(order, seed, slots, uids_hash(table.column("uid").take(pa.array(used, pa.int64())).to_pylist()))
+    return OrderPlan(
+        order, seed, micro_batches, uids_hash(table.column("uid").take(pa.array(used, pa.int64())).to_pylist())
+    )
 
 
 def _check_info(info: EncodedSetInfo, config: StageConfig, task: TrainTask) -> None:

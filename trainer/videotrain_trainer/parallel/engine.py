@@ -1,7 +1,7 @@
 """A model under DeepSpeed: ZeRO stage, precision, clipping and our own hand on the sharded state.
 
-The engine is given no topology (`mpu=None`) and one micro-batch per rank; how slots are shared and weighed is decided
-in `data_parallel`. `managed_gradient_accumulation: false` lets ranks run different numbers of micro-batches: `backward`
+The engine is given no topology (`mpu=None`) and one micro-batch per rank; how they are shared and weighed is decided in
+`data_parallel`. `managed_gradient_accumulation: false` lets ranks run different numbers of micro-batches: `backward`
 only accumulates, and `step` reduces once.
 """
 

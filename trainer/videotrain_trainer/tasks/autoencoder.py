@@ -34,7 +34,7 @@ from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.training.loop import train
 from videotrain_trainer.training.setup import initial_weights
 from videotrain_trainer.training.step import Loss, Model
-from videotrain_trainer.training.step_flops import SlotWork, autoencoder_work
+from videotrain_trainer.training.step_flops import MicroBatchWork, autoencoder_work
 from videotrain_trainer.worker.stage_context import Outcome, StageContext
 
 MEASURED_BATCHES = 16
@@ -107,20 +107,20 @@ class ReconstructionObjective:
         encoder = build_autoencoder(self._config.autoencoder).eval()
         load_state(encoder, weights, self._config.paths.output)
         encoder.to(self._device)
-        start, slots = self.data.plan.start(), range(self.task.parallel.slots_per_step)
+        start, micro_batches = self.data.plan.start(), range(self.task.parallel.micro_batches_per_step)
         total, count = 0.0, 0
-        with closing(self.loader(start, slots)) as loader:
-            places = ((order, slot) for order in self.data.plan.walk(start) for slot in slots)
-            for order, slot in islice(places, MEASURED_BATCHES):
-                latent_BCTHW = encoder.encode(loader.fetch(order, slot).video_BCTHW.to(self._device)).double()
+        with closing(self.loader(start, micro_batches)) as loader:
+            places = ((order, micro_batch) for order in self.data.plan.walk(start) for micro_batch in micro_batches)
+            for order, micro_batch in islice(places, MEASURED_BATCHES):
+                latent_BCTHW = encoder.encode(loader.fetch(order, micro_batch).video_BCTHW.to(self._device)).double()
                 total, count = total + float(latent_BCTHW.square().sum()), count + latent_BCTHW.numel()
         return _checked_scale(math.sqrt(total / count))
 
-    def loader(self, state: OrderState, slots: Sequence[int]) -> PixelLoader:
-        """Batches of this rank's slots."""
-        return PixelLoader(self._store, self.data, state, slots, self._cache)
+    def loader(self, state: OrderState, micro_batches: Sequence[int]) -> PixelLoader:
+        """Batches of this rank's micro-batches."""
+        return PixelLoader(self._store, self.data, state, micro_batches, self._cache)
 
-    def loss(self, model: Model, batch: PixelBatch) -> tuple[Loss, SlotWork]:
+    def loss(self, model: Model, batch: PixelBatch) -> tuple[Loss, MicroBatchWork]:
         """Losses of the reconstruction of a micro-batch, or of its first frames alone."""
         first = batch.keys[0]
         name = f"{first.bucket}/{first.position}"

@@ -40,7 +40,7 @@ from videotrain_trainer.text.byte_encoder import TextFeatures
 from videotrain_trainer.training.loop import train
 from videotrain_trainer.training.setup import initial_weights
 from videotrain_trainer.training.step import Model
-from videotrain_trainer.training.step_flops import SlotWork, transformer_work
+from videotrain_trainer.training.step_flops import MicroBatchWork, transformer_work
 from videotrain_trainer.training.validation_loss import ValidationLosses, measure, spread, times_of
 from videotrain_trainer.worker.stage_context import Outcome, StageContext
 
@@ -104,11 +104,11 @@ class FlowObjective:
         """Nothing: whoever draws from the transformer knows the rest from the configuration."""
         return {}
 
-    def loader(self, state: OrderState, slots: Sequence[int]) -> LatentLoader:
-        """Batches of this rank's slots."""
-        return LatentLoader(self._store, self.data, state, slots)
+    def loader(self, state: OrderState, micro_batches: Sequence[int]) -> LatentLoader:
+        """Batches of this rank's micro-batches."""
+        return LatentLoader(self._store, self.data, state, micro_batches)
 
-    def loss(self, model: Model, batch: LatentBatch) -> tuple[Tensor, SlotWork]:
+    def loss(self, model: Model, batch: LatentBatch) -> tuple[Tensor, MicroBatchWork]:
         """Mean squared error of the velocity."""
         batch = _moved(batch, self._device)
         inputs = training_inputs(batch, self.task, self._facts, self._null_text, self._config.seed)

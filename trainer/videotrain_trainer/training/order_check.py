@@ -10,7 +10,7 @@ from videotrain_trainer.data.loader import SPARES
 from videotrain_trainer.data.order import StepOrder
 from videotrain_trainer.data.sets import TrainingSet
 from videotrain_trainer.errors import TrainerError
-from videotrain_trainer.training.step import SlotIds
+from videotrain_trainer.training.step import MicroBatchIds
 
 
 @dataclass
@@ -18,10 +18,10 @@ class OwnEvidence:
     """What one rank trained on since the last checkpoint."""
 
     steps: list[StepOrder] = field(default_factory=list)
-    trained: list[list[SlotIds]] = field(default_factory=list)
-    """For every step, this rank's slots."""
+    trained: list[list[MicroBatchIds]] = field(default_factory=list)
+    """For every step, this rank's micro-batches."""
 
-    def add(self, order: StepOrder, trained: list[SlotIds]) -> None:
+    def add(self, order: StepOrder, trained: list[MicroBatchIds]) -> None:
         """Note a finished step."""
         self.steps.append(order)
         self.trained.append(trained)
@@ -36,13 +36,13 @@ class OwnEvidence:
 class RankEvidence:
     """What a rank sends to rank 0."""
 
-    trained: list[list[SlotIds]]
+    trained: list[list[MicroBatchIds]]
     skipped: frozenset[str]
     """Uids of damaged samples."""
 
 
 def order_lines(data: TrainingSet, steps: Sequence[StepOrder], ranks: Sequence[RankEvidence]) -> list[OrderLine]:
-    """One line per step, slot after slot.
+    """One line per step, micro-batch after micro-batch.
 
     Args:
         data: the samples and their order.
@@ -50,28 +50,33 @@ def order_lines(data: TrainingSet, steps: Sequence[StepOrder], ranks: Sequence[R
         ranks: evidence of all ranks.
 
     Raises:
-        TrainerError: a slot was trained on not once, or on other samples than planned.
+        TrainerError: a micro-batch was trained on not once, or on other samples than planned.
     """
     skipped = frozenset().union(*(rank.skipped for rank in ranks))
     lines = []
     for number, order in enumerate(steps):
-        done = sorted((slot for rank in ranks for slot in rank.trained[number]), key=lambda found: found.slot)
-        if [found.slot for found in done] != list(range(len(order.slots))):
-            raise TrainerError(f"step {order.step}: slots {[found.slot for found in done]} instead of each one once")
+        done = sorted(
+            (micro_batch for rank in ranks for micro_batch in rank.trained[number]), key=lambda found: found.micro_batch
+        )
+        if [found.micro_batch for found in done] != list(range(len(order.micro_batches))):
+            raise TrainerError(
+                f"step {order.step}: micro-batches {[found.micro_batch for found in done]} instead of each one once"
+            )
         for found in done:
-            _check_slot(data, order, found, skipped)
+            _check_micro_batch(data, order, found, skipped)
         ids = [uid for found in done for uid in found.ids]
         lines.append(OrderLine(step=order.step, epoch=order.epoch, bucket=order.bucket, ids=ids))
     return lines
 
 
-def _check_slot(data: TrainingSet, order: StepOrder, found: SlotIds, skipped: Collection[str]) -> None:
-    planned = order.slots[found.slot]
-    for index, position, uid in zip(planned, order.positions[found.slot], found.ids, strict=True):
+def _check_micro_batch(data: TrainingSet, order: StepOrder, found: MicroBatchIds, skipped: Collection[str]) -> None:
+    planned = order.micro_batches[found.micro_batch]
+    for index, position, uid in zip(planned, order.positions[found.micro_batch], found.ids, strict=True):
         expected = _uid(data, order.bucket_index, index)
         if uid != expected and not (expected in skipped and uid in _stand_ins(data, order.bucket_index, position)):
             raise TrainerError(
-                f"step {order.step}, slot {found.slot}: trained on sample {uid} where the order has {expected}"
+                f"step {order.step}, micro-batch {found.micro_batch}: trained on sample {uid} where the order "
+                f"has {expected}"
             )
 
 

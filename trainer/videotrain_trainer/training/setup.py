@@ -18,11 +18,11 @@ from videotrain_trainer.checkpoint.load import Loaded, load_newest
 from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.checkpoint.save import CheckpointWriter
 from videotrain_trainer.checkpoint.state import Writer
-from videotrain_trainer.data.loader import SlotLoader
+from videotrain_trainer.data.loader import MicroBatchLoader
 from videotrain_trainer.data.order import OrderPlan, OrderState
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.weights import Weights, open_weights
-from videotrain_trainer.parallel.data_parallel import check_layout, slots_of
+from videotrain_trainer.parallel.data_parallel import check_layout, micro_batches_of
 from videotrain_trainer.parallel.engine import Engine, EngineOptions
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine, build_engine
@@ -46,7 +46,7 @@ class TrainingRun:
     objective: Objective
     engine: Engine | AdversarialEngine
     peers: WorldPeers
-    loader: SlotLoader[Any, Any]
+    loader: MicroBatchLoader[Any, Any]
     stepper: Stepper
     writer: CheckpointWriter
     spans: Spans
@@ -164,8 +164,8 @@ def _assemble(
     state: OrderState,
 ) -> TrainingRun:
     world, config = context.world, context.config
-    slots = slots_of(world.rank, world.size, objective.task.parallel.slots_per_step)
-    loader, spans = objective.loader(state, slots), Spans(world.device)
+    micro_batches = micro_batches_of(world.rank, world.size, objective.task.parallel.micro_batches_per_step)
+    loader, spans = objective.loader(state, micro_batches), Spans(world.device)
     writer = Writer(
         run=config.run,
         stage=config.stage.name,
@@ -183,7 +183,7 @@ def _assemble(
         engine=engine,
         peers=peers,
         loader=loader,
-        stepper=Stepper(objective, engine, loader, peers, slots, world.size, spans),
+        stepper=Stepper(objective, engine, loader, peers, micro_batches, world.size, spans),
         writer=CheckpointWriter(store, writer, config.checkpoint, order, context.records),
         spans=spans,
         state=state,

@@ -1,4 +1,4 @@
-"""One optimizer step of one rank: its slots, the update, and what the world did."""
+"""One optimizer step of one rank: its micro-batches, the update, and what the world did."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from videotrain_api.stages import Optimizer, ParallelLayout
-from videotrain_trainer.data.loader import SampleKey, SlotLoader
+from videotrain_trainer.data.loader import MicroBatchLoader, SampleKey
 from videotrain_trainer.data.order import OrderState, StepOrder
 from videotrain_trainer.data.sets import TrainingSet
 from videotrain_trainer.errors import Diverged
@@ -21,7 +21,7 @@ from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine
 from videotrain_trainer.training.ema import decay_at, update_average
 from videotrain_trainer.training.optim import learning_rate
-from videotrain_trainer.training.step_flops import SlotWork
+from videotrain_trainer.training.step_flops import MicroBatchWork
 from videotrain_trainer.training.timing import Spans
 
 Model = Callable[..., Any]
@@ -90,18 +90,18 @@ class Objective(Protocol):
     def export_metadata(self, weights: Mapping[str, Tensor], /) -> dict[str, str]:
         """What is stored with the final weights for those who load them; on rank 0 alone, after the last step."""
 
-    def loader(self, state: OrderState, slots: Sequence[int]) -> SlotLoader[Any, Any]:
-        """Batches of this rank's slots, from `state` on."""
+    def loader(self, state: OrderState, micro_batches: Sequence[int]) -> MicroBatchLoader[Any, Any]:
+        """Batches of this rank's micro-batches, from `state` on."""
 
-    def loss(self, model: Model, batch: Any) -> tuple[Loss, SlotWork]:
-        """Mean loss of a slot, scalar float32, and the work that it is; random numbers depend on the batch's keys."""
+    def loss(self, model: Model, batch: Any) -> tuple[Loss, MicroBatchWork]:
+        """Mean loss of a micro-batch, scalar float32, and its work; randomness depends on the keys."""
 
 
 @dataclass(frozen=True)
-class SlotIds:
-    """Samples that a slot really trained on."""
+class MicroBatchIds:
+    """Samples that a micro-batch really trained on."""
 
-    slot: int
+    micro_batch: int
     ids: list[str]
 
 
@@ -111,7 +111,7 @@ class StepResult:
 
     finished_at: datetime
     loss: float
-    """Mean over all slots."""
+    """Mean over all micro-batches."""
     gradient_norm: float
     learning_rate: float
     samples: int
@@ -122,7 +122,7 @@ class StepResult:
     world_spread: float
     drain: bool
     """Some process was asked to stop."""
-    trained: list[SlotIds]
+    trained: list[MicroBatchIds]
     """Of this rank."""
 
 
@@ -132,9 +132,9 @@ class Stepper:
     Args:
         objective: what is learned.
         engine: the sharded model.
-        loader: of this rank's slots.
+        loader: of this rank's micro-batches.
         peers: the world.
-        slots: this rank's slots.
+        micro-batches: this rank's micro-batches.
         world_size: worker processes.
         spans: times of this rank.
     """
@@ -143,9 +143,9 @@ class Stepper:
         self,
         objective: Objective,
         engine: Engine | AdversarialEngine,
-        loader: SlotLoader[Any, Any],
+        loader: MicroBatchLoader[Any, Any],
         peers: WorldPeers,
-        slots: Sequence[int],
+        micro_batches: Sequence[int],
         world_size: int,
         spans: Spans,
     ) -> None:
@@ -153,8 +153,8 @@ class Stepper:
         self._engine = engine
         self._loader = loader
         self._peers = peers
-        self._slots = slots
-        self._scale = loss_scale(world_size, objective.task.parallel.slots_per_step)
+        self._micro_batches = micro_batches
+        self._scale = loss_scale(world_size, objective.task.parallel.micro_batches_per_step)
         self._spans = spans
 
     def run(self, order: StepOrder, drain_requested: bool) -> StepResult:
@@ -165,11 +165,11 @@ class Stepper:
         """
         task = self._objective.task
         losses, works, trained = [], [], []
-        for slot in self._slots:
-            loss, work, ids = self._slot(order, slot)
+        for micro_batch in self._micro_batches:
+            loss, work, ids = self._micro_batch(order, micro_batch)
             losses.append(loss)
             works.append(work)
-            trained.append(SlotIds(slot, ids))
+            trained.append(MicroBatchIds(micro_batch, ids))
         rate = learning_rate(task.optimizer, order.step)
         norm = self._engine.step(rate)
         if task.ema_decay:
@@ -180,7 +180,7 @@ class Stepper:
         loss_sum, samples, tokens, flops, drains, _, _ = table.sum(dim=0).tolist()
         result = StepResult(
             finished_at=datetime.now(UTC),
-            loss=loss_sum / task.parallel.slots_per_step,
+            loss=loss_sum / task.parallel.micro_batches_per_step,
             gradient_norm=norm,
             learning_rate=rate,
             samples=int(samples),
@@ -194,16 +194,16 @@ class Stepper:
         _check_finite(result, order)
         return result
 
-    def _slot(self, order: StepOrder, slot: int) -> tuple[Tensor, SlotWork, list[str]]:
+    def _micro_batch(self, order: StepOrder, micro_batch: int) -> tuple[Tensor, MicroBatchWork, list[str]]:
         with self._spans.measure("data"):
-            batch: KeyedBatch = self._loader.fetch(order, slot)
+            batch: KeyedBatch = self._loader.fetch(order, micro_batch)
         with self._spans.measure("compute", on_device=True):
             loss, work = self._objective.loss(self._engine, batch)
             self._engine.backward(loss * self._scale)
         return loss.detach(), work, [key.uid for key in batch.keys]
 
 
-def _total(works: Sequence[SlotWork]) -> tuple[int, int, float]:
+def _total(works: Sequence[MicroBatchWork]) -> tuple[int, int, float]:
     return (
         sum(work.samples for work in works),
         sum(work.tokens for work in works),

@@ -1,4 +1,4 @@
-"""Work of one slot by formula: samples, tokens and model FLOPs."""
+"""Work of one micro-batch by formula: samples, tokens and model FLOPs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from videotrain_api.cost.flops import MmditShape, train_flops
 
 
 @dataclass(frozen=True)
-class SlotWork:
-    """What a slot takes."""
+class MicroBatchWork:
+    """What a micro-batch takes."""
 
     samples: int
     tokens: int
@@ -21,19 +21,19 @@ class SlotWork:
     """Forward and backward; recomputation is not counted."""
 
 
-def transformer_work(shape: MmditShape, latent_BCTHW: Sequence[int], patch: int, text_tokens: int) -> SlotWork:
+def transformer_work(shape: MmditShape, latent_BCTHW: Sequence[int], patch: int, text_tokens: int) -> MicroBatchWork:
     """Work of a micro-batch of latents of that shape, text padding included since it is attended to."""
     samples, _, frames, rows, columns = latent_BCTHW
     image = frames * (rows // patch) * (columns // patch)
-    return SlotWork(
+    return MicroBatchWork(
         samples=samples,
         tokens=samples * (image + text_tokens),
         model_flops=float(samples * train_flops(shape, image, text_tokens)),
     )
 
 
-def autoencoder_work(spec: AutoencoderSpec, video_BCTHW: Sequence[int]) -> SlotWork:
+def autoencoder_work(spec: AutoencoderSpec, video_BCTHW: Sequence[int]) -> MicroBatchWork:
     """Work of a micro-batch of pixels of that shape."""
     samples, _, frames, rows, columns = video_BCTHW
     flops = samples * autoencoder_train_flops(spec, frames, rows, columns)
-    return SlotWork(samples=samples, tokens=0, model_flops=float(flops))
+    return MicroBatchWork(samples=samples, tokens=0, model_flops=float(flops))

@@ -107,7 +107,9 @@ def test_clips_of_1_plus_4k_frames_become_1_plus_k_latent_frames(encoded):
 def test_weak_point_1_a_training_step_with_given_frames_runs_on_latents_of_the_hunyuan_vae(encoded):
     rate = Optimizer(learning_rate=[LearningRatePiece(value=1e-3)])
     mix = ConditioningMix(t2v=0, i2v_head=1, i2v_loop=1, i2v_tail=1)
-    task = TrainTask(steps=1, buckets=ROWS, optimizer=rate, parallel=ParallelLayout(slots_per_step=3), conditioning=mix)
+    task = TrainTask(
+        steps=1, buckets=ROWS, optimizer=rate, parallel=ParallelLayout(micro_batches_per_step=3), conditioning=mix
+    )
     config = stage(encoded, "train", task)
     objective = FlowObjective(context_of(encoded, config), ObjectStore.for_storage(config.storage))
     objective.initialize()
@@ -115,8 +117,8 @@ def test_weak_point_1_a_training_step_with_given_frames_runs_on_latents_of_the_h
     shapes = set()
     loader = objective.loader(state, [0, 1, 2])
     order = objective.data.plan.step(state)
-    for slot in range(3):
-        batch = loader.fetch(order, slot)
+    for micro_batch in range(3):
+        batch = loader.fetch(order, micro_batch)
         shapes.add(tuple(batch.latent_BCTHW.shape[1:]))
         loss = objective.loss(objective.module, batch)[0]
         assert 0.5 < float(loss.detach()) < 10

@@ -193,9 +193,9 @@ async def test_each_node_holds_one_pod_of_a_run_and_the_third_waits_for_a_place(
     assert (await site.wait("p2", phase("Running")))["spec"]["nodeName"] == "node-0"
 
 
-async def test_pods_of_different_runs_share_a_node_as_far_as_its_slots_go(site):
-    for number, slots in enumerate((1, 1, 2)):
-        limits = {"resources": {"limits": {GPU: str(slots)}}}
+async def test_pods_of_different_runs_share_a_node_as_far_as_its_gpus_go(site):
+    for number, gpus in enumerate((1, 1, 2)):
+        limits = {"resources": {"limits": {GPU: str(gpus)}}}
         await site.pod(f"p{number}", container=limits, metadata={"labels": {"videotrain.dev/run": f"r{number}"}})
     nodes = [(await site.wait(f"p{n}", phase("Running")))["spec"]["nodeName"] for n in range(3)]
     assert nodes == ["node-0", "node-0", "node-1"]

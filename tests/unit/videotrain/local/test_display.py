@@ -8,7 +8,7 @@ from rich.console import Console
 
 from videotrain.local.display import JsonDisplay, LiveDisplay, PlainDisplay, make_display
 from videotrain.local.screen import cost_table, remaining_seconds, render_screen
-from videotrain.report.summary import SLOT_NOTE
+from videotrain.report.summary import GPU_NOTE
 from videotrain_api.status import CostStatus, RunStatus, StageStatus
 
 
@@ -37,8 +37,8 @@ def plain(*states, events=()):
     return [line.split("  ", 1)[1] for line in stream.getvalue().splitlines()]
 
 
-def test_logs_say_first_what_a_slot_stands_for():
-    assert plain() == [SLOT_NOTE]
+def test_logs_say_first_what_a_worker_process_stands_for():
+    assert plain() == [GPU_NOTE]
 
 
 def test_logs_tell_each_change_once(finished):
@@ -93,7 +93,7 @@ def test_the_screen_shows_stages_world_bill_and_events(finished):
         assert expected in shown
     assert "restarts: 1 infrastructure" in shown
     assert "0.0980 USD" in shown
-    assert SLOT_NOTE in shown
+    assert GPU_NOTE in shown
     assert "node n1 [red]killed[/red]" in shown  # told as it is, never read as markup
 
 

@@ -68,7 +68,7 @@ def test_the_page_tells_the_numbers_of_the_summary(finished):
         "moov atom not found",
     ):
         assert expected in said
-    assert "a worker slot stands for a GPU" in said
+    assert "a worker process stands for a GPU" in said
 
 
 def test_prompts_cannot_break_out_of_the_page(finished):

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from videotrain.report.summary import SLOT_NOTE, write_summary
+from videotrain.report.summary import GPU_NOTE, write_summary
 
 
 def summary_of(run):
@@ -19,7 +19,7 @@ def test_the_summary_holds_everything_that_is_promised(finished):
     summary = summary_of(finished)
     promised = "stages restarts samples gpu_seconds cost recovery_seconds checkpoints videos"
     assert set(promised.split()) <= set(summary)
-    assert summary["note"] == SLOT_NOTE
+    assert summary["note"] == GPU_NOTE
     assert (summary["phase"], summary["duration_seconds"]) == ("Succeeded", 107.5)
 
 

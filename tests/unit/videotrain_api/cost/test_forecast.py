@@ -70,9 +70,11 @@ def test_a_step_time_of_zero_is_refused():
         forecast.forecast(example("tiny.yaml"), seconds_per_step={"train": 0.0})
 
 
-def test_slots_that_do_not_divide_evenly_make_gpus_wait():
+def test_micro_batches_that_do_not_divide_evenly_make_gpus_wait():
     work = forecast.StageWork(steps=1, samples_per_step=1, tokens_per_step=1, flops_per_step=6e12)
-    seconds = [forecast.modelled_seconds(work, ParallelLayout(slots_per_step=6), n, 1.0, 1e12) for n in (1, 2, 3, 4, 6)]
+    seconds = [
+        forecast.modelled_seconds(work, ParallelLayout(micro_batches_per_step=6), n, 1.0, 1e12) for n in (1, 2, 3, 4, 6)
+    ]
     assert seconds == pytest.approx([6, 3, 2, 2, 1])
 
 

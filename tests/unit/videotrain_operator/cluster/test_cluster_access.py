@@ -198,7 +198,7 @@ def test_a_roster_that_somebody_spoiled_counts_as_none() -> None:
 
 async def test_beyond_eight_pods_only_the_leader_is_asked_while_steps_go_on() -> None:
     stage = train_stage(steps=500)
-    stage["train"]["parallel"] = {"slotsPerStep": 20}
+    stage["train"]["parallel"] = {"microBatchesPerStep": 20}
     cluster = SimCluster(manifest(stages=[stage], nodes={"min": 1, "max": 10}), nodes=10)
     for _ in range(40):
         await reconcile(cluster, KEY, lambda: cluster.now, cluster)

@@ -19,7 +19,7 @@ def plans(draw: st.DrawFn) -> OrderPlan:
         )
     )
     buckets = tuple(OrderBucket(f"b{i}", size, batch, weight) for i, (size, batch, weight) in enumerate(shapes))
-    return OrderPlan(buckets, seed=draw(st.integers(0, 2**53)), slots=draw(st.integers(1, 9)))
+    return OrderPlan(buckets, seed=draw(st.integers(0, 2**53)), micro_batches=draw(st.integers(1, 9)))
 
 
 def consumed(plan: OrderPlan, state: OrderState, steps: int) -> tuple[list[tuple[int, int, int]], OrderState]:
@@ -27,18 +27,20 @@ def consumed(plan: OrderPlan, state: OrderState, steps: int) -> tuple[list[tuple
     seen = []
     for _ in range(steps):
         order = plan.step(state)
-        for positions, indices in zip(order.positions, order.slots, strict=True):
+        for positions, indices in zip(order.positions, order.micro_batches, strict=True):
             seen += [(order.bucket_index, p, i) for p, i in zip(positions, indices, strict=True)]
         state = plan.advance(state)
     return seen, state
 
 
 @settings(deadline=None, max_examples=60)
-@given(plan=plans(), slots=st.lists(st.integers(1, 12), min_size=1, max_size=6), every=st.integers(1, 7))
-def test_every_sample_comes_exactly_once_per_bucket_epoch_however_often_the_slots_change(plan, slots, every):
+@given(plan=plans(), micro_batches=st.lists(st.integers(1, 12), min_size=1, max_size=6), every=st.integers(1, 7))
+def test_every_sample_comes_exactly_once_per_bucket_epoch_however_often_the_micro_batches_change(
+    plan, micro_batches, every
+):
     state, seen = plan.start(), []
-    for number in slots * 4:
-        plan = plan.with_slots(number)
+    for number in micro_batches * 4:
+        plan = plan.with_micro_batches(number)
         more, state = consumed(plan, state, every)
         seen += more
         state = OrderState.from_json(json.loads(json.dumps(state.to_json())))
@@ -53,10 +55,14 @@ def test_every_sample_comes_exactly_once_per_bucket_epoch_however_often_the_slot
 
 @settings(deadline=None, max_examples=40)
 @given(plan=plans(), world=st.integers(1, 11), steps=st.integers(1, 12))
-def test_ranks_of_any_world_together_train_on_the_same_slots(plan, world, steps):
+def test_ranks_of_any_world_together_train_on_the_same_micro_batches(plan, world, steps):
     for order in islice(plan.walk(plan.start()), steps):
-        by_rank = {slot: order.slots[slot] for rank in range(world) for slot in range(rank, plan.slots, world)}
-        assert [by_rank[slot] for slot in range(plan.slots)] == list(order.slots)
+        by_rank = {
+            micro_batch: order.micro_batches[micro_batch]
+            for rank in range(world)
+            for micro_batch in range(rank, plan.micro_batches, world)
+        }
+        assert [by_rank[micro_batch] for micro_batch in range(plan.micro_batches)] == list(order.micro_batches)
 
 
 @settings(deadline=None, max_examples=40)
@@ -64,7 +70,7 @@ def test_ranks_of_any_world_together_train_on_the_same_slots(plan, world, steps)
 def test_resuming_from_a_saved_state_gives_the_steps_that_would_have_come(plan, before, after):
     uninterrupted, _ = consumed(plan, plan.start(), before + after)
     first, state = consumed(plan, plan.start(), before)
-    fresh = OrderPlan(plan.buckets, plan.seed, plan.slots)
+    fresh = OrderPlan(plan.buckets, plan.seed, plan.micro_batches)
     second, _ = consumed(fresh, OrderState.from_json(json.loads(json.dumps(state.to_json()))), after)
     assert first + second == uninterrupted
 
@@ -76,7 +82,7 @@ def test_the_permutation_is_one_to_one_for_every_size(size, keys):
 
 
 def test_epochs_of_a_bucket_are_shuffled_differently_and_neighbours_part():
-    plan = OrderPlan((OrderBucket("b", 1000, 1),), seed=3, slots=1)
+    plan = OrderPlan((OrderBucket("b", 1000, 1),), seed=3, micro_batches=1)
     first = [plan.index_at(0, position) for position in range(1000)]
     second = [plan.index_at(0, position) for position in range(1000, 2000)]
     assert first != second
@@ -86,7 +92,7 @@ def test_epochs_of_a_bucket_are_shuffled_differently_and_neighbours_part():
 
 def test_buckets_are_visited_in_proportion_to_size_and_weight_and_not_in_blocks():
     buckets = (OrderBucket("small", 100, 2), OrderBucket("large", 300, 2), OrderBucket("heavy", 100, 2, weight=3.0))
-    plan = OrderPlan(buckets, seed=5, slots=2)
+    plan = OrderPlan(buckets, seed=5, micro_batches=2)
     names = [order.bucket for order in islice(plan.walk(plan.start()), 700)]
     assert Counter(names)["large"] == pytest.approx(300, abs=3)
     assert Counter(names)["heavy"] == pytest.approx(300, abs=3)
@@ -96,13 +102,13 @@ def test_buckets_are_visited_in_proportion_to_size_and_weight_and_not_in_blocks(
 
 def test_the_state_of_a_hundred_million_clips_in_many_buckets_is_below_16_kilobytes():
     buckets = tuple(OrderBucket(f"1024px/129f/2.39:1-{n}", 100_000_000 // 561, 12) for n in range(561))
-    plan = OrderPlan(buckets, seed=2**53 - 1, slots=224)
+    plan = OrderPlan(buckets, seed=2**53 - 1, micro_batches=224)
     state = OrderState(10**7, (10**10,) * 561, plan.fingerprint)
     assert len(json.dumps(state.to_json())) < 16 * 1024
     assert plan.step(state).step == 10**7 + 1
 
 
-def test_the_state_of_another_data_set_or_seed_is_refused_and_of_other_slots_is_not():
+def test_the_state_of_another_data_set_or_seed_is_refused_and_of_other_micro_batches_is_not():
     buckets = (OrderBucket("b", 10, 2),)
     state = OrderPlan(buckets, 1, 4, "aaaa").start()
     OrderPlan(buckets, 1, 3, "aaaa").check(state)
@@ -112,10 +118,10 @@ def test_the_state_of_another_data_set_or_seed_is_refused_and_of_other_slots_is_
 
 
 def test_a_spare_depends_on_the_place_and_every_attempt_gives_another_one():
-    plan = OrderPlan((OrderBucket("b", 50, 2),), seed=1, slots=4)
+    plan = OrderPlan((OrderBucket("b", 50, 2),), seed=1, micro_batches=4)
     spares = [plan.spare(0, 17, attempt) for attempt in range(1, 51)]
     assert sorted(spares) == list(range(50))
-    assert spares == [plan.with_slots(7).spare(0, 17, attempt) for attempt in range(1, 51)]
+    assert spares == [plan.with_micro_batches(7).spare(0, 17, attempt) for attempt in range(1, 51)]
     assert plan.spare(0, 18, 1) != spares[0] or plan.spare(0, 18, 2) != spares[1]
 
 
@@ -126,17 +132,17 @@ def test_sample_seeds_differ_by_seed_bucket_and_position():
 
 
 @pytest.mark.parametrize(
-    ("buckets", "slots", "message"),
+    ("buckets", "micro_batches", "message"),
     [
         ((), 1, "there is none"),
         ((OrderBucket("b", 0, 1),), 1, "must be positive"),
         ((OrderBucket("b", 1, 1), OrderBucket("b", 2, 1)), 1, "unique"),
-        ((OrderBucket("b", 1, 1),), 0, "slots: 0"),
+        ((OrderBucket("b", 1, 1),), 0, "micro-batches: 0"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused(buckets, slots, message):
+def test_a_plan_that_cannot_be_is_refused(buckets, micro_batches, message):
     with pytest.raises(ValueError, match=message):
-        OrderPlan(buckets, 1, slots)
+        OrderPlan(buckets, 1, micro_batches)
 
 
 def test_a_damaged_state_is_refused():

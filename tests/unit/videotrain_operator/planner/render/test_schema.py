@@ -47,7 +47,7 @@ def test_the_objects_of_every_example(path: Path):
 @pytest.mark.parametrize("cache", CACHES, ids=lambda cache: "-".join(cache) or "none")
 def test_a_pod_that_uses_every_field_of_the_pool(cache: dict[str, Any]):
     body = manifest(pool=FULL_POOL | {"cache": cache}, queue={"name": "team"}, imagePullPolicy="Always")
-    body["spec"]["stages"][0]["train"]["parallel"]["slotsPerStep"] = 48
+    body["spec"]["stages"][0]["train"]["parallel"]["microBatchesPerStep"] = 48
     pod = render_pod(parse_run(body), 0, "config", avoid=["bad-node"])
     assert kubernetes_validate.validate(pod, RELEASE, strict=True)
 
