@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from support.agent_pods import INJECTED, stage_config
 
 from videotrain_api import vocabulary as names
 from videotrain_api.records import WorkerExit
@@ -17,7 +18,7 @@ from videotrain_trainer.worker.pod import load_config
 
 
 @pytest.fixture
-def pod(tmp_path, injected):
+def pod(tmp_path):
     """Environment of a pod with a configuration of three steps."""
     return os.environ | {
         names.ENV_POD_ROOT: str(tmp_path),
@@ -32,7 +33,7 @@ def pod(tmp_path, injected):
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": str(injected),
+        "PYTHONPATH": str(INJECTED),
     }
 
 
@@ -40,8 +41,8 @@ def exit_record(folder, local_rank):
     return WorkerExit.model_validate_json((folder / names.DIR_RUN / f"exit-1-{local_rank}.json").read_text())
 
 
-def test_a_worker_runs_below_the_torchrun_command(tmp_path, pod, make_config):
-    (tmp_path / "walk.json").write_text(make_config(steps=3).canonical_json())
+def test_a_worker_runs_below_the_torchrun_command(tmp_path, pod):
+    (tmp_path / "walk.json").write_text(stage_config(steps=3).canonical_json())
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "videotrain_trainer.cli", "run"]
     done = subprocess.run([sys.executable, "-m", *command], env=pod, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -66,8 +67,8 @@ def test_a_missing_configuration_is_told_by_code_and_record(tmp_path, pod):
     assert "walk.json does not exist" in log
 
 
-def test_a_worker_whose_peers_never_came_leaves_at_once_when_asked(tmp_path, pod, make_config):
-    (tmp_path / "walk.json").write_text(make_config().canonical_json())
+def test_a_worker_whose_peers_never_came_leaves_at_once_when_asked(tmp_path, pod):
+    (tmp_path / "walk.json").write_text(stage_config().canonical_json())
     worker = alone(pod, world_size=2)
     announced = tmp_path / names.DIR_RUN / "worker-1-0.pid"
     deadline = time.monotonic() + 60
