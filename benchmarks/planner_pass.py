@@ -23,10 +23,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from videotrain_api.frozen_config import FROZEN_SPEC_KEY, config_data
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster, RosterMember
 from videotrain_api.status import RunStatus
 from videotrain_api.trainrun import VideoTrainingRun
-from videotrain_operator.planner.configuration import FROZEN_SPEC_KEY, config_data
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.plan import plan
 

@@ -16,6 +16,8 @@ from videotrain_api.schema import DEEPEST, Problem, field_path
 
 _METADATA: Final = ("labels", "annotations", "namespace", "uid", "generation")
 Json = dict[str, Any]
+Manifest = dict[str, Any]
+"""A Kubernetes object as JSON data."""
 Place = tuple[str | int, ...]
 
 

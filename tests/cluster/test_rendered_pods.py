@@ -14,9 +14,9 @@ from support.controlplane import Run
 from support.planner_builders import manifest, run_of
 from support.pod_templates import RESTRICTED, pod_templates
 
+from videotrain_api.render.objects import render_objects
+from videotrain_api.render.pod import render_pod
 from videotrain_api.validation import parse_run
-from videotrain_operator.planner.render.objects import render_objects
-from videotrain_operator.planner.render.pod import render_pod
 
 Json = dict[str, Any]
 EXAMPLES = sorted((Path(__file__).parents[2] / "manifests/examples").glob("*.yaml"))

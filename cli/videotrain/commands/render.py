@@ -11,8 +11,8 @@ import yaml
 
 from videotrain.manifest_file import load_run
 from videotrain_api.cost.forecast import node_bounds, node_counts
+from videotrain_api.render.objects import render_objects
 from videotrain_api.trainrun import VideoTrainingRun
-from videotrain_operator.planner.render.objects import render_objects
 
 LITERAL_FROM = 100
 """Strings from this length on, such as a frozen stage configuration, are written as blocks."""

@@ -8,8 +8,9 @@ from itertools import groupby
 from typing import Final
 
 from videotrain_api.vocabulary import FIELD_MANAGER, KIND, LABEL_RUN, LABEL_RUN_UID
+from videotrain_api.wire import Manifest
 from videotrain_operator.cluster.interface import Cluster, Json
-from videotrain_operator.planner.decision import Manifest, Plan
+from videotrain_operator.planner.decision import Plan
 
 ROSTER_MANAGER: Final = f"{FIELD_MANAGER}-roster"
 """Owns the roster annotation apart from the pod, which its creator applies whole and once."""

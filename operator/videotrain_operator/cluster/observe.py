@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from videotrain_api.frozen_config import FROZEN_SPEC_KEY
 from videotrain_api.records import AgentProgress
+from videotrain_api.render.config import LEDGER_KEY
 from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID
 from videotrain_operator.cluster.agents import Agents, ask_all
 from videotrain_operator.cluster.interface import Cluster, Json
 from videotrain_operator.cluster.podview import pod_view
-from videotrain_operator.planner.configuration import FROZEN_SPEC_KEY
 from videotrain_operator.planner.observed import Observed, PodView
-from videotrain_operator.planner.render.config import LEDGER_KEY
 
 
 async def observe(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from videotrain_api.render.kueue import FINAL
 from videotrain_api.vocabulary import LABEL_RUN, LABEL_RUN_UID
 from videotrain_operator.cluster.apply import ROSTER_MANAGER
 from videotrain_operator.cluster.interface import Cluster, Conflict, Json, NotFound
 from videotrain_operator.planner.groups import GROUP_LABEL
-from videotrain_operator.planner.render.kueue import FINAL
 
 
 async def let_go(cluster: Cluster, namespace: str, run: str, but: str = "") -> None:

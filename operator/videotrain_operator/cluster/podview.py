@@ -9,12 +9,12 @@ from functools import lru_cache
 from typing import Any, Final
 
 from videotrain_api.records import Roster
+from videotrain_api.render.kueue import PLACE_LABEL
 from videotrain_api.schema import ManifestError
 from videotrain_api.vocabulary import ANNOTATION_PRICE, ANNOTATION_ROSTER, LABEL_INDEX, LABEL_RUN_UID
 from videotrain_operator.cluster.interface import Json
 from videotrain_operator.planner.groups import GROUP_LABEL
 from videotrain_operator.planner.observed import PodView
-from videotrain_operator.planner.render.kueue import PLACE_LABEL
 
 LOST_TAINTS: Final = frozenset({"node.kubernetes.io/out-of-service", "node.cloudprovider.kubernetes.io/shutdown"})
 LEAVING_TAINTS: Final = frozenset(

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
+from videotrain_api.frozen_config import FROZEN_SPEC_KEY
+from videotrain_api.render.config import LEDGER_KEY
 from videotrain_api.vocabulary import KIND, LABEL_INDEX, LABEL_RUN, LABEL_RUN_UID
 from videotrain_operator.cluster.interface import Json
-from videotrain_operator.planner.configuration import FROZEN_SPEC_KEY
-from videotrain_operator.planner.render.config import LEDGER_KEY
 
 _HEAD: Final = (
     "name",

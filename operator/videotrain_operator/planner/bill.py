@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from videotrain_api.cost.money import cost_micros, format_micros
+from videotrain_api.render.config import render_ledger
+from videotrain_api.render.names import ledger_name
 from videotrain_api.status import CostStatus
 from videotrain_api.vocabulary import Bucket
 from videotrain_operator.accounting.ledger import Bill, Holding, rebuild, settle
@@ -15,8 +17,6 @@ from videotrain_operator.planner.budget import spent_percent
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.observed import PodView
 from videotrain_operator.planner.rates import step_seconds
-from videotrain_operator.planner.render.config import render_ledger
-from videotrain_operator.planner.render.names import ledger_name
 from videotrain_operator.planner.status_backup import memento
 
 PATIENCE_SECONDS: Final = 10.0

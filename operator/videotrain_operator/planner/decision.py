@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from videotrain_api.status import RunStatus
-
-Manifest = dict[str, Any]
-"""A Kubernetes object as JSON data."""
+from videotrain_api.wire import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)

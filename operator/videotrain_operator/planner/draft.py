@@ -16,8 +16,9 @@ from videotrain_api.stages import NodeBounds
 from videotrain_api.status import GenerationStatus, RunStatus, StageStatus
 from videotrain_api.trainrun import VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.vocabulary import Condition
+from videotrain_api.wire import Manifest
 from videotrain_operator.accounting.ledger import Bill
-from videotrain_operator.planner.decision import Deletion, Event, Manifest, Plan
+from videotrain_operator.planner.decision import Deletion, Event, Plan
 from videotrain_operator.planner.observed import Observed, PodView
 
 EndCause = Literal["completed", "drained", "application", "infrastructure", "preemption", "hang"]

@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from videotrain_api.records import Roster, RosterMember
+from videotrain_api.render.roster import render_roster, roster_text
 from videotrain_api.status import GenerationStatus
 from videotrain_api.vocabulary import PORT_RENDEZVOUS, RENDEZVOUS_PORTS, GenerationReason
 from videotrain_operator.planner.draft import COMPLETED, SUSPENDED, Draft
 from videotrain_operator.planner.members import dead, eligible, ready_since
 from videotrain_operator.planner.observed import PodView
-from videotrain_operator.planner.render.roster import render_roster, roster_text
 
 GENERATIONS_KEPT: Final = 16
 FRESH: Final = (GenerationReason.STARTED, GenerationReason.STAGE_STARTED, GenerationReason.RESUMED)
@@ -56,7 +56,7 @@ def spread_roster(draft: Draft) -> None:
     text = roster_text(newest) if behind else ""
     # Those who must leave hear of it first.
     for pod in sorted(behind, key=lambda pod: (pod.name in members, pod.index)):
-        draft.apply.append(render_roster(draft.run, pod, text))
+        draft.apply.append(render_roster(draft.run, pod.name, pod.uid, text))
     if draft.published and behind:
         _fence(draft, behind)
 

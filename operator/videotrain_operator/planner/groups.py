@@ -20,15 +20,15 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
+from videotrain_api.render.kueue import FINAL, PodGroup, pod_group
+from videotrain_api.render.roster import render_roster, roster_text
 from videotrain_api.status import PodGroupStatus
 from videotrain_api.trainrun import VideoTrainingRun
 from videotrain_api.vocabulary import ANNOTATION_ROSTER, Condition
+from videotrain_api.wire import Manifest
 from videotrain_operator.planner.conditions import find_condition, set_condition
-from videotrain_operator.planner.decision import Manifest
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.observed import PodView
-from videotrain_operator.planner.render.kueue import FINAL, PodGroup, pod_group
-from videotrain_operator.planner.render.roster import render_roster, roster_text
 
 GROUP_LABEL: Final = "kueue.x-k8s.io/pod-group-name"
 QUEUE_STOP: Final = "StoppedByQueue"
@@ -112,7 +112,7 @@ def surplus(draft: Draft, wanted: int) -> set[str]:
 
 def render_last_word(run: VideoTrainingRun, pod: PodView) -> Manifest:
     """A patch by which the queue lets the group end: its pods are not replaced."""
-    patch = render_roster(run, pod, "")
+    patch = render_roster(run, pod.name, pod.uid, "")
     # One field manager owns both annotations, so leaving the roster out would remove it.
     roster = {ANNOTATION_ROSTER: roster_text(pod.roster)} if pod.roster else {}
     return patch | {"metadata": patch["metadata"] | {"annotations": roster | FINAL}}
@@ -124,7 +124,7 @@ def render_unheld(run: VideoTrainingRun, pod: PodView) -> Manifest:
     The queue counts a pod as running until a kubelet says how it ended, which nobody will; its replacement would be
     surplus.
     """
-    patch = render_roster(run, pod, "")
+    patch = render_roster(run, pod.name, pod.uid, "")
     head = {key: value for key, value in patch["metadata"].items() if key != "annotations"}
     return patch | {"metadata": head | {"finalizers": []}}
 

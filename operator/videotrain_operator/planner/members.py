@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
+from videotrain_api.render.names import pod_name
+from videotrain_api.render.pod import render_pod
 from videotrain_api.status import SuspectNode
 from videotrain_operator.planner.decision import Deletion
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.groups import render_last_word, render_unheld, settle_groups, stopping_groups, surplus
 from videotrain_operator.planner.observed import PodView
-from videotrain_operator.planner.render.names import pod_name
-from videotrain_operator.planner.render.pod import render_pod
 
 SUSPECT_SECONDS: Final = 3600
 SUSPECTS_KEPT: Final = 8

@@ -7,6 +7,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from videotrain_api.frozen_config import effective_run
+from videotrain_api.render.config import render_config_map
+from videotrain_api.render.names import service_name
+from videotrain_api.render.service import render_service
 from videotrain_api.schema import ManifestError
 from videotrain_api.status import RunStatus
 from videotrain_api.trainrun import VideoTrainingRun
@@ -14,7 +18,7 @@ from videotrain_api.vocabulary import Condition, Phase
 from videotrain_operator.planner.bill import settle_bill, store_ledger, write_cost
 from videotrain_operator.planner.budget import check_budget
 from videotrain_operator.planner.conditions import make_condition, with_condition
-from videotrain_operator.planner.configuration import accept, effective_run
+from videotrain_operator.planner.configuration import accept
 from videotrain_operator.planner.deadlines import check_deadlines, track_active_time
 from videotrain_operator.planner.decision import Deletion, Event, Plan
 from videotrain_operator.planner.draft import Draft
@@ -25,9 +29,6 @@ from videotrain_operator.planner.members import forgive_nodes, release_all, sett
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.outage import track_outage
 from videotrain_operator.planner.progress import absorb_progress
-from videotrain_operator.planner.render.config import render_config_map
-from videotrain_operator.planner.render.names import service_name
-from videotrain_operator.planner.render.service import render_service
 from videotrain_operator.planner.report import write_report
 from videotrain_operator.planner.resize import change_world
 from videotrain_operator.planner.status_backup import recall, recall_number

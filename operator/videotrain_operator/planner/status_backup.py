@@ -10,11 +10,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from videotrain_api.render.names import ledger_name
 from videotrain_api.status import RestartCounts, RunStatus
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
-from videotrain_operator.planner.render.names import ledger_name
 
 _NUMBERS = ("pod_groups_made", "same_step_deaths", "last_death_step", "active_microseconds")
 _TIMES = ("start_time", "completion_time")

@@ -20,7 +20,8 @@ import yaml
 from support.planner_builders import manifest, pod, run_of
 
 from videotrain_api.records import AgentProgress, Roster
-from videotrain_operator.planner.decision import Manifest, Plan
+from videotrain_api.wire import Manifest
+from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.plan import plan
 

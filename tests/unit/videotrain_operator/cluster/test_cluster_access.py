@@ -14,13 +14,13 @@ from support.planner_cluster import SimCluster
 
 from videotrain_api import metrics as catalogue
 from videotrain_api.records import AgentProgress
+from videotrain_api.render.objects import render_objects
 from videotrain_operator.cluster import agents as agents_module
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.apply import ROSTER_MANAGER, manager_of
 from videotrain_operator.cluster.interface import WatchEvent
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.cluster.podview import parse_time, pod_view
-from videotrain_operator.planner.render.objects import render_objects
 from videotrain_operator.reconcile import RunKey, RunLoop, reconcile
 from videotrain_operator.telemetry import OperatorMetrics
 

@@ -21,17 +21,17 @@ from support.planner_builders import (
     seen,
 )
 
+from videotrain_api.frozen_config import FROZEN_SPEC_KEY, config_data, effective_run
 from videotrain_api.records import Roster, RosterMember
+from videotrain_api.render.merge import strategic_merge
 from videotrain_api.schema import ManifestError
 from videotrain_api.trainrun import FailureRule
 from videotrain_api.vocabulary import PORT_RENDEZVOUS, RENDEZVOUS_PORTS, ExitCode, GenerationReason
-from videotrain_operator.planner.configuration import FROZEN_SPEC_KEY, config_data, effective_run
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.faults import Fault, pod_fault, root_of, worker_fault
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.plan import plan, plan_refusal
 from videotrain_operator.planner.progress import Report, merge
-from videotrain_operator.planner.render.merge import strategic_merge
 from videotrain_operator.planner.report import LONGEST_LOOK_SECONDS
 
 CONFIG = "demo-config-frozen"

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from support.planner_builders import manifest
 from support.pod_templates import pod_templates
 
+from videotrain_api.render.objects import render_objects
+from videotrain_api.render.pod import render_pod
 from videotrain_api.validation import parse_run
-from videotrain_operator.planner.render.objects import render_objects
-from videotrain_operator.planner.render.pod import render_pod
 
-EXAMPLES = sorted((Path(__file__).parents[5] / "manifests/examples").glob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).parents[4] / "manifests/examples").glob("*.yaml"))
 RELEASE = "1.37"
 FULL_POOL: dict[str, Any] = {
     "gpusPerNode": 8,

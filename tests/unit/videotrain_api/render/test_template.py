@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from support.planner_builders import RUN_UID, manifest, run_of
 
+from videotrain_api.render.merge import strategic_merge
+from videotrain_api.render.pod import render_pod
 from videotrain_api.schema import ManifestError
 from videotrain_api.validation import parse_run
-from videotrain_operator.planner.render.merge import strategic_merge
-from videotrain_operator.planner.render.pod import render_pod
 
 Json = dict[str, Any]
 

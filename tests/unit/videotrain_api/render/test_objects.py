@@ -6,9 +6,9 @@ from typing import Any
 
 from support.planner_builders import RUN_UID, manifest, run_of
 
-from videotrain_operator.planner.render.kueue import PodGroup, pod_group
-from videotrain_operator.planner.render.objects import render_objects
-from videotrain_operator.planner.render.pod import render_pod
+from videotrain_api.render.kueue import PodGroup, pod_group
+from videotrain_api.render.objects import render_objects
+from videotrain_api.render.pod import render_pod
 
 POOL = {
     "gpusPerNode": 8,

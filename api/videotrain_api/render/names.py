@@ -13,7 +13,7 @@ from videotrain_api.vocabulary import (
     LABEL_RUN_UID,
     LABEL_TEAM,
 )
-from videotrain_operator.planner.decision import Manifest
+from videotrain_api.wire import Manifest
 
 
 def pod_name(run: VideoTrainingRun, index: int) -> str:

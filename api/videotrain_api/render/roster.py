@@ -7,8 +7,7 @@ import json
 from videotrain_api.records import Roster
 from videotrain_api.trainrun import VideoTrainingRun
 from videotrain_api.vocabulary import ANNOTATION_ROSTER
-from videotrain_operator.planner.decision import Manifest
-from videotrain_operator.planner.observed import PodView
+from videotrain_api.wire import Manifest
 
 
 def roster_text(roster: Roster) -> str:
@@ -16,15 +15,18 @@ def roster_text(roster: Roster) -> str:
     return json.dumps(roster.to_wire(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def render_roster(run: VideoTrainingRun, pod: PodView, text: str) -> Manifest:
-    """A patch of the annotation of the very pod that was seen. It has no spec: see cluster.apply."""
+def render_roster(run: VideoTrainingRun, pod: str, uid: str, text: str) -> Manifest:
+    """A patch of the annotation of the very pod that was seen, by name and uid.
+
+    It has no spec: `videotrain_operator.cluster.apply` patches such a pod instead of applying it.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": pod.name,
+            "name": pod,
             "namespace": run.metadata.namespace,
-            "uid": pod.uid,
+            "uid": uid,
             "annotations": {ANNOTATION_ROSTER: text},
         },
     }

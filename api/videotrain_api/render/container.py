@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from videotrain_api import vocabulary as names
+from videotrain_api.render.volumes import mounts
 from videotrain_api.trainrun import VideoTrainingRun
-from videotrain_operator.planner.render.volumes import mounts
 
 COMMAND: Final = ["videotrain-trainer", "agent"]
 

@@ -1,0 +1,115 @@
+"""The frozen configuration: resolved once when a run is accepted, and kept whatever is edited later."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from typing import Any, Final
+
+from videotrain_api.resolve import resolve
+from videotrain_api.schema import Problem, camel_case
+from videotrain_api.stage_config import StageConfig
+from videotrain_api.trainrun import VideoTrainingRun, VideoTrainingRunSpec
+from videotrain_api.validation import check
+
+FROZEN_SPEC_KEY: Final = "_spec.json"
+"""Key of the frozen spec in the config map; no stage can have that name."""
+LIVE_FIELDS: Final = (
+    "nodes",
+    "budget",
+    "suspend",
+    "elasticity",
+    "active_deadline_seconds",
+    "start_deadline_seconds",
+    "ttl_seconds_after_finished",
+)
+THAWED_FIELDS: Final = ("image", "image_pull_policy", "queue")
+"""What describes the pods, with the rest of pool: the API server lets it change only while there are none."""
+FIXED_POOL_FIELDS: Final = ("gpus_per_node", "gpu_resource", "currency")
+LIVE_FAILURE_FIELDS: Final = ("rules", "limits", "same_step_limit")
+
+
+def effective_run(run: VideoTrainingRun, frozen: dict[str, Any] | None) -> VideoTrainingRun:
+    """The run as it is trained: its frozen spec with the present values of the fields that may change."""
+    if frozen is None:
+        return run
+    spec = _parse_spec(_canonical(frozen))
+    now = run.spec
+    nodes = {stage.name: stage.nodes for stage in now.stages}
+    policy = {name: getattr(now.failure_policy, name) for name in LIVE_FAILURE_FIELDS}
+    changes: dict[str, Any] = {name: getattr(now, name) for name in (*LIVE_FIELDS, *THAWED_FIELDS)}
+    changes["pool"] = now.pool.model_copy(update={name: getattr(spec.pool, name) for name in FIXED_POOL_FIELDS})
+    changes["failure_policy"] = spec.failure_policy.model_copy(update=policy)
+    changes["stages"] = [stage.model_copy(update={"nodes": nodes.get(stage.name)}) for stage in spec.stages]
+    merged = spec.model_copy(update=changes)
+    return run if merged == now else run.model_copy(update={"spec": merged})
+
+
+def config_data(run: VideoTrainingRun) -> dict[str, str]:
+    """Data of the frozen config map: a StageConfig per stage, and the spec that they were made from.
+
+    Raises:
+        ManifestError: the run cannot be resolved.
+    """
+    return dict(_config_data(_manifest(run)))
+
+
+def stage_configs(run: VideoTrainingRun) -> tuple[StageConfig, ...]:
+    """The frozen stage configurations of a run; computed once for the same spec.
+
+    Raises:
+        ManifestError: the run cannot be resolved.
+    """
+    return _resolved(_manifest(run))
+
+
+def problems_in(run: VideoTrainingRun) -> tuple[Problem, ...]:
+    """What `videotrain_api.validation.check` finds wrong with a run; computed once for the same spec."""
+    return _problems(_manifest(run))
+
+
+def data_hash(data: dict[str, str]) -> str:
+    """First 16 hex digits of the SHA-256 of a config map's data."""
+    return hashlib.sha256(_canonical(data).encode()).hexdigest()[:16]
+
+
+def _manifest(run: VideoTrainingRun) -> str:
+    """All that the configuration depends on, with nulls: a null may differ from a field's default."""
+    identity = {"name": run.metadata.name, "namespace": run.metadata.namespace}
+    return _canonical({"metadata": identity, "spec": run.spec.model_dump(mode="json", by_alias=True)})
+
+
+def _canonical(data: Any) -> str:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+@lru_cache(maxsize=256)
+def _parse_spec(canonical: str) -> VideoTrainingRunSpec:
+    return VideoTrainingRunSpec.from_wire(json.loads(canonical))
+
+
+@lru_cache(maxsize=256)
+def _resolved(canonical: str) -> tuple[StageConfig, ...]:
+    return tuple(resolve(VideoTrainingRun.from_wire(json.loads(canonical))))
+
+
+@lru_cache(maxsize=256)
+def _problems(canonical: str) -> tuple[Problem, ...]:
+    return tuple(check(VideoTrainingRun.from_wire(json.loads(canonical))))
+
+
+@lru_cache(maxsize=256)
+def _config_data(canonical: str) -> tuple[tuple[str, str], ...]:
+    configs = _resolved(canonical)
+    spec = json.loads(canonical)["spec"]
+    for name in (*LIVE_FIELDS, *THAWED_FIELDS):
+        del spec[camel_case(name)]
+    pool = {camel_case(name): spec["pool"][camel_case(name)] for name in FIXED_POOL_FIELDS}
+    spec["pool"] = pool | {"pricePerGpuHour": "0"}  # required, and always taken from the present spec
+    for name in LIVE_FAILURE_FIELDS:
+        del spec["failurePolicy"][camel_case(name)]
+    for stage in spec["stages"]:
+        del stage["nodes"]
+    files = {f"{config.stage.name}.json": config.canonical_json() for config in configs}
+    return tuple((files | {FROZEN_SPEC_KEY: _canonical(spec)}).items())
