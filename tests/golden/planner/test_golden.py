@@ -4,19 +4,21 @@
 `observed.yaml`  the time, pods, agents and objects; a pod needs only what differs from a running one.
 `plan.yaml`      what is applied, deleted, told and written. Of the status, only what changed.
 
-After a wanted change: `VIDEOTRAIN_REWRITE_GOLDEN=1 python -m pytest tests/golden/planner`, then read the diff.
+After a wanted change: `tox -e golden`, then read the diff.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
+from support.golden import REWRITE, written
+from support.offline_admission import OfflineAdmission
 from support.planner_builders import manifest, pod, run_of
 
 from videotrain_api.records import AgentProgress, Roster
@@ -27,8 +29,12 @@ from videotrain_operator.planner.plan import plan
 
 HERE = Path(__file__).parent
 CASES = sorted(path.name for path in HERE.iterdir() if (path / "run.yaml").is_file())
-REWRITE = os.environ.get("VIDEOTRAIN_REWRITE_GOLDEN") == "1"
 TIMES = ("created_at", "bound_at", "started_at", "finished_at")
+
+
+@pytest.fixture(scope="module")
+def admission() -> OfflineAdmission:
+    return OfflineAdmission()
 
 
 def load(path: Path) -> Any:
@@ -128,13 +134,6 @@ def _describe_ledger(document: dict[str, Any]) -> list[str]:
     return lines
 
 
-class _Dumper(yaml.SafeDumper):
-    """Without anchors: a repeated roster is written out."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_the_plan_is_the_one_on_file(case: str) -> None:
     body = read_run(case)
@@ -142,8 +141,20 @@ def test_the_plan_is_the_one_on_file(case: str) -> None:
     decided = describe(plan(run_of(body), observed, now), body.get("status", {}))
     path = HERE / case / "plan.yaml"
     if REWRITE:
-        path.write_text(yaml.dump(decided, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
+        path.write_text(written(decided))
     assert load(path) == json.loads(json.dumps(decided))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_written_is_what_the_api_server_takes(case: str, admission: OfflineAdmission) -> None:
+    body = read_run(case)
+    observed, now = read_observed(case)
+    decided = plan(run_of(body), observed, now)
+    good = admission.serve(manifest() | {"status": decided.status.to_wire()})
+    assert good[1] == []
+    for item in decided.apply:
+        if item["kind"] != "Pod" or "spec" in item:
+            assert kubernetes_validate.validate(item, "1.37", strict=True)
 
 
 def test_there_are_cases() -> None:
