@@ -17,8 +17,8 @@ import yaml
 from support.golden import REWRITE, written
 from support.planner_builders import manifest
 
+from videotrain_api.render.objects import render_objects
 from videotrain_api.validation import parse_run
-from videotrain_operator.planner.render.objects import render_objects
 
 HERE = Path(__file__).parent
 CASES = sorted(path.parent.name for path in HERE.glob("*/run.yaml"))
