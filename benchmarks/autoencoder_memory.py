@@ -22,8 +22,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from videotrain_api.architecture import AutoencoderTiling
-from videotrain_api.presets import AUTOENCODERS
+from videotrain_api.config.presets import AUTOENCODERS
+from videotrain_api.resource.architecture import AutoencoderTiling
 from videotrain_trainer.networks.registry import build_autoencoder
 
 GIB = 2**30

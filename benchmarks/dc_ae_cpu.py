@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from videotrain_api.presets import AUTOENCODERS
+from videotrain_api.config.presets import AUTOENCODERS
 from videotrain_trainer.networks.autoencoders import dc_ae
 from videotrain_trainer.networks.registry import build_autoencoder, initialize
 

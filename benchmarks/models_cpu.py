@@ -16,7 +16,7 @@ import diffusers
 import torch
 from diffusers import FluxTransformer2DModel
 
-from videotrain_api.architecture import TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.architecture import TextEncoderSpec, TransformerSpec
 from videotrain_trainer import models
 from videotrain_trainer.models.diffusers_folder import transformer_fields
 from videotrain_trainer.networks.common import position_ids

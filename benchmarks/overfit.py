@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-from videotrain_api.architecture import TextEncoderSpec
-from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
-from videotrain_api.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
+from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
+from videotrain_api.resource.architecture import TextEncoderSpec
+from videotrain_api.resource.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
 from videotrain_trainer import models
 from videotrain_trainer.data.buckets import Window
 from videotrain_trainer.data.pixels import crop_window

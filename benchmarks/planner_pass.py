@@ -25,8 +25,8 @@ from typing import Any
 
 from videotrain_api.frozen_config import FROZEN_SPEC_KEY, config_data
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster, RosterMember
-from videotrain_api.status import RunStatus
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.status import RunStatus
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.plan import plan
 

@@ -28,8 +28,8 @@ import google_crc32c
 import torch
 from botocore.config import Config
 
-from videotrain_api import layout
-from videotrain_api.trainrun import Storage
+from videotrain_api.resource.trainrun import Storage
+from videotrain_api.storage import layout
 from videotrain_trainer.data.loader import LatentLoader
 from videotrain_trainer.data.manifest import LATENT_SCHEMA, read_table, to_parquet
 from videotrain_trainer.data.order import OrderBucket, OrderPlan

@@ -7,10 +7,10 @@ import json
 from functools import lru_cache
 from typing import Any, Final
 
-from videotrain_api.resolve import resolve
+from videotrain_api.config.resolve import resolve
+from videotrain_api.config.stage_config import StageConfig
+from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.schema import Problem, camel_case
-from videotrain_api.stage_config import StageConfig
-from videotrain_api.trainrun import VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.validation import check
 
 FROZEN_SPEC_KEY: Final = "_spec.json"

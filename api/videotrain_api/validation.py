@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from videotrain_api.crd.wire import as_served
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.architecture import check_architecture
 from videotrain_api.rules.facts import facts_of
 from videotrain_api.rules.layouts import check_layouts
@@ -16,9 +18,7 @@ from videotrain_api.rules.spending import check_affordable, check_spending
 from videotrain_api.rules.stages import check_stages
 from videotrain_api.rules.training import check_training
 from videotrain_api.schema import ManifestError, Problem, problems_of
-from videotrain_api.trainrun import VideoTrainingRun
 from videotrain_api.vocabulary import API_VERSION, KIND
-from videotrain_api.wire import as_served
 
 
 def parse_run(data: Any) -> VideoTrainingRun:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.validation import parse_run
 from videotrain_api.vocabulary import API_VERSION, KIND
 

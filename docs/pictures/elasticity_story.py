@@ -24,7 +24,7 @@ from support.planner_cluster import SimCluster
 from support.planner_lives import settle
 from support.planner_worlds import SimWorld
 
-from videotrain_api.status import GenerationStatus, RunStatus
+from videotrain_api.resource.status import GenerationStatus, RunStatus
 from videotrain_operator.accounting.attribution import life_of, microseconds, pod_life
 
 RECORD: Final = Path(__file__).with_name("elasticity.json")

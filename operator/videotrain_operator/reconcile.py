@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ManifestError
-from videotrain_api.trainrun import VideoTrainingRun
 from videotrain_api.vocabulary import KIND, Phase
 from videotrain_operator.cluster.agents import Agents
 from videotrain_operator.cluster.apply import apply, whenever_changed

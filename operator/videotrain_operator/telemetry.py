@@ -25,7 +25,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from videotrain_api import metrics as catalogue
-from videotrain_api.status import CostStatus, GenerationStatus, RunStatus
+from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus
 from videotrain_api.vocabulary import Phase
 from videotrain_operator.cluster.interface import Json
 

@@ -16,7 +16,7 @@ from support.controlplane import CRDS, Run
 from support.planner_builders import manifest, train_stage
 
 from videotrain_api.crd.definition import custom_resource_definition, root_schema
-from videotrain_api.status import (
+from videotrain_api.resource.status import (
     ConditionStatus,
     CostStatus,
     NodesStatus,

@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 
 from videotrain_api import vocabulary as names
-from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.config.stage_config import StageConfig, StagePaths
 from videotrain_api.records import AgentProgress, Roster, RosterMember
-from videotrain_api.stage_config import StageConfig, StagePaths
-from videotrain_api.stages import Bucket, LearningRatePiece, Optimizer, Stage, TrainTask
-from videotrain_api.trainrun import CheckpointPolicy, Dataset, Storage
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.stages import Bucket, LearningRatePiece, Optimizer, Stage, TrainTask
+from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, Storage
 
 INJECTED = Path(__file__).with_name("injected")
 """Folder for PYTHONPATH that puts a task of small steps in the place of `train`."""

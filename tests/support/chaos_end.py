@@ -18,8 +18,8 @@ from support.processes import processes_below
 from videotrain.objectstore.client import s3_client
 from videotrain.report.order_check import order_digest, read_evidence
 from videotrain.report.workdir import S3Objects
-from videotrain_api import layout
-from videotrain_api.artifacts import CheckpointManifest, OrderLine
+from videotrain_api.storage import layout
+from videotrain_api.storage.artifacts import CheckpointManifest, OrderLine
 from videotrain_api.vocabulary import KIND
 
 REBUILT_MICROSECONDS = 5_000_000

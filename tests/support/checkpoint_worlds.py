@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from videotrain_api.artifacts import CheckpointManifest, OrderLine
-from videotrain_api.trainrun import CheckpointPolicy, Storage
+from videotrain_api.resource.trainrun import CheckpointPolicy, Storage
+from videotrain_api.storage.artifacts import CheckpointManifest, OrderLine
 from videotrain_trainer.checkpoint.fragments import even_share, numel
 from videotrain_trainer.checkpoint.load import Loaded, load_newest
 from videotrain_trainer.checkpoint.order_log import OrderLog

@@ -14,9 +14,9 @@ from typing import Any, Final
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from videotrain_api import aspect
+from videotrain_api.config import aspect
+from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.crd.definition import root_schema
-from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.vocabulary import API_VERSION, KIND
 
 Json = dict[str, Any]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster, SavedPoint, WorkerExit
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.observed import Observed, PodView
 

@@ -7,7 +7,7 @@ from typing import Any
 from support.planner_builders import manifest, train_stage
 from support.planner_cluster import SimCluster
 
-from videotrain_api.status import RunStatus
+from videotrain_api.resource.status import RunStatus
 from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.reconcile import Outcome, RunKey, reconcile
 

@@ -4,12 +4,12 @@ import json
 
 import torch
 
-from videotrain_api.architecture import TextEncoderSpec
-from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
+from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
+from videotrain_api.config.stage_config import StageConfig, StagePaths
 from videotrain_api.records import StepRecord
-from videotrain_api.stage_config import StageConfig, StagePaths
-from videotrain_api.stages import Prompt, SampleTask, Stage
-from videotrain_api.trainrun import CheckpointPolicy, Dataset, Storage
+from videotrain_api.resource.architecture import TextEncoderSpec
+from videotrain_api.resource.stages import Prompt, SampleTask, Stage
+from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, Storage
 from videotrain_trainer.tasks import sample
 from videotrain_trainer.worker.stage_context import StageContext, World
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from videotrain_api.architecture import TextEncoderSpec
-from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
+from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
+from videotrain_api.resource.architecture import TextEncoderSpec
 from videotrain_trainer.data.video import write_mp4
 from videotrain_trainer.networks.registry import build_autoencoder, build_transformer, initialize
 

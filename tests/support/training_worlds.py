@@ -22,12 +22,11 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.artifacts import CheckpointManifest
-from videotrain_api.presets import complete_autoencoder
+from videotrain_api.config.presets import complete_autoencoder
+from videotrain_api.config.stage_config import StageConfig, StagePaths
 from videotrain_api.records import TRAINER_RECORD, CheckpointRecord, StartedRecord, StepRecord
-from videotrain_api.stage_config import StageConfig, StagePaths
-from videotrain_api.stages import (
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.stages import (
     AutoencoderTask,
     Bucket,
     ConditioningMix,
@@ -37,7 +36,8 @@ from videotrain_api.stages import (
     Stage,
     TrainTask,
 )
-from videotrain_api.trainrun import CheckpointPolicy, Dataset, Storage
+from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, Storage
+from videotrain_api.storage.artifacts import CheckpointManifest
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, to_parquet, uids_hash
 from videotrain_trainer.data.sets import EncodedSetInfo, set_info_uri
 from videotrain_trainer.data.shards import ShardWriter

@@ -12,10 +12,10 @@ import torch
 from moto.server import ThreadedMotoServer
 from support.model_fixtures import fixture, mmdit, one_thread
 
-from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.presets import complete_autoencoder, complete_transformer
-from videotrain_api.stage_config import StageConfig, StagePaths
-from videotrain_api.stages import (
+from videotrain_api.config.presets import complete_autoencoder, complete_transformer
+from videotrain_api.config.stage_config import StageConfig, StagePaths
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.stages import (
     AutoencoderTask,
     Bucket,
     CurateTask,
@@ -26,7 +26,7 @@ from videotrain_api.stages import (
     Stage,
     TrainTask,
 )
-from videotrain_api.trainrun import CheckpointPolicy, Dataset, Storage
+from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, Storage
 from videotrain_trainer.data.video import write_mp4
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_context import StageContext, World

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from videotrain_api.trainrun import Storage
+from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.errors import (
     AlreadyExists,
     DiskFull,

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from videotrain_api.trainrun import Storage
+from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.errors import StorageUnavailable
 from videotrain_trainer.storage import ObjectStore, open_filesystem
 

@@ -29,7 +29,7 @@ from obstore.exceptions import (
     UnauthenticatedError,
 )
 
-from videotrain_api.trainrun import Storage
+from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.errors import (
     AlreadyExists,
     DiskFull,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 
-from videotrain_api.architecture import AutoencoderSpec
+from videotrain_api.resource.architecture import AutoencoderSpec
 
 _HEAD_WIDTH = 32
 _EVIT_FROM = 3

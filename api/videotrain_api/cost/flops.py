@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from videotrain_api import aspect
-from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.stages import Bucket
+from videotrain_api.config import aspect
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.stages import Bucket
 
 TIME_FEATURES = 256
 """Width of the sinusoid that embeds the timestep (and the guidance scale)."""

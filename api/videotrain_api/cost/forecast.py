@@ -10,13 +10,13 @@ from fractions import Fraction
 from statistics import fmean
 from typing import Final, Literal
 
-from videotrain_api import aspect, presets
-from videotrain_api.architecture import AutoencoderSpec
+from videotrain_api.config import aspect, presets
 from videotrain_api.cost import autoencoder_flops, flops
-from videotrain_api.cost.money import cost_micros, format_micros, parse_micros
+from videotrain_api.money import cost_micros, format_micros, parse_micros
+from videotrain_api.resource.architecture import AutoencoderSpec
+from videotrain_api.resource.stages import Bucket, NodeBounds, ParallelLayout, SampleTask, Stage
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ApiModel
-from videotrain_api.stages import Bucket, NodeBounds, ParallelLayout, SampleTask, Stage
-from videotrain_api.trainrun import VideoTrainingRun
 
 PEAK_FLOPS: Final = 989e12
 """Dense bf16 peak of one H100/H200 SXM, FLOP/s (vendor figure)."""

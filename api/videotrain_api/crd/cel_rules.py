@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from videotrain_api import aspect
-from videotrain_api.architecture import TextEncoderSpec, TransformerSpec
+from videotrain_api.config import aspect
 from videotrain_api.crd.cel import CelRule, at_most, names
-from videotrain_api.mutability import STAGE_MEMBERS, TRANSITIONS
-from videotrain_api.pool import ENV_ADVICE, ENV_NAME, RESERVED_ENV, RESERVED_ENV_PREFIXES, CacheVolume, Pool
-from videotrain_api.schema import ApiModel
-from videotrain_api.stages import (
+from videotrain_api.resource.architecture import TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.mutability import STAGE_MEMBERS, TRANSITIONS
+from videotrain_api.resource.pool import ENV_ADVICE, ENV_NAME, RESERVED_ENV, RESERVED_ENV_PREFIXES, CacheVolume, Pool
+from videotrain_api.resource.stages import (
     Bucket,
     ConditioningMix,
     CurateTask,
@@ -28,11 +27,12 @@ from videotrain_api.stages import (
     Stage,
     WeightsFrom,
 )
-from videotrain_api.trainrun import (
+from videotrain_api.resource.trainrun import (
     Budget,
     CheckpointPolicy,
     VideoTrainingRunSpec,
 )
+from videotrain_api.schema import ApiModel
 
 MOST_STAGES: Final = 32
 _INDICES: Final = "[" + ", ".join(map(str, range(MOST_STAGES))) + "]"

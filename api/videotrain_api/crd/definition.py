@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from videotrain_api import vocabulary
 from videotrain_api.crd.cel_rules import RULES
+from videotrain_api.resource.stages import DNS_LABEL
+from videotrain_api.resource.status import RunStatus
+from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.schema import ApiModel
-from videotrain_api.stages import DNS_LABEL
-from videotrain_api.status import RunStatus
-from videotrain_api.trainrun import VideoTrainingRun, VideoTrainingRunSpec
 
 Json = dict[str, Any]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from videotrain_api.crd.wire import Manifest
 from videotrain_api.render.names import ledger_name, metadata, run_labels
-from videotrain_api.trainrun import VideoTrainingRun
-from videotrain_api.wire import Manifest
+from videotrain_api.resource.trainrun import VideoTrainingRun
 
 LEDGER_KEY: Final = "ledger.json"
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from videotrain_api import vocabulary as names
 from videotrain_api.render.volumes import mounts
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun
 
 COMMAND: Final = ["videotrain-trainer", "agent"]
 

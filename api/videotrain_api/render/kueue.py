@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from videotrain_api.cost.forecast import node_bounds, node_counts
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun
 
 _DOMAIN: Final = "kueue.x-k8s.io"
 PLACE_LABEL: Final = f"{_DOMAIN}/pod-group-pod-index"

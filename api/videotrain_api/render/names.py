@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.crd.wire import Manifest
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.vocabulary import (
     API_VERSION,
     FIELD_MANAGER,
@@ -13,7 +14,6 @@ from videotrain_api.vocabulary import (
     LABEL_RUN_UID,
     LABEL_TEAM,
 )
-from videotrain_api.wire import Manifest
 
 
 def pod_name(run: VideoTrainingRun, index: int) -> str:

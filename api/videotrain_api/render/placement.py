@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from videotrain_api.render.names import selector
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun
 
 LOST_NODE_SECONDS: Final = 45
 """How long a node may be away before its pods are evicted; longer than a kubelet restart, far below the default 300."""

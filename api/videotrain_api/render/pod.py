@@ -7,15 +7,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 from videotrain_api import vocabulary as names
-from videotrain_api.pool import PodTemplate
+from videotrain_api.crd.wire import Manifest
 from videotrain_api.render.container import worker_container
 from videotrain_api.render.kueue import PodGroup, pod_group, queue_annotations, queue_labels
 from videotrain_api.render.merge import strategic_merge
 from videotrain_api.render.names import metadata, pod_name, service_name, worker_labels
 from videotrain_api.render.placement import affinity, tolerations
 from videotrain_api.render.volumes import volumes
-from videotrain_api.trainrun import VideoTrainingRun
-from videotrain_api.wire import Manifest
+from videotrain_api.resource.pool import PodTemplate
+from videotrain_api.resource.trainrun import VideoTrainingRun
 
 GRACE_MARGIN_SECONDS: Final = 30
 """For the agent itself, beyond what the workers get."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
+from videotrain_api.crd.wire import Manifest
 from videotrain_api.records import Roster
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.vocabulary import ANNOTATION_ROSTER
-from videotrain_api.wire import Manifest
 
 
 def roster_text(roster: Roster) -> str:

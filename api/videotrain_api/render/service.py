@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from videotrain_api.crd.wire import Manifest
 from videotrain_api.render.names import metadata, run_labels, selector, service_name
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.vocabulary import PORT_AGENT
-from videotrain_api.wire import Manifest
 
 
 def render_service(run: VideoTrainingRun) -> Manifest:

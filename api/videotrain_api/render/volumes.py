@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from videotrain_api import vocabulary as names
 from videotrain_api.render.names import run_labels
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun
 
 _MOUNTS: Final = {
     "roster": "/etc/videotrain/pod",

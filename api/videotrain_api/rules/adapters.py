@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from videotrain_api.resolve import stage_paths
+from videotrain_api.config.resolve import stage_paths
+from videotrain_api.resource.stages import TrainTask
 from videotrain_api.rules.facts import Facts
 from videotrain_api.schema import Problem
-from videotrain_api.stages import TrainTask
 
 
 def check_adapter(path: str, index: int, task: TrainTask, facts: Facts) -> Iterator[Problem]:

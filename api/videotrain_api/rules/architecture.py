@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from videotrain_api.architecture import AutoencoderSpec, TransformerSpec
+from videotrain_api.resource.architecture import AutoencoderSpec, TransformerSpec
 from videotrain_api.rules.facts import Facts
 from videotrain_api.schema import Problem
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from videotrain_api import aspect
-from videotrain_api.architecture import AutoencoderSpec
+from videotrain_api.config import aspect
+from videotrain_api.resource.architecture import AutoencoderSpec
+from videotrain_api.resource.stages import AdversarialPhase, AutoencoderTask
 from videotrain_api.schema import Problem
-from videotrain_api.stages import AdversarialPhase, AutoencoderTask
 
 _FEWEST_PATCHES = 2
 

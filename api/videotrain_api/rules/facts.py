@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from videotrain_api.architecture import AutoencoderSpec, TransformerSpec
+from videotrain_api.config.presets import complete_autoencoder, complete_transformer
+from videotrain_api.config.resolve import uses_transformer
 from videotrain_api.cost.flops import grid
-from videotrain_api.presets import complete_autoencoder, complete_transformer
-from videotrain_api.resolve import uses_transformer
+from videotrain_api.resource.architecture import AutoencoderSpec, TransformerSpec
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ManifestError, Problem
-from videotrain_api.trainrun import VideoTrainingRun
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from videotrain_api.cost.forecast import node_bounds, node_counts
+from videotrain_api.resource.stages import AutoencoderTask, ParallelLayout
 from videotrain_api.rules.facts import Facts, shown
 from videotrain_api.schema import Problem
-from videotrain_api.stages import AutoencoderTask, ParallelLayout
 
 
 def check_layouts(facts: Facts) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from videotrain_api.pool import ENV_ADVICE, CacheVolume, Pool, reserved_env
+from videotrain_api.resource.pool import ENV_ADVICE, CacheVolume, Pool, reserved_env
 from videotrain_api.rules.facts import Facts
 from videotrain_api.rules.template import check_template
 from videotrain_api.schema import Problem

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from videotrain_api.cost.forecast import PEAK_FLOPS, gpu_cost_micros, modelled_seconds, node_bounds, stage_work
-from videotrain_api.cost.money import format_micros, parse_micros
+from videotrain_api.money import format_micros, parse_micros
+from videotrain_api.resource.trainrun import Budget, VideoTrainingRun
 from videotrain_api.rules.facts import Facts
 from videotrain_api.schema import Problem
-from videotrain_api.trainrun import Budget, VideoTrainingRun
 
 
 def check_spending(facts: Facts) -> Iterator[Problem]:

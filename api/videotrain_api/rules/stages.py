@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from videotrain_api.resolve import encode_buckets, missing_inputs, stage_paths
+from videotrain_api.config.resolve import encode_buckets, missing_inputs, stage_paths
+from videotrain_api.resource.stages import NodeBounds, Prompt, SampleTask, Stage, WeightsFrom
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.facts import Facts
 from videotrain_api.schema import Problem
-from videotrain_api.stages import NodeBounds, Prompt, SampleTask, Stage, WeightsFrom
-from videotrain_api.trainrun import VideoTrainingRun
 
 MEMBERS = ("curate", "autoencoder", "encode", "train", "sample")
 

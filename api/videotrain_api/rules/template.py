@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from videotrain_api.pool import ENV_ADVICE, PodTemplate, reserved_env
+from videotrain_api.resource.pool import ENV_ADVICE, PodTemplate, reserved_env
 from videotrain_api.schema import Problem
 from videotrain_api.vocabulary import CONTAINER_WORKER, GROUP, VOLUMES, VOLUMES_FIXED
 

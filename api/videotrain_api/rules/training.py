@@ -5,14 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 
-from videotrain_api import aspect
-from videotrain_api.architecture import AutoencoderSpec
-from videotrain_api.resolve import stage_paths
-from videotrain_api.rules.adapters import check_adapter
-from videotrain_api.rules.autoencoders import check_autoencoder_losses
-from videotrain_api.rules.facts import Facts
-from videotrain_api.schema import Problem
-from videotrain_api.stages import (
+from videotrain_api.config import aspect
+from videotrain_api.config.resolve import stage_paths
+from videotrain_api.resource.architecture import AutoencoderSpec
+from videotrain_api.resource.stages import (
     AutoencoderTask,
     Bucket,
     ConditioningMix,
@@ -21,6 +17,10 @@ from videotrain_api.stages import (
     ScoreBounds,
     TrainTask,
 )
+from videotrain_api.rules.adapters import check_adapter
+from videotrain_api.rules.autoencoders import check_autoencoder_losses
+from videotrain_api.rules.facts import Facts
+from videotrain_api.schema import Problem
 
 
 def check_training(facts: Facts) -> Iterator[Problem]:

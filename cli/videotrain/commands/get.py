@@ -14,7 +14,7 @@ from rich.table import Table
 from videotrain.embedded.database import read_objects
 from videotrain.local.screen import cost_table, render_screen
 from videotrain.manifest_file import ManifestFileError
-from videotrain_api.status import RunStatus
+from videotrain_api.resource.status import RunStatus
 from videotrain_api.vocabulary import KIND
 
 DATABASE_FILE = "cluster.db"

@@ -24,7 +24,7 @@ from videotrain_api.cost.forecast import (
     StageForecast,
     forecast,
 )
-from videotrain_api.cost.money import MICROS, parse_micros
+from videotrain_api.money import MICROS, parse_micros
 
 UNKNOWN = "-"
 TABLE_WIDTH = 130

@@ -12,7 +12,7 @@ import yaml
 from videotrain.manifest_file import load_run
 from videotrain_api.cost.forecast import node_bounds, node_counts
 from videotrain_api.render.objects import render_objects
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun
 
 LITERAL_FROM = 100
 """Strings from this length on, such as a frozen stage configuration, are written as blocks."""

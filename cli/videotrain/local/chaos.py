@@ -14,7 +14,7 @@ import psutil
 from videotrain.embedded.process_nodes import ProcessNodes
 from videotrain.local.chaos_spec import Fault, FiredFaults
 from videotrain_api.records import GenerationProgress
-from videotrain_api.status import GenerationStatus, RunStatus
+from videotrain_api.resource.status import GenerationStatus, RunStatus
 from videotrain_operator.planner.observed import Observed
 
 Json = dict[str, Any]

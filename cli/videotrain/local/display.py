@@ -17,7 +17,7 @@ from rich.text import Text
 
 from videotrain.local.screen import cost_table, render_screen, work_units
 from videotrain.report.summary import GPU_NOTE
-from videotrain_api.status import GenerationStatus, RunStatus
+from videotrain_api.resource.status import GenerationStatus, RunStatus
 from videotrain_operator.planner.observed import Observed
 
 Json = dict[str, Any]

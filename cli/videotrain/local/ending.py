@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from videotrain_api.status import RunStatus
+from videotrain_api.resource.status import RunStatus
 from videotrain_api.vocabulary import Condition, Phase
 
 Json = dict[str, Any]

@@ -14,7 +14,7 @@ from videotrain.embedded.store import EmbeddedCluster
 from videotrain.local.chaos import FaultInjector
 from videotrain.local.display import Display
 from videotrain.local.metrics_server import serve_metrics
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.vocabulary import KIND, PORT_AGENT, Phase
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.interface import Conflict

@@ -24,7 +24,7 @@ from videotrain.objectstore.client import (
     secret_manifest,
 )
 from videotrain_api.cost.forecast import node_bounds
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.validation import parse_run
 
 Json = dict[str, Any]

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from videotrain.report.summary import GPU_NOTE
 from videotrain.wording import BUCKET_LABELS, duration, exact, money
-from videotrain_api.status import CostStatus, GenerationStatus, RunStatus, StageStatus
+from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus, StageStatus
 from videotrain_operator.planner.observed import Observed
 
 PHASE_STYLES = {

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from videotrain_api.frozen_config import LIVE_FAILURE_FIELDS, LIVE_FIELDS
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import camel_case
-from videotrain_api.trainrun import VideoTrainingRun
 
 Json = dict[str, Any]
 START_BYTES: Final = 512 * 1024 * 1024

@@ -12,7 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
 
 from videotrain.processes.podfiles import secret_value
-from videotrain_api.trainrun import Storage, VideoTrainingRun
+from videotrain_api.resource.trainrun import Storage, VideoTrainingRun
 
 Json = dict[str, Any]
 KEY_ID, SECRET_KEY = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"

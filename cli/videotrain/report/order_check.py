@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from videotrain.report.workdir import ObjectMissingError, ObjectReader
-from videotrain_api.artifacts import CheckpointManifest, OrderLine
 from videotrain_api.schema import ManifestError
+from videotrain_api.storage.artifacts import CheckpointManifest, OrderLine
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from videotrain.report.sections import (
 from videotrain.report.summary import DROP_REPORT_FILE, SUMMARY_FILE
 from videotrain.report.timeline import timeline
 from videotrain.report.workdir import RunRecords, read_records
-from videotrain_api.artifacts import DropReport
-from videotrain_api.status import RunStatus
+from videotrain_api.resource.status import RunStatus
+from videotrain_api.storage.artifacts import DropReport
 
 REPORT_FILE = "report.html"
 CONTENT_POLICY = (

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from videotrain.report.workdir import RunRecords
-from videotrain_api.status import GenerationStatus, RunStatus
-from videotrain_api.trainrun import Cause
+from videotrain_api.resource.status import GenerationStatus, RunStatus
+from videotrain_api.resource.trainrun import Cause
 
 FAULTS: tuple[Cause, ...] = ("application", "infrastructure", "preemption", "hang")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from videotrain.report.markup import Html, element, join, section, table, text
 from videotrain.wording import BUCKET_LABELS, BUCKET_MEANINGS, compact, duration, exact, money
-from videotrain_api.artifacts import DropReport
-from videotrain_api.cost.money import cost_micros, parse_micros
+from videotrain_api.money import cost_micros, parse_micros
+from videotrain_api.storage.artifacts import DropReport
 
 INLINE_BYTES = 1_500_000
 """A video up to this size is put into the page, a larger one stays a file beside it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from videotrain.report.curves import lost_span
 from videotrain.report.workdir import RunRecords
-from videotrain_api.status import GenerationStatus, RunStatus
+from videotrain_api.resource.status import GenerationStatus, RunStatus
 
 Json = dict[str, Any]
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from videotrain_api.records import GenerationProgress
-from videotrain_api.status import GenerationStatus
+from videotrain_api.resource.status import GenerationStatus
 from videotrain_api.vocabulary import Bucket, GenerationReason
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from videotrain_api.status import GenerationStatus
+from videotrain_api.resource.status import GenerationStatus
 from videotrain_operator.accounting.attribution import EPOCH, FOREVER, Life, life_of, microseconds, pod_life, use
 from videotrain_operator.accounting.money import parse_price, price_buckets
 

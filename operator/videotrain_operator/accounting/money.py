@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 
-from videotrain_api.cost.money import cost_micros, parse_micros
+from videotrain_api.money import cost_micros, parse_micros
 
 
 @lru_cache(maxsize=256)

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import groupby
 from typing import Final
 
+from videotrain_api.crd.wire import Manifest
 from videotrain_api.vocabulary import FIELD_MANAGER, KIND, LABEL_RUN, LABEL_RUN_UID
-from videotrain_api.wire import Manifest
 from videotrain_operator.cluster.interface import Cluster, Json
 from videotrain_operator.planner.decision import Plan
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from videotrain_api.trainrun import Metadata, VideoTrainingRun, VideoTrainingRunSpec
+from videotrain_api.resource.trainrun import Metadata, VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.cluster.interface import Json
 

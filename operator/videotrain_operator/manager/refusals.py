@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from videotrain_api.status import RunStatus
+from videotrain_api.resource.status import RunStatus
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.cluster.interface import Json
 from videotrain_operator.kube.client import ApiError

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from videotrain_api.cost.money import cost_micros, format_micros
+from videotrain_api.money import cost_micros, format_micros
 from videotrain_api.render.config import render_ledger
 from videotrain_api.render.names import ledger_name
-from videotrain_api.status import CostStatus
+from videotrain_api.resource.status import CostStatus
 from videotrain_api.vocabulary import Bucket
 from videotrain_operator.accounting.ledger import Bill, Holding, rebuild, settle
 from videotrain_operator.planner.budget import spent_percent

@@ -9,8 +9,8 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Final
 
-from videotrain_api.cost.money import MICROSECONDS_PER_HOUR, format_micros, parse_micros
-from videotrain_api.trainrun import Budget
+from videotrain_api.money import MICROSECONDS_PER_HOUR, format_micros, parse_micros
+from videotrain_api.resource.trainrun import Budget
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.accounting.ledger import Bill
 from videotrain_operator.planner.conditions import find_condition, set_condition

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from videotrain_api.status import ConditionStatus
+from videotrain_api.resource.status import ConditionStatus
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.planner.draft import Draft
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from videotrain_api.frozen_config import config_data, data_hash, problems_in, stage_configs
 from videotrain_api.render.names import config_map_name
+from videotrain_api.resource.status import StageStatus
+from videotrain_api.resource.trainrun import VideoTrainingRunSpec
 from videotrain_api.schema import ManifestError
-from videotrain_api.status import StageStatus
-from videotrain_api.trainrun import VideoTrainingRunSpec
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from videotrain_api.status import RunStatus
-from videotrain_api.wire import Manifest
+from videotrain_api.crd.wire import Manifest
+from videotrain_api.resource.status import RunStatus
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,12 @@ from functools import cached_property
 from typing import Any, Literal
 
 from videotrain_api.cost.forecast import node_counts
+from videotrain_api.crd.wire import Manifest
 from videotrain_api.records import Roster
-from videotrain_api.stages import NodeBounds
-from videotrain_api.status import GenerationStatus, RunStatus, StageStatus
-from videotrain_api.trainrun import VideoTrainingRun, VideoTrainingRunSpec
+from videotrain_api.resource.stages import NodeBounds
+from videotrain_api.resource.status import GenerationStatus, RunStatus, StageStatus
+from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.vocabulary import Condition
-from videotrain_api.wire import Manifest
 from videotrain_operator.accounting.ledger import Bill
 from videotrain_operator.planner.decision import Deletion, Event, Plan
 from videotrain_operator.planner.observed import Observed, PodView

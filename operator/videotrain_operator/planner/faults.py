@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
 from videotrain_api.records import WorkerExit
-from videotrain_api.trainrun import Cause, FailureRule
+from videotrain_api.resource.trainrun import Cause, FailureRule
 from videotrain_api.vocabulary import ExitCode, GenerationReason
 from videotrain_operator.planner.observed import PodView
 from videotrain_operator.planner.progress import CONSEQUENCES, Report

@@ -12,7 +12,7 @@ from typing import Final
 
 from videotrain_api.records import Roster, RosterMember
 from videotrain_api.render.roster import render_roster, roster_text
-from videotrain_api.status import GenerationStatus
+from videotrain_api.resource.status import GenerationStatus
 from videotrain_api.vocabulary import PORT_RENDEZVOUS, RENDEZVOUS_PORTS, GenerationReason
 from videotrain_operator.planner.draft import COMPLETED, SUSPENDED, Draft
 from videotrain_operator.planner.members import dead, eligible, ready_since

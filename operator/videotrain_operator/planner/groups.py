@@ -20,12 +20,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
+from videotrain_api.crd.wire import Manifest
 from videotrain_api.render.kueue import FINAL, PodGroup, pod_group
 from videotrain_api.render.roster import render_roster, roster_text
-from videotrain_api.status import PodGroupStatus
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.status import PodGroupStatus
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.vocabulary import ANNOTATION_ROSTER, Condition
-from videotrain_api.wire import Manifest
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.observed import PodView

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from videotrain_api.status import GenerationStatus, RestartCounts
-from videotrain_api.trainrun import Cause
+from videotrain_api.resource.status import GenerationStatus, RestartCounts
+from videotrain_api.resource.trainrun import Cause
 from videotrain_api.vocabulary import Condition, ExitCode, GenerationReason
 from videotrain_operator.planner.conditions import set_condition
 from videotrain_operator.planner.draft import COMPLETED, Draft

@@ -7,7 +7,7 @@ from typing import Final
 
 from videotrain_api.render.names import pod_name
 from videotrain_api.render.pod import render_pod
-from videotrain_api.status import SuspectNode
+from videotrain_api.resource.status import SuspectNode
 from videotrain_operator.planner.decision import Deletion
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.groups import render_last_word, render_unheld, settle_groups, stopping_groups, surplus

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from videotrain_api.cost.money import MICROSECONDS_PER_HOUR, format_micros
-from videotrain_api.status import CostStatus, GenerationStatus, OutageStatus
+from videotrain_api.money import MICROSECONDS_PER_HOUR, format_micros
+from videotrain_api.resource.status import CostStatus, GenerationStatus, OutageStatus
 from videotrain_api.vocabulary import Bucket
 from videotrain_operator.planner.draft import SUSPENDED, Draft
 

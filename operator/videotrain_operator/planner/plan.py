@@ -11,9 +11,9 @@ from videotrain_api.frozen_config import effective_run
 from videotrain_api.render.config import render_config_map
 from videotrain_api.render.names import service_name
 from videotrain_api.render.service import render_service
+from videotrain_api.resource.status import RunStatus
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ManifestError
-from videotrain_api.status import RunStatus
-from videotrain_api.trainrun import VideoTrainingRun
 from videotrain_api.vocabulary import Condition, Phase
 from videotrain_operator.planner.bill import settle_bill, store_ledger, write_cost
 from videotrain_operator.planner.budget import check_budget

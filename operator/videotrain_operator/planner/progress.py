@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from videotrain_api.records import GenerationProgress, SavedPoint, WorkerExit
-from videotrain_api.status import GenerationStatus, StageStatus
+from videotrain_api.resource.status import GenerationStatus, StageStatus
 from videotrain_api.vocabulary import ExitCode
 from videotrain_operator.planner.draft import Draft
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from videotrain_api.status import GenerationStatus
+from videotrain_api.resource.status import GenerationStatus
 from videotrain_operator.planner.draft import Draft
 
 DEFAULT_RESTART_SECONDS: Final = 30.0

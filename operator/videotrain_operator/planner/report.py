@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from videotrain_api.cost.forecast import PEAK_FLOPS
-from videotrain_api.status import GenerationStatus, NodesStatus, StageStatus, ThroughputStatus, columns_of
+from videotrain_api.resource.status import GenerationStatus, NodesStatus, StageStatus, ThroughputStatus, columns_of
 from videotrain_api.vocabulary import Condition, GenerationReason, Phase
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft

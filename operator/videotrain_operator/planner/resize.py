@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from videotrain_api.status import GenerationStatus
+from videotrain_api.resource.status import GenerationStatus
 from videotrain_api.vocabulary import GenerationReason
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.members import eligible, ready_since

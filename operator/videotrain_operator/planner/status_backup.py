@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from videotrain_api.render.names import ledger_name
-from videotrain_api.status import RestartCounts, RunStatus
+from videotrain_api.resource.status import RestartCounts, RunStatus
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft

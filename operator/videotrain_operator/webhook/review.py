@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from videotrain_api.cost.forecast import CostForecast, forecast
-from videotrain_api.cost.money import parse_micros
+from videotrain_api.money import parse_micros
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ManifestError, Problem
-from videotrain_api.trainrun import VideoTrainingRun
 from videotrain_api.validation import parse_run
 
 Json = dict[str, Any]

@@ -21,8 +21,8 @@ from support.golden import REWRITE, written
 from support.offline_admission import OfflineAdmission
 from support.planner_builders import manifest, pod, run_of
 
+from videotrain_api.crd.wire import Manifest
 from videotrain_api.records import AgentProgress, Roster
-from videotrain_api.wire import Manifest
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.plan import plan

@@ -18,7 +18,7 @@ from support.checkpoint_worlds import (
 )
 
 from videotrain_api.records import CheckpointRecord
-from videotrain_api.trainrun import CheckpointPolicy, Storage
+from videotrain_api.resource.trainrun import CheckpointPolicy, Storage
 from videotrain_trainer.checkpoint.catalog import stored_steps
 from videotrain_trainer.checkpoint.commit import AbandonedError
 from videotrain_trainer.checkpoint.fence import Fence

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from support.perceptual_weights import write_lpips
 from support.training_worlds import make_clips, store
 
-from videotrain_api.presets import AUTOENCODERS
+from videotrain_api.config.presets import AUTOENCODERS
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer import cli
 from videotrain_trainer.data.manifest import LATENT_SCHEMA, to_parquet

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.sampling_folder import AUTOENCODER, MODEL, TEXT, flags_of, make_folder
 
-from videotrain_api.presets import TRANSFORMERS
+from videotrain_api.config.presets import TRANSFORMERS
 from videotrain_trainer import cli
 from videotrain_trainer.commands import sample as command
 from videotrain_trainer.data.video import decode, probe

@@ -6,9 +6,9 @@ from itertools import islice
 import pytest
 import torch
 
-from videotrain_api import layout
-from videotrain_api.presets import AUTOENCODERS
-from videotrain_api.stages import Bucket, ScoreBounds
+from videotrain_api.config.presets import AUTOENCODERS
+from videotrain_api.resource.stages import Bucket, ScoreBounds
+from videotrain_api.storage import layout
 from videotrain_trainer.data.buckets import row_name
 from videotrain_trainer.data.loader import LatentLoader
 from videotrain_trainer.data.manifest import LATENT_SCHEMA, to_parquet

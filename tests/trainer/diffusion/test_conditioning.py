@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.batches import Batch, Key
 
-from videotrain_api.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
+from videotrain_api.resource.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
 from videotrain_trainer.diffusion.conditioning import (
     KINDS,
     Given,

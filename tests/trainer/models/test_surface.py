@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.model_fixtures import forward
 
-from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.presets import AUTOENCODERS, COMPANIONS, TRANSFORMERS
+from videotrain_api.config.presets import AUTOENCODERS, COMPANIONS, TRANSFORMERS
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.schema import ManifestError
 from videotrain_trainer import models
 from videotrain_trainer.diffusion.sampler import Guidance

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from videotrain_api.architecture import TextEncoderSpec
-from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
+from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
+from videotrain_api.resource.architecture import TextEncoderSpec
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.adaptation import adapt_transformer, inflate, start_from_image
 from videotrain_trainer.networks.registry import build_autoencoder, build_transformer, initialize

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from videotrain_api.config.presets import AUTOENCODERS, COMPANIONS, TRANSFORMERS
 from videotrain_api.cost.flops import forward_flops, mmdit_shape, train_flops
-from videotrain_api.presets import AUTOENCODERS, COMPANIONS, TRANSFORMERS
 from videotrain_trainer import models
 from videotrain_trainer.networks.common import position_ids
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from videotrain_api.presets import AUTOENCODERS
+from videotrain_api.config.presets import AUTOENCODERS
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders.dc_ae import Conv
 from videotrain_trainer.networks.registry import (

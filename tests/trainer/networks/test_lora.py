@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from support.model_fixtures import forward, transformer
 from support.training_worlds import Plan, difference, final_weights, make_latents, run_world, train_config
 
-from videotrain_api.stages import LoraAdapter, ParallelLayout
+from videotrain_api.resource.stages import LoraAdapter, ParallelLayout
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer import models
 from videotrain_trainer.errors import ConfigError

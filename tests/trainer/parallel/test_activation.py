@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from videotrain_api.architecture import TextEncoderSpec
-from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
-from videotrain_api.stages import ParallelLayout
+from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
+from videotrain_api.resource.architecture import TextEncoderSpec
+from videotrain_api.resource.stages import ParallelLayout
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.registry import build_transformer, initialize
 from videotrain_trainer.parallel.activation import recompute_blocks

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from support.perceptual_weights import small_lpips
 
-from videotrain_api.presets import AUTOENCODERS
-from videotrain_api.stages import AdversarialPhase, PerceptualLoss
+from videotrain_api.config.presets import AUTOENCODERS
+from videotrain_api.resource.stages import AdversarialPhase, PerceptualLoss
 from videotrain_trainer.networks.losses.discriminator import generator_loss
 from videotrain_trainer.networks.losses.perceptual import frames_of
 from videotrain_trainer.networks.registry import build_autoencoder, initialize

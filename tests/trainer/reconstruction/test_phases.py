@@ -17,8 +17,8 @@ from support.training_worlds import (
     store,
 )
 
-from videotrain_api.presets import AUTOENCODERS
-from videotrain_api.stages import (
+from videotrain_api.config.presets import AUTOENCODERS
+from videotrain_api.resource.stages import (
     AdversarialPhase,
     LearningRatePiece,
     Optimizer,

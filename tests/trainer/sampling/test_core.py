@@ -9,9 +9,9 @@ import torch
 from support.sampling import config_of, context_of
 from support.sampling_folder import make_folder
 
-from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec
-from videotrain_api.presets import TRANSFORMERS, complete_autoencoder
-from videotrain_api.stages import Prompt
+from videotrain_api.config.presets import TRANSFORMERS, complete_autoencoder
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
+from videotrain_api.resource.stages import Prompt
 from videotrain_trainer.diffusion.conditioning import Given
 from videotrain_trainer.diffusion.sampler import Guidance, Sampler, TextPair, frame_scales, text_scale
 from videotrain_trainer.errors import ConfigError
@@ -111,7 +111,7 @@ def test_scorers_tell_flicker_motion_and_blur():
 def test_built_in_scorers_are_those_that_a_stage_may_name():
     from typing import get_args
 
-    from videotrain_api.stages import Scorer
+    from videotrain_api.resource.stages import Scorer
 
     assert set(BUILT_IN) == set(get_args(Scorer))
 

@@ -13,7 +13,7 @@ from support.training_worlds import (
     store,
 )
 
-from videotrain_api.stages import Bucket
+from videotrain_api.resource.stages import Bucket
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.data.pixels import PixelLoader
 from videotrain_trainer.data.sets import open_clips

@@ -11,8 +11,8 @@ import boto3
 import numpy as np
 import pytest
 
-from videotrain_api import layout
-from videotrain_api.stages import CurateTask
+from videotrain_api.resource.stages import CurateTask
+from videotrain_api.storage import layout
 from videotrain_trainer.curation.sandbox import Sandbox
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, read_table
 from videotrain_trainer.data.video import probe

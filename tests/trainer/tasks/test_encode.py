@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from videotrain_api import layout
-from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.aspect import shapes
-from videotrain_api.presets import complete_autoencoder, complete_transformer
-from videotrain_api.stages import Bucket, ConditioningMix, CurateTask, EncodeTask
+from videotrain_api.config.aspect import shapes
+from videotrain_api.config.presets import complete_autoencoder, complete_transformer
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.stages import Bucket, ConditioningMix, CurateTask, EncodeTask
+from videotrain_api.storage import layout
 from videotrain_trainer.data.loader import LatentLoader
 from videotrain_trainer.data.manifest import LATENT_SCHEMA, read_table
 from videotrain_trainer.data.pixels import PixelLoader

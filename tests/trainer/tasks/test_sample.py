@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from support.sampling import AUTOENCODER, MODEL, TEXT, Drain, config_of, context_of, draw_as_rank
 
-from videotrain_api.artifacts import VideosIndex
 from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord
-from videotrain_api.stages import Prompt
+from videotrain_api.resource.stages import Prompt
+from videotrain_api.storage.artifacts import VideosIndex
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, to_parquet
 from videotrain_trainer.data.video import decode, write_mp4
 from videotrain_trainer.errors import ConfigError

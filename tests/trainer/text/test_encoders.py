@@ -8,8 +8,8 @@ import torch
 from moto.server import ThreadedMotoServer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from videotrain_api.architecture import TextEncoderSpec
-from videotrain_api.trainrun import Storage
+from videotrain_api.resource.architecture import TextEncoderSpec
+from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.text.byte_encoder import ByteTextEncoder

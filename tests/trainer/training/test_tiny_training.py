@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from videotrain_api.architecture import TextEncoderSpec
-from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
-from videotrain_api.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
+from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
+from videotrain_api.resource.architecture import TextEncoderSpec
+from videotrain_api.resource.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
 from videotrain_trainer.diffusion.flow_matching import flow_loss, model_facts, training_inputs
 from videotrain_trainer.networks.registry import (
     build_autoencoder,

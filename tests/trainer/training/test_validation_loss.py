@@ -6,7 +6,7 @@ import pytest
 from support.training_worlds import Plan, commit_of, make_latents, run_world, train_config, trained_ids
 
 from videotrain_api.records import StepRecord, ValidationRecord
-from videotrain_api.stages import ParallelLayout, Validation
+from videotrain_api.resource.stages import ParallelLayout, Validation
 from videotrain_trainer.data.sets import is_held_out, open_latents
 from videotrain_trainer.errors import DataError
 from videotrain_trainer.training.validation_loss import spread, times_of

@@ -20,7 +20,7 @@ from support.training_worlds import (
     trained_ids,
 )
 
-from videotrain_api.stages import ParallelLayout
+from videotrain_api.resource.stages import ParallelLayout
 from videotrain_api.vocabulary import ExitCode
 
 ROUNDING = 1e-6

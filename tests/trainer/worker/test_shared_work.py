@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from videotrain_api.stages import CurateTask
+from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.errors import DataError
 from videotrain_trainer.worker import shared_work as units
 from videotrain_trainer.worker.shared_work import Unit, UnitRun

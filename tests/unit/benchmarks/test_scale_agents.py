@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from scale.agents import Crowd, Pace, SimulatedAgent, _with_news
 
 from videotrain_api.records import Roster, RosterMember
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 PACE = Pace(start_seconds=2, step_seconds=10)

@@ -10,10 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from videotrain_api.generate.reference import reachable_models
-from videotrain_api.pool import PodTemplate, PodTemplateMetadata, Pool, Toleration
 from videotrain_api.records import GenerationProgress, SavedPoint
-from videotrain_api.schema import ApiModel, ManifestError, camel_case
-from videotrain_api.stages import (
+from videotrain_api.resource.pool import PodTemplate, PodTemplateMetadata, Pool, Toleration
+from videotrain_api.resource.stages import (
     Bucket,
     ConditioningMix,
     LearningRatePiece,
@@ -23,8 +22,8 @@ from videotrain_api.stages import (
     Stage,
     TrainTask,
 )
-from videotrain_api.status import CostStatus, RunStatus
-from videotrain_api.trainrun import (
+from videotrain_api.resource.status import CostStatus, RunStatus
+from videotrain_api.resource.trainrun import (
     Budget,
     Dataset,
     FailurePolicy,
@@ -34,6 +33,7 @@ from videotrain_api.trainrun import (
     VideoTrainingRun,
     VideoTrainingRunSpec,
 )
+from videotrain_api.schema import ApiModel, ManifestError, camel_case
 from videotrain_api.validation import parse_run
 
 numbers = st.integers(1, 500)

@@ -7,7 +7,7 @@ from support.planner_builders import agent, at, failed, manifest, pod, progress,
 
 from videotrain_api.metrics import CATALOGUE, LEADER, WATCH_RESTARTS, WEBHOOK_REVIEWS, emitted_by
 from videotrain_api.records import CurationCounts
-from videotrain_api.status import CostStatus, GenerationStatus, RunStatus, StageStatus, ThroughputStatus
+from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus, StageStatus, ThroughputStatus
 from videotrain_api.vocabulary import ExitCode
 from videotrain_operator.planner.plan import plan
 from videotrain_operator.telemetry import OperatorMetrics

@@ -13,8 +13,8 @@ import threading
 import time
 from datetime import UTC, datetime
 
+from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster
-from videotrain_api.stage_config import StageConfig
 from videotrain_api.vocabulary import PORT_AGENT, ExitCode
 from videotrain_trainer.agent.exits import silent_exit
 from videotrain_trainer.agent.forkserver_client import Launcher

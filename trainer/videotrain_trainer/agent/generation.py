@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from psutil import Process
 
 from videotrain_api import vocabulary as names
+from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.records import GenerationProgress, Roster, WorkerExit
-from videotrain_api.stage_config import StageConfig
 from videotrain_api.vocabulary import ExitCode, GenerationReason
 from videotrain_trainer.agent import exits, tree
 from videotrain_trainer.agent.forkserver_client import Launcher

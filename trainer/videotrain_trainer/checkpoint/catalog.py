@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from videotrain_api import layout
-from videotrain_api.artifacts import CheckpointManifest
+from videotrain_api.storage import layout
+from videotrain_api.storage.artifacts import CheckpointManifest
 from videotrain_trainer.errors import ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import google_crc32c
 
-from videotrain_api import layout
-from videotrain_api.artifacts import CheckpointFile, CheckpointManifest
+from videotrain_api.storage import layout
+from videotrain_api.storage.artifacts import CheckpointFile, CheckpointManifest
 from videotrain_trainer.checkpoint.catalog import read_commit
 from videotrain_trainer.checkpoint.fence import Fence
 from videotrain_trainer.checkpoint.fragments import coverage_problems, pack

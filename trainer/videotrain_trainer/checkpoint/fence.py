@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 
-from videotrain_api import layout
+from videotrain_api.storage import layout
 from videotrain_trainer.errors import AlreadyExists, Fenced
 from videotrain_trainer.storage import ObjectStore
 

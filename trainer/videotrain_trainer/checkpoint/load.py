@@ -13,8 +13,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from videotrain_api import layout
-from videotrain_api.artifacts import CheckpointFile, CheckpointManifest
+from videotrain_api.storage import layout
+from videotrain_api.storage.artifacts import CheckpointFile, CheckpointManifest
 from videotrain_trainer.checkpoint.catalog import DamagedCheckpointError, read_commit, withdraw
 from videotrain_trainer.checkpoint.commit import index_name
 from videotrain_trainer.checkpoint.fragments import (

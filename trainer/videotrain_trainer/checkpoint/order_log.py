@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from videotrain_api import layout
-from videotrain_api.artifacts import CheckpointManifest, OrderLine, OrderSegment
+from videotrain_api.storage import layout
+from videotrain_api.storage.artifacts import CheckpointManifest, OrderLine, OrderSegment
 from videotrain_trainer.errors import DataError
 from videotrain_trainer.storage import ObjectStore
 

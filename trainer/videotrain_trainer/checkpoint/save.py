@@ -16,10 +16,10 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from videotrain_api import layout
-from videotrain_api.artifacts import CheckpointManifest
 from videotrain_api.records import CheckpointRecord
-from videotrain_api.trainrun import CheckpointPolicy
+from videotrain_api.resource.trainrun import CheckpointPolicy
+from videotrain_api.storage import layout
+from videotrain_api.storage.artifacts import CheckpointManifest
 from videotrain_trainer.checkpoint.catalog import delete_checkpoint, read_commit, stored_steps
 from videotrain_trainer.checkpoint.commit import Committer, Waiter, part_uri
 from videotrain_trainer.checkpoint.fragments import packed_length

@@ -17,8 +17,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from videotrain_api.artifacts import OrderLine
 from videotrain_api.schema import ApiModel
+from videotrain_api.storage.artifacts import OrderLine
 from videotrain_trainer.checkpoint.fragments import Piece
 
 Quantity = Literal["master", "exp_avg", "exp_avg_sq", "ema"]

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import torch
 
-from videotrain_api.trainrun import Storage
+from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.errors import ConfigError, DataError
 from videotrain_trainer.evaluation import preference, tables, vbench, winrate
 from videotrain_trainer.evaluation.autoencoder import Judge, check_size

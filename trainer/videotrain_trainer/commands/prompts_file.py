@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from videotrain_api.stages import ConditionKind
+from videotrain_api.resource.stages import ConditionKind
 from videotrain_trainer.errors import ConfigError
 
 COLUMNS = ("text", "negative", "image", "last_image", "video", "condition", "seed", "name")

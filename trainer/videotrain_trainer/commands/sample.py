@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from videotrain_api.stages import PromptStyle
+from videotrain_api.resource.stages import PromptStyle
 from videotrain_trainer.commands.prompts_file import KINDS
 
 HELP = "draw pictures and videos from prompts"

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from videotrain_api import aspect
-from videotrain_api.architecture import AutoencoderSpec, AutoencoderTiling, TextEncoderSpec, TransformerSpec
+from videotrain_api.config import aspect
+from videotrain_api.config.presets import COMPANIONS, complete_autoencoder, complete_transformer
 from videotrain_api.cost import flops
-from videotrain_api.presets import COMPANIONS, complete_autoencoder, complete_transformer
+from videotrain_api.resource.architecture import AutoencoderSpec, AutoencoderTiling, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.stages import ConditionKind
+from videotrain_api.resource.trainrun import Storage
 from videotrain_api.schema import ApiModel, ManifestError
-from videotrain_api.stages import ConditionKind
-from videotrain_api.trainrun import Storage
 from videotrain_trainer.commands.prompts_file import PromptRow, condition_for, read_prompts
 from videotrain_trainer.data.prompts import prompt_text
 from videotrain_trainer.errors import ConfigError

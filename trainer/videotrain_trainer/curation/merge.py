@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from videotrain_api.artifacts import DroppedItem, DropReport
-from videotrain_api.stages import CurateTask
+from videotrain_api.resource.stages import CurateTask
+from videotrain_api.storage.artifacts import DroppedItem, DropReport
 from videotrain_trainer.curation.dedup import first_of_content, near_duplicates
 from videotrain_trainer.data.manifest import CLIP_SCHEMA
 from videotrain_trainer.errors import DataError

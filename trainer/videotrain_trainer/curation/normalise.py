@@ -10,7 +10,7 @@ import google_crc32c
 import numpy as np
 import xxhash
 
-from videotrain_api.stages import CurateTask
+from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.curation.draft import Draft, Dropped, Piece
 from videotrain_trainer.data.video import Frame, Unreadable, decode, even_size, write_mp4
 

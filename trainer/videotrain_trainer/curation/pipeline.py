@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from videotrain_api.stages import CurateTask
+from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.curation import normalise, pieces, probe, scan, scores
 from videotrain_trainer.curation.draft import Draft, Dropped, Piece
 

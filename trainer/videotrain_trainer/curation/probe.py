@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from videotrain_api.stages import CurateTask
+from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.curation.draft import Draft, Dropped
 from videotrain_trainer.data.video import Unreadable, VideoInfo, probe
 

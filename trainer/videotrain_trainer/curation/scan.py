@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scenedetect import FrameTimecode
 from scenedetect.detectors import ContentDetector
 
-from videotrain_api.stages import CurateTask
+from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.curation.draft import Draft, Dropped, Scan
 from videotrain_trainer.data.video import Unreadable, decode
 

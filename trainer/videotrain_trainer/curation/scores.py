@@ -6,7 +6,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from videotrain_api.stages import CurateTask
+from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.curation.draft import Draft, Piece, Scan
 
 BLUR_FRAMES = 5

@@ -11,7 +11,7 @@ from typing import Any
 
 import xxhash
 
-from videotrain_api.trainrun import Storage
+from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.curation.packaged import resolve_package
 from videotrain_trainer.errors import DataError, StorageDenied, StorageUnavailable
 from videotrain_trainer.storage import disk_full_is_clear, open_filesystem

@@ -13,8 +13,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 
-from videotrain_api.aspect import shapes, side_of
-from videotrain_api.stages import Bucket
+from videotrain_api.config.aspect import shapes, side_of
+from videotrain_api.resource.stages import Bucket
 
 FPS_MAX = 24
 """Clips are thinned out to at most so many frames per second."""

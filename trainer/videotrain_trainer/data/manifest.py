@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from videotrain_api.stages import ScoreBounds
+from videotrain_api.resource.stages import ScoreBounds
 from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from videotrain_api.stages import PromptStyle
+from videotrain_api.resource.stages import PromptStyle
 
 _SUFFIX = re.compile(r"(?:^|\s+)(?:(\d+(?:\.\d+)?) FPS)?(?:[.,]? ?(\d+(?:\.\d+)?) motion score)?\.?$")
 

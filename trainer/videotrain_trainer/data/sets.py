@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, ValidationError
 
-from videotrain_api import layout
+from videotrain_api.config.stage_config import StageConfig
+from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle, TrainTask, Validation
 from videotrain_api.schema import ApiModel
-from videotrain_api.stage_config import StageConfig
-from videotrain_api.stages import Bucket, ConditionKind, PromptStyle, TrainTask, Validation
+from videotrain_api.storage import layout
 from videotrain_trainer.data.buckets import (
     aspect_names,
     assign,
@@ -260,7 +260,7 @@ def _clip_groups(table: Any, row: Bucket, grid: int) -> Groups:
 
 
 def _clip_shapes(row: Bucket, grid: int, groups: Groups) -> dict[str, tuple[int, int]]:
-    from videotrain_api.aspect import shapes
+    from videotrain_api.config.aspect import shapes
 
     table = shapes(row.resolution, grid, row.aspect_ratios)
     return {name: table[name.rsplit("/", 1)[1]] for name in groups}

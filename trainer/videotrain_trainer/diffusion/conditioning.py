@@ -20,7 +20,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from videotrain_api.stages import ConditioningMix, ConditionKind
+from videotrain_api.resource.stages import ConditioningMix, ConditionKind
 from videotrain_trainer.errors import DataError
 from videotrain_trainer.networks.common import pack
 

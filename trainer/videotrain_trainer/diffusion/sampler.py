@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videotrain_api.stages import ConditionKind
+from videotrain_api.resource.stages import ConditionKind
 from videotrain_trainer.diffusion.conditioning import Given, condition_of, pack_condition, write_given
 from videotrain_trainer.diffusion.flow_matching import shift_alpha, time_shift
 from videotrain_trainer.networks.common import pack, position_ids, unpack

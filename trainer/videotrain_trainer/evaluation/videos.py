@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from videotrain_api import layout
+from videotrain_api.storage import layout
 from videotrain_trainer.data.buckets import Window, frame_stride
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, kept_clips, read_table
 from videotrain_trainer.data.pixels import crop_window

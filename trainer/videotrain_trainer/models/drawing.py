@@ -10,7 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from videotrain_api.stages import ConditionKind, PromptStyle
+from videotrain_api.resource.stages import ConditionKind, PromptStyle
 from videotrain_trainer.data.prompts import prompt_text
 from videotrain_trainer.diffusion.conditioning import Given, reference_frames, takes_head, takes_tail
 from videotrain_trainer.diffusion.sampler import Guidance, OnStep, Sampler, TextPair

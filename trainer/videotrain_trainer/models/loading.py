@@ -11,8 +11,8 @@ from typing import cast, overload
 import torch
 from torch import nn
 
-from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec
-from videotrain_api.presets import AUTOENCODERS
+from videotrain_api.config.presets import AUTOENCODERS
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
 from videotrain_trainer.models.presets import Described, config_of
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig

@@ -6,14 +6,14 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.presets import (
+from videotrain_api.config.presets import (
     AUTOENCODERS,
     COMPANIONS,
     TRANSFORMERS,
     complete_autoencoder,
     complete_transformer,
 )
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.schema import ManifestError
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAEConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from videotrain_api.architecture import AutoencoderSpec
+from videotrain_api.resource.architecture import AutoencoderSpec
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAE
 from videotrain_trainer.networks.common import seeded_generator
 from videotrain_trainer.networks.registry import Autoencoder

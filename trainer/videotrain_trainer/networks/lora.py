@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videotrain_api.stages import LoraAdapter
+from videotrain_api.resource.stages import LoraAdapter
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.common import seeded_generator
 from videotrain_trainer.networks.weights.files import listed, open_weights

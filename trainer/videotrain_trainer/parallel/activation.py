@@ -8,7 +8,7 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from videotrain_api.stages import ParallelLayout
+from videotrain_api.resource.stages import ParallelLayout
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, AttentionBlock, Residual
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, MidBlock, Resnet

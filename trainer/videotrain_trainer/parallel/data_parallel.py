@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from videotrain_api.stages import ParallelLayout
+from videotrain_api.resource.stages import ParallelLayout
 from videotrain_trainer.errors import ConfigError
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from videotrain_api.stages import Optimizer as OptimizerSpec
+from videotrain_api.resource.stages import Optimizer as OptimizerSpec
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.parallel.deepspeed_import import deepspeed
 from videotrain_trainer.parallel.shards import Run, Shards, partitioned, replicated, sliced

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from videotrain_api.stages import AdversarialPhase, LearningRatePiece
+from videotrain_api.resource.stages import AdversarialPhase, LearningRatePiece
 from videotrain_trainer.checkpoint.fragments import Piece, pack, packed_length
 from videotrain_trainer.checkpoint.state import Quantity
 from videotrain_trainer.errors import Diverged

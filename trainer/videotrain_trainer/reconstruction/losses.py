@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videotrain_api.stages import AdversarialPhase, PerceptualLoss
+from videotrain_api.resource.stages import AdversarialPhase, PerceptualLoss
 from videotrain_trainer.networks.common import seeded_generator
 from videotrain_trainer.networks.losses.discriminator import (
     Discriminator,

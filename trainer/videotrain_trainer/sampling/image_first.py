@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from videotrain_api import aspect
+from videotrain_api.config import aspect
 from videotrain_api.cost import flops
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.sampling import outputs

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import torch
 
-from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.presets import AUTOENCODERS
+from videotrain_api.config.presets import AUTOENCODERS
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders.flux_vae import PictureVAE, PictureVAEConfig
 from videotrain_trainer.networks.mmdit.model import MMDiT

@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from videotrain_api.architecture import AutoencoderSpec
-from videotrain_api.stages import ConditionKind, PromptStyle
+from videotrain_api.resource.architecture import AutoencoderSpec
+from videotrain_api.resource.stages import ConditionKind, PromptStyle
 from videotrain_trainer.diffusion.sampler import Guidance
 from videotrain_trainer.errors import ConfigError
 

@@ -16,7 +16,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from videotrain_api.stages import AdversarialPhase, AutoencoderTask
+from videotrain_api.resource.stages import AdversarialPhase, AutoencoderTask
 from videotrain_trainer.data.buckets import uniform
 from videotrain_trainer.data.order import OrderState
 from videotrain_trainer.data.pixels import PixelBatch, PixelLoader

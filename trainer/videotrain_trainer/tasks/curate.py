@@ -13,10 +13,10 @@ from typing import Any
 
 import xxhash
 
-from videotrain_api import layout
-from videotrain_api.artifacts import DropReport
 from videotrain_api.records import CurationCounts, CurationRecord
-from videotrain_api.stages import CurateTask
+from videotrain_api.resource.stages import CurateTask
+from videotrain_api.storage import layout
+from videotrain_api.storage.artifacts import DropReport
 from videotrain_trainer.curation.merge import merge, refuse_empty
 from videotrain_trainer.curation.normalise import FILE_VERSION
 from videotrain_trainer.curation.sandbox import Sandbox

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from videotrain_api import layout
-from videotrain_api.stage_config import StageConfig
-from videotrain_api.stages import PromptStyle
+from videotrain_api.config.stage_config import StageConfig
+from videotrain_api.resource.stages import PromptStyle
+from videotrain_api.storage import layout
 from videotrain_trainer.data.loader import REFERENCE
 from videotrain_trainer.data.manifest import (
     CLIP_SCHEMA,

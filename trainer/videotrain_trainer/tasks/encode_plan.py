@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from videotrain_api.aspect import shapes
-from videotrain_api.stages import Bucket
+from videotrain_api.config.aspect import shapes
+from videotrain_api.resource.stages import Bucket
 from videotrain_trainer.data.buckets import (
     Window,
     aspect_names,

@@ -12,11 +12,11 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from videotrain_api import layout
-from videotrain_api.artifacts import SampledVideo, VideosIndex
+from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.cost import flops
 from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord
-from videotrain_api.stage_config import StageConfig
+from videotrain_api.storage import layout
+from videotrain_api.storage.artifacts import SampledVideo, VideosIndex
 from videotrain_trainer.data.buckets import bucket_name
 from videotrain_trainer.sampling.outputs import read_metadata, write_video
 from videotrain_trainer.storage import ObjectStore

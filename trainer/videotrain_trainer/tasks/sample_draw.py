@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from videotrain_api.stage_config import StageConfig
+from videotrain_api.config.stage_config import StageConfig
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.weights import weights_uri
 from videotrain_trainer.sampling.draw import Studio as Core

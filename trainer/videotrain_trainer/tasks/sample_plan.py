@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from videotrain_api import aspect, layout
-from videotrain_api.artifacts import SampledVideo
+from videotrain_api.config import aspect
+from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.cost import flops
-from videotrain_api.stage_config import StageConfig
-from videotrain_api.stages import ConditionKind, Prompt, PromptStyle, SampleTask
+from videotrain_api.resource.stages import ConditionKind, Prompt, PromptStyle, SampleTask
+from videotrain_api.storage import layout
+from videotrain_api.storage.artifacts import SampledVideo
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, kept_clips, read_table
 from videotrain_trainer.data.prompts import prompt_text
 from videotrain_trainer.data.sets import read_set_info

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videotrain_api.architecture import TextEncoderSpec
+from videotrain_api.resource.architecture import TextEncoderSpec
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.text.byte_encoder import ByteTextEncoder, TextFeatures

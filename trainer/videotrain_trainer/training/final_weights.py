@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
-from videotrain_api import layout
+from videotrain_api.storage import layout
 from videotrain_trainer.checkpoint.fragments import numel, pack
 from videotrain_trainer.checkpoint.load import StoredCheckpoint, open_checkpoint, read_vectors
 from videotrain_trainer.checkpoint.state import Quantity

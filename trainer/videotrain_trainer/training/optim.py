@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from videotrain_api.stages import Optimizer
+from videotrain_api.resource.stages import Optimizer
 
 
 def learning_rate(spec: Optimizer, step: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from videotrain_api.artifacts import OrderLine
+from videotrain_api.storage.artifacts import OrderLine
 from videotrain_trainer.data.loader import SPARES
 from videotrain_trainer.data.order import StepOrder
 from videotrain_trainer.data.sets import TrainingSet

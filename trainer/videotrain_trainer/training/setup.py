@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from videotrain_api import layout
-from videotrain_api.artifacts import CheckpointManifest
 from videotrain_api.records import StartedRecord
+from videotrain_api.storage import layout
+from videotrain_api.storage.artifacts import CheckpointManifest
 from videotrain_trainer.checkpoint.catalog import stored_steps, withdraw
 from videotrain_trainer.checkpoint.fence import Fence
 from videotrain_trainer.checkpoint.load import Loaded, load_newest

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from videotrain_api.stages import Optimizer, ParallelLayout
+from videotrain_api.resource.stages import Optimizer, ParallelLayout
 from videotrain_trainer.data.loader import MicroBatchLoader, SampleKey
 from videotrain_trainer.data.order import OrderState, StepOrder
 from videotrain_trainer.data.sets import TrainingSet

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from videotrain_api.architecture import AutoencoderSpec
 from videotrain_api.cost.autoencoder_flops import autoencoder_train_flops
 from videotrain_api.cost.flops import MmditShape, train_flops
+from videotrain_api.resource.architecture import AutoencoderSpec
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ import torch
 import torch.distributed as dist
 
 from videotrain_api import vocabulary as names
+from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.records import WorkerExit
-from videotrain_api.stage_config import StageConfig
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.worker.drain import SignalDrain

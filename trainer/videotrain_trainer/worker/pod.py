@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from videotrain_api import vocabulary as names
-from videotrain_api.stage_config import StageConfig
+from videotrain_api.config.stage_config import StageConfig
 from videotrain_trainer.errors import ConfigError
 
 

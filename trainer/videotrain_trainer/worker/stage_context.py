@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 
 import torch
 
+from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.records import TrainerRecord
-from videotrain_api.stage_config import StageConfig
 
 Outcome = Literal["completed", "drained"]
 """How a task ended: all of its work is done, or it stopped at a step boundary and saved because it was asked to."""

@@ -2,14 +2,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from videotrain_api.architecture import AutoencoderTiling
+from videotrain_api.config.presets import AUTOENCODERS
 from videotrain_api.cost.autoencoder_flops import (
     autoencoder_parameters,
     autoencoder_train_flops,
     decoder_cost,
     encoder_cost,
 )
-from videotrain_api.presets import AUTOENCODERS
+from videotrain_api.resource.architecture import AutoencoderTiling
 from videotrain_trainer.networks.registry import build_autoencoder
 
 WHOLE = {"tiling": None}

@@ -11,8 +11,8 @@ from moto.server import ThreadedMotoServer
 from safetensors.torch import save_file
 from support.sampling import TEXT, config_of, context_of
 
-from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
-from videotrain_api.stages import (
+from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
+from videotrain_api.resource.stages import (
     Bucket,
     ConditioningMix,
     EncodeTask,
@@ -23,7 +23,7 @@ from videotrain_api.stages import (
     Stage,
     TrainTask,
 )
-from videotrain_api.trainrun import Storage
+from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, read_table, to_parquet
 from videotrain_trainer.data.sets import read_set_info
 from videotrain_trainer.data.video import decode, write_mp4

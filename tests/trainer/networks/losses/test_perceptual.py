@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 from support.perceptual_weights import SMALL, small_lpips, write_lpips
 
-from videotrain_api.trainrun import Storage
+from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.losses.lpips_files import load_perceptual
 from videotrain_trainer.networks.losses.perceptual import (

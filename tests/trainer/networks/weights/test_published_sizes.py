@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.cost.flops import mmdit_shape, parameters
-from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks import initial
 from videotrain_trainer.networks.initial import initial_value, initialize, write_initial

@@ -9,7 +9,7 @@ from rich.console import Console
 from videotrain.local.display import JsonDisplay, LiveDisplay, PlainDisplay, make_display
 from videotrain.local.screen import cost_table, remaining_seconds, render_screen
 from videotrain.report.summary import GPU_NOTE
-from videotrain_api.status import CostStatus, RunStatus, StageStatus
+from videotrain_api.resource.status import CostStatus, RunStatus, StageStatus
 
 
 def running(finished, upto, step):

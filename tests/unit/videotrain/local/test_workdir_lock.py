@@ -10,7 +10,7 @@ import yaml
 
 from videotrain.local import workdir_lock as workplace
 from videotrain.local.workdir_lock import WorkplaceError, check_same_run, check_space, locked
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun
 
 DEMO = Path(__file__).parents[4] / "manifests" / "examples" / "demo.yaml"
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from videotrain.report.order_check import count_repeated, order_digest, read_evidence
 from videotrain.report.workdir import ObjectMissingError
-from videotrain_api.artifacts import OrderLine
+from videotrain_api.storage.artifacts import OrderLine
 
 
 def lines_of(ids, per_step, clips):

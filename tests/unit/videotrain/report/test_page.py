@@ -13,7 +13,7 @@ from videotrain.report.markup import element, table, text
 from videotrain.report.summary import write_summary
 from videotrain.report.timeline import timeline
 from videotrain.report.workdir import read_records
-from videotrain_api.status import RunStatus
+from videotrain_api.resource.status import RunStatus
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 

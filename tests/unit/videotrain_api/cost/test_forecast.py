@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videotrain_api.cost import forecast
-from videotrain_api.cost.money import cost_micros, format_micros, parse_micros, round_half_up
-from videotrain_api.stages import NodeBounds, ParallelLayout
+from videotrain_api.money import cost_micros, format_micros, parse_micros, round_half_up
+from videotrain_api.resource.stages import NodeBounds, ParallelLayout
 from videotrain_api.validation import parse_run
 
 EXAMPLES = Path(__file__).parents[4] / "manifests/examples"

@@ -18,8 +18,8 @@ from videotrain_api.crd.cel_rules import RULES
 from videotrain_api.crd.definition import custom_resource_definition, root_schema
 from videotrain_api.generate import files
 from videotrain_api.generate.reference import reachable_models
-from videotrain_api.status import RunStatus
-from videotrain_api.trainrun import VideoTrainingRunSpec
+from videotrain_api.resource.status import RunStatus
+from videotrain_api.resource.trainrun import VideoTrainingRunSpec
 
 ROOT = Path(__file__).parents[4]
 EXAMPLES = sorted((ROOT / "manifests/examples").glob("*.yaml"))

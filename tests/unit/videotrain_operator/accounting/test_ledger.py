@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.planner_builders import START, at, progress, saved
 
-from videotrain_api.status import GenerationStatus
+from videotrain_api.resource.status import GenerationStatus
 from videotrain_operator.accounting import ledger as ledger_module
 from videotrain_operator.accounting.ledger import Bill, Holding, rebuild, settle
 

@@ -11,7 +11,7 @@ import pytest
 from support.planner_builders import manifest, train_stage
 from support.planner_cluster import OperatorCrashError, SimCluster
 
-from videotrain_api.status import RunStatus
+from videotrain_api.resource.status import RunStatus
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.reconcile import RunKey, reconcile
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support.planner_builders import manifest, run_of, train_stage
 from support.planner_cluster import OperatorCrashError, SimCluster
 
-from videotrain_api.status import RunStatus
-from videotrain_api.trainrun import RestartLimits
+from videotrain_api.resource.status import RunStatus
+from videotrain_api.resource.trainrun import RestartLimits
 from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.planner.plan import plan

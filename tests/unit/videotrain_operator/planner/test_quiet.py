@@ -9,7 +9,7 @@ import pytest
 from support.planner_cluster import SimCluster, rfc3339
 from support.planner_lives import KEY, cluster_of, condition, pass_seconds, running, settle
 
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.cluster.podview import parse_time

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from videotrain_api.trainrun import Storage
+from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.checkpoint.fence import Fence
 from videotrain_trainer.errors import Fenced
 from videotrain_trainer.storage import ObjectStore

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from videotrain_api.artifacts import CheckpointManifest, OrderLine
-from videotrain_api.trainrun import Storage
+from videotrain_api.resource.trainrun import Storage
+from videotrain_api.storage.artifacts import CheckpointManifest, OrderLine
 from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.errors import DataError
 from videotrain_trainer.storage import ObjectStore

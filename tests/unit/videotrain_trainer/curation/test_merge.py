@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from videotrain_api.stages import CurateTask
+from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.curation.merge import merge, refuse_empty
 from videotrain_trainer.errors import DataError
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from videotrain_api.trainrun import Storage
+from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.curation.packaged import resolve_package
 from videotrain_trainer.curation.source import VideoFolder
 from videotrain_trainer.errors import DataError

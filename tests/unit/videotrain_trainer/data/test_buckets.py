@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain_api.aspect import shapes
-from videotrain_api.stages import Bucket
+from videotrain_api.config.aspect import shapes
+from videotrain_api.resource.stages import Bucket
 from videotrain_trainer.data.buckets import (
     Window,
     assign,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.batches import Batch, Key
 
-from videotrain_api.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
+from videotrain_api.resource.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
 from videotrain_trainer.diffusion.conditioning import KINDS, applicable, choose
 from videotrain_trainer.diffusion.flow_matching import (
     ModelFacts,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain_api.stages import ParallelLayout
+from videotrain_api.resource.stages import ParallelLayout
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.parallel.data_parallel import check_layout, loss_scale, micro_batches_of
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from videotrain_api.stages import Bucket
+from videotrain_api.resource.stages import Bucket
 from videotrain_trainer.tasks.encode_plan import plan_samples, plan_shards, why_nothing
 
 ROWS = [

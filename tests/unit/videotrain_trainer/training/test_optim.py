@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from videotrain_api.stages import LearningRatePiece, Optimizer
+from videotrain_api.resource.stages import LearningRatePiece, Optimizer
 from videotrain_trainer.training.optim import learning_rate
 
 

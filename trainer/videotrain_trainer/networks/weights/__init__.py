@@ -4,7 +4,7 @@
 tells a model from its file, `strict` lists what does not fit, `loading` fills models, `convert` goes between layouts.
 """
 
-from videotrain_api import layout
+from videotrain_api.storage import layout
 from videotrain_trainer.networks.weights.convert import Converted, convert
 from videotrain_trainer.networks.weights.files import Weights, open_weights, read_metadata
 from videotrain_trainer.networks.weights.layouts import LAYOUTS, ModelConfig

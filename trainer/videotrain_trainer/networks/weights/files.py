@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import torch
 from torch import Tensor
 
-from videotrain_api.trainrun import Storage
+from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.storage import ObjectStore
 

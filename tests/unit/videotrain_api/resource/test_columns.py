@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from videotrain_api.status import CostStatus, NodesStatus, RunStatus, StageStatus, ThroughputStatus, columns_of
+from videotrain_api.resource.status import CostStatus, NodesStatus, RunStatus, StageStatus, ThroughputStatus, columns_of
 
 
 def status(**fields: object) -> RunStatus:

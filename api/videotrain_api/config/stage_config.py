@@ -11,10 +11,10 @@ import json
 
 from pydantic import Field
 
-from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle, Stage
+from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, Storage
 from videotrain_api.schema import ApiModel
-from videotrain_api.stages import Bucket, ConditionKind, PromptStyle, Stage
-from videotrain_api.trainrun import CheckpointPolicy, Dataset, Storage
 
 
 class StagePaths(ApiModel):

@@ -6,8 +6,8 @@ from datetime import datetime
 
 from pydantic import Field
 
+from videotrain_api.resource.stages import ConditionKind
 from videotrain_api.schema import ApiModel
-from videotrain_api.stages import ConditionKind
 
 
 class OrderLine(ApiModel):

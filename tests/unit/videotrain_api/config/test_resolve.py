@@ -6,10 +6,10 @@ import copy
 
 import pytest
 
-from videotrain_api.resolve import resolve, stage_seed
+from videotrain_api.config.resolve import resolve, stage_seed
+from videotrain_api.config.stage_config import StageConfig
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ManifestError
-from videotrain_api.stage_config import StageConfig
-from videotrain_api.trainrun import VideoTrainingRun
 from videotrain_api.validation import parse_run
 
 

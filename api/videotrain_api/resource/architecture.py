@@ -10,7 +10,7 @@ from videotrain_api.schema import ApiModel
 
 
 class TransformerSpec(ApiModel):
-    """The MMDiT. `preset` fills every field that is not written out; see `videotrain_api.presets`."""
+    """The MMDiT. `preset` fills every field that is not written out; see `videotrain_api.config.presets`."""
 
     preset: str | None = None
     """Named configuration, such as `mmdit-11b`, `mmdit-11b-dcae` or `mmdit-tiny`; fields below override it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from typing import Final, TypeVar
 
-from videotrain_api.architecture import AutoencoderSpec, AutoencoderTiling, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.architecture import AutoencoderSpec, AutoencoderTiling, TextEncoderSpec, TransformerSpec
 from videotrain_api.schema import ManifestError, Problem
 
 _MMDIT_11B: Final = TransformerSpec(

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.pool import AnnotationKey, LabelKey, LabelValue, Money, ObjectName, PodTemplate, Pool
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.pool import AnnotationKey, LabelKey, LabelValue, Money, ObjectName, PodTemplate, Pool
+from videotrain_api.resource.stages import DNS_LABEL, NodeBounds, Stage
 from videotrain_api.schema import ApiModel, patterned
-from videotrain_api.stages import DNS_LABEL, NodeBounds, Stage
 from videotrain_api.vocabulary import API_VERSION, KIND
 
 LONGEST_SECONDS: Final = 1_000_000_000
@@ -213,4 +213,4 @@ class VideoTrainingRun(ApiModel):
     spec: VideoTrainingRunSpec
     """Desired state."""
     status: dict[str, Any] | None = None
-    """Observed state; see `videotrain_api.status`. Written by the operator only."""
+    """Observed state; see `videotrain_api.resource.status`. Written by the operator only."""

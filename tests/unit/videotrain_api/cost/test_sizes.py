@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain_api import aspect
-from videotrain_api.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.config import aspect
+from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS, complete_autoencoder, complete_transformer
 from videotrain_api.cost import flops
 from videotrain_api.cost.autoencoder_flops import (
     autoencoder_parameters,
@@ -19,11 +19,11 @@ from videotrain_api.cost.autoencoder_flops import (
     decoder_cost,
     encoder_cost,
 )
-from videotrain_api.presets import AUTOENCODERS, TRANSFORMERS, complete_autoencoder, complete_transformer
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.stages import Bucket
 from videotrain_api.schema import ManifestError
-from videotrain_api.stages import Bucket
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
+FIXTURES = Path(__file__).parents[3] / "fixtures"
 MODELS = json.loads((FIXTURES / "manifest.json").read_text())["models"]
 TABLES = json.loads((FIXTURES / "data.json").read_text())["aspect_tables"]
 TEXT = TextEncoderSpec(kind="t5-clip", weights="s3://weights/text")

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from pydantic import Field
 
-from videotrain_api.cost.money import MICROS, round_half_up
+from videotrain_api.money import MICROS, round_half_up
 from videotrain_api.records import CurationCounts, GenerationProgress
 from videotrain_api.schema import ApiModel
 

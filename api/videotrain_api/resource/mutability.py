@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from videotrain_api.crd.cel import CelRule, same
-from videotrain_api.pool import Pool
+from videotrain_api.resource.pool import Pool
+from videotrain_api.resource.stages import Stage
+from videotrain_api.resource.trainrun import FailurePolicy, VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.schema import ApiModel
-from videotrain_api.stages import Stage
-from videotrain_api.trainrun import FailurePolicy, VideoTrainingRun, VideoTrainingRunSpec
 
 LIVE: Final = (
     "activeDeadlineSeconds",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from videotrain_api import layout
-from videotrain_api.architecture import AutoencoderSpec, TransformerSpec
-from videotrain_api.presets import complete_autoencoder, complete_transformer
+from videotrain_api.config.presets import complete_autoencoder, complete_transformer
+from videotrain_api.config.stage_config import StageConfig, StagePaths
+from videotrain_api.resource.architecture import AutoencoderSpec, TransformerSpec
+from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle, Stage, Task
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ManifestError, Problem
-from videotrain_api.stage_config import StageConfig, StagePaths
-from videotrain_api.stages import Bucket, ConditionKind, PromptStyle, Stage, Task
-from videotrain_api.trainrun import VideoTrainingRun
+from videotrain_api.storage import layout
 
 
 def resolve(run: VideoTrainingRun) -> list[StageConfig]:

@@ -1,0 +1,1 @@
+"""The VideoTrainingRun as users write it, and the status that the operator answers with."""
