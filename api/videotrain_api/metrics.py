@@ -182,7 +182,9 @@ WATCH_RESTARTS: Final = _operator(
     "watch_restarts_total", "counter", "Watches that broke or expired and were taken up again.", labels=("kind",)
 )
 LEADER: Final = _operator("leader", "gauge", "1 while this replica holds the Lease and writes.")
-FROZEN: Final = _operator("frozen", "gauge", "1 while lost nodes are not believed, because too many are lost at once.")
+NODES_UNTRUSTED: Final = _operator(
+    "nodes_untrusted", "gauge", "1 while lost nodes are not believed, because too many are lost at once."
+)
 WEBHOOK_REVIEWS: Final = _operator(
     "webhook_reviews_total", "counter", "Admission reviews that this replica answered.", labels=("outcome",)
 )

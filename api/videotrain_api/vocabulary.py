@@ -89,7 +89,7 @@ class Condition(StrEnum):
     RUNNING = "Running"
     SUSPENDED = "Suspended"
     RESTARTING = "Restarting"
-    CLUSTER_TRUSTED = "ClusterTrusted"
+    NODES_TRUSTED = "NodesTrusted"
     PROGRESS_OBSERVED = "ProgressObserved"
     BUDGET_OK = "BudgetOK"
     COMPLETE = "Complete"

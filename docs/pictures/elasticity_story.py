@@ -52,7 +52,7 @@ STORY: Final[dict[int, tuple[str, str, Callable[[SimCluster], Any]]]] = {
     170: ("node-1", "lost", lambda c: c.lose_node("node-1")),
     215: ("node-1", "back: joins after a checkpoint", lambda c: c.nodes.update({"node-1": True})),
     300: ("node-2", "cordoned: workers save first", lambda c: c.draining.add("node-2")),
-    345: ("", "steps stand still on all nodes", lambda c: c.freeze_steps()),
+    345: ("", "steps stand still on all nodes", lambda c: c.hang()),
     575: ("node-2", "back: growing would not pay", lambda c: c.draining.discard("node-2")),
 }
 """By second: the node that it happens to, what happens, and the deed."""

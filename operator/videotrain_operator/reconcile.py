@@ -74,7 +74,7 @@ async def reconcile(
     agents: Agents,
     departed: tuple[Json, ...] = (),
     memory: Memory | None = None,
-    frozen: str = "",
+    nodes_untrusted: str = "",
 ) -> Outcome:
     """One pass over one run.
 
@@ -85,7 +85,7 @@ async def reconcile(
         agents: asks the worker pods.
         departed: Pod objects as they were when they were deleted, if a watch saw it.
         memory: what the pass before left unwritten; without it every change of the status is written.
-        frozen: why what is seen of nodes is not to be believed, if it is not.
+        nodes_untrusted: why nodes are not trusted; empty while they are.
 
     Raises:
         NotFound: the run is gone.
@@ -93,8 +93,8 @@ async def reconcile(
     """
     begun = time.monotonic()
     run, observed = await observe(cluster, key.namespace, key.name, agents, departed)
-    if frozen:
-        observed = replace(observed, frozen=frozen)
+    if nodes_untrusted:
+        observed = replace(observed, nodes_untrusted=nodes_untrusted)
     now = clock()
     parse = memory.parse if memory else VideoTrainingRun.from_wire
     decided = _decide(memory.recall(run) if memory else run, observed, now, parse)
@@ -135,7 +135,7 @@ class RunLoop:
         memory: Memory | None = None,
         turns: AbstractAsyncContextManager[object] | None = None,
         settle_seconds: float = 0.0,
-        frozen: Callable[[], str] = lambda: "",
+        nodes_untrusted: Callable[[], str] = lambda: "",
         on_outcome: Callable[[Outcome], None] | None = None,
         on_error: Callable[[Exception], None] | None = None,
     ) -> None:
@@ -150,12 +150,12 @@ class RunLoop:
             turns: entered around each pass; bounds how many runs are worked on at the same time.
             settle_seconds: least time between passes, so that changes that come together make one pass. A first
                 change after a calm is acted on at once.
-            frozen: tells why what is seen of nodes is not to be believed, if it is not.
+            nodes_untrusted: tells why nodes are not trusted; empty while they are.
             on_outcome: told of every pass.
             on_error: told of every pass that failed.
         """
         self._cluster, self._key, self._agents, self._clock = cluster, key, agents, clock
-        self._memory, self._turns, self._frozen = memory, turns or nullcontext(), frozen
+        self._memory, self._turns, self._nodes_untrusted = memory, turns or nullcontext(), nodes_untrusted
         self._settle_seconds = settle_seconds
         self._on_outcome, self._on_error = on_outcome, on_error
         self._woken = asyncio.Event()
@@ -246,7 +246,7 @@ class RunLoop:
                     self._agents,
                     tuple(departed.values()),
                     self._memory,
-                    self._frozen(),
+                    self._nodes_untrusted(),
                 )
         except (NotFound, NamespaceGoing):
             await let_go(self._cluster, self._key.namespace, self._key.name)

@@ -42,7 +42,7 @@ class OperatorMetrics(Collector):
     _events: dict[str, int] = field(default_factory=dict)
     _conflicts: int = 0
     _requests: dict[tuple[str, str, str], int] = field(default_factory=dict)
-    _frozen: str | None = None
+    _nodes_untrusted: str | None = None
     _sources: list[Callable[[], Iterable[Sample]]] = field(default_factory=list)
     _pass_counts: list[int] = field(default_factory=lambda: [0] * (len(catalogue.RECONCILE_SECONDS_BUCKETS) + 1))
     _pass_seconds: float = 0.0
@@ -83,9 +83,14 @@ class OperatorMetrics(Collector):
         key = (verb, kind, str(code))
         self._requests[key] = self._requests.get(key, 0) + 1
 
-    def note_frozen(self, reason: str) -> None:
-        """Whether lost nodes are believed."""
-        self._frozen = reason
+    def note_node_trust(self, reason: str) -> None:
+        """Take note of why lost nodes are not believed.
+
+        Args:
+            reason: empty while nodes are trusted. Until the first call the series is absent: a replica that waits
+                judges no nodes.
+        """
+        self._nodes_untrusted = reason
 
     def add_source(self, source: Callable[[], Iterable[Sample]]) -> None:
         """Samples that are computed at every scrape."""
@@ -112,8 +117,8 @@ class OperatorMetrics(Collector):
         samples += [(catalogue.EVENTS, (reason,), count) for reason, count in sorted(self._events.items())]
         samples.append((catalogue.API_CONFLICTS, (), self._conflicts))
         samples += [(catalogue.API_REQUESTS, key, count) for key, count in sorted(self._requests.items())]
-        if self._frozen is not None:
-            samples.append((catalogue.FROZEN, (), float(bool(self._frozen))))
+        if self._nodes_untrusted is not None:
+            samples.append((catalogue.NODES_UNTRUSTED, (), float(bool(self._nodes_untrusted))))
         for source in self._sources:
             samples += source()
         yield from _families(samples)

@@ -128,7 +128,7 @@ def test_flags_are_those_of_the_operator(chart: Chart) -> None:
         webhook_configuration=one(objects, "ValidatingWebhookConfiguration")["metadata"]["name"],
         concurrent_passes=9,
         resync_seconds=60,
-        freeze_percent=33,
+        node_trust_max_lost_percent=33,
         log_format="text",
         log_level="debug",
     )

@@ -107,11 +107,11 @@ async def register(admin: KubeClient, namespace: str, name: str, replica: Webhoo
     await admin.create(configuration(name, namespace, replica.port), "test")
     assert await replica.look()
     async with asyncio.timeout(60):
-        while not (await ask(admin, namespace, doubtful())).message.startswith(BY_WEBHOOK):
+        while not (await ask(admin, namespace, twice_wrong())).message.startswith(BY_WEBHOOK):
             await asyncio.sleep(0.1)
 
 
-def doubtful(name: str = "doubtful") -> Json:
+def twice_wrong(name: str = "twice-wrong") -> Json:
     """A manifest that the CRD takes and the models refuse, in two places."""
     manifest = training_run(name, ("train", "train"))
     for stage in manifest["spec"]["stages"]:
@@ -186,11 +186,11 @@ def apply(kubectl: Run, namespace: str, manifest: Json) -> tuple[int, str]:
 async def test_kubectl_shows_every_problem_and_nothing_is_stored(
     admin: KubeClient, namespace: str, webhook: Webhook, kubectl: Run
 ) -> None:
-    code, said = await asyncio.to_thread(apply, kubectl, namespace, doubtful())
+    code, said = await asyncio.to_thread(apply, kubectl, namespace, twice_wrong())
     assert code != 0
     assert "spec.stages[0].train.buckets[1]" in said and "spec.stages[1].train.buckets[1]" in said, said
     with pytest.raises(NotFound):
-        await admin.get(KIND, namespace, "doubtful")
+        await admin.get(KIND, namespace, "twice-wrong")
 
 
 async def test_kubectl_shows_a_warning_and_takes_the_run(
@@ -228,7 +228,7 @@ async def test_a_change_of_the_pod_template_is_refused(admin: KubeClient, namesp
 async def test_a_run_that_was_written_around_the_webhook_can_be_mended_suspended_and_deleted(
     admin: KubeClient, namespace: str, name: str
 ) -> None:
-    manifest = doubtful("around")
+    manifest = twice_wrong("around")
     manifest["metadata"]["finalizers"] = ["videotrain.dev/test"]
     await admin.create(manifest, "test", namespace)
     async with serving(admin, namespace, name) as replica:
@@ -266,7 +266,7 @@ async def test_replicas_share_a_certificate_and_load_a_new_one_without_a_restart
         await admin.delete("Secret", namespace, SECRET)
         assert await other.look() and await webhook.look()
         assert old != await served(webhook) == await served(other)
-        assert (await ask(admin, namespace, doubtful())).layer == "webhook"
+        assert (await ask(admin, namespace, twice_wrong())).layer == "webhook"
 
 
 async def test_a_body_that_is_no_review_or_too_large_does_no_harm(webhook: Webhook) -> None:

@@ -64,7 +64,7 @@ class SimCluster:
         self.nodes = {f"node-{n}": True for n in range(nodes)}
         self.draining: set[str] = set()
         self.quota: SimQueue | None = None
-        self.frozen = ""
+        self.nodes_untrusted = ""
         self.writes = 0
         self.crash_at: int | None = None
         self.crash_after = False
@@ -291,7 +291,7 @@ class SimCluster:
         world = self.worlds[sim.current.generation]
         if world.ended is not None:
             return
-        if drain and world.started is not None and world.state == "running" and not world.frozen:
+        if drain and world.started is not None and world.state == "running" and not world.hung:
             self._save(world)
             world.state = "drained"
         elif world.state != "succeeded":
@@ -304,7 +304,7 @@ class SimCluster:
         members = [self.objects.get(("Pod", m.pod)) for m in world.roster.members]
         present = [m is not None and self._hosts(m, world) for m in members]
         if not all(present):
-            if world.started is not None and not world.frozen:
+            if world.started is not None and not world.hung:
                 for member, here in zip(world.roster.members, present, strict=True):
                     if here:
                         world.exits.setdefault(member.pod, 82)
@@ -314,7 +314,7 @@ class SimCluster:
             if self.now - world.launched >= timedelta(seconds=self.START_SECONDS):
                 world.started, world.state = self.now, "running"
             return
-        if world.frozen:
+        if world.hung:
             return
         if world.step < world.total:
             world.step += 1
@@ -399,10 +399,10 @@ class SimCluster:
         """Its processes die; it is not ready."""
         self.nodes[node] = False
 
-    def freeze_steps(self) -> None:
+    def hang(self) -> None:
         """The step counter of whoever trains stands still."""
         for world in self.worlds.values():
-            world.frozen = world.frozen or world.ended is None
+            world.hung = world.hung or world.ended is None
 
     def edit(self, **spec: Any) -> None:
         """A user edits the run."""

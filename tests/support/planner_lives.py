@@ -26,7 +26,9 @@ async def settle(cluster: SimCluster) -> Outcome:
     """Passes until none asks for another at once."""
     for _ in range(12):
         try:
-            outcome = await reconcile(cluster, KEY, lambda: cluster.now, cluster, frozen=cluster.frozen)
+            outcome = await reconcile(
+                cluster, KEY, lambda: cluster.now, cluster, nodes_untrusted=cluster.nodes_untrusted
+            )
         except Conflict:
             continue
         if outcome.requeue_seconds != 0:

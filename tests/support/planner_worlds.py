@@ -40,7 +40,7 @@ class SimWorld:
     first: datetime | None = None
     last: datetime | None = None
     points: list[SavedPoint] = field(default_factory=list)
-    frozen: bool = False
+    hung: bool = False
     state: str = "starting"
     ended: datetime | None = None
     exit_code: int = 0

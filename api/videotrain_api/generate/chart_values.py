@@ -49,6 +49,14 @@ class Image(_Values):
     """When nodes pull the image."""
 
 
+class NodeTrust(_Values):
+    """When nodes that look lost are believed to be. Beyond this the operator's view is more likely wrong."""
+
+    max_lost_percent: int = Field(55, ge=1, le=100)
+    """Largest share of the nodes in use that may be lost at the same time, percent. Above it nothing is done about lost
+    nodes for up to ten minutes, and runs have the condition NodesTrusted False."""
+
+
 class Operator(_Values):
     """Flags of `videotrain-operator run`."""
 
@@ -62,8 +70,7 @@ class Operator(_Values):
     """Runs that are worked on at the same time."""
     resync_seconds: int = Field(300, ge=10, le=86400)
     """How often all runs are read anew, seconds; a safety net, since changes wake a run at once."""
-    freeze_percent: int = Field(55, ge=1, le=100)
-    """Share of the nodes in use that may be lost at the same time before the operator stops believing it."""
+    node_trust: NodeTrust = NodeTrust()
 
 
 class Resources(_Values):

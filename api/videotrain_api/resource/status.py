@@ -100,7 +100,7 @@ class RestartCounts(ApiModel):
     preemption: int = 0
     """Reclaimed or drained nodes."""
     hang: int = 0
-    """Frozen step counters."""
+    """Hangs: step counters that stood still."""
 
 
 class CostStatus(ApiModel):

@@ -116,7 +116,7 @@ class RestartLimits(ApiModel):
     preemption: int = Field(default=1000, ge=0)
     """Reclaimed or drained nodes."""
     hang: int = Field(default=5, ge=0)
-    """Frozen step counters."""
+    """Hangs: step counters that stood still."""
 
 
 class FailurePolicy(ApiModel):
@@ -129,7 +129,7 @@ class FailurePolicy(ApiModel):
     same_step_limit: int = Field(default=3, ge=1)
     """Generations in a row that may die at the same step before the run fails as NoProgress."""
     hang_seconds: int = Field(default=600, ge=5, le=LONGEST_SECONDS)
-    """A step counter frozen for so long while its pod looks alive is a hang, seconds."""
+    """A step counter that stands still for so long while its pod looks alive is a hang, seconds."""
     start_seconds: int = Field(default=900, ge=5, le=LONGEST_SECONDS)
     """Time that a generation may take from its roster to its first step, seconds."""
     grace_seconds: int = Field(default=120, ge=1, le=86_400)

@@ -92,12 +92,12 @@ class Registration:
         return True
 
     async def keep_alive(self) -> None:
-        """One turn: renew the Lease, and write the status if it is due or somebody has doubted it."""
+        """One turn: renew the Lease, and write the status if it is due or somebody changed it."""
         if not self.serves:
             return
         await self.renew()
-        doubted = any(self._held(type_) != expected[0] for type_, expected in _FINE.items())
-        if self.serves and (doubted or time.monotonic() - self._written_at > STATUS_SECONDS):
+        unexpected = any(self._held(type_) != expected[0] for type_, expected in _FINE.items())
+        if self.serves and (unexpected or time.monotonic() - self._written_at > STATUS_SECONDS):
             await self.write_status()
 
     async def renew(self) -> None:

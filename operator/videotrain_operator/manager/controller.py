@@ -17,7 +17,7 @@ from videotrain_operator.cluster.status_writes import Memory
 from videotrain_operator.kube.cache import Key, Store, key_of
 from videotrain_operator.kube.client import ApiError, ApiUnavailable
 from videotrain_operator.manager.agent_watch import Listening
-from videotrain_operator.manager.node_trust import Doubt
+from videotrain_operator.manager.node_trust import NodeTrust
 from videotrain_operator.manager.refusals import UNNAMED, status_of_refusal
 from videotrain_operator.manager.settings import Settings
 from videotrain_operator.reconcile import Outcome, RunKey, RunLoop, utc_now
@@ -43,12 +43,12 @@ class _Charge:
 class _Turns:
     """A turn for one pass: so many at the same time, and none while it is open how many nodes are lost."""
 
-    def __init__(self, most: int, doubt: Doubt) -> None:
+    def __init__(self, most: int, node_trust: NodeTrust) -> None:
         self._permits = asyncio.Semaphore(most)
-        self._doubt = doubt
+        self._node_trust = node_trust
 
     async def __aenter__(self) -> None:
-        await self._doubt.calm()
+        await self._node_trust.settled()
         await self._permits.acquire()
 
     async def __aexit__(self, *_: object) -> None:
@@ -80,8 +80,8 @@ class Controller:
         self._cluster, self._stores, self._agents = cluster, stores, agents
         self._metrics, self._settings = metrics, settings
         self._nodes_heard_at = nodes_heard_at
-        self._doubt = Doubt(settings.freeze_percent)
-        self._turns = _Turns(settings.concurrent_passes, self._doubt)
+        self._node_trust = NodeTrust(settings.node_trust_max_lost_percent)
+        self._turns = _Turns(settings.concurrent_passes, self._node_trust)
         self._charges: dict[Key, _Charge] = {}
         self._leaving: set[str] = set()
         self._group: asyncio.TaskGroup | None = None
@@ -140,7 +140,7 @@ class Controller:
         """Wake the runs on a node that is lost, back, leaving or staying; its heartbeats are no news."""
         name = event.object["metadata"]["name"]
         node = None if event.type == "DELETED" else event.object
-        news = self._doubt.notice(name, node)
+        news = self._node_trust.notice(name, node)
         leaving = node is not None and node_is_leaving(node)
         if not news and leaving == (name in self._leaving):
             return
@@ -162,7 +162,7 @@ class Controller:
             memory=Memory(),
             turns=self._turns,
             settle_seconds=self._settings.settle_seconds,
-            frozen=self._frozen,
+            nodes_untrusted=lambda: self._node_trust.reason,
             on_outcome=lambda outcome: self._note(key, outcome),
             on_error=lambda error: self._note_error(key, error),
         )
@@ -184,16 +184,13 @@ class Controller:
         if self._group is not None and key not in self._charges and self._stores[KIND].get(key) is not None:
             self._take_charge(key)
 
-    def _frozen(self) -> str:
-        return self._doubt.reason
-
     def look_at_nodes(self) -> None:
-        """Judge again whether lost nodes are believed; wakes every run when that changes."""
+        """Decide again whether nodes are trusted; wakes every run when that changes."""
         names = {pod["spec"].get("nodeName") for pod in self._stores["Pod"].all()} - {None}
-        before = self._doubt.reason
-        self._doubt.judge((self._stores["Node"].get(Key("", name)) for name in names), self._nodes_heard_at())
-        self._metrics.note_frozen(self._doubt.reason)
-        if bool(before) != bool(self._doubt.reason):
+        before = self._node_trust.reason
+        self._node_trust.assess((self._stores["Node"].get(Key("", name)) for name in names), self._nodes_heard_at())
+        self._metrics.note_node_trust(self._node_trust.reason)
+        if bool(before) != bool(self._node_trust.reason):
             for charge in self._charges.values():
                 charge.loop.wake()
 

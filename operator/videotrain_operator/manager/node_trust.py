@@ -1,4 +1,7 @@
-"""Doubt: when much is lost at the same time, the view is more likely wrong than the cluster gone."""
+"""Node trust: when many nodes are lost at the same time, the view is more likely wrong than the cluster gone.
+
+Kubernetes' own node controller stops evictions for the same reason (partial and full disruption of a zone).
+"""
 
 from __future__ import annotations
 
@@ -22,30 +25,30 @@ STALE_SECONDS: Final = 200.0
 _log = logging.getLogger(__name__)
 
 
-class Doubt:
-    """Decides whether lost nodes are believed, and holds every pass for the moment that this takes."""
+class NodeTrust:
+    """Decides whether nodes that look lost are believed to be, and holds every pass for the moment that this takes."""
 
     def __init__(self, percent: int, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Prepare.
+        """Begin with nodes that are trusted.
 
         Args:
-            percent: share of the nodes in use that may be lost at the same time.
+            percent: largest share of the nodes in use that may be lost at the same time.
             monotonic: this process's clock.
         """
         self._percent = percent
         self._monotonic = monotonic
         self._since: float | None = None
         self._lost: set[str] = set()
-        self._calm = asyncio.Event()
-        self._calm.set()
+        self._settled = asyncio.Event()
+        self._settled.set()
         self.reason = ""
-        """Why nodes are not believed to be lost; empty if they are believed."""
+        """Why nodes are not trusted; empty while they are."""
 
     def notice(self, name: str, node: Json | None) -> bool:
         """A node changed; whether it is news that it is lost or back.
 
         Nodes that fall silent together are marked one after another. So the first of them holds all passes until it is
-        clear how many they are; a node whose object is gone is no matter of doubt.
+        clear how many they are. A node whose object is gone holds nothing: somebody deleted it.
         """
         lost = node is None or node_is_lost(node)
         if lost == (name in self._lost):
@@ -54,24 +57,24 @@ class Doubt:
             self._lost.add(name)
         else:
             self._lost.discard(name)
-        if lost and node is not None and self._calm.is_set():
-            self._calm.clear()
-            asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._calm.set)
+        if lost and node is not None and self._settled.is_set():
+            self._settled.clear()
+            asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._settled.set)
         return True
 
-    async def calm(self) -> None:
+    async def settled(self) -> None:
         """Return when no node was lost just now."""
-        await self._calm.wait()
+        await self._settled.wait()
 
-    def judge(self, nodes_in_use: Iterable[Json | None], heard_at: float) -> str:
-        """Look at the nodes that hold pods of runs.
+    def assess(self, nodes_in_use: Iterable[Json | None], heard_at: float) -> str:
+        """Decide anew from the nodes that hold pods of runs.
 
         Args:
             nodes_in_use: Node objects, None for one that is gone.
             heard_at: monotonic time of the last sign of the API server about nodes.
 
         Returns:
-            The reason for doubt; empty if there is none.
+            Why nodes are not trusted; empty if they are.
         """
         now = self._monotonic()
         nodes = list(nodes_in_use)
@@ -86,6 +89,6 @@ class Doubt:
         if now - heard_at > STALE_SECONDS:
             reason = f"the API server has told nothing about nodes for more than {STALE_SECONDS:.0f} s"
         if reason != self.reason:
-            _log.warning("%s: %d of %d nodes in use are lost", reason or "no longer frozen", lost, len(nodes))
+            _log.warning("%s: %d of %d nodes in use are lost", reason or "nodes are trusted again", lost, len(nodes))
         self.reason = reason
         return reason

@@ -54,9 +54,9 @@ class Settings:
     resync_seconds: float = _setting(
         300.0, "How often all runs are read anew, should a watch have lost an event, seconds.", least=10.0
     )
-    freeze_percent: int = _setting(
+    node_trust_max_lost_percent: int = _setting(
         55,
-        "Share of the nodes in use that may be lost at the same time before the operator stops believing it.",
+        "Largest share of the nodes in use that may be lost at the same time and is believed, percent.",
         least=1,
         most=100,
     )

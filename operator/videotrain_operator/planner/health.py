@@ -1,4 +1,4 @@
-"""Is the running generation complete, dead, frozen, or about to lose a node? One answer per pass, strongest first."""
+"""Is the running generation complete, dead, hanging, or about to lose a node? One answer per pass, strongest first."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def judge_generation(draft: Draft) -> None:
     if faults:
         _judge_faults(draft, live, faults, reports)
         return
-    frozen = _frozen(draft, live, reports)
-    if frozen is not None:
-        _strike(draft, live, frozen)
+    hang = _hang(draft, live, reports)
+    if hang is not None:
+        _strike(draft, live, hang)
         return
     _judge_leaving(draft, live)
 
@@ -97,7 +97,7 @@ def _member_fault(draft: Draft, live: GenerationStatus, name: str) -> Fault | No
     if pod is not None:
         return pod_fault(name, pod)
     last = [seen for seen in draft.observed.departed if seen.name == name and seen.created_at <= live.created_at]
-    if not last and draft.observed.frozen:
+    if not last and draft.observed.nodes_untrusted:
         return None  # a list without the pod is a view like any other; that the pod was deleted was not seen
     return gone_fault(name, last[-1] if last else None)
 
@@ -119,7 +119,7 @@ def _silent(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Faul
     """Peers were lost and one member does not answer: together that is evidence, though neither is alone."""
     answered = {report.pod for report in reports}
     silent = [pod for pod in _member_pods(draft, live) if pod.name not in answered]
-    if not silent or not answered or draft.observed.frozen:
+    if not silent or not answered or draft.observed.nodes_untrusted:
         return None
     message = f"pod {silent[0].name} does not answer and its peers lost it"
     _avoid(draft, silent, message)
@@ -215,7 +215,7 @@ def _plus_one(counts: RestartCounts, cause: Cause) -> RestartCounts:
     return counts.model_copy(update={cause: getattr(counts, cause) + 1})
 
 
-def _frozen(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Fault | None:
+def _hang(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Fault | None:
     """The step counter stands still, or the first step never comes, while agents answer. Silence proves nothing."""
     facts, policy = live.progress, draft.spec.failure_policy
     if not draft.observed.agents:
@@ -246,7 +246,7 @@ def _late(draft: Draft, live: GenerationStatus) -> Fault | None:
         set_condition(draft, Condition.PROGRESS_OBSERVED, None, "Starting", "no step was finished yet")
         return None
     silent = _blame_silent(draft, live)
-    if silent and draft.observed.frozen:
+    if silent and draft.observed.nodes_untrusted:
         set_condition(draft, Condition.PROGRESS_OBSERVED, None, "NoAnswer", "some members do not answer")
         return None
     errors = [f"{agent.pod}: {agent.error}" for agent in draft.observed.agents.values() if agent.error]
@@ -259,7 +259,7 @@ def _late(draft: Draft, live: GenerationStatus) -> Fault | None:
 def _blame_silent(draft: Draft, live: GenerationStatus) -> bool:
     """A world that does not start while some members do not answer: go on without those. True if there are such."""
     silent = [pod for pod in _member_pods(draft, live) if pod.name not in draft.observed.agents]
-    if silent and len(silent) < len(live.members) and not draft.observed.frozen:
+    if silent and len(silent) < len(live.members) and not draft.observed.nodes_untrusted:
         names = ", ".join(pod.name for pod in silent)
         _avoid(draft, silent, f"no answer from {names}, and the world does not start")
     return bool(silent)

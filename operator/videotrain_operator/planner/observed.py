@@ -56,18 +56,18 @@ class PodView:
     price: str | None = None
     """The price annotation, `PRICE CURRENCY`."""
     node_lost: bool = False
-    """Its node is gone or not ready: positive evidence that it is dead."""
+    """Its node is gone or not ready, so the pod is dead."""
     node_evidence: str = ""
     """What is known about a lost or leaving node, for people."""
-    doubtful: bool = False
-    """Its node looks lost, but what is seen of nodes is not to be believed now."""
+    node_untrusted: bool = False
+    """Its node looks lost while nodes are not trusted: neither dead nor fit for a new world."""
     node_draining: bool = False
     """Its node is cordoned or has a reclaim taint: it must leave soon."""
 
     @property
     def alive(self) -> bool:
         """Could be, or go on being, a member."""
-        gone = self.deleting or self.node_lost or self.doubtful
+        gone = self.deleting or self.node_lost or self.node_untrusted
         return self.running and not gone and self.finished_at is None
 
 
@@ -88,6 +88,6 @@ class Observed:
     ledger: Mapping[str, Any] | None = None
     """Content of the ledger config map, parsed; None if there is none yet."""
     ledger_resource_version: str | None = None
-    frozen: str = ""
-    """Why what is seen of nodes is not to be believed, if it is not: nothing is done then because a node looks lost or
-    an agent is silent. A container that ended is believed."""
+    nodes_untrusted: str = ""
+    """Why nodes are not trusted, for people; empty while they are. As long as they are not, nothing is done because a
+    node looks lost or an agent is silent. A container that ended is believed all the same."""

@@ -67,7 +67,7 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
     # 4. Deadlines and the budget may end or pause the run.
     check_deadlines(draft)
     check_budget(draft)
-    # 5. The running generation may be complete, dead, frozen or about to lose a node.
+    # 5. The running generation may be complete, dead, hanging or about to lose a node.
     forgive_nodes(draft)
     judge_generation(draft)
     judge_standby(draft)
@@ -126,14 +126,14 @@ def _farewell(draft: Draft) -> Plan:
 def _open(run: VideoTrainingRun, observed: Observed, now: datetime) -> Draft:
     status = RunStatus.from_wire(run.status or {})
     frozen = dict(observed.frozen_spec) if observed.frozen_spec is not None and status.config_map else None
-    if observed.frozen:
-        observed = replace(observed, pods=tuple(_doubt(pod) for pod in observed.pods))
+    if observed.nodes_untrusted:
+        observed = replace(observed, pods=tuple(_of_untrusted_node(pod) for pod in observed.pods))
     return Draft(run=effective_run(run, frozen), observed=observed, now=now, before=status, status=status)
 
 
-def _doubt(pod: PodView) -> PodView:
-    """A pod whose node looks lost while that is not to be believed: no member of a new world, and not dead."""
-    return replace(pod, node_lost=False, doubtful=True) if pod.node_lost else pod
+def _of_untrusted_node(pod: PodView) -> PodView:
+    """A pod whose node looks lost while nodes are not trusted is no member of a new world, and not dead either."""
+    return replace(pod, node_lost=False, node_untrusted=True) if pod.node_lost else pod
 
 
 def _refusal(draft: Draft) -> Plan:

@@ -112,16 +112,16 @@ def _names(pods: list[PodView]) -> str:
     return ", ".join(names[:PODS_NAMED]) + more
 
 
-def report_doubt(draft: Draft) -> None:
-    """Say so if something is not done because the view of the cluster is not believed."""
-    doubtful = [pod for pod in draft.observed.pods if pod.doubtful]
-    old = find_condition(draft, Condition.CLUSTER_TRUSTED)
-    if doubtful and (old is None or old.status != "False"):
-        message = f"{draft.observed.frozen}; nothing is done about {_names(doubtful)} until that is certain"
-        set_condition(draft, Condition.CLUSTER_TRUSTED, False, "Frozen", message)
-        draft.tell("Warning", "Frozen", message)
-    elif old is not None and old.status == "False" and not doubtful:
-        set_condition(draft, Condition.CLUSTER_TRUSTED, True, "Believed")
+def report_node_trust(draft: Draft) -> None:
+    """Say so if something is not done because nodes are not trusted."""
+    untrusted = [pod for pod in draft.observed.pods if pod.node_untrusted]
+    old = find_condition(draft, Condition.NODES_TRUSTED)
+    if untrusted and (old is None or old.status != "False"):
+        message = f"{draft.observed.nodes_untrusted}; nothing is done about {_names(untrusted)} until that is certain"
+        set_condition(draft, Condition.NODES_TRUSTED, False, "NodesUntrusted", message)
+        draft.tell("Warning", "NodesUntrusted", message)
+    elif old is not None and old.status == "False" and not untrusted:
+        set_condition(draft, Condition.NODES_TRUSTED, True, "NodesTrusted")
 
 
 def _write_conditions(draft: Draft, live: GenerationStatus | None, ready: int) -> None:
@@ -131,7 +131,7 @@ def _write_conditions(draft: Draft, live: GenerationStatus | None, ready: int) -
     if not released:
         report_pods(draft, ready, needed)
     report_quota(draft)
-    report_doubt(draft)
+    report_node_trust(draft)
     running = live is not None and live.progress is not None and live.progress.first_step_at is not None
     set_condition(draft, Condition.RUNNING, running, "StepsAdvance" if running else "NoWorld", draft.waiting)
     again = not released and _restarting(draft, live, running=running)

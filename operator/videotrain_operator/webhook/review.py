@@ -98,7 +98,7 @@ def _judge(request: Mapping[str, Any]) -> Verdict:
 def _judge_new(manifest: Any) -> Verdict:
     run = _parsed(manifest)
     if isinstance(run, VideoTrainingRun):
-        return Verdict(outcome="allowed", warnings=_doubts(run))
+        return Verdict(outcome="allowed", warnings=_warnings(run))
     return Verdict(outcome="denied", problems=run)
 
 
@@ -108,7 +108,7 @@ def _judge_change(new: Any, old: Any) -> Verdict:
     # What the models refused was not accepted with its template either.
     changed = _forbidden_changes(new, old) if isinstance(before, VideoTrainingRun) else ()
     if isinstance(run, VideoTrainingRun):
-        return Verdict(outcome="denied" if changed else "allowed", problems=changed, warnings=_doubts(run))
+        return Verdict(outcome="denied" if changed else "allowed", problems=changed, warnings=_warnings(run))
     known = () if isinstance(before, VideoTrainingRun) else {(p.path, p.message) for p in before}
     fresh = changed + tuple(p for p in run if (p.path, p.message) not in known)
     stale = tuple(f"was wrong before this change: {p}" for p in run if p not in fresh)
@@ -143,7 +143,7 @@ def _under_deletion(manifest: Any) -> bool:
     return isinstance(head, dict) and bool(head.get("deletionTimestamp"))
 
 
-def _doubts(run: VideoTrainingRun) -> tuple[str, ...]:
+def _warnings(run: VideoTrainingRun) -> tuple[str, ...]:
     """What is accepted and may still surprise: the bill."""
     expected = forecast(run)
     hours, budget = expected.gpu_days * 24, run.spec.budget

@@ -71,7 +71,7 @@ def read_observed(case: str) -> tuple[Observed, datetime]:
         service_uid="uid-service" if given.get("service", True) else None,
         config_maps=frozenset(given.get("configMaps", [])),
         ledger=given.get("ledger"),
-        frozen=given.get("frozen", ""),
+        nodes_untrusted=given.get("nodesUntrusted", ""),
     )
     return observed, datetime.fromisoformat(given["now"])
 

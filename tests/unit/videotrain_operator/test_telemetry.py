@@ -22,7 +22,7 @@ def values(status: RunStatus) -> dict[tuple[str, ...], float]:
     metrics.note_conflict()
     metrics.note_error(OSError())
     metrics.note_request("patch", "Pod", 200)
-    metrics.note_frozen("")
+    metrics.note_node_trust("")
     metrics.add_source(lambda: [(LEADER, (), 1.0), (WATCH_RESTARTS, ("Pod",), 2), (WEBHOOK_REVIEWS, ("denied",), 3)])
     found = {}
     for family in text_string_to_metric_families(metrics.text().decode()):

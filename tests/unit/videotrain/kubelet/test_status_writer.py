@@ -79,10 +79,10 @@ async def test_what_the_server_holds_already_is_not_written_and_what_others_chan
     writer.observe(server.pod | {"metadata": server.pod["metadata"] | {"resourceVersion": "7"}})
     await writer.settled()
     assert len(server.patches) == 1
-    doubted = copy.deepcopy(server.pod)
-    doubted["metadata"]["resourceVersion"] = "8"
-    next(item for item in doubted["status"]["conditions"] if item["type"] == "Ready")["status"] = "Unknown"
-    writer.observe(doubted)
+    changed = copy.deepcopy(server.pod)
+    changed["metadata"]["resourceVersion"] = "8"
+    next(item for item in changed["status"]["conditions"] if item["type"] == "Ready")["status"] = "Unknown"
+    writer.observe(changed)
     await writer.settled()
     assert len(server.patches) == 2
     await end(task)

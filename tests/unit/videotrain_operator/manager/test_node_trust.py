@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from videotrain_operator.manager import node_trust as doubt
-from videotrain_operator.manager.node_trust import Doubt
+from videotrain_operator.manager import node_trust
+from videotrain_operator.manager.node_trust import NodeTrust
 
 
 def node(ready):
@@ -19,36 +19,36 @@ def nodes(lost, of):
     [(1, 1, True), (3, 3, True), (3, 4, True), (4, 4, False), (4, 8, True), (5, 9, False), (50, 1000, True)],
 )
 def test_few_lost_nodes_are_believed_and_most_of_many_are_not(lost, of, believed):
-    assert bool(Doubt(55, lambda: 0.0).judge(nodes(lost, of), heard_at=0.0)) != believed
+    assert bool(NodeTrust(55, lambda: 0.0).assess(nodes(lost, of), heard_at=0.0)) != believed
 
 
 def test_a_loss_that_goes_on_is_believed_in_the_end():
     now = [0.0]
-    view = Doubt(55, lambda: now[0])
-    assert view.judge(nodes(9, 10), heard_at=0.0)
-    now[0] = doubt.LONGEST_SECONDS + 1
-    assert not view.judge(nodes(9, 10), heard_at=now[0])
+    view = NodeTrust(55, lambda: now[0])
+    assert view.assess(nodes(9, 10), heard_at=0.0)
+    now[0] = node_trust.LONGEST_SECONDS + 1
+    assert not view.assess(nodes(9, 10), heard_at=now[0])
 
 
 def test_a_server_that_tells_nothing_about_nodes_is_not_believed():
-    assert Doubt(55, lambda: 1000.0).judge(nodes(0, 3), heard_at=1000.0 - doubt.STALE_SECONDS - 1)
+    assert NodeTrust(55, lambda: 1000.0).assess(nodes(0, 3), heard_at=1000.0 - node_trust.STALE_SECONDS - 1)
 
 
 async def test_the_first_silent_node_holds_all_passes_until_it_is_clear_how_many(monkeypatch):
-    monkeypatch.setattr(doubt, "SETTLE_SECONDS", 0.2)
-    view = Doubt(55)
-    await view.calm()
+    monkeypatch.setattr(node_trust, "SETTLE_SECONDS", 0.2)
+    view = NodeTrust(55)
+    await view.settled()
     assert view.notice("a", node(ready=False))
     assert not view.notice("a", node(ready=False)), "a heartbeat is no news"
-    waiting = asyncio.create_task(view.calm())
+    waiting = asyncio.create_task(view.settled())
     done, _ = await asyncio.wait({waiting}, timeout=0.05)
     assert not done
     await waiting
 
 
 async def test_a_deleted_node_holds_nothing():
-    view = Doubt(55)
+    view = NodeTrust(55)
     view.notice("a", node(ready=True))
     assert view.notice("a", None)
     async with asyncio.timeout(1):
-        await view.calm()
+        await view.settled()

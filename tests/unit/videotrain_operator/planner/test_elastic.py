@@ -42,7 +42,7 @@ FAULTS: dict[str, tuple[Deed, str, str]] = {
     "deleted pod killed": (leave_and_die, "preemption", "PodFailed"),
     "pod deleted by force": (lambda c: c.force_delete("demo-w1"), "infrastructure", "PodFailed"),
     "worker fails": (lambda c: c.fail_worker("demo-w1", 1), "application", "WorkerFailed"),
-    "steps freeze": (lambda c: c.freeze_steps(), "hang", "Hang"),
+    "steps stand still": (lambda c: c.hang(), "hang", "Hang"),
 }
 
 
@@ -128,13 +128,13 @@ async def test_one_workers_success_is_not_the_runs() -> None:
     assert status.restarts.application == 1
 
 
-# Doubt.
+# Node trust.
 
 
-async def test_nothing_is_done_about_lost_nodes_while_the_view_is_not_believed() -> None:
+async def test_nothing_is_done_about_lost_nodes_while_nodes_are_not_trusted() -> None:
     cluster = cluster_of()
     before = await running(cluster)
-    cluster.frozen = "3 of 4 nodes in use are lost at the same time"
+    cluster.nodes_untrusted = "3 of 4 nodes in use are lost at the same time"
     cluster.lose_node("node-1")
     cluster.force_delete("demo-w2")
     outcome = await settle(cluster)
@@ -142,25 +142,25 @@ async def test_nothing_is_done_about_lost_nodes_while_the_view_is_not_believed()
     assert status.generation == before.generation
     assert status.restarts == before.restarts
     assert not [key for key in cluster.objects if key == ("Pod", "demo-w2")], "a member that may live keeps its name"
-    assert condition(status, "ClusterTrusted").status == "False"
-    assert cluster.frozen in condition(status, "ClusterTrusted").message
-    assert len(told(cluster, "Frozen")) == 1
-    cluster.frozen = ""
+    assert condition(status, "NodesTrusted").status == "False"
+    assert cluster.nodes_untrusted in condition(status, "NodesTrusted").message
+    assert len(told(cluster, "NodesUntrusted")) == 1
+    cluster.nodes_untrusted = ""
     status = await pass_seconds(cluster, 15)
     assert status.generation > before.generation
-    assert condition(status, "ClusterTrusted").status == "True"
+    assert condition(status, "NodesTrusted").status == "True"
 
 
 async def test_a_container_that_ended_is_believed_even_then() -> None:
     cluster = cluster_of(machines=4)
     before = await running(cluster)
-    cluster.frozen = "the API server has told nothing about nodes for 120 s"
+    cluster.nodes_untrusted = "the API server has told nothing about nodes for 120 s"
     cluster.lose_node("node-1")
     cluster.finish_pod("demo-w2", 137)
     status = await pass_seconds(cluster, 12)
     assert status.generation > before.generation
     assert status.restarts.infrastructure == 1
-    assert "demo-w1" not in status.generations[-1].members, "a pod in doubt is no member of a new world"
+    assert "demo-w1" not in status.generations[-1].members, "a pod of an untrusted node is no member of a new world"
     assert ("Pod", "demo-w1") in cluster.objects
 
 

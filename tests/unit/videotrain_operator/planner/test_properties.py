@@ -28,7 +28,7 @@ EVENTS = (
     "restore-node",
     "fail-worker",
     "fail-config",
-    "freeze",
+    "hang",
     "silence",
     "answer",
     "drain-node",
@@ -47,8 +47,8 @@ EVENTS = (
     "remove-roster",
     "spoil-roster",
     "wipe-status",
-    "suspect",
-    "believe",
+    "distrust-nodes",
+    "trust-nodes",
     "crash-before",
     "crash-after",
 )
@@ -80,8 +80,8 @@ def happen(cluster: SimCluster, event: str, index: int) -> None:
         cluster.draining.add(node)
     elif event in ("fail-worker", "fail-config") and pod:
         cluster.fail_worker(pod["name"], 64 if event == "fail-config" else 1)
-    elif event == "freeze":
-        cluster.freeze_steps()
+    elif event == "hang":
+        cluster.hang()
     elif event in ("silence", "answer") and pod:
         cluster.agents[pod["uid"]].silent = event == "silence"
     elif event == "delete-pod" and pod:
@@ -102,8 +102,8 @@ def happen(cluster: SimCluster, event: str, index: int) -> None:
         cluster.spoil_roster(pod["name"], '{"generation": -1}' if event == "spoil-roster" else None)
     elif event == "wipe-status":
         cluster.wipe_status()
-    elif event in ("suspect", "believe"):
-        cluster.frozen = "3 of 4 nodes in use are lost" if event == "suspect" else ""
+    elif event in ("distrust-nodes", "trust-nodes"):
+        cluster.nodes_untrusted = "3 of 4 nodes in use are lost" if event == "distrust-nodes" else ""
     elif event.startswith("crash"):
         cluster.crash_at, cluster.crash_after = cluster.writes + 1 + index, event == "crash-after"
 
@@ -111,7 +111,9 @@ def happen(cluster: SimCluster, event: str, index: int) -> None:
 async def settle(cluster: SimCluster) -> RunStatus:
     for _ in range(12):
         try:
-            outcome = await reconcile(cluster, KEY, lambda: cluster.now, cluster, frozen=cluster.frozen)
+            outcome = await reconcile(
+                cluster, KEY, lambda: cluster.now, cluster, nodes_untrusted=cluster.nodes_untrusted
+            )
         except (OperatorCrashError, Conflict):
             continue
         if outcome.requeue_seconds != 0 and not outcome.plan.apply and not outcome.plan.delete:
@@ -122,7 +124,7 @@ async def settle(cluster: SimCluster) -> RunStatus:
 async def check_rest(cluster: SimCluster, *, quiet: bool) -> None:
     """What holds after every pass that did not ask for another at once."""
     body, observed = await observe(cluster, "default", "demo", cluster)
-    observed = replace(observed, frozen=cluster.frozen)
+    observed = replace(observed, nodes_untrusted=cluster.nodes_untrusted)
     run = run_of(body)
     before = (run.model_dump_json(), repr(observed))
     decided = plan(run, observed, cluster.now)
@@ -162,7 +164,7 @@ async def live(cluster: SimCluster, script: list[tuple[int, str, int]]) -> RunSt
         if second == 70:
             cluster.nodes = dict.fromkeys(cluster.nodes, True)
             cluster.draining.clear()
-            cluster.crash_at, cluster.frozen = None, ""
+            cluster.crash_at, cluster.nodes_untrusted = None, ""
             for sim in cluster.agents.values():
                 sim.silent = False
             cluster.edit(suspend=False)
@@ -187,7 +189,7 @@ async def live(cluster: SimCluster, script: list[tuple[int, str, int]]) -> RunSt
 async def test_a_run_comes_to_its_end_whatever_happens(script: list[tuple[int, str, int]]) -> None:
     cluster = small_run()
     status = await live(cluster, script)
-    if not any(event in ("fail-worker", "fail-config", "kill-pod", "freeze", "evict-pod") for _, event, _ in script):
+    if not any(event in ("fail-worker", "fail-config", "kill-pod", "hang", "evict-pod") for _, event, _ in script):
         assert status.phase == "Succeeded", status.conditions
 
 

@@ -23,7 +23,7 @@ from videotrain_operator.reconcile import reconcile
 async def test_an_unchanged_world_changes_nothing_but_numbers() -> None:
     cluster = cluster_of()
     await running(cluster)
-    cluster.frozen = ""
+    cluster.nodes_untrusted = ""
     first = (await settle(cluster)).plan.status.to_wire()
     writes = cluster.writes
     cluster.now += timedelta(seconds=3)
@@ -37,7 +37,7 @@ async def test_a_calm_run_is_looked_at_rarely_and_a_hang_in_time() -> None:
     cluster = cluster_of(failurePolicy={"hangSeconds": 600, "startSeconds": 30, "graceSeconds": 3})
     await running(cluster)
     assert (await settle(cluster)).requeue_seconds == LONGEST_LOOK_SECONDS
-    cluster.freeze_steps()
+    cluster.hang()
     cluster.now += timedelta(seconds=590)
     look = (await settle(cluster)).requeue_seconds
     assert look is not None
