@@ -175,7 +175,8 @@ class ParallelLayout(ApiModel):
     context_parallel: int = Field(default=1, ge=1)
     """GPUs that share one sequence (Ulysses); must divide GPUs per node and the number of heads."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """DeepSpeed ZeRO stage. Stages 2 and 3 need microBatchesPerStep to be a multiple of every data-parallel size."""
+    """DeepSpeed ZeRO stage. Stages 2 and 3 need microBatchesPerStep to be a multiple of every data-parallel size; an
+    autoencoder stage with `adversarial` takes 0 or 1."""
     checkpoint_double_blocks: int = Field(default=0, ge=0)
     """Two-stream blocks, from the first on, whose activations are recomputed; at most all of the model."""
     checkpoint_single_blocks: int = Field(default=0, ge=0)

@@ -9,11 +9,13 @@ from videotrain_api.resource.architecture import AutoencoderSpec
 from videotrain_api.resource.stages import AdversarialPhase, AutoencoderTask
 from videotrain_api.schema import Problem
 
+MOST_SHARDED_WITH_DISCRIMINATOR = 1
+"""ZeRO stage; docs/decisions/0622-sharding-beside-a-discriminator.md says why."""
 _FEWEST_PATCHES = 2
 
 
 def check_autoencoder_losses(path: str, task: AutoencoderTask, spec: AutoencoderSpec | None) -> Iterator[Problem]:
-    """Kind of the autoencoder, begin of the phase and depth of the discriminator."""
+    """Kind of the autoencoder, begin of the phase, depth of the discriminator and how both are sharded."""
     if spec is not None and spec.kind != "dc-ae":
         allowed = "only kind dc-ae can be trained: remove the stage and set spec.autoencoder.weights"
         yield Problem(path.removesuffix(".autoencoder") + ".task", "autoencoder", allowed)
@@ -23,6 +25,12 @@ def check_autoencoder_losses(path: str, task: AutoencoderTask, spec: Autoencoder
             allowed = f"the phase would never begin; allowed: less than steps ({task.steps})"
             yield Problem(f"{path}.adversarial.startStep", phase.start_step, allowed)
         yield from _depth(f"{path}.adversarial.layers", task.bucket.resolution, phase)
+        if task.parallel.zero_stage > MOST_SHARDED_WITH_DISCRIMINATOR:
+            allowed = (
+                "DeepSpeed can lose gradients silently from stage 2 on where a part of a model runs more than once in "
+                "a step, as beside a discriminator; allowed with adversarial: 0 or 1"
+            )
+            yield Problem(f"{path}.parallel.zeroStage", task.parallel.zero_stage, allowed)
 
 
 def _depth(path: str, resolution: str, phase: AdversarialPhase) -> Iterator[Problem]:

@@ -149,9 +149,16 @@ def test_both_models_survive_a_change_of_world(tmp_path, configure, alone, befor
     assert same, found
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
-def test_every_zero_stage_trains_both_models_alike(tmp_path, configure, alone, stage):
+@pytest.mark.parametrize("stage", [2, 3])
+def test_stages_under_which_gradients_may_be_lost_are_refused(tmp_path, configure, stage):
     layout = ParallelLayout(micro_batches_per_step=2, zero_stage=stage)
+    result = run_world(tmp_path, configure(tmp_path, parallel=layout), 1)
+    assert result.codes == [ExitCode.CONFIG]
+    assert f"parallel.zeroStage: {stage} beside autoencoder.adversarial" in result.outcomes[0]
+
+
+def test_both_models_learn_alike_without_sharding(tmp_path, configure, alone):
+    layout = ParallelLayout(micro_batches_per_step=2, zero_stage=0)
     result = run_world(tmp_path, configure(tmp_path, parallel=layout), 2)
     assert result.outcomes == ["completed"] * 2, result.outcomes
     same, found = close(tmp_path, alone[0])

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from videotrain_api.resource.stages import AdversarialPhase, LearningRatePiece
+from videotrain_api.rules.autoencoders import MOST_SHARDED_WITH_DISCRIMINATOR
 from videotrain_trainer.checkpoint.fragments import Piece, pack, packed_length
 from videotrain_trainer.checkpoint.state import Quantity
-from videotrain_trainer.errors import Diverged
+from videotrain_trainer.errors import ConfigError, Diverged
 from videotrain_trainer.parallel.engine import Engine, EngineOptions
 from videotrain_trainer.parallel.shards import Shards
 from videotrain_trainer.reconstruction.adaptive_weight import AdversarialLoss
@@ -37,19 +38,26 @@ class HasDiscriminator(Protocol):
 
 
 def build_engine(objective: Any, options: EngineOptions, world: World) -> Engine | AdversarialEngine:
-    """The engine of an objective: of its model alone, or of its model and discriminator. Collective."""
-    engine = Engine(objective.module, options, world)
-    if not isinstance(objective, HasDiscriminator):
-        return engine
-    discriminator, phase = objective.discriminator, objective.adversarial
+    """The engine of an objective: of its model alone, or of its model and discriminator. Collective.
+
+    Raises:
+        ConfigError: the options exclude each other, or gradients beside a discriminator would not be safe with them.
+    """
+    joint = isinstance(objective, HasDiscriminator)
+    discriminator, phase = (objective.discriminator, objective.adversarial) if joint else (None, None)
     if discriminator is None or phase is None:
-        return engine
+        return Engine(objective.module, options, world)
+    # The API's rule says this before a run starts; a stage configuration may have been written by hand.
+    if options.zero_stage > MOST_SHARDED_WITH_DISCRIMINATOR:
+        raise ConfigError(
+            f"parallel.zeroStage: {options.zero_stage} beside autoencoder.adversarial: DeepSpeed can lose gradients "
+            "silently there; use zeroStage 0 or 1"
+        )
+    engine = Engine(objective.module, options, world)
     rate = [LearningRatePiece(value=phase.learning_rate)]
     critic = replace(
         options,
         optimizer=options.optimizer.model_copy(update={"learning_rate": rate, "warmup_steps": 0}),
-        # Its 19 million parameters are not worth gathering layer by layer, and it is called outside of its engine too.
-        zero_stage=min(options.zero_stage, 1),
         keep_average=False,
     )
     return AdversarialEngine(engine, Engine(discriminator, critic, world), phase)

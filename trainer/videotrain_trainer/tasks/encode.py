@@ -31,7 +31,7 @@ from videotrain_trainer.data.manifest import (
     uids_hash,
 )
 from videotrain_trainer.data.pixels import crop_window
-from videotrain_trainer.data.prompts import prompt_text
+from videotrain_trainer.data.prompts import caption_text
 from videotrain_trainer.data.sets import EncodedSetInfo, null_text_uri, set_info_uri
 from videotrain_trainer.data.shards import Member, ShardWriter
 from videotrain_trainer.data.video import Frame, read_covering
@@ -145,7 +145,7 @@ class _Encoder:
         return latent_CTHW.to("cpu", torch.bfloat16)
 
     def _text_features(self, sample: Sample, style: PromptStyle) -> dict[str, Tensor]:
-        text = prompt_text(sample.clip["caption"], style, *sample.rate_and_motion)
+        text = caption_text(sample.clip["caption"], style, *sample.rate_and_motion)
         features = self._text.encode([text])
         context_LD = features.context_BLD[0, : features.lengths[0]]
         return {

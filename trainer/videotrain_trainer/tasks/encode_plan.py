@@ -24,7 +24,7 @@ from videotrain_trainer.data.buckets import (
     windows,
 )
 
-ENCODING_VERSION = 2
+ENCODING_VERSION = 3
 """Rises when the same clip would give another sample."""
 BYTES_PER_VALUE = 2
 

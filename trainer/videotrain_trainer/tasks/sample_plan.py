@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from videotrain_api.config import aspect
 from videotrain_api.config.stage_config import StageConfig
@@ -11,7 +11,7 @@ from videotrain_api.resource.stages import ConditionKind, Prompt, PromptStyle, S
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import SampledVideo
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, kept_clips, read_table
-from videotrain_trainer.data.prompts import prompt_text
+from videotrain_trainer.data.prompts import caption_text, prompt_text
 from videotrain_trainer.data.sets import read_set_info
 from videotrain_trainer.errors import ConfigError, DataError
 from videotrain_trainer.sampling.request import check_frames
@@ -71,12 +71,11 @@ def plan_drawings(config: StageConfig, store: ObjectStore, conditioned: bool) ->
     """
     task = task_of(config)
     style = _prompt_style(config, store)
-    drawings = [_from_prompt(config, style, number, prompt) for number, prompt in enumerate(task.prompts, start=1)]
+    drawings = [_drawing(config, style, number, prompt) for number, prompt in enumerate(task.prompts, start=1)]
     clips = _clips(config, store) if task.from_dataset else []
     for index in range(task.from_dataset):
-        prompt = _clip_prompt(config, clips[index % len(clips)], config.seed + index, conditioned)
-        drawing = _from_prompt(config, style, len(drawings) + 1, prompt[0])
-        drawings.append(_with_clip(drawing, prompt[1]))
+        prompt, uri = _clip_prompt(config, clips[index % len(clips)], config.seed + index, conditioned)
+        drawings.append(_drawing(config, style, len(drawings) + 1, prompt, uri))
     return drawings
 
 
@@ -85,7 +84,9 @@ def video_uri(config: StageConfig, number: int) -> str:
     return f"{config.paths.output}/videos/{number:04d}.mp4"
 
 
-def _from_prompt(config: StageConfig, style: PromptStyle, number: int, prompt: Prompt) -> Drawing:
+def _drawing(
+    config: StageConfig, style: PromptStyle, number: int, prompt: Prompt, clip_uri: str | None = None
+) -> Drawing:
     task = task_of(config)
     height, width = frame_size(config)
     video = SampledVideo(
@@ -98,6 +99,7 @@ def _from_prompt(config: StageConfig, style: PromptStyle, number: int, prompt: P
         height=height,
         frames=task.frames,
         fps=task.fps,
+        reference_clip=clip_uri,
         settings={
             "samplingSteps": task.sampling_steps,
             "textGuidance": task.text_guidance,
@@ -116,7 +118,9 @@ def _from_prompt(config: StageConfig, style: PromptStyle, number: int, prompt: P
         },
     )
     fps, motion = (None, None) if task.frames == 1 else (task.fps, task.motion_score)
-    return Drawing(video=video, text=prompt_text(prompt.text, style, fps, motion), prompt=prompt, style=style)
+    # A clip's caption reads as it did in training; a prompt may name its own rate.
+    text_of = prompt_text if clip_uri is None else caption_text
+    return Drawing(video=video, text=text_of(prompt.text, style, fps, motion), prompt=prompt, style=style)
 
 
 def _clip_prompt(config: StageConfig, clip: dict[str, str], seed: int, conditioned: bool) -> tuple[Prompt, str]:
@@ -127,11 +131,6 @@ def _clip_prompt(config: StageConfig, clip: dict[str, str], seed: int, condition
         text=clip["caption"], image=None if condition == "t2v" else uri, condition=condition, seed=seed
     )
     return prompt, uri
-
-
-def _with_clip(drawing: Drawing, clip_uri: str) -> Drawing:
-    video = drawing.video.model_copy(update={"reference_clip": clip_uri})
-    return replace(drawing, video=video)
 
 
 def _clips(config: StageConfig, store: ObjectStore) -> list[dict[str, str]]:
