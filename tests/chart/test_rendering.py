@@ -81,6 +81,7 @@ SWITCHES = {
     "networkPolicy.enabled": {"NetworkPolicy"},
     "monitoring.serviceMonitor.enabled": {"ServiceMonitor"},
     "monitoring.podMonitor.enabled": {"PodMonitor"},
+    "monitoring.dashboards.enabled": {"ConfigMap"},
 }
 
 
@@ -97,6 +98,16 @@ def test_a_switch_takes_exactly_its_objects(chart: Chart, path: str) -> None:
     on, off = (names(chart.render(setting(path, value))) for value in (True, False))
     assert off < on
     assert {kind for kind, _, _ in on - off} == SWITCHES[path]
+
+
+def test_the_boards_are_handed_to_grafana_s_sidecar(chart: Chart) -> None:
+    values = {"enabled": True, "annotations": {"grafana_folder": "video"}}
+    boards = of_kind(chart.render({"monitoring": {"dashboards": values}}), "ConfigMap")
+    files = {name: text for board in boards for name, text in board["data"].items()}
+    assert files == {path.name: path.read_text() for path in (CHART / "files" / "dashboards").glob("*.json")}
+    for board in boards:
+        assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert board["metadata"]["annotations"] == {"grafana_folder": "video"}
 
 
 def test_what_is_left_with_everything_off(chart: Chart) -> None:

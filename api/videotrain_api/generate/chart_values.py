@@ -182,13 +182,26 @@ class Monitor(_Values):
     """Labels by which Prometheus selects it."""
 
 
+class Dashboards(_Values):
+    """Grafana boards as ConfigMaps, as Grafana's sidecar collects them."""
+
+    enabled: bool = False
+    """Create them."""
+    labels: Texts = Field(default={"grafana_dashboard": "1"})
+    """Labels by which the sidecar finds them."""
+    annotations: Texts = Field(default={})
+    """Annotations, such as the folder that the sidecar puts them into (grafana_folder)."""
+
+
 class Monitoring(_Values):
-    """Scraping by the Prometheus Operator."""
+    """Scraping by the Prometheus Operator, and boards for Grafana."""
 
     service_monitor: Monitor = Monitor()
     """Scrapes the operator: runs, money, reconciliation."""
     pod_monitor: Monitor = Monitor()
     """Scrapes the agents of worker pods: throughput, losses, exits. It is created in the release's namespace."""
+    dashboards: Dashboards = Dashboards()
+    """Boards: fleet and money, one run, the operator."""
 
 
 class ChartValues(_Values):

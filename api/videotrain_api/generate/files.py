@@ -16,6 +16,7 @@ from videotrain_api import vocabulary
 from videotrain_api.crd.definition import custom_resource_definition
 from videotrain_api.generate import reference
 from videotrain_api.generate.chart_values import CHART, chart_files
+from videotrain_api.generate.dashboards import dashboard_files
 
 COMMAND = "python -m videotrain_api.generate write"
 
@@ -26,6 +27,7 @@ def generated_files() -> dict[str, str]:
         f"manifests/crds/{vocabulary.PLURAL}.{vocabulary.GROUP}.yaml": _crd_text(),
         f"{CHART}/files/crds/{vocabulary.PLURAL}.{vocabulary.GROUP}.yaml": _crd_text(),
         **chart_files(),
+        **dashboard_files(),
         "docs/reference/api.md": reference.api_reference(),
         "docs/reference/metrics.md": reference.metrics_reference(),
         "docs/reference/exit-codes.md": reference.exit_codes_reference(),

@@ -1,0 +1,428 @@
+"""What each Grafana board shows: rows of panels with their queries.
+
+Queries name series by the catalogue's constants, so that a renamed metric cannot leave an empty panel behind.
+`$namespace` and `$run` are the boards' variables; a series of one run carries both labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from videotrain_api import metrics as m
+
+Kind = Literal["lines", "stack", "number", "name"]
+"""`name` shows the legend instead of the value: for series that are 1 for what is so."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel."""
+
+    title: str
+    queries: Sequence[tuple[str, str]]
+    """PromQL and legend; the legend of a single series may be empty."""
+    unit: str = "short"
+    """A unit of Grafana, such as `s`, `bytes` or `percentunit`. Money has none: its legend names the currency."""
+    kind: Kind = "lines"
+    help: str = ""
+    """What a reader should conclude; shown at the panel's corner."""
+    span: int = 8
+    """Width in the 24 columns of a board."""
+    links_to_run: bool = False
+    """A click on a series opens its run's board; the series must keep the labels `namespace` and `run`."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """Rows of panels, from top to bottom."""
+
+    uid: str
+    title: str
+    variables: tuple[Literal["namespace", "run"], ...]
+    rows: Sequence[tuple[str, Sequence[Panel]]]
+
+
+_FLEET: Final = '{namespace=~"$namespace"}'
+_PRODUCTIVE: Final = '{namespace=~"$namespace", bucket="productive"}'
+_RUN: Final = '{namespace="$namespace", run="$run"}'
+_STEP: Final = "[$__rate_interval]"
+_SHOWN: Final = "[$__range]"
+
+
+def _p(quantile: float, metric: m.Metric, labels: str) -> str:
+    return f"histogram_quantile({quantile}, sum by (le) (rate({metric.name}_bucket{labels}{_STEP})))"
+
+
+def _of_leader(metric: m.Metric) -> str:
+    """A fact of the whole world, which the pod of rank 0 tells; the others have no such series or an older one."""
+    return f"max by (stage) ({metric.name}{_RUN})"
+
+
+FLEET: Final = Board(
+    "videotrain-fleet",
+    "videotrain / fleet and money",
+    ("namespace",),
+    (
+        (
+            "Money",
+            (
+                Panel(
+                    "Spent in the time shown",
+                    ((f"sum by (currency) (increase({m.COST_MICROS.name}{_FLEET}{_SHOWN})) / 1e6", "{{currency}}"),),
+                    kind="number",
+                    span=6,
+                ),
+                Panel(
+                    "An hour costs now",
+                    ((f"sum by (currency) ({m.COST_RATE_PER_HOUR.name}{_FLEET})", "{{currency}}"),),
+                    kind="number",
+                    span=6,
+                    help="Price of the GPUs that are held at this moment.",
+                ),
+                Panel(
+                    "Expected at the runs' ends",
+                    ((f"sum by (currency) ({m.FORECAST_COST.name}{_FLEET})", "{{currency}}"),),
+                    kind="number",
+                    span=6,
+                ),
+                Panel(
+                    "Goodput in the time shown",
+                    (
+                        (
+                            f"sum(increase({m.GPU_SECONDS.name}{_PRODUCTIVE}{_SHOWN}))"
+                            f" / sum(increase({m.GPU_SECONDS.name}{_FLEET}{_SHOWN}))",
+                            "",
+                        ),
+                    ),
+                    "percentunit",
+                    "number",
+                    span=6,
+                    help="Productive share of the GPU time that was held.",
+                ),
+                Panel(
+                    "An hour costs, by run",
+                    (
+                        (
+                            f"sum by (namespace, run, currency) ({m.COST_RATE_PER_HOUR.name}{_FLEET})",
+                            "{{namespace}}/{{run}} {{currency}}",
+                        ),
+                    ),
+                    kind="stack",
+                    span=12,
+                    links_to_run=True,
+                ),
+                Panel(
+                    "What the money buys, per hour",
+                    (
+                        (
+                            f"sum by (bucket, currency) (rate({m.COST_MICROS.name}{_FLEET}{_STEP})) * 3600 / 1e6",
+                            "{{bucket}} {{currency}}",
+                        ),
+                    ),
+                    kind="stack",
+                    span=12,
+                    help="Everything but `productive` is what elasticity, data and checkpoints cost.",
+                ),
+                Panel(
+                    "Spent share of the budgets",
+                    ((f"max by (namespace, run) ({m.BUDGET_RATIO.name}{_FLEET})", "{{namespace}}/{{run}}"),),
+                    "percentunit",
+                    span=12,
+                    links_to_run=True,
+                ),
+                Panel(
+                    "GPUs held, by use",
+                    ((f"sum by (bucket) (rate({m.GPU_SECONDS.name}{_FLEET}{_STEP}))", "{{bucket}}"),),
+                    kind="stack",
+                    span=12,
+                ),
+            ),
+        ),
+        (
+            "Runs",
+            (
+                Panel("Runs by phase", ((f"sum by (phase) ({m.RUN_PHASE.name}{_FLEET})", "{{phase}}"),), kind="stack"),
+                Panel(
+                    "Goodput since the start, by run",
+                    ((f"max by (namespace, run) ({m.GOODPUT_RATIO.name}{_FLEET})", "{{namespace}}/{{run}}"),),
+                    "percentunit",
+                    links_to_run=True,
+                ),
+                Panel(
+                    "MFU, by run",
+                    ((f"max by (namespace, run) ({m.RUN_MFU_RATIO.name}{_FLEET})", "{{namespace}}/{{run}}"),),
+                    "percentunit",
+                    links_to_run=True,
+                    help="Model FLOPs over the GPUs' dense bf16 peak; no series where the peak of a GPU is not known.",
+                ),
+                Panel(
+                    "Samples per second, by run",
+                    ((f"max by (namespace, run) ({m.RUN_SAMPLES_PER_SECOND.name}{_FLEET})", "{{namespace}}/{{run}}"),),
+                    links_to_run=True,
+                ),
+                Panel(
+                    "Restarts an hour, by cause",
+                    ((f"sum by (cause) (rate({m.RESTARTS.name}{_FLEET}{_STEP})) * 3600", "{{cause}}"),),
+                    kind="stack",
+                ),
+                Panel(
+                    "Time from the last fault to the first step after it",
+                    ((f"max by (namespace, run) ({m.RECOVERY_SECONDS.name}{_FLEET})", "{{namespace}}/{{run}}"),),
+                    "s",
+                    links_to_run=True,
+                ),
+            ),
+        ),
+    ),
+)
+
+RUN: Final = Board(
+    "videotrain-run",
+    "videotrain / run",
+    ("namespace", "run"),
+    (
+        (
+            "Where it stands",
+            (
+                Panel(
+                    "Model and autoencoder",
+                    ((f"max by (model, autoencoder, uid) ({m.RUN_INFO.name}{_RUN})", "{{model}} on {{autoencoder}}"),),
+                    kind="name",
+                    span=6,
+                ),
+                Panel(
+                    "Phase",
+                    ((f"max by (phase) ({m.RUN_PHASE.name}{_RUN}) == 1", "{{phase}}"),),
+                    kind="name",
+                    span=3,
+                ),
+                Panel(
+                    "Stage",
+                    ((f"max by (stage, task) ({m.RUN_STAGE.name}{_RUN}) == 1", "{{stage}} ({{task}})"),),
+                    kind="name",
+                    span=3,
+                ),
+                Panel(
+                    "Done of each stage",
+                    (
+                        (
+                            f"max by (stage) ({m.RUN_STEP.name}{_RUN})"
+                            f" / max by (stage) ({m.RUN_STEPS_PLANNED.name}{_RUN})",
+                            "{{stage}}",
+                        ),
+                    ),
+                    "percentunit",
+                    "number",
+                    span=6,
+                ),
+                Panel(
+                    "Spent, and expected at the end",
+                    (
+                        (f"sum by (currency) ({m.COST_MICROS.name}{_RUN}) / 1e6", "spent {{currency}}"),
+                        (f"max by (currency) ({m.FORECAST_COST.name}{_RUN})", "expected {{currency}}"),
+                    ),
+                    kind="number",
+                    span=6,
+                ),
+            ),
+        ),
+        (
+            "Learning",
+            (
+                Panel(
+                    "Loss",
+                    (
+                        (_of_leader(m.LOSS), "training, {{stage}}"),
+                        (_of_leader(m.VALIDATION_LOSS), "held out, {{stage}}"),
+                    ),
+                ),
+                Panel("Loss by size class", ((f"max by (bucket) ({m.BUCKET_LOSS.name}{_RUN})", "{{bucket}}"),), span=8),
+                Panel(
+                    "Held-out loss by size class",
+                    ((f"max by (bucket) ({m.VALIDATION_BUCKET_LOSS.name}{_RUN})", "{{bucket}}"),),
+                ),
+                Panel("Gradient norm before clipping", ((_of_leader(m.GRADIENT_NORM), "{{stage}}"),)),
+                Panel("Learning rate", ((_of_leader(m.LEARNING_RATE), "{{stage}}"),), "sci"),
+                Panel(
+                    "Step",
+                    ((_of_leader(m.STEP), "{{stage}}"), (_of_leader(m.STEPS_PLANNED), "planned, {{stage}}")),
+                ),
+            ),
+        ),
+        (
+            "Speed",
+            (
+                Panel("Samples per second", ((_of_leader(m.SAMPLES_PER_SECOND), "{{stage}}"),)),
+                Panel("Tokens per second", ((_of_leader(m.TOKENS_PER_SECOND), "{{stage}}"),)),
+                Panel("MFU", ((_of_leader(m.MFU_RATIO), "{{stage}}"),), "percentunit"),
+                Panel(
+                    "Step time",
+                    ((_p(0.5, m.STEP_SECONDS, _RUN), "p50"), (_p(0.99, m.STEP_SECONDS, _RUN), "p99")),
+                    "s",
+                ),
+                Panel(
+                    "Share of the time that steps wait",
+                    (
+                        (f"max(rate({m.DATA_STALL_SECONDS.name}{_RUN}{_STEP}))", "for data"),
+                        (f"max(rate({m.CHECKPOINT_STALL_SECONDS.name}{_RUN}{_STEP}))", "for a checkpoint"),
+                    ),
+                    "percentunit",
+                ),
+                Panel(
+                    "Spread of the ranks' compute time",
+                    ((_of_leader(m.WORLD_SPREAD_RATIO), "{{stage}}"),),
+                    "percentunit",
+                    help="Slowest minus fastest over the mean; a straggler holds everybody up by this share.",
+                ),
+                Panel(
+                    "Samples, tokens and FLOPs an hour",
+                    (
+                        (f"max(rate({m.SAMPLES.name}{_RUN}{_STEP})) * 3600", "samples"),
+                        (f"max(rate({m.TOKENS.name}{_RUN}{_STEP})) * 3600", "tokens"),
+                        (f"max(rate({m.MODEL_FLOPS.name}{_RUN}{_STEP})) * 3600", "model FLOPs"),
+                    ),
+                ),
+            ),
+        ),
+        (
+            "Elasticity and checkpoints",
+            (
+                Panel("Nodes", ((f"max by (kind) ({m.RUN_NODES.name}{_RUN})", "{{kind}}"),)),
+                Panel(
+                    "Generation",
+                    (
+                        (f"max({m.RUN_GENERATION.name}{_RUN})", "decided"),
+                        (f"max by (pod) ({m.GENERATION.name}{_RUN})", "{{pod}}"),
+                    ),
+                ),
+                Panel("Restarts", ((f"sum by (cause) ({m.RESTARTS.name}{_RUN})", "{{cause}}"),), kind="stack"),
+                Panel(
+                    "Workers' states", ((f"sum by (state) ({m.WORKER_STATE.name}{_RUN})", "{{state}}"),), kind="stack"
+                ),
+                Panel("Worker processes of the world", ((f"max({m.WORLD_SIZE.name}{_RUN})", ""),)),
+                Panel(
+                    "Ends of worker processes by exit code",
+                    ((f"sum by (code) ({m.WORKER_EXITS.name}{_RUN})", "{{code}}"),),
+                    kind="stack",
+                ),
+                Panel(
+                    "Steps that a fault would cost now",
+                    ((f"max({m.STEP.name}{_RUN}) - max({m.CHECKPOINT_LAST_STEP.name}{_RUN})", ""),),
+                    help="Last step minus the step of the newest complete checkpoint.",
+                ),
+                Panel(
+                    "Checkpoints",
+                    (
+                        (f"max({m.CHECKPOINT_COMMITS.name}{_RUN})", "completed by the leader's pod"),
+                        (f"max({m.CHECKPOINT_SKIPPED.name}{_RUN})", "refused at a start"),
+                    ),
+                ),
+                Panel("Size of a checkpoint", ((f"max({m.CHECKPOINT_BYTES.name}{_RUN})", ""),), "bytes"),
+            ),
+        ),
+        (
+            "Money",
+            (
+                Panel(
+                    "GPU time by use",
+                    ((f"sum by (bucket) ({m.GPU_SECONDS.name}{_RUN})", "{{bucket}}"),),
+                    "s",
+                    "stack",
+                ),
+                Panel(
+                    "Money by use",
+                    ((f"sum by (bucket, currency) ({m.COST_MICROS.name}{_RUN}) / 1e6", "{{bucket}} {{currency}}"),),
+                    kind="stack",
+                ),
+                Panel(
+                    "Spent share of the budget, and goodput",
+                    (
+                        (f"max({m.BUDGET_RATIO.name}{_RUN})", "budget"),
+                        (f"max({m.GOODPUT_RATIO.name}{_RUN})", "goodput"),
+                    ),
+                    "percentunit",
+                ),
+            ),
+        ),
+        (
+            "Curation",
+            (
+                Panel("Clips kept", ((f"max by (stage) ({m.CURATION_CLIPS.name}{_RUN})", "{{stage}}"),), span=12),
+                Panel(
+                    "Dropped, by reason",
+                    ((f"sum by (reason) ({m.CURATION_DROPPED.name}{_RUN})", "{{reason}}"),),
+                    kind="stack",
+                    span=12,
+                ),
+            ),
+        ),
+    ),
+)
+
+OPERATOR: Final = Board(
+    "videotrain-operator",
+    "videotrain / operator",
+    (),
+    (
+        (
+            "The operator itself",
+            (
+                Panel("Leaders", ((f"sum({m.LEADER.name})", ""),), help="1 in a healthy installation."),
+                Panel(
+                    "A pass takes",
+                    ((_p(0.5, m.RECONCILE_SECONDS, ""), "p50"), (_p(0.99, m.RECONCILE_SECONDS, ""), "p99")),
+                    "s",
+                ),
+                Panel(
+                    "Passes that ended with an error, per hour",
+                    ((f"sum by (error) (rate({m.RECONCILE_ERRORS.name}{_STEP})) * 3600", "{{error}}"),),
+                    kind="stack",
+                ),
+                Panel(
+                    "Requests to the API server per second",
+                    ((f"sum by (verb, kind) (rate({m.API_REQUESTS.name}{_STEP}))", "{{verb}} {{kind}}"),),
+                    "reqps",
+                    "stack",
+                ),
+                Panel(
+                    "Answers that were no success, per second",
+                    (
+                        (
+                            f'sum by (code, verb, kind) (rate({m.API_REQUESTS.name}{{code!~"2.."}}{_STEP}))',
+                            "{{code}} {{verb}} {{kind}}",
+                        ),
+                    ),
+                    "reqps",
+                    "stack",
+                ),
+                Panel("Conflicts per hour", ((f"sum(rate({m.API_CONFLICTS.name}{_STEP})) * 3600", ""),)),
+                Panel(
+                    "Watches taken up again, per hour",
+                    ((f"sum by (kind) (rate({m.WATCH_RESTARTS.name}{_STEP})) * 3600", "{{kind}}"),),
+                    kind="stack",
+                ),
+                Panel(
+                    "Events per hour",
+                    ((f"sum by (reason) (rate({m.EVENTS.name}{_STEP})) * 3600", "{{reason}}"),),
+                    kind="stack",
+                ),
+                Panel(
+                    "Admission reviews per second",
+                    ((f"sum by (outcome) (rate({m.WEBHOOK_REVIEWS.name}{_STEP}))", "{{outcome}}"),),
+                    "reqps",
+                    "stack",
+                ),
+                Panel(
+                    "Lost nodes are not believed",
+                    ((f"max({m.FROZEN.name})", ""),),
+                    help="1 while so many nodes are lost at once that the operator does not act on it.",
+                ),
+            ),
+        ),
+    ),
+)
+
+BOARDS: Final = (FLEET, RUN, OPERATOR)
+"""Every board of the chart."""
