@@ -416,7 +416,7 @@ OPERATOR: Final = Board(
                 ),
                 Panel(
                     "Lost nodes are not believed",
-                    ((f"max({m.FROZEN.name})", ""),),
+                    ((f"max({m.NODES_UNTRUSTED.name})", ""),),
                     help="1 while so many nodes are lost at once that the operator does not act on it.",
                 ),
             ),
