@@ -95,16 +95,25 @@ def _tiled(spec: AutoencoderSpec, half: _Half, frames: int, height: int, width: 
     counts = _tiles(latents, tiles.frames and tiles.frames // step, tiles.overlap, spec.causal, decoding)
     times = [frames if count == latents else step * (count - spec.causal) + spec.causal for count in counts]
     side = tiles.pixels and tiles.pixels // unit
-    rows, columns = ([unit * count for count in _tiles(size // unit, side, tiles.overlap)] for size in (height, width))
+    # A picture that does not fit into a tile is cut along both sides, also along one that would fit.
+    cut = side is not None and max(height, width) > unit * side
+    rows, columns = (
+        [unit * count for count in _tiles(size // unit, side, tiles.overlap, always=cut)] for size in (height, width)
+    )
     shapes = Counter(product(times, rows, columns))
     return AutoencoderCost(whole.parameters, sum(n * half(spec, *shape).flops for shape, n in shapes.items()))
 
 
 def _tiles(
-    latents: int, tile: int | None, overlap: float, causal: bool = False, decoding_time: bool = False
+    latents: int,
+    tile: int | None,
+    overlap: float,
+    causal: bool = False,
+    decoding_time: bool = False,
+    always: bool = False,
 ) -> list[int]:
     """Latents that each tile along an axis reads; the trainer's tiling cuts the same ones."""
-    if tile is None or latents <= tile:
+    if tile is None or (latents <= tile and not always):
         return [latents]
     stride = tile - round(overlap * tile)
     found = [min(tile + causal, latents - start) for start in range(0, latents, stride)]

@@ -26,7 +26,7 @@ _TIME, _ROWS, _COLUMNS = 2, 3, 4
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling:
-    """Sizes of tiles. A side that is not larger than its tile is coded whole."""
+    """Sizes of tiles. A clip no longer than a tile is coded at once; a picture is, if neither side is larger."""
 
     pixels: int | None
     """Rows and columns of a tile in pixels; None codes whole pictures."""
@@ -88,9 +88,9 @@ class Span:
         keep = min(self.stride + lead - skip, stop - start - skip)
         return Cut(start, stop, skip, keep)
 
-    def cuts(self, total: int, decoding: bool) -> list[Cut]:
-        """Every tile of `total` latents; one if they fit into a tile."""
-        if total <= self.tile:
+    def cuts(self, total: int, decoding: bool, always: bool = False) -> list[Cut]:
+        """Every tile of `total` latents; one if they fit into a tile, unless they are `always` cut at the stride."""
+        if total <= self.tile and not always:
             return [Cut(0, total, 0, total)]
         found = [self.cut(index, total) for index in range(-(-total // self.stride))]
         last = found[-1]
@@ -99,6 +99,15 @@ class Span:
             # decodes to both groups, and the first is dropped.
             found[-1] = Cut(last.start - 1, last.stop, 1, 1)
         return [cut for cut in found if cut.keep > 0]
+
+    def grid(self, rows: int, columns: int) -> tuple[list[Cut], list[Cut]]:
+        """Tiles of a picture of that many latents along both sides.
+
+        Both sides are cut as soon as either is larger than a tile: the published coders ask for the picture, not for
+        the side, so that a side between stride and tile is cut too.
+        """
+        cut = max(rows, columns) > self.tile
+        return self.cuts(rows, decoding=False, always=cut), self.cuts(columns, decoding=False, always=cut)
 
     def read(self, cut: Cut, encoding: bool) -> slice:
         """What the tile reads."""
@@ -200,9 +209,7 @@ class TileCoder:
         if self._space is None:
             return code(x_BCTHW)
         sizes = x_BCTHW.shape[_ROWS:]
-        rows, columns = (
-            self._space.cuts(self._space.axis.latents(size) if encoding else size, decoding=False) for size in sizes
-        )
+        rows, columns = self._space.grid(*(self._space.axis.latents(n) if encoding else n for n in sizes))
         if len(rows) == len(columns) == 1:
             return code(x_BCTHW)
         above = [_Fade(_ROWS, self._space.fade(encoding)) for _ in columns]
