@@ -123,7 +123,7 @@ def test_flags_are_those_of_the_operator(chart: Chart) -> None:
             "leaseSeconds": 7,
             "concurrentPasses": 9,
             "resyncSeconds": 60,
-            "freezePercent": 33,
+            "nodeTrust": {"maxLostPercent": 33},
         },
     }
     objects = chart.render(values)
