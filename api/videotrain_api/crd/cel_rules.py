@@ -32,7 +32,8 @@ from videotrain_api.resource.trainrun import (
     CheckpointPolicy,
     VideoTrainingRunSpec,
 )
-from videotrain_api.schema import ApiModel
+from videotrain_api.rules.references import REFERENCES, Reference
+from videotrain_api.schema import ApiModel, camel_case
 
 MOST_STAGES: Final = 32
 _INDICES: Final = "[" + ", ".join(map(str, range(MOST_STAGES))) + "]"
@@ -186,6 +187,14 @@ _SAMPLE: Final = (
     CelRule("(self.candidates > 1) == has(self.scorer)", "several candidates need a scorer, one takes none", ".scorer"),
 )
 
+
+def _reference(reference: Reference) -> CelRule:
+    field, takes = camel_case(reference.field), f"self.condition.startsWith('{reference.prefix}')"
+    if reference.needed:
+        return CelRule(f"{takes} == has(self.{field})", reference.allowed)
+    return CelRule(f"!has(self.{field}) || {takes}", reference.allowed, f".{field}")
+
+
 _RESERVED_PREFIX: Final = " || ".join(f"k.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)
 _PIECES: Final = f"{_INDICES}.all(i, i == 0 || i >= size(self.learningRate) || "
 
@@ -208,11 +217,7 @@ _STATE: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
     ),
     Bucket: _BUCKET,
     SampleTask: _SAMPLE,
-    Prompt: (
-        CelRule("self.condition.startsWith('i2v') == has(self.image)", "the i2v kinds and no others take an image"),
-        CelRule("self.condition.startsWith('v2v') == has(self.video)", "the v2v kinds and no others take a video"),
-        CelRule("!has(self.lastImage) || self.condition == 'i2v_loop'", "only i2v_loop has a last image", ".lastImage"),
-    ),
+    Prompt: tuple(_reference(reference) for reference in REFERENCES),
     ConditioningMix: (
         CelRule(
             "self.t2v + self.i2vHead + self.i2vTail + self.i2vLoop + self.v2vHead + self.v2vTail + self.v2vHeadEasy + "

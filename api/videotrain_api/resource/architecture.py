@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from videotrain_api.schema import ApiModel
+
+TIME_COMPRESSION: Final = 4
+"""Frames per latent frame of every video autoencoder."""
 
 
 class TransformerSpec(ApiModel):
@@ -88,7 +91,7 @@ class AutoencoderSpec(ApiModel):
     @property
     def temporal_compression(self) -> int:
         """Frames per latent frame; the same for both kinds."""
-        return 4
+        return TIME_COMPRESSION
 
     @property
     def causal(self) -> bool:
@@ -97,7 +100,9 @@ class AutoencoderSpec(ApiModel):
 
     def latent_frames(self, frames: int) -> int:
         """Latent frames of a clip of so many frames; a picture (1) always has one."""
-        return 1 if frames == 1 else (frames - 1) // 4 + 1 if self.causal else frames // 4
+        if frames == 1:
+            return 1
+        return (frames - 1) // TIME_COMPRESSION + 1 if self.causal else frames // TIME_COMPRESSION
 
 
 class TextEncoderSpec(ApiModel):

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
+from videotrain_api.resource import sampling
 from videotrain_api.schema import ApiModel, patterned
 
 DNS_LABEL = patterned(
@@ -338,7 +339,7 @@ class Prompt(ApiModel):
     """URI of the reference video of the v2v kinds."""
     condition: ConditionKind = "t2v"
     """How the reference is used; `i2v_head` makes it the first frame."""
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=sampling.SEED, ge=0)
     """Seed of the noise."""
 
 
@@ -356,15 +357,15 @@ class SampleTask(ApiModel):
     """Frames of a video."""
     aspect_ratio: str = Field(default="1:1", max_length=8)
     """Width:height name."""
-    sampling_steps: int = Field(default=50, ge=1, le=100_000)
+    sampling_steps: int = Field(default=sampling.STEPS, ge=1, le=100_000)
     """Euler steps."""
-    text_guidance: float = Field(default=7.5, ge=0)
+    text_guidance: float = Field(default=sampling.TEXT_GUIDANCE, ge=0)
     """Scale of text guidance."""
-    image_guidance: float = Field(default=3.0, ge=0)
+    image_guidance: float = Field(default=sampling.IMAGE_GUIDANCE, ge=0)
     """Scale of image guidance."""
-    fps: int = Field(default=24, ge=1, le=120)
+    fps: int = Field(default=sampling.FPS, ge=1, le=120)
     """Frame rate of the files and of the prompt suffix."""
-    motion_score: int = Field(default=4, ge=0)
+    motion_score: int = Field(default=sampling.MOTION_SCORE, ge=0)
     """Motion score of the prompt suffix."""
     oscillate_text: bool = True
     """Run every second step from the tenth on with a text scale of 1."""

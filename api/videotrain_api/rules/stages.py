@@ -8,7 +8,8 @@ from videotrain_api.config.resolve import encode_buckets, missing_inputs, stage_
 from videotrain_api.resource.stages import NodeBounds, Prompt, SampleTask, Stage, WeightsFrom
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.facts import Facts
-from videotrain_api.schema import Problem
+from videotrain_api.rules.references import misfits
+from videotrain_api.schema import Problem, camel_case
 
 MEMBERS = ("curate", "autoencoder", "encode", "train", "sample")
 
@@ -64,15 +65,10 @@ def _sample(path: str, task: SampleTask, has_clips: bool) -> Iterator[Problem]:
 
 
 def _prompt(path: str, prompt: Prompt) -> Iterator[Problem]:
-    kind = prompt.condition
-    if kind.startswith("i2v") != (prompt.image is not None):
-        allowed = "the i2v kinds need an image and no other kind takes one"
-        yield Problem(f"{path}.image", prompt.image, f"condition is '{kind}': {allowed}")
-    if kind.startswith("v2v") != (prompt.video is not None):
-        allowed = "the v2v kinds need a video and no other kind takes one"
-        yield Problem(f"{path}.video", prompt.video, f"condition is '{kind}': {allowed}")
-    if prompt.last_image is not None and kind != "i2v_loop":
-        yield Problem(f"{path}.lastImage", prompt.last_image, f"condition is '{kind}': only i2v_loop has a last image")
+    given = {"image": prompt.image, "video": prompt.video, "last_image": prompt.last_image}
+    for reference in misfits(prompt.condition, given):
+        problem = f"condition is '{prompt.condition}': {reference.allowed}"
+        yield Problem(f"{path}.{camel_case(reference.field)}", given[reference.field], problem)
 
 
 def _initial_weights(path: str, run: VideoTrainingRun, index: int) -> Iterator[Problem]:

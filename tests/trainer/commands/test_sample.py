@@ -364,7 +364,7 @@ def test_a_model_without_condition_input_refuses_a_reference(folder, capsys):
     weights = {name: t for name, t in load_file(folder / "model.safetensors").items() if "cond_in" not in name}
     save_file(weights, folder / "model.safetensors")
     assert run(folder, "--prompt", "a", "--image", folder / "picture.png") != 0
-    assert "condition 'i2v_head' needs a model with spec.model.condEmbed" in capsys.readouterr().err
+    assert "condition 'i2v_head': needs a model with spec.model.condEmbed" in capsys.readouterr().err
     assert run(folder, "--prompt", "a") == 0
 
 

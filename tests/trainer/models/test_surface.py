@@ -191,9 +191,12 @@ class TestSample:
         picture = torch.zeros(3, 1, 32, 32)
         for options, message in (
             ({"height": 40}, "40 x 32 pixels: both must be multiples of 32"),
-            ({"frames": 9}, "9 frames: this autoencoder decodes to 1 or a multiple of 4"),
-            ({"condition": "i2v_head"}, "condition i2v_head: a reference is not given"),
-            ({"reference_CFHW": picture}, "condition t2v: a reference is given"),
+            ({"frames": 9}, "9 frames: this autoencoder decodes to 1 or 4k with k > 1 frames"),
+            ({"condition": "i2v_head"}, "condition 'i2v_head' and the image is not given: the i2v kinds need an image"),
+            (
+                {"reference_CFHW": picture},
+                "condition 't2v' and the image is given: the i2v kinds need an image",
+            ),
             ({"condition": "i2v_mid"}, "condition 'i2v_mid' is unknown; allowed: t2v"),
             ({"condition": "i2v_tail", "reference_CFHW": picture[:, :, :16]}, r"it must be \[3, 1, 32, 32\]"),
         ):

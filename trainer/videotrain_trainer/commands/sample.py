@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
+from videotrain_api.resource.sampling import FPS, IMAGE_GUIDANCE, MOTION_SCORE, SEED, STEPS, TEXT_GUIDANCE
 from videotrain_api.resource.stages import PromptStyle
 from videotrain_trainer.commands.prompts_file import KINDS
 
@@ -40,8 +41,8 @@ def _prompt_flags(group: Any) -> None:
     group.add_argument("--last-image", metavar="PATH", help="last frame of i2v_loop")
     group.add_argument("--video", metavar="PATH", help="reference video of the v2v kinds")
     group.add_argument("--condition", choices=KINDS, help="how references are used; by what is given if unset")
-    group.add_argument("--fps", type=_positive_float, default=24.0, help="of the files and the prompt suffix (24)")
-    group.add_argument("--motion", type=_scale, default=4.0, help="motion score of the prompt suffix (4)")
+    group.add_argument("--fps", type=_positive_float, default=float(FPS), help="of files and suffix (%(default)g)")
+    group.add_argument("--motion", type=_scale, default=float(MOTION_SCORE), help="score of the suffix (%(default)g)")
     group.add_argument("--prompt-style", choices=STYLES, default="fps-motion", help="what follows the prompt")
 
 
@@ -49,13 +50,13 @@ def _drawing_flags(group: Any) -> None:
     group.add_argument("--resolution", default="256px", metavar="NNNpx", help="area class (256px)")
     group.add_argument("--aspect", default="16:9", metavar="W:H", help="shape (16:9)")
     group.add_argument("--num-frames", type=_positive, default=None, help="default: 129 or 128, by the autoencoder")
-    group.add_argument("--steps", type=_positive, default=50, help="Euler steps (50)")
-    group.add_argument("--guidance", type=_scale, default=7.5, help="scale of text guidance (7.5)")
-    group.add_argument("--image-guidance", type=_scale, default=3.0, help="scale of image guidance (3)")
+    group.add_argument("--steps", type=_positive, default=STEPS, help="Euler steps (%(default)s)")
+    group.add_argument("--guidance", type=_scale, default=TEXT_GUIDANCE, help="scale for the text (%(default)g)")
+    group.add_argument("--image-guidance", type=_scale, default=IMAGE_GUIDANCE, help="scale for images (%(default)g)")
     group.add_argument("--no-oscillation", action="store_true", help="keep both scales in every step")
     group.add_argument("--no-dynamic-guidance", action="store_true", help="one image scale for all frames and steps")
     group.add_argument("--shift", type=_positive_float, help="alpha of the time shift; by the size if unset")
-    group.add_argument("--seed", type=_seed, default=42, help="of the first video of a prompt (42)")
+    group.add_argument("--seed", type=_seed, default=SEED, help="of the first video of a prompt (%(default)s)")
     group.add_argument("--n", type=_positive, default=1, help="videos per prompt, with seeds that follow each other")
     group.add_argument("--best-of", type=_positive, default=1, metavar="N", help="candidates per video; keep the best")
     group.add_argument("--scorer", help="steadiness, motion, sharpness, or package.module:function")
@@ -67,7 +68,7 @@ def _image_flags(group: Any) -> None:
     group.add_argument("--image-autoencoder", metavar="PRESET", default="flux-vae", help="FLUX.1's if unset")
     group.add_argument("--image-autoencoder-weights", metavar="PATH")
     group.add_argument("--image-resolution", default="768px", metavar="NNNpx", help="area class of the picture (768px)")
-    group.add_argument("--image-steps", type=_positive, default=50, help="Euler steps of the picture (50)")
+    group.add_argument("--image-steps", type=_positive, default=STEPS, help="Euler steps of the picture (%(default)s)")
     group.add_argument("--image-model-guidance", type=_scale, default=4.0, help="distilled guidance value (4)")
 
 

@@ -136,7 +136,7 @@ def _request(options: argparse.Namespace, row: PromptRow, settings: Settings, so
         settings=settings,
         models=sources.identity(),
     )
-    check_reference(request, bool(sources.model.cond_embed), row.where)
+    check_reference(request, sources.autoencoder, bool(sources.model.cond_embed), row.where)
     return request
 
 

@@ -21,12 +21,11 @@ import torch
 from torch import Tensor
 
 from videotrain_api.resource.stages import ConditioningMix, ConditionKind
+from videotrain_api.rules.references import applicable, reference_latents, takes_head, takes_tail
 from videotrain_trainer.errors import DataError
 from videotrain_trainer.networks.common import pack
 
 KINDS: tuple[ConditionKind, ...] = get_args(ConditionKind)
-VIDEO_REFERENCE, EASY_VIDEO_REFERENCE = 8, 16
-"""Latent frames that the v2v kinds give (32 and 64 pixel frames); a causal autoencoder's first frame comes on top."""
 
 
 @dataclass(frozen=True)
@@ -54,36 +53,6 @@ class References:
     """Its last frame, encoded as a picture."""
     videos: Mapping[str, Tensor]
     """For a causal autoencoder the reference frames of the v2v kinds by kind, encoded by themselves."""
-
-
-def takes_head(kind: ConditionKind) -> bool:
-    """Whether frames at the start are given."""
-    return kind in ("i2v_head", "i2v_loop", "v2v_head", "v2v_head_easy")
-
-
-def takes_tail(kind: ConditionKind) -> bool:
-    """Whether frames at the end are given."""
-    return kind in ("i2v_tail", "i2v_loop", "v2v_tail", "v2v_tail_easy")
-
-
-def reference_latents(kind: ConditionKind, causal: bool) -> int:
-    """Latent frames that a kind gives at each end that it gives; 0 for t2v."""
-    if kind == "t2v":
-        return 0
-    if kind.startswith("i2v"):
-        return 1
-    return (EASY_VIDEO_REFERENCE if kind.endswith("_easy") else VIDEO_REFERENCE) + causal
-
-
-def reference_frames(kind: ConditionKind, causal: bool) -> int:
-    """Pixel frames that `reference_latents` stand for: 1 for pictures, 32 or 33, 64 or 65 for videos."""
-    latents = reference_latents(kind, causal)
-    return latents if latents <= 1 else 4 * (latents - causal) + causal
-
-
-def applicable(kind: ConditionKind, latent_frames: int, causal: bool) -> bool:
-    """Pictures are never conditioned; a v2v clip must be longer than what is given of it."""
-    return kind == "t2v" or latent_frames > reference_latents(kind, causal)
 
 
 def choose(mix: ConditioningMix, latent_frames: int, draw: float, causal: bool) -> ConditionKind:

@@ -10,9 +10,12 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from videotrain_api.resource import sampling
+from videotrain_api.resource.architecture import TIME_COMPRESSION
 from videotrain_api.resource.stages import ConditionKind, PromptStyle
+from videotrain_api.rules.references import frames_refusal, misfits, reference_frames, refusal, takes_head, takes_tail
 from videotrain_trainer.data.prompts import prompt_text
-from videotrain_trainer.diffusion.conditioning import Given, reference_frames, takes_head, takes_tail
+from videotrain_trainer.diffusion.conditioning import Given
 from videotrain_trainer.diffusion.sampler import Guidance, OnStep, Sampler, TextPair
 from videotrain_trainer.models.coding import decode, encode
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE
@@ -21,9 +24,6 @@ from videotrain_trainer.networks.registry import Autoencoder
 from videotrain_trainer.sampling.draw import noise_of
 from videotrain_trainer.sampling.references import to_uint8
 from videotrain_trainer.text.encoders import TextEncoder
-
-TIME_COMPRESSION = 4
-"""Frames per latent frame of both autoencoders."""
 
 
 @torch.no_grad()
@@ -40,13 +40,13 @@ def sample(
     reference_CFHW: Tensor | None = None,
     last_CFHW: Tensor | None = None,
     negative_prompt: str = "",
-    steps: int = 50,
+    steps: int = sampling.STEPS,
     guidance: Guidance | None = None,
-    fps: float | None = 24,
-    motion_score: float | None = 4,
+    fps: float | None = sampling.FPS,
+    motion_score: float | None = sampling.MOTION_SCORE,
     prompt_style: PromptStyle = "fps-motion",
     shift: float | None = None,
-    seed: int = 42,
+    seed: int = sampling.SEED,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Draw one video. The command `videotrain-trainer sample` draws batches from files with the same sampler.
@@ -65,7 +65,7 @@ def sample(
         last_CFHW: last frame of `i2v_loop`; the reference itself if None.
         negative_prompt: what guidance leads away from.
         steps: Euler steps.
-        guidance: scales; text 7.5 and image 3.0 if None. For a distilled model `text` is its guidance input.
+        guidance: the resource's default scales if None. For a distilled model `text` is its guidance input.
         fps: frame rate that the text tells; None leaves it out.
         motion_score: motion score that the text tells; None leaves it out.
         prompt_style: which of the two the model was trained with.
@@ -84,7 +84,8 @@ def sample(
     device = next(transformer.parameters()).device
     text = _text(text_encoder, [prompt_text(prompt, prompt_style, fps, motion_score), negative_prompt], device)
     noise_1CTHW = noise_of(seed, shape)[None].to(device)
-    sampler = Sampler(transformer, steps, guidance or Guidance(text=7.5, image=3.0), shift)
+    guidance = guidance or Guidance(text=sampling.TEXT_GUIDANCE, image=sampling.IMAGE_GUIDANCE)
+    sampler = Sampler(transformer, steps, guidance, shift)
     latent_1CTHW = sampler.draw(noise_1CTHW, text, condition, given, on_step)
     return to_uint8(decode(autoencoder, latent_1CTHW)[0]).cpu()
 
@@ -101,11 +102,9 @@ def _latent_shape(
         )
     if height % (unit * patch) or width % (unit * patch):
         raise ValueError(f"{height} x {width} pixels: both must be multiples of {unit * patch}")
-    causal = isinstance(autoencoder, HunyuanVAE)
-    fits = frames == 1 or (frames % TIME_COMPRESSION == 1 if causal else frames >= 8 and frames % TIME_COMPRESSION == 0)
-    if not fits or frames < 1:
-        allowed = "1 + 4k" if causal else "1 or a multiple of 4 from 8 on"
-        raise ValueError(f"{frames} frames: this autoencoder decodes to {allowed}")
+    refused = frames_refusal(frames, isinstance(autoencoder, HunyuanVAE))
+    if refused:
+        raise ValueError(f"{frames} frames: {refused}")
     latent_frames = (frames - 1) // TIME_COMPRESSION + 1
     return channels, latent_frames, height // unit, width // unit
 
@@ -120,28 +119,27 @@ def _given(
 ) -> Given:
     if kind not in get_args(ConditionKind):
         raise ValueError(f"condition {kind!r} is unknown; allowed: {', '.join(get_args(ConditionKind))}")
-    if (kind == "t2v") != (reference is None) or (last is not None and kind != "i2v_loop"):
-        raise ValueError(
-            f"condition {kind}: a reference is {'not given' if reference is None else 'given'} and a last frame is "
-            f"{'not given' if last is None else 'given'}; t2v takes neither, all others a reference, i2v_loop both"
-        )
+    video = kind.startswith("v2v")
+    given = {"image": None if video else reference, "video": reference if video else None, "last_image": last}
+    for misfit in misfits(kind, given):
+        present = "not given" if given[misfit.field] is None else "given"
+        raise ValueError(f"condition {kind!r} and the {misfit.field} is {present}: {misfit.allowed}")
+    causal = isinstance(autoencoder, HunyuanVAE)
+    refused = refusal(kind, size[0], causal, transformer.config.cond_embed)
+    if refused:
+        raise ValueError(f"condition {kind!r}: {refused}")
     if reference is None:
         return Given()
-    if not transformer.config.cond_embed:
-        raise ValueError(f"condition {kind} needs a transformer with a condition input")
-    count = reference_frames(kind, isinstance(autoencoder, HunyuanVAE))
-    encoded = [_reference(autoencoder, part, count, size) for part in (reference, last) if part is not None]
+    count = reference_frames(kind, causal)
+    encoded = [_reference(autoencoder, part, count, size[1:]) for part in (reference, last) if part is not None]
     head = encoded[0] if takes_head(kind) else None
     return Given(head, encoded[-1] if takes_tail(kind) else None)
 
 
-def _reference(autoencoder: Autoencoder, pixels_CFHW: Tensor, count: int, size: tuple[int, int, int]) -> Tensor:
-    frames, height, width = size
-    if tuple(pixels_CFHW.shape) != (3, count, height, width) or count >= frames:
-        raise ValueError(
-            f"a reference of shape {list(pixels_CFHW.shape)} for a video of {frames} frames: it must be "
-            f"{[3, count, height, width]}, and the video longer"
-        )
+def _reference(autoencoder: Autoencoder, pixels_CFHW: Tensor, count: int, size: tuple[int, int]) -> Tensor:
+    height, width = size
+    if tuple(pixels_CFHW.shape) != (3, count, height, width):
+        raise ValueError(f"a reference of shape {list(pixels_CFHW.shape)}: it must be {[3, count, height, width]}")
     return encode(autoencoder, pixels_CFHW[None])[0]
 
 

@@ -24,10 +24,10 @@ SUFFIX = "-first-frame"
 class ImageSettings:
     """How first frames are drawn."""
 
-    resolution: str = "768px"
-    aspect_ratio: str = "16:9"
-    steps: int = 50
-    guidance: float = 4.0
+    resolution: str
+    aspect_ratio: str
+    steps: int
+    guidance: float
     """Of the distilled guidance input, or the scale of text guidance for a model without one."""
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videotrain_api.rules.references import reference_frames, refusal, takes_head, takes_tail
 from videotrain_trainer.data.buckets import FPS_MAX, Window
 from videotrain_trainer.data.pixels import crop_window
 from videotrain_trainer.data.video import Frame, Unreadable, cover_size, decode, probe
-from videotrain_trainer.diffusion.conditioning import Given, reference_frames, takes_head, takes_tail
+from videotrain_trainer.diffusion.conditioning import Given
 from videotrain_trainer.errors import ConfigError, DataError
 from videotrain_trainer.networks.latents import encode_latents
 from videotrain_trainer.sampling.loaded import Models
@@ -30,17 +31,15 @@ def given_of(request: Request, models: Models, store: ObjectStore) -> Given:
 
     Raises:
         DataError: a reference cannot be read or is too short.
-        ConfigError: the clip is not longer than its reference.
+        ConfigError: the models cannot draw such a video from a reference.
     """
     kind, causal = request.condition, models.sources.autoencoder.causal
+    refused = refusal(kind, request.settings.frames, causal, models.transformer.config.cond_embed)
+    if refused:
+        raise ConfigError(f"condition {kind}: {refused}")
     if kind == "t2v":
         return Given()
     count = reference_frames(kind, causal)
-    if request.settings.frames <= count:
-        raise ConfigError(
-            f"condition {kind}: {request.settings.frames} frames are not more than the {count} that are given; draw "
-            "more or take another condition"
-        )
     with models.on_device(models.autoencoder):
         head = _encoded(request, models, store, "head", count) if takes_head(kind) else None
         if head is not None and takes_tail(kind) and request.last_image is None:

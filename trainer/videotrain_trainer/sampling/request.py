@@ -9,6 +9,7 @@ from typing import Any
 
 from videotrain_api.resource.architecture import AutoencoderSpec
 from videotrain_api.resource.stages import ConditionKind, PromptStyle
+from videotrain_api.rules.references import frames_refusal, misfits, refusal
 from videotrain_trainer.diffusion.sampler import Guidance
 from videotrain_trainer.errors import ConfigError
 
@@ -84,11 +85,12 @@ class Request:
         return replace(self, seed=self.seed + index)
 
 
-def check_reference(request: Request, cond_embed: bool, where: str) -> None:
-    """Refuse references that do not fit the condition.
+def check_reference(request: Request, autoencoder: AutoencoderSpec, cond_embed: bool, where: str) -> None:
+    """Refuse references that do not fit the condition, and conditions that do not fit models or length.
 
     Args:
         request: to check.
+        autoencoder: resolved.
         cond_embed: whether the model has a condition input.
         where: field or line, for messages.
 
@@ -96,16 +98,15 @@ def check_reference(request: Request, cond_embed: bool, where: str) -> None:
         ConfigError: names what does not fit.
     """
     kind = request.condition
-    if kind.startswith("i2v") != (request.image is not None):
-        raise ConfigError(f"{where}: condition {kind!r} and image {request.image!r} do not fit: {_needs('i2v')}")
-    if kind.startswith("v2v") != (request.video is not None):
-        raise ConfigError(f"{where}: condition {kind!r} and video {request.video!r} do not fit: {_needs('v2v')}")
-    if request.last_image is not None and kind != "i2v_loop":
-        raise ConfigError(f"{where}: condition {kind!r} has no last image; only i2v_loop has one")
-    if kind != "t2v" and request.settings.frames == 1:
-        raise ConfigError(f"{where}: condition {kind!r}: a picture takes no reference; draw more frames or use t2v")
-    if kind != "t2v" and not cond_embed:
-        raise ConfigError(f"{where}: condition {kind!r} needs a model with spec.model.condEmbed")
+    given = {"image": request.image, "video": request.video, "last_image": request.last_image}
+    for reference in misfits(kind, given):
+        value = given[reference.field]
+        raise ConfigError(
+            f"{where}: condition {kind!r} and {reference.field} {value!r} do not fit: {reference.allowed}"
+        )
+    refused = refusal(kind, request.settings.frames, autoencoder.causal, cond_embed)
+    if refused:
+        raise ConfigError(f"{where}: condition {kind!r}: {refused}")
 
 
 def check_frames(frames: int, autoencoder: AutoencoderSpec, where: str) -> None:
@@ -114,13 +115,6 @@ def check_frames(frames: int, autoencoder: AutoencoderSpec, where: str) -> None:
     Raises:
         ConfigError: names what it decodes to.
     """
-    step, causal = autoencoder.temporal_compression, autoencoder.causal
-    # One latent frame of an autoencoder that is not causal decodes to one frame, so four frames cannot be drawn.
-    fits = frames == 1 or (frames % step == 1 if causal else frames % step == 0 and frames > step)
-    if not fits:
-        allowed = f"1 + {step}k" if causal else f"1 or {step}k with k > 1"
-        raise ConfigError(f"{where}: {frames}: this autoencoder decodes to {allowed} frames")
-
-
-def _needs(kind: str) -> str:
-    return f"the {kind} kinds need one and no other kind takes one"
+    refused = frames_refusal(frames, autoencoder.causal)
+    if refused:
+        raise ConfigError(f"{where}: {frames}: {refused}")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.resource.stages import PromptStyle
+from videotrain_api.rules.references import applicable, reference_frames, takes_head
 from videotrain_api.storage import layout
 from videotrain_trainer.data.loader import REFERENCE
 from videotrain_trainer.data.manifest import (
@@ -35,7 +36,6 @@ from videotrain_trainer.data.prompts import caption_text
 from videotrain_trainer.data.sets import EncodedSetInfo, null_text_uri, set_info_uri
 from videotrain_trainer.data.shards import Member, ShardWriter
 from videotrain_trainer.data.video import Frame, read_covering
-from videotrain_trainer.diffusion.conditioning import applicable, reference_frames, takes_head
 from videotrain_trainer.errors import ConfigError, DataError
 from videotrain_trainer.networks.latents import encode_latents
 from videotrain_trainer.networks.registry import load_autoencoder

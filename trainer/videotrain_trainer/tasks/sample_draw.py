@@ -79,7 +79,7 @@ def request_of(config: StageConfig, drawing: Drawing) -> Request:
         settings=_settings(config, drawing),
         models=sources_of(config).identity(),
     )
-    check_reference(request, bool(config.model.cond_embed), f"sample.prompts[{video.number - 1}]")
+    check_reference(request, config.autoencoder, bool(config.model.cond_embed), f"sample.prompts[{video.number - 1}]")
     return request
 
 

@@ -1,0 +1,22 @@
+"""How videos are drawn unless somebody says otherwise: the one home of these numbers.
+
+The resource, the command `videotrain-trainer sample` and `videotrain_trainer.models.sample` take them from here. They
+are the published recipe's (arXiv 2503.09642, section 5).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+STEPS: Final = 50
+"""Euler steps, of videos and of first frames."""
+TEXT_GUIDANCE: Final = 7.5
+"""Scale of text guidance."""
+IMAGE_GUIDANCE: Final = 3.0
+"""Scale of image guidance."""
+FPS: Final = 24
+"""Frame rate of the files and of the prompt suffix."""
+MOTION_SCORE: Final = 4
+"""Motion score of the prompt suffix."""
+SEED: Final = 42
+"""Of the noise."""

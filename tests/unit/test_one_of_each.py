@@ -1,0 +1,112 @@
+"""What the project knows is written once: each test names a fact's home and fails where somebody writes it again."""
+
+import argparse
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from videotrain_api.resource.stages import SampleTask
+from videotrain_trainer.commands.sample import add_options
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {
+    "api": ROOT / "api/videotrain_api",
+    "operator": ROOT / "operator/videotrain_operator",
+    "trainer": ROOT / "trainer/videotrain_trainer",
+    "cli": ROOT / "cli/videotrain",
+}
+
+
+def sources(*names: str) -> Iterator[tuple[str, ast.Module]]:
+    """Path below the root and syntax tree of every module of the named distributions, all if none is named."""
+    for name in names or PACKAGES:
+        for path in sorted(PACKAGES[name].rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
+
+
+def literals(tree: ast.AST) -> Iterator[ast.Constant]:
+    """Constants of the code; docstrings, and strings that stand alone as documentation, are none."""
+    told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in told)
+
+
+def calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
+    """Calls of functions with these names, with or without a module before them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+            if called in names:
+                yield node
+
+
+def is_number(node: ast.AST | None) -> bool:
+    """Whether that is a number that is written out."""
+    return isinstance(node, ast.Constant) and type(node.value) in (int, float)
+
+
+def defaults_of(node: ast.AST, names: set[str], flags: set[str]) -> Iterator[tuple[str, ast.expr]]:
+    """Defaults of parameters and fields with these names, also in `Field(default=...)`, and of these flags."""
+    if isinstance(node, ast.FunctionDef):
+        arguments, defaults = node.args.args[::-1], node.args.defaults[::-1]
+        pairs = [
+            *zip(arguments, defaults, strict=False),
+            *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True),
+        ]
+        yield from ((argument.arg, value) for argument, value in pairs if argument.arg in names and value)
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id in names and node.value:
+        yield node.target.id, node.value
+        if isinstance(node.value, ast.Call):
+            yield from ((node.target.id, word.value) for word in node.value.keywords if word.arg == "default")
+    if (
+        isinstance(node, ast.Call)
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+        and node.args[0].value in flags
+    ):
+        yield from ((str(node.args[0].value), word.value) for word in node.keywords if word.arg == "default")
+
+
+class TestSampling:
+    """Home of the defaults: videotrain_api.resource.sampling. Home of the rules: videotrain_api.rules.references."""
+
+    def test_no_default_of_sampling_is_a_number_of_its_own(self):
+        names = {"steps", "sampling_steps", "fps", "motion_score", "motion", "text_guidance", "image_guidance"}
+        flags = {f"--{name.replace('_', '-')}" for name in names} | {"--guidance", "--image-steps"}
+        found = []
+        for path, tree in sources("trainer", "api"):
+            defaults = [pair for node in ast.walk(tree) for pair in defaults_of(node, names, flags)]
+            found += [f"{path}:{value.lineno} {name}" for name, value in defaults if is_number(value)]
+        assert found == []
+
+    def test_the_command_draws_as_a_stage_does(self):
+        parser = argparse.ArgumentParser()
+        add_options(parser)
+        flags = parser.parse_args(["--output", "x"])
+        task = SampleTask(resolution="256px", frames=1)
+        assert (flags.steps, flags.guidance, flags.image_guidance, flags.fps, flags.motion) == (
+            task.sampling_steps,
+            task.text_guidance,
+            task.image_guidance,
+            task.fps,
+            task.motion_score,
+        )
+
+    def test_only_the_rules_tell_the_kinds_that_take_references_apart(self):
+        home = "api/videotrain_api/rules/references.py"
+        prefixes = [
+            f"{path}:{call.lineno}"
+            for path, tree in sources()
+            for call in calls(tree, "startswith")
+            if path != home
+            for argument in call.args
+            if isinstance(argument, ast.Constant) and argument.value in ("i2v", "i2v_loop")
+        ]
+        # The sampler's image guidance rises over the frames for pictures only: that is how it draws, not what fits.
+        assert [place.rsplit(":", 1)[0] for place in prefixes] == ["trainer/videotrain_trainer/diffusion/sampler.py"]
+
+    @pytest.mark.parametrize("words", ["decodes to 1 + ", "no other kind takes one", "takes no reference"])
+    def test_a_refusal_is_worded_once(self, words):
+        found = [path for path, tree in sources() for text in literals(tree) if words in str(text.value)]
+        assert len(set(found)) <= 1, found
