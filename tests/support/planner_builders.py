@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster, SavedPoint, WorkerExit
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.observed import Observed, PodView
+from videotrain_operator.simulation.cluster import START
 
-START = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 RUN_UID = "11111111-2222-3333-4444-555555555555"
 
 _TRAIN = {

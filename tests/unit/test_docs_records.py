@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "docs" / path)
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "benchmarks" / "figures" / path)
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
@@ -22,7 +22,7 @@ def load(path: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def story():
-    return load("pictures/elasticity_story.py")
+    return load("elasticity_story.py")
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +32,12 @@ def told(story):
 
 def test_the_record_behind_the_picture_is_what_the_planner_decides_now(story, told) -> None:
     stored = json.loads(story.RECORD.read_text())
-    assert told == stored, "run docs/pictures/elasticity_story.py and docs/pictures/elasticity_timeline.py, and read on"
+    assert told == stored, "run benchmarks/figures/elasticity_story.py and elasticity_timeline.py, and read on"
 
 
 def test_the_page_tells_what_the_events_told(story, told) -> None:
     text = story.PAGE.read_text()
-    assert story.page_with(text, told) == text, "run docs/pictures/elasticity_story.py"
+    assert story.page_with(text, told) == text, "run benchmarks/figures/elasticity_story.py"
     assert "`Hang`" in story.table(told)
 
 
@@ -78,15 +78,15 @@ def write(folder: Path, *lines: dict) -> None:
 
 
 def test_the_measured_tables_are_those_of_the_stored_results() -> None:
-    tables = load("tables/operator_scale.py")
+    tables = load("operator_scale_tables.py")
     for page in tables.PAGES:
         assert tables.filled(page.read_text(), tables.newest()) == page.read_text(), (
-            f"run docs/tables/operator_scale.py: {page.name} does not show the results in benchmarks/results"
+            f"run benchmarks/figures/operator_scale_tables.py: {page.name} does not show the stored results"
         )
 
 
 def test_the_newest_sound_result_counts(tmp_path) -> None:
-    tables = load("tables/operator_scale.py")
+    tables = load("operator_scale_tables.py")
     newer = LINE | {"at": "2026-01-02T00:00:00+00:00", "result": LINE["result"] | {"allPodsExistSeconds": 1.25}}
     failed = {key: value for key, value in LINE.items() if key != "result"} | {"at": "2026-01-03", "error": "late"}
     write(tmp_path, newer, LINE, failed)
@@ -98,7 +98,7 @@ def test_the_newest_sound_result_counts(tmp_path) -> None:
 
 
 def test_memory_is_a_line_through_two_sizes(tmp_path) -> None:
-    tables = load("tables/operator_scale.py")
+    tables = load("operator_scale_tables.py")
     large = LINE | {"runs": 120, "result": LINE["result"] | {"operatorMemory": {"peakRssMiB": 150.0}}}
     write(tmp_path, LINE, large)
     assert "90 MiB + 64.0 KiB x pods" in tables.memory(tables.newest(tmp_path))

@@ -10,7 +10,6 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 from support.planner_builders import at, manifest, progress, run_of, train_stage
-from support.planner_cluster import SimCluster
 
 from videotrain_api import metrics as catalogue
 from videotrain_api.records import AgentProgress
@@ -22,6 +21,7 @@ from videotrain_operator.cluster.interface import WatchEvent
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.cluster.podview import parse_time, pod_view
 from videotrain_operator.reconcile import RunKey, RunLoop, reconcile
+from videotrain_operator.simulation.cluster import SimulatedCluster
 from videotrain_operator.telemetry import OperatorMetrics
 
 KEY = RunKey(namespace="default", name="demo")
@@ -199,7 +199,7 @@ def test_a_roster_that_somebody_spoiled_counts_as_none() -> None:
 async def test_beyond_eight_pods_only_the_leader_is_asked_while_steps_go_on() -> None:
     stage = train_stage(steps=500)
     stage["train"]["parallel"] = {"microBatchesPerStep": 20}
-    cluster = SimCluster(manifest(stages=[stage], nodes={"min": 1, "max": 10}), nodes=10)
+    cluster = SimulatedCluster(manifest(stages=[stage], nodes={"min": 1, "max": 10}), nodes=10)
     for _ in range(40):
         await reconcile(cluster, KEY, lambda: cluster.now, cluster)
         cluster.tick()
@@ -211,7 +211,7 @@ async def test_beyond_eight_pods_only_the_leader_is_asked_while_steps_go_on() ->
 
 
 async def test_a_ledger_that_is_no_json_is_refused_with_its_name() -> None:
-    cluster = SimCluster(manifest(), nodes=1)
+    cluster = SimulatedCluster(manifest(), nodes=1)
     labels = {"videotrain.dev/run": "demo", "videotrain.dev/run-uid": cluster.run["metadata"]["uid"]}
     await cluster.apply(
         {"kind": "ConfigMap", "metadata": {"name": "demo-ledger", "labels": labels}, "data": {"ledger.json": "{"}}
@@ -221,13 +221,13 @@ async def test_a_ledger_that_is_no_json_is_refused_with_its_name() -> None:
 
 
 async def test_a_deleted_pod_of_another_run_is_not_ours() -> None:
-    cluster = SimCluster(manifest(), nodes=1)
+    cluster = SimulatedCluster(manifest(), nodes=1)
     _, observed = await observe(cluster, "default", "demo", cluster, [kubernetes_pod()])
     assert observed.departed == ()
 
 
 async def test_the_frozen_spec_comes_back_from_its_config_map() -> None:
-    cluster = SimCluster(manifest(seed=7), nodes=1)
+    cluster = SimulatedCluster(manifest(seed=7), nodes=1)
     for _ in range(3):
         await reconcile(cluster, KEY, lambda: cluster.now, cluster)
     _, observed = await observe(cluster, "default", "demo", cluster)
@@ -278,7 +278,7 @@ def test_rosters_have_a_field_manager_of_their_own() -> None:
 
 
 async def test_a_pass_without_news_writes_nothing() -> None:
-    cluster = SimCluster(manifest(), nodes=0)
+    cluster = SimulatedCluster(manifest(), nodes=0)
     for _ in range(3):
         await reconcile(cluster, KEY, lambda: cluster.now, cluster)
     writes = cluster.writes
@@ -290,7 +290,7 @@ async def test_a_pass_without_news_writes_nothing() -> None:
 
 
 async def test_the_loop_ends_with_its_run_and_tells_every_pass() -> None:
-    cluster = SimCluster(manifest(stages=[train_stage(steps=3)], ttlSecondsAfterFinished=0), nodes=3)
+    cluster = SimulatedCluster(manifest(stages=[train_stage(steps=3)], ttlSecondsAfterFinished=0), nodes=3)
     seen: list[str] = []
 
     def note(outcome: Any) -> None:
@@ -304,7 +304,7 @@ async def test_the_loop_ends_with_its_run_and_tells_every_pass() -> None:
 
 
 async def test_an_error_is_told_and_the_loop_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = SimCluster(manifest(), nodes=1)
+    cluster = SimulatedCluster(manifest(), nodes=1)
     errors: list[Exception] = []
     passed = asyncio.Event()
     original, calls = cluster.get, 0
@@ -330,7 +330,7 @@ async def test_an_error_is_told_and_the_loop_goes_on(monkeypatch: pytest.MonkeyP
 
 
 async def test_the_loops_own_status_write_does_not_wake_it() -> None:
-    cluster = SimCluster(manifest(), nodes=1)
+    cluster = SimulatedCluster(manifest(), nodes=1)
     loop = RunLoop(cluster, KEY, cluster)
     run = cluster.run
     loop.notice(WatchEvent("MODIFIED", run))
@@ -346,7 +346,7 @@ async def test_the_loops_own_status_write_does_not_wake_it() -> None:
 
 
 async def test_every_run_series_is_in_the_catalogue_and_a_new_operator_shows_the_same() -> None:
-    cluster = SimCluster(manifest(stages=[train_stage(steps=20)], budget={"maxCost": "9"}), nodes=3)
+    cluster = SimulatedCluster(manifest(stages=[train_stage(steps=20)], budget={"maxCost": "9"}), nodes=3)
     for second in range(40):
         if second == 15:
             cluster.fail_worker("demo-w1", 1)

@@ -9,26 +9,14 @@ from typing import Any
 
 import pytest
 from support.planner_builders import manifest, train_stage
-from support.planner_cluster import OperatorCrashError, SimCluster
 
 from videotrain_api.resource.status import RunStatus
-from videotrain_operator.cluster.interface import Conflict, NotFound
-from videotrain_operator.reconcile import RunKey, reconcile
+from videotrain_operator.cluster.interface import NotFound
+from videotrain_operator.simulation.cluster import SimulatedCluster
+from videotrain_operator.simulation.replay import Event, replay, settle
+from videotrain_operator.simulation.world import Pace
 
-KEY = RunKey(namespace="default", name="demo")
-Script = dict[int, Callable[[SimCluster], None]]
-
-
-async def settle(cluster: SimCluster) -> None:
-    """Passes until none asks for another at once; a crashed operator is started again."""
-    for _ in range(12):
-        try:
-            outcome = await reconcile(cluster, KEY, lambda: cluster.now, cluster)
-        except (OperatorCrashError, Conflict):
-            continue
-        if outcome.requeue_seconds != 0:
-            return
-    raise AssertionError("the planner does not come to rest")
+Script = dict[int, Event]
 
 
 @dataclass
@@ -40,32 +28,25 @@ class Life:
     snapshots: list[tuple[int, int, bytes]]
     """(second, writes so far, pickled cluster)."""
 
-    def before_write(self, number: int) -> tuple[int, SimCluster]:
+    def before_write(self, number: int) -> tuple[int, SimulatedCluster]:
         """The last second that began before a write."""
         second, _, data = [s for s in self.snapshots if s[1] < number][-1]
-        cluster: SimCluster = pickle.loads(data)
+        cluster: SimulatedCluster = pickle.loads(data)
         return second, cluster
 
 
-async def record(cluster: SimCluster, script: Script) -> Life:
+async def record(cluster: SimulatedCluster, script: Script) -> Life:
     snapshots: list[tuple[int, int, bytes]] = []
     status = await live(cluster, script, note=lambda s: snapshots.append((s, cluster.writes, pickle.dumps(cluster))))
     return Life(status, cluster.writes, snapshots)
 
 
 async def live(
-    cluster: SimCluster, script: Script, *, first: int = 0, note: Callable[[int], None] = lambda _: None
+    cluster: SimulatedCluster, script: Script, *, first: int = 0, note: Callable[[int], None] | None = None
 ) -> RunStatus:
-    for second in range(first, 400):
-        note(second)
-        script.get(second, lambda _: None)(cluster)
-        await settle(cluster)
-        status = RunStatus.from_wire(cluster.run["status"])
-        if status.phase in ("Succeeded", "Failed") and not [k for k in cluster.objects if k[0] == "Pod"]:
-            await settle(cluster)
-            return RunStatus.from_wire(cluster.run["status"])
-        cluster.tick()
-    raise AssertionError(f"the run does not end: {status.phase} {status.progress}")
+    await replay(cluster, script, seconds=400, first=first, before_second=note)
+    await settle(cluster)
+    return RunStatus.from_wire(cluster.run["status"])
 
 
 def essence(status: RunStatus) -> dict[str, Any]:
@@ -83,31 +64,33 @@ def essence(status: RunStatus) -> dict[str, Any]:
     }
 
 
-def two_stages() -> SimCluster:
+def two_stages() -> SimulatedCluster:
     stages = [train_stage("first", 6), train_stage("second", 5, nodes={"min": 1, "max": 2})]
-    return SimCluster(manifest(stages=stages), nodes=3, every_steps=4)
+    return SimulatedCluster(manifest(stages=stages), nodes=3, pace=Pace(every_steps=4))
 
 
-def node_lost() -> SimCluster:
-    return SimCluster(manifest(stages=[train_stage(steps=16)]), nodes=3, every_steps=4)
+def node_lost() -> SimulatedCluster:
+    return SimulatedCluster(manifest(stages=[train_stage(steps=16)]), nodes=3, pace=Pace(every_steps=4))
 
 
-def one_node() -> SimCluster:
-    return SimCluster(manifest(stages=[train_stage(steps=16)], nodes={"min": 1, "max": 1}), nodes=1, every_steps=4)
+def one_node() -> SimulatedCluster:
+    return SimulatedCluster(
+        manifest(stages=[train_stage(steps=16)], nodes={"min": 1, "max": 1}), nodes=1, pace=Pace(every_steps=4)
+    )
 
 
-SCENARIOS: dict[str, tuple[Callable[[], SimCluster], Script]] = {
+SCENARIOS: dict[str, tuple[Callable[[], SimulatedCluster], Script]] = {
     "two stages": (two_stages, {}),
     "a lost node comes back": (
         node_lost,
-        {10: lambda c: c.lose_node("node-1"), 14: lambda c: c.nodes.update({"node-1": True})},
+        {10: lambda c: c.lose_node("node-1"), 14: lambda c: c.restore_node("node-1")},
     ),
     "a worker fails": (node_lost, {10: lambda c: c.fail_worker("demo-w2", 1)}),
     "suspend and resume": (node_lost, {10: lambda c: c.edit(suspend=True), 18: lambda c: c.edit(suspend=False)}),
     "a pod vanishes": (node_lost, {10: lambda c: c.force_delete("demo-w0")}),
     "the only pod vanishes": (one_node, {10: lambda c: c.force_delete("demo-w0")}),
-    "a pod is deleted": (node_lost, {10: lambda c: c.ask_to_leave("demo-w0")}),
-    "a node is drained": (node_lost, {10: lambda c: c.draining.add("node-0")}),
+    "a pod is deleted": (node_lost, {10: lambda c: c.delete_pod("demo-w0")}),
+    "a node is drained": (node_lost, {10: lambda c: c.cordon("node-0")}),
 }
 
 
@@ -136,4 +119,4 @@ async def test_a_run_that_is_gone_is_reported_as_gone() -> None:
     cluster = node_lost()
     cluster.objects.clear()
     with pytest.raises(NotFound):
-        await reconcile(cluster, KEY, lambda: cluster.now, cluster)
+        await settle(cluster)

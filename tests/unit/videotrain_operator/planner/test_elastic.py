@@ -7,24 +7,21 @@ from datetime import timedelta
 
 import pytest
 from support.planner_builders import train_stage
-from support.planner_cluster import SimCluster
-from support.planner_lives import KEY, cluster_of, condition, pass_seconds, running, settle, told
+from support.planner_lives import KEY, cluster_of, condition, pass_seconds, running, told
 
 from videotrain_api.records import Roster
 from videotrain_operator.reconcile import reconcile
+from videotrain_operator.simulation.cluster import SimulatedCluster
+from videotrain_operator.simulation.replay import settle
 
-Deed = Callable[[SimCluster], None]
+Deed = Callable[[SimulatedCluster], None]
 
 
 # Faults: what they count as, what is lost, and what is said.
 
 
-def drain(cluster: SimCluster) -> None:
-    cluster.draining.add("node-1")
-
-
-def leave_and_die(cluster: SimCluster) -> None:
-    cluster.ask_to_leave("demo-w1")
+def leave_and_die(cluster: SimulatedCluster) -> None:
+    cluster.delete_pod("demo-w1")
     cluster.finish_pod("demo-w1", 137)
 
 
@@ -37,8 +34,8 @@ FAULTS: dict[str, tuple[Deed, str, str]] = {
     "leader killed": (lambda c: c.finish_pod("demo-w0", 137), "infrastructure", "PodFailed"),
     "node not ready": (lambda c: c.lose_node("node-1"), "infrastructure", "NodeLost"),
     "node deleted": (lambda c: c.nodes.pop("node-1"), "infrastructure", "NodeLost"),
-    "node drained": (drain, "preemption", "Preempted"),
-    "pod deleted by hand": (lambda c: c.ask_to_leave("demo-w1"), "preemption", "Preempted"),
+    "node drained": (lambda c: c.cordon("node-1"), "preemption", "Preempted"),
+    "pod deleted by hand": (lambda c: c.delete_pod("demo-w1"), "preemption", "Preempted"),
     "deleted pod killed": (leave_and_die, "preemption", "PodFailed"),
     "pod deleted by force": (lambda c: c.force_delete("demo-w1"), "infrastructure", "PodFailed"),
     "worker fails": (lambda c: c.fail_worker("demo-w1", 1), "application", "WorkerFailed"),
@@ -113,7 +110,7 @@ async def test_a_replacement_is_not_taken_for_the_member_that_died() -> None:
     assert status.phase == "Running"
 
 
-def one_node() -> SimCluster:
+def one_node() -> SimulatedCluster:
     return cluster_of(machines=1, nodes={"min": 1, "max": 1})
 
 
@@ -265,7 +262,7 @@ async def test_pods_without_a_node_are_told_once_and_the_others_train() -> None:
     assert status.nodes.current == 2
     scheduled = condition(status, "Scheduled")
     assert scheduled.status == "True"
-    assert "0/4 nodes fit" in scheduled.message and "demo-w2" in scheduled.message
+    assert "0/2 nodes fit" in scheduled.message and "demo-w2" in scheduled.message
     assert len(told(cluster, "Unschedulable")) <= 2
 
 
@@ -281,7 +278,7 @@ async def test_image_trouble_is_shown_and_left_to_the_start_deadline() -> None:
     cluster = cluster_of(machines=0, startDeadlineSeconds=60)
     await settle(cluster)
     for second, reason in enumerate(["ErrImagePull", "ImagePullBackOff"] * 10):
-        for body in cluster._pods():
+        for body in cluster.pods():
             waiting = {"reason": reason, "message": f"try {second}"}
             body["status"] = {
                 "phase": "Pending",
@@ -314,4 +311,4 @@ async def test_a_bad_node_is_avoided_while_there_are_others() -> None:
     cluster.fail_worker("demo-w1", 84)
     status = await pass_seconds(cluster, 30)
     assert [s.name for s in status.suspect_nodes] == ["node-1"]
-    assert {b["spec"].get("nodeName") for b in cluster._pods()} == {"node-0", "node-2"}
+    assert {b["spec"].get("nodeName") for b in cluster.pods()} == {"node-0", "node-2"}

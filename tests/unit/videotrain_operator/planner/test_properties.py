@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.planner_builders import manifest, run_of, train_stage
-from support.planner_cluster import OperatorCrashError, SimCluster
 
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.trainrun import RestartLimits
@@ -18,6 +17,8 @@ from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.planner.plan import plan
 from videotrain_operator.reconcile import RunKey, reconcile
+from videotrain_operator.simulation.cluster import OperatorCrash, SimulatedCluster
+from videotrain_operator.simulation.world import Pace
 
 KEY = RunKey(namespace="default", name="demo")
 NODES = 4
@@ -62,22 +63,22 @@ BOTH_COPIES = {"wipe-status", "delete-ledger"}
 SCRIPTS = st.lists(st.tuples(st.integers(0, 60), st.sampled_from(EVENTS), st.integers(0, NODES - 1)), max_size=8)
 
 
-def small_run(**spec: Any) -> SimCluster:
+def small_run(**spec: Any) -> SimulatedCluster:
     policy = {"hangSeconds": 8, "startSeconds": 20, "graceSeconds": 3}
     stages = [train_stage("first", 25), train_stage("second", 10, nodes={"min": 1, "max": 2})]
     base: dict[str, Any] = {"stages": stages, "failurePolicy": policy, "nodes": {"min": 1, "max": 3}}
-    return SimCluster(manifest(**(base | spec)), nodes=NODES, every_steps=5)
+    return SimulatedCluster(manifest(**(base | spec)), nodes=NODES, pace=Pace(every_steps=5))
 
 
-def happen(cluster: SimCluster, event: str, index: int) -> None:
+def happen(cluster: SimulatedCluster, event: str, index: int) -> None:
     """One thing that people, machines or bad luck do."""
-    pods = [b for b in cluster._pods() if b["status"]["phase"] == "Running"]
+    pods = [b for b in cluster.pods() if b["status"]["phase"] == "Running"]
     pod = pods[index % len(pods)]["metadata"] if pods else None
     node = f"node-{index}"
     if event in ("lose-node", "restore-node"):
         cluster.nodes[node] = event == "restore-node"
     elif event == "drain-node":
-        cluster.draining.add(node)
+        cluster.cordon(node)
     elif event in ("fail-worker", "fail-config") and pod:
         cluster.fail_worker(pod["name"], 64 if event == "fail-config" else 1)
     elif event == "hang":
@@ -108,20 +109,20 @@ def happen(cluster: SimCluster, event: str, index: int) -> None:
         cluster.crash_at, cluster.crash_after = cluster.writes + 1 + index, event == "crash-after"
 
 
-async def settle(cluster: SimCluster) -> RunStatus:
+async def settle(cluster: SimulatedCluster) -> RunStatus:
     for _ in range(12):
         try:
             outcome = await reconcile(
                 cluster, KEY, lambda: cluster.now, cluster, nodes_untrusted=cluster.nodes_untrusted
             )
-        except (OperatorCrashError, Conflict):
+        except (OperatorCrash, Conflict):
             continue
         if outcome.requeue_seconds != 0 and not outcome.plan.apply and not outcome.plan.delete:
             return outcome.plan.status
     raise AssertionError("the planner does not come to rest")
 
 
-async def check_rest(cluster: SimCluster, *, quiet: bool) -> None:
+async def check_rest(cluster: SimulatedCluster, *, quiet: bool) -> None:
     """What holds after every pass that did not ask for another at once."""
     body, observed = await observe(cluster, "default", "demo", cluster)
     observed = replace(observed, nodes_untrusted=cluster.nodes_untrusted)
@@ -145,7 +146,7 @@ async def check_rest(cluster: SimCluster, *, quiet: bool) -> None:
         assert getattr(status.restarts_in_stage, cause) <= limit
 
 
-def check_history(cluster: SimCluster, before: RunStatus | None, now: RunStatus) -> None:
+def check_history(cluster: SimulatedCluster, before: RunStatus | None, now: RunStatus) -> None:
     """What never goes back, whatever people do to the objects."""
     if before is None:
         return
@@ -158,7 +159,7 @@ def check_history(cluster: SimCluster, before: RunStatus | None, now: RunStatus)
         assert now.cost.held_gpu_microseconds >= before.cost.held_gpu_microseconds
 
 
-async def live(cluster: SimCluster, script: list[tuple[int, str, int]]) -> RunStatus:
+async def live(cluster: SimulatedCluster, script: list[tuple[int, str, int]]) -> RunStatus:
     status: RunStatus | None = None
     for second in range(400):
         if second == 70:
@@ -177,7 +178,7 @@ async def live(cluster: SimCluster, script: list[tuple[int, str, int]]) -> RunSt
         check_history(cluster, before, status)
         await check_rest(cluster, quiet=cluster.crash_at is None)
         assert len(cluster.alive_generations[-1]) <= 1 if cluster.alive_generations else True
-        if status.phase in ("Succeeded", "Failed") and not cluster._pods():
+        if status.phase in ("Succeeded", "Failed") and not cluster.pods():
             return status
         cluster.tick()
     raise AssertionError(f"the run does not end: {status.phase} {status.progress} {status.conditions}")

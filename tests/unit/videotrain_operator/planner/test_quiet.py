@@ -6,8 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support.planner_cluster import SimCluster, rfc3339
-from support.planner_lives import KEY, cluster_of, condition, pass_seconds, running, settle
+from support.planner_lives import KEY, cluster_of, condition, pass_seconds, running
 
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_operator.cluster.interface import Conflict
@@ -16,6 +15,8 @@ from videotrain_operator.cluster.podview import parse_time
 from videotrain_operator.planner.plan import plan
 from videotrain_operator.planner.report import LONGEST_LOOK_SECONDS
 from videotrain_operator.reconcile import reconcile
+from videotrain_operator.simulation.cluster import SimulatedCluster, rfc3339
+from videotrain_operator.simulation.replay import settle
 
 # Looks and writes.
 
@@ -144,8 +145,8 @@ async def test_a_roster_names_only_pods_that_run() -> None:
     assert status.generations[-1].created_at >= max(starts_of(cluster))
 
 
-def starts_of(cluster: SimCluster) -> list[Any]:
-    states = [b["status"]["containerStatuses"][0]["state"] for b in cluster._pods()]
+def starts_of(cluster: SimulatedCluster) -> list[Any]:
+    states = [b["status"]["containerStatuses"][0]["state"] for b in cluster.pods()]
     return [parse_time(state["running"]["startedAt"]) for state in states]
 
 

@@ -1,6 +1,6 @@
 """Fills the measured tables of docs/sizing.md and docs/compare.md from the results of benchmarks/operator_scale.py.
 
-    python docs/tables/operator_scale.py
+    python benchmarks/figures/operator_scale_tables.py
 
 Of each scenario, peer, size and profile the newest result without an error counts. A test compares pages and results.
 """

@@ -1,9 +1,11 @@
 """What the planner really decides in a written scenario, as a record for a picture.
 
-    python docs/pictures/elasticity_story.py    # writes elasticity.json here and the table in docs/elasticity.md
+    python benchmarks/figures/elasticity_story.py
 
-The operator's own observe, plan, apply and ledger run against the simulated cluster of the tests, one pass a second at
-least. Only nodes, pods and trainers are simulated. A test compares the stored record with what the planner does now.
+It writes docs/pictures/elasticity.json and the table in docs/elasticity.md.
+
+The operator's own observe, plan, apply and ledger run against the simulated cluster, one pass a second at least. Only
+nodes, pods and trainers are simulated. A test compares the stored record with what the planner does now.
 """
 
 from __future__ import annotations
@@ -11,124 +13,97 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from support.planner_builders import START, manifest, train_stage
-from support.planner_cluster import SimCluster
-from support.planner_lives import settle
-from support.planner_worlds import SimWorld
+import yaml
 
 from videotrain_api.resource.status import GenerationStatus, RunStatus
 from videotrain_operator.accounting.attribution import life_of, microseconds, pod_life
+from videotrain_operator.reconcile import Outcome
+from videotrain_operator.simulation.cluster import START, SimulatedCluster
+from videotrain_operator.simulation.replay import Event, replay
+from videotrain_operator.simulation.world import Pace
 
-RECORD: Final = Path(__file__).with_name("elasticity.json")
-PAGE: Final = Path(__file__).parents[1] / "elasticity.md"
-BEGIN: Final = "<!-- written by docs/pictures/elasticity_story.py: begin -->\n"
+MANIFEST: Final = Path(__file__).with_suffix(".yaml")
+DOCS: Final = Path(__file__).parents[2] / "docs"
+RECORD: Final = DOCS / "pictures" / "elasticity.json"
+PAGE: Final = DOCS / "elasticity.md"
+BEGIN: Final = "<!-- written by benchmarks/figures/elasticity_story.py: begin -->\n"
 END: Final = "<!-- end -->\n"
 RECOVERED: Final = re.compile(
     r"generation (?P<generation>\d+) .*; (?P<lost>\d+) steps were lost, and it took (?P<seconds>\d+) s, "
     r"(?P<minutes>[\d.]+) GPU-minutes and (?P<cost>[\d.]+) USD"
 )
-NODES: Final = 4
-STEPS: Final = 420
-_STAGE: Final = train_stage(steps=STEPS)
-_STAGE["train"]["parallel"] = {"microBatchesPerStep": 8 * NODES}
-SPEC: Final[dict[str, Any]] = {
-    "stages": [_STAGE],
-    "nodes": {"min": 2, "max": NODES},
-    "pool": {"gpusPerNode": 8, "pricePerGpuHour": "2.00"},
-    "elasticity": {"waitForMaxSeconds": 20, "minGainSeconds": 15},
-    "failurePolicy": {"hangSeconds": 25, "startSeconds": 120, "graceSeconds": 10},
-    "checkpoint": {"everySteps": 40},
-}
-STORY: Final[dict[int, tuple[str, str, Callable[[SimCluster], Any]]]] = {
-    65: ("node-3", "free: joins after a checkpoint", lambda c: c.nodes.update({"node-3": True})),
+PACE: Final = Pace(start_seconds=8, every_steps=40, full_nodes=4)
+LONGEST_SECONDS: Final = 1040
+STORY: Final[dict[int, tuple[str, str, Event]]] = {
+    65: ("node-3", "free: joins after a checkpoint", lambda c: c.restore_node("node-3")),
     170: ("node-1", "lost", lambda c: c.lose_node("node-1")),
-    215: ("node-1", "back: joins after a checkpoint", lambda c: c.nodes.update({"node-1": True})),
-    300: ("node-2", "cordoned: workers save first", lambda c: c.draining.add("node-2")),
+    215: ("node-1", "back: joins after a checkpoint", lambda c: c.restore_node("node-1")),
+    300: ("node-2", "cordoned: workers save first", lambda c: c.cordon("node-2")),
     345: ("", "steps stand still on all nodes", lambda c: c.hang()),
-    575: ("node-2", "back: growing would not pay", lambda c: c.draining.discard("node-2")),
+    575: ("node-2", "back: growing would not pay", lambda c: c.uncordon("node-2")),
 }
-"""By second: the node that it happens to, what happens, and the deed."""
+"""By second: the node that it happens to, what happens, and how."""
 
 
-class StoryCluster(SimCluster):
-    """A simulated cluster whose worlds start in eight seconds and make a step a second with all nodes."""
-
-    START_SECONDS = 8
-
-    def __init__(self) -> None:
-        super().__init__(manifest(**SPEC), nodes=NODES, every_steps=40)
-        self.nodes["node-3"] = False
-        self.credit: dict[int, float] = {}
-
-    def _train(self, world: SimWorld) -> None:
-        number, members = world.roster.generation, world.roster.members
-        pods = [self.objects.get(("Pod", member.pod)) for member in members]
-        if world.started and all(pod is not None and self._hosts(pod, world) for pod in pods):
-            self.credit[number] = self.credit.get(number, 0.0) + len(members) / NODES
-            if self.credit[number] < 1.0:
-                return
-            self.credit[number] -= 1.0
-        super()._train(world)
+def cluster_of(run: dict[str, Any]) -> SimulatedCluster:
+    """A cluster with a node for each that the run may have; the last of them is not there yet."""
+    nodes = run["spec"]["nodes"]["max"]
+    cluster = SimulatedCluster(run, nodes, pace=PACE)
+    cluster.lose_node(f"node-{nodes - 1}")
+    return cluster
 
 
 @dataclass
 class Teller:
     """Runs the scenario and notes what can be seen of it."""
 
-    cluster: StoryCluster = field(default_factory=StoryCluster)
+    run: dict[str, Any] = field(default_factory=lambda: yaml.safe_load(MANIFEST.read_text()))
     status: RunStatus = field(default_factory=RunStatus)
     events: list[dict[str, Any]] = field(default_factory=list)
     steps: list[list[Any]] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
     """Node by pod uid."""
 
-    async def run(self) -> None:
-        """Second after second, until the run is complete and its pods are gone."""
-        second = 0
-        while self.status.phase != "Succeeded" or self._pods():
-            if second in STORY:
-                STORY[second][2](self.cluster)
-            await self._look(second)
-            self.cluster.tick()
-            second += 1
-            assert second < 2 * STEPS + 200, "the run does not end"
-        await self._look(second)
+    def __post_init__(self) -> None:
+        self.cluster = cluster_of(self.run)
 
-    async def _look(self, second: int) -> None:
-        told = len(self.cluster.events)
-        self.status = (await settle(self.cluster)).plan.status
-        self.events += [{"at": second, "reason": r, "message": m} for r, m in self.cluster.events[told:]]
-        for pod in self._pods():
+    async def tell(self) -> None:
+        """Second after second, until the run is complete and its pods are gone."""
+        script = {second: event for second, (_, _, event) in STORY.items()}
+        await replay(self.cluster, script, seconds=LONGEST_SECONDS, after_pass=self._note)
+
+    def _note(self, second: int, outcome: Outcome) -> None:
+        self.status = outcome.plan.status
+        told = self.cluster.events[len(self.events) :]
+        self.events += [{"at": second, "reason": reason, "message": message} for reason, message in told]
+        for pod in self.cluster.pods():
             self.places[pod["metadata"]["uid"]] = pod["spec"].get("nodeName", "")
         last = self.status.generations[-1] if self.status.generations else None
         facts = last.progress if last is not None and last.end_cause is None else None
         self.steps.append([second, facts.step if facts is not None and facts.started_at else None])
 
-    def _pods(self) -> list[dict[str, Any]]:
-        return [body for (kind, _), body in self.cluster.objects.items() if kind == "Pod"]
-
     def record(self) -> dict[str, Any]:
         """The scenario as JSON data."""
-        cost = self.status.cost
+        cost, spec = self.status.cost, self.run["spec"]
         assert cost is not None
         pods = self._lives()
-        held = sum(piece["to"] - piece["from"] for pod in pods for piece in pod["pieces"]) * 8 * 1_000_000
-        assert held == cost.held_gpu_microseconds, "the picture shows what the ledger holds"
+        held = sum(piece["to"] - piece["from"] for pod in pods for piece in pod["pieces"])
+        assert held * spec["pool"]["gpusPerNode"] * 1_000_000 == cost.held_gpu_microseconds, (
+            "the picture shows what the ledger holds"
+        )
         return {
-            "spec": {key: SPEC[key] for key in ("nodes", "pool", "elasticity", "checkpoint")} | {"steps": STEPS},
+            "spec": {key: spec[key] for key in ("nodes", "pool", "elasticity", "checkpoint")}
+            | {"steps": spec["stages"][0]["train"]["steps"]},
             "deeds": [{"at": at, "node": node, "what": what} for at, (node, what, _) in STORY.items()],
             "generations": [_generation(item) for item in self.status.generations],
             "pods": pods,
             "steps": self.steps,
-            "saved": [[_second(at), step] for stage in self.cluster.stages.values() for step, at in stage.saved],
+            "saved": [[_second(at), step] for saved in self.cluster.saved.values() for step, at in saved],
             "events": self.events,
             "restarts": self.status.restarts.model_dump(),
             "gpuSeconds": {b: us / 1e6 for b, us in cost.gpu_microseconds_by_bucket.items()},
@@ -189,7 +164,7 @@ def _relative(us: int) -> float:
 def tell() -> dict[str, Any]:
     """Run the scenario and return its record."""
     teller = Teller()
-    asyncio.run(teller.run())
+    asyncio.run(teller.tell())
     return teller.record()
 
 

@@ -1,6 +1,6 @@
 """Draws docs/images/elasticity.png from the record of elasticity_story.py; needs matplotlib.
 
-python docs/pictures/elasticity_timeline.py
+python benchmarks/figures/elasticity_timeline.py
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-HERE: Final = Path(__file__).parent
-PICTURE: Final = HERE.parent / "images" / "elasticity.png"
+DOCS: Final = Path(__file__).parents[2] / "docs"
+RECORD: Final = DOCS / "pictures" / "elasticity.json"
+PICTURE: Final = DOCS / "images" / "elasticity.png"
 COLORS: Final = {
     "productive": "#2f9e77",
     "starting": "#8fb8de",
@@ -143,4 +144,4 @@ def _label(record: dict[str, Any], bucket: str, total: float) -> str:
 
 
 if __name__ == "__main__":
-    draw(json.loads((HERE / "elasticity.json").read_text()))
+    draw(json.loads(RECORD.read_text()))
