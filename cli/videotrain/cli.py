@@ -9,8 +9,7 @@ from pathlib import Path
 
 from videotrain import __version__
 from videotrain.errors import UsageError
-from videotrain.manifest_file import ManifestFileError
-from videotrain_api.schema import ManifestError
+from videotrain.extras import brought_by
 
 EXIT_USAGE = 2
 """A wrong command line or manifest."""
@@ -24,6 +23,7 @@ examples:
   videotrain local manifests/examples/demo.yaml --workdir run1
   videotrain local manifests/examples/demo.yaml --workdir run1 --chaos kill-node@stage=train,step=20
   videotrain plan manifests/examples/open-sora-2.yaml --mfu 0.45
+  videotrain check manifests/examples/demo.yaml
   videotrain render manifests/examples/demo.yaml
   videotrain get --workdir run1
   videotrain cluster up --nodes 2 --gpus-per-node 8
@@ -38,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 for success, 1 for a failed run, 2 for a wrong command line or manifest.
     """
     options = build_parser().parse_args(arguments)
+    # Here, so that help and a wrong command line do not wait for pydantic and YAML.
+    from videotrain.manifest_file import ManifestFileError
+    from videotrain_api.schema import ManifestError
+
     handler: Handler = options.handler
     try:
         return handler(options)
@@ -68,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_local(commands)
     _add_plan(commands)
+    _add_check(commands)
     _add_render(commands)
     _add_get(commands)
     _add_cluster(commands)
@@ -114,6 +119,18 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.set_defaults(handler=_plan)
+
+
+def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="say everything that is wrong with a manifest",
+        description="Judge a manifest by the rules that the cluster judges it by, and print every problem. Exit code 0 "
+        "if it can be accepted, 2 if not.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")
+    parser.add_argument("--json", action="store_true", help="machine-readable output, also for a refused manifest")
+    parser.set_defaults(handler=_check)
 
 
 def _add_render(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -163,7 +180,8 @@ def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _local(options: argparse.Namespace) -> int:
-    from videotrain.commands.local import LocalOptions, run_local  # other commands need no embedded cluster
+    with brought_by("local"):
+        from videotrain.commands.local import LocalOptions, run_local
 
     return run_local(
         LocalOptions(
@@ -184,6 +202,12 @@ def _plan(options: argparse.Namespace) -> int:
     return print_plan(options.file, options.mfu, dict(options.seconds_per_step), as_json=options.json)
 
 
+def _check(options: argparse.Namespace) -> int:
+    from videotrain.commands.check import check_manifest
+
+    return check_manifest(options.file, as_json=options.json)
+
+
 def _render(options: argparse.Namespace) -> int:
     from videotrain.commands.render import print_objects
 
@@ -197,7 +221,8 @@ def _get(options: argparse.Namespace) -> int:
 
 
 def _cluster_up(options: argparse.Namespace) -> int:
-    from videotrain.commands.cluster import ClusterOptions, default_directory, up
+    with brought_by("cluster"):
+        from videotrain.commands.cluster import ClusterOptions, default_directory, up
 
     return up(
         ClusterOptions(
@@ -211,13 +236,15 @@ def _cluster_up(options: argparse.Namespace) -> int:
 
 
 def _cluster_down(options: argparse.Namespace) -> int:
-    from videotrain.commands.cluster import default_directory, down
+    with brought_by("cluster"):
+        from videotrain.commands.cluster import default_directory, down
 
     return down(options.directory or default_directory())
 
 
 def _cluster_status(options: argparse.Namespace) -> int:
-    from videotrain.commands.cluster import default_directory, status
+    with brought_by("cluster"):
+        from videotrain.commands.cluster import default_directory, status
 
     return status(options.directory or default_directory(), as_json=options.json)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+GPU_NOTE = "On one machine a worker process stands for a GPU in this bill."
 BUCKET_LABELS = {
     "productive": "productive",
     "starting": "starting",

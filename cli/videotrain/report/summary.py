@@ -13,13 +13,13 @@ from videotrain import __version__
 from videotrain.report.order_check import OrderEvidence, read_evidence
 from videotrain.report.recovery import Recovery, first_step, last_step, lost_steps, recoveries
 from videotrain.report.workdir import ObjectMissingError, ObjectReader, RunRecords, read_records
+from videotrain.wording import GPU_NOTE
 from videotrain_api.records import StepRecord
 from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus, StageStatus
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import DropReport, SampledVideo, VideosIndex
 from videotrain_api.vocabulary import Bucket
 
-GPU_NOTE = "On one machine a worker process stands for a GPU in this bill."
 SUMMARY_FILE = "summary.json"
 DROP_REPORT_FILE = "drop-report.json"
 SAMPLES_FOLDER = "samples"

@@ -47,7 +47,7 @@ def test_python_m_videotrain_is_the_command():
     assert (done.returncode, done.stdout) == (0, f"videotrain {__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["local", "plan", "render", "get"])
+@pytest.mark.parametrize("command", ["local", "plan", "check", "render", "get", "cluster"])
 def test_every_command_explains_itself(capsys, command):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -74,7 +74,7 @@ def test_a_wrong_command_line_is_explained(capsys, arguments, expected):
     assert expected in unusable(capsys, *arguments)
 
 
-@pytest.mark.parametrize("command", ["plan", "render"])
+@pytest.mark.parametrize("command", ["plan", "check", "render"])
 def test_a_missing_file_is_one_clear_line(capsys, tmp_path, command):
     path = tmp_path / "none.yaml"
     assert refused(capsys, command, path) == (
@@ -82,7 +82,7 @@ def test_a_missing_file_is_one_clear_line(capsys, tmp_path, command):
     )
 
 
-@pytest.mark.parametrize("command", ["plan", "render"])
+@pytest.mark.parametrize("command", ["plan", "check", "render"])
 def test_a_bad_manifest_is_refused_with_every_problem(capsys, tmp_path, command):
     manifest = yaml.safe_load(OPEN_SORA.read_text())
     manifest["spec"]["pool"]["pricePerGpuHour"] = "-2"
@@ -93,6 +93,37 @@ def test_a_bad_manifest_is_refused_with_every_problem(capsys, tmp_path, command)
     assert f"{path}: the manifest is refused:" in message
     assert "spec.pool.pricePerGpuHour: '-2'" in message
     assert "did you mean 'seed'?" in message
+
+
+def test_a_manifest_that_can_be_accepted_is_told_so(capsys):
+    stages = "256px-t2v (train), 256px-ti2v (train), 768px-ti2v (train)"
+    assert out(capsys, "check", OPEN_SORA) == f"{OPEN_SORA}: open-sora-2 can be accepted. Stages: {stages}\n"
+    judged = json.loads(out(capsys, "check", OPEN_SORA, "--json"))
+    assert judged == {"file": str(OPEN_SORA), "valid": True, "name": "open-sora-2", "problems": []}
+
+
+def test_every_problem_of_a_manifest_is_told_to_machines(capsys, tmp_path):
+    manifest = yaml.safe_load(OPEN_SORA.read_text())
+    manifest["spec"]["pool"]["pricePerGpuHour"] = "-2"
+    manifest["spec"]["sead"] = 1
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(manifest))
+    assert main(["check", str(path), "--json"]) == 2
+    captured = capsys.readouterr()
+    judged = json.loads(captured.out)
+    assert captured.err == ""
+    assert (judged["valid"], judged["name"]) == (False, None)
+    values = {problem["path"]: problem["value"] for problem in judged["problems"]}
+    assert values == {"spec.pool.pricePerGpuHour": "-2", "spec.sead": 1}
+    assert "did you mean 'seed'?" in next(p["message"] for p in judged["problems"] if p["path"] == "spec.sead")
+
+
+def test_a_file_that_is_no_yaml_is_one_problem_without_a_path(capsys, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("a: [1\n")
+    assert main(["check", str(path), "--json"]) == 2
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert problem["path"] == "" and problem["message"].startswith(f"{path}:2:1: not valid YAML")
 
 
 def test_the_published_gpu_days_are_reproduced_from_the_published_step_times(capsys):

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from videotrain.local.display import JsonDisplay, LiveDisplay, PlainDisplay, make_display
 from videotrain.local.screen import cost_table, remaining_seconds, render_screen
-from videotrain.report.summary import GPU_NOTE
+from videotrain.wording import GPU_NOTE
 from videotrain_api.resource.status import CostStatus, RunStatus, StageStatus
 
 
@@ -88,7 +88,7 @@ def drawn(*renderables):
 
 def test_the_screen_shows_stages_world_bill_and_events(finished):
     run = running(finished, 3, 30)
-    shown = drawn(render_screen(run, None, [(finished.now, "node n1 [red]killed[/red]")], finished.now))
+    shown = drawn(render_screen(run, (), [(finished.now, "node n1 [red]killed[/red]")], finished.now))
     for expected in ("train-64px", "30/120", "left", "generation 3", "4 workers", "loss   0.5000", "8.00 samples/s"):
         assert expected in shown
     assert "restarts: 1 infrastructure" in shown
@@ -100,7 +100,7 @@ def test_the_screen_shows_stages_world_bill_and_events(finished):
 @pytest.mark.parametrize("status", [{}, {"phase": "Pending", "cost": {"currency": "EUR"}}])
 def test_the_screen_of_a_run_that_has_nothing_yet_is_drawn(finished, status):
     run = finished.run() | {"status": status}
-    assert "demo" in drawn(render_screen(run, None, [], finished.now))
+    assert "demo" in drawn(render_screen(run, (), [], finished.now))
 
 
 def test_remaining_time_follows_the_rate_of_the_current_world(finished):

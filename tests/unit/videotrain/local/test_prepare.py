@@ -12,5 +12,5 @@ TINY = Path(__file__).parents[4] / "manifests" / "examples" / "tiny.yaml"
 def test_a_missing_trainer_is_told_before_anything_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="install the distribution videotrain-trainer"):
+    with pytest.raises(UsageError, match=r"needs the program videotrain-trainer .*pip install ./api"):
         prepare(TINY, None, None, ())

@@ -4,7 +4,8 @@ from decimal import Decimal
 
 import pytest
 
-from videotrain.report.summary import GPU_NOTE, write_summary
+from videotrain.report.summary import write_summary
+from videotrain.wording import GPU_NOTE
 
 
 def summary_of(run):

@@ -21,7 +21,7 @@ from support.planner_builders import (
     seen,
 )
 
-from videotrain_api.frozen_config import FROZEN_SPEC_KEY, config_data, effective_run
+from videotrain_api.frozen_config import FROZEN_SPEC_KEY, config_data
 from videotrain_api.records import Roster, RosterMember
 from videotrain_api.render.merge import strategic_merge
 from videotrain_api.resource.trainrun import FailureRule
@@ -321,32 +321,8 @@ def test_silence_makes_progress_unknown_and_nothing_else() -> None:
 
 
 def frozen(**spec: Any) -> dict[str, Any]:
-    import json
-
     data: dict[str, Any] = json.loads(config_data(run_of(manifest(**spec)))[FROZEN_SPEC_KEY])
     return data
-
-
-def test_bounds_and_budget_are_live_and_the_rest_is_frozen() -> None:
-    edited = run_of(
-        manifest(
-            nodes={"min": 2, "max": 5},
-            budget={"maxCost": "9"},
-            seed=1,
-            suspend=True,
-            image="other:1",
-            checkpoint={"everySteps": 99},
-        )
-    )
-    effective = effective_run(edited, frozen())
-    assert effective.spec.nodes.max == 5 and effective.spec.budget and effective.spec.suspend
-    assert effective.spec.seed == 42 and effective.spec.checkpoint.every_steps == 10
-    assert effective.spec.image == "other:1", "the API server lets it change only while there are no pods"
-
-
-def test_a_frozen_spec_that_was_not_edited_is_the_run_itself() -> None:
-    run = run_of(manifest())
-    assert effective_run(run, frozen()) is run
 
 
 def test_an_edit_of_a_frozen_field_is_told_and_ignored() -> None:

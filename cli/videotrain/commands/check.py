@@ -1,0 +1,51 @@
+"""`videotrain check`: whether a manifest can be accepted, and everything that is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from videotrain.manifest_file import ManifestFileError, load_run
+from videotrain_api.schema import ManifestError, Problem
+
+EXIT_REFUSED = 2
+
+
+def check_manifest(path: Path, *, as_json: bool) -> int:
+    """Judge a manifest by the rules that the admission webhook and the operator judge it by.
+
+    Args:
+        path: manifest.
+        as_json: print `{"file", "valid", "name", "problems": [{"path", "value", "message"}]}`, also about a manifest
+            that is refused, instead of raising.
+
+    Returns:
+        Exit code: 0, or 2 for a manifest that is refused.
+
+    Raises:
+        ManifestError, ManifestFileError: the manifest is refused, and `as_json` is off.
+    """
+    if not as_json:
+        run = load_run(path)
+        stages = ", ".join(f"{stage.name} ({stage.task})" for stage in run.spec.stages)
+        sys.stdout.write(f"{path}: {run.metadata.name} can be accepted. Stages: {stages}\n")
+        return 0
+    name, problems = _judge(path)
+    document = {"file": str(path), "valid": not problems, "name": name, "problems": problems}
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+    return EXIT_REFUSED if problems else 0
+
+
+def _judge(path: Path) -> tuple[str | None, list[dict[str, Any]]]:
+    try:
+        return load_run(path).metadata.name, []
+    except ManifestFileError as error:
+        return None, [_document(Problem("", None, str(error)))]
+    except ManifestError as error:
+        return None, [_document(problem) for problem in error.problems]
+
+
+def _document(problem: Problem) -> dict[str, Any]:
+    return {"path": problem.path, "value": problem.value, "message": problem.message}
