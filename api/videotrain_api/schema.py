@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic.fields import FieldInfo
+
+from videotrain_api.refusals import refusal
 
 DEEPEST: Final = 64
 """Levels of a manifest. A pod has about a dozen; a thousand stop most JSON readers, and so whoever watches the run."""
@@ -96,16 +99,23 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]
 
 def _problem(item: dict[str, Any], model: type[BaseModel]) -> Problem:
     location = tuple(item["loc"])
-    message = str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        message = _unknown_field(location, model)
     if item["type"] == "missing":
         return Problem(field_path(location), None, "this field is required")
-    if item["type"] == "string_pattern_mismatch":
+    if item["type"] == "extra_forbidden":
+        message = _unknown_field(location, model)
+    elif item["type"] in ("model_type", "model_attributes_type"):
+        message = f"allowed: a mapping of the fields {', '.join(sorted(_wire_names(_model_at(model, location))))}"
+    elif item["type"] == "string_pattern_mismatch":
         message = f"allowed: {pattern_meaning(item['ctx']['pattern'])}"
-    if item["type"] == "string_type" and isinstance(item.get("input"), int | float):
-        message = "must be a string: put it in quotes"
+    else:
+        message = refusal(item, _field_at(model, location))
     return Problem(field_path(location) or "(root)", item.get("input"), message)
+
+
+def _field_at(model: type[BaseModel], location: tuple[int | str, ...]) -> FieldInfo | None:
+    parent = _model_at(model, location[:-1])
+    named = (f for n, f in (parent.model_fields if parent else {}).items() if location[-1] in (n, f.alias))
+    return next(named, None)
 
 
 def _unknown_field(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
