@@ -11,11 +11,12 @@ import torch
 
 from videotrain_api.resource.trainrun import CheckpointPolicy, Storage
 from videotrain_api.storage.artifacts import CheckpointManifest, OrderLine
-from videotrain_trainer.checkpoint.fragments import even_share, numel
+from videotrain_trainer.checkpoint.fragments import even_share
 from videotrain_trainer.checkpoint.load import Loaded, load_newest
 from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.checkpoint.save import CheckpointWriter
 from videotrain_trainer.checkpoint.state import Point, Writer
+from videotrain_trainer.sharded_state import numel
 from videotrain_trainer.storage import ObjectStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -12,8 +12,9 @@ from typing import Final
 
 from videotrain_api.config import aspect
 from videotrain_api.crd.cel import CelRule, at_most, names
+from videotrain_api.crd.transitions import TRANSITIONS
 from videotrain_api.resource.architecture import TextEncoderSpec, TransformerSpec
-from videotrain_api.resource.mutability import STAGE_MEMBERS, TRANSITIONS
+from videotrain_api.resource.mutability import STAGE_MEMBERS
 from videotrain_api.resource.pool import ENV_ADVICE, ENV_NAME, RESERVED_ENV, RESERVED_ENV_PREFIXES, CacheVolume, Pool
 from videotrain_api.resource.stages import (
     Bucket,

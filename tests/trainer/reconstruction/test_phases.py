@@ -27,11 +27,11 @@ from videotrain_api.resource.stages import (
     WeightsFrom,
 )
 from videotrain_api.vocabulary import ExitCode
-from videotrain_trainer.checkpoint.fragments import numel, pack
 from videotrain_trainer.checkpoint.load import open_checkpoint, read_vectors
 from videotrain_trainer.networks.registry import build_autoencoder, initialize
 from videotrain_trainer.reconstruction.joint_engine import PREFIX
 from videotrain_trainer.reconstruction.losses import build_discriminator
+from videotrain_trainer.sharded_state import numel, pack
 
 ROUNDING = 0.15
 """Worlds of other sizes add the same numbers in another order, which the kinks of LPIPS and the adaptive weight grow.

@@ -21,12 +21,12 @@ from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
 from videotrain_trainer.networks.registry import (
     SCALING_FACTOR,
     build_autoencoder,
-    build_text_encoder,
     initialize,
 )
 from videotrain_trainer.tasks import curate, encode
 from videotrain_trainer.tasks.train import FlowObjective, null_text
 from videotrain_trainer.text.byte_encoder import TextFeatures
+from videotrain_trainer.text.encoders import build_text_encoder
 
 ROWS = [
     Bucket(resolution="64px", frames=16, min_frames=8, batch_size=2, aspect_ratios=["16:9", "1:1"]),

@@ -10,10 +10,10 @@ from videotrain_api.resource.stages import Bucket, ConditioningMix, LearningRate
 from videotrain_trainer.diffusion.flow_matching import flow_loss, model_facts, training_inputs
 from videotrain_trainer.networks.registry import (
     build_autoencoder,
-    build_text_encoder,
     build_transformer,
     initialize,
 )
+from videotrain_trainer.text.encoders import build_text_encoder
 
 TEXT = TextEncoderSpec(context_dim=32, pooled_dim=16, max_tokens=32)
 MODEL, AUTOENCODER = TRANSFORMERS["mmdit-tiny-dcae"], AUTOENCODERS["dc-ae-tiny"]

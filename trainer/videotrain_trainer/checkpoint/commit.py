@@ -14,10 +14,11 @@ from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import CheckpointFile, CheckpointManifest
 from videotrain_trainer.checkpoint.catalog import read_commit
 from videotrain_trainer.checkpoint.fence import Fence
-from videotrain_trainer.checkpoint.fragments import coverage_problems, pack
+from videotrain_trainer.checkpoint.fragments import coverage_problems
 from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.checkpoint.state import BLOCK_BYTES, CheckpointIndex, Point, StoredFile, Writer
 from videotrain_trainer.errors import AlreadyExists, Fenced, TrainerError
+from videotrain_trainer.sharded_state import pack
 from videotrain_trainer.storage import ObjectStore
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0

@@ -1,31 +1,15 @@
-"""Who holds which elements of which parameter, and what to read to hold others: pure arithmetic on names and numbers.
-
-A rank's share of a parameter set is a vector of float32 elements, packed without gaps. Pieces say which run of which
-parameter lies where in it. Every quantity (master weights, both moments, moving average) is packed alike, so one list
-of pieces describes them all.
-"""
+"""What to read from stored files to hold other elements than their writers did: arithmetic on pieces and bytes."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+
+from videotrain_trainer.sharded_state import Piece, numel, pack
 
 ELEMENT_BYTES = 4
 """Everything in a checkpoint is float32."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A run of elements of one parameter in a packed vector."""
-
-    parameter: str
-    start: int
-    """First element within the flattened parameter."""
-    length: int
-    offset: int
-    """First element within the packed vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +30,6 @@ class ByteRange:
 
     start: int
     stop: int
-
-
-def pack(spans: Iterable[tuple[str, int, int]]) -> list[Piece]:
-    """Pieces for (parameter, start, length) spans, laid one behind the other; empty ones are left out."""
-    pieces, offset = [], 0
-    for parameter, start, length in spans:
-        if length > 0:
-            pieces.append(Piece(parameter, start, length, offset))
-            offset += length
-    return pieces
-
-
-def packed_length(pieces: Sequence[Piece]) -> int:
-    """Elements of the packed vector."""
-    return sum(piece.length for piece in pieces)
-
-
-def numel(shape: Sequence[int]) -> int:
-    """Elements of a tensor of that shape; 1 for a scalar."""
-    return prod(shape)
 
 
 def even_share(shapes: Mapping[str, Sequence[int]], ranks: int, rank: int) -> list[Piece]:

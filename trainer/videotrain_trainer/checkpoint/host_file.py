@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from videotrain_trainer.checkpoint.fragments import ELEMENT_BYTES
-from videotrain_trainer.checkpoint.state import Quantity
+from videotrain_trainer.sharded_state import Quantity
 
 ALIGNMENT = 64
 

@@ -21,15 +21,13 @@ from videotrain_trainer.checkpoint.fragments import (
     ELEMENT_BYTES,
     ByteRange,
     Copy,
-    Piece,
     block_ranges,
     coverage_problems,
-    pack,
-    packed_length,
     plan_copies,
 )
-from videotrain_trainer.checkpoint.state import INDEX_VERSION, CheckpointIndex, Quantity, ShardedState, StoredFile
+from videotrain_trainer.checkpoint.state import INDEX_VERSION, CheckpointIndex, StoredFile
 from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
+from videotrain_trainer.sharded_state import Piece, Quantity, ShardedState, pack, packed_length
 from videotrain_trainer.storage import ObjectStore
 
 REQUEST_BLOCKS = 64

@@ -22,12 +22,12 @@ from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import CheckpointManifest
 from videotrain_trainer.checkpoint.catalog import delete_checkpoint, read_commit, stored_steps
 from videotrain_trainer.checkpoint.commit import Committer, Waiter, part_uri
-from videotrain_trainer.checkpoint.fragments import packed_length
 from videotrain_trainer.checkpoint.host_file import HostFile
 from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.checkpoint.retention import steps_to_delete
-from videotrain_trainer.checkpoint.state import BLOCK_BYTES, Point, ShardedState, StoredFile, Writer
+from videotrain_trainer.checkpoint.state import BLOCK_BYTES, Point, StoredFile, Writer
 from videotrain_trainer.errors import ObjectMissing
+from videotrain_trainer.sharded_state import ShardedState, packed_length
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_context import RecordSink
 

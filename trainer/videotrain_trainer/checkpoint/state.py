@@ -8,54 +8,20 @@ verified by itself. No random state is stored because there is none: all random 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, Protocol
+from typing import Final
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from videotrain_api.schema import ApiModel
 from videotrain_api.storage.artifacts import OrderLine
-from videotrain_trainer.checkpoint.fragments import Piece
+from videotrain_trainer.sharded_state import Quantity
 
-Quantity = Literal["master", "exp_avg", "exp_avg_sq", "ema"]
-"""Weights in float32, first and second moment of AdamW, moving average of the weights."""
 INDEX_VERSION: Final = 1
 BLOCK_BYTES: Final = 1 << 20
 """Bytes that share a checksum. A ranged read fetches whole blocks, so it is what a read may waste at either end."""
-
-
-class ShardedState(Protocol):
-    """The part of the training state that one rank holds."""
-
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Every parameter of the model, the same on all ranks."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it lives."""
-
-    @property
-    def quantities(self) -> tuple[Quantity, ...]:
-        """What is kept of every parameter."""
-
-    @property
-    def saved(self) -> Sequence[Piece]:
-        """What this rank writes. Over all ranks, every element once."""
-
-    @property
-    def held(self) -> Sequence[Piece]:
-        """What this rank must be given when a checkpoint is loaded."""
-
-    def read(self, quantity: Quantity, out: Tensor) -> None:
-        """Copy the `saved` elements into a float32 vector on the host."""
-
-    def write(self, quantity: Quantity, values: Tensor) -> None:
-        """Take the `held` elements from a float32 vector on the host."""
 
 
 class StoredFile(ApiModel):

@@ -14,14 +14,12 @@ from videotrain_trainer.networks.autoencoders.tiling import Tiling
 from videotrain_trainer.networks.initial import initialize
 from videotrain_trainer.networks.mmdit.model import MMDiT, MMDiTConfig
 from videotrain_trainer.networks.weights import Source, Weights, load_weights, open_weights
-from videotrain_trainer.text.byte_encoder import ByteTextEncoder
 
 __all__ = [
     "SCALING_FACTOR",
     "Autoencoder",
     "autoencoder_config",
     "build_autoencoder",
-    "build_text_encoder",
     "build_transformer",
     "initialize",
     "load_autoencoder",
@@ -150,20 +148,6 @@ def scaling_factor(spec: AutoencoderSpec, metadata: Mapping[str, str], what: str
             "it to the root mean square of the autoencoder's latents, or train the autoencoder in this run"
         )
     return factor
-
-
-def build_text_encoder(spec: TextEncoderSpec) -> ByteTextEncoder:
-    """The text encoder, on the CPU.
-
-    Raises:
-        ConfigError: the kind is not available.
-    """
-    if spec.kind != "bytes":
-        raise ConfigError(
-            f"spec.textEncoder.kind: {spec.kind!r} is loaded with its weights by text_encoders.load_text_encoder; this "
-            "builds 'bytes' alone"
-        )
-    return ByteTextEncoder(spec.context_dim, spec.pooled_dim, spec.max_tokens)
 
 
 def _set(value: Value | None, field: str) -> Value:

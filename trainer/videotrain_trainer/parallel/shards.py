@@ -15,8 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from videotrain_trainer.checkpoint.fragments import Piece, pack
-from videotrain_trainer.checkpoint.state import Quantity
+from videotrain_trainer.sharded_state import Piece, Quantity, pack
 
 MOMENTS: tuple[Quantity, ...] = ("exp_avg", "exp_avg_sq")
 

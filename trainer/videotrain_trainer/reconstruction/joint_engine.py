@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from videotrain_api.resource.stages import AdversarialPhase, LearningRatePiece
 from videotrain_api.rules.autoencoders import MOST_SHARDED_WITH_DISCRIMINATOR
-from videotrain_trainer.checkpoint.fragments import Piece, pack, packed_length
-from videotrain_trainer.checkpoint.state import Quantity
 from videotrain_trainer.errors import ConfigError, Diverged
 from videotrain_trainer.parallel.engine import Engine, EngineOptions
 from videotrain_trainer.parallel.shards import Shards
 from videotrain_trainer.reconstruction.adaptive_weight import AdversarialLoss
+from videotrain_trainer.sharded_state import Piece, Quantity, pack, packed_length
 from videotrain_trainer.worker.stage_context import World
 
 PREFIX = "discriminator."

@@ -31,12 +31,13 @@ from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
 from videotrain_trainer.networks.adaptation import adapt_transformer
 from videotrain_trainer.networks.lora import initialize_adapter, inject, lora_config
 from videotrain_trainer.networks.mmdit.model import MMDiT
-from videotrain_trainer.networks.registry import build_text_encoder, build_transformer, initialize
+from videotrain_trainer.networks.registry import build_transformer, initialize
 from videotrain_trainer.networks.weights import start_from
 from videotrain_trainer.parallel.activation import recompute_blocks
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.text.byte_encoder import TextFeatures
+from videotrain_trainer.text.encoders import build_text_encoder
 from videotrain_trainer.training.loop import train
 from videotrain_trainer.training.setup import initial_weights
 from videotrain_trainer.training.step import Model

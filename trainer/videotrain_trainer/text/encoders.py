@@ -68,6 +68,20 @@ def load_text_encoder(spec: TextEncoderSpec, store: ObjectStore, cache: Path, de
     return Remembering(T5ClipEncoder(spec, folders, dtype).to(device))
 
 
+def build_text_encoder(spec: TextEncoderSpec) -> ByteTextEncoder:
+    """The text encoder, on the CPU.
+
+    Raises:
+        ConfigError: the kind is not available.
+    """
+    if spec.kind != "bytes":
+        raise ConfigError(
+            f"spec.textEncoder.kind: {spec.kind!r} is loaded with its weights by text.encoders.load_text_encoder; this "
+            "builds 'bytes' alone"
+        )
+    return ByteTextEncoder(spec.context_dim, spec.pooled_dim, spec.max_tokens)
+
+
 class T5ClipEncoder(nn.Module):
     """T5's last hidden state and CLIP's pooled feature. Nothing in it is trained.
 

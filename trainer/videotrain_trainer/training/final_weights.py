@@ -10,9 +10,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from videotrain_api.storage import layout
-from videotrain_trainer.checkpoint.fragments import numel, pack
 from videotrain_trainer.checkpoint.load import StoredCheckpoint, open_checkpoint, read_vectors
-from videotrain_trainer.checkpoint.state import Quantity
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.lora import (
     ADAPTER_CONFIG,
@@ -24,6 +22,7 @@ from videotrain_trainer.networks.lora import (
     merged_state,
 )
 from videotrain_trainer.reconstruction.joint_engine import without_discriminator
+from videotrain_trainer.sharded_state import Quantity, numel, pack
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 from videotrain_trainer.training.setup import TrainingRun
 

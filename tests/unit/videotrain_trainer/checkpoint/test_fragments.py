@@ -6,17 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain_trainer.checkpoint.fragments import (
-    ByteRange,
-    Piece,
-    block_ranges,
-    coverage_problems,
-    even_share,
-    numel,
-    pack,
-    packed_length,
-    plan_copies,
-)
+from videotrain_trainer.checkpoint.fragments import ByteRange, block_ranges, coverage_problems, even_share, plan_copies
+from videotrain_trainer.sharded_state import Piece, numel, pack, packed_length
 
 shapes = st.dictionaries(
     st.text("abc", min_size=1, max_size=3),
