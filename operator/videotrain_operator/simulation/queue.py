@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from videotrain_operator.cluster.interface import Json
 
-if TYPE_CHECKING:
-    from videotrain_operator.simulation.cluster import SimulatedCluster
-
 GATE: Final = "kueue.x-k8s.io/admission"
 FINALIZER: Final = "kueue.x-k8s.io/managed"
+
+
+class PodStore(Protocol):
+    """The simulated cluster, as far as a queue sees it."""
+
+    def pods(self) -> list[Json]:
+        """Every Pod object, as it is stored; the queue writes into them."""
+
+    def stamp(self) -> str:
+        """Now, as an API server writes it."""
+
+    def remove(self, kind: str, name: str) -> None:
+        """An object goes, or is marked for deletion while it has finalizers."""
 
 
 class PodGroupQueue:
@@ -35,7 +45,7 @@ class PodGroupQueue:
         body["spec"]["schedulingGates"] = [{"name": GATE}]
         body["metadata"]["finalizers"] = [FINALIZER]
 
-    def admit(self, cluster: SimulatedCluster) -> None:
+    def admit(self, cluster: PodStore) -> None:
         """What the controller does: one pass over all groups."""
         groups: dict[str, list[Json]] = {}
         for body in cluster.pods():
@@ -53,7 +63,7 @@ class PodGroupQueue:
                 body["spec"].pop("schedulingGates", None)
             self._finalize(cluster, groups[name], counts[name])
 
-    def preempt(self, cluster: SimulatedCluster) -> None:
+    def preempt(self, cluster: PodStore) -> None:
         """Every pod is ended, and new ones have to wait."""
         self.admitted.clear()
         for body in cluster.pods():
@@ -61,7 +71,7 @@ class PodGroupQueue:
             body["status"].setdefault("conditions", []).append(told | {"lastTransitionTime": cluster.stamp()})
             body["metadata"].setdefault("deletionTimestamp", cluster.stamp())
 
-    def _finalize(self, cluster: SimulatedCluster, bodies: list[Json], count: int) -> None:
+    def _finalize(self, cluster: PodStore, bodies: list[Json], count: int) -> None:
         """Pods that are over are let go once they are replaced, or when the group may end."""
         inactive = [body for body in bodies if _needs_replacement(body)]
         succeeded = [body for body in bodies if body["status"]["phase"] == "Succeeded"]
