@@ -70,7 +70,9 @@ def encode_buckets(stages: Sequence[Stage], index: int) -> list[Bucket]:
             break
         for row in stage.train.buckets if stage.train else []:
             key = (row.resolution, row.frames, row.min_frames, tuple(row.aspect_ratios or ()))
-            rows[key] = _merged(rows.get(key, row), row)
+            seen = rows.get(key, row)
+            most = {name: max(getattr(seen, name), getattr(row, name)) for name in ("batch_size", "keep_probability")}
+            rows[key] = seen.model_copy(update=most)
     return list(rows.values())
 
 
@@ -151,27 +153,15 @@ def _initial_weights(run: VideoTrainingRun, index: int) -> str | None:
     if task is None:
         return None
     if task.init_from is not None:
-        return task.init_from.uri or _output_named(run, index, task.init_from.stage)
+        named = (stage for stage in run.spec.stages[:index] if stage.name == task.init_from.stage)
+        return task.init_from.uri or next((_output(run, stage) for stage in named), None)
     if stage.train:
         return _source(run, index, "model_weights")
     return run.spec.autoencoder.weights
 
 
-def _output_named(run: VideoTrainingRun, index: int, name: str | None) -> str | None:
-    return next((_output(run, stage) for stage in run.spec.stages[:index] if stage.name == name), None)
-
-
 def _output(run: VideoTrainingRun, stage: Stage) -> str:
     return layout.stage_prefix(run.spec.storage.uri, run.metadata.name, stage.name)
-
-
-def _merged(first: Bucket, second: Bucket) -> Bucket:
-    return first.model_copy(
-        update={
-            "batch_size": max(first.batch_size, second.batch_size),
-            "keep_probability": max(first.keep_probability, second.keep_probability),
-        }
-    )
 
 
 def _model(run: VideoTrainingRun) -> TransformerSpec:

@@ -13,7 +13,6 @@ from typing import Final, Literal
 from videotrain_api.config import aspect, presets
 from videotrain_api.cost import autoencoder_flops, flops
 from videotrain_api.money import cost_micros, format_micros, parse_micros
-from videotrain_api.resource.architecture import AutoencoderSpec
 from videotrain_api.resource.stages import Bucket, NodeBounds, ParallelLayout, SampleTask, Stage
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ApiModel
@@ -183,7 +182,8 @@ def stage_work(run: VideoTrainingRun, stage: Stage) -> StageWork | None:
     """
     if stage.train:
         rows = [_train_row(run, stage.train.parallel, bucket) for bucket in stage.train.buckets]
-        return _mean_work(stage.train.steps, rows)
+        samples, tokens, work = (fmean(column) for column in zip(*rows, strict=True))
+        return StageWork(steps=stage.train.steps, samples_per_step=samples, tokens_per_step=tokens, flops_per_step=work)
     if stage.autoencoder:
         return _autoencoder_work(run, stage)
     return _sample_work(run, stage.sample) if stage.sample else None
@@ -264,14 +264,12 @@ def _autoencoder_work(run: VideoTrainingRun, stage: Stage) -> StageWork | None:
     if task is None:
         return None
     spec, side = presets.complete_autoencoder(run.spec.autoencoder), aspect.side_of(task.bucket.resolution)
-    clip, image = (_autoencoder_flops(spec, frames, side) for frames in (task.bucket.frames, 1))
+    clip, image = (
+        autoencoder_flops.autoencoder_train_flops(spec, frames, side, side) for frames in (task.bucket.frames, 1)
+    )
     samples = task.parallel.micro_batches_per_step * task.bucket.batch_size
     mean = (1 - task.image_ratio) * clip + task.image_ratio * image
     return StageWork(steps=task.steps, samples_per_step=samples, tokens_per_step=0, flops_per_step=samples * mean)
-
-
-def _autoencoder_flops(spec: AutoencoderSpec, frames: int, side: int) -> int:
-    return autoencoder_flops.autoencoder_train_flops(spec, frames, side, side)
 
 
 def _sample_work(run: VideoTrainingRun, task: SampleTask) -> StageWork:
@@ -285,8 +283,3 @@ def _sample_work(run: VideoTrainingRun, task: SampleTask) -> StageWork:
     one *= task.candidates
     videos = len(task.prompts) + task.from_dataset
     return StageWork(steps=videos, samples_per_step=1, tokens_per_step=image + text, flops_per_step=one)
-
-
-def _mean_work(steps: int, rows: list[tuple[int, int, int]]) -> StageWork:
-    samples, tokens, work = (fmean(column) for column in zip(*rows, strict=True))
-    return StageWork(steps=steps, samples_per_step=samples, tokens_per_step=tokens, flops_per_step=work)

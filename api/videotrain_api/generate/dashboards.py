@@ -29,11 +29,8 @@ _HEIGHT: Final = 8
 
 def dashboard_files() -> dict[str, str]:
     """Content of every dashboard by its path in the repository; a file has the name of its board's uid."""
-    return {f"{FOLDER}/{board.uid}.json": _json(board) for board in BOARDS}
-
-
-def _json(board: Board) -> str:
-    return str(JSONEncoder(sort_keys=True, indent=2).encode(_dashboard(board).build())) + "\n"
+    encoder = JSONEncoder(sort_keys=True, indent=2)
+    return {f"{FOLDER}/{board.uid}.json": encoder.encode(_dashboard(board).build()) + "\n" for board in BOARDS}
 
 
 def _dashboard(board: Board) -> grafana.Dashboard:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator
 from typing import Any, Final
 
 from pydantic.fields import FieldInfo
@@ -60,12 +59,9 @@ def reachable_models(root: type[ApiModel]) -> list[type[ApiModel]]:
         model = todo.pop(0)
         if model not in found:
             found.append(model)
-            todo += [m for field in model.model_fields.values() for m in _api_models(field)]
+            below = (m for field in model.model_fields.values() for m in models_in(field.annotation))
+            todo += [m for m in below if issubclass(m, ApiModel)]
     return found
-
-
-def _api_models(field: FieldInfo) -> Iterator[type[ApiModel]]:
-    return (model for model in models_in(field.annotation) if issubclass(model, ApiModel))
 
 
 def _model_section(model: type[ApiModel]) -> list[str]:

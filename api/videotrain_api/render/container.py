@@ -22,7 +22,13 @@ def worker_container(run: VideoTrainingRun) -> dict[str, Any]:
         "env": _environment(run),
         "ports": [{"name": "agent", "containerPort": names.PORT_AGENT, "protocol": "TCP"}],
         "resources": _resources(run),
-        "readinessProbe": _readiness(),
+        # For people and queues only. Nothing here may kill: a late answer does not mean that the pod is dead.
+        "readinessProbe": {
+            "httpGet": {"path": "/healthz", "port": names.PORT_AGENT},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 3,
+        },
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -31,12 +37,6 @@ def worker_container(run: VideoTrainingRun) -> dict[str, Any]:
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": mounts(run),
     }
-
-
-def _readiness() -> dict[str, Any]:
-    """For people and queues only. Nothing here may kill: a late answer is no evidence of death."""
-    request = {"path": "/healthz", "port": names.PORT_AGENT}
-    return {"httpGet": request, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3}
 
 
 def _resources(run: VideoTrainingRun) -> dict[str, Any]:

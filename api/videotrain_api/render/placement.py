@@ -26,7 +26,12 @@ def affinity(run: VideoTrainingRun, given: dict[str, Any] | None, avoid: Sequenc
     """
     result: dict[str, Any] = copy.deepcopy(given or {})
     _add(result, "podAntiAffinity", _REQUIRED, [_beside(run, "kubernetes.io/hostname")])
-    _add(result, "podAffinity", _PREFERRED, _near(run))
+    # Each key counts twice as much as all that follow it would alone.
+    near = [
+        {"weight": _HIGHEST_WEIGHT >> rank, "podAffinityTerm": _beside(run, key)}
+        for rank, key in enumerate(run.spec.pool.topology_keys)
+    ]
+    _add(result, "podAffinity", _PREFERRED, near)
     if avoid:
         _avoid(result, avoid)
     return result
@@ -43,12 +48,6 @@ def _add(affinity: dict[str, Any], kind: str, when: str, terms: list[dict[str, A
     if terms:
         kinds = affinity.get(kind) or {}
         affinity[kind] = kinds | {when: [*(kinds.get(when) or []), *terms]}
-
-
-def _near(run: VideoTrainingRun) -> list[dict[str, Any]]:
-    """Each key counts twice as much as all that follow it would alone."""
-    keys = run.spec.pool.topology_keys
-    return [{"weight": _HIGHEST_WEIGHT >> rank, "podAffinityTerm": _beside(run, key)} for rank, key in enumerate(keys)]
 
 
 def _beside(run: VideoTrainingRun, topology_key: str) -> dict[str, Any]:

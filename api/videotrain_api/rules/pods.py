@@ -27,7 +27,8 @@ def _pool(pool: Pool) -> Iterator[Problem]:
             yield Problem(f"spec.pool.env.{name}", value, f"reserved; {ENV_ADVICE}")
     if len(set(pool.topology_keys)) != len(pool.topology_keys):
         yield Problem("spec.pool.topologyKeys", pool.topology_keys, "every key may appear once")
-    if pool.memory is not None and _gibibytes(pool.memory) <= pool.shm_gibibytes:
+    gibibytes = int(pool.memory[:-2]) * _GIBIBYTES[pool.memory[-2:]] if pool.memory else None
+    if gibibytes is not None and gibibytes <= pool.shm_gibibytes:
         allowed = f"shared memory may take {pool.shm_gibibytes}Gi of it: raise it, or lower spec.pool.shmGibibytes"
         yield Problem("spec.pool.memory", pool.memory, allowed)
     for number, toleration in enumerate(pool.tolerations):
@@ -46,7 +47,3 @@ def _cache(path: str, cache: CacheVolume) -> Iterator[Problem]:
         yield Problem(f"{path}.claimName", cache.claim_name, allowed)
     if cache.storage_class_name and not cache.size_gibibytes:
         yield Problem(f"{path}.storageClassName", cache.storage_class_name, "needs sizeGibibytes")
-
-
-def _gibibytes(memory: str) -> float:
-    return int(memory[:-2]) * _GIBIBYTES[memory[-2:]]
