@@ -17,7 +17,8 @@ from videotrain_trainer.models.drawing import sample
 from videotrain_trainer.models.loading import Model, build, load
 from videotrain_trainer.models.presets import PRESETS, config_of
 from videotrain_trainer.networks.initial import write_initial
-from videotrain_trainer.networks.lora import LoraConfig, inject, load_adapter, merge, save_adapter
+from videotrain_trainer.networks.lora.files import load_adapter, save_adapter
+from videotrain_trainer.networks.lora.layers import LoraConfig, inject, merge
 from videotrain_trainer.networks.weights import LAYOUTS, Destination, convert, start_from
 
 __all__ = [

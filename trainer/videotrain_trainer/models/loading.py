@@ -17,7 +17,8 @@ from videotrain_trainer.models.presets import Described, config_of
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
 from videotrain_trainer.networks.initial import initialize
-from videotrain_trainer.networks.lora import load_adapter, merge
+from videotrain_trainer.networks.lora.files import load_adapter
+from videotrain_trainer.networks.lora.layers import merge
 from videotrain_trainer.networks.mmdit.model import MMDiT, MMDiTConfig
 from videotrain_trainer.networks.registry import SCALING_FACTOR, autoencoder_config, scaling_factor
 from videotrain_trainer.networks.weights import ModelConfig, Weights, load_weights, open_weights
@@ -102,7 +103,7 @@ def load(
             recognised by its tensor names if unset.
         model: which model it must be, as for `build`; by default the one that its tensors describe. Shapes do not tell
             rotary axes that are not in the published proportion, nor the patch size of a model without condition.
-        adapter: folder of a LoRA adapter to merge in.
+        adapter: a LoRA adapter to merge in, as for `load_adapter`.
         device: where the model goes.
         dtype: of the weights; as stored if unset.
         store: serves s3://; by default one with the credentials of the environment.
@@ -118,7 +119,7 @@ def load(
     module = _empty(config_for(weights, found, model), dtype or stored_dtype(weights))
     load_weights(module, weights, layout=found)
     if adapter is not None:
-        load_adapter(module, adapter)
+        load_adapter(module, adapter, store)
         merge(module)
     return module.to(device)
 

@@ -29,7 +29,7 @@ from videotrain_trainer.diffusion.flow_matching import (
 )
 from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
 from videotrain_trainer.networks.adaptation import adapt_transformer
-from videotrain_trainer.networks.lora import initialize_adapter, inject, lora_config
+from videotrain_trainer.networks.lora.layers import initialize_adapter, inject, lora_config
 from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.registry import build_transformer, initialize
 from videotrain_trainer.networks.weights import start_from

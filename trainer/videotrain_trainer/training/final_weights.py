@@ -12,15 +12,8 @@ from torch import Tensor, nn
 from videotrain_api.storage import layout
 from videotrain_trainer.checkpoint.load import StoredCheckpoint, open_checkpoint, read_vectors
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.networks.lora import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    adapted,
-    adapter_files,
-    is_adapter,
-    lora_config,
-    merged_state,
-)
+from videotrain_trainer.networks.lora.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_files
+from videotrain_trainer.networks.lora.layers import adapted, is_adapter, lora_config, merged_state
 from videotrain_trainer.reconstruction.joint_engine import without_discriminator
 from videotrain_trainer.sharded_state import Quantity, numel, pack
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear

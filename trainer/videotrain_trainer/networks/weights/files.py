@@ -193,7 +193,7 @@ def open_weights(source: str | Path | bytes, what: str | None = None, store: Obj
     if isinstance(source, bytes):
         name = what or "weights"
         return _of_file(SafetensorsFile.open(_Memory(source), name), name)
-    place = _Place(source, store)
+    place = Place(source, store)
     file = place.weights_file()
     name = what or str(source)
     if file.endswith(INDEX_SUFFIX):
@@ -214,8 +214,13 @@ def read_metadata(source: bytes, what: str) -> dict[str, str]:
     return dict(open_weights(source, what).metadata)
 
 
-class _Place:
-    """A path or URI: lists files beside it and opens them."""
+class Place:
+    """A path or URI of a file or folder: lists what is in it and opens weights.
+
+    Args:
+        source: a path, `file://` or `s3://`.
+        store: serves s3://; by default one with the credentials of the environment.
+    """
 
     def __init__(self, source: str | Path, store: ObjectStore | None) -> None:
         text = str(source)
@@ -231,7 +236,7 @@ class _Place:
         """
         if self.root.endswith((".safetensors", INDEX_SUFFIX)):
             return self._existing(self.root)
-        usual = f"{self.root.rstrip('/')}/{USUAL_FILE}"
+        usual = self.inside(USUAL_FILE)
         if self.store is not None and self.store.exists(usual):
             return usual  # a stage's folder may hold very many objects
         below = self._below(self.root)
@@ -242,10 +247,24 @@ class _Place:
                 if len(found) > 1:
                     raise ConfigError(f"{self.root}: several weights to choose from: {', '.join(found)}; name one")
                 if found:
-                    return f"{self.root.rstrip('/')}/{found[0]}"
+                    return self.inside(found[0])
         raise ConfigError(f"{self.root}: there are no weights: neither *{INDEX_SUFFIX} nor *.safetensors")
 
+    def inside(self, name: str) -> str:
+        """Path or URI of a file in this folder, whether it is there or not."""
+        return f"{self.root.rstrip('/')}/{name}"
+
+    def has(self, file: str) -> bool:
+        """Is there such a file or object?"""
+        return self.store.exists(file) if self.store else Path(file).is_file()
+
+    def read(self, file: str) -> bytes:
+        """A small file as a whole."""
+        reader = self.reader(file)
+        return bytes(reader.read(0, reader.size))
+
     def reader(self, file: str) -> ByteReader:
+        """Byte ranges of a file or object."""
         return _Object(self.store, file) if self.store else _LocalFile(Path(file))
 
     def beside(self, index: str, name: str) -> str:
@@ -253,8 +272,7 @@ class _Place:
         return self._existing(f"{index.rsplit('/', 1)[0]}/{name}" if "/" in index else name)
 
     def _existing(self, file: str) -> str:
-        found = self.store.exists(file) if self.store else Path(file).is_file()
-        if not found:
+        if not self.has(file):
             raise ConfigError(f"{file}: there is no such weight file")
         return file
 
@@ -278,7 +296,7 @@ def _of_file(file: SafetensorsFile, what: str) -> Weights:
     return Weights(what, dict.fromkeys(file.infos, file), file.metadata)
 
 
-def _of_index(place: _Place, index: str, what: str) -> Weights:
+def _of_index(place: Place, index: str, what: str) -> Weights:
     reader = place.reader(index)
     try:
         mapping: dict[str, str] = dict(json.loads(reader.read(0, reader.size))["weight_map"])

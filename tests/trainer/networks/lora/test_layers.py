@@ -10,18 +10,8 @@ from videotrain_api.resource.stages import LoraAdapter, ParallelLayout
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer import models
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.networks.lora import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    TARGETS,
-    LoraConfig,
-    adapted,
-    initialize_adapter,
-    inject,
-    load_adapter,
-    merge,
-    save_adapter,
-)
+from videotrain_trainer.networks.lora.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapter, save_adapter
+from videotrain_trainer.networks.lora.layers import TARGETS, LoraConfig, adapted, initialize_adapter, inject, merge
 from videotrain_trainer.networks.registry import build_transformer, initialize
 
 CONFIG = LoraConfig(rank=4, alpha=8.0)

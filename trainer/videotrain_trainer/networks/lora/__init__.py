@@ -1,0 +1,1 @@
+"""LoRA adapters: layers with an addition of low rank, and the files that hold it."""
