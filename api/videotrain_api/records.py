@@ -269,7 +269,7 @@ class AgentProgress(ApiModel):
     at: datetime
     """The agent's clock when it answered."""
     ready: bool = True
-    """Workers could start at once: the launcher has imported what they need. A roster that comes earlier waits."""
+    """Workers could start at once: the fork server has imported what they need. A roster that comes earlier waits."""
     roster_generation: int | None = None
     """Newest roster that the agent has read."""
     current: GenerationProgress | None = None

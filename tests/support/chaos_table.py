@@ -136,8 +136,8 @@ The seconds are of that machine and vary from run to run: most of them are the s
 large checkpoint takes as much longer as it takes to load that.
 
 - Real: the API server, etcd, controllers and scheduler of Kubernetes {versions.KUBERNETES}; two replicas of the
-  operator, which share a lease of {LEASE_SECONDS} s; in every pod the agent, the launcher and a worker that trains with
-  `gloo`; an S3 server. Python {platform.python_version()}, {software}.
+  operator, which share a lease of {LEASE_SECONDS} s; in every pod the agent, the fork server and a worker that
+  trains with `gloo`; an S3 server. Python {platform.python_version()}, {software}.
 - Not real: nodes. Their kubelets are the process nodes of this project, which run containers as processes. A node
   without power is one whose processes are killed and whose Lease is no longer renewed; the control plane declares it
   lost after {NODE_GRACE_SECONDS} s, where Kubernetes' default is 50 s. A container that ends with a code, or because

@@ -5,7 +5,7 @@ import contextlib
 from support.agent_pods import AgentPod, Worlds, stage_config
 
 
-def test_a_launcher_with_a_second_thread_spawns_its_workers(tmp_path, monkeypatch):
+def test_a_fork_server_with_a_second_thread_spawns_its_workers(tmp_path, monkeypatch):
     monkeypatch.setenv("JE_ARROW_MALLOC_CONF", "background_thread:true")  # Arrow's allocator starts a thread
     with contextlib.closing(Worlds(tmp_path, pods=1)) as worlds:
         first: AgentPod = worlds.pods[0]

@@ -12,7 +12,7 @@ from support.agent_pods import Worlds, stage_config
 from videotrain_api.metrics import CATALOGUE
 from videotrain_api.vocabulary import ENV_REPLACEABLE, ExitCode
 
-IDLE = ["vt-zygote"]
+IDLE = ["vt-forkserver"]
 
 
 def wait_for_death(pids, seconds=30):
@@ -35,7 +35,7 @@ def test_a_generation_runs_to_its_end_on_two_nodes(worlds, make_config):
     assert first.descendants() == second.descendants() == IDLE
 
 
-def test_an_idle_agent_is_ready_and_a_lost_launcher_is_replaced(worlds, make_config):
+def test_an_idle_agent_is_ready_and_a_lost_fork_server_is_replaced(worlds, make_config):
     first, _ = worlds.pods
     generation = worlds.start(action="stop")
     first.until(lambda progress: progress.ready and progress.roster_generation == generation)
@@ -127,12 +127,12 @@ def test_a_fault_of_a_worker_is_told_with_its_own_code_and_message(worlds):
         assert first.until_ended(generation).exit.code == ExitCode.PEER_LOST
 
 
-def test_the_death_of_the_launcher_ends_the_generation_and_the_next_one_runs(worlds, make_config):
+def test_the_death_of_the_fork_server_ends_the_generation_and_the_next_one_runs(worlds, make_config):
     first, second = worlds.pods
     generation = worlds.start(first, second)
     first.until_step(generation, 1)
-    zygote, *_ = psutil.Process(first.process.pid).children()
-    zygote.kill()
+    fork_server, *_ = psutil.Process(first.process.pid).children()
+    fork_server.kill()
     ended = first.until_ended(generation)
     assert (ended.state, ended.exit.code) == ("failed", ExitCode.KILLED)
     assert second.until_ended(generation).exit.code == ExitCode.PEER_LOST

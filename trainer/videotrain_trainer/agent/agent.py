@@ -17,7 +17,7 @@ from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster
 from videotrain_api.vocabulary import PORT_AGENT, ExitCode
 from videotrain_trainer.agent.exits import silent_exit
-from videotrain_trainer.agent.forkserver_client import Launcher
+from videotrain_trainer.agent.forkserver_client import ForkServerClient
 from videotrain_trainer.agent.generation import Generation
 from videotrain_trainer.agent.metrics import AgentMetrics
 from videotrain_trainer.agent.roster import RosterError, RosterFile
@@ -61,12 +61,12 @@ class Agent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for whoever started the pods
         self._pod.files.directory.mkdir(parents=True, exist_ok=True)
         self._server = self._serve()
-        self._launcher = Launcher()
+        self._fork_server = ForkServerClient()
         self._server.start()
         try:
             return self._work()
         finally:
-            self._launcher.close()
+            self._fork_server.close()
             self._server.close()
 
     def _serve(self) -> AgentServer:
@@ -105,12 +105,12 @@ class Agent:
         self._ticked = time.monotonic()
         if not self._terminating.is_set():
             self._read_roster()
-        for message in self._launcher.messages():
+        for message in self._fork_server.messages():
             if self._current and message.generation == self._current.roster.generation:
                 self._current.hear(message)
         if self._current:
             self._current.poll()
-        self._launcher.revive()
+        self._fork_server.revive()
         self._obey()
         self._publish()
 
@@ -146,7 +146,7 @@ class Agent:
             log.error("generation %s is refused: %s", roster.generation, error)  # noqa: TRY400
             self._refused = _refusal(roster, str(error))
             return
-        self._current = Generation(roster, config, self._pod, self._launcher, self._metrics)
+        self._current = Generation(roster, config, self._pod, self._fork_server, self._metrics)
         self._current.start()
 
     def _config_of(self, roster: Roster) -> StageConfig:
@@ -169,7 +169,7 @@ class Agent:
             pod=self._pod.name,
             pod_uid=self._pod.uid,
             at=datetime.now(UTC),
-            ready=self._launcher.ready,
+            ready=self._fork_server.ready,
             roster_generation=self._rosters.generation,
             current=current,
             previous=self._previous,

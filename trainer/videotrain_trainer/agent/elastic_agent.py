@@ -1,4 +1,4 @@
-"""torchrun without its command line: torchelastic's local agent for one generation of a warm launcher."""
+"""torchrun without its command line: torchelastic's local agent for one generation, forked by the fork server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The warm launcher: a process that has imported everything and forks a torch launcher for each generation.
+"""The fork server: a process that has imported everything and forks a torch launcher for each generation.
 
 Importing torch, DeepSpeed and the trainer takes seconds of CPU per process; a fork of a process that has done it takes
 milliseconds. Forking is sound because this process has one thread and never touches a GPU: it imports and waits. The
@@ -18,14 +18,14 @@ import sys
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from videotrain_trainer.agent.messages import MAX_PACKET, Launched, LauncherEnded, LaunchOrder, Ready, ZygoteMessage
+from videotrain_trainer.agent.messages import MAX_PACKET, ForkServerMessage, Launched, LauncherEnded, LaunchOrder, Ready
 from videotrain_trainer.worker.linux import die_with_parent, name_process
 
 log = logging.getLogger(__name__)
 
 
 def preload() -> None:
-    """Import what launchers and workers need.
+    """Import what the launcher and the workers need.
 
     A task that cannot be imported is logged here and fails when it is run, by itself.
     """
@@ -54,7 +54,7 @@ def start_method() -> Literal["fork", "spawn"]:
     return "spawn"
 
 
-class Zygote:
+class ForkServer:
     """Obeys launch orders from a socket and reports what becomes of them."""
 
     def __init__(self, channel: socket.socket) -> None:
@@ -74,21 +74,21 @@ class Zygote:
                 self._start(LaunchOrder.model_validate_json(packet))
             self._reap()
 
-    def _send(self, message: ZygoteMessage) -> None:
+    def _send(self, message: ForkServerMessage) -> None:
         self._channel.send(message.model_dump_json(by_alias=True).encode())
 
     def _start(self, order: LaunchOrder) -> None:
-        zygote = os.getpid()
+        fork_server_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._be_launcher(order, zygote)
+            self._be_launcher(order, fork_server_pid)
         self._generations[pid] = order.generation
         self._send(Launched(generation=order.generation, pid=pid))
 
-    def _be_launcher(self, order: LaunchOrder, zygote: int) -> NoReturn:
+    def _be_launcher(self, order: LaunchOrder, fork_server_pid: int) -> NoReturn:
         code = 1
         try:
-            die_with_parent(zygote)
+            die_with_parent(fork_server_pid)
             name_process("vt-launcher")
             os.environ.update(order.environment)
             from videotrain_trainer.agent.elastic_agent import launch
@@ -114,14 +114,14 @@ def main() -> None:
     """Entry point: `python -m videotrain_trainer.agent.forkserver SOCKET AGENT_PID`."""
     descriptor, agent = int(sys.argv[1]), int(sys.argv[2])
     die_with_parent(agent)
-    name_process("vt-zygote")
+    name_process("vt-forkserver")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the agent decides when workers end
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     preload()
     gc.collect()
     gc.freeze()  # collections in the children would copy every page that they touch
-    Zygote(socket.socket(fileno=descriptor)).serve()
+    ForkServer(socket.socket(fileno=descriptor)).serve()
 
 
 if __name__ == "__main__":

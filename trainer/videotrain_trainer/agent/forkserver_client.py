@@ -1,4 +1,4 @@
-"""The agent's end of the zygote: starts it, sends launch orders, hears what became of them."""
+"""The agent's end of the fork server: starts it, sends launch orders, hears what became of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import socket
 import subprocess
 import sys
 
-from videotrain_trainer.agent.messages import MAX_PACKET, ZYGOTE_MESSAGE, LaunchMessage, LaunchOrder, Ready
+from videotrain_trainer.agent.messages import FORK_SERVER_MESSAGE, MAX_PACKET, LaunchMessage, LaunchOrder, Ready
 
 log = logging.getLogger(__name__)
 
 
-class Launcher:
-    """Owner of the zygote process; used from the agent's main thread, whose end would kill the zygote."""
+class ForkServerClient:
+    """Owner of the fork server process; used from the agent's main thread, whose end would kill the fork server."""
 
     def __init__(self) -> None:
         self._start()
@@ -26,7 +26,7 @@ class Launcher:
         environment = {
             # One OpenMP thread per worker unless the pod says otherwise, as torchrun has it; read when torch loads.
             "OMP_NUM_THREADS": "1",
-            # Arrow's allocator must start no thread in the zygote, and NVML tells of GPUs without touching them.
+            # Arrow's allocator must start no thread in the fork server, and NVML tells of GPUs without touching them.
             "JE_ARROW_MALLOC_CONF": "background_thread:false",
             "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
             **os.environ,
@@ -43,32 +43,32 @@ class Launcher:
 
     @property
     def pid(self) -> int:
-        """Process id of the zygote."""
+        """Process id of the fork server."""
         return self._process.pid
 
     def launch(self, order: LaunchOrder) -> None:
-        """Start the workers of a generation; a zygote that died is replaced first."""
+        """Start the workers of a generation; a fork server that died is replaced first."""
         self.revive()
         self._channel.send(order.model_dump_json(by_alias=True).encode())
 
     def revive(self) -> None:
-        """Put another zygote in the place of one that died."""
+        """Put another fork server in the place of one that died."""
         if not self.alive():
-            log.error("the warm launcher ended with status %s; starting another", self._process.returncode)
+            log.error("the fork server ended with status %s; starting another", self._process.returncode)
             self._channel.close()
             self._start()
 
     def alive(self) -> bool:
-        """The zygote runs."""
+        """The fork server runs."""
         return self._process.poll() is None
 
     @property
     def ready(self) -> bool:
-        """The zygote has imported everything and waits for orders."""
+        """The fork server has imported everything and waits for orders."""
         return self._ready and self.alive()
 
     def messages(self) -> list[LaunchMessage]:
-        """What the zygote told about launches since the last call."""
+        """What the fork server told about launches since the last call."""
         found: list[LaunchMessage] = []
         while True:
             try:
@@ -77,15 +77,15 @@ class Launcher:
                 return found
             if not packet:
                 return found
-            message = ZYGOTE_MESSAGE.validate_json(packet)
+            message = FORK_SERVER_MESSAGE.validate_json(packet)
             if isinstance(message, Ready):
-                log.info("the warm launcher is ready; workers are started by %s", message.start_method)
+                log.info("the fork server is ready; workers are started by %s", message.start_method)
                 self._ready = True
             else:
                 found.append(message)
 
     def close(self) -> None:
-        """End the zygote."""
+        """End the fork server."""
         self._channel.close()
         self._process.kill()
         self._process.wait()

@@ -16,7 +16,7 @@ from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.records import GenerationProgress, Roster, WorkerExit
 from videotrain_api.vocabulary import ExitCode, GenerationReason
 from videotrain_trainer.agent import exits, tree
-from videotrain_trainer.agent.forkserver_client import Launcher
+from videotrain_trainer.agent.forkserver_client import ForkServerClient
 from videotrain_trainer.agent.messages import Launched, LaunchMessage, LaunchOrder, WorkerDeath, WorkersFailed
 from videotrain_trainer.agent.metrics import AgentMetrics
 from videotrain_trainer.agent.progress import ProgressFold
@@ -33,7 +33,7 @@ class Generation:
     """The workers of one generation in this pod. Driven by `poll` from the agent's main thread."""
 
     def __init__(
-        self, roster: Roster, config: StageConfig, pod: Pod, launcher: Launcher, metrics: AgentMetrics
+        self, roster: Roster, config: StageConfig, pod: Pod, fork_server: ForkServerClient, metrics: AgentMetrics
     ) -> None:
         self.roster = roster
         self.errors: list[str] = []
@@ -42,11 +42,11 @@ class Generation:
         """Every process of it is gone."""
         self._config = config
         self._pod = pod
-        self._launcher = launcher
+        self._fork_server = fork_server
         self._metrics = metrics
         self._fold = ProgressFold(roster.generation, roster.stage, datetime.now(UTC))
         self._tail = RecordTail(pod.files.records(roster.generation, 0))
-        self._zygote: int | None = None
+        self._fork_server_pid: int | None = None
         self._launcher_pid: int | None = None
         self._launcher_gone = False
         self._deaths: dict[int, WorkerDeath] = {}
@@ -69,7 +69,7 @@ class Generation:
         }
         if pod.address.startswith("127.") or pod.address == "::1":
             environment["GLOO_SOCKET_IFNAME"] = "lo"
-        self._launcher.launch(
+        self._fork_server.launch(
             LaunchOrder(
                 generation=roster.generation,
                 run_id=f"{roster.run_uid}-{roster.generation}",
@@ -83,7 +83,7 @@ class Generation:
                 environment=environment,
             )
         )
-        self._zygote = self._launcher.pid
+        self._fork_server_pid = self._fork_server.pid
 
     def hear(self, message: LaunchMessage) -> None:
         """Take a message about this generation."""
@@ -103,8 +103,8 @@ class Generation:
         if self.finished:
             return
         self._read_records()
-        if self._launcher.pid != self._zygote or not self._launcher.alive():
-            self._launcher_gone = True  # it dies with its zygote
+        if self._fork_server.pid != self._fork_server_pid or not self._fork_server.alive():
+            self._launcher_gone = True  # it dies with its fork server
         if self._launcher_gone:
             self._sweep()
         elif self._killed is not None:
@@ -167,7 +167,7 @@ class Generation:
         return any(worker(self.roster.generation, local_rank).exists() for local_rank in ranks)
 
     def _members(self) -> list[Process]:
-        return tree.members(self._launcher_pid, self._launcher.pid)
+        return tree.members(self._launcher_pid, self._fork_server.pid)
 
     def _drain(self) -> None:
         assert self._drain_until is not None

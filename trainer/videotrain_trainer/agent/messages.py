@@ -1,4 +1,4 @@
-"""What the agent and its zygote tell each other, one JSON document per packet of a Unix socket."""
+"""What the agent and its fork server tell each other, one JSON document per packet of a Unix socket."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class WorkerDeath(ApiModel):
 
 
 class Ready(ApiModel):
-    """The zygote has imported everything."""
+    """The fork server has imported everything."""
 
     kind: Literal["ready"] = "ready"
     start_method: Literal["fork", "spawn"]
@@ -80,9 +80,11 @@ class LauncherEnded(ApiModel):
 
 LaunchMessage = Launched | WorkersFailed | LauncherEnded
 """What becomes of a launch order."""
-ZygoteMessage = Ready | LaunchMessage
-ZYGOTE_MESSAGE: TypeAdapter[ZygoteMessage] = TypeAdapter(Annotated[ZygoteMessage, Field(discriminator="kind")])
-"""Parses one packet from the zygote."""
+ForkServerMessage = Ready | LaunchMessage
+FORK_SERVER_MESSAGE: TypeAdapter[ForkServerMessage] = TypeAdapter(
+    Annotated[ForkServerMessage, Field(discriminator="kind")]
+)
+"""Parses one packet from the fork server."""
 
 MAX_PACKET = 256 * 1024
 """Bytes; orders and reports are far smaller."""

@@ -21,16 +21,16 @@ STACK_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 
-def members(launcher: int | None, zygote: int) -> list[Process]:
+def members(launcher_pid: int | None, fork_server_pid: int) -> list[Process]:
     """Live processes of the running generation.
 
     That is the tree below the launcher and, because the agent adopts orphans, every child of the agent that is not the
-    zygote, with what is below it. Zombies are reaped where they are ours and do not count.
+    fork server, with what is below it. Zombies are reaped where they are ours and do not count.
     """
     found: dict[int, Process] = {}
-    roots = [child for child in Process().children() if child.pid != zygote]
+    roots = [child for child in Process().children() if child.pid != fork_server_pid]
     with contextlib.suppress(psutil.NoSuchProcess):
-        roots += [Process(launcher)] if launcher is not None else []
+        roots += [Process(launcher_pid)] if launcher_pid is not None else []
     for root in roots:
         with contextlib.suppress(psutil.NoSuchProcess):
             found.update({process.pid: process for process in (root, *root.children(recursive=True))})

@@ -29,11 +29,11 @@ def test_a_stopped_tree_is_found_and_killed():
     for pid in pids:
         psutil.Process(pid).suspend()
     others = [child.pid for child in psutil.Process().children() if child.pid != process.pid]
-    found = tree.members(process.pid, zygote=others[0] if others else -1)
+    found = tree.members(process.pid, fork_server_pid=others[0] if others else -1)
     assert set(pids) <= {member.pid for member in found}
     tree.kill(member for member in found if member.pid in pids)
     process.wait()
-    assert not [pid for pid in pids if pid in {member.pid for member in tree.members(process.pid, zygote=-1)}]
+    assert not [pid for pid in pids if pid in {member.pid for member in tree.members(process.pid, fork_server_pid=-1)}]
     process.stdout.close()
 
 
@@ -65,10 +65,10 @@ words = [family.stdout.readline().split() for _ in range(2)]
 orphan = int(next(line for line in words if len(line) == 2)[1])
 family.kill()
 family.wait()
-found = tree.members(None, zygote=-1)
+found = tree.members(None, fork_server_pid=-1)
 assert [member.pid for member in found] == [orphan], found
 tree.kill(found)
 psutil.wait_procs(found, timeout=10)
-assert tree.members(None, zygote=-1) == []
+assert tree.members(None, fork_server_pid=-1) == []
 """
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"HOME": str(Path(tmp_path))})
