@@ -67,22 +67,22 @@ async def pod_fail(bench: Bench) -> Result:
     exists for the failed one. A survivor is kept if its uid still lives when all pods run again.
     """
 
-    async def strike(victim: PodSeen) -> Result:
+    async def inject(victim: PodSeen) -> Result:
         await end_pod(bench.client, victim.name, 1)
         return {}
 
-    return await _trials(bench, strike, lambda run: run.live()[1:2])
+    return await _trials(bench, inject, lambda run: run.live()[1:2])
 
 
 async def node_delete(bench: Bench) -> Result:
     """The Node object under one worker is deleted, as a cloud provider does with a machine that is gone."""
 
-    async def strike(victim: PodSeen) -> Result:
+    async def inject(victim: PodSeen) -> Result:
         assert victim.node is not None
         await nodes.remove_node(bench.client, victim.node)
         return {}
 
-    return await _trials(bench, strike, _same_node, repair=_restore)
+    return await _trials(bench, inject, _same_node, repair=_restore)
 
 
 async def node_silent(bench: Bench) -> Result:
@@ -91,12 +91,12 @@ async def node_silent(bench: Bench) -> Result:
     The stock grace period of 50 s is part of every figure; `notReadySeconds` is when the node was marked.
     """
 
-    async def strike(victim: PodSeen) -> Result:
+    async def inject(victim: PodSeen) -> Result:
         assert victim.node is not None
         await nodes.silence(bench.client, victim.node)
         return {"notReadySeconds": asyncio.create_task(_not_ready(bench, victim.node))}
 
-    return await _trials(bench, strike, _same_node, repair=_restore)
+    return await _trials(bench, inject, _same_node, repair=_restore)
 
 
 async def _not_ready(bench: Bench, node: str) -> float | None:
@@ -120,7 +120,7 @@ async def _restore(bench: Bench, victim: PodSeen) -> None:
 
 async def _trials(
     bench: Bench,
-    strike: Callable[[PodSeen], Awaitable[Result]],
+    inject: Callable[[PodSeen], Awaitable[Result]],
     victims: Callable[[RunSeen], list[PodSeen]],
     repair: Callable[[Bench, PodSeen], Awaitable[None]] | None = None,
 ) -> Result:
@@ -130,7 +130,7 @@ async def _trials(
     found: list[Result] = []
     for number in range(bench.options.trials):
         bench.progress.show("trials", number, bench.options.trials)
-        found.append(await _trial(bench, strike, victims, repair))
+        found.append(await _trial(bench, inject, victims, repair))
     times = ("rosterSeconds", "replacedSeconds", "replacedRunningSeconds", "notReadySeconds")
     result: Result = {name: spread(trial.get(name) for trial in found) for name in times if name in found[0]}
     result["recovered"] = f"{sum(trial['replacedRunningSeconds'] is not None for trial in found)} of {len(found)}"
@@ -139,7 +139,7 @@ async def _trials(
 
 async def _trial(
     bench: Bench,
-    strike: Callable[[PodSeen], Awaitable[Result]],
+    inject: Callable[[PodSeen], Awaitable[Result]],
     victims: Callable[[RunSeen], list[PodSeen]],
     repair: Callable[[Bench, PodSeen], Awaitable[None]] | None,
 ) -> Result:
@@ -152,7 +152,7 @@ async def _trial(
     survivors = [pod for pod in run.live() if pod not in hit]
     window = bench.window()
     recovery = Recovery(window.began, survivors, max(pod.generation for pod in run.live()))
-    extra = await strike(hit[0])
+    extra = await inject(hit[0])
     outcome = await _recovered(bench, run, recovery)
     window.close()
     [writes] = await bench.writes(window)

@@ -16,7 +16,7 @@ from support.chaos_rig import until
 from support.processes import processes_below
 
 from videotrain.objectstore.client import s3_client
-from videotrain.report.order_check import order_digest, read_evidence
+from videotrain.report.order_check import check_order, order_digest
 from videotrain.report.workdir import S3Objects
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import CheckpointManifest, OrderLine
@@ -102,12 +102,12 @@ async def check_order(lanes: list[Lane]) -> None:
     found = {}
     for lane in lanes:
         prefix = layout.stage_prefix("s3://chaos/runs", lane.name, "train")
-        evidence = found[lane.name] = read_evidence(objects, layout.checkpoint_commit(prefix, lane.saved))
-        assert (evidence.lost, evidence.repeated, evidence.problems) == (0, 0, []), (lane.name, evidence)
-    undisturbed = await _undisturbed(lanes[0], objects, max(evidence.step for evidence in found.values()))
-    for name, evidence in found.items():
-        expected = order_digest(undisturbed[: evidence.step])
-        assert evidence.order_sha256 == expected, f"{name} was trained on other samples than an undisturbed run"
+        check = found[lane.name] = check_order(objects, layout.checkpoint_commit(prefix, lane.saved))
+        assert (check.lost, check.repeated, check.problems) == (0, 0, []), (lane.name, check)
+    undisturbed = await _undisturbed(lanes[0], objects, max(check.step for check in found.values()))
+    for name, check in found.items():
+        expected = order_digest(undisturbed[: check.step])
+        assert check.order_sha256 == expected, f"{name} was trained on other samples than an undisturbed run"
 
 
 async def _undisturbed(lane: Lane, objects: S3Objects, steps: int) -> list[OrderLine]:

@@ -63,7 +63,7 @@ class NodeShape:
 
 
 @dataclass
-class _Tenant:
+class _HostedPod:
     """A bound pod whose process this object answers for."""
 
     pod: Json
@@ -89,7 +89,7 @@ class ProcessNodes:
         self._shape = shape
         self._namespace = namespace
         self._down: set[str] = set()
-        self._tenants: dict[str, _Tenant] = {}
+        self._hosted: dict[str, _HostedPod] = {}
         self._leaving: set[str] = set()
         self._wake = asyncio.Event()
         self._background: asyncio.TaskGroup | None = None
@@ -137,11 +137,11 @@ class ProcessNodes:
         """
         self._known(name)
         self._down.add(name)
-        victims = [tenant for tenant in self._tenants.values() if tenant.node == name]
-        for tenant in victims:
-            if tenant.process is not None:
-                tenant.process.kill()
-        await asyncio.gather(*(tenant.task for tenant in victims if tenant.task is not None))
+        victims = [hosted for hosted in self._hosted.values() if hosted.node == name]
+        for hosted in victims:
+            if hosted.process is not None:
+                hosted.process.kill()
+        await asyncio.gather(*(hosted.task for hosted in victims if hosted.task is not None))
         await self._set_ready(name, "False", "NodePowerLost")
 
     async def restore_node(self, name: str) -> None:
@@ -156,8 +156,8 @@ class ProcessNodes:
 
     def process_of(self, pod_name: str) -> SupervisedProcess | None:
         """The process of a pod by name, while it runs."""
-        tenants = [tenant for tenant in self._tenants.values() if tenant.pod["metadata"]["name"] == pod_name]
-        return next((tenant.process for tenant in tenants if tenant.process is not None), None)
+        hosted_pods = [hosted for hosted in self._hosted.values() if hosted.pod["metadata"]["name"] == pod_name]
+        return next((hosted.process for hosted in hosted_pods if hosted.process is not None), None)
 
     def _known(self, name: str) -> None:
         if name not in self._names:
@@ -227,17 +227,17 @@ class ProcessNodes:
                 self._leaving.add(uid)
                 self._spawn(self._confirm_deletion(pod))
             return
-        tenant = self._tenants.get(uid)
-        if tenant is None:
-            tenant = self._tenants[uid] = _Tenant(pod, self._root(pod))
-            tenant.task = self._spawn(self._host(tenant))
+        hosted = self._hosted.get(uid)
+        if hosted is None:
+            hosted = self._hosted[uid] = _HostedPod(pod, self._root(pod))
+            hosted.task = self._spawn(self._host(hosted))
             return
-        tenant.pod = pod
-        if tenant.process is None:
+        hosted.pod = pod
+        if hosted.process is None:
             return
-        write_downward_files(pod, tenant.root)
-        if "deletionTimestamp" in pod["metadata"] and tenant.stopping is None:
-            tenant.stopping = self._spawn(_stop(tenant, tenant.process))
+        write_downward_files(pod, hosted.root)
+        if "deletionTimestamp" in pod["metadata"] and hosted.stopping is None:
+            hosted.stopping = self._spawn(_stop(hosted, hosted.process))
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         assert self._background is not None, "pods are served by run()"
@@ -246,56 +246,56 @@ class ProcessNodes:
     def _root(self, pod: Json) -> Path:
         return self._workdir / "pods" / f"{pod['metadata']['name']}-{pod['metadata']['uid'][:8]}"
 
-    async def _host(self, tenant: _Tenant) -> None:
+    async def _host(self, hosted: _HostedPod) -> None:
         """The life of one pod on its node."""
-        metadata = tenant.pod["metadata"]
+        metadata = hosted.pod["metadata"]
         try:
             if "deletionTimestamp" in metadata:
-                await self._finish(tenant, _never_started(tenant.pod, "Deleted", "deleted before it was started"))
+                await self._finish(hosted, _never_started(hosted.pod, "Deleted", "deleted before it was started"))
                 return
-            tenant.process = await self._launch(tenant)
+            hosted.process = await self._launch(hosted)
         except ContainerConfigError as error:
             change = partial(podstatus.waiting, reason="CreateContainerConfigError", message=str(error))
             await self._edit_pod(metadata["name"], metadata["uid"], change)
-            del self._tenants[metadata["uid"]]  # the next change of a pod, ConfigMap or Secret tries again
+            del self._hosted[metadata["uid"]]  # the next change of a pod, ConfigMap or Secret tries again
             return
         except OSError as error:
-            await self._finish(tenant, _never_started(tenant.pod, "StartError", str(error)))
+            await self._finish(hosted, _never_started(hosted.pod, "StartError", str(error)))
             return
-        await self._serve_until_end(tenant, tenant.process)
+        await self._serve_until_end(hosted, hosted.process)
 
-    async def _serve_until_end(self, tenant: _Tenant, process: SupervisedProcess) -> None:
-        metadata = tenant.pod["metadata"]
+    async def _serve_until_end(self, hosted: _HostedPod, process: SupervisedProcess) -> None:
+        metadata = hosted.pod["metadata"]
         change = partial(podstatus.running, started_at=process.started_at)
         known = await self._edit_pod(metadata["name"], metadata["uid"], change)
-        if known is None or tenant.node in self._down:
+        if known is None or hosted.node in self._down:
             process.kill()
         self._wake.set()
         ending = await process.wait()
         if ending.reason == "SupervisorLost":
-            await asyncio.to_thread(end_leftovers, tenant.root, 0.0)
+            await asyncio.to_thread(end_leftovers, hosted.root, 0.0)
             ending = ending._replace(finished_at=utc_now())
-        await self._finish(tenant, ending)
+        await self._finish(hosted, ending)
 
-    async def _launch(self, tenant: _Tenant) -> SupervisedProcess:
-        pod = tenant.pod
+    async def _launch(self, hosted: _HostedPod) -> SupervisedProcess:
+        pod = hosted.pod
         metadata = pod["metadata"]
         if not pod["status"].get("podIP"):
             address = free_address(await self._addresses(), _ports(pod))
             change = partial(podstatus.admitted, address=address)
             pod = await self._edit_pod(metadata["name"], metadata["uid"], change) or pod
         lookup = await self._lookup()
-        tenant.root.mkdir(parents=True, exist_ok=True)
+        hosted.root.mkdir(parents=True, exist_ok=True)
         logs = self._workdir / "logs"
         logs.mkdir(exist_ok=True)
-        write_volumes(pod, tenant.root, lookup)
-        env = environment(pod, tenant.root, lookup)
+        write_volumes(pod, hosted.root, lookup)
+        env = environment(pod, hosted.root, lookup)
         return await SupervisedProcess.start(
             command_line(container_of(pod), env),
             env=env,
-            cwd=tenant.root,
-            log=logs / f"{tenant.root.name}.log",
-            exit_file=tenant.root / "exit.json",
+            cwd=hosted.root,
+            log=logs / f"{hosted.root.name}.log",
+            exit_file=hosted.root / "exit.json",
         )
 
     async def _addresses(self) -> set[str]:
@@ -309,13 +309,13 @@ class ProcessNodes:
                 found[kind, body["metadata"]["name"]] = body
         return lambda kind, name: found.get((kind, name))
 
-    async def _finish(self, tenant: _Tenant, ending: Ending, lost: bool = False) -> None:
+    async def _finish(self, hosted: _HostedPod, ending: Ending, lost: bool = False) -> None:
         """Record how a pod ended."""
-        metadata = tenant.pod["metadata"]
-        reason = podstatus.NODE_LOST if lost or tenant.node in self._down else None
+        metadata = hosted.pod["metadata"]
+        reason = podstatus.NODE_LOST if lost or hosted.node in self._down else None
         change = partial(podstatus.terminated, ending=ending, pod_reason=reason)
         await self._edit_pod(metadata["name"], metadata["uid"], change)
-        self._tenants.pop(metadata["uid"], None)
+        self._hosted.pop(metadata["uid"], None)
 
     async def _confirm_deletion(self, pod: Json) -> None:
         metadata = pod["metadata"]
@@ -326,13 +326,13 @@ class ProcessNodes:
             _log.debug("pod %s is gone, another one has its name", metadata["name"])
 
     async def _kill_all(self) -> None:
-        tenants = [tenant for tenant in self._tenants.values() if tenant.process is not None]
-        for tenant in tenants:
-            if tenant.process is not None:
-                tenant.process.kill()
-        for tenant in tenants:
-            if tenant.process is not None:
-                await self._finish(tenant, await tenant.process.wait(), lost=True)
+        hosted_pods = [hosted for hosted in self._hosted.values() if hosted.process is not None]
+        for hosted in hosted_pods:
+            if hosted.process is not None:
+                hosted.process.kill()
+        for hosted in hosted_pods:
+            if hosted.process is not None:
+                await self._finish(hosted, await hosted.process.wait(), lost=True)
 
     async def _record_lost(self, pod: Json) -> None:
         """A pod of an earlier life: it ended with that life, at the latest at its node's last heartbeat."""
@@ -342,8 +342,8 @@ class ProcessNodes:
             end = max(start, await self._last_heartbeat(pod["spec"]["nodeName"]))
             ending = Ending(KILLED, start, end, "Killed", "videotrain was killed; bounded by its node's last heartbeat")
         lost = ending.reason == "Killed"
-        tenant = _Tenant(pod, self._root(pod))
-        await self._finish(tenant, ending, lost=lost)
+        hosted = _HostedPod(pod, self._root(pod))
+        await self._finish(hosted, ending, lost=lost)
 
     async def _last_heartbeat(self, node: str) -> str:
         try:
@@ -374,11 +374,11 @@ class ProcessNodes:
                 return None
 
 
-async def _stop(tenant: _Tenant, process: SupervisedProcess) -> None:
+async def _stop(hosted: _HostedPod, process: SupervisedProcess) -> None:
     """SIGTERM now, SIGKILL to the whole tree at the deletion deadline, which may move closer meanwhile."""
     process.terminate()
     while True:
-        left = (parse_time(tenant.pod["metadata"]["deletionTimestamp"]) - datetime.now(UTC)).total_seconds()
+        left = (parse_time(hosted.pod["metadata"]["deletionTimestamp"]) - datetime.now(UTC)).total_seconds()
         if left <= 0:
             process.kill()
             return

@@ -24,8 +24,8 @@ def place(pod: Json, pods: Sequence[Json], nodes: Sequence[Json]) -> str | None:
         nodes: all nodes, in order of preference.
     """
     for node in nodes:
-        tenants = [other for other in pods if other["spec"].get("nodeName") == node["metadata"]["name"]]
-        live = [other for other in tenants if not stopped(other)]
+        placed = [other for other in pods if other["spec"].get("nodeName") == node["metadata"]["name"]]
+        live = [other for other in placed if not stopped(other)]
         if _usable(node, pod) and not _same_run(pod, live) and _room(pod, live, node):
             return str(node["metadata"]["name"])
     return None
@@ -54,19 +54,19 @@ def _avoided(pod: Json) -> set[str]:
     return {name for field in named for name in field["values"]}
 
 
-def _same_run(pod: Json, tenants: Sequence[Json]) -> bool:
+def _same_run(pod: Json, others: Sequence[Json]) -> bool:
     run = _run(pod)
-    return run is not None and any(_run(other) == run for other in tenants)
+    return run is not None and any(_run(other) == run for other in others)
 
 
 def _run(pod: Json) -> str | None:
     return (pod["metadata"].get("labels") or {}).get(LABEL_RUN)
 
 
-def _room(pod: Json, tenants: Sequence[Json], node: Json) -> bool:
+def _room(pod: Json, others: Sequence[Json], node: Json) -> bool:
     allocatable = node.get("status", {}).get("allocatable", {})
     return all(
-        sum(_demand(other, resource) for other in [*tenants, pod]) <= int(amount)
+        sum(_demand(other, resource) for other in [*others, pod]) <= int(amount)
         for resource, amount in allocatable.items()
     )
 

@@ -15,7 +15,7 @@ from videotrain_api.storage.artifacts import CheckpointManifest, OrderLine
 
 
 @dataclass(frozen=True)
-class OrderEvidence:
+class OrderCheck:
     """The order of one stage, as its committed checkpoint proves it."""
 
     stage: str
@@ -33,7 +33,7 @@ class OrderEvidence:
     """Contradictions, for people; empty if all is well."""
 
 
-def read_evidence(objects: ObjectReader, commit_uri: str) -> OrderEvidence:
+def check_order(objects: ObjectReader, commit_uri: str) -> OrderCheck:
     """Check the order of a committed checkpoint.
 
     Args:
@@ -50,7 +50,7 @@ def read_evidence(objects: ObjectReader, commit_uri: str) -> OrderEvidence:
     digest = order_digest(lines)
     if digest != manifest.order_sha256:
         problems.append(f"order segments hash to {digest}, the checkpoint says {manifest.order_sha256}")
-    return OrderEvidence(
+    return OrderCheck(
         stage=manifest.stage,
         step=manifest.step,
         consumed=consumed,

@@ -10,7 +10,7 @@ from typing import Any
 
 import videotrain_api
 from videotrain import __version__
-from videotrain.report.order_check import OrderEvidence, read_evidence
+from videotrain.report.order_check import OrderCheck, check_order
 from videotrain.report.recovery import Recovery, first_step, last_step, lost_steps, recoveries
 from videotrain.report.workdir import ObjectMissingError, ObjectReader, RunRecords, read_records
 from videotrain.wording import GPU_NOTE
@@ -39,11 +39,11 @@ def write_summary(workdir: Path, run: Json, objects: ObjectReader) -> Path:
     """
     status = RunStatus.from_wire(run.get("status") or {})
     records = read_records(workdir)
-    evidence = [e for stage in status.stages if (e := _evidence(run, stage, objects))]
+    checks = [e for stage in status.stages if (e := _order_check(run, stage, objects))]
     summary = _head(run, status) | {
         "stages": [_stage(stage, status, records) for stage in status.stages],
         "restarts": status.restarts.model_dump(),
-        "samples": _samples(evidence),
+        "samples": _samples(checks),
         **_money(status.cost),
         **_recovery(recoveries(status, records)),
         "checkpoints": _checkpoints(status, records),
@@ -148,31 +148,31 @@ def _losses(steps: tuple[StepRecord, ...]) -> Json:
     }
 
 
-def _evidence(run: Json, stage: StageStatus, objects: ObjectReader) -> OrderEvidence | None:
+def _order_check(run: Json, stage: StageStatus, objects: ObjectReader) -> OrderCheck | None:
     if stage.task not in {"train", "autoencoder"} or stage.saved_step == 0:
         return None
     commit = layout.checkpoint_commit(_prefix(run, stage.name), stage.saved_step)
     try:
-        return read_evidence(objects, commit)
+        return check_order(objects, commit)
     except ObjectMissingError as error:
-        return OrderEvidence(stage.name, stage.saved_step, 0, 0, 0, "", [f"no proof of the order: {error}"])
+        return OrderCheck(stage.name, stage.saved_step, 0, 0, 0, "", [f"no proof of the order: {error}"])
 
 
 def _prefix(run: Json, stage: str) -> str:
     return layout.stage_prefix(run["spec"]["storage"]["uri"], run["metadata"]["name"], stage)
 
 
-def _samples(evidence: list[OrderEvidence]) -> Json:
+def _samples(checks: list[OrderCheck]) -> Json:
     combined = hashlib.sha256()
-    for one in evidence:
+    for one in checks:
         combined.update(f"{one.stage} {one.order_sha256}\n".encode())
     fields = ("consumed", "repeated", "lost")
-    return {field: sum(getattr(one, field) for one in evidence) for field in fields} | {
-        "order_sha256": combined.hexdigest() if evidence else None,
+    return {field: sum(getattr(one, field) for one in checks) for field in fields} | {
+        "order_sha256": combined.hexdigest() if checks else None,
         "stages": [
-            {"name": e.stage, "step": e.step, **{f: getattr(e, f) for f in (*fields, "order_sha256")}} for e in evidence
+            {"name": e.stage, "step": e.step, **{f: getattr(e, f) for f in (*fields, "order_sha256")}} for e in checks
         ],
-        "problems": [f"{e.stage}: {problem}" for e in evidence for problem in e.problems],
+        "problems": [f"{e.stage}: {problem}" for e in checks for problem in e.problems],
     }
 
 

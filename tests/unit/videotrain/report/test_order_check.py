@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain.report.order_check import count_repeated, order_digest, read_evidence
+from videotrain.report.order_check import check_order, count_repeated, order_digest
 from videotrain.report.workdir import ObjectMissingError
 from videotrain_api.storage.artifacts import OrderLine
 
@@ -65,26 +65,26 @@ def commit_uri(run, step=6):
 
 
 def test_a_sound_checkpoint_proves_its_order(trained):
-    evidence = read_evidence(trained.objects, commit_uri(trained))
-    assert (evidence.consumed, evidence.repeated, evidence.lost, evidence.problems) == (24, 0, 0, [])
+    check = check_order(trained.objects, commit_uri(trained))
+    assert (check.consumed, check.repeated, check.lost, check.problems) == (24, 0, 0, [])
     expected = json.loads(trained.objects.get(commit_uri(trained)))["orderSha256"]
-    assert evidence.order_sha256 == expected
+    assert check.order_sha256 == expected
 
 
 def test_a_missing_segment_is_lost_samples_and_a_problem(trained):
     del trained.objects.objects[f"{trained.prefix('train')}/order/00000001-00000003.g000001.jsonl"]
-    evidence = read_evidence(trained.objects, commit_uri(trained))
-    assert (evidence.consumed, evidence.lost) == (12, 12)
-    assert any("no line for 3 steps (first 1)" in problem for problem in evidence.problems)
-    assert any("hash" in problem for problem in evidence.problems)
+    check = check_order(trained.objects, commit_uri(trained))
+    assert (check.consumed, check.lost) == (12, 12)
+    assert any("no line for 3 steps (first 1)" in problem for problem in check.problems)
+    assert any("hash" in problem for problem in check.problems)
 
 
 def test_a_segment_that_was_changed_is_a_problem(trained):
     uri = f"{trained.prefix('train')}/order/00000004-00000006.g000001.jsonl"
     trained.objects.objects[uri] = trained.objects.objects[uri].replace(b"train-5-0", b"train-5-9")
-    evidence = read_evidence(trained.objects, commit_uri(trained))
-    assert evidence.lost == 0
-    assert [p for p in evidence.problems if "hash" in p]
+    check = check_order(trained.objects, commit_uri(trained))
+    assert check.lost == 0
+    assert [p for p in check.problems if "hash" in p]
 
 
 def test_lines_of_a_segment_beyond_its_use_do_not_count(trained):
@@ -92,9 +92,9 @@ def test_lines_of_a_segment_beyond_its_use_do_not_count(trained):
     uri = manifest["order"][0]["uri"]
     extra = {"step": 4, "epoch": 0, "bucket": "b", "ids": ["train-4-0"]}
     trained.objects.objects[uri] += json.dumps(extra).encode() + b"\n"
-    assert read_evidence(trained.objects, commit_uri(trained, 3)).consumed == 12
+    assert check_order(trained.objects, commit_uri(trained, 3)).consumed == 12
 
 
 def test_no_checkpoint_is_an_error(trained):
     with pytest.raises(ObjectMissingError):
-        read_evidence(trained.objects, commit_uri(trained, 5))
+        check_order(trained.objects, commit_uri(trained, 5))
