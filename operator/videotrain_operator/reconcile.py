@@ -18,7 +18,7 @@ from videotrain_operator.cluster.agents import Agents
 from videotrain_operator.cluster.apply import apply, whenever_changed
 from videotrain_operator.cluster.interface import Cluster, Conflict, Json, NamespaceGoing, NotFound, WatchEvent
 from videotrain_operator.cluster.observe import observe
-from videotrain_operator.cluster.orphans import let_go
+from videotrain_operator.cluster.orphans import release_orphans
 from videotrain_operator.cluster.status_writes import Memory
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.observed import Observed
@@ -97,7 +97,7 @@ async def reconcile(
         observed = replace(observed, nodes_untrusted=nodes_untrusted)
     now = clock()
     parse = memory.parse if memory else VideoTrainingRun.from_wire
-    decided = _decide(memory.recall(run) if memory else run, observed, now, parse)
+    decided = _decide(memory.with_unwritten_status(run) if memory else run, observed, now, parse)
     status = decided.status.to_wire()
     written = await apply(cluster, run, decided, status, memory.due if memory else whenever_changed)
     if written and written.get("status") == status:
@@ -161,7 +161,7 @@ class RunLoop:
         self._woken = asyncio.Event()
         self._departed: dict[str, Json] = {}
         self._desired: object = None
-        self._bereft = False
+        self._may_have_orphans = False
 
     def wake(self) -> None:
         """Look now."""
@@ -180,7 +180,7 @@ class RunLoop:
             if desired == self._desired:
                 return
             self._desired = desired
-            self._bereft = self._bereft or event.type == "DELETED"
+            self._may_have_orphans = self._may_have_orphans or event.type == "DELETED"
         if body["kind"] == "Pod" and event.type == "DELETED":
             self._departed[body["metadata"]["uid"]] = body
         if body["kind"] in ("ConfigMap", "Service") and event.type != "DELETED":
@@ -223,21 +223,21 @@ class RunLoop:
         resting = self._settle_seconds > 0 and outcome.plan.status.phase in _RESTING
         return max(self._settle_seconds, RESTING_SETTLE_SECONDS) if resting else self._settle_seconds
 
-    def bereave(self) -> None:
-        """There may be pods of an earlier run of this name."""
-        self._bereft = True
+    def expect_orphans(self) -> None:
+        """There may be pods of an earlier run of this name: the next pass releases them first."""
+        self._may_have_orphans = True
         self.wake()
 
-    async def _let_go_of_earlier(self) -> None:
+    async def _release_orphans(self) -> None:
         run = await self._cluster.get(KIND, self._key.namespace, self._key.name)
-        await let_go(self._cluster, self._key.namespace, self._key.name, but=run["metadata"]["uid"])
-        self._bereft = False
+        await release_orphans(self._cluster, self._key.namespace, self._key.name, but=run["metadata"]["uid"])
+        self._may_have_orphans = False
 
     async def _pass(self) -> Outcome:
         departed = dict(self._departed)
         try:
-            if self._bereft:
-                await self._let_go_of_earlier()
+            if self._may_have_orphans:
+                await self._release_orphans()
             async with self._turns:
                 outcome = await reconcile(
                     self._cluster,
@@ -249,7 +249,7 @@ class RunLoop:
                     self._nodes_untrusted(),
                 )
         except (NotFound, NamespaceGoing):
-            await let_go(self._cluster, self._key.namespace, self._key.name)
+            await release_orphans(self._cluster, self._key.namespace, self._key.name)
             raise
         for uid in departed:
             self._departed.pop(uid, None)

@@ -8,7 +8,7 @@ import asyncio
 import pytest
 import pytest_asyncio
 from support.chaos_cells import Cell, run_row
-from support.chaos_end import check_bill, check_order, delete_namespaces, suspend_all
+from support.chaos_end import check_bill, check_orders, delete_namespaces, suspend_all
 from support.chaos_faults import FAULTS
 from support.chaos_lane import PHASES, Lane
 from support.chaos_records import RecordKeeper
@@ -66,7 +66,7 @@ async def test_the_bill_adds_up_and_no_sample_was_lost_or_repeated(lanes, table)
     await suspend_all(lanes)
     for lane in lanes:
         check_bill(lane)
-    await check_order(lanes)
+    await check_orders(lanes)
     table.accounts_checked = True
 
 

@@ -94,7 +94,7 @@ def _microseconds(start: str, end: str) -> int:
     return round((_time(end) - _time(start)).total_seconds() * 1_000_000)
 
 
-async def check_order(lanes: list[Lane]) -> None:
+async def check_orders(lanes: list[Lane]) -> None:
     """Every lane's checkpoint holds the samples of an undisturbed run of as many steps."""
     rig = lanes[0].rig
     client = s3_client(rig.store.endpoint_url, rig.store.credentials, "us-east-1", timeout_seconds=60)

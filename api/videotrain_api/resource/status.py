@@ -58,7 +58,7 @@ class GenerationStatus(ApiModel):
     end_reason: str | None = None
     """GenerationReason of the next one, or Suspended or Completed."""
     end_message: str = ""
-    """For people: the evidence on which it was ended."""
+    """For people: what was seen when it was ended."""
     lost_from_step: int | None = None
     """Steps after this one were lost, since the next generation resumed here; None while it is not known."""
     progress: GenerationProgress | None = None
@@ -149,7 +149,7 @@ class OutageStatus(ApiModel):
     reason: str
     """GenerationReason of its end."""
     message: str
-    """For people: the evidence."""
+    """For people: what was seen."""
     since: datetime
     """When it ended."""
     wasted_gpu_microseconds: int

@@ -72,7 +72,7 @@ class AgentClient:
             self._session = None
 
     async def progress(self, address: str) -> AgentProgress | None:
-        """The answer of the agent at a pod IP; None if it does not answer. Silence is not evidence of death."""
+        """The answer of the agent at a pod IP; None if it does not answer. Silence proves no death."""
         if self.silent_seconds(address) > 0:
             return None
         answer = await self._get(address, "/progress", self._timeout)

@@ -11,7 +11,7 @@ from videotrain_operator.cluster.interface import Cluster, Conflict, Json, NotFo
 from videotrain_operator.planner.groups import GROUP_LABEL
 
 
-async def let_go(cluster: Cluster, namespace: str, run: str, but: str = "") -> None:
+async def release_orphans(cluster: Cluster, namespace: str, run: str, but: str = "") -> None:
     """Tell the queue that nobody replaces the pods of a run that is gone, or whose namespace is being deleted.
 
     Kubernetes deletes the pods. The queue would keep those that failed, and their quota, until they are replaced, and
@@ -27,9 +27,9 @@ async def let_go(cluster: Cluster, namespace: str, run: str, but: str = "") -> N
         labels = pod["metadata"]["labels"]
         if GROUP_LABEL in labels and labels.get(LABEL_RUN_UID) != but:
             with suppress(Conflict, NotFound):  # it is gone, which is all that is wanted
-                await cluster.apply(_last_word(pod), ROSTER_MANAGER)
+                await cluster.apply(_final_patch(pod), ROSTER_MANAGER)
 
 
-def _last_word(pod: Json) -> Json:
+def _final_patch(pod: Json) -> Json:
     head = {key: pod["metadata"][key] for key in ("name", "namespace", "uid")}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": head | {"annotations": dict(FINAL)}}

@@ -99,7 +99,7 @@ def pod_view(pod: Json, nodes: Mapping[str, Json], gpu_resource: str) -> PodView
         gpus=_gpus(spec, gpu_resource),
         price=annotations.get(ANNOTATION_PRICE),
         node_lost=node_name is not None and (node is None or node_is_lost(node)),
-        node_evidence=_evidence(node) if node_name is not None else "",
+        node_reason=_node_reason(node) if node_name is not None else "",
         node_draining=node is not None and node_is_leaving(node),
     )
 
@@ -198,7 +198,7 @@ def _is_finalizing(head: Json, status: Json, node: str | None) -> bool:
     return over and "deletionTimestamp" in head and bool(head.get("finalizers"))
 
 
-def _evidence(node: Json | None) -> str:
+def _node_reason(node: Json | None) -> str:
     """What is known about a node that is lost or leaves; no numbers that change from look to look."""
     if node is None:
         return "the node was deleted"

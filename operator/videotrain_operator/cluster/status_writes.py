@@ -55,7 +55,7 @@ class Memory:
         metadata = Metadata.from_wire(head)
         return VideoTrainingRun.model_construct(metadata=metadata, spec=self._spec[1], status=run.get("status"))
 
-    def recall(self, run: Json) -> Json:
+    def with_unwritten_status(self, run: Json) -> Json:
         """The run with the newest computed status, if nobody has written another one since."""
         self._current = run["metadata"].get("resourceVersion", "")
         if self._status is None or self._current != self._version:

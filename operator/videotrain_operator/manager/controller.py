@@ -30,8 +30,8 @@ GONE_SECONDS: Final = 0.5
 _log = logging.getLogger(__name__)
 
 
-class _Charge:
-    """A run that this process looks after."""
+class _ManagedRun:
+    """A run, its loop, and what was told of it."""
 
     def __init__(self, loop: RunLoop, listening: Listening) -> None:
         self.loop = loop
@@ -82,7 +82,7 @@ class Controller:
         self._nodes_heard_at = nodes_heard_at
         self._node_trust = NodeTrust(settings.node_trust_max_lost_percent)
         self._turns = _Turns(settings.concurrent_passes, self._node_trust)
-        self._charges: dict[Key, _Charge] = {}
+        self._managed: dict[Key, _ManagedRun] = {}
         self._leaving: set[str] = set()
         self._group: asyncio.TaskGroup | None = None
 
@@ -91,19 +91,19 @@ class Controller:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                bereft = self._bereft()
-                for key in {*self._stores[KIND].names(), *bereft}:
-                    self._take_charge(key)
-                for key in bereft:
-                    self._charges[key].loop.bereave()
+                orphaned = self._runs_with_orphans()
+                for key in {*self._stores[KIND].names(), *orphaned}:
+                    self._manage(key)
+                for key in orphaned:
+                    self._managed[key].loop.expect_orphans()
                 group.create_task(asyncio.Event().wait())
         finally:
             self._group = None
-            for charge in self._charges.values():
-                charge.listening.close()
-            self._charges.clear()
+            for managed in self._managed.values():
+                managed.listening.close()
+            self._managed.clear()
 
-    def _bereft(self) -> set[Key]:
+    def _runs_with_orphans(self) -> set[Key]:
         """Runs of which there are pods although they were deleted while nobody led, perhaps to be made again."""
         found = set()
         for head in (pod["metadata"] for pod in self._stores["Pod"].all()):
@@ -123,18 +123,18 @@ class Controller:
             self._notice_node(event)
         else:
             run = (event.object["metadata"].get("labels") or {}).get(LABEL_RUN)
-            charge = self._charges.get(Key(event.object["metadata"].get("namespace", ""), run or ""))
-            if charge is not None:
-                charge.loop.notice(event)
+            managed = self._managed.get(Key(event.object["metadata"].get("namespace", ""), run or ""))
+            if managed is not None:
+                managed.loop.notice(event)
 
     def _notice_run(self, event: WatchEvent) -> None:
         key = key_of(event.object)
         if event.type == "DELETED":
             self._metrics.forget(key.namespace, key.name)
-        if key in self._charges:
-            self._charges[key].loop.notice(event)
+        if key in self._managed:
+            self._managed[key].loop.notice(event)
         elif event.type != "DELETED" and self._group is not None:
-            self._take_charge(key)
+            self._manage(key)
 
     def _notice_node(self, event: WatchEvent) -> None:
         """Wake the runs on a node that is lost, back, leaving or staying; its heartbeats are no news."""
@@ -149,11 +149,11 @@ class Controller:
             self.look_at_nodes()
         for pod in self._stores["Pod"].on_node(name):
             run = (pod["metadata"].get("labels") or {}).get(LABEL_RUN, "")
-            charge = self._charges.get(Key(pod["metadata"]["namespace"], run))
-            if charge is not None:
-                charge.loop.wake()
+            managed = self._managed.get(Key(pod["metadata"]["namespace"], run))
+            if managed is not None:
+                managed.loop.wake()
 
-    def _take_charge(self, key: Key) -> None:
+    def _manage(self, key: Key) -> None:
         assert self._group is not None
         loop = RunLoop(
             self._cluster,
@@ -166,23 +166,23 @@ class Controller:
             on_outcome=lambda outcome: self._note(key, outcome),
             on_error=lambda error: self._note_error(key, error),
         )
-        charge = self._charges[key] = _Charge(loop, Listening(self._agents, loop.wake))
-        charge.task = self._group.create_task(self._look_after(key, charge), name=f"run {key.namespace}/{key.name}")
+        managed = self._managed[key] = _ManagedRun(loop, Listening(self._agents, loop.wake))
+        managed.task = self._group.create_task(self._run_loop(key, managed), name=f"run {key.namespace}/{key.name}")
 
-    async def _look_after(self, key: Key, charge: _Charge) -> None:
+    async def _run_loop(self, key: Key, managed: _ManagedRun) -> None:
         try:
-            await charge.loop.run()
+            await managed.loop.run()
         finally:
-            charge.listening.close()
-            if self._charges.get(key) is charge:
-                del self._charges[key]
+            managed.listening.close()
+            if self._managed.get(key) is managed:
+                del self._managed[key]
         # A run of the same name may have been created while this one's last pass went on. Or the server does not know a
         # run of which the watch tells no end: it has gone just now, or the server has just started.
         if self._stores[KIND].get(key) is None:
             return
         await asyncio.sleep(GONE_SECONDS)
-        if self._group is not None and key not in self._charges and self._stores[KIND].get(key) is not None:
-            self._take_charge(key)
+        if self._group is not None and key not in self._managed and self._stores[KIND].get(key) is not None:
+            self._manage(key)
 
     def look_at_nodes(self) -> None:
         """Decide again whether nodes are trusted; wakes every run when that changes."""
@@ -191,32 +191,32 @@ class Controller:
         self._node_trust.assess((self._stores["Node"].get(Key("", name)) for name in names), self._nodes_heard_at())
         self._metrics.note_node_trust(self._node_trust.reason)
         if bool(before) != bool(self._node_trust.reason):
-            for charge in self._charges.values():
-                charge.loop.wake()
+            for managed in self._managed.values():
+                managed.loop.wake()
 
     def _note(self, key: Key, outcome: Outcome) -> None:
         reasons = [event.reason for event in outcome.plan.events]
         self._metrics.note_pass(outcome.run, outcome.status, outcome.seconds, reasons)
-        charge = self._charges.get(key)
-        if charge is None:
+        managed = self._managed.get(key)
+        if managed is None:
             return
-        charge.told.clear()
+        managed.told.clear()
         generations = outcome.plan.status.generations
         live = generations and generations[-1].end_cause is None
-        charge.listening.attend(outcome.observed, generations[-1].members if live else ())
+        managed.listening.attend(outcome.observed, generations[-1].members if live else ())
 
     def _note_error(self, key: Key, error: Exception) -> None:
         if isinstance(error, Conflict):
             self._metrics.note_conflict()
             return
         self._metrics.note_error(error)
-        charge = self._charges.get(key)
-        if charge is None or not isinstance(error, ApiError) or isinstance(error, ApiUnavailable):
+        managed = self._managed.get(key)
+        if managed is None or not isinstance(error, ApiError) or isinstance(error, ApiUnavailable):
             return
         now = time.monotonic()
-        if now - charge.told.get(str(error), -REPEAT_SECONDS) < REPEAT_SECONDS:
+        if now - managed.told.get(str(error), -REPEAT_SECONDS) < REPEAT_SECONDS:
             return
-        charge.told[str(error)] = now
+        managed.told[str(error)] = now
         run = self._stores[KIND].get(key)
         if run is not None and self._group is not None:
             self._group.create_task(self._tell(run, error))

@@ -17,7 +17,7 @@ from videotrain_operator.planner.budget import spent_percent
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.observed import PodView
 from videotrain_operator.planner.rates import step_seconds
-from videotrain_operator.planner.status_backup import memento
+from videotrain_operator.planner.status_backup import status_backup
 
 PATIENCE_SECONDS: Final = 10.0
 """How long the ledger may lag behind pods that were bound."""
@@ -59,7 +59,7 @@ def store_ledger(draft: Draft) -> None:
     bill, stored = draft.bill, draft.observed.ledger
     if bill is None or not (bill.document["pods"] or bill.document["entries"] or stored):
         return
-    document = bill.document | {"run": memento(draft)}
+    document = bill.document | {"run": status_backup(draft)}
     wait = _can_wait(document, stored or {}, draft.now, over=draft.finished)
     if 0 < wait < math.inf:
         draft.look_again(wait)

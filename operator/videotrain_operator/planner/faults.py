@@ -1,4 +1,4 @@
-"""Evidence of failure, and what follows from it.
+"""What counts as a fault, and what follows from it.
 
 Somebody's death makes every other worker fail too (a collective breaks), so the root is looked for first: a lost node
 or a dead pod explains exits, an exit with a code of its own explains exits that only say "a peer is gone".
@@ -97,12 +97,12 @@ class Fault:
 
 
 def pod_fault(name: str, pod: PodView | None) -> Fault | None:
-    """Positive evidence against a pod: it is gone, its node is lost, or its container ended."""
+    """The fault of a pod: it is gone, its node is lost, or its container ended; None if none of that was seen."""
     if pod is None:
         message = f"pod {name} is gone"
         return Fault(pod=name, reason="PodGone", message=message, generation_reason=GenerationReason.POD_FAILED)
     if pod.node_lost:
-        message = f"node {pod.node} of pod {name} is lost{f': {pod.node_evidence}' if pod.node_evidence else ''}"
+        message = f"node {pod.node} of pod {name} is lost{f': {pod.node_reason}' if pod.node_reason else ''}"
         return Fault(
             pod=name, reason="NodeLost", message=message, generation_reason=GenerationReason.NODE_LOST, node=pod.node
         )

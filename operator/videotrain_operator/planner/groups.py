@@ -110,7 +110,7 @@ def surplus(draft: Draft, wanted: int) -> set[str]:
     return names
 
 
-def render_last_word(run: VideoTrainingRun, pod: PodView) -> Manifest:
+def render_final(run: VideoTrainingRun, pod: PodView) -> Manifest:
     """A patch by which the queue lets the group end: its pods are not replaced."""
     patch = render_roster(run, pod.name, pod.uid, "")
     # One field manager owns both annotations, so leaving the roster out would remove it.
@@ -118,7 +118,7 @@ def render_last_word(run: VideoTrainingRun, pod: PodView) -> Manifest:
     return patch | {"metadata": patch["metadata"] | {"annotations": roster | FINAL}}
 
 
-def render_unheld(run: VideoTrainingRun, pod: PodView) -> Manifest:
+def render_without_finalizers(run: VideoTrainingRun, pod: PodView) -> Manifest:
     """A patch that takes a pod of a lost node from the queue.
 
     The queue counts a pod as running until a kubelet says how it ended, which nobody will; its replacement would be

@@ -23,7 +23,7 @@ BLAMELESS: Final = frozenset({"NodeLost", "PodGone", "Evicted"})
 
 
 def judge_generation(draft: Draft) -> None:
-    """End the running generation if the evidence says so."""
+    """End the running generation if it is complete, failed, hangs or loses a member."""
     live = draft.live
     if live is None or draft.finished:
         return
@@ -37,7 +37,7 @@ def judge_generation(draft: Draft) -> None:
         return
     hang = _hang(draft, live, reports)
     if hang is not None:
-        _strike(draft, live, hang)
+        _end_for_fault(draft, live, hang)
         return
     _judge_leaving(draft, live)
 
@@ -112,11 +112,11 @@ def _judge_faults(draft: Draft, live: GenerationStatus, faults: list[Fault], rep
             return
         root = _silent(draft, live, reports) or faults[0]
     _note_counted(draft, [pod for pod in _member_pods(draft, live) if dead(pod)])
-    _strike(draft, live, root)
+    _end_for_fault(draft, live, root)
 
 
 def _silent(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Fault | None:
-    """Peers were lost and one member does not answer: together that is evidence, though neither is alone."""
+    """Peers were lost and one member does not answer: together that is proof, though neither is alone."""
     answered = {report.pod for report in reports}
     silent = [pod for pod in _member_pods(draft, live) if pod.name not in answered]
     if not silent or not answered or draft.observed.nodes_untrusted:
@@ -147,7 +147,7 @@ def _member_pods(draft: Draft, live: GenerationStatus) -> list[PodView]:
     return [draft.pods[name] for name in live.members if name in draft.pods]
 
 
-def _strike(draft: Draft, live: GenerationStatus, fault: Fault) -> None:
+def _end_for_fault(draft: Draft, live: GenerationStatus, fault: Fault) -> None:
     """End the generation for a fault, or the run if that was one too many."""
     verdict = fault.verdict(draft.spec.failure_policy.rules)
     draft.end_generation(verdict.cause, fault.generation_reason, fault.message)
@@ -219,7 +219,13 @@ def _hang(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Fault 
     """The step counter stands still, or the first step never comes, while agents answer. Silence proves nothing."""
     facts, policy = live.progress, draft.spec.failure_policy
     if not draft.observed.agents:
-        set_condition(draft, Condition.PROGRESS_OBSERVED, None, "NoAnswer", "no agent answers; waiting for evidence")
+        set_condition(
+            draft,
+            Condition.PROGRESS_OBSERVED,
+            None,
+            "NoAnswer",
+            "no agent answers; that alone ends nothing",
+        )
         return None
     if facts is None or facts.first_step_at is None:
         return _late(draft, live)
@@ -280,11 +286,11 @@ def _judge_leaving(draft: Draft, live: GenerationStatus) -> None:
         message=f"leaving: {', '.join(reasons)}",
         generation_reason=GenerationReason.PREEMPTED,
     )
-    _strike(draft, live, fault)
+    _end_for_fault(draft, live, fault)
 
 
 def _why_leaving(pod: PodView) -> str:
     if pod.deleting:
         told = ": ".join(filter(None, [pod.reason, pod.message]))
         return f"it is being deleted: {told or 'by hand or by a controller'}"
-    return pod.node_evidence or "its node is drained"
+    return pod.node_reason or "its node is drained"

@@ -10,7 +10,13 @@ from videotrain_api.render.pod import render_pod
 from videotrain_api.resource.status import SuspectNode
 from videotrain_operator.planner.decision import Deletion
 from videotrain_operator.planner.draft import Draft
-from videotrain_operator.planner.groups import render_last_word, render_unheld, settle_groups, stopping_groups, surplus
+from videotrain_operator.planner.groups import (
+    render_final,
+    render_without_finalizers,
+    settle_groups,
+    stopping_groups,
+    surplus,
+)
 from videotrain_operator.planner.observed import PodView
 
 SUSPECT_SECONDS: Final = 3600
@@ -149,9 +155,9 @@ def _delete(draft: Draft, pod: PodView, grace_seconds: int | None) -> None:
     draft.delete.append(Deletion(kind="Pod", name=pod.name, uid=pod.uid, grace_seconds=grace_seconds))
     given_up = draft.finished or draft.suspend_reason or pod.gated
     if pod.group is not None and pod.node_lost:
-        draft.apply.append(render_unheld(draft.run, pod))
+        draft.apply.append(render_without_finalizers(draft.run, pod))
     elif pod.group is not None and given_up:
-        draft.apply.append(render_last_word(draft.run, pod))
+        draft.apply.append(render_final(draft.run, pod))
 
 
 def forget_failed_pods(draft: Draft) -> None:
@@ -170,7 +176,7 @@ def _create_missing(draft: Draft, wanted: int) -> None:
             draft.apply.append(render_pod(draft.run, index, config_map, avoid, group))
         return
     taken = {pod.index for pod in draft.observed.pods}
-    # Members that are gone without evidence enough to act keep their names.
+    # Members that are gone without proof enough to act keep their names.
     names = {pod.name for pod in draft.observed.pods} | set(draft.live.members if draft.live else ())
     for index in range(wanted):
         if index not in taken and pod_name(draft.run, index) not in names:

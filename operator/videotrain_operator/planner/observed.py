@@ -57,7 +57,7 @@ class PodView:
     """The price annotation, `PRICE CURRENCY`."""
     node_lost: bool = False
     """Its node is gone or not ready, so the pod is dead."""
-    node_evidence: str = ""
+    node_reason: str = ""
     """What is known about a lost or leaving node, for people."""
     node_untrusted: bool = False
     """Its node looks lost while nodes are not trusted: neither dead nor fit for a new world."""

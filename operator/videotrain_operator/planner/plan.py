@@ -31,7 +31,7 @@ from videotrain_operator.planner.outage import track_outage
 from videotrain_operator.planner.progress import absorb_progress
 from videotrain_operator.planner.report import write_report
 from videotrain_operator.planner.resize import change_world
-from videotrain_operator.planner.status_backup import recall, recall_number
+from videotrain_operator.planner.status_backup import restore_generation_number, restore_status
 from videotrain_operator.planner.suspension import suspend_or_resume
 
 
@@ -52,14 +52,14 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
     """
     draft = _open(run, observed, now)
     if is_being_deleted(run):
-        return _farewell(draft)
+        return _plan_deletion(draft)
     # 1. A manifest that cannot be resolved gets a condition and nothing else.
     if not accept(draft, run.spec):
         return _refusal(draft)
-    recall(draft)
+    restore_status(draft)
     # 2. What an earlier pass published before it died, and what the agents say.
     adopt_published(draft)
-    recall_number(draft)
+    restore_generation_number(draft)
     absorb_progress(draft)
     # 3. What it cost so far.
     track_active_time(draft)
@@ -116,7 +116,7 @@ def is_being_deleted(run: VideoTrainingRun) -> bool:
     return bool((run.metadata.model_extra or {}).get("deletionTimestamp"))
 
 
-def _farewell(draft: Draft) -> Plan:
+def _plan_deletion(draft: Draft) -> Plan:
     """Release the pods of a run that is being deleted. Nothing is created: its namespace may be going, too."""
     draft.suspend_reason = "Deleted"
     release_all(draft)

@@ -86,13 +86,13 @@ def _throughput(live: GenerationStatus | None) -> ThroughputStatus:
 def report_pods(draft: Draft, ready: int, needed: int) -> None:
     """Whether there are pods enough, and what keeps the others from coming. Told once, however it is worded later."""
     stuck = [pod for pod in draft.observed.pods if pod.image_problem]
-    homeless = [pod for pod in draft.observed.pods if pod.unschedulable]
+    unplaced = [pod for pod in draft.observed.pods if pod.unschedulable]
     reason, why = "WaitingForPods", ""
     if stuck:
         reason, text = stuck[0].image_problem.split(": ", 1)
         why = f"; the container of {_names(stuck)} cannot be made: {text}"
-    elif homeless:
-        reason, why = "Unschedulable", f"; no node takes {_names(homeless)}: {homeless[0].unschedulable}"
+    elif unplaced:
+        reason, why = "Unschedulable", f"; no node takes {_names(unplaced)}: {unplaced[0].unschedulable}"
     old = find_condition(draft, Condition.SCHEDULED)
     enough = ready >= needed
     message = f"{ready} pods are ready, at least {needed} are needed"

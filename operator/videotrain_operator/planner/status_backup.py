@@ -21,7 +21,7 @@ _TIMES = ("start_time", "completion_time")
 _COUNTS = ("restarts", "restarts_in_stage")
 
 
-def memento(draft: Draft) -> dict[str, Any]:
+def status_backup(draft: Draft) -> dict[str, Any]:
     """What the ledger keeps of the status; changes only when something ends or begins."""
     status = draft.status
     over = [find_condition(draft, kind) for kind in (Condition.COMPLETE, Condition.FAILED)]
@@ -43,14 +43,14 @@ def _kept(draft: Draft) -> dict[str, Any] | None:
     return kept if draft.before == RunStatus() else None
 
 
-def recall_number(draft: Draft) -> None:
+def restore_generation_number(draft: Draft) -> None:
     """Go on counting generations where the ledger stopped, once the world that lives is taken over from its pods."""
     kept = _kept(draft)
     if kept is not None:
         draft.update(generation=max(draft.status.generation, kept["generation"]))
 
 
-def recall(draft: Draft) -> None:
+def restore_status(draft: Draft) -> None:
     """Take what an emptied status forgot from the ledger."""
     kept = _kept(draft)
     if kept is None:

@@ -74,7 +74,7 @@ def test_files_are_plain_safetensors_that_other_tools_read(prefix, folder):
         }
 
 
-def test_weak_point_5_exported_weights_are_the_moving_average_of_every_parameter(prefix):
+def test_exported_weights_are_the_moving_average_of_every_parameter(prefix):
     save(make_writers(make_store(), prefix, 3), 10)
     found = open_checkpoint(make_store(), prefix, 10)
     expected = whole_values("ema", SHAPES, 10)

@@ -153,7 +153,7 @@ def test_wrong_and_unknown_flags_are_refused(folder, flags):
         run(folder, "--prompt", "a", *flags)
 
 
-def test_weak_point_10_every_flag_is_read(folder):
+def test_every_flag_is_read(folder):
     """A flag of the published command has no effect, because its code reads another name."""
     import argparse
     import inspect
@@ -304,7 +304,7 @@ def image_model(folder, monkeypatch):
     return [*flags, "--image-resolution", "96px", "--image-steps", 2]
 
 
-def test_weak_point_9_an_image_model_draws_the_first_frame_at_its_own_size(folder, image_model, capsys, monkeypatch):
+def test_an_image_model_draws_the_first_frame_at_its_own_size(folder, image_model, capsys, monkeypatch):
     """The published high-compression pipeline draws it at half its size."""
     calls = []
     original = torch.nn.Module.__call__
@@ -341,16 +341,16 @@ def test_an_image_model_and_a_reference_exclude_each_other(folder, image_model, 
     assert "with an image model the first frame is drawn; leave references out" in capsys.readouterr().err
 
 
-def test_weak_point_10_every_video_of_a_batch_keeps_its_own_reference(folder, monkeypatch):
+def test_every_video_of_a_batch_keeps_its_own_reference(folder, monkeypatch):
     """The published code writes the reference of the first item only."""
     (folder / "prompts.csv").write_text(f"text,image\na,{folder}/picture.png\nb,{folder}/last.png\n")
     decoded, given = [], []
     from videotrain_trainer.networks.autoencoders.dc_ae import DCAE
-    from videotrain_trainer.sampling import draw as studio
+    from videotrain_trainer.sampling import draw
 
-    decode_plain, given_plain = DCAE.decode, studio.given_of
+    decode_plain, given_plain = DCAE.decode, draw.given_of
     monkeypatch.setattr(DCAE, "decode", lambda self, z: decoded.append(z[0].clone()) or decode_plain(self, z))
-    monkeypatch.setattr(studio, "given_of", lambda *a: given.append(given_plain(*a)) or given[-1])
+    monkeypatch.setattr(draw, "given_of", lambda *a: given.append(given_plain(*a)) or given[-1])
     run(folder, "--prompts", folder / "prompts.csv")
     for latent_CTHW, expected in zip(decoded, given, strict=True):
         assert torch.equal(latent_CTHW[:, :1], expected.head_CFHW)

@@ -24,7 +24,7 @@ def test_training_texts_are_the_published_ones_but_for_a_superfluous_zero(case):
 
 
 @pytest.mark.parametrize("case", TEXTS["inference"], ids=lambda case: f"{case['prompt'][:14]}-{case['fps']}")
-def test_weak_point_8_sampling_writes_the_suffix_that_training_writes(case):
+def test_sampling_writes_the_suffix_that_training_writes(case):
     motion = int(case["motion_score"])
     caption, own, _ = split_suffix(case["prompt"])
     ours = prompt_text(case["prompt"], "fps-motion", case["fps"], motion)

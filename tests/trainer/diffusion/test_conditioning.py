@@ -120,7 +120,7 @@ def test_the_published_mix_gives_five_of_eight_their_first_frame_and_one_of_eigh
     assert shares == {"t2v": 1 / 8, "i2v_head": 5 / 8, "i2v_tail": 1 / 8, "i2v_loop": 1 / 8}
 
 
-def test_weak_point_3_a_short_clip_leaves_the_video_kinds_to_the_long_ones_after_it():
+def test_a_short_clip_leaves_the_video_kinds_to_the_long_ones_after_it():
     mix = ConditioningMix(t2v=0, v2v_head=1)
     wire = mix.to_wire()
     order = [(8, "t2v"), (9, "v2v_head"), (1, "t2v"), (9, "v2v_head")]
@@ -131,7 +131,7 @@ def test_weak_point_3_a_short_clip_leaves_the_video_kinds_to_the_long_ones_after
     assert applicable("v2v_tail_easy", 17, causal=False)
 
 
-def test_weak_point_4_given_end_frames_are_left_out_of_the_loss_when_asked(fixture):
+def test_given_end_frames_are_left_out_of_the_loss_when_asked(fixture):
     found = fixture("training")
     masks = found["frame_loss.masks"]
     given = masks[:, :, 0, 0] > 0
@@ -185,7 +185,7 @@ def test_validation_asks_the_same_of_a_sample_whatever_the_seed_or_batch():
     assert later.kinds == whole.kinds
 
 
-def test_weak_point_8_training_shifts_the_times_of_a_patch_1_model_as_sampling_does(mmdit):
+def test_training_shifts_the_times_of_a_patch_1_model_as_sampling_does(mmdit):
     """The published code shifts by a quarter of the tokens in training and by all of them in sampling."""
     rows, columns, frames = 8, 16, 9
     batch = batch_of(

@@ -275,7 +275,7 @@ def test_a_component_of_a_diffusers_folder_is_a_source_like_any_other(fixture, m
 
 
 @pytest.mark.parametrize("preset", sorted(models.PRESETS))
-def test_weak_point_2_no_part_of_a_model_hides_behind_a_method(preset):
+def test_no_part_of_a_model_hides_behind_a_method(preset):
     """A module that is assigned to a method's name is stored and never called: so a compiled encoder was lost."""
     model = models.build(preset, device="meta")
     hidden = [

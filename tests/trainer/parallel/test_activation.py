@@ -44,7 +44,7 @@ def test_recomputed_blocks_have_the_same_gradients_and_names(model, inputs, doub
     assert list(model.state_dict()) == names
 
 
-def test_weak_point_6_only_the_first_blocks_asked_for_run_twice(model, inputs):
+def test_only_the_first_blocks_asked_for_run_twice(model, inputs):
     recompute_blocks(model, layout(1, 2))
     blocks, runs = [*model.double_blocks, *model.single_blocks], [0] * 4
 

@@ -16,7 +16,7 @@ from videotrain_trainer.diffusion.conditioning import Given
 from videotrain_trainer.diffusion.sampler import Guidance, Sampler, TextPair, frame_scales, text_scale
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.registry import build_autoencoder, build_transformer, initialize
-from videotrain_trainer.sampling.draw import Studio, latent_shape
+from videotrain_trainer.sampling.draw import SamplingPipeline, latent_shape
 from videotrain_trainer.sampling.loaded import Models, Sources
 from videotrain_trainer.sampling.outputs import read_metadata
 from videotrain_trainer.sampling.references import to_uint8
@@ -48,7 +48,7 @@ def noise_for(model, frames=3, rows=4, columns=6):
     return torch.randn(1, channels, frames, rows, columns, generator=torch.Generator().manual_seed(1))
 
 
-def test_weak_point_21_branches_one_by_one_or_together_draw_the_same(model):
+def test_branches_one_by_one_or_together_draw_the_same(model):
     noise, text = noise_for(model), text_of(model)
     given = Given(torch.randn(noise.shape[1], 1, 4, 6))
     guidance = Guidance(text=5.0, image=2.0)
@@ -85,7 +85,7 @@ def test_each_part_of_guidance_can_be_switched_off_alone():
     assert frame_scales(full, 12, 50, 3, "v2v_head").tolist() == [3.0] * 3
 
 
-def test_weak_point_4_given_frames_are_in_the_result_exactly(model):
+def test_given_frames_are_in_the_result_exactly(model):
     noise = noise_for(model, frames=4)
     head, tail = torch.randn(noise.shape[1], 1, 4, 6), torch.randn(noise.shape[1], 1, 4, 6)
     drawn = Sampler(model, 2, Guidance(text=2.0, image=2.0)).draw(noise, text_of(model), "i2v_loop", Given(head, tail))
@@ -166,12 +166,12 @@ def test_a_causal_autoencoder_draws_from_pictures_and_clips(tmp_path):
     )
     picture = request_of(SETTINGS, condition="i2v_head", image=(folder / "picture.png").as_uri())
     assert latent_shape(picture, models) == (16, 3, 8, 8)
-    assert Studio(models, store).draw(picture).frames_THWC.shape == (9, 64, 64, 3)
+    assert SamplingPipeline(models, store).draw(picture).frames_THWC.shape == (9, 64, 64, 3)
     clip = request_of(replace(SETTINGS, frames=37), condition="v2v_head", video=(folder / "clip.mp4").as_uri())
-    assert Studio(models, store).draw(clip).frames_THWC.shape == (37, 64, 64, 3)
+    assert SamplingPipeline(models, store).draw(clip).frames_THWC.shape == (37, 64, 64, 3)
     short = request_of(replace(SETTINGS, frames=33), condition="v2v_head", video=(folder / "clip.mp4").as_uri())
     with pytest.raises(ConfigError, match="33 frames are not more than the 33 that are given"):
-        Studio(models, store).draw(short)
+        SamplingPipeline(models, store).draw(short)
 
 
 def test_the_sample_stage_keeps_the_best_candidate_and_offloads_without_a_change(tmp_path):

@@ -249,7 +249,7 @@ def test_pictures_are_encoded_without_rate_and_motion(store, curated, weights, m
     assert torch.equal(batch.context_BLD[0], expected.context_BLD[0].bfloat16())
 
 
-def test_weak_point_1_i2v_and_v2v_with_the_causal_autoencoder_encode_and_train(
+def test_i2v_and_v2v_with_the_causal_autoencoder_encode_and_train(
     tmp_path, store, storage, paint_video, texture, make_config, make_context, train_task
 ):
     """The published image-to-video configurations for it cannot start."""

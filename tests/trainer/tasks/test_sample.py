@@ -22,7 +22,7 @@ from videotrain_trainer.sampling.draw import noise_of
 from videotrain_trainer.sampling.outputs import read_metadata
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks import sample
-from videotrain_trainer.tasks.sample_draw import Studio
+from videotrain_trainer.tasks.sample_draw import StageSampler
 from videotrain_trainer.tasks.sample_plan import plan_drawings
 
 
@@ -117,13 +117,13 @@ def test_videos_of_another_configuration_or_damaged_ones_are_drawn_again(folder)
 def test_the_same_configuration_draws_the_same_pixels(folder):
     config = config_of(folder)
     store = ObjectStore.for_storage(config.storage)
-    studio = Studio(config, store, torch.device("cpu"), folder)
+    sampler = StageSampler(config, store, torch.device("cpu"), folder)
     drawing = plan_drawings(config, store, conditioned=True)[2]
-    first = studio.draw(drawing)
+    first = sampler.draw(drawing)
     torch.manual_seed(5)
-    assert torch.equal(first, studio.draw(drawing))
+    assert torch.equal(first, sampler.draw(drawing))
     other = replace(drawing, video=drawing.video.model_copy(update={"seed": 10}))
-    assert not torch.equal(first, studio.draw(other))
+    assert not torch.equal(first, sampler.draw(other))
 
 
 def test_noise_depends_on_the_seed_alone():
@@ -138,9 +138,9 @@ def test_clips_give_no_first_frame_to_a_model_that_was_never_trained_with_one(fo
     save_file(load_file(path) | {"cond_in.weight": torch.zeros(64, 65)}, path)
     config = config_of(folder)
     store = ObjectStore.for_storage(config.storage)
-    studio = Studio(config, store, torch.device("cpu"), folder)
-    assert not studio.conditioned
-    assert plan_drawings(config, store, studio.conditioned)[2].video.condition == "t2v"
+    sampler = StageSampler(config, store, torch.device("cpu"), folder)
+    assert not sampler.conditioned
+    assert plan_drawings(config, store, sampler.conditioned)[2].video.condition == "t2v"
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_padded_captions_are_encoded_as_the_released_weights_were_trained(saved)
     assert torch.allclose(features.pooled_BP, pooled, atol=1e-6)
 
 
-def test_weak_point_18_trimmed_padding_gives_what_a_mask_gives(saved):
+def test_trimmed_padding_gives_what_a_mask_gives(saved):
     folder, t5, tokenizer, _, _ = saved
     features = encoder_of(folder, trim_padding=True).encode(TEXTS)
     found = tokenizer(TEXTS, padding="max_length", max_length=16, truncation=True, return_tensors="pt")
@@ -181,7 +181,7 @@ def test_features_are_remembered_within_a_budget_and_lie_on_the_host():
     assert remembering.asked == 4
 
 
-def test_weak_point_21_the_negative_prompt_of_a_batch_is_encoded_once():
+def test_the_negative_prompt_of_a_batch_is_encoded_once():
     remembering = Remembering(ByteTextEncoder(16, 8, 12))
     for prompt in ("one", "two", "three"):
         remembering.encode([prompt, ""])

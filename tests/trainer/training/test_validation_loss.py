@@ -31,7 +31,7 @@ def told(result, rank=0):
     return [(r.step, r.loss, r.bucket_losses, r.time_losses) for r in result.of(ValidationRecord, rank)]
 
 
-def test_weak_point_22_training_validates_as_often_as_asked_and_at_its_end(alone):
+def test_training_validates_as_often_as_asked_and_at_its_end(alone):
     records = alone[1].of(ValidationRecord)
     assert [record.step for record in records] == [3, 6, 8]
     last = records[-1]

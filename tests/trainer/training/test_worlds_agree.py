@@ -107,7 +107,7 @@ def test_micro_batches_that_do_not_divide_evenly_give_the_same_gradient(tmp_path
     assert difference(final_weights(folders[0]), final_weights(folders[1])) < ROUNDING
 
 
-def test_weak_point_7_a_drained_and_resumed_run_equals_an_undisturbed_one_in_every_bit(tmp_path, latents, alone):
+def test_a_drained_and_resumed_run_equals_an_undisturbed_one_in_every_bit(tmp_path, latents, alone):
     config = train_config(tmp_path, latents)
     first = run_world(tmp_path, config, 1, Plan(drain_during=5))
     assert (first.outcomes, first.steps[-1].step) == (["drained"], 5)
@@ -134,7 +134,7 @@ def test_a_killed_run_goes_on_in_another_world_and_no_sample_is_lost_or_repeated
     assert difference(final_weights(tmp_path), final_weights(alone[0])) < ROUNDING
 
 
-def test_weak_point_11b_bf16_trains_keeps_full_precision_and_survives_a_change_of_world(tmp_path, latents):
+def test_bf16_trains_keeps_full_precision_and_survives_a_change_of_world(tmp_path, latents):
     folders = [tmp_path / "whole", tmp_path / "broken"]
     for folder in folders:
         folder.mkdir()

@@ -90,7 +90,7 @@ def pod(uid, text=None):
     return {"pod": {"name": "a-w0", "uid": uid, "address": "10.64.0.1", "roster": text}}
 
 
-def test_a_new_pod_at_an_address_is_another_agent_and_a_late_farewell_leaves_it_alone():
+def test_a_new_pod_at_an_address_is_another_agent_and_a_late_goodbye_leaves_it_alone():
     crowd = Crowd(PACE)
     crowd.order(pod("old", json.dumps(roster(1, "a-w0").to_wire())), NOON)
     crowd.order(pod("new"), NOON)

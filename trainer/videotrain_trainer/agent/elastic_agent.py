@@ -23,7 +23,7 @@ STOP_SECONDS = 5
 """Time that the siblings of a failed worker get. Their collectives fail at once; one that is busy without them may need
 longer, and is killed."""
 
-LAST_WORD_SECONDS = 5.0
+EXIT_BARRIER_SECONDS = 5.0
 """How long launchers whose workers have ended wait for each other. Nothing depends on it, since the world has agreed to
 end; a pod that was killed meanwhile must not hold up the others for torch's 300 s."""
 
@@ -87,7 +87,7 @@ def launch(order: LaunchOrder, method: str, report: Report) -> bool:
             failed,
             logs_specs=DefaultLogsSpecs(log_dir=order.log_directory),
             start_method=method,
-            exit_barrier_timeout=LAST_WORD_SECONDS,
+            exit_barrier_timeout=EXIT_BARRIER_SECONDS,
         )
         return not agent.run().is_failed()
     except Exception as error:

@@ -17,7 +17,7 @@ from videotrain_trainer.commands import sample_requests as flags
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.sampling import outputs
 from videotrain_trainer.sampling.batch import Finished, Job, draw_batch
-from videotrain_trainer.sampling.draw import OnProgress, Studio
+from videotrain_trainer.sampling.draw import OnProgress, SamplingPipeline
 from videotrain_trainer.sampling.image_first import picture_jobs, with_pictures
 from videotrain_trainer.sampling.loaded import Models, Sources, load_models
 from videotrain_trainer.storage import ObjectStore
@@ -33,23 +33,23 @@ def draw(options: argparse.Namespace) -> int:
     sources = flags.sources_of(options)
     images = flags.image_sources_of(options, sources)
     jobs = flags.jobs_of(options, sources)
-    workshop = _Workshop(options)
+    pipeline = _LazyPipeline(options)
     if images is not None:
         pictures = picture_jobs(jobs, images, flags.image_settings_of(options))
-        for _ in workshop.draw(pictures, images, "png"):
+        for _ in pipeline.draw(pictures, images, "png"):
             pass
-        workshop.close()
+        pipeline.close()
         jobs = with_pictures(jobs, pictures)
     frames = jobs[0].request.settings.frames
     ending: outputs.Format = options.format or ("png" if frames == 1 else "mp4")
     if ending == "mp4" and frames == 1:
         raise ConfigError("--format: 'mp4' for a picture; allowed with --num-frames 1: png, gif")
-    for finished in workshop.draw(jobs, sources, ending):
+    for finished in pipeline.draw(jobs, sources, ending):
         _tell(finished, options.json)
     return 0
 
 
-class _Workshop:
+class _LazyPipeline:
     """Loads models when they are needed, the text encoder once, and never two transformers at a time."""
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -61,7 +61,7 @@ class _Workshop:
 
     def draw(self, jobs: list[Job], sources: Sources, ending: outputs.Format) -> Iterator[Finished]:
         """Draw a batch."""
-        return draw_batch(jobs, lambda: self._studio(sources), ending, lambda job: progress(job, sys.stderr))
+        return draw_batch(jobs, lambda: self._load(sources), ending, lambda job: progress(job, sys.stderr))
 
     def close(self) -> None:
         """Let the models go but for the text encoder."""
@@ -69,13 +69,13 @@ class _Workshop:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _studio(self, sources: Sources) -> Studio:
+    def _load(self, sources: Sources) -> SamplingPipeline:
         self.close()
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videotrain"
         offload = self._options.offload
         self._models = load_models(sources, self._store, cache, self._device, offload, self._text)
         self._text = self._models.text
-        return Studio(self._models, self._store)
+        return SamplingPipeline(self._models, self._store)
 
 
 def progress(job: Job, out: TextIO) -> OnProgress:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.sampling import outputs
-from videotrain_trainer.sampling.draw import OnProgress, Studio
+from videotrain_trainer.sampling.draw import OnProgress, SamplingPipeline
 from videotrain_trainer.sampling.request import Request
 
 
@@ -36,7 +36,7 @@ class Finished:
 
 def draw_batch(
     jobs: Sequence[Job],
-    studio: Callable[[], Studio],
+    pipeline: Callable[[], SamplingPipeline],
     ending: outputs.Format,
     on_progress: Callable[[Job], OnProgress],
 ) -> Iterator[Finished]:
@@ -44,7 +44,7 @@ def draw_batch(
 
     Args:
         jobs: with different stems.
-        studio: loads the models; not called if nothing is missing.
+        pipeline: loads the models; not called if nothing is missing.
         ending: of the files.
         on_progress: gives for each job whom its steps are told to.
 
@@ -52,13 +52,13 @@ def draw_batch(
         ConfigError: two jobs have one name.
     """
     _check_names(jobs)
-    loaded: Studio | None = None
+    loaded: SamplingPipeline | None = None
     for job in jobs:
         began = time.monotonic()
         kept = outputs.is_complete(job.stem, ending, job.request)
         path = outputs.target_of(job.stem, ending, job.request.settings.frames)
         if not kept:
-            loaded = loaded or studio()
+            loaded = loaded or pipeline()
             drawn = loaded.draw(job.request, on_progress(job))
             path = outputs.write(job.stem, ending, job.request, drawn)
         yield Finished(job=job, path=path, kept=kept, seconds=time.monotonic() - began)

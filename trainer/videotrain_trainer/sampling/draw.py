@@ -37,7 +37,7 @@ class Drawn:
     """Score of every candidate by seed; empty without a scorer."""
 
 
-class Studio:
+class SamplingPipeline:
     """Draws videos with loaded models.
 
     Args:

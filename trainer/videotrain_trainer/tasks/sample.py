@@ -20,7 +20,7 @@ from videotrain_api.storage.artifacts import SampledVideo, VideosIndex
 from videotrain_trainer.data.buckets import bucket_name
 from videotrain_trainer.sampling.outputs import read_metadata, write_video
 from videotrain_trainer.storage import ObjectStore
-from videotrain_trainer.tasks.sample_draw import Studio, request_of
+from videotrain_trainer.tasks.sample_draw import StageSampler, request_of
 from videotrain_trainer.tasks.sample_plan import Drawing, frame_size, plan_drawings, task_of
 from videotrain_trainer.worker.stage_context import Outcome, StageContext, World
 
@@ -36,8 +36,8 @@ def run(context: StageContext) -> Outcome:
     """
     config, world = context.config, context.world
     store = ObjectStore.for_storage(config.storage)
-    studio = Studio(config, store, world.device, context.cache)
-    drawings = plan_drawings(config, store, studio.conditioned)
+    sampler = StageSampler(config, store, world.device, context.cache)
+    drawings = plan_drawings(config, store, sampler.conditioned)
     for drawing in drawings:
         request_of(config, drawing)  # refused before anything is drawn
     missing = _from_rank_0(world, _missing(context, store, drawings) if world.rank == 0 else [])
@@ -45,7 +45,7 @@ def run(context: StageContext) -> Outcome:
     _record_start(context, len(drawings), kept)
     for first in range(0, len(missing), world.size):
         numbers = missing[first : first + world.size]
-        _round(context, store, studio, by_number, numbers, kept + first)
+        _round(context, store, sampler, by_number, numbers, kept + first)
         if context.drain.agreed() and first + world.size < len(missing):
             return "drained"
     if world.rank == 0:
@@ -56,7 +56,7 @@ def run(context: StageContext) -> Outcome:
 def _round(
     context: StageContext,
     store: ObjectStore,
-    studio: Studio,
+    sampler: StageSampler,
     drawings: dict[int, Drawing],
     numbers: list[int],
     done: int,
@@ -65,16 +65,16 @@ def _round(
     started_at = datetime.now(UTC)
     rank, written = context.world.rank, 0
     if rank < len(numbers):
-        written = _draw_one(context, store, studio, drawings[numbers[rank]])
+        written = _draw_one(context, store, sampler, drawings[numbers[rank]])
     total_bytes = sum(_from_all(context.world, written))
     _record_round(context, started_at, len(numbers), done + len(numbers), total_bytes)
 
 
-def _draw_one(context: StageContext, store: ObjectStore, studio: Studio, drawing: Drawing) -> int:
+def _draw_one(context: StageContext, store: ObjectStore, sampler: StageSampler, drawing: Drawing) -> int:
     """Draw, write and upload a video; returns its bytes."""
     video = drawing.video
     path = context.scratch / f"video-{video.number:04d}.mp4"
-    write_video(studio.draw(drawing), path, video.fps, _comment(video, drawing.text))
+    write_video(sampler.draw(drawing), path, video.fps, _comment(video, drawing.text))
     size = path.stat().st_size
     store.put(video.uri, path)
     path.unlink()

@@ -10,14 +10,14 @@ from torch import Tensor
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.weights import weights_uri
-from videotrain_trainer.sampling.draw import Studio as Core
+from videotrain_trainer.sampling.draw import SamplingPipeline
 from videotrain_trainer.sampling.loaded import Sources, load_models
 from videotrain_trainer.sampling.request import Request, Settings, check_reference
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks.sample_plan import Drawing, task_of
 
 
-class Studio:
+class StageSampler:
     """The models of a sample stage, loaded.
 
     Args:
@@ -33,7 +33,7 @@ class Studio:
     def __init__(self, config: StageConfig, store: ObjectStore, device: torch.device, cache: Path) -> None:
         self._config = config
         self._models = load_models(sources_of(config), store, cache, device, task_of(config).offload)
-        self._core = Core(self._models, store)
+        self._pipeline = SamplingPipeline(self._models, store)
 
     @property
     def conditioned(self) -> bool:
@@ -42,7 +42,7 @@ class Studio:
 
     def draw(self, drawing: Drawing) -> Tensor:
         """The frames of a video, (T, H, W, 3) uint8 on the CPU; of several candidates the best."""
-        return self._core.draw(request_of(self._config, drawing)).frames_THWC
+        return self._pipeline.draw(request_of(self._config, drawing)).frames_THWC
 
 
 def sources_of(config: StageConfig) -> Sources:

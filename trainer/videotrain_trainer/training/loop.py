@@ -10,7 +10,7 @@ from videotrain_trainer.checkpoint.state import Point
 from videotrain_trainer.data.order import StepOrder
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.training.final_weights import export_weights
-from videotrain_trainer.training.order_check import RankOrderLog, order_lines
+from videotrain_trainer.training.order_check import RankSteps, order_lines
 from videotrain_trainer.training.setup import MakeObjective, TrainingRun, is_finished, prepare, started_record
 from videotrain_trainer.training.step import StepResult
 from videotrain_trainer.training.validation_loss import Validated
@@ -47,7 +47,7 @@ def _step(run: TrainingRun) -> bool:
     run.writer.check()
     order = run.objective.data.plan.step(run.state)
     result = run.stepper.run(order, run.context.drain.requested())
-    run.order_log.add(order, result.trained)
+    run.trained_steps.add(order, result.trained)
     run.context.records.write(_record(run, order, result))
     run.state = run.objective.data.plan.advance(run.state)
     run.samples += result.samples
@@ -89,17 +89,17 @@ def _save(run: TrainingRun) -> None:
     if run.saved_step == run.state.step:
         return
     with run.spans.measure("checkpoint"):
-        own = RankOrderLog(list(run.order_log.trained), frozenset(skip.uid for skip in run.loader.skipped))
+        own = RankSteps(list(run.trained_steps.trained), frozenset(skip.uid for skip in run.loader.skipped))
         ranks = run.peers.to_first(own)
         point = Point(
             step=run.state.step,
             captured_at=run.finished_at,
             data_cursor=run.state.to_json(),
             samples=run.samples,
-            lines=order_lines(run.objective.data, run.order_log.steps, ranks) if ranks else [],
+            lines=order_lines(run.objective.data, run.trained_steps.steps, ranks) if ranks else [],
         )
         run.writer.save(run.engine.shards, point)
-    run.order_log.clear()
+    run.trained_steps.clear()
     run.saved_step = run.state.step
 
 

@@ -14,7 +14,7 @@ from videotrain_trainer.training.step import MicroBatchIds
 
 
 @dataclass
-class OrderLog:
+class TrainedSteps:
     """What one rank trained on since the last checkpoint."""
 
     steps: list[StepOrder] = field(default_factory=list)
@@ -33,7 +33,7 @@ class OrderLog:
 
 
 @dataclass(frozen=True)
-class RankOrderLog:
+class RankSteps:
     """What a rank sends to rank 0."""
 
     trained: list[list[MicroBatchIds]]
@@ -41,13 +41,13 @@ class RankOrderLog:
     """Uids of damaged samples."""
 
 
-def order_lines(data: TrainingSet, steps: Sequence[StepOrder], ranks: Sequence[RankOrderLog]) -> list[OrderLine]:
+def order_lines(data: TrainingSet, steps: Sequence[StepOrder], ranks: Sequence[RankSteps]) -> list[OrderLine]:
     """One line per step, micro-batch after micro-batch.
 
     Args:
         data: the samples and their order.
         steps: the plan of the steps since the last checkpoint.
-        ranks: the logs of all ranks.
+        ranks: what each rank trained on.
 
     Raises:
         TrainerError: a micro-batch was trained on not once, or on other samples than planned.

@@ -27,7 +27,7 @@ from videotrain_trainer.parallel.engine import Engine, EngineOptions
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine, build_engine
 from videotrain_trainer.storage import ObjectStore
-from videotrain_trainer.training.order_check import OrderLog
+from videotrain_trainer.training.order_check import TrainedSteps
 from videotrain_trainer.training.step import Objective, Stepper
 from videotrain_trainer.training.timing import Spans
 from videotrain_trainer.worker.stage_context import StageContext
@@ -58,7 +58,7 @@ class TrainingRun:
     """Step of the newest checkpoint that was begun."""
     finished_at: datetime
     """End of the last step."""
-    order_log: OrderLog = field(default_factory=OrderLog)
+    trained_steps: TrainedSteps = field(default_factory=TrainedSteps)
 
     @property
     def prefix(self) -> str:

@@ -95,7 +95,7 @@ def masked_attention(q, k, v, positions):
 
 
 @pytest.mark.parametrize("most", [2**27, 40])
-def test_weak_point_12_frame_causal_attention_is_a_dense_mask_without_the_mask(monkeypatch, most):
+def test_frame_causal_attention_is_a_dense_mask_without_the_mask(monkeypatch, most):
     monkeypatch.setattr(hunyuan_vae, "MAX_LOGITS", most)
     generator = torch.Generator().manual_seed(3)
     q, k, v = (torch.randn(2, 5 * 6, 8, generator=generator) for _ in range(3))
@@ -116,7 +116,7 @@ class LargestTensor(torch.overrides.TorchFunctionMode):
         return out
 
 
-def test_weak_point_12_no_tensor_of_the_mid_block_grows_with_the_square_of_the_frames():
+def test_no_tensor_of_the_mid_block_grows_with_the_square_of_the_frames():
     sizes = []
     for frames in (4, 8, 16):
         block = hunyuan_vae.FrameCausalAttention(8, groups=2).requires_grad_(False)

@@ -104,7 +104,7 @@ def test_clips_of_1_plus_4k_frames_become_1_plus_k_latent_frames(encoded):
     assert (info.latent_channels, info.spatial_compression) == (16, 8)
 
 
-def test_weak_point_1_a_training_step_with_given_frames_runs_on_latents_of_the_hunyuan_vae(encoded):
+def test_a_training_step_with_given_frames_runs_on_latents_of_the_hunyuan_vae(encoded):
     rate = Optimizer(learning_rate=[LearningRatePiece(value=1e-3)])
     mix = ConditioningMix(t2v=0, i2v_head=1, i2v_loop=1, i2v_tail=1)
     task = TrainTask(

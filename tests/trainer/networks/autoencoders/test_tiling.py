@@ -40,7 +40,7 @@ def latent(channels, frames, rows, columns, seed=0):
 
 
 @pytest.mark.parametrize("latents", [9, 10, 13, 19, 25, 31])
-def test_weak_point_tiled_dc_ae_decoding_loses_no_frames_at_the_published_tiles(latents):
+def test_tiled_dc_ae_decoding_loses_no_frames_at_the_published_tiles(latents):
     model = tiny_dc_ae(tiling=Tiling(pixels=None, frames=32))
     assert model.decode(latent(8, latents, 1, 1)).shape == (1, 3, 4 * latents, 32, 32)
 

@@ -455,7 +455,7 @@ class TestStarting:
         assert "unexpected: guidance_in.in_layer.weight" in str(caught.value)
 
 
-def test_weak_point_11_a_loader_that_is_not_strict_leaves_random_weights(tmp_path):
+def test_a_loader_that_is_not_strict_leaves_random_weights(tmp_path):
     """Public code loads what fits and is silent about the rest; here one wrong name stops everything."""
     with torch.device("meta"):
         model = MMDiT(MMDIT)

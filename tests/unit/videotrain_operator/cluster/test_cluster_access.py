@@ -119,7 +119,7 @@ def test_an_unscheduled_pod_costs_nothing_and_says_why() -> None:
         ({"spec": {"taints": [{"key": "node.kubernetes.io/out-of-service"}]}}, True, False),
     ],
 )
-def test_nodes_are_lost_or_leaving_on_evidence_only(node: Any, lost: bool, leaving: bool) -> None:
+def test_nodes_are_lost_or_leaving_only_if_something_says_so(node: Any, lost: bool, leaving: bool) -> None:
     pod = view(kubernetes_pod(), {"node-0": node} if node else {})
     assert (pod.node_lost, pod.node_draining) == (lost, leaving)
 
@@ -132,10 +132,10 @@ def test_a_lost_node_is_described_by_its_own_words() -> None:
         "lastTransitionTime": "2026-01-01T12:00:00Z",
     }
     node = {"status": {"conditions": [since]}}
-    assert view(kubernetes_pod(), {"node-0": node}).node_evidence == (
+    assert view(kubernetes_pod(), {"node-0": node}).node_reason == (
         "the node is not ready since 2026-01-01T12:00:00Z: NodeStatusUnknown"
     )
-    assert view(kubernetes_pod(), {}).node_evidence == "the node was deleted"
+    assert view(kubernetes_pod(), {}).node_reason == "the node was deleted"
 
 
 @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff"])

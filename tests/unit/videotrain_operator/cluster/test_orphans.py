@@ -19,7 +19,7 @@ from videotrain_operator.telemetry import OperatorMetrics
 Json = dict[str, Any]
 
 
-class Bereft:
+class ClusterWithOrphans:
     """A cluster that knows pods and no run."""
 
     def __init__(self, *pods: Json) -> None:
@@ -49,7 +49,7 @@ def pod(name: str, run: str, **labels: str) -> Json:
 @pytest.mark.parametrize("run_is_there", [False, True])
 async def test_a_new_leader_lets_go_of_the_queued_pods_of_runs_that_are_gone(run_is_there: bool) -> None:
     group = {"kueue.x-k8s.io/pod-group-name": "old-a1"}
-    cluster = Bereft(pod("free-w0", "free"), pod("old-w0", "old", **group))
+    cluster = ClusterWithOrphans(pod("free-w0", "free"), pod("old-w0", "old", **group))
     if run_is_there:
         other = training_run("other")
         other["metadata"] |= {"namespace": "team", "uid": "u-1", "resourceVersion": "5", "generation": 1}

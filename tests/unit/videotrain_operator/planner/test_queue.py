@@ -10,7 +10,7 @@ import pytest
 from support.planner_lives import KEY, cluster_of, condition, pass_seconds, running
 
 from videotrain_operator.cluster.interface import Json, NamespaceGoing, NotFound, WatchEvent
-from videotrain_operator.cluster.orphans import let_go
+from videotrain_operator.cluster.orphans import release_orphans
 from videotrain_operator.reconcile import RunLoop
 from videotrain_operator.simulation.cluster import OperatorCrash, SimulatedCluster
 from videotrain_operator.simulation.queue import PodGroupQueue
@@ -139,7 +139,7 @@ async def test_a_pod_of_a_lost_node_leaves_the_queue_and_is_replaced_in_its_plac
 async def test_the_queue_lets_go_of_the_pods_of_a_run_that_was_deleted() -> None:
     cluster = queued()
     await running(cluster, 16)
-    await let_go(cluster, "default", "demo")
+    await release_orphans(cluster, "default", "demo")
     for body in cluster.pods():
         cluster.finish_pod(body["metadata"]["name"], 143)
         await cluster.delete("Pod", "default", body["metadata"]["name"])
@@ -253,7 +253,7 @@ async def test_the_queue_does_not_wake_what_the_user_suspended() -> None:
     assert (await pass_seconds(cluster, 20)).phase == "Running"
 
 
-async def test_pods_of_a_finished_queued_run_are_let_go_by_the_queue() -> None:
+async def test_pods_of_a_finished_queued_run_are_released_by_the_queue() -> None:
     cluster = queued(steps=20)
     await running(cluster, 12)
     cluster.finish_pod("demo-w1", 137)

@@ -6,7 +6,7 @@ import pytest
 from videotrain_trainer.data.order import OrderBucket, OrderPlan
 from videotrain_trainer.data.sets import TrainingSet
 from videotrain_trainer.errors import TrainerError
-from videotrain_trainer.training.order_check import RankOrderLog, order_lines
+from videotrain_trainer.training.order_check import RankSteps, order_lines
 from videotrain_trainer.training.step import MicroBatchIds
 
 PLAN = OrderPlan((OrderBucket("b", 6, 2),), seed=1, micro_batches=2)
@@ -29,7 +29,7 @@ def planned(order, micro_batch):
 
 
 def test_lines_hold_the_ids_in_micro_batch_order_whichever_rank_had_them(steps):
-    ranks = [RankOrderLog([[planned(order, micro_batch)] for order in steps], frozenset()) for micro_batch in (1, 0)]
+    ranks = [RankSteps([[planned(order, micro_batch)] for order in steps], frozenset()) for micro_batch in (1, 0)]
     lines = order_lines(DATA, steps, ranks)
     assert [line.step for line in lines] == [1, 2]
     assert [line.ids for line in lines] == [
@@ -40,15 +40,15 @@ def test_lines_hold_the_ids_in_micro_batch_order_whichever_rank_had_them(steps):
 def test_a_sample_that_was_not_planned_is_refused(steps):
     wrong = MicroBatchIds(0, list(reversed(planned(steps[0], 0).ids)))
     with pytest.raises(TrainerError, match="step 1, micro-batch 0: trained on sample"):
-        order_lines(DATA, steps[:1], [RankOrderLog([[wrong, planned(steps[0], 1)]], frozenset())])
+        order_lines(DATA, steps[:1], [RankSteps([[wrong, planned(steps[0], 1)]], frozenset())])
 
 
 def test_a_micro_batch_that_nobody_or_two_ranks_ran_is_refused(steps):
     order = steps[0]
     for micro_batches in ([0], [0, 0, 1]):
-        log = RankOrderLog([[planned(order, micro_batch) for micro_batch in micro_batches]], frozenset())
+        rank = RankSteps([[planned(order, micro_batch) for micro_batch in micro_batches]], frozenset())
         with pytest.raises(TrainerError, match="instead of each one once"):
-            order_lines(DATA, [order], [log])
+            order_lines(DATA, [order], [rank])
 
 
 def test_a_stand_in_is_accepted_only_for_a_damaged_sample(steps):
@@ -56,7 +56,7 @@ def test_a_stand_in_is_accepted_only_for_a_damaged_sample(steps):
     damaged, kept = planned(order, 0).ids
     stand_in = f"u{PLAN.spare(0, order.positions[0][0], 1)}"
     trained = [[MicroBatchIds(0, [stand_in, kept]), planned(order, 1)]]
-    assert order_lines(DATA, [order], [RankOrderLog(trained, frozenset({damaged}))])[0].ids[0] == stand_in
+    assert order_lines(DATA, [order], [RankSteps(trained, frozenset({damaged}))])[0].ids[0] == stand_in
     if stand_in != damaged:
         with pytest.raises(TrainerError, match="trained on sample"):
-            order_lines(DATA, [order], [RankOrderLog(trained, frozenset())])
+            order_lines(DATA, [order], [RankSteps(trained, frozenset())])
