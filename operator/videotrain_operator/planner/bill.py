@@ -57,7 +57,7 @@ def _rebuilt(draft: Draft, holdings: list[Holding]) -> Json | None:
 def store_ledger(draft: Draft) -> None:
     """Apply the ledger if it changed; the last object before the status write."""
     bill, stored = draft.bill, draft.observed.ledger
-    if bill is None or not (bill.document["pods"] or bill.document["entries"] or stored):
+    if bill is None or not (stored or _bills_something(bill.document)):
         return
     document = bill.document | {"run": status_backup(draft)}
     wait = _can_wait(document, stored or {}, draft.now, over=draft.finished)
@@ -68,6 +68,10 @@ def store_ledger(draft: Draft) -> None:
         draft.update(ledger=ledger_name(draft.run))
 
 
+def _bills_something(document: Json) -> bool:
+    return bool(document["pods"] or document["entries"] or document["folded"]["gpuMicroseconds"])
+
+
 def _can_wait(document: Json, stored: Mapping[str, Any], now: datetime, *, over: bool) -> float:
     """Seconds until the ledger must be written; 0 for now, infinity for never.
 
@@ -76,7 +80,8 @@ def _can_wait(document: Json, stored: Mapping[str, Any], now: datetime, *, over:
     makes one write of it. What ended may be gone at the next look.
     """
     known, pods = stored.get("pods", {}), document["pods"]
-    young = not stored and document["run"]["generation"] == 0
+    # One that is made again from the status has folded totals, which nothing else would tell once the status is gone.
+    young = not stored and document["run"]["generation"] == 0 and not document["folded"]["gpuMicroseconds"]
     keys = ("folded", "run", "entries") if over else () if young else ("folded", "run")
     if any(document[key] != stored.get(key) for key in keys) or known.keys() - pods.keys():
         return 0.0

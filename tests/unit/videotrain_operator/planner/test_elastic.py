@@ -217,6 +217,20 @@ async def test_a_deleted_ledger_is_made_again_from_the_status() -> None:
     assert status.cost.held_gpu_microseconds > before.cost.held_gpu_microseconds
 
 
+async def test_a_ledger_that_is_deleted_while_no_pod_is_held_is_made_again_once() -> None:
+    cluster = cluster_of()
+    await running(cluster)
+    cluster.edit(suspend=True)
+    before = await pass_seconds(cluster, 15)
+    assert before.phase == "Suspended" and before.cost is not None
+    cluster.drop("ConfigMap", "ledger")
+    after = await pass_seconds(cluster, 5)
+    assert [key for key in cluster.objects if key[0] == "ConfigMap" and "ledger" in key[1]]
+    assert len(told(cluster, "LedgerRebuilt")) == 1
+    assert after.cost is not None
+    assert after.cost.total_micros == before.cost.total_micros
+
+
 @pytest.mark.parametrize("text", [None, "{", '{"generation": 1}'])
 async def test_a_roster_that_somebody_spoils_is_written_again(text: str | None) -> None:
     cluster = cluster_of()

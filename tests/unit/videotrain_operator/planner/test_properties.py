@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.planner_builders import manifest, run_of, train_stage
 
@@ -185,6 +185,7 @@ async def live(cluster: SimulatedCluster, script: list[tuple[int, str, int]]) ->
 
 
 @given(SCRIPTS)
+@example([(1, "drain-node", 0), (3, "delete-ledger", 0)])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @pytest.mark.slow
 async def test_a_run_comes_to_its_end_whatever_happens(script: list[tuple[int, str, int]]) -> None:
