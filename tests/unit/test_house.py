@@ -88,3 +88,33 @@ def test_every_tox_environment_of_the_contributing_guide_exists():
     environments = set(re.findall(r"^\[testenv:([a-z]+)\]", (ROOT / "tox.ini").read_text(), re.MULTILINE))
     named = set(re.findall(r"tox -e ([a-z]+)", (ROOT / "CONTRIBUTING.md").read_text()))
     assert named - environments == set()
+
+
+RETIRED = {
+    r"doubt": "node trust (of nodes), warning or check (elsewhere)",
+    r"evidence": "fault, proof, order check, or what was seen",
+    r"bereav|bereft|homeless": "orphan, unschedulable",
+    r"farewell|last.word": "the plan of a deletion, the final annotations",
+    r"memento": "status backup",
+    r"zygote|warm launcher": "fork server",
+    r"studio|workshop": "sampling pipeline",
+    r"weak.?point": "what the test shows",
+    r"freeze.?percent|videotrain_frozen|frozen step": "node trust, hang; frozen is the accepted configuration",
+    r"(?<!multi_)\btenants?\b": "hosted pod",
+    r"\b_?strike\b": "end for a fault, inject a fault",
+    r"slots_?per_?step|_slots?\b|\bslots?\b(?!=True)": "micro-batch",
+}
+"""Words that were given up, as patterns without case, and what is said in their place."""
+
+
+def test_retired_words_stay_retired():
+    found = []
+    for path in tracked(":!benchmarks/results", ":!tests/fixtures", ":!lock.txt", ":!tests/unit/test_house.py"):
+        if path.suffix in (".png", ".safetensors", ".mp4") or not path.is_file():
+            continue
+        text = path.read_text()
+        for retired, instead in RETIRED.items():
+            for match in re.finditer(retired, text, re.IGNORECASE):
+                line = text.count("\n", 0, match.start()) + 1
+                found.append(f"{path.relative_to(ROOT)}:{line}: {match[0]!r}; say {instead}")
+    assert found == []
