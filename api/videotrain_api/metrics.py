@@ -181,6 +181,12 @@ API_REQUESTS: Final = _operator(
 WATCH_RESTARTS: Final = _operator(
     "watch_restarts_total", "counter", "Watches that broke or expired and were taken up again.", labels=("kind",)
 )
+WATCH_SILENT_SECONDS: Final = _operator(
+    "watch_silent_seconds",
+    "gauge",
+    "Time since the API server last gave a sign on a watch of that kind, of its most silent one if there are several.",
+    labels=("kind",),
+)
 LEADER: Final = _operator("leader", "gauge", "1 while this replica holds the Lease and writes.")
 NODES_UNTRUSTED: Final = _operator(
     "nodes_untrusted", "gauge", "1 while lost nodes are not believed, because too many are lost at once."

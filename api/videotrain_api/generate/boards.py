@@ -404,6 +404,12 @@ OPERATOR: Final = Board(
                     kind="stack",
                 ),
                 Panel(
+                    "Time since the API server gave a sign",
+                    ((f"max by (kind) ({m.WATCH_SILENT_SECONDS.name})", "{{kind}}"),),
+                    "s",
+                    help="By watch; a replica that heard nothing for three minutes on one of them is not ready.",
+                ),
+                Panel(
                     "Events per hour",
                     ((f"sum by (reason) (rate({m.EVENTS.name}{_STEP})) * 3600", "{{reason}}"),),
                     kind="stack",

@@ -28,7 +28,7 @@ from videotrain_operator.kube.kinds import KINDS
 
 REQUEST_SECONDS: Final = 30.0
 """A request that takes longer has failed; a hung write must not hold its run for ever."""
-WATCH_SECONDS: Final = 120
+WATCH_SECONDS: Final = 90
 """The server ends a watch after so long, and it is taken up again where it ended."""
 SILENCE_SECONDS: Final = WATCH_SECONDS + 20.0
 """A watch from which nothing came for so long is dead, whatever TCP says."""

@@ -33,15 +33,13 @@ class Informer:
         self.kind = kind
         self.store = store
         self.synced = asyncio.Event()
-        self.connected = False
-        """The newest exchange with the server worked."""
         self.heard_at = 0.0
-        """Monotonic time of the last sign of the server."""
+        """Monotonic time of the last sign of the server: a list, an event, a bookmark or the end of a watch in time."""
         self.restarts = 0
         """Watches that broke or expired."""
+        self.namespace = namespace
         self._client = client
         self._on_event = on_event
-        self._namespace = namespace
         self._labels = labels
         self._version = ""
         self._refused_since: float | None = None
@@ -58,8 +56,8 @@ class Informer:
                 if not self._version:
                     await self._list()
                 await self._watch()
+                self._heard()
                 backoff = FIRST_BACKOFF_SECONDS
-                self._refused_since = None
             except ApiUnavailable as error:
                 self._broke(error)
                 heard = time.monotonic() - self.heard_at < LONGEST_BACKOFF_SECONDS
@@ -80,26 +78,24 @@ class Informer:
         return not self.synced.is_set() or now - self._refused_since > REFUSED_SECONDS
 
     def _broke(self, error: ApiError) -> None:
-        self.connected = False
         self.restarts += 1
         _log.info("watch of %s ended: %s", self.kind, error)
 
     def _heard(self) -> None:
-        self.connected = True
         self._refused_since = None
         self.heard_at = time.monotonic()
 
     async def _list(self) -> None:
         keys: list[Key] = []
         version = ""
-        async for items, listed in self._client.pages(self.kind, self._namespace, self._labels):
+        async for items, listed in self._client.pages(self.kind, self.namespace, self._labels):
             for item in items:
                 body = trim(item)
                 keys.append(key_of(body))
                 if self.store.put(body):
                     self._on_event(WatchEvent("MODIFIED", body))
             version = listed
-        for body in self.store.keep_only(keys, int(version), self._namespace):
+        for body in self.store.keep_only(keys, int(version), self.namespace):
             self._on_event(WatchEvent("DELETED", body))
         self._version = version
         self._heard()
@@ -107,7 +103,7 @@ class Informer:
 
     async def _watch(self) -> None:
         head = {"apiVersion": KINDS[self.kind].group_version, "kind": self.kind}
-        async for event in self._client.watch(self.kind, self._namespace, self._labels, self._version):
+        async for event in self._client.watch(self.kind, self.namespace, self._labels, self._version):
             self._heard()
             if isinstance(event, str):
                 self._version = event

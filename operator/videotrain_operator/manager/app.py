@@ -26,14 +26,19 @@ from videotrain_operator.kube.informer import Informer
 from videotrain_operator.kube.run_watch import Runs
 from videotrain_operator.manager.controller import Controller
 from videotrain_operator.manager.election import Election
+from videotrain_operator.manager.kopf_thread import KopfThread
 from videotrain_operator.manager.server import serve
 from videotrain_operator.manager.settings import Settings
 from videotrain_operator.telemetry import OperatorMetrics, Sample
 from videotrain_operator.webhook.server import Webhook
 
 OWNED: Final = f"app.kubernetes.io/managed-by={FIELD_MANAGER}"
-SILENT_SECONDS: Final = 120.0
-"""A process that heard nothing of the API server for so long is not ready."""
+SILENT_SECONDS: Final = 180.0
+"""A replica that heard nothing on one of its watches for so long is not ready.
+
+Longer than it takes to notice that a watch is dead (client.SILENCE_SECONDS) and to get a bookmark on the next, which
+comes within a minute: a connection that died is no reason as long as the API server lives.
+"""
 STUCK_SECONDS: Final = 60.0
 """An event loop that did not turn for so long is not healthy."""
 TICK_SECONDS: Final = 2.0
@@ -70,7 +75,8 @@ class Operator:
         cluster = KubeCluster(client, self._stores, self._fence, host)
         self._controller = Controller(cluster, self._stores, agents, metrics, settings, self._nodes_heard_at)
         self._informers = [self._informer(kind, place) for kind, place in self._scopes()]
-        self._runs = Runs(lambda: load_configuration(settings.kubeconfig or None), self._stores[KIND], self._notice)
+        self._runs = Runs(self._stores[KIND], self._notice)
+        self._kopf = KopfThread(self._runs, lambda: load_configuration(settings.kubeconfig or None))
         self._webhook = self._make_webhook() if settings.webhook_port else None
         metrics.add_source(self._samples)
 
@@ -128,7 +134,7 @@ class Operator:
             stopping = asyncio.create_task(self._stopping.wait())
             working = asyncio.create_task(self._work())
             await asyncio.wait({stopping, working}, return_when=asyncio.FIRST_COMPLETED)
-            self._runs.stop()
+            self._kopf.stop()
             stopping.cancel()
             working.cancel()
             results = await asyncio.gather(working, return_exceptions=True)
@@ -137,17 +143,21 @@ class Operator:
                 if isinstance(error, Exception):
                     raise error
 
+    def stop(self) -> None:
+        """End `run`."""
+        self._stopping.set()
+
     def _stop_on_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+            loop.add_signal_handler(number, self.stop)
 
     async def _work(self) -> None:
         await self._wait_for_the_kind()
         async with asyncio.TaskGroup() as group:
             for informer in self._informers:
                 group.create_task(informer.run())
-            group.create_task(self._runs.follow(self._settings.namespaces, self._watching.set))
+            group.create_task(self._kopf.follow(self._settings.namespaces, self._watching.set))
             if self._webhook is not None:
                 group.create_task(self._webhook.run())
             await self._watching.wait()
@@ -236,7 +246,21 @@ class Operator:
             return "caches are not filled yet"
         if self._webhook is not None and not self._webhook.ready:
             return "the webhook has no certificate yet"
+        silent = [
+            f"{kind} in {namespace}" if namespace else kind
+            for kind, namespace, seconds in self._silences()
+            if seconds > SILENT_SECONDS
+        ]
+        if silent:
+            return f"nothing was heard of {', '.join(silent)} from the API server for {SILENT_SECONDS:g} s"
         return ""
+
+    def _silences(self) -> Iterable[tuple[str, str, float]]:
+        """Of each watch its kind, its namespace if it has one, and how long ago the API server gave a sign on it."""
+        now = time.monotonic()
+        for informer in self._informers:
+            yield informer.kind, informer.namespace, now - informer.heard_at
+        yield KIND, "", now - self._runs.heard_at
 
     def _samples(self) -> Iterable[Sample]:
         leading = self._election.leading or not self._settings.leader_elect
@@ -246,6 +270,12 @@ class Operator:
             restarts[informer.kind] = restarts.get(informer.kind, 0) + informer.restarts
         for kind, count in restarts.items():
             yield catalogue.WATCH_RESTARTS, (kind,), count
+        if self._ready.is_set():
+            longest: dict[str, float] = {}
+            for kind, _, seconds in self._silences():
+                longest[kind] = max(seconds, longest.get(kind, 0.0))
+            for kind, seconds in longest.items():
+                yield catalogue.WATCH_SILENT_SECONDS, (kind,), seconds
         if self._webhook is not None:
             for outcome, count in sorted(self._webhook.reviews.items()):
                 yield catalogue.WEBHOOK_REVIEWS, (outcome,), count

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 from support.planner_builders import agent, at, failed, manifest, pod, progress, run_of, seen
 
-from videotrain_api.metrics import CATALOGUE, LEADER, WATCH_RESTARTS, WEBHOOK_REVIEWS, emitted_by
+from videotrain_api.metrics import CATALOGUE, LEADER, WATCH_RESTARTS, WATCH_SILENT_SECONDS, WEBHOOK_REVIEWS, emitted_by
 from videotrain_api.records import CurationCounts
 from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus, StageStatus, ThroughputStatus
 from videotrain_api.vocabulary import ExitCode
@@ -23,7 +23,14 @@ def values(status: RunStatus) -> dict[tuple[str, ...], float]:
     metrics.note_error(OSError())
     metrics.note_request("patch", "Pod", 200)
     metrics.note_node_trust("")
-    metrics.add_source(lambda: [(LEADER, (), 1.0), (WATCH_RESTARTS, ("Pod",), 2), (WEBHOOK_REVIEWS, ("denied",), 3)])
+    metrics.add_source(
+        lambda: [
+            (LEADER, (), 1.0),
+            (WATCH_RESTARTS, ("Pod",), 2),
+            (WATCH_SILENT_SECONDS, ("Pod",), 4.0),
+            (WEBHOOK_REVIEWS, ("denied",), 3),
+        ]
+    )
     found = {}
     for family in text_string_to_metric_families(metrics.text().decode()):
         for sample in family.samples:

@@ -19,7 +19,7 @@ def run(version: int, uid: str = "u-1") -> Json:
 
 def follower() -> tuple[Runs, Store, list[str]]:
     store, told = Store(), list[str]()
-    return Runs(lambda: None, store, lambda event: told.append(event.type)), store, told
+    return Runs(store, lambda event: told.append(event.type)), store, told
 
 
 async def test_a_run_that_is_deleted_while_a_list_is_read_does_not_come_back() -> None:
