@@ -9,25 +9,25 @@ from typing import Any, Final
 
 from videotrain_api.config.resolve import resolve
 from videotrain_api.config.stage_config import StageConfig
-from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec
-from videotrain_api.schema import Problem, camel_case
+from videotrain_api.resource.mutability import (
+    FIXED_POOL,
+    LIVE,
+    LIVE_FAILURE_POLICY,
+    THAWED,
+    attributes,
+    without_live,
+)
+from videotrain_api.resource.pool import Pool
+from videotrain_api.resource.trainrun import FailurePolicy, VideoTrainingRun, VideoTrainingRunSpec
+from videotrain_api.schema import Problem
 from videotrain_api.validation import check
 
 FROZEN_SPEC_KEY: Final = "_spec.json"
 """Key of the frozen spec in the config map; no stage can have that name."""
-LIVE_FIELDS: Final = (
-    "nodes",
-    "budget",
-    "suspend",
-    "elasticity",
-    "active_deadline_seconds",
-    "start_deadline_seconds",
-    "ttl_seconds_after_finished",
-)
-THAWED_FIELDS: Final = ("image", "image_pull_policy", "queue")
-"""What describes the pods, with the rest of pool: the API server lets it change only while there are none."""
-FIXED_POOL_FIELDS: Final = ("gpus_per_node", "gpu_resource", "currency")
-LIVE_FAILURE_FIELDS: Final = ("rules", "limits", "same_step_limit")
+_LIVE: Final = attributes(VideoTrainingRunSpec, LIVE)
+_THAWED: Final = attributes(VideoTrainingRunSpec, THAWED)
+_FIXED_POOL: Final = attributes(Pool, FIXED_POOL)
+_LIVE_FAILURE_POLICY: Final = attributes(FailurePolicy, LIVE_FAILURE_POLICY)
 
 
 def effective_run(run: VideoTrainingRun, frozen: dict[str, Any] | None) -> VideoTrainingRun:
@@ -37,9 +37,9 @@ def effective_run(run: VideoTrainingRun, frozen: dict[str, Any] | None) -> Video
     spec = _parse_spec(_canonical(frozen))
     now = run.spec
     nodes = {stage.name: stage.nodes for stage in now.stages}
-    policy = {name: getattr(now.failure_policy, name) for name in LIVE_FAILURE_FIELDS}
-    changes: dict[str, Any] = {name: getattr(now, name) for name in (*LIVE_FIELDS, *THAWED_FIELDS)}
-    changes["pool"] = now.pool.model_copy(update={name: getattr(spec.pool, name) for name in FIXED_POOL_FIELDS})
+    policy = {name: getattr(now.failure_policy, name) for name in _LIVE_FAILURE_POLICY}
+    changes: dict[str, Any] = {name: getattr(now, name) for name in (*_LIVE, *_THAWED)}
+    changes["pool"] = now.pool.model_copy(update={name: getattr(spec.pool, name) for name in _FIXED_POOL})
     changes["failure_policy"] = spec.failure_policy.model_copy(update=policy)
     changes["stages"] = [stage.model_copy(update={"nodes": nodes.get(stage.name)}) for stage in spec.stages]
     merged = spec.model_copy(update=changes)
@@ -102,14 +102,9 @@ def _problems(canonical: str) -> tuple[Problem, ...]:
 @lru_cache(maxsize=256)
 def _config_data(canonical: str) -> tuple[tuple[str, str], ...]:
     configs = _resolved(canonical)
-    spec = json.loads(canonical)["spec"]
-    for name in (*LIVE_FIELDS, *THAWED_FIELDS):
-        del spec[camel_case(name)]
-    pool = {camel_case(name): spec["pool"][camel_case(name)] for name in FIXED_POOL_FIELDS}
-    spec["pool"] = pool | {"pricePerGpuHour": "0"}  # required, and always taken from the present spec
-    for name in LIVE_FAILURE_FIELDS:
-        del spec["failurePolicy"][camel_case(name)]
-    for stage in spec["stages"]:
-        del stage["nodes"]
+    whole = json.loads(canonical)["spec"]
+    spec = {name: value for name, value in without_live(whole).items() if name not in THAWED}
+    # The price is required, and always taken from the present spec.
+    spec["pool"] = {name: whole["pool"][name] for name in FIXED_POOL} | {"pricePerGpuHour": "0"}
     files = {f"{config.stage.name}.json": config.canonical_json() for config in configs}
     return tuple((files | {FROZEN_SPEC_KEY: _canonical(spec)}).items())

@@ -43,7 +43,7 @@ from videotrain_trainer.data.sets import EncodedSetInfo, set_info_uri
 from videotrain_trainer.data.shards import ShardWriter
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.exit_codes import classify
-from videotrain_trainer.worker.main import TASKS
+from videotrain_trainer.worker.main import MODULES
 from videotrain_trainer.worker.stage_context import StageContext, World
 
 STORAGE = Storage(uri="s3://unused-bucket")
@@ -331,7 +331,7 @@ def _worker(config: str, folder: str, rank: int, size: int, plan: Plan) -> None:
             scratch=scratch,
             cache=scratch,
         )
-        task = importlib.import_module(TASKS[context.config.stage.task])
+        task = importlib.import_module(MODULES[context.config.stage.task])
         (where / f"outcome-{rank}").write_text(task.run(context))
         dist.destroy_process_group()
     except BaseException as error:

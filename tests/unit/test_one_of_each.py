@@ -2,12 +2,15 @@
 
 import argparse
 import ast
+import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from videotrain_api.resource.stages import SampleTask
+from videotrain_api.resource import mutability
+from videotrain_api.resource.stages import TASKS, SampleTask
 from videotrain_trainer.commands.sample import add_options
 
 ROOT = Path(__file__).parents[2]
@@ -19,11 +22,11 @@ PACKAGES = {
 }
 
 
-def sources(*names: str) -> Iterator[tuple[str, ast.Module]]:
+@cache
+def sources(*names: str) -> list[tuple[str, ast.Module]]:
     """Path below the root and syntax tree of every module of the named distributions, all if none is named."""
-    for name in names or PACKAGES:
-        for path in sorted(PACKAGES[name].rglob("*.py")):
-            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
+    paths = [path for name in names or PACKAGES for path in sorted(PACKAGES[name].rglob("*.py"))]
+    return [(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())) for path in paths]
 
 
 def literals(tree: ast.AST) -> Iterator[ast.Constant]:
@@ -39,6 +42,14 @@ def calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
             if called in names:
                 yield node
+
+
+def listings(tree: ast.AST) -> Iterator[tuple[int, set[str]]]:
+    """Line and texts of every tuple, list and set that is written out."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Tuple | ast.List | ast.Set):
+            texts = {item.value for item in node.elts if isinstance(item, ast.Constant) and isinstance(item.value, str)}
+            yield node.lineno, texts
 
 
 def is_number(node: ast.AST | None) -> bool:
@@ -69,7 +80,7 @@ def defaults_of(node: ast.AST, names: set[str], flags: set[str]) -> Iterator[tup
 
 
 class TestSampling:
-    """Home of the defaults: videotrain_api.resource.sampling. Home of the rules: videotrain_api.rules.references."""
+    """Home of the defaults: videotrain_api.resource.sampling. Home of the rules: videotrain_api.resource.references."""
 
     def test_no_default_of_sampling_is_a_number_of_its_own(self):
         names = {"steps", "sampling_steps", "fps", "motion_score", "motion", "text_guidance", "image_guidance"}
@@ -94,7 +105,7 @@ class TestSampling:
         )
 
     def test_only_the_rules_tell_the_kinds_that_take_references_apart(self):
-        home = "api/videotrain_api/rules/references.py"
+        home = "api/videotrain_api/resource/references.py"
         prefixes = [
             f"{path}:{call.lineno}"
             for path, tree in sources()
@@ -110,3 +121,47 @@ class TestSampling:
     def test_a_refusal_is_worded_once(self, words):
         found = [path for path, tree in sources() for text in literals(tree) if words in str(text.value)]
         assert len(set(found)) <= 1, found
+
+
+class TestResource:
+    """Homes in api.resource: mutability (what may change), stages (kinds of task), trainrun (node bounds)."""
+
+    @pytest.mark.parametrize(
+        ("home", "names"),
+        [
+            ("mutability", mutability.LIVE),
+            ("mutability", mutability.THAWED),
+            ("mutability", mutability.FIXED_POOL),
+            ("mutability", mutability.LIVE_FAILURE_POLICY),
+            ("mutability", mutability.FIXED_FAILURE_POLICY),
+            ("stages", TASKS),
+        ],
+    )
+    def test_a_list_of_fields_is_written_once(self, home, names):
+        known = {*names, *(re.sub("[A-Z]", lambda found: f"_{found[0].lower()}", name) for name in names)}
+        found = [
+            path for path, tree in sources() for _, texts in listings(tree) if len(texts & known) > len(names) // 2 > 0
+        ]
+        assert found == [f"api/videotrain_api/resource/{home}.py"]
+
+    def test_every_list_of_what_may_change_is_read_by_the_product(self):
+        lists = {name for name in vars(mutability) if name.isupper()}
+        names = [node for _, tree in sources() for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        assert lists - {node.id for node in names if isinstance(node.ctx, ast.Load)} == set()
+
+    def test_only_one_place_decides_whose_node_bounds_count(self):
+        found = []
+        for path, tree in sources():
+            choices = [node for node in ast.walk(tree) if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or)]
+            ends = [node.values[-1] for node in choices]
+            found += [path for end in ends if isinstance(end, ast.Attribute) and end.attr == "nodes"]
+        assert found == ["api/videotrain_api/resource/trainrun.py"]
+
+    def test_only_one_place_lists_the_node_counts_of_bounds(self):
+        found = [
+            path
+            for path, tree in sources()
+            for call in calls(tree, "range")
+            if any(getattr(node, "attr", None) == "min" for node in ast.walk(call))
+        ]
+        assert found == ["api/videotrain_api/resource/stages.py"]

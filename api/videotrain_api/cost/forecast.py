@@ -13,8 +13,8 @@ from typing import Final, Literal
 from videotrain_api.config import aspect, presets
 from videotrain_api.cost import autoencoder_flops, flops
 from videotrain_api.money import cost_micros, format_micros, parse_micros
-from videotrain_api.resource.stages import Bucket, NodeBounds, ParallelLayout, SampleTask, Stage
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.resource.stages import Bucket, ParallelLayout, SampleTask, Stage, node_counts
+from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 from videotrain_api.schema import ApiModel
 
 PEAK_FLOPS: Final = 989e12
@@ -162,16 +162,6 @@ def forecast(
         cost=format_micros(total),
         complete=all(stage.work is not None for stage in stages),
     )
-
-
-def node_bounds(run: VideoTrainingRun, stage: Stage) -> NodeBounds:
-    """Node bounds of a stage: its own, else the run's."""
-    return stage.nodes or run.spec.nodes
-
-
-def node_counts(bounds: NodeBounds) -> list[int]:
-    """Node counts that the bounds permit, ascending."""
-    return [n for n in bounds.allowed or range(bounds.min, bounds.max + 1) if bounds.min <= n <= bounds.max]
 
 
 def stage_work(run: VideoTrainingRun, stage: Stage) -> StageWork | None:

@@ -14,9 +14,10 @@ from videotrain_api.config import aspect
 from videotrain_api.crd.cel import CelRule, at_most, names
 from videotrain_api.crd.transitions import TRANSITIONS
 from videotrain_api.resource.architecture import TextEncoderSpec, TransformerSpec
-from videotrain_api.resource.mutability import STAGE_MEMBERS
 from videotrain_api.resource.pool import ENV_ADVICE, ENV_NAME, RESERVED_ENV, RESERVED_ENV_PREFIXES, CacheVolume, Pool
+from videotrain_api.resource.references import REFERENCES, Reference
 from videotrain_api.resource.stages import (
+    TASKS,
     Bucket,
     ConditioningMix,
     CurateTask,
@@ -33,7 +34,6 @@ from videotrain_api.resource.trainrun import (
     CheckpointPolicy,
     VideoTrainingRunSpec,
 )
-from videotrain_api.rules.references import REFERENCES, Reference
 from videotrain_api.schema import ApiModel, camel_case
 
 MOST_STAGES: Final = 32
@@ -201,7 +201,7 @@ _PIECES: Final = f"{_INDICES}.all(i, i == 0 || i >= size(self.learningRate) || "
 
 _STATE: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
     VideoTrainingRunSpec: _SPEC,
-    Stage: (*(_union(member) for member in STAGE_MEMBERS),),
+    Stage: (*(_union(member) for member in TASKS),),
     NodeBounds: (
         at_most("min", "max", ": lower min first, or set suspend: true to release every node"),
         CelRule(

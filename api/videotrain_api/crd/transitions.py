@@ -6,15 +6,22 @@ from collections.abc import Mapping
 from typing import Final
 
 from videotrain_api.crd.cel import CelRule, same
-from videotrain_api.resource.mutability import FIXED, FIXED_FAILURE_POLICY, FIXED_POOL, STAGE_MEMBERS, THAWED
+from videotrain_api.resource.mutability import (
+    FIXED,
+    FIXED_FAILURE_POLICY,
+    FIXED_POOL,
+    LIVE,
+    LIVE_FAILURE_POLICY,
+    THAWED,
+)
 from videotrain_api.resource.pool import Pool
-from videotrain_api.resource.stages import Stage
+from videotrain_api.resource.stages import TASKS, Stage
 from videotrain_api.resource.trainrun import FailurePolicy, VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.schema import ApiModel
 
 _ANEW: Final = (
-    "delete the run and create it anew (a running one takes changes of nodes, budget, deadlines, elasticity, suspend, "
-    "ttlSecondsAfterFinished and of failurePolicy.rules, limits and sameStepLimit)"
+    f"delete the run and create it anew (a running one takes changes of {', '.join(LIVE)} and of "
+    f"{', '.join(f'failurePolicy.{name}' for name in LIVE_FAILURE_POLICY)})"
 )
 _SUSPEND: Final = "set suspend: true, wait for phase Suspended, change it, then set suspend: false"
 _HOLDS_NO_POD: Final = (
@@ -48,7 +55,7 @@ TRANSITIONS: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
     FailurePolicy: tuple(_fixed(field) for field in FIXED_FAILURE_POLICY),
     Stage: (
         CelRule("self.task == oldSelf.task", f"task cannot change; {_ANEW}", ".task", "FieldValueForbidden"),
-        *(_fixed(member, "of a stage only nodes may; delete the run and create it anew") for member in STAGE_MEMBERS),
+        *(_fixed(member, "of a stage only nodes may; delete the run and create it anew") for member in TASKS),
     ),
 }
 """Rules about updates, by the model at which they stand."""

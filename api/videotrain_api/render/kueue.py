@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from videotrain_api.cost.forecast import node_bounds, node_counts
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.resource.stages import node_counts
+from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 
 _DOMAIN: Final = "kueue.x-k8s.io"
 PLACE_LABEL: Final = f"{_DOMAIN}/pod-group-pod-index"

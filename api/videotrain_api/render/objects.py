@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from videotrain_api.cost.forecast import node_bounds, node_counts
 from videotrain_api.crd.wire import Manifest
 from videotrain_api.frozen_config import config_data, data_hash
 from videotrain_api.render.config import render_config_map
 from videotrain_api.render.names import config_map_name
 from videotrain_api.render.pod import render_pod
 from videotrain_api.render.service import render_service
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.resource.stages import node_counts
+from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 
 
 def render_objects(run: VideoTrainingRun) -> list[Manifest]:

@@ -2,11 +2,17 @@
 
 Live fields take effect on a running world. Thawed fields describe the pods and may change only while no pod exists, so
 that all members of a world are alike. Everything else decides what is trained, and is fixed with the first pods.
+
+The CRD's transition rules, the frozen configuration and the directory of a local run read these lists. Names are those
+of the wire.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
+
+from videotrain_api.schema import ApiModel, camel_case
 
 LIVE: Final = (
     "activeDeadlineSeconds",
@@ -17,7 +23,7 @@ LIVE: Final = (
     "suspend",
     "ttlSecondsAfterFinished",
 )
-"""Fields of spec that may change at any time; also `nodes` of each stage and what FIXED_FAILURE_POLICY leaves."""
+"""Fields of spec that may change at any time; also LIVE_FAILURE_POLICY and `nodes` of each stage."""
 THAWED: Final = ("image", "imagePullPolicy", "pool", "queue")
 """Fields of spec that may change while the run holds no pod: it is suspended, or was never accepted."""
 FIXED: Final = ("autoencoder", "checkpoint", "dataset", "model", "seed", "storage", "textEncoder")
@@ -26,4 +32,20 @@ FIXED_POOL: Final = ("gpusPerNode", "gpuResource", "currency")
 """Fields of pool that not even a suspended run may change: the bill and the world sizes rest on them."""
 FIXED_FAILURE_POLICY: Final = ("hangSeconds", "startSeconds", "graceSeconds")
 """Fields of failurePolicy that are part of running pods."""
-STAGE_MEMBERS: Final = ("curate", "autoencoder", "encode", "train", "sample")
+LIVE_FAILURE_POLICY: Final = ("limits", "rules", "sameStepLimit")
+"""All others of failurePolicy: they may change at any time."""
+
+
+def without_live(spec: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a spec as JSON, complete with defaults, without what may change at any time."""
+    rest = {name: value for name, value in spec.items() if name not in LIVE}
+    policy = spec["failurePolicy"].items()
+    rest["failurePolicy"] = {name: value for name, value in policy if name not in LIVE_FAILURE_POLICY}
+    rest["stages"] = [{name: value for name, value in stage.items() if name != "nodes"} for stage in spec["stages"]]
+    return rest
+
+
+def attributes(kind: type[ApiModel], names: Sequence[str]) -> tuple[str, ...]:
+    """The Python names of fields that are named as on the wire."""
+    of_wire = {camel_case(name): name for name in kind.model_fields}
+    return tuple(of_wire[name] for name in names)

@@ -5,7 +5,7 @@ A stage names its `task` and carries the member of the same name, as Kubernetes 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Field
 
@@ -20,6 +20,8 @@ DNS_LABEL = patterned(
 StageName = Annotated[str, DNS_LABEL]
 Resolution = Annotated[str, patterned(r"^[1-9][0-9]{1,3}px$", "an area class such as 256px", max_length=6)]
 Task = Literal["curate", "autoencoder", "encode", "train", "sample"]
+TASKS: Final[tuple[Task, ...]] = get_args(Task)
+"""Also the names of the members of a stage."""
 ConditionKind = Literal[
     "t2v", "i2v_head", "i2v_tail", "i2v_loop", "v2v_head", "v2v_tail", "v2v_head_easy", "v2v_tail_easy"
 ]
@@ -41,6 +43,11 @@ class NodeBounds(ApiModel):
     """Most nodes that are asked for."""
     allowed: list[int] | None = Field(default=None, min_length=1, max_length=64)
     """The only node counts to use, if not every number from min to max; ascending."""
+
+
+def node_counts(bounds: NodeBounds) -> list[int]:
+    """Node counts that the bounds permit, ascending."""
+    return [n for n in bounds.allowed or range(bounds.min, bounds.max + 1) if bounds.min <= n <= bounds.max]
 
 
 class ScoreBounds(ApiModel):

@@ -214,3 +214,8 @@ class VideoTrainingRun(ApiModel):
     """Desired state."""
     status: dict[str, Any] | None = None
     """Observed state; see `videotrain_api.resource.status`. Written by the operator only."""
+
+
+def node_bounds(run: VideoTrainingRun, stage: Stage | None) -> NodeBounds:
+    """Node bounds of a stage: its own, else the run's. Those of the run if there is no stage."""
+    return (stage.nodes if stage else None) or run.spec.nodes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from videotrain_api.cost.forecast import node_bounds, node_counts
-from videotrain_api.resource.stages import AutoencoderTask, ParallelLayout
+from videotrain_api.resource.stages import AutoencoderTask, ParallelLayout, node_counts
+from videotrain_api.resource.trainrun import node_bounds
 from videotrain_api.rules.facts import Facts, shown
 from videotrain_api.schema import Problem
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from videotrain_api.cost.forecast import PEAK_FLOPS, gpu_cost_micros, modelled_seconds, node_bounds, stage_work
+from videotrain_api.cost.forecast import PEAK_FLOPS, gpu_cost_micros, modelled_seconds, stage_work
 from videotrain_api.money import format_micros, parse_micros
-from videotrain_api.resource.trainrun import Budget, VideoTrainingRun
+from videotrain_api.resource.trainrun import Budget, VideoTrainingRun, node_bounds
 from videotrain_api.rules.facts import Facts
 from videotrain_api.schema import Problem
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from videotrain_api.config.resolve import encode_buckets, missing_inputs, stage_paths
-from videotrain_api.resource.stages import NodeBounds, Prompt, SampleTask, Stage, WeightsFrom
+from videotrain_api.resource.references import misfits
+from videotrain_api.resource.stages import TASKS, NodeBounds, Prompt, SampleTask, Stage, WeightsFrom
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.facts import Facts
-from videotrain_api.rules.references import misfits
 from videotrain_api.schema import Problem, camel_case
-
-MEMBERS = ("curate", "autoencoder", "encode", "train", "sample")
 
 
 def check_stages(facts: Facts) -> Iterator[Problem]:
@@ -35,7 +33,7 @@ def check_stages(facts: Facts) -> Iterator[Problem]:
 
 
 def _member(path: str, stage: Stage) -> Iterator[Problem]:
-    for name in MEMBERS:
+    for name in TASKS:
         value = getattr(stage, name)
         if name == stage.task and value is None:
             yield Problem(f"{path}.{name}", None, f"task is '{stage.task}', so this field is required")

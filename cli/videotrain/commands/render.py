@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from videotrain.manifest_file import load_run
-from videotrain_api.cost.forecast import node_bounds, node_counts
 from videotrain_api.render.objects import render_objects
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.resource.stages import node_counts
+from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 
 LITERAL_FROM = 100
 """Strings from this length on, such as a frozen stage configuration, are written as blocks."""

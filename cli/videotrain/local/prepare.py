@@ -24,8 +24,7 @@ from videotrain.objectstore.client import (
     is_external,
     secret_manifest,
 )
-from videotrain_api.cost.forecast import node_bounds
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 from videotrain_api.validation import parse_run
 
 Json = dict[str, Any]

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from videotrain_api.frozen_config import LIVE_FAILURE_FIELDS, LIVE_FIELDS
+from videotrain_api.resource.mutability import without_live
 from videotrain_api.resource.trainrun import VideoTrainingRun
-from videotrain_api.schema import camel_case
 
 Json = dict[str, Any]
 START_BYTES: Final = 512 * 1024 * 1024
@@ -98,8 +97,9 @@ def check_same_run(workdir: Path, held: Json, wanted: VideoTrainingRun) -> None:
         raise WorkplaceError(
             f"--workdir {workdir}: holds the run {name!r}, not {wanted.metadata.name!r}; use another one"
         )
-    before = _fixed(VideoTrainingRun.from_wire({key: value for key, value in held.items() if key != "status"}))
-    differences = list(_differences("spec", before, _fixed(wanted)))
+    found = VideoTrainingRun.from_wire({key: value for key, value in held.items() if key != "status"})
+    before, after = (without_live(run.spec.model_dump(mode="json", by_alias=True)) for run in (found, wanted))
+    differences = list(_differences("spec", before, after))
     if differences:
         listed = "\n".join(f"  {line}" for line in differences[:10])
         more = f"\n  and {len(differences) - 10} more" if len(differences) > 10 else ""
@@ -107,16 +107,6 @@ def check_same_run(workdir: Path, held: Json, wanted: VideoTrainingRun) -> None:
             f"--workdir {workdir}: holds this run with another spec; use the same manifest and options, or another "
             f"directory. What differs:\n{listed}{more}"
         )
-
-
-def _fixed(run: VideoTrainingRun) -> Json:
-    """The spec without what may be changed while running."""
-    data = run.spec.model_dump(mode="json", by_alias=True, exclude=set(LIVE_FIELDS))
-    for name in LIVE_FAILURE_FIELDS:
-        data["failurePolicy"].pop(camel_case(name))
-    for stage in data["stages"]:
-        stage.pop("nodes")
-    return data
 
 
 def _differences(path: str, before: Any, after: Any) -> Iterator[str]:

@@ -10,12 +10,11 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
-from videotrain_api.cost.forecast import node_counts
 from videotrain_api.crd.wire import Manifest
 from videotrain_api.records import Roster
-from videotrain_api.resource.stages import NodeBounds
+from videotrain_api.resource.stages import NodeBounds, node_counts
 from videotrain_api.resource.status import GenerationStatus, RunStatus, StageStatus
-from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec
+from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec, node_bounds
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.accounting.ledger import Bill
 from videotrain_operator.planner.decision import Deletion, Event, Plan
@@ -94,8 +93,7 @@ class Draft:
     def bounds(self) -> NodeBounds:
         """Node bounds of the current stage as they are now."""
         name = self.stage.name if self.stage else None
-        own = next((stage.nodes for stage in self.spec.stages if stage.name == name), None)
-        return own or self.spec.nodes
+        return node_bounds(self.run, next((stage for stage in self.spec.stages if stage.name == name), None))
 
     @property
     def sizes(self) -> list[int]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from support.batches import Batch, Key
 
+from videotrain_api.resource.references import applicable, reference_frames, reference_latents, takes_head, takes_tail
 from videotrain_api.resource.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
-from videotrain_api.rules.references import applicable, reference_frames, reference_latents, takes_head, takes_tail
 from videotrain_trainer.diffusion.conditioning import (
     KINDS,
     Given,

@@ -127,7 +127,8 @@ async def test_the_first_step_is_news():
 def test_the_manifest_is_valid_and_elastic_only_where_asked():
     from scale.subjects import run_manifest
 
-    from videotrain_api.cost.forecast import node_bounds, node_counts
+    from videotrain_api.resource.stages import node_counts
+    from videotrain_api.resource.trainrun import node_bounds
 
     for elastic, sizes in ((False, [8]), (True, [6, 7, 8])):
         run = VideoTrainingRun.from_wire(run_manifest("a", 8, elastic=elastic))

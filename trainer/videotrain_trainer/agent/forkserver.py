@@ -33,7 +33,7 @@ def preload() -> None:
 
     for module in (
         "videotrain_trainer.agent.elastic_agent",
-        *process.TASKS.values(),
+        *process.MODULES.values(),
         "torch._dynamo",  # the first optimizer imports it
     ):
         try:

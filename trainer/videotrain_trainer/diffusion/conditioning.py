@@ -20,8 +20,8 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from videotrain_api.resource.references import applicable, reference_latents, takes_head, takes_tail
 from videotrain_api.resource.stages import ConditioningMix, ConditionKind
-from videotrain_api.rules.references import applicable, reference_latents, takes_head, takes_tail
 from videotrain_trainer.errors import DataError
 from videotrain_trainer.networks.common import pack
 

@@ -12,8 +12,15 @@ from torch import Tensor
 
 from videotrain_api.resource import sampling
 from videotrain_api.resource.architecture import TIME_COMPRESSION
+from videotrain_api.resource.references import (
+    frames_refusal,
+    misfits,
+    reference_frames,
+    refusal,
+    takes_head,
+    takes_tail,
+)
 from videotrain_api.resource.stages import ConditionKind, PromptStyle
-from videotrain_api.rules.references import frames_refusal, misfits, reference_frames, refusal, takes_head, takes_tail
 from videotrain_trainer.data.prompts import prompt_text
 from videotrain_trainer.diffusion.conditioning import Given
 from videotrain_trainer.diffusion.sampler import Guidance, OnStep, Sampler, TextPair

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videotrain_api.rules.references import reference_frames, refusal, takes_head, takes_tail
+from videotrain_api.resource.references import reference_frames, refusal, takes_head, takes_tail
 from videotrain_trainer.data.buckets import FPS_MAX, Window
 from videotrain_trainer.data.pixels import crop_window
 from videotrain_trainer.data.video import Frame, Unreadable, cover_size, decode, probe

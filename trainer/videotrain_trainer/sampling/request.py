@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from videotrain_api.resource.architecture import AutoencoderSpec
+from videotrain_api.resource.references import frames_refusal, misfits, refusal
 from videotrain_api.resource.stages import ConditionKind, PromptStyle
-from videotrain_api.rules.references import frames_refusal, misfits, refusal
 from videotrain_trainer.diffusion.sampler import Guidance
 from videotrain_trainer.errors import ConfigError
 

@@ -18,8 +18,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from videotrain_api.config.stage_config import StageConfig
+from videotrain_api.resource.references import applicable, reference_frames, takes_head
 from videotrain_api.resource.stages import PromptStyle
-from videotrain_api.rules.references import applicable, reference_frames, takes_head
 from videotrain_api.storage import layout
 from videotrain_trainer.data.loader import REFERENCE
 from videotrain_trainer.data.manifest import (

@@ -26,6 +26,7 @@ import torch.distributed as dist
 from videotrain_api import vocabulary as names
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.records import WorkerExit
+from videotrain_api.resource.stages import TASKS
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.worker.drain import SignalDrain
@@ -35,9 +36,7 @@ from videotrain_trainer.worker.pod import Pod, RunFiles, load_config, require, w
 from videotrain_trainer.worker.record_file import RecordFile
 from videotrain_trainer.worker.stage_context import Outcome, StageContext, Task, World
 
-TASKS: dict[str, str] = {
-    name: f"videotrain_trainer.tasks.{name}" for name in ("curate", "autoencoder", "encode", "train", "sample")
-}
+MODULES: dict[str, str] = {name: f"videotrain_trainer.tasks.{name}" for name in TASKS}
 """Modules by task, imported when the task runs; each has `run(context) -> Outcome`."""
 
 LEFT_BEFORE_START = 75
@@ -142,7 +141,7 @@ class Worker:
     def _run_stage(self, config: StageConfig) -> Outcome:
         environment = self._environment
         set_up_logging(config.run, config.stage.name, environment.generation, environment.rank)
-        task: Task = importlib.import_module(TASKS[config.stage.task]).run
+        task: Task = importlib.import_module(MODULES[config.stage.task]).run
         device = choose_device(environment)
         # A backstop only: the operator sees a step counter that stands still first and has the stacks captured.
         timeout = timedelta(seconds=2 * max(config.start_seconds, config.hang_seconds))

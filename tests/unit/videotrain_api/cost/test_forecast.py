@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from videotrain_api.cost import forecast
 from videotrain_api.money import cost_micros, format_micros, parse_micros, round_half_up
-from videotrain_api.resource.stages import NodeBounds, ParallelLayout
+from videotrain_api.resource.stages import NodeBounds, ParallelLayout, node_counts
 from videotrain_api.validation import parse_run
 
 EXAMPLES = Path(__file__).parents[4] / "manifests/examples"
@@ -87,7 +87,7 @@ def test_micro_batches_that_do_not_divide_evenly_make_gpus_wait():
     ],
 )
 def test_node_counts(bounds, counts):
-    assert forecast.node_counts(bounds) == counts
+    assert node_counts(bounds) == counts
 
 
 @given(st.integers(0, 10**15))
