@@ -19,8 +19,8 @@ from diffusers import FluxTransformer2DModel
 from videotrain_api.resource.architecture import TextEncoderSpec, TransformerSpec
 from videotrain_trainer import models
 from videotrain_trainer.models.diffusers_folder import transformer_fields
-from videotrain_trainer.networks.common import position_ids
 from videotrain_trainer.networks.layout_rules import Mapped, towards_theirs
+from videotrain_trainer.networks.packing import position_ids
 from videotrain_trainer.networks.weights.layouts import scheme
 
 MODELS = {

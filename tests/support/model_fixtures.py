@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from videotrain_trainer.networks.mmdit.model import MMDiT, MMDiTConfig
+from videotrain_trainer.networks.mmdit.config import MMDiTConfig
+from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.weights import load_weights
 
 FOLDER = Path(__file__).parents[1] / "fixtures"

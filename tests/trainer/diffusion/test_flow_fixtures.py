@@ -18,7 +18,7 @@ from videotrain_trainer.diffusion.sampler import (
     text_scale,
     time_grid,
 )
-from videotrain_trainer.networks.common import pack, position_ids, unpack
+from videotrain_trainer.networks.packing import pack, position_ids, unpack
 
 PACKING = ["p2", "p1", "image"]
 CONDITIONS = ["head", "tail", "loop", "v2v_head", "v2v_tail", "v2v_head_easy", "v2v_tail_easy", "v2v_head_noncausal"]

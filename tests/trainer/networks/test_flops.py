@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from videotrain_api.config.presets import AUTOENCODERS, COMPANIONS, TRANSFORMERS
 from videotrain_api.cost.flops import forward_flops, mmdit_shape, train_flops
 from videotrain_trainer import models
-from videotrain_trainer.networks.common import position_ids
+from videotrain_trainer.networks.packing import position_ids
 
 LATENTS = {
     "mmdit-11b": (2, 32, 32),

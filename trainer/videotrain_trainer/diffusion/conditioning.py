@@ -23,7 +23,7 @@ from torch import Tensor
 from videotrain_api.resource.references import applicable, reference_latents, takes_head, takes_tail
 from videotrain_api.resource.stages import ConditioningMix, ConditionKind
 from videotrain_trainer.errors import DataError
-from videotrain_trainer.networks.common import pack
+from videotrain_trainer.networks.packing import pack
 
 KINDS: tuple[ConditionKind, ...] = get_args(ConditionKind)
 

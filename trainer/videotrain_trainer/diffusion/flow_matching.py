@@ -27,7 +27,7 @@ from videotrain_api.resource.stages import ConditionKind, TrainTask
 from videotrain_trainer.data.order import sample_seed
 from videotrain_trainer.diffusion.conditioning import References, choose, condition_of, given_frames, pack_condition
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.networks.common import pack, position_ids
+from videotrain_trainer.networks.packing import pack, position_ids
 from videotrain_trainer.text.byte_encoder import TextFeatures
 
 SIGMA_MIN = 1e-5

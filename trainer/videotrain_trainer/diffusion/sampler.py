@@ -18,8 +18,8 @@ from torch import Tensor
 from videotrain_api.resource.stages import ConditionKind
 from videotrain_trainer.diffusion.conditioning import Given, condition_of, pack_condition, write_given
 from videotrain_trainer.diffusion.flow_matching import shift_alpha, time_shift
-from videotrain_trainer.networks.common import pack, position_ids, unpack
 from videotrain_trainer.networks.mmdit.model import MMDiT
+from videotrain_trainer.networks.packing import pack, position_ids, unpack
 
 STEADY_STEPS = 10
 """From this step on every second one runs with scales of 1, which lessens oversaturation."""

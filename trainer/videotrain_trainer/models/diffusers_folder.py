@@ -23,7 +23,8 @@ from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
 from videotrain_trainer.networks.autoencoders.tiling import Tiling
 from videotrain_trainer.networks.layout_rules import Mapped, kept_values, towards_ours, towards_theirs
-from videotrain_trainer.networks.mmdit.model import MMDiT, MMDiTConfig
+from videotrain_trainer.networks.mmdit.config import MMDiTConfig
+from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.registry import Autoencoder
 from videotrain_trainer.networks.weights import Destination, ModelConfig, Planned, open_weights, write_weights
 from videotrain_trainer.networks.weights.layouts import recognise, scheme

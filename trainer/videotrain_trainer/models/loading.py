@@ -19,7 +19,8 @@ from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, Hun
 from videotrain_trainer.networks.initial import initialize
 from videotrain_trainer.networks.lora.files import load_adapter
 from videotrain_trainer.networks.lora.layers import merge
-from videotrain_trainer.networks.mmdit.model import MMDiT, MMDiTConfig
+from videotrain_trainer.networks.mmdit.config import MMDiTConfig
+from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.registry import SCALING_FACTOR, autoencoder_config, scaling_factor
 from videotrain_trainer.networks.weights import ModelConfig, Weights, load_weights, open_weights
 from videotrain_trainer.networks.weights.layouts import recognise, sizes

@@ -18,7 +18,7 @@ from videotrain_api.schema import ManifestError
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAEConfig
-from videotrain_trainer.networks.mmdit.model import MMDiTConfig
+from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.registry import autoencoder_config, mmdit_config
 from videotrain_trainer.networks.weights import ModelConfig
 

@@ -12,7 +12,8 @@ from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
 from videotrain_trainer.networks.autoencoders.tiling import Tiling
 from videotrain_trainer.networks.initial import initialize
-from videotrain_trainer.networks.mmdit.model import MMDiT, MMDiTConfig
+from videotrain_trainer.networks.mmdit.config import MMDiTConfig
+from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.weights import Source, Weights, load_weights, open_weights
 
 __all__ = [

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videotrain_trainer.networks.common import merge_heads, seeded_generator, split_heads
+from videotrain_trainer.networks.attention import merge_heads, split_heads
+from videotrain_trainer.networks.common import seeded_generator
 
 END, FIRST_BYTE, VOCABULARY = 1, 3, 259
 SEED = 20_250_313

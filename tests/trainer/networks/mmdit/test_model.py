@@ -4,8 +4,10 @@ import pytest
 import torch
 from support.model_fixtures import forward
 
-from videotrain_trainer.networks.common import rope_tables, sinusoid
-from videotrain_trainer.networks.mmdit.model import MMDiT, MMDiTConfig
+from videotrain_trainer.networks.common import sinusoid
+from videotrain_trainer.networks.mmdit.config import MMDiTConfig
+from videotrain_trainer.networks.mmdit.model import MMDiT
+from videotrain_trainer.networks.rope import rope_tables
 
 NAMES = ["mmdit_t2v", "mmdit_i2v", "mmdit_dc_ae", "mmdit_flux_image"]
 OTHER_LAYOUTS = [

@@ -14,8 +14,9 @@ from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
 from videotrain_trainer.networks.initial import initialize, write_initial
+from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.mmdit.layouts import CONDITION_BIAS, half_split, interleaved
-from videotrain_trainer.networks.mmdit.model import MMDiT, MMDiTConfig
+from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.weights import Destination, convert, load_weights, open_weights, start_from
 from videotrain_trainer.networks.weights.layouts import LAYOUTS, sizes
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videotrain_trainer.networks.common import attention
+from videotrain_trainer.networks.attention import attention
 
 NORM_GROUPS = 32
 SCALE, SHIFT = 0.3611, 0.1159

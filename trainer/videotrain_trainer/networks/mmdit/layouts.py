@@ -14,7 +14,7 @@ from torch import Tensor
 
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.layout_rules import Rule
-from videotrain_trainer.networks.mmdit.model import MMDiTConfig
+from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 
 CONDITION_BIAS = "videotrain.condition_bias"
 """Metadata field of diffusers files with a condition input: the two biases that their one input layer adds up."""

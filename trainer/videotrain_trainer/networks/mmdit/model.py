@@ -5,129 +5,25 @@ blocks are FLUX.1's). FLUX.1's own layout (fused q/k/v, interleaved rotary posit
 configuration; the `weights` package converts between the two.
 
 Shape letters: B batch, N image tokens, L text tokens, S = L + N, A heads, K head dimension, D hidden size,
-I packed latent channels, E packed condition features, P pooled text features, R rotary table rows (see common).
+I packed latent channels, E packed condition features, P pooled text features, R rotary table rows (see rope).
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videotrain_trainer.networks.common import (
-    ROPE_THETA,
-    RMSNorm,
-    apply_rope,
-    apply_rope_interleaved,
-    attention,
-    merge_heads,
-    rope_tables,
-    sinusoid,
-    split_heads,
-)
+from videotrain_trainer.networks.attention import attention, merge_heads, split_heads
+from videotrain_trainer.networks.common import sinusoid
+from videotrain_trainer.networks.mmdit.attention import QKNorm, SelfAttention
+from videotrain_trainer.networks.mmdit.config import MMDiTConfig
+from videotrain_trainer.networks.rope import apply_rope, apply_rope_interleaved, rope_tables
 
 SINUSOID_WIDTH = 256
-RopeLayout = Literal["half-split", "interleaved"]
-"""Which elements of a head are rotated against each other: j and j + K/2, or 2j and 2j + 1."""
 ROTATIONS = {"half-split": apply_rope, "interleaved": apply_rope_interleaved}
 Rope = tuple[Tensor, Tensor]
 """Cosines and sines of the whole sequence, text first; see `rope_tables`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MMDiTConfig:
-    """Sizes of an MMDiT. Raises ValueError if they do not fit together."""
-
-    in_channels: int
-    """Channels of a packed token: latent channels times patch_size squared."""
-    context_dim: int
-    """Width of the text token features."""
-    pooled_dim: int
-    """Width of the pooled text feature."""
-    hidden_size: int
-    num_heads: int
-    double_blocks: int
-    single_blocks: int
-    mlp_ratio: float
-    rope_axes: tuple[int, int, int]
-    """Head dimensions for time, rows and columns."""
-    patch_size: int
-    cond_embed: bool
-    """Has the image/video condition input."""
-    guidance_embed: bool
-    """Has the distilled guidance input."""
-    qkv_bias: bool = True
-    """Queries, keys and values of the two-stream blocks have biases; those of the one-stream blocks always do."""
-    fused_qkv: bool = False
-    """One matrix makes queries, keys and values (and the feed-forward input of a one-stream block)."""
-    rope_layout: RopeLayout = "half-split"
-    rope_theta: float = ROPE_THETA
-    """Base of the rotary frequencies."""
-
-    @classmethod
-    def from_published(cls, facts: Mapping[str, Any]) -> MMDiTConfig:
-        """From the fields of a published configuration file (`depth`, `axes_dim`, `use_liger_rope`, ...).
-
-        Raises:
-            ValueError: a field is missing or unknown, or the sizes do not fit together.
-        """
-        names = _PUBLISHED_FIELDS.keys() | _PUBLISHED_DEFAULTS.keys()
-        missing, unknown = _PUBLISHED_FIELDS.keys() - facts.keys(), facts.keys() - names
-        if missing or unknown:
-            raise ValueError(
-                f"a published MMDiT configuration: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}; "
-                f"allowed are {sorted(names)}"
-            )
-        given = {**_PUBLISHED_DEFAULTS, **facts}
-        sizes = {ours: given[theirs] for theirs, ours in _PUBLISHED_FIELDS.items()}
-        return cls(
-            **{**sizes, "rope_axes": tuple(sizes["rope_axes"])},
-            qkv_bias=given["qkv_bias"],
-            fused_qkv=given["fused_qkv"],
-            rope_layout="half-split" if given["use_liger_rope"] else "interleaved",
-            rope_theta=float(given["theta"]),
-        )
-
-    def __post_init__(self) -> None:
-        if self.rope_layout not in ROTATIONS:
-            raise ValueError(f"rope_layout {self.rope_layout!r} must be one of {sorted(ROTATIONS)}")
-        if self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}")
-        head_dim = self.hidden_size // self.num_heads
-        if sum(self.rope_axes) != head_dim or any(width % 2 for width in self.rope_axes):
-            raise ValueError(f"rope_axes {self.rope_axes} must be even numbers whose sum is the head dim {head_dim}")
-
-    @property
-    def cond_features(self) -> int:
-        """Features of a packed condition token: the mask's, then the latent's."""
-        return self.in_channels + self.patch_size**2
-
-    @property
-    def mlp_width(self) -> int:
-        """Width of the feed-forward layers."""
-        return int(self.hidden_size * self.mlp_ratio)
-
-
-_PUBLISHED_FIELDS = {
-    "in_channels": "in_channels",
-    "context_in_dim": "context_dim",
-    "vec_in_dim": "pooled_dim",
-    "hidden_size": "hidden_size",
-    "num_heads": "num_heads",
-    "depth": "double_blocks",
-    "depth_single_blocks": "single_blocks",
-    "mlp_ratio": "mlp_ratio",
-    "axes_dim": "rope_axes",
-    "patch_size": "patch_size",
-    "cond_embed": "cond_embed",
-    "guidance_embed": "guidance_embed",
-}
-_PUBLISHED_DEFAULTS = {"qkv_bias": True, "fused_qkv": True, "use_liger_rope": False, "theta": ROPE_THETA}
-"""What the published class takes for a field that its file leaves out."""
 
 
 class MLPEmbedder(nn.Module):
@@ -156,41 +52,6 @@ class Modulation(nn.Module):
         """`chunks` tensors of (B, 1, D): shift, scale, gate (twice in a two-stream block)."""
         out_BX: Tensor = self.lin(F.silu(vec_BD))
         return out_BX[:, None].chunk(self.chunks, dim=-1)
-
-
-class QKNorm(nn.Module):
-    """Separate norms of queries and keys over the head dimension."""
-
-    def __init__(self, head_dim: int) -> None:
-        super().__init__()
-        self.query_norm = RMSNorm(head_dim)
-        self.key_norm = RMSNorm(head_dim)
-
-
-class SelfAttention(nn.Module):
-    """Projections and query/key norm of one stream; the attention itself is joint over both."""
-
-    def __init__(self, config: MMDiTConfig) -> None:
-        super().__init__()
-        width, bias = config.hidden_size, config.qkv_bias
-        self.num_heads, self.fused = config.num_heads, config.fused_qkv
-        if self.fused:
-            self.qkv = nn.Linear(width, 3 * width, bias=bias)
-        else:
-            self.q_proj = nn.Linear(width, width, bias=bias)
-            self.k_proj = nn.Linear(width, width, bias=bias)
-            self.v_proj = nn.Linear(width, width, bias=bias)
-        self.norm = QKNorm(width // config.num_heads)
-        self.proj = nn.Linear(width, width)
-
-    def heads(self, x_BSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised queries and keys, and values, (B, A, S, K) each."""
-        if self.fused:
-            parts = self.qkv(x_BSD).chunk(3, dim=-1)
-        else:
-            parts = self.q_proj(x_BSD), self.k_proj(x_BSD), self.v_proj(x_BSD)
-        q, k, v = (split_heads(part, self.num_heads) for part in parts)
-        return self.norm.query_norm(q), self.norm.key_norm(k), v
 
 
 def modulate(x_BSD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:

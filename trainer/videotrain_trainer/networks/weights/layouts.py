@@ -15,8 +15,9 @@ from videotrain_trainer.networks.autoencoders import layouts as autoencoder_layo
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
 from videotrain_trainer.networks.layout_rules import Rule, Shapes, their_shapes
+from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.mmdit.layouts import diffusers_rules, flux_rules, same_rules
-from videotrain_trainer.networks.mmdit.model import MMDiT, MMDiTConfig
+from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.weights.sizes import dc_ae_sizes, hunyuan_sizes, layout_of, mmdit_sizes
 
 ModelConfig = MMDiTConfig | DCAEConfig | HunyuanVAEConfig

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from videotrain_trainer.networks.layout_rules import Mapped, towards_ours, towards_theirs
+from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.mmdit.layouts import native_rules
-from videotrain_trainer.networks.mmdit.model import MMDiT, MMDiTConfig
+from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.weights.files import Weights, open_weights
 from videotrain_trainer.networks.weights.layouts import ModelConfig, Scheme, recognise, scheme, sizes
 from videotrain_trainer.networks.weights.strict import check_fit

@@ -14,7 +14,7 @@ from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAEConfig
 from videotrain_trainer.networks.layout_rules import Shapes
-from videotrain_trainer.networks.mmdit.model import MMDiTConfig
+from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 
 PUBLISHED_AXES = (1, 7, 7)
 """Head dimensions for time, rows and columns of every published model, in sixteenths of the head."""
