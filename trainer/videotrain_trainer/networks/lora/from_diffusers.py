@@ -20,7 +20,7 @@ from torch import Tensor
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.layout_rules import Rule, Shapes
 from videotrain_trainer.networks.lora.layers import LoraConfig
-from videotrain_trainer.networks.mmdit.model import MMDiTConfig
+from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.weights.files import Weights, listed
 from videotrain_trainer.networks.weights.layouts import scheme
 
