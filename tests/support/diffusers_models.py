@@ -7,8 +7,8 @@ from diffusers import AutoencoderKLHunyuanVideo, FluxTransformer2DModel
 
 from videotrain_trainer import models
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAEConfig
-from videotrain_trainer.networks.common import position_ids
-from videotrain_trainer.networks.mmdit.model import MMDiTConfig
+from videotrain_trainer.networks.mmdit.config import MMDiTConfig
+from videotrain_trainer.networks.packing import position_ids
 
 
 def random_transformer(seed, **changes):
