@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from videotrain_trainer.data.order import OrderBucket, OrderPlan
+from videotrain_trainer.data.sample_order import OrderBucket, OrderPlan
 
 CLIPS, BUCKETS, MICRO_BATCHES, BATCH, STEPS = 100_000_000, 561, 224, 12, 3000
 GOAL_MS, GOAL_STATE_BYTES = 1.0, 16 * 1024

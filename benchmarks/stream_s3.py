@@ -32,7 +32,7 @@ from videotrain_api.resource.trainrun import Storage
 from videotrain_api.storage import layout
 from videotrain_trainer.data.loader import LatentLoader
 from videotrain_trainer.data.manifest import LATENT_SCHEMA, read_table, to_parquet
-from videotrain_trainer.data.order import OrderBucket, OrderPlan
+from videotrain_trainer.data.sample_order import OrderBucket, OrderPlan
 from videotrain_trainer.data.sets import LatentSet
 from videotrain_trainer.data.shards import Member, ShardWriter
 from videotrain_trainer.storage import ObjectStore

@@ -15,7 +15,7 @@ from support.chaos_lane import Lane, manifest
 from support.chaos_rig import until
 from support.processes import processes_below
 
-from videotrain.objectstore.client import s3_client
+from videotrain.objectstore.s3_client import s3_client
 from videotrain.report.order_check import check_order, order_digest
 from videotrain.report.workdir import S3Objects
 from videotrain_api.storage import layout

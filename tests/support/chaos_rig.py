@@ -18,7 +18,7 @@ from support.process_nodes import ProcessNodes
 
 from videotrain.controlplane.cluster import identity
 from videotrain.kubelet.watch import follow
-from videotrain.objectstore.server import ObjectServer
+from videotrain.objectstore.s3_server import ObjectServer
 from videotrain_api.metrics import LEADER
 from videotrain_api.vocabulary import KIND
 

@@ -50,7 +50,7 @@ PLANTS = [
     ("models", "videotrain_trainer.networks.autoencoders.dc_ae", "einops"),
     ("models", "videotrain_trainer.text.byte_encoder", "videotrain_trainer.text.files"),
     ("models-common", "videotrain_trainer.networks.common", "videotrain_trainer.errors"),
-    ("arithmetic", "videotrain_trainer.data.order", "torch"),
+    ("arithmetic", "videotrain_trainer.data.sample_order", "torch"),
     ("curation", "videotrain_trainer.curation.pipeline", "videotrain_trainer.networks.registry"),
     ("cli", "videotrain.local.session", "videotrain_trainer.worker.main"),
     ("light", "videotrain.commands.check", "videotrain_operator.kube.client"),

@@ -27,7 +27,7 @@ from videotrain.controlplane.screen import render
 from videotrain.errors import UsageError
 from videotrain.locks import held, holder
 from videotrain.logfile import logging_to, open_log
-from videotrain.objectstore.server import ObjectServerError
+from videotrain.objectstore.s3_server import ObjectServerError
 from videotrain.processes.addresses import NoAddressError
 from videotrain.processes.leftovers import end_leftovers
 

@@ -25,7 +25,7 @@ from videotrain.local.prepare import Prepared, prepare
 from videotrain.local.session import Session
 from videotrain.local.workdir_lock import WorkplaceError, check_same_run, check_space, explain, locked
 from videotrain.logfile import logging_to, open_log
-from videotrain.objectstore.server import ObjectServerError
+from videotrain.objectstore.s3_server import ObjectServerError
 from videotrain.processes.addresses import NoAddressError
 from videotrain_api.vocabulary import KIND
 

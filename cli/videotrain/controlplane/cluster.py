@@ -16,7 +16,7 @@ from videotrain.controlplane.pki import write_private
 from videotrain.controlplane.plane import ControlPlane
 from videotrain.controlplane.settings import NodeMonitoring, Settings
 from videotrain.kubelet.agent import serve
-from videotrain.objectstore.server import ObjectServer
+from videotrain.objectstore.s3_server import ObjectServer
 from videotrain_api.crd.definition import custom_resource_definition
 
 BUCKET: Final = "videotrain"

@@ -16,7 +16,7 @@ from videotrain.extras import needs
 from videotrain.local.chaos_spec import ChaosError, Fault, parse_faults
 from videotrain.local.dataset import DatasetError, resolve_videos
 from videotrain.manifest_file import read_manifest
-from videotrain.objectstore.client import (
+from videotrain.objectstore.s3_client import (
     Credentials,
     StorageError,
     check_bucket,

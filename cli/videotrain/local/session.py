@@ -19,8 +19,8 @@ from videotrain.local.ending import EXIT_SUSPENDED, Outcome, judge
 from videotrain.local.operator_loop import Operating
 from videotrain.local.prepare import USER_MANAGER, Prepared, with_storage
 from videotrain.local.workdir_lock import LEAST_BYTES, check_space
-from videotrain.objectstore.client import Credentials, s3_client
-from videotrain.objectstore.server import ObjectServer
+from videotrain.objectstore.s3_client import Credentials, s3_client
+from videotrain.objectstore.s3_server import ObjectServer
 from videotrain.processes.leftovers import end_leftovers
 from videotrain.report import write_report
 from videotrain.report.summary import SAMPLES_FOLDER, write_summary

@@ -21,7 +21,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from videotrain_trainer.data.order import OrderState, StepOrder
+from videotrain_trainer.data.sample_order import OrderState, StepOrder
 from videotrain_trainer.data.sets import LatentSet, TrainingSet
 from videotrain_trainer.data.shards import DamagedSample, Member, read_member
 from videotrain_trainer.errors import DataError

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from videotrain_trainer.data.buckets import Window, frame_stride
 from videotrain_trainer.data.loader import MicroBatchLoader, SampleKey
-from videotrain_trainer.data.order import OrderState, sample_seed
+from videotrain_trainer.data.sample_order import OrderState, sample_seed
 from videotrain_trainer.data.sets import ClipSet
 from videotrain_trainer.data.shards import DamagedSample
 from videotrain_trainer.data.video import Frame, read_covering

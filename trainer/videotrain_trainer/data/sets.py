@@ -27,7 +27,7 @@ from videotrain_trainer.data.buckets import (
     uniform,
 )
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, kept_clips, read_table, select, uids_hash
-from videotrain_trainer.data.order import OrderBucket, OrderPlan
+from videotrain_trainer.data.sample_order import OrderBucket, OrderPlan
 from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 

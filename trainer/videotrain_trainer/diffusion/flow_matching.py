@@ -24,7 +24,7 @@ from torch import Tensor
 
 from videotrain_api.resource.architecture import AutoencoderSpec, TransformerSpec
 from videotrain_api.resource.stages import ConditionKind, TrainTask
-from videotrain_trainer.data.order import sample_seed
+from videotrain_trainer.data.sample_order import sample_seed
 from videotrain_trainer.diffusion.conditioning import References, choose, condition_of, given_frames, pack_condition
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.packing import pack, position_ids

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from videotrain_api.resource.stages import AdversarialPhase, AutoencoderTask
 from videotrain_trainer.data.buckets import uniform
-from videotrain_trainer.data.order import OrderState
 from videotrain_trainer.data.pixels import PixelBatch, PixelLoader
+from videotrain_trainer.data.sample_order import OrderState
 from videotrain_trainer.data.sets import ClipSet, open_clips
 from videotrain_trainer.errors import ConfigError, Diverged
 from videotrain_trainer.networks.adaptation import start_from_image

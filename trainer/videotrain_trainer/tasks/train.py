@@ -18,7 +18,7 @@ from videotrain_api.cost.flops import mmdit_shape
 from videotrain_api.resource.architecture import TextEncoderSpec
 from videotrain_api.resource.stages import LoraAdapter, TrainTask
 from videotrain_trainer.data.loader import LatentBatch, LatentLoader, held_out_batches
-from videotrain_trainer.data.order import OrderState
+from videotrain_trainer.data.sample_order import OrderState
 from videotrain_trainer.data.sets import LatentSet, null_text_uri, open_latents
 from videotrain_trainer.diffusion.flow_matching import (
     check_task,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from videotrain_api.records import StepRecord, ValidationRecord
 from videotrain_trainer.checkpoint.state import Point
-from videotrain_trainer.data.order import StepOrder
+from videotrain_trainer.data.sample_order import StepOrder
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.training.final_weights import export_weights
 from videotrain_trainer.training.order_check import RankSteps, order_lines

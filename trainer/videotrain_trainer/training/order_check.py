@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from videotrain_api.storage.artifacts import OrderLine
 from videotrain_trainer.data.loader import SPARES
-from videotrain_trainer.data.order import StepOrder
+from videotrain_trainer.data.sample_order import StepOrder
 from videotrain_trainer.data.sets import TrainingSet
 from videotrain_trainer.errors import TrainerError
 from videotrain_trainer.training.step import MicroBatchIds

@@ -19,7 +19,7 @@ from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.checkpoint.save import CheckpointWriter
 from videotrain_trainer.checkpoint.state import Writer
 from videotrain_trainer.data.loader import MicroBatchLoader
-from videotrain_trainer.data.order import OrderPlan, OrderState
+from videotrain_trainer.data.sample_order import OrderPlan, OrderState
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.weights import Weights, open_weights
 from videotrain_trainer.parallel.data_parallel import check_layout, micro_batches_of

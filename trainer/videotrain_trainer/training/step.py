@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from videotrain_api.resource.stages import Optimizer, ParallelLayout
 from videotrain_trainer.data.loader import MicroBatchLoader, SampleKey
-from videotrain_trainer.data.order import OrderState, StepOrder
+from videotrain_trainer.data.sample_order import OrderState, StepOrder
 from videotrain_trainer.data.sets import TrainingSet
 from videotrain_trainer.errors import Diverged
 from videotrain_trainer.parallel.data_parallel import loss_scale

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from videotrain_trainer.data.order import OrderBucket, OrderPlan
+from videotrain_trainer.data.sample_order import OrderBucket, OrderPlan
 from videotrain_trainer.data.sets import TrainingSet
 from videotrain_trainer.errors import TrainerError
 from videotrain_trainer.training.order_check import RankSteps, order_lines

@@ -3,8 +3,8 @@
 import psutil
 import pytest
 
-from videotrain.objectstore.client import Credentials, StorageError, check_bucket, s3_client
-from videotrain.objectstore.server import ObjectServer
+from videotrain.objectstore.s3_client import Credentials, StorageError, check_bucket, s3_client
+from videotrain.objectstore.s3_server import ObjectServer
 from videotrain_api.resource.trainrun import Storage
 from videotrain_api.vocabulary import ENV_POD_ROOT
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videotrain_trainer.data.order import OrderBucket, OrderPlan, OrderState, permute, sample_seed
+from videotrain_trainer.data.sample_order import OrderBucket, OrderPlan, OrderState, permute, sample_seed
 
 
 @st.composite

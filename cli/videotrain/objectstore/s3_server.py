@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from videotrain.objectstore.client import Credentials, bucket_of, s3_client
+from videotrain.objectstore.s3_client import Credentials, bucket_of, s3_client
 from videotrain.processes.addresses import free_ports, port_is_free
 from videotrain.processes.leftovers import end_leftovers
 from videotrain.processes.process import SupervisedProcess
