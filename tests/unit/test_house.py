@@ -118,3 +118,30 @@ def test_retired_words_stay_retired():
                 line = text.count("\n", 0, match.start()) + 1
                 found.append(f"{path.relative_to(ROOT)}:{line}: {match[0]!r}; say {instead}")
     assert found == []
+
+
+LOOPS = (ast.For, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+LOOPING_CALLS = {"all", "any", "dict", "filter", "list", "map", "max", "min", "next", "set", "sorted", "sum", "tuple"}
+
+
+def loops_in(function: ast.FunctionDef) -> bool:
+    """Whether a function searches or counts by itself, in a statement or through a builtin."""
+    return any(
+        isinstance(node, LOOPS)
+        or (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in LOOPING_CALLS)
+        for node in ast.walk(function)
+    )
+
+
+@pytest.mark.parametrize("room", ["planner", "accounting"])
+def test_no_property_of_the_pure_rooms_hides_a_loop(room: str):
+    """Nobody sees that `draft.sizes` in a loop over pods is a loop in a loop; `draft.sizes()` shows it."""
+    hidden = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in (ROOT / "operator/videotrain_operator" / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and "property" in {ast.unparse(decorator) for decorator in node.decorator_list}
+        and loops_in(node)
+    ]
+    assert hidden == []

@@ -5,6 +5,7 @@ A stage names its `task` and carries the member of the same name, as Kubernetes 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Field
@@ -45,9 +46,11 @@ class NodeBounds(ApiModel):
     """The only node counts to use, if not every number from min to max; ascending."""
 
 
-def node_counts(bounds: NodeBounds) -> list[int]:
+def node_counts(bounds: NodeBounds) -> Sequence[int]:
     """Node counts that the bounds permit, ascending."""
-    return [n for n in bounds.allowed or range(bounds.min, bounds.max + 1) if bounds.min <= n <= bounds.max]
+    if not bounds.allowed:
+        return range(bounds.min, bounds.max + 1)
+    return [n for n in bounds.allowed if bounds.min <= n <= bounds.max]
 
 
 class ScoreBounds(ApiModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from videotrain_api.resource.stages import AutoencoderTask, ParallelLayout, node_counts
 from videotrain_api.resource.trainrun import node_bounds
@@ -60,7 +60,7 @@ def _recomputed(path: str, layout: ParallelLayout, facts: Facts) -> Iterator[Pro
             yield Problem(f"{path}.{name}", value, f"spec.model has {most} of them; allowed: 0 to {most}")
 
 
-def _worlds(path: str, layout: ParallelLayout, counts: list[int], gpus: int) -> Iterator[Problem]:
+def _worlds(path: str, layout: ParallelLayout, counts: Sequence[int], gpus: int) -> Iterator[Problem]:
     degree, micro_batches = layout.context_parallel, layout.micro_batches_per_step
     if gpus % degree:
         return

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple
 
 from videotrain_api.resource.status import GenerationStatus
@@ -54,12 +54,12 @@ class Bill:
     rate_micros_per_hour: int
     """What the GPUs held now cost in an hour."""
 
-    @property
+    @cached_property
     def held(self) -> int:
         """GPU time held so far, microseconds."""
         return sum(self.gpu_microseconds.values())
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Spent so far, micros."""
         return sum(self.micros.values())

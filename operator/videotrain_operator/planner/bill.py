@@ -36,7 +36,7 @@ def settle_bill(draft: Draft) -> None:
         draft.status.generations,
         now=draft.now,
         observed_at=draft.before.observed_at,
-        run_over=draft.finished,
+        run_over=draft.finished(),
     )
 
 
@@ -60,7 +60,7 @@ def store_ledger(draft: Draft) -> None:
     if bill is None or not (stored or _bills_something(bill.document)):
         return
     document = bill.document | {"run": status_backup(draft)}
-    wait = _can_wait(document, stored or {}, draft.now, over=draft.finished)
+    wait = _can_wait(document, stored or {}, draft.now, over=draft.finished())
     if 0 < wait < math.inf:
         draft.look_again(wait)
     elif wait == 0:
@@ -144,7 +144,7 @@ def _holdings(draft: Draft, pods: list[PodView] | tuple[PodView, ...], *, gone: 
 def _forecast(draft: Draft, bill: Bill) -> int | None:
     """Expected total: what is spent, and the steps left of all training stages at the measured speed and size."""
     live = draft.live
-    if draft.finished:
+    if draft.finished():
         return bill.total
     each = step_seconds(draft, len(live.members)) if live else None
     if each is None or live is None:

@@ -25,7 +25,7 @@ DRAIN_SECONDS: Final = 10.0
 def check_budget(draft: Draft) -> None:
     """Warn, and take the budget's action when the limit would be passed."""
     budget, bill = draft.spec.budget, draft.bill
-    if draft.finished or bill is None:
+    if draft.finished() or bill is None:
         return
     if budget is None or (budget.max_cost is None and budget.max_gpu_hours is None):
         draft.update(budget_stop=None, warned_percents=[])
@@ -86,7 +86,7 @@ def _would_pass(draft: Draft, budget: Budget, bill: Bill) -> bool:
 
 def _until_saved(draft: Draft) -> float:
     """Seconds until the next checkpoint of the running generation is complete."""
-    live, stage = draft.live, draft.stage
+    live, stage = draft.live, draft.stage()
     if live is None or stage is None:
         return DRAIN_SECONDS
     each = step_seconds(draft, len(live.members)) or 0.0

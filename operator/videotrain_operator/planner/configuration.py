@@ -22,7 +22,7 @@ def accept(draft: Draft, present: VideoTrainingRunSpec) -> bool:
     Returns:
         False if the run cannot be accepted.
     """
-    if draft.finished:
+    if draft.finished():
         return True
     if draft.status.config_map is None:
         return _freeze(draft)

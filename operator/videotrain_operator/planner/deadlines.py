@@ -29,13 +29,13 @@ def track_active_time(draft: Draft) -> None:
 
 def check_deadlines(draft: Draft) -> None:
     """Fail the run when it held its nodes too long, or did not start in time."""
-    if draft.finished:
+    if draft.finished():
         return
     limit = draft.spec.active_deadline_seconds
     if limit is not None:
         _check_active(draft, limit)
     limit = draft.spec.start_deadline_seconds
-    if limit is not None and not draft.finished:
+    if limit is not None and not draft.finished():
         _check_start(draft, limit)
 
 

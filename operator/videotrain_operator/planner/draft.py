@@ -1,10 +1,12 @@
 """One pass in the making: what was seen, and what has been decided so far.
 
 `plan()` hands one of these from step to step. Each step reads it and adds to it; nothing that was passed in is changed.
+What searches or counts is a method, never a property, so that nobody calls it for every pod without noticing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -79,31 +81,28 @@ class Draft:
         """The newest generation, running or ended."""
         return self.status.generations[-1] if self.status.generations else None
 
-    @property
     def stage(self) -> StageStatus | None:
         """The stage that is worked on; None when all are done or the run was refused."""
         return next((stage for stage in self.status.stages if stage.state in ("Pending", "Running")), None)
 
-    @property
     def finished(self) -> bool:
         """The run succeeded or failed."""
         return any(self.is_true(kind) for kind in (Condition.COMPLETE, Condition.FAILED))
 
-    @property
     def bounds(self) -> NodeBounds:
         """Node bounds of the current stage as they are now."""
-        name = self.stage.name if self.stage else None
+        current = self.stage()
+        name = current.name if current else None
         return node_bounds(self.run, next((stage for stage in self.spec.stages if stage.name == name), None))
 
-    @property
-    def sizes(self) -> list[int]:
+    def sizes(self) -> Sequence[int]:
         """World sizes in nodes that may be used now, ascending."""
-        sizes = node_counts(self.bounds)
+        sizes = node_counts(self.bounds())
         return sizes[:1] if self.smallest else sizes
 
     def fit(self, pods: int) -> int | None:
         """The largest world that so many pods can make."""
-        return next((size for size in reversed(self.sizes) if size <= pods), None)
+        return next((size for size in reversed(self.sizes()) if size <= pods), None)
 
     def is_true(self, kind: Condition) -> bool:
         """Whether a condition holds."""
@@ -119,9 +118,10 @@ class Draft:
         """Pods are admitted by a queue."""
         return self.spec.queue is not None
 
-    def in_bounds(self, pod: PodView) -> bool:
-        """Whether a pod is among those that the largest world is made of. A queue's stand-ins have higher indexes."""
-        return bool(self.sizes) and (self.queued or pod.index < self.sizes[-1])
+    def in_bounds(self, pods: Iterable[PodView]) -> list[PodView]:
+        """The pods that the largest world is made of. A queue's stand-ins have higher indexes."""
+        sizes = self.sizes()
+        return [pod for pod in pods if self.queued or pod.index < sizes[-1]] if sizes else []
 
     def update(self, **changes: Any) -> None:
         """Replace fields of the status."""
@@ -160,14 +160,13 @@ class Draft:
             status=self.status,
             events=tuple(self.events),
             requeue_seconds=self.requeue_seconds,
-            delete_all_pods=self.deletes_all_pods,
+            delete_all_pods=self.deletes_all_pods(),
             delete_run=self.delete_run,
         )
 
-    @property
     def deletes_all_pods(self) -> bool:
         """No pod is wanted any more, and every one that is left is asked to go, with its own grace."""
-        if not (self.finished or self.suspend_reason):
+        if not (self.finished() or self.suspend_reason):
             return False
         pods = [item for item in self.delete if item.kind == "Pod"]
         left = {pod.uid for pod in self.observed.pods if not pod.deleting} - {item.uid for item in pods}

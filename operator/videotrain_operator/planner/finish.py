@@ -14,7 +14,7 @@ def fail_run(draft: Draft, reason: str, message: str) -> None:
     live = draft.live
     if live is not None:
         draft.end_generation("drained", reason, message)
-    stage = draft.stage
+    stage = draft.stage()
     if stage is not None and stage.state == "Running":
         draft.update_stage(stage.name, state="Failed", finished_at=draft.now)
     set_condition(draft, Condition.FAILED, status=True, reason=reason, message=message)
@@ -34,7 +34,7 @@ def succeed_run(draft: Draft) -> None:
 def expire_run(draft: Draft) -> None:
     """Delete the finished run when its TTL is over and nothing of it runs any more."""
     ttl, finished = draft.spec.ttl_seconds_after_finished, draft.status.completion_time
-    if not draft.finished or ttl is None or finished is None:
+    if not draft.finished() or ttl is None or finished is None:
         return
     left = (finished + timedelta(seconds=ttl) - draft.now).total_seconds()
     if left > 0:

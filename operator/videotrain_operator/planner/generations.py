@@ -26,7 +26,7 @@ FRESH: Final = (GenerationReason.STARTED, GenerationReason.STAGE_STARTED, Genera
 def adopt_published(draft: Draft) -> None:
     """Take over a roster that pods carry and the status does not know."""
     newest = _newest_roster(draft)
-    if newest is None or newest.generation <= draft.status.generation or draft.finished:
+    if newest is None or newest.generation <= draft.status.generation or draft.finished():
         return
     _pass_stages(draft, newest)
     draft.look_again(0)  # agents were asked about the world that the status knew
@@ -108,18 +108,18 @@ def _newest_roster(draft: Draft) -> Roster | None:
 
 def begin_generation(draft: Draft) -> None:
     """Publish the next roster, if there are enough pods and nothing better is worth waiting for."""
-    if draft.live is not None or draft.ended or draft.finished or draft.stage is None:
+    if draft.live is not None or draft.ended or draft.finished() or draft.stage() is None:
         return
     if draft.held:
         draft.waiting = "the spec was edited and cannot be run; see the condition Accepted"
         stop_workers(draft)
         return
     reason, message = next_reason(draft)
-    sizes = draft.sizes
-    pods = [pod for pod in eligible(draft) if draft.in_bounds(pod)]
+    sizes = draft.sizes()
+    pods = draft.in_bounds(eligible(draft))
     size = draft.fit(len(pods))
     if size is None:
-        needed = sizes[0] if sizes else draft.bounds.min
+        needed = sizes[0] if sizes else draft.bounds().min
         draft.waiting = f"{len(pods)} of at least {needed} pods are ready"
         stop_workers(draft)
         return
@@ -143,13 +143,14 @@ def next_reason(draft: Draft) -> tuple[GenerationReason, str]:
 
 def _wait_for_more(draft: Draft, reason: GenerationReason, pods: list[PodView], size: int) -> bool:
     """A fresh start waits a while for the largest world; after a fault every second of the survivors counts."""
-    smallest, largest = draft.sizes[0], draft.sizes[-1]
+    sizes, stage = draft.sizes(), draft.stage()
+    smallest, largest = sizes[0], sizes[-1]
     survivors = reason not in FRESH and any(pod.roster is not None for pod in pods)
     if survivors or size >= largest:
         return False
     since = sorted(ready_since(pod) for pod in pods)[smallest - 1]
-    if draft.stage is not None and draft.stage.started_at is not None and reason == GenerationReason.STAGE_STARTED:
-        since = max(since, draft.stage.started_at)
+    if stage is not None and stage.started_at is not None and reason == GenerationReason.STAGE_STARTED:
+        since = max(since, stage.started_at)
     until = since + timedelta(seconds=draft.spec.elasticity.wait_for_max_seconds)
     if until <= draft.now:
         return False
@@ -190,7 +191,7 @@ def stop_workers(draft: Draft) -> None:
 
 
 def _roster(draft: Draft, members: list[RosterMember], reason: str) -> Roster:
-    stage = draft.stage
+    stage = draft.stage()
     assert stage is not None
     number = draft.status.generation + 1
     cause = draft.last.end_cause if draft.last else None

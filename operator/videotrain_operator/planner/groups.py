@@ -92,7 +92,7 @@ def _found(draft: Draft, pods: int) -> None:
 
 def _free_indexes(draft: Draft) -> Iterator[int]:
     taken = {pod.index for pod in draft.observed.pods}
-    return (index for index in range(len(taken) + 1 + 2 * max(1, draft.bounds.max)) if index not in taken)
+    return (index for index in range(len(taken) + 1 + 2 * max(1, draft.bounds().max)) if index not in taken)
 
 
 def surplus(draft: Draft, wanted: int) -> set[str]:
@@ -131,12 +131,12 @@ def render_without_finalizers(run: VideoTrainingRun, pod: PodView) -> Manifest:
 
 def report_quota(draft: Draft) -> None:
     """Whether the queue admitted enough pods: its word, apart from what user or budget want."""
-    if draft.spec.queue is None or draft.finished:
+    if draft.spec.queue is None or draft.finished():
         return
     name = draft.spec.queue.name
     gated = sum(pod.gated for pod in draft.observed.pods)
     admitted = sum(not pod.gated and not pod.deleting and not pod.finalizing for pod in draft.observed.pods)
-    enough = bool(draft.sizes) and admitted >= draft.sizes[0]
+    enough = bool(draft.sizes()) and admitted >= draft.sizes()[0]
     if not draft.observed.pods:
         set_condition(draft, Condition.QUOTA_RESERVED, False, "NoPods", f"no pod is in queue {name}")
         return

@@ -25,7 +25,7 @@ BLAMELESS: Final = frozenset({"NodeLost", "PodGone", "Evicted"})
 def judge_generation(draft: Draft) -> None:
     """End the running generation if it is complete, failed, hangs or loses a member."""
     live = draft.live
-    if live is None or draft.finished:
+    if live is None or draft.finished():
         return
     reports = reports_of(draft, live)
     if _completed(draft, live, reports):
@@ -50,7 +50,7 @@ def judge_standby(draft: Draft) -> None:
     members = set(draft.live.members) if draft.live else set()
     for pod in draft.observed.pods:
         failed = dead(pod) and _pod_failed(pod) and not pod.deleting
-        if not failed or pod.name in members or pod.uid in draft.status.failed_pods or draft.finished or draft.ended:
+        if not failed or pod.name in members or pod.uid in draft.status.failed_pods or draft.finished() or draft.ended:
             continue
         fault = pod_fault(pod.name, pod)
         assert fault is not None
@@ -79,7 +79,7 @@ def _complete_stage(draft: Draft, live: GenerationStatus) -> None:
     draft.update_stage(live.stage, state="Succeeded", finished_at=draft.now, step=step)
     draft.update(restarts_in_stage=RestartCounts(), same_step_deaths=0, last_death_step=None)
     draft.tell("Normal", "StageSucceeded", f"stage {live.stage} is complete after step {step}")
-    following = draft.stage
+    following = draft.stage()
     if following is None:
         succeed_run(draft)
     else:
@@ -157,7 +157,8 @@ def _end_for_fault(draft: Draft, live: GenerationStatus, fault: Fault) -> None:
 def _way_on(draft: Draft, live: GenerationStatus, verdict: Verdict) -> str:
     """What ended, and from which step it goes on, for people."""
     step = live.progress.step if live.progress else 0
-    saved = draft.stage.saved_step if draft.stage else 0
+    stage = draft.stage()
+    saved = stage.saved_step if stage else 0
     where = f"from the checkpoint of step {saved}" if saved else "from the beginning of the stage, nothing is saved yet"
     if verdict.cause == "preemption":
         where = f"from where its workers save now, or else {where}"

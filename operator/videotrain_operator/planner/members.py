@@ -70,7 +70,7 @@ def suspect(draft: Draft, node: str, reason: str) -> None:
     """Avoid a node for a while."""
     others = [s for s in draft.status.suspect_nodes if s.name != node]
     new = SuspectNode(name=node, reason=reason, since=draft.now)
-    limit = min(SUSPECTS_KEPT, max(1, draft.bounds.max // SUSPECTS_SHARE))
+    limit = min(SUSPECTS_KEPT, max(1, draft.bounds().max // SUSPECTS_SHARE))
     draft.update(suspect_nodes=[*others, new][-limit:])
 
 
@@ -94,19 +94,19 @@ def _starved(draft: Draft) -> bool:
     """Nothing runs, and the scheduler finds no node for pods of the smallest world."""
     placed = [pod for pod in draft.observed.pods if pod.node is not None and not dead(pod) and not pod.deleting]
     stuck = any(pod.unschedulable for pod in draft.observed.pods)
-    return draft.live is None and stuck and bool(draft.sizes) and len(placed) < draft.sizes[0]
+    return draft.live is None and stuck and bool(draft.sizes()) and len(placed) < draft.sizes()[0]
 
 
 def settle_pods(draft: Draft) -> None:
     """Create missing pods, delete dead and surplus ones."""
-    sizes = draft.sizes
-    wanted = 0 if draft.finished or draft.suspend_reason or not sizes or not draft.stage else sizes[-1]
-    if draft.held and not draft.finished and draft.suspend_reason is None:
+    sizes = draft.sizes()
+    wanted = 0 if draft.finished() or draft.suspend_reason or not sizes or not draft.stage() else sizes[-1]
+    if draft.held and not draft.finished() and draft.suspend_reason is None:
         return
     members = set(draft.live.members) if draft.live else set()
     if draft.published:
         members = {member.pod for member in draft.published.members}
-    keep = set() if draft.live is None or draft.finished else members
+    keep = set() if draft.live is None or draft.finished() else members
     suspects = suspect_names(draft)
     unwanted = surplus(draft, wanted) if draft.queued else {p.name for p in draft.observed.pods if p.index >= wanted}
     # What a generation was ended for stays visible until its end is on record.
@@ -137,13 +137,13 @@ def _remove_dead(draft: Draft, pod: PodView) -> None:
     if pod.node_lost:
         # The kubelet of a lost node cannot confirm a deletion, so the object is removed without asking it.
         _delete(draft, pod, grace_seconds=0)
-    elif pod.uid in draft.before.failed_pods or not _failed(pod) or draft.finished:
+    elif pod.uid in draft.before.failed_pods or not _failed(pod) or draft.finished():
         _delete(draft, pod, grace_seconds=None)
 
 
 def _release(draft: Draft, pod: PodView) -> None:
     """A pod that is not wanted goes when its workers have stopped."""
-    if draft.finished or (draft.published is None and idle(draft, pod)):
+    if draft.finished() or (draft.published is None and idle(draft, pod)):
         _delete(draft, pod, grace_seconds=None)
 
 
@@ -153,7 +153,7 @@ def _failed(pod: PodView) -> bool:
 
 def _delete(draft: Draft, pod: PodView, grace_seconds: int | None) -> None:
     draft.delete.append(Deletion(kind="Pod", name=pod.name, uid=pod.uid, grace_seconds=grace_seconds))
-    given_up = draft.finished or draft.suspend_reason or pod.gated
+    given_up = draft.finished() or draft.suspend_reason or pod.gated
     if pod.group is not None and pod.node_lost:
         draft.apply.append(render_without_finalizers(draft.run, pod))
     elif pod.group is not None and given_up:

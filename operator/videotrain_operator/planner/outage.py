@@ -24,7 +24,7 @@ def wasted(cost: CostStatus | None) -> tuple[int, int]:
 def track_outage(draft: Draft) -> None:
     """Note when an outage begins, and tell what it cost once steps go on."""
     last, outage = draft.last, draft.status.outage
-    if draft.finished or last is None or last.end_reason == SUSPENDED:
+    if draft.finished() or last is None or last.end_reason == SUSPENDED:
         draft.update(outage=None)
     elif outage is None and draft.ended and last.end_cause != "completed":
         _begin(draft, last)

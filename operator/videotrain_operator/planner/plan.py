@@ -143,7 +143,7 @@ def _refusal(draft: Draft) -> Plan:
 
 def _retire_service(draft: Draft) -> None:
     """Where all pods go the service goes first, or each pod that leaves costs its endpoints two writes."""
-    if draft.deletes_all_pods and draft.observed.service_uid is not None:
+    if draft.deletes_all_pods() and draft.observed.service_uid is not None:
         name = service_name(draft.run)
         draft.delete.insert(0, Deletion(kind="Service", name=name, uid=draft.observed.service_uid))
 
@@ -154,7 +154,7 @@ def _settle_fixed_objects(draft: Draft) -> None:
     A roster carries addresses, so no world waits for names, and a service that is made when all its pods run costs its
     endpoints one write instead of one for each pod.
     """
-    if draft.finished:
+    if draft.finished():
         return
     if draft.live is not None and draft.observed.service_uid is None:
         draft.apply.append(render_service(draft.run))

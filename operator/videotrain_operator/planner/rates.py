@@ -26,8 +26,9 @@ def step_seconds(draft: Draft, members: int) -> float | None:
 
     The newest generation that was measured counts; another size is scaled, as if every node helped alike.
     """
+    stage = draft.stage()
     for generation in reversed(draft.status.generations):
-        if draft.stage is None or generation.stage != draft.stage.name:
+        if stage is None or generation.stage != stage.name:
             continue
         measured = seconds_per_step(generation)
         if measured is not None:
@@ -48,7 +49,7 @@ def restart_seconds(draft: Draft) -> float:
 
 def remaining_seconds(draft: Draft, members: int) -> float | None:
     """Until the current stage is done with so many nodes; None while nothing was measured."""
-    each, stage = step_seconds(draft, members), draft.stage
+    each, stage = step_seconds(draft, members), draft.stage()
     if each is None or stage is None or stage.total_steps is None:
         return None
     return max(0, stage.total_steps - stage.step) * each

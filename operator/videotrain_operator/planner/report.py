@@ -26,7 +26,7 @@ def write_report(draft: Draft) -> None:
     """Fill the status from what was decided."""
     live = draft.live
     ready = len(eligible(draft))
-    bounds = draft.bounds
+    bounds = draft.bounds()
     stage = _shown_stage(draft)
     draft.update(
         observed_generation=draft.run.metadata.generation or 0,
@@ -125,9 +125,9 @@ def report_node_trust(draft: Draft) -> None:
 
 
 def _write_conditions(draft: Draft, live: GenerationStatus | None, ready: int) -> None:
-    sizes = draft.sizes
-    needed = sizes[0] if sizes else draft.bounds.min
-    released = draft.finished or draft.suspend_reason is not None
+    sizes = draft.sizes()
+    needed = sizes[0] if sizes else draft.bounds().min
+    released = draft.finished() or draft.suspend_reason is not None
     if not released:
         report_pods(draft, ready, needed)
     report_quota(draft)

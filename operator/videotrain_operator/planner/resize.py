@@ -24,7 +24,7 @@ TRAINING_TASKS: Final = ("train", "autoencoder")
 def change_world(draft: Draft) -> None:
     """End the running generation if another size is wanted."""
     live = draft.live
-    if live is None or draft.ended or draft.finished or draft.held:
+    if live is None or draft.ended or draft.finished() or draft.held:
         return
     size = draft.fit(len(live.members))
     if size is not None and size < len(live.members):
@@ -35,16 +35,17 @@ def change_world(draft: Draft) -> None:
 
 
 def _grow(draft: Draft, live: GenerationStatus) -> None:
-    sizes, members = draft.sizes, set(live.members)
-    pods = [p for p in eligible(draft) if draft.in_bounds(p) and (p.name in members or _warm(draft, p))]
+    sizes, members = draft.sizes(), set(live.members)
+    pods = [p for p in draft.in_bounds(eligible(draft)) if p.name in members or _warm(draft, p)]
     newcomers = [pod for pod in pods if pod.name not in members]
     present = [pod for pod in pods if pod.name in members]
     size = draft.fit(len(pods))
     if not newcomers or size is None or size <= len(live.members) or len(present) < len(live.members):
         return
     forced = len(live.members) < sizes[0]
-    task = draft.stage.task if draft.stage else ""
-    if not forced and (task not in TRAINING_TASKS or not _good_moment(live, newcomers) or not _pays(draft, live, size)):
+    stage = draft.stage()
+    trains = stage is not None and stage.task in TRAINING_TASKS
+    if not forced and (not trains or not _good_moment(live, newcomers) or not _pays(draft, live, size)):
         return
     names = ", ".join(pod.name for pod in newcomers)
     draft.end_generation("drained", GenerationReason.GROW, f"{len(live.members)} -> {size} nodes: {names} joined")

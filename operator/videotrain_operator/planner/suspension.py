@@ -14,7 +14,7 @@ from videotrain_operator.planner.generations import stop_workers
 
 def suspend_or_resume(draft: Draft) -> None:
     """Stop the workers in good order when the nodes are to be released; pods go when they are idle."""
-    if draft.finished:
+    if draft.finished():
         return
     if draft.spec.suspend:
         draft.suspend_reason = "SuspendedByUser"

@@ -132,4 +132,4 @@ def test_the_manifest_is_valid_and_elastic_only_where_asked():
 
     for elastic, sizes in ((False, [8]), (True, [6, 7, 8])):
         run = VideoTrainingRun.from_wire(run_manifest("a", 8, elastic=elastic))
-        assert node_counts(node_bounds(run, run.spec.stages[0])) == sizes
+        assert list(node_counts(node_bounds(run, run.spec.stages[0]))) == sizes

@@ -87,7 +87,7 @@ def test_micro_batches_that_do_not_divide_evenly_make_gpus_wait():
     ],
 )
 def test_node_counts(bounds, counts):
-    assert node_counts(bounds) == counts
+    assert list(node_counts(bounds)) == counts
 
 
 @given(st.integers(0, 10**15))
