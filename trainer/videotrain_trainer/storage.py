@@ -139,14 +139,15 @@ class ObjectStore:
             return False
         return True
 
-    def size(self, uri: str) -> int:
-        """Bytes of an object.
+    def stat(self, uri: str) -> ObjectInfo:
+        """Size, entity tag and time of an object.
 
         Raises:
             ObjectMissing: there is none.
         """
         client, place = self._open(uri)
-        return self._read(uri, lambda: int(obstore.head(client, place.key)["size"]))
+        root = uri[: len(uri) - len(place.key)] if place.scheme == "s3" else "file:///"
+        return self._read(uri, lambda: _info(root, place.scheme, obstore.head(client, place.key)))
 
     def delete(self, uri: str) -> None:
         """Remove an object; a missing one is fine."""

@@ -137,10 +137,13 @@ SETTINGS = Settings(width=64, height=64, frames=9, fps=24, steps=2, text_guidanc
 
 def test_everything_that_pixels_depend_on_changes_the_hash():
     base = request_of(SETTINGS)
-    others = [request_of(SETTINGS, **{name: value}) for name, value in (("text", "b"), ("seed", 2), ("models", "n"))]
+    others = [
+        request_of(SETTINGS, **{name: value})
+        for name, value in (("text", "b"), ("seed", 2), ("contents", {"model": "n"}))
+    ]
     others += [request_of(replace(SETTINGS, **{name: value})) for name, value in (("steps", 3), ("shift", 1.0))]
     assert len({base.hash(), *(other.hash() for other in others)}) == 6
-    assert base.hash() == request_of(SETTINGS).hash()
+    assert base.hash() == request_of(SETTINGS, models="elsewhere").hash()
 
 
 def test_a_causal_autoencoder_draws_from_pictures_and_clips(tmp_path):

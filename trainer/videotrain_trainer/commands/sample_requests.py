@@ -19,6 +19,7 @@ from videotrain_trainer.commands.prompts_file import PromptRow, condition_for, r
 from videotrain_trainer.data.prompts import prompt_text
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.sampling.batch import Job
+from videotrain_trainer.sampling.contents import Contents
 from videotrain_trainer.sampling.image_first import ImageSettings
 from videotrain_trainer.sampling.loaded import FLUX_PICTURE_SPEC, Sources
 from videotrain_trainer.sampling.request import Request, Settings, check_frames, check_reference
@@ -92,11 +93,12 @@ def image_settings_of(options: argparse.Namespace) -> ImageSettings:
     )
 
 
-def jobs_of(options: argparse.Namespace, sources: Sources) -> list[Job]:
-    """One job per video.
+def jobs_of(options: argparse.Namespace, sources: Sources, contents: Contents) -> list[Job]:
+    """One job per video, with what is in its weights and references.
 
     Raises:
         ConfigError: prompts, references or sizes cannot be drawn with these models.
+        ObjectMissing: a reference does not exist.
     """
     settings = _settings(options, sources)
     rows = [PromptRow(where="--prompt", text=text) for text in options.prompt if text.strip()]
@@ -111,7 +113,11 @@ def jobs_of(options: argparse.Namespace, sources: Sources) -> list[Job]:
             request = _request(options, row, settings, sources, index)
             stem = options.output / (name if options.n == 1 else f"{name}-{index + 1}")
             jobs.append(Job(stem=stem, request=request))
-    return jobs
+    models = contents.of_models(sources)
+    return [
+        replace(job, request=replace(job.request, contents=models | contents.of_references(job.request)))
+        for job in jobs
+    ]
 
 
 def _request(options: argparse.Namespace, row: PromptRow, settings: Settings, sources: Sources, index: int) -> Request:
@@ -134,7 +140,7 @@ def _request(options: argparse.Namespace, row: PromptRow, settings: Settings, so
         video=_uri(used.video),
         seed=seed + index * options.best_of,
         settings=settings,
-        models=sources.identity(),
+        models=sources.places(),
     )
     check_reference(request, sources.autoencoder, bool(sources.model.cond_embed), row.where)
     return request

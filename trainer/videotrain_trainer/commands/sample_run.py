@@ -17,6 +17,7 @@ from videotrain_trainer.commands import sample_requests as flags
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.sampling import outputs
 from videotrain_trainer.sampling.batch import Finished, Job, draw_batch
+from videotrain_trainer.sampling.contents import Contents
 from videotrain_trainer.sampling.draw import OnProgress, SamplingPipeline
 from videotrain_trainer.sampling.image_first import picture_jobs, with_pictures
 from videotrain_trainer.sampling.loaded import Models, Sources, load_models
@@ -32,10 +33,11 @@ def draw(options: argparse.Namespace) -> int:
     """
     sources = flags.sources_of(options)
     images = flags.image_sources_of(options, sources)
-    jobs = flags.jobs_of(options, sources)
     pipeline = _LazyPipeline(options)
+    jobs = flags.jobs_of(options, sources, pipeline.contents)
     if images is not None:
-        pictures = picture_jobs(jobs, images, flags.image_settings_of(options))
+        image_contents = pipeline.contents.of_models(images)
+        pictures = picture_jobs(jobs, images, image_contents, flags.image_settings_of(options))
         for _ in pipeline.draw(pictures, images, "png"):
             pass
         pipeline.close()
@@ -56,6 +58,8 @@ class _LazyPipeline:
         self._options = options
         self._store = ObjectStore.for_storage(flags.storage_of(options))
         self._device = _device(options.device)
+        self._cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videotrain"
+        self.contents = Contents(self._store, self._cache)
         self._text: TextEncoder | None = None
         self._models: Models | None = None
 
@@ -71,9 +75,8 @@ class _LazyPipeline:
 
     def _load(self, sources: Sources) -> SamplingPipeline:
         self.close()
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videotrain"
         offload = self._options.offload
-        self._models = load_models(sources, self._store, cache, self._device, offload, self._text)
+        self._models = load_models(sources, self._store, self._cache, self._device, offload, self._text)
         self._text = self._models.text
         return SamplingPipeline(self._models, self._store)
 

@@ -6,6 +6,7 @@ suffix; a distilled model needs one branch, with the guidance value as an input.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from videotrain_api.config import aspect
@@ -31,8 +32,14 @@ class ImageSettings:
     """Of the distilled guidance input, or the scale of text guidance for a model without one."""
 
 
-def picture_jobs(jobs: list[Job], sources: Sources, settings: ImageSettings) -> list[Job]:
+def picture_jobs(jobs: list[Job], sources: Sources, contents: Mapping[str, str], settings: ImageSettings) -> list[Job]:
     """The pictures that videos begin with, one per video.
+
+    Args:
+        jobs: the videos.
+        sources: the image models.
+        contents: of the image models.
+        settings: how pictures are drawn.
 
     Raises:
         ConfigError: a video has a reference already, or the size does not fit the image model.
@@ -44,7 +51,7 @@ def picture_jobs(jobs: list[Job], sources: Sources, settings: ImageSettings) -> 
                 "leave references out"
             )
     size = _size(sources, settings)
-    return [_picture(job, sources, settings, size) for job in jobs]
+    return [_picture(job, sources, contents, settings, size) for job in jobs]
 
 
 def with_pictures(jobs: list[Job], pictures: list[Job]) -> list[Job]:
@@ -54,13 +61,22 @@ def with_pictures(jobs: list[Job], pictures: list[Job]) -> list[Job]:
     """
     return [
         replace(
-            job, request=replace(job.request, condition="i2v_head", image=_uri(picture), models=_made_by(job, picture))
+            job,
+            request=replace(
+                job.request,
+                condition="i2v_head",
+                image=outputs.target_of(picture.stem, "png", 1).resolve().as_uri(),
+                # The picture's file names the weights' places, so its request says better what is in it.
+                contents={**job.request.contents, "image": f"request:{picture.request.hash()}"},
+            ),
         )
         for job, picture in zip(jobs, pictures, strict=True)
     ]
 
 
-def _picture(job: Job, sources: Sources, settings: ImageSettings, size: tuple[int, int]) -> Job:
+def _picture(
+    job: Job, sources: Sources, contents: Mapping[str, str], settings: ImageSettings, size: tuple[int, int]
+) -> Job:
     drawn = Settings(
         width=size[1],
         height=size[0],
@@ -77,7 +93,8 @@ def _picture(job: Job, sources: Sources, settings: ImageSettings, size: tuple[in
         negative=job.request.negative,
         seed=job.request.seed,
         settings=drawn,
-        models=sources.identity(),
+        models=sources.places(),
+        contents=contents,
     )
     return Job(stem=job.stem.with_name(job.stem.name + SUFFIX), request=request)
 
@@ -88,11 +105,3 @@ def _size(sources: Sources, settings: ImageSettings) -> tuple[int, int]:
         return aspect.shape_of(settings.resolution, settings.aspect_ratio, grid)
     except ValueError as error:
         raise ConfigError(f"--image-resolution, --aspect: {error}") from error
-
-
-def _uri(picture: Job) -> str:
-    return outputs.target_of(picture.stem, "png", 1).resolve().as_uri()
-
-
-def _made_by(job: Job, picture: Job) -> str:
-    return f"{job.request.models} first frame {picture.request.hash()}"

@@ -42,8 +42,8 @@ class Sources:
     pictures: bool = False
     """The autoencoder is FLUX.1's for pictures; `autoencoder` is then FLUX_PICTURE_SPEC."""
 
-    def identity(self) -> str:
-        """Names the weights in the settings of a video."""
+    def places(self) -> str:
+        """Where the weights are, for the settings of a video."""
         text = self.text_encoder.weights or self.text_encoder.kind
         return " ".join([self.model_weights, self.autoencoder_weights, text])
 

@@ -5,6 +5,7 @@ Shapes: C colour or latent channels, T frames, H rows, W columns, F given latent
 
 from __future__ import annotations
 
+import hashlib
 from itertools import islice
 from math import ceil
 
@@ -13,12 +14,14 @@ import torch
 from torch import Tensor
 
 from videotrain_api.resource.references import reference_frames, refusal, takes_head, takes_tail
+from videotrain_api.resource.stages import ConditionKind
 from videotrain_trainer.data.buckets import FPS_MAX, Window
 from videotrain_trainer.data.pixels import crop_window
 from videotrain_trainer.data.video import Frame, Unreadable, cover_size, decode, probe
 from videotrain_trainer.diffusion.conditioning import Given
 from videotrain_trainer.errors import ConfigError, DataError
-from videotrain_trainer.networks.latents import encode_latents
+from videotrain_trainer.networks.latents import PosteriorUse, encode_latents
+from videotrain_trainer.networks.registry import Autoencoder
 from videotrain_trainer.sampling.loaded import Models
 from videotrain_trainer.sampling.request import Request
 from videotrain_trainer.storage import ObjectStore
@@ -40,24 +43,56 @@ def given_of(request: Request, models: Models, store: ObjectStore) -> Given:
     if kind == "t2v":
         return Given()
     count = reference_frames(kind, causal)
+
+    def read(source: str | None) -> Tensor | None:
+        if source is None:
+            return None
+        data, target = store.get(source), (request.settings.height, request.settings.width)
+        if count == 1:
+            return first_frame(data, source, target)
+        return _clip(data, source, target, count, "head" if takes_head(kind) else "tail")
+
+    pixels_CFHW, last_CFHW = read(request.video if request.image is None else request.image), read(request.last_image)
+    assert pixels_CFHW is not None, "check_reference has seen that there is one"
     with models.on_device(models.autoencoder):
-        head = _encoded(request, models, store, "head", count) if takes_head(kind) else None
-        if head is not None and takes_tail(kind) and request.last_image is None:
-            return Given(head, head)
-        return Given(head, _encoded(request, models, store, "tail", count) if takes_tail(kind) else None)
+        posterior = models.sources.autoencoder.posterior
+        return encode_given(kind, models.video_autoencoder, posterior, pixels_CFHW, last_CFHW, request.seed)
 
 
-def _encoded(request: Request, models: Models, store: ObjectStore, end: str, count: int) -> Tensor:
-    image = request.last_image if end == "tail" and request.last_image is not None else request.image
-    source = request.video if image is None else image
-    assert source is not None, "check_reference has seen that there is one"
-    settings = request.settings
-    target = (settings.height, settings.width)
-    data = store.get(source)
-    pixels_CTHW = first_frame(data, source, target) if count == 1 else _clip(data, source, target, count, end)
-    x_BCTHW = pixels_CTHW[None].to(models.device, models.dtype)
-    name = f"{source}/{end}"
-    return encode_latents(models.video_autoencoder, models.sources.autoencoder, x_BCTHW, request.seed, name)[0].float()
+def encode_given(
+    kind: ConditionKind,
+    autoencoder: Autoencoder,
+    posterior: PosteriorUse | None,
+    pixels_CFHW: Tensor,
+    last_CFHW: Tensor | None,
+    seed: int,
+) -> Given:
+    """Latents of given pixels.
+
+    What is sampled of a distribution depends on the seed, the pixels themselves and the end where they are given, so a
+    copy of a picture in another folder, or the same pixels in memory, give the same latents.
+
+    Args:
+        kind: any but t2v.
+        autoencoder: on its device.
+        posterior: whether latents are sampled.
+        pixels_CFHW: in [-1, 1].
+        last_CFHW: for i2v_loop, if it ends with another picture than it begins with.
+        seed: of the drawing.
+    """
+    like = next(autoencoder.parameters())
+
+    def encoded(part_CFHW: Tensor, end: str) -> Tensor:
+        name = f"{hashlib.sha256(to_uint8(part_CFHW).cpu().numpy().tobytes()).hexdigest()}/{end}"
+        part_1CFHW = part_CFHW[None].to(like.device, like.dtype)
+        return encode_latents(autoencoder, posterior, part_1CFHW, seed, name)[0].float()
+
+    head = encoded(pixels_CFHW, "head") if takes_head(kind) else None
+    if not takes_tail(kind):
+        return Given(head)
+    if head is not None and last_CFHW is None:
+        return Given(head, head)
+    return Given(head, encoded(pixels_CFHW if last_CFHW is None else last_CFHW, "tail"))
 
 
 def first_frame(data: bytes, uri: str, target: tuple[int, int]) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from videotrain_api.resource.architecture import AutoencoderSpec
@@ -12,6 +13,9 @@ from videotrain_api.resource.references import frames_refusal, misfits, refusal
 from videotrain_api.resource.stages import ConditionKind, PromptStyle
 from videotrain_trainer.diffusion.sampler import Guidance
 from videotrain_trainer.errors import ConfigError
+
+PLACES = ("image", "last_image", "video", "models")
+"""Fields of a request that say where something is; `contents` says what is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +73,18 @@ class Request:
     """Of the noise; candidate number i has seed + i."""
     settings: Settings
     models: str
-    """Names the weights."""
+    """Where the weights are, for people."""
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """What is in weights and references, by what they are for; see `sampling.contents`."""
 
     def describe(self) -> dict[str, Any]:
         """Everything, as JSON-compatible data."""
         return asdict(self)
 
     def hash(self) -> str:
-        """First 16 hex digits of the SHA-256 of `describe`."""
-        text = json.dumps(self.describe(), sort_keys=True, ensure_ascii=False)
+        """First 16 hex digits of the SHA-256 of `describe` without places: what is in a file counts, not its path."""
+        described = {name: value for name, value in self.describe().items() if name not in PLACES}
+        text = json.dumps(described, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def candidate(self, index: int) -> Request:

@@ -139,7 +139,7 @@ class _Encoder:
 
     def _latent(self, x_BCTHW: Tensor, name: str) -> Tensor:
         config = self._config
-        latent_CTHW = encode_latents(self._autoencoder, config.autoencoder, x_BCTHW, config.seed, name)[0]
+        latent_CTHW = encode_latents(self._autoencoder, config.autoencoder.posterior, x_BCTHW, config.seed, name)[0]
         if not torch.isfinite(latent_CTHW).all():
             raise DataError(f"{_weights_uri(self._config)}: the autoencoder gives values that are not finite")
         return latent_CTHW.to("cpu", torch.bfloat16)

@@ -1,7 +1,7 @@
 """The sample stage: videos drawn from the trained model, spread over the ranks, one per rank and round.
 
-A video that is already in the store and was made by this very configuration is kept, so a stage that was stopped goes
-on where it was. The index is written last.
+A video that is already in the store and was made by this very configuration from these very weights and references is
+kept, so a stage that was stopped goes on where it was. The index is written last.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run(context: StageContext) -> Outcome:
     drawings = plan_drawings(config, store, sampler.conditioned)
     for drawing in drawings:
         request_of(config, drawing)  # refused before anything is drawn
-    missing = _from_rank_0(world, _missing(context, store, drawings) if world.rank == 0 else [])
+    missing = _from_rank_0(world, _missing(context, store, sampler, drawings) if world.rank == 0 else [])
     by_number, kept = {drawing.video.number: drawing for drawing in drawings}, len(drawings) - len(missing)
     _record_start(context, len(drawings), kept)
     for first in range(0, len(missing), world.size):
@@ -74,30 +74,30 @@ def _draw_one(context: StageContext, store: ObjectStore, sampler: StageSampler, 
     """Draw, write and upload a video; returns its bytes."""
     video = drawing.video
     path = context.scratch / f"video-{video.number:04d}.mp4"
-    write_video(sampler.draw(drawing), path, video.fps, _comment(video, drawing.text))
+    write_video(sampler.draw(drawing), path, video.fps, _comment(sampler, drawing))
     size = path.stat().st_size
     store.put(video.uri, path)
     path.unlink()
     return size
 
 
-def _comment(video: SampledVideo, text: str) -> dict[str, object]:
-    return {"videotrain": video.to_wire(), "text": text}
+def _comment(sampler: StageSampler, drawing: Drawing) -> dict[str, object]:
+    return {"videotrain": drawing.video.to_wire(), "text": drawing.text, "hash": sampler.request_hash(drawing)}
 
 
-def _missing(context: StageContext, store: ObjectStore, drawings: list[Drawing]) -> list[int]:
+def _missing(context: StageContext, store: ObjectStore, sampler: StageSampler, drawings: list[Drawing]) -> list[int]:
     """Numbers of the videos that are not there yet, or were made otherwise."""
     if not context.restore:
         return [drawing.video.number for drawing in drawings]
     present = {found.uri for found in store.list(f"{context.config.paths.output}/videos")}
-    return [d.video.number for d in drawings if d.video.uri not in present or not _is_ours(context, store, d)]
+    return [d.video.number for d in drawings if d.video.uri not in present or not _is_ours(context, store, sampler, d)]
 
 
-def _is_ours(context: StageContext, store: ObjectStore, drawing: Drawing) -> bool:
+def _is_ours(context: StageContext, store: ObjectStore, sampler: StageSampler, drawing: Drawing) -> bool:
     path = context.scratch / "existing.mp4"
     path.write_bytes(store.get(drawing.video.uri))
     try:
-        same: bool = read_metadata(path) == json.loads(json.dumps(_comment(drawing.video, drawing.text)))
+        same: bool = read_metadata(path) == json.loads(json.dumps(_comment(sampler, drawing)))
         return same
     finally:
         path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.weights import weights_uri
+from videotrain_trainer.sampling.contents import Contents
 from videotrain_trainer.sampling.draw import SamplingPipeline
 from videotrain_trainer.sampling.loaded import Sources, load_models
 from videotrain_trainer.sampling.request import Request, Settings, check_reference
@@ -32,8 +34,10 @@ class StageSampler:
 
     def __init__(self, config: StageConfig, store: ObjectStore, device: torch.device, cache: Path) -> None:
         self._config = config
-        self._models = load_models(sources_of(config), store, cache, device, task_of(config).offload)
-        self._pipeline = SamplingPipeline(self._models, store)
+        sources = sources_of(config)
+        self._models = load_models(sources, store, cache, device, task_of(config).offload)
+        self._pipeline, self._contents = SamplingPipeline(self._models, store), Contents(store, cache)
+        self._of_models = self._contents.of_models(sources)
 
     @property
     def conditioned(self) -> bool:
@@ -43,6 +47,16 @@ class StageSampler:
     def draw(self, drawing: Drawing) -> Tensor:
         """The frames of a video, (T, H, W, 3) uint8 on the CPU; of several candidates the best."""
         return self._pipeline.draw(request_of(self._config, drawing)).frames_THWC
+
+    def request_hash(self, drawing: Drawing) -> str:
+        """Names everything that the pixels of a video depend on, what is in weights and references included.
+
+        Raises:
+            ObjectMissing: a reference does not exist.
+        """
+        request = request_of(self._config, drawing)
+        contents = self._of_models | self._contents.of_references(request)
+        return replace(request, contents=contents).hash()
 
 
 def sources_of(config: StageConfig) -> Sources:
@@ -61,7 +75,7 @@ def sources_of(config: StageConfig) -> Sources:
 
 
 def request_of(config: StageConfig, drawing: Drawing) -> Request:
-    """What the core is asked for.
+    """What the core is asked for, without contents.
 
     Raises:
         ConfigError: the prompt's references do not fit its condition.
@@ -77,7 +91,7 @@ def request_of(config: StageConfig, drawing: Drawing) -> Request:
         video=prompt.video,
         seed=video.seed,
         settings=_settings(config, drawing),
-        models=sources_of(config).identity(),
+        models=sources_of(config).places(),
     )
     check_reference(request, config.autoencoder, bool(config.model.cond_embed), f"sample.prompts[{video.number - 1}]")
     return request

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -92,7 +92,7 @@ class _Object:
 
     @property
     def size(self) -> int:
-        return self.store.size(self.uri)
+        return self.store.stat(self.uri).size
 
     def read(self, offset: int, length: int) -> bytes:
         return self.store.get_range(self.uri, offset, length)
@@ -162,6 +162,8 @@ class Weights:
     """The file of each tensor."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Free text fields."""
+    places: Sequence[str] = ()
+    """Paths or URIs of the files, each once; none for content in memory."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -198,7 +200,7 @@ def open_weights(source: str | Path | bytes, what: str | None = None, store: Obj
     name = what or str(source)
     if file.endswith(INDEX_SUFFIX):
         return _of_index(place, file, name)
-    return _of_file(SafetensorsFile.open(place.reader(file), name), name)
+    return _of_file(SafetensorsFile.open(place.reader(file), name), name, file)
 
 
 def read_metadata(source: bytes, what: str) -> dict[str, str]:
@@ -292,8 +294,8 @@ def default_store(uri: str) -> ObjectStore:
     return ObjectStore.for_storage(Storage(uri=f"s3://{bucket}"))
 
 
-def _of_file(file: SafetensorsFile, what: str) -> Weights:
-    return Weights(what, dict.fromkeys(file.infos, file), file.metadata)
+def _of_file(file: SafetensorsFile, what: str, *places: str) -> Weights:
+    return Weights(what, dict.fromkeys(file.infos, file), file.metadata, places)
 
 
 def _of_index(place: Place, index: str, what: str) -> Weights:
@@ -316,7 +318,8 @@ def _of_index(place: Place, index: str, what: str) -> Weights:
     if lost or extra:
         raise ConfigError(f"{index}: index and files disagree:{listed(lost + extra)}")
     metadata = {key: value for file in shards.values() for key, value in file.metadata.items()}
-    return Weights(what, {tensor: shards[shard] for tensor, shard in mapping.items()}, metadata)
+    places = [shard.what for shard in shards.values()]
+    return Weights(what, {tensor: shards[shard] for tensor, shard in mapping.items()}, metadata, places)
 
 
 def listed(problems: Iterable[str], shown: int = 20) -> str:
