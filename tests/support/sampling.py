@@ -3,6 +3,7 @@
 import json
 
 import torch
+from support.model_fixtures import set_threads
 
 from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.config.stage_config import StageConfig, StagePaths
@@ -85,7 +86,7 @@ def context_of(folder, config, **changes):
 
 def draw_as_rank(rank, folder, port):
     """Be one of two ranks that share the videos; importable, so that a spawned process finds it."""
-    torch.set_num_threads(1)
+    set_threads()
     address = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     scratch = folder / f"scratch-{rank}"

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
+from support.model_fixtures import set_threads
 
 from videotrain_api.config.presets import complete_autoencoder
 from videotrain_api.config.stage_config import StageConfig, StagePaths
@@ -48,6 +49,8 @@ from videotrain_trainer.worker.stage_context import StageContext, World
 
 STORAGE = Storage(uri="s3://unused-bucket")
 CHANNELS, TEXT_TOKENS, CONTEXT, POOLED = 4, 6, 16, 8
+LEARNING_RATE, AUTOENCODER_LEARNING_RATE = 1e-3, 2e-3
+"""The most that AdamW moves a weight in a step, so the size that differences are compared with."""
 SIZES = {"64px/8f/1:1": (10, 2, (2, 2, 2)), "64px/16f/1:1": (7, 1, (4, 2, 2))}
 """Bucket name to samples, batch size and latent size."""
 
@@ -185,7 +188,7 @@ def autoencoder_config(folder: Path, clips: str, **changes: Any) -> StageConfig:
     task: dict[str, Any] = {
         "steps": 6,
         "bucket": Bucket(resolution="64px", frames=8, batch_size=1),
-        "optimizer": Optimizer(learning_rate=[LearningRatePiece(value=2e-3)], epsilon=1e-8),
+        "optimizer": Optimizer(learning_rate=[LearningRatePiece(value=AUTOENCODER_LEARNING_RATE)], epsilon=1e-8),
         "image_ratio": 0.5,
         "precision": "fp32",
         "parallel": ParallelLayout(micro_batches_per_step=2),
@@ -206,7 +209,7 @@ def train_config(folder: Path, latents: str, **changes: Any) -> StageConfig:
             Bucket(resolution="64px", frames=16, batch_size=1),
         ],
         "optimizer": Optimizer(
-            learning_rate=[LearningRatePiece(value=1e-3)], warmup_steps=2, epsilon=1e-8, gradient_clip=1.0
+            learning_rate=[LearningRatePiece(value=LEARNING_RATE)], warmup_steps=2, epsilon=1e-8, gradient_clip=1.0
         ),
         "conditioning": ConditioningMix(t2v=1.0, i2v_head=1.0),
         "precision": "fp32",
@@ -310,7 +313,7 @@ class Sink:
 
 
 def _worker(config: str, folder: str, rank: int, size: int, plan: Plan) -> None:
-    torch.set_num_threads(1)
+    set_threads()
     where = Path(folder)
     os.environ["LOCAL_RANK"] = str(rank)
     sink = Sink(where / f"records-{rank}.jsonl", plan, rank == size - 1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from moto.server import ThreadedMotoServer
-from support.model_fixtures import fixture, mmdit, one_thread
+from support.model_fixtures import fixture, mmdit, threads
 
 from videotrain_api.config.presets import complete_autoencoder, complete_transformer
 from videotrain_api.config.stage_config import StageConfig, StagePaths
@@ -31,7 +31,7 @@ from videotrain_trainer.data.video import write_mp4
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_context import StageContext, World
 
-__all__ = ["fixture", "mmdit", "one_thread"]
+__all__ = ["fixture", "mmdit", "threads"]
 
 OPTIMIZER = Optimizer(learning_rate=[LearningRatePiece(value=1e-3)])
 

@@ -208,7 +208,7 @@ def test_training_shifts_the_times_of_a_patch_1_model_as_sampling_does(mmdit):
     )
     sampler = Sampler(model, 2, Guidance(text=1.0, image=1.0))
     sampler.draw(torch.zeros(1, channels, frames, rows, columns), text, "t2v", Given())
-    assert trained == pytest.approx(seen[1], abs=1e-6)
+    assert trained == pytest.approx(seen[1], rel=8 * torch.finfo().eps)  # one shift in float32, or in float64
 
 
 def test_a_condition_tensor_has_no_state():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.numerics import assert_as_exact, in_float64
 
 from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.resource.architecture import TextEncoderSpec
@@ -50,7 +51,7 @@ def test_pictures_are_encoded_and_decoded_as_by_the_image_autoencoder(tmp_path):
     start_from_image(module, stored(tmp_path, image_weights()))
     with torch.no_grad():
         # Of a single frame only the middle of a kernel sees anything, so the donor itself is the image autoencoder.
-        assert torch.allclose(module(picture()), image(picture()), atol=1e-5)
+        assert_as_exact(module(picture()), image(picture()), in_float64(image, picture()))
 
 
 def test_every_frame_of_a_stage_without_time_is_treated_as_a_picture(tmp_path):
@@ -61,7 +62,7 @@ def test_every_frame_of_a_stage_without_time_is_treated_as_a_picture(tmp_path):
     with torch.no_grad():
         whole = first(module.encoder.project_in(clip))
         apart = torch.cat([first(module.encoder.project_in(clip[:, :, t : t + 1])) for t in range(4)], dim=2)
-    assert torch.allclose(whole, apart, atol=1e-5)
+    assert_as_exact(whole, apart, in_float64(torch.nn.Sequential(module.encoder.project_in, first), clip))
 
 
 def test_other_latent_channels_make_the_layers_at_the_latents_new(tmp_path, caplog):

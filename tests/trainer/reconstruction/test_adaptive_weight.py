@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from support.numerics import assert_near
 from support.perceptual_weights import small_lpips
 
 from videotrain_api.config.presets import AUTOENCODERS
@@ -17,6 +18,8 @@ from videotrain_trainer.reconstruction.losses import (
     ReconstructionLoss,
     build_discriminator,
 )
+
+EPS = torch.finfo(torch.float32).eps
 
 
 def scalar(value):
@@ -97,10 +100,11 @@ def test_the_gradients_are_those_of_the_losses_written_out(world):
     expected = torch.autograd.grad(reconstruction + weight * adversarial, parameters)
     loss = losses(Pair(critic), model(video), video, "micro_batch")
     found = torch.autograd.grad(loss.autoencoder, parameters)
-    assert loss.detach().item() == pytest.approx(reconstruction.item(), rel=1e-6)
+    assert loss.detach().item() == pytest.approx(reconstruction.item(), rel=8 * EPS)  # two means, added
     assert weight > 0
+    # The cut graph adds the gradients in another order, through some forty layers whose norms divide by small numbers.
     for a, b in zip(found, expected, strict=True):
-        assert torch.allclose(a, b, rtol=1e-3, atol=1e-6)
+        assert_near(a, b, 1000)
 
 
 def test_the_autoencoder_learns_nothing_from_the_judgement_and_the_judge_nothing_from_being_fooled(world):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.numerics import apart, rounding
 from support.perceptual_weights import write_lpips
 from support.training_worlds import (
     Plan,
@@ -214,5 +215,6 @@ def test_a_stage_starts_from_an_image_autoencoder(tmp_path, clips):
     result = run_world(tmp_path, config.model_copy(update={"paths": paths}), 1)
     assert result.outcomes == ["completed"], result.outcomes
     kernel = final_weights(tmp_path)["encoder.project_in.conv.weight"]
-    assert torch.allclose(kernel[:, :, 1], flat["encoder.project_in.conv.weight"], atol=1e-6)
-    assert kernel[:, :, 0].abs().max() < 1e-6
+    # The one step at a rate of 1e-9 is all that moved them, and is no more than a rounding of most.
+    assert apart(kernel[:, :, 1], flat["encoder.project_in.conv.weight"]) <= 2e-9 + rounding(kernel)
+    assert kernel[:, :, 0].abs().max() <= 2e-9

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.numerics import assert_near
 from support.sampling import config_of, context_of
 from support.sampling_folder import make_folder
 
@@ -58,7 +59,8 @@ def test_branches_one_by_one_or_together_draw_the_same(model):
     alone = Sampler(model, 3, guidance, one_by_one=True).draw(noise, text, "i2v_head", given)
     hook.remove()
     assert rows == [1] * 9
-    assert torch.allclose(together, alone, atol=1e-5)
+    # Guidance multiplies the roundings of three branches, some four of a pass each, by 5 + 3 + 1.
+    assert_near(alone, together, 4 * 9)
 
 
 def test_an_explicit_shift_replaces_the_one_by_size_and_every_step_is_told(model):

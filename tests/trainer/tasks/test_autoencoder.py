@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support.training_worlds import (
+    AUTOENCODER_LEARNING_RATE,
     Plan,
     autoencoder_config,
     commit_of,
@@ -36,8 +37,8 @@ def test_the_autoencoder_learns_the_same_in_every_world_and_after_a_resize(tmp_p
     assert run_world(folders[1], config, 2, Plan(drain_during=2)).outcomes == ["drained"] * 2
     assert run_world(folders[1], config, 1, Plan(generation=2)).outcomes == ["completed"]
     assert commit_of(folders[0], 6).order_sha256 == commit_of(folders[1], 6).order_sha256
-    # Convolutions add in another order when they have other neighbours in memory; a step is 2e-3.
-    assert difference(final_weights(folders[0]), final_weights(folders[1])) < 2e-5
+    # Convolutions add in another order when they have other neighbours in memory: a hundredth of a step.
+    assert difference(final_weights(folders[0]), final_weights(folders[1])) < 0.01 * AUTOENCODER_LEARNING_RATE
 
 
 def test_pictures_and_clips_are_mixed_as_asked(tmp_path, clips):
@@ -94,4 +95,5 @@ def test_recomputing_activations_learns_the_same(tmp_path, clips):
         folder.mkdir()
         config = autoencoder_config(folder, clips, recompute=recompute)
         assert run_world(folder, config, 1).outcomes == ["completed"]
-    assert difference(final_weights(tmp_path / "plain"), final_weights(tmp_path / "again")) < 1e-6
+    # The same kernels see the same numbers again, so nothing may differ.
+    assert difference(final_weights(tmp_path / "plain"), final_weights(tmp_path / "again")) == 0.0

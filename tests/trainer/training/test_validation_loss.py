@@ -66,8 +66,9 @@ def test_a_world_of_two_finds_the_losses_of_one(tmp_path, latents, alone, zero_s
     assert told(result, 0) == told(result, 1)
     for mine, theirs in zip(told(result), told(alone[1]), strict=True):
         assert mine[0] == theirs[0]
-        assert mine[1] == pytest.approx(theirs[1], abs=1e-5)
-        assert mine[2] == pytest.approx(theirs[2], abs=1e-5)
+        # 40 roundings: a mean of thousands of squares, of weights that differ by rounding.
+        assert mine[1] == pytest.approx(theirs[1], rel=5e-6)
+        assert mine[2] == pytest.approx(theirs[2], rel=5e-6)
 
 
 def test_validation_changes_nothing_in_training(tmp_path, latents, alone):

@@ -43,7 +43,8 @@ def test_recomputed_activations_give_the_same_gradients_and_keep_the_names(make,
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     plain, again = gradients
     assert all((plain[name] is None) == (again[name] is None) for name in plain)
-    assert all(torch.allclose(plain[n], again[n], atol=1e-6) for n in plain if plain[n] is not None)
+    # The same kernels see the same numbers again, so nothing may differ.
+    assert all(torch.equal(plain[n], again[n]) for n in plain if plain[n] is not None)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,17 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.model_fixtures import forward, transformer
-from support.training_worlds import Plan, difference, final_weights, make_latents, run_world, train_config
+from support.model_fixtures import forward, forward_in_float64, transformer
+from support.numerics import apart, assert_as_exact, rounding
+from support.training_worlds import (
+    LEARNING_RATE,
+    Plan,
+    difference,
+    final_weights,
+    make_latents,
+    run_world,
+    train_config,
+)
 
 from videotrain_api.resource.stages import LoraAdapter, ParallelLayout
 from videotrain_api.vocabulary import ExitCode
@@ -68,10 +77,11 @@ def test_merging_keeps_the_output_and_the_published_names(model, fixture):
     initialize_adapter(model, 1)
     plain = forward(model, found)
     output = forward(trained(model), found)
-    assert (output - plain).abs().max() > 1e-3
+    assert apart(output, plain) > 1000 * rounding(plain)  # the adapter is seen at all
+    exact = forward_in_float64(model, found)
     merge(model)
     assert set(model.state_dict()) == names
-    assert (forward(model, found) - output).abs().max() < 2e-6
+    assert_as_exact(forward(model, found), output, exact)
     assert type(model.double_blocks[0].img_attn.q_proj) is torch.nn.Linear
 
 
@@ -162,7 +172,8 @@ def test_a_train_stage_writes_the_merged_model_and_the_adapter_beside_it(alone, 
     model.load_state_dict(before)
     load_adapter(model, alone / "stage/weights/adapter")
     merge(model)
-    assert difference(dict(model.state_dict()), after) < 1e-6
+    # The same sum of the same adapter, on this side of one process and on the other.
+    assert all(apart(value, after[name]) <= 4 * rounding(value) for name, value in model.state_dict().items())
     fields = json.loads((alone / "stage/weights/adapter" / ADAPTER_CONFIG).read_text())
     assert fields["base_model_name_or_path"] == f"file://{base}"
 
@@ -185,7 +196,7 @@ def test_a_killed_adapter_stage_goes_on_to_the_same_result(tmp_path, latents, ba
     result = run_world(tmp_path, config, 2, Plan(generation=2))
     assert result.outcomes == ["completed"] * 2, result.outcomes
     assert result.started.resumed_step == 3
-    assert difference(final_weights(tmp_path), final_weights(alone)) < 1e-6
+    assert difference(final_weights(tmp_path), final_weights(alone)) < 1e-3 * LEARNING_RATE  # see test_worlds_agree
 
 
 def test_an_adapter_without_weights_to_start_from_is_a_configuration_error(tmp_path, latents):

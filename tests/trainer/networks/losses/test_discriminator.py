@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from support.numerics import assert_as_exact, in_float64
 from torch import nn
 
 from videotrain_trainer.networks.losses.discriminator import (
@@ -50,7 +51,7 @@ def test_the_discriminator_equals_its_layers_in_a_row_by_hand():
         x = F.leaky_relu(x, 0.2)
     expected = F.conv3d(x, convs[3].weight, convs[3].bias, 1, 1)
     (logits,) = module(clip, generator=generator())
-    assert torch.allclose(logits, expected, atol=1e-5)
+    assert_as_exact(logits, expected, in_float64(module, clip, generator=generator())[0])
 
 
 def test_dropout_depends_on_the_generator_alone_and_keeps_the_mean():
