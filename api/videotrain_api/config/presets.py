@@ -9,7 +9,14 @@ from __future__ import annotations
 import difflib
 from typing import Final, TypeVar
 
-from videotrain_api.resource.architecture import AutoencoderSpec, AutoencoderTiling, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.architecture import (
+    AutoencoderCompression,
+    AutoencoderSpec,
+    AutoencoderTiling,
+    TextEncoderSpec,
+    TransformerSpec,
+)
+from videotrain_api.resource.autoencoder_kinds import KINDS, OF_SOME_KINDS
 from videotrain_api.schema import ManifestError, Problem
 
 _MMDIT_11B: Final = TransformerSpec(
@@ -54,6 +61,18 @@ _DC_AE_TINY: Final = AutoencoderSpec(
     # No scale: it has no published weights, so the run that trains it measures one.
 )
 
+
+def _of_diffusers(channels: int, time: int, space: int, decode_flops_per_pixel: int) -> AutoencoderSpec:
+    """An autoencoder of diffusers at its published size; everything else stands in the folder of its weights."""
+    return AutoencoderSpec(
+        kind="diffusers",
+        latent_channels=channels,
+        compression=AutoencoderCompression(time=time, space=space),
+        causality="causal",
+        decode_flops_per_pixel=decode_flops_per_pixel,
+    )
+
+
 TRANSFORMERS: Final[dict[str, TransformerSpec]] = {
     "mmdit-11b": _MMDIT_11B,
     "mmdit-11b-dcae": _MMDIT_11B.model_copy(update={"patch_size": 1}),
@@ -92,6 +111,15 @@ AUTOENCODERS: Final[dict[str, AutoencoderSpec]] = {
     "dc-ae-tiny": _DC_AE_TINY,
     # Twice the channels, as dc-ae-f32t4c256 has of dc-ae-f32t4c128.
     "dc-ae-tiny-c128": _DC_AE_TINY.model_copy(update={"latent_channels": 128}),
+    # AutoencoderKLWan of Wan 2.1 and of Wan 2.2 TI2V, AutoencoderKLHunyuanVideo15, AutoencoderKLLTXVideo (0.9.0),
+    # AutoencoderKLCosmos, AutoencoderKLCogVideoX, AutoencoderKLMochi; FLOPs are those of a clip of 256 x 256 pixels.
+    "wan-vae": _of_diffusers(16, 4, 8, 0),
+    "wan22-vae": _of_diffusers(48, 4, 16, 0),
+    "hunyuan-video-15-vae": _of_diffusers(32, 4, 16, 0),
+    "ltx-vae": _of_diffusers(128, 8, 32, 0),
+    "cosmos-vae": _of_diffusers(16, 8, 8, 0),
+    "cogvideox-vae": _of_diffusers(16, 4, 8, 0),
+    "mochi-vae": _of_diffusers(12, 6, 8, 0),
 }
 """Autoencoders by preset name; every architecture field is set, the scale of the latents where it is known."""
 
@@ -110,7 +138,7 @@ COMPANIONS: Final[dict[str, tuple[str, TextEncoderSpec]]] = {
 """Autoencoder preset and text encoder that each transformer was made for; a manifest names its own."""
 
 _NOT_ARCHITECTURE: Final = frozenset({"preset", "weights"})
-_MAY_STAY_UNSET: Final = frozenset({"scaling_factor", "norm_groups", "posterior", "tiling"})
+_MAY_STAY_UNSET: Final = frozenset({"scaling_factor", "tiling"})
 _Spec = TypeVar("_Spec", TransformerSpec, AutoencoderSpec)
 
 
@@ -139,10 +167,17 @@ def _complete(spec: _Spec, presets: dict[str, _Spec], path: str) -> _Spec:
     base = presets[spec.preset] if spec.preset else spec
     names = [name for name in type(spec).model_fields if name not in _NOT_ARCHITECTURE]
     values = {name: _first(getattr(spec, name), getattr(base, name)) for name in names}
-    missing = [name for name, value in values.items() if value is None and name not in _MAY_STAY_UNSET]
+    optional = _MAY_STAY_UNSET | _unneeded(values.get("kind")) if "kind" in values else _MAY_STAY_UNSET
+    missing = [name for name, value in values.items() if value is None and name not in optional]
     if missing:
         raise ManifestError([_missing_field(type(spec), name, sorted(presets), path) for name in missing])
     return spec.model_copy(update=values)
+
+
+def _unneeded(kind: object) -> frozenset[str]:
+    """Fields that an autoencoder of the kind can do without; without a kind, those that only some kinds have."""
+    row = KINDS.get(str(kind))
+    return OF_SOME_KINDS - (row.needs if row else KINDS["dc-ae"].needs)
 
 
 def _first(written: object, preset: object) -> object:

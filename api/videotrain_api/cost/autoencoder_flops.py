@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of the two video autoencoders, counted layer by layer.
+"""Parameters and FLOPs of our own video autoencoders, counted layer by layer; those of diffusers have a given number.
 
 One walk through the layers counts both, so the parameter count (checked against the published models) vouches for the
 FLOP count. A multiply-add is two FLOPs; norms and activations are left out.
@@ -7,7 +7,7 @@ FLOP count. A multiply-add is two FLOPs; norms and activations are left out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 
@@ -15,7 +15,6 @@ from videotrain_api.resource.architecture import AutoencoderSpec
 
 _HEAD_WIDTH = 32
 _EVIT_FROM = 3
-_TIME_FROM = {"dc-ae": 3, "hunyuan-vae": 1}
 _TIME_STEPS = 2
 _Size = tuple[int, int]
 """Frames, and positions of a frame."""
@@ -51,6 +50,8 @@ def encoder_cost(spec: AutoencoderSpec, frames: int, height: int, width: int) ->
 
 def decoder_cost(spec: AutoencoderSpec, frames: int, height: int, width: int) -> AutoencoderCost:
     """Decoder that makes one clip of frames x height x width pixels, in the tiles of the specification."""
+    if spec.decode_flops_per_pixel is not None:
+        return AutoencoderCost(0, spec.decode_flops_per_pixel * frames * height * width)
     return _tiled(spec, _decode, frames, height, width)
 
 
@@ -66,21 +67,17 @@ def autoencoder_train_flops(spec: AutoencoderSpec, frames: int, height: int, wid
 
 
 def _encode(spec: AutoencoderSpec, frames: int, height: int, width: int) -> _Tally:
-    tally, sizes = _Tally(), _sizes(spec, frames, height, width, halved=_halved(spec))
-    (_dc_encoder if spec.kind == "dc-ae" else _hunyuan_encoder)(tally, spec, sizes)
+    counted = _COUNTED[spec.kind or ""]
+    tally, sizes = _Tally(), _sizes(spec, frames, height, width, counted.encoder_halves(len(spec.widths or ())))
+    counted.encoder(tally, spec, sizes)
     return tally
 
 
 def _decode(spec: AutoencoderSpec, frames: int, height: int, width: int) -> _Tally:
-    # The HunyuanVideo decoder doubles the time in its last two steps, so the stages next to the latents are short.
-    halved = _halved(spec) if spec.kind == "dc-ae" else range(_TIME_STEPS)
-    tally, sizes = _Tally(), _sizes(spec, frames, height, width, halved)
-    (_dc_decoder if spec.kind == "dc-ae" else _hunyuan_decoder)(tally, spec, sizes)
+    counted = _COUNTED[spec.kind or ""]
+    tally, sizes = _Tally(), _sizes(spec, frames, height, width, counted.decoder_halves(len(spec.widths or ())))
+    counted.decoder(tally, spec, sizes)
     return tally
-
-
-def _halved(spec: AutoencoderSpec) -> range:
-    return range(_TIME_FROM[spec.kind or "dc-ae"], len(spec.widths or ()) - 1)
 
 
 _Half = Callable[[AutoencoderSpec, int, int, int], _Tally]
@@ -91,7 +88,7 @@ def _tiled(spec: AutoencoderSpec, half: _Half, frames: int, height: int, width: 
     if tiles is None:
         return AutoencoderCost(whole.parameters, whole.flops)
     decoding, unit, step = half is _decode, spec.spatial_compression, spec.temporal_compression
-    latents = spec.latent_frames(frames)
+    latents = spec.time.latent_frames(frames)
     counts = _tiles(latents, tiles.frames and tiles.frames // step, tiles.overlap, spec.causal, decoding)
     times = [frames if count == latents else step * (count - spec.causal) + spec.causal for count in counts]
     side = tiles.pixels and tiles.pixels // unit
@@ -236,3 +233,29 @@ def _middle(tally: _Tally, width: int, size: _Size) -> None:
     frames, positions = size
     # Every frame attends to itself and the earlier ones.
     tally.flops += 4 * positions * positions * width * frames * (frames + 1) // 2
+
+
+# ------------------------------------------------------------------------------------------------- the table
+_Walk = Callable[[_Tally, AutoencoderSpec, list[_Size]], None]
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """How a kind is counted; the halves say behind which stages (of how many) the time is half as long."""
+
+    encoder: _Walk
+    decoder: _Walk
+    encoder_halves: Callable[[int], range]
+    decoder_halves: Callable[[int], range]
+
+
+_COUNTED: Mapping[str, _Counted] = {
+    "dc-ae": _Counted(
+        _dc_encoder, _dc_decoder, lambda stages: range(3, stages - 1), lambda stages: range(3, stages - 1)
+    ),
+    # The decoder doubles the time in its last two steps, so the stages next to the latents are short.
+    "hunyuan-vae": _Counted(
+        _hunyuan_encoder, _hunyuan_decoder, lambda stages: range(1, stages - 1), lambda _: range(_TIME_STEPS)
+    ),
+}
+"""Kinds whose layers are known; the others say `decodeFlopsPerPixel`."""

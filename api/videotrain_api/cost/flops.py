@@ -108,7 +108,7 @@ def grid(model: TransformerSpec, autoencoder: AutoencoderSpec) -> int:
 def image_tokens(model: TransformerSpec, autoencoder: AutoencoderSpec, frames: int, height: int, width: int) -> int:
     """Tokens of a clip of frames x height x width pixels."""
     side = grid(model, autoencoder)
-    return autoencoder.latent_frames(frames) * (height // side) * (width // side)
+    return autoencoder.time.latent_frames(frames) * (height // side) * (width // side)
 
 
 def bucket_tokens(model: TransformerSpec, autoencoder: AutoencoderSpec, bucket: Bucket) -> int:

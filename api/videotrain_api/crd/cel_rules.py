@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from videotrain_api.config import aspect
+from videotrain_api.config.presets import AUTOENCODERS
 from videotrain_api.crd.cel import CelRule, at_most, names
 from videotrain_api.crd.transitions import TRANSITIONS
-from videotrain_api.resource.architecture import TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.resource.pool import ENV_ADVICE, ENV_NAME, RESERVED_ENV, RESERVED_ENV_PREFIXES, CacheVolume, Pool
 from videotrain_api.resource.references import REFERENCES, Reference
 from videotrain_api.resource.stages import (
@@ -132,7 +133,31 @@ def _layouts(task: str) -> tuple[CelRule, ...]:
     )
 
 
+def _temporal_compression() -> str:
+    """The autoencoder's temporal compression: written, or that of a preset, else the one of our own kinds."""
+    usual = 4
+    rule = str(usual)
+    steps = {name: spec.temporal_compression for name, spec in AUTOENCODERS.items()}
+    for step in sorted(set(steps.values()) - {usual}):
+        presets = names(tuple(name for name in steps if steps[name] == step))
+        rule = f"has(self.autoencoder.preset) && self.autoencoder.preset in {presets} ? {step} : {rule}"
+    return f"has(self.autoencoder.compression) ? self.autoencoder.compression.time : {rule}"
+
+
+_STEPS_BELOW: Final = "(!has(b.minFrames) || b.minFrames % c == b.frames % c)"
+# A list of one stands for a variable: plain CEL has none.
+_FRAMES: Final = CelRule(
+    f"[{_temporal_compression()}].all(c, self.stages.all(s, "
+    f"(!has(s.train) || s.train.buckets.all(b, b.frames % c <= 1 && {_STEPS_BELOW})) && "
+    "(!has(s.autoencoder) || s.autoencoder.bucket.frames % c <= 1) && "
+    "(!has(s.sample) || s.sample.frames % c <= 1)))",
+    "frames must be 1, ck (dc-ae) or 1 + ck (causal) with the temporal compression c of the autoencoder, and minFrames "
+    "in steps of c below frames",
+    ".stages",
+)
+
 _SPEC: Final = (
+    _FRAMES,
     CelRule(
         "self.stages.all(s, self.stages.exists_one(t, t.name == s.name))",
         "names of stages must be unique",
@@ -162,11 +187,10 @@ _BUCKET: Final = (
         f"unknown resolution; allowed: {', '.join(aspect.RESOLUTION_NAMES)}",
         ".resolution",
     ),
-    CelRule("self.frames % 4 <= 1", "frames must be 1, 4k (dc-ae) or 1 + 4k (hunyuan-vae)", ".frames"),
     at_most("minFrames", "frames"),
     CelRule(
-        "!has(self.minFrames) || self.minFrames % 4 == self.frames % 4 && (self.minFrames > 1 || self.frames == 1)",
-        "minFrames must be in steps of 4 below frames; pictures need a row of their own with frames 1",
+        "!has(self.minFrames) || self.minFrames > 1 || self.frames == 1",
+        "pictures need a row of their own with frames 1",
         ".minFrames",
     ),
     CelRule(
@@ -178,7 +202,6 @@ _BUCKET: Final = (
 
 _SAMPLE: Final = (
     _BUCKET[0],
-    _BUCKET[1],
     CelRule(
         f"self.aspectRatio in {names(aspect.ASPECT_NAMES)}",
         f"unknown aspect ratio; allowed: {', '.join(aspect.ASPECT_NAMES)}",
@@ -261,6 +284,13 @@ _STATE: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
             "self.ropeAxes[0] + self.ropeAxes[1] + self.ropeAxes[2] == self.hiddenSize / self.numHeads",
             "ropeAxes must sum to hiddenSize / numHeads",
             ".ropeAxes",
+        ),
+    ),
+    AutoencoderSpec: (
+        CelRule(
+            "!has(self.kind) || self.kind == 'diffusers' || !has(self.compression) && !has(self.causality)",
+            "only kind diffusers takes compression and causality; the other kinds fix them",
+            ".kind",
         ),
     ),
     TextEncoderSpec: (

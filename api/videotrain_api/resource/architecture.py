@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from videotrain_api.resource.autoencoder_kinds import KINDS, AutoencoderKindName, Causality, TimeAxis
 from videotrain_api.schema import ApiModel
-
-TIME_COMPRESSION: Final = 4
-"""Frames per latent frame of every video autoencoder."""
 
 
 class TransformerSpec(ApiModel):
@@ -48,61 +46,96 @@ class AutoencoderTiling(ApiModel):
     pixels: int | None = Field(default=None, ge=1, le=65_536)
     """Rows and columns of a tile, a multiple of the spatial compression; unset codes whole pictures."""
     frames: int | None = Field(default=None, ge=1, le=65_536)
-    """Frames of a tile, a multiple of 4 (of 8 or more for dc-ae); unset codes all frames at once."""
+    """Frames of a tile, a multiple of the temporal compression (twice that or more unless causal); unset codes all
+    frames at once."""
     overlap: float = Field(default=0.25, ge=0, lt=1)
     """Share of a tile that it has in common with the next; a whole number of latents."""
+
+
+class AutoencoderCompression(ApiModel):
+    """Samples per latent of an autoencoder of kind diffusers."""
+
+    time: int = Field(ge=1, le=64)
+    """Frames per latent frame: 4 for Wan and HunyuanVideo 1.5, 8 for LTX and Cosmos, 6 for Mochi."""
+    space: int = Field(ge=1, le=256)
+    """Pixels per latent row and column."""
+
+
+Statistic = Annotated[list[float], Field(min_length=1, max_length=65_536)]
 
 
 class AutoencoderSpec(ApiModel):
     """The video autoencoder."""
 
-    preset: str | None = None
+    preset: str | None = Field(default=None, max_length=63)
     """Named configuration, such as `dc-ae-f32t4c128`, `hunyuan-vae` or `dc-ae-tiny`; fields below override it."""
-    kind: Literal["dc-ae", "hunyuan-vae"] | None = None
-    """Architecture: Video DC-AE (4x32x32, not causal) or HunyuanVideo VAE (4x8x8, causal)."""
+    kind: AutoencoderKindName | None = None
+    """Architecture: Video DC-AE (4x32x32, not causal), HunyuanVideo VAE (4x8x8, causal), or `diffusers`: any video
+    autoencoder of that library, from the folder that its `save_pretrained` writes."""
     latent_channels: int | None = Field(default=None, ge=1, le=65_536)
     """Channels of a latent."""
+    compression: AutoencoderCompression | None = None
+    """Samples per latent; needed by kind diffusers, fixed by the other kinds."""
+    causality: Causality | None = None
+    """Which frames a latent frame has seen; needed by kind diffusers, fixed by the other kinds. `causal`: earlier ones
+    alone, and clips have 1 + ck frames; `none`: all of them, and clips have ck frames; `chunk`: those of its chunk and
+    earlier ones, and clips have ck frames (c is the temporal compression)."""
     widths: list[Annotated[int, Field(le=1_048_576)]] | None = Field(default=None, min_length=1, max_length=16)
-    """Channels of each encoder stage, from pixels to latents."""
+    """Channels of each encoder stage, from pixels to latents; kind diffusers reads them from its folder."""
     depths: list[Annotated[int, Field(le=4096)]] | None = Field(default=None, min_length=1, max_length=16)
     """Blocks of each encoder stage, from pixels to latents."""
     decoder_depths: list[Annotated[int, Field(le=4096)]] | None = Field(default=None, min_length=1, max_length=16)
     """Blocks of each decoder stage in the same order (pixels first); as many as `depths` has."""
     scaling_factor: float | None = Field(default=None, gt=0)
-    """Latents are multiplied by it (hunyuan-vae) or divided by it (dc-ae), so that they have about unit variance.
-    If unset, the scale that an autoencoder stage measured and stored with its weights."""
+    """Latents are multiplied by it (hunyuan-vae, diffusers) or divided by it (dc-ae), so that they have about unit
+    variance. If unset, the scale that an autoencoder stage measured and stored with its weights, or that of the folder
+    (diffusers)."""
+    latent_mean: Statistic | None = None
+    """Mean of each latent channel, subtracted before the scale; only for kind diffusers. The folder's if unset."""
+    latent_std: Statistic | None = None
+    """Standard deviation of each latent channel, which latents are divided by; as latentMean."""
     norm_groups: int | None = Field(default=None, ge=1, le=65_536)
     """Groups of the norms of a hunyuan-vae, a divisor of every width; dc-ae has no such norms."""
     posterior: Literal["mode", "sample"] | None = None
-    """How a hunyuan-vae draws latents from its distribution: its `mode`, or a `sample` of it as the published models
-    were trained (drawn once per clip, from the run's seed). dc-ae has no distribution."""
+    """How latents are drawn from the distribution that a hunyuan-vae or diffusers autoencoder gives: its `mode`, or a
+    `sample` of it as the published models were trained (drawn once per clip, from the run's seed). dc-ae has none."""
     tiling: AutoencoderTiling | None = None
     """Tiles for encoding and decoding. The preset's if unset; clips are coded whole if it has none."""
+    decode_flops_per_pixel: int | None = Field(default=None, ge=0)
+    """FLOPs of decoding, divided by frames x height x width, for the forecast of sample stages; only for kind
+    diffusers, where no formula counts them. Not counted if unset."""
     weights: str | None = None
-    """URI of safetensors weights; needed unless a stage with task `autoencoder` trains them."""
+    """URI of safetensors weights, for kind diffusers of a folder with config.json; needed unless a stage with task
+    `autoencoder` trains them."""
 
     @property
     def spatial_compression(self) -> int:
-        """Pixels per latent row and column: every stage but the last halves the picture. Needs `widths`."""
+        """Pixels per latent row and column. Needs `compression`, or `widths`: every stage but the last halves it."""
+        if self.compression is not None:
+            return self.compression.space
         if self.widths is None:
             raise ValueError("widths is not set; complete the specification with presets.complete_autoencoder first")
         return int(2 ** (len(self.widths) - 1))
 
     @property
+    def time(self) -> TimeAxis:
+        """How frames and latent frames belong together. Needs `kind`, and what that kind leaves to the specification."""
+        row = KINDS[self.kind] if self.kind else None
+        step = self.compression.time if self.compression else row and row.temporal_compression
+        causality = self.causality or (row and row.causality)
+        if not step or not causality:
+            raise ValueError("compression or causality is not set; call presets.complete_autoencoder first")
+        return TimeAxis(step, causality)
+
+    @property
     def temporal_compression(self) -> int:
-        """Frames per latent frame; the same for both kinds."""
-        return TIME_COMPRESSION
+        """Frames per latent frame."""
+        return self.time.compression
 
     @property
     def causal(self) -> bool:
-        """Whether the first frame has a latent frame of its own, so that clips have 1 + 4k frames."""
-        return self.kind == "hunyuan-vae"
-
-    def latent_frames(self, frames: int) -> int:
-        """Latent frames of a clip of so many frames; a picture (1) always has one."""
-        if frames == 1:
-            return 1
-        return (frames - 1) // TIME_COMPRESSION + 1 if self.causal else frames // TIME_COMPRESSION
+        """Whether the first frame has a latent frame of its own."""
+        return self.time.causal
 
 
 class TextEncoderSpec(ApiModel):

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from videotrain_api.resource.architecture import TIME_COMPRESSION
+from videotrain_api.resource.autoencoder_kinds import TimeAxis
 from videotrain_api.resource.stages import ConditionKind
 
 VIDEO_REFERENCE, EASY_VIDEO_REFERENCE = 8, 16
-"""Latent frames that the v2v kinds give (32 and 64 pixel frames); a causal autoencoder's first frame comes on top."""
+"""Latent frames that the v2v kinds give (32 and 64 frames at 4 a latent frame); a causal autoencoder's first frame comes on top."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +49,18 @@ def misfits(kind: ConditionKind, given: dict[str, Any]) -> Iterator[Reference]:
             yield reference
 
 
-def refusal(kind: ConditionKind, frames: int, causal: bool, cond_embed: bool) -> str | None:
+def refusal(kind: ConditionKind, frames: int, time: TimeAxis, cond_embed: bool) -> str | None:
     """Why a model cannot draw a video of that kind and length; None if it can.
 
     Args:
         kind: condition of the video.
         frames: of the video.
-        causal: whether the autoencoder is causal.
+        time: of the autoencoder.
         cond_embed: whether the transformer has a condition input.
     """
     if kind == "t2v":
         return None
-    count = reference_frames(kind, causal)
+    count = reference_frames(kind, time)
     if frames == 1:
         return "a picture takes no reference; draw more frames or use t2v"
     if frames <= count:
@@ -68,14 +68,12 @@ def refusal(kind: ConditionKind, frames: int, causal: bool, cond_embed: bool) ->
     return None if cond_embed else "needs a model with spec.model.condEmbed"
 
 
-def frames_refusal(frames: int, causal: bool) -> str | None:
+def frames_refusal(frames: int, time: TimeAxis) -> str | None:
     """Why an autoencoder cannot decode to so many frames; None if it can."""
-    step = TIME_COMPRESSION
-    # One latent frame of an autoencoder that is not causal decodes to one frame, so four frames cannot be drawn.
-    fits = frames % step == 1 if causal else frames % step == 0 and frames > step
-    if frames == 1 or (fits and frames > 1):
+    if time.draws(frames):
         return None
-    return f"this autoencoder decodes to {f'1 + {step}k' if causal else f'1 or {step}k with k > 1'} frames"
+    step = time.compression
+    return f"this autoencoder decodes to {f'1 + {step}k' if time.causal else f'1 or {step}k with k > 1'} frames"
 
 
 def takes_head(kind: ConditionKind) -> bool:
@@ -97,10 +95,10 @@ def reference_latents(kind: ConditionKind, causal: bool) -> int:
     return (EASY_VIDEO_REFERENCE if kind.endswith("_easy") else VIDEO_REFERENCE) + causal
 
 
-def reference_frames(kind: ConditionKind, causal: bool) -> int:
-    """Pixel frames that `reference_latents` stand for: 1 for pictures, 32 or 33, 64 or 65 for videos."""
-    latents = reference_latents(kind, causal)
-    return latents if latents <= 1 else TIME_COMPRESSION * (latents - causal) + causal
+def reference_frames(kind: ConditionKind, time: TimeAxis) -> int:
+    """Frames that `reference_latents` stand for: 1 for pictures; 32 or 33, 64 or 65 for videos at 4 a latent frame."""
+    latents = reference_latents(kind, time.causal)
+    return latents if latents <= 1 else time.frames(latents)
 
 
 def applicable(kind: ConditionKind, latent_frames: int, causal: bool) -> bool:

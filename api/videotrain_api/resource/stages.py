@@ -127,9 +127,10 @@ class Bucket(ApiModel):
     resolution: Resolution
     """Area class: `256px` means about 256 x 256 pixels, whatever the aspect ratio."""
     frames: int = Field(ge=1, le=1025)
-    """Longest clip of the class in frames: 1 + 4k for a causal autoencoder, 4k for Video DC-AE, or 1 for images."""
+    """Longest clip of the class in frames: 1 + ck for a causal autoencoder, ck for others such as Video
+    DC-AE, with its temporal compression c (4 for dc-ae and hunyuan-vae), or 1 for images."""
     min_frames: int | None = Field(default=None, ge=1)
-    """Shortest clip of the class in frames, in steps of 4; equals frames if unset."""
+    """Shortest clip of the class in frames, in steps of the temporal compression; equals frames if unset."""
     batch_size: int = Field(ge=1, le=1_000_000)
     """Samples of one micro-batch (what one data-parallel group takes at a time)."""
     keep_probability: float = Field(default=1.0, gt=0, le=1)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
+from typing import Final
 
 from videotrain_api.resource.architecture import AutoencoderSpec, TransformerSpec
+from videotrain_api.resource.autoencoder_kinds import KINDS, OF_SOME_KINDS
 from videotrain_api.rules.facts import Facts
-from videotrain_api.schema import Problem
+from videotrain_api.schema import ApiModel, Problem, camel_case
 
-STAGES_OF_KIND = {"dc-ae": 6, "hunyuan-vae": 4}
 _HEAD_WIDTH = 32
 _FIRST_ATTENTION_STAGE = 3
 
@@ -40,25 +41,42 @@ def _heads(model: TransformerSpec) -> Iterator[Problem]:
 
 
 def _autoencoder(spec: AutoencoderSpec) -> Iterator[Problem]:
-    stages, path = STAGES_OF_KIND[spec.kind or "dc-ae"], "spec.autoencoder"
+    if spec.kind is None:
+        return
+    yield from _of_other_kinds(spec)
+    stages, path = KINDS[spec.kind].stages, "spec.autoencoder"
     lengths = {"widths": spec.widths, "depths": spec.depths, "decoderDepths": spec.decoder_depths}
-    for name, values in lengths.items():
+    for name, values in lengths.items() if stages else ():
         if values is None or len(values) != stages or min(values) < 1:
             yield Problem(f"{path}.{name}", values, f"kind {spec.kind} needs {stages} numbers of 1 or more")
             return
-    if spec.kind == "dc-ae":
-        yield from _dc_ae_widths(spec.widths or [], spec.latent_channels or 1)
-        yield from _not_of_dc_ae(spec)
-    elif spec.norm_groups is None or any(width % spec.norm_groups for width in spec.widths or []):
-        allowed = f"kind hunyuan-vae needs a number that divides every width of {spec.widths}"
-        yield Problem(f"{path}.normGroups", spec.norm_groups, allowed)
+    yield from _SIZES[spec.kind](spec)
     yield from _tiling(spec)
 
 
-def _not_of_dc_ae(spec: AutoencoderSpec) -> Iterator[Problem]:
-    for name, value in (("normGroups", spec.norm_groups), ("posterior", spec.posterior)):
+def _of_other_kinds(spec: AutoencoderSpec) -> Iterator[Problem]:
+    row = KINDS[spec.kind or ""]
+    for name in sorted(OF_SOME_KINDS - row.needs - row.takes):
+        value = getattr(spec, name)
         if value is not None:
-            yield Problem(f"spec.autoencoder.{name}", value, "kind dc-ae has none: remove it")
+            shown = value.to_wire() if isinstance(value, ApiModel) else value
+            yield Problem(f"spec.autoencoder.{camel_case(name)}", shown, f"kind {spec.kind} has none: remove it")
+
+
+def _hunyuan_sizes(spec: AutoencoderSpec) -> Iterator[Problem]:
+    if spec.norm_groups is None or any(width % spec.norm_groups for width in spec.widths or []):
+        allowed = f"kind hunyuan-vae needs a number that divides every width of {spec.widths}"
+        yield Problem("spec.autoencoder.normGroups", spec.norm_groups, allowed)
+
+
+def _diffusers_sizes(spec: AutoencoderSpec) -> Iterator[Problem]:
+    channels = spec.latent_channels or 1
+    for name, values in (("latentMean", spec.latent_mean), ("latentStd", spec.latent_std)):
+        if values is not None and len(values) != channels:
+            allowed = f"{len(values)} numbers, but latentChannels is {channels}: one for each channel"
+            yield Problem(f"spec.autoencoder.{name}", values, allowed)
+    if any(value <= 0 for value in spec.latent_std or []):
+        yield Problem("spec.autoencoder.latentStd", spec.latent_std, "allowed: numbers above 0")
 
 
 def _tiling(spec: AutoencoderSpec) -> Iterator[Problem]:
@@ -78,8 +96,8 @@ def _tiling(spec: AutoencoderSpec) -> Iterator[Problem]:
             yield Problem(f"{path}.overlap", tiles.overlap, rule)
 
 
-def _dc_ae_widths(widths: list[int], latent: int) -> Iterator[Problem]:
-    path = "spec.autoencoder.widths"
+def _dc_ae_sizes(spec: AutoencoderSpec) -> Iterator[Problem]:
+    path, widths, latent = "spec.autoencoder.widths", spec.widths or [], spec.latent_channels or 1
     for width in widths[_FIRST_ATTENTION_STAGE:]:
         if width % _HEAD_WIDTH:
             allowed = f"the last three must be multiples of the attention head width of {_HEAD_WIDTH}"
@@ -92,6 +110,14 @@ def _dc_ae_widths(widths: list[int], latent: int) -> Iterator[Problem]:
     if widths[-1] % latent:
         allowed = f"must divide the last width of {widths[-1]}, since the shortcut averages channels"
         yield Problem("spec.autoencoder.latentChannels", latent, allowed)
+
+
+_SIZES: Final[Mapping[str, Callable[[AutoencoderSpec], Iterator[Problem]]]] = {
+    "dc-ae": _dc_ae_sizes,
+    "hunyuan-vae": _hunyuan_sizes,
+    "diffusers": _diffusers_sizes,
+}
+"""What the sizes of each kind must fulfil."""
 
 
 def _text_encoder(facts: Facts) -> Iterator[Problem]:

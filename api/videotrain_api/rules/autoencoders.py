@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from videotrain_api.config import aspect
 from videotrain_api.resource.architecture import AutoencoderSpec
+from videotrain_api.resource.autoencoder_kinds import KINDS
 from videotrain_api.resource.stages import AdversarialPhase, AutoencoderTask
 from videotrain_api.schema import Problem
 
@@ -16,8 +17,9 @@ _FEWEST_PATCHES = 2
 
 def check_autoencoder_losses(path: str, task: AutoencoderTask, spec: AutoencoderSpec | None) -> Iterator[Problem]:
     """Kind of the autoencoder, begin of the phase, depth of the discriminator and how both are sharded."""
-    if spec is not None and spec.kind != "dc-ae":
-        allowed = "only kind dc-ae can be trained: remove the stage and set spec.autoencoder.weights"
+    if spec is not None and not KINDS[spec.kind or ""].trainable:
+        trainable = ", ".join(name for name, kind in KINDS.items() if kind.trainable)
+        allowed = f"only kind {trainable} can be trained: remove the stage and set spec.autoencoder.weights"
         yield Problem(path.removesuffix(".autoencoder") + ".task", "autoencoder", allowed)
     phase = task.adversarial
     if phase is not None:

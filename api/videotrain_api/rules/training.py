@@ -89,14 +89,11 @@ def _resolution(path: str, name: str, grid: int | None) -> Iterator[Problem]:
 
 
 def _frames(path: str, frames: int, autoencoder: AutoencoderSpec | None) -> Iterator[Problem]:
-    if autoencoder is None or frames == 1:
+    if autoencoder is None or autoencoder.time.fits(frames):
         return
-    if autoencoder.causal and frames % 4 != 1:
-        near = f"the nearest are {frames - (frames - 1) % 4} and {frames - (frames - 1) % 4 + 4}"
-        yield Problem(path, frames, f"kind {autoencoder.kind} is causal; allowed: 1, 5, 9, ... (1 + 4k); {near}")
-    if not autoencoder.causal and frames % 4:
-        near = f"the nearest are {frames - frames % 4 or 1} and {frames - frames % 4 + 4}"
-        yield Problem(path, frames, f"kind {autoencoder.kind}; allowed: 1 for pictures or a multiple of 4; {near}")
+    time, (below, above) = autoencoder.time, autoencoder.time.nearest(frames)
+    kind = f"kind {autoencoder.kind} is causal" if time.causal else f"kind {autoencoder.kind}"
+    yield Problem(path, frames, f"{kind}; allowed: {time.allowed}; the nearest are {below} and {above}")
 
 
 def _aspects(path: str, names: Sequence[str]) -> Iterator[Problem]:

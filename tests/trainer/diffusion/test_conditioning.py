@@ -4,6 +4,7 @@ import pytest
 import torch
 from support.batches import Batch, Key
 
+from videotrain_api.resource.autoencoder_kinds import TimeAxis
 from videotrain_api.resource.references import applicable, reference_frames, reference_latents, takes_head, takes_tail
 from videotrain_api.resource.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
 from videotrain_trainer.diffusion.conditioning import (
@@ -54,7 +55,10 @@ def facts(patch=1, causal=False):
 
 
 def test_the_easy_kinds_and_the_causal_autoencoder_give_the_published_numbers_of_frames():
-    frames = {kind: (reference_frames(kind, causal=False), reference_frames(kind, causal=True)) for kind in KINDS}
+    frames = {
+        kind: tuple(reference_frames(kind, TimeAxis(4, causality)) for causality in ("none", "causal"))
+        for kind in KINDS
+    }
     assert frames == {
         "t2v": (0, 0),
         "i2v_head": (1, 1),

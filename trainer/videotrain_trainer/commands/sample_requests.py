@@ -150,7 +150,7 @@ def _settings(options: argparse.Namespace, sources: Sources) -> Settings:
     if (options.best_of > 1) != (options.scorer is not None):
         raise ConfigError(f"--best-of {options.best_of}, --scorer {options.scorer}: several candidates need a scorer")
     spec = sources.autoencoder
-    frames = options.num_frames or (129 if spec.causal else 128)
+    frames = options.num_frames or spec.time.nearest(129)[0]
     check_frames(frames, spec, "--num-frames")
     try:
         grid = flops.grid(sources.model, spec)

@@ -20,8 +20,6 @@ FPS_MAX = 24
 """Clips are thinned out to at most so many frames per second."""
 AREA_SLACK = 0.8
 """A clip may have so much less area than its class; more enlarging would teach the model blur."""
-FRAME_STEP = 4
-"""Lengths of a row differ by the autoencoder's temporal compression."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +48,26 @@ def fits_area(height: int, width: int, resolution: str) -> bool:
     return height * width >= AREA_SLACK * side_of(resolution) ** 2
 
 
-def lengths(row: Bucket) -> list[int]:
-    """Frame counts of a row, longest first."""
+def lengths(row: Bucket, step: int) -> list[int]:
+    """Frame counts of a row, longest first; they differ by `step`, the autoencoder's temporal compression."""
     shortest = row.frames if row.min_frames is None else row.min_frames
-    return list(range(row.frames, shortest - 1, -FRAME_STEP))
+    return list(range(row.frames, shortest - 1, -step))
 
 
-def windows(clip_frames: int, fps: float, row: Bucket) -> list[Window]:
-    """The samples that a clip gives to a row: windows from its start without overlap, each as long as possible."""
+def windows(clip_frames: int, fps: float, row: Bucket, step: int) -> list[Window]:
+    """The samples that a clip gives to a row: windows from its start without overlap, each as long as possible.
+
+    Args:
+        clip_frames: of the clip, at its own rate.
+        fps: of the clip.
+        row: of the bucket table.
+        step: the autoencoder's temporal compression.
+    """
     stride, _ = frame_stride(fps)
     if row.frames == 1:
         return [Window(0, 1, stride)] if clip_frames else []
     found: list[Window] = []
-    start, allowed = 0, lengths(row)
+    start, allowed = 0, lengths(row, step)
     while True:
         left = (clip_frames - start) // stride
         length = next((length for length in allowed if length <= left), None)
@@ -92,7 +97,7 @@ def row_name(row: Bucket) -> str:
 
     Stages that share this name share the encoded samples.
     """
-    shortest = lengths(row)[-1]
+    shortest = row.frames if row.min_frames is None else row.min_frames
     span = f"{row.frames}f" if shortest == row.frames else f"{shortest}-{row.frames}f"
     return "/".join([row.resolution, span, *([",".join(row.aspect_ratios)] if row.aspect_ratios else [])])
 

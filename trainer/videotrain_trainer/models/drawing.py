@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from videotrain_api.resource import sampling
-from videotrain_api.resource.architecture import TIME_COMPRESSION
+from videotrain_api.resource.autoencoder_kinds import TimeAxis
 from videotrain_api.resource.references import (
     frames_refusal,
     misfits,
@@ -109,11 +109,15 @@ def _latent_shape(
         )
     if height % (unit * patch) or width % (unit * patch):
         raise ValueError(f"{height} x {width} pixels: both must be multiples of {unit * patch}")
-    refused = frames_refusal(frames, isinstance(autoencoder, HunyuanVAE))
+    time = _time(autoencoder)
+    refused = frames_refusal(frames, time)
     if refused:
         raise ValueError(f"{frames} frames: {refused}")
-    latent_frames = (frames - 1) // TIME_COMPRESSION + 1
-    return channels, latent_frames, height // unit, width // unit
+    return channels, time.latent_frames(frames), height // unit, width // unit
+
+
+def _time(autoencoder: Autoencoder) -> TimeAxis:
+    return TimeAxis(4, "causal" if isinstance(autoencoder, HunyuanVAE) else "none")
 
 
 def _given(
@@ -131,13 +135,13 @@ def _given(
     for misfit in misfits(kind, given):
         present = "not given" if given[misfit.field] is None else "given"
         raise ValueError(f"condition {kind!r} and the {misfit.field} is {present}: {misfit.allowed}")
-    causal = isinstance(autoencoder, HunyuanVAE)
-    refused = refusal(kind, size[0], causal, transformer.config.cond_embed)
+    time = _time(autoencoder)
+    refused = refusal(kind, size[0], time, transformer.config.cond_embed)
     if refused:
         raise ValueError(f"condition {kind!r}: {refused}")
     if reference is None:
         return Given()
-    count = reference_frames(kind, causal)
+    count = reference_frames(kind, time)
     encoded = [_reference(autoencoder, part, count, size[1:]) for part in (reference, last) if part is not None]
     head = encoded[0] if takes_head(kind) else None
     return Given(head, encoded[-1] if takes_tail(kind) else None)

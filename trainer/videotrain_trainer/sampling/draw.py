@@ -105,7 +105,7 @@ def latent_shape(request: Request, models: Models) -> tuple[int, int, int, int]:
     spec, settings = models.sources.autoencoder, request.settings
     side = spec.spatial_compression
     channels = models.autoencoder.config.latent_channels
-    return channels, spec.latent_frames(settings.frames), settings.height // side, settings.width // side
+    return channels, spec.time.latent_frames(settings.frames), settings.height // side, settings.width // side
 
 
 def noise_of(seed: int, shape: tuple[int, ...]) -> Tensor:

@@ -36,13 +36,13 @@ def given_of(request: Request, models: Models, store: ObjectStore) -> Given:
         DataError: a reference cannot be read or is too short.
         ConfigError: the models cannot draw such a video from a reference.
     """
-    kind, causal = request.condition, models.sources.autoencoder.causal
-    refused = refusal(kind, request.settings.frames, causal, models.transformer.config.cond_embed)
+    kind, time = request.condition, models.sources.autoencoder.time
+    refused = refusal(kind, request.settings.frames, time, models.transformer.config.cond_embed)
     if refused:
         raise ConfigError(f"condition {kind}: {refused}")
     if kind == "t2v":
         return Given()
-    count = reference_frames(kind, causal)
+    count = reference_frames(kind, time)
 
     def read(source: str | None) -> Tensor | None:
         if source is None:

@@ -111,7 +111,7 @@ def check_reference(request: Request, autoencoder: AutoencoderSpec, cond_embed: 
         raise ConfigError(
             f"{where}: condition {kind!r} and {reference.field} {value!r} do not fit: {reference.allowed}"
         )
-    refused = refusal(kind, request.settings.frames, autoencoder.causal, cond_embed)
+    refused = refusal(kind, request.settings.frames, autoencoder.time, cond_embed)
     if refused:
         raise ConfigError(f"{where}: condition {kind!r}: {refused}")
 
@@ -122,6 +122,6 @@ def check_frames(frames: int, autoencoder: AutoencoderSpec, where: str) -> None:
     Raises:
         ConfigError: names what it decodes to.
     """
-    refused = frames_refusal(frames, autoencoder.causal)
+    refused = frames_refusal(frames, autoencoder.time)
     if refused:
         raise ConfigError(f"{where}: {frames}: {refused}")

@@ -128,11 +128,11 @@ class _Encoder:
 
     def _video_references(self, x_BCTHW: Tensor, uid: str) -> dict[str, Tensor]:
         """Frames of the v2v kinds, encoded by themselves; an autoencoder that is not causal has them in the latent."""
-        autoencoder, frames = self._config.autoencoder, x_BCTHW.shape[2]
+        time, frames = self._config.autoencoder.time, x_BCTHW.shape[2]
         found = {}
-        for kind in self._config.encode_references if autoencoder.causal else []:
-            if applicable(kind, autoencoder.latent_frames(frames), causal=True):
-                count = reference_frames(kind, causal=True)
+        for kind in self._config.encode_references if time.causal else []:
+            if applicable(kind, time.latent_frames(frames), causal=True):
+                count = reference_frames(kind, time)
                 part = x_BCTHW[:, :, :count] if takes_head(kind) else x_BCTHW[:, :, -count:]
                 found[f"{REFERENCE}{kind}"] = self._latent(part, f"{uid}/{kind}")
         return found
@@ -180,7 +180,7 @@ def _plan(store: ObjectStore, config: StageConfig) -> list[ShardPlan]:
     table = kept_clips(read_table(store, layout.clip_manifest(str(config.paths.clips)), CLIP_SCHEMA))
     clips = table.to_pylist()
     grid = config.autoencoder.spatial_compression * (config.model.patch_size or 1)
-    samples = plan_samples(clips, config.encode_buckets, grid)
+    samples = plan_samples(clips, config.encode_buckets, grid, config.autoencoder.temporal_compression)
     if not samples:
         raise DataError(
             f"{config.paths.clips}: none of {len(clips)} clips fits a bucket of the train stages: "

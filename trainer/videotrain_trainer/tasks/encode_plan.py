@@ -71,15 +71,16 @@ class ShardPlan:
         return digest.hexdigest()[:32]
 
 
-def plan_samples(clips: Sequence[Mapping[str, Any]], rows: Sequence[Bucket], grid: int) -> list[Sample]:
+def plan_samples(clips: Sequence[Mapping[str, Any]], rows: Sequence[Bucket], grid: int, step: int) -> list[Sample]:
     """All samples: for every clip and row that it fits, its windows. Sorted by bucket and uid.
 
     Args:
         clips: kept rows of the clip manifest.
         rows: bucket rows of the stages to come.
         grid: pixels to whose multiples sides are rounded.
+        step: the autoencoder's temporal compression.
     """
-    found = [sample for row in rows for clip in clips for sample in _samples(clip, row, grid)]
+    found = [sample for row in rows for clip in clips for sample in _samples(clip, row, grid, step)]
     return sorted(found, key=lambda sample: (sample.bucket, sample.uid))
 
 
@@ -116,7 +117,7 @@ def plan_shards(samples: Sequence[Sample], sample_bytes: int, shard_bytes: int) 
     return shards
 
 
-def _samples(clip: Mapping[str, Any], row: Bucket, grid: int) -> list[Sample]:
+def _samples(clip: Mapping[str, Any], row: Bucket, grid: int, step: int) -> list[Sample]:
     if not fits_area(clip["height"], clip["width"], row.resolution):
         return []
     aspect = nearest_aspect(clip["height"], clip["width"], aspect_names(row, grid))
@@ -130,7 +131,7 @@ def _samples(clip: Mapping[str, Any], row: Bucket, grid: int) -> list[Sample]:
             window=window,
             shape=shape,
         )
-        for window in windows(clip["frames"], clip["fps"], row)
+        for window in windows(clip["frames"], clip["fps"], row, step)
     ]
 
 

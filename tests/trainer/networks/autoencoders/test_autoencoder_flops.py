@@ -45,7 +45,7 @@ def test_the_formula_is_what_torch_counts_on_the_meta_device(preset, changes, si
         z = torch.empty(
             1,
             spec.latent_channels,
-            spec.latent_frames(frames),
+            spec.time.latent_frames(frames),
             height // spec.spatial_compression,
             width // spec.spatial_compression,
         )

@@ -63,7 +63,7 @@ def test_clips_go_to_the_published_bucket_where_no_draw_decides():
             row_name(row)
             for row in rows
             if fits_area(sample["height"], sample["width"], row.resolution)
-            and windows(sample["num_frames"], sample["fps"], row)
+            and windows(sample["num_frames"], sample["fps"], row, 4)
         ]
         row = assign("clip", fitting, rows, seed=1)
         if row is None:
@@ -80,14 +80,14 @@ def bucket(frames: int, shortest: int | None = None, keep: float = 1.0, resoluti
 
 
 def test_a_long_clip_gives_windows_without_overlap_and_its_rest_a_shorter_one():
-    assert lengths(bucket(33, 5)) == [33, 29, 25, 21, 17, 13, 9, 5]
-    assert windows(80, 12.0, bucket(33, 5)) == [Window(0, 33, 1), Window(33, 33, 1), Window(66, 13, 1)]
-    assert windows(80, 12.0, bucket(33)) == [Window(0, 33, 1), Window(33, 33, 1)]
-    assert windows(32, 12.0, bucket(33)) == []
+    assert lengths(bucket(33, 5), 4) == [33, 29, 25, 21, 17, 13, 9, 5]
+    assert windows(80, 12.0, bucket(33, 5), 4) == [Window(0, 33, 1), Window(33, 33, 1), Window(66, 13, 1)]
+    assert windows(80, 12.0, bucket(33), 4) == [Window(0, 33, 1), Window(33, 33, 1)]
+    assert windows(32, 12.0, bucket(33), 4) == []
 
 
 def test_a_row_of_one_frame_takes_the_first_frame_of_every_clip():
-    assert windows(500, 30.0, bucket(1)) == [Window(0, 1, 2)]
+    assert windows(500, 30.0, bucket(1), 4) == [Window(0, 1, 2)]
 
 
 @given(
@@ -99,12 +99,12 @@ def test_a_row_of_one_frame_takes_the_first_frame_of_every_clip():
 def test_windows_lie_within_the_clip_one_after_another(frames, fps, longest, short):
     row = bucket(longest, max(1, longest - 4 * short))
     end = 0
-    for window in windows(frames, fps, row):
+    for window in windows(frames, fps, row, 4):
         assert window.start == end
         assert window.start + (window.frames - 1) * window.stride < frames
-        assert window.frames in lengths(row)
+        assert window.frames in lengths(row, 4)
         end = window.start + window.frames * window.stride
-    assert (frames - end) // frame_stride(fps)[0] < lengths(row)[-1]
+    assert (frames - end) // frame_stride(fps)[0] < lengths(row, 4)[-1]
 
 
 def test_a_lost_draw_leads_to_the_next_smaller_resolution_and_not_to_a_shorter_length():
