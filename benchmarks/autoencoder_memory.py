@@ -75,7 +75,7 @@ def work_of(spec, size, device, dtype):
         model = build_autoencoder(spec).to(dtype).eval().requires_grad_(False)
     video = torch.zeros(1, 3, *size, device=device, dtype=dtype)
     side = spec.spatial_compression
-    latents = (spec.latent_channels, spec.latent_frames(frames), height // side, width // side)
+    latents = (spec.latent_channels, spec.time.latent_frames(frames), height // side, width // side)
     z = torch.zeros(1, *latents, device=device, dtype=dtype)
     return {"encode": (model.encode, video), "decode": (model.decode, z)}, video.nbytes + z.nbytes
 

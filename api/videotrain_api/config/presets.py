@@ -112,14 +112,15 @@ AUTOENCODERS: Final[dict[str, AutoencoderSpec]] = {
     # Twice the channels, as dc-ae-f32t4c256 has of dc-ae-f32t4c128.
     "dc-ae-tiny-c128": _DC_AE_TINY.model_copy(update={"latent_channels": 128}),
     # AutoencoderKLWan of Wan 2.1 and of Wan 2.2 TI2V, AutoencoderKLHunyuanVideo15, AutoencoderKLLTXVideo (0.9.0),
-    # AutoencoderKLCosmos, AutoencoderKLCogVideoX, AutoencoderKLMochi; FLOPs are those of a clip of 256 x 256 pixels.
-    "wan-vae": _of_diffusers(16, 4, 8, 0),
-    "wan22-vae": _of_diffusers(48, 4, 16, 0),
-    "hunyuan-video-15-vae": _of_diffusers(32, 4, 16, 0),
-    "ltx-vae": _of_diffusers(128, 8, 32, 0),
-    "cosmos-vae": _of_diffusers(16, 8, 8, 0),
-    "cogvideox-vae": _of_diffusers(16, 4, 8, 0),
-    "mochi-vae": _of_diffusers(12, 6, 8, 0),
+    # AutoencoderKLCosmos, AutoencoderKLCogVideoX, AutoencoderKLMochi; FLOPs as torch counts them
+    # (8 or, from 6 frames a latent on, 4 latent frames behind the first, 256 x 256 pixels).
+    "wan-vae": _of_diffusers(16, 4, 8, 8_521_381),
+    "wan22-vae": _of_diffusers(48, 4, 16, 18_528_063),
+    "hunyuan-video-15-vae": _of_diffusers(32, 4, 16, 25_149_347),
+    "ltx-vae": _of_diffusers(128, 8, 32, 891_722),
+    "cosmos-vae": _of_diffusers(16, 8, 8, 557_742),
+    "cogvideox-vae": _of_diffusers(16, 4, 8, 18_634_069),
+    "mochi-vae": _of_diffusers(12, 6, 8, 18_966_278),
 }
 """Autoencoders by preset name; every architecture field is set, the scale of the latents where it is known."""
 

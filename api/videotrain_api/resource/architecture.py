@@ -119,7 +119,7 @@ class AutoencoderSpec(ApiModel):
 
     @property
     def time(self) -> TimeAxis:
-        """How frames and latent frames belong together. Needs `kind`, and what that kind leaves to the specification."""
+        """How frames and latent frames belong together. Needs `kind` and what it leaves to the specification."""
         row = KINDS[self.kind] if self.kind else None
         step = self.compression.time if self.compression else row and row.temporal_compression
         causality = self.causality or (row and row.causality)

@@ -17,8 +17,8 @@ class TimeAxis:
     compression: int
     """Frames per latent frame."""
     causality: Causality
-    """`causal`: the first latent frame stands for a single frame. `none`: every latent frame for a group, which has seen
-    the whole clip. `chunk`: the same groups, but a chunk of them has seen no later chunk."""
+    """`causal`: the first latent frame stands for a single frame. `none`: each stands for a group of frames, which has
+    seen the whole clip. `chunk`: the same groups, but a chunk of them has seen no later chunk."""
 
     @property
     def causal(self) -> bool:

@@ -14,7 +14,7 @@ from videotrain_api.resource.autoencoder_kinds import TimeAxis
 from videotrain_api.resource.stages import ConditionKind
 
 VIDEO_REFERENCE, EASY_VIDEO_REFERENCE = 8, 16
-"""Latent frames that the v2v kinds give (32 and 64 frames at 4 a latent frame); a causal autoencoder's first frame comes on top."""
+"""Latent frames that the v2v kinds give (32 and 64 frames at 4 a latent); a causal autoencoder's first comes on top."""
 
 
 @dataclass(frozen=True, kw_only=True)

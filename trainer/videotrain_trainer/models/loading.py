@@ -13,7 +13,7 @@ from torch import nn
 
 from videotrain_api.config.presets import AUTOENCODERS
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
-from videotrain_trainer.models.presets import Described, config_of
+from videotrain_trainer.models.presets import PRESETS, Described, config_of
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
 from videotrain_trainer.networks.initial import initialize
@@ -158,7 +158,10 @@ def _described(layout: str, weights: Weights) -> ModelConfig:
     config = sizes(layout, weights.shapes, weights.what)
     if isinstance(config, MMDiTConfig):
         return config
-    for name, spec in AUTOENCODERS.items():
+    for name in PRESETS:
+        spec = AUTOENCODERS.get(name)
+        if spec is None:
+            continue
         published = autoencoder_config(spec)
         if spec.scaling_factor and _bare(published) == _bare(config) and SCALING_FACTOR not in weights.metadata:
             LOG.info("%s has the sizes of preset %s", weights.what, name)

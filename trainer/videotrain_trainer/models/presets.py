@@ -22,8 +22,8 @@ from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.registry import autoencoder_config, mmdit_config
 from videotrain_trainer.networks.weights import ModelConfig
 
-PRESETS = (*TRANSFORMERS, *AUTOENCODERS)
-"""Every name that `build` takes."""
+PRESETS = (*TRANSFORMERS, *(name for name, spec in AUTOENCODERS.items() if spec.widths))
+"""Every name that `build` takes; an autoencoder of diffusers is loaded from its folder."""
 Described = str | TransformerSpec | AutoencoderSpec | MMDiTConfig | DCAEConfig | HunyuanVAEConfig | Mapping[str, Any]
 """What says which model is meant."""
 
@@ -63,7 +63,7 @@ def config_of(
 def _preset(name: str) -> TransformerSpec | AutoencoderSpec:
     if name in TRANSFORMERS:
         return TransformerSpec(preset=name)
-    if name in AUTOENCODERS:
+    if name in PRESETS:
         return AutoencoderSpec(preset=name)
     near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
