@@ -89,7 +89,9 @@ MODEL_FLOPS: Final = _agent(
     "Forward and backward floating point operations of the whole world by formula, without recomputation.",
 )
 MFU_RATIO: Final = _agent(
-    "mfu_ratio", "gauge", "Model FLOPs per second over the dense bf16 peak of the world's GPUs, last 20 steps."
+    "mfu_ratio",
+    "gauge",
+    "Model FLOPs per second over the dense bf16 peak of the world's GPUs, last 20 steps; none if a peak is not known.",
 )
 SAMPLES_PER_SECOND: Final = _agent("samples_per_second", "gauge", "Samples per second of the world, last 20 steps.")
 TOKENS_PER_SECOND: Final = _agent("tokens_per_second", "gauge", "Tokens per second of the world, last 20 steps.")

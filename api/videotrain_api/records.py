@@ -259,6 +259,11 @@ class GenerationProgress(ApiModel):
     """Image and text tokens per second over the last 20 steps, whole world."""
     model_flops_per_second: float | None = None
     """Forward and backward FLOPs per second over the last 20 steps, whole world; recomputation not counted."""
+    gpu_kinds: list[str] | None = None
+    """Kinds of GPU in this pod, as their driver names them."""
+    mfu: float | None = None
+    """model_flops_per_second over the dense bf16 peak of the world's GPUs, such as 0.41; None if the peak
+    of a kind of GPU is not known."""
 
 
 class AgentProgress(ApiModel):

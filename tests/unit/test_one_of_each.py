@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from videotrain_api.cost import gpus
 from videotrain_api.resource import mutability
 from videotrain_api.resource.stages import TASKS, SampleTask
 from videotrain_trainer.commands.sample import add_options
@@ -165,3 +166,10 @@ class TestResource:
             if any(getattr(node, "attr", None) == "min" for node in ast.walk(call))
         ]
         assert found == ["api/videotrain_api/resource/stages.py"]
+
+
+def test_only_the_api_knows_what_gpus_can_do():
+    """Home: videotrain_api.cost.gpus."""
+    users = [path for path, tree in sources("operator", "trainer", "cli") if "PEAK_FLOPS" in ast.dump(tree)]
+    peaks = [path for path, tree in sources() for number in literals(tree) if number.value == gpus.PEAK_FLOPS]
+    assert (users, peaks) == ([], ["api/videotrain_api/cost/gpus.py"])

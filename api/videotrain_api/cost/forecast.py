@@ -12,13 +12,12 @@ from typing import Final, Literal
 
 from videotrain_api.config import aspect, presets
 from videotrain_api.cost import autoencoder_flops, flops
+from videotrain_api.cost.gpus import PEAK_FLOPS
 from videotrain_api.money import cost_micros, format_micros, parse_micros
 from videotrain_api.resource.stages import Bucket, ParallelLayout, SampleTask, Stage, node_counts
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 from videotrain_api.schema import ApiModel
 
-PEAK_FLOPS: Final = 989e12
-"""Dense bf16 peak of one H100/H200 SXM, FLOP/s (vendor figure)."""
 SAMPLER_PASSES: Final = 3
 """Forward passes per sampling step: prompt and image, image only, neither."""
 

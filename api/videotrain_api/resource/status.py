@@ -190,7 +190,10 @@ class ThroughputStatus(ApiModel):
     tokens_per_second: float | None = None
     """Image and text tokens per second."""
     mfu_percent: float | None = None
-    """Model FLOPs per second divided by the GPUs' dense bf16 peak; recomputation not counted."""
+    """Model FLOPs per second divided by the GPUs' dense bf16 peak; recomputation not counted. None if that peak is not
+    known; mfuUnknown says why."""
+    mfu_unknown: str | None = None
+    """Kinds of GPU whose peak is not known, so that there is no MFU."""
 
 
 class ColumnsStatus(ApiModel):
@@ -201,7 +204,7 @@ class ColumnsStatus(ApiModel):
     nodes: str = ""
     """Nodes of the running generation and most wanted, such as `7/8`."""
     mfu: str = ""
-    """Model FLOPs utilisation, such as `41%`."""
+    """Model FLOPs utilisation, such as `41%`; `unknown GPU` if the GPUs' peak is not known."""
     cost: str = ""
     """Spent so far, such as `$12.34` or `12.34 EUR`."""
 
@@ -284,7 +287,7 @@ def columns_of(status: RunStatus) -> ColumnsStatus:
     return ColumnsStatus(
         step=f"{status.step}{total}" if stage else "",
         nodes=f"{status.nodes.current}/{status.nodes.max}",
-        mfu=_percent(status.throughput.mfu_percent),
+        mfu="unknown GPU" if status.throughput.mfu_unknown else _percent(status.throughput.mfu_percent),
         cost=_amount(status.cost) if status.cost else "",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from videotrain_api.cost.forecast import PEAK_FLOPS
+from videotrain_api.cost import gpus
 from videotrain_api.resource.status import GenerationStatus, NodesStatus, StageStatus, ThroughputStatus, columns_of
 from videotrain_api.vocabulary import Condition, GenerationReason, Phase
 from videotrain_operator.planner.conditions import find_condition, set_condition
@@ -73,13 +73,13 @@ def _progress(stage: StageStatus | None) -> str:
 
 def _throughput(live: GenerationStatus | None) -> ThroughputStatus:
     facts = live.progress if live else None
-    if facts is None or live is None:
+    if facts is None:
         return ThroughputStatus()
-    mfu = None
-    if facts.model_flops_per_second is not None and live.gpus:
-        mfu = round(100 * facts.model_flops_per_second / (live.gpus * PEAK_FLOPS), 4)
     return ThroughputStatus(
-        samples_per_second=facts.samples_per_second, tokens_per_second=facts.tokens_per_second, mfu_percent=mfu
+        samples_per_second=facts.samples_per_second,
+        tokens_per_second=facts.tokens_per_second,
+        mfu_percent=None if facts.mfu is None else round(100 * facts.mfu, 4),
+        mfu_unknown=", ".join(gpus.unknown(facts.gpu_kinds or [])) or None,
     )
 
 

@@ -14,6 +14,7 @@ import time
 from datetime import UTC, datetime
 
 from videotrain_api.config.stage_config import StageConfig
+from videotrain_api.cost.gpus import KNOWN, unknown
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster
 from videotrain_api.vocabulary import PORT_AGENT, ExitCode
 from videotrain_trainer.agent.exits import silent_exit
@@ -23,7 +24,7 @@ from videotrain_trainer.agent.metrics import AgentMetrics
 from videotrain_trainer.agent.roster import RosterError, RosterFile
 from videotrain_trainer.agent.server import AgentServer
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.worker.linux import adopt_orphans
+from videotrain_trainer.worker.linux import adopt_orphans, gpu_kinds
 from videotrain_trainer.worker.pod import Pod, load_config
 
 TICK_SECONDS = 0.1
@@ -59,6 +60,8 @@ class Agent:
         adopt_orphans()
         signal.signal(signal.SIGTERM, lambda *_: self._terminating.set())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for whoever started the pods
+        for kind in unknown(gpu_kinds()):
+            log.warning("no MFU is told: the peak of GPUs of kind %r is not known; known: %s", kind, ", ".join(KNOWN))
         self._pod.files.directory.mkdir(parents=True, exist_ok=True)
         self._server = self._serve()
         self._fork_server = ForkServerClient()

@@ -21,6 +21,7 @@ from videotrain_trainer.agent.messages import Launched, LaunchMessage, LaunchOrd
 from videotrain_trainer.agent.metrics import AgentMetrics
 from videotrain_trainer.agent.progress import ProgressFold
 from videotrain_trainer.agent.tail import RecordTail
+from videotrain_trainer.worker.linux import gpu_kinds
 from videotrain_trainer.worker.pod import Pod
 
 STACKS_LIMIT = 64 * 1024
@@ -44,7 +45,7 @@ class Generation:
         self._pod = pod
         self._fork_server = fork_server
         self._metrics = metrics
-        self._fold = ProgressFold(roster.generation, roster.stage, datetime.now(UTC))
+        self._fold = ProgressFold(roster.generation, roster.stage, datetime.now(UTC), gpu_kinds())
         self._tail = RecordTail(pod.files.records(roster.generation, 0))
         self._fork_server_pid: int | None = None
         self._launcher_pid: int | None = None

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from videotrain_api import metrics as catalogue
-from videotrain_api.cost.forecast import PEAK_FLOPS
 from videotrain_api.records import (
     CheckpointRecord,
     GenerationProgress,
@@ -23,19 +21,6 @@ from videotrain_trainer.worker.pod import Pod
 
 _STATES: tuple[str, ...] = get_args(GenerationProgress.model_fields["state"].annotation)
 _MICROS = 1_000_000
-_PEAK_FLOPS = {"H100 80GB HBM3": PEAK_FLOPS, "H200": PEAK_FLOPS}
-"""Dense bf16 peak by a part of the driver's name of the GPU; other kinds have no MFU series."""
-
-
-def gpu_peak_flops(descriptions: Iterable[str]) -> float | None:
-    """Dense bf16 peak of one GPU of the pod, FLOP/s; None without a GPU of a known kind.
-
-    Args:
-        descriptions: Texts of /proc/driver/nvidia/gpus/*/information.
-    """
-    models = [line for text in descriptions for line in text.splitlines() if line.startswith("Model:")]
-    peaks = [peak for model in models for name, peak in _PEAK_FLOPS.items() if name in model]
-    return min(peaks, default=None) if len(peaks) == len(models) else None
 
 
 def _size_class(bucket: str) -> str:
@@ -49,7 +34,6 @@ class AgentMetrics:
     def __init__(self, pod: Pod) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
-        self._peak = gpu_peak_flops(file.read_text() for file in Path("/proc/driver/nvidia/gpus").glob("*/information"))
         self._base = {"namespace": pod.namespace, "run": pod.run, "pod": pod.name}
         self._families = {metric.name: self._family(metric) for metric in catalogue.emitted_by("agent")}
 
@@ -127,9 +111,7 @@ class AgentMetrics:
             self._set(catalogue.WORKER_STATE, stage, float(state == progress.state), state=state)
         self._set(catalogue.SAMPLES_PER_SECOND, stage, progress.samples_per_second)
         self._set(catalogue.TOKENS_PER_SECOND, stage, progress.tokens_per_second)
-        if self._peak and progress.model_flops_per_second and progress.world_size:
-            mfu = progress.model_flops_per_second / (self._peak * progress.world_size)
-            self._set(catalogue.MFU_RATIO, stage, mfu)
+        self._set(catalogue.MFU_RATIO, stage, progress.mfu)
 
     def text(self) -> bytes:
         """The exposition in the Prometheus text format."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
+from videotrain_api.cost import gpus
 from videotrain_api.records import (
     CheckpointRecord,
     CurationCounts,
@@ -30,7 +32,7 @@ SAVED_POINTS = 8
 class ProgressFold:
     """Builds the GenerationProgress of a generation in this pod."""
 
-    def __init__(self, generation: int, stage: str, launched_at: datetime) -> None:
+    def __init__(self, generation: int, stage: str, launched_at: datetime, gpu_kinds: Sequence[str] = ()) -> None:
         self.generation = generation
         self.stage = stage
         self.state: State = "starting"
@@ -38,6 +40,7 @@ class ProgressFold:
         self.stacks: str | None = None
         self.ended_at: datetime | None = None
         self._launched_at = launched_at
+        self._gpu_kinds = gpu_kinds
         self._started: StartedRecord | None = None
         self._first_step_at: datetime | None = None
         self._recent: deque[StepRecord] = deque(maxlen=RATE_STEPS)
@@ -108,11 +111,12 @@ class ProgressFold:
         """The facts so far."""
         started = self._started
         _, data, checkpoint = self._stalls[-1]
+        world_size, flops = started.world_size if started else None, self._rate("model_flops")
         return GenerationProgress(
             generation=self.generation,
             stage=self.stage,
             state=self.state,
-            world_size=started.world_size if started else None,
+            world_size=world_size,
             resumed_step=started.resumed_step if started else None,
             total_steps=started.total_steps if started else None,
             step=self.step,
@@ -132,7 +136,9 @@ class ProgressFold:
             validation_loss=self._validation.loss if self._validation else None,
             samples_per_second=self._rate("samples"),
             tokens_per_second=self._rate("tokens"),
-            model_flops_per_second=self._rate("model_flops"),
+            model_flops_per_second=flops,
+            gpu_kinds=list(self._gpu_kinds) or None,
+            mfu=gpus.utilisation(flops, world_size, self._gpu_kinds),
         )
 
     def _rate(self, quantity: Literal["samples", "tokens", "model_flops"]) -> float | None:

@@ -1,10 +1,11 @@
-"""The few Linux process controls that Python does not offer (prctl(2))."""
+"""What Linux offers and Python does not: process controls (prctl(2)), and what the kernel tells about GPUs."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+from pathlib import Path
 
 _SET_PARENT_DEATH_SIGNAL = 1
 _SET_NAME = 15
@@ -37,3 +38,13 @@ def name_process(name: str) -> None:
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent dies, as process 1 of a container is by itself."""
     _prctl(_SET_CHILD_SUBREAPER, 1)
+
+
+def gpu_kinds(folder: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """Kinds of the GPUs that this pod has, as their driver names them, each once; empty without NVIDIA's driver.
+
+    Args:
+        folder: of the driver, with a folder per GPU.
+    """
+    lines = [line for file in folder.glob("*/information") for line in file.read_text().splitlines()]
+    return sorted({line.removeprefix("Model:").strip() for line in lines if line.startswith("Model:")})

@@ -16,8 +16,7 @@ from videotrain_api.records import (
     ValidationRecord,
     WorkerExit,
 )
-from videotrain_trainer.agent import metrics as telemetry
-from videotrain_trainer.agent.metrics import AgentMetrics, gpu_peak_flops
+from videotrain_trainer.agent.metrics import AgentMetrics
 from videotrain_trainer.worker.pod import Pod
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -95,9 +94,8 @@ def test_every_series_is_in_the_catalogue_with_its_labels():
             assert set(sample.labels) - {"le"} == set(metric.labels)
 
 
-def test_every_series_that_the_catalogue_gives_to_the_agent_is_shown(monkeypatch):
-    monkeypatch.setattr(telemetry, "gpu_peak_flops", lambda descriptions: 989e12)
-    names = ("samples_per_second", "tokens_per_second", "model_flops_per_second", "world_size")
+def test_every_series_that_the_catalogue_gives_to_the_agent_is_shown():
+    names = ("samples_per_second", "tokens_per_second", "mfu")
     text = filled(rates=dict.fromkeys(names, 8), gradient_norm=1.0, learning_rate=1e-4, world_spread=0.1)
     shown = {sample.name.removesuffix("_bucket") for f in text_string_to_metric_families(text) for sample in f.samples}
     assert [metric.name for metric in emitted_by("agent") if metric.name not in shown] == []
@@ -127,13 +125,6 @@ def test_exactly_one_worker_state_is_shown():
     }
     assert states.pop("failed") == 1
     assert set(states.values()) == {0}
-
-
-def test_the_peak_is_known_for_known_gpus_only():
-    h200, other = "Model: \t\t NVIDIA H200\nIRQ: 1\n", "Model: \t NVIDIA H100 PCIe\n"
-    assert gpu_peak_flops([h200, h200]) == 989e12
-    assert gpu_peak_flops([h200, other]) is None
-    assert gpu_peak_flops([]) is None
 
 
 def test_what_was_not_measured_is_not_shown():
