@@ -1,8 +1,8 @@
 """Process nodes: each runs the pods that are bound to it as child processes.
 
 One object stands for all nodes of the machine. It watches pods, places waiting ones, starts and stops their processes
-and writes what happened into their status. It needs only the cluster interface and the binding of a pod, so it works
-beside the embedded cluster and beside a real API server alike.
+and writes what happened into their status, through the cluster interface alone. A real API server has
+`videotrain.kubelet.agent` instead, which neither places pods nor owns the truth about them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Generations: judging the one that runs, beginning the next, and making every pod obey.
+"""Generations: beginning the next one, and making every pod obey it.
 
 The end of a generation is put on record in one pass and the next one is published in a later pass, so an operator
 that dies in between neither forgets nor counts twice. A roster is published to the pods before the status is written;

@@ -1,6 +1,6 @@
 """Releasing the nodes and taking them back.
 
-Three parties may want the nodes released: the user (`spec.suspend`), the budget, and later a queue. Each keeps its own
+Three parties may want the nodes released: the user (`spec.suspend`), the budget, and a queue. Each keeps its own
 word for it, so that one never undoes what another wants.
 """
 

@@ -1,4 +1,4 @@
-"""The few collectives besides those of the engine: small, on the CPU, all in one place."""
+"""The few collectives besides those of the engine: small, and on the CPU."""
 
 from __future__ import annotations
 
