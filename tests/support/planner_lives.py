@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from support.known_reasons import unknown_events, unknown_in
 from support.planner_builders import manifest, train_stage
 
 from videotrain_api.resource.status import RunStatus
@@ -28,7 +29,10 @@ async def pass_seconds(cluster: SimulatedCluster, seconds: int) -> RunStatus:
         await settle(cluster)
         cluster.tick()
         assert len(cluster.alive_generations[-1]) <= 1
-    return (await settle(cluster)).plan.status
+    outcome = await settle(cluster)
+    unknown = [*unknown_in(outcome.plan), *unknown_events(cluster.events)]
+    assert unknown == [], unknown
+    return outcome.plan.status
 
 
 async def running(cluster: SimulatedCluster, seconds: int = 14) -> RunStatus:

@@ -31,6 +31,7 @@ def generated_files() -> dict[str, str]:
         "docs/reference/api.md": reference.api_reference(),
         "docs/reference/metrics.md": reference.metrics_reference(),
         "docs/reference/exit-codes.md": reference.exit_codes_reference(),
+        "docs/reference/reasons.md": reference.reasons_reference(),
     }
 
 

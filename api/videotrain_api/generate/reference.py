@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 from videotrain_api import vocabulary
 from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.metrics import CATALOGUE, Metric
+from videotrain_api.reasons import NOTICES, FaultReason, Message, Notice
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ApiModel, models_in, pattern_meaning
@@ -49,6 +50,45 @@ def exit_codes_reference() -> str:
         f"| {code.value} | `{code.name}` | {_cell(meanings.get(code.name, ''))} |" for code in vocabulary.ExitCode
     ]
     return "\n".join([*lines, ""])
+
+
+_ABOUT_REASONS: Final = (
+    "What stands in braces is filled in. `{message}` is what somebody else said, such as a worker or the API server;",
+    f"`{{way_on}}` is empty or `{Message.WAY_ON}`.",
+    "",
+    "Reasons that Kubernetes gives are passed on as they are: of a write that the API server refuses",
+    "(condition `Scheduled` False and an event), and of an image that cannot be pulled (the same, with the message",
+    f"`{Message.PODS}{Message.PODS_STUCK}`).",
+    "A run that fails for an exit code has its name as reason: see [exit codes](exit-codes.md).",
+)
+
+
+def reasons_reference() -> str:
+    """docs/reference/reasons.md: every condition, event and reason, the form of its message, and what to do."""
+    lines = [_NOTICE, "", "# Conditions, events and their reasons", ""]
+    lines += [*_ABOUT_REASONS, ""]
+    head = ["| Reason | {} | Message | What to do |", "|---|---|---|---|"]
+    lines += ["## Events", "", head[0].format("Type"), head[1]]
+    lines += [_notice_row(notice) for notice in NOTICES if notice.where == "event"]
+    for kind in vocabulary.Condition:
+        lines += ["", f"## Condition {kind}", "", head[0].format("Status"), head[1]]
+        lines += [_notice_row(notice) for notice in NOTICES if notice.where == kind]
+    lines += [
+        "",
+        "## Faults",
+        "",
+        "What `spec.failurePolicy.rules[].reasons` can name, beside the exit codes' names.",
+        "",
+    ]
+    meanings = _member_docs(FaultReason)
+    lines += ["| Reason | Meaning |", "|---|---|"]
+    lines += [f"| `{reason}` | {_cell(meanings[reason.name])} |" for reason in FaultReason]
+    return "\n".join([*lines, ""])
+
+
+def _notice_row(notice: Notice) -> str:
+    message = f"`{_cell(notice.message)}`" if notice.message else ""
+    return f"| `{notice.reason}` | {notice.type} | {message} | {_cell(notice.advice)} |"
 
 
 def reachable_models(root: type[ApiModel]) -> list[type[ApiModel]]:

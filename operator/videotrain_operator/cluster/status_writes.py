@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from videotrain_api.reasons import Reason
 from videotrain_api.resource.trainrun import Metadata, VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.cluster.interface import Json
@@ -118,7 +119,7 @@ def _without(item: Json, keys: tuple[str, ...]) -> Json:
 
 
 def _says_starting(condition: Json) -> bool:
-    return condition.get("type") == Condition.PROGRESS_OBSERVED and condition.get("reason") == "Starting"
+    return condition.get("type") == Condition.PROGRESS_OBSERVED and condition.get("reason") == Reason.STARTING
 
 
 def _words(status: Json) -> list[object]:

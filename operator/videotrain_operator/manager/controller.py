@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from videotrain_api.reasons import Reason
 from videotrain_api.schema import ManifestError
 from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID
 from videotrain_operator.cluster.agents import AgentClient
@@ -18,7 +19,7 @@ from videotrain_operator.kube.cache import Key, Store, key_of
 from videotrain_operator.kube.client import ApiError, ApiUnavailable
 from videotrain_operator.manager.agent_watch import Listening
 from videotrain_operator.manager.node_trust import NodeTrust
-from videotrain_operator.manager.refusals import UNNAMED, status_of_refusal
+from videotrain_operator.manager.refusals import status_of_refusal
 from videotrain_operator.manager.settings import Settings
 from videotrain_operator.reconcile import Outcome, RunKey, RunLoop, utc_now
 from videotrain_operator.telemetry import OperatorMetrics
@@ -225,7 +226,7 @@ class Controller:
         """What is refused for good is an event and a condition; nobody reads the operator's log for it."""
         head = run["metadata"]
         try:
-            await self._cluster.emit_event(run, "Warning", error.reason or UNNAMED, str(error))
+            await self._cluster.emit_event(run, "Warning", error.reason or Reason.REFUSED, str(error))
             status = status_of_refusal(run, error, utc_now())
             await self._cluster.replace_status(KIND, head["namespace"], head["name"], status, head["resourceVersion"])
         except (ApiError, Conflict, NotFound, ManifestError) as trouble:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
 
+from videotrain_api.reasons import Reason
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.cluster.interface import Json
 from videotrain_operator.kube.client import ApiError
 from videotrain_operator.planner.conditions import make_condition, with_condition
-
-UNNAMED: Final = "Refused"
-"""Reason of a refusal for which the API server gives none."""
 
 
 def status_of_refusal(run: Json, error: ApiError, now: datetime) -> Json:
@@ -26,6 +23,6 @@ def status_of_refusal(run: Json, error: ApiError, now: datetime) -> Json:
     status = RunStatus.from_wire(run.get("status") or {})
     generation = run["metadata"].get("generation")
     new = make_condition(
-        Condition.SCHEDULED, False, error.reason or UNNAMED, str(error), generation=generation, now=now
+        Condition.SCHEDULED, False, error.reason or Reason.REFUSED, str(error), generation=generation, now=now
     )
     return status.model_copy(update={"conditions": with_condition(status.conditions, new)}).to_wire()

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from videotrain_api.money import cost_micros, format_micros
+from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.config import render_ledger
 from videotrain_api.render.names import ledger_name
 from videotrain_api.resource.status import CostStatus
@@ -46,11 +47,8 @@ def _rebuilt(draft: Draft, holdings: list[Holding]) -> Json | None:
     if draft.observed.ledger is not None or draft.before.ledger is None or cost is None:
         return None
     until = draft.before.observed_at or draft.now
-    message = (
-        f"config map {draft.before.ledger} was deleted; it is made again from the totals in the status "
-        f"({cost.total} {cost.currency}), and from now on the bill counts as estimated"
-    )
-    draft.tell("Warning", "LedgerRebuilt", message)
+    message = Message.LEDGER_REBUILT.text(name=draft.before.ledger, total=cost.total, currency=cost.currency)
+    draft.tell("Warning", Reason.LEDGER_REBUILT, message)
     return rebuild(cost.gpu_microseconds_by_bucket, cost.micros_by_bucket, holdings, until)
 
 

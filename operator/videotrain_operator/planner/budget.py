@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Final
 
 from videotrain_api.money import MICROSECONDS_PER_HOUR, format_micros, parse_micros
+from videotrain_api.reasons import Message, Reason
 from videotrain_api.resource.trainrun import Budget
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.accounting.ledger import Bill
@@ -29,7 +30,7 @@ def check_budget(draft: Draft) -> None:
         return
     if budget is None or (budget.max_cost is None and budget.max_gpu_hours is None):
         draft.update(budget_stop=None, warned_percents=[])
-        set_condition(draft, Condition.BUDGET_OK, status=True, reason="NoLimit")
+        set_condition(draft, Condition.BUDGET_OK, status=True, reason=Reason.NO_LIMIT)
         return
     _warn(draft, budget, spent_percent(budget, bill))
     limits = _limits(budget)
@@ -38,7 +39,7 @@ def check_budget(draft: Draft) -> None:
         draft.update(budget_stop=None)
         stopped = _would_pass(draft, budget, bill)
     if not stopped:
-        set_condition(draft, Condition.BUDGET_OK, status=True, reason="WithinBudget", message=limits)
+        set_condition(draft, Condition.BUDGET_OK, status=True, reason=Reason.WITHIN_BUDGET, message=limits)
         return
     _act(draft, budget, bill, limits)
 
@@ -67,8 +68,8 @@ def _warn(draft: Draft, budget: Budget, percent: float | None) -> None:
     spent = percent or 0.0
     reached = [mark for mark in sorted(budget.warn_at_percent) if spent >= mark]
     if set(reached) - set(draft.status.warned_percents):
-        message = f"{spent:.1f} % of the budget is spent, over the mark at {reached[-1]} % ({_limits(budget)})"
-        draft.tell("Warning", "BudgetWarning", message)
+        message = Message.BUDGET_MARK.text(percent=f"{spent:.1f}", mark=reached[-1], limits=_limits(budget))
+        draft.tell("Warning", Reason.BUDGET_WARNING, message)
     if reached != draft.status.warned_percents:
         draft.update(warned_percents=reached)
 
@@ -98,19 +99,22 @@ def _until_saved(draft: Draft) -> float:
 
 
 def _act(draft: Draft, budget: Budget, bill: Bill, limits: str) -> None:
-    money, hours = format_micros(bill.total), bill.held / MICROSECONDS_PER_HOUR
-    spent = f"{money} {draft.spec.pool.currency} and {hours:.3f} GPU-hours"
-    message = f"{spent} are spent; the next checkpoint would pass the limit ({limits})"
+    message = Message.BUDGET_EXCEEDED.text(
+        money=format_micros(bill.total),
+        currency=draft.spec.pool.currency,
+        hours=f"{bill.held / MICROSECONDS_PER_HOUR:.3f}",
+        limits=limits,
+    )
     old = find_condition(draft, Condition.BUDGET_OK)
     if old is None or old.status != "False" or draft.before.budget_stop != limits:
         # Said once: what is spent goes on moving, and the status has it.
-        set_condition(draft, Condition.BUDGET_OK, status=False, reason="Exceeded", message=message)
-        draft.tell("Warning", "BudgetExceeded", message)
+        set_condition(draft, Condition.BUDGET_OK, status=False, reason=Reason.BUDGET_EXCEEDED, message=message)
+        draft.tell("Warning", Reason.BUDGET_EXCEEDED, message)
     draft.update(budget_stop=limits)
     if budget.action == "Shrink":
         draft.smallest = True
     elif budget.action == "CheckpointAndSuspend":
-        draft.suspend_reason = "BudgetExceeded"
+        draft.suspend_reason = Reason.BUDGET_EXCEEDED
     elif budget.action == "Fail":
         _save_and_fail(draft, message)
 
@@ -118,6 +122,6 @@ def _act(draft: Draft, budget: Budget, bill: Bill, limits: str) -> None:
 def _save_and_fail(draft: Draft, message: str) -> None:
     """Workers save first: the run fails once no pod is held, and until then is released like a suspended one."""
     if any(pod.bound_at and not pod.finished_at for pod in draft.observed.pods):
-        draft.suspend_reason = "BudgetExceeded"
+        draft.suspend_reason = Reason.BUDGET_EXCEEDED
         return
-    fail_run(draft, "BudgetExceeded", message)
+    fail_run(draft, Reason.BUDGET_EXCEEDED, message)

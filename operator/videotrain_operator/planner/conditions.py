@@ -21,7 +21,7 @@ def set_condition(draft: Draft, kind: Condition, status: bool | None, reason: st
         draft: the pass.
         kind: type of the condition.
         status: True, False, or None for Unknown.
-        reason: CamelCase word.
+        reason: a Reason or GenerationReason; another word only if Kubernetes gave it.
         message: for people; cut at 1,000 characters.
 
     Returns:
@@ -54,8 +54,8 @@ def make_condition(
     return ConditionStatus(
         type=kind.value,
         status="Unknown" if status is None else str(status),
-        reason=reason,
-        message=message[:MESSAGE_LIMIT],
+        reason=str(reason),
+        message=str(message)[:MESSAGE_LIMIT],
         observed_generation=generation,
         last_transition_time=now,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from videotrain_api.frozen_config import config_data, data_hash, problems_in, stage_configs
+from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.names import config_map_name
 from videotrain_api.resource.status import StageStatus
 from videotrain_api.resource.trainrun import VideoTrainingRunSpec
@@ -34,13 +35,13 @@ def accept(draft: Draft, present: VideoTrainingRunSpec) -> bool:
         return True
     edits = _frozen_edits(draft.spec, present)
     if edits:
-        message = f"{', '.join(edits)} cannot change while the run exists; it goes on with what it was accepted with"
+        message = Message.EDIT_IGNORED.text(fields=", ".join(edits))
         old = find_condition(draft, Condition.ACCEPTED)
         if old is None or old.message != message:
-            draft.tell("Warning", "EditIgnored", message)
-        set_condition(draft, Condition.ACCEPTED, status=True, reason="EditIgnored", message=message)
+            draft.tell("Warning", Reason.EDIT_IGNORED, message)
+        set_condition(draft, Condition.ACCEPTED, status=True, reason=Reason.EDIT_IGNORED, message=message)
     else:
-        set_condition(draft, Condition.ACCEPTED, status=True, reason="Accepted")
+        set_condition(draft, Condition.ACCEPTED, status=True, reason=Reason.ACCEPTED)
     return True
 
 
@@ -49,8 +50,8 @@ def refuse(draft: Draft, error: ManifestError) -> None:
     old = find_condition(draft, Condition.ACCEPTED)
     message = str(error)
     if old is None or old.message != message[:1000]:
-        draft.tell("Warning", "Invalid", message)
-    set_condition(draft, Condition.ACCEPTED, status=False, reason="Invalid", message=message)
+        draft.tell("Warning", Reason.INVALID, message)
+    set_condition(draft, Condition.ACCEPTED, status=False, reason=Reason.INVALID, message=message)
 
 
 def _edited(draft: Draft) -> bool:
@@ -80,8 +81,8 @@ def _freeze(draft: Draft) -> bool:
         for config in stage_configs(draft.run)
     ]
     draft.update(config_map=config_map_name(draft.run, data_hash(data)), stages=stages)
-    set_condition(draft, Condition.ACCEPTED, status=True, reason="Accepted")
-    draft.tell("Normal", "Accepted", f"stages: {', '.join(stage.name for stage in stages)}")
+    set_condition(draft, Condition.ACCEPTED, status=True, reason=Reason.ACCEPTED)
+    draft.tell("Normal", Reason.ACCEPTED, Message.STAGES.text(stages=", ".join(stage.name for stage in stages)))
     return True
 
 
@@ -95,12 +96,9 @@ def _restore(draft: Draft) -> bool:
         draft.config_data = data
         return True
     draft.can_create_pods = False
-    message = (
-        f"config map {draft.status.config_map} is gone and the spec was edited since it was made, so it cannot be made "
-        "again; undo the edits, or delete the run and create it anew"
-    )
-    if set_condition(draft, Condition.ACCEPTED, status=False, reason="FrozenConfigLost", message=message):
-        draft.tell("Warning", "FrozenConfigLost", message)
+    message = Message.FROZEN_CONFIG_LOST.text(name=draft.status.config_map)
+    if set_condition(draft, Condition.ACCEPTED, status=False, reason=Reason.FROZEN_CONFIG_LOST, message=message):
+        draft.tell("Warning", Reason.FROZEN_CONFIG_LOST, message)
     return False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from videotrain_api.reasons import Message, Reason
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.planner.conditions import find_condition
 from videotrain_operator.planner.draft import Draft
@@ -44,8 +45,8 @@ def _check_active(draft: Draft, limit: int) -> None:
     active = timedelta(microseconds=draft.status.active_microseconds) + (draft.now - since if since else timedelta(0))
     left = timedelta(seconds=limit) - active
     if left <= timedelta(0):
-        message = f"nodes were held for {active.total_seconds():.0f} s (spec.activeDeadlineSeconds is {limit})"
-        fail_run(draft, "DeadlineExceeded", message)
+        message = Message.ACTIVE_DEADLINE.text(seconds=f"{active.total_seconds():.0f}", limit=limit)
+        fail_run(draft, Reason.DEADLINE_EXCEEDED, message)
     elif since is not None:
         draft.look_again(left.total_seconds())
 
@@ -63,7 +64,6 @@ def _check_start(draft: Draft, limit: int) -> None:
         start = max(start, admitted.last_transition_time)
     left = start + timedelta(seconds=limit) - draft.now
     if left <= timedelta(0):
-        message = f"no step within {limit} s of the first pod (spec.startDeadlineSeconds)"
-        fail_run(draft, "StartDeadlineExceeded", message)
+        fail_run(draft, Reason.START_DEADLINE_EXCEEDED, Message.START_DEADLINE.text(limit=limit))
     else:
         draft.look_again(left.total_seconds())

@@ -23,8 +23,6 @@ from videotrain_operator.planner.decision import Deletion, Event, Plan
 from videotrain_operator.planner.observed import Observed, PodView
 
 EndCause = Literal["completed", "drained", "application", "infrastructure", "preemption", "hang"]
-SUSPENDED = "Suspended"
-COMPLETED = "Completed"
 
 
 @dataclass
@@ -89,6 +87,14 @@ class Draft:
         """The run succeeded or failed."""
         return any(self.is_true(kind) for kind in (Condition.COMPLETE, Condition.FAILED))
 
+    def being_deleted(self) -> bool:
+        """Somebody deleted the run, or its namespace."""
+        return bool((self.run.metadata.model_extra or {}).get("deletionTimestamp"))
+
+    def releases_all(self) -> bool:
+        """No pod is wanted any more: the run is over, suspended, or being deleted."""
+        return self.finished() or self.suspend_reason is not None or self.being_deleted()
+
     def bounds(self) -> NodeBounds:
         """Node bounds of the current stage as they are now."""
         current = self.stage()
@@ -139,13 +145,13 @@ class Draft:
 
     def end_generation(self, cause: EndCause, reason: str, message: str) -> None:
         """Put on record that the running generation is over; the next pass acts on it."""
-        self.update_last(end_cause=cause, end_reason=str(reason), end_message=message[:1000])
+        self.update_last(end_cause=cause, end_reason=str(reason), end_message=str(message)[:1000])
         self.ended = True
         self.look_again(0)
 
     def tell(self, type_: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         """Emit an event after the status was written."""
-        self.events.append(Event(type=type_, reason=reason, message=message[:1000]))
+        self.events.append(Event(type=type_, reason=str(reason), message=str(message)[:1000]))
 
     def look_again(self, seconds: float) -> None:
         """Ask for another pass after at most so many seconds."""
@@ -166,7 +172,7 @@ class Draft:
 
     def deletes_all_pods(self) -> bool:
         """No pod is wanted any more, and every one that is left is asked to go, with its own grace."""
-        if not (self.finished() or self.suspend_reason):
+        if not self.releases_all():
             return False
         pods = [item for item in self.delete if item.kind == "Pod"]
         left = {pod.uid for pod in self.observed.pods if not pod.deleting} - {item.uid for item in pods}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
+from videotrain_api.reasons import FaultReason, Message
 from videotrain_api.records import WorkerExit
 from videotrain_api.resource.trainrun import Cause, FailureRule
 from videotrain_api.vocabulary import ExitCode, GenerationReason
@@ -44,22 +45,22 @@ EXIT_CODES: Final[dict[int, Verdict]] = {
 }
 """By exit code of a worker or of the agent's container; others are faults of the application."""
 REASONS: Final[dict[str, Verdict]] = {
-    "OOMKilled": Verdict("application", "Restart"),
-    "Evicted": Verdict("infrastructure", "Restart"),
-    "NodeLost": Verdict("infrastructure", "Restart"),
-    "PodGone": Verdict("infrastructure", "Restart"),
-    "NodeShutdown": Verdict("preemption", "Restart"),
-    "Terminated": Verdict("preemption", "Restart"),
-    "Preempting": Verdict("preemption", "Restart"),
-    "StoppedByQueue": Verdict("preemption", "Restart"),
-    "DeletionByTaintManager": Verdict("preemption", "Restart"),
-    "EvictionByEvictionAPI": Verdict("preemption", "Restart"),
-    "PreemptionByScheduler": Verdict("preemption", "Restart"),
-    "TerminationByKubelet": Verdict("infrastructure", "Restart"),
-    "UnexpectedAdmissionError": Verdict("infrastructure", "ReplaceNode"),
-    "NodeAffinity": Verdict("infrastructure", "Restart"),
-    "DeadlineExceeded": Verdict("application", "Fail"),
-    "Hang": Verdict("hang", "Restart"),
+    FaultReason.OOM_KILLED: Verdict("application", "Restart"),
+    FaultReason.EVICTED: Verdict("infrastructure", "Restart"),
+    FaultReason.NODE_LOST: Verdict("infrastructure", "Restart"),
+    FaultReason.POD_GONE: Verdict("infrastructure", "Restart"),
+    FaultReason.NODE_SHUTDOWN: Verdict("preemption", "Restart"),
+    FaultReason.TERMINATED: Verdict("preemption", "Restart"),
+    FaultReason.PREEMPTING: Verdict("preemption", "Restart"),
+    FaultReason.STOPPED_BY_QUEUE: Verdict("preemption", "Restart"),
+    FaultReason.DELETION_BY_TAINT_MANAGER: Verdict("preemption", "Restart"),
+    FaultReason.EVICTION_BY_EVICTION_API: Verdict("preemption", "Restart"),
+    FaultReason.PREEMPTION_BY_SCHEDULER: Verdict("preemption", "Restart"),
+    FaultReason.TERMINATION_BY_KUBELET: Verdict("infrastructure", "Restart"),
+    FaultReason.UNEXPECTED_ADMISSION_ERROR: Verdict("infrastructure", "ReplaceNode"),
+    FaultReason.NODE_AFFINITY: Verdict("infrastructure", "Restart"),
+    FaultReason.DEADLINE_EXCEEDED: Verdict("application", "Fail"),
+    FaultReason.HANG: Verdict("hang", "Restart"),
 }
 """By reason; it goes before the exit code, since it says more (137 may be the kernel or the node)."""
 
@@ -99,12 +100,18 @@ class Fault:
 def pod_fault(name: str, pod: PodView | None) -> Fault | None:
     """The fault of a pod: it is gone, its node is lost, or its container ended; None if none of that was seen."""
     if pod is None:
-        message = f"pod {name} is gone"
-        return Fault(pod=name, reason="PodGone", message=message, generation_reason=GenerationReason.POD_FAILED)
-    if pod.node_lost:
-        message = f"node {pod.node} of pod {name} is lost{f': {pod.node_reason}' if pod.node_reason else ''}"
+        message = Message.POD_GONE.text(pod=name)
         return Fault(
-            pod=name, reason="NodeLost", message=message, generation_reason=GenerationReason.NODE_LOST, node=pod.node
+            pod=name, reason=FaultReason.POD_GONE, message=message, generation_reason=GenerationReason.POD_FAILED
+        )
+    if pod.node_lost:
+        why = f": {pod.node_reason}" if pod.node_reason else ""
+        return Fault(
+            pod=name,
+            reason=FaultReason.NODE_LOST,
+            message=Message.NODE_LOST.text(node=pod.node, pod=name, why=why),
+            generation_reason=GenerationReason.NODE_LOST,
+            node=pod.node,
         )
     if pod.finished_at is None and pod.phase not in ("Succeeded", "Failed"):
         return None
@@ -112,9 +119,11 @@ def pod_fault(name: str, pod: PodView | None) -> Fault | None:
     details = ", ".join(filter(None, [by, f"exit code {pod.exit_code}" if pod.exit_code else "", pod.message]))
     return Fault(
         pod=name,
-        reason="Terminated" if pod.deleting else pod.reason or "PodFailed",
-        message=f"pod {name} on node {pod.node} ended: {details or 'no reason given'}",
-        generation_reason=GenerationReason.NODE_LOST if pod.reason == "NodeLost" else GenerationReason.POD_FAILED,
+        reason=FaultReason.TERMINATED if pod.deleting else pod.reason or FaultReason.POD_FAILED,
+        message=Message.POD_ENDED.text(pod=name, node=pod.node, why=details or "no reason given"),
+        generation_reason=GenerationReason.NODE_LOST
+        if pod.reason == FaultReason.NODE_LOST
+        else GenerationReason.POD_FAILED,
         exit_code=pod.exit_code,
         node=pod.node,
         at=pod.finished_at,
@@ -143,7 +152,7 @@ def worker_fault(report: Report, pod: PodView | None) -> Fault | None:
     return Fault(
         pod=report.pod,
         reason=_reason(code),
-        message=f"worker of pod {report.pod} failed: {_describe(end, code)}",
+        message=Message.WORKER_FAILED.text(pod=report.pod, why=_describe(end, code)),
         generation_reason=GenerationReason.HANG if code == ExitCode.HANG else GenerationReason.WORKER_FAILED,
         exit_code=code,
         node=pod.node if pod else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from videotrain_api.reasons import Message, Reason
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.planner.conditions import set_condition
 from videotrain_operator.planner.draft import Draft
@@ -19,15 +20,15 @@ def fail_run(draft: Draft, reason: str, message: str) -> None:
         draft.update_stage(stage.name, state="Failed", finished_at=draft.now)
     set_condition(draft, Condition.FAILED, status=True, reason=reason, message=message)
     draft.update(completion_time=draft.now)
-    draft.tell("Warning", "Failed", f"{reason}: {message}")
+    draft.tell("Warning", Reason.FAILED, Message.FAILED.text(reason=reason, message=message))
     draft.look_again(0)
 
 
 def succeed_run(draft: Draft) -> None:
     """Every stage is complete."""
-    set_condition(draft, Condition.COMPLETE, status=True, reason="AllStagesSucceeded")
+    set_condition(draft, Condition.COMPLETE, status=True, reason=Reason.ALL_STAGES_SUCCEEDED)
     draft.update(completion_time=draft.now)
-    draft.tell("Normal", "Succeeded", f"all {len(draft.status.stages)} stages are complete")
+    draft.tell("Normal", Reason.SUCCEEDED, Message.ALL_STAGES.text(count=len(draft.status.stages)))
     draft.look_again(0)
 
 

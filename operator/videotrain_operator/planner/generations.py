@@ -10,11 +10,12 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
+from videotrain_api.reasons import Message, Reason
 from videotrain_api.records import Roster, RosterMember
 from videotrain_api.render.roster import render_roster, roster_text
 from videotrain_api.resource.status import GenerationStatus
 from videotrain_api.vocabulary import PORT_RENDEZVOUS, RENDEZVOUS_PORTS, GenerationReason
-from videotrain_operator.planner.draft import COMPLETED, SUSPENDED, Draft
+from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.members import dead, eligible, ready_since
 from videotrain_operator.planner.observed import PodView
 
@@ -111,7 +112,7 @@ def begin_generation(draft: Draft) -> None:
     if draft.live is not None or draft.ended or draft.finished() or draft.stage() is None:
         return
     if draft.held:
-        draft.waiting = "the spec was edited and cannot be run; see the condition Accepted"
+        draft.waiting = Message.HELD
         stop_workers(draft)
         return
     reason, message = next_reason(draft)
@@ -120,7 +121,7 @@ def begin_generation(draft: Draft) -> None:
     size = draft.fit(len(pods))
     if size is None:
         needed = sizes[0] if sizes else draft.bounds().min
-        draft.waiting = f"{len(pods)} of at least {needed} pods are ready"
+        draft.waiting = Message.WAITS_FOR_PODS.text(ready=len(pods), needed=needed)
         stop_workers(draft)
         return
     if _wait_for_more(draft, reason, pods, size):
@@ -134,9 +135,9 @@ def next_reason(draft: Draft) -> tuple[GenerationReason, str]:
     last = draft.last
     if last is None:
         return GenerationReason.STARTED, ""
-    if last.end_reason == COMPLETED:
+    if last.end_reason == Reason.COMPLETED:
         return GenerationReason.STAGE_STARTED, last.end_message
-    if last.end_reason == SUSPENDED:
+    if last.end_reason == Reason.SUSPENDED:
         return GenerationReason.RESUMED, ""
     return GenerationReason(last.end_reason or GenerationReason.RESUMED), last.end_message
 
@@ -155,7 +156,7 @@ def _wait_for_more(draft: Draft, reason: GenerationReason, pods: list[PodView], 
     if until <= draft.now:
         return False
     draft.look_again((until - draft.now).total_seconds())
-    draft.waiting = f"{len(pods)} of {largest} pods are ready; starts with {size} at {until:%H:%M:%S} UTC"
+    draft.waiting = Message.WAITS_FOR_MORE.text(ready=len(pods), largest=largest, size=size, time=f"{until:%H:%M:%S}")
     return True
 
 
@@ -172,8 +173,14 @@ def _publish(draft: Draft, pods: list[PodView], reason: GenerationReason, messag
     _check_exclusive(draft, roster)
     draft.published = roster
     _record(draft, roster, draft.now, message)
-    world = f"{len(members)} nodes, {len(members) * roster.processes_per_node} workers"
-    draft.tell("Normal", str(reason), f"generation {roster.generation}: {roster.stage}, {world}. {message}".rstrip())
+    text = Message.GENERATION.text(
+        number=roster.generation,
+        stage=roster.stage,
+        nodes=len(members),
+        workers=len(members) * roster.processes_per_node,
+        why=message,
+    )
+    draft.tell("Normal", reason, text.rstrip())
 
 
 def stop_workers(draft: Draft) -> None:
@@ -184,7 +191,7 @@ def stop_workers(draft: Draft) -> None:
         return
     if all(pod.roster is None or dead(pod) for pod in draft.observed.pods):
         return
-    roster = _roster(draft, [], draft.last.end_reason or SUSPENDED if draft.last else SUSPENDED)
+    roster = _roster(draft, [], draft.last.end_reason or Reason.SUSPENDED if draft.last else Reason.SUSPENDED)
     draft.published = roster
     _close_last(draft, draft.now)
     draft.update(generation=roster.generation)

@@ -21,18 +21,17 @@ from collections.abc import Iterator
 from typing import Final
 
 from videotrain_api.crd.wire import Manifest
+from videotrain_api.reasons import FaultReason, Message, Reason
 from videotrain_api.render.kueue import FINAL, PodGroup, pod_group
 from videotrain_api.render.roster import render_roster, roster_text
 from videotrain_api.resource.status import PodGroupStatus
 from videotrain_api.resource.trainrun import VideoTrainingRun
-from videotrain_api.vocabulary import ANNOTATION_ROSTER, Condition
+from videotrain_api.vocabulary import ANNOTATION_ROSTER, Condition, GenerationReason
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.observed import PodView
 
 GROUP_LABEL: Final = "kueue.x-k8s.io/pod-group-name"
-QUEUE_STOP: Final = "StoppedByQueue"
-"""Reason of a pod that the queue ends."""
 
 
 def settle_groups(draft: Draft, wanted: int) -> list[tuple[int, PodGroup]]:
@@ -78,7 +77,7 @@ def _places(draft: Draft) -> Iterator[PodGroup]:
 
 def stopping_groups(draft: Draft) -> set[str | None]:
     """Groups that the queue is stopping: it deletes their pods one after another."""
-    told = (pod for pod in draft.observed.pods if pod.reason == QUEUE_STOP)
+    told = (pod for pod in draft.observed.pods if pod.reason == FaultReason.STOPPED_BY_QUEUE)
     return {pod.group for pod in told if pod.group and pod.deleting and not pod.finalizing}
 
 
@@ -138,12 +137,12 @@ def report_quota(draft: Draft) -> None:
     admitted = sum(not pod.gated and not pod.deleting and not pod.finalizing for pod in draft.observed.pods)
     enough = bool(draft.sizes()) and admitted >= draft.sizes()[0]
     if not draft.observed.pods:
-        set_condition(draft, Condition.QUOTA_RESERVED, False, "NoPods", f"no pod is in queue {name}")
+        set_condition(draft, Condition.QUOTA_RESERVED, False, Reason.NO_PODS, Message.NO_PODS.text(queue=name))
         return
-    preempted = any(pod.reason == QUEUE_STOP for pod in draft.observed.pods)
-    reason = "Admitted" if enough else "Preempted" if preempted else "Queued"
-    message = f"queue {name}: {admitted} pods are admitted, {gated} wait"
+    preempted = any(pod.reason == FaultReason.STOPPED_BY_QUEUE for pod in draft.observed.pods)
+    reason = Reason.ADMITTED if enough else GenerationReason.PREEMPTED if preempted else Reason.QUEUED
+    message = Message.QUEUE.text(queue=name, admitted=admitted, gated=gated)
     old = find_condition(draft, Condition.QUOTA_RESERVED)
     set_condition(draft, Condition.QUOTA_RESERVED, enough, reason, message)
     if old is None or old.reason != reason:
-        draft.tell("Warning" if reason == "Preempted" else "Normal", reason, message)
+        draft.tell("Warning" if reason == GenerationReason.PREEMPTED else "Normal", reason, message)

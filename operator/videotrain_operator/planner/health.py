@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
+from videotrain_api.reasons import FaultReason, Message, Reason
 from videotrain_api.resource.status import GenerationStatus, RestartCounts
 from videotrain_api.resource.trainrun import Cause
 from videotrain_api.vocabulary import Condition, ExitCode, GenerationReason
 from videotrain_operator.planner.conditions import set_condition
-from videotrain_operator.planner.draft import COMPLETED, Draft
+from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.faults import Fault, Verdict, gone_fault, pod_fault, root_of, worker_fault
 from videotrain_operator.planner.finish import fail_run, succeed_run
 from videotrain_operator.planner.members import dead, suspect
@@ -18,7 +19,7 @@ from videotrain_operator.planner.progress import Report, reports_of
 
 ROOT_CAUSE_SECONDS: Final = 5.0
 """How long exits that blame a peer wait for news of that peer."""
-BLAMELESS: Final = frozenset({"NodeLost", "PodGone", "Evicted"})
+BLAMELESS: Final = frozenset({FaultReason.NODE_LOST, FaultReason.POD_GONE, FaultReason.EVICTED})
 """Reasons of deaths that no step brought about, so that they say nothing about progress."""
 
 
@@ -75,10 +76,10 @@ def _pod_failed(pod: PodView) -> bool:
 
 def _complete_stage(draft: Draft, live: GenerationStatus) -> None:
     step = live.progress.step if live.progress else 0
-    draft.end_generation("completed", COMPLETED, "")
+    draft.end_generation("completed", Reason.COMPLETED, "")
     draft.update_stage(live.stage, state="Succeeded", finished_at=draft.now, step=step)
     draft.update(restarts_in_stage=RestartCounts(), same_step_deaths=0, last_death_step=None)
-    draft.tell("Normal", "StageSucceeded", f"stage {live.stage} is complete after step {step}")
+    draft.tell("Normal", Reason.STAGE_SUCCEEDED, Message.STAGE_SUCCEEDED.text(stage=live.stage, step=step))
     following = draft.stage()
     if following is None:
         succeed_run(draft)
@@ -121,12 +122,17 @@ def _silent(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Faul
     silent = [pod for pod in _member_pods(draft, live) if pod.name not in answered]
     if not silent or not answered or draft.observed.nodes_untrusted:
         return None
-    message = f"pod {silent[0].name} does not answer and its peers lost it"
+    message = Message.POD_SILENT.text(pod=silent[0].name)
     _avoid(draft, silent, message)
     reason, node = GenerationReason.WORKER_FAILED, silent[0].node
     code = int(ExitCode.PEER_LOST)
     return Fault(
-        pod=silent[0].name, reason="PEER_LOST", message=message, generation_reason=reason, exit_code=code, node=node
+        pod=silent[0].name,
+        reason=ExitCode.PEER_LOST.name,
+        message=message,
+        generation_reason=reason,
+        exit_code=code,
+        node=node,
     )
 
 
@@ -162,25 +168,25 @@ def _way_on(draft: Draft, live: GenerationStatus, verdict: Verdict) -> str:
     where = f"from the checkpoint of step {saved}" if saved else "from the beginning of the stage, nothing is saved yet"
     if verdict.cause == "preemption":
         where = f"from where its workers save now, or else {where}"
-    return f"; generation {live.number} of {live.stage} ended after step {step}, the next one goes on {where}"
+    return Message.WAY_ON.text(number=live.number, stage=live.stage, step=step, where=where)
 
 
 def _count(draft: Draft, fault: Fault, verdict: Verdict, step: int | None = None, way_on: str = "") -> None:
     if verdict.action == "Fail":
-        fail_run(draft, "FailurePolicy" if fault.exit_code is None else fault.reason, fault.message)
+        fail_run(draft, Reason.FAILURE_POLICY if fault.exit_code is None else fault.reason, fault.message)
         return
     if verdict.action == "ReplaceNode" and fault.node:
         suspect(draft, fault.node, fault.message[:200])
     if verdict.action == "Ignore":
-        draft.tell("Warning", "FaultIgnored", fault.message)
+        draft.tell("Warning", Reason.FAULT_IGNORED, fault.message)
         return
-    draft.tell("Warning", str(fault.generation_reason), fault.message + way_on)
+    draft.tell("Warning", fault.generation_reason, fault.message + way_on)
     if step is not None and _no_progress(draft, step, fault):
         return
     spent, limit = _spent(draft, verdict.cause)
     if spent >= limit:
-        message = f"{limit} {verdict.cause} restarts are used up (spec.failurePolicy.limits): {fault.message}"
-        fail_run(draft, "RestartLimit", message)
+        message = Message.RESTART_LIMIT.text(limit=limit, cause=verdict.cause, fault=fault.message)
+        fail_run(draft, Reason.RESTART_LIMIT, message)
         return
     draft.update(restarts=_plus_one(draft.status.restarts, verdict.cause))
     draft.update(restarts_in_stage=_plus_one(draft.status.restarts_in_stage, verdict.cause))
@@ -202,8 +208,8 @@ def _no_progress(draft: Draft, step: int, fault: Fault) -> bool:
     limit = draft.spec.failure_policy.same_step_limit
     if deaths < limit:
         return False
-    message = f"{deaths} generations in a row died after step {step} (spec.failurePolicy.sameStepLimit is {limit})"
-    fail_run(draft, "NoProgress", f"{message}: {fault.message}")
+    message = Message.NO_PROGRESS.text(deaths=deaths, step=step, limit=limit, fault=fault.message)
+    fail_run(draft, Reason.NO_PROGRESS, message)
     return True
 
 
@@ -224,25 +230,24 @@ def _hang(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Fault 
             draft,
             Condition.PROGRESS_OBSERVED,
             None,
-            "NoAnswer",
-            "no agent answers; that alone ends nothing",
+            Reason.NO_ANSWER,
+            Message.NOBODY_ANSWERS,
         )
         return None
     if facts is None or facts.first_step_at is None:
         return _late(draft, live)
     witnesses = [report for report in reports if report.facts.step == facts.step and report.facts.last_step_at]
     if not witnesses:
-        set_condition(draft, Condition.PROGRESS_OBSERVED, None, "NoAnswer", "nobody who knows the step answers")
+        set_condition(draft, Condition.PROGRESS_OBSERVED, None, Reason.NO_ANSWER, Message.NO_STEP_KNOWN)
         return None
     still = max((r.at - (facts.last_step_at or r.at)).total_seconds() for r in witnesses)
     if still < policy.hang_seconds:
         draft.look_again(policy.hang_seconds - still)
-        set_condition(draft, Condition.PROGRESS_OBSERVED, status=True, reason="StepsAdvance")
+        set_condition(draft, Condition.PROGRESS_OBSERVED, status=True, reason=Reason.STEPS_ADVANCE)
         return None
-    limit = f"spec.failurePolicy.hangSeconds is {policy.hang_seconds}"
-    message = f"step {facts.step} was the last for {still:.0f} s ({limit})"
-    set_condition(draft, Condition.PROGRESS_OBSERVED, status=False, reason="Hang", message=message)
-    return Fault(pod=live.members[0], reason="Hang", message=message, generation_reason=GenerationReason.HANG)
+    message = Message.HANG.text(step=facts.step, seconds=f"{still:.0f}", limit=policy.hang_seconds)
+    set_condition(draft, Condition.PROGRESS_OBSERVED, status=False, reason=GenerationReason.HANG, message=message)
+    return Fault(pod=live.members[0], reason=FaultReason.HANG, message=message, generation_reason=GenerationReason.HANG)
 
 
 def _late(draft: Draft, live: GenerationStatus) -> Fault | None:
@@ -250,17 +255,18 @@ def _late(draft: Draft, live: GenerationStatus) -> Fault | None:
     left = (live.created_at + limit - draft.now).total_seconds()
     if left > 0:
         draft.look_again(left)
-        set_condition(draft, Condition.PROGRESS_OBSERVED, None, "Starting", "no step was finished yet")
+        set_condition(draft, Condition.PROGRESS_OBSERVED, None, Reason.STARTING, Message.NO_FIRST_STEP)
         return None
     silent = _blame_silent(draft, live)
     if silent and draft.observed.nodes_untrusted:
-        set_condition(draft, Condition.PROGRESS_OBSERVED, None, "NoAnswer", "some members do not answer")
+        set_condition(draft, Condition.PROGRESS_OBSERVED, None, Reason.NO_ANSWER, Message.MEMBERS_SILENT)
         return None
     errors = [f"{agent.pod}: {agent.error}" for agent in draft.observed.agents.values() if agent.error]
-    message = f"no step within {limit.total_seconds():.0f} s of its roster (spec.failurePolicy.startSeconds)"
-    message = "; ".join([message, *sorted(errors)[:3]])
-    set_condition(draft, Condition.PROGRESS_OBSERVED, status=False, reason="StartTimeout", message=message)
-    return Fault(pod=live.members[0], reason="Hang", message=message, generation_reason=GenerationReason.HANG)
+    message = Message.START_TIMEOUT.text(
+        seconds=f"{limit.total_seconds():.0f}", errors="".join(f"; {error}" for error in sorted(errors)[:3])
+    )
+    set_condition(draft, Condition.PROGRESS_OBSERVED, status=False, reason=Reason.START_TIMEOUT, message=message)
+    return Fault(pod=live.members[0], reason=FaultReason.HANG, message=message, generation_reason=GenerationReason.HANG)
 
 
 def _blame_silent(draft: Draft, live: GenerationStatus) -> bool:
@@ -283,8 +289,8 @@ def _judge_leaving(draft: Draft, live: GenerationStatus) -> None:
     reasons = [f"{', '.join(pods)} ({why})" for why, pods in names.items()]
     fault = Fault(
         pod=leaving[0].name,
-        reason="Preempting",
-        message=f"leaving: {', '.join(reasons)}",
+        reason=FaultReason.PREEMPTING,
+        message=Message.LEAVING.text(pods=", ".join(reasons)),
         generation_reason=GenerationReason.PREEMPTED,
     )
     _end_for_fault(draft, live, fault)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
+from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.names import pod_name
 from videotrain_api.render.pod import render_pod
 from videotrain_api.resource.status import SuspectNode
@@ -80,7 +81,7 @@ def forgive_nodes(draft: Draft) -> None:
     kept = [s for s in draft.status.suspect_nodes if draft.now - s.since < limit]
     if kept and _starved(draft):
         names = ", ".join(s.name for s in kept)
-        draft.tell("Normal", "NodesForgiven", f"{names}: other nodes are not enough for the smallest world")
+        draft.tell("Normal", Reason.NODES_FORGIVEN, Message.NODES_FORGIVEN.text(nodes=names))
         kept = []
     if len(kept) != len(draft.status.suspect_nodes):
         draft.forgiven = True
@@ -100,8 +101,8 @@ def _starved(draft: Draft) -> bool:
 def settle_pods(draft: Draft) -> None:
     """Create missing pods, delete dead and surplus ones."""
     sizes = draft.sizes()
-    wanted = 0 if draft.finished() or draft.suspend_reason or not sizes or not draft.stage() else sizes[-1]
-    if draft.held and not draft.finished() and draft.suspend_reason is None:
+    wanted = 0 if draft.releases_all() or not sizes or not draft.stage() else sizes[-1]
+    if draft.held and not draft.releases_all():
         return
     members = set(draft.live.members) if draft.live else set()
     if draft.published:
@@ -153,7 +154,7 @@ def _failed(pod: PodView) -> bool:
 
 def _delete(draft: Draft, pod: PodView, grace_seconds: int | None) -> None:
     draft.delete.append(Deletion(kind="Pod", name=pod.name, uid=pod.uid, grace_seconds=grace_seconds))
-    given_up = draft.finished() or draft.suspend_reason or pod.gated
+    given_up = draft.releases_all() or pod.gated
     if pod.group is not None and pod.node_lost:
         draft.apply.append(render_without_finalizers(draft.run, pod))
     elif pod.group is not None and given_up:

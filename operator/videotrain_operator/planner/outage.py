@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from videotrain_api.money import MICROSECONDS_PER_HOUR, format_micros
+from videotrain_api.reasons import Message, Reason
 from videotrain_api.resource.status import CostStatus, GenerationStatus, OutageStatus
 from videotrain_api.vocabulary import Bucket
-from videotrain_operator.planner.draft import SUSPENDED, Draft
+from videotrain_operator.planner.draft import Draft
 
 WASTE: Final = (Bucket.LOST, Bucket.STALLED, Bucket.DRAINING, Bucket.RESTARTING)
 """Buckets into which an outage puts GPU time."""
@@ -24,7 +25,7 @@ def wasted(cost: CostStatus | None) -> tuple[int, int]:
 def track_outage(draft: Draft) -> None:
     """Note when an outage begins, and tell what it cost once steps go on."""
     last, outage = draft.last, draft.status.outage
-    if draft.finished() or last is None or last.end_reason == SUSPENDED:
+    if draft.finished() or last is None or last.end_reason == Reason.SUSPENDED:
         draft.update(outage=None)
     elif outage is None and draft.ended and last.end_cause != "completed":
         _begin(draft, last)
@@ -61,14 +62,20 @@ def _tell(draft: Draft, outage: OutageStatus, now: GenerationStatus) -> None:
     )
     gpu_us, micros = wasted(draft.status.cost)
     minutes = 60 * max(0, gpu_us - outage.wasted_gpu_microseconds) / MICROSECONDS_PER_HOUR
-    money = format_micros(max(0, micros - outage.wasted_micros))
     seconds = max(0.0, (facts.first_step_at - outage.since).total_seconds())
-    message = (
-        f"generation {now.number} trains with {len(now.members)} nodes from step {resumed} on; "
-        f"{max(0, reached - resumed)} steps were lost, and it took {seconds:.0f} s, {minutes:.1f} GPU-minutes and "
-        f"{money} {draft.spec.pool.currency} ({outage.reason}: {outage.message})"
+    message = Message.RECOVERED.text(
+        number=now.number,
+        nodes=len(now.members),
+        step=resumed,
+        lost=max(0, reached - resumed),
+        seconds=f"{seconds:.0f}",
+        minutes=f"{minutes:.1f}",
+        money=format_micros(max(0, micros - outage.wasted_micros)),
+        currency=draft.spec.pool.currency,
+        reason=outage.reason,
+        why=outage.message,
     )
-    draft.tell("Normal", "Recovered", message)
+    draft.tell("Normal", Reason.RECOVERED, message)
     draft.recovered = message
 
 

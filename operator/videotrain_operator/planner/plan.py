@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from videotrain_api.frozen_config import effective_run
+from videotrain_api.reasons import Reason
 from videotrain_api.render.config import render_config_map
 from videotrain_api.render.names import service_name
 from videotrain_api.render.service import render_service
@@ -51,7 +52,7 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
         ManifestError: the stored status or frozen spec cannot be read.
     """
     draft = _open(run, observed, now)
-    if is_being_deleted(run):
+    if draft.being_deleted():
         return _plan_deletion(draft)
     # 1. A manifest that cannot be resolved gets a condition and nothing else.
     if not accept(draft, run.spec):
@@ -101,9 +102,9 @@ def plan_refusal(run: Mapping[str, Any], error: ManifestError, now: datetime) ->
     """
     status = RunStatus.from_wire(run.get("status") or {})
     generation = run.get("metadata", {}).get("generation")
-    new = make_condition(Condition.ACCEPTED, False, "Invalid", str(error), generation=generation, now=now)
+    new = make_condition(Condition.ACCEPTED, False, Reason.INVALID, str(error), generation=generation, now=now)
     known = any(c.type == new.type and c.message == new.message for c in status.conditions)
-    events = () if known else (Event(type="Warning", reason="Invalid", message=new.message),)
+    events = () if known else (Event(type="Warning", reason=Reason.INVALID, message=new.message),)
     changes: dict[str, Any] = {"conditions": with_condition(status.conditions, new)}
     changes["observed_generation"] = generation or 0
     if status.config_map is None:
@@ -111,14 +112,8 @@ def plan_refusal(run: Mapping[str, Any], error: ManifestError, now: datetime) ->
     return Plan(status=status.model_copy(update=changes), events=events)
 
 
-def is_being_deleted(run: VideoTrainingRun) -> bool:
-    """Somebody deleted the run, or its namespace."""
-    return bool((run.metadata.model_extra or {}).get("deletionTimestamp"))
-
-
 def _plan_deletion(draft: Draft) -> Plan:
     """Release the pods of a run that is being deleted. Nothing is created: its namespace may be going, too."""
-    draft.suspend_reason = "Deleted"
     release_all(draft)
     return draft.plan()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from videotrain_api.cost import gpus
+from videotrain_api.reasons import Message, Reason
 from videotrain_api.resource.status import GenerationStatus, NodesStatus, StageStatus, ThroughputStatus, columns_of
 from videotrain_api.vocabulary import Condition, GenerationReason, Phase
 from videotrain_operator.planner.conditions import find_condition, set_condition
@@ -87,21 +88,22 @@ def report_pods(draft: Draft, ready: int, needed: int) -> None:
     """Whether there are pods enough, and what keeps the others from coming. Told once, however it is worded later."""
     stuck = [pod for pod in draft.observed.pods if pod.image_problem]
     unplaced = [pod for pod in draft.observed.pods if pod.unschedulable]
-    reason, why = "WaitingForPods", ""
+    reason, why = str(Reason.WAITING_FOR_PODS), ""
     if stuck:
         reason, text = stuck[0].image_problem.split(": ", 1)
-        why = f"; the container of {_names(stuck)} cannot be made: {text}"
+        why = Message.PODS_STUCK.text(pods=_names(stuck), why=text)
     elif unplaced:
-        reason, why = "Unschedulable", f"; no node takes {_names(unplaced)}: {unplaced[0].unschedulable}"
+        reason = Reason.UNSCHEDULABLE
+        why = Message.PODS_UNPLACED.text(pods=_names(unplaced), why=unplaced[0].unschedulable)
     old = find_condition(draft, Condition.SCHEDULED)
     enough = ready >= needed
-    message = f"{ready} pods are ready, at least {needed} are needed"
+    message = Message.PODS.text(ready=ready, needed=needed)
     if why and old is not None and old.message.startswith(message + why.split(": ", 1)[0]):
         message = old.message  # the scheduler and the kubelet word the same trouble anew at every try
     else:
         message += why
     known = old is not None and why.split(": ", 1)[0] in old.message
-    set_condition(draft, Condition.SCHEDULED, enough, "PodsReady" if enough else reason, message)
+    set_condition(draft, Condition.SCHEDULED, enough, Reason.PODS_READY if enough else reason, message)
     if why and not known:
         draft.tell("Warning", reason, message)
 
@@ -117,28 +119,29 @@ def report_node_trust(draft: Draft) -> None:
     untrusted = [pod for pod in draft.observed.pods if pod.node_untrusted]
     old = find_condition(draft, Condition.NODES_TRUSTED)
     if untrusted and (old is None or old.status != "False"):
-        message = f"{draft.observed.nodes_untrusted}; nothing is done about {_names(untrusted)} until that is certain"
-        set_condition(draft, Condition.NODES_TRUSTED, False, "NodesUntrusted", message)
-        draft.tell("Warning", "NodesUntrusted", message)
+        message = Message.NODES_UNTRUSTED.text(why=draft.observed.nodes_untrusted, pods=_names(untrusted))
+        set_condition(draft, Condition.NODES_TRUSTED, False, Reason.NODES_UNTRUSTED, message)
+        draft.tell("Warning", Reason.NODES_UNTRUSTED, message)
     elif old is not None and old.status == "False" and not untrusted:
-        set_condition(draft, Condition.NODES_TRUSTED, True, "NodesTrusted")
+        set_condition(draft, Condition.NODES_TRUSTED, True, Reason.NODES_TRUSTED)
 
 
 def _write_conditions(draft: Draft, live: GenerationStatus | None, ready: int) -> None:
     sizes = draft.sizes()
     needed = sizes[0] if sizes else draft.bounds().min
-    released = draft.finished() or draft.suspend_reason is not None
-    if not released:
+    if not draft.releases_all():
         report_pods(draft, ready, needed)
     report_quota(draft)
     report_node_trust(draft)
     running = live is not None and live.progress is not None and live.progress.first_step_at is not None
-    set_condition(draft, Condition.RUNNING, running, "StepsAdvance" if running else "NoWorld", draft.waiting)
-    again = not released and _restarting(draft, live, running=running)
+    set_condition(
+        draft, Condition.RUNNING, running, Reason.STEPS_ADVANCE if running else Reason.NO_WORLD, draft.waiting
+    )
+    again = not draft.releases_all() and _restarting(draft, live, running=running)
     if again or find_condition(draft, Condition.RESTARTING):
         _write_restarting(draft, again=again, live=live)
     if live is None and find_condition(draft, Condition.PROGRESS_OBSERVED):
-        set_condition(draft, Condition.PROGRESS_OBSERVED, None, "NoWorld")
+        set_condition(draft, Condition.PROGRESS_OBSERVED, None, Reason.NO_WORLD)
 
 
 def _write_restarting(draft: Draft, *, again: bool, live: GenerationStatus | None) -> None:
@@ -151,7 +154,7 @@ def _write_restarting(draft: Draft, *, again: bool, live: GenerationStatus | Non
         set_condition(draft, Condition.RESTARTING, True, reason, why)
         return
     kept = old.message if old is not None and old.status == "False" else ""
-    set_condition(draft, Condition.RESTARTING, False, "Recovered", draft.recovered or kept)
+    set_condition(draft, Condition.RESTARTING, False, Reason.RECOVERED, draft.recovered or kept)
 
 
 def _restarting(draft: Draft, live: GenerationStatus | None, *, running: bool) -> bool:

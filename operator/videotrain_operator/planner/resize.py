@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from videotrain_api.reasons import Message
 from videotrain_api.resource.status import GenerationStatus
 from videotrain_api.vocabulary import GenerationReason
 from videotrain_operator.planner.draft import Draft
@@ -29,7 +30,8 @@ def change_world(draft: Draft) -> None:
     size = draft.fit(len(live.members))
     if size is not None and size < len(live.members):
         why = "the budget allows only the smallest world" if draft.smallest else "spec.nodes was changed"
-        draft.end_generation("drained", GenerationReason.SHRINK, f"{len(live.members)} -> {size} nodes: {why}")
+        message = Message.SHRUNK.text(old=len(live.members), new=size, why=why)
+        draft.end_generation("drained", GenerationReason.SHRINK, message)
         return
     _grow(draft, live)
 
@@ -48,7 +50,8 @@ def _grow(draft: Draft, live: GenerationStatus) -> None:
     if not forced and (not trains or not _good_moment(live, newcomers) or not _pays(draft, live, size)):
         return
     names = ", ".join(pod.name for pod in newcomers)
-    draft.end_generation("drained", GenerationReason.GROW, f"{len(live.members)} -> {size} nodes: {names} joined")
+    message = Message.GROWN.text(old=len(live.members), new=size, pods=names)
+    draft.end_generation("drained", GenerationReason.GROW, message)
 
 
 def _warm(draft: Draft, pod: PodView) -> bool:

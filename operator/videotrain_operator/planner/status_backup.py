@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.names import ledger_name
 from videotrain_api.resource.status import RestartCounts, RunStatus
 from videotrain_api.vocabulary import Condition
@@ -63,5 +64,4 @@ def restore_status(draft: Draft) -> None:
     outcome = kept.get("outcome")
     if outcome is not None:
         set_condition(draft, Condition(outcome["type"]), True, outcome["reason"], outcome["message"])
-    message = "the status was emptied; counters and finished stages are taken from the ledger, the world from the pods"
-    draft.tell("Warning", "StatusLost", message)
+    draft.tell("Warning", Reason.STATUS_LOST, Message.STATUS_LOST)

@@ -6,9 +6,10 @@ word for it, so that one never undoes what another wants.
 
 from __future__ import annotations
 
-from videotrain_api.vocabulary import Condition
+from videotrain_api.reasons import Message, Reason
+from videotrain_api.vocabulary import Condition, GenerationReason
 from videotrain_operator.planner.conditions import find_condition, set_condition
-from videotrain_operator.planner.draft import SUSPENDED, Draft
+from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.generations import stop_workers
 
 
@@ -17,19 +18,19 @@ def suspend_or_resume(draft: Draft) -> None:
     if draft.finished():
         return
     if draft.spec.suspend:
-        draft.suspend_reason = "SuspendedByUser"
+        draft.suspend_reason = Reason.SUSPENDED_BY_USER
     reason = draft.suspend_reason
     if reason is None:
         _resume(draft)
         return
     if set_condition(draft, Condition.SUSPENDED, status=True, reason=reason):
-        draft.tell("Normal", "Suspended", f"{reason}: saving and releasing all nodes")
+        draft.tell("Normal", Reason.SUSPENDED, Message.SUSPENDING.text(reason=reason))
     if draft.live is not None:
-        draft.end_generation("drained", SUSPENDED, reason)
+        draft.end_generation("drained", Reason.SUSPENDED, reason)
         return
     last = draft.last
-    if last is not None and last.end_reason not in (SUSPENDED, "Completed"):
-        draft.update_last(end_reason=SUSPENDED)
+    if last is not None and last.end_reason not in (Reason.SUSPENDED, Reason.COMPLETED):
+        draft.update_last(end_reason=str(Reason.SUSPENDED))
     stop_workers(draft)
 
 
@@ -37,5 +38,5 @@ def _resume(draft: Draft) -> None:
     old = find_condition(draft, Condition.SUSPENDED)
     if old is None or old.status != "True":
         return
-    set_condition(draft, Condition.SUSPENDED, status=False, reason="Resumed")
-    draft.tell("Normal", "Resumed", f"{old.reason} no longer holds")
+    set_condition(draft, Condition.SUSPENDED, status=False, reason=GenerationReason.RESUMED)
+    draft.tell("Normal", GenerationReason.RESUMED, Message.RESUMED.text(reason=old.reason))

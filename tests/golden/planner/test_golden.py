@@ -18,6 +18,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from support.golden import REWRITE, written
+from support.known_reasons import unknown_in
 from support.offline_admission import OfflineAdmission
 from support.planner_builders import manifest, pod, run_of
 
@@ -152,6 +153,7 @@ def test_what_is_written_is_what_the_api_server_takes(case: str, admission: Offl
     decided = plan(run_of(body), observed, now)
     good = admission.serve(manifest() | {"status": decided.status.to_wire()})
     assert good[1] == []
+    assert unknown_in(decided) == [], "reasons and messages are in the vocabulary"
     for item in decided.apply:
         if item["kind"] != "Pod" or "spec" in item:
             assert kubernetes_validate.validate(item, "1.37", strict=True)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support.known_reasons import unknown_in
 from support.planner_builders import manifest, run_of, train_stage
 
 from videotrain_api.resource.status import RunStatus
@@ -131,6 +132,7 @@ async def check_rest(cluster: SimulatedCluster, *, quiet: bool) -> None:
     decided = plan(run, observed, cluster.now)
     assert (run.model_dump_json(), repr(observed)) == before, "plan changed its input"
     assert decided == plan(run, observed, cluster.now), "plan is not a function of its input"
+    assert unknown_in(decided) == []
     if quiet:
         assert (decided.apply, decided.delete, decided.events) == ((), (), ())
         assert decided.status.to_wire() == body["status"]

@@ -1,0 +1,369 @@
+"""What a run tells: the reasons of its conditions and events, the form of each message, and what to do about it.
+
+The planner takes every reason and message from here; docs/reference/reasons.md is made of it. Reasons that Kubernetes
+gives (of a pod that ended, of an image that cannot be pulled, of a write that the API server refuses) are passed on as
+they are and are not listed, but for those that decide what a fault counts as.
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+
+from videotrain_api.vocabulary import Condition, GenerationReason
+
+EventType = Literal["Normal", "Warning"]
+
+
+class Reason(StrEnum):
+    """Reasons of conditions and events, and of how a run or a generation ended; GenerationReason has the others."""
+
+    ACCEPTED = "Accepted"
+    ADMITTED = "Admitted"
+    ALL_STAGES_SUCCEEDED = "AllStagesSucceeded"
+    BUDGET_EXCEEDED = "BudgetExceeded"
+    BUDGET_WARNING = "BudgetWarning"
+    COMPLETED = "Completed"
+    """Of the end of a generation whose stage is complete."""
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    EDIT_IGNORED = "EditIgnored"
+    FAILED = "Failed"
+    FAILURE_POLICY = "FailurePolicy"
+    FAULT_IGNORED = "FaultIgnored"
+    FROZEN_CONFIG_LOST = "FrozenConfigLost"
+    INVALID = "Invalid"
+    LEDGER_REBUILT = "LedgerRebuilt"
+    NODES_FORGIVEN = "NodesForgiven"
+    NODES_TRUSTED = "NodesTrusted"
+    NODES_UNTRUSTED = "NodesUntrusted"
+    NO_ANSWER = "NoAnswer"
+    NO_LIMIT = "NoLimit"
+    NO_PODS = "NoPods"
+    NO_PROGRESS = "NoProgress"
+    NO_WORLD = "NoWorld"
+    PODS_READY = "PodsReady"
+    QUEUED = "Queued"
+    RECOVERED = "Recovered"
+    REFUSED = "Refused"
+    """For what the API server refuses without a reason of its own."""
+    RESTART_LIMIT = "RestartLimit"
+    STAGE_SUCCEEDED = "StageSucceeded"
+    STARTING = "Starting"
+    START_DEADLINE_EXCEEDED = "StartDeadlineExceeded"
+    START_TIMEOUT = "StartTimeout"
+    STATUS_LOST = "StatusLost"
+    STEPS_ADVANCE = "StepsAdvance"
+    SUCCEEDED = "Succeeded"
+    SUSPENDED = "Suspended"
+    SUSPENDED_BY_USER = "SuspendedByUser"
+    UNSCHEDULABLE = "Unschedulable"
+    WAITING_FOR_PODS = "WaitingForPods"
+    WITHIN_BUDGET = "WithinBudget"
+
+
+class FaultReason(StrEnum):
+    """Reasons of pods and workers that decide what a fault counts as; `failurePolicy.rules[].reasons` may name them."""
+
+    OOM_KILLED = "OOMKilled"
+    """The kernel killed a container for its memory."""
+    EVICTED = "Evicted"
+    """The kubelet evicted the pod, for instance because a disk was full."""
+    NODE_LOST = "NodeLost"
+    """The node is gone or not ready."""
+    POD_GONE = "PodGone"
+    """The pod object is gone, and how it ended was not seen."""
+    POD_FAILED = "PodFailed"
+    """The pod ended, and nothing says why."""
+    NODE_SHUTDOWN = "NodeShutdown"
+    """The node shuts down in good order."""
+    TERMINATED = "Terminated"
+    """The pod was deleted and ended."""
+    PREEMPTING = "Preempting"
+    """A member leaves in good order: its node is drained or reclaimed, or it is being deleted."""
+    STOPPED_BY_QUEUE = "StoppedByQueue"
+    """The queue takes the pod's quota back."""
+    DELETION_BY_TAINT_MANAGER = "DeletionByTaintManager"
+    """The pod does not tolerate a taint of its node."""
+    EVICTION_BY_EVICTION_API = "EvictionByEvictionAPI"
+    """Somebody evicted the pod, for instance `kubectl drain`."""
+    PREEMPTION_BY_SCHEDULER = "PreemptionByScheduler"
+    """The scheduler made room for a pod of a higher priority."""
+    TERMINATION_BY_KUBELET = "TerminationByKubelet"
+    """The kubelet ended the pod for pressure on its node, or as the node shut down."""
+    UNEXPECTED_ADMISSION_ERROR = "UnexpectedAdmissionError"
+    """The kubelet could not give the pod its devices."""
+    NODE_AFFINITY = "NodeAffinity"
+    """The node no longer has the labels that the pod asks for."""
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    """The pod's own activeDeadlineSeconds, from a podTemplate, is over."""
+    HANG = "Hang"
+    """No step came for hangSeconds, or no first one within startSeconds."""
+
+
+class Message(StrEnum):
+    """Forms of messages; `text` fills the braces. A form that ends with a brace may end with what others said."""
+
+    ACTIVE_DEADLINE = "nodes were held for {seconds} s (spec.activeDeadlineSeconds is {limit})"
+    ALL_STAGES = "all {count} stages are complete"
+    BUDGET_EXCEEDED = (
+        "{money} {currency} and {hours} GPU-hours are spent; the next checkpoint would pass the limit ({limits})"
+    )
+    BUDGET_MARK = "{percent} % of the budget is spent, over the mark at {mark} % ({limits})"
+    EDIT_IGNORED = "{fields} cannot change while the run exists; it goes on with what it was accepted with"
+    FAILED = "{reason}: {message}"
+    FROZEN_CONFIG_LOST = (
+        "config map {name} is gone and the spec was edited since it was made, so it cannot be made again; undo the "
+        "edits, or delete the run and create it anew"
+    )
+    GENERATION = "generation {number}: {stage}, {nodes} nodes, {workers} workers. {why}"
+    GROWN = "{old} -> {new} nodes: {pods} joined"
+    HELD = "the spec was edited and cannot be run; see the condition Accepted"
+    HANG = "step {step} was the last for {seconds} s (spec.failurePolicy.hangSeconds is {limit})"
+    LEAVING = "leaving: {pods}"
+    LEDGER_REBUILT = (
+        "config map {name} was deleted; it is made again from the totals in the status ({total} {currency}), and from "
+        "now on the bill counts as estimated"
+    )
+    MEMBERS_SILENT = "some members do not answer"
+    NODES_FORGIVEN = "{nodes}: other nodes are not enough for the smallest world"
+    NODES_UNTRUSTED = "{why}; nothing is done about {pods} until that is certain"
+    NODE_LOST = "node {node} of pod {pod} is lost{why}"
+    NOBODY_ANSWERS = "no agent answers; that alone ends nothing"
+    NO_FIRST_STEP = "no step was finished yet"
+    NO_PODS = "no pod is in queue {queue}"
+    NO_PROGRESS = (
+        "{deaths} generations in a row died after step {step} (spec.failurePolicy.sameStepLimit is {limit}): {fault}"
+    )
+    NO_STEP_KNOWN = "nobody who knows the step answers"
+    PODS = "{ready} pods are ready, at least {needed} are needed"
+    PODS_STUCK = "; the container of {pods} cannot be made: {why}"
+    PODS_UNPLACED = "; no node takes {pods}: {why}"
+    POD_ENDED = "pod {pod} on node {node} ended: {why}"
+    POD_GONE = "pod {pod} is gone"
+    POD_SILENT = "pod {pod} does not answer and its peers lost it"
+    QUEUE = "queue {queue}: {admitted} pods are admitted, {gated} wait"
+    RECOVERED = (
+        "generation {number} trains with {nodes} nodes from step {step} on; {lost} steps were lost, and it took "
+        "{seconds} s, {minutes} GPU-minutes and {money} {currency} ({reason}: {why})"
+    )
+    RESTART_LIMIT = "{limit} {cause} restarts are used up (spec.failurePolicy.limits): {fault}"
+    RESUMED = "{reason} no longer holds"
+    SHRUNK = "{old} -> {new} nodes: {why}"
+    STAGES = "stages: {stages}"
+    STAGE_SUCCEEDED = "stage {stage} is complete after step {step}"
+    START_DEADLINE = "no step within {limit} s of the first pod (spec.startDeadlineSeconds)"
+    START_TIMEOUT = "no step within {seconds} s of its roster (spec.failurePolicy.startSeconds){errors}"
+    STATUS_LOST = (
+        "the status was emptied; counters and finished stages are taken from the ledger, the world from the pods"
+    )
+    SUSPENDING = "{reason}: saving and releasing all nodes"
+    WAITS_FOR_MORE = "{ready} of {largest} pods are ready; starts with {size} at {time} UTC"
+    WAITS_FOR_PODS = "{ready} of at least {needed} pods are ready"
+    WAY_ON = "; generation {number} of {stage} ended after step {step}, the next one goes on {where}"
+    WORKER_FAILED = "worker of pod {pod} failed: {why}"
+
+    def text(self, **values: object) -> str:
+        """The message.
+
+        Args:
+            values: one for each brace.
+
+        Raises:
+            KeyError: a brace has no value.
+        """
+        return self.value.format(**values)
+
+    @property
+    def braces(self) -> set[str]:
+        """Names of what `text` has to be given."""
+        return {name for _, name, _, _ in string.Formatter().parse(self.value) if name}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """One thing that a run can tell: where it stands, in which form, and what its reader should do."""
+
+    where: Condition | Literal["event"]
+    type: str
+    """Normal or Warning of an event; True, False or Unknown of a condition."""
+    reason: Reason | GenerationReason
+    message: str
+    """Its form; empty if it has none, `{message}` if it is what somebody else said. `{way_on}` is Message.WAY_ON if a
+    generation ended, else empty."""
+    advice: str
+    """For the user."""
+
+
+def _told(
+    type_: EventType, reason: Reason | GenerationReason, message: str, advice: str, *also: tuple[Condition, str]
+) -> list[Notice]:
+    """An event, and the conditions that say the same with the same reason, each with its status."""
+    event = Notice(where="event", type=type_, reason=reason, message=message, advice=advice)
+    return [event, *(_held(kind, status, reason, message, advice) for kind, status in also)]
+
+
+def _held(
+    kind: Condition, status: str, reason: Reason | GenerationReason, message: str = "", advice: str = ""
+) -> Notice:
+    return Notice(where=kind, type=status, reason=reason, message=message, advice=advice or NOTHING)
+
+
+NOTHING: Final = "Nothing."
+_LOOK: Final = "Nothing; the run goes on by itself. Look at the pod or node that is named if it comes again."
+_FAULTS: Final = (
+    (GenerationReason.NODE_LOST, Message.NODE_LOST),
+    (GenerationReason.POD_FAILED, Message.POD_GONE),
+    (GenerationReason.POD_FAILED, Message.POD_ENDED),
+    (GenerationReason.WORKER_FAILED, Message.WORKER_FAILED),
+    (GenerationReason.WORKER_FAILED, Message.POD_SILENT),
+    (GenerationReason.HANG, Message.WORKER_FAILED),
+    (GenerationReason.HANG, Message.HANG),
+    (GenerationReason.HANG, Message.START_TIMEOUT),
+    (GenerationReason.PREEMPTED, Message.LEAVING),
+)
+"""Faults by which a generation ends, and the form of what is told of each."""
+_FAILURES: Final = (
+    (Reason.FAILURE_POLICY, "{message}", "Read what ended it, and the rule of spec.failurePolicy.rules that matched."),
+    (Reason.RESTART_LIMIT, Message.RESTART_LIMIT, "Mend the fault that is named, or raise spec.failurePolicy.limits."),
+    (Reason.NO_PROGRESS, Message.NO_PROGRESS, "Mend the fault: going on from the same step meets it again."),
+    (Reason.DEADLINE_EXCEEDED, Message.ACTIVE_DEADLINE, "Raise spec.activeDeadlineSeconds in a new run."),
+    (Reason.START_DEADLINE_EXCEEDED, Message.START_DEADLINE, "See Scheduled for what kept the pods from coming."),
+    (Reason.BUDGET_EXCEEDED, Message.BUDGET_EXCEEDED, "Create a new run with a larger spec.budget."),
+)
+"""Why a run fails. Exit codes that retrying cannot help are reasons as well: see the page of exit codes."""
+NOTICES: Final[tuple[Notice, ...]] = (
+    *_told("Normal", Reason.ACCEPTED, Message.STAGES, NOTHING),
+    _held(Condition.ACCEPTED, "True", Reason.ACCEPTED),
+    *_told(
+        "Warning",
+        Reason.EDIT_IGNORED,
+        Message.EDIT_IGNORED,
+        "Undo the edit, or create a new run. Which fields may change is in docs/decisions/0521-what-may-change.md.",
+        (Condition.ACCEPTED, "True"),
+    ),
+    *_told("Warning", Reason.INVALID, "{message}", "Correct the field that is named.", (Condition.ACCEPTED, "False")),
+    *_told(
+        "Warning",
+        Reason.FROZEN_CONFIG_LOST,
+        Message.FROZEN_CONFIG_LOST,
+        "Undo the edits, or delete the run and create it anew.",
+        (Condition.ACCEPTED, "False"),
+    ),
+    *_told("Normal", Reason.QUEUED, Message.QUEUE, "Wait for quota.", (Condition.QUOTA_RESERVED, "False")),
+    *_told("Normal", Reason.ADMITTED, Message.QUEUE, NOTHING, (Condition.QUOTA_RESERVED, "True")),
+    *_told(
+        "Warning",
+        GenerationReason.PREEMPTED,
+        Message.QUEUE,
+        "Nothing; workers have saved, and the run goes on when the queue admits it again.",
+        (Condition.QUOTA_RESERVED, "False"),
+    ),
+    _held(Condition.QUOTA_RESERVED, "False", Reason.NO_PODS, Message.NO_PODS, "Nothing; pods are made when needed."),
+    _held(Condition.SCHEDULED, "True", Reason.PODS_READY, Message.PODS),
+    *(
+        _held(Condition.SCHEDULED, "True", Reason.PODS_READY, Message.PODS + why, "Nothing; the run uses those it has.")
+        for why in (Message.PODS_STUCK, Message.PODS_UNPLACED)
+    ),
+    _held(Condition.SCHEDULED, "False", Reason.WAITING_FOR_PODS, Message.PODS),
+    *_told(
+        "Warning",
+        Reason.UNSCHEDULABLE,
+        Message.PODS + Message.PODS_UNPLACED,
+        "Compare what the pods ask for with the nodes: spec.pool, and the words of the scheduler.",
+        (Condition.SCHEDULED, "False"),
+    ),
+    *_told(
+        "Warning",
+        Reason.REFUSED,
+        "{message}",
+        "The API server refused a write: a quota, an admission webhook or a missing right. It says which.",
+        (Condition.SCHEDULED, "False"),
+    ),
+    _held(Condition.RUNNING, "True", Reason.STEPS_ADVANCE),
+    *(
+        _held(Condition.RUNNING, "False", Reason.NO_WORLD, form, "See Scheduled and Restarting.")
+        for form in ("", Message.WAITS_FOR_PODS, Message.WAITS_FOR_MORE)
+    ),
+    _held(Condition.RUNNING, "False", Reason.NO_WORLD, Message.HELD, "Correct the spec, or undo the edit."),
+    _held(Condition.PROGRESS_OBSERVED, "True", Reason.STEPS_ADVANCE),
+    _held(Condition.PROGRESS_OBSERVED, "Unknown", Reason.STARTING, Message.NO_FIRST_STEP),
+    *(
+        _held(Condition.PROGRESS_OBSERVED, "Unknown", Reason.NO_ANSWER, message, "Look at the network of the pods.")
+        for message in (Message.NOBODY_ANSWERS, Message.NO_STEP_KNOWN, Message.MEMBERS_SILENT)
+    ),
+    _held(Condition.PROGRESS_OBSERVED, "Unknown", Reason.NO_WORLD),
+    _held(Condition.PROGRESS_OBSERVED, "False", GenerationReason.HANG, Message.HANG, "Read the stacks in the logs."),
+    _held(
+        Condition.PROGRESS_OBSERVED,
+        "False",
+        Reason.START_TIMEOUT,
+        Message.START_TIMEOUT,
+        "Read the logs of the pods; raise spec.failurePolicy.startSeconds if loading takes so long.",
+    ),
+    *(
+        notice
+        for reason in (GenerationReason.STARTED, GenerationReason.STAGE_STARTED, GenerationReason.RESUMED)
+        for notice in _told("Normal", reason, Message.GENERATION, NOTHING)
+    ),
+    *(
+        notice
+        for reason in (GenerationReason.GROW, GenerationReason.SHRINK, *dict(_FAULTS))
+        for notice in (
+            *_told("Normal", reason, Message.GENERATION, NOTHING),
+            _held(Condition.RESTARTING, "True", reason, "{message}"),
+        )
+    ),
+    *(notice for reason, form in _FAULTS for notice in _told("Warning", reason, form + "{way_on}", _LOOK)),
+    *_told("Warning", Reason.FAULT_IGNORED, "{message}", "Nothing; a rule of spec.failurePolicy.rules says so."),
+    *_told("Normal", Reason.RECOVERED, Message.RECOVERED, NOTHING, (Condition.RESTARTING, "False")),
+    _held(Condition.RESTARTING, "False", Reason.RECOVERED),
+    *_told(
+        "Normal",
+        Reason.NODES_FORGIVEN,
+        Message.NODES_FORGIVEN,
+        "Give the pool more good nodes, or look at those that are named.",
+    ),
+    *_told(
+        "Warning",
+        Reason.NODES_UNTRUSTED,
+        Message.NODES_UNTRUSTED,
+        "Look whether so many nodes are really lost, or the control plane's view is wrong.",
+        (Condition.NODES_TRUSTED, "False"),
+    ),
+    _held(Condition.NODES_TRUSTED, "True", Reason.NODES_TRUSTED),
+    *_told("Warning", Reason.BUDGET_WARNING, Message.BUDGET_MARK, "Raise spec.budget in time, or let it stop there."),
+    *_told(
+        "Warning",
+        Reason.BUDGET_EXCEEDED,
+        Message.BUDGET_EXCEEDED,
+        "Raise spec.budget; the run goes on at once, unless its action is Fail.",
+        (Condition.BUDGET_OK, "False"),
+    ),
+    _held(Condition.BUDGET_OK, "True", Reason.WITHIN_BUDGET, "{limits}"),
+    _held(Condition.BUDGET_OK, "True", Reason.NO_LIMIT),
+    *_told("Normal", Reason.SUSPENDED, Message.SUSPENDING, NOTHING),
+    _held(Condition.SUSPENDED, "True", Reason.SUSPENDED_BY_USER, advice="Set spec.suspend to false to go on."),
+    _held(Condition.SUSPENDED, "True", Reason.BUDGET_EXCEEDED, advice="Raise spec.budget to go on."),
+    *_told("Normal", GenerationReason.RESUMED, Message.RESUMED, NOTHING),
+    _held(Condition.SUSPENDED, "False", GenerationReason.RESUMED),
+    *_told("Normal", Reason.STAGE_SUCCEEDED, Message.STAGE_SUCCEEDED, NOTHING),
+    *_told("Normal", Reason.SUCCEEDED, Message.ALL_STAGES, NOTHING),
+    _held(Condition.COMPLETE, "True", Reason.ALL_STAGES_SUCCEEDED),
+    *_told("Warning", Reason.FAILED, Message.FAILED, "See the reason, which is that of the condition Failed."),
+    *(_held(Condition.FAILED, "True", reason, form, advice) for reason, form, advice in _FAILURES),
+    *_told(
+        "Warning",
+        Reason.STATUS_LOST,
+        Message.STATUS_LOST,
+        "Find out who writes the status of runs; it belongs to the operator.",
+    ),
+    *_told(
+        "Warning",
+        Reason.LEDGER_REBUILT,
+        Message.LEDGER_REBUILT,
+        "Find out who deletes config maps of runs; the bill is an estimate from here on.",
+    ),
+)
+"""All that a run can tell."""
