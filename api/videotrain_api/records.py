@@ -293,3 +293,16 @@ class AgentProgress(ApiModel):
             times = (current.started_at, current.first_step_at, current.ended_at)
             facts += [current.generation, current.state, saved, current.exit is not None, *map(str, times)]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+class DeviceReport(ApiModel):
+    """Answer of `videotrain-trainer devices`: what PyTorch can use on a machine."""
+
+    pytorch: str
+    """Version of PyTorch."""
+    cuda: str | None = None
+    """Version of CUDA that it was built for; None for a build without."""
+    names: list[str] = Field(default_factory=list)
+    """The devices' names, in CUDA's order; CUDA_VISIBLE_DEVICES has been applied."""
+    problem: str = ""
+    """Why there are none; empty also if the machine simply has none."""

@@ -95,6 +95,7 @@ def _add_local(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of videos, instead of spec.dataset.videos")
     parser.add_argument("--chaos", action="append", default=[], metavar="SPEC", help=CHAOS_HELP)
     parser.add_argument("--seed", type=_natural, metavar="S", help="instead of spec.seed")
+    _add_device(parser, "worker processes")
     parser.add_argument("--json", action="store_true", help="progress as JSON lines")
     parser.add_argument("--metrics-port", type=_port, metavar="P", help="port of the operator's /metrics on 127.0.0.1")
     parser.set_defaults(handler=_local)
@@ -162,6 +163,7 @@ def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     up = verbs.add_parser("up", help="start it", description="Start the cluster and show it until Ctrl-C ends it.")
     up.add_argument("--nodes", type=_count, default=2, metavar="N", help="number of nodes (default 2)")
     up.add_argument("--gpus-per-node", type=_count, default=8, metavar="K", help="GPUs that a node offers (default 8)")
+    _add_device(up, "pods")
     up.add_argument("--detach", action="store_true", help="come back when it is ready, and leave it running")
     up.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     up.set_defaults(handler=_cluster_up)
@@ -179,6 +181,16 @@ def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         )
 
 
+def _add_device(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help=f"what the {what} compute on: a GPU each if there are enough of them, else the CPU (auto, the default); "
+        "the CPU; or a GPU each and nothing else (cuda)",
+    )
+
+
 def _local(options: argparse.Namespace) -> int:
     with brought_by("local"):
         from videotrain.commands.local import LocalOptions, run_local
@@ -191,6 +203,7 @@ def _local(options: argparse.Namespace) -> int:
             chaos=tuple(options.chaos),
             seed=options.seed,
             json=options.json,
+            device=options.device,
             metrics_port=options.metrics_port,
         )
     )
@@ -229,6 +242,7 @@ def _cluster_up(options: argparse.Namespace) -> int:
             directory=options.directory or default_directory(),
             nodes=options.nodes,
             gpus_per_node=options.gpus_per_node,
+            device=options.device,
             detach=options.detach,
             child=options.child,
         )

@@ -230,6 +230,27 @@ async def test_a_pod_reaches_the_api_server_as_its_service_account_and_has_its_e
     assert told["env"] == given
 
 
+async def test_each_pod_sees_gpus_of_its_own_and_an_ended_pod_frees_them(control_plane, bench, admin, tmp_path):
+    nodes = ProcessNodes(control_plane, tmp_path / "gpus", count=1, gpus=2, devices=("6", "7"))
+    seen = "import os,sys; sys.exit(os.environ['CUDA_VISIBLE_DEVICES'] not in sys.argv[1:])"
+    selector = {"nodeSelector": {"kubernetes.io/hostname": nodes.names[0]}}
+
+    def asking(gpus, *allowed):
+        limits = {"limits": {"nvidia.com/gpu": gpus}} if gpus else {}
+        return {"command": ["python", "-S", "-c", seen, *allowed], "resources": limits}
+
+    try:
+        nodes.start()
+        for name, container in [("both", asking(2, "6,7")), ("one", asking(1, "6", "7")), ("none", asking(0, ""))]:
+            await bench.pod(name, container=container, spec=selector)
+        for name in ("both", "one", "none"):
+            pod = await bench.wait(name, phase("Succeeded", "Failed"))
+            assert pod["status"]["phase"] == "Succeeded", f"{name} saw other GPUs"
+    finally:
+        nodes.clean()
+        await admin.delete("Node", "", nodes.names[0])
+
+
 async def test_images_that_cannot_be_had_and_volumes_that_are_refused_keep_a_pod_waiting(bench, kubectl, namespace):
     await bench.pod("image", container={"image": "invalid/whatever:1"})
     await bench.pod("host", spec={"volumes": [{"name": "v", "hostPath": {"path": "/etc"}}]})

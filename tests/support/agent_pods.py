@@ -64,7 +64,6 @@ class AgentPod:
             names.ENV_RUN: "tiny",
             names.ENV_NAMESPACE: "default",
             "PYTHONPATH": str(injected or ""),
-            "CUDA_VISIBLE_DEVICES": "",
         }
         self.log = root / "log"
         with self.log.open("ab") as log:

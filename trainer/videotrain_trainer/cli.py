@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from videotrain_trainer import __version__
 from videotrain_trainer.errors import TrainerError
 
-COMMANDS = ("convert", "evaluate", "export", "sample")
+COMMANDS = ("convert", "devices", "evaluate", "export", "sample")
 """Modules of `videotrain_trainer.commands`, each with HELP, add_options and run."""
 
 

@@ -143,7 +143,7 @@ class Pool(ApiModel):
 
     gpus_per_node: int = Field(ge=1, le=64)
     """GPUs of a node; a worker pod takes them all and runs one process on each. In `videotrain local` a worker process
-    stands for a GPU."""
+    stands for a GPU; it has one of its own if the machine has enough."""
     gpu_resource: ResourceName = "nvidia.com/gpu"
     """Extended resource name of the GPUs, as the device plugin advertises it."""
     price_per_gpu_hour: Money

@@ -29,6 +29,7 @@ from videotrain.locks import held, holder
 from videotrain.logfile import logging_to, open_log
 from videotrain.objectstore.s3_server import ObjectServerError
 from videotrain.processes.addresses import NoAddressError
+from videotrain.processes.devices import Device, Need, Shares, share_devices
 from videotrain.processes.leftovers import end_leftovers
 
 READY: Final = "ready\n"
@@ -50,6 +51,8 @@ class ClusterOptions:
     directory: Path
     nodes: int
     gpus_per_node: int
+    device: Device = "auto"
+    """What the pods' processes compute on; see videotrain.processes.devices."""
     detach: bool = False
     """Leave the cluster behind as a process of its own."""
     child: bool = False
@@ -72,6 +75,11 @@ def up(options: ClusterOptions) -> int:
         UsageError: it cannot be started.
     """
     directory = options.directory.absolute()
+    need = Need(nodes=options.nodes, per_node=options.gpus_per_node, fields="--nodes or --gpus-per-node")
+    shares = share_devices(options.device, need)
+    if not options.child:
+        sys.stdout.write(f"{shares.summary}\n")
+        sys.stdout.flush()
     try:
         build.binary()
         for program in (tools.kubectl, tools.helm):
@@ -79,7 +87,7 @@ def up(options: ClusterOptions) -> int:
         if options.detach:
             return _detach(options, directory)
         with held(directory), logging_to(open_log(directory / LOG_FILE)):
-            return _foreground(options, directory)
+            return _foreground(options, directory, shares)
     except ControlPlaneError as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:
@@ -135,8 +143,8 @@ def instructions(record: Record) -> str:
     return "\n".join(["The cluster is ready. Type:", *(f"  {line}" for line in lines), ""])
 
 
-def _foreground(options: ClusterOptions, directory: Path) -> int:
-    cluster = Cluster(directory, Shape(options.nodes, options.gpus_per_node))
+def _foreground(options: ClusterOptions, directory: Path, shares: Shares) -> int:
+    cluster = Cluster(directory, Shape(options.gpus_per_node, shares.by_name()))
     end_leftovers(directory)
     try:
         asyncio.run(_run(cluster, options))
@@ -200,6 +208,7 @@ def _detach(options: ClusterOptions, directory: Path) -> int:
     log = directory / LOG_FILE
     log.parent.mkdir(parents=True, exist_ok=True)
     shape = ["--nodes", str(options.nodes), "--gpus-per-node", str(options.gpus_per_node)]
+    shape += ["--device", options.device]
     command = [sys.executable, "-m", "videotrain", "cluster", "up", "--directory", str(directory), *shape, "--child"]
     with log.open("ab") as errors:
         start = log.stat().st_size

@@ -27,6 +27,7 @@ from videotrain.local.workdir_lock import WorkplaceError, check_same_run, check_
 from videotrain.logfile import logging_to, open_log
 from videotrain.objectstore.s3_server import ObjectServerError
 from videotrain.processes.addresses import NoAddressError
+from videotrain.processes.devices import Device
 from videotrain_api.vocabulary import KIND
 
 Json = dict[str, Any]
@@ -50,6 +51,8 @@ class LocalOptions:
     """Instead of spec.seed."""
     json: bool = False
     """Progress and result as JSON lines."""
+    device: Device = "auto"
+    """What the worker processes compute on; see videotrain.processes.devices."""
     metrics_port: int | None = None
     """Port of the operator's /metrics on 127.0.0.1; any free one if None or 0."""
 
@@ -64,9 +67,9 @@ def run_local(options: LocalOptions) -> int:
     Raises:
         ManifestFileError: the file cannot be read.
         ManifestError: the manifest is refused.
-        UsageError: the working directory, the dataset, the object store or a fault cannot be used.
+        UsageError: the working directory, the dataset, the object store, a fault or the device cannot be used.
     """
-    prepared = prepare(options.manifest, options.data, options.seed, options.chaos)
+    prepared = prepare(options.manifest, options.data, options.seed, options.chaos, options.device)
     try:
         with locked(options.workdir) as workdir, logging_to(_log(workdir)):
             check_space(workdir)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,13 +34,10 @@ _CHECK_SECONDS: Final = 1.0
 class Shape:
     """What a user asks for."""
 
-    nodes: int
     gpus_per_node: int
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the nodes."""
-        return [f"node-{index}" for index in range(self.nodes)]
+    """How many each node offers to the scheduler."""
+    devices: Mapping[str, Sequence[str]]
+    """Names of the nodes, each with the GPUs that its pods share; none for pods on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +117,12 @@ class Cluster:
 
     def _nodes_are_ready(self) -> bool:
         seen = look(self.directory)
-        return {node.name for node in seen.nodes if node.ready} >= set(self.shape.names)
+        return {node.name for node in seen.nodes if node.ready} >= set(self.shape.devices)
 
     async def _nodes(self, store: ObjectServer) -> None:
         user = self.plane.kubeconfig(NODES_USER, ("system:masters",))
-        names, gpus = self.shape.names, self.shape.gpus_per_node
-        await serve(user, self.directory / "nodes", names, gpus, identity(store))
+        devices, gpus = self.shape.devices, self.shape.gpus_per_node
+        await serve(user, self.directory / "nodes", devices, gpus, identity(store))
         raise ControlPlaneError("the nodes ended by themselves")
 
     async def _watch(self) -> None:
@@ -138,7 +135,7 @@ class Cluster:
             kubeconfig=str(self.plane.kubeconfig()),
             server=self.plane.server,
             object_store=store.endpoint_url,
-            nodes=self.shape.nodes,
+            nodes=len(self.shape.devices),
             gpus_per_node=self.shape.gpus_per_node,
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )

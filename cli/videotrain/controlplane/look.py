@@ -13,10 +13,10 @@ from videotrain.controlplane.commands import API_SERVER, CONTROLLER_MANAGER, ETC
 from videotrain.controlplane.errors import RequestError
 from videotrain.controlplane.plane import known_layout
 from videotrain.controlplane.readiness import admin_api, readiness
+from videotrain.kubelet.node_object import GPU_RESOURCE
 from videotrain_api.vocabulary import API_VERSION, PLURAL
 
 Json = dict[str, Any]
-_GPU: Final = "nvidia.com/gpu"
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
 """Phases of pods that hold nothing any more."""
 
@@ -120,14 +120,14 @@ def _node(node: Json, pods: Iterable[Json]) -> NodeLook:
     return NodeLook(
         name=name,
         ready=any(c["type"] == "Ready" and c["status"] == "True" for c in conditions),
-        gpus=int(status.get("allocatable", {}).get(_GPU, 0)),
+        gpus=int(status.get("allocatable", {}).get(GPU_RESOURCE, 0)),
         gpus_used=sum(_gpus(pod) for pod in here),
         pods=len(here),
     )
 
 
 def _gpus(pod: Json) -> int:
-    return sum(int(c.get("resources", {}).get("limits", {}).get(_GPU, 0)) for c in pod["spec"]["containers"])
+    return sum(int(c.get("resources", {}).get("limits", {}).get(GPU_RESOURCE, 0)) for c in pod["spec"]["containers"])
 
 
 def _pod(pod: Json, now: datetime) -> PodLook:

@@ -23,12 +23,14 @@ from videotrain.embedded.scheduler import is_ready, place
 from videotrain.embedded.store import set_condition
 from videotrain.embedded.transaction import stopped
 from videotrain.processes.addresses import free_address
+from videotrain.processes.devices import NodeDevices
 from videotrain.processes.leftovers import end_leftovers
 from videotrain.processes.podfiles import (
     ContainerConfigError,
     Lookup,
     command_line,
     container_of,
+    demand,
     environment,
     write_downward_files,
     write_volumes,
@@ -81,11 +83,26 @@ class ProcessNodes:
     """All nodes of this machine. `recover()` once, then `run()`; no process is left behind it."""
 
     def __init__(
-        self, cluster: NodeCluster, workdir: Path, names: Sequence[str], shape: NodeShape, namespace: str
+        self,
+        cluster: NodeCluster,
+        workdir: Path,
+        nodes: Mapping[str, Sequence[str]],
+        shape: NodeShape,
+        namespace: str,
     ) -> None:
+        """Nodes of one cluster.
+
+        Args:
+            cluster: holds the pods.
+            workdir: for their files and logs.
+            nodes: names of the nodes, each with the GPUs that its pods share; none for pods on the CPU.
+            shape: what every node offers to the scheduler.
+            namespace: of the pods.
+        """
         self._cluster = cluster
         self._workdir = workdir.resolve()
-        self._names = list(names)
+        self._devices = {name: NodeDevices(devices) for name, devices in nodes.items()}
+        self._names = list(nodes)
         self._shape = shape
         self._namespace = namespace
         self._down: set[str] = set()
@@ -289,7 +306,8 @@ class ProcessNodes:
         logs = self._workdir / "logs"
         logs.mkdir(exist_ok=True)
         write_volumes(pod, hosted.root, lookup)
-        env = environment(pod, hosted.root, lookup)
+        wanted = sum(demand(pod, resource) for resource in self._shape.allocatable)
+        env = environment(pod, hosted.root, lookup, self._devices[hosted.node].take(metadata["uid"], wanted))
         return await SupervisedProcess.start(
             command_line(container_of(pod), env),
             env=env,
@@ -312,6 +330,8 @@ class ProcessNodes:
     async def _finish(self, hosted: _HostedPod, ending: Ending, lost: bool = False) -> None:
         """Record how a pod ended."""
         metadata = hosted.pod["metadata"]
+        if hosted.node in self._devices:  # an earlier life may have had more nodes
+            self._devices[hosted.node].give_back(metadata["uid"])
         reason = podstatus.NODE_LOST if lost or hosted.node in self._down else None
         change = partial(podstatus.terminated, ending=ending, pod_reason=reason)
         await self._edit_pod(metadata["name"], metadata["uid"], change)

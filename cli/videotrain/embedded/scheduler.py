@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from videotrain.embedded.transaction import stopped
+from videotrain.processes.podfiles import demand
 from videotrain_api.vocabulary import LABEL_RUN
 
 Json = dict[str, Any]
@@ -66,11 +67,6 @@ def _run(pod: Json) -> str | None:
 def _room(pod: Json, others: Sequence[Json], node: Json) -> bool:
     allocatable = node.get("status", {}).get("allocatable", {})
     return all(
-        sum(_demand(other, resource) for other in [*others, pod]) <= int(amount)
+        sum(demand(other, resource) for other in [*others, pod]) <= int(amount)
         for resource, amount in allocatable.items()
     )
-
-
-def _demand(pod: Json, resource: str) -> int:
-    limits = [container.get("resources", {}).get("limits", {}) for container in pod["spec"]["containers"]]
-    return sum(int(limit.get(resource, 0)) for limit in limits)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videotrain.kubelet.address_pool import AddressPool, address_pool
+from videotrain.kubelet.address_pool import address_pool
 from videotrain.kubelet.container import Named
 from videotrain.kubelet.events import Events
 from videotrain.kubelet.node_object import Registration, keep_alive
@@ -28,9 +28,10 @@ from videotrain.kubelet.pod import PodHost
 from videotrain.kubelet.site import Site, Timing
 from videotrain.kubelet.watch import follow, patiently
 from videotrain.local.workdir_lock import WorkplaceError, locked
+from videotrain.processes.devices import Found, Need, NodeDevices, share_devices
 from videotrain.processes.leftovers import end_leftovers
 from videotrain.tasks import end, end_all
-from videotrain_operator.kube.client import KubeClient, connect
+from videotrain_operator.kube.client import connect
 
 Json = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -39,10 +40,11 @@ _log = logging.getLogger(__name__)
 class KubeNodes:
     """All nodes of this process. No child outlives it."""
 
-    def __init__(self, site: Site, names: Sequence[str], gpus_per_node: int) -> None:
+    def __init__(self, site: Site, gpus_per_node: int) -> None:
         self._site = site
         self._nodes = {
-            name: Registration(site.client, name, site.addresses.take(), gpus_per_node, site.workdir) for name in names
+            name: Registration(site.client, name, site.addresses.take(), gpus_per_node, site.workdir)
+            for name in site.devices
         }
         self._pods: dict[str, Json] = {}
         self._hosts: dict[str, tuple[PodHost, asyncio.Task[None]]] = {}
@@ -248,7 +250,7 @@ class _NodeFollower:
 async def serve(
     kubeconfig: Path,
     workdir: Path,
-    names: list[str],
+    nodes: Mapping[str, Sequence[str]],
     gpus_per_node: int,
     environment: Mapping[str, str],
     timing: Timing | None = None,
@@ -258,7 +260,7 @@ async def serve(
     Args:
         kubeconfig: names the API server.
         workdir: for logs, volumes and orders; belongs to one such process at a time.
-        names: of the nodes.
+        nodes: names of the nodes, each with the GPUs that its pods share; none for pods on the CPU.
         gpus_per_node: how many `nvidia.com/gpu` each offers.
         environment: given to every container; the pod's own entries win.
         timing: a kubelet's if None.
@@ -269,15 +271,18 @@ async def serve(
     """
     with locked(workdir) as place:
         async with connect(str(kubeconfig)) as client, address_pool() as addresses:
-            site = _site(client, place, environment, addresses, timing or Timing())
-            await KubeNodes(site, names, gpus_per_node).run()
-
-
-def _site(client: KubeClient, place: Path, env: Mapping[str, str], addresses: AddressPool, timing: Timing) -> Site:
-    for folder in ("pods", "logs", "claims"):
-        (place / folder).mkdir(exist_ok=True)
-    events = Events(client)
-    return Site(client=client, events=events, workdir=place, environment=dict(env), addresses=addresses, timing=timing)
+            for folder in ("pods", "logs", "claims"):
+                (place / folder).mkdir(exist_ok=True)
+            site = Site(
+                client=client,
+                events=Events(client),
+                workdir=place,
+                environment=dict(environment),
+                addresses=addresses,
+                devices={name: NodeDevices(devices) for name, devices in nodes.items()},
+                timing=timing or Timing(),
+            )
+            await KubeNodes(site, gpus_per_node).run()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -285,7 +290,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     timing = Timing(lease=options.lease_seconds, back_off=options.back_off_seconds)
-    work = serve(options.kubeconfig, options.workdir, options.nodes, options.gpus_per_node, dict(options.env), timing)
+    need = Need(nodes=len(options.nodes), per_node=options.gpus_per_node, fields="--nodes or --gpus-per-node")
+    found = Found(names=tuple(options.devices), detail="--devices")
+    shares = share_devices("cuda" if found.names else "cpu", need, found)
+    nodes = dict(zip(options.nodes, shares.nodes, strict=True))
+    work = serve(options.kubeconfig, options.workdir, nodes, options.gpus_per_node, dict(options.env), timing)
     try:
         asyncio.run(_until_signalled(work))
     except WorkplaceError as error:
@@ -309,7 +318,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kubeconfig", type=Path, required=True, help="names the API server")
     parser.add_argument("--workdir", type=Path, required=True, help="for logs, volumes and orders")
     parser.add_argument("--nodes", type=lambda text: text.split(","), required=True, help="names, separated by commas")
-    parser.add_argument("--gpus-per-node", type=int, required=True, help="nvidia.com/gpu of each node")
+    parser.add_argument("--gpus-per-node", type=int, required=True, help="nvidia.com/gpu that each offers")
+    shared = "GPUs for the nodes in turn, as CUDA_VISIBLE_DEVICES names them, separated by commas (none: the CPU)"
+    parser.add_argument("--devices", type=lambda text: text.split(","), default=[], metavar="A,B", help=shared)
     parser.add_argument("--env", type=_pair, action="append", default=[], help="K=V, given to every container")
     parser.add_argument("--lease-seconds", type=float, default=Timing.lease, help="between renewals of a node's Lease")
     parser.add_argument("--back-off-seconds", type=float, default=Timing.back_off, help="first pause before a restart")

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from videotrain.clock import utc_now
+from videotrain.kubelet.node_object import GPU_RESOURCE
 from videotrain.kubelet.probes import Probes
 from videotrain.kubelet.site import Site, can_be_pulled
 from videotrain.kubelet.status import Record, to_second
 from videotrain.kubelet.volumes import PodVolumes
 from videotrain.processes.leftovers import end_leftovers
-from videotrain.processes.podfiles import ContainerConfigError, command_line, container_environment
+from videotrain.processes.podfiles import ContainerConfigError, command_line, container_environment, demand
 from videotrain.processes.process import KILLED, Ending, SupervisedProcess, read_ending
 from videotrain.tasks import end
 from videotrain_api.vocabulary import ENV_POD_IP
@@ -211,6 +212,7 @@ class Container:
         of_node = {
             "HOSTNAME": hostname,
             ENV_POD_IP: address,
+            **self._site.devices[pod["spec"]["nodeName"]].take(pod["metadata"]["uid"], demand(pod, GPU_RESOURCE)),
             f"{ENV_PREFIX}LISTEN_ADDRESS": address,
             **self._site.server_environment(),
             **self._site.environment,

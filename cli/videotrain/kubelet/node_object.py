@@ -24,6 +24,7 @@ from videotrain_operator.kube.client import ApiError, KubeClient
 Json = dict[str, Any]
 _log = logging.getLogger(__name__)
 
+GPU_RESOURCE: Final = "nvidia.com/gpu"
 LEASES: Final = "kube-node-lease"
 LEASE_SECONDS: Final = 40
 STATUS_SECONDS: Final = 300.0
@@ -141,7 +142,7 @@ class Registration:
             "memory": f"{psutil.virtual_memory().total // 1024}Ki",
             "ephemeral-storage": f"{psutil.disk_usage(str(self._workdir)).total // 1024}Ki",
             "pods": str(PODS),
-            "nvidia.com/gpu": str(self._gpus),
+            GPU_RESOURCE: str(self._gpus),
         }
         addresses = [{"type": "InternalIP", "address": self.address}, {"type": "Hostname", "address": self.name}]
         status: Json = {"capacity": amounts, "allocatable": amounts, "addresses": addresses}

@@ -129,6 +129,7 @@ class PodHost:
                 await self._main.run(policy)
         finally:
             await end(refreshing)
+            self._site.devices[self.node].give_back(self._writer.pod["metadata"]["uid"])
         self._finish(lost)
 
     def _recover(self) -> bool:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from videotrain.kubelet.address_pool import AddressPool
 from videotrain.kubelet.events import Events
+from videotrain.processes.devices import NodeDevices
 from videotrain_operator.kube.client import KubeClient
 
 Json = dict[str, Any]
@@ -42,6 +43,8 @@ class Site:
     workdir: Path
     environment: Mapping[str, str]
     addresses: AddressPool
+    devices: Mapping[str, NodeDevices]
+    """GPUs by name of the node."""
     timing: Timing
 
     @property

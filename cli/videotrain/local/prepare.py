@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,11 +22,12 @@ from videotrain.objectstore.s3_client import (
     is_external,
     secret_manifest,
 )
+from videotrain.processes.devices import Device, Found, Need, Shares, share_devices
+from videotrain.processes.programs import TRAINER, find_program
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 from videotrain_api.validation import parse_run
 
 Json = dict[str, Any]
-TRAINER: Final = "videotrain-trainer"
 USER_MANAGER: Final = "videotrain-local"
 """Field manager of what the user writes."""
 
@@ -46,11 +45,8 @@ class Prepared:
     credentials: Credentials | None
     """Keys of the manifest's own object store; None if the embedded one is used."""
     faults: tuple[Fault, ...]
-
-    @property
-    def nodes(self) -> int:
-        """The most nodes that any stage may use."""
-        return max(node_bounds(self.run, stage).max for stage in self.run.spec.stages)
+    shares: Shares
+    """The nodes' GPUs."""
 
     @property
     def storage_secret(self) -> str:
@@ -58,13 +54,29 @@ class Prepared:
         return f"{self.run.metadata.name}-s3"
 
 
-def prepare(file: Path, data: Path | None, seed: int | None, chaos: Sequence[str]) -> Prepared:
+def prepare(
+    file: Path,
+    data: Path | None,
+    seed: int | None,
+    chaos: Sequence[str],
+    device: Device = "auto",
+    found: Found | None = None,
+) -> Prepared:
     """Read and check a manifest together with the options that change it.
+
+    Args:
+        file: the manifest.
+        data: folder of raw videos instead of spec.dataset.videos.
+        seed: instead of spec.seed.
+        chaos: faults, see videotrain.local.chaos_spec.
+        device: what the worker processes compute on.
+        found: GPUs to share; those of this machine if None.
 
     Raises:
         ManifestFileError: the file cannot be read.
         ManifestError: the manifest is refused.
-        UsageError: the trainer is not installed, or the dataset, the object store or a fault cannot be used.
+        UsageError: the trainer is not installed, or the dataset, the object store, a fault or the device cannot be
+            used.
     """
     document = read_manifest(file)
     manifest = copy.deepcopy(document.run)
@@ -89,12 +101,19 @@ def prepare(file: Path, data: Path | None, seed: int | None, chaos: Sequence[str
         secrets=tuple(secrets),
         credentials=credentials,
         faults=tuple(faults),
+        shares=share_devices(device, _need(run), found),
     )
 
 
+def _need(run: VideoTrainingRun) -> Need:
+    """As many nodes as any stage may use."""
+    nodes = max(node_bounds(run, stage).max for stage in run.spec.stages)
+    fields = "nodes.max or pool.gpusPerNode of the manifest's spec"
+    return Need(nodes=nodes, per_node=run.spec.pool.gpus_per_node, fields=fields)
+
+
 def _require_trainer() -> None:
-    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    if shutil.which(TRAINER, path=search) is None:
+    if find_program(TRAINER) is None:
         raise UsageError(needs("local", f"the program {TRAINER} beside {sys.executable} or on PATH"))
 
 
@@ -117,6 +136,4 @@ def with_storage(prepared: Prepared, endpoint_url: str | None, credentials: Cred
         storage["credentialsSecret"] = prepared.storage_secret
         made = secret_manifest(prepared.storage_secret, prepared.run.metadata.namespace, credentials)
         secrets = (*secrets, made)
-    return Prepared(
-        manifest=manifest, run=parse_run(manifest), secrets=secrets, credentials=credentials, faults=prepared.faults
-    )
+    return replace(prepared, manifest=manifest, run=parse_run(manifest), secrets=secrets, credentials=credentials)

@@ -112,11 +112,13 @@ class Session:
             await server.stop()
 
     async def _serve(self, prepared: Prepared, server: ObjectServer | None) -> Outcome:
+        self._display.event(prepared.shares.summary)
         await self._submit(prepared)
         pool = prepared.run.spec.pool
         shape = NodeShape(allocatable={pool.gpu_resource: pool.gpus_per_node}, labels=pool.node_selector)
-        names = [f"node-{number}" for number in range(prepared.nodes)]
-        nodes = ProcessNodes(self._cluster, self._workdir, names, shape, prepared.run.metadata.namespace)
+        nodes = ProcessNodes(
+            self._cluster, self._workdir, prepared.shares.by_name(), shape, prepared.run.metadata.namespace
+        )
         await nodes.recover()
         fired = FiredFaults(self._workdir / "chaos.json")
         faults = FaultInjector(prepared.faults, fired, nodes, self._display.event)

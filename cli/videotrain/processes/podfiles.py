@@ -6,18 +6,18 @@ import base64
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from videotrain.processes.programs import search_path
 from videotrain_api.vocabulary import ENV_POD_ROOT
 
 Json = dict[str, Any]
 Lookup = Callable[[str, str], Json | None]
 """(kind, name) to the object in the pod's namespace, or None."""
 
-INHERITED: Final = ("HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+INHERITED: Final = ("HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_DEVICE_ORDER")
 """Environment that pods take over; everything else must be in the pod spec, as in a cluster."""
 _REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 _SUBSCRIPT = re.compile(r"^metadata\.(annotations|labels)\['([^']+)'\]$")
@@ -53,13 +53,19 @@ def command_line(container: Json, env: Mapping[str, str]) -> list[str]:
     return [expand(word, env) for word in words]
 
 
-def environment(pod: Json, root: Path, lookup: Lookup) -> dict[str, str]:
-    """The whole environment of the pod's only container.
+def demand(pod: Json, resource: str) -> int:
+    """How much of an extended resource a pod's containers ask for."""
+    limits = [container.get("resources", {}).get("limits", {}) for container in pod["spec"]["containers"]]
+    return sum(int(limit.get(resource, 0)) for limit in limits)
+
+
+def environment(pod: Json, root: Path, lookup: Lookup, of_node: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment of the pod's only container; for the arguments see `container_environment`.
 
     Raises:
         ContainerConfigError: a Secret, ConfigMap, key or field that it refers to does not exist.
     """
-    return container_environment(container_of(pod), pod, root, lookup, {})
+    return container_environment(container_of(pod), pod, root, lookup, of_node)
 
 
 def container_environment(
@@ -77,9 +83,8 @@ def container_environment(
     Raises:
         ContainerConfigError: a Secret, ConfigMap, key or field that it refers to does not exist.
     """
-    # Console scripts lie beside the interpreter, also when the virtual environment is not activated.
     env = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    env["PATH"] = search_path()
     # Several worker processes share the machine's cores; one thread each is what a core per worker gives.
     env |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     env |= of_node

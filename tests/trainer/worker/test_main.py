@@ -7,13 +7,14 @@ import sys
 import time
 
 import pytest
+import torch
 from support.agent_pods import INJECTED, stage_config
 
 from videotrain_api import vocabulary as names
 from videotrain_api.records import WorkerExit
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.worker.main import LEFT_BEFORE_START
+from videotrain_trainer.worker.main import LEFT_BEFORE_START, WorkerEnvironment, choose_device
 from videotrain_trainer.worker.pod import load_config
 
 
@@ -32,7 +33,6 @@ def pod(tmp_path):
         names.ENV_CONFIG_FILE: str(tmp_path / "walk.json"),
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": str(INJECTED),
     }
 
@@ -108,3 +108,37 @@ def test_a_configuration_that_does_not_fit_names_the_field(tmp_path):
     (tmp_path / "walk.json").write_text('{"run": 7}')
     with pytest.raises(ConfigError, match=r"walk\.json.*\n.*run"):
         load_config(tmp_path / "walk.json")
+
+
+def environment(pod, visible, processes, local_rank=0):
+    ranks = {"RANK": str(local_rank), "LOCAL_RANK": str(local_rank), "LOCAL_WORLD_SIZE": str(processes)}
+    visible = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    rest = {name: value for name, value in pod.items() if name != "CUDA_VISIBLE_DEVICES"}
+    return WorkerEnvironment.read(rest | ranks | {"WORLD_SIZE": str(processes)} | visible)
+
+
+@pytest.mark.parametrize(("found", "visible"), [(8, None), (8, "0,1,2,3,4,5,6,7"), (2, "6,7")])
+def test_a_worker_process_takes_the_device_of_its_local_rank(pod, found, visible):
+    assert choose_device(found, environment(pod, visible, 2, local_rank=1)) == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize("visible", [None, "", "-1"])
+def test_without_devices_a_worker_process_uses_the_cpu(pod, visible):
+    assert choose_device(0, environment(pod, visible, 2)) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("found", "visible"), [(1, None), (1, "0"), (0, "0,1")])
+def test_worker_processes_never_share_a_device(pod, found, visible):
+    wanted = rf"finds {found} CUDA devices in the pod.*2 worker processes need one each.*spec.pool.gpusPerNode"
+    with pytest.raises(ConfigError, match=wanted):
+        choose_device(found, environment(pod, visible, 2))
+
+
+def test_a_pod_that_was_given_devices_does_not_quietly_use_the_cpu(tmp_path, pod):
+    (tmp_path / "walk.json").write_text(stage_config(steps=3).canonical_json())
+    missing = "GPU-00000000-0000-0000-0000-000000000000"  # no machine has it, so PyTorch finds none
+    worker = alone(pod | {"CUDA_VISIBLE_DEVICES": missing}, world_size=1)
+    worker.communicate()
+    record = exit_record(tmp_path, 0)
+    assert (worker.returncode, record.code) == (ExitCode.CONFIG, ExitCode.CONFIG)
+    assert "finds 0 CUDA devices" in record.message and missing in record.message

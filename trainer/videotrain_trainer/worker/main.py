@@ -59,6 +59,8 @@ class WorkerEnvironment:
     restore: bool
     files: RunFiles
     cache: Path
+    visible_devices: str = ""
+    """CUDA_VISIBLE_DEVICES; empty if it is unset."""
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ) -> WorkerEnvironment:
@@ -78,6 +80,7 @@ class WorkerEnvironment:
             restore=require(environment, names.ENV_RESTORE) == "1",
             files=pod.files,
             cache=pod.root / names.DIR_CACHE,
+            visible_devices=environment.get("CUDA_VISIBLE_DEVICES", ""),
         )
 
 
@@ -88,23 +91,29 @@ def set_up_logging(run: str, stage: str, generation: int, rank: int) -> None:
     logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr, force=True)
 
 
-def choose_device(environment: WorkerEnvironment) -> torch.device:
+def choose_device(found: int, environment: WorkerEnvironment) -> torch.device:
     """The GPU with the worker's local rank, or the CPU where there is no GPU.
 
+    NCCL refuses two ranks on one GPU, so every worker process of the pod has to have its own.
+
+    Args:
+        found: number of CUDA devices that PyTorch can use.
+        environment: says how many processes share the pod, and whether it was given devices.
+
     Raises:
-        ConfigError: there are GPUs, but fewer than worker processes.
+        ConfigError: there are GPUs, but fewer than worker processes; or the pod was given some and none can be used.
     """
-    if not torch.cuda.is_available():
+    given = environment.visible_devices.strip()
+    if found == 0 and given in ("", "-1"):
         return torch.device("cpu")
-    devices = torch.cuda.device_count()
-    if devices < environment.local_world_size:
+    if found < environment.local_world_size:
+        origin = f" (CUDA_VISIBLE_DEVICES is {given!r})" if given else ""
         raise ConfigError(
-            f"the pod has {devices} CUDA devices for {environment.local_world_size} worker processes; "
-            "set spec.pool.gpusPerNode to the number of devices, or CUDA_VISIBLE_DEVICES to nothing to use the CPU"
+            f"PyTorch {torch.__version__} finds {found} CUDA devices in the pod{origin}, and its "
+            f"{environment.local_world_size} worker processes need one each; set spec.pool.gpusPerNode to the number "
+            "of devices, or use the CPU: spec.pool.env: {CUDA_VISIBLE_DEVICES: ''}, or `videotrain local --device cpu`"
         )
-    device = torch.device("cuda", environment.local_rank)
-    torch.cuda.set_device(device)
-    return device
+    return torch.device("cuda", environment.local_rank)
 
 
 class Worker:
@@ -142,10 +151,11 @@ class Worker:
         environment = self._environment
         set_up_logging(config.run, config.stage.name, environment.generation, environment.rank)
         task: Task = importlib.import_module(MODULES[config.stage.task]).run
-        device = choose_device(environment)
+        device = choose_device(torch.cuda.device_count() if torch.cuda.is_available() else 0, environment)
         # A backstop only: the operator sees a step counter that stands still first and has the stacks captured.
         timeout = timedelta(seconds=2 * max(config.start_seconds, config.hang_seconds))
         if device.type == "cuda":
+            torch.cuda.set_device(device)
             dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout, device_id=device)
         else:
             dist.init_process_group("gloo", timeout=timeout)

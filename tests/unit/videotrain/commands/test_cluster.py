@@ -205,12 +205,21 @@ class TestCommandLine:
             cluster_command, "status", lambda directory, as_json: seen.append((directory, as_json)) or 1
         )
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-        assert cli.main(["cluster", "up", "--nodes", "3", "--gpus-per-node", "4", "--detach"]) == 0
+        assert cli.main(["cluster", "up", "--nodes", "3", "--gpus-per-node", "4", "--device", "cuda", "--detach"]) == 0
         default = tmp_path / "videotrain" / "cluster"
-        wanted = cluster_command.ClusterOptions(directory=default, nodes=3, gpus_per_node=4, detach=True)
+        wanted = cluster_command.ClusterOptions(directory=default, nodes=3, gpus_per_node=4, device="cuda", detach=True)
         assert seen.pop() == wanted
         assert cli.main(["cluster", "status", "--json", "--directory", "d"]) == 1
         assert seen.pop() == (Path("d"), True)
+
+    def test_gpus_that_are_not_there_are_refused_before_anything_is_built(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        assert cli.main(["cluster", "up", "--directory", str(tmp_path / "d"), "--device", "cuda"]) == 2
+        told = capsys.readouterr().err
+        assert "2 nodes with 8 worker processes each would need 16 GPUs" in told
+        assert "lower --nodes or --gpus-per-node" in told
+        assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("count", ["0", "-1", "two", "1001"])
     def test_a_wrong_count_is_refused(self, capsys, count):

@@ -21,13 +21,15 @@ GPU = "nvidia.com/gpu"
 class Site:
     """A cluster in a directory, whose nodes can be stopped and started again like a killed process."""
 
-    def __init__(self, workdir, nodes):
-        self.workdir, self.names = workdir, [f"node-{n}" for n in range(nodes)]
+    def __init__(self, workdir, nodes, devices=()):
+        """Two devices for each node as far as there are any."""
+        self.workdir = workdir
+        self.devices = {f"node-{n}": tuple(devices[2 * n : 2 * n + 2]) for n in range(nodes)}
         self.cluster = self.nodes = self.task = None
 
     async def open(self):
         self.cluster = EmbeddedCluster(self.workdir / "cluster.db")
-        self.nodes = ProcessNodes(self.cluster, self.workdir, self.names, NodeShape(allocatable={GPU: 2}), "default")
+        self.nodes = ProcessNodes(self.cluster, self.workdir, self.devices, NodeShape(allocatable={GPU: 2}), "default")
         await self.nodes.recover()
         self.task = asyncio.create_task(self.nodes.run())
 
@@ -201,6 +203,48 @@ async def test_pods_of_different_runs_share_a_node_as_far_as_its_gpus_go(site):
     assert nodes == ["node-0", "node-0", "node-1"]
 
 
+SEEN = "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True); import time; time.sleep(1000)"
+
+
+async def visible(site, name):
+    """What the pod's process finds in CUDA_VISIBLE_DEVICES."""
+    pod = await site.wait(name, phase("Running"))
+    return (await until(lambda: site.log(pod).read_text().strip())), pod["spec"]["nodeName"]
+
+
+async def test_each_pod_sees_gpus_of_its_own(tmp_path):
+    site = Site(tmp_path, 2, devices=("4", "5", "6", "7"))
+    await site.open()
+    for number, gpus in enumerate((1, 1, 2)):
+        limits = {"resources": {"limits": {GPU: str(gpus)}}}
+        await site.pod(f"p{number}", SEEN, container=limits, metadata={"labels": {"videotrain.dev/run": f"r{number}"}})
+    assert [await visible(site, f"p{number}") for number in range(3)] == [
+        ("4", "node-0"), ("5", "node-0"), ("6,7", "node-1")
+    ]  # fmt: skip
+    await site.cluster.delete("Pod", "default", "p0", grace_seconds=0)
+    await site.pod("next", SEEN, container={"resources": {"limits": {GPU: "1"}}})
+    assert await visible(site, "next") == ("4", "node-0"), "what an ended pod had is free again"
+    await site.close()
+
+
+async def test_a_pod_that_asks_for_no_gpu_sees_none_and_its_own_wish_wins(tmp_path):
+    site = Site(tmp_path, 1, devices=("0", "1"))
+    await site.open()
+    own = {"env": [{"name": "CUDA_VISIBLE_DEVICES", "value": "-1"}]}
+    await site.pod(
+        "none", f"import os; assert os.environ['CUDA_VISIBLE_DEVICES'] == ''; {SEEN}", container={"resources": {}}
+    )
+    await site.pod("own", SEEN, container=own, metadata={"labels": {"videotrain.dev/run": "other"}})
+    await site.wait("none", phase("Running"))
+    assert (await visible(site, "own"))[0] == "-1"
+    await site.close()
+
+
+async def test_nodes_without_devices_only_count_gpus(site):
+    await site.pod("p", "import os; assert os.environ['CUDA_VISIBLE_DEVICES'] == ''; raise SystemExit(0)")
+    assert (await site.wait("p", phase("Succeeded", "Failed")))["status"]["phase"] == "Succeeded"
+
+
 async def test_deletion_asks_with_sigterm_and_a_willing_pod_ends_in_its_own_way(site):
     pod = await site.pod("p", ENDS_ON_SIGTERM)
     pod = await site.wait("p", phase("Running"))
@@ -334,7 +378,7 @@ async def test_what_an_earlier_life_left_running_is_killed_before_anything_start
     await stray.stdout.readline()
     os.kill(stray.pid, signal.SIGSTOP)
     cluster = EmbeddedCluster(tmp_path / "cluster.db")
-    nodes = ProcessNodes(cluster, tmp_path, ["node-0"], NodeShape(allocatable={}), "default")
+    nodes = ProcessNodes(cluster, tmp_path, {"node-0": ()}, NodeShape(allocatable={}), "default")
     await nodes.recover()
     assert not alive(stray.pid)
     cluster.close()

@@ -79,7 +79,7 @@ async def until(condition):
 async def scene(tmp_path):
     assert ctypes.CDLL(None).prctl is not None
     cluster = EmbeddedCluster(tmp_path / "cluster.db")
-    nodes = ProcessNodes(cluster, tmp_path, ["node-0", "node-1"], NodeShape(allocatable={}), "default")
+    nodes = ProcessNodes(cluster, tmp_path, {"node-0": (), "node-1": ()}, NodeShape(allocatable={}), "default")
     await nodes.recover()
     task = asyncio.create_task(nodes.run())
     for name, index in (("p0", "0"), ("p1", "1")):

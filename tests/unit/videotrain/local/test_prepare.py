@@ -2,9 +2,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from videotrain.cli import main
 from videotrain.errors import UsageError
-from videotrain.local.prepare import prepare
+from videotrain.local.prepare import prepare, with_storage
+from videotrain.objectstore.s3_client import Credentials
+from videotrain.processes.devices import Found
 
 TINY = Path(__file__).parents[4] / "manifests" / "examples" / "tiny.yaml"
 
@@ -14,3 +18,53 @@ def test_a_missing_trainer_is_told_before_anything_starts(tmp_path, monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match=r"needs the program videotrain-trainer .*pip install ./api"):
         prepare(TINY, None, None, ())
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """A folder with something in it, for nothing here looks inside."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "a.mp4").touch()
+    return folder
+
+
+@pytest.fixture
+def two_nodes(tmp_path):
+    manifest = yaml.safe_load(TINY.read_text())
+    manifest["spec"]["nodes"] = {"min": 1, "max": 2}
+    for stage in manifest["spec"]["stages"]:
+        if stage["task"] in ("autoencoder", "train"):
+            stage[stage["task"]]["parallel"] = {"microBatchesPerStep": 2}
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(manifest))
+    return path
+
+
+def gpus(count):
+    return Found(names=tuple(map(str, range(count))), detail=f"{count} x H200")
+
+
+@pytest.mark.parametrize(
+    ("count", "nodes"), [(0, ((), ())), (1, ((), ())), (2, (("0",), ("1",))), (8, (("0",), ("1",)))]
+)
+def test_the_nodes_share_the_gpus_that_there_are(two_nodes, videos, count, nodes):
+    prepared = prepare(two_nodes, videos, None, (), "auto", gpus(count))
+    assert prepared.shares.nodes == nodes
+    filled = with_storage(prepared, "http://127.0.0.1:1", Credentials("key", "secret"))
+    assert filled.shares == prepared.shares
+
+
+def test_a_run_that_would_have_too_few_gpus_is_refused_with_the_fields_to_change(two_nodes, videos):
+    wanted = r"2 nodes with 1 worker process each would need 2 GPUs.*1 GPU can.*lower nodes.max or pool.gpusPerNode"
+    with pytest.raises(UsageError, match=wanted):
+        prepare(two_nodes, videos, None, (), "cuda", gpus(1))
+
+
+def test_nothing_is_started_for_a_refused_device(tmp_path, videos, capsys, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    workdir = tmp_path / "w"
+    assert main(["local", str(TINY), "--workdir", str(workdir), "--data", str(videos), "--device", "cuda"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and "0 GPUs can be used here (CUDA_VISIBLE_DEVICES names no GPU)" in told.err
+    assert not workdir.exists()
