@@ -100,6 +100,8 @@ class _Book:
     """By pod name: bit i is set if the pod is a member of generation i of `lives`."""
     begun: list[int]
     """When each of `lives` was created."""
+    numbers: list[int]
+    """Of `windows`, ascending."""
     known: dict[tuple[Any, ...], _Amounts] = field(default_factory=dict)
 
 
@@ -155,6 +157,7 @@ def _open(
     stored = document or {}
     folded = stored.get("folded", {"entries": 0, "gpuMicroseconds": {}, "micros": {}, "estimated": False})
     lives = [life_of(generation, run_over=run_over) for generation in generations]
+    windows = _windows(generations, _closed(stored), run_over=run_over)
     return _Book(
         pods={uid: dict(record) for uid, record in stored.get("pods", {}).items()},
         entries=list(stored.get("entries", [])),
@@ -164,10 +167,11 @@ def _open(
             "micros": dict(folded["micros"]),
         },
         lives=lives,
-        windows=_windows(generations, _closed(stored), run_over=run_over),
+        windows=windows,
         now=microseconds(now),
         worlds=_worlds(lives),
         begun=[life.created for life in lives],
+        numbers=[window.number for window in windows],
     )
 
 
@@ -246,8 +250,7 @@ def _post(book: _Book, uid: str, record: Json) -> None:
     created = _us(record["createdAt"])
     ended = _us(record["finishedAt"]) if "finishedAt" in record else None
     in_order = True
-    first_open = bisect_right(book.windows, record["closedThrough"], key=lambda window: window.number)
-    for window in book.windows[first_open:]:
+    for window in book.windows[bisect_right(book.numbers, record["closedThrough"]) :]:
         start = max(window.start, _us(record["closedUntil"] if "closedUntil" in record else record["boundAt"]))
         end = max(start, min(window.end, book.now if ended is None else ended))
         amounts = _amounts(book, record, created, start, end)
