@@ -90,6 +90,12 @@ def test_every_tox_environment_of_the_contributing_guide_exists():
     assert named - environments == set()
 
 
+def test_no_conflict_of_a_merge_is_left():
+    marks = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)
+    texts = (path for path in tracked("*.md", "*.py", "*.toml", "*.ini", "*.yaml", "*.tpl", ".importlinter"))
+    assert [str(path.relative_to(ROOT)) for path in texts if path.is_file() and marks.search(path.read_text())] == []
+
+
 RETIRED = {
     r"doubt": "node trust (of nodes), warning or check (elsewhere)",
     r"evidence": "fault, proof, order check, or what was seen",
