@@ -272,6 +272,11 @@ def open_filesystem(uri: str, storage: Storage) -> tuple[Any, str]:
     return system, f"{place.bucket}/{place.key}".rstrip("/")
 
 
+def user_cache() -> Path:
+    """Where files that can be made again are kept on this machine, outside of pods."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videotrain"
+
+
 @contextmanager
 def disk_full_is_clear(path: Path) -> Iterator[None]:
     """Turns the kernel's `no space left` below `path` into DiskFull; other errors pass."""

@@ -12,6 +12,8 @@ STEPS: Final = 50
 """Euler steps, of videos and of first frames."""
 TEXT_GUIDANCE: Final = 7.5
 """Scale of text guidance."""
+DISTILLED_GUIDANCE: Final = 4.0
+"""Value of the guidance input of a distilled model, which has neither scales nor a negative prompt."""
 IMAGE_GUIDANCE: Final = 3.0
 """Scale of image guidance."""
 FPS: Final = 24

@@ -205,10 +205,10 @@ def test_training_shifts_the_times_of_a_patch_1_model_as_sampling_does(mmdit):
     model.register_forward_pre_hook(lambda _m, _a, kw: seen.append(kw["timesteps_B"][0].item()), with_kwargs=True)
     channels, context, pooled = model.config.in_channels, model.config.context_dim, model.config.pooled_dim
     text = TextPair(
-        context_1LD=torch.zeros(1, 2, context),
-        pooled_1P=torch.zeros(1, pooled),
-        negative_context_1LD=torch.zeros(1, 2, context),
-        negative_pooled_1P=torch.zeros(1, pooled),
+        context_BLD=torch.zeros(1, 2, context),
+        pooled_BP=torch.zeros(1, pooled),
+        negative_context_BLD=torch.zeros(1, 2, context),
+        negative_pooled_BP=torch.zeros(1, pooled),
     )
     sampler = Sampler(model, 2, Guidance(text=1.0, image=1.0))
     sampler.draw(torch.zeros(1, channels, frames, rows, columns), text, "t2v", Given())

@@ -180,7 +180,7 @@ def test_complete_sampling_gives_the_published_latent_with_fewer_model_rows(name
     counting = Counting(model)
     txt, pooled = found[f"{name}.txt"], found[f"{name}.y_vec"]
     text = TextPair(
-        context_1LD=txt[:1], pooled_1P=pooled[:1], negative_context_1LD=txt[-1:], negative_pooled_1P=pooled[-1:]
+        context_BLD=txt[:1], pooled_BP=pooled[:1], negative_context_BLD=txt[-1:], negative_pooled_BP=pooled[-1:]
     )
     sampler = Sampler(model, case["num_steps"], Guidance(text=case["guidance"], image=case["guidance_img"]))
     given = given_of(found, name, case["cond_type"], 0)

@@ -9,7 +9,6 @@ from videotrain_api.config.presets import AUTOENCODERS, COMPANIONS, TRANSFORMERS
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.schema import ManifestError
 from videotrain_trainer import models
-from videotrain_trainer.diffusion.sampler import Guidance
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAE
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE
@@ -165,7 +164,8 @@ class TestSample:
 
         def draw(prompt="A rabbit.", **options):
             size = {"height": 32, "width": 64, "frames": 8, "steps": 2}
-            return models.sample(*parts, prompt, **(size | options))
+            on_step = options.pop("on_step", None)
+            return models.sample(*parts, prompt, models.SampleOptions(**(size | options)), on_step=on_step)
 
         first = draw(on_step=lambda *at: steps.append(at))
         assert first.shape == (8, 32, 64, 3)
@@ -174,7 +174,56 @@ class TestSample:
         assert torch.equal(first, draw())
         assert not torch.equal(first, draw(seed=1))
         assert not torch.equal(first, draw("A street."))
-        assert not torch.equal(first, draw(guidance=Guidance(text=1.0, image=1.0)))
+        assert not torch.equal(first, draw(guidance=models.Guidance(text=1.0, image=1.0)))
+        assert torch.equal(first, draw(guidance=7.5))
+        assert not torch.equal(first, draw(guidance=2))
+
+    def test_several_prompts_are_drawn_in_one_batch_as_if_each_were_drawn_alone(self, parts):
+        options, calls = models.SampleOptions(height=32, width=32, frames=8, steps=2), []
+        prompts = ["A rabbit.", "A street at night.", "A dog. 12 FPS."]
+        hook = parts[0].register_forward_pre_hook(
+            lambda _m, _a, inputs: calls.append(len(inputs["img_BNI"])), with_kwargs=True
+        )
+        together = models.sample(*parts, prompts, options)
+        hook.remove()
+        assert together.shape == (3, 8, 32, 32, 3)
+        assert calls == [6, 6]  # two branches of three videos in each step
+        for video, prompt in zip(together, prompts, strict=True):
+            alone = models.sample(*parts, prompt, options)
+            assert (video.int() - alone.int()).abs().max() <= 1
+        assert models.sample(*parts, prompts[:1], options).shape == (1, 8, 32, 32, 3)
+        with pytest.raises(ValueError, match="prompt: an empty list"):
+            models.sample(*parts, [], options)
+
+    def test_a_picture_is_told_no_rate_and_no_motion(self, parts):
+        seen = []
+
+        class Noting:
+            def encode(self, texts):
+                seen.append(list(texts))
+                return parts[2].encode(texts)
+
+        for frames in (1, 8):
+            options = models.SampleOptions(height=32, width=32, frames=frames, steps=1)
+            models.sample(*parts[:2], Noting(), "A tree.", options)
+        assert seen == [["A tree.", ""], ["A tree. 24 FPS, 4 motion score.", ""]]
+
+    def test_a_distilled_model_has_its_own_usual_guidance_and_no_negative_prompt(self, parts):
+        transformer = models.build(
+            TransformerSpec(preset="mmdit-tiny-dcae", cond_embed=False, guidance_embed=True),
+            autoencoder="dc-ae-tiny",
+            text_encoder=COMPANIONS["mmdit-tiny-dcae"][1],
+        )
+        size, seen = {"height": 32, "width": 32, "frames": 8, "steps": 1}, []
+        transformer.register_forward_pre_hook(
+            lambda _m, _a, inputs: seen.append(inputs["guidance_B"].tolist()), with_kwargs=True
+        )
+        for guidance in (None, 2.5, models.Guidance(text=6.0, image=1.0)):
+            models.sample(transformer, *parts[1:], "A cat.", models.SampleOptions(**size, guidance=guidance))
+        assert seen == [[4.0], [2.5], [6.0]]
+        options = models.SampleOptions(**size, negative_prompt="blurry")
+        with pytest.raises(ValueError, match="negative_prompt: 'blurry': this model is distilled"):
+            models.sample(transformer, *parts[1:], "A cat.", options)
 
     @torch.no_grad()
     def test_a_given_first_frame_is_the_one_in_the_latent(self, parts, monkeypatch):
@@ -184,9 +233,8 @@ class TestSample:
         plain = drawing.decode
         monkeypatch.setattr(drawing, "decode", lambda model, latent: seen.append(latent) or plain(model, latent))
         picture = torch.rand(3, 1, 32, 32) * 2 - 1
-        models.sample(
-            *parts, "A rabbit.", height=32, width=32, frames=8, steps=2, condition="i2v_head", reference_CFHW=picture
-        )
+        options = models.SampleOptions(height=32, width=32, frames=8, steps=2, condition="i2v_head")
+        models.sample(*parts, "A rabbit.", options, reference_CFHW=picture)
         assert torch.equal(seen[0][:, :, :1], models.encode(parts[1], picture[None]))
 
     def test_what_does_not_fit_is_refused(self, parts):
@@ -200,14 +248,17 @@ class TestSample:
                 {"reference_CFHW": picture},
                 "condition 't2v' and the image is given: the i2v kinds need an image",
             ),
-            ({"condition": "i2v_mid"}, "condition 'i2v_mid' is unknown; allowed: t2v"),
             ({"condition": "i2v_tail", "reference_CFHW": picture[:, :, :16]}, r"it must be \[3, 1, 32, 32\]"),
         ):
+            reference = options.pop("reference_CFHW", None)
+            chosen = models.SampleOptions(**(size | options))
             with pytest.raises(ValueError, match=message):
-                models.sample(*parts, "A rabbit.", **(size | options))
+                models.sample(*parts, "A rabbit.", chosen, reference_CFHW=reference)
+        with pytest.raises(ValueError, match="condition 'i2v_mid' is unknown; allowed: t2v"):
+            models.SampleOptions(**size, condition="i2v_mid")
         other = models.build("mmdit-tiny", device="meta")
         with pytest.raises(ValueError, match="it was made for another autoencoder"):
-            models.sample(other, *parts[1:], "A rabbit.", **size)
+            models.sample(other, *parts[1:], "A rabbit.", models.SampleOptions(**size))
 
 
 class TestDiffusersFolder:

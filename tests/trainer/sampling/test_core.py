@@ -32,10 +32,10 @@ def text_of(model, tokens=4):
     generator = torch.Generator().manual_seed(3)
     config = model.config
     return TextPair(
-        context_1LD=torch.randn(1, tokens, config.context_dim, generator=generator),
-        pooled_1P=torch.randn(1, config.pooled_dim, generator=generator),
-        negative_context_1LD=torch.randn(1, tokens, config.context_dim, generator=generator),
-        negative_pooled_1P=torch.randn(1, config.pooled_dim, generator=generator),
+        context_BLD=torch.randn(1, tokens, config.context_dim, generator=generator),
+        pooled_BP=torch.randn(1, config.pooled_dim, generator=generator),
+        negative_context_BLD=torch.randn(1, tokens, config.context_dim, generator=generator),
+        negative_pooled_BP=torch.randn(1, config.pooled_dim, generator=generator),
     )
 
 
@@ -216,3 +216,18 @@ def test_an_offloaded_model_leaves_the_device_after_its_phase_even_if_that_fails
     with pytest.raises(ZeroDivisionError), models.on_device(Recorder()):
         raise ZeroDivisionError
     assert seen == moves
+
+
+def test_several_videos_in_one_call_are_those_of_one_call_each(model):
+    noise = torch.cat([noise_for(model), 2 * noise_for(model)])
+    one, other = text_of(model), text_of(model)
+    names = ("context_BLD", "pooled_BP", "negative_context_BLD", "negative_pooled_BP")
+    other = replace(other, **{name: getattr(other, name) + 1 for name in names[:2]})
+    both = TextPair(**{name: torch.cat([getattr(one, name), getattr(other, name)]) for name in names})
+    given = Given(torch.randn(noise.shape[1], 1, 4, 6))
+    for one_by_one in (False, True):
+        sampler = Sampler(model, 3, Guidance(text=5.0, image=2.0), one_by_one=one_by_one)
+        together = sampler.draw(noise, both, "i2v_head", given)
+        for row, text in enumerate((one, other)):
+            alone = sampler.draw(noise[row : row + 1], text, "i2v_head", given)
+            assert torch.allclose(together[row : row + 1], alone, atol=1e-4)

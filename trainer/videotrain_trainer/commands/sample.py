@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from videotrain_api.resource.sampling import FPS, IMAGE_GUIDANCE, MOTION_SCORE, SEED, STEPS, TEXT_GUIDANCE
+from videotrain_api.resource.sampling import (
+    DISTILLED_GUIDANCE,
+    FPS,
+    IMAGE_GUIDANCE,
+    MOTION_SCORE,
+    SEED,
+    STEPS,
+    TEXT_GUIDANCE,
+)
 from videotrain_api.resource.stages import PromptStyle
 from videotrain_trainer.commands.prompts_file import KINDS
 
@@ -69,7 +77,9 @@ def _image_flags(group: Any) -> None:
     group.add_argument("--image-autoencoder-weights", metavar="PATH")
     group.add_argument("--image-resolution", default="768px", metavar="NNNpx", help="area class of the picture (768px)")
     group.add_argument("--image-steps", type=_positive, default=STEPS, help="Euler steps of the picture (%(default)s)")
-    group.add_argument("--image-model-guidance", type=_scale, default=4.0, help="distilled guidance value (4)")
+    group.add_argument(
+        "--image-model-guidance", type=_scale, default=DISTILLED_GUIDANCE, help="distilled guidance value (4)"
+    )
 
 
 def _output_flags(group: Any) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TextIO
 
 import torch
@@ -21,7 +19,7 @@ from videotrain_trainer.sampling.contents import Contents
 from videotrain_trainer.sampling.draw import OnProgress, SamplingPipeline
 from videotrain_trainer.sampling.image_first import picture_jobs, with_pictures
 from videotrain_trainer.sampling.loaded import Models, Sources, load_models
-from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.storage import ObjectStore, user_cache
 from videotrain_trainer.text.encoders import TextEncoder
 
 
@@ -58,7 +56,7 @@ class _LazyPipeline:
         self._options = options
         self._store = ObjectStore.for_storage(flags.storage_of(options))
         self._device = _device(options.device)
-        self._cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videotrain"
+        self._cache = user_cache()
         self.contents = Contents(self._store, self._cache)
         self._text: TextEncoder | None = None
         self._models: Models | None = None

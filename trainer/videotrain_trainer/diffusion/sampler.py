@@ -52,12 +52,12 @@ class Guidance:
 
 @dataclass(frozen=True, kw_only=True)
 class TextPair:
-    """Features of the prompt and of the negative prompt, one row each."""
+    """Features of prompts and of their negative prompts, one row for each video."""
 
-    context_1LD: Tensor
-    pooled_1P: Tensor
-    negative_context_1LD: Tensor
-    negative_pooled_1P: Tensor
+    context_BLD: Tensor
+    pooled_BP: Tensor
+    negative_context_BLD: Tensor
+    negative_pooled_BP: Tensor
 
 
 def time_grid(steps: int, alpha: float) -> Tensor:
@@ -116,7 +116,7 @@ def euler(x: Tensor, grid: Tensor, velocity: Velocity, on_step: OnStep | None = 
 
 
 class Sampler:
-    """Draws one latent. The model stays in the data type of its weights; the latent is kept in float32.
+    """Draws latents. The model stays in the data type of its weights; latents are kept in float32.
 
     Args:
         model: in evaluation mode, on its device.
@@ -143,19 +143,19 @@ class Sampler:
     @torch.no_grad()
     def draw(
         self,
-        noise_1CTHW: Tensor,
+        noise_BCTHW: Tensor,
         text: TextPair,
         kind: ConditionKind,
         given: Given,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """The latent that goes to the decoder, (1, C, T, H, W) float32.
+        """The latents that go to the decoder, (B, C, T, H, W) float32.
 
         Args:
-            noise_1CTHW: standard normal.
-            text: prompt and negative prompt.
+            noise_BCTHW: standard normal.
+            text: prompts and negative prompts.
             kind: how the given frames are used.
-            given: latents of the given frames; they overwrite the drawn ones at the end.
+            given: latents of the given frames, the same for all videos; they overwrite the drawn ones at the end.
             on_step: told after each step.
 
         Raises:
@@ -163,50 +163,51 @@ class Sampler:
         """
         if given and not self._model.config.cond_embed:
             raise ValueError(f"{kind} needs a model with a condition input")
-        frames, rows, columns = noise_1CTHW.shape[2:]
+        frames, rows, columns = noise_BCTHW.shape[2:]
         patch = self._model.config.patch_size
         tokens_per_frame = rows * columns // patch**2
         alpha = shift_alpha(tokens_per_frame, frames) if self._shift is None else self._shift
         grid = time_grid(self._steps, alpha)
-        branches = _Branches(self._model, noise_1CTHW.shape, text, given, self._one_by_one)
+        branches = _Branches(self._model, noise_BCTHW.shape, text, given, self._one_by_one)
 
-        def velocity(step: int, x_1NI: Tensor, t: float) -> Tensor:
+        def velocity(step: int, x_BNI: Tensor, t: float) -> Tensor:
             if self._model.config.guidance_embed:
-                return branches.distilled(x_1NI, t, self._guidance.text)
+                return branches.distilled(x_BNI, t, self._guidance.text)
             scales_F = frame_scales(self._guidance, step, self._steps, frames, kind)
-            image_scale_N1 = scales_F.repeat_interleave(tokens_per_frame)[:, None].to(x_1NI.device)
-            return branches.guided(x_1NI, t, text_scale(self._guidance, step), image_scale_N1)
+            image_scale_N1 = scales_F.repeat_interleave(tokens_per_frame)[:, None].to(x_BNI.device)
+            return branches.guided(x_BNI, t, text_scale(self._guidance, step), image_scale_N1)
 
-        tokens_1NI = euler(pack(noise_1CTHW.float(), patch), grid, velocity, on_step)
-        latent_1CTHW = unpack(tokens_1NI, frames, rows, columns, patch)
+        tokens_BNI = euler(pack(noise_BCTHW.float(), patch), grid, velocity, on_step)
+        latent_BCTHW = unpack(tokens_BNI, frames, rows, columns, patch)
         if frames > 1:
-            write_given(latent_1CTHW[0], given)
-        return latent_1CTHW
+            for latent_CTHW in latent_BCTHW:
+                write_given(latent_CTHW, given)
+        return latent_BCTHW
 
 
 class _Branches:
-    """The model with the fixed inputs of one video; computes only the branches that matter."""
+    """The model with the fixed inputs of some videos; computes only the branches that matter."""
 
     def __init__(self, model: MMDiT, shape: torch.Size, text: TextPair, given: Given, one_by_one: bool) -> None:
         self._model, self._text, self._one_by_one = model, text, one_by_one
         _, channels, frames, rows, columns = shape
-        patch, device = model.config.patch_size, text.context_1LD.device
+        patch, device = model.config.patch_size, text.context_BLD.device
         self._ids_1N3 = position_ids(frames, rows, columns, patch, 1).to(device)
         self._cond_1NE: Tensor | None = None
         if model.config.cond_embed:
             mask_1THW, latent_CTHW = condition_of((channels, frames, rows, columns), given)
             self._cond_1NE = pack_condition(mask_1THW[None], latent_CTHW[None], patch).to(device)
         self._conditioned = bool(given) and frames > 1
-        self._same_text = torch.equal(text.context_1LD, text.negative_context_1LD) and torch.equal(
-            text.pooled_1P, text.negative_pooled_1P
+        self._same_text = torch.equal(text.context_BLD, text.negative_context_BLD) and torch.equal(
+            text.pooled_BP, text.negative_pooled_BP
         )
 
-    def distilled(self, x_1NI: Tensor, t: float, guidance: float) -> Tensor:
+    def distilled(self, x_BNI: Tensor, t: float, guidance: float) -> Tensor:
         """One branch; the scale is an input of the model."""
-        return self._run(x_1NI, t, [PROMPT], guidance)
+        return self._run(x_BNI, t, [PROMPT], guidance)[0]
 
-    def guided(self, x_1NI: Tensor, t: float, scale: float, image_scale_N1: Tensor) -> Tensor:
-        """The combined velocity, (1, N, I), with that scale of text guidance."""
+    def guided(self, x_BNI: Tensor, t: float, scale: float, image_scale_N1: Tensor) -> Tensor:
+        """The combined velocity, (B, N, I), with that scale of text guidance."""
         weights = branch_weights(scale, image_scale_N1)
         if not self._conditioned:
             weights[NEGATIVE] = weights[NEGATIVE] + weights.pop(UNCONDITIONED)
@@ -214,23 +215,25 @@ class _Branches:
             weights[NEGATIVE] = weights[NEGATIVE] + weights.pop(PROMPT)
         wanted = [branch for branch, weight in weights.items() if weight.any()]
         if self._one_by_one:
-            velocities = torch.cat([self._run(x_1NI, t, [branch], None) for branch in wanted])
+            velocities = torch.cat([self._run(x_BNI, t, [branch], None) for branch in wanted])
         else:
-            velocities = self._run(x_1NI, t, wanted, None)
-        return combine(dict(zip(wanted, velocities[:, None], strict=True)), weights)
+            velocities = self._run(x_BNI, t, wanted, None)
+        return combine(dict(zip(wanted, velocities, strict=True)), weights)
 
-    def _run(self, x_1NI: Tensor, t: float, wanted: list[Branch], guidance: float | None) -> Tensor:
-        """Velocities of the wanted branches, one row each."""
-        text, cond, count = self._text, self._cond_1NE, len(wanted)
-        txt = torch.cat([text.context_1LD if prompt else text.negative_context_1LD for prompt, _ in wanted])
+    def _run(self, x_BNI: Tensor, t: float, wanted: list[Branch], guidance: float | None) -> Tensor:
+        """Velocities of the wanted branches, (branches, B, N, I)."""
+        text, cond, videos, device = self._text, self._cond_1NE, len(x_BNI), x_BNI.device
+        rows = len(wanted) * videos
+        txt = torch.cat([text.context_BLD if prompt else text.negative_context_BLD for prompt, _ in wanted])
+        conds = [] if cond is None else [cond if shown else 0 * cond for _, shown in wanted]
         velocity: Tensor = self._model(
-            img_BNI=x_1NI.expand(count, -1, -1),
-            img_ids_BN3=self._ids_1N3.expand(count, -1, -1),
+            img_BNI=x_BNI.repeat(len(wanted), 1, 1),
+            img_ids_BN3=self._ids_1N3.expand(rows, -1, -1),
             txt_BLD=txt,
-            txt_ids_BL3=torch.zeros(*txt.shape[:2], 3, device=x_1NI.device),
-            timesteps_B=torch.full((count,), t, device=x_1NI.device),
-            pooled_BP=torch.cat([text.pooled_1P if prompt else text.negative_pooled_1P for prompt, _ in wanted]),
-            cond_BNE=None if cond is None else torch.cat([cond if shown else 0 * cond for _, shown in wanted]),
-            guidance_B=None if guidance is None else torch.full((count,), guidance, device=x_1NI.device),
+            txt_ids_BL3=torch.zeros(*txt.shape[:2], 3, device=device),
+            timesteps_B=torch.full((rows,), t, device=device),
+            pooled_BP=torch.cat([text.pooled_BP if prompt else text.negative_pooled_BP for prompt, _ in wanted]),
+            cond_BNE=torch.cat([part.expand(videos, -1, -1) for part in conds]) if conds else None,
+            guidance_B=None if guidance is None else torch.full((rows,), guidance, device=device),
         )
-        return velocity.float()
+        return torch.stack(velocity.float().chunk(len(wanted)))

@@ -5,12 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from videotrain_trainer.networks.autoencoders.flux_vae import PictureVAE
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE
 from videotrain_trainer.networks.registry import Autoencoder
 
+PIXEL_CHANNELS = 3
+
 
 @torch.no_grad()
-def encode(autoencoder: Autoencoder, video_BCTHW: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+def encode(
+    autoencoder: Autoencoder | PictureVAE, video_BCTHW: Tensor, *, generator: torch.Generator | None = None
+) -> Tensor:
     """Pixels to latents, scaled as transformers are given them.
 
     Clips are coded one after another, in tiles if the autoencoder's configuration has them, so memory does not grow
@@ -27,14 +32,15 @@ def encode(autoencoder: Autoencoder, video_BCTHW: Tensor, *, generator: torch.Ge
         (B, C, T', H', W') float32, on the autoencoder's device.
 
     Raises:
-        ValueError: a size cannot be encoded, or the autoencoder has nothing to sample.
+        ValueError: numbers or sizes cannot be encoded, or the autoencoder has nothing to sample.
     """
+    _check(video_BCTHW, "a video", PIXEL_CHANNELS)
     if generator is not None and not isinstance(autoencoder, HunyuanVAE):
         raise ValueError(f"a {type(autoencoder).__name__} gives one latent for a clip; leave the generator out")
     return torch.cat([_encode_one(autoencoder, clip[None], generator) for clip in video_BCTHW])
 
 
-def _encode_one(autoencoder: Autoencoder, clip_1CTHW: Tensor, generator: torch.Generator | None) -> Tensor:
+def _encode_one(autoencoder: Autoencoder | PictureVAE, clip_1CTHW: Tensor, generator: torch.Generator | None) -> Tensor:
     like = next(autoencoder.parameters())
     clip = clip_1CTHW.to(like.device, like.dtype)
     if generator is None or not isinstance(autoencoder, HunyuanVAE):
@@ -45,7 +51,7 @@ def _encode_one(autoencoder: Autoencoder, clip_1CTHW: Tensor, generator: torch.G
 
 
 @torch.no_grad()
-def decode(autoencoder: Autoencoder, latent_BCTHW: Tensor) -> Tensor:
+def decode(autoencoder: Autoencoder | PictureVAE, latent_BCTHW: Tensor) -> Tensor:
     """Latents to pixels, one clip after another.
 
     Args:
@@ -55,7 +61,21 @@ def decode(autoencoder: Autoencoder, latent_BCTHW: Tensor) -> Tensor:
     Returns:
         (B, 3, T, H, W) float32, about in [-1, 1], on the autoencoder's device. T is 1 + 4 * (T' - 1) for a HunyuanVideo
         VAE; 4 * T' for a DC-AE, and 1 for its single latent frame.
+
+    Raises:
+        ValueError: these are no latents of that autoencoder.
     """
+    _check(latent_BCTHW, "latents", autoencoder.config.latent_channels)
     like = next(autoencoder.parameters())
     clips = [autoencoder.decode(latent[None].to(like.device, like.dtype)) for latent in latent_BCTHW]
     return torch.cat(clips).float()
+
+
+def _check(values: Tensor, what: str, channels: int) -> None:
+    if not values.is_floating_point():
+        raise ValueError(
+            f"{what} of {values.dtype}: floating-point numbers are needed, pixels in [-1, 1]; for uint8 take "
+            "video.float() / 127.5 - 1"
+        )
+    if values.ndim != 5 or values.shape[1] != channels or not len(values):
+        raise ValueError(f"{what} of shape {list(values.shape)}: it must be (B, {channels}, T, H, W) with B from 1 on")

@@ -13,6 +13,7 @@ from torch import nn
 
 from videotrain_api.config.presets import AUTOENCODERS
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
+from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.models.presets import PRESETS, Described, config_of
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
@@ -117,7 +118,7 @@ def load(
     """
     weights = open_weights(path, store=store)
     found = recognise(weights.shapes, weights.what, layout)
-    module = _empty(config_for(weights, found, model), dtype or stored_dtype(weights))
+    module = _empty(config_for(weights, found, model), dtype or computable(stored_dtype(weights), weights.what))
     load_weights(module, weights, layout=found)
     if adapter is not None:
         load_adapter(module, adapter, store)
@@ -176,3 +177,16 @@ def _bare(config: DCAEConfig | HunyuanVAEConfig) -> ModelConfig:
 def stored_dtype(weights: Weights) -> torch.dtype:
     """Data type of the first floating-point tensor."""
     return next((dtype for dtype in map(weights.dtype, weights.files) if dtype.is_floating_point), torch.float32)
+
+
+def computable(dtype: torch.dtype, what: str) -> torch.dtype:
+    """The data type, if models can compute in it.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if dtype.itemsize < 2:
+        raise ConfigError(
+            f"{what}: stored as {dtype}, in which torch computes no layer; give dtype=torch.bfloat16 to have it cast"
+        )
+    return dtype

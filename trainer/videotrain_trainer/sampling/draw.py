@@ -93,10 +93,10 @@ class SamplingPipeline:
             features = models.text.encode([request.text, request.negative])
         context, pooled = features.context_BLD.to(models.device), features.pooled_BP.to(models.device)
         return TextPair(
-            context_1LD=context[:1],
-            pooled_1P=pooled[:1],
-            negative_context_1LD=context[1:],
-            negative_pooled_1P=pooled[1:],
+            context_BLD=context[:1],
+            pooled_BP=pooled[:1],
+            negative_context_BLD=context[1:],
+            negative_pooled_BP=pooled[1:],
         )
 
 
@@ -109,8 +109,8 @@ def latent_shape(request: Request, models: Models) -> tuple[int, int, int, int]:
 
 
 def noise_of(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise, float32, that depends on seed and shape alone."""
-    key = np.array([seed, _NOISE_STREAM], dtype=np.uint64)
+    """Standard normal noise, float32, that depends on seed and shape alone. Seeds repeat after 2**64 of them."""
+    key = np.array([seed % 2**64, _NOISE_STREAM], dtype=np.uint64)
     generator = np.random.Generator(np.random.Philox(key=key))
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 

@@ -250,6 +250,8 @@ class Place:
                     raise ConfigError(f"{self.root}: several weights to choose from: {', '.join(found)}; name one")
                 if found:
                     return self.inside(found[0])
+        if self.has(self.root):
+            raise ConfigError(f"{self.root}: not a weight file: its name must end with .safetensors or {INDEX_SUFFIX}")
         raise ConfigError(f"{self.root}: there are no weights: neither *{INDEX_SUFFIX} nor *.safetensors")
 
     def inside(self, name: str) -> str:
