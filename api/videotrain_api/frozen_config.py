@@ -21,9 +21,8 @@ from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.trainrun import FailurePolicy, VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.schema import Problem
 from videotrain_api.validation import check
+from videotrain_api.vocabulary import FROZEN_SPEC_KEY
 
-FROZEN_SPEC_KEY: Final = "_spec.json"
-"""Key of the frozen spec in the config map; no stage can have that name."""
 _LIVE: Final = attributes(VideoTrainingRunSpec, LIVE)
 _THAWED: Final = attributes(VideoTrainingRunSpec, THAWED)
 _FIXED_POOL: Final = attributes(Pool, FIXED_POOL)

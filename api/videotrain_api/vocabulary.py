@@ -6,6 +6,8 @@ from enum import IntEnum, StrEnum
 from typing import Final, Literal
 
 GROUP: Final = "videotrain.dev"
+DOMAIN: Final = f"{GROUP}/"
+"""Begins the names of our labels and annotations; they are written out, for people who search them."""
 API_VERSION: Final[Literal["videotrain.dev/v1alpha1"]] = "videotrain.dev/v1alpha1"
 KIND: Final[Literal["VideoTrainingRun"]] = "VideoTrainingRun"
 PLURAL: Final = "videotrainingruns"
@@ -25,6 +27,26 @@ ANNOTATION_PRICE: Final = "videotrain.dev/price"
 """On every worker pod: `PRICE CURRENCY` per GPU-hour when the pod was created; the bill uses this snapshot."""
 ANNOTATION_SUSPENDED_BY: Final = "videotrain.dev/suspended-by"
 """Who set spec.suspend; `videotrain local` resumes only what its own Ctrl-C suspended."""
+
+ANNOTATION_ISSUED_BY: Final = "videotrain.dev/issued-by"
+"""On the webhook's Secret: the operator made its certificates and may replace them."""
+
+# Kueue, which admits the worker pods of a run together as a pod group.
+KUEUE: Final = "kueue.x-k8s.io"
+LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
+LABEL_QUEUE_PRIORITY: Final = "kueue.x-k8s.io/priority-class"
+LABEL_POD_GROUP: Final = "kueue.x-k8s.io/pod-group-name"
+LABEL_GROUP_PLACE: Final = "kueue.x-k8s.io/pod-group-pod-index"
+ANNOTATION_GROUP_SIZE: Final = "kueue.x-k8s.io/pod-group-total-count"
+ANNOTATION_ROLE_HASH: Final = "kueue.x-k8s.io/role-hash"
+ANNOTATION_RETRIABLE: Final = "kueue.x-k8s.io/retriable-in-group"
+"""`false` on a pod: its group ends when all its pods are over, since nobody will replace them."""
+
+# Data of a run's config maps.
+FROZEN_SPEC_KEY: Final = "_spec.json"
+"""Key of the frozen spec beside the stages' configurations; no stage can have that name."""
+LEDGER_KEY: Final = "ledger.json"
+"""Key of the ledger in the config map that holds it."""
 
 CONTAINER_WORKER: Final = "worker"
 """The container of a worker pod that runs the agent; podTemplate may add others beside it."""

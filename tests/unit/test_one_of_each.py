@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from videotrain_api import vocabulary
 from videotrain_api.cost import gpus
 from videotrain_api.resource import mutability
 from videotrain_api.resource.stages import TASKS, SampleTask
@@ -34,6 +35,16 @@ def literals(tree: ast.AST) -> Iterator[ast.Constant]:
     """Constants of the code; docstrings, and strings that stand alone as documentation, are none."""
     told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     return (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in told)
+
+
+@cache
+def written() -> dict[object, list[str]]:
+    """Paths of the modules that hold a text or number, by that, once per place."""
+    found: dict[object, list[str]] = {}
+    for path, tree in sources():
+        for literal in literals(tree):
+            found.setdefault(literal.value, []).append(path)
+    return found
 
 
 def calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
@@ -120,8 +131,8 @@ class TestSampling:
 
     @pytest.mark.parametrize("words", ["decodes to 1 + ", "no other kind takes one", "takes no reference"])
     def test_a_refusal_is_worded_once(self, words):
-        found = [path for path, tree in sources() for text in literals(tree) if words in str(text.value)]
-        assert len(set(found)) <= 1, found
+        found = {path for text, paths in written().items() if words in str(text) for path in paths}
+        assert len(found) <= 1, found
 
 
 class TestResource:
@@ -171,5 +182,28 @@ class TestResource:
 def test_only_the_api_knows_what_gpus_can_do():
     """Home: videotrain_api.cost.gpus."""
     users = [path for path, tree in sources("operator", "trainer", "cli") if "PEAK_FLOPS" in ast.dump(tree)]
-    peaks = [path for path, tree in sources() for number in literals(tree) if number.value == gpus.PEAK_FLOPS]
-    assert (users, peaks) == ([], ["api/videotrain_api/cost/gpus.py"])
+    assert (users, written()[gpus.PEAK_FLOPS]) == ([], ["api/videotrain_api/cost/gpus.py"])
+
+
+class TestNames:
+    """Home of the names on the wire: videotrain_api.vocabulary."""
+
+    # A Literal cannot be made from a constant, and a CRD's schema is built from it.
+    LITERALS = ("api/videotrain_api/vocabulary.py", "api/videotrain_api/resource/trainrun.py")
+
+    @pytest.mark.parametrize("domain", [vocabulary.GROUP, vocabulary.KUEUE])
+    def test_a_label_or_annotation_is_spelt_in_the_vocabulary_only(self, domain):
+        spelt = re.compile(rf"^{re.escape(domain)}/[-a-z0-9]+$")
+        found = {path for text, paths in written().items() if spelt.match(str(text)) for path in paths}
+        assert found - set(self.LITERALS) == set()
+
+    @pytest.mark.parametrize(
+        "name",
+        [name for name in vars(vocabulary) if name.startswith(("ENV_", "FILE_", "DIR_", "ANNOTATION_", "LABEL_"))]
+        + ["FROZEN_SPEC_KEY", "LEDGER_KEY", "KUEUE", "PLURAL"],
+    )
+    def test_a_name_of_the_vocabulary_is_spelt_once(self, name):
+        assert written()[getattr(vocabulary, name)] == ["api/videotrain_api/vocabulary.py"]
+
+    def test_the_name_of_the_ledger_is_put_together_once(self):
+        assert written()["-ledger"] == ["api/videotrain_api/render/names.py"]

@@ -7,11 +7,18 @@ from typing import Final
 
 from videotrain_api.resource.stages import node_counts
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
+from videotrain_api.vocabulary import (
+    ANNOTATION_GROUP_SIZE,
+    ANNOTATION_RETRIABLE,
+    ANNOTATION_ROLE_HASH,
+    LABEL_GROUP_PLACE,
+    LABEL_POD_GROUP,
+    LABEL_QUEUE,
+    LABEL_QUEUE_PRIORITY,
+)
 
-_DOMAIN: Final = "kueue.x-k8s.io"
-PLACE_LABEL: Final = f"{_DOMAIN}/pod-group-pod-index"
-FINAL: Final = {f"{_DOMAIN}/retriable-in-group": "false"}
-"""Annotation of a pod whose group ends when all its pods are over: nobody will replace them."""
+FINAL: Final = {ANNOTATION_RETRIABLE: "false"}
+"""Annotation of a pod that nobody will replace."""
 ROLE: Final = "worker"
 UID_LETTERS: Final = 5
 
@@ -48,9 +55,8 @@ def queue_labels(run: VideoTrainingRun, group: PodGroup) -> dict[str, str]:
     queue = run.spec.queue
     if queue is None:
         return {}
-    labels = {f"{_DOMAIN}/queue-name": queue.name, f"{_DOMAIN}/pod-group-name": group.name}
-    labels[PLACE_LABEL] = str(group.place)
-    return labels | ({f"{_DOMAIN}/priority-class": queue.priority_class} if queue.priority_class else {})
+    labels = {LABEL_QUEUE: queue.name, LABEL_POD_GROUP: group.name, LABEL_GROUP_PLACE: str(group.place)}
+    return labels | ({LABEL_QUEUE_PRIORITY: queue.priority_class} if queue.priority_class else {})
 
 
 def queue_annotations(run: VideoTrainingRun, group: PodGroup) -> dict[str, str]:
@@ -58,8 +64,8 @@ def queue_annotations(run: VideoTrainingRun, group: PodGroup) -> dict[str, str]:
     if run.spec.queue is None:
         return {}
     annotations = {
-        f"{_DOMAIN}/pod-group-total-count": str(group.size),
+        ANNOTATION_GROUP_SIZE: str(group.size),
         # Kueue would derive it from the pod's shape, and refuse a replacement that has to avoid a bad node.
-        f"{_DOMAIN}/role-hash": ROLE,
+        ANNOTATION_ROLE_HASH: ROLE,
     }
     return annotations | ({} if group.retriable else FINAL)

@@ -31,9 +31,9 @@ def config_map_name(run: VideoTrainingRun, digest: str) -> str:
     return f"{run.metadata.name}-config-{digest}"
 
 
-def ledger_name(run: VideoTrainingRun) -> str:
-    """Config map with the ledger."""
-    return f"{run.metadata.name}-ledger"
+def ledger_name(run: str) -> str:
+    """Config map with the ledger of the run of that name."""
+    return f"{run}-ledger"
 
 
 def run_labels(run: VideoTrainingRun) -> dict[str, str]:

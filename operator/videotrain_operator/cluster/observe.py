@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from videotrain_api.frozen_config import FROZEN_SPEC_KEY
 from videotrain_api.records import AgentProgress
-from videotrain_api.render.config import LEDGER_KEY
-from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID
+from videotrain_api.render.names import ledger_name
+from videotrain_api.vocabulary import FROZEN_SPEC_KEY, KIND, LABEL_RUN, LABEL_RUN_UID, LEDGER_KEY
 from videotrain_operator.cluster.agents import Agents, ask_all
 from videotrain_operator.cluster.interface import Cluster, Json
 from videotrain_operator.cluster.podview import pod_view
@@ -42,7 +41,7 @@ async def observe(
     resource = run.get("spec", {}).get("pool", {}).get("gpuResource", "nvidia.com/gpu")
     pods = tuple(pod_view(pod, nodes, resource) for pod in await cluster.list("Pod", namespace, labels))
     maps = {item["metadata"]["name"]: item for item in await cluster.list("ConfigMap", namespace, labels)}
-    ledger = maps.get(f"{name}-ledger")
+    ledger = maps.get(ledger_name(name))
     return run, Observed(
         pods=pods,
         agents=await _ask(agents, run, pods),

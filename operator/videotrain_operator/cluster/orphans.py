@@ -5,10 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 
 from videotrain_api.render.kueue import FINAL
-from videotrain_api.vocabulary import LABEL_RUN, LABEL_RUN_UID
+from videotrain_api.vocabulary import LABEL_POD_GROUP, LABEL_RUN, LABEL_RUN_UID
 from videotrain_operator.cluster.apply import ROSTER_MANAGER
 from videotrain_operator.cluster.interface import Cluster, Conflict, Json, NotFound
-from videotrain_operator.planner.groups import GROUP_LABEL
 
 
 async def release_orphans(cluster: Cluster, namespace: str, run: str, but: str = "") -> None:
@@ -25,7 +24,7 @@ async def release_orphans(cluster: Cluster, namespace: str, run: str, but: str =
     """
     for pod in await cluster.list("Pod", namespace, {LABEL_RUN: run}):
         labels = pod["metadata"]["labels"]
-        if GROUP_LABEL in labels and labels.get(LABEL_RUN_UID) != but:
+        if LABEL_POD_GROUP in labels and labels.get(LABEL_RUN_UID) != but:
             with suppress(Conflict, NotFound):  # it is gone, which is all that is wanted
                 await cluster.apply(_final_patch(pod), ROSTER_MANAGER)
 

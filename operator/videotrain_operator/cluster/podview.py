@@ -9,11 +9,16 @@ from functools import lru_cache
 from typing import Any, Final
 
 from videotrain_api.records import Roster
-from videotrain_api.render.kueue import PLACE_LABEL
 from videotrain_api.schema import ManifestError
-from videotrain_api.vocabulary import ANNOTATION_PRICE, ANNOTATION_ROSTER, LABEL_INDEX, LABEL_RUN_UID
+from videotrain_api.vocabulary import (
+    ANNOTATION_PRICE,
+    ANNOTATION_ROSTER,
+    LABEL_GROUP_PLACE,
+    LABEL_INDEX,
+    LABEL_POD_GROUP,
+    LABEL_RUN_UID,
+)
 from videotrain_operator.cluster.interface import Json
-from videotrain_operator.planner.groups import GROUP_LABEL
 from videotrain_operator.planner.observed import PodView
 
 LOST_TAINTS: Final = frozenset({"node.kubernetes.io/out-of-service", "node.cloudprovider.kubernetes.io/shutdown"})
@@ -92,8 +97,8 @@ def pod_view(pod: Json, nodes: Mapping[str, Json], gpu_resource: str) -> PodView
         unschedulable=_unschedulable(conditions) if node_name is None else "",
         image_problem=_image_problem(status),
         gated=bool(spec.get("schedulingGates")),
-        group=(head.get("labels") or {}).get(GROUP_LABEL),
-        place=_place((head.get("labels") or {}).get(PLACE_LABEL)),
+        group=(head.get("labels") or {}).get(LABEL_POD_GROUP),
+        place=_place((head.get("labels") or {}).get(LABEL_GROUP_PLACE)),
         finalizing=_is_finalizing(head, status, node_name),
         roster=_roster(annotations.get(ANNOTATION_ROSTER), (head.get("labels") or {}).get(LABEL_RUN_UID)),
         gpus=_gpus(spec, gpu_resource),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from videotrain_api.vocabulary import API_VERSION, GROUP, KIND, PLURAL
+from videotrain_api.vocabulary import API_VERSION, GROUP, KIND, KUEUE, PLURAL
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ _ALL: Final = (
         "validatingwebhookconfigurations",
         namespaced=False,
     ),
-    Kind("Workload", "kueue.x-k8s.io/v1beta2", "workloads"),
+    Kind("Workload", f"{KUEUE}/v1beta2", "workloads"),
 )
 KINDS: Final = {kind.name: kind for kind in _ALL}
 RUN: Final = KINDS[KIND]

@@ -9,9 +9,16 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from videotrain_api.frozen_config import FROZEN_SPEC_KEY
-from videotrain_api.render.config import LEDGER_KEY
-from videotrain_api.vocabulary import KIND, LABEL_INDEX, LABEL_RUN, LABEL_RUN_UID
+from videotrain_api.vocabulary import (
+    DOMAIN,
+    FROZEN_SPEC_KEY,
+    KIND,
+    KUEUE,
+    LABEL_INDEX,
+    LABEL_RUN,
+    LABEL_RUN_UID,
+    LEDGER_KEY,
+)
 from videotrain_operator.cluster.interface import Json
 
 _HEAD: Final = (
@@ -49,12 +56,10 @@ def _metadata(head: Json) -> Json:
     labels = {
         _shared(key): _shared(value)
         for key, value in (head.get("labels") or {}).items()
-        if key in _LABELS or key.startswith("kueue.")
+        if key in _LABELS or key.startswith(f"{KUEUE}/")
     }
     annotations = {
-        _shared(key): _shared(value)
-        for key, value in (head.get("annotations") or {}).items()
-        if key.startswith("videotrain.dev/")
+        _shared(key): _shared(value) for key, value in (head.get("annotations") or {}).items() if key.startswith(DOMAIN)
     }
     found = _pick(head, _HEAD)
     return found | ({"labels": labels} if labels else {}) | ({"annotations": annotations} if annotations else {})

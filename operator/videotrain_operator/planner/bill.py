@@ -63,7 +63,7 @@ def store_ledger(draft: Draft) -> None:
         draft.look_again(wait)
     elif wait == 0:
         draft.apply.append(render_ledger(draft.run, document, draft.observed.ledger_resource_version))
-        draft.update(ledger=ledger_name(draft.run))
+        draft.update(ledger=ledger_name(draft.run.metadata.name))
 
 
 def _bills_something(document: Json) -> bool:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final
 
 from videotrain_api.crd.wire import Manifest
 from videotrain_api.reasons import FaultReason, Message, Reason
@@ -30,8 +29,6 @@ from videotrain_api.vocabulary import ANNOTATION_ROSTER, Condition, GenerationRe
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.observed import PodView
-
-GROUP_LABEL: Final = "kueue.x-k8s.io/pod-group-name"
 
 
 def settle_groups(draft: Draft, wanted: int) -> list[tuple[int, PodGroup]]:

@@ -56,7 +56,7 @@ def restore_status(draft: Draft) -> None:
     kept = _kept(draft)
     if kept is None:
         return
-    draft.update(ledger=ledger_name(draft.run), **{name: kept[name] for name in _NUMBERS})
+    draft.update(ledger=ledger_name(draft.run.metadata.name), **{name: kept[name] for name in _NUMBERS})
     draft.update(**{name: RestartCounts.from_wire(kept[name]) for name in _COUNTS})
     draft.update(**{name: datetime.fromisoformat(kept[name]) for name in _TIMES if name in kept})
     for name, step in kept["stages"].items():

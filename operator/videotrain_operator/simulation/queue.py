@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from videotrain_api.vocabulary import (
+    ANNOTATION_GROUP_SIZE,
+    ANNOTATION_RETRIABLE,
+    KUEUE,
+    LABEL_GROUP_PLACE,
+    LABEL_POD_GROUP,
+)
 from videotrain_operator.cluster.interface import Json
 
-GATE: Final = "kueue.x-k8s.io/admission"
-FINALIZER: Final = "kueue.x-k8s.io/managed"
+GATE: Final = f"{KUEUE}/admission"
+FINALIZER: Final = f"{KUEUE}/managed"
 
 
 class PodStore(Protocol):
@@ -49,7 +56,7 @@ class PodGroupQueue:
         """What the controller does: one pass over all groups."""
         groups: dict[str, list[Json]] = {}
         for body in cluster.pods():
-            groups.setdefault(body["metadata"]["labels"]["kueue.x-k8s.io/pod-group-name"], []).append(body)
+            groups.setdefault(body["metadata"]["labels"][LABEL_POD_GROUP], []).append(body)
         self.admitted &= set(groups)
         counts = {name: _announced(bodies) for name, bodies in groups.items()}
         for name in sorted(groups):
@@ -75,7 +82,7 @@ class PodGroupQueue:
         """Pods that are over are let go once they are replaced, or when the group may end."""
         inactive = [body for body in bodies if _needs_replacement(body)]
         succeeded = [body for body in bodies if body["status"]["phase"] == "Succeeded"]
-        final = any("kueue.x-k8s.io/retriable-in-group" in b["metadata"].get("annotations", {}) for b in bodies)
+        final = any(ANNOTATION_RETRIABLE in b["metadata"].get("annotations", {}) for b in bodies)
         done = len(succeeded) == count or (final and len(inactive) + len(succeeded) == len(bodies))
         for body in bodies if done else inactive[: max(0, len(bodies) - count)]:
             body["metadata"].pop("finalizers", None)
@@ -84,12 +91,12 @@ class PodGroupQueue:
 
 
 def _announced(bodies: list[Json]) -> int:
-    (count,) = {body["metadata"]["annotations"]["kueue.x-k8s.io/pod-group-total-count"] for body in bodies}
+    (count,) = {body["metadata"]["annotations"][ANNOTATION_GROUP_SIZE] for body in bodies}
     return int(count)
 
 
 def _place(body: Json) -> int:
-    return int(body["metadata"]["labels"]["kueue.x-k8s.io/pod-group-pod-index"])
+    return int(body["metadata"]["labels"][LABEL_GROUP_PLACE])
 
 
 def _needs_replacement(body: Json) -> bool:

@@ -16,11 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from videotrain_api.vocabulary import ANNOTATION_ISSUED_BY, FIELD_MANAGER
 from videotrain_operator.webhook.certificates import Material, belongs, certificates_pem, key_pem
 
 Json = dict[str, Any]
-ANNOTATION: Final = "videotrain.dev/issued-by"
-ISSUER: Final = "videotrain-operator"
 CERTIFICATE: Final = "tls.crt"
 KEY: Final = "tls.key"
 AUTHORITIES: Final = "ca.crt"
@@ -55,7 +54,7 @@ def read_secret(secret: Mapping[str, Any]) -> Held:
         key=key if usable else None,
         chain=chain[1:] if usable else (),
     )
-    ours = annotations.get(ANNOTATION) == ISSUER or not data
+    ours = annotations.get(ANNOTATION_ISSUED_BY) == FIELD_MANAGER or not data
     return Held(material=material, ours=ours, faults=tuple(faults if ours else _needed(faults)))
 
 
@@ -68,7 +67,7 @@ def write_secret(material: Material, name: str, namespace: str, existing: Mappin
         kept = {name: value for name, value in existing["metadata"].items() if name in ("labels", "resourceVersion")}
         head |= kept
     old = (existing or {}).get("metadata", {}).get("annotations") or {}
-    head["annotations"] = old | {ANNOTATION: ISSUER}
+    head["annotations"] = old | {ANNOTATION_ISSUED_BY: FIELD_MANAGER}
     parts = {
         CERTIFICATE: certificates_pem([material.certificate]),
         KEY: key_pem(material.key),

@@ -7,7 +7,8 @@ from typing import Any
 
 from support.planner_builders import manifest, run_of
 
-from videotrain_api.frozen_config import FROZEN_SPEC_KEY, config_data, effective_run
+from videotrain_api.frozen_config import config_data, effective_run
+from videotrain_api.vocabulary import FROZEN_SPEC_KEY
 
 
 def frozen(**spec: Any) -> dict[str, Any]:

@@ -21,12 +21,12 @@ from support.planner_builders import (
     seen,
 )
 
-from videotrain_api.frozen_config import FROZEN_SPEC_KEY, config_data
+from videotrain_api.frozen_config import config_data
 from videotrain_api.records import Roster, RosterMember
 from videotrain_api.render.merge import strategic_merge
 from videotrain_api.resource.trainrun import FailureRule
 from videotrain_api.schema import ManifestError
-from videotrain_api.vocabulary import PORT_RENDEZVOUS, RENDEZVOUS_PORTS, ExitCode, GenerationReason
+from videotrain_api.vocabulary import FROZEN_SPEC_KEY, PORT_RENDEZVOUS, RENDEZVOUS_PORTS, ExitCode, GenerationReason
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.faults import Fault, pod_fault, root_of, worker_fault
 from videotrain_operator.planner.observed import Observed, PodView
