@@ -10,10 +10,11 @@ import pytest
 import yaml
 from support import plane_owner
 from support.controlplane import ROOT, environment, pod_manifest, program
+from support.plane_objects import create_namespace, delete_nodes
 from support.processes import processes_below, until
 
 from videotrain.controlplane.errors import ControlPlaneError, RequestError
-from videotrain.controlplane.kwok import create_nodes, delete_nodes, node_names
+from videotrain.controlplane.kwok import create_nodes, node_names
 from videotrain.controlplane.plane import ControlPlane
 from videotrain.controlplane.tools import kubectl as kubectl_program
 from videotrain_operator.cluster.interface import NotFound
@@ -101,7 +102,7 @@ async def test_fake_nodes_run_pods_and_let_them_go(control_plane, admin, namespa
         with pytest.raises(NotFound):
             await admin.get("Pod", namespace, running["metadata"]["name"])
     finally:
-        delete_nodes(control_plane.api(), names)
+        delete_nodes(control_plane, names)
 
 
 @pytest.mark.slow
@@ -118,7 +119,7 @@ def test_it_survives_a_killed_owner_and_its_own_outages(tmp_path):
         before = plane.kubeconfig().read_text()
         api = plane.api()
         assert api.get("/api/v1/namespaces/kept")["metadata"]["name"] == "kept"
-        plane.create_namespace("fresh")  # controllers work by now; while they start they do not bear an outage
+        create_namespace(plane, "fresh")  # controllers work by now; while they start they do not bear an outage
         api_server_goes_and_comes(plane)
         paused_scheduler_binds_nothing(plane)
         scheduler_that_lost_its_supervisor_ends_with_the_plane(plane)

@@ -7,9 +7,10 @@ import pytest
 import pytest_asyncio
 from support.controlplane import install_crds
 from support.kueue import Kueue, NotToBeHad, installation
+from support.plane_objects import create_namespace, delete_nodes
 from support.queue_bench import POOL, GracefulPlane, QueueBench
 
-from videotrain.controlplane.kwok import create_nodes, delete_nodes
+from videotrain.controlplane.kwok import create_nodes
 from videotrain.kubelet.watch import follow
 from videotrain_api.vocabulary import KIND
 from videotrain_operator.kube.client import connect
@@ -39,7 +40,7 @@ def kueue(tmp_path_factory):
 async def bench(kueue, tmp_path):
     plane, manager = kueue
     namespace = f"q-{uuid.uuid4().hex[:8]}"
-    await asyncio.to_thread(plane.create_namespace, namespace)
+    await asyncio.to_thread(create_namespace, plane, namespace)
     nodes = [f"{namespace}-{number}" for number in range(NODES)]
     await asyncio.to_thread(lambda: create_nodes(plane.api(), nodes, labels={POOL: namespace}))
     async with connect(str(plane.kubeconfig())) as client:
@@ -58,7 +59,7 @@ async def bench(kueue, tmp_path):
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
             await bench.agents.stop()
-            await asyncio.to_thread(delete_nodes, plane.api(), nodes)
+            await asyncio.to_thread(delete_nodes, plane, nodes)
 
 
 async def test_a_gang_waits_for_its_quota_starts_as_one_and_leaves_nothing_behind(bench):

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from support.chaos_rig import until
 from support.operator_bench import PODS, small_run
+from support.plane_objects import create_namespace
 
 from videotrain_api.vocabulary import KIND, LABEL_RUN
 from videotrain_operator.cluster.interface import NotFound
@@ -117,7 +118,7 @@ async def test_a_restart_writes_nothing_for_live_runs_and_serves_the_next_one(be
 
 async def test_a_namespaced_operator_needs_no_more_and_touches_nothing_else(bench, control_plane):
     other = f"{bench.namespace}-other"
-    control_plane.create_namespace(other)
+    create_namespace(control_plane, other)
     await bench.start("--namespaces", bench.namespace, replicas=1, namespaces=(bench.namespace,))
     await bench.create("theirs", namespace=other)
     await bench.create("ours")

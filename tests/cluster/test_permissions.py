@@ -12,6 +12,7 @@ import yaml
 from support.audit import AuditedControlPlane
 from support.chart import NAMESPACE, OWN, ROOT, Json, Rules, table
 from support.controlplane import Run, environment, program
+from support.plane_objects import create_namespace
 from support.release import ACCOUNT, Release, until
 
 from videotrain.controlplane.kwok import create_nodes
@@ -36,7 +37,7 @@ RACES: Rules = {("", "services", "patch", "")}
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuditedControlPlane]:
     with AuditedControlPlane(tmp_path_factory.mktemp("audited"), Settings(kwok=Kwok()), [ACCOUNT]) as running:
         for name in ("team", "other"):
-            running.create_namespace(name)
+            create_namespace(running, name)
         create_nodes(running.api(), ["h200-0", "h200-1"])
         yield running
 

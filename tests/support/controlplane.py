@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 import yaml
 from support.audit import AuditedControlPlane
+from support.plane_objects import create_namespace
 
 from videotrain.controlplane.plane import ControlPlane
 from videotrain.controlplane.settings import Kwok, Settings
@@ -71,7 +72,7 @@ def helm(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) 
 def namespace(control_plane: ControlPlane, kubectl: Run) -> Iterator[str]:
     """A namespace that pods can be created in; deleted after the test, without waiting for that."""
     name = f"t-{uuid.uuid4().hex[:10]}"
-    control_plane.create_namespace(name)
+    create_namespace(control_plane, name)
     yield name
     kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
 

@@ -28,6 +28,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from support.plane_objects import create_namespace
 
 from videotrain.controlplane.build import find_go, run_go
 from videotrain.controlplane.cache import cache_folder, locked
@@ -112,7 +113,7 @@ class Kueue:
     def start(self) -> None:
         """Install everything, start the manager, and wait until it takes part in admission."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._plane.create_namespace(NAMESPACE)
+        create_namespace(self._plane, NAMESPACE)
         self._make_certificates()
         for manifest in self._crds():
             self._plane.install(manifest)

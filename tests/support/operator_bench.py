@@ -17,10 +17,11 @@ import pytest_asyncio
 from support.audit import AuditedControlPlane, Json, in_words, writes
 from support.chaos_rig import Operators, View, until
 from support.controlplane import OPERATOR
+from support.plane_objects import delete_nodes
 from support.planner_builders import manifest
 from support.rights import LEASE, grant_operator
 
-from videotrain.controlplane.kwok import H200_NODE, create_nodes, delete_nodes
+from videotrain.controlplane.kwok import H200_NODE, create_nodes
 from videotrain.kubelet.watch import follow
 from videotrain_api.vocabulary import ANNOTATION_ROSTER, KIND, LABEL_INDEX, LABEL_RUN
 from videotrain_operator.kube.client import KubeClient
@@ -240,5 +241,5 @@ async def bench(
     for task in watching:
         task.cancel()
     await asyncio.gather(*watching, return_exceptions=True)
-    await asyncio.to_thread(delete_nodes, control_plane.api(), bench.nodes)
+    await asyncio.to_thread(delete_nodes, control_plane, bench.nodes)
     assert [task.exception() for task in ended] == []

@@ -12,6 +12,7 @@ from videotrain.controlplane.plane import ControlPlane
 if __name__ == "__main__":
     plane = ControlPlane(Path(sys.argv[1]))
     plane.start()
-    plane.create_namespace("kept")
+    kept = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kept"}}
+    plane.api().request("POST", "/api/v1/namespaces", kept)
     print("ready", flush=True)
     signal.pause()

@@ -1,5 +1,6 @@
 """Process nodes in a process of their own, beside a real control plane."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,11 +10,31 @@ import uuid
 
 from support.processes import processes_below
 
-from videotrain.kubelet.orders import give_order
+from videotrain.kubelet.orders import control_folder
 from videotrain.processes.leftovers import end_leftovers
 
 PATIENCE = 120.0
 """Seconds that anything may take on a busy machine."""
+
+
+class OrderError(Exception):
+    """An order was refused or not answered."""
+
+
+def give_order(workdir, order, **details):
+    """Put an order where process nodes look for it, wait until it was carried out, and give the answer."""
+    path = control_folder(workdir) / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"order": order, **details}))
+    partial.rename(path)
+    result = path.with_suffix(".result")
+    until(result.exists, f"{order} is answered by process nodes in {workdir}")
+    answer = json.loads(result.read_text())
+    result.unlink()
+    if not answer.pop("ok"):
+        raise OrderError(f"{order}: {answer['error']}")
+    return answer
 
 
 class ProcessNodes:
@@ -39,7 +60,7 @@ class ProcessNodes:
     def order(self, name, **details):
         """Carry out an order of videotrain.kubelet.orders."""
         try:
-            return give_order(self.workdir, name, PATIENCE, **details)
+            return give_order(self.workdir, name, **details)
         except Exception as error:
             raise AssertionError(f"{error}\n{(self.workdir / 'nodes.log').read_text()[-4000:]}") from error
 

@@ -110,14 +110,13 @@ class Cluster:
 
     async def _show(self, record: Record, show: Callable[[Record], Coroutine[Any, Any, None]]) -> None:
         async with asyncio.timeout(NODES_SECONDS):
-            while not await asyncio.to_thread(self._nodes_are_ready):
+            while True:
+                seen = await asyncio.to_thread(look, self.directory)
+                if {node.name for node in seen.nodes if node.ready} >= set(self.shape.devices):
+                    break
                 await asyncio.sleep(_CHECK_SECONDS / 4)
         record.write(self.directory)
         await show(record)
-
-    def _nodes_are_ready(self) -> bool:
-        seen = look(self.directory)
-        return {node.name for node in seen.nodes if node.ready} >= set(self.shape.devices)
 
     async def _nodes(self, store: ObjectServer) -> None:
         user = self.plane.kubeconfig(NODES_USER, ("system:masters",))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
 from videotrain.controlplane.api import MERGE, Api
 from videotrain.controlplane.commands import KWOK, USERS
-from videotrain.controlplane.errors import RequestError
 
 Json = dict[str, Any]
 ANNOTATION: Final = {"kwok.x-k8s.io/node": "fake"}
@@ -57,19 +55,6 @@ def create_nodes(
         requests.request("PATCH", f"/api/v1/nodes/{name}", {"spec": {"taints": list(taints)}}, MERGE)
 
     _for_each(api, names, create)
-
-
-def delete_nodes(api: Api, names: Sequence[str]) -> None:
-    """Delete nodes; those that are gone already do not matter."""
-
-    def delete(requests: Api, name: str) -> None:
-        try:
-            requests.request("DELETE", f"/api/v1/nodes/{name}")
-        except RequestError as error:
-            if error.status != HTTPStatus.NOT_FOUND:
-                raise
-
-    _for_each(api, names, delete)
 
 
 def _for_each(api: Api, names: Sequence[str], act: Callable[[Api, str], None]) -> None:

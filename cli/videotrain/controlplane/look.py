@@ -116,18 +116,15 @@ def _node(node: Json, pods: Iterable[Json]) -> NodeLook:
     here = [
         pod for pod in pods if pod["spec"].get("nodeName") == name and pod.get("status", {}).get("phase") not in _ENDED
     ]
+    limits = [c.get("resources", {}).get("limits", {}) for pod in here for c in pod["spec"]["containers"]]
     conditions = status.get("conditions") or []
     return NodeLook(
         name=name,
         ready=any(c["type"] == "Ready" and c["status"] == "True" for c in conditions),
         gpus=int(status.get("allocatable", {}).get(GPU_RESOURCE, 0)),
-        gpus_used=sum(_gpus(pod) for pod in here),
+        gpus_used=sum(int(limit.get(GPU_RESOURCE, 0)) for limit in limits),
         pods=len(here),
     )
-
-
-def _gpus(pod: Json) -> int:
-    return sum(int(c.get("resources", {}).get("limits", {}).get(GPU_RESOURCE, 0)) for c in pod["spec"]["containers"])
 
 
 def _pod(pod: Json, now: datetime) -> PodLook:

@@ -169,16 +169,6 @@ class ControlPlane:
         """Blocking requests as an administrator."""
         return admin_api(self._known())
 
-    def create_namespace(self, name: str) -> None:
-        """Create a namespace and wait until pods can be created in it.
-
-        Raises:
-            RequestError: the name is taken or not valid.
-        """
-        api = self.api()
-        api.request("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-        self._until(lambda: namespace_is_usable(api, name), self._component(CONTROLLER_MANAGER), "furnish a namespace")
-
     def install(self, manifest: Mapping[str, Any]) -> None:
         """Apply a CustomResourceDefinition and wait until the API server serves its kind.
 

@@ -246,10 +246,6 @@ class Watch:
             raise StopAsyncIteration
         return event
 
-    async def aclose(self) -> None:
-        """Stop watching."""
-        self.end()
-
 
 def set_condition(body: Json, type_: str, status: str, reason: str = "", message: str = "") -> bool:
     """Set a condition of an object in place; its transition time moves only if its status changed.

@@ -15,7 +15,7 @@ import logging
 import shutil
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,10 @@ class KubeNodes:
 
     async def run(self) -> None:
         """Register the nodes and serve their pods until cancelled."""
+        # What an earlier life left behind goes first: its processes hold the ports and GPUs of pods that are about to
+        # be started once more.
         await asyncio.to_thread(end_leftovers, self._site.pods)
+        # Nodes before pods: a pod that is bound to a node is served only while that node is registered.
         for node in self._nodes.values():
             await patiently(self._site.client, f"registering node {node.name}", node.power_on)
         orders = {
@@ -114,7 +117,11 @@ class KubeNodes:
         """All pods of the cluster were listed."""
         mine = {pod["metadata"]["uid"]: pod for pod in items if self._is_mine(pod)}
         if not self._hosts:
-            self._tidy(mine.values())
+            # The first list: directories of pods that went while nobody was here.
+            kept = {self._site.pod_root(pod) for pod in mine.values()}
+            for folder in [folder for folder in self._site.pods.iterdir() if folder not in kept]:
+                shutil.rmtree(folder, ignore_errors=True)
+        # Forget before attending: a pod of the same name may have taken the place of one that is gone.
         for uid in self._pods.keys() - mine.keys():
             self._forget(uid)
         self._pods = mine
@@ -153,12 +160,6 @@ class KubeNodes:
         for node in self._nodes.values():
             if node.uid and node.uid not in present and version > node.version:
                 self.node_removed(node.name, node.uid)
-
-    def _tidy(self, pods: Iterable[Json]) -> None:
-        """Remove the directories of pods that went while nobody was here."""
-        kept = {self._site.pod_root(pod) for pod in pods}
-        for folder in [folder for folder in self._site.pods.iterdir() if folder not in kept]:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _known(self, name: str) -> Registration:
         if name not in self._nodes:

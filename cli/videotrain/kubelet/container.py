@@ -125,10 +125,12 @@ class Container:
         pauses = _pauses(self._site)
         while True:
             ended = self._record.ended
-            if ended is not None and _is_final(policy, ended["exitCode"]):
-                return bool(ended["exitCode"] == 0)
             if ended is not None:
+                succeeded = bool(ended["exitCode"] == 0)
+                if policy == "Never" or (policy == "OnFailure" and succeeded):
+                    return succeeded
                 await self._back_off(next(pauses))
+            # After the pause, not before it: a pod may be deleted meanwhile.
             if self._stop.asked.is_set():
                 return False
             began = time.monotonic()
@@ -189,13 +191,18 @@ class Container:
                 await self._wait("ErrImagePull", str(error), min(2.0, self._site.timing.back_off))
                 await self._wait("ImagePullBackOff", f"Back-off pulling image: {error}", next(pull_pauses))
             except OSError as error:
-                await self._fail_to_start(error)
+                at = utc_now()
+                _log.warning("%s could not be started: %s", self.log.stem, error)
+                self._record.attempts = max(1, self._record.attempts)
+                await self._report(Ending(128, at, at, "StartError", str(error)))
                 return None
         return None
 
     async def _start(self) -> Probes:
         pod = self._pod()
-        spec = _current_spec(pod, self._record.name)
+        # As the pod describes it now: its image can be changed.
+        containers = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+        spec = dict(next(container for container in containers if container["name"] == self._record.name))
         self._record.spec = spec
         if not can_be_pulled(spec.get("image", "")):
             raise _NotPulled(f"image {spec['image']!r} does not exist (process nodes refuse this name on purpose)")
@@ -279,7 +286,9 @@ class Container:
             return own.read_bytes()[-MESSAGE_BYTES:].decode(errors="replace")
         wanted = spec.get("terminationMessagePolicy") == "FallbackToLogsOnError" and ending.exit_code != 0
         if wanted and not ending.message and self.log.is_file():
-            return _tail(self.log)
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - MESSAGE_BYTES))
+                return file.read().decode(errors="replace")
         return ending.message
 
     async def _wait(self, reason: str, message: str, seconds: float) -> None:
@@ -289,12 +298,6 @@ class Container:
             self._told.add(f"{reason}: {message}")
             self._site.events.warn(self._pod(), "Failed", f"{reason}: {message}")
         await self._stop.sleep(seconds)
-
-    async def _fail_to_start(self, error: OSError) -> None:
-        at = utc_now()
-        _log.warning("%s could not be started: %s", self.log.stem, error)
-        self._record.attempts = max(1, self._record.attempts)
-        await self._report(Ending(128, at, at, "StartError", str(error)))
 
 
 async def _or_killed(starting: asyncio.Task[SupervisedProcess]) -> SupervisedProcess:
@@ -308,16 +311,6 @@ async def _or_killed(starting: asyncio.Task[SupervisedProcess]) -> SupervisedPro
         raise
 
 
-def _current_spec(pod: Json, name: str) -> Json:
-    """The container as the pod describes it now; its image can be changed."""
-    containers = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
-    return dict(next(container for container in containers if container["name"] == name))
-
-
-def _is_final(policy: str, exit_code: int) -> bool:
-    return policy == "Never" or (policy == "OnFailure" and exit_code == 0)
-
-
 def _doubling(first: float, longest: float) -> Iterator[float]:
     while True:
         yield first
@@ -328,9 +321,3 @@ def _pauses(site: Site) -> Iterator[float]:
     """Before each new start of a container: at once first, then longer and longer."""
     yield 0.0
     yield from _doubling(site.timing.back_off, site.timing.longest_back_off)
-
-
-def _tail(log: Path) -> str:
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - MESSAGE_BYTES))
-        return file.read().decode(errors="replace")

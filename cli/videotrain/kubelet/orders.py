@@ -15,8 +15,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -26,10 +24,6 @@ Orders = Mapping[str, Callable[[Json], Awaitable[Json]]]
 _log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.1
-
-
-class OrderError(Exception):
-    """An order was refused or not answered."""
 
 
 def control_folder(workdir: Path) -> Path:
@@ -47,37 +41,6 @@ async def obey(workdir: Path, orders: Orders) -> None:
             path.unlink()
             _put(path.with_suffix(".result"), answer)
         await asyncio.sleep(POLL_SECONDS)
-
-
-def give_order(workdir: Path, order: str, timeout_seconds: float = 60.0, **details: Any) -> Json:
-    """Give an order and wait until it was carried out.
-
-    Args:
-        workdir: of the process nodes.
-        order: its name.
-        timeout_seconds: how long to wait.
-        details: its other fields.
-
-    Returns:
-        The answer.
-
-    Raises:
-        OrderError: it was refused, or nobody answered.
-    """
-    path = control_folder(workdir) / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _put(path, {"order": order, **details})
-    result, until = path.with_suffix(".result"), time.monotonic() + timeout_seconds
-    while not result.exists():
-        if time.monotonic() > until:
-            path.unlink(missing_ok=True)
-            raise OrderError(f"{order}: no answer in {timeout_seconds:g} s from process nodes in {workdir}")
-        time.sleep(POLL_SECONDS)
-    answer: Json = json.loads(result.read_text())
-    result.unlink()
-    if not answer.pop("ok"):
-        raise OrderError(f"{order}: {answer['error']}")
-    return answer
 
 
 async def _carry_out(path: Path, orders: Orders) -> Json:

@@ -119,7 +119,11 @@ class PodHost:
         return parse_time(text) if text else None
 
     async def _live(self) -> None:
-        lost = self._recover()
+        # First what an earlier life of the node reported and left behind: a container that ended then is not run again.
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._report.adopt(self._writer.pod["status"])
+        self._report.start_time = self._report.start_time or now()
+        recovered = [container.recover() for container in (*self._inits, self._main)]
         self._writer.touch()
         await self._admit()
         refreshing = asyncio.create_task(self._refresh())
@@ -130,15 +134,7 @@ class PodHost:
         finally:
             await end(refreshing)
             self._site.devices[self.node].give_back(self._writer.pod["metadata"]["uid"])
-        self._finish(lost)
-
-    def _recover(self) -> bool:
-        """Take over what an earlier life of the node reported and left behind."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        self._report.adopt(self._writer.pod["status"])
-        self._report.start_time = self._report.start_time or now()
-        lost = [container.recover() for container in (*self._inits, self._main)]
-        return any(lost)
+        self._finish(any(recovered))
 
     async def _admit(self) -> None:
         """Give it an address, and refuse what process nodes cannot run."""

@@ -50,12 +50,13 @@ class StatusWriter:
         pause = RETRY_SECONDS[0]
         while True:
             await self._changed.wait()
-            self._changed.clear()
+            self._changed.clear()  # before the write: what changes during it is written next
             try:
                 await self._write()
             except (ApiError, Conflict, NotFound) as error:
                 # A pod that is gone, or whose name another one has, ends this by the watch, which cancels it.
-                _log.warning("status of %s not written, again in %.1f s: %s", self._name, pause, error)
+                pod = "{namespace}/{name}".format_map(self.pod["metadata"])
+                _log.warning("status of %s not written, again in %.1f s: %s", pod, pause, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_SECONDS[1])
                 self._changed.set()
@@ -69,24 +70,16 @@ class StatusWriter:
         status = self._report.to_status(int(head.get("generation", 0)))
         if contains(self.pod["status"], status):
             return
+        # Lists of addresses replace those of an earlier life; a strategic merge would join them.
+        addresses = {key: [{"$patch": "replace"}, *status[key]] for key in ("podIPs", "hostIPs") if key in status}
         # Only the node writes these fields and only one writer exists per pod, so the uid is all that must hold.
-        patch = {"metadata": {"uid": head["uid"]}, "status": status | _whole_lists(status)}
+        patch = {"metadata": {"uid": head["uid"]}, "status": status | addresses}
         written = await self._client.patch(
             "Pod", head["namespace"], head["name"], patch,
             content=STRATEGIC, subresource="status", manager=COMPONENT,
         )  # fmt: skip
         if _version(written) > _version(self.pod):
             self.pod = written
-
-    @property
-    def _name(self) -> str:
-        return f"{self.pod['metadata']['namespace']}/{self.pod['metadata']['name']}"
-
-
-def _whole_lists(status: Json) -> Json:
-    """The lists of addresses, marked to replace those of an earlier life instead of joining them."""
-    named = {name: status[name] for name in ("podIPs", "hostIPs") if name in status}
-    return {name: [{"$patch": "replace"}, *addresses] for name, addresses in named.items()}
 
 
 def _version(pod: Json) -> int:

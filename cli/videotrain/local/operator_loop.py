@@ -99,17 +99,14 @@ class Operating:
                 self._count(item)
                 continue
             self._errors = 0
-            self._note(item)
+            seconds = (utc_now() - item.at).total_seconds()
+            self._metrics.note_pass(item.run, item.status, seconds, [event.reason for event in item.plan.events])
             run = item.run | {"status": item.plan.status.to_wire()}
             self._display.update(run, item.observed)
             self._write_endpoints(item.observed)
             await self._faults.look(run, item.observed)
             if rests(item):
                 return run
-
-    def _note(self, item: Outcome) -> None:
-        seconds = (utc_now() - item.at).total_seconds()
-        self._metrics.note_pass(item.run, item.status, seconds, [event.reason for event in item.plan.events])
 
     def _count(self, error: Exception) -> None:
         """Conflicts are everyday; a broken database ends at once, everything else after some patience."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from videotrain.report.sections import (
 )
 from videotrain.report.summary import DROP_REPORT_FILE, SUMMARY_FILE
 from videotrain.report.timeline import timeline
-from videotrain.report.workdir import RunRecords, read_records
+from videotrain.report.workdir import read_records
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.storage.artifacts import DropReport
 
@@ -62,7 +61,12 @@ def write_report(workdir: Path, run: Json) -> Path:
 def _document(workdir: Path, run: Json, summary: Json) -> str:
     status = RunStatus.from_wire(run.get("status") or {})
     records = read_records(workdir)
-    figures = _figures(run, status, records)
+    seen = [generation.steps[-1].finished_at for generation in records.generations if generation.steps]
+    end = status.completion_time or max(seen, default=None)
+    curves = [found for stage in status.stages if (found := stage_curves(stage.name, records))]
+    figures: Json = {"curves": curves, "timeline": timeline(run, status, records, end)}
+    drops = workdir / DROP_REPORT_FILE
+    report = DropReport.from_wire(json.loads(drops.read_text(encoding="utf-8"))) if drops.is_file() else None
     body = join(
         headline(run, summary),
         stage_section(summary),
@@ -71,26 +75,11 @@ def _document(workdir: Path, run: Json, summary: Json) -> str:
         bill_section(run, summary),
         video_section(workdir, summary),
         restart_section(run, summary),
-        drop_section(_drop_report(workdir)),
+        drop_section(report),
         checkpoint_section(summary),
         _footer(summary),
     )
     return _page(summary["run"], body, figures)
-
-
-def _figures(run: Json, status: RunStatus, records: RunRecords) -> Json:
-    curves = [c for stage in status.stages if (c := stage_curves(stage.name, records))]
-    return {"curves": curves, "timeline": timeline(run, status, records, _end(status, records))}
-
-
-def _end(status: RunStatus, records: RunRecords) -> datetime | None:
-    seen = [g.steps[-1].finished_at for g in records.generations if g.steps]
-    return status.completion_time or max(seen, default=None)
-
-
-def _drop_report(workdir: Path) -> DropReport | None:
-    path = workdir / DROP_REPORT_FILE
-    return DropReport.from_wire(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def _footer(summary: Json) -> Html:

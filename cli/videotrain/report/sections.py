@@ -27,16 +27,12 @@ def headline(run: Json, summary: Json) -> Html:
     toggle = element("button", text("◐"), id="theme", type="button", title="light or dark", aria_label="light or dark")
     title = element("div", join(element("h1", text(summary["run"])), phase, toggle), class_="title")
     cards = element("div", join(*(_card(*card) for card in _cards(summary))), class_="cards")
+    began = summary["started_at"]
+    started = f"started {datetime.fromisoformat(began):%Y-%m-%d %H:%M:%S} UTC" if began else "not started"
     stages = ", ".join(s["name"] for s in summary["stages"])
     nodes = run["spec"].get("nodes", {})
-    lead = f"{stages}; {nodes.get('min', 1)} to {nodes.get('max', 1)} nodes, {_started(summary)}"
+    lead = f"{stages}; {nodes.get('min', 1)} to {nodes.get('max', 1)} nodes, {started}"
     return element("header", join(title, element("p", text(lead), class_="lead"), cards))
-
-
-def _started(summary: Json) -> str:
-    if not summary["started_at"]:
-        return "not started"
-    return f"started {datetime.fromisoformat(summary['started_at']):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _cards(summary: Json) -> list[tuple[str, str, str]]:
@@ -46,13 +42,17 @@ def _cards(summary: Json) -> list[tuple[str, str, str]]:
     if cost["currency"]:
         cards.append(("cost", money(cost["total_micros"], cost["currency"]), f"{duration(held)} of GPU time"))
     if summary["duration_seconds"] is not None:
-        cards.append(("time", duration(summary["duration_seconds"]), _stage_count(summary)))
+        done = sum(1 for s in summary["stages"] if s["state"] == "Succeeded")
+        note = f"{done} of {len(summary['stages'])} stages done"
+        cards.append(("time", duration(summary["duration_seconds"]), note))
     if held:
         share = 100 * summary["gpu_microseconds"]["productive"] / summary["gpu_microseconds"]["held"]
         cards.append(("productive", f"{share:.0f} %", "of the GPU time held"))
     trained = [s for s in summary["stages"] if s["first_tenth_loss"]]
     if trained:
-        cards.append(("loss", f"{trained[-1]['last_tenth_loss']:.3g}", _fall(trained[-1])))
+        first, last = trained[-1]["first_tenth_loss"], trained[-1]["last_tenth_loss"]
+        note = f"{trained[-1]['name']}: {100 * (last / first - 1):+.0f} % since its first tenth"
+        cards.append(("loss", f"{last:.3g}", note))
     restarts = sum(summary["restarts"].values())
     lost_steps = sum(r["lost_steps"] for r in summary["recoveries"])
     cards.append(("restarts", str(restarts), f"{lost_steps} steps done again"))
@@ -62,21 +62,11 @@ def _cards(summary: Json) -> list[tuple[str, str, str]]:
     return cards
 
 
-def _stage_count(summary: Json) -> str:
-    done = sum(1 for s in summary["stages"] if s["state"] == "Succeeded")
-    return f"{done} of {len(summary['stages'])} stages done"
-
-
 def _card(label: str, value: str, note: str) -> Html:
     number, _, unit = value.partition(" ")
     shown = Html(text(number) + (element("small", text(unit)) if unit else ""))
     parts = [("label", text(label)), ("value", shown), ("note", text(note))]
     return element("div", join(*(element("div", content, class_=name) for name, content in parts)), class_="card")
-
-
-def _fall(stage: Json) -> str:
-    change = 100 * (stage["last_tenth_loss"] / stage["first_tenth_loss"] - 1)
-    return f"{stage['name']}: {change:+.0f} % since its first tenth"
 
 
 def stage_section(summary: Json) -> Html:
@@ -253,7 +243,7 @@ def restart_section(run: Json, summary: Json) -> Html:
             r["cause"],
             _clock(r["failed_at"]),
             "" if r["seconds"] is None else f"{r['seconds']:.1f} s",
-            element("span", text(_phases(r["phases"])), class_="dim"),
+            element("span", text(", ".join(f"{_PHASES[p]} {s:.1f} s" for p, s in r["phases"].items())), class_="dim"),
             r["lost_steps"],
             money(cost_micros(round(r["gpu_seconds"] * 1e6), price), summary["cost"]["currency"]),
         )
@@ -264,10 +254,6 @@ def restart_section(run: Json, summary: Json) -> Html:
     headings = ("world", "stage", "cause", "at", "back after", "of which", "steps lost", "cost, about")
     lead = "From the first sign of a fault to the end of the first step after it."
     return section("Restarts", _capped(headings, rows, (0, 4, 6, 7)), lead=lead)
-
-
-def _phases(phases: dict[str, float]) -> str:
-    return ", ".join(f"{_PHASES[name]} {seconds:.1f} s" for name, seconds in phases.items())
 
 
 _PHASES = {"noticed": "new roster", "launched": "processes", "ready": "checkpoint loaded", "firstStep": "first step"}

@@ -64,7 +64,8 @@ def life_of(generation: GenerationStatus, *, run_over: bool) -> Life:
     work = _at(facts.started_at if facts else None, created)
     last = _at(facts.last_step_at if facts else None, work or created)
     over = _at(facts.ended_at if facts else None, last or work or created)
-    marks = [Span(created, work or over or FOREVER, _start_bucket(generation))]
+    first = generation.reason in (GenerationReason.STARTED, GenerationReason.STAGE_STARTED)
+    marks = [Span(created, work or over or FOREVER, Bucket.STARTING if first else Bucket.RESTARTING)]
     if facts is not None and work is not None:
         if last is not None:
             marks += _work(generation, facts, work, last)
@@ -77,11 +78,6 @@ def life_of(generation: GenerationStatus, *, run_over: bool) -> Life:
 
 def _at(at: datetime | None, earliest: int) -> int | None:
     return None if at is None else max(microseconds(at), earliest)
-
-
-def _start_bucket(generation: GenerationStatus) -> Bucket:
-    first = generation.reason in (GenerationReason.STARTED, GenerationReason.STAGE_STARTED)
-    return Bucket.STARTING if first else Bucket.RESTARTING
 
 
 def _work(generation: GenerationStatus, facts: GenerationProgress, work: int, last: int) -> list[Span]:

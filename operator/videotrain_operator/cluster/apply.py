@@ -44,12 +44,15 @@ async def apply(
     """
     head = run["metadata"]
     namespace, name = head.get("namespace", "default"), head["name"]
+    # What the run needs before what it needs no more: who dies in between leaves too much, never too little.
     for batch in batches(plan.apply):
         await _together(cluster.apply(manifest, manager_of(manifest)) for manifest in batch)
     await _delete(cluster, head, plan)
+    # The status after what it tells of: whoever dies in between does those writes again, which changes nothing.
     written: Json | None = None
     if due(run.get("status") or {}, status):
         written = await cluster.replace_status(KIND, namespace, name, status, head["resourceVersion"])
+    # After the status: a conflict there means planning again, and the same event would be told twice.
     for event in plan.events:
         await cluster.emit_event(run, event.type, event.reason, event.message)
     if plan.delete_run:

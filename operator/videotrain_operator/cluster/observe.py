@@ -35,6 +35,7 @@ async def observe(
         NotFound: there is no such run.
         ValueError: the ledger cannot be read.
     """
+    # The run first: its resourceVersion guards the status that is written in the end, and the rest can only be newer.
     run = await cluster.get(KIND, namespace, name)
     labels = {LABEL_RUN: name, LABEL_RUN_UID: run["metadata"]["uid"]}
     nodes = {node["metadata"]["name"]: node for node in await cluster.list("Node", "")}
@@ -91,25 +92,16 @@ async def _ask(agents: Agents, run: Json, pods: Sequence[PodView]) -> dict[str, 
 
     Before the first roster no agent can say anything that matters.
     """
-    members = _members(run)
+    status = run.get("status") or {}
+    members = [str(name) for name in (status.get("generations") or [{}])[-1].get("members") or []]
     if not members:
         return {}
     reachable = {pod.name: pod.address for pod in pods if pod.running and pod.address and not pod.node_lost}
     followers = set(members[1:])
     # Newcomers are asked too: the world grows when they are ready.
     first = await ask_all(agents, [(name, address) for name, address in reachable.items() if name not in followers])
-    if members[0] in first and _is_running(first[members[0]], run):
+    leader = first[members[0]].current if members[0] in first else None
+    # It trains in the newest generation, and nobody was asked to leave: what the others could tell is known.
+    if leader is not None and leader.generation == status.get("generation") and leader.state == "running":
         return first
     return first | await ask_all(agents, [(name, address) for name, address in reachable.items() if name in followers])
-
-
-def _members(run: Json) -> list[str]:
-    generations = (run.get("status") or {}).get("generations") or [{}]
-    return [str(name) for name in generations[-1].get("members") or []]
-
-
-def _is_running(answer: AgentProgress, run: Json) -> bool:
-    """The leader trains in the newest generation and nobody was asked to leave."""
-    newest = (run.get("status") or {}).get("generation")
-    current = answer.current
-    return current is not None and current.generation == newest and current.state == "running"

@@ -7,7 +7,7 @@ from contextlib import suppress
 from videotrain_api.render.kueue import FINAL
 from videotrain_api.vocabulary import LABEL_POD_GROUP, LABEL_RUN, LABEL_RUN_UID
 from videotrain_operator.cluster.apply import ROSTER_MANAGER
-from videotrain_operator.cluster.interface import Cluster, Conflict, Json, NotFound
+from videotrain_operator.cluster.interface import Cluster, Conflict, NotFound
 
 
 async def release_orphans(cluster: Cluster, namespace: str, run: str, but: str = "") -> None:
@@ -25,10 +25,6 @@ async def release_orphans(cluster: Cluster, namespace: str, run: str, but: str =
     for pod in await cluster.list("Pod", namespace, {LABEL_RUN: run}):
         labels = pod["metadata"]["labels"]
         if LABEL_POD_GROUP in labels and labels.get(LABEL_RUN_UID) != but:
+            head = {key: pod["metadata"][key] for key in ("name", "namespace", "uid")} | {"annotations": dict(FINAL)}
             with suppress(Conflict, NotFound):  # it is gone, which is all that is wanted
-                await cluster.apply(_final_patch(pod), ROSTER_MANAGER)
-
-
-def _final_patch(pod: Json) -> Json:
-    head = {key: pod["metadata"][key] for key in ("name", "namespace", "uid")}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": head | {"annotations": dict(FINAL)}}
+                await cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": head}, ROSTER_MANAGER)

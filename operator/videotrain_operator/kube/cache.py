@@ -53,7 +53,8 @@ class Store:
 
     def of_run(self, uid: str) -> list[Json]:
         """Objects that carry the run's uid, oldest first."""
-        return sorted(self._by_run.get(uid, {}).values(), key=_age)
+        bodies = self._by_run.get(uid, {}).values()
+        return sorted(bodies, key=lambda b: (b["metadata"].get("creationTimestamp", ""), b["metadata"]["name"]))
 
     def on_node(self, node: str) -> list[Json]:
         """Pods that are bound to a node."""
@@ -138,7 +139,3 @@ class Store:
             members.pop(key, None)
             if not members:
                 index.pop(value, None)
-
-
-def _age(body: Json) -> tuple[str, str]:
-    return body["metadata"].get("creationTimestamp", ""), body["metadata"]["name"]

@@ -61,7 +61,8 @@ class KubeCluster:
         store = self._stores[kind]
         run = (labels or {}).get(LABEL_RUN_UID)
         found = store.of_run(run) if run else store.all(namespace)
-        return [body for body in found if _carries(body, labels or {})]
+        wanted = (labels or {}).items()
+        return [body for body in found if wanted <= (body["metadata"].get("labels") or {}).items()]
 
     async def apply(self, manifest: Json, manager: str = FIELD_MANAGER) -> Json:
         """Create the object, or change the existing one; see Cluster.apply.
@@ -209,11 +210,6 @@ def _now() -> str:
 
 def _selector(labels: Mapping[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in labels.items())
-
-
-def _carries(body: Json, labels: Mapping[str, str]) -> bool:
-    carried = body["metadata"].get("labels") or {}
-    return all(carried.get(key) == value for key, value in labels.items())
 
 
 def _uid_of_run(body: Json) -> str | None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from videotrain_operator.cluster.interface import Json, WatchEvent
+from videotrain_operator.cluster.interface import WatchEvent
 from videotrain_operator.kube.cache import Key, Store, key_of
 from videotrain_operator.kube.client import ApiError, ApiUnavailable, KubeClient
 from videotrain_operator.kube.kinds import KINDS
@@ -56,6 +56,7 @@ class Informer:
                 if not self._version:
                     await self._list()
                 await self._watch()
+                # It ended in time, without an error: nothing happened, and the server is there.
                 self._heard()
                 backoff = FIRST_BACKOFF_SECONDS
             except ApiUnavailable as error:
@@ -110,11 +111,9 @@ class Informer:
                 continue
             body = trim(head | event.object)
             self._version = str(body["metadata"]["resourceVersion"])
-            self._take(event.type, body)
-
-    def _take(self, type_: str, body: Json) -> None:
-        if type_ == "DELETED":
-            self.store.remove(body)
-            self._on_event(WatchEvent("DELETED", body))
-        elif self.store.put(body):
-            self._on_event(WatchEvent("MODIFIED", body))
+            # The store first: whoever is woken reads it.
+            if event.type == "DELETED":
+                self.store.remove(body)
+                self._on_event(WatchEvent("DELETED", body))
+            elif self.store.put(body):
+                self._on_event(WatchEvent("MODIFIED", body))

@@ -18,7 +18,7 @@ from typing import Final
 from videotrain_api import metrics as catalogue
 from videotrain_api.vocabulary import ENV_POD_ROOT, FIELD_MANAGER, KIND
 from videotrain_operator.cluster.agents import AgentClient
-from videotrain_operator.cluster.interface import NotFound, WatchEvent
+from videotrain_operator.cluster.interface import NotFound
 from videotrain_operator.kube.cache import Key, Store, key_of
 from videotrain_operator.kube.cached_cluster import CACHED, KubeCluster
 from videotrain_operator.kube.client import ApiUnavailable, KubeClient, connect, load_configuration
@@ -72,23 +72,25 @@ class Operator:
             identity=f"{host}_{settings.instance or uuid.uuid4().hex[:8]}",
             seconds=settings.lease_seconds,
         )
-        cluster = KubeCluster(client, self._stores, self._fence, host)
-        self._controller = Controller(cluster, self._stores, agents, metrics, settings, self._nodes_heard_at)
-        self._informers = [self._informer(kind, place) for kind, place in self._scopes()]
-        self._runs = Runs(self._stores[KIND], self._notice)
+        fence = self._election.fence if settings.leader_elect else lambda: None
+        cluster = KubeCluster(client, self._stores, fence, host)
+        # Before what wakes it: each of the following takes its `notice`.
+        self._controller = Controller(
+            cluster, self._stores, agents, metrics, settings, lambda: self._informers[0].heard_at
+        )
+        self._informers = list(self._make_informers())
+        self._runs = Runs(self._stores[KIND], self._controller.notice)
         self._kopf = KopfThread(self._runs, lambda: load_configuration(settings.kubeconfig or None))
         self._webhook = self._make_webhook() if settings.webhook_port else None
         metrics.add_source(self._samples)
 
-    def _scopes(self) -> Iterable[tuple[str, str]]:
-        yield "Node", ""
+    def _make_informers(self) -> Iterable[Informer]:
+        """Of nodes, which is the first, and of what runs own: everywhere, or in each namespace that is served."""
+        notice = self._controller.notice
+        yield Informer(self._client, "Node", self._stores["Node"], notice)
         for kind in ("Pod", "Service", "ConfigMap"):
             for namespace in self._settings.namespaces or ("",):
-                yield kind, namespace
-
-    def _informer(self, kind: str, namespace: str) -> Informer:
-        labels = "" if kind == "Node" else OWNED
-        return Informer(self._client, kind, self._stores[kind], self._notice, namespace=namespace, labels=labels)
+                yield Informer(self._client, kind, self._stores[kind], notice, namespace=namespace, labels=OWNED)
 
     def _make_webhook(self) -> Webhook:
         settings = self._settings
@@ -101,16 +103,6 @@ class Operator:
             secret=settings.webhook_secret,
             configuration=settings.webhook_configuration,
         )
-
-    def _fence(self) -> None:
-        if self._settings.leader_elect:
-            self._election.fence()
-
-    def _notice(self, event: WatchEvent) -> None:
-        self._controller.notice(event)
-
-    def _nodes_heard_at(self) -> float:
-        return self._informers[0].heard_at
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT.
@@ -130,14 +122,17 @@ class Operator:
                 )
             )
             _log.info("serving /metrics, /healthz and /readyz on port %d", port)
-            self._stop_on_signals()
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.stop)
             stopping = asyncio.create_task(self._stopping.wait())
             working = asyncio.create_task(self._work())
             await asyncio.wait({stopping, working}, return_when=asyncio.FIRST_COMPLETED)
-            self._kopf.stop()
+            self._kopf.stop()  # a thread: cancelling the task that waits for it would not end it
             stopping.cancel()
             working.cancel()
             results = await asyncio.gather(working, return_exceptions=True)
+            # Last, when nothing here writes any more: the next leader begins at once.
             await self._election.release()
             for error in results:
                 if isinstance(error, Exception):
@@ -147,12 +142,8 @@ class Operator:
         """End `run`."""
         self._stopping.set()
 
-    def _stop_on_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-
     async def _work(self) -> None:
+        # Before any watch: one of a kind that is not served yet would count as a refusal.
         await self._wait_for_the_kind()
         async with asyncio.TaskGroup() as group:
             for informer in self._informers:
@@ -160,6 +151,7 @@ class Operator:
             group.create_task(self._kopf.follow(self._settings.namespaces, self._watching.set))
             if self._webhook is not None:
                 group.create_task(self._webhook.run())
+            # The list comes after the watch has begun, so that no change falls between the two.
             await self._watching.wait()
             self._watching.clear()
             await self._resync()
@@ -170,6 +162,7 @@ class Operator:
             gc.freeze()
             self._ready.set()
             group.create_task(self._tick())
+            # Leading comes last: a pass over a cache that is not full would make pods a second time.
             group.create_task(self._resync_always())
             group.create_task(self._lead_whenever_elected())
 

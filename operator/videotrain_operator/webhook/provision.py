@@ -26,7 +26,7 @@ from videotrain_operator.webhook.certificates import (
     settle,
     trust,
 )
-from videotrain_operator.webhook.secret import Held, read_secret, write_secret
+from videotrain_operator.webhook.secret import read_secret, write_secret
 
 Json = dict[str, Any]
 CONFIGURATION: Final = "ValidatingWebhookConfiguration"
@@ -49,7 +49,7 @@ class Keeper:
         self._client = client
         self._namespace, self._secret, self._configuration = namespace, secret, configuration
         self._names = service_names(service, namespace)
-        self._told: set[str] = set()
+        self._told_missing = False
 
     async def look(self, now: datetime) -> Material:
         """The certificate to serve with, after the Secret and the configuration were put right.
@@ -61,17 +61,16 @@ class Keeper:
         """
         for _ in range(ATTEMPTS):
             try:
-                return await self._look_once(now)
+                configuration = await self._read_configuration()
+                # Settled before it is registered, and by what is trusted now: nobody signs with what no one trusts yet.
+                material = await self._settled(_trusted(configuration), now)
+                if configuration is not None:
+                    await self._register(configuration, material, now)
             except (Conflict, NotFound) as conflict:  # another replica wrote, or somebody deleted
                 last = conflict
+            else:
+                return material
         raise last
-
-    async def _look_once(self, now: datetime) -> Material:
-        configuration = await self._read_configuration()
-        material = await self._settled(_trusted(configuration), now)
-        if configuration is not None:
-            await self._register(configuration, material, now)
-        return material
 
     async def _settled(self, trusted: frozenset[bytes] | None, now: datetime) -> Material:
         try:
@@ -80,20 +79,17 @@ class Keeper:
             existing = None
         held = read_secret(existing) if existing is not None else None
         if held is not None and not held.ours:
-            return self._given(held)
+            # Somebody else's, such as cert-manager's: what is wrong with it is theirs to repair.
+            if held.material.certificate is None:
+                where, faults = f"Secret {self._namespace}/{self._secret}", "; ".join(held.faults)
+                raise UnusableSecret(f"{where} was not made by videotrain and cannot be served: {faults}")
+            return held.material
         if held is not None and held.faults and existing and existing.get("data"):
             _log.warning("secret=%s/%s repaired: %s", self._namespace, self._secret, "; ".join(held.faults))
         wanted = settle(held.material if held else None, self._names, now, trusted)
         if held is None or wanted is not held.material:
             await self._write(write_secret(wanted, self._secret, self._namespace, existing), existing is None)
         return wanted
-
-    def _given(self, held: Held) -> Material:
-        """Somebody else's certificate; what is wrong with it is theirs to repair."""
-        if held.material.certificate is None:
-            where = f"Secret {self._namespace}/{self._secret}"
-            raise UnusableSecret(f"{where} was not made by videotrain and cannot be served: {'; '.join(held.faults)}")
-        return held.material
 
     async def _write(self, secret: Json, new: bool) -> None:
         if new:
@@ -106,7 +102,9 @@ class Keeper:
         try:
             return await self._client.get(CONFIGURATION, "", self._configuration)
         except NotFound:
-            self._tell_once(f"there is no {CONFIGURATION} {self._configuration}: nobody will call the webhook")
+            if not self._told_missing:
+                _log.warning("there is no %s %s: nobody will call the webhook", CONFIGURATION, self._configuration)
+            self._told_missing = True
             return None
 
     async def _register(self, configuration: Json, material: Material, now: datetime) -> None:
@@ -128,11 +126,6 @@ class Keeper:
                 raise
             raise Conflict(f"{CONFIGURATION} {self._configuration} changed while it was patched") from error
         _log.info("configuration=%s caBundle written", self._configuration)
-
-    def _tell_once(self, message: str) -> None:
-        if message not in self._told:
-            self._told.add(message)
-            _log.warning(message)
 
 
 def _bundle_patch(configuration: Mapping[str, Any], material: Material, now: datetime) -> list[Json]:

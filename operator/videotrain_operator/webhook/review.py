@@ -89,17 +89,13 @@ def _judge(request: Mapping[str, Any]) -> Verdict:
     if request.get("operation") not in _JUDGED or request.get("subResource") or _under_deletion(new):
         return Verdict(outcome="skipped")
     if request["operation"] == "CREATE":
-        return _judge_new(_named(new))
+        run = _parsed(_named(new))
+        if isinstance(run, VideoTrainingRun):
+            return Verdict(outcome="allowed", warnings=_warnings(run))
+        return Verdict(outcome="denied", problems=run)
     if isinstance(new, dict) and isinstance(old, dict) and new.get("spec") == old.get("spec"):
         return Verdict(outcome="skipped")
     return _judge_change(new, old)
-
-
-def _judge_new(manifest: Any) -> Verdict:
-    run = _parsed(manifest)
-    if isinstance(run, VideoTrainingRun):
-        return Verdict(outcome="allowed", warnings=_warnings(run))
-    return Verdict(outcome="denied", problems=run)
 
 
 def _judge_change(new: Any, old: Any) -> Verdict:

@@ -204,7 +204,7 @@ async def test_a_watch_sees_its_kind_from_its_call_on_until_it_is_closed(cluster
     await cluster.delete(KIND, "default", "r")
     types = [(await anext(watch)).type for _ in range(3)]
     assert types == ["MODIFIED", "MODIFIED", "DELETED"]
-    await watch.aclose()
+    watch.end()
     assert [event async for event in watch] == []
 
 

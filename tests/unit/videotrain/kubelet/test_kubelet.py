@@ -6,9 +6,10 @@ import os
 import subprocess
 
 import pytest
+from support.process_nodes import OrderError, give_order
 
 from videotrain.kubelet.address_pool import AddressPool, address_pool
-from videotrain.kubelet.orders import OrderError, give_order, obey
+from videotrain.kubelet.orders import obey
 from videotrain.kubelet.probes import Probes
 from videotrain.kubelet.site import can_be_pulled
 from videotrain.kubelet.status import PodReport, Record, contains
