@@ -69,7 +69,12 @@ class Registration:
         """Make the Node object, or take over the one of that name, and report that it is ready."""
         version = str((await self._client.raw("GET", "/version"))["gitVersion"])
         self._boot, self._since = str(uuid.uuid4()), {}
-        manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name, "labels": self._labels()}}
+        labels = {
+            "kubernetes.io/hostname": self.name,
+            "kubernetes.io/os": "linux",
+            "kubernetes.io/arch": _architecture(),
+        }
+        manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.name, "labels": labels}}
         self._see(await self._client.apply(manifest, COMPONENT))
         self._version_of_server = version
         self.powered = True
@@ -128,13 +133,6 @@ class Registration:
     def _held(self, type_: str) -> str | None:
         conditions = self._node.get("status", {}).get("conditions", [])
         return next((item["status"] for item in conditions if item["type"] == type_), None)
-
-    def _labels(self) -> dict[str, str]:
-        return {
-            "kubernetes.io/hostname": self.name,
-            "kubernetes.io/os": "linux",
-            "kubernetes.io/arch": _architecture(),
-        }
 
     def _status(self) -> Json:
         amounts = {

@@ -101,6 +101,7 @@ class Session:
 
     async def _with_store(self) -> Outcome:
         """Start the object store and serve the run with it."""
+        # First: what a killed session left behind writes to the same files and holds the same ports.
         await asyncio.to_thread(end_leftovers, self._workdir)
         if self._prepared.credentials is not None:
             return await self._serve(with_storage(self._prepared, None, self._prepared.credentials), None)

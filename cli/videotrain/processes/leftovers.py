@@ -7,6 +7,7 @@ itself is the exception. Every process of a working directory carries its pod ro
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -36,7 +37,9 @@ def end_leftovers(root: Path, patience_seconds: float = SELF_END_SECONDS) -> lis
     killed: list[int] = []
     while alive:
         for process in alive:
-            _kill(process, killed)
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile, which is all that was wanted
+                process.kill()
+                killed.append(process.pid)
         psutil.wait_procs(alive, timeout=SELF_END_SECONDS)
         # A killed parent may have left children that were started after the look.
         alive = _processes(lambda pod_root: pod_root == root or root in pod_root.parents)
@@ -61,11 +64,3 @@ def _is_supervisor(process: psutil.Process) -> bool:
         return supervisor.__file__ in process.cmdline()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
-
-
-def _kill(process: psutil.Process, killed: list[int]) -> None:
-    try:
-        process.kill()
-    except psutil.NoSuchProcess:
-        return  # it ended meanwhile, which is all that was wanted
-    killed.append(process.pid)

@@ -67,7 +67,8 @@ def recoveries(status: RunStatus, records: RunRecords) -> list[Recovery]:
 
 
 def _recovery(before: GenerationStatus, after: GenerationStatus, records: RunRecords) -> Recovery:
-    progress, first = after.progress, _first_step(after.number, records)
+    progress, records_after = after.progress, records.generation(after.number)
+    first = records_after.steps[0].finished_at if records_after and records_after.steps else None
     lost = lost_steps(before, records)
     return Recovery(
         generation=before.number,
@@ -98,11 +99,6 @@ def _failed_at(generation: GenerationStatus, records: RunRecords) -> datetime:
     if progress and progress.last_step_at:
         return progress.last_step_at
     return generation.ended_at or generation.created_at
-
-
-def _first_step(number: int, records: RunRecords) -> datetime | None:
-    left = records.generation(number)
-    return left.steps[0].finished_at if left and left.steps else None
 
 
 def first_step(generation: GenerationStatus, records: RunRecords) -> int | None:

@@ -268,13 +268,12 @@ def drop_section(report: DropReport | None) -> Html:
         "p",
         Html(" ".join(element("span", text(f"{k} {n:,}"), class_="chip") for k, n in sorted(report.counts.items()))),
     )
-    rows = [(d.source, _span(d.span), d.reason, d.detail) for d in report.dropped]
+    rows = [
+        (d.source, "-".join(f"{second:.1f}" for second in d.span) if d.span else "whole", d.reason, d.detail)
+        for d in report.dropped
+    ]
     listed = _capped(("video", "seconds", "reason", "measured"), rows, (1,)) if rows else Html("")
     return section("Curation", chips if report.counts else Html(""), listed, lead=lead)
-
-
-def _span(span: list[float] | None) -> str:
-    return "whole" if not span else "-".join(f"{second:.1f}" for second in span)
 
 
 def checkpoint_section(summary: Json) -> Html:

@@ -160,9 +160,11 @@ def read_records(workdir: Path) -> RunRecords:
             collected.by_generation.setdefault(record.generation, []).append((pod, record))
     generations = tuple(_generation(n, found) for n, found in sorted(collected.by_generation.items()))
     records = [r for found in collected.by_generation.values() for _, r in found]
+    # One that is told twice counts once.
+    checkpoints = {(r.stage, r.generation, r.step): r for r in records if isinstance(r, CheckpointRecord)}
     return RunRecords(
         generations=generations,
-        checkpoints=_checkpoints([r for r in records if isinstance(r, CheckpointRecord)]),
+        checkpoints=tuple(sorted(checkpoints.values(), key=lambda r: (r.committed_at, r.step))),
         torn_lines=collected.torn,
         bad_lines=tuple(collected.bad),
         _kept=_kept(generations),
@@ -225,8 +227,3 @@ def _resumed_step(generation: GenerationRecords) -> float:
     if generation.started is None:
         return generation.steps[0].step - 1 if generation.steps else float("inf")
     return generation.started.resumed_step
-
-
-def _checkpoints(found: list[CheckpointRecord]) -> tuple[CheckpointRecord, ...]:
-    unique = {(r.stage, r.generation, r.step): r for r in found}
-    return tuple(sorted(unique.values(), key=lambda r: (r.committed_at, r.step)))

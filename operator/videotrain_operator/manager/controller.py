@@ -49,6 +49,7 @@ class _Turns:
         self._node_trust = node_trust
 
     async def __aenter__(self) -> None:
+        # Settled first: whoever waits for that holds no permit, and its pass then reads the nodes as they are.
         await self._node_trust.settled()
         await self._permits.acquire()
 
@@ -91,6 +92,7 @@ class Controller:
         """Look after all runs until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
+                # Set first, with no await below: from now on `notice` manages the runs that come, each once.
                 self._group = group
                 orphaned = self._runs_with_orphans()
                 for key in {*self._stores[KIND].names(), *orphaned}:
@@ -201,7 +203,7 @@ class Controller:
         managed = self._managed.get(key)
         if managed is None:
             return
-        managed.told.clear()
+        managed.told.clear()  # it works again: the next refusal is news
         generations = outcome.plan.status.generations
         live = generations and generations[-1].end_cause is None
         managed.listening.attend(outcome.observed, generations[-1].members if live else ())
@@ -226,6 +228,7 @@ class Controller:
         """What is refused for good is an event and a condition; nobody reads the operator's log for it."""
         head = run["metadata"]
         try:
+            # The event first: the status is refused if the run has changed, and the event is worth having all the same.
             await self._cluster.emit_event(run, "Warning", error.reason or Reason.REFUSED, str(error))
             status = status_of_refusal(run, error, utc_now())
             await self._cluster.replace_status(KIND, head["namespace"], head["name"], status, head["resourceVersion"])

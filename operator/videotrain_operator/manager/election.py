@@ -98,6 +98,7 @@ class Election:
         """Give the Lease back, so that the next leader need not wait."""
         if not self.leading:
             return
+        # First, whatever comes of the request: no write of ours may follow one that gives the Lease away.
         self._renewed_at = None
         with suppress(ApiError, Conflict, NotFound):
             lease = await self._client.get("Lease", self._namespace, self._name)
@@ -107,6 +108,7 @@ class Election:
 
     async def _attempt(self) -> bool:
         """Take or renew the Lease; whether it is held now."""
+        # Before the request: the others count from the moment at which the server stored it, which is later.
         asked_at = self._monotonic()
         try:
             async with asyncio.timeout(self._seconds / 2):

@@ -88,15 +88,13 @@ class Keeper:
             _log.warning("secret=%s/%s repaired: %s", self._namespace, self._secret, "; ".join(held.faults))
         wanted = settle(held.material if held else None, self._names, now, trusted)
         if held is None or wanted is not held.material:
-            await self._write(write_secret(wanted, self._secret, self._namespace, existing), existing is None)
+            secret = write_secret(wanted, self._secret, self._namespace, existing)
+            if existing is None:
+                await self._client.create(secret, FIELD_MANAGER, self._namespace)
+            else:
+                await self._client.replace(secret, manager=FIELD_MANAGER)
+            _log.info("secret=%s/%s written", self._namespace, self._secret)
         return wanted
-
-    async def _write(self, secret: Json, new: bool) -> None:
-        if new:
-            await self._client.create(secret, FIELD_MANAGER, self._namespace)
-        else:
-            await self._client.replace(secret, manager=FIELD_MANAGER)
-        _log.info("secret=%s/%s written", self._namespace, self._secret)
 
     async def _read_configuration(self) -> Json | None:
         try:

@@ -55,7 +55,9 @@ def read_secret(secret: Mapping[str, Any]) -> Held:
         chain=chain[1:] if usable else (),
     )
     ours = annotations.get(ANNOTATION_ISSUED_BY) == FIELD_MANAGER or not data
-    return Held(material=material, ours=ours, faults=tuple(faults if ours else _needed(faults)))
+    if not ours:  # its authorities may be trusted by other means
+        faults = [fault for fault in faults if not fault.startswith((AUTHORITIES, AUTHORITY_KEY))]
+    return Held(material=material, ours=ours, faults=tuple(faults))
 
 
 def write_secret(material: Material, name: str, namespace: str, existing: Mapping[str, Any] | None) -> Json:
@@ -81,11 +83,6 @@ def write_secret(material: Material, name: str, namespace: str, existing: Mappin
         "metadata": head,
         "data": {name: base64.b64encode(part).decode() for name, part in parts.items()},
     }
-
-
-def _needed(faults: list[str]) -> list[str]:
-    """Faults of somebody else's Secret; its authorities may be trusted by other means."""
-    return [fault for fault in faults if not fault.startswith((AUTHORITIES, AUTHORITY_KEY))]
 
 
 def _authorities(
