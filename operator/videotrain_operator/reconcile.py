@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RunKey:
-    """Which run."""
+    """The namespace and name of a run; another run may have them later."""
 
     namespace: str
     name: str
@@ -63,7 +63,7 @@ class Outcome:
 
 
 def utc_now() -> datetime:
-    """The wall clock."""
+    """The wall clock, aware: the default `clock` of a RunLoop."""
     return datetime.now(UTC)
 
 
@@ -164,7 +164,7 @@ class RunLoop:
         self._may_have_orphans = False
 
     def wake(self) -> None:
-        """Look now."""
+        """Make the next pass now, or right after the one that goes on."""
         self._woken.set()
 
     def notice(self, event: WatchEvent) -> None:
@@ -188,60 +188,71 @@ class RunLoop:
         self.wake()
 
     async def run(self) -> None:
-        """Pass after pass."""
+        """Make pass after pass until the run is gone. What a pass raises is reported and tried again later.
+
+        Returns when the run does not exist any more; cancel it to stop earlier.
+        """
         backoff = FIRST_BACKOFF_SECONDS
         while True:
+            # Before anything is read: what changes from here on wakes the next pass. Cleared after the reading, a
+            # change in between would be lost until the resync.
             self._woken.clear()
             begun = time.monotonic()
             try:
                 outcome = await self._pass()
             except NotFound:
+                # Late enough: _pass has released the pods that a queue would hold for ever.
                 _log.info("run=%s/%s gone", self._key.namespace, self._key.name)
                 return
             except Conflict as conflict:
+                # Somebody wrote meanwhile, which is no failure: again soon, from what is there then.
                 self._report(conflict)
                 await self._pause(backoff / 10)
                 backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
                 continue
             except Exception as error:
+                # Whatever it is: the trouble of one pass must end neither this loop nor, through its group, the others.
                 _log.exception("run=%s/%s pass=failed", self._key.namespace, self._key.name)
                 self._report(error)
                 await self._pause(backoff)
                 backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
                 continue
+            # Only a whole pass, with all its writes, makes good for those that failed.
             backoff = FIRST_BACKOFF_SECONDS
+            # Late enough that the status is stored, early enough to listen to the agents of a new world before resting.
             if self._on_outcome is not None:
                 self._on_outcome(outcome)
-            seconds, settled = outcome.requeue_seconds, begun + self._settle(outcome)
+            settle = self._settle_seconds
+            if settle > 0 and outcome.plan.status.phase in _RESTING:
+                settle = max(settle, RESTING_SETTLE_SECONDS)
+            seconds = outcome.requeue_seconds
             del outcome  # thousands of loops rest here
+            # The plan goes on at once, for instance after an end that is on record now: every second of it is paid for.
             if seconds == 0:
                 continue
+            # Two rests, since being woken ends only the first: changes that come together make one pass.
             await self._pause(RESYNC_SECONDS if seconds is None else seconds)
-            await asyncio.sleep(max(0.0, settled - time.monotonic()))
-
-    def _settle(self, outcome: Outcome) -> float:
-        resting = self._settle_seconds > 0 and outcome.plan.status.phase in _RESTING
-        return max(self._settle_seconds, RESTING_SETTLE_SECONDS) if resting else self._settle_seconds
+            await asyncio.sleep(max(0.0, begun + settle - time.monotonic()))
 
     def expect_orphans(self) -> None:
         """There may be pods of an earlier run of this name: the next pass releases them first."""
         self._may_have_orphans = True
         self.wake()
 
-    async def _release_orphans(self) -> None:
-        run = await self._cluster.get(KIND, self._key.namespace, self._key.name)
-        await release_orphans(self._cluster, self._key.namespace, self._key.name, but=run["metadata"]["uid"])
-        self._may_have_orphans = False
-
     async def _pass(self) -> Outcome:
-        departed = dict(self._departed)
+        # A copy: what departs while the pass goes on is for the next one. It is forgotten only after a pass that
+        # succeeded, or the bill of a pod that left during a failed one would be a guess.
+        departed, key = dict(self._departed), self._key
         try:
+            # Before the run's own pods are made: they would wait for the quota that those of an earlier run hold.
             if self._may_have_orphans:
-                await self._release_orphans()
+                run = await self._cluster.get(KIND, key.namespace, key.name)
+                await release_orphans(self._cluster, key.namespace, key.name, but=run["metadata"]["uid"])
+                self._may_have_orphans = False
             async with self._turns:
                 outcome = await reconcile(
                     self._cluster,
-                    self._key,
+                    key,
                     self._clock,
                     self._agents,
                     tuple(departed.values()),
@@ -249,7 +260,7 @@ class RunLoop:
                     self._nodes_untrusted(),
                 )
         except (NotFound, NamespaceGoing):
-            await release_orphans(self._cluster, self._key.namespace, self._key.name)
+            await release_orphans(self._cluster, key.namespace, key.name)
             raise
         for uid in departed:
             self._departed.pop(uid, None)

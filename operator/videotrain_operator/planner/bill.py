@@ -26,12 +26,12 @@ _RECOMPUTED: Final = ("startedAt", "closedThrough", "closedUntil")
 Json = dict[str, Any]
 
 
-def settle_bill(draft: Draft) -> None:
-    """Add up what is held and spent; store the ledger when something was closed, bound or finished."""
+def settle_bill(draft: Draft) -> Bill:
+    """What is held and spent up to now, from the stored ledger and the pods that are there or were seen to go."""
     present = {pod.uid for pod in draft.observed.pods}
     gone = [pod for pod in draft.observed.departed if pod.uid not in present]
     holdings = [*_holdings(draft, draft.observed.pods, gone=False), *_holdings(draft, gone, gone=True)]
-    draft.bill = settle(
+    return settle(
         _rebuilt(draft, holdings) or draft.observed.ledger,
         holdings,
         draft.status.generations,
@@ -52,22 +52,18 @@ def _rebuilt(draft: Draft, holdings: list[Holding]) -> Json | None:
     return rebuild(cost.gpu_microseconds_by_bucket, cost.micros_by_bucket, holdings, until)
 
 
-def store_ledger(draft: Draft) -> None:
+def store_ledger(draft: Draft, bill: Bill) -> None:
     """Apply the ledger if it changed; the last object before the status write."""
-    bill, stored = draft.bill, draft.observed.ledger
-    if bill is None or not (stored or _bills_something(bill.document)):
+    stored, billed = draft.observed.ledger, bill.document
+    if not (stored or billed["pods"] or billed["entries"] or billed["folded"]["gpuMicroseconds"]):
         return
-    document = bill.document | {"run": status_backup(draft)}
+    document = billed | {"run": status_backup(draft)}
     wait = _can_wait(document, stored or {}, draft.now, over=draft.finished())
     if 0 < wait < math.inf:
         draft.look_again(wait)
     elif wait == 0:
         draft.apply.append(render_ledger(draft.run, document, draft.observed.ledger_resource_version))
         draft.update(ledger=ledger_name(draft.run.metadata.name))
-
-
-def _bills_something(document: Json) -> bool:
-    return bool(document["pods"] or document["entries"] or document["folded"]["gpuMicroseconds"])
 
 
 def _can_wait(document: Json, stored: Mapping[str, Any], now: datetime, *, over: bool) -> float:
@@ -98,11 +94,8 @@ def _facts(record: Json | None) -> Json:
     return {key: value for key, value in (record or {}).items() if key not in _RECOMPUTED}
 
 
-def write_cost(draft: Draft) -> None:
-    """The bill for people and dashboards."""
-    bill = draft.bill
-    if bill is None:
-        return
+def write_cost(draft: Draft, bill: Bill) -> None:
+    """Put the bill into the status, for people and dashboards."""
     gpu_us = {bucket.value: bill.gpu_microseconds.get(bucket.value, 0) for bucket in Bucket}
     productive = gpu_us[Bucket.PRODUCTIVE.value]
     forecast = _forecast(draft, bill)

@@ -23,10 +23,10 @@ DRAIN_SECONDS: Final = 10.0
 """Until a drain was measured: finishing the step and saving."""
 
 
-def check_budget(draft: Draft) -> None:
+def check_budget(draft: Draft, bill: Bill) -> None:
     """Warn, and take the budget's action when the limit would be passed."""
-    budget, bill = draft.spec.budget, draft.bill
-    if draft.finished() or bill is None:
+    budget = draft.spec.budget
+    if draft.finished():
         return
     if budget is None or (budget.max_cost is None and budget.max_gpu_hours is None):
         draft.update(budget_stop=None, warned_percents=[])

@@ -95,7 +95,7 @@ def _restore(draft: Draft) -> bool:
     if config_map_name(draft.run, data_hash(data)) == draft.status.config_map:
         draft.config_data = data
         return True
-    draft.can_create_pods = False
+
     message = Message.FROZEN_CONFIG_LOST.text(name=draft.status.config_map)
     if set_condition(draft, Condition.ACCEPTED, status=False, reason=Reason.FROZEN_CONFIG_LOST, message=message):
         draft.tell("Warning", Reason.FROZEN_CONFIG_LOST, message)

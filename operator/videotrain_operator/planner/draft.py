@@ -18,7 +18,6 @@ from videotrain_api.resource.stages import NodeBounds, node_counts
 from videotrain_api.resource.status import GenerationStatus, RunStatus, StageStatus
 from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec, node_bounds
 from videotrain_api.vocabulary import Condition
-from videotrain_operator.accounting.ledger import Bill
 from videotrain_operator.planner.decision import Deletion, Event, Plan
 from videotrain_operator.planner.observed import Observed, PodView
 
@@ -38,16 +37,12 @@ class Draft:
     status: RunStatus
     """Status as it will be written."""
     config_data: dict[str, str] | None = None
-    """Data of the frozen config map, if it can be made from the present spec."""
-    can_create_pods: bool = True
+    """Data of the frozen config map, if it has to be made and can be made from the present spec."""
     apply: list[Manifest] = field(default_factory=list)
     delete: list[Deletion] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     requeue_seconds: float | None = None
     delete_run: bool = False
-    bill: Bill | None = None
-    forgiven: bool = False
-    """This pass dropped a suspicion: pods that were made to avoid the node are made anew."""
     ended: bool = False
     """This pass ended a generation; the next one begins in the next pass, when the end is on record."""
     published: Roster | None = None
@@ -58,14 +53,10 @@ class Draft:
     """The present spec cannot be run: the world stays as it is."""
     smallest: bool = False
     """The budget allows only the smallest world."""
-    recovered: str = ""
-    """What this pass tells about the end of an outage."""
-    waiting: str = ""
-    """What the next generation waits for, for people."""
 
     @property
     def spec(self) -> VideoTrainingRunSpec:
-        """Desired state."""
+        """Desired state: what is trained, see `run`."""
         return self.run.spec
 
     @property
@@ -159,7 +150,7 @@ class Draft:
         self.requeue_seconds = seconds if self.requeue_seconds is None else min(seconds, self.requeue_seconds)
 
     def plan(self) -> Plan:
-        """What was decided."""
+        """The decisions of this pass as the planner's output."""
         return Plan(
             apply=tuple(self.apply),
             delete=tuple(self.delete),

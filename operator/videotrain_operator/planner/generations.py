@@ -107,27 +107,29 @@ def _newest_roster(draft: Draft) -> Roster | None:
     return max(rosters, key=lambda roster: roster.generation, default=None)
 
 
-def begin_generation(draft: Draft) -> None:
-    """Publish the next roster, if there are enough pods and nothing better is worth waiting for."""
+def begin_generation(draft: Draft) -> str:
+    """Publish the next roster, if there are enough pods and nothing better is worth waiting for.
+
+    Returns:
+        What the next generation waits for, for people; empty if it waits for nothing.
+    """
     if draft.live is not None or draft.ended or draft.finished() or draft.stage() is None:
-        return
+        return ""
     if draft.held:
-        draft.waiting = Message.HELD
         stop_workers(draft)
-        return
+        return Message.HELD.text()
     reason, message = next_reason(draft)
     sizes = draft.sizes()
     pods = draft.in_bounds(eligible(draft))
     size = draft.fit(len(pods))
     if size is None:
         needed = sizes[0] if sizes else draft.bounds().min
-        draft.waiting = Message.WAITS_FOR_PODS.text(ready=len(pods), needed=needed)
         stop_workers(draft)
-        return
-    if _wait_for_more(draft, reason, pods, size):
-        return
-    members = _choose(draft, pods, size)
-    _publish(draft, members, reason, message)
+        return Message.WAITS_FOR_PODS.text(ready=len(pods), needed=needed)
+    waiting = _wait_for_more(draft, reason, pods, size)
+    if not waiting:
+        _publish(draft, _choose(draft, pods, size), reason, message)
+    return waiting
 
 
 def next_reason(draft: Draft) -> tuple[GenerationReason, str]:
@@ -142,22 +144,21 @@ def next_reason(draft: Draft) -> tuple[GenerationReason, str]:
     return GenerationReason(last.end_reason or GenerationReason.RESUMED), last.end_message
 
 
-def _wait_for_more(draft: Draft, reason: GenerationReason, pods: list[PodView], size: int) -> bool:
+def _wait_for_more(draft: Draft, reason: GenerationReason, pods: list[PodView], size: int) -> str:
     """A fresh start waits a while for the largest world; after a fault every second of the survivors counts."""
     sizes, stage = draft.sizes(), draft.stage()
     smallest, largest = sizes[0], sizes[-1]
     survivors = reason not in FRESH and any(pod.roster is not None for pod in pods)
     if survivors or size >= largest:
-        return False
+        return ""
     since = sorted(ready_since(pod) for pod in pods)[smallest - 1]
     if stage is not None and stage.started_at is not None and reason == GenerationReason.STAGE_STARTED:
         since = max(since, stage.started_at)
     until = since + timedelta(seconds=draft.spec.elasticity.wait_for_max_seconds)
     if until <= draft.now:
-        return False
+        return ""
     draft.look_again((until - draft.now).total_seconds())
-    draft.waiting = Message.WAITS_FOR_MORE.text(ready=len(pods), largest=largest, size=size, time=f"{until:%H:%M:%S}")
-    return True
+    return Message.WAITS_FOR_MORE.text(ready=len(pods), largest=largest, size=size, time=f"{until:%H:%M:%S}")
 
 
 def _choose(draft: Draft, pods: list[PodView], size: int) -> list[PodView]:

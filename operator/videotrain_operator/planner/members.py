@@ -75,20 +75,25 @@ def suspect(draft: Draft, node: str, reason: str) -> None:
     draft.update(suspect_nodes=[*others, new][-limit:])
 
 
-def forgive_nodes(draft: Draft) -> None:
-    """Forget suspicions that are old, and all of them if they keep the run from having its fewest nodes."""
+def forgive_nodes(draft: Draft) -> bool:
+    """Forget suspicions that are old, and all of them if they keep the run from having its fewest nodes.
+
+    Returns:
+        Whether one was forgotten: pods that were made to avoid the node, and found no other, are to be made anew.
+    """
     limit = timedelta(seconds=SUSPECT_SECONDS)
     kept = [s for s in draft.status.suspect_nodes if draft.now - s.since < limit]
     if kept and _starved(draft):
         names = ", ".join(s.name for s in kept)
         draft.tell("Normal", Reason.NODES_FORGIVEN, Message.NODES_FORGIVEN.text(nodes=names))
         kept = []
-    if len(kept) != len(draft.status.suspect_nodes):
-        draft.forgiven = True
+    forgiven = len(kept) != len(draft.status.suspect_nodes)
+    if forgiven:
         draft.look_again(0)
         draft.update(suspect_nodes=kept)
     for item in kept:
         draft.look_again((item.since + limit - draft.now).total_seconds())
+    return forgiven
 
 
 def _starved(draft: Draft) -> bool:
@@ -98,8 +103,13 @@ def _starved(draft: Draft) -> bool:
     return draft.live is None and stuck and bool(draft.sizes()) and len(placed) < draft.sizes()[0]
 
 
-def settle_pods(draft: Draft) -> None:
-    """Create missing pods, delete dead and surplus ones."""
+def settle_pods(draft: Draft, *, remake_unplaced: bool) -> None:
+    """Create missing pods, delete dead and surplus ones.
+
+    Args:
+        draft: the pass.
+        remake_unplaced: delete pods for which no node was found, since they avoid nodes that are forgiven now.
+    """
     sizes = draft.sizes()
     wanted = 0 if draft.releases_all() or not sizes or not draft.stage() else sizes[-1]
     if draft.held and not draft.releases_all():
@@ -116,13 +126,15 @@ def settle_pods(draft: Draft) -> None:
             continue  # a member's death is judged, and on record, before its pod goes
         if dead(pod):
             _remove_dead(draft, pod)
-        elif draft.forgiven and pod.unschedulable:
+        elif remake_unplaced and pod.unschedulable:
             _delete(draft, pod, grace_seconds=None)
         elif pod.node_draining or pod.node in suspects or pod.name in unwanted:
             _release(draft, pod)
     forget_failed_pods(draft)
     # A replacement is created when the end of the world is on record, or it would be taken for the member that died.
-    if draft.can_create_pods and not draft.ended:
+    # Pods mount the frozen config map: there must be one, or what it is made of.
+    mountable = draft.config_data is not None or draft.status.config_map in draft.observed.config_maps
+    if (mountable or draft.finished()) and not draft.ended:
         _create_missing(draft, wanted)
 
 

@@ -22,16 +22,21 @@ def wasted(cost: CostStatus | None) -> tuple[int, int]:
     return sum(gpu_us.get(b.value, 0) for b in WASTE), sum(micros.get(b.value, 0) for b in WASTE)
 
 
-def track_outage(draft: Draft) -> None:
-    """Note when an outage begins, and tell what it cost once steps go on."""
+def track_outage(draft: Draft) -> str:
+    """Note when an outage begins, and tell what it cost once steps go on.
+
+    Returns:
+        What is told of an outage that ended in this pass; empty if none did.
+    """
     last, outage = draft.last, draft.status.outage
     if draft.finished() or last is None or last.end_reason == Reason.SUSPENDED:
         draft.update(outage=None)
     elif outage is None and draft.ended and last.end_cause != "completed":
         _begin(draft, last)
     elif outage is not None and last.number > outage.generation and _trains(last):
-        _tell(draft, outage, last)
         draft.update(outage=None)
+        return _tell(draft, outage, last)
+    return ""
 
 
 def _begin(draft: Draft, last: GenerationStatus) -> None:
@@ -52,7 +57,7 @@ def _trains(generation: GenerationStatus) -> bool:
     return generation.progress is not None and generation.progress.first_step_at is not None
 
 
-def _tell(draft: Draft, outage: OutageStatus, now: GenerationStatus) -> None:
+def _tell(draft: Draft, outage: OutageStatus, now: GenerationStatus) -> str:
     facts = now.progress
     assert facts is not None
     assert facts.first_step_at is not None
@@ -76,7 +81,7 @@ def _tell(draft: Draft, outage: OutageStatus, now: GenerationStatus) -> None:
         why=outage.message,
     )
     draft.tell("Normal", Reason.RECOVERED, message)
-    draft.recovered = message
+    return message
 
 
 def _belongs(generation: GenerationStatus, outage: OutageStatus, now: GenerationStatus) -> bool:

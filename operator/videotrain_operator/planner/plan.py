@@ -53,41 +53,55 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
     """
     draft = _open(run, observed, now)
     if draft.being_deleted():
-        return _plan_deletion(draft)
-    # 1. A manifest that cannot be resolved gets a condition and nothing else.
+        release_all(draft)  # nothing is created: its namespace may be going, too
+        return draft.plan()
+    # 1. The configuration. Why here? Everything below reads the frozen spec and the stages that come of it; a run that
+    # was never accepted has none. Late enough for an emptied status to have stages again, and early enough to have its
+    # counters back before anything is counted.
     if not accept(draft, run.spec):
-        return _refusal(draft)
+        draft.update(observed_generation=run.metadata.generation or 0, phase=Phase.INVALID.value)
+        return draft.plan()
     restore_status(draft)
-    # 2. What an earlier pass published before it died, and what the agents say.
+    # 2. What is so by now: the world that an earlier pass published before it died, and what the agents say. Late
+    # enough to know the stage that a roster names; early enough that no generation number is used twice. What pods
+    # carry wins over the ledger, and answers are about generations that the status must know first.
     adopt_published(draft)
     restore_generation_number(draft)
     absorb_progress(draft)
-    # 3. What it cost so far.
+    # 3. What it cost so far. Late enough to know each step and save, which say where time went; early enough for 4.
+    # Nothing decided below is in this bill: it is in the next one.
     track_active_time(draft)
-    settle_bill(draft)
-    # 4. Deadlines and the budget may end or pause the run.
+    bill = settle_bill(draft)
+    # 4. Deadlines and budget may fail, suspend or shrink the run. Early enough that no restart is counted of a run that
+    # is over, and that 6 and 7 find `suspend_reason` and the sizes that are left.
     check_deadlines(draft)
-    check_budget(draft)
-    # 5. The running generation may be complete, dead, hanging or about to lose a node.
-    forgive_nodes(draft)
+    check_budget(draft, bill)
+    # 5. The running generation may be complete, dead, hanging or about to lose a node. Suspicions are dropped before a
+    # fault of this pass raises new ones; pods outside the world come last, since the world's own dead are counted with
+    # it. Leaves `ended`: then 6 to 8 begin no world, and make and delete no pod.
+    forgiven = forgive_nodes(draft)
     judge_generation(draft)
     judge_standby(draft)
-    # 6. Nodes may have to be released, or the world changed.
+    # 6. Release the nodes, or change the world's size. Late enough that a dead world is on record as dead, not drained.
     suspend_or_resume(draft)
+    waiting = ""
     if draft.suspend_reason is None:
         change_world(draft)
-        # 7. The next generation, if none runs and its predecessor's end is on record.
-        begin_generation(draft)
-    # 8. Objects: service, configuration, pods, rosters, ledger.
+        # 7. The next generation. If 5 or 6 ended one, it has to wait for the next pass: that end must be stored first,
+        # or an operator that dies in between would forget the restart, or count it twice.
+        waiting = begin_generation(draft)
+    # 8. Objects. Late enough to know the world. The config map comes before the pods that mount it, replacements before
+    # survivors are told, and the ledger last: it holds a copy of what the status says after all that.
     _settle_fixed_objects(draft)
-    settle_pods(draft)
+    settle_pods(draft, remake_unplaced=forgiven)
     _retire_service(draft)
     spread_roster(draft)
-    store_ledger(draft)
-    # 9. The status, and the end of a finished run.
-    write_cost(draft)
-    track_outage(draft)
-    write_report(draft)
+    store_ledger(draft, bill)
+    # 9. The status. The cost of an outage is read from the cost, and the report tells of both; the run itself may go
+    # only when all of it is said.
+    write_cost(draft, bill)
+    recovered = track_outage(draft)
+    write_report(draft, waiting=waiting, recovered=recovered)
     expire_run(draft)
     return draft.plan()
 
@@ -112,12 +126,6 @@ def plan_refusal(run: Mapping[str, Any], error: ManifestError, now: datetime) ->
     return Plan(status=status.model_copy(update=changes), events=events)
 
 
-def _plan_deletion(draft: Draft) -> Plan:
-    """Release the pods of a run that is being deleted. Nothing is created: its namespace may be going, too."""
-    release_all(draft)
-    return draft.plan()
-
-
 def _open(run: VideoTrainingRun, observed: Observed, now: datetime) -> Draft:
     status = RunStatus.from_wire(run.status or {})
     frozen = dict(observed.frozen_spec) if observed.frozen_spec is not None and status.config_map else None
@@ -129,11 +137,6 @@ def _open(run: VideoTrainingRun, observed: Observed, now: datetime) -> Draft:
 def _of_untrusted_node(pod: PodView) -> PodView:
     """A pod whose node looks lost while nodes are not trusted is no member of a new world, and not dead either."""
     return replace(pod, node_lost=False, node_untrusted=True) if pod.node_lost else pod
-
-
-def _refusal(draft: Draft) -> Plan:
-    draft.update(observed_generation=draft.run.metadata.generation or 0, phase=Phase.INVALID.value)
-    return draft.plan()
 
 
 def _retire_service(draft: Draft) -> None:

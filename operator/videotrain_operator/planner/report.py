@@ -23,8 +23,14 @@ PODS_NAMED: Final = 3
 """Pods that a message lists."""
 
 
-def write_report(draft: Draft) -> None:
-    """Fill the status from what was decided."""
+def write_report(draft: Draft, *, waiting: str, recovered: str) -> None:
+    """Fill the status from what was decided.
+
+    Args:
+        draft: the pass, with everything decided but whether the run itself is deleted.
+        waiting: what the next generation waits for; empty if it waits for nothing.
+        recovered: what an outage cost that ended in this pass; empty if none did.
+    """
     live = draft.live
     ready = len(eligible(draft))
     bounds = draft.bounds()
@@ -37,7 +43,7 @@ def write_report(draft: Draft) -> None:
         progress=_progress(stage),
         throughput=_throughput(live),
     )
-    _write_conditions(draft, live, ready)
+    _write_conditions(draft, live, ready, waiting, recovered)
     draft.update(phase=phase_of(draft).value, columns=columns_of(draft.status))
     _ask_for_next_look(draft, live)
 
@@ -126,7 +132,7 @@ def report_node_trust(draft: Draft) -> None:
         set_condition(draft, Condition.NODES_TRUSTED, True, Reason.NODES_TRUSTED)
 
 
-def _write_conditions(draft: Draft, live: GenerationStatus | None, ready: int) -> None:
+def _write_conditions(draft: Draft, live: GenerationStatus | None, ready: int, waiting: str, recovered: str) -> None:
     sizes = draft.sizes()
     needed = sizes[0] if sizes else draft.bounds().min
     if not draft.releases_all():
@@ -134,27 +140,27 @@ def _write_conditions(draft: Draft, live: GenerationStatus | None, ready: int) -
     report_quota(draft)
     report_node_trust(draft)
     running = live is not None and live.progress is not None and live.progress.first_step_at is not None
-    set_condition(
-        draft, Condition.RUNNING, running, Reason.STEPS_ADVANCE if running else Reason.NO_WORLD, draft.waiting
-    )
+    set_condition(draft, Condition.RUNNING, running, Reason.STEPS_ADVANCE if running else Reason.NO_WORLD, waiting)
     again = not draft.releases_all() and _restarting(draft, live, running=running)
     if again or find_condition(draft, Condition.RESTARTING):
-        _write_restarting(draft, again=again, live=live)
+        _write_restarting(draft, live, waiting, recovered, again=again)
     if live is None and find_condition(draft, Condition.PROGRESS_OBSERVED):
         set_condition(draft, Condition.PROGRESS_OBSERVED, None, Reason.NO_WORLD)
 
 
-def _write_restarting(draft: Draft, *, again: bool, live: GenerationStatus | None) -> None:
+def _write_restarting(
+    draft: Draft, live: GenerationStatus | None, waiting: str, recovered: str, *, again: bool
+) -> None:
     old = find_condition(draft, Condition.RESTARTING)
     if again:
         outage = draft.status.outage
-        why = "; ".join(filter(None, [outage.message if outage else "", draft.waiting]))
+        why = "; ".join(filter(None, [outage.message if outage else "", waiting]))
         # Only of a run that goes on: what ended a failed one is no reason of a next generation.
         reason = next_reason(draft)[0] if live is None else GenerationReason(live.reason)
         set_condition(draft, Condition.RESTARTING, True, reason, why)
         return
     kept = old.message if old is not None and old.status == "False" else ""
-    set_condition(draft, Condition.RESTARTING, False, Reason.RECOVERED, draft.recovered or kept)
+    set_condition(draft, Condition.RESTARTING, False, Reason.RECOVERED, recovered or kept)
 
 
 def _restarting(draft: Draft, live: GenerationStatus | None, *, running: bool) -> bool:
