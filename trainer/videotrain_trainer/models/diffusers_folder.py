@@ -1,13 +1,13 @@
 """A model folder as diffusers writes it: `model_index.json`, and a folder per component with its configuration.
 
-The transformer and a HunyuanVideo VAE are loaded by diffusers' own classes (`FluxTransformer2DModel`,
-`AutoencoderKLHunyuanVideo`); for the Video DC-AE diffusers has no class, so its folder keeps our configuration.
+The transformer, a HunyuanVideo VAE and FLUX.1's autoencoder are loaded by diffusers' own classes
+(`FluxTransformer2DModel`, `AutoencoderKLHunyuanVideo`, `AutoencoderKL`); for the Video DC-AE diffusers has no class, so
+its folder keeps our configuration.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.models.loading import config_for, stored_dtype
+from videotrain_trainer.models.loading import Model, config_for, stored_dtype
 from videotrain_trainer.models.presets import Described
+from videotrain_trainer.models.published import (
+    DC_AE,
+    PICTURE_VAE,
+    TRANSFORMER,
+    VAE,
+    described_autoencoder,
+    described_transformer,
+)
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
+from videotrain_trainer.networks.autoencoders.flux_vae import NORM_GROUPS, SCALE, SHIFT, PictureVAE, PictureVAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
-from videotrain_trainer.networks.autoencoders.tiling import Tiling
 from videotrain_trainer.networks.layout_rules import Mapped, kept_values, towards_ours, towards_theirs
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.mmdit.model import MMDiT
@@ -33,7 +41,6 @@ from videotrain_trainer.networks.weights.strict import check_fit
 from videotrain_trainer.networks.weights.writer import SHARD_BYTES
 
 STEM = "diffusion_pytorch_model"
-TRANSFORMER, VAE, DC_AE = "FluxTransformer2DModel", "AutoencoderKLHunyuanVideo", "VideoDCAE"
 OWN_LIBRARY = "videotrain_trainer"
 """Written where diffusers has no class."""
 VERSION = "0.35.0"
@@ -59,7 +66,7 @@ class Pipeline:
     """What a folder holds."""
 
     transformer: MMDiT
-    autoencoder: Autoencoder
+    autoencoder: Autoencoder | PictureVAE
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,9 @@ class Component:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, source: MMDiT | DCAE | HunyuanVAE | str | Path, preset: Described | None = None) -> Component:
+    def of(
+        cls, source: MMDiT | DCAE | HunyuanVAE | PictureVAE | str | Path, preset: Described | None = None
+    ) -> Component:
         """A component from a model, or from weights in any layout.
 
         Args:
@@ -81,7 +90,7 @@ class Component:
         Raises:
             ConfigError: there are no such weights, or they do not fit.
         """
-        if isinstance(source, MMDiT | DCAE | HunyuanVAE):
+        if isinstance(source, Model):
             state = source.state_dict()
             read = native_to_ours(source, lambda name: state[name].detach().cpu())
             return cls(source.config, read, next(iter(state.values())).dtype)
@@ -97,7 +106,7 @@ class Component:
 def export_diffusers(
     folder: str | Path,
     transformer: MMDiT | str | Path | Component,
-    autoencoder: Autoencoder | str | Path | Component,
+    autoencoder: Autoencoder | PictureVAE | str | Path | Component,
     *,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
@@ -120,17 +129,17 @@ def export_diffusers(
     if not isinstance(first.config, MMDiTConfig) or isinstance(second.config, MMDiTConfig):
         found = f"{type(first.config).__name__} and {type(second.config).__name__}"
         raise ConfigError(f"a transformer and an autoencoder are needed, in this order; given are those of {found}")
-    causal = isinstance(second.config, HunyuanVAEConfig)
+    ours = isinstance(second.config, DCAEConfig)
     first_fields, second_fields = transformer_fields(first.config), _autoencoder_fields(second.config)
     _write_component(root / "transformer", first, "diffusers", first_fields, shard_bytes)
-    _write_component(root / "vae", second, "diffusers" if causal else "open-sora-dc-ae", second_fields, shard_bytes)
+    _write_component(root / "vae", second, "open-sora-dc-ae" if ours else "diffusers", second_fields, shard_bytes)
     _write_json(root / "scheduler" / "scheduler_config.json", SCHEDULER)
     index = {
         "_class_name": "DiffusionPipeline",
         "_diffusers_version": VERSION,
         "scheduler": ["diffusers", SCHEDULER["_class_name"]],
         "transformer": ["diffusers", TRANSFORMER],
-        "vae": ["diffusers", VAE] if causal else [OWN_LIBRARY, DC_AE],
+        "vae": [OWN_LIBRARY if ours else "diffusers", second_fields["_class_name"]],
     }
     _write_json(root / "model_index.json", index)
 
@@ -147,18 +156,20 @@ def import_diffusers(folder: str | Path, dtype: torch.dtype | None = None) -> Pi
     """
     root = Path(folder)
     vae_fields = _read_json(root / "vae" / "config.json")
-    autoencoder_config = _autoencoder_config(vae_fields, root / "vae" / "config.json")
+    autoencoder_config = described_autoencoder(vae_fields, str(root / "vae" / "config.json"))
     path = root / "transformer" / "config.json"
-    transformer_config = _transformer_config(_read_json(path), autoencoder_config.latent_channels, path)
+    transformer_config = described_transformer(_read_json(path), autoencoder_config.latent_channels, str(path))
     with torch.device("meta"):
         transformer, autoencoder = MMDiT(transformer_config), _autoencoder(autoencoder_config)
     _read_component(root / "transformer", transformer, "diffusers", dtype)
-    layout = "diffusers" if isinstance(autoencoder, HunyuanVAE) else "open-sora-dc-ae"
+    layout = "open-sora-dc-ae" if isinstance(autoencoder, DCAE) else "diffusers"
     _read_component(root / "vae", autoencoder, layout, dtype)
     return Pipeline(transformer.eval(), autoencoder.eval())
 
 
-def _autoencoder(config: DCAEConfig | HunyuanVAEConfig) -> Autoencoder:
+def _autoencoder(config: DCAEConfig | HunyuanVAEConfig | PictureVAEConfig) -> Autoencoder | PictureVAE:
+    if isinstance(config, PictureVAEConfig):
+        return PictureVAE(config)
     return DCAE(config) if isinstance(config, DCAEConfig) else HunyuanVAE(config)
 
 
@@ -198,32 +209,11 @@ def transformer_fields(config: MMDiTConfig) -> dict[str, Any]:
     }
 
 
-def _transformer_config(fields: Mapping[str, Any], latent_channels: int, path: Path) -> MMDiTConfig:
-    _check_class(fields, TRANSFORMER, path)
-    try:
-        inputs, out = int(fields["in_channels"]), int(fields.get("out_channels") or fields["in_channels"])
-        heads = int(fields["num_attention_heads"])
-        return MMDiTConfig(
-            in_channels=out,
-            context_dim=int(fields["joint_attention_dim"]),
-            pooled_dim=int(fields["pooled_projection_dim"]),
-            hidden_size=heads * int(fields["attention_head_dim"]),
-            num_heads=heads,
-            double_blocks=int(fields["num_layers"]),
-            single_blocks=int(fields["num_single_layers"]),
-            mlp_ratio=4.0,
-            rope_axes=tuple(fields["axes_dims_rope"]),
-            patch_size=math.isqrt(out // latent_channels),
-            cond_embed=inputs > out,
-            guidance_embed=bool(fields["guidance_embeds"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: not the configuration of a {TRANSFORMER}: {error!r}") from error
-
-
-def _autoencoder_fields(config: DCAEConfig | HunyuanVAEConfig) -> dict[str, Any]:
+def _autoencoder_fields(config: DCAEConfig | HunyuanVAEConfig | PictureVAEConfig) -> dict[str, Any]:
     if isinstance(config, DCAEConfig):
         return {"_class_name": DC_AE, **asdict(config)}
+    if isinstance(config, PictureVAEConfig):
+        return _picture_fields(config)
     layers = config.depths[0]
     if set(config.depths) != {layers} or set(config.decoder_depths) != {layers + 1} or config.shift_factor:
         raise ConfigError(
@@ -250,33 +240,26 @@ def _autoencoder_fields(config: DCAEConfig | HunyuanVAEConfig) -> dict[str, Any]
     }
 
 
-def _autoencoder_config(fields: Mapping[str, Any], path: Path) -> DCAEConfig | HunyuanVAEConfig:
-    try:
-        if fields.get("_class_name") == DC_AE:
-            sizes: dict[str, Any] = {
-                name: tuple(v) if isinstance(v, list) else v for name, v in fields.items() if name[0] != "_"
-            }
-            tiles: dict[str, Any] | None = fields["tiling"]
-            sizes["tiling"] = Tiling(**tiles) if tiles else None
-            return DCAEConfig(**sizes)
-        _check_class(fields, VAE, path)
-        widths, layers = tuple(fields["block_out_channels"]), int(fields["layers_per_block"])
-        return HunyuanVAEConfig(
-            latent_channels=int(fields["latent_channels"]),
-            widths=widths,
-            depths=(layers,) * len(widths),
-            decoder_depths=(layers + 1,) * len(widths),
-            norm_groups=int(fields["norm_num_groups"]),
-            scaling_factor=float(fields["scaling_factor"]),
-            pixel_channels=int(fields["in_channels"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: not the configuration of a video autoencoder: {error!r}") from error
-
-
-def _check_class(fields: Mapping[str, Any], expected: str, path: Path) -> None:
-    if fields.get("_class_name") != expected:
-        raise ConfigError(f"{path}: _class_name is {fields.get('_class_name')!r}; only {expected} can be read")
+def _picture_fields(config: PictureVAEConfig) -> dict[str, Any]:
+    count = len(config.multipliers)
+    return {
+        "_class_name": PICTURE_VAE,
+        "_diffusers_version": VERSION,
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": config.latent_channels,
+        "down_block_types": ["DownEncoderBlock2D"] * count,
+        "up_block_types": ["UpDecoderBlock2D"] * count,
+        "block_out_channels": config.widths,
+        "layers_per_block": config.blocks,
+        "act_fn": "silu",
+        "norm_num_groups": NORM_GROUPS,
+        "scaling_factor": SCALE,
+        "shift_factor": SHIFT,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+        "mid_block_add_attention": True,
+    }
 
 
 def _write_json(path: Path, fields: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpe
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.models.presets import PRESETS, Described, config_of
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
+from videotrain_trainer.networks.autoencoders.flux_vae import PictureVAE, PictureVAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
 from videotrain_trainer.networks.initial import initialize
 from videotrain_trainer.networks.lora.files import load_adapter
@@ -28,7 +29,7 @@ from videotrain_trainer.networks.weights.layouts import recognise, sizes
 from videotrain_trainer.storage import ObjectStore
 
 LOG = logging.getLogger(__name__)
-Model = MMDiT | DCAE | HunyuanVAE
+Model = MMDiT | DCAE | HunyuanVAE | PictureVAE
 
 
 @overload
@@ -64,8 +65,8 @@ def build(
     device `meta` there are none, and 11 B parameters need no memory.
 
     Args:
-        model: a preset (`videotrain_trainer.models.PRESETS`), a specification, the fields of a published transformer
-            configuration, or sizes.
+        model: a preset (`videotrain_trainer.models.PRESETS`), a specification, a published configuration of Open-Sora,
+            FLUX or diffusers as it is, or sizes.
         autoencoder: for a transformer: whose latents it works on; by default that of its preset.
         text_encoder: for a transformer: whose features it is given; by default that of its preset.
         device: where the weights are made.
@@ -131,6 +132,7 @@ def _empty(config: ModelConfig, dtype: torch.dtype) -> Model:
         MMDiTConfig: lambda sizes: MMDiT(cast("MMDiTConfig", sizes)),
         DCAEConfig: lambda sizes: DCAE(cast("DCAEConfig", sizes)),
         HunyuanVAEConfig: lambda sizes: HunyuanVAE(cast("HunyuanVAEConfig", sizes)),
+        PictureVAEConfig: lambda sizes: PictureVAE(cast("PictureVAEConfig", sizes)),
     }
     with torch.device("meta"):
         return cast("Model", makers[type(config)](config).to(dtype).eval())
@@ -149,7 +151,11 @@ def _named(model: Described, weights: Weights) -> ModelConfig:
     """The model that was asked for; an autoencoder without a scale takes the one in the metadata of its file."""
     config = config_of(model)
     spec = AUTOENCODERS.get(model) if isinstance(model, str) else model
-    if isinstance(config, MMDiTConfig) or not isinstance(spec, AutoencoderSpec) or config.scaling_factor != 1.0:
+    if (
+        isinstance(config, MMDiTConfig | PictureVAEConfig)
+        or not isinstance(spec, AutoencoderSpec)
+        or config.scaling_factor != 1.0
+    ):
         return config
     return replace(config, scaling_factor=scaling_factor(spec, weights.metadata, weights.what))
 
@@ -157,7 +163,7 @@ def _named(model: Described, weights: Weights) -> ModelConfig:
 def _described(layout: str, weights: Weights) -> ModelConfig:
     """The model that a file's tensors describe, with a published autoencoder's own settings where it has its sizes."""
     config = sizes(layout, weights.shapes, weights.what)
-    if isinstance(config, MMDiTConfig):
+    if isinstance(config, MMDiTConfig | PictureVAEConfig):
         return config
     for name in PRESETS:
         spec = AUTOENCODERS.get(name)

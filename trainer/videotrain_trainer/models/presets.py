@@ -16,15 +16,14 @@ from videotrain_api.config.presets import (
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.schema import ManifestError
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.networks.autoencoders.dc_ae import DCAEConfig
-from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAEConfig
+from videotrain_trainer.models.published import described
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.registry import autoencoder_config, mmdit_config
 from videotrain_trainer.networks.weights import ModelConfig
 
 PRESETS = (*TRANSFORMERS, *(name for name, spec in AUTOENCODERS.items() if spec.widths))
 """Every name that `build` takes; an autoencoder of diffusers is loaded from its folder."""
-Described = str | TransformerSpec | AutoencoderSpec | MMDiTConfig | DCAEConfig | HunyuanVAEConfig | Mapping[str, Any]
+Described = str | TransformerSpec | AutoencoderSpec | ModelConfig | Mapping[str, Any]
 """What says which model is meant."""
 
 
@@ -36,7 +35,7 @@ def config_of(
     """Sizes of the model that is meant.
 
     Args:
-        model: a preset's name, a specification, the fields of a published transformer configuration, or sizes.
+        model: a preset's name, a specification, a published configuration (see `published.described`), or sizes.
         autoencoder: for a transformer: whose latents it works on; by default that of its preset.
         text_encoder: for a transformer: whose features it is given; by default that of its preset.
 
@@ -44,7 +43,7 @@ def config_of(
         ConfigError: the preset is unknown, or sizes are missing or do not fit together.
         ManifestError: a specification names an unknown preset or leaves sizes unset.
     """
-    if isinstance(model, MMDiTConfig | DCAEConfig | HunyuanVAEConfig):
+    if isinstance(model, ModelConfig):
         return model
     if isinstance(model, str):
         model = _preset(model)
@@ -53,7 +52,8 @@ def config_of(
     try:
         if isinstance(model, TransformerSpec):
             return _transformer(model, autoencoder, text_encoder)
-        return MMDiTConfig.from_published(model)
+        spec = AutoencoderSpec(preset=autoencoder) if isinstance(autoencoder, str) else autoencoder
+        return described(model, None if spec is None else complete_autoencoder(spec).latent_channels)
     except ManifestError:
         raise  # names its fields itself
     except ValueError as error:

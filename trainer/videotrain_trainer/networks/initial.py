@@ -54,7 +54,7 @@ def initial_value(module: nn.Module, name: str, seed: int) -> Tensor:
     if isinstance(owner, nn.Linear):
         bound = 1.0 / math.sqrt(owner.in_features)
         return values.uniform_(-bound, bound, generator=generator)
-    if isinstance(owner, nn.Conv3d) and kind == "weight":
+    if isinstance(owner, nn.Conv2d | nn.Conv3d) and kind == "weight":
         std = 1.0 / math.sqrt(values[0].numel())
         return nn.init.trunc_normal_(values, std=std, a=-2 * std, b=2 * std, generator=generator)
     return values.fill_(0.0 if kind == "bias" else 1.0)

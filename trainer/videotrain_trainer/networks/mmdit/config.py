@@ -60,6 +60,8 @@ class MMDiTConfig:
         sizes = {ours: given[theirs] for theirs, ours in _PUBLISHED_FIELDS.items()}
         return cls(
             **{**sizes, "rope_axes": tuple(sizes["rope_axes"])},
+            patch_size=given["patch_size"],
+            cond_embed=given["cond_embed"],
             qkv_bias=given["qkv_bias"],
             fused_qkv=given["fused_qkv"],
             rope_layout="half-split" if given["use_liger_rope"] else "interleaved",
@@ -96,11 +98,14 @@ _PUBLISHED_FIELDS = {
     "depth_single_blocks": "single_blocks",
     "mlp_ratio": "mlp_ratio",
     "axes_dim": "rope_axes",
-    "patch_size": "patch_size",
-    "cond_embed": "cond_embed",
     "guidance_embed": "guidance_embed",
 }
-
-
-_PUBLISHED_DEFAULTS = {"qkv_bias": True, "fused_qkv": True, "use_liger_rope": False, "theta": ROPE_THETA}
+_PUBLISHED_DEFAULTS = {
+    "qkv_bias": True,
+    "fused_qkv": True,
+    "use_liger_rope": False,
+    "theta": ROPE_THETA,
+    "patch_size": 2,
+    "cond_embed": False,
+}
 """What the published class takes for a field that its file leaves out."""

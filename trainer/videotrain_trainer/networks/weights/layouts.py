@@ -12,7 +12,9 @@ from torch import nn
 
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders import layouts as autoencoder_layouts
+from videotrain_trainer.networks.autoencoders import picture_layouts
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
+from videotrain_trainer.networks.autoencoders.flux_vae import PictureVAE, PictureVAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
 from videotrain_trainer.networks.layout_rules import Rule, Shapes, their_shapes
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
@@ -20,7 +22,7 @@ from videotrain_trainer.networks.mmdit.layouts import diffusers_rules, flux_rule
 from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.weights.sizes import dc_ae_sizes, hunyuan_sizes, layout_of, mmdit_sizes
 
-ModelConfig = MMDiTConfig | DCAEConfig | HunyuanVAEConfig
+ModelConfig = MMDiTConfig | DCAEConfig | HunyuanVAEConfig | PictureVAEConfig
 MakeRules = Callable[[Any, Shapes], list[Rule]]
 
 
@@ -64,7 +66,9 @@ _RULES: Mapping[str, Mapping[type, MakeRules]] = {
     "diffusers": {
         MMDiTConfig: lambda config, _: diffusers_rules(config),
         HunyuanVAEConfig: _autoencoder_rules("diffusers-hunyuan-vae"),
+        PictureVAEConfig: picture_layouts.diffusers_rules,
     },
+    "flux-vae": {PictureVAEConfig: picture_layouts.same_rules},
     "hunyuan-vae": {HunyuanVAEConfig: _autoencoder_rules("hunyuan-vae")},
     "open-sora-dc-ae": {DCAEConfig: _autoencoder_rules("open-sora-dc-ae")},
     "image-dc-ae": {DCAEConfig: _autoencoder_rules("image-dc-ae")},
@@ -78,8 +82,14 @@ _MODELS: Mapping[type, Callable[[Any], nn.Module]] = {
     MMDiTConfig: lambda config: MMDiT(replace(config, fused_qkv=False, rope_layout="half-split")),
     DCAEConfig: DCAE,
     HunyuanVAEConfig: HunyuanVAE,
+    PictureVAEConfig: PictureVAE,
 }
-_TITLES = {MMDiTConfig: "an MMDiT", DCAEConfig: "a Video DC-AE", HunyuanVAEConfig: "a HunyuanVideo VAE"}
+_TITLES = {
+    MMDiTConfig: "an MMDiT",
+    DCAEConfig: "a Video DC-AE",
+    HunyuanVAEConfig: "a HunyuanVideo VAE",
+    PictureVAEConfig: "FLUX.1's picture autoencoder",
+}
 
 
 def scheme(layout: str, config: ModelConfig) -> Scheme:
@@ -138,6 +148,11 @@ def sizes(layout: str, shapes: Shapes, what: str) -> ModelConfig:
         ConfigError: tensors that tell them are missing.
     """
     kinds = _makers(layout)
+    if layout == "flux-vae" or (layout == "diffusers" and picture_layouts.DIFFUSERS_SIGN in shapes):
+        try:
+            return picture_layouts.picture_sizes(shapes)
+        except (KeyError, IndexError) as error:
+            raise ConfigError(f"{what}: missing: {error}, which tells a size of the autoencoder") from error
     if HunyuanVAEConfig in kinds and layout_of(shapes, what) == "hunyuan-vae":
         return hunyuan_sizes(shapes, what)
     if MMDiTConfig in kinds:

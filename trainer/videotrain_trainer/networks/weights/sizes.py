@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.networks.autoencoders import picture_layouts
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAEConfig
 from videotrain_trainer.networks.layout_rules import Shapes
@@ -25,6 +26,7 @@ _SIGNS = {
     "open-sora-v2": r"double_blocks\.\d+\.img_attn\.q_proj\..*|single_blocks\.\d+\.q_proj\..*",
     "diffusers": r"(single_)?transformer_blocks\.\d+\..*",
     "hunyuan-vae": r"encoder\.(down_blocks\.\d+\.resnets|mid_block)\..*|(post_)?quant_conv\..*",
+    "flux-vae": picture_layouts.SIGN,
     "diffusers-image-dc-ae": r"encoder\.down_blocks\.\d+\.\d+\..*",
     "open-sora-dc-ae": r"encoder\.(project_in|stages\.\d+\.op_list)\..*",
 }
@@ -61,6 +63,8 @@ def layout_of(shapes: Shapes, what: str) -> str:
     """
     for layout, sign in _SIGNS.items():
         if any(re.fullmatch(sign, name) for name in shapes):
+            if layout == "hunyuan-vae" and picture_layouts.DIFFUSERS_SIGN in shapes:
+                return "diffusers"
             two_axes = layout == "open-sora-dc-ae" and len(shapes.get("encoder.project_in.conv.weight", ())) == 4
             return "image-dc-ae" if two_axes else layout
     some = ", ".join(list(shapes)[:3]) or "none at all"
