@@ -9,6 +9,7 @@ import boto3
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from moto.server import ThreadedMotoServer
 from support.model_fixtures import fixture, mmdit, threads
 
@@ -41,6 +42,14 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SK")
     monkeypatch.delenv("AWS_PROFILE", raising=False)
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """The process group of a world of one, as a worker process makes it before its task runs."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

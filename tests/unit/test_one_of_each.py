@@ -207,3 +207,24 @@ class TestNames:
 
     def test_the_name_of_the_ledger_is_put_together_once(self):
         assert written()["-ledger"] == ["api/videotrain_api/render/names.py"]
+
+
+class TestWorkers:
+    """Homes: worker.stage_reporter (records of every task), parallel.peers (collectives)."""
+
+    @pytest.mark.parametrize("record", ["StartedRecord", "StepRecord", "CheckpointRecord"])
+    def test_a_record_that_every_task_writes_is_built_once(self, record):
+        found = [path for path, tree in sources("trainer") for _ in calls(tree, record)]
+        assert found == ["trainer/videotrain_trainer/worker/stage_reporter.py"]
+
+    def test_collectives_stand_together(self):
+        words = re.compile(r"^(broadcast|all_gather|all_reduce|all_to_all|gather|reduce|scatter|barrier)(_\w+)?$")
+        found = set()
+        for path, tree in sources("trainer"):
+            nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and words.match(node.attr)]
+            found |= {path for node in nodes if getattr(node.value, "id", None) == "dist"}
+        # The drain's flag is agreed upon before there are peers, in a room below theirs.
+        assert found == {
+            "trainer/videotrain_trainer/parallel/peers.py",
+            "trainer/videotrain_trainer/worker/drain.py",
+        }

@@ -86,7 +86,7 @@ def test_exported_weights_are_the_moving_average_of_every_parameter(prefix):
 def test_every_rank_records_a_complete_checkpoint(prefix):
     writers = make_writers(make_store(), prefix, 2)
     save(writers, 10)
-    records = [writer._records.all for writer in writers]
+    records = [writer._reporter.sink.all for writer in writers]
     manifest = open_checkpoint(make_store(), prefix, 10).manifest
     assert [[type(record) for record in found] for found in records] == [[CheckpointRecord]] * 2
     assert records[1][0].committed_at == manifest.committed_at

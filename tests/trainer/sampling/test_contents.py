@@ -75,6 +75,7 @@ def test_a_reference_that_is_not_there_is_refused_before_anything_is_drawn(folde
     assert not (folder / "out").exists()
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_sample_stage_draws_again_what_other_weights_made(tmp_path):
     folder = make_folder(tmp_path)
     (folder / "run/train/weights").mkdir(parents=True)

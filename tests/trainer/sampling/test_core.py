@@ -179,6 +179,7 @@ def test_a_causal_autoencoder_draws_from_pictures_and_clips(tmp_path):
         SamplingPipeline(models, store).draw(short)
 
 
+@pytest.mark.usefixtures("alone")
 def test_the_sample_stage_keeps_the_best_candidate_and_offloads_without_a_change(tmp_path):
     from safetensors.torch import load_file, save_file
 

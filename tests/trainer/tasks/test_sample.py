@@ -25,6 +25,8 @@ from videotrain_trainer.tasks import sample
 from videotrain_trainer.tasks.sample_draw import StageSampler
 from videotrain_trainer.tasks.sample_plan import plan_drawings
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 
 @pytest.fixture
 def folder(tmp_path):

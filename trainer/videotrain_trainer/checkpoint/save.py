@@ -16,7 +16,6 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from videotrain_api.records import CheckpointRecord
 from videotrain_api.resource.trainrun import CheckpointPolicy
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import CheckpointManifest
@@ -29,7 +28,7 @@ from videotrain_trainer.checkpoint.state import BLOCK_BYTES, Point, StoredFile, 
 from videotrain_trainer.errors import ObjectMissing
 from videotrain_trainer.sharded_state import ShardedState, packed_length
 from videotrain_trainer.storage import ObjectStore
-from videotrain_trainer.worker.stage_context import RecordSink
+from videotrain_trainer.worker.stage_reporter import RecordSink, StageReporter
 
 
 class CheckpointWriter:
@@ -49,7 +48,7 @@ class CheckpointWriter:
         self._store = store
         self._writer = writer
         self._policy = policy
-        self._records = records
+        self._reporter = StageReporter(sink=records, generation=writer.generation, stage=writer.stage)
         self._closing = threading.Event()
         self._waiter = Waiter(self._closing)
         self._committer = Committer(store, writer, order, self._waiter) if writer.rank == 0 else None
@@ -103,18 +102,9 @@ class CheckpointWriter:
         if self._committer is not None:
             self._committer.commit(part, {name: list(shape) for name, shape in state.shapes.items()}, point)
         manifest = self._await_commit(point.step)
-        self._records.write(
-            CheckpointRecord(
-                generation=self._writer.generation,
-                stage=self._writer.stage,
-                step=point.step,
-                captured_at=point.captured_at,
-                committed_at=manifest.committed_at,
-                uri=layout.checkpoint_prefix(self._writer.prefix, point.step),
-                bytes=sum(item.bytes for item in manifest.files),
-                stall_us=stall,
-            )
-        )
+        uri = layout.checkpoint_prefix(self._writer.prefix, point.step)
+        size = sum(item.bytes for item in manifest.files)
+        self._reporter.checkpoint(point.step, point.captured_at, manifest.committed_at, uri, size, stall)
         if self._committer is not None:
             self._retain()
 

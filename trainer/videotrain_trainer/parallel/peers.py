@@ -1,4 +1,4 @@
-"""The few collectives besides those of the engine: small, and on the CPU."""
+"""The few collectives besides those of the engine: small, and on the CPU. All of them, but for the drain's flag."""
 
 from __future__ import annotations
 
@@ -29,9 +29,14 @@ class WorldPeers:
 
     def first_problem(self, problem: str | None) -> str | None:
         """The problem of the lowest rank that has one."""
-        answers: list[str | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(answers, problem)
-        return next((f"rank {rank}: {answer}" for rank, answer in enumerate(answers) if answer), None)
+        answers = enumerate(self.to_all(problem))
+        return next((f"rank {rank}: {answer}" for rank, answer in answers if answer), None)
+
+    def to_all(self, value: Value) -> list[Value]:
+        """The values of all ranks, by rank."""
+        values: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(values, value)
+        return values
 
     def to_first(self, value: Value) -> list[Value]:
         """On rank 0 the values of all ranks; empty elsewhere."""

@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import TypeVar
-
-import torch.distributed as dist
 
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.cost import flops
-from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import SampledVideo, VideosIndex
 from videotrain_trainer.data.buckets import bucket_name
+from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.sampling.outputs import read_metadata, write_video
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks.sample_draw import StageSampler, request_of
 from videotrain_trainer.tasks.sample_plan import Drawing, frame_size, plan_drawings, task_of
-from videotrain_trainer.worker.stage_context import Outcome, StageContext, World
-
-Value = TypeVar("Value")
+from videotrain_trainer.worker.stage_context import Outcome, StageContext
+from videotrain_trainer.worker.stage_reporter import Work
 
 
 def run(context: StageContext) -> Outcome:
@@ -40,12 +36,13 @@ def run(context: StageContext) -> Outcome:
     drawings = plan_drawings(config, store, sampler.conditioned)
     for drawing in drawings:
         request_of(config, drawing)  # refused before anything is drawn
-    missing = _from_rank_0(world, _missing(context, store, sampler, drawings) if world.rank == 0 else [])
+    peers = WorldPeers()
+    missing = peers.from_first(_missing(context, store, sampler, drawings) if world.rank == 0 else None)
     by_number, kept = {drawing.video.number: drawing for drawing in drawings}, len(drawings) - len(missing)
-    _record_start(context, len(drawings), kept)
+    context.reporter.started(world.size, kept, len(drawings))
     for first in range(0, len(missing), world.size):
         numbers = missing[first : first + world.size]
-        _round(context, store, sampler, by_number, numbers, kept + first)
+        _round(context, peers, store, sampler, by_number, numbers, kept + first)
         if context.drain.agreed() and first + world.size < len(missing):
             return "drained"
     if world.rank == 0:
@@ -55,6 +52,7 @@ def run(context: StageContext) -> Outcome:
 
 def _round(
     context: StageContext,
+    peers: WorldPeers,
     store: ObjectStore,
     sampler: StageSampler,
     drawings: dict[int, Drawing],
@@ -66,7 +64,7 @@ def _round(
     rank, written = context.world.rank, 0
     if rank < len(numbers):
         written = _draw_one(context, store, sampler, drawings[numbers[rank]])
-    total_bytes = sum(_from_all(context.world, written))
+    total_bytes = sum(peers.to_all(written))
     _record_round(context, started_at, len(numbers), done + len(numbers), total_bytes)
 
 
@@ -108,50 +106,13 @@ def _write_index(store: ObjectStore, config: StageConfig, videos: list[SampledVi
     store.put(layout.videos_index(config.paths.output), json.dumps(index.to_wire(), indent=1).encode())
 
 
-def _record_start(context: StageContext, total: int, done: int) -> None:
-    context.records.write(
-        StartedRecord(
-            generation=context.generation,
-            stage=context.config.stage.name,
-            at=datetime.now(UTC),
-            world_size=context.world.size,
-            resumed_step=done,
-            total_steps=total,
-        )
-    )
-
-
 def _record_round(context: StageContext, started_at: datetime, videos: int, done: int, total_bytes: int) -> None:
     config, now = context.config, datetime.now(UTC)
     tokens, model_flops = _work(config)
-    context.records.write(
-        StepRecord(
-            generation=context.generation,
-            stage=config.stage.name,
-            step=done,
-            started_at=started_at,
-            finished_at=now,
-            data_stall_us=0,
-            checkpoint_us=0,
-            samples=videos,
-            tokens=tokens * videos,
-            model_flops=model_flops * videos,
-            bucket=_bucket(config),
-        )
-    )
+    work = Work(samples=videos, tokens=tokens * videos, model_flops=model_flops * videos)
+    context.reporter.step(done, started_at, now, work, bucket=_bucket(config))
     # Uploaded videos are kept whatever happens next; the bill must not count them as lost work.
-    context.records.write(
-        CheckpointRecord(
-            generation=context.generation,
-            stage=config.stage.name,
-            step=done,
-            captured_at=now,
-            committed_at=now,
-            uri=f"{config.paths.output}/videos",
-            bytes=total_bytes,
-            stall_us=0,
-        )
-    )
+    context.reporter.checkpoint(done, now, now, f"{config.paths.output}/videos", total_bytes)
 
 
 def _work(config: StageConfig) -> tuple[int, float]:
@@ -169,19 +130,3 @@ def _work(config: StageConfig) -> tuple[int, float]:
 def _bucket(config: StageConfig) -> str:
     task = task_of(config)
     return bucket_name(task.resolution, task.frames, task.aspect_ratio)
-
-
-def _from_rank_0(world: World, value: Value) -> Value:
-    if world.size == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def _from_all(world: World, value: Value) -> list[Value]:
-    if world.size == 1:
-        return [value]
-    values: list[Value] = [value] * world.size
-    dist.all_gather_object(values, value)
-    return values

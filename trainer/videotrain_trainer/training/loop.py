@@ -5,16 +5,17 @@ from __future__ import annotations
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
-from videotrain_api.records import StepRecord, ValidationRecord
+from videotrain_api.records import ValidationRecord
 from videotrain_trainer.checkpoint.state import Point
 from videotrain_trainer.data.sample_order import StepOrder
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.training.final_weights import export_weights
 from videotrain_trainer.training.order_check import RankSteps, order_lines
-from videotrain_trainer.training.setup import MakeObjective, TrainingRun, is_finished, prepare, started_record
+from videotrain_trainer.training.setup import MakeObjective, TrainingRun, is_finished, prepare
 from videotrain_trainer.training.step import StepResult
 from videotrain_trainer.training.validation_loss import Validated
 from videotrain_trainer.worker.stage_context import Outcome, StageContext
+from videotrain_trainer.worker.stage_reporter import Work
 
 
 def train(context: StageContext, make_objective: MakeObjective, total_steps: int) -> Outcome:
@@ -25,7 +26,7 @@ def train(context: StageContext, make_objective: MakeObjective, total_steps: int
     """
     store = ObjectStore.for_storage(context.config.storage)
     if is_finished(context, store):
-        context.records.write(started_record(context, total_steps, total_steps, []))
+        context.reporter.started(context.world.size, total_steps, total_steps)
         return "completed"
     with closing(prepare(context, store, make_objective)) as run:
         while run.state.step < total_steps:
@@ -48,7 +49,7 @@ def _step(run: TrainingRun) -> bool:
     order = run.objective.data.plan.step(run.state)
     result = run.stepper.run(order, run.context.drain.requested())
     run.trained_steps.add(order, result.trained)
-    run.context.records.write(_record(run, order, result))
+    _record(run, order, result)
     run.state = run.objective.data.plan.advance(run.state)
     run.samples += result.samples
     run.finished_at = result.finished_at
@@ -103,18 +104,14 @@ def _save(run: TrainingRun) -> None:
     run.saved_step = run.state.step
 
 
-def _record(run: TrainingRun, order: StepOrder, result: StepResult) -> StepRecord:
-    return StepRecord(
-        generation=run.context.generation,
-        stage=run.context.config.stage.name,
-        step=order.step,
-        started_at=run.finished_at,
-        finished_at=result.finished_at,
+def _record(run: TrainingRun, order: StepOrder, result: StepResult) -> None:
+    run.context.reporter.step(
+        order.step,
+        run.finished_at,
+        result.finished_at,
+        Work(result.samples, result.tokens, result.model_flops),
         data_stall_us=result.data_stall_us,
         checkpoint_us=run.spans.take("checkpoint"),
-        samples=result.samples,
-        tokens=result.tokens,
-        model_flops=result.model_flops,
         loss=result.loss,
         gradient_norm=result.gradient_norm,
         learning_rate=result.learning_rate,

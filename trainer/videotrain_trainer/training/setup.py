@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from videotrain_api.records import StartedRecord
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import CheckpointManifest
 from videotrain_trainer.checkpoint.catalog import stored_steps, withdraw
@@ -109,21 +108,8 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     clock.passed("checkpoint")
     run = _assemble(context, store, objective, engine, peers, loaded, state)
     log.info("ready at step %d of %d: %s", state.step, task.steps, clock)
-    context.records.write(started_record(context, state.step, task.steps, loaded.skipped))
+    context.reporter.started(world.size, state.step, task.steps, loaded.skipped)
     return run
-
-
-def started_record(context: StageContext, step: int, total: int, skipped: list[str]) -> StartedRecord:
-    """Tells that this process is ready to train."""
-    return StartedRecord(
-        generation=context.generation,
-        stage=context.config.stage.name,
-        at=datetime.now(UTC),
-        world_size=context.world.size,
-        resumed_step=step,
-        total_steps=total,
-        skipped_checkpoints=skipped,
-    )
 
 
 def _claim(context: StageContext, store: ObjectStore, peers: WorldPeers) -> list[int]:

@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord
 from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_context import StageContext
+from videotrain_trainer.worker.stage_reporter import Work
 
 POLL_SECONDS = 0.5
 SHARE_SECONDS = 5.0
@@ -171,57 +171,19 @@ class _Reporter:
     """Turns progress into records: a step for work that is done, a checkpoint for work that a restart keeps."""
 
     def __init__(self, context: StageContext, prefix: str, resumed: int, total: int) -> None:
-        self._context = context
+        self._records = context.reporter
         self._prefix = prefix
         self._step = self._kept = resumed
         self._at = datetime.now(UTC)
         if context.world.rank == 0:
-            context.records.write(
-                StartedRecord(
-                    generation=context.generation,
-                    stage=context.config.stage.name,
-                    at=self._at,
-                    world_size=context.world.size,
-                    resumed_step=resumed,
-                    total_steps=total,
-                )
-            )
+            self._records.started(context.world.size, resumed, total)
 
     def write(self, kept: int, parts: int) -> None:
         """Tell of `kept` steps in finished units and `parts` steps in units that are being done."""
         now = datetime.now(UTC)
         if kept + parts > self._step:
-            self._write_step(kept + parts, now)
+            self._records.step(kept + parts, self._at, now, Work(samples=kept + parts - self._step))
+            self._step, self._at = kept + parts, now
         if kept > self._kept:
-            self._write_kept(kept, now)
-
-    def _write_step(self, step: int, now: datetime) -> None:
-        record = StepRecord(
-            generation=self._context.generation,
-            stage=self._context.config.stage.name,
-            step=step,
-            started_at=self._at,
-            finished_at=now,
-            data_stall_us=0,
-            checkpoint_us=0,
-            samples=step - self._step,
-            tokens=0,
-            model_flops=0.0,
-        )
-        self._context.records.write(record)
-        self._step, self._at = step, now
-
-    def _write_kept(self, kept: int, now: datetime) -> None:
-        self._kept = kept
-        self._context.records.write(
-            CheckpointRecord(
-                generation=self._context.generation,
-                stage=self._context.config.stage.name,
-                step=kept,
-                captured_at=now,
-                committed_at=now,
-                uri=f"{self._prefix}/units",
-                bytes=0,
-                stall_us=0,
-            )
-        )
+            self._kept = kept
+            self._records.checkpoint(kept, now, now, f"{self._prefix}/units")

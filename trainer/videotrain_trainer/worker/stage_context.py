@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import torch
 
 from videotrain_api.config.stage_config import StageConfig
-from videotrain_api.records import TrainerRecord
+from videotrain_trainer.worker.stage_reporter import RecordSink, StageReporter
 
 Outcome = Literal["completed", "drained"]
 """How a task ended: all of its work is done, or it stopped at a step boundary and saved because it was asked to."""
@@ -24,17 +24,6 @@ class World:
     size: int
     local_rank: int
     device: torch.device
-
-
-class RecordSink(Protocol):
-    """Where records go; see videotrain_api.records.
-
-    Tasks write every record on every rank. The sink of local rank 0 keeps them, so that each pod holds the facts of the
-    generation and none are lost with the leader's pod; the sinks of the other local ranks only note the last step.
-    """
-
-    def write(self, record: TrainerRecord) -> None:
-        """Append one record; safe from any thread."""
 
 
 class Drain(Protocol):
@@ -62,6 +51,11 @@ class StageContext:
     """Pod-local folder for temporary files."""
     cache: Path
     """Pod-local folder for things worth keeping between generations."""
+
+    @property
+    def reporter(self) -> StageReporter:
+        """Builds and writes the records that every task writes."""
+        return StageReporter(sink=self.records, generation=self.generation, stage=self.config.stage.name)
 
 
 Task = Callable[[StageContext], Outcome]

@@ -129,6 +129,7 @@ def test_a_training_step_with_given_frames_runs_on_latents_of_the_hunyuan_vae(en
     assert objective.module.cond_in.weight.grad.any()
 
 
+@pytest.mark.usefixtures("alone")
 def test_videos_of_1_plus_4k_frames_are_drawn_with_and_without_a_given_frame(folder):
     prompts = [Prompt(text="A rabbit.", seed=3)]
     config = config_of(folder, prompts=prompts, from_dataset=1, frames=9).model_copy(

@@ -1,0 +1,115 @@
+"""The records that every task writes, whatever its steps are: built here only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple, Protocol, TypedDict, Unpack
+
+from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord, TrainerRecord
+
+
+class RecordSink(Protocol):
+    """Where records go; see videotrain_api.records.
+
+    Tasks write every record on every rank. The sink of local rank 0 keeps them, so that each pod holds the facts of the
+    generation and none are lost with the leader's pod; the sinks of the other local ranks only note the last step.
+    """
+
+    def write(self, record: TrainerRecord) -> None:
+        """Append one record; safe from any thread."""
+
+
+class Work(NamedTuple):
+    """What the whole world did in a step."""
+
+    samples: int
+    tokens: int = 0
+    model_flops: float = 0.0
+
+
+class Measured(TypedDict, total=False):
+    """What only some tasks measure of a step; fields of StepRecord."""
+
+    data_stall_us: int
+    checkpoint_us: int
+    loss: float | None
+    gradient_norm: float | None
+    learning_rate: float | None
+    bucket: str | None
+    world_spread: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageReporter:
+    """Writes records of one stage in one generation."""
+
+    sink: RecordSink
+    generation: int
+    stage: str
+
+    def started(self, world_size: int, resumed_step: int, total_steps: int, skipped: list[str] | None = None) -> None:
+        """This process is ready to work.
+
+        Args:
+            world_size: worker processes.
+            resumed_step: steps that an earlier generation has done; 0 for none.
+            total_steps: optimizer steps, or work units of a stage that does not train.
+            skipped: newer checkpoints that were refused, with why.
+        """
+        self.sink.write(
+            StartedRecord(
+                generation=self.generation,
+                stage=self.stage,
+                at=datetime.now(UTC),
+                world_size=world_size,
+                resumed_step=resumed_step,
+                total_steps=total_steps,
+                skipped_checkpoints=skipped or [],
+            )
+        )
+
+    def step(
+        self, step: int, started_at: datetime, finished_at: datetime, work: Work, **measured: Unpack[Measured]
+    ) -> None:
+        """Steps are done, up to the 1-based number `step`. What is not measured was not waited for, or has no value."""
+        stalls: Measured = {"data_stall_us": 0, "checkpoint_us": 0}
+        self.sink.write(
+            StepRecord(
+                generation=self.generation,
+                stage=self.stage,
+                step=step,
+                started_at=started_at,
+                finished_at=finished_at,
+                samples=work.samples,
+                tokens=work.tokens,
+                model_flops=work.model_flops,
+                **(stalls | measured),
+            )
+        )
+
+    def checkpoint(
+        self, step: int, captured_at: datetime, committed_at: datetime, uri: str, size: int = 0, stall_us: int = 0
+    ) -> None:
+        """What was done up to `step` outlives this world.
+
+        Args:
+            step: 1-based.
+            captured_at: when the step was finished.
+            committed_at: when what it made was stored whole.
+            uri: where.
+            size: bytes that were stored for it.
+            stall_us: microseconds for which work stood still for it.
+        """
+        self.sink.write(
+            CheckpointRecord(
+                generation=self.generation,
+                stage=self.stage,
+                step=step,
+                captured_at=captured_at,
+                committed_at=committed_at,
+                uri=uri,
+                bytes=size,
+                stall_us=stall_us,
+            )
+        )
