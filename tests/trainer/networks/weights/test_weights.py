@@ -12,6 +12,7 @@ from support.model_fixtures import forward
 
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
+from videotrain_trainer.networks.autoencoders.flux_vae import PictureVAE, PictureVAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
 from videotrain_trainer.networks.initial import initialize, write_initial
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
@@ -41,7 +42,22 @@ DC_AE = DCAEConfig(
 HUNYUAN = HunyuanVAEConfig(
     latent_channels=4, widths=(8, 16, 16), depths=(2, 1, 1), decoder_depths=(3, 2, 2), norm_groups=8
 )
-MODELS = {"mmdit": (MMDiT, MMDIT), "flux": (MMDiT, FLUX), "dc-ae": (DCAE, DC_AE), "hunyuan": (HunyuanVAE, HUNYUAN)}
+PICTURES = PictureVAEConfig(latent_channels=4, width=32, multipliers=(1, 2, 2), blocks=1)
+MODELS = {
+    "mmdit": (MMDiT, MMDIT),
+    "flux": (MMDiT, FLUX),
+    "dc-ae": (DCAE, DC_AE),
+    "hunyuan": (HunyuanVAE, HUNYUAN),
+    "pictures": (PictureVAE, PICTURES),
+}
+HOMES = {
+    "mmdit": "open-sora-v2",
+    "flux": "open-sora-v2",
+    "dc-ae": "open-sora-dc-ae",
+    "hunyuan": "hunyuan-vae",
+    "pictures": "flux-vae",
+}
+"""The layout that each model has by itself."""
 ROUND_TRIPS = [
     ("mmdit", "open-sora-v2", "flux-dev"),
     ("mmdit", "open-sora-v2", "diffusers"),
@@ -54,6 +70,8 @@ ROUND_TRIPS = [
     ("hunyuan", "hunyuan-vae", "diffusers"),
     ("hunyuan", "diffusers", "hunyuan-vae"),
     ("dc-ae", "open-sora-dc-ae", "open-sora-dc-ae"),
+    ("pictures", "flux-vae", "diffusers"),
+    ("pictures", "diffusers", "flux-vae"),
 ]
 
 
@@ -72,8 +90,7 @@ def written(kind, layout, target, seed=1, **options):
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     own = target.with_name("own.safetensors")
     save_file({name: value.bfloat16() for name, value in model.state_dict().items()}, own)
-    home = {"mmdit": "open-sora-v2", "flux": "open-sora-v2", "dc-ae": "open-sora-dc-ae", "hunyuan": "hunyuan-vae"}[kind]
-    convert(own, Destination(target=target, **options), home, layout)
+    convert(own, Destination(target=target, **options), HOMES[kind], layout)
     own.unlink()
     return target
 
