@@ -103,7 +103,7 @@ class Phase(StrEnum):
 
 
 class Condition(StrEnum):
-    """Types in status.conditions."""
+    """Types in status.conditions, in the order in which they are listed; videotrain_api.reasons has their reasons."""
 
     ACCEPTED = "Accepted"
     QUOTA_RESERVED = "QuotaReserved"

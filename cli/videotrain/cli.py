@@ -61,7 +61,7 @@ def _refuse(*lines: str) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The parser of the whole command; it imports no subcommand, so that `--help` is quick."""
     parser = argparse.ArgumentParser(
         prog="videotrain",
         description="Train video generation models and see what every GPU-second bought.",

@@ -16,5 +16,5 @@ def rfc3339(moment: datetime) -> str:
 
 
 def parse_time(text: str) -> datetime:
-    """Inverse of rfc3339."""
+    """The aware time of an RFC 3339 text, as `rfc3339` writes it."""
     return datetime.fromisoformat(text)

@@ -32,7 +32,7 @@ BUCKET_MEANINGS = {
 
 
 def duration(seconds: float) -> str:
-    """`75.2` becomes `1m15s`."""
+    """Seconds for people: `75.2` becomes `1m15s`."""
     if seconds < 60:
         return f"{seconds:.1f}s"
     whole = round(seconds)

@@ -68,7 +68,7 @@ class OperatorMetrics(Collector):
         self._conflicts += 1
 
     def note_error(self, error: Exception) -> None:
-        """A pass failed."""
+        """Count a pass that failed, by the kind of its error."""
         name = type(error).__name__
         self._errors[name] = self._errors.get(name, 0) + 1
 

@@ -40,7 +40,7 @@ class ShardedState(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it lives."""
+        """The device on which this rank's shards live."""
 
     @property
     def quantities(self) -> tuple[Quantity, ...]:

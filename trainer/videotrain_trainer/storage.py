@@ -54,7 +54,7 @@ DENIED_SIGNS = ("status code: 401", "status code: 403")
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectInfo:
-    """One listed object."""
+    """An object that a listing found, without its content."""
 
     uri: str
     size: int

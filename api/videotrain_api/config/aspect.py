@@ -38,7 +38,7 @@ _MOST_DISTORTION: Final = 1.5
 
 
 def mirrored(name: str) -> str:
-    """`16:9` becomes `9:16`."""
+    """The aspect ratio with its sides exchanged: `16:9` becomes `9:16`."""
     width, height = name.split(":")
     return f"{height}:{width}"
 

@@ -56,7 +56,7 @@ def mmdit_shape(model: TransformerSpec, autoencoder: AutoencoderSpec, text: Text
 
 
 def parameters(shape: MmditShape) -> int:
-    """Trainable parameters."""
+    """Number of trainable parameters, counted from the shape; equal to that of the model that is built from it."""
     d, ff, head = shape.hidden, shape.feed_forward, shape.hidden // shape.heads
     stream = 4 * _linear(d, d) + _linear(d, ff) + _linear(ff, d) + 2 * head + _linear(d, 6 * d)
     single = _linear(d, 3 * d + ff) + _linear(d + ff, d) + 2 * head + _linear(d, 3 * d)

@@ -18,7 +18,7 @@ Kind = Literal["lines", "stack", "number", "name"]
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel."""
+    """One time series panel of a dashboard, in Grafana's terms."""
 
     title: str
     queries: Sequence[tuple[str, str]]

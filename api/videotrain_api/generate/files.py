@@ -79,6 +79,5 @@ class _Dumper(yaml.SafeDumper):
     """Writes equal lists out instead of using anchors, which Kubernetes tools do not all read."""
 
     def ignore_aliases(self, data: object) -> bool:
-        """Never an alias."""
         del data
         return True

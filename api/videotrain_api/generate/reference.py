@@ -33,7 +33,7 @@ def api_reference() -> str:
 
 
 def metrics_reference() -> str:
-    """docs/reference/metrics.md: every series."""
+    """Text of docs/reference/metrics.md: every series, with its labels."""
     lines = [_NOTICE, "", "# Metrics", ""]
     for emitter, where in (("agent", "Agents, port 9410 of every worker pod"), ("operator", "Operator")):
         lines += [f"## {where}", "", "| Name | Kind | Labels | Meaning |", "|---|---|---|---|"]

@@ -65,7 +65,7 @@ Statistic = Annotated[list[float], Field(min_length=1, max_length=65_536)]
 
 
 class AutoencoderSpec(ApiModel):
-    """The video autoencoder."""
+    """The video autoencoder: from pixels to the latents that are trained on, and back."""
 
     preset: str | None = Field(default=None, max_length=63)
     """Named configuration, such as `dc-ae-f32t4c128`, `hunyuan-vae` or `dc-ae-tiny`; fields below override it."""

@@ -109,7 +109,7 @@ def reserved_env(name: str) -> bool:
 
 
 class Toleration(ApiModel):
-    """A Kubernetes toleration."""
+    """A taint that worker pods tolerate, as in a Kubernetes pod."""
 
     key: str | None = None
     """Taint key; every taint if unset, with operator Exists."""

@@ -16,7 +16,7 @@ from videotrain_api.schema import ApiModel
 
 
 class ConditionStatus(ApiModel):
-    """A Kubernetes condition."""
+    """One condition, as Kubernetes has them; docs/reference/reasons.md lists all that can be told."""
 
     type: str
     """See vocabulary.Condition."""
@@ -66,7 +66,7 @@ class GenerationStatus(ApiModel):
 
 
 class StageStatus(ApiModel):
-    """One stage."""
+    """How far one stage is."""
 
     name: str
     """As in spec.stages."""

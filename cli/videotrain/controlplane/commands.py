@@ -96,7 +96,7 @@ def controller_manager(layout: Layout, settings: Settings) -> list[str]:
 
 
 def scheduler(layout: Layout, settings: Settings) -> list[str]:
-    """The scheduler."""
+    """Command line of kube-scheduler."""
     return [*_client(layout, SCHEDULER, settings.profile.scheduler), *_serving(layout)]
 
 

@@ -23,7 +23,7 @@ _ENDED: Final = frozenset({"Succeeded", "Failed"})
 
 @dataclass(frozen=True)
 class NodeLook:
-    """One node."""
+    """A node as `cluster status` shows it."""
 
     name: str
     ready: bool
@@ -34,7 +34,7 @@ class NodeLook:
 
 @dataclass(frozen=True)
 class PodLook:
-    """One pod."""
+    """A worker pod as `cluster status` shows it."""
 
     namespace: str
     name: str
@@ -46,7 +46,7 @@ class PodLook:
 
 @dataclass(frozen=True)
 class RunLook:
-    """One VideoTrainingRun."""
+    """A VideoTrainingRun as `cluster status` shows it."""
 
     namespace: str
     name: str

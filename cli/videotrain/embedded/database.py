@@ -35,7 +35,7 @@ class Key(NamedTuple):
 
 @dataclass
 class Row:
-    """One stored object."""
+    """A stored object, and what the store has to know of it besides."""
 
     sequence: int
     """Rises with every creation: the order of age."""

@@ -25,7 +25,7 @@ def waiting(pod: Json, reason: str, message: str) -> None:
 
 
 def running(pod: Json, started_at: str) -> None:
-    """The container runs."""
+    """Write into the pod's status that its container runs and is ready."""
     pod["status"]["phase"] = "Running"
     pod["status"]["containerStatuses"] = [_container(pod, {"running": {"startedAt": started_at}})]
     _ready(pod, "True", "")

@@ -27,7 +27,7 @@ POLL_SECONDS: Final = 0.1
 
 
 def control_folder(workdir: Path) -> Path:
-    """Where orders lie."""
+    """The folder into which orders to the nodes are put, one JSON file each."""
     return workdir / "control"
 
 

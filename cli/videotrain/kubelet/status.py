@@ -55,7 +55,7 @@ class Record:
         self.started = self.ready = False
 
     def run(self, started_at: str, started: bool, ready: bool) -> None:
-        """It was started."""
+        """Note that the container was started, for the first time or again."""
         if self.ended:
             self.last_state = self.state
         if self.attempts:
@@ -65,7 +65,7 @@ class Record:
         self.started, self.ready = started, ready
 
     def end(self, ending: Ending, message: str) -> None:
-        """It has ended."""
+        """Note that the container ended; its state is kept until `run` starts it again."""
         start, finish = to_second(ending.started_at), to_second(ending.finished_at)
         reason = "Error" if ending.reason == "Killed" else ending.reason
         ended = {"exitCode": ending.exit_code, "reason": reason, "startedAt": start, "finishedAt": max(start, finish)}
@@ -83,11 +83,11 @@ class Record:
 
     @property
     def container_id(self) -> str:
-        """Names this attempt."""
+        """What tells this attempt from earlier ones of the same container."""
         return f"process://{self.name}-{self.restarts}"
 
     def to_status(self) -> Json:
-        """The ContainerStatus."""
+        """The container's entry in `status.containerStatuses` of its pod."""
         image = self.spec.get("image", "")
         body = {"name": self.name, "image": image, "imageID": image and f"process://{image}", "state": self.state}
         body |= {"ready": self.ready, "started": self.started, "restartCount": self.restarts}

@@ -46,7 +46,7 @@ class StatusWriter:
         await self._settled.wait()
 
     async def run(self) -> None:
-        """Write until cancelled."""
+        """Write the status after each change, until cancelled; a failed write is tried again, ever more slowly."""
         pause = RETRY_SECONDS[0]
         while True:
             await self._changed.wait()

@@ -37,8 +37,7 @@ class DisplayOptions(Protocol):
 class Display(Protocol):
     """Where a local run tells how it gets on. Use as a context manager."""
 
-    def __enter__(self) -> Self:
-        """Start showing."""
+    def __enter__(self) -> Self: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -187,12 +186,12 @@ class PlainDisplay:
         self._stream.flush()
 
     def update(self, run: Json, observed: Observed | None = None) -> None:  # noqa: ARG002 - for screens only
-        """Write what changed."""
+        """Write a line for each change since the last call."""
         for sentence in self._changes.sentences(_status_of(run)):
             self._write(sentence)
 
     def event(self, text: str) -> None:
-        """Write one line."""
+        """Write the text as a line of its own."""
         self._write(text)
 
     def result(self, run: Json, files: Mapping[str, Path]) -> None:
@@ -228,7 +227,7 @@ class JsonDisplay:
             self._write({"type": "status", "status": status})
 
     def event(self, text: str) -> None:
-        """Write one event."""
+        """Write the text as a JSON line of type `event`."""
         self._write({"type": "event", "message": text})
 
     def result(self, run: Json, files: Mapping[str, Path]) -> None:

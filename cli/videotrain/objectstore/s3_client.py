@@ -19,7 +19,7 @@ KEY_ID, SECRET_KEY = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
 
 
 class Credentials(NamedTuple):
-    """S3 keys."""
+    """Access key and secret key of an S3 account."""
 
     access_key: str
     secret_key: str
@@ -30,7 +30,7 @@ class StorageError(Exception):
 
 
 def bucket_of(uri: str) -> str:
-    """`s3://bucket/prefix` to `bucket`."""
+    """The bucket of a URI: `b` of `s3://b/prefix`."""
     return urlsplit(uri).netloc
 
 

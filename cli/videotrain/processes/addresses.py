@@ -38,7 +38,7 @@ def free_ports(count: int, address: str = "127.0.0.1") -> list[int]:
 
 
 def port_is_free(address: str, port: int) -> bool:
-    """Nobody listens there."""
+    """Whether a TCP port can be bound at the address now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

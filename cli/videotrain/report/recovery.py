@@ -14,7 +14,7 @@ FAULTS: tuple[Cause, ...] = ("application", "infrastructure", "preemption", "han
 
 @dataclass(frozen=True)
 class Recovery:
-    """One restart."""
+    """A generation that ended before its time, and how long until steps went on."""
 
     generation: int
     """The generation that ended."""

@@ -277,7 +277,7 @@ def drop_section(report: DropReport | None) -> Html:
 
 
 def checkpoint_section(summary: Json) -> Html:
-    """Every committed checkpoint."""
+    """Table of the committed checkpoints: stage, step, generation and time."""
     rows = [
         (
             c["stage"],

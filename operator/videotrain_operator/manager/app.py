@@ -55,7 +55,7 @@ def own_namespace() -> str:
 
 
 class Operator:
-    """One replica."""
+    """One replica of the operator: its caches, Lease election, metrics, webhook and the loops of the runs."""
 
     def __init__(self, settings: Settings, client: KubeClient, agents: AgentClient, metrics: OperatorMetrics) -> None:
         self._settings, self._client, self._metrics = settings, client, metrics
@@ -139,7 +139,7 @@ class Operator:
                     raise error
 
     def stop(self) -> None:
-        """End `run`."""
+        """Let `run` return soon; safe to call more than once."""
         self._stopping.set()
 
     async def _work(self) -> None:

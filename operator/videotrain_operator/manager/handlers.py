@@ -56,15 +56,15 @@ class NoDiff(kopf.DiffBaseStorage):
     """Keeps no last-handled state: kopf would copy every object twice per event to find differences nobody asks for."""
 
     def build(self, **_: Any) -> Any:
-        """Nothing is compared."""
+        """Nothing is taken from a run, so kopf compares nothing."""
         return {}
 
     def fetch(self, **_: Any) -> Any:
-        """Nothing was stored."""
+        """Nothing was stored on a run by an earlier process."""
         return None
 
     def store(self, **_: Any) -> None:
-        """Never called."""
+        """Fail: kopf stores only for handlers that change a run, and there is none."""
         raise AssertionError("there is no handler that changes a run")
 
 

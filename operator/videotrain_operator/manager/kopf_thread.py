@@ -92,7 +92,7 @@ class KopfThread:
         )
 
     def stop(self) -> None:
-        """End `follow`."""
+        """Let `follow` return soon; harmless when it has ended already."""
         self._stop.set()
         with suppress(RuntimeError):  # that loop has ended already
             self._end()

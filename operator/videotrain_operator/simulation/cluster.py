@@ -89,7 +89,7 @@ class SimulatedCluster:
 
     @property
     def run(self) -> Json:
-        """The run object."""
+        """The run's object as the simulated API server stores it; changing it changes the cluster."""
         return next(body for (kind, _), body in self.objects.items() if kind == KIND)
 
     def pods(self) -> list[Json]:
@@ -208,7 +208,7 @@ class SimulatedCluster:
     # What happens by itself.
 
     def tick(self) -> None:
-        """One second passes."""
+        """Let one second pass: scheduler, kubelets, workers and queue do what they do in a second."""
         self.now += timedelta(seconds=1)
         if self.queue is not None:
             self.queue.admit(self)

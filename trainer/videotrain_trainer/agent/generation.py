@@ -58,7 +58,7 @@ class Generation:
         self._kill_began = 0.0
 
     def start(self) -> None:
-        """Order the launch."""
+        """Have the fork server launch the workers; `hear` learns what came of it."""
         roster, pod = self.roster, self._pod
         rank = [member.pod for member in roster.members].index(pod.name)
         host = roster.members[0].address
@@ -140,7 +140,7 @@ class Generation:
         self._kill_again()
 
     def snapshot(self) -> GenerationProgress:
-        """Facts so far."""
+        """What /progress tells about this generation now."""
         return self._fold.snapshot()
 
     def _read_records(self) -> None:

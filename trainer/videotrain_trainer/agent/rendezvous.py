@@ -91,7 +91,7 @@ class RosterRendezvous(RendezvousHandler):
         return 0
 
     def get_run_id(self) -> str:
-        """`<run uid>-<generation>`."""
+        """The run's uid and the generation, joined by a dash: the name under which members meet."""
         return self._run_id
 
     def shutdown(self) -> bool:

@@ -79,7 +79,7 @@ class AgentServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Free the port."""
+        """Stop answering and free the port."""
         self._server.shutdown()
         self._server.server_close()
 

@@ -22,7 +22,7 @@ class DamagedCheckpointError(Exception):
 
 @dataclass(frozen=True)
 class StoredSteps:
-    """Step numbers, ascending."""
+    """The steps of which there are checkpoints in storage, ascending."""
 
     complete: list[int]
     """With a commit manifest."""

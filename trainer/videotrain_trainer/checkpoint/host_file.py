@@ -40,7 +40,7 @@ class HostFile:
 
     @property
     def data(self) -> memoryview:
-        """The whole file."""
+        """The bytes of the whole file, not copied."""
         return self._buffer.numpy().data
 
     def checksums(self, block: int) -> tuple[str, str]:

@@ -44,7 +44,7 @@ class Peers(Protocol):
 
     @property
     def rank(self) -> int:
-        """Of this process."""
+        """Rank of this process in the world."""
 
     def from_first(self, value: Value | None) -> Value:
         """The value that rank 0 has."""

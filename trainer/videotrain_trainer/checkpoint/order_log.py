@@ -18,7 +18,7 @@ def digest_line(line: OrderLine) -> bytes:
 
 
 def encode_segment(lines: Iterable[OrderLine]) -> bytes:
-    """JSON lines."""
+    """The lines as they are stored: one JSON document per line."""
     return b"".join(line.model_dump_json(by_alias=True).encode() + b"\n" for line in lines)
 
 

@@ -46,7 +46,7 @@ class StoredFile(ApiModel):
 
 
 class CheckpointIndex(ApiModel):
-    """index.json."""
+    """What a checkpoint's index.json holds: where the fragments of each parameter lie, and their checksums."""
 
     version: int = INDEX_VERSION
     block_bytes: int = Field(ge=1)

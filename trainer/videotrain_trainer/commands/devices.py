@@ -20,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(_options: argparse.Namespace) -> int:
-    """Print a DeviceReport."""
+    """Print a DeviceReport of this machine as one line of JSON."""
     sys.stdout.write(find_devices().model_dump_json(by_alias=True) + "\n")
     return 0
 

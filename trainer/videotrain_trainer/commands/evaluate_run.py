@@ -88,7 +88,7 @@ def _references(store: ObjectStore, options: argparse.Namespace, found: dict[str
 
 
 def run_vbench(options: argparse.Namespace, tick: Tick) -> None:
-    """VBench's dimensions."""
+    """Score the videos of a folder by VBench's dimensions."""
     if not options.videos.is_dir():
         raise DataError(f"{options.videos}: no such folder")
     dimensions = options.dimension or list(vbench.SUITE if options.suite else vbench.OWN_PROMPTS)

@@ -62,7 +62,6 @@ class _LazyPipeline:
         self._models: Models | None = None
 
     def draw(self, jobs: list[Job], sources: Sources, ending: outputs.Format) -> Iterator[Finished]:
-        """Draw a batch."""
         return draw_batch(jobs, lambda: self._load(sources), ending, lambda job: progress(job, sys.stderr))
 
     def close(self) -> None:

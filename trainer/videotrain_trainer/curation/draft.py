@@ -79,12 +79,12 @@ class Draft:
     pieces: list[Piece] = field(default_factory=list)
 
     def header(self) -> VideoInfo:
-        """What `probe` found."""
+        """What `probe` found; to be read after it only."""
         assert self.info is not None
         return self.info
 
     def measured(self) -> Scan:
-        """What `scan` found."""
+        """What `scan` found; to be read after it only."""
         assert self.scan is not None
         return self.scan
 

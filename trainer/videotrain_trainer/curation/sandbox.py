@@ -52,7 +52,7 @@ class Sandbox:
             raise
 
     def close(self) -> None:
-        """End the child."""
+        """Kill the child process, if one runs; the next call starts another."""
         if self._child is not None:
             self._child.kill()
             self._child.wait()

@@ -57,7 +57,7 @@ class EncodedSetInfo(ApiModel):
 
 
 def set_info_uri(prefix: str) -> str:
-    """Where EncodedSetInfo lies."""
+    """URI of the EncodedSetInfo of an encoded set."""
     return f"{prefix}/set.json"
 
 

@@ -55,7 +55,7 @@ class FlowBatch(Protocol):
 
     @property
     def latent_BCTHW(self) -> Tensor:
-        """Scaled latents."""
+        """Latents, scaled as the model reads them."""
 
     @property
     def cond_first_BC1HW(self) -> Tensor:
@@ -71,15 +71,15 @@ class FlowBatch(Protocol):
 
     @property
     def context_BLD(self) -> Tensor:
-        """Text token features."""
+        """Features of the text, a row per token."""
 
     @property
     def pooled_BP(self) -> Tensor:
-        """Pooled text features."""
+        """Features of the text as a whole."""
 
     @property
     def keys(self) -> Sequence[SampleKey]:
-        """One per sample."""
+        """What each sample's random numbers are keyed by, one per sample."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ SIDES = ("left", "right")
 
 @dataclass(frozen=True)
 class Side:
-    """A model's videos."""
+    """One of the two models that are compared: its name and its videos."""
 
     name: str
     videos: Mapping[str, Path]

@@ -32,7 +32,7 @@ class WinRate:
 
     @property
     def answers(self) -> int:
-        """All of them."""
+        """How many comparisons were answered, ties included."""
         return self.wins + self.losses + self.ties
 
     @property

@@ -64,7 +64,7 @@ class Mapped:
 
     @property
     def names(self) -> list[str]:
-        """All outputs."""
+        """Names of all tensors that can be made."""
         return list(self._of)
 
     def inputs(self, name: str) -> tuple[str, ...]:

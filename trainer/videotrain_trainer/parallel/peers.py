@@ -17,7 +17,7 @@ class WorldPeers:
 
     @property
     def rank(self) -> int:
-        """Of this process."""
+        """Rank of this process in the world."""
         return dist.get_rank()
 
     def from_first(self, value: Value | None) -> Value:

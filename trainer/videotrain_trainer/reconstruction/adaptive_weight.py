@@ -35,7 +35,7 @@ class AdversarialLoss:
         return AdversarialLoss(self.reconstruction * factor, self.autoencoder * factor, self.discriminator * factor)
 
     def detach(self) -> Tensor:
-        """The reported value."""
+        """The loss that is reported: the reconstruction's, without its gradient."""
         return self.reconstruction.detach()
 
 

@@ -82,7 +82,7 @@ class AdversarialEngine:
 
     @property
     def module(self) -> nn.Module:
-        """The autoencoder."""
+        """The autoencoder, whose parameters the checkpoint holds."""
         return self._model.module
 
     @property

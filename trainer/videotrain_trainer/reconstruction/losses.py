@@ -44,7 +44,7 @@ class ReconstructionLoss:
         self._distance = distance
 
     def __call__(self, out_BCTHW: Tensor, video_BCTHW: Tensor) -> Tensor:
-        """Scalar float32."""
+        """L1 plus weighted perceptual distance, a scalar float32; both videos are (B, C, T, H, W)."""
         loss = F.l1_loss(out_BCTHW.float(), video_BCTHW.float())
         if self._distance is None:
             return loss

@@ -95,7 +95,7 @@ class Movable(Protocol):
     """A model, whatever its class."""
 
     def to(self, device: torch.device, /) -> Any:
-        """Move the weights."""
+        """Move the weights to a device, in place."""
 
 
 def load_models(

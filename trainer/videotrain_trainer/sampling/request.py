@@ -55,7 +55,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One video."""
+    """All that the pixels of one video depend on; `hash` names it."""
 
     prompt: str
     """Without its suffix."""

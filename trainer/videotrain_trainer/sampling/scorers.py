@@ -20,7 +20,7 @@ Frames = NDArray[np.uint8]
 
 
 class Scorer(Protocol):
-    """Judges a video."""
+    """Rates a video: called with its frames and its prompt, it returns a score, higher for better."""
 
     def __call__(self, frames_THWC: Frames, prompt: str, /) -> float:
         """The higher the better."""

@@ -110,7 +110,6 @@ class _Encoder:
         return {"context": features.context_BLD[0, : features.lengths[0]].contiguous(), "pooled": features.pooled_BP[0]}
 
     def close(self) -> None:
-        """Remove temporary files."""
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     @torch.inference_mode()

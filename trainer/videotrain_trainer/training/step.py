@@ -30,8 +30,7 @@ Model = Callable[..., Any]
 class Loss(Protocol):
     """A scalar tensor, or several that belong together; see `videotrain_trainer.reconstruction.adaptive_weight`."""
 
-    def __mul__(self, factor: float, /) -> Any:
-        """Weighed."""
+    def __mul__(self, factor: float, /) -> Any: ...
 
     def detach(self) -> Tensor:
         """The value to report, without its graph."""
@@ -46,15 +45,15 @@ class TrainedTask(Protocol):
 
     @property
     def parallel(self) -> ParallelLayout:
-        """Parallel layout."""
+        """How its batches and its model are spread over ranks."""
 
     @property
     def steps(self) -> int:
-        """Optimizer steps."""
+        """How many optimizer steps the stage has."""
 
     @property
     def precision(self) -> Any:
-        """`bf16` or `fp32`."""
+        """What forward and backward compute in: `bf16` or `fp32`."""
 
     @property
     def ema_decay(self) -> float | None:
@@ -66,7 +65,7 @@ class KeyedBatch(Protocol):
 
     @property
     def keys(self) -> Sequence[SampleKey]:
-        """One per sample."""
+        """What each sample's random numbers are keyed by, one per sample."""
 
 
 class Objective(Protocol):
@@ -74,7 +73,7 @@ class Objective(Protocol):
 
     @property
     def task(self) -> TrainedTask:
-        """The stage's task."""
+        """The stage's task, as configured."""
 
     @property
     def module(self) -> nn.Module:

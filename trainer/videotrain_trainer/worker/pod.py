@@ -74,7 +74,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Names below DIR_RUN."""
+    """Paths of the files below DIR_RUN by which the agent and the workers of a generation speak."""
 
     directory: Path
 

@@ -118,7 +118,7 @@ class Conv(nn.Module):
         self.norm = RMSNorm3d(channels[1]) if norm else None
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """Convolution, then norm."""
+        """Convolve, then normalize if there is a norm; (B, C, T, H, W) in and out, with the layer's own C."""
         out = convolve(self.conv, x_BCTHW)
         return out if self.norm is None else self.norm(out)
 
@@ -130,14 +130,14 @@ def _convolve_all(convs: nn.Module, x_BCTHW: Tensor) -> Tensor:
 
 
 class Residual(nn.Module):
-    """main(x) + x."""
+    """A layer with a shortcut around it: main(x) + x."""
 
     def __init__(self, main: nn.Module) -> None:
         super().__init__()
         self.main = main
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """The same shape."""
+        """(B, C, T, H, W) to the same shape."""
         out: Tensor = x_BCTHW + self.main(x_BCTHW)
         return out
 
@@ -156,7 +156,7 @@ class ConvPair(nn.Module):
         self.conv2 = Conv((channels, channels), bias=False, norm=True)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """The same shape."""
+        """(B, C, T, H, W) to the same shape."""
         out: Tensor = self.conv2(_silu(self.conv1(x_BCTHW)))
         return out
 
@@ -174,7 +174,7 @@ class LinearAttention(nn.Module):
         self.proj = Conv((2 * channels, channels), kernel=1, bias=False, norm=True)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """The same shape."""
+        """(B, C, T, H, W) to the same shape."""
         qkv = self.qkv(x_BCTHW)
         both = torch.cat([qkv, *(_convolve_all(scale, qkv) for scale in self.aggreg)], dim=1)
         out_BAKP = _linear_attention(both.reshape(both.shape[0], -1, 3 * HEAD_DIM, both[0, 0].numel()))
@@ -201,7 +201,7 @@ class GatedConv(nn.Module):
         self.point_conv = Conv((wide // 2, channels), kernel=1, bias=False, norm=True)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """The same shape."""
+        """(B, C, T, H, W) to the same shape."""
         value, gate = self.depth_conv(_silu(self.inverted_conv(x_BCTHW))).chunk(2, dim=1)
         out: Tensor = self.point_conv(value * F.silu(gate))
         return out
@@ -216,7 +216,7 @@ class AttentionBlock(nn.Module):
         self.local_module = Residual(GatedConv(channels))
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """The same shape."""
+        """(B, C, T, H, W) to the same shape."""
         out: Tensor = self.local_module(self.context_module(x_BCTHW))
         return out
 
@@ -294,7 +294,7 @@ class Stage(nn.Module):
         self.op_list = nn.ModuleList(layers)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """Through every layer."""
+        """Apply the layers in turn; the last may change C, T, H and W."""
         for layer in self.op_list:
             x_BCTHW = layer(x_BCTHW)
         return x_BCTHW

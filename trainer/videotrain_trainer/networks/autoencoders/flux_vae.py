@@ -75,7 +75,7 @@ class AttentionBlock(nn.Module):
         self.proj_out = nn.Conv2d(width, width, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """The same shape."""
+        """(B, C, H, W) to the same shape."""
         normed = self.norm(x_BCHW)
         q, k, v = (layer(normed).flatten(2).transpose(1, 2)[:, None] for layer in (self.q, self.k, self.v))
         out_BCHW = attention(q, k, v)[:, 0].transpose(1, 2).reshape(x_BCHW.shape)
@@ -93,7 +93,7 @@ class Middle(nn.Module):
         self.block_2 = ResnetBlock(width, width)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """The same shape."""
+        """(B, C, H, W) to the same shape."""
         out: Tensor = self.block_2(self.attn_1(self.block_1(x_BCHW)))
         return out
 
@@ -133,7 +133,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures to moments."""
+    """From pictures to the mean and log variance of their latents, side by side in the channels."""
 
     def __init__(self, config: PictureVAEConfig) -> None:
         super().__init__()

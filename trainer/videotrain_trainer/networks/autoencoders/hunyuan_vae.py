@@ -143,7 +143,7 @@ class FrameCausalAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """The same shape."""
+        """(B, C, T, H, W) to the same shape."""
         positions = x_BCTHW.shape[3] * x_BCTHW.shape[4]
         normed_BSC = self.group_norm(x_BCTHW).flatten(2).transpose(1, 2)
         query, key, value = self.to_q(normed_BSC), self.to_k(normed_BSC), self.to_v(normed_BSC)
@@ -186,13 +186,13 @@ class MidBlock(nn.Module):
         self.attentions = nn.ModuleList([FrameCausalAttention(channels, groups)])
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """The same shape."""
+        """(B, C, T, H, W) to the same shape."""
         out: Tensor = self.resnets[1](self.attentions[0](self.resnets[0](x_BCTHW)))
         return out
 
 
 class Downsample(nn.Module):
-    """Strided convolution."""
+    """A causal convolution whose stride divides time, height and width by the factors."""
 
     def __init__(self, channels: int, factor: tuple[int, int, int]) -> None:
         super().__init__()

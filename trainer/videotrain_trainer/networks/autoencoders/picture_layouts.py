@@ -30,7 +30,7 @@ DIFFUSERS_SIGN = "encoder.conv_in.weight"
 
 
 def same_rules(_config: PictureVAEConfig, ours: Shapes) -> list[Rule]:
-    """FLUX.1's own layout."""
+    """The rules of FLUX.1's own layout, whose names are ours."""
     return [Rule(ours=(name,), theirs=(name,)) for name in ours]
 
 

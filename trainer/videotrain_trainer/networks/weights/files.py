@@ -49,7 +49,7 @@ class ByteReader(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes in all."""
+        """How many bytes there are in all."""
 
     def read(self, offset: int, length: int) -> bytes | bytearray:
         """`length` bytes from `offset`; fewer if it ends before."""
@@ -112,7 +112,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """One file, opened."""
+    """A safetensors file whose header was read; tensors are read when asked for."""
 
     what: str
     """Where it came from, for messages."""

@@ -36,7 +36,7 @@ class Planned:
 
     @property
     def length(self) -> int:
-        """Bytes."""
+        """How many bytes the tensor takes in the file."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
