@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -10,33 +11,50 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from videotrain.controlplane.errors import ControlPlaneError
-
 _FILE: Final = "lock"
 _RECORD: Final = "hhqqi4x"
 """struct flock: type, whence, start, length, process id."""
 
 
+class DirectoryError(Exception):
+    """A directory cannot be used: another process holds it, it cannot be written, or it holds something else."""
+
+
 @contextmanager
-def held(directory: Path) -> Iterator[None]:
-    """Hold a directory, made if needed, for this process.
+def held(directory: Path, option: str, work: str, advice: str) -> Iterator[Path]:
+    """Hold a directory, made if needed, for this process; yields its absolute path.
+
+    Args:
+        directory: to hold.
+        option: of the command line, which names the directory; for messages.
+        work: what goes on in a directory that another process holds, such as `a run is going on`.
+        advice: what to do then.
 
     Raises:
-        ControlPlaneError: another process holds it, or it cannot be written.
+        DirectoryError: another process holds it, or it cannot be written.
     """
+    path = directory.absolute()
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(directory / _FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path.mkdir(parents=True, exist_ok=True)
+        handle = _open(path, os.O_CREAT)
     except OSError as error:
-        raise ControlPlaneError(f"--directory {directory}: cannot be written: {error.strerror}") from None
+        raise DirectoryError(f"{option} {directory}: cannot be written: {explain(error)}") from None
     try:
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            raise ControlPlaneError(
-                f"--directory {directory}: a cluster runs here (process {_holder(handle)}); end it with `videotrain "
-                f"cluster down --directory {directory}`, or use another directory"
-            ) from None
+            raise DirectoryError(f"{option} {directory}: {work} here (process {_holder(handle)}); {advice}") from None
+        yield path.resolve()
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def awaited(directory: Path) -> Iterator[None]:
+    """Hold a directory that is there for this process, once no other process does."""
+    handle = _open(directory, os.O_CREAT)
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
@@ -45,13 +63,24 @@ def held(directory: Path) -> Iterator[None]:
 def holder(directory: Path) -> int | None:
     """Process id of the other process that holds a directory; None if there is none."""
     try:
-        handle = os.open(directory / _FILE, os.O_RDWR | os.O_CLOEXEC)
+        handle = _open(directory)
     except FileNotFoundError:
         return None
     try:
         return _holder(handle)
     finally:
         os.close(handle)
+
+
+def explain(error: OSError) -> str:
+    """What the kernel said, with what to do about a full disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space left on the disk; free some, or use another directory"
+    return error.strerror or str(error)
+
+
+def _open(directory: Path, flags: int = 0) -> int:
+    return os.open(directory / _FILE, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
 
 
 def _holder(handle: int) -> int | None:

@@ -31,10 +31,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from support.plane_objects import create_namespace
 
 from videotrain.controlplane.build import find_go, run_go
-from videotrain.controlplane.cache import cache_folder, locked
+from videotrain.controlplane.cache import cache_folder
 from videotrain.controlplane.component import Component
 from videotrain.controlplane.errors import BuildError
 from videotrain.controlplane.plane import ControlPlane
+from videotrain.locks import awaited
 from videotrain.processes.addresses import free_ports
 
 Json = dict[str, Any]
@@ -75,7 +76,7 @@ def installation() -> Installation:
     files = {name: (SOURCES / name).read_bytes() for name in ("go.mod", "go.sum")}
     folder = cache_folder("kueue", sha256(b"\0".join(files.values())).hexdigest()[:16])
     found = Installation(folder / "kueue", folder / "components")
-    with locked(folder):
+    with awaited(folder):
         if not found.program.is_file():
             _build(found, files)
     return found

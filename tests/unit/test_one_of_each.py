@@ -64,6 +64,12 @@ def listings(tree: ast.AST) -> Iterator[tuple[int, set[str]]]:
             yield node.lineno, texts
 
 
+def imported(tree: ast.AST) -> set[str]:
+    """Modules that a module imports, by their whole names."""
+    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return found | {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+
+
 def is_number(node: ast.AST | None) -> bool:
     """Whether that is a number that is written out."""
     return isinstance(node, ast.Constant) and type(node.value) in (int, float)
@@ -228,3 +234,11 @@ class TestWorkers:
             "trainer/videotrain_trainer/parallel/peers.py",
             "trainer/videotrain_trainer/worker/drain.py",
         }
+
+
+class TestCommand:
+    """Homes below videotrain: locks (directories that a process holds)."""
+
+    def test_one_module_locks_directories(self):
+        found = [path for path, tree in sources("cli") if "fcntl" in imported(tree)]
+        assert found == ["cli/videotrain/locks.py"]

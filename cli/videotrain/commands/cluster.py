@@ -25,7 +25,7 @@ from videotrain.controlplane.errors import ControlPlaneError
 from videotrain.controlplane.look import Look, look
 from videotrain.controlplane.screen import render
 from videotrain.errors import UsageError
-from videotrain.locks import held, holder
+from videotrain.locks import DirectoryError, held, holder
 from videotrain.logfile import logging_to, open_log
 from videotrain.objectstore.s3_server import ObjectServerError
 from videotrain.processes.addresses import NoAddressError
@@ -86,9 +86,10 @@ def up(options: ClusterOptions) -> int:
             program()
         if options.detach:
             return _detach(options, directory)
-        with held(directory), logging_to(open_log(directory / LOG_FILE)):
+        advice = f"end it with `videotrain cluster down --directory {directory}`, or use another directory"
+        with held(directory, "--directory", "a cluster runs", advice), logging_to(open_log(directory / LOG_FILE)):
             return _foreground(options, directory, shares)
-    except ControlPlaneError as error:
+    except (ControlPlaneError, DirectoryError) as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -23,7 +23,8 @@ from videotrain.local.metrics_server import MetricsPortError
 from videotrain.local.operator_loop import OperatorError
 from videotrain.local.prepare import Prepared, prepare
 from videotrain.local.session import Session
-from videotrain.local.workdir_lock import WorkplaceError, check_same_run, check_space, explain, locked
+from videotrain.local.workdir_lock import check_same_run, check_space, locked
+from videotrain.locks import DirectoryError, explain
 from videotrain.logfile import logging_to, open_log
 from videotrain.objectstore.s3_server import ObjectServerError
 from videotrain.processes.addresses import NoAddressError
@@ -32,7 +33,7 @@ from videotrain_api.vocabulary import KIND
 
 Json = dict[str, Any]
 EXIT_FAILED: Final = 1
-_STOPPED: Final = (ObjectServerError, NoAddressError, OperatorError, MetricsPortError, WorkplaceError, sqlite3.Error)
+_STOPPED: Final = (ObjectServerError, NoAddressError, OperatorError, MetricsPortError, DirectoryError, sqlite3.Error)
 """What ends this process, not the run: the run goes on from there once the cause is gone."""
 LOG_FILE: Final = "logs/videotrain.log"
 
@@ -75,7 +76,7 @@ def run_local(options: LocalOptions) -> int:
             check_space(workdir)
             _check_held(workdir, prepared)
             outcome = _run(options, workdir, prepared)
-    except (WorkplaceError, StoreError) as error:
+    except (DirectoryError, StoreError) as error:
         raise UsageError(str(error)) from None
     _conclude(options, outcome)
     return outcome.exit_code
@@ -118,7 +119,7 @@ def _log(workdir: Path) -> logging.Handler:
     try:
         return open_log(path)
     except OSError as error:
-        raise WorkplaceError(f"{path}: cannot be written: {explain(error)}") from None
+        raise DirectoryError(f"{path}: cannot be written: {explain(error)}") from None
 
 
 def _conclude(options: LocalOptions, outcome: Outcome) -> None:

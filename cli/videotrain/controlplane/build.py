@@ -21,9 +21,10 @@ from typing import Final
 from rich.console import Console
 
 from videotrain.controlplane import versions
-from videotrain.controlplane.cache import cache_folder, locked
+from videotrain.controlplane.cache import cache_folder
 from videotrain.controlplane.errors import BuildError
 from videotrain.extras import INSTALL
+from videotrain.locks import awaited
 
 SOURCES: Final = Path(__file__).with_name("go")
 FILES: Final = ("go.mod", "go.sum", "main.go")
@@ -57,7 +58,7 @@ def binary() -> Path:
     path = cached_path()
     if not path.is_file():
         console = Console(stderr=True)
-        with console.status("Waiting for another process that builds the control plane ..."), locked(path.parent):
+        with console.status("Waiting for another process that builds the control plane ..."), awaited(path.parent):
             if path.is_file():
                 return path
         _build_locked(path, console)
@@ -80,7 +81,7 @@ def source_key() -> str:
 
 
 def _build_locked(path: Path, console: Console) -> None:
-    with locked(path.parent):
+    with awaited(path.parent):
         if not path.is_file():  # another process may have built it while we waited
             build(path, console)
 

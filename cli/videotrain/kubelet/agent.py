@@ -27,7 +27,8 @@ from videotrain.kubelet.orders import obey
 from videotrain.kubelet.pod import PodHost
 from videotrain.kubelet.site import Site, Timing
 from videotrain.kubelet.watch import follow, patiently
-from videotrain.local.workdir_lock import WorkplaceError, locked
+from videotrain.local.workdir_lock import locked
+from videotrain.locks import DirectoryError
 from videotrain.processes.devices import Found, Need, NodeDevices, share_devices
 from videotrain.processes.leftovers import end_leftovers
 from videotrain.tasks import end, end_all
@@ -267,7 +268,7 @@ async def serve(
         timing: a kubelet's if None.
 
     Raises:
-        WorkplaceError: another process uses the directory.
+        DirectoryError: another process uses the directory.
         ApiError: the API server refuses what a node has to do.
     """
     with locked(workdir) as place:
@@ -298,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work = serve(options.kubeconfig, options.workdir, nodes, options.gpus_per_node, dict(options.env), timing)
     try:
         asyncio.run(_until_signalled(work))
-    except WorkplaceError as error:
+    except DirectoryError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

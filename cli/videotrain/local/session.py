@@ -55,7 +55,7 @@ class Session:
 
         Raises:
             ObjectServerError: the embedded object store could not be started, or ended.
-            WorkplaceError: the disk is full.
+            DirectoryError: the disk is full.
             OSError: a file of the working directory could not be written.
             sqlite3.Error: the cluster's database could not be written.
         """
@@ -159,7 +159,7 @@ class Session:
         """Stop before the disk is full: a cut-off database or log would be worse.
 
         Raises:
-            WorkplaceError: the disk is nearly full.
+            DirectoryError: the disk is nearly full.
         """
         while True:
             await asyncio.sleep(SPACE_SECONDS)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
+from videotrain.locks import DirectoryError, held
 from videotrain_api.resource.mutability import without_live
 from videotrain_api.resource.trainrun import VideoTrainingRun
 
@@ -21,61 +19,24 @@ LEAST_BYTES: Final = 128 * 1024 * 1024
 """Free space below which a run stops before its database, checkpoints and logs are cut off."""
 
 
-class WorkplaceError(Exception):
-    """The working directory cannot be used for this run."""
-
-
-@contextmanager
-def locked(workdir: Path) -> Iterator[Path]:
+def locked(workdir: Path) -> AbstractContextManager[Path]:
     """Hold the working directory, made if needed, for this process; yields its absolute path.
 
     Raises:
-        WorkplaceError: another process holds it, or it cannot be written.
+        DirectoryError: another process holds it, or it cannot be written.
     """
-    path = workdir.absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise WorkplaceError(f"--workdir {workdir}: cannot be written: {explain(error)}") from None
-    try:
-        _take(lock, workdir)
-        yield path.resolve()
-    finally:
-        os.close(lock)
-
-
-def _take(lock: int, workdir: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
-        raise WorkplaceError(
-            f"--workdir {workdir}: a run is going on here (process {holder}); wait for it or use another directory"
-        ) from None
-    try:
-        os.ftruncate(lock, 0)
-        os.write(lock, f"{os.getpid()}\n".encode())
-    except OSError as error:
-        raise WorkplaceError(f"--workdir {workdir}: cannot be written: {explain(error)}") from None
-
-
-def explain(error: OSError) -> str:
-    """What the kernel said, with what to do about a full disk."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "no space left on the disk; free some, or use another --workdir"
-    return error.strerror or str(error)
+    return held(workdir, "--workdir", "a run is going on", "wait for it or use another directory")
 
 
 def check_space(workdir: Path, needed: int = START_BYTES) -> None:
     """Refuse a disk that is about to be full.
 
     Raises:
-        WorkplaceError: less than `needed` bytes are free.
+        DirectoryError: less than `needed` bytes are free.
     """
     free = shutil.disk_usage(workdir).free
     if free < needed:
-        raise WorkplaceError(
+        raise DirectoryError(
             f"--workdir {workdir}: disk full: {free / 2**20:.0f} MiB are free and {needed / 2**20:.0f} MiB are needed; "
             "free some space and give the same command again, or use another --workdir"
         )
@@ -90,11 +51,11 @@ def check_same_run(workdir: Path, held: Json, wanted: VideoTrainingRun) -> None:
         wanted: the run of this command.
 
     Raises:
-        WorkplaceError: the name, or a field of spec that may not change, differs; the message lists what.
+        DirectoryError: the name, or a field of spec that may not change, differs; the message lists what.
     """
     name = held["metadata"]["name"]
     if name != wanted.metadata.name:
-        raise WorkplaceError(
+        raise DirectoryError(
             f"--workdir {workdir}: holds the run {name!r}, not {wanted.metadata.name!r}; use another one"
         )
     found = VideoTrainingRun.from_wire({key: value for key, value in held.items() if key != "status"})
@@ -103,7 +64,7 @@ def check_same_run(workdir: Path, held: Json, wanted: VideoTrainingRun) -> None:
     if differences:
         listed = "\n".join(f"  {line}" for line in differences[:10])
         more = f"\n  and {len(differences) - 10} more" if len(differences) > 10 else ""
-        raise WorkplaceError(
+        raise DirectoryError(
             f"--workdir {workdir}: holds this run with another spec; use the same manifest and options, or another "
             f"directory. What differs:\n{listed}{more}"
         )

@@ -1,6 +1,5 @@
 """The command line of `videotrain cluster`, and the parts of it that need no control plane."""
 
-import fcntl
 import io
 import json
 import os
@@ -8,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,13 +20,12 @@ from videotrain import cli
 from videotrain.commands import cluster as cluster_command
 from videotrain.commands.cluster import instructions
 from videotrain.controlplane import build, tools
-from videotrain.controlplane.cache import locked
 from videotrain.controlplane.cluster import Record
 from videotrain.controlplane.errors import BuildError, ControlPlaneError
 from videotrain.controlplane.look import picture
 from videotrain.controlplane.pki import Authority
 from videotrain.controlplane.screen import render
-from videotrain.locks import held, holder
+from videotrain.locks import DirectoryError, awaited, held, holder
 
 NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 RECORD = Record("/d/admin.yaml", "https://127.0.0.1:1", "http://127.0.0.1:2", 2, 8, "2026-11-23T10:00:00+00:00")
@@ -170,19 +169,19 @@ class TestHolding:
         code += "print(holder(Path(sys.argv[1])))"
         ask = [sys.executable, "-c", code, str(tmp_path / "d")]
         assert subprocess.check_output(ask, text=True) == "None\n"
-        with held(tmp_path / "d"):
+        with held(tmp_path / "d", "--directory", "a cluster runs", "end it"):
             assert subprocess.check_output(ask, text=True) == f"{os.getpid()}\n"
         assert subprocess.check_output(ask, text=True) == "None\n"
 
     def test_a_directory_that_is_held_is_refused(self, tmp_path, capsys):
         code = "import sys, signal; from pathlib import Path; from videotrain.locks import held\n"
-        code += "with held(Path(sys.argv[1])): print('held', flush=True); signal.pause()"
+        code += "with held(Path(sys.argv[1]), '', '', ''): print('held', flush=True); signal.pause()"
         command = [sys.executable, "-c", code, str(tmp_path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
             assert other.stdout.readline() == "held\n"
             with (
-                pytest.raises(ControlPlaneError, match=rf"a cluster runs here \(process {other.pid}\); end it with"),
-                held(tmp_path),
+                pytest.raises(DirectoryError, match=rf"a cluster runs here \(process {other.pid}\); end it"),
+                held(tmp_path, "--directory", "a cluster runs", "end it"),
             ):
                 pytest.fail("held twice")
             other.send_signal(signal.SIGKILL)
@@ -190,11 +189,17 @@ class TestHolding:
         assert holder(tmp_path) is None
 
     def test_the_cache_waits_for_the_other_builder(self, tmp_path):
-        with locked(tmp_path):
-            handle = os.open(tmp_path / "lock", os.O_RDWR)
-            with pytest.raises(BlockingIOError):
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.close(handle)
+        code = "import sys; from pathlib import Path; from videotrain.locks import awaited\n"
+        code += (
+            "with awaited(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read(1); print('left', flush=True)"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout.readline() == "held\n"
+            assert holder(tmp_path) == other.pid
+            threading.Timer(0.1, other.stdin.close).start()
+            with awaited(tmp_path):
+                assert other.stdout.readline() == "left\n", "it had left before we came in"
 
 
 class TestCommandLine:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from videotrain.local import workdir_lock as workplace
-from videotrain.local.workdir_lock import WorkplaceError, check_same_run, check_space, locked
+from videotrain.local.workdir_lock import check_same_run, check_space, locked
+from videotrain.locks import DirectoryError
 from videotrain_api.resource.trainrun import VideoTrainingRun
 
 DEMO = Path(__file__).parents[4] / "manifests" / "examples" / "demo.yaml"
@@ -30,19 +31,19 @@ def test_a_second_process_is_told_who_holds_the_directory(tmp_path):
         command = [sys.executable, "-c", code, str(tmp_path / "new" / "w")]
         second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 1
-    assert "WorkplaceError" in second.stderr and "a run is going on here (process " in second.stderr
+    assert "DirectoryError" in second.stderr and "a run is going on here (process " in second.stderr
     assert subprocess.run(command).returncode == 0
 
 
 def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(WorkplaceError, match="cannot be written"), locked(tmp_path / "file" / "w"):
+    with pytest.raises(DirectoryError, match="cannot be written"), locked(tmp_path / "file" / "w"):
         pass
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(workplace.shutil, "disk_usage", lambda _: type("U", (), {"free": 5 * 2**20}))
-    with pytest.raises(WorkplaceError, match="disk full: 5 MiB are free and 512 MiB are needed"):
+    with pytest.raises(DirectoryError, match="disk full: 5 MiB are free and 512 MiB are needed"):
         check_space(tmp_path)
 
 
@@ -62,7 +63,7 @@ def test_another_spec_is_refused_with_every_difference(tmp_path, manifest):
     changed["spec"]["seed"] = 7
     steps = changed["spec"]["stages"][1]["autoencoder"]["steps"]
     changed["spec"]["stages"][1]["autoencoder"]["steps"] = steps + 1
-    with pytest.raises(WorkplaceError) as refused:
+    with pytest.raises(DirectoryError) as refused:
         check_same_run(tmp_path, manifest, VideoTrainingRun.from_wire(changed))
     assert "spec.seed: 42 in the directory, 7 now" in str(refused.value)
     assert f"spec.stages[1].autoencoder.steps: {steps} in the directory, {steps + 1} now" in str(refused.value)
@@ -71,5 +72,5 @@ def test_another_spec_is_refused_with_every_difference(tmp_path, manifest):
 def test_another_name_is_refused(tmp_path, manifest):
     changed = copy.deepcopy(manifest)
     changed["metadata"]["name"] = "other"
-    with pytest.raises(WorkplaceError, match="holds the run 'demo', not 'other'"):
+    with pytest.raises(DirectoryError, match="holds the run 'demo', not 'other'"):
         check_same_run(tmp_path, manifest, VideoTrainingRun.from_wire(changed))
