@@ -117,8 +117,8 @@ class Operator:
                     self._settings.listen_address,
                     self._settings.http_port,
                     metrics=self._metrics.text,
-                    healthy=self._what_is_stuck,
-                    ready=self._what_is_missing,
+                    healthy=self._liveness_problem,
+                    ready=self._readiness_problem,
                 )
             )
             _log.info("serving /metrics, /healthz and /readyz on port %d", port)
@@ -230,11 +230,11 @@ class Operator:
             self._controller.look_at_nodes()
             await asyncio.sleep(TICK_SECONDS)
 
-    def _what_is_stuck(self) -> str:
+    def _liveness_problem(self) -> str:
         still = time.monotonic() - self._ticked_at
         return f"the event loop stood still for {still:.0f} s" if self._ready.is_set() and still > STUCK_SECONDS else ""
 
-    def _what_is_missing(self) -> str:
+    def _readiness_problem(self) -> str:
         if not self._ready.is_set():
             return "caches are not filled yet"
         if self._webhook is not None and not self._webhook.ready:

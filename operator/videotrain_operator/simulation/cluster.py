@@ -1,4 +1,4 @@
-"""The simulated cluster: an object store, nodes, a scheduler, kubelets, and what people and machines do to them."""
+"""The simulated cluster: nodes, a scheduler, kubelets, and what people and machines do to them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster
-from videotrain_api.vocabulary import ANNOTATION_ROSTER, ENV_REPLACEABLE, FIELD_MANAGER, KIND
-from videotrain_operator.cluster.interface import Conflict, Json, NotFound
-from videotrain_operator.simulation.queue import PodGroupQueue
+from videotrain_api.vocabulary import ANNOTATION_ROSTER, ENV_REPLACEABLE, KIND
+from videotrain_operator.cluster.interface import Json
+from videotrain_operator.simulation.objects import Objects, clone
 from videotrain_operator.simulation.world import Agent, Pace, World
 
 START: Final = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -19,21 +19,7 @@ STEPS_OF_OTHER_TASKS: Final = 5
 """Steps of a stage that does not train."""
 
 
-class OperatorCrash(Exception):
-    """The operator died at this write; see SimulatedCluster.crash_at."""
-
-
-def clone(data: Any) -> Any:
-    """A deep copy of JSON data, many times faster than copy.deepcopy."""
-    return json.loads(json.dumps(data))
-
-
-def rfc3339(at: datetime) -> str:
-    """A time as the API server writes it."""
-    return at.isoformat().replace("+00:00", "Z")
-
-
-class SimulatedCluster:
+class SimulatedCluster(Objects):
     """One run, its nodes and its time. Implements the operator's `Cluster` and `Agents`.
 
     Each node holds one pod. A copy of it by pickle tries another future.
@@ -48,15 +34,10 @@ class SimulatedCluster:
             pace: how fast workers are.
             start: the first second.
         """
+        super().__init__(start)
         self.namespace: str = run["metadata"]["namespace"]
         self.name: str = run["metadata"]["name"]
-        self.now = start
-        """The simulated time; may be moved forward between passes, in which case nothing happens meanwhile."""
         self.pace = pace or Pace()
-        self.version = 1
-        """The newest resourceVersion."""
-        self.objects: dict[tuple[str, str], Json] = {}
-        """By kind and name."""
         self.agents: dict[str, Agent] = {}
         """By pod uid."""
         self.saved: dict[str, list[tuple[int, datetime]]] = {}
@@ -67,121 +48,21 @@ class SimulatedCluster:
         """Whether each node is up."""
         self.draining: set[str] = set()
         """Nodes that are cordoned."""
-        self.queue: PodGroupQueue | None = None
-        """Admits pods; without one they go straight to the scheduler."""
         self.nodes_untrusted = ""
         """Why the operator is not to believe what it sees of nodes, if it is not."""
-        self.writes = 0
-        """Writes of the operator so far, Events apart."""
-        self.crash_at: int | None = None
-        """The write at which the operator dies: OperatorCrash."""
-        self.crash_after = False
-        """It dies after that write took effect, not before."""
-        self.events: list[tuple[str, str]] = []
-        """Reason and message of every Event."""
         self.alive_generations: list[set[int]] = []
         """Generations that trained, by second."""
         self._totals = {
             stage["name"]: (stage.get("train") or {}).get("steps", STEPS_OF_OTHER_TASKS)
             for stage in run["spec"]["stages"]
         }
-        self._put(KIND, run)
-
-    @property
-    def run(self) -> Json:
-        """The run's object as the simulated API server stores it; changing it changes the cluster."""
-        return next(body for (kind, _), body in self.objects.items() if kind == KIND)
-
-    def pods(self) -> list[Json]:
-        """Every Pod object, as it is stored."""
-        return [body for (kind, _), body in self.objects.items() if kind == "Pod"]
-
-    def stamp(self) -> str:
-        """Now, as the API server writes it."""
-        return rfc3339(self.now)
-
-    # The Cluster protocol.
-
-    async def get(self, kind: str, namespace: str, name: str) -> Json:
-        """The object; see Cluster.get."""
-        if (kind, name) not in self.objects:
-            raise NotFound(f"{kind} {namespace}/{name}")
-        body: Json = clone(self.objects[kind, name])
-        return body
+        self.put(KIND, run)
 
     async def list(self, kind: str, namespace: str, labels: Mapping[str, str] | None = None) -> list[Json]:
-        """All objects that carry the labels, of the one namespace that there is; see Cluster.list."""
-        del namespace
+        """All objects that carry the labels, and the nodes as they are now; see Cluster.list."""
         if kind == "Node":
             return [self._node(name) for name in self.nodes]
-        found = [body for (k, _), body in self.objects.items() if k == kind]
-        wanted = labels or {}
-        fits = [b for b in found if all(b["metadata"].get("labels", {}).get(k) == v for k, v in wanted.items())]
-        bodies: list[Json] = clone(fits)
-        return bodies
-
-    async def apply(self, manifest: Json, manager: str = FIELD_MANAGER) -> Json:
-        """Create the object, or merge what the operator changes of it; see Cluster.apply."""
-        del manager
-        self._before_write()
-        kind, head = manifest["kind"], manifest["metadata"]
-        current = self.objects.get((kind, head["name"]))
-        for name in ("uid", "resourceVersion"):
-            if name in head and (current is None or current["metadata"][name] != head[name]):
-                raise Conflict(f"{kind} {head['name']} {name}")
-        if current is None:
-            assert kind != "Pod" or "spec" in manifest, "a roster never creates a pod"
-            self._put(kind, clone(manifest))
-        else:
-            assert not current.get("immutable") or current.get("data") == manifest.get("data")
-            assert kind != "Pod" or "spec" not in manifest, "a pod is created once"
-            merged = clone(current)
-            merged["metadata"].setdefault("annotations", {}).update(head.get("annotations", {}))
-            merged["metadata"] |= {"finalizers": head["finalizers"]} if "finalizers" in head else {}
-            merged |= {key: clone(manifest[key]) for key in ("data", "spec") if key in manifest}
-            self._put(kind, merged)
-        self._after_write()
-        body: Json = clone(self.objects[kind, head["name"]])
-        return body
-
-    async def delete(
-        self, kind: str, namespace: str, name: str, *, uid: str | None = None, grace_seconds: int | None = None
-    ) -> None:
-        """Ask for deletion: a pod that runs has time to save; see Cluster.delete."""
-        self._before_write()
-        current = self.objects.get((kind, name))
-        if current is not None:
-            if uid is not None and current["metadata"]["uid"] != uid:
-                raise Conflict(f"{kind} {namespace}/{name} has another uid")
-            if kind == "Pod" and grace_seconds != 0 and current["status"]["phase"] == "Running":
-                current["metadata"].setdefault("deletionTimestamp", self.stamp())
-            else:
-                self.remove(kind, name)
-        self._after_write()
-
-    async def delete_collection(self, kind: str, namespace: str, labels: Mapping[str, str]) -> None:
-        """Ask for the deletion of all that carry the labels; see Cluster.delete_collection."""
-        for body in await self.list(kind, namespace, labels):
-            if "deletionTimestamp" not in body["metadata"]:
-                await self.delete(kind, namespace, body["metadata"]["name"], uid=body["metadata"]["uid"])
-
-    async def replace_status(self, kind: str, namespace: str, name: str, status: Json, resource_version: str) -> Json:
-        """Write the status; see Cluster.replace_status."""
-        self._before_write()
-        current = self.objects.get((kind, name))
-        if current is None:
-            raise NotFound(f"{kind} {namespace}/{name}")
-        if current["metadata"]["resourceVersion"] != resource_version:
-            raise Conflict(f"{kind} {name} changed")
-        self._put(kind, clone(current) | {"status": clone(status)})
-        self._after_write()
-        body: Json = clone(self.objects[kind, name])
-        return body
-
-    async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
-        """Record an Event in `events`; see Cluster.emit_event."""
-        del regarding, type_
-        self.events.append((reason, message))
+        return await super().list(kind, namespace, labels)
 
     # The Agents protocol.
 
@@ -352,24 +233,14 @@ class SimulatedCluster:
         """Somebody empties the status of the run."""
         body = clone(self.run)
         body["status"] = {}
-        self._put(KIND, body)
+        self.put(KIND, body)
 
     def edit(self, **spec: Any) -> None:
         """A user edits the run: these fields of its spec, by their names on the wire."""
         body = clone(self.run)
         body["spec"] |= spec
         body["metadata"]["generation"] += 1
-        self._put(KIND, body)
-
-    def remove(self, kind: str, name: str) -> None:
-        """An object goes, or is marked for deletion while it has finalizers."""
-        head = self.objects[kind, name]["metadata"]
-        if head.get("finalizers"):
-            head.setdefault("deletionTimestamp", self.stamp())
-            return
-        if self.queue is not None and kind == "Pod":
-            self.queue.known.discard(name)
-        del self.objects[kind, name]
+        self.put(KIND, body)
 
     # Inside.
 
@@ -377,27 +248,6 @@ class SimulatedCluster:
         ready = {"type": "Ready", "status": "True" if self.nodes[name] else "False"}
         spec = {"unschedulable": True} if name in self.draining else {}
         return {"kind": "Node", "metadata": {"name": name}, "spec": spec, "status": {"conditions": [ready]}}
-
-    def _put(self, kind: str, body: Json) -> None:
-        self.version += 1
-        head = body["metadata"]
-        head.setdefault("uid", f"{kind.lower()}-{head['name']}-{self.version}")
-        head.setdefault("creationTimestamp", self.stamp())
-        head["resourceVersion"] = str(self.version)
-        if kind == "Pod":
-            body.setdefault("status", {"phase": "Pending"})
-            if self.queue is not None and head["name"] not in self.queue.known:
-                self.queue.gate(body)
-        self.objects[kind, head["name"]] = body
-
-    def _before_write(self) -> None:
-        self.writes += 1
-        if self.crash_at == self.writes and not self.crash_after:
-            raise OperatorCrash(f"before write {self.writes}")
-
-    def _after_write(self) -> None:
-        if self.crash_at == self.writes and self.crash_after:
-            raise OperatorCrash(f"after write {self.writes}")
 
 
 def _is_replaceable(body: Json) -> bool:

@@ -9,7 +9,8 @@ from videotrain_api.resource.status import RunStatus
 from videotrain_api.vocabulary import Phase
 from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.reconcile import Outcome, RunKey, reconcile
-from videotrain_operator.simulation.cluster import OperatorCrash, SimulatedCluster
+from videotrain_operator.simulation.cluster import SimulatedCluster
+from videotrain_operator.simulation.objects import OperatorCrash
 
 Event = Callable[[SimulatedCluster], object]
 """Something that people, machines or queues do to the cluster, such as `lambda c: c.lose_node("node-1")`."""

@@ -18,7 +18,8 @@ from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.planner.plan import plan
 from videotrain_operator.reconcile import RunKey, reconcile
-from videotrain_operator.simulation.cluster import OperatorCrash, SimulatedCluster
+from videotrain_operator.simulation.cluster import SimulatedCluster
+from videotrain_operator.simulation.objects import OperatorCrash
 from videotrain_operator.simulation.world import Pace
 
 KEY = RunKey(namespace="default", name="demo")

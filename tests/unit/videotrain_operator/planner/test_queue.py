@@ -12,7 +12,8 @@ from support.planner_lives import KEY, cluster_of, condition, pass_seconds, runn
 from videotrain_operator.cluster.interface import Json, NamespaceGoing, NotFound, WatchEvent
 from videotrain_operator.cluster.orphans import release_orphans
 from videotrain_operator.reconcile import RunLoop
-from videotrain_operator.simulation.cluster import OperatorCrash, SimulatedCluster
+from videotrain_operator.simulation.cluster import SimulatedCluster
+from videotrain_operator.simulation.objects import OperatorCrash
 from videotrain_operator.simulation.queue import PodGroupQueue
 from videotrain_operator.simulation.replay import settle
 

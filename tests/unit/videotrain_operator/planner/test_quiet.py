@@ -15,7 +15,8 @@ from videotrain_operator.cluster.podview import parse_time
 from videotrain_operator.planner.plan import plan
 from videotrain_operator.planner.report import LONGEST_LOOK_SECONDS
 from videotrain_operator.reconcile import reconcile
-from videotrain_operator.simulation.cluster import SimulatedCluster, rfc3339
+from videotrain_operator.simulation.cluster import SimulatedCluster
+from videotrain_operator.simulation.objects import rfc3339
 from videotrain_operator.simulation.replay import settle
 
 # Looks and writes.
