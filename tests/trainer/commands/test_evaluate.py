@@ -88,6 +88,7 @@ def test_an_autoencoder_is_measured_on_a_folder_of_videos(tmp_path, capsys, weig
     assert out.splitlines()[-2].startswith("mean")
 
 
+@pytest.mark.numeric
 def test_an_autoencoder_is_measured_on_a_curated_set(tmp_path, capsys, weights):
     clips = make_clips(tmp_path, count=2)
     flags = ["--weights", weights, "--autoencoder", "dc-ae-tiny", "--size", "64x64", "--frames", "8", "--json"]
@@ -138,6 +139,7 @@ def encoded_set(folder, clips, model):
     return uri
 
 
+@pytest.mark.numeric
 def test_stored_latents_are_decoded_and_compared_with_their_own_frames(tmp_path, capsys, weights):
     model = build_autoencoder(AUTOENCODERS["dc-ae-tiny"]).eval()
     initialize(model, 1)

@@ -228,6 +228,7 @@ def test_several_videos_of_a_prompt_have_seeds_that_follow_each_other(folder, ca
     assert (first != second).any()
 
 
+@pytest.mark.numeric
 def test_the_best_of_several_candidates_is_kept_and_all_scores_are_told(folder, capsys):
     run(folder, "--prompt", "A cat.", "--best-of", 3, "--scorer", "sharpness", "--seed", 4, "--json")
     (line,) = lines(capsys)
@@ -247,6 +248,7 @@ def test_a_scorer_of_ones_own_is_imported_and_gets_frames_and_prompt(folder, cap
     assert seen == [((8, 64, 64, 3), np.uint8, "A cat.")] * 2
 
 
+@pytest.mark.numeric
 def test_offloading_changes_no_pixel_and_keeps_one_model_on_the_device(folder, monkeypatch):
     run(folder, "--prompt", "A cat.", "--image", folder / "picture.png")
     here, most = [], []

@@ -27,6 +27,8 @@ from videotrain_trainer.diffusion.sampler import Guidance, Sampler, TextPair
 from videotrain_trainer.errors import DataError
 from videotrain_trainer.text.byte_encoder import TextFeatures
 
+pytestmark = pytest.mark.numeric
+
 PUBLISHED = ConditioningMix(t2v=1, i2v_head=5, i2v_loop=1, i2v_tail=1)
 NULL = TextFeatures(context_BLD=torch.zeros(1, 6, 8), pooled_BP=torch.zeros(1, 5), lengths=[1])
 

@@ -20,6 +20,8 @@ from videotrain_trainer.diffusion.sampler import (
 )
 from videotrain_trainer.networks.packing import pack, position_ids, unpack
 
+pytestmark = pytest.mark.numeric
+
 EPS, EPS_64 = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
 PACKING = ["p2", "p1", "image"]
 CONDITIONS = ["head", "tail", "loop", "v2v_head", "v2v_tail", "v2v_head_easy", "v2v_tail_easy", "v2v_head_noncausal"]

@@ -6,6 +6,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from videotrain_trainer.evaluation.metrics import averaged, compared, described, psnr, ssim
 
+pytestmark = pytest.mark.numeric
+
 EPS = float(np.finfo(np.float32).eps)
 
 

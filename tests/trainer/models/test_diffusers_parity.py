@@ -13,13 +13,17 @@ from support.diffusers_models import (
     relative,
     run_diffusers,
 )
+from support.numerics import assert_near
 
 from videotrain_trainer import models
 from videotrain_trainer.diffusion.flow_matching import shift_alpha
 from videotrain_trainer.diffusion.sampler import time_grid
 
+pytestmark = pytest.mark.numeric
+
 ROUNDING = 2e-4
-"""In standard deviations of the output; seen up to 1e-5."""
+"""In standard deviations of the output: a sinusoid whose angles of up to 1000 are rounded in another order moves it by
+a tenth of that, and by less than a float32 has digits there."""
 SEEDS = range(6)
 
 
@@ -53,7 +57,7 @@ def test_diffusers_scheduler_takes_the_times_of_our_grid(seed, tmp_path):
     steps, tokens, frames = (int(draw.integers(low, high)) for low, high in ((1, 60), (16, 4000), (1, 33)))
     alpha = shift_alpha(tokens, frames)
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, steps + 1)[:-1], mu=alpha)
-    assert torch.allclose(scheduler.sigmas, time_grid(steps, alpha), rtol=1e-5, atol=1e-6)
+    assert_near(scheduler.sigmas, time_grid(steps, alpha), 16)  # of times up to 1, shifted by a quotient
 
 
 @pytest.mark.parametrize("seed", SEEDS)

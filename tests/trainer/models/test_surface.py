@@ -17,6 +17,8 @@ from videotrain_trainer.networks.registry import SCALING_FACTOR
 from videotrain_trainer.networks.weights import Destination, convert
 from videotrain_trainer.text.byte_encoder import ByteTextEncoder
 
+pytestmark = pytest.mark.numeric
+
 TWINS = {
     "mmdit-11b": "mmdit-tiny",
     "mmdit-11b-dcae": "mmdit-tiny-dcae",

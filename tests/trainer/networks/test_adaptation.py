@@ -13,6 +13,8 @@ from videotrain_trainer.networks.registry import build_autoencoder, build_transf
 from videotrain_trainer.networks.weights.convert import convert
 from videotrain_trainer.networks.weights.writer import Destination
 
+pytestmark = pytest.mark.numeric
+
 TEXT = TextEncoderSpec(context_dim=32, pooled_dim=16, max_tokens=32)
 VIDEO = AUTOENCODERS["dc-ae-tiny"]
 

@@ -13,6 +13,8 @@ from videotrain_trainer.networks.registry import (
 )
 from videotrain_trainer.networks.weights import read_metadata
 
+pytestmark = pytest.mark.numeric
+
 SPEC = AUTOENCODERS["dc-ae-tiny"]
 
 

@@ -8,6 +8,8 @@ from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.registry import build_transformer, initialize
 from videotrain_trainer.parallel.activation import recompute_blocks
 
+pytestmark = pytest.mark.numeric
+
 MODEL, AUTOENCODER = TRANSFORMERS["mmdit-tiny-dcae"], AUTOENCODERS["dc-ae-tiny"]
 TEXT = TextEncoderSpec(context_dim=32, pooled_dim=16, max_tokens=32)
 

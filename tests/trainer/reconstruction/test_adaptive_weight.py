@@ -19,6 +19,8 @@ from videotrain_trainer.reconstruction.losses import (
     build_discriminator,
 )
 
+pytestmark = pytest.mark.numeric
+
 EPS = torch.finfo(torch.float32).eps
 
 

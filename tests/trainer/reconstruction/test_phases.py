@@ -122,6 +122,7 @@ def test_the_loss_falls_in_both_phases(tmp_path, lpips):
     assert losses[-1] < 0.9 * losses[9]
 
 
+@pytest.mark.numeric
 def test_a_drained_and_resumed_adversarial_run_equals_an_undisturbed_one_in_every_bit(tmp_path, configure, alone):
     config = configure(tmp_path)
     first = run_world(tmp_path, config, 1, Plan(drain_during=4))
@@ -140,6 +141,7 @@ def test_a_run_that_is_resumed_before_the_phase_begins_equals_an_undisturbed_one
     assert difference(checkpoint(tmp_path), checkpoint(alone[0])) == 0.0
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_both_models_survive_a_change_of_world(tmp_path, configure, alone, before, after):
     config = configure(tmp_path)
@@ -202,6 +204,7 @@ def test_missing_perceptual_weights_are_told_before_anything_starts(tmp_path, co
     assert "autoencoder.perceptual.weights: no .safetensors" in result.outcomes[0]
 
 
+@pytest.mark.numeric
 def test_a_stage_starts_from_an_image_autoencoder(tmp_path, clips):
     donor = build_autoencoder(AUTOENCODERS["dc-ae-tiny"])
     initialize(donor, 99)

@@ -27,6 +27,8 @@ from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks import sample
 from videotrain_trainer.text.encoders import load_text_encoder
 
+pytestmark = pytest.mark.numeric
+
 
 def text_of(model, tokens=4):
     generator = torch.Generator().manual_seed(3)

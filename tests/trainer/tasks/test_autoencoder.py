@@ -27,6 +27,7 @@ def clips(tmp_path_factory):
     return make_clips(tmp_path_factory.mktemp("clips"))
 
 
+@pytest.mark.numeric
 def test_the_autoencoder_learns_the_same_in_every_world_and_after_a_resize(tmp_path, clips):
     folders = [tmp_path / "one", tmp_path / "resized"]
     for folder in folders:
@@ -66,6 +67,7 @@ def exported(folder):
     return (folder / "stage/weights/model.safetensors").read_bytes()
 
 
+@pytest.mark.numeric
 def test_latents_have_unit_scale_by_the_factor_that_the_stage_measured(tmp_path, clips):
     config = autoencoder_config(tmp_path, clips)
     assert run_world(tmp_path, config, 2).outcomes == ["completed"] * 2
@@ -89,6 +91,7 @@ def test_a_scale_that_is_written_out_is_kept_with_the_weights(tmp_path, clips):
     assert float(read_metadata(exported(tmp_path), "file")[SCALING_FACTOR]) == 0.75
 
 
+@pytest.mark.numeric
 def test_recomputing_activations_learns_the_same(tmp_path, clips):
     for name, recompute in (("plain", False), ("again", True)):
         folder = tmp_path / name

@@ -116,6 +116,7 @@ def test_videos_of_another_configuration_or_damaged_ones_are_drawn_again(folder)
     assert other.records[0].resumed_step == 0
 
 
+@pytest.mark.numeric
 def test_the_same_configuration_draws_the_same_pixels(folder):
     config = config_of(folder)
     store = ObjectStore.for_storage(config.storage)
@@ -170,6 +171,7 @@ def test_missing_weights_are_refused_by_name(folder):
         sample.run(context_of(folder, without))
 
 
+@pytest.mark.numeric
 @pytest.mark.slow
 def test_two_ranks_share_the_videos_and_draw_what_one_rank_draws(folder):
     sample.run(context_of(folder, config_of(folder)))

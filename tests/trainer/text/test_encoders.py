@@ -17,6 +17,8 @@ from videotrain_trainer.text.byte_encoder import ByteTextEncoder
 from videotrain_trainer.text.encoders import Remembering, T5ClipEncoder, load_text_encoder
 from videotrain_trainer.text.files import find_encoders, local_folder
 
+pytestmark = pytest.mark.numeric
+
 WORDS = ["a", "cat", "dog", "runs", "on", "the", "wall", "24", "FPS", "4", "motion", "score", ",", "."]
 SPEC = TextEncoderSpec(kind="t5-clip", context_dim=32, pooled_dim=24, max_tokens=16, weights="set by the test")
 CPU = torch.device("cpu")

@@ -1,6 +1,7 @@
 import copy
 from dataclasses import dataclass, field
 
+import pytest
 import torch
 import torch.nn.functional as F
 from support.numerics import apart, rounding
@@ -15,6 +16,8 @@ from videotrain_trainer.networks.registry import (
     initialize,
 )
 from videotrain_trainer.text.encoders import build_text_encoder
+
+pytestmark = pytest.mark.numeric
 
 TEXT = TextEncoderSpec(context_dim=32, pooled_dim=16, max_tokens=32)
 MODEL, AUTOENCODER = TRANSFORMERS["mmdit-tiny-dcae"], AUTOENCODERS["dc-ae-tiny"]

@@ -11,6 +11,8 @@ from videotrain_trainer.data.sets import is_held_out, open_latents
 from videotrain_trainer.errors import DataError
 from videotrain_trainer.training.validation_loss import spread, times_of
 
+pytestmark = pytest.mark.numeric
+
 SPEC = Validation(every_steps=3, share=0.4, max_samples=5, times=2)
 
 

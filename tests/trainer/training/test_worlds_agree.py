@@ -43,6 +43,7 @@ def alone(tmp_path_factory, latents):
     return folder, result
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("size", [2, 4])
 def test_worlds_of_any_size_learn_the_same_from_the_same_samples(tmp_path, latents, alone, size):
     result = run_world(tmp_path, train_config(tmp_path, latents), size)
@@ -64,6 +65,7 @@ def test_all_ranks_tell_the_same_story(tmp_path, latents):
     assert [len(found) for found in told] == [2, 2]
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_every_zero_stage_learns_what_stage_1_learns(tmp_path, latents, alone, stage):
     layout = ParallelLayout(micro_batches_per_step=4, zero_stage=stage)
@@ -72,6 +74,7 @@ def test_every_zero_stage_learns_what_stage_1_learns(tmp_path, latents, alone, s
     assert difference(final_weights(tmp_path), final_weights(alone[0])) < ROUNDING
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("stage", "size", "bound"), [(1, 1, 0.0), (3, 2, ROUNDING)])
 def test_recomputed_blocks_learn_what_stored_ones_learn(tmp_path, latents, alone, stage, size, bound):
     layout = ParallelLayout(
@@ -89,6 +92,7 @@ def test_more_recomputed_blocks_than_the_model_has_are_refused(tmp_path, latents
     assert "train.parallel.checkpointDoubleBlocks: 2" in result.outcomes[0]
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("before", "after"), [(0, 1), (1, 3), (3, 1)])
 def test_a_checkpoint_of_one_zero_stage_is_continued_by_another(tmp_path, latents, alone, before, after):
     def config(stage):
@@ -99,6 +103,7 @@ def test_a_checkpoint_of_one_zero_stage_is_continued_by_another(tmp_path, latent
     assert difference(final_weights(tmp_path), final_weights(alone[0])) < ROUNDING
 
 
+@pytest.mark.numeric
 def test_micro_batches_that_do_not_divide_evenly_give_the_same_gradient(tmp_path, latents):
     layout = ParallelLayout(micro_batches_per_step=3)
     folders = [tmp_path / "one", tmp_path / "two"]
@@ -110,6 +115,7 @@ def test_micro_batches_that_do_not_divide_evenly_give_the_same_gradient(tmp_path
     assert difference(final_weights(folders[0]), final_weights(folders[1])) < ROUNDING
 
 
+@pytest.mark.numeric
 def test_a_drained_and_resumed_run_equals_an_undisturbed_one_in_every_bit(tmp_path, latents, alone):
     config = train_config(tmp_path, latents)
     first = run_world(tmp_path, config, 1, Plan(drain_during=5))
@@ -122,6 +128,7 @@ def test_a_drained_and_resumed_run_equals_an_undisturbed_one_in_every_bit(tmp_pa
     assert difference(final_weights(tmp_path), final_weights(alone[0])) == 0.0
 
 
+@pytest.mark.numeric
 def test_a_killed_run_goes_on_in_another_world_and_no_sample_is_lost_or_repeated(tmp_path, latents, alone):
     config = train_config(tmp_path, latents)
     killed = run_world(tmp_path, config, 4, Plan(kill_after=5))
@@ -137,6 +144,7 @@ def test_a_killed_run_goes_on_in_another_world_and_no_sample_is_lost_or_repeated
     assert difference(final_weights(tmp_path), final_weights(alone[0])) < ROUNDING
 
 
+@pytest.mark.numeric
 def test_bf16_trains_keeps_full_precision_and_survives_a_change_of_world(tmp_path, latents):
     folders = [tmp_path / "whole", tmp_path / "broken"]
     for folder in folders:

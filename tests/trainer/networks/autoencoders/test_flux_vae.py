@@ -8,6 +8,8 @@ from support.numerics import assert_as_exact, in_float64
 
 from videotrain_trainer.networks.autoencoders.flux_vae import SCALE, SHIFT, PictureVAE, PictureVAEConfig
 
+pytestmark = pytest.mark.numeric
+
 TINY = PictureVAEConfig(latent_channels=4, width=32, multipliers=(1, 2), blocks=2)
 
 

@@ -8,6 +8,8 @@ from videotrain_trainer.networks.autoencoders import hunyuan_vae
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAEConfig, frame_causal_attention
 from videotrain_trainer.networks.autoencoders.tiling import Tiling
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def found():

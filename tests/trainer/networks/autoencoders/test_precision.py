@@ -7,6 +7,8 @@ from support.model_fixtures import Fixture
 
 from videotrain_trainer.parallel.activation import recompute_autoencoder
 
+pytestmark = pytest.mark.numeric
+
 BF16_BOUND = 0.03
 """Root mean square of the error over that of the value. bfloat16 has 8 bits, a relative step of 0.4 %; errors of some
 forty layers add up like random ones."""

@@ -7,6 +7,8 @@ from support.numerics import apart, assert_as_exact, assert_near, in_float64, ro
 from videotrain_trainer.networks.autoencoders import dc_ae
 from videotrain_trainer.networks.autoencoders.tiling import Axis, Span, TileCoder, Tiling, borders, seam_ratio
 
+pytestmark = pytest.mark.numeric
+
 PLAIN, CAUSAL = Axis(4), Axis(4, causal=True)
 
 

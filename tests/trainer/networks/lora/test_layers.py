@@ -23,6 +23,8 @@ from videotrain_trainer.networks.lora.files import ADAPTER_CONFIG, ADAPTER_WEIGH
 from videotrain_trainer.networks.lora.layers import TARGETS, LoraConfig, adapted, initialize_adapter, inject, merge
 from videotrain_trainer.networks.registry import build_transformer, initialize
 
+pytestmark = pytest.mark.numeric
+
 CONFIG = LoraConfig(rank=4, alpha=8.0)
 
 

@@ -13,6 +13,8 @@ from videotrain_trainer.networks.losses.discriminator import (
     generator_loss,
 )
 
+pytestmark = pytest.mark.numeric
+
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)

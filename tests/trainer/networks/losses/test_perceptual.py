@@ -16,6 +16,8 @@ from videotrain_trainer.networks.losses.perceptual import (
 )
 from videotrain_trainer.storage import ObjectStore
 
+pytestmark = pytest.mark.numeric
+
 FIELD = "autoencoder.perceptual.weights"
 
 

@@ -10,6 +10,8 @@ from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.rope import rope_tables
 
+pytestmark = pytest.mark.numeric
+
 NAMES = ["mmdit_t2v", "mmdit_i2v", "mmdit_dc_ae", "mmdit_flux_image"]
 OTHER_LAYOUTS = [
     {"fused_qkv": True, "rope_layout": "interleaved"},

@@ -19,6 +19,8 @@ from videotrain_trainer.diffusion.flow_matching import (
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.text.byte_encoder import TextFeatures
 
+pytestmark = pytest.mark.numeric
+
 FACTS = ModelFacts(patch=1, cond_embed=True, guidance_embed=False, causal=False)
 NULL = TextFeatures(context_BLD=torch.full((1, 6, 8), -7.0), pooled_BP=torch.full((1, 5), -7.0), lengths=[1])
 MIX = ConditioningMix(t2v=1, i2v_head=5, i2v_loop=1, i2v_tail=1)

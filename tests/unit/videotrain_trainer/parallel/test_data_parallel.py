@@ -10,6 +10,8 @@ from videotrain_api.resource.stages import ParallelLayout
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.parallel.data_parallel import check_layout, loss_scale, micro_batches_of
 
+pytestmark = pytest.mark.numeric
+
 
 @given(st.integers(1, 9), st.integers(1, 40))
 def test_groups_share_all_micro_batches_as_evenly_as_they_can(groups, micro_batches):

@@ -1,6 +1,9 @@
+import pytest
 import torch
 
 from videotrain_trainer.text.byte_encoder import END, ByteTextEncoder, tokenize
+
+pytestmark = pytest.mark.numeric
 
 CAPTIONS = [
     "",
