@@ -151,11 +151,11 @@ def summary(rounds: list[tuple[float, float]]) -> dict[str, object]:
     }
 
 
-def measure(url: str, folder: Path) -> dict[str, object]:
+def measure(url: str, folder: Path, rounds: int) -> dict[str, object]:
     store = ObjectStore.for_storage(Storage(uri="s3://bench/run", endpoint_url=url))
     write_set(store, folder)
     mine, others = [], []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         mine.append(ours(store))
         others.append(peer(url, store))
     return {
@@ -167,12 +167,10 @@ def measure(url: str, folder: Path) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="result file")
-    arguments = parser.parse_args()
+def measure_here(rounds: int) -> dict[str, object]:
+    """Start a server on other cores, pin this process to one, and measure."""
     os.environ |= {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "SK"}
-    cores, load = sorted(os.sched_getaffinity(0)), round(os.getloadavg()[0], 1)
+    cores = sorted(os.sched_getaffinity(0))
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         server, url = start_server(Path(name))
@@ -180,10 +178,19 @@ def main() -> None:
             os.sched_setaffinity(server.pid, cores[1:] or cores)
             os.sched_setaffinity(0, cores[:1])
             make_bucket(url)
-            found = measure(url, Path(name))
+            return measure(url, Path(name), rounds)
         finally:
+            os.sched_setaffinity(0, cores)
             server.terminate()
             server.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="result file")
+    arguments = parser.parse_args()
+    cores, load = os.sched_getaffinity(0), round(os.getloadavg()[0], 1)
+    found = measure_here(ROUNDS)
     result = {
         "benchmark": "stream_s3",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
