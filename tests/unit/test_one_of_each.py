@@ -237,8 +237,24 @@ class TestWorkers:
 
 
 class TestCommand:
-    """Homes below videotrain: locks (directories that a process holds)."""
+    """Home of locks on directories: videotrain.locks."""
 
     def test_one_module_locks_directories(self):
         found = [path for path, tree in sources("cli") if "fcntl" in imported(tree)]
         assert found == ["cli/videotrain/locks.py"]
+
+
+def test_files_are_replaced_in_one_way():
+    """Homes: videotrain.files and videotrain_trainer.files."""
+    found = set()
+    for path, tree in sources():
+        moves = [call for call in calls(tree, "replace", "rename") if isinstance(call.func, ast.Attribute)]
+        # Of texts, times and dataclasses `replace` takes other arguments.
+        found |= {path for call in moves if len(call.args) == 1 and not call.keywords}
+    assert found == {
+        "cli/videotrain/files.py",
+        "trainer/videotrain_trainer/files.py",
+        "cli/videotrain/controlplane/build.py",  # moves a program that was built, and writes nothing
+        "cli/videotrain/controlplane/tools.py",  # moves a program that was fetched
+        "cli/videotrain/processes/supervisor.py",  # has the standard library only
+    }

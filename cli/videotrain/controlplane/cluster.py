@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from videotrain.controlplane.errors import ControlPlaneError
 from videotrain.controlplane.look import look
-from videotrain.controlplane.pki import write_private
 from videotrain.controlplane.plane import ControlPlane
 from videotrain.controlplane.settings import NodeMonitoring, Settings
+from videotrain.files import replace_file
 from videotrain.kubelet.agent import serve
 from videotrain.objectstore.s3_server import ObjectServer
 from videotrain_api.crd.definition import custom_resource_definition
@@ -53,7 +53,7 @@ class Record:
 
     def write(self, directory: Path) -> None:
         """Write it, whole or not at all."""
-        write_private(directory / _RECORD, json.dumps(asdict(self)).encode())
+        replace_file(directory / _RECORD, json.dumps(asdict(self)), private=True)
 
     @classmethod
     def read(cls, directory: Path) -> Record | None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from videotrain.controlplane.pki import Pair, write_private
+from videotrain.controlplane.pki import Pair
+from videotrain.files import replace_file
 
 
 def certificate_user(identity: Pair) -> dict[str, str]:
@@ -41,7 +42,7 @@ def write(path: Path, server: str, authority: Path, name: str, user: Mapping[str
         "current-context": "videotrain",
     }
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_private(path, yaml.safe_dump(content, sort_keys=False).encode())
+    replace_file(path, yaml.safe_dump(content, sort_keys=False), private=True)
 
 
 def move_server(path: Path, server: str) -> None:
@@ -49,7 +50,7 @@ def move_server(path: Path, server: str) -> None:
     content = yaml.safe_load(path.read_text())
     if content["clusters"][0]["cluster"]["server"] != server:
         content["clusters"][0]["cluster"]["server"] = server
-        write_private(path, yaml.safe_dump(content, sort_keys=False).encode())
+        replace_file(path, yaml.safe_dump(content, sort_keys=False), private=True)
 
 
 def _encoded(data: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from videotrain.controlplane.errors import ControlPlaneError
+from videotrain.files import replace_file
 
 _CA_DAYS: Final = 3650
 _LEAF_DAYS: Final = 365
@@ -78,9 +78,9 @@ class Authority:
         builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
         identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         certificate = builder.add_extension(identifier, critical=False).sign(key, hashes.SHA256())
-        write_private(self.files.key, _pem(key))
-        write_private(self.files.certificate, certificate.public_bytes(serialization.Encoding.PEM))
-        write_private(self.service_account_key, _pem(ec.generate_private_key(ec.SECP256R1())))
+        replace_file(self.files.key, _pem(key), private=True)
+        replace_file(self.files.certificate, certificate.public_bytes(serialization.Encoding.PEM), private=True)
+        replace_file(self.service_account_key, _pem(ec.generate_private_key(ec.SECP256R1())), private=True)
 
     def _leaf(
         self, stem: str, subject: x509.Name, purpose: x509.ObjectIdentifier, names: x509.SubjectAlternativeName | None
@@ -97,18 +97,9 @@ class Authority:
             builder = builder.add_extension(names, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         pair = Pair(self.folder / f"{stem}.crt", self.folder / f"{stem}.key")
-        write_private(pair.key, _pem(key))
-        write_private(pair.certificate, certificate.public_bytes(serialization.Encoding.PEM))
+        replace_file(pair.key, _pem(key), private=True)
+        replace_file(pair.certificate, certificate.public_bytes(serialization.Encoding.PEM), private=True)
         return pair
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    partial.replace(path)
 
 
 def _builder(

@@ -19,7 +19,7 @@ from videotrain.controlplane.commands import API_SERVER, CONTROLLER_MANAGER, ETC
 from videotrain.controlplane.component import Component
 from videotrain.controlplane.errors import ComponentEnded, ControlPlaneError
 from videotrain.controlplane.kwok import prepare as prepare_kwok
-from videotrain.controlplane.pki import Authority, Pair, write_private
+from videotrain.controlplane.pki import Authority, Pair
 from videotrain.controlplane.readiness import (
     ADMIN,
     ADMINS,
@@ -29,6 +29,7 @@ from videotrain.controlplane.readiness import (
     user_stem,
 )
 from videotrain.controlplane.settings import Settings
+from videotrain.files import replace_file
 from videotrain.processes.addresses import free_ports, port_is_free
 from videotrain.processes.leftovers import end_leftovers
 
@@ -303,5 +304,5 @@ def _ports(path: Path, *, fresh: bool) -> dict[str, int]:
     missing = [name for name in commands.PORTS if name not in kept]
     fresh_ones = free_ports(len(missing), HOST) if missing else []
     ports = kept | dict(zip(missing, fresh_ones, strict=True))
-    write_private(path, json.dumps(ports).encode())
+    replace_file(path, json.dumps(ports), private=True)
     return ports

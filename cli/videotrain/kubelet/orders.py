@@ -1,5 +1,7 @@
 """Orders to the process nodes of a working directory, as files: how tests and people break things on purpose.
 
+from videotrain.files import replace_file
+
 An order is a JSON file `control/NAME.json`, put there by a rename; its answer is `control/NAME.result`, `{"ok": true}`
 with what the order gives, or `{"ok": false, "error": ...}`. The orders are methods of KubeNodes:
 
@@ -18,6 +20,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from videotrain.files import replace_file
 
 Json = dict[str, Any]
 Orders = Mapping[str, Callable[[Json], Awaitable[Json]]]
@@ -39,7 +43,7 @@ async def obey(workdir: Path, orders: Orders) -> None:
         for path in sorted(folder.glob("*.json")):
             answer = await _carry_out(path, orders)
             path.unlink()
-            _put(path.with_suffix(".result"), answer)
+            replace_file(path.with_suffix(".result"), json.dumps(answer))
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -54,9 +58,3 @@ async def _carry_out(path: Path, orders: Orders) -> Json:
         _log.warning("order %s refused: %s", path.name, error)
         told = f"missing field or unknown name: {error.args[0]}" if isinstance(error, KeyError) else str(error)
         return {"ok": False, "error": told}
-
-
-def _put(path: Path, content: Json) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)

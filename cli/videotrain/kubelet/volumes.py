@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from videotrain.clock import parse_time
-from videotrain.processes.podfiles import ContainerConfigError, Lookup, downward_files, replace_file, source_files
+from videotrain.processes.podfiles import ContainerConfigError, Lookup, downward_files, refresh_file, source_files
 from videotrain_operator.cluster.interface import NotFound
 from videotrain_operator.kube.client import KubeClient
 
@@ -73,7 +73,7 @@ class PodVolumes:
             sources = [item["downwardAPI"] for item in [volume, *projected] if "downwardAPI" in item]
             for source in sources if folder.is_dir() else ():
                 for path, content in downward_files(source, pod):
-                    replace_file(folder / path, content)
+                    refresh_file(folder / path, content)
 
     def mount(self, container: Json, pod: Json, at: Path) -> None:
         """Let a container find its volumes below its root.
@@ -179,7 +179,7 @@ _REFERENCES: Final = {
 
 def _write(folder: Path, files: dict[str, bytes], secret: bool) -> None:
     for path, content in files.items():
-        replace_file(folder / path, content, secret=secret)
+        refresh_file(folder / path, content, secret=secret)
     kept = {folder / path for path in files}
     for found in [found for found in folder.rglob("*") if found.is_file() and found not in kept]:
         found.unlink()  # its key was removed

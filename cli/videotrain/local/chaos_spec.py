@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from videotrain.clock import utc_now
+from videotrain.files import replace_file
 
 _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
     "kill-node": frozenset({"stage", "step", "restore", "leader"}),
@@ -125,6 +126,4 @@ class FiredFaults:
     def add(self, fault: Fault, target: str) -> None:
         """Remember before it is done: a run killed in between must not hit twice."""
         self._fired[fault.text] = {"at": utc_now(), "target": target}
-        partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_text(json.dumps(self._fired, indent=2))
-        partial.replace(self._path)
+        replace_file(self._path, json.dumps(self._fired, indent=2))

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from videotrain.embedded.scheduler import is_ready
 from videotrain.embedded.store import EmbeddedCluster
+from videotrain.files import replace_file
 from videotrain.local.chaos import FaultInjector
 from videotrain.local.display import Display
 from videotrain.local.metrics_server import serve_metrics
@@ -148,9 +149,7 @@ class Operating:
         endpoints = self._endpoints | {"agents": agents}
         if endpoints != self._endpoints:
             self._endpoints = endpoints
-            partial = self._workdir / "endpoints.json.partial"
-            partial.write_text(json.dumps(endpoints, indent=2))
-            partial.replace(self._workdir / "endpoints.json")
+            replace_file(self._workdir / "endpoints.json", json.dumps(endpoints, indent=2))
 
 
 def rests(outcome: Outcome) -> bool:

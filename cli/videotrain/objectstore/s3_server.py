@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from videotrain.files import replace_file
 from videotrain.objectstore.s3_client import Credentials, bucket_of, s3_client
 from videotrain.processes.addresses import free_ports, port_is_free
 from videotrain.processes.leftovers import end_leftovers
@@ -133,7 +134,7 @@ async def _settings(folder: Path) -> _Settings:
     keys = folder / "credentials.json"
     if not keys.is_file():
         made = {"accessKeyId": secrets.token_hex(10).upper(), "secretAccessKey": secrets.token_urlsafe(30)}
-        _write_private(keys, made)
+        replace_file(keys, json.dumps(made), private=True)
     found = json.loads(keys.read_text())
     credentials = Credentials(found["accessKeyId"], found["secretAccessKey"])
     identity = {
@@ -141,7 +142,7 @@ async def _settings(folder: Path) -> _Settings:
         "credentials": [{"accessKey": credentials.access_key, "secretKey": credentials.secret_key}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
-    _write_private(folder / "config.json", {"identities": [identity]})
+    replace_file(folder / "config.json", json.dumps({"identities": [identity]}), private=True)
     return _Settings(credentials, await _ports(folder / "ports.json"))
 
 
@@ -157,7 +158,7 @@ async def _ports(path: Path) -> dict[str, int]:
     if not all(port_is_free(HOST, port) for port in ports.values()) or not ports:
         ports = dict(zip(_PORT_FLAGS, free_ports(len(_PORT_FLAGS), HOST), strict=True))
         ports |= {"s3.port": fixed} if fixed else {}
-        _write_private(path, ports)
+        replace_file(path, json.dumps(ports), private=True)
     return ports
 
 
@@ -168,13 +169,6 @@ async def _becomes_free(port: int) -> bool:
             return False
         await asyncio.sleep(0.1)
     return True
-
-
-def _write_private(path: Path, content: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.touch(mode=0o600)
-    partial.write_text(json.dumps(content))
-    partial.replace(path)
 
 
 def _command(folder: Path, ports: dict[str, int]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from videotrain.files import replace_file
 from videotrain.processes.programs import search_path
 from videotrain_api.vocabulary import ENV_POD_ROOT
 
@@ -151,7 +152,7 @@ def write_volumes(pod: Json, root: Path, lookup: Lookup) -> None:
         folder = root / mount["mountPath"].lstrip("/")
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in _volume_files(volumes[name], pod, lookup):
-            replace_file(folder / path, content, secret="secret" in volumes[name])
+            refresh_file(folder / path, content, secret="secret" in volumes[name])
 
 
 def write_downward_files(pod: Json, root: Path) -> None:
@@ -160,7 +161,7 @@ def write_downward_files(pod: Json, root: Path) -> None:
     for mount in container_of(pod).get("volumeMounts", []):
         if mount["name"] in volumes:
             for path, content in _downward_files(volumes[mount["name"]], pod):
-                replace_file(root / mount["mountPath"].lstrip("/") / path, content)
+                refresh_file(root / mount["mountPath"].lstrip("/") / path, content)
 
 
 def _volume_files(volume: Json, pod: Json, lookup: Lookup) -> Iterator[tuple[str, bytes]]:
@@ -223,15 +224,12 @@ def _items(source: Json, contents: Mapping[str, bytes]) -> Iterator[tuple[str, b
         yield item["path"], contents[item["key"]]
 
 
-def replace_file(path: Path, content: bytes, *, secret: bool = False) -> None:
-    """Write a file so that a reader sees the old content or the new one; nothing happens if it is the same."""
+def refresh_file(path: Path, content: bytes, *, secret: bool = False) -> None:
+    """Give a file of a volume its content, unless it has it: a reader may look at its time to see a change."""
     if path.is_file() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.touch(mode=0o600 if secret else 0o644)
-    partial.write_bytes(content)
-    partial.replace(path)
+    replace_file(path, content, private=secret)
 
 
 def _find(kind: str, name: str, lookup: Lookup) -> Json:

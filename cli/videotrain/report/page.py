@@ -9,6 +9,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from videotrain.files import replace_file
 from videotrain.report.curves import stage_curves
 from videotrain.report.markup import Html, element, join, text
 from videotrain.report.sections import (
@@ -52,9 +53,7 @@ def write_report(workdir: Path, run: Json) -> Path:
     """
     summary = json.loads((workdir / SUMMARY_FILE).read_text(encoding="utf-8"))
     path = workdir / REPORT_FILE
-    partial = path.with_suffix(".html.partial")
-    partial.write_text(_document(workdir, run, summary), encoding="utf-8")
-    partial.replace(path)
+    replace_file(path, _document(workdir, run, summary))
     return path
 
 

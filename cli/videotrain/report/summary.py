@@ -10,6 +10,7 @@ from typing import Any
 
 import videotrain_api
 from videotrain import __version__
+from videotrain.files import replace_file
 from videotrain.report.order_check import OrderCheck, check_order
 from videotrain.report.recovery import Recovery, first_step, last_step, lost_steps, recoveries
 from videotrain.report.workdir import ObjectMissingError, ObjectReader, RunRecords, read_records
@@ -52,9 +53,7 @@ def write_summary(workdir: Path, run: Json, objects: ObjectReader) -> Path:
         "records": {"torn_lines": records.torn_lines, "bad_lines": list(records.bad_lines)},
     }
     path = workdir / SUMMARY_FILE
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    replace_file(path, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     return path
 
 

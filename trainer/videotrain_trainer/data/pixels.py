@@ -5,7 +5,6 @@ Shapes: B batch, C colour, T frames, H height, W width.
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import threading
@@ -26,6 +25,7 @@ from videotrain_trainer.data.sets import ClipSet
 from videotrain_trainer.data.shards import DamagedSample
 from videotrain_trainer.data.video import Frame, read_covering
 from videotrain_trainer.errors import DataError
+from videotrain_trainer.files import replacing
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 
 CACHE_SHARE = 0.25
@@ -135,8 +135,6 @@ class FrameCache:
             if frames.nbytes > self._budget:
                 return False
             self._budget -= frames.nbytes
-        partial = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
-        with disk_full_is_clear(path), partial.open("wb") as file:
+        with disk_full_is_clear(path), replacing(path, shared=True) as partial, partial.open("wb") as file:
             np.save(file, frames)
-        partial.replace(path)
         return True

@@ -7,8 +7,6 @@ again.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from videotrain_trainer import __version__
 from videotrain_trainer.data.video import Frame, write_mp4
+from videotrain_trainer.files import remove, replacing
 from videotrain_trainer.sampling.draw import Drawn
 from videotrain_trainer.sampling.request import Request
 from videotrain_trainer.storage import disk_full_is_clear
@@ -52,14 +51,13 @@ def write(stem: Path, ending: Format, request: Request, drawn: Drawn) -> Path:
     """
     target, metadata = target_of(stem, ending, len(drawn.frames_THWC)), describe(request, drawn)
     sidecar_of(stem).unlink(missing_ok=True)
-    partial = target.with_name(f".partial-{os.getpid()}-{target.name}")
     with disk_full_is_clear(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove(partial)
-        _write(partial, ending, request, drawn, metadata)
-        _remove(target)
-        partial.rename(target)
-        _replace(sidecar_of(stem), json.dumps(metadata | {"file": target.name}, indent=1, ensure_ascii=False))
+        with replacing(target, shared=True) as partial:
+            _write(partial, ending, request, drawn, metadata)
+            remove(target)
+        with replacing(sidecar_of(stem), shared=True) as partial:
+            partial.write_text(json.dumps(metadata | {"file": target.name}, indent=1, ensure_ascii=False) + "\n")
     return target
 
 
@@ -141,16 +139,3 @@ def _write_gif(frames_THWC: Tensor, path: Path, fps: float, metadata: Metadata) 
 
 def _note(metadata: Metadata) -> str:
     return json.dumps(metadata, sort_keys=True, ensure_ascii=False)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    partial.write_text(text + "\n")
-    partial.replace(path)

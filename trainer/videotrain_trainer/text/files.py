@@ -9,13 +9,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.files import replacing
 from videotrain_trainer.storage import ObjectInfo, ObjectStore, disk_full_is_clear
 
 CHUNK = 64 * 1024 * 1024
@@ -62,14 +62,12 @@ def local_folder(source: str, store: ObjectStore, cache: Path) -> Path:
 
 def _fetch_all(store: ObjectStore, source: str, objects: list[ObjectInfo], target: Path) -> None:
     """Fetch to a folder that gets its name when it is complete."""
-    partial = target.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for found in objects:
-        path = partial / found.uri.removeprefix(source).strip("/")
-        with disk_full_is_clear(partial):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _fetch(store, found, path)
-    partial.replace(target)
+    with replacing(target) as partial:
+        for found in objects:
+            path = partial / found.uri.removeprefix(source).strip("/")
+            with disk_full_is_clear(partial):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _fetch(store, found, path)
 
 
 def _fetch(store: ObjectStore, found: ObjectInfo, path: Path) -> None:

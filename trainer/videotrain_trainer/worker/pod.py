@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from videotrain_api import vocabulary as names
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.files import replacing
 
 
 def require(environment: Mapping[str, str], name: str) -> str:
@@ -115,9 +116,8 @@ class RunFiles:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file so that a reader sees the old text or the new one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with replacing(path, shared=True) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def load_config(path: Path) -> StageConfig:

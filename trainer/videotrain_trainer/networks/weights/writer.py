@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.files import replacing
 from videotrain_trainer.networks.weights.files import DTYPES, INDEX_SUFFIX, default_store
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 
@@ -185,10 +186,5 @@ class _Folder:
             return
         path = Path(self._root) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            with disk_full_is_clear(path), partial.open("wb") as file:
-                yield file
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with disk_full_is_clear(path), replacing(path) as partial, partial.open("wb") as file:
+            yield file
