@@ -83,7 +83,9 @@ class Component:
             lost = process.wait() < 0
         if lost:  # the supervisor was killed itself, and could not take the program along
             end_leftovers(self.folder, 0.0)
-        self._forget()
+        if process.stdout is not None:
+            process.stdout.close()
+        self._process = self._pid = None
 
     def pause(self) -> None:
         """Stop the program without ending it: connections stay open, nothing is answered."""
@@ -111,10 +113,3 @@ class Component:
         if pid is None:
             raise ControlPlaneError(f"{self.name} does not run")
         os.kill(pid, number)
-
-    def _forget(self) -> None:
-        if self._process is not None:
-            for stream in (self._process.stdin, self._process.stdout):
-                if stream is not None and not stream.closed:
-                    stream.close()
-        self._process = self._pid = None

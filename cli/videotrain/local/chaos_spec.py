@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -54,12 +54,8 @@ def parse_faults(texts: Sequence[str], total_steps: Mapping[str, int | None]) ->
         fault = _parse(text)
         _check(fault, total_steps)
         again = sum(1 for other in texts[: len(faults)] if other == text)
-        faults.append(Fault(f"{text}#{again + 1}" if again else text, *_fields(fault)))
+        faults.append(replace(fault, text=f"{text}#{again + 1}") if again else fault)
     return faults
-
-
-def _fields(fault: Fault) -> tuple[str, str, int, float | None, bool]:
-    return fault.action, fault.stage, fault.step, fault.restore_seconds, fault.leader
 
 
 def _parse(text: str) -> Fault:
@@ -76,14 +72,13 @@ def _parse(text: str) -> Fault:
     for name in ("stage", "step"):
         if not given.get(name):
             raise ChaosError(f"--chaos {text!r}: {name} is missing; write {action}@stage=NAME,step=N")
+    step, leader = given["step"], given.get("leader", "false")
+    if not step.isascii() or not step.isdigit() or int(step) < 1:
+        raise ChaosError(f"--chaos {text!r}: step {step!r}: a whole number from 1 is needed")
+    if leader not in ("true", "false"):
+        raise ChaosError(f"--chaos {text!r}: leader {leader!r}: allowed are true and false")
     restore = _number(text, "restore", given["restore"]) if "restore" in given else None
-    return Fault(text, action, given["stage"], _step(text, given["step"]), restore, _flag(text, given.get("leader")))
-
-
-def _step(text: str, value: str) -> int:
-    if not value.isascii() or not value.isdigit() or int(value) < 1:
-        raise ChaosError(f"--chaos {text!r}: step {value!r}: a whole number from 1 is needed")
-    return int(value)
+    return Fault(text, action, given["stage"], int(step), restore, leader == "true")
 
 
 def _number(text: str, name: str, value: str) -> float:
@@ -94,12 +89,6 @@ def _number(text: str, name: str, value: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise ChaosError(f"--chaos {text!r}: {name} {value!r}: seconds from 0 are needed")
     return seconds
-
-
-def _flag(text: str, value: str | None) -> bool:
-    if value not in (None, "true", "false"):
-        raise ChaosError(f"--chaos {text!r}: leader {value!r}: allowed are true and false")
-    return value == "true"
 
 
 def _check(fault: Fault, total_steps: Mapping[str, int | None]) -> None:
