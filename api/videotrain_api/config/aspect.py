@@ -93,16 +93,6 @@ def shape_of(resolution: str, name: str, grid: int) -> Shape:
     return min((s for s in around if min(s) > 0), key=lambda shape: abs(shape[0] * shape[1] - area))
 
 
-def inference_shapes(resolution: str, grid: int) -> dict[str, Shape]:
-    """Shapes for sampling as {name: (height, width)}: rounded down only, every name present.
-
-    Raises:
-        ValueError: the side of the class is no multiple of the grid.
-    """
-    table = {name: _rounded_down(resolution, name, grid) for name in _NOMINAL}
-    return _with_mirrors(table)
-
-
 @cache
 def _full_table(resolution: str, grid: int) -> MappingProxyType[str, Shape]:
     kept = {_SQUARE: shape_of(resolution, _SQUARE, grid)}  # first, or another name takes the square at tiny sizes

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from videotrain_trainer.sharded_state import Piece, numel, pack
+from videotrain_trainer.sharded_state import Piece, numel
 
 ELEMENT_BYTES = 4
 """Everything in a checkpoint is float32."""
@@ -30,20 +30,6 @@ class ByteRange:
 
     start: int
     stop: int
-
-
-def even_share(shapes: Mapping[str, Sequence[int]], ranks: int, rank: int) -> list[Piece]:
-    """The pieces of `rank` if all parameters, one behind the other, are cut into `ranks` equal runs."""
-    total = sum(numel(shape) for shape in shapes.values())
-    share = -(-total // ranks)
-    low, high = rank * share, min((rank + 1) * share, total)
-    spans, begin = [], 0
-    for name, shape in shapes.items():
-        end = begin + numel(shape)
-        start, stop = max(begin, low), min(end, high)
-        spans.append((name, start - begin, stop - start))
-        begin = end
-    return pack(spans)
 
 
 def coverage_problems(shapes: Mapping[str, Sequence[int]], stored: Sequence[Sequence[Piece]]) -> list[str]:

@@ -159,10 +159,6 @@ class OrderPlan:
         """Before the first step."""
         return OrderState(0, (0,) * len(self.buckets), self.fingerprint)
 
-    def with_micro_batches(self, micro_batches: int) -> OrderPlan:
-        """The same order with another number of micro-batches per step; states stay valid."""
-        return replace(self, micro_batches=micro_batches)
-
     def check(self, state: OrderState) -> None:
         """Refuse the state of another order.
 

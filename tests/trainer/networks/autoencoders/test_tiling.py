@@ -3,9 +3,10 @@ import torch
 from support.autoencoders import clip, dc_ae_of, tiny_dc_ae, tiny_vae
 from support.model_fixtures import Fixture
 from support.numerics import apart, assert_as_exact, assert_near, in_float64, rounding
+from support.seams import borders, seam_ratio
 
 from videotrain_trainer.networks.autoencoders import dc_ae
-from videotrain_trainer.networks.autoencoders.tiling import Axis, Span, TileCoder, Tiling, borders, seam_ratio
+from videotrain_trainer.networks.autoencoders.tiling import Axis, Span, TileCoder, Tiling
 
 pytestmark = pytest.mark.numeric
 

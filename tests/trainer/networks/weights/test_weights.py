@@ -280,8 +280,7 @@ def test_a_video_autoencoder_is_not_made_from_one_of_pictures_by_renaming(tmp_pa
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_file_tells_the_sizes_of_its_model(kind, tmp_path):
     config = MODELS[kind][1]
-    layouts = {"mmdit": ("open-sora-v2", "flux-dev", "diffusers"), "flux": ("open-sora-v2", "flux-dev", "diffusers")}
-    for layout in layouts.get(kind, ("open-sora-dc-ae",) if kind == "dc-ae" else ("hunyuan-vae", "diffusers")):
+    for layout in sorted({layout for model, *both in ROUND_TRIPS for layout in both if model == kind}):
         shapes = open_weights(written(kind, layout, tmp_path / "w.safetensors")).shapes
         found = sizes(layout, shapes, "file")
         unknown = {"scaling_factor": config.scaling_factor} if kind == "dc-ae" else {}

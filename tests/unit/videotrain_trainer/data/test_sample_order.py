@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import islice, pairwise
 
 import pytest
@@ -40,7 +41,7 @@ def test_every_sample_comes_exactly_once_per_bucket_epoch_however_often_the_micr
 ):
     state, seen = plan.start(), []
     for number in micro_batches * 4:
-        plan = plan.with_micro_batches(number)
+        plan = replace(plan, micro_batches=number)
         more, state = consumed(plan, state, every)
         seen += more
         state = OrderState.from_json(json.loads(json.dumps(state.to_json())))
@@ -121,7 +122,7 @@ def test_a_spare_depends_on_the_place_and_every_attempt_gives_another_one():
     plan = OrderPlan((OrderBucket("b", 50, 2),), seed=1, micro_batches=4)
     spares = [plan.spare(0, 17, attempt) for attempt in range(1, 51)]
     assert sorted(spares) == list(range(50))
-    assert spares == [plan.with_micro_batches(7).spare(0, 17, attempt) for attempt in range(1, 51)]
+    assert spares == [replace(plan, micro_batches=7).spare(0, 17, attempt) for attempt in range(1, 51)]
     assert plan.spare(0, 18, 1) != spares[0] or plan.spare(0, 18, 2) != spares[1]
 
 
