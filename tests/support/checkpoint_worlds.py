@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from support.pieces import even_share
 
 from videotrain_api.resource.trainrun import CheckpointPolicy, Storage
 from videotrain_api.storage.artifacts import CheckpointManifest, OrderLine
-from videotrain_trainer.checkpoint.fragments import even_share
 from videotrain_trainer.checkpoint.load import Loaded, load_newest
 from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.checkpoint.save import CheckpointWriter

@@ -20,5 +20,12 @@ FPS: Final = 24
 """Frame rate of the files and of the prompt suffix."""
 MOTION_SCORE: Final = 4
 """Motion score of the prompt suffix."""
+NO_NEGATIVE: Final = (
+    "the model is distilled (spec.model.guidanceEmbed): guidance is one of its inputs, and nothing is led away from; "
+    "leave the negative prompt out"
+)
+"""Why a distilled model refuses a negative prompt."""
+SEEDS: Final = 2**64
+"""Seeds are whole numbers below this."""
 SEED: Final = 42
 """Of the noise."""

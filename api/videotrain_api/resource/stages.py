@@ -371,7 +371,7 @@ class SampleTask(ApiModel):
     sampling_steps: int = Field(default=sampling.STEPS, ge=1, le=100_000)
     """Euler steps."""
     text_guidance: float = Field(default=sampling.TEXT_GUIDANCE, ge=0)
-    """Scale of text guidance."""
+    """Scale of text guidance; for a distilled model the value of its guidance input, where 4 is usual."""
     image_guidance: float = Field(default=sampling.IMAGE_GUIDANCE, ge=0)
     """Scale of image guidance."""
     fps: int = Field(default=sampling.FPS, ge=1, le=120)

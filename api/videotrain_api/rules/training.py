@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from videotrain_api.config import aspect
 from videotrain_api.config.resolve import stage_paths
 from videotrain_api.resource.architecture import AutoencoderSpec
+from videotrain_api.resource.sampling import NO_NEGATIVE
 from videotrain_api.resource.stages import (
     AutoencoderTask,
     Bucket,
@@ -41,6 +42,9 @@ def check_training(facts: Facts) -> Iterator[Problem]:
             yield from _aspects(f"{path}.aspectRatio", [sample.aspect_ratio])
             kinds = {prompt.condition for prompt in sample.prompts} - {"t2v"}
             yield from _needs_condition_input(f"{path}.prompts", sorted(kinds), facts)
+            for number, prompt in enumerate(sample.prompts):
+                if prompt.negative and facts.model is not None and facts.model.guidance_embed:
+                    yield Problem(f"{path}.prompts[{number}].negative", prompt.negative, NO_NEGATIVE)
     yield from _shared_captions(facts)
 
 

@@ -396,3 +396,34 @@ def test_first_frames_are_decoded_by_the_picture_autoencoder_of_flux(folder, cap
     save_file(tensors, folder / "ae.safetensors")
     assert run(folder, "--prompt", "A dog.", *flags) != 0
     assert "missing: decoder.up.0.block.1.conv1.weight" in capsys.readouterr().err
+
+
+@pytest.fixture
+def distilled(folder, monkeypatch):
+    """The models of the folder with a guidance input."""
+    spec = MODEL.model_copy(update={"guidance_embed": True})
+    model = build_transformer(spec, AUTOENCODER, TEXT)
+    initialize(model, 1)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    config = json.loads((folder / "models.json").read_text())
+    (folder / "models.json").write_text(json.dumps(config | {"model": spec.to_wire()}))
+    return folder
+
+
+def test_a_distilled_model_has_its_own_usual_guidance_and_takes_no_negative_prompt(distilled, capsys):
+    for flags, guidance in (([], 4.0), (["--guidance", 6], 6.0)):
+        assert run(distilled, "--prompt", "a", *flags) == 0
+        metadata = json.loads((distilled / "out/0001.json").read_text())
+        assert metadata["request"]["settings"]["text_guidance"] == guidance
+    assert run(distilled, "--prompt", "a", "--negative", "blurry") != 0
+    assert "--prompt: negative 'blurry': the model is distilled" in capsys.readouterr().err
+
+
+def test_a_seed_beyond_the_last_one_is_refused_in_flags_and_files(folder, capsys):
+    with pytest.raises(SystemExit):
+        run(folder, "--prompt", "a", "--seed", 2**64)
+    assert "allowed: whole numbers from 0 to 18446744073709551615" in capsys.readouterr().err
+    (folder / "prompts.csv").write_text(f"text,seed\na,{2**64}\n")
+    assert run(folder, "--prompts", folder / "prompts.csv") != 0
+    assert "prompts.csv:2: seed: '18446744073709551616'; allowed" in capsys.readouterr().err
+    assert run(folder, "--prompt", "a", "--seed", 2**64 - 1, "--n", 2) == 0

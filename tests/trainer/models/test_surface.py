@@ -224,7 +224,7 @@ class TestSample:
             models.sample(transformer, *parts[1:], "A cat.", models.SampleOptions(**size, guidance=guidance))
         assert seen == [[4.0], [2.5], [6.0]]
         options = models.SampleOptions(**size, negative_prompt="blurry")
-        with pytest.raises(ValueError, match="negative_prompt: 'blurry': this model is distilled"):
+        with pytest.raises(ValueError, match="negative_prompt: 'blurry': the model is distilled"):
             models.sample(transformer, *parts[1:], "A cat.", options)
 
     @torch.no_grad()

@@ -88,6 +88,7 @@ class Agent:
 
     def _work(self) -> int:
         while True:
+            # Asked before the tick, which then does what leaving asked for: drains take many ticks.
             if self._terminating.is_set() and self._leave():
                 break
             self._tick()
@@ -105,16 +106,24 @@ class Agent:
         return False
 
     def _tick(self) -> None:
+        # First, so that /healthz tells of a tick that hangs in what follows.
         self._ticked = time.monotonic()
+        # A pod that was told to end takes no new orders; `_leave` has dropped the one that waited.
         if not self._terminating.is_set():
             self._read_roster()
+        # Before poll, which judges by what has been heard: a worker's own account of its end must not come too late.
+        # What an older generation still says is dropped with it.
         for message in self._fork_server.messages():
             if self._current and message.generation == self._current.roster.generation:
                 self._current.hear(message)
+        # Relies on the messages; leaves `finished` true once every process of the generation is gone.
         if self._current:
             self._current.poll()
+        # After the messages, which are lost with a dead server's channel; before obey, which may want to start workers.
         self._fork_server.revive()
+        # Relies on `finished`: a newer roster stops what runs and only then, in a later tick, starts.
         self._obey()
+        # Last, so that an answer shows all of this tick and never half of it.
         self._publish()
 
     def _read_roster(self) -> None:

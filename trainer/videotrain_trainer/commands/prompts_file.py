@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from videotrain_api.resource.sampling import SEEDS
 from videotrain_api.resource.stages import ConditionKind
 from videotrain_trainer.errors import ConfigError
 
@@ -106,8 +107,8 @@ def _kind(where: str, value: str | None) -> ConditionKind | None:
 
 
 def _seed(where: str, value: str | None) -> int | None:
-    if value is not None and not value.isdecimal():
-        raise ConfigError(f"{where}: seed: {value!r}; allowed: whole numbers from 0 on")
+    if value is not None and (not value.isdecimal() or int(value) >= SEEDS):
+        raise ConfigError(f"{where}: seed: {value!r}; allowed: whole numbers from 0 to {SEEDS - 1}")
     return None if value is None else int(value)
 
 

@@ -12,6 +12,7 @@ from videotrain_api.resource.sampling import (
     IMAGE_GUIDANCE,
     MOTION_SCORE,
     SEED,
+    SEEDS,
     STEPS,
     TEXT_GUIDANCE,
 )
@@ -59,7 +60,8 @@ def _drawing_flags(group: Any) -> None:
     group.add_argument("--aspect", default="16:9", metavar="W:H", help="shape (16:9)")
     group.add_argument("--num-frames", type=_positive, default=None, help="default: 129 or 128, by the autoencoder")
     group.add_argument("--steps", type=_positive, default=STEPS, help="Euler steps (%(default)s)")
-    group.add_argument("--guidance", type=_scale, default=TEXT_GUIDANCE, help="scale for the text (%(default)g)")
+    usual = f"{TEXT_GUIDANCE:g}, or {DISTILLED_GUIDANCE:g} as the input of a distilled model"
+    group.add_argument("--guidance", type=_scale, help=f"scale for the text ({usual})")
     group.add_argument("--image-guidance", type=_scale, default=IMAGE_GUIDANCE, help="scale for images (%(default)g)")
     group.add_argument("--no-oscillation", action="store_true", help="keep both scales in every step")
     group.add_argument("--no-dynamic-guidance", action="store_true", help="one image scale for all frames and steps")
@@ -111,8 +113,8 @@ def _positive(text: str) -> int:
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed: whole numbers from 0 on")
+    if not text.isdecimal() or int(text) >= SEEDS:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed: whole numbers from 0 to {SEEDS - 1}")
     return int(text)
 
 

@@ -12,6 +12,7 @@ from videotrain_api.config import aspect
 from videotrain_api.config.presets import COMPANIONS, complete_autoencoder, complete_transformer
 from videotrain_api.cost import flops
 from videotrain_api.resource.architecture import AutoencoderSpec, AutoencoderTiling, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.sampling import DISTILLED_GUIDANCE, TEXT_GUIDANCE
 from videotrain_api.resource.stages import ConditionKind
 from videotrain_api.resource.trainrun import Storage
 from videotrain_api.schema import ApiModel, ManifestError
@@ -22,7 +23,7 @@ from videotrain_trainer.sampling.batch import Job
 from videotrain_trainer.sampling.contents import Contents
 from videotrain_trainer.sampling.image_first import ImageSettings
 from videotrain_trainer.sampling.loaded import FLUX_PICTURE_SPEC, Sources
-from videotrain_trainer.sampling.request import Request, Settings, check_frames, check_reference
+from videotrain_trainer.sampling.request import Request, Settings, check_frames, check_request
 
 Spec = TypeVar("Spec", bound=ApiModel)
 FLUX_VAE = "flux-vae"
@@ -142,7 +143,7 @@ def _request(options: argparse.Namespace, row: PromptRow, settings: Settings, so
         settings=settings,
         models=sources.places(),
     )
-    check_reference(request, sources.autoencoder, bool(sources.model.cond_embed), row.where)
+    check_request(request, sources.model, sources.autoencoder, row.where)
     return request
 
 
@@ -157,13 +158,14 @@ def _settings(options: argparse.Namespace, sources: Sources) -> Settings:
         height, width = aspect.shape_of(options.resolution, options.aspect, grid)
     except ValueError as error:
         raise ConfigError(f"--resolution, --aspect: {error}") from error
+    usual = DISTILLED_GUIDANCE if sources.model.guidance_embed else TEXT_GUIDANCE
     return Settings(
         width=width,
         height=height,
         frames=frames,
         fps=options.fps,
         steps=options.steps,
-        text_guidance=options.guidance,
+        text_guidance=usual if options.guidance is None else options.guidance,
         image_guidance=options.image_guidance,
         oscillate_text=not options.no_oscillation,
         oscillate_image=not options.no_oscillation,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from videotrain_api.resource.autoencoder_kinds import TimeAxis
 from videotrain_api.resource.references import frames_refusal, misfits, reference_frames, refusal
+from videotrain_api.resource.sampling import NO_NEGATIVE
 from videotrain_trainer.data.prompts import prompt_text
 from videotrain_trainer.diffusion.conditioning import Given
 from videotrain_trainer.diffusion.sampler import OnStep, Sampler, TextPair
@@ -130,10 +131,7 @@ def _given(
 def _text(transformer: MMDiT, encoder: TextEncoder, prompts: Sequence[str], options: SampleOptions) -> TextPair:
     config, device = transformer.config, next(transformer.parameters()).device
     if options.negative_prompt and config.guidance_embed:
-        raise ValueError(
-            f"negative_prompt: {options.negative_prompt!r}: this model is distilled: guidance is one of its inputs, "
-            "and nothing is led away from; leave it empty"
-        )
+        raise ValueError(f"negative_prompt: {options.negative_prompt!r}: {NO_NEGATIVE}")
     fps, motion = (None, None) if options.frames == 1 else (options.fps, options.motion_score)
     texts = [prompt_text(prompt, options.prompt_style, fps, motion) for prompt in prompts]
     features = encoder.encode([*texts, options.negative_prompt])

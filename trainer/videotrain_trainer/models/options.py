@@ -11,9 +11,6 @@ from videotrain_api.resource.stages import ConditionKind, PromptStyle
 from videotrain_trainer.diffusion.sampler import Guidance
 from videotrain_trainer.networks.latents import PosteriorUse
 
-SEEDS = 2**64
-"""Seeds are whole numbers below this."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:
@@ -54,7 +51,7 @@ class SampleOptions:
     def __post_init__(self) -> None:
         for name in ("height", "width", "frames", "steps"):
             self._whole(name, 1, None)
-        self._whole("seed", 0, SEEDS - 1)
+        self._whole("seed", 0, sampling.SEEDS - 1)
         self._one_of("condition", get_args(ConditionKind))
         self._one_of("prompt_style", get_args(PromptStyle))
         self._one_of("posterior", get_args(PosteriorUse))

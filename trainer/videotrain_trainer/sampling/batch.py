@@ -51,7 +51,10 @@ def draw_batch(
     Raises:
         ConfigError: two jobs have one name.
     """
-    _check_names(jobs)
+    stems = [job.stem for job in jobs]
+    twice = sorted({str(stem) for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise ConfigError(f"names of the prompts: {', '.join(twice)} would be written twice; give each its own name")
     loaded: SamplingPipeline | None = None
     for job in jobs:
         began = time.monotonic()
@@ -62,10 +65,3 @@ def draw_batch(
             drawn = loaded.draw(job.request, on_progress(job))
             path = outputs.write(job.stem, ending, job.request, drawn)
         yield Finished(job=job, path=path, kept=kept, seconds=time.monotonic() - began)
-
-
-def _check_names(jobs: Sequence[Job]) -> None:
-    stems = [job.stem for job in jobs]
-    twice = sorted({str(stem) for stem in stems if stems.count(stem) > 1})
-    if twice:
-        raise ConfigError(f"names of the prompts: {', '.join(twice)} would be written twice; give each its own name")

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videotrain_api.resource.sampling import SEEDS
 from videotrain_trainer.diffusion.sampler import Sampler, TextPair
 from videotrain_trainer.sampling.loaded import Models
 from videotrain_trainer.sampling.references import given_of, to_uint8
 from videotrain_trainer.sampling.request import Request
-from videotrain_trainer.sampling.scorers import Scorer, load_scorer
+from videotrain_trainer.sampling.scorers import load_scorer
 from videotrain_trainer.storage import ObjectStore
 
 _NOISE_STREAM = 0x6E6F6973
@@ -64,7 +65,7 @@ class SamplingPipeline:
             candidate = request.candidate(index)
             frames_THWC = self._draw_one(candidate, index, on_progress)
             if scorer is not None:
-                scores[candidate.seed] = _score(scorer, frames_THWC, request.prompt)
+                scores[candidate.seed] = float(scorer(frames_THWC.numpy(), request.prompt))
             if best is None or scores[candidate.seed] > scores[best.seed]:
                 best = Drawn(frames_THWC=frames_THWC, seed=candidate.seed, scores={})
         assert best is not None, "there is at least one candidate"
@@ -110,10 +111,6 @@ def latent_shape(request: Request, models: Models) -> tuple[int, int, int, int]:
 
 def noise_of(seed: int, shape: tuple[int, ...]) -> Tensor:
     """Standard normal noise, float32, that depends on seed and shape alone. Seeds repeat after 2**64 of them."""
-    key = np.array([seed % 2**64, _NOISE_STREAM], dtype=np.uint64)
+    key = np.array([seed % SEEDS, _NOISE_STREAM], dtype=np.uint64)
     generator = np.random.Generator(np.random.Philox(key=key))
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
-
-
-def _score(scorer: Scorer, frames_THWC: Tensor, prompt: str) -> float:
-    return float(scorer(frames_THWC.numpy(), prompt))

@@ -90,7 +90,7 @@ def _picture(
     request = Request(
         prompt=job.request.prompt,
         text=job.request.prompt.strip(),
-        negative=job.request.negative,
+        negative="" if sources.model.guidance_embed else job.request.negative,
         seed=job.request.seed,
         settings=drawn,
         models=sources.places(),

@@ -53,7 +53,7 @@ def given_of(request: Request, models: Models, store: ObjectStore) -> Given:
         return _clip(data, source, target, count, "head" if takes_head(kind) else "tail")
 
     pixels_CFHW, last_CFHW = read(request.video if request.image is None else request.image), read(request.last_image)
-    assert pixels_CFHW is not None, "check_reference has seen that there is one"
+    assert pixels_CFHW is not None, "check_request has seen that there is one"
     with models.on_device(models.autoencoder):
         posterior = models.sources.autoencoder.posterior
         return encode_given(kind, models.video_autoencoder, posterior, pixels_CFHW, last_CFHW, request.seed)

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from videotrain_api.resource.architecture import AutoencoderSpec
+from videotrain_api.resource.architecture import AutoencoderSpec, TransformerSpec
 from videotrain_api.resource.references import frames_refusal, misfits, refusal
+from videotrain_api.resource.sampling import NO_NEGATIVE
 from videotrain_api.resource.stages import ConditionKind, PromptStyle
 from videotrain_trainer.diffusion.sampler import Guidance
 from videotrain_trainer.errors import ConfigError
@@ -92,13 +93,13 @@ class Request:
         return replace(self, seed=self.seed + index)
 
 
-def check_reference(request: Request, autoencoder: AutoencoderSpec, cond_embed: bool, where: str) -> None:
-    """Refuse references that do not fit the condition, and conditions that do not fit models or length.
+def check_request(request: Request, model: TransformerSpec, autoencoder: AutoencoderSpec, where: str) -> None:
+    """Refuse references that do not fit the condition, and what does not fit models or length.
 
     Args:
         request: to check.
+        model: resolved.
         autoencoder: resolved.
-        cond_embed: whether the model has a condition input.
         where: field or line, for messages.
 
     Raises:
@@ -111,9 +112,11 @@ def check_reference(request: Request, autoencoder: AutoencoderSpec, cond_embed: 
         raise ConfigError(
             f"{where}: condition {kind!r} and {reference.field} {value!r} do not fit: {reference.allowed}"
         )
-    refused = refusal(kind, request.settings.frames, autoencoder.time, cond_embed)
+    refused = refusal(kind, request.settings.frames, autoencoder.time, bool(model.cond_embed))
     if refused:
         raise ConfigError(f"{where}: condition {kind!r}: {refused}")
+    if request.negative and model.guidance_embed:
+        raise ConfigError(f"{where}: negative {request.negative!r}: {NO_NEGATIVE}")
 
 
 def check_frames(frames: int, autoencoder: AutoencoderSpec, where: str) -> None:

@@ -60,7 +60,8 @@ def run(context: StageContext) -> Outcome:
     store.check()
     weights = store.get(_weights_uri(config))
     shards = _plan(store, config)
-    made_from = hashlib.sha256(weights + _recipe(config).encode()).hexdigest()
+    recipe = [config.autoencoder.to_wire(), config.text_encoder.to_wire(), config.encode_prompts]
+    made_from = hashlib.sha256(weights + json.dumps([*recipe, config.encode_references]).encode()).hexdigest()
     plans = {shard.name(made_from): shard for shard in shards}
     board = UnitRun(context, store, [Unit(name, len(shard.samples)) for name, shard in plans.items()])
     encoder = _Encoder(context, store, weights)
@@ -195,11 +196,6 @@ def _plan(store: ObjectStore, config: StageConfig) -> list[ShardPlan]:
 def _weights_uri(config: StageConfig) -> str:
     uri = str(config.paths.autoencoder_weights)
     return uri if uri.endswith(".safetensors") else layout.final_weights(uri)
-
-
-def _recipe(config: StageConfig) -> str:
-    texts = [config.text_encoder.to_wire(), config.encode_prompts]
-    return json.dumps([config.autoencoder.to_wire(), *texts, config.encode_references])
 
 
 def _row(sample: Sample, member: Member, tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.cost import flops
 from videotrain_api.storage import layout
-from videotrain_api.storage.artifacts import SampledVideo, VideosIndex
+from videotrain_api.storage.artifacts import VideosIndex
 from videotrain_trainer.data.buckets import bucket_name
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.sampling.outputs import read_metadata, write_video
@@ -46,7 +46,8 @@ def run(context: StageContext) -> Outcome:
         if context.drain.agreed() and first + world.size < len(missing):
             return "drained"
     if world.rank == 0:
-        _write_index(store, config, [drawing.video for drawing in drawings])
+        index = VideosIndex(videos=[drawing.video for drawing in drawings])
+        store.put(layout.videos_index(config.paths.output), json.dumps(index.to_wire(), indent=1).encode())
     return "completed"
 
 
@@ -101,16 +102,13 @@ def _is_ours(context: StageContext, store: ObjectStore, sampler: StageSampler, d
         path.unlink()
 
 
-def _write_index(store: ObjectStore, config: StageConfig, videos: list[SampledVideo]) -> None:
-    index = VideosIndex(videos=videos)
-    store.put(layout.videos_index(config.paths.output), json.dumps(index.to_wire(), indent=1).encode())
-
-
 def _record_round(context: StageContext, started_at: datetime, videos: int, done: int, total_bytes: int) -> None:
-    config, now = context.config, datetime.now(UTC)
+    config, task, now = context.config, task_of(context.config), datetime.now(UTC)
     tokens, model_flops = _work(config)
     work = Work(samples=videos, tokens=tokens * videos, model_flops=model_flops * videos)
-    context.reporter.step(done, started_at, now, work, bucket=_bucket(config))
+    context.reporter.step(
+        done, started_at, now, work, bucket=bucket_name(task.resolution, task.frames, task.aspect_ratio)
+    )
     # Uploaded videos are kept whatever happens next; the bill must not count them as lost work.
     context.reporter.checkpoint(done, now, now, f"{config.paths.output}/videos", total_bytes)
 
@@ -125,8 +123,3 @@ def _work(config: StageConfig) -> tuple[int, float]:
     branches = 1 if config.model.guidance_embed else 2
     passes = branches * task.sampling_steps * task.candidates
     return image + text, float(passes * flops.forward_flops(shape, image, text))
-
-
-def _bucket(config: StageConfig) -> str:
-    task = task_of(config)
-    return bucket_name(task.resolution, task.frames, task.aspect_ratio)

@@ -14,7 +14,7 @@ from videotrain_trainer.networks.weights import weights_uri
 from videotrain_trainer.sampling.contents import Contents
 from videotrain_trainer.sampling.draw import SamplingPipeline
 from videotrain_trainer.sampling.loaded import Sources, load_models
-from videotrain_trainer.sampling.request import Request, Settings, check_reference
+from videotrain_trainer.sampling.request import Request, Settings, check_request
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks.sample_plan import Drawing, task_of
 
@@ -93,7 +93,7 @@ def request_of(config: StageConfig, drawing: Drawing) -> Request:
         settings=_settings(config, drawing),
         models=sources_of(config).places(),
     )
-    check_reference(request, config.autoencoder, bool(config.model.cond_embed), f"sample.prompts[{video.number - 1}]")
+    check_request(request, config.model, config.autoencoder, f"sample.prompts[{video.number - 1}]")
     return request
 
 

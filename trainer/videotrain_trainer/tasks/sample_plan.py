@@ -70,7 +70,9 @@ def plan_drawings(config: StageConfig, store: ObjectStore, conditioned: bool) ->
         DataError: videos from the data set are asked for, but it has no clips.
     """
     task = task_of(config)
-    style = _prompt_style(config, store)
+    # The style of the training that came last; both suffixes if nobody knows.
+    latents = config.paths.latents
+    style: PromptStyle = "fps-motion" if latents is None else read_set_info(store, latents).prompts[-1]
     drawings = [_drawing(config, style, number, prompt) for number, prompt in enumerate(task.prompts, start=1)]
     clips = _clips(config, store) if task.from_dataset else []
     for index in range(task.from_dataset):
@@ -144,10 +146,3 @@ def _clips(config: StageConfig, store: ObjectStore) -> list[dict[str, str]]:
     if not rows:
         raise DataError(f"{config.paths.clips}: no clip was kept, so sample.fromDataset has nothing to draw from")
     return sorted(rows, key=lambda row: row["uid"])
-
-
-def _prompt_style(config: StageConfig, store: ObjectStore) -> PromptStyle:
-    """The style of the training that came last; both suffixes if nobody knows."""
-    if config.paths.latents is None:
-        return "fps-motion"
-    return read_set_info(store, config.paths.latents).prompts[-1]

@@ -25,19 +25,29 @@ def train(context: StageContext, make_objective: MakeObjective, total_steps: int
         TrainerError: it cannot go on.
     """
     store = ObjectStore.for_storage(context.config.storage)
+    # First of all, and from the store alone: a world that is started again after its end must not build engines, and
+    # every rank finds the same answer, so none is left alone in a collective.
     if is_finished(context, store):
         context.reporter.started(context.world.size, total_steps, total_steps)
         return "completed"
+    # From here on all ranks hold the state of the newest complete checkpoint (or the first weights) and walk in step.
     with closing(prepare(context, store, make_objective)) as run:
         while run.state.step < total_steps:
+            # Relies on `run.state` alone; leaves it one step further, with the step's record written. Whether to drain
+            # is agreed in the step's own collective, so all ranks leave at the same step.
             drain = _step(run)
+            # Before validation and before the usual checkpoint: a drain has little time, and loses no step this way.
+            # One that comes with the last step ends as any stage does.
             if drain and run.state.step < total_steps:
                 _save(run)
                 run.writer.wait()
                 return "drained"
+            # Before the checkpoint of the same step: who resumes from it must not have to validate again.
             _validate(run, total_steps)
+            # Only begins to write; the next step computes meanwhile, and waits if the one before is not stored yet.
             if run.state.step % context.config.checkpoint.every_steps == 0:
                 _save(run)
+        # The last step has a checkpoint whatever its number is. It must be stored, for the result is read back from it.
         _save(run)
         run.writer.wait()
         export_weights(run)

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.pieces import even_share
 
 from videotrain_trainer.checkpoint.fragments import ByteRange, block_ranges, coverage_problems, plan_copies
 from videotrain_trainer.sharded_state import Piece, numel, pack, packed_length
@@ -15,20 +16,6 @@ shapes = st.dictionaries(
     min_size=1,
     max_size=6,
 )
-
-
-def even_share(shapes, ranks, rank):
-    """The pieces of `rank` if all parameters, one behind the other, are cut into `ranks` equal runs."""
-    total = sum(numel(shape) for shape in shapes.values())
-    share = -(-total // ranks)
-    low, high = rank * share, min((rank + 1) * share, total)
-    spans, begin = [], 0
-    for name, shape in shapes.items():
-        end = begin + numel(shape)
-        start, stop = max(begin, low), min(end, high)
-        spans.append((name, start - begin, stop - start))
-        begin = end
-    return pack(spans)
 
 
 def values_of(pieces, shapes):
