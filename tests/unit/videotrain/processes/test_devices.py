@@ -3,11 +3,13 @@
 import json
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from videotrain.cli import build_parser
 from videotrain.errors import UsageError
-from videotrain.processes.devices import Found, Need, NodeDevices, find_devices, share_devices
+from videotrain.processes.devices import Device, Found, Need, NodeDevices, find_devices, share_devices
 from videotrain.processes.podfiles import ContainerConfigError
 
 FIELDS = "spec.nodes.max or spec.pool.gpusPerNode"
@@ -66,6 +68,15 @@ def test_cuda_is_refused_with_what_is_needed_found_and_allowed(count, found):
     message = str(refused.value)
     assert message.startswith("--device cuda: 2 nodes with 2 worker processes each would need 4 GPUs")
     assert found in message and FIELDS in message and "--device auto or --device cpu" in message
+
+
+@pytest.mark.parametrize("command", [["local", "x.yaml", "--workdir", "w"], ["cluster", "up"]])
+def test_the_command_line_takes_every_device_and_nothing_else(command):
+    for device in get_args(Device):
+        assert build_parser().parse_args([*command, "--device", device]).device == device
+    assert build_parser().parse_args(command).device == "auto"
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([*command, "--device", "gpu"])
 
 
 class Machine:
