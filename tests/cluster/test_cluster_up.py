@@ -46,6 +46,7 @@ def test_a_cluster_comes_stays_and_goes(cluster):
     assert came.returncode == 0, came.stderr
     status = cluster.status()
     assert f"export KUBECONFIG={status['cluster']['kubeconfig']}" in came.stdout
+    assert "devices: the CPU (CUDA_VISIBLE_DEVICES names no GPU)\n" in came.stdout
     assert [(node["ready"], node["gpus"]) for node in status["state"]["nodes"]] == [(True, 3), (True, 3)]
     assert all(status["state"]["components"].values())
     again = cluster("up", "--detach")

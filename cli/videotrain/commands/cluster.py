@@ -77,15 +77,12 @@ def up(options: ClusterOptions) -> int:
     directory = options.directory.absolute()
     need = Need(nodes=options.nodes, per_node=options.gpus_per_node, fields="--nodes or --gpus-per-node")
     shares = share_devices(options.device, need)
-    if not options.child:
-        sys.stdout.write(f"{shares.summary}\n")
-        sys.stdout.flush()
     try:
         build.binary()
         for program in (tools.kubectl, tools.helm):
             program()
         if options.detach:
-            return _detach(options, directory)
+            return _detach(options, directory, shares)
         advice = f"end it with `videotrain cluster down --directory {directory}`, or use another directory"
         with held(directory, "--directory", "a cluster runs", advice), logging_to(open_log(directory / LOG_FILE)):
             return _foreground(options, directory, shares)
@@ -148,7 +145,7 @@ def _foreground(options: ClusterOptions, directory: Path, shares: Shares) -> int
     cluster = Cluster(directory, Shape(options.gpus_per_node, shares.by_name()))
     end_leftovers(directory)
     try:
-        asyncio.run(_run(cluster, options))
+        asyncio.run(_run(cluster, options, shares))
     except* _FAILURES as failures:
         _log.exception("the cluster ended")
         for failure in _leaves(failures):
@@ -161,10 +158,10 @@ def _foreground(options: ClusterOptions, directory: Path, shares: Shares) -> int
     return return_code
 
 
-async def _run(cluster: Cluster, options: ClusterOptions) -> None:
+async def _run(cluster: Cluster, options: ClusterOptions, shares: Shares) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    work = asyncio.create_task(cluster.run(stop, _Display(options, cluster.directory).show))
+    work = asyncio.create_task(cluster.run(stop, _Display(options, cluster.directory, shares).show))
 
     def end() -> None:
         stop.set()
@@ -182,8 +179,8 @@ async def _run(cluster: Cluster, options: ClusterOptions) -> None:
 class _Display:
     """Tells that the cluster is ready, and how it gets on."""
 
-    def __init__(self, options: ClusterOptions, directory: Path) -> None:
-        self._options, self._directory = options, directory
+    def __init__(self, options: ClusterOptions, directory: Path, shares: Shares) -> None:
+        self._options, self._directory, self._shares = options, directory, shares
         self._console = Console()
         self._seen: Look | None = None
 
@@ -192,7 +189,7 @@ class _Display:
             sys.stdout.write(READY)
             sys.stdout.flush()
             return
-        sys.stdout.write(instructions(record))
+        sys.stdout.write(f"{instructions(record)}{self._shares.summary}\n")
         sys.stdout.flush()
         if self._console.is_terminal:
             await self._live(record)
@@ -205,7 +202,7 @@ class _Display:
                 await asyncio.sleep(_LOOK_SECONDS)
 
 
-def _detach(options: ClusterOptions, directory: Path) -> int:
+def _detach(options: ClusterOptions, directory: Path, shares: Shares) -> int:
     log = directory / LOG_FILE
     log.parent.mkdir(parents=True, exist_ok=True)
     shape = ["--nodes", str(options.nodes), "--gpus-per-node", str(options.gpus_per_node)]
@@ -229,7 +226,7 @@ def _detach(options: ClusterOptions, directory: Path) -> int:
         raise UsageError("\n".join(["the cluster did not start:", *end]))
     record = Record.read(directory)
     assert record is not None, "the record is written before a cluster says that it is ready"
-    sys.stdout.write(instructions(record))
+    sys.stdout.write(f"{instructions(record)}{shares.summary}\n")
     sys.stdout.write(f"`videotrain cluster down --directory {directory}` ends it.\n")
     return 0
 
