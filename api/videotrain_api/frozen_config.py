@@ -13,7 +13,7 @@ from videotrain_api.resource.mutability import (
     FIXED_POOL,
     LIVE,
     LIVE_FAILURE_POLICY,
-    THAWED,
+    WHILE_NO_PODS,
     attributes,
     without_live,
 )
@@ -24,7 +24,7 @@ from videotrain_api.validation import check
 from videotrain_api.vocabulary import FROZEN_SPEC_KEY
 
 _LIVE: Final = attributes(VideoTrainingRunSpec, LIVE)
-_THAWED: Final = attributes(VideoTrainingRunSpec, THAWED)
+_WHILE_NO_PODS: Final = attributes(VideoTrainingRunSpec, WHILE_NO_PODS)
 _FIXED_POOL: Final = attributes(Pool, FIXED_POOL)
 _LIVE_FAILURE_POLICY: Final = attributes(FailurePolicy, LIVE_FAILURE_POLICY)
 
@@ -37,7 +37,7 @@ def effective_run(run: VideoTrainingRun, frozen: dict[str, Any] | None) -> Video
     now = run.spec
     nodes = {stage.name: stage.nodes for stage in now.stages}
     policy = {name: getattr(now.failure_policy, name) for name in _LIVE_FAILURE_POLICY}
-    changes: dict[str, Any] = {name: getattr(now, name) for name in (*_LIVE, *_THAWED)}
+    changes: dict[str, Any] = {name: getattr(now, name) for name in (*_LIVE, *_WHILE_NO_PODS)}
     changes["pool"] = now.pool.model_copy(update={name: getattr(spec.pool, name) for name in _FIXED_POOL})
     changes["failure_policy"] = spec.failure_policy.model_copy(update=policy)
     changes["stages"] = [stage.model_copy(update={"nodes": nodes.get(stage.name)}) for stage in spec.stages]
@@ -102,7 +102,7 @@ def _problems(canonical: str) -> tuple[Problem, ...]:
 def _config_data(canonical: str) -> tuple[tuple[str, str], ...]:
     configs = _resolved(canonical)
     whole = json.loads(canonical)["spec"]
-    spec = {name: value for name, value in without_live(whole).items() if name not in THAWED}
+    spec = {name: value for name, value in without_live(whole).items() if name not in WHILE_NO_PODS}
     # The price is required, and always taken from the present spec.
     spec["pool"] = {name: whole["pool"][name] for name in FIXED_POOL} | {"pricePerGpuHour": "0"}
     files = {f"{config.stage.name}.json": config.canonical_json() for config in configs}

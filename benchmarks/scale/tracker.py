@@ -82,7 +82,7 @@ class Tracker:
     """Follows the pods that carry a label with the name of their run."""
 
     def __init__(self, label: str, on_pod: Callable[[PodSeen], None] | None = None) -> None:
-        """Prepare.
+        """Begin with no pods; `note` takes what a watch tells.
 
         Args:
             label: its value is the name of the run.

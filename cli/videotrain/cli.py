@@ -126,7 +126,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "check",
         help="say everything that is wrong with a manifest",
-        description="Judge a manifest by the rules that the cluster judges it by, and print every problem. Exit code 0 "
+        description="Check a manifest by the rules of the cluster, and print every problem. Exit code 0 "
         "if it can be accepted, 2 if not.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")

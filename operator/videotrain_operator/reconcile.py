@@ -139,7 +139,7 @@ class RunLoop:
         on_outcome: Callable[[Outcome], None] | None = None,
         on_error: Callable[[Exception], None] | None = None,
     ) -> None:
-        """Prepare; nothing runs yet.
+        """Begin without a task: `run` is to be awaited or made one.
 
         Args:
             cluster: where the run lives.

@@ -88,7 +88,7 @@ class OperatorMetrics(Collector):
 
         Args:
             reason: empty while nodes are trusted. Until the first call the series is absent: a replica that waits
-                judges no nodes.
+                decides nothing about nodes.
         """
         self._nodes_untrusted = reason
 

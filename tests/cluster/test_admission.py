@@ -159,12 +159,12 @@ async def test_the_models_and_the_cluster_agree_on_every_manifest(
 ) -> None:
     permits = asyncio.Semaphore(AT_ONCE)
 
-    async def judged(manifest: Any) -> tuple[str, Answer]:
+    async def checked(manifest: Any) -> tuple[str, Answer]:
         async with permits:
             return problems(manifest), await ask(admin, namespace, manifest)
 
     manifests = generated(MANIFESTS, START)
-    answers = await asyncio.gather(*map(judged, manifests))
+    answers = await asyncio.gather(*map(checked, manifests))
     counts = Counter(("refused" if found else "accepted", answer.layer) for found, answer in answers)
     print(f"{len(manifests)} manifests, seed {START}: {dict(counts)}, webhook {webhook.reviews}")
     wrong = [

@@ -127,7 +127,7 @@ FIXED: dict[str, Edit] = {
     "pool.gpuResource": lambda spec: spec["pool"].update(gpuResource="amd.com/gpu"),
     "pool.currency": lambda spec: spec["pool"].update(currency="EUR"),
 }
-THAWED: dict[str, Edit] = {
+WHILE_NO_PODS: dict[str, Edit] = {
     "image": lambda spec: spec.update(image="other/image:1"),
     "imagePullPolicy": lambda spec: spec.update(imagePullPolicy="Always"),
     "pool": lambda spec: spec["pool"].update(
@@ -165,15 +165,15 @@ def test_what_is_live_is_taken_at_any_time(client: Client, made: Json):
 
 def test_what_shapes_pods_is_taken_while_suspended_only(client: Client, made: Json):
     def texts() -> Iterator[str]:
-        for change in THAWED.values():
+        for change in WHILE_NO_PODS.values():
             yield client.edit(made, change, check=False).stderr
 
-    assert all(f"spec.{field}: Forbidden" in text for field, text in zip(THAWED, texts(), strict=True))
+    assert all(f"spec.{field}: Forbidden" in text for field, text in zip(WHILE_NO_PODS, texts(), strict=True))
     client("patch", "vtr/demo", "--type=merge", "-p", '{"spec":{"suspend":true}}')
     client.status({"phase": "Suspending"})
     assert all("wait for phase Suspended" in text for text in texts())
     client.status({"phase": "Suspended"})
-    assert list(texts()) == [""] * len(THAWED)
+    assert list(texts()) == [""] * len(WHILE_NO_PODS)
     assert (
         "gpusPerNode cannot change" in client.edit(made, lambda s: s["pool"].update(gpusPerNode=1), check=False).stderr
     )

@@ -1,4 +1,4 @@
-"""Prometheus' own judge of a metrics page: `promtool check metrics`.
+"""Prometheus' own check of a metrics page: `promtool check metrics`.
 
 promtool is taken from PATH, else from Debian's prometheus package, unpacked (not installed) into the user's cache.
 """

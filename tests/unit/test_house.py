@@ -107,6 +107,7 @@ RETIRED = {
     r"weak.?point": "what the test shows",
     r"freeze.?percent|videotrain_frozen|frozen step": "node trust, hang; frozen is the accepted configuration",
     r"(?<!multi_)\btenants?\b": "hosted pod",
+    r"thawed": "while no pod exists",
     r"\b_?strike\b": "end for a fault, inject a fault",
     r"slots_?per_?step|_slots?\b|\bslots?\b(?!=True)": "micro-batch",
 }

@@ -148,7 +148,7 @@ class TestResource:
         ("home", "names"),
         [
             ("mutability", mutability.LIVE),
-            ("mutability", mutability.THAWED),
+            ("mutability", mutability.WHILE_NO_PODS),
             ("mutability", mutability.FIXED_POOL),
             ("mutability", mutability.LIVE_FAILURE_POLICY),
             ("mutability", mutability.FIXED_FAILURE_POLICY),

@@ -12,7 +12,7 @@ from videotrain_api.resource.mutability import (
     FIXED_POOL,
     LIVE,
     LIVE_FAILURE_POLICY,
-    THAWED,
+    WHILE_NO_PODS,
 )
 from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.stages import TASKS, Stage
@@ -34,14 +34,14 @@ def _fixed(field: str, advice: str = _ANEW) -> CelRule:
     return CelRule(same(field), f"{field} cannot change; {advice}", f".{field}", "FieldValueForbidden")
 
 
-def _thawed(field: str) -> CelRule:
+def _while_no_pods(field: str) -> CelRule:
     rule = f"{_HOLDS_NO_POD} || {same(f'spec.{field}')}"
     message = f"{field} cannot change while the run may hold pods: {_SUSPEND}"
     return CelRule(rule, message, f".spec.{field}", "FieldValueForbidden")
 
 
 TRANSITIONS: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
-    VideoTrainingRun: tuple(_thawed(field) for field in THAWED),
+    VideoTrainingRun: tuple(_while_no_pods(field) for field in WHILE_NO_PODS),
     VideoTrainingRunSpec: (
         *(_fixed(field) for field in FIXED),
         CelRule(

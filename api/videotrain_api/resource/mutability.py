@@ -1,7 +1,7 @@
 """What may be changed after a run was created, and when.
 
-Live fields take effect on a running world. Thawed fields describe the pods and may change only while no pod exists, so
-that all members of a world are alike. Everything else decides what is trained, and is fixed with the first pods.
+Live fields take effect on a running world. Those that describe the pods may change only while there is none, so that$
+all members of a world are alike. Everything else decides what is trained, and is fixed with the first pods.
 
 The CRD's transition rules, the frozen configuration and the directory of a local run read these lists. Names are those
 of the wire.
@@ -24,7 +24,7 @@ LIVE: Final = (
     "ttlSecondsAfterFinished",
 )
 """Fields of spec that may change at any time; also LIVE_FAILURE_POLICY and `nodes` of each stage."""
-THAWED: Final = ("image", "imagePullPolicy", "pool", "queue")
+WHILE_NO_PODS: Final = ("image", "imagePullPolicy", "pool", "queue")
 """Fields of spec that may change while the run holds no pod: it is suspended, or was never accepted."""
 FIXED: Final = ("autoencoder", "checkpoint", "dataset", "model", "seed", "storage", "textEncoder")
 """Fields of spec that never change. podTemplate is fixed as well, but CEL cannot look into it: the operator tells."""

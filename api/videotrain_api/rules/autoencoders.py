@@ -36,7 +36,7 @@ def check_autoencoder_losses(path: str, task: AutoencoderTask, spec: Autoencoder
 
 
 def _depth(path: str, resolution: str, phase: AdversarialPhase) -> Iterator[Problem]:
-    # A norm over a single position is zero whatever the pixels, so one patch per clip judges nothing.
+    # A norm over a single position is zero whatever the pixels, so one patch per clip tells nothing.
     if resolution not in aspect.RESOLUTION_NAMES:
         return
     side = aspect.side_of(resolution)

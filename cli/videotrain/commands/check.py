@@ -14,7 +14,7 @@ EXIT_REFUSED = 2
 
 
 def check_manifest(path: Path, *, as_json: bool) -> int:
-    """Judge a manifest by the rules that the admission webhook and the operator judge it by.
+    """Check a manifest by the rules of the admission webhook and the operator.
 
     Args:
         path: manifest.
@@ -32,13 +32,13 @@ def check_manifest(path: Path, *, as_json: bool) -> int:
         stages = ", ".join(f"{stage.name} ({stage.task})" for stage in run.spec.stages)
         sys.stdout.write(f"{path}: {run.metadata.name} can be accepted. Stages: {stages}\n")
         return 0
-    name, problems = _judge(path)
+    name, problems = _problems_in(path)
     document = {"file": str(path), "valid": not problems, "name": name, "problems": problems}
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
     return EXIT_REFUSED if problems else 0
 
 
-def _judge(path: Path) -> tuple[str | None, list[dict[str, Any]]]:
+def _problems_in(path: Path) -> tuple[str | None, list[dict[str, Any]]]:
     try:
         return load_run(path).metadata.name, []
     except ManifestFileError as error:

@@ -25,7 +25,7 @@ class Api:
     """One user's requests to one API server; safe to use from several threads."""
 
     def __init__(self, server: str, authority: str, identity: Pair) -> None:
-        """Prepare requests.
+        """Load the certificates; nothing is sent yet.
 
         Args:
             server: URL of the API server.

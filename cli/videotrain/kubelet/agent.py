@@ -26,7 +26,7 @@ from videotrain.kubelet.node_object import Registration, keep_alive
 from videotrain.kubelet.orders import obey
 from videotrain.kubelet.pod import PodHost
 from videotrain.kubelet.site import Site, Timing
-from videotrain.kubelet.watch import follow, patiently
+from videotrain.kubelet.watch import follow, retry_until_answered
 from videotrain.local.workdir_lock import locked
 from videotrain.locks import DirectoryError
 from videotrain.processes.devices import Found, Need, NodeDevices, share_devices
@@ -59,7 +59,7 @@ class KubeNodes:
         await asyncio.to_thread(end_leftovers, self._site.pods)
         # Nodes before pods: a pod that is bound to a node is served only while that node is registered.
         for node in self._nodes.values():
-            await patiently(self._site.client, f"registering node {node.name}", node.power_on)
+            await retry_until_answered(self._site.client, f"registering node {node.name}", node.power_on)
         orders = {
             "kill-node": self._order_kill_node,
             "restore-node": self._order_restore_node,
@@ -96,7 +96,7 @@ class KubeNodes:
         node = self._known(name)
         if name in self._dying:
             await self._dying[name]
-        await patiently(self._site.client, f"registering node {name}", node.power_on)
+        await retry_until_answered(self._site.client, f"registering node {name}", node.power_on)
         for uid in list(self._pods):
             self._attend(uid)
 

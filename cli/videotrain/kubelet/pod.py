@@ -14,7 +14,7 @@ from videotrain.kubelet.site import Site
 from videotrain.kubelet.status import PodReport, Record, now
 from videotrain.kubelet.status_writer import StatusWriter
 from videotrain.kubelet.volumes import PodVolumes
-from videotrain.kubelet.watch import patiently
+from videotrain.kubelet.watch import retry_until_answered
 from videotrain.processes.addresses import NoAddressError
 from videotrain.processes.podfiles import ContainerConfigError, container_of
 from videotrain.processes.process import Ending
@@ -207,6 +207,6 @@ class PodHost:
             await self._site.client.delete("Pod", head["namespace"], head["name"], uid=head["uid"], grace_seconds=0)
 
         try:
-            await patiently(self._site.client, f"deletion of pod {head['name']}", delete)
+            await retry_until_answered(self._site.client, f"deletion of pod {head['name']}", delete)
         except (Conflict, NotFound) as error:
             _log.debug("pod %s is gone already: %s", head["name"], error)

@@ -69,7 +69,7 @@ async def _list(client: KubeClient, kind: str, follower: Follower) -> str:
     return version
 
 
-async def patiently(client: KubeClient, what: str, request: Any) -> Any:
+async def retry_until_answered(client: KubeClient, what: str, request: Any) -> Any:
     """The result of a request, repeated while the API server is away.
 
     Args:

@@ -28,7 +28,7 @@ class Outcome:
     """Where results are, by what they are."""
 
 
-def judge(run: Json, workdir: Path, interrupted: bool) -> Outcome:
+def outcome_of(run: Json, workdir: Path, interrupted: bool) -> Outcome:
     """The outcome of a run whose nodes are released.
 
     Args:

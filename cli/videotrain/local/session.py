@@ -15,7 +15,7 @@ from videotrain.embedded.store import EmbeddedCluster
 from videotrain.local.chaos import FaultInjector
 from videotrain.local.chaos_spec import FiredFaults
 from videotrain.local.display import Display
-from videotrain.local.ending import EXIT_SUSPENDED, Outcome, judge
+from videotrain.local.ending import EXIT_SUSPENDED, Outcome, outcome_of
 from videotrain.local.operator_loop import Operating
 from videotrain.local.prepare import USER_MANAGER, Prepared, with_storage
 from videotrain.local.workdir_lock import LEAST_BYTES, check_space
@@ -127,7 +127,7 @@ class Session:
         background = [nodes.run(), self._watch_space(), self._suspend_when_asked(prepared)]
         background += [server.ended()] if server else []
         run = await first_of(operating.run(), background)
-        outcome = judge(run, self._workdir, interrupted=self._suspend.is_set())
+        outcome = outcome_of(run, self._workdir, interrupted=self._suspend.is_set())
         files = await asyncio.to_thread(self._write_results, run, prepared)
         unfired = [f"chaos: {text} never fired" for text in faults.never_fired()]
         return Outcome(outcome.exit_code, outcome.message, [*unfired, *outcome.details], files)

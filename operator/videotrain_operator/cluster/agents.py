@@ -48,7 +48,7 @@ class AgentClient:
     def __init__(
         self, timeout_seconds: float = TIMEOUT_SECONDS, longest_silence_seconds: float = LONGEST_SILENCE_SECONDS
     ) -> None:
-        """Prepare.
+        """Begin without connections; entering opens them.
 
         Args:
             timeout_seconds: how long an answer may take.

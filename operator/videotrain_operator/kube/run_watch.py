@@ -14,7 +14,7 @@ class Runs:
     """Follows the runs into a Store. Everything is called in the event loop of the process."""
 
     def __init__(self, store: Store, on_event: Callable[[WatchEvent], None]) -> None:
-        """Prepare.
+        """Begin with an empty view; kopf's handlers fill it.
 
         Args:
             store: cache of the runs.

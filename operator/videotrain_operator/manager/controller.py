@@ -69,7 +69,7 @@ class Controller:
         settings: Settings,
         nodes_heard_at: Callable[[], float],
     ) -> None:
-        """Prepare.
+        """Begin without loops; `lead` starts one for each run.
 
         Args:
             cluster: where runs live.

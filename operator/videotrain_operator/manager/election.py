@@ -39,7 +39,7 @@ class Election:
         seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Prepare.
+        """Begin as a standby; `acquire` campaigns for the Lease.
 
         Args:
             client: where the Lease is.

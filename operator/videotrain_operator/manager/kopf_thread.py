@@ -32,7 +32,7 @@ class KopfThread:
     """Runs the handlers of `manager.handlers`."""
 
     def __init__(self, runs: Runs, load_configuration: Callable[[], Awaitable[Configuration]]) -> None:
-        """Prepare.
+        """Begin without a thread; `follow` starts it.
 
         Args:
             runs: is told what the watch sees.

@@ -23,7 +23,7 @@ BLAMELESS: Final = frozenset({FaultReason.NODE_LOST, FaultReason.POD_GONE, Fault
 """Reasons of deaths that no step brought about, so that they say nothing about progress."""
 
 
-def judge_generation(draft: Draft) -> None:
+def check_generation(draft: Draft) -> None:
     """End the running generation if it is complete, failed, hangs or loses a member."""
     live = draft.live
     if live is None or draft.finished():
@@ -34,16 +34,16 @@ def judge_generation(draft: Draft) -> None:
         return
     faults = _faults(draft, live, reports)
     if faults:
-        _judge_faults(draft, live, faults, reports)
+        _end_for_faults(draft, live, faults, reports)
         return
     hang = _hang(draft, live, reports)
     if hang is not None:
         _end_for_fault(draft, live, hang)
         return
-    _judge_leaving(draft, live)
+    _check_leaving(draft, live)
 
 
-def judge_standby(draft: Draft) -> None:
+def check_standby(draft: Draft) -> None:
     """Count pods that failed outside any generation, so that a pod that cannot start does not start for ever.
 
     A pod that somebody deleted did start; however it ends, it was told to.
@@ -103,7 +103,7 @@ def _member_fault(draft: Draft, live: GenerationStatus, name: str) -> Fault | No
     return gone_fault(name, last[-1] if last else None)
 
 
-def _judge_faults(draft: Draft, live: GenerationStatus, faults: list[Fault], reports: list[Report]) -> None:
+def _end_for_faults(draft: Draft, live: GenerationStatus, faults: list[Fault], reports: list[Report]) -> None:
     root = root_of(faults)
     if root is None:
         first = min((fault.at for fault in faults if fault.at is not None), default=draft.now)
@@ -278,7 +278,7 @@ def _blame_silent(draft: Draft, live: GenerationStatus) -> bool:
     return bool(silent)
 
 
-def _judge_leaving(draft: Draft, live: GenerationStatus) -> None:
+def _check_leaving(draft: Draft, live: GenerationStatus) -> None:
     """Members whose node is drained, or that somebody deletes, leave in good order."""
     leaving = [pod for pod in _member_pods(draft, live) if pod.node_draining or pod.deleting]
     if not leaving:

@@ -123,7 +123,7 @@ def settle_pods(draft: Draft, *, remake_unplaced: bool) -> None:
     # What a generation was ended for stays visible until its end is on record.
     for pod in () if draft.ended else draft.observed.pods:
         if pod.name in keep or (pod.deleting and not pod.node_lost):
-            continue  # a member's death is judged, and on record, before its pod goes
+            continue  # a member's death is dealt with, and on record, before its pod goes
         if dead(pod):
             _remove_dead(draft, pod)
         elif remake_unplaced and pod.unschedulable:

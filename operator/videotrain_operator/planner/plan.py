@@ -25,7 +25,7 @@ from videotrain_operator.planner.decision import Deletion, Event, Plan
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.finish import expire_run
 from videotrain_operator.planner.generations import adopt_published, begin_generation, spread_roster
-from videotrain_operator.planner.health import judge_generation, judge_standby
+from videotrain_operator.planner.health import check_generation, check_standby
 from videotrain_operator.planner.members import forgive_nodes, release_all, settle_pods
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.outage import track_outage
@@ -80,8 +80,8 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
     # fault of this pass raises new ones; pods outside the world come last, since the world's own dead are counted with
     # it. Leaves `ended`: then 6 to 8 begin no world, and make and delete no pod.
     forgiven = forgive_nodes(draft)
-    judge_generation(draft)
-    judge_standby(draft)
+    check_generation(draft)
+    check_standby(draft)
     # 6. Release the nodes, or change the world's size. Late enough that a dead world is on record as dead, not drained.
     suspend_or_resume(draft)
     waiting = ""

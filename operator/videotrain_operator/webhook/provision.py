@@ -42,7 +42,7 @@ class UnusableSecret(Exception):
     """Somebody else's Secret holds no certificate that can be served."""
 
 
-class Keeper:
+class Provisioner:
     """Reads, repairs and renews. Holds no state of its own but what it has already complained about."""
 
     def __init__(self, client: KubeClient, *, service: str, namespace: str, secret: str, configuration: str) -> None:

@@ -20,7 +20,7 @@ from videotrain_api.validation import parse_run
 
 Json = dict[str, Any]
 Outcome = Literal["allowed", "denied", "skipped", "failed"]
-"""Judged and taken, judged and refused, nothing to judge, or a fault of the judge."""
+"""Checked and taken, checked and refused, nothing to check, or the check itself failed."""
 REVIEW_VERSION: Final = "admission.k8s.io/v1"
 MOST_PROBLEMS: Final = 40
 LONGEST_PROBLEM: Final = 500
@@ -28,7 +28,7 @@ LONGEST_WARNING: Final = 240
 """kubectl prints a warning on one line; the API server drops what is beyond 256 characters."""
 UNBUDGETED_GPU_HOURS: Final = 1000.0
 """A run that needs more than this without any budget is worth a warning; a smaller one is an ordinary experiment."""
-_JUDGED: Final = ("CREATE", "UPDATE")
+_CHECKED: Final = ("CREATE", "UPDATE")
 _GENERATED: Final = "xxxxx"
 """Stands for the suffix that the API server puts behind metadata.generateName."""
 _log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def answer(body: bytes) -> tuple[Outcome, Json]:
     request = review.get("request") if isinstance(review, dict) else None
     if not isinstance(request, dict) or not isinstance(request.get("uid"), str):
         raise BadReview("the body is no AdmissionReview with a request that has a uid")
-    verdict = judge(request)
+    verdict = review_request(request)
     response = {"uid": request["uid"], "allowed": not verdict.problems}
     if verdict.problems:
         response["status"] = _status(verdict.problems)
@@ -71,22 +71,22 @@ def answer(body: bytes) -> tuple[Outcome, Json]:
     return verdict.outcome, {"apiVersion": REVIEW_VERSION, "kind": "AdmissionReview", "response": response}
 
 
-def judge(request: Mapping[str, Any]) -> Verdict:
-    """Judge an AdmissionRequest.
+def review_request(request: Mapping[str, Any]) -> Verdict:
+    """Check an AdmissionRequest.
 
     A manifest on which the models themselves fail is refused: the operator could not handle it either.
     """
     try:
-        return _judge(request)
+        return _review(request)
     except Exception as error:
         _log.exception("run=%s/%s review=failed", request.get("namespace"), request.get("name"))
         message = f"the checks of videotrain failed on this manifest ({type(error).__name__}); please report it"
         return Verdict(outcome="failed", problems=(Problem("(root)", str(error), message),))
 
 
-def _judge(request: Mapping[str, Any]) -> Verdict:
+def _review(request: Mapping[str, Any]) -> Verdict:
     new, old = request.get("object"), request.get("oldObject")
-    if request.get("operation") not in _JUDGED or request.get("subResource") or _under_deletion(new):
+    if request.get("operation") not in _CHECKED or request.get("subResource") or _under_deletion(new):
         return Verdict(outcome="skipped")
     if request["operation"] == "CREATE":
         run = _parsed(_named(new))
@@ -95,10 +95,10 @@ def _judge(request: Mapping[str, Any]) -> Verdict:
         return Verdict(outcome="denied", problems=run)
     if isinstance(new, dict) and isinstance(old, dict) and new.get("spec") == old.get("spec"):
         return Verdict(outcome="skipped")
-    return _judge_change(new, old)
+    return _review_change(new, old)
 
 
-def _judge_change(new: Any, old: Any) -> Verdict:
+def _review_change(new: Any, old: Any) -> Verdict:
     """Refuse what is newly wrong. A run that an older version took can still be suspended, or mended step by step."""
     run, before = _parsed(new), _parsed(old)
     # What the models refused was not accepted with its template either.

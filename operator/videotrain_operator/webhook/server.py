@@ -1,6 +1,6 @@
 """The HTTPS server of the validating webhook, on every replica.
 
-Reviews are judged in a thread of their own, so that a large manifest does not hold up the operator's event loop.
+Manifests are checked in a thread of their own, so that a large manifest does not hold up the operator's event loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aiohttp import web
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.kube.client import ApiError, KubeClient
 from videotrain_operator.webhook.certificates import Material, certificates_pem, fingerprint, key_pem
-from videotrain_operator.webhook.provision import Keeper, UnusableSecret
+from videotrain_operator.webhook.provision import Provisioner, UnusableSecret
 from videotrain_operator.webhook.review import BadReview, Outcome, answer
 
 LOOK_SECONDS: Final = 60.0
@@ -70,10 +70,12 @@ class Webhook:
         """Whether reviews are being answered."""
         self.reviews: dict[Outcome, int] = {"allowed": 0, "denied": 0, "skipped": 0, "failed": 0}
         """Answers given since the start, by outcome."""
-        self._keeper = Keeper(client, service=service, namespace=namespace, secret=secret, configuration=configuration)
+        self._provisioner = Provisioner(
+            client, service=service, namespace=namespace, secret=secret, configuration=configuration
+        )
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._served: bytes | None = None
-        self._judges = ThreadPoolExecutor(max_workers=2, thread_name_prefix="webhook")
+        self._reviewers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="webhook")
 
     async def run(self) -> None:
         """Serve until cancelled.
@@ -94,7 +96,7 @@ class Webhook:
     async def look(self) -> bool:
         """Put Secret and configuration right and serve with what the Secret holds; False if that failed for now."""
         try:
-            self._load(await self._keeper.look(datetime.now(UTC)))
+            self._load(await self._provisioner.look(datetime.now(UTC)))
         except (ApiError, Conflict, NotFound, UnusableSecret) as error:
             _log.warning("webhook certificate: %s; trying again", error)
             return False
@@ -116,7 +118,7 @@ class Webhook:
         finally:
             self.ready = False
             await runner.cleanup()
-            self._judges.shutdown(wait=False)
+            self._reviewers.shutdown(wait=False)
 
     def _load(self, material: Material) -> None:
         """Serve new connections with this certificate."""
@@ -135,7 +137,7 @@ class Webhook:
             async with asyncio.timeout(REVIEW_SECONDS):
                 body = await request.read()
                 loop = asyncio.get_running_loop()
-                outcome, review = await loop.run_in_executor(self._judges, answer, body)
+                outcome, review = await loop.run_in_executor(self._reviewers, answer, body)
         except BadReview as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from error
         except TimeoutError as error:

@@ -109,7 +109,7 @@ def test_the_gradients_are_those_of_the_losses_written_out(world):
         assert_near(a, b, 1000)
 
 
-def test_the_autoencoder_learns_nothing_from_the_judgement_and_the_judge_nothing_from_being_fooled(world):
+def test_the_autoencoder_learns_nothing_from_the_loss_of_the_critic_and_the_critic_nothing_from_being_fooled(world):
     model, critic, _, losses, video = world
     loss = losses(Pair(critic), model(video), video, "micro_batch")
     loss.autoencoder.backward(retain_graph=True)

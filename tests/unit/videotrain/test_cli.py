@@ -98,8 +98,8 @@ def test_a_bad_manifest_is_refused_with_every_problem(capsys, tmp_path, command)
 def test_a_manifest_that_can_be_accepted_is_told_so(capsys):
     stages = "256px-t2v (train), 256px-ti2v (train), 768px-ti2v (train)"
     assert out(capsys, "check", OPEN_SORA) == f"{OPEN_SORA}: open-sora-2 can be accepted. Stages: {stages}\n"
-    judged = json.loads(out(capsys, "check", OPEN_SORA, "--json"))
-    assert judged == {"file": str(OPEN_SORA), "valid": True, "name": "open-sora-2", "problems": []}
+    checked = json.loads(out(capsys, "check", OPEN_SORA, "--json"))
+    assert checked == {"file": str(OPEN_SORA), "valid": True, "name": "open-sora-2", "problems": []}
 
 
 def test_every_problem_of_a_manifest_is_told_to_machines(capsys, tmp_path):
@@ -110,12 +110,12 @@ def test_every_problem_of_a_manifest_is_told_to_machines(capsys, tmp_path):
     path.write_text(yaml.safe_dump(manifest))
     assert main(["check", str(path), "--json"]) == 2
     captured = capsys.readouterr()
-    judged = json.loads(captured.out)
+    checked = json.loads(captured.out)
     assert captured.err == ""
-    assert (judged["valid"], judged["name"]) == (False, None)
-    values = {problem["path"]: problem["value"] for problem in judged["problems"]}
+    assert (checked["valid"], checked["name"]) == (False, None)
+    values = {problem["path"]: problem["value"] for problem in checked["problems"]}
     assert values == {"spec.pool.pricePerGpuHour": "-2", "spec.sead": 1}
-    assert "did you mean 'seed'?" in next(p["message"] for p in judged["problems"] if p["path"] == "spec.sead")
+    assert "did you mean 'seed'?" in next(p["message"] for p in checked["problems"] if p["path"] == "spec.sead")
 
 
 def test_a_file_that_is_no_yaml_is_one_problem_without_a_path(capsys, tmp_path):

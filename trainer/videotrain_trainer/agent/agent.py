@@ -120,7 +120,7 @@ class Agent:
         if self._current:
             self._current.poll()
         # After the messages, which are lost with a dead server's channel; before obey, which may want to start workers.
-        self._fork_server.revive()
+        self._fork_server.restart_if_dead()
         # Relies on `finished`: a newer roster stops what runs and only then, in a later tick, starts.
         self._obey()
         # Last, so that an answer shows all of this tick and never half of it.

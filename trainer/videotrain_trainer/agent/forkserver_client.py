@@ -48,10 +48,10 @@ class ForkServerClient:
 
     def launch(self, order: LaunchOrder) -> None:
         """Start the workers of a generation; a fork server that died is replaced first."""
-        self.revive()
+        self.restart_if_dead()
         self._channel.send(order.model_dump_json(by_alias=True).encode())
 
-    def revive(self) -> None:
+    def restart_if_dead(self) -> None:
         """Put another fork server in the place of one that died."""
         if not self.alive():
             log.error("the fork server ended with status %s; starting another", self._process.returncode)

@@ -14,7 +14,7 @@ import torch
 from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.errors import ConfigError, DataError
 from videotrain_trainer.evaluation import preference, tables, vbench, winrate
-from videotrain_trainer.evaluation.autoencoder import Judge, check_size
+from videotrain_trainer.evaluation.autoencoder import Evaluation, check_size
 from videotrain_trainer.evaluation.metrics import averaged, compared, described
 from videotrain_trainer.evaluation.videos import ENDINGS, items_of, read_frames, uri_of, videos_below
 from videotrain_trainer.models.loading import load
@@ -51,7 +51,7 @@ def autoencoder(options: argparse.Namespace, tick: Tick) -> None:
         found = "a transformer" if isinstance(module, MMDiT) else "an autoencoder for pictures"
         raise ConfigError(f"--weights: {options.weights} holds {found}; a video autoencoder is needed")
     perceptual = load_perceptual(store, uri_of(options.lpips), "--lpips").to(device) if options.lpips else None
-    rows = dict(Judge(module, perceptual).rows(items, tick))
+    rows = dict(Evaluation(module, perceptual).rows(items, tick))
     mean = averaged(list(rows.values()))
     result = {"autoencoder": str(options.weights), "source": options.source, "videos": rows, "mean": mean}
     note = "" if perceptual else "\nNo LPIPS: its weights are not mounted; name their folder with --lpips."

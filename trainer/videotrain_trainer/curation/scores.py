@@ -25,7 +25,7 @@ def run(draft: Draft, task: CurateTask) -> None:
             "aspect": info.width / info.height,
         }
         piece.phash = "".join(_phash(scan, number) for number in spread(piece, HASH_FRAMES))
-        _judge(piece, task)
+        _drop_by_scores(piece, task)
 
 
 def motion(scan: Scan, piece: Piece) -> float:
@@ -48,7 +48,7 @@ def _phash(scan: Scan, number: int) -> str:
     return str(imagehash.phash(Image.fromarray(scan.thumbs[number])))
 
 
-def _judge(piece: Piece, task: CurateTask) -> None:
+def _drop_by_scores(piece: Piece, task: CurateTask) -> None:
     moves, sharp = piece.scores["motion"], piece.scores["blur"]
     if moves < task.min_motion:
         piece.drop("still", f"motion {moves:.3g}, at least {task.min_motion:g}")

@@ -21,8 +21,8 @@ Row = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Judge:
-    """An autoencoder and what it is judged by."""
+class Evaluation:
+    """An autoencoder and what it is measured by."""
 
     autoencoder: Autoencoder
     perceptual: PerceptualDistance | None

@@ -63,7 +63,7 @@ def run(
     prompts: Mapping[str, str] | None,
     device: str,
 ) -> dict[str, float]:
-    """Let VBench judge a folder of videos.
+    """Let VBench score a folder of videos.
 
     Args:
         videos: folder with mp4 files; with `suite` named `<prompt>-<number>.mp4` as VBench demands.
@@ -84,9 +84,9 @@ def run(
     check(dimensions, suite)
     module = _load(weights)
     output.mkdir(parents=True, exist_ok=True)
-    judge = module.VBench(_device(device), str(_info(module)), str(output))
+    benchmark = module.VBench(_device(device), str(_info(module)), str(output))
     mode = {"mode": "vbench_standard"} if suite else {"mode": "custom_input", "prompt_list": dict(prompts or {})}
-    judge.evaluate(videos_path=str(videos), name=NAME, dimension_list=list(dimensions), local=True, **mode)
+    benchmark.evaluate(videos_path=str(videos), name=NAME, dimension_list=list(dimensions), local=True, **mode)
     return _scores(output / f"{NAME}_eval_results.json", dimensions)
 
 

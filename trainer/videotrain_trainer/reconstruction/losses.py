@@ -91,10 +91,10 @@ class AdversarialLosses:
         return AdversarialLoss(
             reconstruction=reconstruction.detach(),
             autoencoder=(out_BCTHW.float() * (gradient_BCTHW + weight * pull_BCTHW)).sum(),
-            discriminator=self._judged(engine.critic, pixels_BCTHW.detach(), video_BCTHW, name),
+            discriminator=self._adversarial(engine.critic, pixels_BCTHW.detach(), video_BCTHW, name),
         )
 
-    def _judged(self, critic: Any, out_BCTHW: Tensor, video_BCTHW: Tensor, name: str) -> Tensor:
+    def _adversarial(self, critic: Any, out_BCTHW: Tensor, video_BCTHW: Tensor, name: str) -> Tensor:
         clips = [clip_BCTHW.to(critic.dtype) for clip_BCTHW in (video_BCTHW, out_BCTHW)]
         real, fake = critic(*clips, generator=self._noise("judge", name, out_BCTHW))
         return discriminator_loss(self._phase.loss, real, fake)

@@ -71,7 +71,7 @@ def test_dropout_depends_on_the_generator_alone_and_keeps_the_mean():
     assert drawn.item() == pytest.approx(whole.mean().item(), abs=0.01)
 
 
-def test_clips_that_are_judged_together_do_not_meet_in_a_norm():
+def test_clips_that_are_scored_together_do_not_meet_in_a_norm():
     module = small(dropout=0.0)
     real, fake = torch.randn(1, 3, 4, 16, 16), 5 * torch.randn(1, 3, 4, 16, 16)
     together = module(real, fake, generator=generator())
@@ -79,7 +79,7 @@ def test_clips_that_are_judged_together_do_not_meet_in_a_norm():
     assert torch.equal(together[1], module(fake, generator=generator())[0])
 
 
-def test_a_picture_is_judged_and_nothing_is_remembered_between_batches():
+def test_a_picture_is_scored_and_nothing_is_remembered_between_batches():
     module = small()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     (logits,) = module(torch.randn(1, 3, 1, 16, 16), generator=generator())

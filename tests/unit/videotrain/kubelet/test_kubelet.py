@@ -41,7 +41,7 @@ def test_a_pod_is_pending_until_its_main_container_has_run_and_ready_only_while_
 
 
 @pytest.mark.parametrize(("code", "phase"), [(0, "Succeeded"), (3, "Failed")])
-def test_a_pod_that_is_over_is_judged_by_its_exit_codes(code, phase):
+def test_a_pod_that_is_over_ends_by_its_exit_codes(code, phase):
     pod = report()
     pod.main.run("2026-11-23T06:00:00Z", started=True, ready=True)
     pod.main.end(ending(code), "")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from videotrain.local import workdir_lock as workplace
+from videotrain.local import workdir_lock
 from videotrain.local.workdir_lock import check_same_run, check_space, locked
 from videotrain.locks import DirectoryError
 from videotrain_api.resource.trainrun import VideoTrainingRun
@@ -42,7 +42,7 @@ def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path):
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(workplace.shutil, "disk_usage", lambda _: type("U", (), {"free": 5 * 2**20}))
+    monkeypatch.setattr(workdir_lock.shutil, "disk_usage", lambda _: type("U", (), {"free": 5 * 2**20}))
     with pytest.raises(DirectoryError, match="disk full: 5 MiB are free and 512 MiB are needed"):
         check_space(tmp_path)
 

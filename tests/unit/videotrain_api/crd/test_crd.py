@@ -180,7 +180,7 @@ def test_everything_else_is_fixed_once_the_run_exists(field, admission, manifest
     assert admission.refusals(manifest) == []
 
 
-THAWED = {
+WHILE_NO_PODS = {
     "image": lambda spec: spec.update(image="other/image:1"),
     "imagePullPolicy": lambda spec: spec.update(imagePullPolicy="Always"),
     "pool": lambda spec: spec["pool"].update(pricePerGpuHour="1.00", nodeSelector={"gpu": "b200"}),
@@ -188,10 +188,10 @@ THAWED = {
 }
 
 
-@pytest.mark.parametrize("field", THAWED)
+@pytest.mark.parametrize("field", WHILE_NO_PODS)
 def test_what_shapes_the_pods_may_change_only_while_there_are_none(field, admission, manifest):
     changed = copy.deepcopy(manifest)
-    THAWED[field](changed["spec"])
+    WHILE_NO_PODS[field](changed["spec"])
 
     def refused(*, suspend: bool, phase: str) -> bool:
         old = copy.deepcopy(manifest) | {"status": RunStatus(phase=phase).to_wire()}

@@ -27,7 +27,7 @@ from videotrain_operator.webhook.certificates import (
     new_serving,
     settle,
 )
-from videotrain_operator.webhook.provision import Keeper, UnusableSecret
+from videotrain_operator.webhook.provision import Provisioner, UnusableSecret
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NAME = "videotrain-webhook.videotrain.svc"
@@ -35,9 +35,9 @@ HOUR = timedelta(hours=1)
 LATER = 2 * OVERLAP
 
 
-def keeper(store: WebhookStore, service: str = "videotrain-webhook") -> Keeper:
+def provisioner(store: WebhookStore, service: str = "videotrain-webhook") -> Provisioner:
     client: Any = store
-    return Keeper(client, service=service, namespace="videotrain", secret=SECRET, configuration=CONFIGURATION)
+    return Provisioner(client, service=service, namespace="videotrain", secret=SECRET, configuration=CONFIGURATION)
 
 
 def verify(certificate: x509.Certificate | None, bundle: bytes, now: datetime, name: str = NAME) -> None:
@@ -61,7 +61,7 @@ def store() -> WebhookStore:
 
 
 async def test_the_first_look_makes_a_certificate_that_the_api_server_trusts(store: WebhookStore) -> None:
-    material = await keeper(store).look(START)
+    material = await provisioner(store).look(START)
     assert store.bundles == [store.secret["ca.crt"]] * 2
     assert material.certificate == certificate_of(store)
     for name in (NAME, "videotrain-webhook", "videotrain-webhook.videotrain", "localhost"):
@@ -71,15 +71,15 @@ async def test_the_first_look_makes_a_certificate_that_the_api_server_trusts(sto
 
 
 async def test_a_server_whose_clock_is_behind_takes_it(store: WebhookStore) -> None:
-    material = await keeper(store).look(START)
+    material = await provisioner(store).look(START)
     verify(material.certificate, store.bundles[0], START - SKEW)
 
 
 async def test_looking_again_writes_nothing(store: WebhookStore) -> None:
-    first = await keeper(store).look(START)
+    first = await provisioner(store).look(START)
     store.writes.clear()
     for days in (0, 1, 200):
-        assert (await keeper(store).look(START + timedelta(days=days))).certificate == first.certificate
+        assert (await provisioner(store).look(START + timedelta(days=days))).certificate == first.certificate
     assert store.writes == []
 
 
@@ -87,18 +87,18 @@ async def test_a_replica_that_comes_second_takes_what_the_first_made(store: Webh
     made: list[Material] = []
 
     async def interfere() -> None:
-        made.append(await keeper(store).look(START))
+        made.append(await provisioner(store).look(START))
 
     store.before_write = interfere
-    second = await keeper(store).look(START)
+    second = await provisioner(store).look(START)
     assert second.certificate == made[0].certificate == certificate_of(store)
     assert store.writes.count("Secret") == 1 and store.bundles == [store.secret["ca.crt"]] * 2
 
 
 async def test_the_serving_certificate_is_renewed_by_the_same_authority(store: WebhookStore) -> None:
-    old = await keeper(store).look(START)
+    old = await provisioner(store).look(START)
     due = START + SERVING_LIFE * 2 / 3 + HOUR
-    new = await keeper(store).look(due)
+    new = await provisioner(store).look(due)
     assert new.certificate != old.certificate and new.key != old.key
     assert new.authorities == old.authorities
     verify(new.certificate, store.bundles[0], due + SERVING_LIFE - HOUR)
@@ -106,21 +106,21 @@ async def test_the_serving_certificate_is_renewed_by_the_same_authority(store: W
 
 async def test_a_new_authority_signs_only_once_it_is_trusted(store: WebhookStore) -> None:
     due = START + AUTHORITY_LIFE * 2 / 3 + HOUR
-    old = await keeper(store).look(due - SERVING_LIFE / 3)  # a serving certificate that is not due yet
+    old = await provisioner(store).look(due - SERVING_LIFE / 3)  # a serving certificate that is not due yet
     first = fingerprint(authorities_of(store)[0])
     store.objects["Secret"] = _aged(store, old, START, due - SERVING_LIFE / 3)
 
-    announced = await keeper(store).look(due)
+    announced = await provisioner(store).look(due)
     assert len(announced.authorities) == 2 and announced.certificate == certificate_of(store)
     assert fingerprint(announced.authorities[0]) != first
     verify(announced.certificate, store.bundles[0], due)
 
-    signed = await keeper(store).look(due + HOUR)
+    signed = await provisioner(store).look(due + HOUR)
     assert signed.certificate != announced.certificate
     for certificate in (announced.certificate, signed.certificate):  # replicas that have not looked yet serve the old
         verify(certificate, store.bundles[0], due + HOUR)
 
-    ended = await keeper(store).look(due + HOUR + LATER)
+    ended = await provisioner(store).look(due + HOUR + LATER)
     assert ended.certificate == signed.certificate and len(ended.authorities) == 1
     assert store.bundles == [store.secret["ca.crt"]] * 2
     with pytest.raises(VerificationError):
@@ -145,7 +145,7 @@ def _aged(store: WebhookStore, material: Material, authority_from: datetime, ser
 
 
 async def test_an_untrusted_authority_does_not_sign_while_the_old_certificate_serves(store: WebhookStore) -> None:
-    old = await keeper(store).look(START)
+    old = await provisioner(store).look(START)
     authority, key = new_authority(START)
     held = Material(
         authorities=(authority, *old.authorities), authority_key=key, certificate=old.certificate, key=old.key
@@ -157,8 +157,8 @@ async def test_an_untrusted_authority_does_not_sign_while_the_old_certificate_se
 
 
 async def test_another_service_gets_a_certificate_of_its_own_name(store: WebhookStore) -> None:
-    await keeper(store).look(START)
-    material = await keeper(store, "renamed").look(START + HOUR)
+    await provisioner(store).look(START)
+    material = await provisioner(store, "renamed").look(START + HOUR)
     verify(material.certificate, store.bundles[0], START + HOUR, "renamed.videotrain.svc")
 
 
@@ -177,39 +177,39 @@ DAMAGE = {
 async def test_a_broken_secret_is_repaired_and_told(
     damage: str, store: WebhookStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = await keeper(store).look(START)
+    before = await provisioner(store).look(START)
     DAMAGE[damage](store.objects["Secret"]["data"])
     for hours in range(3):
-        material = await keeper(store).look(START + hours * HOUR)
+        material = await provisioner(store).look(START + hours * HOUR)
         verify(material.certificate, store.bundles[0], START + hours * HOUR)
         verify(before.certificate, store.bundles[0], START + hours * HOUR)  # replicas that did not look yet
     assert certificate_of(store) == material.certificate
     assert [r.levelname for r in caplog.records if "repaired" in r.message] == ["WARNING"]
-    await keeper(store).look(START + LATER)
+    await provisioner(store).look(START + LATER)
     assert store.bundles == [store.secret["ca.crt"]] * 2
 
 
 async def test_a_deleted_secret_is_made_again(store: WebhookStore) -> None:
-    old = await keeper(store).look(START)
+    old = await provisioner(store).look(START)
     del store.objects["Secret"]
-    new = await keeper(store).look(START + HOUR)
+    new = await provisioner(store).look(START + HOUR)
     for certificate in (old.certificate, new.certificate):
         verify(certificate, store.bundles[0], START + HOUR)
 
 
 async def test_a_bundle_that_somebody_emptied_is_filled_again(store: WebhookStore) -> None:
-    await keeper(store).look(START)
+    await provisioner(store).look(START)
     hooks = store.objects["ValidatingWebhookConfiguration"]["webhooks"]
     hooks[0]["clientConfig"]["caBundle"] = ""
     hooks[1]["clientConfig"]["caBundle"] = "%%%"
-    await keeper(store).look(START)
+    await provisioner(store).look(START)
     assert store.bundles == [store.secret["ca.crt"]] * 2
 
 
 async def test_replicas_that_write_at_once_agree(store: WebhookStore) -> None:
-    await keeper(store).look(START)
+    await provisioner(store).look(START)
     due = START + SERVING_LIFE * 2 / 3 + HOUR
-    first, second = keeper(store), keeper(store)
+    first, second = provisioner(store), provisioner(store)
     rival: list[Material] = []
 
     async def interfere() -> None:
@@ -226,9 +226,9 @@ async def test_a_configuration_that_changed_meanwhile_is_left_for_the_next_look(
 
     store.before_write = touch
     with pytest.raises(Conflict):
-        await keeper(store).look(START)
+        await provisioner(store).look(START)
     store.before_write = None
-    await keeper(store).look(START)
+    await provisioner(store).look(START)
     assert store.bundles == [store.secret["ca.crt"]] * 2
 
 
@@ -236,24 +236,24 @@ async def test_without_a_configuration_it_serves_and_says_once_that_nobody_calls
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = WebhookStore(configured=False)
-    one = keeper(store)
+    one = provisioner(store)
     for hours in range(2):
         assert (await one.look(START + hours * HOUR)).certificate is not None
     assert len([r for r in caplog.records if "nobody will call" in r.message]) == 1
 
 
 async def test_an_api_server_that_is_away_is_not_taken_for_an_empty_one(store: WebhookStore) -> None:
-    await keeper(store).look(START)
+    await provisioner(store).look(START)
     store.down = True
     before = copy.deepcopy(store.objects)
     with pytest.raises(ApiError):
-        await keeper(store).look(START)
+        await provisioner(store).look(START)
     assert store.objects == before
 
 
 async def given_by_others(store: WebhookStore) -> None:
     """A Secret as cert-manager makes it: no annotation of ours, no key of the authority."""
-    await keeper(store).look(START)
+    await provisioner(store).look(START)
     store.objects["Secret"]["metadata"]["annotations"] = {}
     del store.objects["Secret"]["data"]["ca.key"]
 
@@ -262,7 +262,7 @@ async def test_a_secret_of_somebody_else_is_used_and_never_written(store: Webhoo
     await given_by_others(store)
     store.writes.clear()
     for days in (0, 300, 400):
-        assert (await keeper(store).look(START + timedelta(days=days))).certificate == certificate_of(store)
+        assert (await provisioner(store).look(START + timedelta(days=days))).certificate == certificate_of(store)
     assert store.writes == []
 
 
@@ -270,7 +270,7 @@ async def test_a_secret_of_somebody_else_that_cannot_serve_is_refused(store: Web
     await given_by_others(store)
     del store.objects["Secret"]["data"]["tls.key"]
     with pytest.raises(UnusableSecret, match=r"videotrain/webhook-tls was not made by videotrain.*tls.key: is missing"):
-        await keeper(store).look(START)
+        await provisioner(store).look(START)
 
 
 async def test_a_bundle_that_cert_manager_injects_is_left_alone(store: WebhookStore) -> None:
@@ -279,5 +279,5 @@ async def test_a_bundle_that_cert_manager_injects_is_left_alone(store: WebhookSt
     configuration["metadata"]["annotations"] = {"cert-manager.io/inject-ca-from": "videotrain/webhook"}
     for hook in configuration["webhooks"]:
         hook["clientConfig"]["caBundle"] = ""
-    await keeper(store).look(START)
+    await provisioner(store).look(START)
     assert store.bundles == [b"", b""]

@@ -18,7 +18,7 @@ from videotrain_api.schema import ManifestError
 from videotrain_api.validation import parse_run
 from videotrain_api.vocabulary import API_VERSION, KIND
 from videotrain_operator.reconcile import RunKey, reconcile, utc_now
-from videotrain_operator.webhook.review import judge
+from videotrain_operator.webhook.review import review_request
 
 Json = dict[str, Any]
 ADMISSION = OfflineAdmission()
@@ -53,7 +53,7 @@ def test_what_the_models_accept_the_crd_accepts(manifest: Any) -> None:
 @MANY
 def test_what_the_models_refuse_the_crd_or_the_webhook_refuses(manifest: Any) -> None:
     served, refusals = offline(manifest)
-    verdict = judge({"operation": "CREATE", "object": served})
+    verdict = review_request({"operation": "CREATE", "object": served})
     assert bool(problems(manifest)) == bool(refusals or verdict.problems), problems(manifest)
     assert verdict.outcome != "failed"
 

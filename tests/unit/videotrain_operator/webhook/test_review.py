@@ -12,7 +12,7 @@ from support.manifests_strategy import manifests, training_run
 
 from videotrain_api.schema import ManifestError
 from videotrain_api.validation import parse_run
-from videotrain_operator.webhook import review as judge_module
+from videotrain_operator.webhook import review as review_module
 from videotrain_operator.webhook.review import MOST_PROBLEMS, BadReview, answer
 
 Json = dict[str, Any]
@@ -70,7 +70,7 @@ def test_a_refusal_is_cut_to_a_sane_size(run: Json) -> None:
     assert len(response["status"]["details"]["causes"]) == MOST_PROBLEMS
 
 
-def test_a_name_that_is_still_to_be_made_is_judged_by_its_form(run: Json) -> None:
+def test_a_name_that_is_still_to_be_made_is_checked_by_its_form(run: Json) -> None:
     run["metadata"] = {"generateName": "run-"}
     assert reviewed("CREATE", run)[0] == "allowed"
     run["metadata"] = {"generateName": "Run-"}
@@ -78,11 +78,11 @@ def test_a_name_that_is_still_to_be_made_is_judged_by_its_form(run: Json) -> Non
 
 
 @pytest.mark.parametrize("operation", ["DELETE", "CONNECT"])
-def test_nothing_else_than_create_and_update_is_judged(operation: str, broken: Json) -> None:
+def test_nothing_else_than_create_and_update_is_checked(operation: str, broken: Json) -> None:
     assert reviewed(operation, None, broken) == ("skipped", {"uid": "u-1", "allowed": True})
 
 
-def test_a_subresource_is_not_judged(broken: Json) -> None:
+def test_a_subresource_is_not_checked(broken: Json) -> None:
     assert reviewed("UPDATE", broken, training_run(), subResource="status")[0] == "skipped"
 
 
@@ -138,7 +138,7 @@ def test_a_budget_below_the_forecast_is_warned_about(run: Json) -> None:
     run["spec"]["budget"] = {"maxCost": "5.00", "maxGpuHours": 3}
     warnings = reviewed("CREATE", run)[1]["warnings"]
     assert [text.partition(":")[0] for text in warnings] == ["spec.budget.maxCost", "spec.budget.maxGpuHours"]
-    assert all(len(text) <= judge_module.LONGEST_WARNING and "CheckpointAndSuspend" in text for text in warnings)
+    assert all(len(text) <= review_module.LONGEST_WARNING and "CheckpointAndSuspend" in text for text in warnings)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"request": {}}', b'{"request": {"uid": 5}}', b"\xff"])
@@ -153,7 +153,7 @@ def test_a_fault_of_the_checks_refuses_and_is_logged(
     def fault(_manifest: Any) -> None:
         raise ZeroDivisionError("grid")
 
-    monkeypatch.setattr(judge_module, "parse_run", fault)
+    monkeypatch.setattr(review_module, "parse_run", fault)
     outcome, response = reviewed("CREATE", run, namespace="team", name="run")
     assert (outcome, response["allowed"], response["status"]["code"]) == ("failed", False, 422)
     assert "ZeroDivisionError" in response["status"]["message"]

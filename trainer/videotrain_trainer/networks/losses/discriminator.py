@@ -70,7 +70,7 @@ class Discriminator(nn.Module):
         self.main = nn.Sequential(*layers)
 
     def forward(self, *clips_BCTHW: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Judge clips, each for itself: their pixels do not meet in a norm.
+        """Score clips, each for itself: their pixels do not meet in a norm.
 
         Args:
             clips_BCTHW: (B, 3, T, H, W) in [-1, 1] each.
@@ -79,9 +79,9 @@ class Discriminator(nn.Module):
         Returns:
             (B, 1, T', H', W') logits of each.
         """
-        return tuple(self._judge(clip_BCTHW, generator) for clip_BCTHW in clips_BCTHW)
+        return tuple(self._score(clip_BCTHW, generator) for clip_BCTHW in clips_BCTHW)
 
-    def _judge(self, x_BCTHW: Tensor, generator: torch.Generator) -> Tensor:
+    def _score(self, x_BCTHW: Tensor, generator: torch.Generator) -> Tensor:
         normed = False
         for layer in self.main:
             x_BCTHW = layer(x_BCTHW)
