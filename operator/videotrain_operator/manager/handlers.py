@@ -34,9 +34,9 @@ registry: Final = kopf.OperatorRegistry()
 _log = logging.getLogger(__name__)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Memo:
-    """What handlers know of the process: kopf hands it to each of them. One for each life of kopf."""
+    """What handlers know of the process: kopf hands it to each of them, to that of events a copy for each run."""
 
     loop: AbstractEventLoop
     """The process's event loop; kopf has one of its own, in another thread."""

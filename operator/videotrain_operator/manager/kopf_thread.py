@@ -56,15 +56,16 @@ class KopfThread:
         logging.getLogger("kopf").setLevel(logging.WARNING)
         # It warns at each start that signals are not its business.
         logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
-        loop, connected = asyncio.get_running_loop(), threading.Event()
+        connected = False
 
         def begun() -> None:
-            connected.set()
+            nonlocal connected
+            connected = True
             on_connected()
 
         while not self._stop.is_set():
             memo = handlers.Memo(
-                loop=loop,
+                loop=asyncio.get_running_loop(),
                 runs=self._runs,
                 watch_seconds=WATCH_SECONDS,
                 load_configuration=self._load_configuration,
@@ -73,7 +74,7 @@ class KopfThread:
             try:
                 await asyncio.to_thread(asyncio.run, self._kopf(memo, namespaces))
             except Exception as error:
-                if not connected.is_set():
+                if not connected:
                     raise
                 _log.warning("runs are not watched, next try in %s s: %s", AGAIN_SECONDS, error)
                 await asyncio.sleep(AGAIN_SECONDS)
