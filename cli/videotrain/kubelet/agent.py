@@ -27,8 +27,7 @@ from videotrain.kubelet.orders import obey
 from videotrain.kubelet.pod import PodHost
 from videotrain.kubelet.site import Site, Timing
 from videotrain.kubelet.watch import follow, retry_until_answered
-from videotrain.local.workdir_lock import locked
-from videotrain.locks import DirectoryError
+from videotrain.locks import DirectoryError, held
 from videotrain.processes.devices import Found, Need, NodeDevices, share_devices
 from videotrain.processes.leftovers import end_leftovers
 from videotrain.tasks import end, end_all
@@ -271,7 +270,7 @@ async def serve(
         DirectoryError: another process uses the directory.
         ApiError: the API server refuses what a node has to do.
     """
-    with locked(workdir) as place:
+    with held(workdir, "--workdir", "a node agent works", "end it or use another directory") as place:
         async with connect(str(kubeconfig)) as client, address_pool() as addresses:
             for folder in ("pods", "logs", "claims"):
                 (place / folder).mkdir(exist_ok=True)
