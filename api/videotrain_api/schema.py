@@ -16,6 +16,9 @@ from pydantic.fields import FieldInfo
 
 from videotrain_api.refusals import refusal
 
+Json = dict[str, Any]
+"""An object of JSON, such as a resource that no model reads."""
+
 DEEPEST: Final = 64
 """Levels of a manifest. A pod has about a dozen; a thousand stop most JSON readers, and so whoever watches the run."""
 _PATTERN_MEANINGS: dict[str, str] = {}

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from videotrain_api.resource.trainrun import VideoTrainingRun
-from videotrain_api.schema import ManifestError
+from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import KIND, Phase
 from videotrain_operator.cluster.agents import Agents
 from videotrain_operator.cluster.apply import apply, whenever_changed
-from videotrain_operator.cluster.interface import Cluster, Conflict, Json, NamespaceGoing, NotFound, WatchEvent
+from videotrain_operator.cluster.interface import Cluster, Conflict, NamespaceGoing, NotFound, WatchEvent
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.cluster.orphans import release_orphans
 from videotrain_operator.cluster.status_writes import Memory

@@ -26,8 +26,8 @@ from prometheus_client.registry import Collector
 
 from videotrain_api import metrics as catalogue
 from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Phase
-from videotrain_operator.cluster.interface import Json
 
 FAULTS: Final = ("application", "infrastructure", "preemption", "hang")
 Sample = tuple[catalogue.Metric, tuple[str, ...], float]

@@ -258,3 +258,20 @@ def test_files_are_replaced_in_one_way():
         "cli/videotrain/controlplane/tools.py",  # moves a program that was fetched
         "cli/videotrain/processes/supervisor.py",  # has the standard library only
     }
+
+
+class TestPlumbing:
+    """Homes: videotrain_api.schema (Json), videotrain_api.times (moments as texts)."""
+
+    def test_an_object_of_json_has_one_name(self):
+        found = []
+        for path, tree in sources():
+            aliases = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+            found += [path for node in aliases if ast.unparse(node) == "Json = dict[str, Any]"]
+        assert found == ["api/videotrain_api/schema.py"]
+
+    def test_one_function_writes_moments(self):
+        found = {path for text, paths in written().items() if text == "+00:00" for path in paths}
+        formats = {path for text, paths in written().items() if "%dT%H" in str(text) for path in paths}
+        assert found == {"api/videotrain_api/times.py"}
+        assert formats == {"cli/videotrain/processes/supervisor.py"}, "it has the standard library only"

@@ -7,16 +7,14 @@ schema into one, with the field documentation and the CEL rules of `admission`.
 from __future__ import annotations
 
 import copy
-from typing import Any, Final
+from typing import Final
 
 from videotrain_api import vocabulary
 from videotrain_api.crd.cel_rules import RULES
 from videotrain_api.resource.stages import DNS_LABEL
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec
-from videotrain_api.schema import ApiModel
-
-Json = dict[str, Any]
+from videotrain_api.schema import ApiModel, Json
 
 _INT64_MAX: Final = 2**53
 _LIST_KEYS: Final = {"stages": "name", "conditions": "type"}

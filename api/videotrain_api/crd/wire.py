@@ -12,11 +12,10 @@ from functools import cache
 from typing import Any, Final
 
 from videotrain_api.crd.definition import root_schema
-from videotrain_api.schema import DEEPEST, Problem, field_path
+from videotrain_api.schema import DEEPEST, Json, Problem, field_path
 
 _METADATA: Final = ("labels", "annotations", "namespace", "uid", "generation")
-Json = dict[str, Any]
-Manifest = dict[str, Any]
+Manifest = Json
 """A Kubernetes object as JSON data."""
 Place = tuple[str | int, ...]
 

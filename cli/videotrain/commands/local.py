@@ -13,7 +13,7 @@ import sqlite3
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from videotrain.embedded.database import StoreError, read_objects
 from videotrain.errors import UsageError
@@ -31,7 +31,6 @@ from videotrain.processes.addresses import NoAddressError
 from videotrain.processes.devices import Device
 from videotrain_api.vocabulary import KIND
 
-Json = dict[str, Any]
 EXIT_FAILED: Final = 1
 _STOPPED: Final = (ObjectServerError, NoAddressError, OperatorError, MetricsPortError, DirectoryError, sqlite3.Error)
 """What ends this process, not the run: the run goes on from there once the cause is gone."""

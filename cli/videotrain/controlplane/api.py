@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from videotrain.controlplane.errors import RequestError
 from videotrain.controlplane.pki import Pair
+from videotrain_api.schema import Json
 
-Json = dict[str, Any]
 APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
 _SECONDS: Final = 30.0

@@ -6,10 +6,10 @@ import asyncio
 import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from videotrain.clock import utc_now
 from videotrain.controlplane.errors import ControlPlaneError
 from videotrain.controlplane.look import look
 from videotrain.controlplane.plane import ControlPlane
@@ -136,7 +136,7 @@ class Cluster:
             object_store=store.endpoint_url,
             nodes=len(self.shape.devices),
             gpus_per_node=self.shape.gpus_per_node,
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            started_at=utc_now("seconds"),
         )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from videotrain.controlplane.api import MERGE, Api
 from videotrain.controlplane.commands import KWOK, USERS
+from videotrain_api.schema import Json
 
-Json = dict[str, Any]
 ANNOTATION: Final = {"kwok.x-k8s.io/node": "fake"}
 LABEL: Final = {"type": "kwok"}
 H200_NODE: Final = {"cpu": "192", "memory": "2048Gi", "ephemeral-storage": "8Ti", "pods": "110", "nvidia.com/gpu": "8"}

@@ -14,9 +14,9 @@ from videotrain.controlplane.errors import RequestError
 from videotrain.controlplane.plane import known_layout
 from videotrain.controlplane.readiness import admin_api, readiness
 from videotrain.kubelet.node_object import GPU_RESOURCE
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import API_VERSION, PLURAL
 
-Json = dict[str, Any]
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
 """Phases of pods that hold nothing any more."""
 

@@ -11,9 +11,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Json = dict[str, Any]
+from videotrain_api.schema import Json
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS objects (

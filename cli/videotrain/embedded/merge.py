@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
 
-Json = dict[str, Any]
+from videotrain_api.schema import Json
 
 
 def apply_manifest(current: Json, before: Json, new: Json, others: Iterable[Json]) -> Json:

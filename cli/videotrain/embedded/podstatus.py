@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from videotrain.clock import utc_now
 from videotrain.embedded.store import set_condition
 from videotrain.processes.process import Ending
+from videotrain_api.schema import Json
 
-Json = dict[str, Any]
 NODE_LOST = "NodeLost"
 
 

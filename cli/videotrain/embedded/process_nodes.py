@@ -36,9 +36,9 @@ from videotrain.processes.podfiles import (
     write_volumes,
 )
 from videotrain.processes.process import KILLED, Ending, SupervisedProcess, read_ending
+from videotrain_api.schema import Json
 from videotrain_operator.cluster.interface import Conflict, NotFound, WatchedCluster
 
-Json = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 CONFIRM_SECONDS = 1.0

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from videotrain.embedded.transaction import stopped
 from videotrain.processes.podfiles import demand
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import LABEL_RUN
-
-Json = dict[str, Any]
 
 
 def place(pod: Json, pods: Sequence[Json], nodes: Sequence[Json]) -> str | None:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from videotrain.clock import utc_now
-from videotrain.embedded.database import Database, Json, Key, Row
+from videotrain.embedded.database import Database, Key, Row
 from videotrain.embedded.merge import apply_manifest, merge_patch
 from videotrain.embedded.transaction import Transaction
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import FIELD_MANAGER, KIND
 from videotrain_operator.cluster.interface import Conflict, NotFound, WatchEvent
 

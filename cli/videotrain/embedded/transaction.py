@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Final
 
-from videotrain.clock import parse_time, rfc3339
-from videotrain.embedded.database import Json, Key, Row
+from videotrain.clock import parse_time
+from videotrain.embedded.database import Key, Row
+from videotrain_api.schema import Json
+from videotrain_api.times import rfc3339
 from videotrain_operator.cluster.interface import WatchEvent
 
 DEFAULT_GRACE_SECONDS: Final = 30
@@ -44,7 +46,7 @@ class Transaction:
         if row is None:
             return
         grace = _grace(row.body, grace_seconds)
-        deadline = rfc3339(parse_time(self._now) + timedelta(seconds=grace))
+        deadline = rfc3339(parse_time(self._now) + timedelta(seconds=grace), "microseconds")
         before = row.body["metadata"]
         if "deletionTimestamp" in before:
             confirmed = grace == 0 and before["deletionGracePeriodSeconds"] > 0

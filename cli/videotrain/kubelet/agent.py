@@ -31,9 +31,9 @@ from videotrain.locks import DirectoryError, held
 from videotrain.processes.devices import Found, Need, NodeDevices, share_devices
 from videotrain.processes.leftovers import end_leftovers
 from videotrain.tasks import end, end_all
+from videotrain_api.schema import Json
 from videotrain_operator.kube.client import connect
 
-Json = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from videotrain.clock import utc_now
 from videotrain.kubelet.node_object import GPU_RESOURCE
@@ -20,12 +20,12 @@ from videotrain.processes.leftovers import end_leftovers
 from videotrain.processes.podfiles import ContainerConfigError, command_line, container_environment, demand
 from videotrain.processes.process import KILLED, Ending, SupervisedProcess, read_ending
 from videotrain.tasks import end
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import ENV_POD_IP
 from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.kube.client import ApiError
 from videotrain_operator.manager.settings import ENV_PREFIX
 
-Json = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 30

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from typing import Any, Final
+from typing import Final
 
 from videotrain.clock import utc_now
 from videotrain.kubelet.status import now
+from videotrain_api.schema import Json
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.kube.client import ApiError, KubeClient
 
-Json = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 COMPONENT: Final = "videotrain-process-node"

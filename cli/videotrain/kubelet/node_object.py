@@ -9,7 +9,7 @@ import platform
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
@@ -18,10 +18,10 @@ from videotrain.clock import utc_now
 from videotrain.kubelet.events import COMPONENT
 from videotrain.kubelet.status import now
 from videotrain.kubelet.status_writer import STRATEGIC
+from videotrain_api.schema import Json
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.kube.client import ApiError, KubeClient
 
-Json = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 GPU_RESOURCE: Final = "nvidia.com/gpu"

@@ -1,6 +1,5 @@
 """Orders to the process nodes of a working directory, as files: how tests and people break things on purpose.
 
-from videotrain.files import replace_file
 
 An order is a JSON file `control/NAME.json`, put there by a rename; its answer is `control/NAME.result`, `{"ok": true}`
 with what the order gives, or `{"ok": false, "error": ...}`. The orders are methods of KubeNodes:
@@ -19,11 +18,11 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from videotrain.files import replace_file
+from videotrain_api.schema import Json
 
-Json = dict[str, Any]
 Orders = Mapping[str, Callable[[Json], Awaitable[Json]]]
 _log = logging.getLogger(__name__)
 

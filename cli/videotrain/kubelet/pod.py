@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from videotrain.clock import parse_time, utc_now
 from videotrain.embedded.podstatus import NODE_LOST
@@ -19,10 +19,10 @@ from videotrain.processes.addresses import NoAddressError
 from videotrain.processes.podfiles import ContainerConfigError, container_of
 from videotrain.processes.process import Ending
 from videotrain.tasks import end
+from videotrain_api.schema import Json
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.kube.client import ApiError
 
-Json = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 CONFIRM_SECONDS: Final = 1.0

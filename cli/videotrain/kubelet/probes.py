@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 
 from videotrain.processes.podfiles import ContainerConfigError
 from videotrain.tasks import end
+from videotrain_api.schema import Json
 
-Json = dict[str, Any]
 PROBES: Final = ("startupProbe", "livenessProbe", "readinessProbe")
 _WELL: Final = range(200, 400)
 

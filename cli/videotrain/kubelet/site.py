@@ -6,15 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from videotrain.kubelet.address_pool import AddressPool
 from videotrain.kubelet.events import Events
 from videotrain.processes.devices import NodeDevices
+from videotrain_api.schema import Json
 from videotrain_operator.kube.client import KubeClient
-
-Json = dict[str, Any]
 
 _UNPULLABLE: Final = re.compile(r"does-not-exist|^([^/]*\.)?invalid(:\d+)?/")
 

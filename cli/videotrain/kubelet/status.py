@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 
+from videotrain.clock import utc_now
 from videotrain.processes.process import Ending
+from videotrain_api.schema import Json
 
-Json = dict[str, Any]
 CONDITIONS: Final = ("PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready")
 """Those that a node writes; PodScheduled is the scheduler's, DisruptionTarget belongs to whoever disrupts."""
 
 
 def now() -> str:
     """This moment to the second, which is all that a pod's status can hold."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return utc_now("seconds")
 
 
 def to_second(moment: str) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Final
+from typing import Final
 
 from videotrain.kubelet.events import COMPONENT
 from videotrain.kubelet.status import PodReport, contains
 from videotrain.kubelet.watch import RETRY_SECONDS
+from videotrain_api.schema import Json
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.kube.client import ApiError, KubeClient
 
-Json = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 STRATEGIC: Final = "application/strategic-merge-patch+json"

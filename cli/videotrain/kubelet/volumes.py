@@ -6,14 +6,14 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from videotrain.clock import parse_time
 from videotrain.processes.podfiles import ContainerConfigError, Lookup, downward_files, refresh_file, source_files
+from videotrain_api.schema import Json
 from videotrain_operator.cluster.interface import NotFound
 from videotrain_operator.kube.client import KubeClient
 
-Json = dict[str, Any]
 TOKEN_SECONDS: Final = 3600
 """Life of a service account token if the volume does not say."""
 RENEW_AT: Final = 0.8

@@ -6,10 +6,10 @@ import asyncio
 import logging
 from typing import Any, Final, Protocol
 
+from videotrain_api.schema import Json
 from videotrain_operator.cluster.interface import NotFound
 from videotrain_operator.kube.client import ApiError, ApiUnavailable, KubeClient
 
-Json = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 GONE: Final = 410

@@ -7,7 +7,7 @@ import logging
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
@@ -15,9 +15,9 @@ from videotrain.embedded.process_nodes import ProcessNodes
 from videotrain.local.chaos_spec import Fault, FiredFaults
 from videotrain_api.records import GenerationProgress
 from videotrain_api.resource.status import GenerationStatus, RunStatus
+from videotrain_api.schema import Json
 from videotrain_operator.planner.observed import Observed
 
-Json = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 WORKER_NAME: Final = "vt-worker-"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TextIO
+from typing import Protocol, Self, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,9 +18,9 @@ from rich.text import Text
 from videotrain.local.screen import cost_table, render_screen, work_units
 from videotrain.wording import GPU_NOTE
 from videotrain_api.resource.status import GenerationStatus, RunStatus
+from videotrain_api.schema import Json
 from videotrain_operator.planner.observed import Observed
 
-Json = dict[str, Any]
 EVENTS_SHOWN = 6
 STEP_LINES = 20
 """A stage tells its steps in about so many lines where there is no screen."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from videotrain_api.resource.status import RunStatus
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Condition, Phase
 
-Json = dict[str, Any]
 EXIT_SUSPENDED: Final = 130
 """As for a program that Ctrl-C ended."""
 _TAIL_LINES: Final = 25

@@ -7,7 +7,7 @@ import json
 import logging
 import sqlite3
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from videotrain.embedded.scheduler import is_ready
 from videotrain.embedded.store import EmbeddedCluster
@@ -16,6 +16,7 @@ from videotrain.local.chaos import FaultInjector
 from videotrain.local.display import Display
 from videotrain.local.metrics_server import serve_metrics
 from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import KIND, PORT_AGENT, Phase
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.interface import Conflict
@@ -23,7 +24,6 @@ from videotrain_operator.planner.observed import Observed
 from videotrain_operator.reconcile import Outcome, RunKey, RunLoop, utc_now
 from videotrain_operator.telemetry import OperatorMetrics
 
-Json = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.5

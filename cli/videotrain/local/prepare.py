@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from videotrain.errors import UsageError
 from videotrain.extras import needs
@@ -25,9 +25,9 @@ from videotrain.objectstore.s3_client import (
 from videotrain.processes.devices import Device, Found, Need, Shares, share_devices
 from videotrain.processes.programs import TRAINER, find_program
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
+from videotrain_api.schema import Json
 from videotrain_api.validation import parse_run
 
-Json = dict[str, Any]
 USER_MANAGER: Final = "videotrain-local"
 """Field manager of what the user writes."""
 

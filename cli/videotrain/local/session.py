@@ -25,10 +25,10 @@ from videotrain.processes.leftovers import end_leftovers
 from videotrain.report import write_report
 from videotrain.report.summary import SAMPLES_FOLDER, write_summary
 from videotrain.report.workdir import S3Objects
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import ANNOTATION_SUSPENDED_BY, KIND
 from videotrain_operator.cluster.interface import NotFound
 
-Json = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 SUSPENDER: Final = "videotrain-local"

@@ -11,8 +11,8 @@ from typing import Any, Final
 from videotrain.locks import DirectoryError, held
 from videotrain_api.resource.mutability import without_live
 from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.schema import Json
 
-Json = dict[str, Any]
 START_BYTES: Final = 512 * 1024 * 1024
 """Free space that a run needs to start."""
 LEAST_BYTES: Final = 128 * 1024 * 1024

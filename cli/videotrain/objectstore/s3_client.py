@@ -13,8 +13,8 @@ from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionEr
 
 from videotrain.processes.podfiles import secret_value
 from videotrain_api.resource.trainrun import Storage, VideoTrainingRun
+from videotrain_api.schema import Json
 
-Json = dict[str, Any]
 KEY_ID, SECRET_KEY = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
 
 

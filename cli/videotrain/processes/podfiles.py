@@ -8,13 +8,13 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from videotrain.files import replace_file
 from videotrain.processes.programs import search_path
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import ENV_POD_ROOT
 
-Json = dict[str, Any]
 Lookup = Callable[[str, str], Json | None]
 """(kind, name) to the object in the pod's namespace, or None."""
 

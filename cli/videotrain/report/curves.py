@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from videotrain.report.workdir import GenerationRecords, RunRecords
 from videotrain_api.records import StepRecord
+from videotrain_api.schema import Json
 
 MOST_POINTS = 2000
 """Points of one curve; a screen shows no more."""
 SMOOTHING_SHARE = 0.04
 """The smoothed loss averages over this share of the steps."""
-Json = dict[str, Any]
 Point = tuple[float, float]
 
 

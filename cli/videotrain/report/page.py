@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from plotly.offline import get_plotlyjs
 
@@ -27,6 +26,7 @@ from videotrain.report.summary import DROP_REPORT_FILE, SUMMARY_FILE
 from videotrain.report.timeline import timeline
 from videotrain.report.workdir import read_records
 from videotrain_api.resource.status import RunStatus
+from videotrain_api.schema import Json
 from videotrain_api.storage.artifacts import DropReport
 
 REPORT_FILE = "report.html"
@@ -35,7 +35,6 @@ CONTENT_POLICY = (
     "img-src data: blob:; media-src 'self' data: file:; font-src data:"
 )
 """The browser itself refuses any fetch from elsewhere."""
-Json = dict[str, Any]
 
 
 def write_report(workdir: Path, run: Json) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 from videotrain.report.markup import Html, element, join, section, table, text
 from videotrain.wording import BUCKET_LABELS, BUCKET_MEANINGS, compact, duration, exact, money
 from videotrain_api.money import cost_micros, parse_micros
+from videotrain_api.schema import Json
 from videotrain_api.storage.artifacts import DropReport
 
 INLINE_BYTES = 1_500_000
@@ -18,7 +19,6 @@ INLINE_BYTES = 1_500_000
 INLINE_TOTAL_BYTES = 24_000_000
 SHOWN_ROWS = 200
 """Longest list in the page; the rest is in the JSON files."""
-Json = dict[str, Any]
 
 
 def headline(run: Json, summary: Json) -> Html:

@@ -17,6 +17,7 @@ from videotrain.report.workdir import ObjectMissingError, ObjectReader, RunRecor
 from videotrain.wording import GPU_NOTE
 from videotrain_api.records import StepRecord
 from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus, StageStatus
+from videotrain_api.schema import Json
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import DropReport, SampledVideo, VideosIndex
 from videotrain_api.vocabulary import Bucket
@@ -24,7 +25,6 @@ from videotrain_api.vocabulary import Bucket
 SUMMARY_FILE = "summary.json"
 DROP_REPORT_FILE = "drop-report.json"
 SAMPLES_FOLDER = "samples"
-Json = dict[str, Any]
 
 
 def write_summary(workdir: Path, run: Json, objects: ObjectReader) -> Path:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from videotrain.report.curves import lost_span
 from videotrain.report.workdir import RunRecords
 from videotrain_api.resource.status import GenerationStatus, RunStatus
-
-Json = dict[str, Any]
+from videotrain_api.schema import Json
 
 
 def timeline(run: Json, status: RunStatus, records: RunRecords, end: datetime | None) -> Json | None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple
 
 from videotrain_api.resource.status import GenerationStatus
+from videotrain_api.schema import Json
+from videotrain_api.times import rfc3339
 from videotrain_operator.accounting.attribution import EPOCH, FOREVER, Life, life_of, microseconds, pod_life, use
 from videotrain_operator.accounting.money import parse_price, price_buckets
 
@@ -22,7 +24,6 @@ ENTRIES_LISTED: Final = 400
 """Closed entries that the document lists, at about 300 bytes each; a config map holds 1 MiB."""
 GENERATIONS_OPEN: Final = 14
 """Older generations are closed with what is known; status forgets them at 16."""
-Json = dict[str, Any]
 
 
 class Holding(NamedTuple):
@@ -335,7 +336,7 @@ def _bill(book: _Book) -> Bill:
 
 @lru_cache(maxsize=16384)
 def _text(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return rfc3339(at)
 
 
 @lru_cache(maxsize=16384)

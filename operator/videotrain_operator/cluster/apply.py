@@ -8,8 +8,9 @@ from itertools import groupby
 from typing import Final
 
 from videotrain_api.crd.wire import Manifest
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import FIELD_MANAGER, KIND, LABEL_RUN, LABEL_RUN_UID
-from videotrain_operator.cluster.interface import Cluster, Json
+from videotrain_operator.cluster.interface import Cluster
 from videotrain_operator.planner.decision import Plan
 
 ROSTER_MANAGER: Final = f"{FIELD_MANAGER}-roster"

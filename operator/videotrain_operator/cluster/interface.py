@@ -6,11 +6,10 @@ Two things implement it: the embedded cluster of the `videotrain` command and a 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import FIELD_MANAGER
-
-Json = dict[str, Any]
 
 
 class WatchEvent(NamedTuple):

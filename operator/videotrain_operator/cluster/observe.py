@@ -9,9 +9,10 @@ from typing import Any
 
 from videotrain_api.records import AgentProgress
 from videotrain_api.render.names import ledger_name
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import FROZEN_SPEC_KEY, KIND, LABEL_RUN, LABEL_RUN_UID, LEDGER_KEY
 from videotrain_operator.cluster.agents import Agents, ask_all
-from videotrain_operator.cluster.interface import Cluster, Json
+from videotrain_operator.cluster.interface import Cluster
 from videotrain_operator.cluster.podview import pod_view
 from videotrain_operator.planner.observed import Observed, PodView
 

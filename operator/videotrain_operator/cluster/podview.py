@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from videotrain_api.records import Roster
-from videotrain_api.schema import ManifestError
+from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import (
     ANNOTATION_PRICE,
     ANNOTATION_ROSTER,
@@ -18,7 +18,6 @@ from videotrain_api.vocabulary import (
     LABEL_POD_GROUP,
     LABEL_RUN_UID,
 )
-from videotrain_operator.cluster.interface import Json
 from videotrain_operator.planner.observed import PodView
 
 LOST_TAINTS: Final = frozenset({"node.kubernetes.io/out-of-service", "node.cloudprovider.kubernetes.io/shutdown"})

@@ -8,8 +8,8 @@ from typing import Final
 
 from videotrain_api.reasons import Reason
 from videotrain_api.resource.trainrun import Metadata, VideoTrainingRun, VideoTrainingRunSpec
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Condition
-from videotrain_operator.cluster.interface import Json
 
 WORDS_SECONDS: Final = 10.0
 """How far words may lag behind, such as "3 of at least 8 pods are ready", whose pods come one after another."""

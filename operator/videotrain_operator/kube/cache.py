@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import LABEL_RUN_UID
-from videotrain_operator.cluster.interface import Json
 
 
 class Key(NamedTuple):

@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final
 
+from videotrain_api.schema import Json
+from videotrain_api.times import rfc3339
 from videotrain_api.vocabulary import API_VERSION, FIELD_MANAGER, KIND, LABEL_RUN_UID
-from videotrain_operator.cluster.interface import Conflict, Json, NamespaceGoing, NotFound
+from videotrain_operator.cluster.interface import Conflict, NamespaceGoing, NotFound
 from videotrain_operator.kube.cache import Key, Store
 from videotrain_operator.kube.client import ApiError, KubeClient
 from videotrain_operator.kube.trim import trim
@@ -153,7 +155,7 @@ class KubeCluster:
         """Ask for the deletion of everything that carries the labels; see Cluster.delete_collection."""
         self._fence()
         await self._client.delete_collection(kind, namespace, _selector(labels))
-        now = _now()
+        now = rfc3339(datetime.now(UTC), "seconds")
         for body in await self.list(kind, namespace, labels):
             self._stores[kind].mark_deleting(body, now)
 
@@ -177,7 +179,7 @@ class KubeCluster:
 
     def _event(self, regarding: Json, type_: str, reason: str, message: str) -> Json:
         head = regarding["metadata"]
-        now = _now()
+        now = rfc3339(datetime.now(UTC), "seconds")
         namespace = head.get("namespace", "default")
         return {
             "apiVersion": "v1",
@@ -201,11 +203,6 @@ class KubeCluster:
             "reportingComponent": FIELD_MANAGER,
             "reportingInstance": self._host,
         }
-
-
-def _now() -> str:
-    """As the API server writes a time."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _selector(labels: Mapping[str, str]) -> str:

@@ -22,8 +22,9 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_kube_config
 from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import ENV_POD_ROOT
-from videotrain_operator.cluster.interface import Conflict, Json, NotFound, WatchEvent
+from videotrain_operator.cluster.interface import Conflict, NotFound, WatchEvent
 from videotrain_operator.kube.kinds import KINDS
 
 REQUEST_SECONDS: Final = 30.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from videotrain_operator.cluster.interface import Json, WatchEvent
+from videotrain_api.schema import Json
+from videotrain_operator.cluster.interface import WatchEvent
 from videotrain_operator.kube.cache import Key, Store
 from videotrain_operator.kube.trim import trim
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import (
     DOMAIN,
     FROZEN_SPEC_KEY,
@@ -19,7 +20,6 @@ from videotrain_api.vocabulary import (
     LABEL_RUN_UID,
     LEDGER_KEY,
 )
-from videotrain_operator.cluster.interface import Json
 
 _HEAD: Final = (
     "name",

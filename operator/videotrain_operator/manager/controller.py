@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Final
 
 from videotrain_api.reasons import Reason
-from videotrain_api.schema import ManifestError
+from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID
 from videotrain_operator.cluster.agents import AgentClient
-from videotrain_operator.cluster.interface import Cluster, Conflict, Json, NotFound, WatchEvent
+from videotrain_operator.cluster.interface import Cluster, Conflict, NotFound, WatchEvent
 from videotrain_operator.cluster.podview import node_is_leaving
 from videotrain_operator.cluster.status_writes import Memory
 from videotrain_operator.kube.cache import Key, Store, key_of

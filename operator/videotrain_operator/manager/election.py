@@ -15,7 +15,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
-from videotrain_operator.cluster.interface import Conflict, Json, NotFound
+from videotrain_api.schema import Json
+from videotrain_api.times import rfc3339
+from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.kube.client import ApiError, KubeClient
 
 MANAGER: Final = "videotrain-operator-election"
@@ -146,7 +148,7 @@ class Election:
         return now - self._seen[1] >= duration
 
     async def _write(self, lease: Json | None) -> None:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        now = rfc3339(datetime.now(UTC), "microseconds")
         old: Json = (lease or {}).get("spec") or {}
         taken_over = old.get("holderIdentity") != self._identity
         spec = old | {

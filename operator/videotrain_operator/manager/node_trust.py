@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from videotrain_operator.cluster.interface import Json
+from videotrain_api.schema import Json
 from videotrain_operator.cluster.podview import node_is_lost
 
 FEWEST_NODES: Final = 4

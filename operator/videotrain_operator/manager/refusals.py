@@ -6,8 +6,8 @@ from datetime import datetime
 
 from videotrain_api.reasons import Reason
 from videotrain_api.resource.status import RunStatus
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Condition
-from videotrain_operator.cluster.interface import Json
 from videotrain_operator.kube.client import ApiError
 from videotrain_operator.planner.conditions import make_condition, with_condition
 

@@ -12,6 +12,7 @@ from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.config import render_ledger
 from videotrain_api.render.names import ledger_name
 from videotrain_api.resource.status import CostStatus
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Bucket
 from videotrain_operator.accounting.ledger import Bill, Holding, rebuild, settle
 from videotrain_operator.planner.budget import spent_percent
@@ -23,7 +24,6 @@ from videotrain_operator.planner.status_backup import status_backup
 PATIENCE_SECONDS: Final = 10.0
 """How long the ledger may lag behind pods that were bound."""
 _RECOMPUTED: Final = ("startedAt", "closedThrough", "closedUntil")
-Json = dict[str, Any]
 
 
 def settle_bill(draft: Draft) -> Bill:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import ANNOTATION_ROSTER, ENV_REPLACEABLE, KIND
-from videotrain_operator.cluster.interface import Json
 from videotrain_operator.simulation.objects import Objects, clone
 from videotrain_operator.simulation.world import Agent, Pace, World
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from videotrain_api.schema import Json
+from videotrain_api.times import rfc3339
 from videotrain_api.vocabulary import FIELD_MANAGER, KIND
-from videotrain_operator.cluster.interface import Conflict, Json, NotFound
+from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.simulation.queue import PodGroupQueue
 
 
@@ -19,11 +21,6 @@ class OperatorCrash(Exception):
 def clone(data: Any) -> Any:
     """A deep copy of JSON data, many times faster than copy.deepcopy."""
     return json.loads(json.dumps(data))
-
-
-def rfc3339(at: datetime) -> str:
-    """A time as the API server writes it."""
-    return at.isoformat().replace("+00:00", "Z")
 
 
 class Objects:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import (
     ANNOTATION_GROUP_SIZE,
     ANNOTATION_RETRIABLE,
@@ -11,7 +12,6 @@ from videotrain_api.vocabulary import (
     LABEL_GROUP_PLACE,
     LABEL_POD_GROUP,
 )
-from videotrain_operator.cluster.interface import Json
 
 GATE: Final = f"{KUEUE}/admission"
 FINALIZER: Final = f"{KUEUE}/managed"

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from cryptography import x509
 
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import FIELD_MANAGER
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.kube.client import JSON_PATCH, ApiError, KubeClient
@@ -28,7 +29,6 @@ from videotrain_operator.webhook.certificates import (
 )
 from videotrain_operator.webhook.secret import read_secret, write_secret
 
-Json = dict[str, Any]
 CONFIGURATION: Final = "ValidatingWebhookConfiguration"
 INJECTED: Final = "cert-manager.io/inject-"
 """Annotations with this prefix ask cert-manager to set caBundle; then it is not ours to write."""

@@ -15,10 +15,9 @@ from typing import Any, Final, Literal
 from videotrain_api.cost.forecast import CostForecast, forecast
 from videotrain_api.money import parse_micros
 from videotrain_api.resource.trainrun import VideoTrainingRun
-from videotrain_api.schema import ManifestError, Problem
+from videotrain_api.schema import Json, ManifestError, Problem
 from videotrain_api.validation import parse_run
 
-Json = dict[str, Any]
 Outcome = Literal["allowed", "denied", "skipped", "failed"]
 """Checked and taken, checked and refused, nothing to check, or the check itself failed."""
 REVIEW_VERSION: Final = "admission.k8s.io/v1"

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import ANNOTATION_ISSUED_BY, FIELD_MANAGER
 from videotrain_operator.webhook.certificates import Material, belongs, certificates_pem, key_pem
 
-Json = dict[str, Any]
 CERTIFICATE: Final = "tls.crt"
 KEY: Final = "tls.key"
 AUTHORITIES: Final = "ca.crt"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from support.planner_lives import KEY, cluster_of, condition, pass_seconds, running
 
-from videotrain_operator.cluster.interface import Json, NamespaceGoing, NotFound, WatchEvent
+from videotrain_api.schema import Json
+from videotrain_operator.cluster.interface import NamespaceGoing, NotFound, WatchEvent
 from videotrain_operator.cluster.orphans import release_orphans
 from videotrain_operator.reconcile import RunLoop
 from videotrain_operator.simulation.cluster import SimulatedCluster

@@ -9,6 +9,7 @@ import pytest
 from support.planner_lives import KEY, cluster_of, condition, pass_seconds, running
 
 from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.times import rfc3339
 from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.cluster.podview import parse_time
@@ -16,7 +17,6 @@ from videotrain_operator.planner.plan import plan
 from videotrain_operator.planner.report import LONGEST_LOOK_SECONDS
 from videotrain_operator.reconcile import reconcile
 from videotrain_operator.simulation.cluster import SimulatedCluster
-from videotrain_operator.simulation.objects import rfc3339
 from videotrain_operator.simulation.replay import settle
 
 # Looks and writes.
