@@ -222,4 +222,5 @@ def test_one_training_step_has_the_published_loss_and_gradients(fixture, mmdit):
         if name.startswith("grad."):
             found.check(name, gradients[name.removeprefix("grad.")])
     norms = {name: float(gradient.norm()) for name, gradient in gradients.items()}
-    assert norms == pytest.approx(found.facts["grad_l2"], rel=2e-3, abs=1e-5)
+    # Of the norm's seven digits the sinusoid, whose angles go up to 1000, may take three.
+    assert norms == pytest.approx(found.facts["grad_l2"], rel=2e-4)

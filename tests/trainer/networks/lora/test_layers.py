@@ -49,7 +49,9 @@ def test_a_new_adapter_changes_nothing_and_trains_alone(model, fixture):
     before, names = forward(model, found), set(model.state_dict())
     inject(model, CONFIG)
     initialize_adapter(model, 1)
-    assert torch.equal(forward(model, found), before)
+    assert not any(layer.lora_B.weight.any() for layer in adapted(model).values())
+    # Nothing is added, but the sum lies in memory in another order, and so may a kernel behind it add.
+    assert_as_exact(forward(model, found), before, forward_in_float64(model, found))
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert learning == set(model.state_dict()) - names
     assert all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in learning)
