@@ -24,10 +24,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from videotrain_api.frozen_config import FROZEN_SPEC_KEY, config_data
+from videotrain_api.frozen_config import config_data
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster, RosterMember
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.vocabulary import FROZEN_SPEC_KEY
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.plan import plan
 
@@ -212,7 +213,8 @@ def main() -> int:
     parser.add_argument("--passes", type=int, default=200)
     parser.add_argument("--date", default=datetime.now(UTC).date().isoformat())
     options = parser.parse_args()
-    cases, load = {}, round(os.getloadavg()[0], 1)
+    cases: dict[str, dict[str, Any]] = {}
+    load = round(os.getloadavg()[0], 1)
     for pods in (8, 128, 1024):
         bench = Bench(pods)
         works = {"steady": bench.steady_pass, "new_roster": bench.roster_pass, "peer_json_of_status": bench.json_only}

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import boto3
 import google_crc32c
@@ -99,7 +100,14 @@ def sample(seed: int) -> dict[str, torch.Tensor]:
 
 
 def row(member: Member, shard: str) -> dict[str, object]:
-    known = {"uid": member.name, "clip": member.name, "row": "r", "bucket": "b", "shard": shard, "source": "x"}
+    known: dict[str, object] = {
+        "uid": member.name,
+        "clip": member.name,
+        "row": "r",
+        "bucket": "b",
+        "shard": shard,
+        "source": "x",
+    }
     known |= {"offset": member.offset, "length": member.length, "crc32c": member.crc32c, "caption": ""}
     known |= dict(zip(("latent_frames", "latent_height", "latent_width"), LATENT[1:], strict=True))
     return dict.fromkeys(LATENT_SCHEMA.names, 0) | known
@@ -142,7 +150,7 @@ def peer(url: str, store: ObjectStore) -> tuple[float, float]:
     return STEPS * BATCH / wall, cpu / (STEPS * BATCH) * 1e3
 
 
-def summary(rounds: list[tuple[float, float]]) -> dict[str, object]:
+def summary(rounds: list[tuple[float, float]]) -> dict[str, Any]:
     rates, cpu = [rate for rate, _ in rounds], [found for _, found in rounds]
     return {
         "samples_per_second_median": round(statistics.median(rates), 1),
