@@ -88,7 +88,7 @@ def phases(killed, noticed, up, progress, step):
 def recover(worlds, config, generation):
     """Lose the second node, go on with the first; phases of the recovery."""
     first, second = worlds.pods
-    first.until(lambda seen: seen.current.generation == generation and seen.current.saved)
+    first.until(lambda seen: seen.current is not None and seen.current.generation == generation and seen.current.saved)
     killed = kill_node(second)
     noticed = notice(first, generation)
     after = worlds.start(first, config=config, to=[first], reason="NodeLost", drain=False)
