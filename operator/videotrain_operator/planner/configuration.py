@@ -29,11 +29,15 @@ def accept(draft: Draft, present: VideoTrainingRunSpec) -> bool:
         return _freeze(draft)
     if draft.status.config_map not in draft.observed.config_maps and not _restore(draft):
         return True
-    if _edited(draft) and (problems := problems_in(draft.run)):
+    # Checked again only if the spec is not the one that was checked last: it is the costliest part of a pass.
+    refused = any(c.type == Condition.ACCEPTED and c.status == "False" for c in draft.before.conditions)
+    edited = refused or draft.before.observed_generation != (draft.run.metadata.generation or 0)
+    if edited and (problems := problems_in(draft.run)):
         refuse(draft, ManifestError(list(problems)))
         draft.held = True
         return True
-    edits = _frozen_edits(draft.spec, present)
+    fields = type(present).model_fields.items()
+    edits = [f"spec.{f.alias or name}" for name, f in fields if getattr(draft.spec, name) != getattr(present, name)]
     if edits:
         message = Message.EDIT_IGNORED.text(fields=", ".join(edits))
         old = find_condition(draft, Condition.ACCEPTED)
@@ -52,12 +56,6 @@ def refuse(draft: Draft, error: ManifestError) -> None:
     if old is None or old.message != message[:1000]:
         draft.tell("Warning", Reason.INVALID, message)
     set_condition(draft, Condition.ACCEPTED, status=False, reason=Reason.INVALID, message=message)
-
-
-def _edited(draft: Draft) -> bool:
-    """The spec is not the one that was checked last."""
-    refused = any(c.type == Condition.ACCEPTED and c.status == "False" for c in draft.before.conditions)
-    return refused or draft.before.observed_generation != (draft.run.metadata.generation or 0)
 
 
 def _freeze(draft: Draft) -> bool:
@@ -100,8 +98,3 @@ def _restore(draft: Draft) -> bool:
     if set_condition(draft, Condition.ACCEPTED, status=False, reason=Reason.FROZEN_CONFIG_LOST, message=message):
         draft.tell("Warning", Reason.FROZEN_CONFIG_LOST, message)
     return False
-
-
-def _frozen_edits(frozen: VideoTrainingRunSpec, present: VideoTrainingRunSpec) -> list[str]:
-    fields = type(present).model_fields.items()
-    return [f"spec.{f.alias or name}" for name, f in fields if getattr(frozen, name) != getattr(present, name)]

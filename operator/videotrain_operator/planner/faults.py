@@ -81,20 +81,14 @@ class Fault:
 
     def verdict(self, rules: list[FailureRule]) -> Verdict:
         """The user's first matching rule, else the built-in tables. The cause is always the built-in one."""
-        known = REASONS.get(self.reason) or self._by_code()
-        matching = (rule for rule in rules if self._matches(rule))
-        rule = next(matching, None)
-        return Verdict(known.cause, rule.action) if rule else known
-
-    def _by_code(self) -> Verdict:
-        """A pod that failed without running a container was refused or lost by its node."""
-        if self.exit_code is None:
-            return Verdict("infrastructure", "Restart")
-        return EXIT_CODES.get(self.exit_code, EXIT_CODES[ExitCode.INTERNAL])
-
-    def _matches(self, rule: FailureRule) -> bool:
-        codes = not rule.exit_codes or self.exit_code in rule.exit_codes
-        return codes and (not rule.reasons or self.reason in rule.reasons)
+        # A pod that failed without running a container was refused or lost by its node.
+        by_code = EXIT_CODES.get(self.exit_code, EXIT_CODES[ExitCode.INTERNAL]) if self.exit_code is not None else None
+        known = REASONS.get(self.reason) or by_code or Verdict("infrastructure", "Restart")
+        for rule in rules:
+            code_fits = not rule.exit_codes or self.exit_code in rule.exit_codes
+            if code_fits and (not rule.reasons or self.reason in rule.reasons):
+                return Verdict(known.cause, rule.action)
+        return known
 
 
 def pod_fault(name: str, pod: PodView | None) -> Fault | None:
@@ -167,14 +161,10 @@ def root_of(faults: list[Fault]) -> Fault | None:
     if pods:
         return min(pods, key=lambda f: (f.generation_reason != GenerationReason.NODE_LOST, f.exit_code is None, f.pod))
     own = [fault for fault in faults if not fault.consequence]
-    return min(own, key=_time, default=None)
+    return min(own, key=lambda fault: (fault.at.timestamp() if fault.at else 0.0, fault.pod), default=None)
 
 
 _POD_REASONS: Final = (GenerationReason.NODE_LOST, GenerationReason.POD_FAILED)
-
-
-def _time(fault: Fault) -> tuple[float, str]:
-    return (fault.at.timestamp() if fault.at else 0.0, fault.pod)
 
 
 def _reason(code: int) -> str:

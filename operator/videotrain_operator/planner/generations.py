@@ -171,7 +171,10 @@ def _choose(draft: Draft, pods: list[PodView], size: int) -> list[PodView]:
 def _publish(draft: Draft, pods: list[PodView], reason: GenerationReason, message: str) -> None:
     members = [RosterMember(pod=pod.name, address=pod.address or "") for pod in pods]
     roster = _roster(draft, members, str(reason))
-    _check_exclusive(draft, roster)
+    for pod in draft.observed.pods:
+        # Every member of an older generation is dead or will obey the new roster, which all pods get.
+        obeys = pod.roster is None or pod.roster.generation < roster.generation or dead(pod)
+        assert obeys, f"pod {pod.name} carries generation {pod.roster and pod.roster.generation}"
     draft.published = roster
     _record(draft, roster, draft.now, message)
     text = Message.GENERATION.text(
@@ -216,13 +219,6 @@ def _roster(draft: Draft, members: list[RosterMember], reason: str) -> Roster:
         drain=cause in (None, "completed", "drained", "preemption"),
         created_at=draft.now,
     )
-
-
-def _check_exclusive(draft: Draft, roster: Roster) -> None:
-    """Every member of an older generation is dead or will obey the new roster, which all pods get."""
-    for pod in draft.observed.pods:
-        obeys = pod.roster is None or pod.roster.generation < roster.generation or dead(pod)
-        assert obeys, f"pod {pod.name} carries generation {pod.roster and pod.roster.generation}"
 
 
 def _record(draft: Draft, roster: Roster, at: datetime, message: str = "") -> None:

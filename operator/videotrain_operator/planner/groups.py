@@ -49,7 +49,8 @@ def settle_groups(draft: Draft, wanted: int) -> list[tuple[int, PodGroup]]:
     if missing > 0 and places:
         # Nothing happens to a pod that is held back, so no event would lead to the pass that tells of it.
         draft.look_again(0)
-    free = _free_indexes(draft)
+    taken = {pod.index for pod in draft.observed.pods}
+    free = (index for index in range(len(taken) + 1 + 2 * max(1, draft.bounds().max)) if index not in taken)
     return [(next(free), group) for group in places[: max(0, missing)]]
 
 
@@ -84,11 +85,6 @@ def _found(draft: Draft, pods: int) -> None:
     group = PodGroupStatus(name=pod_group(draft.run, number, pods).name, pods=pods)
     draft.update(pod_groups=[*draft.status.pod_groups, group], pod_groups_made=number)
     draft.look_again(0)
-
-
-def _free_indexes(draft: Draft) -> Iterator[int]:
-    taken = {pod.index for pod in draft.observed.pods}
-    return (index for index in range(len(taken) + 1 + 2 * max(1, draft.bounds().max)) if index not in taken)
 
 
 def surplus(draft: Draft, wanted: int) -> set[str]:

@@ -32,7 +32,9 @@ def check_generation(draft: Draft) -> None:
     if _completed(draft, live, reports):
         _complete_stage(draft, live)
         return
-    faults = _faults(draft, live, reports)
+    of_pods = [_member_fault(draft, live, name) for name in live.members]
+    of_workers = [worker_fault(report, draft.pods.get(report.pod)) for report in reports]
+    faults = [fault for fault in (*of_pods, *of_workers) if fault is not None]
     if faults:
         _end_for_faults(draft, live, faults, reports)
         return
@@ -85,12 +87,6 @@ def _complete_stage(draft: Draft, live: GenerationStatus) -> None:
         succeed_run(draft)
     else:
         draft.update_stage(following.name, state="Running", started_at=draft.now)
-
-
-def _faults(draft: Draft, live: GenerationStatus, reports: list[Report]) -> list[Fault]:
-    of_pods = [_member_fault(draft, live, name) for name in live.members]
-    of_workers = [worker_fault(report, draft.pods.get(report.pod)) for report in reports]
-    return [fault for fault in (*of_pods, *of_workers) if fault is not None]
 
 
 def _member_fault(draft: Draft, live: GenerationStatus, name: str) -> Fault | None:
@@ -183,7 +179,8 @@ def _count(draft: Draft, fault: Fault, verdict: Verdict, step: int | None = None
     draft.tell("Warning", fault.generation_reason, fault.message + way_on)
     if step is not None and _no_progress(draft, step, fault):
         return
-    spent, limit = _spent(draft, verdict.cause)
+    spent = getattr(draft.status.restarts_in_stage, verdict.cause)
+    limit = getattr(draft.spec.failure_policy.limits, verdict.cause)
     if spent >= limit:
         message = Message.RESTART_LIMIT.text(limit=limit, cause=verdict.cause, fault=fault.message)
         fail_run(draft, Reason.RESTART_LIMIT, message)
@@ -211,11 +208,6 @@ def _no_progress(draft: Draft, step: int, fault: Fault) -> bool:
     message = Message.NO_PROGRESS.text(deaths=deaths, step=step, limit=limit, fault=fault.message)
     fail_run(draft, Reason.NO_PROGRESS, message)
     return True
-
-
-def _spent(draft: Draft, cause: Cause) -> tuple[int, int]:
-    limits = draft.spec.failure_policy.limits
-    return int(getattr(draft.status.restarts_in_stage, cause)), int(getattr(limits, cause))
 
 
 def _plus_one(counts: RestartCounts, cause: Cause) -> RestartCounts:

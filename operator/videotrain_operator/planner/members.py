@@ -83,7 +83,10 @@ def forgive_nodes(draft: Draft) -> bool:
     """
     limit = timedelta(seconds=SUSPECT_SECONDS)
     kept = [s for s in draft.status.suspect_nodes if draft.now - s.since < limit]
-    if kept and _starved(draft):
+    # Nothing runs, and the scheduler finds no node for pods of the smallest world.
+    placed = [pod for pod in draft.observed.pods if pod.node is not None and not dead(pod) and not pod.deleting]
+    stuck = draft.live is None and any(pod.unschedulable for pod in draft.observed.pods)
+    if kept and stuck and draft.sizes() and len(placed) < draft.sizes()[0]:
         names = ", ".join(s.name for s in kept)
         draft.tell("Normal", Reason.NODES_FORGIVEN, Message.NODES_FORGIVEN.text(nodes=names))
         kept = []
@@ -94,13 +97,6 @@ def forgive_nodes(draft: Draft) -> bool:
     for item in kept:
         draft.look_again((item.since + limit - draft.now).total_seconds())
     return forgiven
-
-
-def _starved(draft: Draft) -> bool:
-    """Nothing runs, and the scheduler finds no node for pods of the smallest world."""
-    placed = [pod for pod in draft.observed.pods if pod.node is not None and not dead(pod) and not pod.deleting]
-    stuck = any(pod.unschedulable for pod in draft.observed.pods)
-    return draft.live is None and stuck and bool(draft.sizes()) and len(placed) < draft.sizes()[0]
 
 
 def settle_pods(draft: Draft, *, remake_unplaced: bool) -> None:

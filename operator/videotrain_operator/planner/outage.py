@@ -33,7 +33,7 @@ def track_outage(draft: Draft) -> str:
         draft.update(outage=None)
     elif outage is None and draft.ended and last.end_cause != "completed":
         _begin(draft, last)
-    elif outage is not None and last.number > outage.generation and _trains(last):
+    elif outage is not None and last.number > outage.generation and last.progress and last.progress.first_step_at:
         draft.update(outage=None)
         return _tell(draft, outage, last)
     return ""
@@ -53,18 +53,13 @@ def _begin(draft: Draft, last: GenerationStatus) -> None:
     draft.update(outage=outage)
 
 
-def _trains(generation: GenerationStatus) -> bool:
-    return generation.progress is not None and generation.progress.first_step_at is not None
-
-
 def _tell(draft: Draft, outage: OutageStatus, now: GenerationStatus) -> str:
     facts = now.progress
     assert facts is not None
     assert facts.first_step_at is not None
     resumed = facts.resumed_step or 0
-    reached = max(
-        (g.progress.step for g in draft.status.generations if _belongs(g, outage, now) and g.progress), default=resumed
-    )
+    hit = [g for g in draft.status.generations if outage.generation <= g.number < now.number and g.stage == now.stage]
+    reached = max((g.progress.step for g in hit if g.progress), default=resumed)
     gpu_us, micros = wasted(draft.status.cost)
     minutes = 60 * max(0, gpu_us - outage.wasted_gpu_microseconds) / MICROSECONDS_PER_HOUR
     seconds = max(0.0, (facts.first_step_at - outage.since).total_seconds())
@@ -82,7 +77,3 @@ def _tell(draft: Draft, outage: OutageStatus, now: GenerationStatus) -> str:
     )
     draft.tell("Normal", Reason.RECOVERED, message)
     return message
-
-
-def _belongs(generation: GenerationStatus, outage: OutageStatus, now: GenerationStatus) -> bool:
-    return outage.generation <= generation.number < now.number and generation.stage == now.stage

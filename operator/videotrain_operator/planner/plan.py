@@ -27,7 +27,7 @@ from videotrain_operator.planner.finish import expire_run
 from videotrain_operator.planner.generations import adopt_published, begin_generation, spread_roster
 from videotrain_operator.planner.health import check_generation, check_standby
 from videotrain_operator.planner.members import forgive_nodes, release_all, settle_pods
-from videotrain_operator.planner.observed import Observed, PodView
+from videotrain_operator.planner.observed import Observed
 from videotrain_operator.planner.outage import track_outage
 from videotrain_operator.planner.progress import absorb_progress
 from videotrain_operator.planner.report import write_report
@@ -130,13 +130,10 @@ def _open(run: VideoTrainingRun, observed: Observed, now: datetime) -> Draft:
     status = RunStatus.from_wire(run.status or {})
     frozen = dict(observed.frozen_spec) if observed.frozen_spec is not None and status.config_map else None
     if observed.nodes_untrusted:
-        observed = replace(observed, pods=tuple(_of_untrusted_node(pod) for pod in observed.pods))
+        # A pod whose node looks lost is then no member of a new world, and not dead either.
+        pods = (replace(p, node_lost=False, node_untrusted=True) if p.node_lost else p for p in observed.pods)
+        observed = replace(observed, pods=tuple(pods))
     return Draft(run=effective_run(run, frozen), observed=observed, now=now, before=status, status=status)
-
-
-def _of_untrusted_node(pod: PodView) -> PodView:
-    """A pod whose node looks lost while nodes are not trusted is no member of a new world, and not dead either."""
-    return replace(pod, node_lost=False, node_untrusted=True) if pod.node_lost else pod
 
 
 def _retire_service(draft: Draft) -> None:
