@@ -53,12 +53,21 @@ class Roster(ApiModel):
     """When it was published."""
 
 
-class StartedRecord(ApiModel):
+class Record(ApiModel):
+    """What every record says of its origin."""
+
+    generation: int
+    """Generation in which it was written."""
+    stage: str
+    """Stage that it is about."""
+    config_hash: str = ""
+    """Hash of the stage's configuration; empty where a process ended before it had read one."""
+
+
+class StartedRecord(Record):
     """A worker is ready to train."""
 
     kind: Literal["started"] = "started"
-    generation: int
-    stage: str
     at: datetime
     world_size: int
     """Worker processes of the generation."""
@@ -70,12 +79,10 @@ class StartedRecord(ApiModel):
     """Newer checkpoints that were refused, with why."""
 
 
-class StepRecord(ApiModel):
+class StepRecord(Record):
     """One optimizer step (or work unit) is done."""
 
     kind: Literal["step"] = "step"
-    generation: int
-    stage: str
     step: int
     """1-based."""
     started_at: datetime
@@ -101,12 +108,10 @@ class StepRecord(ApiModel):
     """(slowest - fastest) / mean compute time of the ranks in this step."""
 
 
-class ValidationRecord(ApiModel):
+class ValidationRecord(Record):
     """The loss on held-out samples after a step: always the same samples, times and noise, so losses compare."""
 
     kind: Literal["validation"] = "validation"
-    generation: int
-    stage: str
     step: int
     """Last step that the weights have seen."""
     at: datetime
@@ -123,12 +128,10 @@ class ValidationRecord(ApiModel):
     """Mean over the samples at each time."""
 
 
-class CheckpointRecord(ApiModel):
+class CheckpointRecord(Record):
     """A checkpoint is complete: its commit manifest is in the object store."""
 
     kind: Literal["checkpoint"] = "checkpoint"
-    generation: int
-    stage: str
     step: int
     captured_at: datetime
     """When the step that it holds was finished."""
@@ -148,26 +151,20 @@ class CurationCounts(ApiModel):
     """Raw videos and clips that were dropped, by reason."""
 
 
-class CurationRecord(ApiModel):
+class CurationRecord(Record):
     """A curated set was put together and its drop report is stored; told again by each generation that does so."""
 
     kind: Literal["curation"] = "curation"
-    generation: int
-    stage: str
     at: datetime
     counts: CurationCounts
     """Of the whole set, not only of this generation's share."""
 
 
-class WorkerExit(ApiModel):
+class WorkerExit(Record):
     """How a worker process ended, written by itself or, if it could not, by the agent."""
 
     kind: Literal["exit"] = "exit"
     """Tells records apart."""
-    generation: int
-    """Generation in which it worked."""
-    stage: str
-    """Stage that it worked on."""
     local_rank: int
     """Its number in the pod, from 0."""
     at: datetime

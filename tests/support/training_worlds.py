@@ -373,7 +373,7 @@ def run_world(folder: Path, config: StageConfig, size: int, plan: Plan | None = 
     return WorldResult(
         codes=[process.exitcode or 0 for process in processes],
         outcomes=[_text(where / f"outcome-{rank}") for rank in range(size)],
-        records=[_records(where / f"records-{rank}.jsonl") for rank in range(size)],
+        records=[_records(where / f"records-{rank}.jsonl", config) for rank in range(size)],
     )
 
 
@@ -381,9 +381,11 @@ def _text(path: Path) -> str:
     return path.read_text() if path.exists() else "killed"
 
 
-def _records(path: Path) -> list[Any]:
+def _records(path: Path, config: StageConfig) -> list[Any]:
     lines = path.read_bytes().splitlines() if path.exists() else []
-    return [TRAINER_RECORD.validate_json(line) for line in lines]
+    found = [TRAINER_RECORD.validate_json(line) for line in lines]
+    assert all(record.config_hash == config.hash() for record in found)
+    return found
 
 
 def commit_of(folder: Path, step: int) -> CheckpointManifest:

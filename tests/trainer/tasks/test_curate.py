@@ -67,6 +67,7 @@ def run_world(make_context, config, size: int) -> list:
     for thread in threads:
         thread.join()
     assert [outcomes[rank] for rank in range(size)] == ["completed"] * size
+    assert all(record.config_hash == config.hash() for context in contexts for record in context.records.all)
     return [context.records for context in contexts]
 
 

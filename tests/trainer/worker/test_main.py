@@ -49,6 +49,7 @@ def test_a_worker_runs_below_the_torchrun_command(tmp_path, pod):
     for local_rank in (0, 1):
         record = exit_record(tmp_path, local_rank)
         assert (record.outcome, record.code, record.step) == ("completed", ExitCode.OK, 3)
+        assert record.config_hash == stage_config(steps=3).hash()
     assert len((tmp_path / names.DIR_RUN / "records-1-0.jsonl").read_text().splitlines()) == 4
 
 
@@ -64,6 +65,7 @@ def test_a_missing_configuration_is_told_by_code_and_record(tmp_path, pod):
     _, log = worker.communicate()
     assert worker.returncode == ExitCode.CONFIG
     assert "walk.json does not exist" in exit_record(tmp_path, 0).message
+    assert exit_record(tmp_path, 0).config_hash == ""
     assert "walk.json does not exist" in log
 
 

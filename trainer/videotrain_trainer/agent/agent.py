@@ -197,7 +197,7 @@ class Agent:
 
 def _refusal(roster: Roster, message: str) -> GenerationProgress:
     now = datetime.now(UTC)
-    end = silent_exit(roster.generation, roster.stage, 0, 0, now, ExitCode.CONFIG, message)
+    end = silent_exit(roster, 0, 0, now, ExitCode.CONFIG, message)
     return GenerationProgress(
         generation=roster.generation, stage=roster.stage, state="failed", launched_at=now, ended_at=now, exit=end
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal
 
-from videotrain_api.records import WorkerExit
+from videotrain_api.records import Roster, WorkerExit
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.agent.messages import WorkerDeath
 
@@ -21,13 +21,12 @@ def status_code(exit_code: int) -> int:
     return 128 - exit_code if exit_code < 0 else exit_code
 
 
-def silent_exit(
-    generation: int, stage: str, local_rank: int, step: int, at: datetime, code: int, message: str
-) -> WorkerExit:
+def silent_exit(roster: Roster, local_rank: int, step: int, at: datetime, code: int, message: str) -> WorkerExit:
     """The exit record of a worker that could not write one; code 0 means that it had not yet begun."""
     return WorkerExit(
-        generation=generation,
-        stage=stage,
+        generation=roster.generation,
+        stage=roster.stage,
+        config_hash=roster.config_hash,
         local_rank=local_rank,
         at=at,
         code=code,

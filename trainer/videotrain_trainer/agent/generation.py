@@ -235,6 +235,4 @@ class Generation:
             code, message = ExitCode.TERMINATED, "stopped because another worker of the pod had failed"
         else:
             code, message = ExitCode.KILLED, "the launcher ended without a word: killed by the kernel or from outside"
-        return exits.silent_exit(
-            self.roster.generation, self.roster.stage, local_rank, self._fold.step, at, code, message
-        )
+        return exits.silent_exit(self.roster, local_rank, self._fold.step, at, code, message)

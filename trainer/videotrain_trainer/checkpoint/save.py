@@ -48,7 +48,9 @@ class CheckpointWriter:
         self._store = store
         self._writer = writer
         self._policy = policy
-        self._reporter = StageReporter(sink=records, generation=writer.generation, stage=writer.stage)
+        self._reporter = StageReporter(
+            sink=records, generation=writer.generation, stage=writer.stage, config_hash=writer.config_hash
+        )
         self._closing = threading.Event()
         self._waiter = Waiter(self._closing)
         self._committer = Committer(store, writer, order, self._waiter) if writer.rank == 0 else None

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from videotrain_api.records import CurationCounts, CurationRecord
+from videotrain_api.records import CurationCounts
 from videotrain_api.resource.stages import CurateTask
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import DropReport
@@ -117,11 +116,7 @@ def _publish(
 
 def _tell(context: StageContext, report: DropReport) -> None:
     """The counts outlive this process in the run's status."""
-    counts = CurationCounts(clips=report.clips, dropped=report.counts)
-    stage = context.config.stage.name
-    context.records.write(
-        CurationRecord(generation=context.generation, stage=stage, at=datetime.now(UTC), counts=counts)
-    )
+    context.reporter.curated(CurationCounts(clips=report.clips, dropped=report.counts))
 
 
 def _remove_unused(store: ObjectStore, prefix: str, wanted: set[str]) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 
-from videotrain_api.records import ValidationRecord
 from videotrain_trainer.checkpoint.state import Point
 from videotrain_trainer.data.sample_order import StepOrder
 from videotrain_trainer.storage import ObjectStore
@@ -77,22 +75,15 @@ def _validate(run: TrainingRun, total_steps: int) -> None:
     if step % objective.validate_every and step != total_steps:
         return
     losses = objective.validate(run.engine, run.peers)
-    now = datetime.now(UTC)
-    run.context.records.write(
-        ValidationRecord(
-            generation=run.context.generation,
-            stage=run.context.config.stage.name,
-            step=step,
-            at=now,
-            duration_us=(now - run.finished_at) // timedelta(microseconds=1),
-            samples=losses.samples,
-            loss=losses.mean,
-            bucket_losses=losses.by_bucket,
-            times=losses.times,
-            time_losses=losses.by_time,
-        )
+    run.finished_at = run.context.reporter.validated(
+        step,
+        run.finished_at,
+        samples=losses.samples,
+        loss=losses.mean,
+        bucket_losses=losses.by_bucket,
+        times=losses.times,
+        time_losses=losses.by_time,
     )
-    run.finished_at = now
 
 
 def _save(run: TrainingRun) -> None:

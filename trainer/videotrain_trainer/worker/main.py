@@ -124,6 +124,7 @@ class Worker:
         self._sink = RecordFile(environment.files, environment.generation, environment.local_rank)
         self._drain = SignalDrain(self._leave_early)
         self._stage = environment.config_file.stem
+        self._config_hash = ""
         self._announce()
 
     def _announce(self) -> None:
@@ -141,6 +142,7 @@ class Worker:
         """Do the stage and record how it ended. Never raises."""
         try:
             config = load_config(self._environment.config_file)
+            self._config_hash = config.hash()
             outcome = self._run_stage(config)
         except BaseException as error:
             log.exception("worker failed")
@@ -188,6 +190,7 @@ class Worker:
             WorkerExit(
                 generation=self._environment.generation,
                 stage=self._stage,
+                config_hash=self._config_hash,
                 local_rank=self._environment.local_rank,
                 at=datetime.now(UTC),
                 code=code,

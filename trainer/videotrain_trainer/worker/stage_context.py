@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -52,10 +53,11 @@ class StageContext:
     cache: Path
     """Pod-local folder for things worth keeping between generations."""
 
-    @property
+    @cached_property
     def reporter(self) -> StageReporter:
-        """Builds and writes the records that every task writes."""
-        return StageReporter(sink=self.records, generation=self.generation, stage=self.config.stage.name)
+        """Builds and writes the records of every task."""
+        name, digest = self.config.stage.name, self.config.hash()
+        return StageReporter(sink=self.records, generation=self.generation, stage=name, config_hash=digest)
 
 
 Task = Callable[[StageContext], Outcome]

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol, TypedDict, Unpack
 
-from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord, TrainerRecord
+from videotrain_api.records import (
+    CheckpointRecord,
+    CurationCounts,
+    CurationRecord,
+    StartedRecord,
+    StepRecord,
+    TrainerRecord,
+    ValidationRecord,
+)
 
 
 class RecordSink(Protocol):
@@ -40,6 +48,24 @@ class Measured(TypedDict, total=False):
     world_spread: float | None
 
 
+class ValidationLosses(TypedDict):
+    """Fields of ValidationRecord."""
+
+    samples: int
+    loss: float
+    bucket_losses: dict[str, float]
+    times: list[float]
+    time_losses: list[float]
+
+
+class Origin(TypedDict):
+    """Fields of Record."""
+
+    generation: int
+    stage: str
+    config_hash: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageReporter:
     """Writes records of one stage in one generation."""
@@ -47,6 +73,7 @@ class StageReporter:
     sink: RecordSink
     generation: int
     stage: str
+    config_hash: str
 
     def started(self, world_size: int, resumed_step: int, total_steps: int, skipped: list[str] | None = None) -> None:
         """This process is ready to work.
@@ -59,8 +86,7 @@ class StageReporter:
         """
         self.sink.write(
             StartedRecord(
-                generation=self.generation,
-                stage=self.stage,
+                **self._origin(),
                 at=datetime.now(UTC),
                 world_size=world_size,
                 resumed_step=resumed_step,
@@ -76,8 +102,7 @@ class StageReporter:
         stalls: Measured = {"data_stall_us": 0, "checkpoint_us": 0}
         self.sink.write(
             StepRecord(
-                generation=self.generation,
-                stage=self.stage,
+                **self._origin(),
                 step=step,
                 started_at=started_at,
                 finished_at=finished_at,
@@ -103,8 +128,7 @@ class StageReporter:
         """
         self.sink.write(
             CheckpointRecord(
-                generation=self.generation,
-                stage=self.stage,
+                **self._origin(),
                 step=step,
                 captured_at=captured_at,
                 committed_at=committed_at,
@@ -113,3 +137,26 @@ class StageReporter:
                 stall_us=stall_us,
             )
         )
+
+    def validated(self, step: int, started_at: datetime, **losses: Unpack[ValidationLosses]) -> datetime:
+        """Losses on held-out samples after a step.
+
+        Args:
+            step: last step that the weights have seen.
+            started_at: when training stopped for it.
+            losses: see ValidationRecord.
+
+        Returns:
+            The time of the record: training goes on from here.
+        """
+        now = datetime.now(UTC)
+        duration_us = (now - started_at) // timedelta(microseconds=1)
+        self.sink.write(ValidationRecord(**self._origin(), step=step, at=now, duration_us=duration_us, **losses))
+        return now
+
+    def curated(self, counts: CurationCounts) -> None:
+        """A curated set was put together: what was kept and dropped of the whole set."""
+        self.sink.write(CurationRecord(**self._origin(), at=datetime.now(UTC), counts=counts))
+
+    def _origin(self) -> Origin:
+        return {"generation": self.generation, "stage": self.stage, "config_hash": self.config_hash}
