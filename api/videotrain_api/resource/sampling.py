@@ -29,3 +29,10 @@ SEEDS: Final = 2**64
 """Seeds are whole numbers below this."""
 SEED: Final = 42
 """Of the noise."""
+
+
+def text_guidance(given: float | None, distilled: bool | None) -> float:
+    """The scale of text guidance, or the value of a distilled model's guidance input: what is given, else the usual."""
+    if given is not None:
+        return given
+    return DISTILLED_GUIDANCE if distilled else TEXT_GUIDANCE

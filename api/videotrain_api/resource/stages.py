@@ -370,8 +370,9 @@ class SampleTask(ApiModel):
     """Width:height name."""
     sampling_steps: int = Field(default=sampling.STEPS, ge=1, le=100_000)
     """Euler steps."""
-    text_guidance: float = Field(default=sampling.TEXT_GUIDANCE, ge=0)
-    """Scale of text guidance; for a distilled model the value of its guidance input, where 4 is usual."""
+    text_guidance: float | None = Field(default=None, ge=0)
+    """Scale of text guidance, or the value of a distilled model's guidance input. If unset 7.5, and 4 for a distilled
+    model."""
     image_guidance: float = Field(default=sampling.IMAGE_GUIDANCE, ge=0)
     """Scale of image guidance."""
     fps: int = Field(default=sampling.FPS, ge=1, le=120)

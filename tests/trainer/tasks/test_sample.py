@@ -172,6 +172,15 @@ def test_missing_weights_are_refused_by_name(folder):
 
 
 @pytest.mark.numeric
+def test_a_distilled_model_has_its_own_usual_guidance(folder):
+    config = config_of(folder, prompts=[Prompt(text="a")], from_dataset=0)
+    distilled = config.model_copy(update={"model": config.model.model_copy(update={"guidance_embed": True})})
+    given = config_of(folder, prompts=[Prompt(text="a")], from_dataset=0, text_guidance=2.0)
+    store = ObjectStore.for_storage(config.storage)
+    found = [plan_drawings(each, store, conditioned=True)[0] for each in (config, distilled, given)]
+    assert [drawing.video.settings["textGuidance"] for drawing in found] == [7.5, 4.0, 2.0]
+
+
 @pytest.mark.slow
 def test_two_ranks_share_the_videos_and_draw_what_one_rank_draws(folder):
     sample.run(context_of(folder, config_of(folder)))

@@ -12,7 +12,7 @@ from videotrain_api.config import aspect
 from videotrain_api.config.presets import COMPANIONS, complete_autoencoder, complete_transformer
 from videotrain_api.cost import flops
 from videotrain_api.resource.architecture import AutoencoderSpec, AutoencoderTiling, TextEncoderSpec, TransformerSpec
-from videotrain_api.resource.sampling import DISTILLED_GUIDANCE, TEXT_GUIDANCE
+from videotrain_api.resource.sampling import text_guidance
 from videotrain_api.resource.stages import ConditionKind
 from videotrain_api.resource.trainrun import Storage
 from videotrain_api.schema import ApiModel, ManifestError
@@ -158,14 +158,13 @@ def _settings(options: argparse.Namespace, sources: Sources) -> Settings:
         height, width = aspect.shape_of(options.resolution, options.aspect, grid)
     except ValueError as error:
         raise ConfigError(f"--resolution, --aspect: {error}") from error
-    usual = DISTILLED_GUIDANCE if sources.model.guidance_embed else TEXT_GUIDANCE
     return Settings(
         width=width,
         height=height,
         frames=frames,
         fps=options.fps,
         steps=options.steps,
-        text_guidance=usual if options.guidance is None else options.guidance,
+        text_guidance=text_guidance(options.guidance, sources.model.guidance_embed),
         image_guidance=options.image_guidance,
         oscillate_text=not options.no_oscillation,
         oscillate_image=not options.no_oscillation,

@@ -70,8 +70,7 @@ class SampleOptions:
         """
         if isinstance(self.guidance, Guidance):
             return self.guidance
-        usual = sampling.DISTILLED_GUIDANCE if distilled else sampling.TEXT_GUIDANCE
-        return Guidance(text=usual if self.guidance is None else self.guidance, image=sampling.IMAGE_GUIDANCE)
+        return Guidance(text=sampling.text_guidance(self.guidance, distilled), image=sampling.IMAGE_GUIDANCE)
 
     def _whole(self, name: str, least: int, most: int | None) -> None:
         value = getattr(self, name)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from videotrain_api.config.stage_config import StageConfig
+from videotrain_api.resource.sampling import text_guidance
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.weights import weights_uri
 from videotrain_trainer.sampling.contents import Contents
@@ -105,7 +106,7 @@ def _settings(config: StageConfig, drawing: Drawing) -> Settings:
         frames=video.frames,
         fps=video.fps,
         steps=task.sampling_steps,
-        text_guidance=task.text_guidance,
+        text_guidance=text_guidance(task.text_guidance, config.model.guidance_embed),
         image_guidance=task.image_guidance,
         oscillate_text=task.oscillate_text,
         oscillate_image=task.oscillate_image,

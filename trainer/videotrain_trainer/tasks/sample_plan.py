@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from videotrain_api.config import aspect
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.cost import flops
+from videotrain_api.resource.sampling import text_guidance
 from videotrain_api.resource.stages import ConditionKind, Prompt, PromptStyle, SampleTask
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import SampledVideo
@@ -104,7 +105,7 @@ def _drawing(
         reference_clip=clip_uri,
         settings={
             "samplingSteps": task.sampling_steps,
-            "textGuidance": task.text_guidance,
+            "textGuidance": text_guidance(task.text_guidance, config.model.guidance_embed),
             "imageGuidance": task.image_guidance,
             "motionScore": task.motion_score,
             "oscillateText": task.oscillate_text,
