@@ -42,7 +42,7 @@ def camel_case(name: str) -> str:
 
 
 class ApiModel(BaseModel):
-    """A closed, frozen model with camelCase names on the wire."""
+    """A closed, immutable model with camelCase names on the wire."""
 
     model_config = ConfigDict(
         alias_generator=camel_case,

@@ -1,4 +1,4 @@
-"""What is asked of a drawing: one frozen value per video, whose hash names everything that its pixels depend on."""
+"""What is asked of a drawing: one immutable value per video, whose hash names everything that its pixels depend on."""
 
 from __future__ import annotations
 
