@@ -11,9 +11,9 @@ from support.plane_objects import create_namespace, delete_nodes
 from support.queue_bench import POOL, GracefulPlane, QueueBench
 
 from videotrain.controlplane.kwok import create_nodes
-from videotrain.kubelet.watch import follow
 from videotrain_api.vocabulary import KIND
 from videotrain_operator.kube.client import connect
+from videotrain_operator.kube.informer import Watch
 
 NODES = 6
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -47,7 +47,9 @@ async def bench(kueue, tmp_path):
         bench = QueueBench(plane, client, namespace, tmp_path)
         bench.kueue = manager
         await bench.agents.start()
-        watching = [asyncio.create_task(follow(client, kind, view)) for kind, view in bench.views.items()]
+        watching = [
+            asyncio.create_task(Watch(client, kind, view, starting=True).run()) for kind, view in bench.views.items()
+        ]
         try:
             await bench.start(replicas=1)
             yield bench

@@ -17,10 +17,10 @@ from typing import Any
 from support.process_nodes import ProcessNodes
 
 from videotrain.controlplane.cluster import identity
-from videotrain.kubelet.watch import follow
 from videotrain.objectstore.s3_server import ObjectServer
 from videotrain_api.metrics import LEADER
 from videotrain_api.vocabulary import KIND
+from videotrain_operator.kube.informer import Watch
 
 PATIENCE = 240.0
 """Seconds that anything may take on a busy machine."""
@@ -157,7 +157,10 @@ class Rig:
         self.nodes = ProcessNodes(self.plane, self.folder / "nodes", env=env)
         self.nodes.names = node_names
         await asyncio.to_thread(self.nodes.start)
-        self._watching = [asyncio.create_task(follow(self.client, kind, view)) for kind, view in self.views.items()]
+        self._watching = [
+            asyncio.create_task(Watch(self.client, kind, view, starting=True).run())
+            for kind, view in self.views.items()
+        ]
         self._watching.append(asyncio.create_task(self._keep_plane()))
         self.operators.start()
         await until(lambda: self.operators.leader() is not None, "a replica of the operator leads", self.operators.tail)

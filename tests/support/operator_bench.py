@@ -22,9 +22,9 @@ from support.planner_builders import manifest
 from support.rights import LEASE, grant_operator
 
 from videotrain.controlplane.kwok import H200_NODE, create_nodes
-from videotrain.kubelet.watch import follow
 from videotrain_api.vocabulary import ANNOTATION_ROSTER, KIND, LABEL_INDEX, LABEL_RUN
 from videotrain_operator.kube.client import KubeClient
+from videotrain_operator.kube.informer import Watch
 
 PODS = 2
 """Of each run."""
@@ -233,7 +233,9 @@ async def bench(
     roomy = dict(H200_NODE) | {"nvidia.com/gpu": "96"}
     labels = {BENCH_LABEL: namespace}
     await asyncio.to_thread(lambda: create_nodes(control_plane.api(), bench.nodes, capacity=roomy, labels=labels))
-    watching = [asyncio.create_task(follow(admin, kind, view)) for kind, view in bench.views.items()]
+    watching = [
+        asyncio.create_task(Watch(admin, kind, view, starting=True).run()) for kind, view in bench.views.items()
+    ]
     yield bench
     if hasattr(bench, "operators"):
         bench.operators.end_all()

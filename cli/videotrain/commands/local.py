@@ -19,8 +19,7 @@ from videotrain.embedded.database import StoreError, read_objects
 from videotrain.errors import UsageError
 from videotrain.local.display import Display, make_display
 from videotrain.local.ending import EXIT_SUSPENDED, Outcome
-from videotrain.local.metrics_server import MetricsPortError
-from videotrain.local.operator_loop import OperatorError
+from videotrain.local.operator_loop import MetricsPortError, OperatorError
 from videotrain.local.prepare import Prepared, prepare
 from videotrain.local.session import Session
 from videotrain.local.workdir_lock import check_same_run, check_space, locked

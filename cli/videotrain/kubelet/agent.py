@@ -25,14 +25,15 @@ from videotrain.kubelet.events import Events
 from videotrain.kubelet.node_object import Registration, keep_alive
 from videotrain.kubelet.orders import obey
 from videotrain.kubelet.pod import PodHost
+from videotrain.kubelet.retry import retry_until_answered
 from videotrain.kubelet.site import Site, Timing
-from videotrain.kubelet.watch import follow, retry_until_answered
 from videotrain.locks import DirectoryError, held
 from videotrain.processes.devices import Found, Need, NodeDevices, share_devices
 from videotrain.processes.leftovers import end_leftovers
 from videotrain.tasks import end, end_all
 from videotrain_api.schema import Json
 from videotrain_operator.kube.client import connect
+from videotrain_operator.kube.informer import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -70,8 +71,8 @@ class KubeNodes:
                 self._group = group
                 group.create_task(self._site.events.write())
                 group.create_task(keep_alive(list(self._nodes.values()), self._site.timing.lease))
-                group.create_task(follow(self._site.client, "Node", _NodeFollower(self)))
-                group.create_task(follow(self._site.client, "Pod", _PodFollower(self)))
+                group.create_task(Watch(self._site.client, "Node", _NodeFollower(self), starting=True).run())
+                group.create_task(Watch(self._site.client, "Pod", _PodFollower(self), starting=True).run())
                 group.create_task(obey(self._site.workdir, orders))
         finally:
             self._group = None

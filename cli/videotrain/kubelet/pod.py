@@ -10,11 +10,11 @@ from typing import Final
 from videotrain.clock import parse_time, utc_now
 from videotrain.embedded.podstatus import NODE_LOST
 from videotrain.kubelet.container import Container, Named, Stop
+from videotrain.kubelet.retry import retry_until_answered
 from videotrain.kubelet.site import Site
 from videotrain.kubelet.status import PodReport, Record, now
 from videotrain.kubelet.status_writer import StatusWriter
 from videotrain.kubelet.volumes import PodVolumes
-from videotrain.kubelet.watch import retry_until_answered
 from videotrain.processes.addresses import NoAddressError
 from videotrain.processes.podfiles import ContainerConfigError, container_of
 from videotrain.processes.process import Ending

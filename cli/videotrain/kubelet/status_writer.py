@@ -7,8 +7,8 @@ import logging
 from typing import Final
 
 from videotrain.kubelet.events import COMPONENT
+from videotrain.kubelet.retry import RETRY_SECONDS
 from videotrain.kubelet.status import PodReport, contains
-from videotrain.kubelet.watch import RETRY_SECONDS
 from videotrain_api.schema import Json
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.kube.client import ApiError, KubeClient

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sqlite3
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -14,12 +15,12 @@ from videotrain.embedded.store import EmbeddedCluster
 from videotrain.files import replace_file
 from videotrain.local.chaos import FaultInjector
 from videotrain.local.display import Display
-from videotrain.local.metrics_server import serve_metrics
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import KIND, PORT_AGENT, Phase
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.interface import Conflict
+from videotrain_operator.manager.server import serve
 from videotrain_operator.planner.observed import Observed
 from videotrain_operator.reconcile import Outcome, RunKey, RunLoop, utc_now
 from videotrain_operator.telemetry import OperatorMetrics
@@ -31,6 +32,12 @@ POLL_SECONDS: Final = 0.5
 PATIENCE: Final = 5
 """Failed passes in a row after which the run is given up: in one process nobody else will mend what is broken."""
 RESTING: Final = (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED)
+HOST: Final = "127.0.0.1"
+"""Where the metrics are served."""
+
+
+class MetricsPortError(Exception):
+    """The port for the metrics cannot be used."""
 
 
 class OperatorError(Exception):
@@ -64,12 +71,20 @@ class Operating:
         """The run as it rests: succeeded, failed or suspended, with every pod released.
 
         Raises:
+            MetricsPortError: the port for the metrics is taken.
             OperatorError: pass after pass failed.
             sqlite3.Error: the database could not be written.
         """
-        async with serve_metrics(self._metrics, self._metrics_port) as url:
-            self._endpoints = {"operator": url}
-            self._display.event(f"metrics of the operator: {url}")
+        port = self._metrics_port
+        async with AsyncExitStack() as stack:
+            try:
+                port = await stack.enter_async_context(
+                    serve(HOST, port, metrics=self._metrics.text, healthy=lambda: "", ready=lambda: "")
+                )
+            except OSError as error:
+                raise MetricsPortError(f"--metrics-port {port}: {error.strerror}; use another one, or 0") from None
+            self._endpoints = {"operator": f"http://{HOST}:{port}/metrics"}
+            self._display.event(f"metrics of the operator: {self._endpoints['operator']}")
             return await self._with_agents()
 
     async def _with_agents(self) -> Json:

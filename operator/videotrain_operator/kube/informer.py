@@ -1,4 +1,4 @@
-"""List and watch: keeps a Store current through lost connections, expired versions and silence."""
+"""List and watch one kind, through lost connections, expired versions and silence."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
-from videotrain_operator.cluster.interface import WatchEvent
-from videotrain_operator.kube.cache import Key, Store, key_of
+from videotrain_api.schema import Json
+from videotrain_operator.cluster.interface import NotFound, WatchEvent
+from videotrain_operator.kube.cache import Store, key_of
 from videotrain_operator.kube.client import ApiError, ApiUnavailable, KubeClient
 from videotrain_operator.kube.kinds import KINDS
 from videotrain_operator.kube.trim import trim
@@ -24,14 +25,40 @@ OnEvent = Callable[[WatchEvent], None]
 _log = logging.getLogger(__name__)
 
 
-class Informer:
-    """Follows one kind in one namespace or everywhere. Call `run()` as a task; `synced` is set after the first list."""
+class Follower(Protocol):
+    """Told what there is and what changes."""
+
+    def replaced(self, items: list[Json], version: int, /) -> None:
+        """Everything there is, as of a resourceVersion."""
+
+    def changed(self, body: Json, deleted: bool) -> None:
+        """One object was made, changed or removed."""
+
+
+class Watch:
+    """Follows one kind in one namespace or everywhere. Call `run()` as a task; `synced` is set after the first list.
+
+    Args:
+        client: of the API server.
+        kind: to follow.
+        follower: told of every object.
+        namespace: every one if empty.
+        labels: selector; all objects if empty.
+        starting: the server may be one that starts, which serves its paths one after the other: a kind that it does not
+            serve yet is waited for.
+    """
 
     def __init__(
-        self, client: KubeClient, kind: str, store: Store, on_event: OnEvent, *, namespace: str = "", labels: str = ""
+        self,
+        client: KubeClient,
+        kind: str,
+        follower: Follower,
+        *,
+        namespace: str = "",
+        labels: str = "",
+        starting: bool = False,
     ) -> None:
         self.kind = kind
-        self.store = store
         self.synced = asyncio.Event()
         self.heard_at = 0.0
         """Monotonic time of the last sign of the server: a list, an event, a bookmark or the end of a watch in time."""
@@ -39,8 +66,9 @@ class Informer:
         """Watches that broke or expired."""
         self.namespace = namespace
         self._client = client
-        self._on_event = on_event
+        self._follower = follower
         self._labels = labels
+        self._starting = starting
         self._version = ""
         self._refused_since: float | None = None
 
@@ -49,6 +77,7 @@ class Informer:
 
         Raises:
             ApiError: the server refuses to list or to watch, from the beginning or for REFUSED_SECONDS.
+            NotFound: it does not serve the kind.
         """
         backoff = FIRST_BACKOFF_SECONDS
         while True:
@@ -71,6 +100,11 @@ class Informer:
                     raise
                 self._broke(error)
                 await asyncio.sleep(FIRST_BACKOFF_SECONDS)
+            except NotFound as error:
+                if not self._starting:
+                    raise
+                self._broke(error)
+                await asyncio.sleep(FIRST_BACKOFF_SECONDS)
 
     def _is_meant(self) -> bool:
         """A refusal is not only that of a server that has not read its rules yet."""
@@ -78,7 +112,7 @@ class Informer:
         self._refused_since = self._refused_since or now
         return not self.synced.is_set() or now - self._refused_since > REFUSED_SECONDS
 
-    def _broke(self, error: ApiError) -> None:
+    def _broke(self, error: ApiError | NotFound) -> None:
         self.restarts += 1
         _log.info("watch of %s ended: %s", self.kind, error)
 
@@ -87,17 +121,12 @@ class Informer:
         self.heard_at = time.monotonic()
 
     async def _list(self) -> None:
-        keys: list[Key] = []
+        found: list[Json] = []
         version = ""
         async for items, listed in self._client.pages(self.kind, self.namespace, self._labels):
-            for item in items:
-                body = trim(item)
-                keys.append(key_of(body))
-                if self.store.put(body):
-                    self._on_event(WatchEvent("MODIFIED", body))
+            found += [self._reduced(item) for item in items]
             version = listed
-        for body in self.store.keep_only(keys, int(version), self.namespace):
-            self._on_event(WatchEvent("DELETED", body))
+        self._follower.replaced(found, int(version))
         self._version = version
         self._heard()
         self.synced.set()
@@ -109,11 +138,40 @@ class Informer:
             if isinstance(event, str):
                 self._version = event
                 continue
-            body = trim(head | event.object)
+            body = self._reduced(head | event.object)
             self._version = str(body["metadata"]["resourceVersion"])
-            # The store first: whoever is woken reads it.
-            if event.type == "DELETED":
-                self.store.remove(body)
-                self._on_event(WatchEvent("DELETED", body))
-            elif self.store.put(body):
+            self._follower.changed(body, event.type == "DELETED")
+
+    def _reduced(self, body: Json) -> Json:
+        """What is kept of an object."""
+        return body
+
+
+class Informer(Watch):
+    """Keeps a Store current, with the parts of objects that the operator reads, and tells of what is new in it."""
+
+    def __init__(
+        self, client: KubeClient, kind: str, store: Store, on_event: OnEvent, *, namespace: str = "", labels: str = ""
+    ) -> None:
+        super().__init__(client, kind, self, namespace=namespace, labels=labels)
+        self.store = store
+        self._on_event = on_event
+
+    def replaced(self, items: list[Json], version: int, /) -> None:
+        """Make the store hold these, and no others of the namespace."""
+        for body in items:
+            if self.store.put(body):
                 self._on_event(WatchEvent("MODIFIED", body))
+        for body in self.store.keep_only([key_of(body) for body in items], version, self.namespace):
+            self._on_event(WatchEvent("DELETED", body))
+
+    def changed(self, body: Json, deleted: bool) -> None:
+        """Take one change. The store first: whoever is woken reads it."""
+        if deleted:
+            self.store.remove(body)
+            self._on_event(WatchEvent("DELETED", body))
+        elif self.store.put(body):
+            self._on_event(WatchEvent("MODIFIED", body))
+
+    def _reduced(self, body: Json) -> Json:
+        return trim(body)

@@ -5,11 +5,11 @@ from contextlib import suppress
 
 import pytest
 
-from videotrain_operator.cluster.interface import WatchEvent
+from videotrain_operator.cluster.interface import NotFound, WatchEvent
 from videotrain_operator.kube import informer as informers
 from videotrain_operator.kube.cache import Store
 from videotrain_operator.kube.client import ApiError, ApiUnavailable
-from videotrain_operator.kube.informer import Informer
+from videotrain_operator.kube.informer import Informer, Watch
 
 
 def pod(name, version, uid=None):
@@ -118,3 +118,31 @@ async def test_one_that_goes_on_refusing_is_believed(monkeypatch):
     monkeypatch.setattr(informers, "REFUSED_SECONDS", 0.01)
     with pytest.raises(ApiError, match="forbidden"):
         await follow(Server([([pod("a", 3)], "5")], [[REFUSAL]] * 10_000))
+
+
+class Seen:
+    """A follower that writes down what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def replaced(self, items, version):
+        self.told.append((version, [body["metadata"]["name"] for body in items]))
+
+    def changed(self, body, deleted):
+        self.told.append((body["metadata"]["name"], deleted))
+
+
+async def test_a_server_that_starts_is_waited_for_until_it_serves_the_kind():
+    seen = Seen()
+    server = Server([NotFound("pods"), ([pod("a", 3)], "5")], [[WatchEvent("DELETED", pod("a", 6))]])
+    task = asyncio.create_task(Watch(server, "Pod", seen, starting=True).run())
+    async with asyncio.timeout(20):
+        await server.idle.wait()
+    task.cancel()
+    assert seen.told == [(5, ["a"]), ("a", True)]
+
+
+async def test_a_kind_that_is_not_served_ends_the_watch_of_others():
+    with pytest.raises(NotFound, match="pods"):
+        await Watch(Server([NotFound("pods")], []), "Pod", Seen()).run()
