@@ -262,6 +262,17 @@ class GenerationProgress(ApiModel):
     """model_flops_per_second over the dense bf16 peak of the world's GPUs, such as 0.41; None if the peak
     of a kind of GPU is not known."""
 
+    def seconds_per_step(self, least: int) -> float | None:
+        """Mean over the steps but the first, which compiles and warms up.
+
+        Args:
+            least: with fewer steps than these after the first, None.
+        """
+        if self.first_step_at is None or self.last_step_at is None:
+            return None
+        steps = self.step - (self.resumed_step or 0) - 1
+        return (self.last_step_at - self.first_step_at).total_seconds() / steps if steps >= least else None
+
 
 class AgentProgress(ApiModel):
     """Answer of an agent's /progress."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
@@ -26,10 +25,10 @@ from prometheus_client.registry import Collector
 
 from videotrain_api import metrics as catalogue
 from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus
+from videotrain_api.resource.trainrun import CAUSES
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Phase
 
-FAULTS: Final = ("application", "infrastructure", "preemption", "hang")
 Sample = tuple[catalogue.Metric, tuple[str, ...], float]
 
 
@@ -155,7 +154,7 @@ def run_samples(run: Json, status: RunStatus) -> Iterator[Sample]:
                 yield catalogue.CURATION_DROPPED, (stage.name, reason), count
     for kind in ("current", "ready", "min", "max"):
         yield catalogue.RUN_NODES, (kind,), getattr(status.nodes, kind)
-    for cause in FAULTS:
+    for cause in CAUSES:
         yield catalogue.RESTARTS, (cause,), getattr(status.restarts, cause)
     if status.throughput.mfu_percent is not None:
         yield catalogue.RUN_MFU_RATIO, (), status.throughput.mfu_percent / 100
@@ -197,7 +196,7 @@ def recovery_seconds(generations: Iterable[GenerationStatus]) -> float | None:
         facts = generation.progress
         if failed_at is not None and facts is not None and facts.first_step_at is not None:
             newest, failed_at = (facts.first_step_at - failed_at).total_seconds(), None
-        if generation.end_cause in FAULTS and failed_at is None:
+        if generation.end_cause in CAUSES and failed_at is None:
             failed = facts.exit.at if facts is not None and facts.exit is not None else None
             failed_at = failed or (facts.last_step_at if facts is not None else None) or generation.ended_at
     return newest

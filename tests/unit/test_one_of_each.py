@@ -13,6 +13,7 @@ from videotrain_api import vocabulary
 from videotrain_api.cost import gpus
 from videotrain_api.resource import mutability
 from videotrain_api.resource.stages import TASKS, SampleTask
+from videotrain_api.resource.trainrun import CAUSES
 from videotrain_trainer.commands.sample import add_options
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,10 @@ def imported(tree: ast.AST) -> set[str]:
     return found | {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
 
 
+def _names(tree: ast.AST, name: str) -> Iterator[ast.Name]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == name)
+
+
 def is_number(node: ast.AST | None) -> bool:
     """Whether that is a number that is written out."""
     return isinstance(node, ast.Constant) and type(node.value) in (int, float)
@@ -114,9 +119,9 @@ class TestSampling:
         add_options(parser)
         flags = parser.parse_args(["--output", "x"])
         task = SampleTask(resolution="256px", frames=1)
-        assert (flags.steps, flags.guidance, flags.image_guidance, flags.fps, flags.motion) == (
+        # The scale for the text is another one for distilled models: the command asks the model.
+        assert (flags.steps, flags.image_guidance, flags.fps, flags.motion) == (
             task.sampling_steps,
-            task.text_guidance,
             task.image_guidance,
             task.fps,
             task.motion_score,
@@ -275,3 +280,33 @@ class TestPlumbing:
         formats = {path for text, paths in written().items() if "%dT%H" in str(text) for path in paths}
         assert found == {"api/videotrain_api/times.py"}
         assert formats == {"cli/videotrain/processes/supervisor.py"}, "it has the standard library only"
+
+    def test_one_module_lists_again_when_history_is_lost(self):
+        """Home: videotrain_operator.kube.informer."""
+        assert written()[410] == ["operator/videotrain_operator/kube/informer.py"]
+
+    def test_one_module_serves_the_operator_s_metrics(self):
+        """Home: videotrain_operator.manager.server; the webhook serves reviews, and agents their own series."""
+        found = [path for path, tree in sources("operator", "cli") if list(calls(tree, "AppRunner"))]
+        assert found == [
+            "operator/videotrain_operator/manager/server.py",
+            "operator/videotrain_operator/webhook/server.py",
+        ]
+
+    def test_the_causes_of_an_end_are_listed_once(self):
+        known = set(CAUSES)
+        found = [path for path, tree in sources() for _, texts in listings(tree) if texts == known]
+        assert found == ["api/videotrain_api/resource/trainrun.py"]
+
+    def test_one_function_tells_the_seconds_of_a_step(self):
+        """Home: GenerationProgress.seconds_per_step."""
+        found = set()
+        for path, tree in sources():
+            spans = [node for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub)]
+            ends = [(getattr(span.left, "attr", None), getattr(span.right, "attr", None)) for span in spans]
+            found |= {path for end in ends if end == ("last_step_at", "first_step_at")}
+        assert found == {"api/videotrain_api/records.py"}
+
+    def test_the_operator_s_pod_root_is_read_in_one_place(self):
+        reads = [path for path, tree in sources("operator") for _ in _names(tree, "ENV_POD_ROOT")]
+        assert set(reads) == {"operator/videotrain_operator/kube/client.py"}

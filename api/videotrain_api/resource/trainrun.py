@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ LONGEST_SECONDS: Final = 1_000_000_000
 """Thirty years; dates end some way beyond."""
 Cause = Literal["application", "infrastructure", "preemption", "hang"]
 """Why a generation ended before its time; each has a restart budget of its own."""
+CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 
 
 class Metadata(ApiModel):

@@ -109,13 +109,10 @@ def remaining_seconds(stage: StageStatus, status: RunStatus) -> float | None:
     """Seconds to the stage's last step at the rate of the current generation; None before its second step."""
     progress = status.generations[-1].progress if status.generations else None
     total = stage.total_steps or (progress.total_steps if progress else None)
-    if not progress or not total or progress.first_step_at is None or progress.last_step_at is None:
+    if not progress or not total or progress.stage != stage.name:
         return None
-    steps = progress.step - (progress.resumed_step or 0) - 1
-    if steps < 1 or progress.stage != stage.name:
-        return None
-    per_step = (progress.last_step_at - progress.first_step_at).total_seconds() / steps
-    return max(0.0, (total - progress.step) * per_step)
+    per_step = progress.seconds_per_step(least=1)
+    return None if per_step is None else max(0.0, (total - progress.step) * per_step)
 
 
 def _world(generation: GenerationStatus, alive: Collection[str]) -> Text:

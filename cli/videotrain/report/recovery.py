@@ -7,9 +7,7 @@ from datetime import datetime
 
 from videotrain.report.workdir import RunRecords
 from videotrain_api.resource.status import GenerationStatus, RunStatus
-from videotrain_api.resource.trainrun import Cause
-
-FAULTS: tuple[Cause, ...] = ("application", "infrastructure", "preemption", "hang")
+from videotrain_api.resource.trainrun import CAUSES
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def recoveries(status: RunStatus, records: RunRecords) -> list[Recovery]:
     """Every restart after a fault that the status still knows, oldest first."""
     found = []
     for before, after in zip(status.generations, status.generations[1:], strict=False):
-        if before.end_cause in FAULTS:
+        if before.end_cause in CAUSES:
             found.append(_recovery(before, after, records))
     return found
 

@@ -64,11 +64,16 @@ class ApiUnavailable(ApiError):
     """No answer, or one that says to come back later: nothing is known about the cluster now."""
 
 
+def service_account() -> Path:
+    """The folder of the pod's service account: its token, authority and namespace, if this runs in a pod."""
+    return Path(os.environ.get(ENV_POD_ROOT, "/")) / _SERVICE_ACCOUNT
+
+
 async def load_configuration(kubeconfig: str | None = None, context: str | None = None) -> Configuration:
     """The library's configuration, read anew; see `connect`."""
     configuration = Configuration()
     if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
-        root = Path(os.environ.get(ENV_POD_ROOT, "/")) / _SERVICE_ACCOUNT
+        root = service_account()
         InClusterConfigLoader(str(root / "token"), str(root / "ca.crt")).load_and_set(configuration)
     else:
         await load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)

@@ -12,16 +12,15 @@ import time
 import uuid
 from collections.abc import Iterable
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
 from typing import Final
 
 from videotrain_api import metrics as catalogue
-from videotrain_api.vocabulary import ENV_POD_ROOT, FIELD_MANAGER, KIND
+from videotrain_api.vocabulary import FIELD_MANAGER, KIND
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.interface import NotFound
 from videotrain_operator.kube.cache import Key, Store, key_of
 from videotrain_operator.kube.cached_cluster import CACHED, KubeCluster
-from videotrain_operator.kube.client import ApiUnavailable, KubeClient, connect, load_configuration
+from videotrain_operator.kube.client import ApiUnavailable, KubeClient, connect, load_configuration, service_account
 from videotrain_operator.kube.informer import Informer
 from videotrain_operator.kube.run_watch import Runs
 from videotrain_operator.manager.controller import Controller
@@ -44,13 +43,12 @@ STUCK_SECONDS: Final = 60.0
 TICK_SECONDS: Final = 2.0
 AGAIN_SECONDS: Final = 2.0
 """After so long runs are listed again if that failed."""
-_NAMESPACE_FILE: Final = "var/run/secrets/kubernetes.io/serviceaccount/namespace"
 _log = logging.getLogger(__name__)
 
 
 def own_namespace() -> str:
     """The pod's namespace; `default` outside of a pod."""
-    file = Path(os.environ.get(ENV_POD_ROOT, "/")) / _NAMESPACE_FILE
+    file = service_account() / "namespace"
     return file.read_text().strip() if file.exists() else "default"
 
 

@@ -14,11 +14,7 @@ RESTARTS_MEASURED: Final = 5
 
 def seconds_per_step(generation: GenerationStatus) -> float | None:
     """Mean over a generation's steps but the first, which compiles and warms up; None before the third."""
-    facts = generation.progress
-    if facts is None or facts.first_step_at is None or facts.last_step_at is None:
-        return None
-    steps = facts.step - (facts.resumed_step or 0) - 1
-    return (facts.last_step_at - facts.first_step_at).total_seconds() / steps if steps >= 2 else None
+    return generation.progress.seconds_per_step(least=2) if generation.progress is not None else None
 
 
 def step_seconds(draft: Draft, members: int) -> float | None:
