@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_flatten
 
 from videotrain_api.config.presets import AUTOENCODERS
 from videotrain_api.resource.architecture import AutoencoderTiling
-from videotrain_trainer.networks.registry import build_autoencoder
+from videotrain_trainer.networks.build import build_autoencoder
 
 GIB = 2**30
 SMALL = {"widths": [16, 16, 16, 16], "norm_groups": 4, "depths": [1] * 4, "decoder_depths": [1] * 4}

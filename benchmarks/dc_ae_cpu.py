@@ -10,7 +10,7 @@ import torch
 
 from videotrain_api.config.presets import AUTOENCODERS
 from videotrain_trainer.networks.autoencoders import dc_ae
-from videotrain_trainer.networks.registry import build_autoencoder, initialize
+from videotrain_trainer.networks.build import build_autoencoder, initialize
 
 REPEATS = 5
 

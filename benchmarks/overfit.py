@@ -35,7 +35,7 @@ from videotrain_trainer.diffusion.flow_matching import flow_loss, model_facts, t
 from videotrain_trainer.diffusion.sampler import Guidance
 from videotrain_trainer.evaluation.autoencoder import to_frames
 from videotrain_trainer.evaluation.metrics import compared, psnr
-from videotrain_trainer.networks.registry import build_autoencoder, build_transformer, initialize
+from videotrain_trainer.networks.build import build_autoencoder, build_transformer, initialize
 from videotrain_trainer.text.encoders import build_text_encoder
 
 TEXT = TextEncoderSpec(context_dim=32, pooled_dim=16, max_tokens=40)

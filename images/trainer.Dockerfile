@@ -18,7 +18,7 @@ COPY lock.txt ./
 COPY api ./api
 COPY trainer ./trainer
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    /opt/installer/bin/pip --python /opt/videotrain/bin/python install -c lock.txt ./api './trainer[examples]'
+    /opt/installer/bin/pip --python /opt/videotrain/bin/python install -c lock.txt ./api './trainer[examples,diffusers]'
 # FlashAttention is used where it can be imported, cuDNN's attention otherwise. It is no dependency, since its wheels
 # fit one torch and one CUDA each: give a wheel's address or a version, such as flash-attn==2.8.3.
 ARG FLASH_ATTN=

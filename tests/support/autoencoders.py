@@ -7,7 +7,7 @@ from support.model_fixtures import Fixture
 
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
-from videotrain_trainer.networks.registry import initialize
+from videotrain_trainer.networks.build import initialize
 from videotrain_trainer.networks.weights import load_weights
 
 TINY_VAE = HunyuanVAEConfig(

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.resource.architecture import TextEncoderSpec
 from videotrain_trainer.data.video import write_mp4
-from videotrain_trainer.networks.registry import build_autoencoder, build_transformer, initialize
+from videotrain_trainer.networks.build import build_autoencoder, build_transformer, initialize
 
 TEXT = TextEncoderSpec(context_dim=16, pooled_dim=8, max_tokens=48)
 AUTOENCODER = AUTOENCODERS["dc-ae-tiny"].model_copy(update={"scaling_factor": 1.0})

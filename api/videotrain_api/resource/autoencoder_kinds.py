@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -71,12 +70,20 @@ class AutoencoderKind:
     """Numbers in widths, depths and decoderDepths; each stage but the last halves the picture."""
     trainable: bool
     """Whether a stage of task autoencoder can train it."""
+    in_folder: bool
+    """Its weights are a folder with `config.json`, not one file."""
 
 
 _LEVELS: Final = frozenset({"widths", "depths", "decoder_depths"})
-KINDS: Final[Mapping[str, AutoencoderKind]] = {
+KINDS: Final[dict[str, AutoencoderKind]] = {
     "dc-ae": AutoencoderKind(
-        needs=_LEVELS, takes=frozenset(), temporal_compression=4, causality="none", stages=6, trainable=True
+        needs=_LEVELS,
+        takes=frozenset(),
+        temporal_compression=4,
+        causality="none",
+        stages=6,
+        trainable=True,
+        in_folder=False,
     ),
     "hunyuan-vae": AutoencoderKind(
         needs=_LEVELS,
@@ -85,6 +92,7 @@ KINDS: Final[Mapping[str, AutoencoderKind]] = {
         causality="causal",
         stages=4,
         trainable=False,
+        in_folder=False,
     ),
     "diffusers": AutoencoderKind(
         needs=frozenset({"compression", "causality"}),
@@ -93,6 +101,7 @@ KINDS: Final[Mapping[str, AutoencoderKind]] = {
         causality=None,
         stages=None,
         trainable=False,
+        in_folder=True,
     ),
 }
 """The table. A new kind is a row here and one in the trainer's `networks.registry`."""

@@ -22,7 +22,7 @@ from videotrain_trainer.data.shards import ShardWriter
 from videotrain_trainer.data.video import write_mp4
 from videotrain_trainer.evaluation.videos import items_of
 from videotrain_trainer.models.coding import encode
-from videotrain_trainer.networks.registry import SCALING_FACTOR, build_autoencoder, initialize
+from videotrain_trainer.networks.build import SCALING_FACTOR, build_autoencoder, initialize
 
 FAKE_VBENCH = """
 import json, os

@@ -18,7 +18,7 @@ from videotrain_trainer import cli
 from videotrain_trainer.commands import sample as command
 from videotrain_trainer.data.video import decode, probe
 from videotrain_trainer.networks.autoencoders.flux_vae import PictureVAE, PictureVAEConfig
-from videotrain_trainer.networks.registry import build_autoencoder, build_transformer, initialize
+from videotrain_trainer.networks.build import build_autoencoder, build_transformer, initialize
 from videotrain_trainer.sampling import outputs
 from videotrain_trainer.sampling.loaded import FLUX_PICTURE_SPEC, Models
 

@@ -13,7 +13,7 @@ from support.sampling_folder import TEXT, make_folder
 from videotrain_api.config.presets import TRANSFORMERS, complete_autoencoder
 from videotrain_api.resource.architecture import AutoencoderSpec
 from videotrain_trainer import cli, models
-from videotrain_trainer.networks.registry import build_transformer, initialize
+from videotrain_trainer.networks.build import build_transformer, initialize
 from videotrain_trainer.sampling.references import first_frame
 
 SIZE, FRAMES = 64, 9

@@ -12,8 +12,8 @@ from videotrain_trainer import models
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders.dc_ae import DCAE
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE
+from videotrain_trainer.networks.build import SCALING_FACTOR
 from videotrain_trainer.networks.mmdit.model import MMDiT
-from videotrain_trainer.networks.registry import SCALING_FACTOR
 from videotrain_trainer.networks.weights import Destination, convert
 from videotrain_trainer.text.byte_encoder import ByteTextEncoder
 

@@ -9,7 +9,7 @@ from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.resource.architecture import TextEncoderSpec
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.adaptation import adapt_transformer, inflate, start_from_image
-from videotrain_trainer.networks.registry import build_autoencoder, build_transformer, initialize
+from videotrain_trainer.networks.build import build_autoencoder, build_transformer, initialize
 from videotrain_trainer.networks.weights.convert import convert
 from videotrain_trainer.networks.weights.writer import Destination
 

@@ -5,7 +5,7 @@ from safetensors.torch import save
 from videotrain_api.config.presets import AUTOENCODERS
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders.dc_ae import Conv
-from videotrain_trainer.networks.registry import (
+from videotrain_trainer.networks.build import (
     SCALING_FACTOR,
     build_autoencoder,
     initialize,

@@ -5,7 +5,7 @@ from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.resource.architecture import TextEncoderSpec
 from videotrain_api.resource.stages import ParallelLayout
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.networks.registry import build_transformer, initialize
+from videotrain_trainer.networks.build import build_transformer, initialize
 from videotrain_trainer.parallel.activation import recompute_blocks
 
 pytestmark = pytest.mark.numeric

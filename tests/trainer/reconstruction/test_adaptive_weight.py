@@ -8,9 +8,9 @@ from support.perceptual_weights import small_lpips
 
 from videotrain_api.config.presets import AUTOENCODERS
 from videotrain_api.resource.stages import AdversarialPhase, PerceptualLoss
+from videotrain_trainer.networks.build import build_autoencoder, initialize
 from videotrain_trainer.networks.losses.discriminator import generator_loss
 from videotrain_trainer.networks.losses.perceptual import frames_of
-from videotrain_trainer.networks.registry import build_autoencoder, initialize
 from videotrain_trainer.reconstruction.adaptive_weight import adaptive_weight, last_layer_norm
 from videotrain_trainer.reconstruction.losses import (
     LAST_LAYER,

@@ -29,7 +29,7 @@ from videotrain_api.resource.stages import (
 )
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.checkpoint.load import open_checkpoint, read_vectors
-from videotrain_trainer.networks.registry import build_autoencoder, initialize
+from videotrain_trainer.networks.build import build_autoencoder, initialize
 from videotrain_trainer.reconstruction.joint_engine import PREFIX
 from videotrain_trainer.reconstruction.losses import build_discriminator
 from videotrain_trainer.sharded_state import numel, pack

@@ -16,7 +16,7 @@ from videotrain_api.resource.stages import Prompt
 from videotrain_trainer.diffusion.conditioning import Given
 from videotrain_trainer.diffusion.sampler import Guidance, Sampler, TextPair, frame_scales, text_scale
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.networks.registry import build_autoencoder, build_transformer, initialize
+from videotrain_trainer.networks.build import build_autoencoder, build_transformer, initialize
 from videotrain_trainer.sampling.draw import SamplingPipeline, latent_shape
 from videotrain_trainer.sampling.loaded import Models, Sources
 from videotrain_trainer.sampling.outputs import read_metadata

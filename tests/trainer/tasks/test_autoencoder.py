@@ -18,7 +18,7 @@ from videotrain_api.resource.stages import Bucket
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.data.pixels import PixelLoader
 from videotrain_trainer.data.sets import open_clips
-from videotrain_trainer.networks.registry import SCALING_FACTOR, load_autoencoder
+from videotrain_trainer.networks.build import SCALING_FACTOR, load_autoencoder
 from videotrain_trainer.networks.weights import read_metadata
 
 

@@ -18,7 +18,7 @@ from videotrain_trainer.data.pixels import PixelLoader
 from videotrain_trainer.data.sets import null_text_uri, open_clips, open_latents, read_set_info
 from videotrain_trainer.diffusion.flow_matching import ModelFacts, training_inputs
 from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
-from videotrain_trainer.networks.registry import (
+from videotrain_trainer.networks.build import (
     SCALING_FACTOR,
     build_autoencoder,
     initialize,

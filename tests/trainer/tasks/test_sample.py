@@ -17,7 +17,7 @@ from videotrain_api.storage.artifacts import VideosIndex
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, to_parquet
 from videotrain_trainer.data.video import decode, write_mp4
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.networks.registry import build_autoencoder, build_transformer, initialize
+from videotrain_trainer.networks.build import build_autoencoder, build_transformer, initialize
 from videotrain_trainer.sampling.draw import noise_of
 from videotrain_trainer.sampling.outputs import read_metadata
 from videotrain_trainer.storage import ObjectStore

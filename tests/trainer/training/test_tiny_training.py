@@ -10,7 +10,7 @@ from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.resource.architecture import TextEncoderSpec
 from videotrain_api.resource.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
 from videotrain_trainer.diffusion.flow_matching import flow_loss, model_facts, training_inputs
-from videotrain_trainer.networks.registry import (
+from videotrain_trainer.networks.build import (
     build_autoencoder,
     build_transformer,
     initialize,

@@ -12,8 +12,8 @@ from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.evaluation.metrics import SMALLEST_SIDE, Frames, compared
 from videotrain_trainer.evaluation.videos import Item
 from videotrain_trainer.models.coding import decode, encode
+from videotrain_trainer.networks.autoencoders.interface import Autoencoder
 from videotrain_trainer.networks.losses.perceptual import PerceptualDistance, frames_of
-from videotrain_trainer.networks.registry import Autoencoder
 
 LPIPS_FRAMES = 4
 """Frames that VGG16 sees at once."""

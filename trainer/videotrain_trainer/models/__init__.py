@@ -17,7 +17,7 @@ from videotrain_trainer.diffusion.sampler import Guidance
 from videotrain_trainer.models.coding import decode, encode
 from videotrain_trainer.models.diffusers_folder import export_diffusers, import_diffusers
 from videotrain_trainer.models.drawing import sample
-from videotrain_trainer.models.loading import Model, build, load
+from videotrain_trainer.models.loading import Model, build, load, save
 from videotrain_trainer.models.options import SampleOptions
 from videotrain_trainer.models.presets import PRESETS, config_of
 from videotrain_trainer.models.text import load_text_encoder
@@ -47,6 +47,7 @@ __all__ = [
     "load_text_encoder",
     "merge",
     "sample",
+    "save",
     "save_adapter",
     "start_from",
     "write_initial",

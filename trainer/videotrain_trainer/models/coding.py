@@ -1,21 +1,17 @@
-"""`encode` and `decode`: pixels to latents and back, with either autoencoder."""
+"""`encode` and `decode`: pixels to latents and back, with any autoencoder."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from videotrain_trainer.networks.autoencoders.flux_vae import PictureVAE
-from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE
-from videotrain_trainer.networks.registry import Autoencoder
+from videotrain_trainer.networks.autoencoders.interface import Autoencoder
 
 PIXEL_CHANNELS = 3
 
 
 @torch.no_grad()
-def encode(
-    autoencoder: Autoencoder | PictureVAE, video_BCTHW: Tensor, *, generator: torch.Generator | None = None
-) -> Tensor:
+def encode(autoencoder: Autoencoder, video_BCTHW: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
     """Pixels to latents, scaled as transformers are given them.
 
     Clips are coded one after another, in tiles if the autoencoder's configuration has them, so memory does not grow
@@ -35,23 +31,22 @@ def encode(
         ValueError: numbers or sizes cannot be encoded, or the autoencoder has nothing to sample.
     """
     _check(video_BCTHW, "a video", PIXEL_CHANNELS)
-    if generator is not None and not isinstance(autoencoder, HunyuanVAE):
-        raise ValueError(f"a {type(autoencoder).__name__} gives one latent for a clip; leave the generator out")
     return torch.cat([_encode_one(autoencoder, clip[None], generator) for clip in video_BCTHW])
 
 
-def _encode_one(autoencoder: Autoencoder | PictureVAE, clip_1CTHW: Tensor, generator: torch.Generator | None) -> Tensor:
+def _encode_one(autoencoder: Autoencoder, clip_1CTHW: Tensor, generator: torch.Generator | None) -> Tensor:
     like = next(autoencoder.parameters())
-    clip = clip_1CTHW.to(like.device, like.dtype)
-    if generator is None or not isinstance(autoencoder, HunyuanVAE):
-        return autoencoder.encode(clip).float()
-    posterior = autoencoder.posterior(clip)
+    posterior = autoencoder.posterior(clip_1CTHW.to(like.device, like.dtype))
+    if generator is None:
+        return autoencoder.normalise(posterior.mean_BCTHW).float()
+    if not posterior.is_sampled:
+        raise ValueError(f"a {type(autoencoder).__name__} gives one latent for a clip; leave the generator out")
     noise = torch.randn(posterior.mean_BCTHW.shape, generator=generator).to(like.device, like.dtype)
-    return autoencoder.scaled(posterior.sample(noise)).float()
+    return autoencoder.normalise(posterior.sample(noise)).float()
 
 
 @torch.no_grad()
-def decode(autoencoder: Autoencoder | PictureVAE, latent_BCTHW: Tensor) -> Tensor:
+def decode(autoencoder: Autoencoder, latent_BCTHW: Tensor) -> Tensor:
     """Latents to pixels, one clip after another.
 
     Args:

@@ -8,8 +8,9 @@ its folder keeps our configuration.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +20,25 @@ from torch import Tensor, nn
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.models.loading import Model, config_for, stored_dtype
 from videotrain_trainer.models.presets import Described
-from videotrain_trainer.models.published import (
-    DC_AE,
-    PICTURE_VAE,
-    TRANSFORMER,
-    VAE,
-    described_autoencoder,
-    described_transformer,
-)
-from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
-from videotrain_trainer.networks.autoencoders.flux_vae import NORM_GROUPS, SCALE, SHIFT, PictureVAE, PictureVAEConfig
-from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
+from videotrain_trainer.networks.autoencoders.interface import Autoencoder, AutoencoderConfig
 from videotrain_trainer.networks.layout_rules import Mapped, kept_values, towards_ours, towards_theirs
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.mmdit.model import MMDiT
-from videotrain_trainer.networks.registry import Autoencoder
+from videotrain_trainer.networks.registry import AUTOENCODERS, row_of
 from videotrain_trainer.networks.weights import Destination, ModelConfig, Planned, open_weights, write_weights
+from videotrain_trainer.networks.weights.configuration import (
+    TRANSFORMER_CLASS,
+    StoredConfiguration,
+    configuration_metadata,
+    stored_configuration,
+)
+from videotrain_trainer.networks.weights.files import CONFIG_FILE
 from videotrain_trainer.networks.weights.layouts import recognise, scheme
 from videotrain_trainer.networks.weights.loading import load_weights, native_to_ours
 from videotrain_trainer.networks.weights.strict import check_fit
 from videotrain_trainer.networks.weights.writer import SHARD_BYTES
 
 STEM = "diffusion_pytorch_model"
-OWN_LIBRARY = "videotrain_trainer"
-"""Written where diffusers has no class."""
 VERSION = "0.35.0"
 """Of diffusers, whose configurations these are."""
 SCHEDULER: Mapping[str, Any] = {
@@ -66,7 +62,7 @@ class Pipeline:
     """What a folder holds."""
 
     transformer: MMDiT
-    autoencoder: Autoencoder | PictureVAE
+    autoencoder: Autoencoder
 
 
 @dataclass(frozen=True)
@@ -78,9 +74,7 @@ class Component:
     dtype: torch.dtype
 
     @classmethod
-    def of(
-        cls, source: MMDiT | DCAE | HunyuanVAE | PictureVAE | str | Path, preset: Described | None = None
-    ) -> Component:
+    def of(cls, source: MMDiT | Autoencoder | str | Path, preset: Described | None = None) -> Component:
         """A component from a model, or from weights in any layout.
 
         Args:
@@ -106,7 +100,7 @@ class Component:
 def export_diffusers(
     folder: str | Path,
     transformer: MMDiT | str | Path | Component,
-    autoencoder: Autoencoder | PictureVAE | str | Path | Component,
+    autoencoder: Autoencoder | str | Path | Component,
     *,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
@@ -129,17 +123,21 @@ def export_diffusers(
     if not isinstance(first.config, MMDiTConfig) or isinstance(second.config, MMDiTConfig):
         found = f"{type(first.config).__name__} and {type(second.config).__name__}"
         raise ConfigError(f"a transformer and an autoencoder are needed, in this order; given are those of {found}")
-    ours = isinstance(second.config, DCAEConfig)
-    first_fields, second_fields = transformer_fields(first.config), _autoencoder_fields(second.config)
-    _write_component(root / "transformer", first, "diffusers", first_fields, shard_bytes)
-    _write_component(root / "vae", second, "open-sora-dc-ae" if ours else "diffusers", second_fields, shard_bytes)
+    row = row_of(second.config)
+    if row.folder is None:
+        raise ConfigError(f"{row.title} is a folder of diffusers already: copy it")
+    fields = {"_class_name": row.folder.class_name, **row.folder.fields(second.config)}
+    if row.folder.library == "diffusers":
+        fields["_diffusers_version"] = VERSION
+    _write_component(root / "transformer", first, "diffusers", transformer_fields(first.config), shard_bytes)
+    _write_component(root / "vae", second, row.folder.layout, fields, shard_bytes)
     _write_json(root / "scheduler" / "scheduler_config.json", SCHEDULER)
     index = {
         "_class_name": "DiffusionPipeline",
         "_diffusers_version": VERSION,
         "scheduler": ["diffusers", SCHEDULER["_class_name"]],
-        "transformer": ["diffusers", TRANSFORMER],
-        "vae": [OWN_LIBRARY if ours else "diffusers", second_fields["_class_name"]],
+        "transformer": ["diffusers", TRANSFORMER_CLASS],
+        "vae": [row.folder.library, row.folder.class_name],
     }
     _write_json(root / "model_index.json", index)
 
@@ -155,22 +153,29 @@ def import_diffusers(folder: str | Path, dtype: torch.dtype | None = None) -> Pi
         ConfigError: a file is missing, a component is of another class, or weights do not fit their configuration.
     """
     root = Path(folder)
-    vae_fields = _read_json(root / "vae" / "config.json")
-    autoencoder_config = described_autoencoder(vae_fields, str(root / "vae" / "config.json"))
-    path = root / "transformer" / "config.json"
-    transformer_config = described_transformer(_read_json(path), autoencoder_config.latent_channels, str(path))
+    classes = [row.folder.class_name for row in AUTOENCODERS.values() if row.folder]
+    latents, found = _stored(root / "vae", classes), _stored(root / "transformer", [TRANSFORMER_CLASS])
+    assert isinstance(latents.config, AutoencoderConfig)
+    assert isinstance(found.config, MMDiTConfig)
+    sizes, row = found.config, row_of(latents.config)
+    if not found.exact:
+        # The autoencoder's channels tell the patch of a model without condition input.
+        sizes = replace(sizes, patch_size=math.isqrt(sizes.in_channels // latents.config.latent_channels))
     with torch.device("meta"):
-        transformer, autoencoder = MMDiT(transformer_config), _autoencoder(autoencoder_config)
+        transformer, autoencoder = MMDiT(sizes), row.build(latents.config)
     _read_component(root / "transformer", transformer, "diffusers", dtype)
-    layout = "open-sora-dc-ae" if isinstance(autoencoder, DCAE) else "diffusers"
-    _read_component(root / "vae", autoencoder, layout, dtype)
+    _read_component(root / "vae", autoencoder, None if row.folder is None else row.folder.layout, dtype)
     return Pipeline(transformer.eval(), autoencoder.eval())
 
 
-def _autoencoder(config: DCAEConfig | HunyuanVAEConfig | PictureVAEConfig) -> Autoencoder | PictureVAE:
-    if isinstance(config, PictureVAEConfig):
-        return PictureVAE(config)
-    return DCAE(config) if isinstance(config, DCAEConfig) else HunyuanVAE(config)
+def _stored(folder: Path, classes: Sequence[str]) -> StoredConfiguration:
+    weights = open_weights(folder)
+    name, stored = (weights.config or {}).get("_class_name"), stored_configuration(weights)
+    if name not in classes or stored is None:
+        raise ConfigError(
+            f"{folder / CONFIG_FILE}: _class_name is {name!r}; only {' and '.join(classes)} can be read from a folder"
+        )
+    return stored
 
 
 def _write_component(
@@ -179,12 +184,13 @@ def _write_component(
     stored = scheme(layout, component.config)
     plan = [Planned(name, component.dtype, shape) for name, shape in stored.theirs.items()]
     destination = Destination(target=folder, stem=STEM, shard_bytes=shard_bytes)
-    metadata = {"format": "pt", **kept_values(stored.rules, component.read)}
+    kept = kept_values(stored.rules, component.read)
+    metadata = {"format": "pt", **kept, **configuration_metadata(component.config)}
     write_weights(destination, plan, Mapped(towards_theirs(stored.rules), component.read), metadata)
     _write_json(folder / "config.json", fields)
 
 
-def _read_component(folder: Path, module: nn.Module, layout: str, dtype: torch.dtype | None) -> None:
+def _read_component(folder: Path, module: nn.Module, layout: str | None, dtype: torch.dtype | None) -> None:
     weights = open_weights(folder)
     module.to(dtype or weights.dtype(next(iter(weights.files))))
     load_weights(module, weights, layout=layout)
@@ -193,7 +199,7 @@ def _read_component(folder: Path, module: nn.Module, layout: str, dtype: torch.d
 def transformer_fields(config: MMDiTConfig) -> dict[str, Any]:
     """Fields of `FluxTransformer2DModel`'s configuration."""
     return {
-        "_class_name": TRANSFORMER,
+        "_class_name": TRANSFORMER_CLASS,
         "_diffusers_version": VERSION,
         "patch_size": 1,
         "in_channels": config.in_channels + (config.cond_features if config.cond_embed else 0),
@@ -209,69 +215,6 @@ def transformer_fields(config: MMDiTConfig) -> dict[str, Any]:
     }
 
 
-def _autoencoder_fields(config: DCAEConfig | HunyuanVAEConfig | PictureVAEConfig) -> dict[str, Any]:
-    if isinstance(config, DCAEConfig):
-        return {"_class_name": DC_AE, **asdict(config)}
-    if isinstance(config, PictureVAEConfig):
-        return _picture_fields(config)
-    layers = config.depths[0]
-    if set(config.depths) != {layers} or set(config.decoder_depths) != {layers + 1} or config.shift_factor:
-        raise ConfigError(
-            f"diffusers' {VAE} has one depth n in all encoder levels and n + 1 in all decoder levels, and no shift; "
-            f"this one has {config.depths}, {config.decoder_depths} and shift {config.shift_factor}"
-        )
-    count = len(config.widths)
-    return {
-        "_class_name": VAE,
-        "_diffusers_version": VERSION,
-        "in_channels": config.pixel_channels,
-        "out_channels": config.pixel_channels,
-        "latent_channels": config.latent_channels,
-        "down_block_types": ["HunyuanVideoDownBlock3D"] * count,
-        "up_block_types": ["HunyuanVideoUpBlock3D"] * count,
-        "block_out_channels": list(config.widths),
-        "layers_per_block": layers,
-        "act_fn": "silu",
-        "norm_num_groups": config.norm_groups,
-        "scaling_factor": config.scaling_factor,
-        "spatial_compression_ratio": config.spatial_compression,
-        "temporal_compression_ratio": 4,
-        "mid_block_add_attention": True,
-    }
-
-
-def _picture_fields(config: PictureVAEConfig) -> dict[str, Any]:
-    count = len(config.multipliers)
-    return {
-        "_class_name": PICTURE_VAE,
-        "_diffusers_version": VERSION,
-        "in_channels": 3,
-        "out_channels": 3,
-        "latent_channels": config.latent_channels,
-        "down_block_types": ["DownEncoderBlock2D"] * count,
-        "up_block_types": ["UpDecoderBlock2D"] * count,
-        "block_out_channels": config.widths,
-        "layers_per_block": config.blocks,
-        "act_fn": "silu",
-        "norm_num_groups": NORM_GROUPS,
-        "scaling_factor": SCALE,
-        "shift_factor": SHIFT,
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-        "mid_block_add_attention": True,
-    }
-
-
 def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(fields, indent=2) + "\n")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: a configuration in JSON is needed there: {error}") from error
-    if not isinstance(fields, dict):
-        raise ConfigError(f"{path}: a JSON object is needed there")
-    return fields

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from videotrain_api.resource.autoencoder_kinds import TimeAxis
 from videotrain_api.resource.references import frames_refusal, misfits, reference_frames, refusal
 from videotrain_api.resource.sampling import NO_NEGATIVE
 from videotrain_trainer.data.prompts import prompt_text
@@ -19,9 +18,9 @@ from videotrain_trainer.diffusion.sampler import OnStep, Sampler, TextPair
 from videotrain_trainer.models.coding import decode
 from videotrain_trainer.models.options import SampleOptions
 from videotrain_trainer.networks.autoencoders.flux_vae import PictureVAE
-from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE
+from videotrain_trainer.networks.autoencoders.interface import Autoencoder
+from videotrain_trainer.networks.latents import time_axis
 from videotrain_trainer.networks.mmdit.model import MMDiT
-from videotrain_trainer.networks.registry import Autoencoder
 from videotrain_trainer.sampling.draw import noise_of
 from videotrain_trainer.sampling.references import encode_given, to_uint8
 from videotrain_trainer.text.encoders import TextEncoder
@@ -30,7 +29,7 @@ from videotrain_trainer.text.encoders import TextEncoder
 @torch.no_grad()
 def sample(
     transformer: MMDiT,
-    autoencoder: Autoencoder | PictureVAE,
+    autoencoder: Autoencoder,
     text_encoder: TextEncoder,
     prompt: str | Sequence[str],
     options: SampleOptions,
@@ -74,9 +73,7 @@ def sample(
     return videos[0] if isinstance(prompt, str) else videos
 
 
-def _latent_shape(
-    transformer: MMDiT, autoencoder: Autoencoder | PictureVAE, options: SampleOptions
-) -> tuple[int, int, int, int]:
+def _latent_shape(transformer: MMDiT, autoencoder: Autoencoder, options: SampleOptions) -> tuple[int, int, int, int]:
     frames, height, width = options.frames, options.height, options.width
     unit, patch = autoencoder.config.spatial_compression, transformer.config.patch_size
     channels = autoencoder.config.latent_channels
@@ -89,20 +86,16 @@ def _latent_shape(
         raise ValueError(f"{height} x {width} pixels: both must be multiples of {unit * patch}")
     if isinstance(autoencoder, PictureVAE) and frames > 1:
         raise ValueError(f"{frames} frames: this autoencoder codes pictures; allowed: 1")
-    time = _time(autoencoder)
+    time = time_axis(autoencoder)
     refused = frames_refusal(frames, time)
     if refused:
         raise ValueError(f"{frames} frames: {refused}")
     return channels, time.latent_frames(frames), height // unit, width // unit
 
 
-def _time(autoencoder: Autoencoder | PictureVAE) -> TimeAxis:
-    return TimeAxis(4, "causal" if isinstance(autoencoder, HunyuanVAE) else "none")
-
-
 def _given(
     transformer: MMDiT,
-    autoencoder: Autoencoder | PictureVAE,
+    autoencoder: Autoencoder,
     options: SampleOptions,
     reference: Tensor | None,
     last: Tensor | None,
@@ -112,7 +105,7 @@ def _given(
     for misfit in misfits(kind, given):
         present = "not given" if given[misfit.field] is None else "given"
         raise ValueError(f"condition {kind!r} and the {misfit.field} is {present}: {misfit.allowed}")
-    time = _time(autoencoder)
+    time = time_axis(autoencoder)
     refused = refusal(kind, options.frames, time, transformer.config.cond_embed)
     if refused:
         raise ValueError(f"condition {kind!r}: {refused}")

@@ -17,8 +17,8 @@ from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpe
 from videotrain_api.schema import ManifestError
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.models.published import described
+from videotrain_trainer.networks.build import autoencoder_config, mmdit_config
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
-from videotrain_trainer.networks.registry import autoencoder_config, mmdit_config
 from videotrain_trainer.networks.weights import ModelConfig
 
 PRESETS = (*TRANSFORMERS, *(name for name, spec in AUTOENCODERS.items() if spec.widths))

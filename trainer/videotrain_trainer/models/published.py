@@ -5,7 +5,6 @@ Fields that say where weights lie or how a model is trained are read over; any o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,19 +13,16 @@ from videotrain_api.config.presets import complete_autoencoder
 from videotrain_api.resource.architecture import AutoencoderSpec
 from videotrain_api.schema import ManifestError
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.networks.autoencoders.dc_ae import DCAEConfig
 from videotrain_trainer.networks.autoencoders.flux_vae import SCALE, SHIFT, PictureVAEConfig
 from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAEConfig
 from videotrain_trainer.networks.autoencoders.tiling import Tiling
+from videotrain_trainer.networks.build import autoencoder_config
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
-from videotrain_trainer.networks.registry import autoencoder_config
+from videotrain_trainer.networks.weights import ModelConfig
+from videotrain_trainer.networks.weights.configuration import described_by_class
 
-TRANSFORMER, VAE, DC_AE = "FluxTransformer2DModel", "AutoencoderKLHunyuanVideo", "VideoDCAE"
-PICTURE_VAE = "AutoencoderKL"
-"""Names of diffusers' classes, and ours where it has none."""
 FLUX_CHANNELS = 16
 """Latent channels of the autoencoders of FLUX.1 and HunyuanVideo, on whose latents published transformers work."""
-AnyConfig = MMDiTConfig | DCAEConfig | HunyuanVAEConfig | PictureVAEConfig
 _NOT_SIZES = (
     "type",
     "model_type",
@@ -42,7 +38,7 @@ _NOT_SIZES = (
 """Where weights lie, and how a model is trained."""
 
 
-def described(fields: Mapping[str, Any], latent_channels: int | None = None) -> AnyConfig:
+def described(fields: Mapping[str, Any], latent_channels: int | None = None) -> ModelConfig:
     """Sizes of the model that a published dictionary describes.
 
     Args:
@@ -55,10 +51,8 @@ def described(fields: Mapping[str, Any], latent_channels: int | None = None) -> 
     """
     kind, name = fields.get("type", "flux"), fields.get("_class_name")
     what = f"a published configuration of {name or kind!r}"
-    if name == TRANSFORMER:
-        return described_transformer(fields, latent_channels or FLUX_CHANNELS, what)
     if name is not None:
-        return described_autoencoder(fields, what)
+        return described_by_class(fields, what, latent_channels or FLUX_CHANNELS).config
     readers = {"flux": _flux, "hunyuan_vae": _hunyuan, "dc_ae": _dc_ae, "autoencoder_2d": _picture}
     if kind not in readers:
         raise ConfigError(f"type {kind!r} of a published configuration is unknown; allowed: {', '.join(readers)}")
@@ -69,14 +63,14 @@ def described(fields: Mapping[str, Any], latent_channels: int | None = None) -> 
         raise ConfigError(f"{what}: {error}") from error
 
 
-def _flux(fields: dict[str, Any]) -> AnyConfig:
+def _flux(fields: dict[str, Any]) -> ModelConfig:
     out = fields.pop("out_channels", None)
     if out not in (None, fields.get("in_channels")):
         raise ValueError(f"out_channels {out} must be in_channels {fields.get('in_channels')}")
     return MMDiTConfig.from_published(fields)
 
 
-def _hunyuan(fields: dict[str, Any]) -> AnyConfig:
+def _hunyuan(fields: dict[str, Any]) -> ModelConfig:
     given = _HUNYUAN_DEFAULTS | fields
     _check_names(fields, _HUNYUAN_DEFAULTS)
     widths, layers = tuple(given["block_out_channels"]), int(given["layers_per_block"])
@@ -122,7 +116,7 @@ _HUNYUAN_DEFAULTS: dict[str, Any] = {
 """What the published class takes for a field that its dictionary leaves out."""
 
 
-def _dc_ae(fields: dict[str, Any]) -> AnyConfig:
+def _dc_ae(fields: dict[str, Any]) -> ModelConfig:
     _check_names(fields, {"model_name": None, "scaling_factor": None, **_DC_AE_DEFAULTS})
     given = _DC_AE_DEFAULTS | fields
     try:
@@ -149,7 +143,7 @@ def _tiles(pixels: int | None, frames: int | None, given: Mapping[str, Any]) -> 
     return None if pixels is None and frames is None else Tiling(pixels=pixels, frames=frames, overlap=overlap)
 
 
-def _picture(fields: dict[str, Any]) -> AnyConfig:
+def _picture(fields: dict[str, Any]) -> ModelConfig:
     fixed = {"in_channels": 3, "out_ch": 3, "scale_factor": SCALE, "shift_factor": SHIFT}
     _check_names(fields, {**fixed, "resolution": 256, "ch": 0, "ch_mult": (), "num_res_blocks": 0, "z_channels": 0})
     odd = {name: fields[name] for name, value in fixed.items() if fields.get(name, value) != value}
@@ -167,81 +161,3 @@ def _check_names(fields: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     unknown = sorted(fields.keys() - known.keys())
     if unknown:
         raise ValueError(f"unknown fields {unknown}; allowed are {sorted(known)}")
-
-
-def described_transformer(fields: Mapping[str, Any], latent_channels: int, what: str) -> MMDiTConfig:
-    """Sizes of a transformer from diffusers' configuration.
-
-    Raises:
-        ConfigError: it is that of another class, or a field is missing.
-    """
-    _check_class(fields, TRANSFORMER, what)
-    try:
-        inputs, out = int(fields["in_channels"]), int(fields.get("out_channels") or fields["in_channels"])
-        heads = int(fields["num_attention_heads"])
-        return MMDiTConfig(
-            in_channels=out,
-            context_dim=int(fields["joint_attention_dim"]),
-            pooled_dim=int(fields["pooled_projection_dim"]),
-            hidden_size=heads * int(fields["attention_head_dim"]),
-            num_heads=heads,
-            double_blocks=int(fields["num_layers"]),
-            single_blocks=int(fields["num_single_layers"]),
-            mlp_ratio=4.0,
-            rope_axes=tuple(fields["axes_dims_rope"]),
-            patch_size=math.isqrt(out // latent_channels),
-            cond_embed=inputs > out,
-            guidance_embed=bool(fields["guidance_embeds"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{what}: not the configuration of a {TRANSFORMER}: {error!r}") from error
-
-
-def described_autoencoder(fields: Mapping[str, Any], what: str) -> DCAEConfig | HunyuanVAEConfig | PictureVAEConfig:
-    """Sizes of an autoencoder from diffusers' configuration, or from ours of a Video DC-AE.
-
-    Raises:
-        ConfigError: it is that of another class, or a field is missing.
-    """
-    try:
-        if fields.get("_class_name") == DC_AE:
-            sizes: dict[str, Any] = {
-                name: tuple(v) if isinstance(v, list) else v for name, v in fields.items() if name[0] != "_"
-            }
-            tiles: dict[str, Any] | None = fields["tiling"]
-            sizes["tiling"] = Tiling(**tiles) if tiles else None
-            return DCAEConfig(**sizes)
-        if fields.get("_class_name") == PICTURE_VAE:
-            return _diffusers_picture(fields)
-        _check_class(fields, VAE, what)
-        widths, layers = tuple(fields["block_out_channels"]), int(fields["layers_per_block"])
-        return HunyuanVAEConfig(
-            latent_channels=int(fields["latent_channels"]),
-            widths=widths,
-            depths=(layers,) * len(widths),
-            decoder_depths=(layers + 1,) * len(widths),
-            norm_groups=int(fields["norm_num_groups"]),
-            scaling_factor=float(fields["scaling_factor"]),
-            pixel_channels=int(fields["in_channels"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{what}: not the configuration of a video autoencoder: {error!r}") from error
-
-
-def _diffusers_picture(fields: Mapping[str, Any]) -> PictureVAEConfig:
-    widths = [int(width) for width in fields["block_out_channels"]]
-    fixed = {"scaling_factor": SCALE, "shift_factor": SHIFT, "use_quant_conv": False, "use_post_quant_conv": False}
-    odd = {name: fields.get(name) for name, value in fixed.items() if fields.get(name) != value}
-    if odd:
-        raise ValueError(f"{odd}: only FLUX.1's autoencoder can be read, which has { ({n: fixed[n] for n in odd}) }")
-    return PictureVAEConfig(
-        latent_channels=int(fields["latent_channels"]),
-        width=widths[0],
-        multipliers=tuple(width // widths[0] for width in widths),
-        blocks=int(fields["layers_per_block"]),
-    )
-
-
-def _check_class(fields: Mapping[str, Any], expected: str, what: str) -> None:
-    if fields.get("_class_name") != expected:
-        raise ConfigError(f"{what}: _class_name is {fields.get('_class_name')!r}; only {expected} can be read")

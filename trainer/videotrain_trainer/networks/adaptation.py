@@ -72,7 +72,7 @@ def _opened(weights: Weights) -> tuple[Shapes, Callable[[str], Tensor]]:
             f"{weights.what}: a file of layout {layout}, not an image DC-AE ({', '.join(PICTURE_LAYOUTS)}); leave out "
             "initFrom.adapt"
         )
-    stored = scheme(layout, sizes(layout, weights.shapes, weights.what))
+    stored = scheme(layout, sizes(weights.shapes, weights.what))
     check_fit(stored.theirs, weights.shapes, weights.what, "the image DC-AE that its own tensors describe")
     return stored.ours, Mapped(towards_ours(stored.rules, weights.metadata), weights.read)
 

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.networks.autoencoders.dc_ae import Conv
+from videotrain_trainer.networks.autoencoders.interface import Autoencoder
 from videotrain_trainer.networks.common import seeded_generator
 from videotrain_trainer.networks.layout_rules import Mapped, kept_values, towards_theirs
 from videotrain_trainer.networks.mmdit.model import MMDiT
+from videotrain_trainer.networks.weights.configuration import configuration_metadata
 from videotrain_trainer.networks.weights.layouts import scheme
 from videotrain_trainer.networks.weights.loading import config_of, materialise, native_to_ours
 from videotrain_trainer.networks.weights.writer import Destination, Planned, write_weights
 
-BRANCH_NORM = 0.02
-"""First weight of the norms that end a residual branch of a DC-AE."""
 Progress = Callable[[int, int], None]
 """(bytes written, bytes in all)."""
 
@@ -48,8 +47,9 @@ def initial_value(module: nn.Module, name: str, seed: int) -> Tensor:
     owner, values = module.get_submodule(path), torch.empty(module.get_parameter(name).shape, device="cpu")
     if isinstance(module, MMDiT) and path == "cond_in":
         return values.zero_()
-    if kind == "weight" and path.endswith(".norm") and isinstance(module.get_submodule(path[: -len(".norm")]), Conv):
-        return values.fill_(BRANCH_NORM)
+    constant = module.first_value(name) if isinstance(module, Autoencoder) else None
+    if constant is not None:
+        return values.fill_(constant)
     generator = seeded_generator(seed, name)
     if isinstance(owner, nn.Linear):
         bound = 1.0 / math.sqrt(owner.in_features)
@@ -95,6 +95,7 @@ def write_initial(
     ours = native_to_ours(module, lambda name: initial_value(module, name, seed).to(dtype))
     theirs = Mapped(towards_theirs(stored.rules), ours)
     plan = [Planned(name, dtype, shape) for name, shape in stored.theirs.items()]
+    metadata = {**kept_values(stored.rules, ours), **configuration_metadata(config)}
     total, done = sum(planned.length for planned in plan), 0
 
     def tell(length: int) -> None:
@@ -103,4 +104,4 @@ def write_initial(
         if progress:
             progress(done, total)
 
-    return write_weights(destination, plan, theirs, kept_values(stored.rules, ours), tell)
+    return write_weights(destination, plan, theirs, metadata, tell)

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from videotrain_trainer.networks.autoencoders.dc_ae import DCAE
+from videotrain_api.resource.autoencoder_kinds import TimeAxis
+from videotrain_trainer.networks.autoencoders.interface import Autoencoder
 from videotrain_trainer.networks.common import seeded_generator
-from videotrain_trainer.networks.registry import Autoencoder
 
 PosteriorUse = Literal["mode", "sample"]
 """What is taken of the distribution that an autoencoder gives; see `spec.autoencoder.posterior`."""
@@ -33,8 +33,13 @@ def encode_latents(
     Raises:
         ValueError: the clip has a size that the autoencoder cannot encode.
     """
-    if isinstance(autoencoder, DCAE) or posterior != "sample":
-        return autoencoder.encode(x_BCTHW)
-    drawn = autoencoder.posterior(x_BCTHW)
-    noise_BCTHW = torch.randn(drawn.mean_BCTHW.shape, generator=seeded_generator(seed, name))
-    return autoencoder.scaled(drawn.sample(noise_BCTHW))
+    found = autoencoder.posterior(x_BCTHW)
+    if posterior != "sample" or not found.is_sampled:
+        return autoencoder.normalise(found.mean_BCTHW)
+    noise_BCTHW = torch.randn(found.mean_BCTHW.shape, generator=seeded_generator(seed, name))
+    return autoencoder.normalise(found.sample(noise_BCTHW))
+
+
+def time_axis(autoencoder: Autoencoder) -> TimeAxis:
+    """Which lengths of clips an autoencoder codes."""
+    return TimeAxis(autoencoder.config.temporal_compression, autoencoder.config.causality)

@@ -8,6 +8,7 @@ that merges (`kept`) stores what it merged in the file's metadata.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -133,3 +134,9 @@ def _restoring(rule: Rule, metadata: Mapping[str, str]) -> Make:
 
 def _encode(tensors: dict[str, Tensor]) -> str:
     return base64.b64encode(save({name: tensor.contiguous() for name, tensor in tensors.items()})).decode()
+
+
+def count(shapes: Shapes, pattern: str) -> int:
+    """How many parts have tensors of a name: one more than the highest index that the pattern's group finds."""
+    found = [int(match[1]) for name in shapes if (match := re.fullmatch(pattern, name))]
+    return max(found, default=-1) + 1

@@ -10,8 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from videotrain_api.resource.stages import ParallelLayout
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, AttentionBlock, Residual
-from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, MidBlock, Resnet
+from videotrain_trainer.networks.autoencoders.interface import Autoencoder
 from videotrain_trainer.networks.mmdit.model import MMDiT
 
 
@@ -33,11 +32,8 @@ def recompute_blocks(model: MMDiT, layout: ParallelLayout) -> None:
     _recompute([*model.double_blocks[:double], *model.single_blocks[:single]])
 
 
-def recompute_autoencoder(model: DCAE | HunyuanVAE) -> int:
-    """Let the residual and attention blocks of an autoencoder keep only their inputs; the last one keeps everything.
-
-    The last block of the decoder runs once only, since an adaptive adversarial weight needs the gradient of the layer
-    behind it before the backward pass.
+def recompute_autoencoder(model: Autoencoder) -> int:
+    """Let the blocks of an autoencoder keep only their inputs; the last one keeps everything.
 
     Args:
         model: before DeepSpeed takes it.
@@ -45,13 +41,9 @@ def recompute_autoencoder(model: DCAE | HunyuanVAE) -> int:
     Returns:
         How many blocks recompute.
     """
-    blocks = [part for part in model.modules() if isinstance(part, AttentionBlock | Residual | Resnet | MidBlock)]
-    inner = {id(part) for block in blocks for part in block.modules() if part is not block}
-    last = model.decoder.stages[0] if isinstance(model, DCAE) else model.decoder.up_blocks[-1]
-    kept = [block for block in blocks if block in set(last.modules())][-1]
-    chosen = [block for block in blocks if id(block) not in inner and block is not kept]
-    _recompute(chosen)
-    return len(chosen)
+    blocks = model.recomputable_blocks()
+    _recompute(blocks)
+    return len(blocks)
 
 
 def _recompute(blocks: Iterable[nn.Module]) -> None:

@@ -71,7 +71,8 @@ class Contents:
     def of_weights(self, source: str) -> str:
         """Of all files of a model."""
         weights = open_weights(source, store=self._store)
-        return _joined((str(number), self.of(place)) for number, place in enumerate(weights.places))
+        places = [*weights.places, *([weights.config_place] if weights.config_place else [])]
+        return _joined((str(number), self.of(place)) for number, place in enumerate(places))
 
     def of(self, source: str) -> str:
         """Of one file or object; a path or URI.

@@ -18,8 +18,9 @@ from videotrain_api.config.presets import AUTOENCODERS
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders.flux_vae import PictureVAE, PictureVAEConfig
+from videotrain_trainer.networks.autoencoders.interface import Autoencoder
+from videotrain_trainer.networks.build import build_transformer, load_autoencoder
 from videotrain_trainer.networks.mmdit.model import MMDiT
-from videotrain_trainer.networks.registry import Autoencoder, build_transformer, load_autoencoder
 from videotrain_trainer.networks.weights import load_weights, open_weights
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.text.encoders import TextEncoder, load_text_encoder

@@ -20,8 +20,8 @@ from videotrain_trainer.data.pixels import crop_window
 from videotrain_trainer.data.video import Frame, Unreadable, cover_size, decode, probe
 from videotrain_trainer.diffusion.conditioning import Given
 from videotrain_trainer.errors import ConfigError, DataError
+from videotrain_trainer.networks.autoencoders.interface import Autoencoder
 from videotrain_trainer.networks.latents import PosteriorUse, encode_latents
-from videotrain_trainer.networks.registry import Autoencoder
 from videotrain_trainer.sampling.loaded import Models
 from videotrain_trainer.sampling.request import Request
 from videotrain_trainer.storage import ObjectStore

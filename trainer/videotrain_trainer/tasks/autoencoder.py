@@ -23,9 +23,9 @@ from videotrain_trainer.data.sample_order import OrderState
 from videotrain_trainer.data.sets import ClipSet, open_clips
 from videotrain_trainer.errors import ConfigError, Diverged
 from videotrain_trainer.networks.adaptation import start_from_image
+from videotrain_trainer.networks.build import SCALING_FACTOR, build_autoencoder, initialize
 from videotrain_trainer.networks.losses.discriminator import Discriminator
 from videotrain_trainer.networks.losses.lpips_files import load_perceptual
-from videotrain_trainer.networks.registry import SCALING_FACTOR, build_autoencoder, initialize
 from videotrain_trainer.networks.weights import load_state, load_weights
 from videotrain_trainer.parallel.activation import recompute_autoencoder
 from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine

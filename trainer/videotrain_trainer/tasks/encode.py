@@ -37,8 +37,9 @@ from videotrain_trainer.data.sets import EncodedSetInfo, null_text_uri, set_info
 from videotrain_trainer.data.shards import Member, ShardWriter
 from videotrain_trainer.data.video import Frame, read_covering
 from videotrain_trainer.errors import ConfigError, DataError
+from videotrain_trainer.networks.build import load_autoencoder
 from videotrain_trainer.networks.latents import encode_latents
-from videotrain_trainer.networks.registry import load_autoencoder
+from videotrain_trainer.networks.weights import Weights, autoencoder_uri, open_weights
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 from videotrain_trainer.tasks.encode_plan import Sample, ShardPlan, plan_samples, plan_shards, why_nothing
 from videotrain_trainer.text.encoders import TextEncoder, load_text_encoder
@@ -58,10 +59,13 @@ def run(context: StageContext) -> Outcome:
     _check(config)
     store = ObjectStore.for_storage(config.storage)
     store.check()
-    weights = store.get(_weights_uri(config))
+    uri = _weights_uri(config)
+    if uri.endswith(".safetensors"):
+        store.stat(uri)  # a result that is not there is an input that is missing, not a wrong configuration
+    weights = open_weights(uri, store=store)
     shards = _plan(store, config)
     recipe = [config.autoencoder.to_wire(), config.text_encoder.to_wire(), config.encode_prompts]
-    made_from = hashlib.sha256(weights + json.dumps([*recipe, config.encode_references]).encode()).hexdigest()
+    made_from = _made_from(weights, json.dumps([*recipe, config.encode_references]))
     plans = {shard.name(made_from): shard for shard in shards}
     board = UnitRun(context, store, [Unit(name, len(shard.samples)) for name, shard in plans.items()])
     encoder = _Encoder(context, store, weights)
@@ -78,14 +82,14 @@ def run(context: StageContext) -> Outcome:
 class _Encoder:
     """Encodes the shards of one rank."""
 
-    def __init__(self, context: StageContext, store: ObjectStore, weights: bytes) -> None:
+    def __init__(self, context: StageContext, store: ObjectStore, weights: Weights) -> None:
         config, self._device = context.config, context.world.device
         self._config = config
         self._store = store
         self._scratch = context.scratch / "encode"
         # Full precision on the CPU, where bfloat16 is slower; the latents are stored in bfloat16 in any case.
         self._dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
-        self._autoencoder = load_autoencoder(config.autoencoder, weights, _weights_uri(config))
+        self._autoencoder = load_autoencoder(config.autoencoder, weights)
         self._autoencoder.eval().requires_grad_(False).to(self._device, self._dtype)
         self._text: TextEncoder = load_text_encoder(config.text_encoder, store, context.cache, self._device)
         self._decoded: tuple[tuple[str, tuple[int, int]], Frame] | None = None
@@ -194,8 +198,16 @@ def _plan(store: ObjectStore, config: StageConfig) -> list[ShardPlan]:
 
 
 def _weights_uri(config: StageConfig) -> str:
-    uri = str(config.paths.autoencoder_weights)
-    return uri if uri.endswith(".safetensors") else layout.final_weights(uri)
+    return autoencoder_uri(config.autoencoder.kind, str(config.paths.autoencoder_weights))
+
+
+def _made_from(weights: Weights, recipe: str) -> str:
+    """Hash of the autoencoder's files and of how they are used, on which every latent depends."""
+    digest = hashlib.sha256()
+    for part in weights.contents():
+        digest.update(part)
+    digest.update(recipe.encode())
+    return digest.hexdigest()
 
 
 def _row(sample: Sample, member: Member, tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.resource.sampling import text_guidance
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.networks.weights import weights_uri
+from videotrain_trainer.networks.weights import autoencoder_uri, weights_uri
 from videotrain_trainer.sampling.contents import Contents
 from videotrain_trainer.sampling.draw import SamplingPipeline
 from videotrain_trainer.sampling.loaded import Sources, load_models
@@ -66,11 +66,12 @@ def sources_of(config: StageConfig) -> Sources:
     Raises:
         ConfigError: weights are not configured.
     """
+    latents = _given(config.paths.autoencoder_weights, "paths.autoencoderWeights")
     return Sources(
         model=config.model,
-        model_weights=_weights(config.paths.model_weights, "paths.modelWeights"),
+        model_weights=weights_uri(_given(config.paths.model_weights, "paths.modelWeights")),
         autoencoder=config.autoencoder,
-        autoencoder_weights=_weights(config.paths.autoencoder_weights, "paths.autoencoderWeights"),
+        autoencoder_weights=autoencoder_uri(config.autoencoder.kind, latents),
         text_encoder=config.text_encoder,
     )
 
@@ -118,7 +119,7 @@ def _settings(config: StageConfig, drawing: Drawing) -> Settings:
     )
 
 
-def _weights(source: str | None, field: str) -> str:
+def _given(source: str | None, field: str) -> str:
     if source is None:
         raise ConfigError(f"{field}: not set; a sample stage needs the weights of a trained model")
-    return weights_uri(source)
+    return source

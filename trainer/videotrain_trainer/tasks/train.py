@@ -29,9 +29,9 @@ from videotrain_trainer.diffusion.flow_matching import (
 )
 from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
 from videotrain_trainer.networks.adaptation import adapt_transformer
+from videotrain_trainer.networks.build import build_transformer, initialize
 from videotrain_trainer.networks.lora.layers import initialize_adapter, inject, lora_config
 from videotrain_trainer.networks.mmdit.model import MMDiT
-from videotrain_trainer.networks.registry import build_transformer, initialize
 from videotrain_trainer.networks.weights import start_from
 from videotrain_trainer.parallel.activation import recompute_blocks
 from videotrain_trainer.parallel.peers import WorldPeers

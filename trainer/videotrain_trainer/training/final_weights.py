@@ -14,6 +14,7 @@ from videotrain_trainer.checkpoint.load import StoredCheckpoint, open_checkpoint
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.lora.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_files
 from videotrain_trainer.networks.lora.layers import adapted, is_adapter, lora_config, merged_state
+from videotrain_trainer.networks.weights.configuration import metadata_of
 from videotrain_trainer.reconstruction.joint_engine import without_discriminator
 from videotrain_trainer.sharded_state import Quantity, numel, pack
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
@@ -37,7 +38,7 @@ def export_weights(run: TrainingRun) -> None:
             stored = _merged(run, dict(stored))
         tensors = {name: values.to(dtype) for name, values in stored}
         tensors |= _buffers(run.engine.module, tensors)
-        metadata = {"run": run.context.config.run, "step": str(run.state.step)}
+        metadata = {"run": run.context.config.run, "step": str(run.state.step), **metadata_of(run.objective.module)}
         metadata |= run.objective.export_metadata(tensors)
         path = run.context.scratch / "model.safetensors"
         with disk_full_is_clear(path):

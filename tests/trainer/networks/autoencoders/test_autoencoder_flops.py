@@ -10,7 +10,7 @@ from videotrain_api.cost.autoencoder_flops import (
     encoder_cost,
 )
 from videotrain_api.resource.architecture import AutoencoderTiling
-from videotrain_trainer.networks.registry import build_autoencoder
+from videotrain_trainer.networks.build import build_autoencoder
 
 WHOLE = {"tiling": None}
 CASES = [

@@ -1,14 +1,9 @@
 """Clips to latents, a transformer's training step and drawn videos with a HunyuanVideo VAE, at tiny size."""
 
-from fractions import Fraction
-
-import boto3
-import google_crc32c
-import numpy as np
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 from safetensors.torch import save_file
+from support.latent_run import clip_row, storage  # noqa: F401 - a fixture
 from support.sampling import TEXT, config_of, context_of
 
 from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
@@ -23,12 +18,11 @@ from videotrain_api.resource.stages import (
     Stage,
     TrainTask,
 )
-from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, read_table, to_parquet
 from videotrain_trainer.data.sets import read_set_info
-from videotrain_trainer.data.video import decode, write_mp4
+from videotrain_trainer.data.video import decode
+from videotrain_trainer.networks.build import build_autoencoder, build_transformer, initialize, load_autoencoder
 from videotrain_trainer.networks.latents import encode_latents
-from videotrain_trainer.networks.registry import build_autoencoder, build_transformer, initialize, load_autoencoder
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks import encode, sample
 from videotrain_trainer.tasks.train import FlowObjective
@@ -57,15 +51,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-def clip_row(folder, name, seed):
-    path = folder / f"run/clips/clips/{name}.mp4"
-    frames = np.random.default_rng(seed).integers(0, 255, (15, 64, 64, 3), dtype=np.uint8)
-    write_mp4(list(frames), path, Fraction(24))
-    facts = {"uid": name, "uri": f"clips/{name}.mp4", "caption": f"Noise {name}.", "kept": True, "frames": 15}
-    facts |= {"fps": 24.0, "height": 64, "width": 64, "motion": 3.0, "source": name}
-    return dict.fromkeys(CLIP_SCHEMA.names) | facts | {"crc32c": google_crc32c.value(path.read_bytes())}
-
-
 def stage(folder, name, task, **changes):
     base = config_of(folder, prompts=[], frames=9)
     paths = {"output": f"file://{folder}/run/{name}", "latents": f"file://{folder}/run/encode"}
@@ -74,21 +59,7 @@ def stage(folder, name, task, **changes):
 
 
 @pytest.fixture
-def storage(monkeypatch):
-    """An S3 bucket, in which the encode stage looks whether it may write."""
-    keys = {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "SK", "AWS_DEFAULT_REGION": "us-east-1"}
-    for name, value in keys.items():
-        monkeypatch.setenv(name, value)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="bucket")
-    yield Storage(uri="s3://bucket/run", endpoint_url=f"http://{host}:{port}")
-    server.stop()
-
-
-@pytest.fixture
-def encoded(folder, storage):
+def encoded(folder, storage):  # noqa: F811 - the fixture
     work = {"encode_buckets": ROWS, "encode_prompts": ["fps-motion"], "storage": storage}
     config = stage(folder, "encode", EncodeTask(), **work)
     assert encode.run(context_of(folder, config)) == "completed"

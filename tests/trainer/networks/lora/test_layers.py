@@ -19,9 +19,9 @@ from videotrain_api.resource.stages import LoraAdapter, ParallelLayout
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer import models
 from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.networks.build import build_transformer, initialize
 from videotrain_trainer.networks.lora.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapter, save_adapter
 from videotrain_trainer.networks.lora.layers import TARGETS, LoraConfig, adapted, initialize_adapter, inject, merge
-from videotrain_trainer.networks.registry import build_transformer, initialize
 
 pytestmark = pytest.mark.numeric
 

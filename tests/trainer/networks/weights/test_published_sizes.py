@@ -12,10 +12,10 @@ from videotrain_api.cost.flops import mmdit_shape, parameters
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks import initial
+from videotrain_trainer.networks.build import build_autoencoder, build_transformer
 from videotrain_trainer.networks.initial import initial_value, initialize, write_initial
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.mmdit.model import MMDiT
-from videotrain_trainer.networks.registry import build_autoencoder, build_transformer
 from videotrain_trainer.networks.weights import Destination, load_state, open_weights
 from videotrain_trainer.networks.weights.layouts import scheme
 

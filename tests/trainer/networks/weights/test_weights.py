@@ -282,7 +282,7 @@ def test_a_file_tells_the_sizes_of_its_model(kind, tmp_path):
     config = MODELS[kind][1]
     for layout in sorted({layout for model, *both in ROUND_TRIPS for layout in both if model == kind}):
         shapes = open_weights(written(kind, layout, tmp_path / "w.safetensors")).shapes
-        found = sizes(layout, shapes, "file")
+        found = sizes(shapes, "file")
         unknown = {"scaling_factor": config.scaling_factor} if kind == "dc-ae" else {}
         assert replace(found, **unknown) == config
 

@@ -9,7 +9,7 @@ Shape letters: B batch, C channels, T frames, H rows, W columns, A attention hea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,7 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videotrain_trainer.networks.autoencoders.tiling import Axis, TileCoder, Tiling
+from videotrain_trainer.networks.autoencoders.interface import (
+    Autoencoder,
+    AutoencoderConfig,
+    Causality,
+    Posterior,
+    outer_blocks,
+)
+from videotrain_trainer.networks.autoencoders.tiling import Axis, TileCoder
 from videotrain_trainer.networks.common import convolve
 
 HEAD_DIM = 32
@@ -25,25 +32,21 @@ HEAD_DIM = 32
 ATTENTION_STAGES = 3
 MAX_NORM_VALUES = 2**26
 """Values of one norm without gradients."""
-TIME_COMPRESSION = 4
-"""Frames per latent frame."""
+BRANCH_NORM = 0.02
+"""First weight of the norms that end a residual branch, as in the published recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DCAEConfig:
-    """Sizes of a Video DC-AE. Raises ValueError if they do not fit together."""
+class DCAEConfig(AutoencoderConfig):
+    """Sizes of a Video DC-AE; latents are divided by the scale. Raises ValueError if they do not fit together."""
 
-    latent_channels: int
     widths: tuple[int, ...]
     """Channels of each stage, from pixels to latents."""
     depths: tuple[int, ...]
     """Blocks of each encoder stage."""
     decoder_depths: tuple[int, ...]
     """Blocks of each decoder stage, in the same order."""
-    scaling_factor: float = 1.0
-    """Latents are divided by it."""
     pixel_channels: int = 3
-    tiling: Tiling | None = None
 
     def __post_init__(self) -> None:
         count = len(self.widths)
@@ -62,6 +65,16 @@ class DCAEConfig:
     def spatial_compression(self) -> int:
         """Pixels per latent row and column."""
         return int(2 ** (len(self.widths) - 1))
+
+    @property
+    def temporal_compression(self) -> int:
+        """Both resamplings between attention stages halve the time."""
+        return 4
+
+    @property
+    def causality(self) -> Causality:
+        """A latent frame has seen the whole clip."""
+        return "none"
 
     def is_attention(self, stage: int) -> bool:
         """Whether a stage is made of linear-attention blocks."""
@@ -385,54 +398,55 @@ class Decoder(nn.Module):
         return out
 
 
-class DCAE(nn.Module):
-    """The autoencoder. Pixels lie in [-1, 1]; latents are divided by the scaling factor."""
+class DCAE(Autoencoder):
+    """The autoencoder. Latents are divided by the scaling factor; one latent frame decodes to ONE frame."""
+
+    config: DCAEConfig
 
     def __init__(self, config: DCAEConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.tiles = TileCoder(config.spatial_compression, Axis(TIME_COMPRESSION), config.tiling)
+        self.tiles = TileCoder(config.spatial_compression, Axis(config.temporal_compression), config.tiling)
 
-    def encode(self, x_BCTHW: Tensor) -> Tensor:
-        """Pixels to latents.
-
-        Args:
-            x_BCTHW: (B, 3, T, H, W); T is 1, 2 or a multiple of 4, H and W multiples of the spatial compression.
-
-        Returns:
-            (B, C, T/4, H/32, W/32) at the published depth; one latent frame for T of 1, 2 or 4.
-
-        Raises:
-            ValueError: a size cannot be encoded.
-        """
-        frames, rows, columns = x_BCTHW.shape[2:]
-        unit = self.config.spatial_compression
-        if (frames > 2 and frames % 4) or rows % unit or columns % unit:
+    def check_size(self, frames: int, rows: int, columns: int) -> None:
+        """T is 1, 2 or a multiple of 4, H and W are multiples of the spatial compression."""
+        unit, step = self.config.spatial_compression, self.config.temporal_compression
+        if (frames > step // 2 and frames % step) or rows % unit or columns % unit:
             raise ValueError(
-                f"a clip of {frames} frames of {rows} x {columns} pixels cannot be encoded: frames must be 1, 2 or a "
-                f"multiple of 4, rows and columns multiples of {unit}"
+                f"a clip of {frames} frames of {rows} x {columns} pixels cannot be encoded: frames must be 1, "
+                f"{step // 2} or a multiple of {step}, rows and columns multiples of {unit}"
             )
-        return self.tiles.encode(self.encoder, x_BCTHW) / self.config.scaling_factor
 
-    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Latents of a long clip that arrives in pieces, piece by piece: those of `encode`, bit for bit.
-
-        Args:
-            chunks: pixels (B, 3, n, H, W) of any number of frames each. Needs a temporal tile.
-
-        Raises:
-            ValueError: there is no temporal tile, or the frames together do not fit.
-        """
-        for z_BCTHW in self.tiles.stream(self.encoder, chunks):
-            yield z_BCTHW / self.config.scaling_factor
-
-    def decode(self, z_BCTHW: Tensor) -> Tensor:
-        """Latents to pixels: (B, 3, 4*T, 32*H, 32*W) at the published depth. One latent frame gives ONE frame."""
-        return self.tiles.decode(self.decoder, z_BCTHW * self.config.scaling_factor)
-
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """The reconstruction, for training: coded whole, whatever the tiling."""
-        out: Tensor = self.decoder(self.encoder(x_BCTHW))
+    def moments(self, x_BCTHW: Tensor) -> Tensor:
+        """(B, 3, T, H, W) to (B, C, T/4, H/32, W/32) at the published depth; one latent frame for T of 1, 2 or 4."""
+        out: Tensor = self.encoder(x_BCTHW)
         return out
+
+    def split(self, moments_BCTHW: Tensor) -> Posterior:
+        """One latent for a clip."""
+        return Posterior(moments_BCTHW, None)
+
+    def pixels(self, z_BCTHW: Tensor) -> Tensor:
+        """(B, C, T, H, W) to (B, 3, 4*T, 32*H, 32*W) at the published depth."""
+        out: Tensor = self.decoder(z_BCTHW)
+        return out
+
+    def normalise(self, z_BCTHW: Tensor) -> Tensor:
+        """Divided by the scale."""
+        return z_BCTHW / self.config.scaling_factor
+
+    def denormalise(self, z_BCTHW: Tensor) -> Tensor:
+        """Multiplied by the scale."""
+        return z_BCTHW * self.config.scaling_factor
+
+    def recomputable_blocks(self) -> list[nn.Module]:
+        """Residual and attention blocks."""
+        return outer_blocks(self, (AttentionBlock, Residual), last=self.decoder.stages[0])
+
+    def first_value(self, name: str) -> float | None:
+        """Norms that end a residual branch start near zero, so that at first the shortcuts carry the picture."""
+        path, _, kind = name.rpartition(".")
+        ends_branch = path.endswith(".norm") and isinstance(self.get_submodule(path.removesuffix(".norm")), Conv)
+        return BRANCH_NORM if kind == "weight" and ends_branch else None

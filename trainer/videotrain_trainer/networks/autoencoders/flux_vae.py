@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videotrain_trainer.networks.attention import attention
+from videotrain_trainer.networks.autoencoders.interface import Autoencoder, AutoencoderConfig, Causality, Posterior
+from videotrain_trainer.networks.autoencoders.tiling import Axis, TileCoder
 
 NORM_GROUPS = 32
 SCALE, SHIFT = 0.3611, 0.1159
@@ -22,10 +24,11 @@ SCALE, SHIFT = 0.3611, 0.1159
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureVAEConfig:
+class PictureVAEConfig(AutoencoderConfig):
     """Sizes; the defaults are FLUX.1's."""
 
     latent_channels: int = 16
+    scaling_factor: float = SCALE
     width: int = 128
     """Channels at full size; a multiple of 32, as all widths."""
     multipliers: tuple[int, ...] = (1, 2, 4, 4)
@@ -42,6 +45,16 @@ class PictureVAEConfig:
     def spatial_compression(self) -> int:
         """Pixels per latent row and column."""
         return int(2 ** (len(self.multipliers) - 1))
+
+    @property
+    def temporal_compression(self) -> int:
+        """Every frame is a picture."""
+        return 1
+
+    @property
+    def causality(self) -> Causality:
+        """Every frame is a picture."""
+        return "none"
 
 
 class ResnetBlock(nn.Module):
@@ -181,23 +194,40 @@ class Decoder(nn.Module):
         return out
 
 
-class PictureVAE(nn.Module):
-    """The autoencoder, with the interface of the video autoencoders: (B, C, T, H, W) in and out."""
+class PictureVAE(Autoencoder):
+    """The autoencoder. Clips of any length go through it frame by frame; it gives the mode of its distribution."""
+
+    config: PictureVAEConfig
 
     def __init__(self, config: PictureVAEConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
+        self.tiles = TileCoder(config.spatial_compression, Axis(1), None)
 
-    def encode(self, x_BCTHW: Tensor) -> Tensor:
-        """Pixels in [-1, 1] to scaled latents, the mode of their distribution."""
-        mean_BCHW = self.encoder(_frames(x_BCTHW)).chunk(2, dim=1)[0]
-        return _clips((mean_BCHW - SHIFT) * SCALE, len(x_BCTHW))
+    def check_size(self, frames: int, rows: int, columns: int) -> None:
+        """Any size is coded; pixels beyond the last whole latent are left out."""
 
-    def decode(self, z_BCTHW: Tensor) -> Tensor:
-        """Scaled latents to pixels, frame by frame."""
-        return _clips(self.decoder(_frames(z_BCTHW) / SCALE + SHIFT), len(z_BCTHW))
+    def moments(self, x_BCTHW: Tensor) -> Tensor:
+        """(B, 3, T, H, W) to (B, C, T, H/8, W/8), the means."""
+        return _clips(self.encoder(_frames(x_BCTHW)).chunk(2, dim=1)[0], len(x_BCTHW))
+
+    def split(self, moments_BCTHW: Tensor) -> Posterior:
+        """One latent for a picture."""
+        return Posterior(moments_BCTHW, None)
+
+    def pixels(self, z_BCTHW: Tensor) -> Tensor:
+        """(B, C, T, H, W) to (B, 3, T, 8H, 8W)."""
+        return _clips(self.decoder(_frames(z_BCTHW)), len(z_BCTHW))
+
+    def normalise(self, z_BCTHW: Tensor) -> Tensor:
+        """Shifted, then multiplied by the scale."""
+        return (z_BCTHW - SHIFT) * self.config.scaling_factor
+
+    def denormalise(self, z_BCTHW: Tensor) -> Tensor:
+        """Divided by the scale, then shifted back."""
+        return z_BCTHW / self.config.scaling_factor + SHIFT
 
 
 def _norm(width: int) -> nn.GroupNorm:

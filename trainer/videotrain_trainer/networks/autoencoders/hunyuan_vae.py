@@ -10,14 +10,20 @@ Shape letters: B batch, C channels, T frames, H rows, W columns, P positions of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videotrain_trainer.networks.autoencoders.tiling import Axis, TileCoder, Tiling
+from videotrain_trainer.networks.autoencoders.interface import (
+    Autoencoder,
+    AutoencoderConfig,
+    Causality,
+    Posterior,
+    outer_blocks,
+)
+from videotrain_trainer.networks.autoencoders.tiling import Axis, TileCoder
 from videotrain_trainer.networks.common import convolve
 
 TIME_LEVELS = 2
@@ -30,10 +36,9 @@ of the input is never held as a whole, and kernels that index with 32 bits stay 
 
 
 @dataclass(frozen=True, kw_only=True)
-class HunyuanVAEConfig:
-    """Sizes of a HunyuanVideo VAE. Raises ValueError if they do not fit together."""
+class HunyuanVAEConfig(AutoencoderConfig):
+    """Sizes of a HunyuanVideo VAE; latents are multiplied by the scale. Raises ValueError if they do not fit."""
 
-    latent_channels: int
     widths: tuple[int, ...]
     """Channels of each level, from pixels to latents."""
     depths: tuple[int, ...]
@@ -42,12 +47,9 @@ class HunyuanVAEConfig:
     """Residual blocks of each decoder level, in the same order."""
     norm_groups: int = 32
     """Groups of every norm; divides every width."""
-    scaling_factor: float = 1.0
-    """Latents are multiplied by it."""
     shift_factor: float = 0.0
-    """It is subtracted from latents before that."""
+    """It is subtracted from latents before they are multiplied by the scale."""
     pixel_channels: int = 3
-    tiling: Tiling | None = None
 
     def __post_init__(self) -> None:
         count = len(self.widths)
@@ -64,6 +66,16 @@ class HunyuanVAEConfig:
     def spatial_compression(self) -> int:
         """Pixels per latent row and column."""
         return int(2 ** (len(self.widths) - 1))
+
+    @property
+    def temporal_compression(self) -> int:
+        """The last resamplings halve the time too."""
+        return int(2**TIME_LEVELS)
+
+    @property
+    def causality(self) -> Causality:
+        """The first latent frame stands for a single frame."""
+        return "causal"
 
     def factor(self, step: int) -> tuple[int, int, int]:
         """(time, rows, columns) of a resampling, counted from the side that the half starts with."""
@@ -303,21 +315,10 @@ class Decoder(nn.Module):
         return out
 
 
-@dataclass(frozen=True)
-class Posterior:
-    """Normal distribution of the unscaled latents of a clip."""
+class HunyuanVAE(Autoencoder):
+    """The autoencoder. Latents are shifted and multiplied by the scale; tiles fade into each other as moments."""
 
-    mean_BCTHW: Tensor
-    logvar_BCTHW: Tensor
-    """Logarithm of the variance, in [-30, 20]."""
-
-    def sample(self, noise_BCTHW: Tensor) -> Tensor:
-        """The latents at that standard normal noise."""
-        return self.mean_BCTHW + (0.5 * self.logvar_BCTHW).exp() * noise_BCTHW.to(self.mean_BCTHW)
-
-
-class HunyuanVAE(nn.Module):
-    """The autoencoder. Pixels lie in [-1, 1]; latents are shifted and multiplied by the scaling factor."""
+    config: HunyuanVAEConfig
 
     def __init__(self, config: HunyuanVAEConfig) -> None:
         super().__init__()
@@ -326,75 +327,40 @@ class HunyuanVAE(nn.Module):
         self.decoder = Decoder(config)
         self.quant_conv = nn.Conv3d(2 * config.latent_channels, 2 * config.latent_channels, 1)
         self.post_quant_conv = nn.Conv3d(config.latent_channels, config.latent_channels, 1)
-        self.tiles = TileCoder(config.spatial_compression, Axis(2**TIME_LEVELS, causal=True), config.tiling)
+        time = Axis(config.temporal_compression, causal=True)
+        self.tiles = TileCoder(config.spatial_compression, time, config.tiling)
 
-    def posterior(self, x_BCTHW: Tensor) -> Posterior:
-        """Distribution of a clip's latents, before scale and shift; tiles fade into each other as moments.
-
-        Args:
-            x_BCTHW: (B, 3, T, H, W); T is 1 + 4k, H and W multiples of the spatial compression.
-
-        Raises:
-            ValueError: a size cannot be encoded.
-        """
-        frames, rows, columns = x_BCTHW.shape[2:]
-        unit, group = self.config.spatial_compression, 2**TIME_LEVELS
+    def check_size(self, frames: int, rows: int, columns: int) -> None:
+        """T is 1 + 4k, H and W are multiples of the spatial compression."""
+        unit, group = self.config.spatial_compression, self.config.temporal_compression
         if frames % group != 1 or rows % unit or columns % unit:
             raise ValueError(
                 f"a clip of {frames} frames of {rows} x {columns} pixels cannot be encoded: frames must be "
                 f"1 + {group}k, rows and columns multiples of {unit}"
             )
-        return _posterior(self.tiles.encode(self._moments, x_BCTHW))
 
-    def encode(self, x_BCTHW: Tensor, noise_BCTHW: Tensor | None = None) -> Tensor:
-        """Pixels to latents.
-
-        Args:
-            x_BCTHW: as `posterior` takes them.
-            noise_BCTHW: standard normal noise of the latents' shape to sample with; the mode of the posterior if None.
-
-        Returns:
-            (B, C, 1 + k, H / 8, W / 8) at the published depth.
-
-        Raises:
-            ValueError: a size cannot be encoded.
-        """
-        posterior = self.posterior(x_BCTHW)
-        return self.scaled(posterior.mean_BCTHW if noise_BCTHW is None else posterior.sample(noise_BCTHW))
-
-    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Latents (the mode) of a long clip that arrives in pieces, piece by piece: those of `encode`, bit for bit.
-
-        Args:
-            chunks: pixels (B, 3, n, H, W) of any number of frames each, 1 + 4k together. Needs a temporal tile.
-
-        Raises:
-            ValueError: there is no temporal tile, or the frames do not fit.
-        """
-        for moments in self.tiles.stream(self._moments, chunks):
-            yield self.scaled(_posterior(moments).mean_BCTHW)
-
-    def scaled(self, z_BCTHW: Tensor) -> Tensor:
-        """Latents of the posterior as the transformer takes them."""
-        return self.config.scaling_factor * (z_BCTHW - self.config.shift_factor)
-
-    def decode(self, z_BCTHW: Tensor) -> Tensor:
-        """Latents to pixels: (B, 3, 1 + 4 * (T - 1), 8 * H, 8 * W) at the published depth."""
-        unscaled = z_BCTHW / self.config.scaling_factor + self.config.shift_factor
-        return self.tiles.decode(self._pixels, unscaled)
-
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """The reconstruction from the posterior's mode, for training: coded whole, whatever the tiling."""
-        return self._pixels(_posterior(self._moments(x_BCTHW)).mean_BCTHW)
-
-    def _moments(self, x_BCTHW: Tensor) -> Tensor:
+    def moments(self, x_BCTHW: Tensor) -> Tensor:
+        """(B, 3, T, H, W) to (B, 2 * C, 1 + (T - 1) / 4, H / 8, W / 8) at the published depth."""
         return convolve(self.quant_conv, self.encoder(x_BCTHW))
 
-    def _pixels(self, z_BCTHW: Tensor) -> Tensor:
+    def split(self, moments_BCTHW: Tensor) -> Posterior:
+        """Mean, and logarithm of the variance in [-30, 20]."""
+        mean, logvar = moments_BCTHW.chunk(2, dim=1)
+        return Posterior(mean, logvar.clamp(-30.0, 20.0))
+
+    def pixels(self, z_BCTHW: Tensor) -> Tensor:
+        """(B, C, T, H, W) to (B, 3, 1 + 4 * (T - 1), 8 * H, 8 * W) at the published depth."""
         out: Tensor = self.decoder(convolve(self.post_quant_conv, z_BCTHW))
         return out
 
+    def normalise(self, z_BCTHW: Tensor) -> Tensor:
+        """Shifted, then multiplied by the scale."""
+        return self.config.scaling_factor * (z_BCTHW - self.config.shift_factor)
 
-def _posterior(moments_BCTHW: Tensor) -> Posterior:
-    mean, logvar = moments_BCTHW.chunk(2, dim=1)
-    return Posterior(mean, logvar.clamp(-30.0, 20.0))
+    def denormalise(self, z_BCTHW: Tensor) -> Tensor:
+        """Divided by the scale, then shifted back."""
+        return z_BCTHW / self.config.scaling_factor + self.config.shift_factor
+
+    def recomputable_blocks(self) -> list[nn.Module]:
+        """Residual and middle blocks."""
+        return outer_blocks(self, (Resnet, MidBlock), last=self.decoder.up_blocks[-1])

@@ -4,6 +4,7 @@
 tells a model from its file, `strict` lists what does not fit, `loading` fills models, `convert` goes between layouts.
 """
 
+from videotrain_api.resource.autoencoder_kinds import KINDS
 from videotrain_api.storage import layout
 from videotrain_trainer.networks.weights.convert import Converted, convert
 from videotrain_trainer.networks.weights.files import Weights, open_weights, read_metadata
@@ -19,6 +20,7 @@ __all__ = [
     "Planned",
     "Source",
     "Weights",
+    "autoencoder_uri",
     "convert",
     "load_state",
     "load_weights",
@@ -33,3 +35,8 @@ __all__ = [
 def weights_uri(source: str) -> str:
     """The safetensors object that a configured source means: a file as it is, or the result of a stage's prefix."""
     return source if source.endswith(".safetensors") else layout.final_weights(source)
+
+
+def autoencoder_uri(kind: str | None, source: str) -> str:
+    """What a configured source of an autoencoder means: `weights_uri`, or the folder that its kind needs."""
+    return source if KINDS[kind or ""].in_folder else weights_uri(source)

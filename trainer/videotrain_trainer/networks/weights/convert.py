@@ -12,6 +12,11 @@ from torch import Tensor
 
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.layout_rules import Mapped, kept_values, towards_ours, towards_theirs
+from videotrain_trainer.networks.weights.configuration import (
+    check_same_model,
+    configuration_metadata,
+    stored_configuration,
+)
 from videotrain_trainer.networks.weights.files import Weights, open_weights
 from videotrain_trainer.networks.weights.layouts import PICTURE_LAYOUTS, ModelConfig, Scheme, recognise, scheme, sizes
 from videotrain_trainer.networks.weights.strict import check_fit
@@ -65,10 +70,18 @@ def convert(
             f"{layout!r} and {to_layout!r}: a picture autoencoder has no kernels over time; start an autoencoder stage "
             "from it instead"
         )
-    old = scheme(layout, config or sizes(layout, weights.shapes, weights.what))
-    model = "the model that its own tensors describe" if config is None else "the preset"
+    stored = stored_configuration(weights)
+    if config is not None:
+        known, model = config, "the preset"
+    elif stored is not None:
+        known, model = stored.config, f"the model of {stored.what}"
+    else:
+        known, model = sizes(weights.shapes, weights.what), "the model that its own tensors describe"
+    old = scheme(layout, known)
     check_fit(old.theirs, weights.shapes, weights.what, model)
-    return _write(weights, old, scheme(to_layout, old.config), destination, dtype, progress)
+    check_same_model(known, weights)
+    described = {} if config is None and stored is None else configuration_metadata(known)
+    return _write(weights, old, scheme(to_layout, known), destination, described, dtype, progress)
 
 
 def _write(
@@ -76,6 +89,7 @@ def _write(
     old: Scheme,
     new: Scheme,
     destination: Destination,
+    described: dict[str, str],
     dtype: torch.dtype | None,
     progress: Progress | None,
 ) -> Converted:
@@ -88,7 +102,7 @@ def _write(
     plan = [Planned(name, _dtype(name, theirs, ours, weights, dtype), shape) for name, shape in new.theirs.items()]
     old_fields = {rule.kept for rule in old.rules}
     metadata = {key: value for key, value in weights.metadata.items() if key not in old_fields}
-    metadata |= kept_values(new.rules, ours)
+    metadata |= kept_values(new.rules, ours) | described
     total, done = sum(planned.length for planned in plan), 0
 
     def tell(length: int) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import torch
@@ -25,6 +25,10 @@ HEADER_LENGTH_BYTES = 8
 MOST_HEADER_BYTES = 100_000_000
 """A longer header is no header: the limit of the format's own reader."""
 INDEX_SUFFIX = ".safetensors.index.json"
+RANGE_BYTES = 64 * 1024**2
+"""Most bytes of one read of a whole file."""
+CONFIG_FILE = "config.json"
+"""What Hugging Face's libraries write beside weights."""
 USUAL_FILE = "weights/model.safetensors"
 """Where a finished stage has its result."""
 DTYPES: Mapping[str, torch.dtype] = {
@@ -164,11 +168,23 @@ class Weights:
     """Free text fields."""
     places: Sequence[str] = ()
     """Paths or URIs of the files, each once; none for content in memory."""
+    config: Mapping[str, Any] | None = None
+    """Content of the `config.json` beside the files; None if there is none."""
+    config_place: str | None = None
+    """Path or URI of that."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor, in the order of the files."""
         return {name: file.infos[name].shape for name, file in self.files.items()}
+
+    def contents(self) -> Iterator[bytes | bytearray]:
+        """All bytes, a range at a time: of each file once, in order, then the configuration beside them."""
+        for file in {id(file): file for file in self.files.values()}.values():
+            for offset in range(0, file.reader.size, RANGE_BYTES):
+                yield file.reader.read(offset, min(RANGE_BYTES, file.reader.size - offset))
+        if self.config is not None:
+            yield json.dumps(self.config, sort_keys=True).encode()
 
     def dtype(self, name: str) -> torch.dtype:
         """Data type as stored."""
@@ -199,8 +215,13 @@ def open_weights(source: str | Path | bytes, what: str | None = None, store: Obj
     file = place.weights_file()
     name = what or str(source)
     if file.endswith(INDEX_SUFFIX):
-        return _of_index(place, file, name)
-    return _of_file(SafetensorsFile.open(place.reader(file), name), name, file)
+        found = _of_index(place, file, name)
+    else:
+        found = _of_file(SafetensorsFile.open(place.reader(file), name), name, file)
+    beside = f"{file.rpartition('/')[0]}/{CONFIG_FILE}" if "/" in file else CONFIG_FILE
+    if not place.has(beside):
+        return found
+    return replace(found, config=_json_object(place.read(beside), beside), config_place=beside)
 
 
 def read_metadata(source: bytes, what: str) -> dict[str, str]:
@@ -322,6 +343,16 @@ def _of_index(place: Place, index: str, what: str) -> Weights:
     metadata = {key: value for file in shards.values() for key, value in file.metadata.items()}
     places = [shard.what for shard in shards.values()]
     return Weights(what, {tensor: shards[shard] for tensor, shard in mapping.items()}, metadata, places)
+
+
+def _json_object(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(data)
+    except ValueError as error:
+        raise ConfigError(f"{what}: a configuration in JSON is needed there: {error}") from error
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{what}: a JSON object is needed there")
+    return fields
 
 
 def listed(problems: Iterable[str], shown: int = 20) -> str:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
 
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.networks.autoencoders import layouts as autoencoder_layouts
-from videotrain_trainer.networks.autoencoders import picture_layouts
-from videotrain_trainer.networks.autoencoders.dc_ae import DCAE, DCAEConfig
-from videotrain_trainer.networks.autoencoders.flux_vae import PictureVAE, PictureVAEConfig
-from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAE, HunyuanVAEConfig
+from videotrain_trainer.networks.autoencoders.interface import AutoencoderConfig
 from videotrain_trainer.networks.layout_rules import Rule, Shapes, their_shapes
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.mmdit.layouts import diffusers_rules, flux_rules, same_rules
 from videotrain_trainer.networks.mmdit.model import MMDiT
-from videotrain_trainer.networks.weights.sizes import dc_ae_sizes, hunyuan_sizes, layout_of, mmdit_sizes
+from videotrain_trainer.networks.registry import AUTOENCODERS, MakeRules, row_of
+from videotrain_trainer.networks.weights.sizes import layout_of, mmdit_sizes
 
-ModelConfig = MMDiTConfig | DCAEConfig | HunyuanVAEConfig | PictureVAEConfig
-MakeRules = Callable[[Any, Shapes], list[Rule]]
+ModelConfig = MMDiTConfig | AutoencoderConfig
 
 
 @dataclass(frozen=True)
@@ -39,57 +34,26 @@ class Scheme:
     """Names and shapes of the layout's."""
 
 
-def _autoencoder_rules(layout: str) -> MakeRules:
-    found = autoencoder_layouts.LAYOUTS[layout]
-
-    def rules(_config: object, ours: Shapes) -> list[Rule]:
-        return [_autoencoder_rule(name, found) for name in ours]
-
-    return rules
-
-
-def _autoencoder_rule(name: str, layout: autoencoder_layouts.Layout) -> Rule:
-    theirs = layout.from_ours(name)
-    return Rule(
-        ours=(name,),
-        theirs=theirs,
-        to_theirs=lambda tensors: list(autoencoder_layouts.from_ours({name: tensors[0]}, layout).values()),
-        to_ours=lambda tensors: list(
-            autoencoder_layouts.to_ours(dict(zip(theirs, tensors, strict=True)), layout).values()
-        ),
-    )
-
-
-_RULES: Mapping[str, Mapping[type, MakeRules]] = {
-    "open-sora-v2": {MMDiTConfig: lambda config, _: same_rules(config)},
-    "flux-dev": {MMDiTConfig: lambda config, _: flux_rules(config)},
-    "diffusers": {
-        MMDiTConfig: lambda config, _: diffusers_rules(config),
-        HunyuanVAEConfig: _autoencoder_rules("diffusers-hunyuan-vae"),
-        PictureVAEConfig: picture_layouts.diffusers_rules,
-    },
-    "flux-vae": {PictureVAEConfig: picture_layouts.same_rules},
-    "hunyuan-vae": {HunyuanVAEConfig: _autoencoder_rules("hunyuan-vae")},
-    "open-sora-dc-ae": {DCAEConfig: _autoencoder_rules("open-sora-dc-ae")},
-    "image-dc-ae": {DCAEConfig: _autoencoder_rules("image-dc-ae")},
-    "diffusers-image-dc-ae": {DCAEConfig: _autoencoder_rules("diffusers-image-dc-ae")},
+_TRANSFORMER_RULES: Mapping[str, MakeRules] = {
+    "open-sora-v2": lambda config, _: same_rules(config),
+    "flux-dev": lambda config, _: flux_rules(config),
+    "diffusers": lambda config, _: diffusers_rules(config),
 }
-LAYOUTS = tuple(_RULES)
+LAYOUTS = tuple(dict.fromkeys([*_TRANSFORMER_RULES, *(name for row in AUTOENCODERS.values() for name in row.layouts)]))
 """Every layout that can be read and written."""
 PICTURE_LAYOUTS = ("image-dc-ae", "diffusers-image-dc-ae")
 """Autoencoders of pictures: kernels without a time axis. They start the training of a video autoencoder."""
-_MODELS: Mapping[type, Callable[[Any], nn.Module]] = {
-    MMDiTConfig: lambda config: MMDiT(replace(config, fused_qkv=False, rope_layout="half-split")),
-    DCAEConfig: DCAE,
-    HunyuanVAEConfig: HunyuanVAE,
-    PictureVAEConfig: PictureVAE,
-}
-_TITLES = {
-    MMDiTConfig: "an MMDiT",
-    DCAEConfig: "a Video DC-AE",
-    HunyuanVAEConfig: "a HunyuanVideo VAE",
-    PictureVAEConfig: "FLUX.1's picture autoencoder",
-}
+
+
+def _build(config: ModelConfig) -> nn.Module:
+    if isinstance(config, MMDiTConfig):
+        return MMDiT(replace(config, fused_qkv=False, rope_layout="half-split"))
+    return row_of(config).build(config)
+
+
+def has_layouts(config: ModelConfig) -> bool:
+    """Whether weights of such a model have published layouts; else they have the model's own names."""
+    return isinstance(config, MMDiTConfig) or bool(row_of(config).layouts)
 
 
 def scheme(layout: str, config: ModelConfig) -> Scheme:
@@ -98,20 +62,20 @@ def scheme(layout: str, config: ModelConfig) -> Scheme:
     Raises:
         ConfigError: the layout is unknown or cannot hold the model.
     """
+    maker = _makers(layout).get(type(config))
+    if maker is None:
+        fitting = [name for name in LAYOUTS if type(config) in _makers(name)]
+        title = "an MMDiT" if isinstance(config, MMDiTConfig) else row_of(config).title
+        raise ConfigError(f"layout {layout!r} cannot hold {title}; those that can: {', '.join(fitting)}")
     ours = our_shapes(config, layout)
-    rules = _makers(layout)[type(config)](config, ours) if type(config) in _makers(layout) else None
-    if rules is None:
-        fitting = [name for name in LAYOUTS if type(config) in _RULES[name]]
-        raise ConfigError(
-            f"layout {layout!r} cannot hold {_TITLES[type(config)]}; those that can: {', '.join(fitting)}"
-        )
+    rules = maker(config, ours)
     return Scheme(layout, config, rules, ours, their_shapes(rules, ours))
 
 
 def our_shapes(config: ModelConfig, layout: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of our tensors; kernels without time for a layout of pictures."""
     with torch.device("meta"):
-        state = _MODELS[type(config)](config).state_dict()
+        state = _build(config).state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if layout in PICTURE_LAYOUTS:
         return {name: (*shape[:2], *shape[3:]) if len(shape) == 5 else shape for name, shape in shapes.items()}
@@ -141,29 +105,28 @@ _SAME_NAMES = (("diffusers", "hunyuan-vae"),)
 """(said, found) pairs whose names do not differ."""
 
 
-def sizes(layout: str, shapes: Shapes, what: str) -> ModelConfig:
-    """Sizes of the model in a file of a layout.
+def sizes(shapes: Shapes, what: str) -> ModelConfig:
+    """Sizes of the model in a file, by its tensors alone.
 
     Raises:
         ConfigError: tensors that tell them are missing.
     """
-    kinds = _makers(layout)
-    if layout == "flux-vae" or (layout == "diffusers" and picture_layouts.DIFFUSERS_SIGN in shapes):
-        try:
-            return picture_layouts.picture_sizes(shapes)
-        except (KeyError, IndexError) as error:
-            raise ConfigError(f"{what}: missing: {error}, which tells a size of the autoencoder") from error
-    if HunyuanVAEConfig in kinds and layout_of(shapes, what) == "hunyuan-vae":
-        return hunyuan_sizes(shapes, what)
-    if MMDiTConfig in kinds:
+    found = layout_of(shapes, what)
+    for row in AUTOENCODERS.values():
+        shared = found in _TRANSFORMER_RULES and row.sign not in shapes
+        if row.sizes is not None and found in row.layouts and not shared:
+            return row.sizes(found, shapes, what)
+    if found in _TRANSFORMER_RULES:
         return mmdit_sizes(shapes, what)
-    names = autoencoder_layouts.LAYOUTS[layout]
-    return dc_ae_sizes({names.to_ours(name).name: shape for name, shape in shapes.items()}, what)
+    raise ConfigError(f"{what}: no kind of autoencoder tells its sizes from a file of layout {found!r}; name the model")
 
 
-def _makers(layout: str) -> Mapping[type, MakeRules]:
-    if layout not in _RULES:
+def _makers(layout: str) -> dict[type, MakeRules]:
+    if layout not in LAYOUTS:
         near = difflib.get_close_matches(layout, LAYOUTS, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"layout {layout!r} is unknown; {hint}allowed: {', '.join(LAYOUTS)}")
-    return _RULES[layout]
+    found: dict[type, MakeRules] = {
+        row.config: row.layouts[layout] for row in AUTOENCODERS.values() if layout in row.layouts
+    }
+    return found | ({MMDiTConfig: _TRANSFORMER_RULES[layout]} if layout in _TRANSFORMER_RULES else {})

@@ -14,8 +14,9 @@ from videotrain_trainer.networks.layout_rules import Mapped, towards_ours, towar
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.mmdit.layouts import native_rules
 from videotrain_trainer.networks.mmdit.model import MMDiT
+from videotrain_trainer.networks.weights.configuration import check_same_model
 from videotrain_trainer.networks.weights.files import Weights, open_weights
-from videotrain_trainer.networks.weights.layouts import ModelConfig, Scheme, recognise, scheme, sizes
+from videotrain_trainer.networks.weights.layouts import ModelConfig, Scheme, has_layouts, recognise, scheme, sizes
 from videotrain_trainer.networks.weights.strict import check_fit
 
 LOG = logging.getLogger(__name__)
@@ -39,12 +40,13 @@ def load_weights(module: nn.Module, source: Source, what: str | None = None, lay
     """
     weights = source if isinstance(source, Weights) else open_weights(source, what)
     config = config_of(module)
-    if config is None:
+    if config is None or not has_layouts(config):
         _check(module, weights.shapes, weights.what)
         _fill(module, weights.read)
         return
     stored = scheme(recognise(weights.shapes, weights.what, layout), config)
     check_fit(stored.theirs, weights.shapes, weights.what, _described(module))
+    check_same_model(config, weights)
     _fill(module, _native(module, _ours(stored, weights)))
 
 
@@ -69,7 +71,7 @@ def start_from(module: nn.Module, source: Source, what: str | None = None, fresh
         load_weights(module, weights)
         return
     layout = recognise(weights.shapes, weights.what)
-    stored = scheme(layout, sizes(layout, weights.shapes, weights.what))
+    stored = scheme(layout, sizes(weights.shapes, weights.what))
     check_fit(stored.theirs, weights.shapes, weights.what, "the model that its own tensors describe")
     wanted = scheme("open-sora-v2", module.config).ours
     values = _Started(module, wanted, stored, weights, tuple(fresh))

@@ -12,15 +12,11 @@ from collections.abc import Mapping
 
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders import picture_layouts
-from videotrain_trainer.networks.autoencoders.dc_ae import DCAEConfig
-from videotrain_trainer.networks.autoencoders.hunyuan_vae import HunyuanVAEConfig
-from videotrain_trainer.networks.layout_rules import Shapes
+from videotrain_trainer.networks.layout_rules import Shapes, count
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 
 PUBLISHED_AXES = (1, 7, 7)
 """Head dimensions for time, rows and columns of every published model, in sixteenths of the head."""
-PUBLISHED_GROUPS = 32
-"""Groups of every norm of the published HunyuanVideo VAE."""
 _SIGNS = {
     "flux-dev": r"double_blocks\.\d+\.img_attn\.qkv\..*|single_blocks\.\d+\.linear1\..*",
     "open-sora-v2": r"double_blocks\.\d+\.img_attn\.q_proj\..*|single_blocks\.\d+\.q_proj\..*",
@@ -81,8 +77,8 @@ def mmdit_sizes(shapes: Shapes, what: str) -> MMDiTConfig:
         ConfigError: tensors that tell the sizes are missing.
     """
     found = {size: _elements(shapes, names) for size, names in _MMDIT_ANCHORS.items()}
-    doubles = _count(shapes, r"(?:double_blocks|transformer_blocks)\.(\d+)\..*")
-    singles = _count(shapes, r"(?:single_blocks|single_transformer_blocks)\.(\d+)\..*")
+    doubles = count(shapes, r"(?:double_blocks|transformer_blocks)\.(\d+)\..*")
+    singles = count(shapes, r"(?:single_blocks|single_transformer_blocks)\.(\d+)\..*")
     hidden = _known(found, "hidden", what)
     in_channels, head = _known(found, "in_channels", what), _known(found, "head", what)
     condition = _condition(found, hidden, in_channels)
@@ -126,58 +122,6 @@ def _has_biases(shapes: Shapes) -> bool:
     return not attention or any(name.endswith(".bias") for name in attention)
 
 
-def dc_ae_sizes(shapes: Shapes, what: str) -> DCAEConfig:
-    """Sizes of a DC-AE's file under our names; the scale of its latents is not in the shapes.
-
-    Raises:
-        ConfigError: tensors that tell the sizes are missing.
-    """
-    stages = _count(shapes, r"encoder\.stages\.(\d+)\..*")
-    widths = [_vector(shapes, "encoder.project_in.conv.bias", what)]
-    depths, decoder_depths = [], []
-    for stage in range(stages):
-        last = stage + 1 == stages
-        layers = _count(shapes, rf"encoder\.stages\.{stage}\.op_list\.(\d+)\..*")
-        depths.append(layers if last else layers - 1)
-        decoder_layers = _count(shapes, rf"decoder\.stages\.{stage}\.op_list\.(\d+)\..*")
-        decoder_depths.append(decoder_layers if last else decoder_layers - 1)
-        if not last:
-            widths.append(_vector(shapes, f"encoder.stages.{stage}.op_list.{layers - 1}.main.conv.bias", what))
-    try:
-        return DCAEConfig(
-            latent_channels=_vector(shapes, "encoder.project_out.main.op_list.0.conv.bias", what),
-            widths=tuple(widths),
-            depths=tuple(depths),
-            decoder_depths=tuple(decoder_depths),
-            pixel_channels=_vector(shapes, "decoder.project_out.op_list.2.conv.bias", what),
-        )
-    except ValueError as error:
-        raise ConfigError(f"{what}: its tensors are not those of a DC-AE: {error}") from error
-
-
-def hunyuan_sizes(shapes: Shapes, what: str) -> HunyuanVAEConfig:
-    """Sizes of a HunyuanVideo VAE's file; groups of the norms and the scale of its latents are not in the shapes.
-
-    Raises:
-        ConfigError: tensors that tell the sizes are missing.
-    """
-    levels = _count(shapes, r"encoder\.down_blocks\.(\d+)\..*")
-    widths = [_vector(shapes, f"encoder.down_blocks.{i}.resnets.0.conv1.conv.bias", what) for i in range(levels)]
-    depths = [_count(shapes, rf"encoder\.down_blocks\.{i}\.resnets\.(\d+)\..*") for i in range(levels)]
-    decoder = [_count(shapes, rf"decoder\.up_blocks\.{i}\.resnets\.(\d+)\..*") for i in reversed(range(levels))]
-    try:
-        return HunyuanVAEConfig(
-            latent_channels=_vector(shapes, "post_quant_conv.bias", what),
-            widths=tuple(widths),
-            depths=tuple(depths),
-            decoder_depths=tuple(decoder),
-            norm_groups=math.gcd(PUBLISHED_GROUPS, *widths),
-            pixel_channels=_vector(shapes, "decoder.conv_out.conv.bias", what),
-        )
-    except ValueError as error:
-        raise ConfigError(f"{what}: its tensors are not those of a HunyuanVideo VAE: {error}") from error
-
-
 def _elements(shapes: Shapes, names: tuple[str, ...]) -> int | None:
     return next((math.prod(shapes[name]) for name in names if name in shapes), None)
 
@@ -190,17 +134,3 @@ def _known(found: Mapping[str, int | None], size: str, what: str) -> int:
             "the preset that the file belongs to, to have everything that is missing listed"
         )
     return value
-
-
-def _vector(shapes: Shapes, name: str, what: str) -> int:
-    if name not in shapes:
-        raise ConfigError(
-            f"{what}: missing: {name}, which tells a width of the model; name the preset that the file belongs to, to "
-            "have everything that is missing listed"
-        )
-    return math.prod(shapes[name])
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-    found = [int(match[1]) for name in shapes if (match := re.fullmatch(pattern, name))]
-    return max(found, default=-1) + 1
