@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 
 import check_ranges
@@ -42,6 +43,13 @@ def test_a_margin_holds_the_noise_and_not_much_more(row: check_ranges.Row):
 
 def test_the_largest_run_is_planned_in_less_than_six_times_the_json_of_its_status():
     assert ROWS["planner-1024-p99"].bound <= 6
+
+
+def test_plain_tox_checks_the_fast_rows():
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(check_ranges.RANGES.parents[1] / "tox.ini")
+    assert "perf" in tox["tox"]["env_list"].replace(" ", "").split(",")
+    assert tox["testenv:perf"]["commands"] == "python benchmarks/check_ranges.py {posargs}"
 
 
 def test_all_rows_inside_is_success(capsys):
