@@ -78,7 +78,7 @@ class DiffusersVAE(Autoencoder):
     def _check_ratios(self) -> None:
         """Raises ValueError if the class tells another compression than the specification."""
         for said, names in zip((self.config.time, self.config.space), _RATIOS, strict=True):
-            told = [getattr(self.vae, name, None) or self.config.fields.get(name) for name in names]
+            told = [vars(self.vae).get(name) or self.config.fields.get(name) for name in names]
             ratios = [int(value) for value in told if isinstance(value, int | float)]
             if ratios and said not in ratios:
                 raise ValueError(f"compression: {said}, but {type(self.vae).__name__} has {names[0]} {ratios[0]}")
@@ -154,8 +154,8 @@ class DiffusersVAE(Autoencoder):
 
     def _of_channels(self, values: Sequence[float] | None, default: float, z_BCTHW: Tensor, name: str) -> Tensor:
         channels, frames = z_BCTHW.shape[1:3]
-        kept = getattr(self.vae, name, None)  # LTX keeps its statistics among the weights
-        given = kept if values is None and isinstance(kept, Tensor) else values or [default] * channels
+        kept = dict(self.vae.named_buffers()).get(name)  # LTX keeps its statistics among the weights
+        given = kept if values is None and kept is not None else values or [default] * channels
         by_frame = torch.as_tensor(given, dtype=torch.float32, device=z_BCTHW.device).view(1, channels, -1, 1, 1)
         if by_frame.shape[2] == 1:
             return by_frame
