@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from videotrain_operator.planner.rates import step_seconds
 from videotrain_operator.planner.status_backup import status_backup
 
 PATIENCE_SECONDS: Final = 10.0
-"""How long the ledger may lag behind pods that were bound."""
+"""How long the ledger of a run without a world may lag behind pods that were bound."""
 _RECOMPUTED: Final = ("startedAt", "closedThrough", "closedUntil")
 
 
@@ -30,7 +31,12 @@ def settle_bill(draft: Draft) -> Bill:
     """What is held and spent up to now, from the stored ledger and the pods that are there or were seen to go."""
     present = {pod.uid for pod in draft.observed.pods}
     gone = [pod for pod in draft.observed.departed if pod.uid not in present]
-    holdings = [*_holdings(draft, draft.observed.pods, gone=False), *_holdings(draft, gone, gone=True)]
+    recorded = True
+    if draft.observed.ledger is None and draft.before.ledger is None:
+        # No ledger of this run was ever stored, so a pod that is gone already is in none and is recorded like others.
+        until, recorded = draft.before.observed_at or draft.now, False
+        gone = [replace(pod, finished_at=pod.finished_at or until) for pod in gone]
+    holdings = [*_holdings(draft, draft.observed.pods, gone=False), *_holdings(draft, gone, gone=recorded)]
     return settle(
         _rebuilt(draft, holdings) or draft.observed.ledger,
         holdings,
@@ -70,8 +76,9 @@ def _can_wait(document: Json, stored: Mapping[str, Any], now: datetime, *, over:
     """Seconds until the ledger must be written; 0 for now, infinity for never.
 
     What can be computed again from what is still there waits for the next write: a window that was closed (its
-    generation is in the status), and when a container started. Pods are bound one after another, and a moment's delay
-    makes one write of it. What ended may be gone at the next look.
+    generation is in the status), and when a container started. The first pods are bound one after another, and a
+    moment's delay makes one write of it. What ended may be gone at the next look; so may a pod that joins a world, if
+    it is deleted by force, and nobody else would know that its node was held.
     """
     known, pods = stored.get("pods", {}), document["pods"]
     # One that is made again from the status has folded totals, which nothing else would tell once the status is gone.
@@ -84,7 +91,8 @@ def _can_wait(document: Json, stored: Mapping[str, Any], now: datetime, *, over:
     changed = {uid: record for uid, record in differing.items() if _facts(record) != _facts(known.get(uid))}
     if not changed:
         return math.inf
-    if any(uid in known or "finishedAt" in record for uid, record in changed.items()):
+    begun = document["run"]["generation"] > 0
+    if begun or any(uid in known or "finishedAt" in record for uid, record in changed.items()):
         return 0.0
     since = min(datetime.fromisoformat(record["boundAt"]) for record in changed.values())
     return max(0.0, PATIENCE_SECONDS - (now - since).total_seconds())

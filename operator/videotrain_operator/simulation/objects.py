@@ -44,6 +44,8 @@ class Objects:
         """It dies after that write took effect, not before."""
         self.events: list[tuple[str, str]] = []
         """Reason and message of every Event."""
+        self.departed: dict[str, Json] = {}
+        """Pods as they were when they were deleted, by uid: what a watch tells. Whoever was told clears it."""
 
     @property
     def run(self) -> Json:
@@ -79,7 +81,9 @@ class Objects:
             return
         if self.queue is not None and kind == "Pod":
             self.queue.known.discard(name)
-        del self.objects[kind, name]
+        body = self.objects.pop((kind, name))
+        if kind == "Pod":
+            self.departed[head["uid"]] = body
 
     async def get(self, kind: str, namespace: str, name: str) -> Json:
         """The object; see Cluster.get."""

@@ -115,10 +115,19 @@ async def settle(cluster: SimulatedCluster) -> RunStatus:
     for _ in range(12):
         try:
             outcome = await reconcile(
-                cluster, KEY, lambda: cluster.now, cluster, nodes_untrusted=cluster.nodes_untrusted
+                cluster,
+                KEY,
+                lambda: cluster.now,
+                cluster,
+                tuple(cluster.departed.values()),
+                nodes_untrusted=cluster.nodes_untrusted,
             )
-        except (OperatorCrash, Conflict):
+        except OperatorCrash:
+            cluster.departed.clear()  # what its watch had seen
             continue
+        except Conflict:
+            continue
+        cluster.departed.clear()
         if outcome.requeue_seconds != 0 and not outcome.plan.apply and not outcome.plan.delete:
             return outcome.plan.status
     raise AssertionError("the planner does not come to rest")
@@ -189,6 +198,8 @@ async def live(cluster: SimulatedCluster, script: list[tuple[int, str, int]]) ->
 
 @given(SCRIPTS)
 @example([(1, "drain-node", 0), (3, "delete-ledger", 0)])
+@example([(2, "lose-node", 0), (10, "force-delete", 2)])
+@example([(0, "lose-node", 0), (5, "force-delete", 2)])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @pytest.mark.slow
 async def test_a_run_comes_to_its_end_whatever_happens(script: list[tuple[int, str, int]]) -> None:
