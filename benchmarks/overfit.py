@@ -32,7 +32,6 @@ from videotrain_trainer.data.buckets import Window
 from videotrain_trainer.data.pixels import crop_window
 from videotrain_trainer.data.video import cover_size, decode, probe
 from videotrain_trainer.diffusion.flow_matching import flow_loss, model_facts, training_inputs
-from videotrain_trainer.diffusion.sampler import Guidance
 from videotrain_trainer.evaluation.autoencoder import to_frames
 from videotrain_trainer.evaluation.metrics import compared, psnr
 from videotrain_trainer.networks.build import build_autoencoder, build_transformer, initialize
@@ -171,21 +170,17 @@ def features_of(features):
 
 def draw(module, autoencoder, text, prompt, frames, first=None):
     """A video from noise, (T, 64, 64, 3)."""
-    found = models.sample(
-        module,
-        autoencoder,
-        text,
-        prompt,
+    options = models.SampleOptions(
         height=SIDE,
         width=SIDE,
         frames=frames,
         condition="t2v" if first is None else "i2v_head",
-        reference_CFHW=first,
         steps=30,
-        guidance=Guidance(text=1.0, image=1.0),
+        guidance=models.Guidance(text=1.0, image=1.0),
         prompt_style="plain",
         seed=11,
     )
+    found = models.sample(module, autoencoder, text, prompt, options, reference_CFHW=first)
     return found.numpy()
 
 

@@ -201,18 +201,18 @@ def test_weights_behind_a_uri_are_fetched_once_and_used_from_the_disk(tmp_path, 
     try:
         url = "http://{}:{}".format(*server.get_host_and_port())
         client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
-        client.create_bucket(Bucket="weights")
+        client.create_bucket(Bucket="encoders")
         for path in saved[0].rglob("*"):
             if path.is_file():
-                client.upload_file(str(path), "weights", f"text/{path.relative_to(saved[0])}")
-        client.put_object(Bucket="weights", Key="text/t5/pytorch_model.bin", Body=b"never fetched")
+                client.upload_file(str(path), "encoders", f"text/{path.relative_to(saved[0])}")
+        client.put_object(Bucket="encoders", Key="text/t5/pytorch_model.bin", Body=b"never fetched")
         monkeypatch.setattr("videotrain_trainer.text.files.CHUNK", 10_000)
-        store = ObjectStore.for_storage(Storage(uri="s3://weights", endpoint_url=url))
-        spec = SPEC.model_copy(update={"weights": "s3://weights/text"})
+        store = ObjectStore.for_storage(Storage(uri="s3://encoders", endpoint_url=url))
+        spec = SPEC.model_copy(update={"weights": "s3://encoders/text"})
         features = load_text_encoder(spec, store, tmp_path / "cache", CPU).encode(TEXTS)
         (fetched,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
         assert not list(fetched.rglob("*.bin"))
-        assert local_folder("s3://weights/text", store, tmp_path / "cache") == fetched
+        assert local_folder("s3://encoders/text", store, tmp_path / "cache") == fetched
     finally:
         server.stop()
     expected = encoder_of(saved[0]).encode(TEXTS)
