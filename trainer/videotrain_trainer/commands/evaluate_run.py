@@ -18,7 +18,6 @@ from videotrain_trainer.evaluation.autoencoder import Evaluation, check_size
 from videotrain_trainer.evaluation.metrics import averaged, compared, described
 from videotrain_trainer.evaluation.videos import ENDINGS, items_of, read_frames, uri_of, videos_below
 from videotrain_trainer.models.loading import load
-from videotrain_trainer.networks.autoencoders.flux_vae import PictureVAE
 from videotrain_trainer.networks.losses.lpips_files import load_perceptual
 from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.sampling.outputs import read_metadata
@@ -47,7 +46,7 @@ def autoencoder(options: argparse.Namespace, tick: Tick) -> None:
     items = items_of(store, options.source, options.clips, options.size, options.frames, options.limit)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     module = load(options.weights, model=options.autoencoder, device=device, store=store)
-    if isinstance(module, MMDiT | PictureVAE):
+    if isinstance(module, MMDiT) or module.pictures_only:
         found = "a transformer" if isinstance(module, MMDiT) else "an autoencoder for pictures"
         raise ConfigError(f"--weights: {options.weights} holds {found}; a video autoencoder is needed")
     perceptual = load_perceptual(store, uri_of(options.lpips), "--lpips").to(device) if options.lpips else None

@@ -17,7 +17,6 @@ from videotrain_trainer.diffusion.conditioning import Given
 from videotrain_trainer.diffusion.sampler import OnStep, Sampler, TextPair
 from videotrain_trainer.models.coding import decode
 from videotrain_trainer.models.options import SampleOptions
-from videotrain_trainer.networks.autoencoders.flux_vae import PictureVAE
 from videotrain_trainer.networks.autoencoders.interface import Autoencoder
 from videotrain_trainer.networks.latents import time_axis
 from videotrain_trainer.networks.mmdit.model import MMDiT
@@ -84,7 +83,7 @@ def _latent_shape(transformer: MMDiT, autoencoder: Autoencoder, options: SampleO
         )
     if height % (unit * patch) or width % (unit * patch):
         raise ValueError(f"{height} x {width} pixels: both must be multiples of {unit * patch}")
-    if isinstance(autoencoder, PictureVAE) and frames > 1:
+    if autoencoder.pictures_only and frames > 1:
         raise ValueError(f"{frames} frames: this autoencoder codes pictures; allowed: 1")
     time = time_axis(autoencoder)
     refused = frames_refusal(frames, time)
@@ -109,7 +108,7 @@ def _given(
     refused = refusal(kind, options.frames, time, transformer.config.cond_embed)
     if refused:
         raise ValueError(f"condition {kind!r}: {refused}")
-    if reference is None or isinstance(autoencoder, PictureVAE):  # the latter draws pictures, which take none
+    if reference is None or autoencoder.pictures_only:  # the latter draws pictures, which take none
         return Given()
     expected = (3, reference_frames(kind, time), options.height, options.width)
     for part in (reference, last):

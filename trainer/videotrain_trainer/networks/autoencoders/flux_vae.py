@@ -198,6 +198,7 @@ class PictureVAE(Autoencoder):
     """The autoencoder. Clips of any length go through it frame by frame; it gives the mode of its distribution."""
 
     config: PictureVAEConfig
+    pictures_only = True
 
     def __init__(self, config: PictureVAEConfig) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -70,6 +70,8 @@ class Autoencoder(nn.Module, ABC):
 
     config: AutoencoderConfig
     tiles: TileCoder
+    pictures_only: ClassVar[bool] = False
+    """Made for pictures: the frames of a clip are coded each by itself, so no model of videos was trained on its latents."""
 
     @abstractmethod
     def check_size(self, frames: int, rows: int, columns: int) -> None:
