@@ -71,7 +71,7 @@ class Autoencoder(nn.Module, ABC):
     config: AutoencoderConfig
     tiles: TileCoder
     pictures_only: ClassVar[bool] = False
-    """Made for pictures: the frames of a clip are coded each by itself, so no model of videos was trained on its latents."""
+    """Made for pictures: it codes each frame of a clip by itself, and no model of videos was trained on its latents."""
 
     @abstractmethod
     def check_size(self, frames: int, rows: int, columns: int) -> None:
