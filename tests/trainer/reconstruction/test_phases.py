@@ -37,6 +37,9 @@ from videotrain_trainer.sharded_state import numel, pack
 ROUNDING = 0.15
 """Worlds of other sizes add the same numbers in another order, which the kinks of LPIPS and the adaptive weight grow.
 Measured over these steps: up to 0.07 of the way that the weights went."""
+UNSHARDED = 0.6
+"""Without sharding every gradient is added in another order, and Adam's first steps follow the sign of those that are
+nearly zero. Measured: 0.01 to 0.31 with the kernels of other CPUs; 1.2 and 1.35 where half of the samples are lost."""
 STEPS, BEGIN = 6, 3
 PHASE = AdversarialPhase(filters=4, layers=3, learning_rate=1e-3)
 
@@ -98,10 +101,10 @@ def moved(folder, other, model):
     return float(apart / went)
 
 
-def close(folder, other):
+def close(folder, other, bound=ROUNDING):
     """Both models of two runs are equal but for rounding."""
     found = {model: moved(folder, other, model) for model in ("autoencoder", "discriminator")}
-    return max(found.values()) < ROUNDING, found
+    return max(found.values()) < bound, found
 
 
 def test_the_loss_falls_in_both_phases(tmp_path, lpips):
@@ -164,7 +167,7 @@ def test_both_models_learn_alike_without_sharding(tmp_path, configure, alone):
     layout = ParallelLayout(micro_batches_per_step=2, zero_stage=0)
     result = run_world(tmp_path, configure(tmp_path, parallel=layout), 2)
     assert result.outcomes == ["completed"] * 2, result.outcomes
-    same, found = close(tmp_path, alone[0])
+    same, found = close(tmp_path, alone[0], UNSHARDED)
     assert same, found
 
 
