@@ -18,6 +18,7 @@ from videotrain_trainer.checkpoint.save import CheckpointWriter
 from videotrain_trainer.checkpoint.state import Point, Writer
 from videotrain_trainer.sharded_state import numel
 from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.worker.stage_reporter import StageReporter
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SHAPES = {"blocks.0.weight": (700, 512), "blocks.0.bias": (512,), "blocks.1.weight": (512, 700), "scale": ()}
@@ -126,7 +127,7 @@ def make_writers(
             ),
             policy or CheckpointPolicy(keep_last=3),
             OrderLog(store, prefix, resumed),
-            Records(),
+            StageReporter(sink=Records(), generation=generation, stage="s", config_hash="0" * 16),
         )
         for rank in range(size)
     ]

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Places on this machine, and files and folders that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
+
+
+def local_path(source: str) -> Path:
+    """The file or folder that a path or a `file://` URI means; the escapes of a URI are resolved, a path has none."""
+    return Path(unquote(source.removeprefix("file://")) if source.startswith("file://") else source)
 
 
 @contextmanager

@@ -234,4 +234,5 @@ def test_several_videos_in_one_call_are_those_of_one_call_each(model):
         together = sampler.draw(noise, both, "i2v_head", given)
         for row, text in enumerate((one, other)):
             alone = sampler.draw(noise[row : row + 1], text, "i2v_head", given)
-            assert torch.allclose(together[row : row + 1], alone, atol=1e-4)
+            # Another batch size adds in another order, and three guided steps carry that on; 5 measured.
+            assert_near(together[row : row + 1], alone, roundings=32)

@@ -28,7 +28,7 @@ from videotrain_trainer.checkpoint.state import BLOCK_BYTES, Point, StoredFile, 
 from videotrain_trainer.errors import ObjectMissing
 from videotrain_trainer.sharded_state import ShardedState, packed_length
 from videotrain_trainer.storage import ObjectStore
-from videotrain_trainer.worker.stage_reporter import RecordSink, StageReporter
+from videotrain_trainer.worker.stage_reporter import StageReporter
 
 
 class CheckpointWriter:
@@ -39,18 +39,16 @@ class CheckpointWriter:
         writer: this process.
         policy: gives retention.
         order: log of the samples; used on rank 0 only.
-        records: takes a CheckpointRecord when a checkpoint is complete.
+        reporter: told when a checkpoint is complete.
     """
 
     def __init__(
-        self, store: ObjectStore, writer: Writer, policy: CheckpointPolicy, order: OrderLog, records: RecordSink
+        self, store: ObjectStore, writer: Writer, policy: CheckpointPolicy, order: OrderLog, reporter: StageReporter
     ) -> None:
         self._store = store
         self._writer = writer
         self._policy = policy
-        self._reporter = StageReporter(
-            sink=records, generation=writer.generation, stage=writer.stage, config_hash=writer.config_hash
-        )
+        self._reporter = reporter
         self._closing = threading.Event()
         self._waiter = Waiter(self._closing)
         self._committer = Committer(store, writer, order, self._waiter) if writer.rank == 0 else None

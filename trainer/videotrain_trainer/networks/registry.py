@@ -24,7 +24,6 @@ from videotrain_trainer.networks.layout_rules import Rule, Shapes
 Value = TypeVar("Value")
 MakeRules = Callable[[Any, Shapes], list[Rule]]
 """Rules of a layout for a model of those sizes and shapes."""
-OfFolder = Callable[[AutoencoderSpec, Mapping[str, Any] | None, Tiling | None, str], AutoencoderConfig]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from videotrain_trainer.errors import ObjectMissing
+from videotrain_trainer.files import local_path
 from videotrain_trainer.networks.weights import open_weights
 from videotrain_trainer.sampling.loaded import Sources
 from videotrain_trainer.sampling.request import Request
@@ -81,7 +81,7 @@ class Contents:
             ObjectMissing: there is none.
         """
         if not source.startswith("s3://"):
-            return self._of_file(Path(unquote(source[7:]) if source.startswith("file://") else source))
+            return self._of_file(local_path(source))
         found = self._store.stat(source)
         if found.etag:
             return f"etag:{found.etag}:{found.size}"
@@ -96,7 +96,7 @@ class Contents:
         if source.startswith("s3://"):
             uris = [found.uri for found in self._store.list(source)]
             return _joined((uri.removeprefix(source), self.of(uri)) for uri in uris if uri.endswith(WANTED))
-        root = Path(unquote(source[7:]) if source.startswith("file://") else source)
+        root = local_path(source)
         files = sorted(path for path in root.rglob("*") if path.name.endswith(WANTED))
         return _joined((path.relative_to(root).as_posix(), self.of(str(path))) for path in files)
 

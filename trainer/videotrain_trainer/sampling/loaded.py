@@ -55,7 +55,7 @@ class Models:
 
     sources: Sources
     transformer: MMDiT
-    autoencoder: Autoencoder | PictureVAE
+    autoencoder: Autoencoder
     text: TextEncoder
     device: torch.device
     dtype: torch.dtype
@@ -74,7 +74,7 @@ class Models:
         Raises:
             ConfigError: it codes pictures only.
         """
-        if isinstance(self.autoencoder, PictureVAE):
+        if self.autoencoder.pictures_only:
             raise ConfigError("references: an image model draws from text alone; give them to the video model")
         return self.autoencoder
 
@@ -136,7 +136,7 @@ def load_models(
     )
 
 
-def _autoencoder(sources: Sources, store: ObjectStore) -> Autoencoder | PictureVAE:
+def _autoencoder(sources: Sources, store: ObjectStore) -> Autoencoder:
     weights = open_weights(sources.autoencoder_weights, store=store)
     if not sources.pictures:
         return load_autoencoder(sources.autoencoder, weights)

@@ -170,7 +170,7 @@ def _assemble(
         peers=peers,
         loader=loader,
         stepper=Stepper(objective, engine, loader, peers, micro_batches, world.size, spans),
-        writer=CheckpointWriter(store, writer, config.checkpoint, order, context.records),
+        writer=CheckpointWriter(store, writer, config.checkpoint, order, context.reporter),
         spans=spans,
         state=state,
         samples=loaded.manifest.samples if loaded.manifest else 0,

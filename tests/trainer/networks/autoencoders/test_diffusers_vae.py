@@ -7,6 +7,7 @@ import diffusers
 import pytest
 import torch
 from support.autoencoders import clip
+from support.diffusers_autoencoders import TINY, WAN
 from support.latent_run import LatentRun, storage  # noqa: F401 - a fixture
 from support.numerics import assert_near
 
@@ -20,52 +21,6 @@ WRAPPED = 8
 """The same encoder ran; only the normalisation is written in another order, a handful of operations."""
 DECODED = 256
 """The decoder's input differs by those roundings, and a random decoder of some thirty layers enlarges them: 20 here."""
-WAN = {"base_dim": 4, "z_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
-WAN |= {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.5, 0.5, 2.0, 1.0]}
-TINY = {
-    "wan": ("AutoencoderKLWan", WAN, (4, 4, 8)),
-    "ltx": (
-        "AutoencoderKLLTXVideo",
-        {
-            "latent_channels": 8,
-            "block_out_channels": (8, 8, 8, 8),
-            "decoder_block_out_channels": (8, 8, 8, 8),
-            "layers_per_block": (1, 1, 1, 1, 1),
-            "decoder_layers_per_block": (1, 1, 1, 1, 1),
-        },
-        (8, 8, 32),
-    ),
-    "hunyuan-video-15": (
-        "AutoencoderKLHunyuanVideo15",
-        {"latent_channels": 8, "block_out_channels": (32, 32, 32, 32, 32), "layers_per_block": 1},
-        (8, 4, 16),
-    ),
-    "cosmos": (
-        "AutoencoderKLCosmos",
-        {
-            "latent_channels": 4,
-            "encoder_block_out_channels": (8, 8, 8, 8),
-            "decode_block_out_channels": (8, 8, 8, 8),
-            "attention_resolutions": (),
-            "num_layers": 1,
-            "latents_mean": [0.01 * n for n in range(16)],
-            "latents_std": [1.0 + 0.1 * n for n in range(16)],
-        },
-        (4, 8, 8),
-    ),
-    "cogvideox": (
-        "AutoencoderKLCogVideoX",
-        {
-            "latent_channels": 4,
-            "block_out_channels": (8, 8, 8, 8),
-            "layers_per_block": 1,
-            "norm_num_groups": 2,
-            "sample_height": 64,
-            "sample_width": 64,
-        },
-        (4, 4, 8),
-    ),
-}
 
 
 def spec_of(name):

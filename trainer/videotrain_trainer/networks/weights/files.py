@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote
 
 import torch
 from torch import Tensor
 
 from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.files import local_path
 from videotrain_trainer.storage import ObjectStore
 
 HEADER_LENGTH_BYTES = 8
@@ -248,7 +248,7 @@ class Place:
     def __init__(self, source: str | Path, store: ObjectStore | None) -> None:
         text = str(source)
         self.remote = text.startswith("s3://")
-        self.root = text if self.remote else str(Path(unquote(text[7:]) if text.startswith("file://") else text))
+        self.root = text if self.remote else str(local_path(text))
         self.store = (store or default_store(text)) if self.remote else None
 
     def weights_file(self) -> str:

@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote
 
 import torch
 from torch import Tensor
 
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.files import replacing
+from videotrain_trainer.files import local_path, replacing
 from videotrain_trainer.networks.weights.files import DTYPES, INDEX_SUFFIX, default_store
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 
@@ -159,7 +158,7 @@ class _Folder:
         self._remote = target.startswith("s3://")
         self._store = (destination.store or default_store(target)) if self._remote else None
         if not self._remote:
-            target = str(Path(unquote(target[7:]) if target.startswith("file://") else target).absolute())
+            target = str(local_path(target).absolute())
         is_file = target.endswith(".safetensors")
         self._root, self.single = target.rsplit("/", 1) if is_file else (target.rstrip("/"), "")
 
