@@ -91,8 +91,8 @@ def _add_local(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="RUN.yaml", help="manifest with one VideoTrainingRun")
-    parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="working directory; made if needed")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of videos, instead of spec.dataset.videos")
+    parser.add_argument("--workdir", type=_folder, required=True, metavar="W", help="working directory; made if needed")
+    parser.add_argument("--data", type=_folder, metavar="DIR", help="folder of videos, instead of spec.dataset.videos")
     parser.add_argument("--chaos", action="append", default=[], metavar="SPEC", help=CHAOS_HELP)
     parser.add_argument("--seed", type=_natural, metavar="S", help="instead of spec.seed")
     _add_device(parser, "worker processes")
@@ -147,7 +147,7 @@ def _add_render(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _add_get(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("get", help="show the state of a local run", description="Show a local run's state.")
-    parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="working directory of `local`")
+    parser.add_argument("--workdir", type=_folder, required=True, metavar="W", help="working directory of `local`")
     parser.add_argument("--json", action="store_true", help="the VideoTrainingRun as JSON")
     parser.set_defaults(handler=_get)
 
@@ -175,7 +175,7 @@ def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     for verb in (up, down, status):
         verb.add_argument(
             "--directory",
-            type=Path,
+            type=_folder,
             metavar="D",
             help="where it lives (default: in the user's state)",
         )
@@ -266,6 +266,12 @@ def _cluster_status(options: argparse.Namespace) -> int:
 def _version(options: argparse.Namespace) -> int:  # noqa: ARG001 - every handler takes the options
     sys.stdout.write(f"videotrain {__version__}\n")
     return 0
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} names no folder; for the current one write '.'")
+    return Path(text)
 
 
 def _natural(text: str) -> int:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable
+import base64
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import yaml
-
+from videotrain.strict_yaml import YamlRefused, parse_documents
 from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.schema import Json
 from videotrain_api.validation import parse_run
 from videotrain_api.vocabulary import API_VERSION, KIND
 
 ALLOWED_KINDS = (KIND, "Secret")
+LARGEST: Final = 3 * 1024 * 1024
+"""Bytes of a file: what an API server takes in one request."""
+SNIPPET: Final = 75
+"""Characters that are shown of a refused line."""
 
 
 class ManifestFileError(ValueError):
@@ -31,37 +34,22 @@ class ManifestFile:
     """The Secrets beside it."""
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys, of which YAML itself would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[str, int] = {}
-        for key, _ in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
-            if name in seen and key.tag != "tag:yaml.org,2002:merge":
-                problem = f"key '{name}' is given twice, first in line {seen[name]}; keep one"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen[name] = line
-        return super().construct_mapping(node, deep)
-
-
-_StrictLoader.add_implicit_resolver(  # kubectl reads 5e-5 as a number; YAML 1.1, and so PyYAML, wants 5.0e-5
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
-
-
 def read_manifest(path: Path) -> ManifestFile:
     """Read a file of one or more YAML documents.
 
     Raises:
-        ManifestFileError: the file is missing, is not YAML, or holds other documents than one VideoTrainingRun and
-            Secrets.
+        ManifestFileError: the file is missing, too large, no YAML, holds what JSON does not know, or other documents
+            than one VideoTrainingRun and Secrets.
     """
     documents = [(n, d) for n, d in enumerate(_documents(path), start=1) if d is not None]
     runs: list[dict[str, Any]] = []
     secrets: list[dict[str, Any]] = []
     for number, document in documents:
-        (runs if _kind(path, number, document) == KIND else secrets).append(document)
+        if _kind(path, number, document) == KIND:
+            runs.append(document)
+        else:
+            _check_secret(f"{path}: document {number}", document)
+            secrets.append(document)
     if len(runs) != 1:
         found = f"{len(runs)} documents of kind {KIND}"
         raise ManifestFileError(f"{path}: found {found}; exactly one is needed (documents are separated by '---')")
@@ -80,27 +68,58 @@ def load_run(path: Path) -> VideoTrainingRun:
 
 def _documents(path: Path) -> list[Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
     except FileNotFoundError:
         raise ManifestFileError(f"{path}: there is no such file; name a YAML file with a {KIND}") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise ManifestFileError(f"{path}: cannot be read: {error.strerror}; name a readable YAML file") from None
+    if len(data) > LARGEST:
+        raise ManifestFileError(
+            f"{path}: is larger than {LARGEST} bytes, the most that an API server takes; shorten it"
+        )
+    try:
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ManifestFileError(f"{path}: byte {error.start} is not UTF-8; a manifest is YAML text") from None
     try:
-        return list(yaml.load_all(text, _StrictLoader))
-    except yaml.YAMLError as error:
-        raise ManifestFileError(_yaml_message(path, error)) from None
+        return parse_documents(text)
+    except YamlRefused as error:
+        where = f"{path}:{error.line}:{error.column}"
+        raise ManifestFileError(f"{where}: {error.problem}{_snippet(text, error.line, error.column)}") from None
 
 
-def _yaml_message(path: Path, error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    context = getattr(error, "context", None)
-    where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-    shown = f"{context}: {problem}" if context else problem
-    snippet = mark.get_snippet() if mark else None
-    return f"{where}: not valid YAML: {shown}" + (f"\n{snippet}" if snippet else "")
+def _snippet(text: str, line: int, column: int) -> str:
+    """The refused line with a mark below the place; nothing at the end of the file."""
+    lines = text.splitlines()
+    if line > len(lines):
+        return ""
+    start = max(0, column - 1 - SNIPPET // 2)
+    shown = lines[line - 1][start : start + SNIPPET].replace("\t", " ")
+    return f"\n    {''.join(sign if sign.isprintable() else '?' for sign in shown)}\n    {' ' * (column - 1 - start)}^"
+
+
+def _check_secret(where: str, secret: Json) -> None:
+    head = secret.get("metadata")
+    if not isinstance(head, dict) or not isinstance(head.get("name"), str) or not head["name"]:
+        raise ManifestFileError(f"{where}: metadata.name of the Secret is missing; give it a name")
+    for part in ("data", "stringData"):
+        values = secret.get(part) or {}
+        if not isinstance(values, dict):
+            raise ManifestFileError(f"{where}: {part} of Secret '{head['name']}': a mapping of texts is needed")
+        for key, value in values.items():
+            if not isinstance(value, str) or (part == "data" and not _is_base64(value)):
+                # Not the value itself: it may be a secret.
+                wanted = "base64" if part == "data" else "a text in quotes"
+                raise ManifestFileError(f"{where}: {part}[{key!r}] of Secret '{head['name']}': {wanted} is needed")
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        base64.b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _kind(path: Path, number: int, document: Any) -> str:

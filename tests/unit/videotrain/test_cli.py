@@ -205,3 +205,12 @@ def test_get_gives_the_run_as_json(capsys, stored, finished):
 def test_get_of_another_folder_is_refused(capsys, tmp_path):
     message = refused(capsys, "get", "--workdir", tmp_path / "elsewhere")
     assert "there is no cluster.db here" in message
+
+
+@pytest.mark.parametrize("command", [["local", "run.yaml"], ["get"]])
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_of_a_folder_is_refused(command, name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--workdir", name])
+    assert ended.value.code == 2
+    assert "names no folder" in capsys.readouterr().err

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from videotrain.manifest_file import ManifestFileError, read_manifest
@@ -96,3 +98,31 @@ def test_numbers_with_an_exponent_need_no_decimal_point_as_with_kubectl(tmp_path
     path = tmp_path / "run.yaml"
     path.write_text(f"apiVersion: videotrain.dev/v1alpha1\nkind: VideoTrainingRun\nspec: {{seed: {text}}}\n")
     assert read_manifest(path).run["spec"]["seed"] == value
+
+
+@pytest.mark.parametrize(
+    ("secret", "problem"),
+    [
+        ("kind: Secret\n", "metadata.name of the Secret is missing"),
+        ("kind: Secret\nmetadata: [keys]\n", "metadata.name of the Secret is missing"),
+        ("kind: Secret\nmetadata: {name: 5}\n", "metadata.name of the Secret is missing"),
+        ("kind: Secret\nmetadata: {name: keys}\ndata: [x]\n", "data of Secret 'keys': a mapping of texts"),
+        ("kind: Secret\nmetadata: {name: keys}\ndata: {KEY: 'hidden!'}\n", "data['KEY'] of Secret 'keys': base64"),
+        ("kind: Secret\nmetadata: {name: keys}\nstringData: {KEY: 12345}\n", "stringData['KEY'] of Secret 'keys'"),
+    ],
+)
+def test_a_secret_that_cannot_be_used_is_refused_without_showing_it(tmp_path, secret, problem):
+    message = refusal(tmp_path, f"{RUN}---\napiVersion: v1\n{secret}")
+    assert f"document 2: {problem}" in message
+    assert "hidden" not in message
+    assert "12345" not in message
+
+
+def test_a_refused_line_is_shown_with_a_mark_below_the_place(tmp_path):
+    message = refusal(tmp_path, RUN + "spec:\n  seed: 2026-11-29\n")
+    assert message.splitlines()[1:] == ["      seed: 2026-11-29", "            ^"]
+
+
+def test_a_file_that_never_ends_is_refused():
+    with pytest.raises(ManifestFileError, match="/dev/zero: is larger than 3145728 bytes"):
+        read_manifest(Path("/dev/zero"))
