@@ -31,7 +31,7 @@ def run(draft: Draft, task: CurateTask) -> None:
     for piece in draft.pieces:
         piece.row = {"uid": uid(draft.content, piece, task), "width": size[1], "height": size[0], "fps": float(fps)}
     try:
-        frames = enumerate(frame for _, frame in decode(draft.path, size))
+        frames = _told(draft, size)
         for piece in draft.pieces:
             if piece.kept:
                 _write(draft, piece, frames, fps)
@@ -60,7 +60,14 @@ def _write(draft: Draft, piece: Piece, frames: Iterator[tuple[int, Frame]], fps:
     count = write_mp4(_chosen(frames, picks(draft, piece, fps)), path, fps)
     data = path.read_bytes()
     piece.row |= {"frames": count, "bytes": len(data), "crc32c": google_crc32c.value(data)}
-    draft.progress(0.5 + 0.5 * piece.end / len(draft.measured().times))
+
+
+def _told(draft: Draft, size: tuple[int, int]) -> Iterator[tuple[int, Frame]]:
+    """All frames with their numbers; each counts as progress, also between the pieces that are kept."""
+    total = len(draft.measured().times)
+    for number, (_, frame) in enumerate(decode(draft.path, size)):
+        yield number, frame
+        draft.progress(0.5 + 0.5 * min(1.0, (number + 1) / total))
 
 
 def _chosen(frames: Iterator[tuple[int, Frame]], numbers: list[int]) -> Iterator[Frame]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -22,7 +23,15 @@ from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.worker.linux import die_with_parent, name_process
 
 STUCK_SECONDS = 120.0
-"""A file whose decoding makes no progress for so long is given up."""
+"""A file whose decoding comes no further for so long is given up."""
+LEAST_SECONDS = 600.0
+PLAYED_BYTES = 8192
+"""A file may take LEAST_SECONDS and a second for each so many bytes: as long as it would play at 64 kbit/s."""
+MOST_MEMORY = 4 * 1024**3
+"""Bytes that the child may have of its own; at most half of what the container has."""
+OUT_OF_MEMORY = "decoder-memory"
+MOST_FILES = 128
+"""Files that the child may have open."""
 TELL_SECONDS = 0.5
 MODULE = "videotrain_trainer.curation.sandbox"
 
@@ -37,14 +46,18 @@ class Sandbox:
     def curate(
         self, path: Path, content: str, out: Path, task: CurateTask, progress: Callable[[float], None]
     ) -> dict[str, Any]:
-        """As pipeline.curate_file; a crash or a hang is a drop with reason `decoder-crash` or `decoder-stuck`."""
+        """As pipeline.curate_file; what goes wrong in the child is a drop.
+
+        Its reasons are `decoder-crash`, `decoder-stuck`, `decoder-slow` and `decoder-memory`.
+        """
         request = {"path": str(path), "content": content, "out": str(out), "task": task.to_wire()}
         child = self._ready()
         assert child.stdin is not None
         try:
             child.stdin.write(json.dumps(request) + "\n")
             child.stdin.flush()
-            return self._answer(child, progress)
+            allowed = LEAST_SECONDS + path.stat().st_size / PLAYED_BYTES
+            return self._answer(child, progress, allowed)
         except BrokenPipeError:
             return self._crashed(child)
         except BaseException:
@@ -58,13 +71,22 @@ class Sandbox:
             self._child.wait()
             self._child = None
 
-    def _answer(self, child: subprocess.Popen[str], progress: Callable[[float], None]) -> dict[str, Any]:
+    def _answer(
+        self, child: subprocess.Popen[str], progress: Callable[[float], None], allowed: float
+    ) -> dict[str, Any]:
+        best, began = -1.0, time.monotonic()
+        risen = began
         while True:
-            try:
-                line = self._lines.get(timeout=STUCK_SECONDS)
-            except queue.Empty:
+            left = min(risen + STUCK_SECONDS, began + allowed) - time.monotonic()
+            if left <= 0:  # also while lines come that tell of nothing new
                 self.close()
+                if time.monotonic() >= began + allowed:
+                    return _dropped("decoder-slow", f"not done after {allowed:.0f} s, the most for its size")
                 return _dropped("decoder-stuck", f"no progress for {STUCK_SECONDS:g} s")
+            try:
+                line = self._lines.get(timeout=left)
+            except queue.Empty:
+                continue
             if line is None:
                 return self._crashed(child)
             answer = json.loads(line)
@@ -72,7 +94,11 @@ class Sandbox:
                 raise OSError(answer["failed"]["errno"], answer["failed"]["text"])
             if "result" in answer:
                 result: dict[str, Any] = answer["result"]
+                if result["dropped"] and result["dropped"][0] == OUT_OF_MEMORY:
+                    self.close()  # the next file gets an empty process
                 return result
+            if answer["progress"] > best:
+                best, risen = answer["progress"], time.monotonic()
             progress(answer["progress"])
 
     def _crashed(self, child: subprocess.Popen[str]) -> dict[str, Any]:
@@ -102,6 +128,8 @@ def _pump(stream: IO[str], lines: queue.Queue[str | None]) -> None:
 
 def serve(requests: IO[str], answers: IO[str]) -> None:
     """The child's side: one answer per request until the input ends."""
+    import cv2
+
     from videotrain_trainer.curation.pipeline import curate_file
 
     told_at = 0.0
@@ -117,6 +145,12 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
         task = CurateTask.model_validate(asked["task"])
         try:
             result = curate_file(Path(asked["path"]), asked["content"], Path(asked["out"]), task, tell)
+        except (MemoryError, cv2.error) as error:
+            if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+                raise
+            limit = resource.getrlimit(resource.RLIMIT_DATA)[0] // 2**20
+            result = _dropped(OUT_OF_MEMORY, f"decoding needs more than {limit} MiB")
+            _say(answers, {"result": result})
         except OSError as error:
             _say(answers, {"failed": {"errno": error.errno, "text": str(error)}})
         else:
@@ -128,12 +162,34 @@ def _say(answers: IO[str], message: dict[str, Any]) -> None:
     answers.flush()
 
 
+def container_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes of memory that this container may use; the machine's if nothing limits it."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        file = groups / name
+        if file.is_file() and (text := file.read_text().strip()).isdigit():
+            return min(machine, int(text))
+    return machine
+
+
+def _limit_itself() -> None:
+    """Keep one file from costing the stage, also where the kernel ends a whole container for its memory.
+
+    That is how Kubernetes sets up containers with cgroup v2 (memory.oom.group).
+    """
+    memory = min(MOST_MEMORY, container_memory() // 2)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MOST_FILES, MOST_FILES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def main() -> None:
     """Entry point of the child."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(int(sys.argv[1]))
     name_process("vt-decoder")
+    _limit_itself()
     # Libraries may print; only protocol lines go to the parent.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import imagehash
 import numpy as np
-from PIL import Image
 
 from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.curation.draft import Draft, Piece, Scan
@@ -45,7 +43,7 @@ def spread(piece: Piece, number: int) -> list[int]:
 
 
 def _phash(scan: Scan, number: int) -> str:
-    return str(imagehash.phash(Image.fromarray(scan.thumbs[number])))
+    return f"{int(scan.hashes[number]):016x}"
 
 
 def _drop_by_scores(piece: Piece, task: CurateTask) -> None:

@@ -8,6 +8,7 @@ Arrays are (H, W, 3) uint8.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,18 @@ from videotrain_trainer.errors import DataError
 
 Frame = NDArray[np.uint8]
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
+FORMATS = (
+    *("mov", "matroska", "avi", "mpeg", "mpegvideo", "mpegts", "asf", "flv"),
+    *("gif", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe"),
+)
+"""FFmpeg's names of the demuxers that may read a file, each of which reads that file alone. Playlists and scripts (HLS,
+DASH, SDP, ffconcat, numbered pictures) name further files, and would be read without end or from elsewhere."""
+ONE_FILE = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
+"""Options to open any video with that others made."""
+LARGEST_FRAME = 8192 * 4320
+"""Pixels of a frame, as stored and as shown: 8K as cinemas have it. A decoder holds up to two dozen of them."""
+DECODER_THREADS = 4
+"""At most: each holds frames of its own."""
 LOST_FRAMES = 0.05
 """A file may have so many fewer frames than its header says; encoders and editors round."""
 ASSUMED_RATE = Fraction(25)
@@ -162,15 +175,32 @@ def read_covering(source: Source, target: tuple[int, int]) -> Frame:
 def _stream(source: Source) -> Iterator[tuple[Any, Any]]:
     """Container and first video stream, with the decoder told to report errors."""
     try:
-        with av.open(BytesIO(source) if isinstance(source, bytes) else str(source), options=STRICT) as container:
+        with _opened(source) as container:
             if not container.streams.video:
                 raise Unreadable("there is no video stream")
             stream = container.streams.video[0]
-            stream.codec_context.options = STRICT
+            _check_size(stream.height, stream.width)
+            # The header does not bind what the frames say of themselves.
+            stream.codec_context.options = STRICT | {"max_pixels": str(LARGEST_FRAME)}
+            stream.codec_context.thread_count = min(DECODER_THREADS, os.cpu_count() or 1)
             stream.thread_type = "AUTO"
             yield container, stream
+    except MemoryError:
+        raise  # FFmpeg's is an FFmpegError as well, but says nothing about the file
     except (av.FFmpegError, ValueError, EOFError) as error:
         raise Unreadable(f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _opened(source: Source) -> Any:
+    try:
+        return av.open(BytesIO(source) if isinstance(source, bytes) else str(source), options=STRICT | ONE_FILE)
+    except av.ArgumentError as error:
+        raise Unreadable(f"its format is none of {', '.join(FORMATS)}") from error
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > LARGEST_FRAME:
+        raise Unreadable(f"frames of {width}x{height} pixels; at most {LARGEST_FRAME} in all are decoded")
 
 
 def _rate(stream: Any) -> Fraction:
@@ -193,10 +223,16 @@ def _turns(frame: Any) -> int:
     return int(round(frame.rotation / 90) % 4)
 
 
+def pixel_shape(stream: Any) -> Fraction:
+    """Width of a pixel by its height."""
+    return Fraction(stream.sample_aspect_ratio or 1)
+
+
 def _shown_size(stream: Any, frame: Any) -> tuple[int, int]:
     """(height, width) as a player shows it: pixels made square, then turned."""
-    shape = stream.sample_aspect_ratio or Fraction(1)
+    shape = pixel_shape(stream)
     width = round(frame.width * shape) if shape > 0 else frame.width
+    _check_size(frame.height, width)
     return (width, frame.height) if _turns(frame) % 2 else (frame.height, width)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 
+from videotrain_trainer.data.video import ONE_FILE
 from videotrain_trainer.errors import ConfigError, DataError
 from videotrain_trainer.evaluation.winrate import QUESTIONS
 
@@ -117,7 +118,10 @@ def strip(source: Path, target: Path) -> None:
     """Copy a video's picture stream without metadata, which may name the model, and without sound."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with av.open(str(source)) as old, av.open(str(target), "w", options={"fflags": "+bitexact"}) as new:
+        with (
+            av.open(str(source), options=ONE_FILE) as old,
+            av.open(str(target), "w", options={"fflags": "+bitexact"}) as new,
+        ):
             stream = new.add_stream_from_template(old.streams.video[0])
             stream.metadata.clear()
             for packet in old.demux(old.streams.video[0]):

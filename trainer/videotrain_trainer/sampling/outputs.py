@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from videotrain_trainer import __version__
-from videotrain_trainer.data.video import Frame, write_mp4
+from videotrain_trainer.data.video import ONE_FILE, Frame, write_mp4
 from videotrain_trainer.files import remove, replacing
 from videotrain_trainer.sampling.draw import Drawn
 from videotrain_trainer.sampling.request import Request
@@ -95,7 +95,7 @@ def read_metadata(path: Path) -> Metadata | None:
             with Image.open(path) as picture:
                 text = picture.info.get(METADATA_KEY) or picture.info.get("comment", b"null").decode()
         else:
-            with av.open(str(path)) as container:
+            with av.open(str(path), options=ONE_FILE) as container:
                 text = container.metadata.get("comment", "null")
         found = json.loads(text)
     except (av.FFmpegError, OSError, ValueError):
