@@ -126,7 +126,12 @@ def cold_start(worlds, config, folder, number):
         file = root / "walk.json"
         root.mkdir()
         file.write_text(config.canonical_json())
-        pod_variables = {names.ENV_POD_ROOT: str(root), names.ENV_CONFIG_FILE: str(file), names.ENV_RESTORE: "1"}
+        pod_variables = {
+            names.ENV_POD_ROOT: str(root),
+            names.ENV_CONFIG_FILE: str(file),
+            names.ENV_RESTORE: "1",
+            names.ENV_SAVED_STEP: "0",
+        }
         variables = {names.ENV_GENERATION: str(100 + number), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
         place = [f"--node-rank={rank}", f"--master-addr={worlds.pods[0].address}", f"--master-port={29600 + number}"]
         world = ["--nnodes=2", "--nproc-per-node=2", *place, "-m", "videotrain_trainer.cli", "run"]

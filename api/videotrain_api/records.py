@@ -47,6 +47,8 @@ class Roster(ApiModel):
     """Worker processes of each pod."""
     restore: bool = True
     """Start from the newest complete checkpoint of the stage, if there is one."""
+    saved_step: int = Field(default=0, ge=0)
+    """Newest step of the stage that is known to be saved; 0 for none. Workers that find less stored refuse to begin."""
     drain: bool = True
     """Workers of the generation before may finish their step and save first; false after a fault."""
     created_at: datetime | None = None

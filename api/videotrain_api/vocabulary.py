@@ -80,6 +80,8 @@ ENV_GENERATION: Final = "VIDEOTRAIN_GENERATION"
 ENV_CONFIG_FILE: Final = "VIDEOTRAIN_CONFIG_FILE"
 ENV_RESTORE: Final = "VIDEOTRAIN_RESTORE"
 """`1`: start from the newest complete checkpoint of the stage, if there is one; `0`: do not look for one."""
+ENV_SAVED_STEP: Final = "VIDEOTRAIN_SAVED_STEP"
+"""Newest step of the stage that is known to be saved; `0` for none."""
 
 PORT_AGENT: Final = 9410
 """HTTP of the agent: /metrics, /progress, /healthz."""

@@ -76,6 +76,8 @@ def context_of(folder, config, **changes):
         "world": World(rank=0, size=1, local_rank=0, device=torch.device("cpu")),
         "generation": 1,
         "restore": True,
+        "saved_step": 0,
+        "node": "here",
         "records": Records(),
         "drain": Drain(),
         "scratch": folder / "scratch",

@@ -252,6 +252,9 @@ class Plan:
 
     generation: int = 1
     restore: bool = True
+    saved_step: int = 0
+    nodes: tuple[str, ...] = ("here",)
+    """Names of the machines, taken in turn by the ranks."""
     drain_during: int | None = None
     """The last rank is asked to stop while this step runs."""
     kill_after: int | None = None
@@ -329,6 +332,8 @@ def _worker(config: str, folder: str, rank: int, size: int, plan: Plan) -> None:
             world=World(rank=rank, size=size, local_rank=rank, device=torch.device("cpu")),
             generation=plan.generation,
             restore=plan.restore,
+            saved_step=plan.saved_step,
+            node=plan.nodes[rank % len(plan.nodes)],
             records=sink,
             drain=sink,
             scratch=scratch,

@@ -152,6 +152,8 @@ def make_context(tmp_path: Path) -> Callable[..., StageContext]:
             world=World(rank=rank, size=size, local_rank=rank, device=torch.device("cpu")),
             generation=1,
             restore=True,
+            saved_step=0,
+            node="here",
             records=Records(),
             drain=drain or FakeDrain(),
             scratch=scratch,

@@ -216,6 +216,7 @@ def _roster(draft: Draft, members: list[RosterMember], reason: str) -> Roster:
         members=members,
         port=PORT_RENDEZVOUS + number % RENDEZVOUS_PORTS,
         processes_per_node=draft.spec.pool.gpus_per_node,
+        saved_step=next(known.saved_step for known in draft.status.stages if known.name == stage.name),
         drain=cause in (None, "completed", "drained", "preemption"),
         created_at=draft.now,
     )

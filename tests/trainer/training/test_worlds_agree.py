@@ -189,6 +189,14 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_continued(tmp_path, lat
     assert commit_of(tmp_path, 8).order_sha256 == commit_of(alone[0], 8).order_sha256
 
 
+def test_less_than_is_known_to_be_saved_is_not_continued(tmp_path, latents):
+    config = train_config(tmp_path, latents)
+    result = run_world(tmp_path, config, 1, Plan(saved_step=6))
+    assert result.codes == [int(ExitCode.STORAGE)], result.outcomes
+    assert "step 6 was saved, and the newest checkpoint that is found is of step 0" in result.outcomes[0]
+    assert not (tmp_path / "stage/checkpoints").exists()
+
+
 def test_an_older_generation_that_comes_back_is_shut_out(tmp_path, latents):
     config = train_config(tmp_path, latents)
     assert run_world(tmp_path, config, 1, Plan(generation=5, drain_during=2)).outcomes == ["drained"]

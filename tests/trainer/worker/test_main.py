@@ -30,6 +30,7 @@ def pod(tmp_path):
         names.ENV_NAMESPACE: "default",
         names.ENV_GENERATION: "1",
         names.ENV_RESTORE: "1",
+        names.ENV_SAVED_STEP: "0",
         names.ENV_CONFIG_FILE: str(tmp_path / "walk.json"),
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",

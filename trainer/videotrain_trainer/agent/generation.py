@@ -66,6 +66,7 @@ class Generation:
             names.ENV_GENERATION: str(roster.generation),
             names.ENV_CONFIG_FILE: str(pod.config_file(roster.stage)),
             names.ENV_RESTORE: "1" if roster.restore else "0",
+            names.ENV_SAVED_STEP: str(roster.saved_step),
             "PYTHONUNBUFFERED": "1",
         }
         if pod.address.startswith("127.") or pod.address == "::1":

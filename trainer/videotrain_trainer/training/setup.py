@@ -19,7 +19,7 @@ from videotrain_trainer.checkpoint.save import CheckpointWriter
 from videotrain_trainer.checkpoint.state import Writer
 from videotrain_trainer.data.loader import MicroBatchLoader
 from videotrain_trainer.data.sample_order import OrderPlan, OrderState
-from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.errors import ConfigError, StorageUnavailable
 from videotrain_trainer.networks.weights import Weights, open_weights
 from videotrain_trainer.parallel.data_parallel import check_layout, micro_batches_of
 from videotrain_trainer.parallel.engine import Engine, EngineOptions
@@ -102,6 +102,7 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     engine = build_engine(objective, options, world)
     clock.passed("engine")
     loaded = load_newest(store, context.config.paths.output, complete, engine.shards, peers)
+    _check_resumed(context, loaded)
     engine.refresh()
     state = _order_state(objective.data.plan, loaded.manifest)
     engine.shards.set_optimizer_step(state.step)
@@ -124,6 +125,18 @@ def _claim(context: StageContext, store: ObjectStore, peers: WorldPeers) -> list
                 withdraw(store, prefix, step, f"generation {context.generation} begins at step 1 by order")
             complete = []
     return peers.from_first(complete)
+
+
+def _check_resumed(context: StageContext, loaded: Loaded) -> None:
+    """Never go on below what is known to be saved: it is there, and looks missing from here."""
+    found = loaded.manifest.step if loaded.manifest else 0
+    if context.restore and found < context.saved_step:
+        raise StorageUnavailable(
+            f"{context.config.paths.output}/checkpoints: step {context.saved_step} was saved, and the newest "
+            f"checkpoint that is found is of step {found}; training does not go on from there by itself. See that the "
+            "object store lists and gives what it holds; to begin this stage again, delete the run and this folder, "
+            "and make the run again"
+        )
 
 
 def _order_state(plan: OrderPlan, resumed: CheckpointManifest | None) -> OrderState:

@@ -1,7 +1,7 @@
 """One worker process: from the environment that torch's launcher and the agent give to an exit code.
 
 Environment: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them, the
-pod's own variables, ENV_GENERATION, ENV_CONFIG_FILE and ENV_RESTORE. Whatever happens,
+pod's own variables, ENV_GENERATION, ENV_CONFIG_FILE, ENV_RESTORE and ENV_SAVED_STEP. Whatever happens,
 exit-<generation>-<local rank>.json tells it; only SIGKILL leaves that to the agent.
 """
 
@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ class WorkerEnvironment:
     generation: int
     config_file: Path
     restore: bool
+    saved_step: int
+    node: str
     files: RunFiles
     cache: Path
     visible_devices: str = ""
@@ -78,6 +81,8 @@ class WorkerEnvironment:
             generation=int(require(environment, names.ENV_GENERATION)),
             config_file=Path(require(environment, names.ENV_CONFIG_FILE)),
             restore=require(environment, names.ENV_RESTORE) == "1",
+            saved_step=int(require(environment, names.ENV_SAVED_STEP)),
+            node=environment.get(names.ENV_NODE_NAME) or socket.gethostname(),
             files=pod.files,
             cache=pod.root / names.DIR_CACHE,
             visible_devices=environment.get("CUDA_VISIBLE_DEVICES", ""),
@@ -179,6 +184,8 @@ class Worker:
             world=world,
             generation=environment.generation,
             restore=environment.restore,
+            saved_step=environment.saved_step,
+            node=environment.node,
             records=self._sink,
             drain=self._drain,
             scratch=scratch,

@@ -46,6 +46,10 @@ class StageContext:
     generation: int
     restore: bool
     """Start from the newest complete checkpoint, if there is one."""
+    saved_step: int
+    """Newest step that the operator knows to be saved; 0 for none."""
+    node: str
+    """Name of the machine; processes with the same name share its memory and network."""
     records: RecordSink
     drain: Drain
     scratch: Path

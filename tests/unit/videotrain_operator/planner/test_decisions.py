@@ -132,6 +132,13 @@ def test_a_faulty_world_is_killed_and_a_healthy_one_drained() -> None:
         assert roster is not None and roster.drain is drain
 
 
+def test_a_roster_carries_the_newest_step_that_any_generation_has_saved() -> None:
+    first = running(endCause="hang", endReason="Hang", facts=progress(1, 7, saved=[saved(5, 10)]))
+    second = decide(first, seen(*trio()), 50)
+    assert second.status.stages[0].saved_step == 5
+    assert roster_in(second) is not None and roster_in(second).saved_step == 5  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(("allowed", "size"), [([1, 2], 2), ([1, 3], 3), ([2], 2), (None, 3)])
 def test_the_world_has_an_allowed_size(allowed: list[int] | None, size: int) -> None:
     nodes = {"min": 1, "max": 3} | ({"allowed": allowed} if allowed else {})
