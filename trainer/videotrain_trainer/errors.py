@@ -37,6 +37,10 @@ class StorageDenied(TrainerError):
     exit_code = ExitCode.PERMISSION
 
 
+class BucketMissing(StorageDenied):
+    """There is no such bucket; asking again with other credentials cannot help."""
+
+
 class ObjectMissing(TrainerError):
     """An object that should exist does not."""
 

@@ -8,7 +8,9 @@ first request, or spawn.
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +34,8 @@ from obstore.exceptions import (
 from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.errors import (
     AlreadyExists,
+    BucketMissing,
+    ConfigError,
     DiskFull,
     ObjectMissing,
     StorageDenied,
@@ -48,8 +52,37 @@ RETRIES = {
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=4), "base": 3},
 }
 """About 15 s of trying with jitter, so that a server's restart goes unnoticed and a dead one is told soon."""
+CONNECTION = {
+    "connect_timeout": timedelta(seconds=5),
+    "read_timeout": timedelta(seconds=60),
+    "timeout": timedelta(days=1),
+}
+"""An answer may be silent for a minute, before its first byte and between any two; as long as it moves it may take what
+it takes, for a table of a hundred million clips is one object."""
+DENIED_SECONDS = 60.0
+"""A request that is denied is asked again for so long, with credentials that are read anew: rights and keys need time
+to be known everywhere, clocks to be set, and short-lived keys to be replaced."""
+LONGEST_PAUSE_SECONDS = 8.0
+"""Between two askings of a request that is denied."""
+FETCH_BYTES = 64 * 1024**2
+"""Objects are copied to files in ranges of this size, so that a 10 GB file needs little memory."""
 NO_SPACE_SIGNS = ("os error 28", "No space left", "507 Insufficient Storage", "XMinioStorageFull", "QuotaExceeded")
-DENIED_SIGNS = ("status code: 401", "status code: 403")
+DENIED_CODES = (
+    "AccessDenied",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestExpired",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+)
+"""What S3 calls a refusal of credentials; expired ones come with status 400 from AWS."""
+DENIED = re.compile(rf"status code: 40[13]\b|status code: 400 Bad Request:?$|<Code>(?:{'|'.join(DENIED_CODES)})</Code>")
+"""The answer to HEAD has no body, so that its 400 does not say that a token is expired; our requests are never bad."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +103,25 @@ class _Place:
     scheme: str
     bucket: str
     key: str
+    root: str
+    """What stands before a key in a URI."""
+
+
+Request = Callable[[Any, str], Result]
+"""A call of obstore with a client and a key."""
 
 
 class ObjectStore:
-    """Whole-object and range access by URI. Safe to use from any thread; pickles without its clients."""
+    """Whole-object and range access by URI. Safe to use from any thread; pickles without its clients.
 
-    def __init__(self, storage: Storage) -> None:
+    Args:
+        storage: endpoint, region and the source of the credentials.
+        patience: for so many seconds a request that is denied is asked again.
+    """
+
+    def __init__(self, storage: Storage, patience: float | None = None) -> None:
         self._storage = storage
+        self._patience = DENIED_SECONDS if patience is None else patience
         self._lock = threading.Lock()
         self._clients: dict[tuple[str, str], Any] = {}
 
@@ -85,11 +130,11 @@ class ObjectStore:
         """The store of a run. Nothing is contacted until the first request."""
         return cls(storage)
 
-    def __getstate__(self) -> Storage:
-        return self._storage
+    def __getstate__(self) -> tuple[Storage, float]:
+        return self._storage, self._patience
 
-    def __setstate__(self, storage: Storage) -> None:
-        self.__init__(storage)  # type: ignore[misc]
+    def __setstate__(self, state: tuple[Storage, float]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
 
     def get(self, uri: str) -> bytes:
         """The whole object.
@@ -97,13 +142,30 @@ class ObjectStore:
         Raises:
             ObjectMissing: there is none.
         """
-        client, place = self._open(uri)
-        return self._read(uri, lambda: bytes(obstore.get(client, place.key).bytes()))
+        return self._read(uri, lambda client, key: bytes(obstore.get(client, key).bytes()))
 
     def get_range(self, uri: str, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`; fewer if the object ends before. One request."""
-        client, place = self._open(uri)
-        return self._read(uri, lambda: bytes(obstore.get_range(client, place.key, start=offset, length=length)))
+        return self._read(uri, lambda client, key: bytes(obstore.get_range(client, key, start=offset, length=length)))
+
+    def fetch(self, found: ObjectInfo, path: Path) -> None:
+        """Copy a listed object to a file, in ranges; an object of another size than was listed is not taken for whole.
+
+        Raises:
+            StorageUnavailable: every reading gave fewer bytes than were listed.
+        """
+        with path.open("wb") as file:
+            for offset in range(0, found.size, FETCH_BYTES):
+                length = min(FETCH_BYTES, found.size - offset)
+                parts = (self.get_range(found.uri, offset, length) for _ in range(READ_ATTEMPTS))
+                whole = next((part for part in parts if len(part) == length), None)
+                if whole is None:
+                    raise StorageUnavailable(
+                        f"{found.uri}: {found.size} bytes were listed, and the {length} bytes from {offset} on do not "
+                        f"come, asked {READ_ATTEMPTS} times; the object was replaced meanwhile, or the object store at "
+                        f"{self._where()} cuts answers short"
+                    )
+                file.write(whole)
 
     def put(self, uri: str, data: bytes | memoryview | Path, only_if_absent: bool = False) -> str:
         """Write an object in one piece: nobody ever sees a part of it. Large ones are uploaded in parts.
@@ -114,27 +176,22 @@ class ObjectStore:
         Raises:
             AlreadyExists: `only_if_absent` and there is an object. After a broken connection it may be our own.
         """
-        client, place = self._open(uri)
         mode = "create" if only_if_absent else "overwrite"
-        with self._errors(uri):
-            return _bare(obstore.put(client, place.key, data, mode=mode)["e_tag"])
+        return self._ask(uri, lambda client, key: _bare(obstore.put(client, key, data, mode=mode)["e_tag"]))
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """All objects below a folder, sorted by URI; none if the folder does not exist."""
-        client, place = self._open(prefix)
-        root = prefix[: len(prefix) - len(place.key)] if place.scheme == "s3" else "file:///"
+        place = _parse(prefix)
 
-        def pages() -> list[ObjectInfo]:
-            rows = (row for page in obstore.list(client, prefix=place.key or None) for row in page)
-            return [_info(root, place.scheme, row) for row in rows]
+        def pages(client: Any, key: str) -> list[ObjectInfo]:
+            return [_info(place, row) for page in obstore.list(client, prefix=key or None) for row in page]
 
         return sorted(self._read(prefix, pages), key=lambda found: found.uri)
 
     def exists(self, uri: str) -> bool:
         """Is there such an object?"""
-        client, place = self._open(uri)
         try:
-            self._read(uri, lambda: obstore.head(client, place.key))
+            self._read(uri, obstore.head)
         except ObjectMissing:
             return False
         return True
@@ -145,16 +202,13 @@ class ObjectStore:
         Raises:
             ObjectMissing: there is none.
         """
-        client, place = self._open(uri)
-        root = uri[: len(uri) - len(place.key)] if place.scheme == "s3" else "file:///"
-        return self._read(uri, lambda: _info(root, place.scheme, obstore.head(client, place.key)))
+        place = _parse(uri)
+        return self._read(uri, lambda client, key: _info(place, obstore.head(client, key)))
 
     def delete(self, uri: str) -> None:
         """Remove an object; a missing one is fine."""
-        client, place = self._open(uri)
         try:
-            with self._errors(uri):
-                obstore.delete(client, place.key)
+            self._ask(uri, obstore.delete)
         except ObjectMissing:
             return
 
@@ -167,17 +221,21 @@ class ObjectStore:
             StorageDenied: credentials are refused or the bucket does not exist.
             StorageUnavailable: the endpoint does not answer.
         """
-        client, place = self._open(self._storage.uri)
-        self._read(self._storage.uri, lambda: next(iter(obstore.list(client, prefix=place.key or None)), None))
+        self._read(self._storage.uri, lambda client, key: next(iter(obstore.list(client, prefix=key or None)), None))
 
-    def _open(self, uri: str) -> tuple[Any, _Place]:
-        place = _parse(uri)
+    def _open(self, place: _Place) -> Any:
         with self._lock:
             _same_process()
             where = (place.scheme, place.bucket)
             if where not in self._clients:
                 self._clients[where] = self._connect(place)
-            return self._clients[where], place
+            return self._clients[where]
+
+    def _forget(self, place: _Place, client: Any) -> None:
+        """Have the next request make a client anew, with credentials that are read anew."""
+        with self._lock:
+            if self._clients.get((place.scheme, place.bucket)) is client:
+                del self._clients[place.scheme, place.bucket]
 
     def _connect(self, place: _Place) -> Any:
         from obstore.store import LocalStore, S3Store
@@ -190,22 +248,39 @@ class ObjectStore:
             region=self._storage.region,
             virtual_hosted_style_request=False,
             credential_provider=_credentials(),
-            client_options={"allow_http": bool(url and url.startswith("http://")), "timeout": timedelta(seconds=60)},
+            client_options={"allow_http": bool(url and url.startswith("http://")), **CONNECTION},
             retry_config=RETRIES,
             **({"endpoint": url} if url else {}),
         )
 
-    def _read(self, uri: str, request: Callable[[], Result]) -> Result:
+    def _read(self, uri: str, request: Request[Result]) -> Result:
         for attempt in range(1, READ_ATTEMPTS + 1):
             try:
-                with self._errors(uri):
-                    return request()
+                return self._ask(uri, request)
             except StorageUnavailable as error:
                 # A message that counts retries comes from obstore, which has already waited long enough.
                 if attempt == READ_ATTEMPTS or "retries" in str(error):
                     raise
                 time.sleep(0.2 * 2**attempt)
         raise AssertionError("unreachable")
+
+    def _ask(self, uri: str, request: Request[Result]) -> Result:
+        """One request, repeated while it is denied and patience lasts: what is denied was not done."""
+        place, begin, pause = _parse(uri), time.monotonic(), 0.25
+        while True:
+            client = self._open(place)
+            try:
+                with self._errors(uri):
+                    return request(client, place.key)
+            except BucketMissing:
+                raise
+            except StorageDenied as error:
+                if place.scheme == "file" or time.monotonic() - begin + pause > self._patience:
+                    raise
+                log.warning("asked again in %g s: %s", pause, error)
+                self._forget(place, client)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     @contextmanager
     def _errors(self, uri: str) -> Iterator[None]:
@@ -219,13 +294,12 @@ class ObjectStore:
         if isinstance(error, AlreadyExistsError | PreconditionError):
             return AlreadyExists(f"{uri}: there is already an object in this place")
         if "NoSuchBucket" in text:
-            return StorageDenied(
-                f"{uri}: the bucket does not exist at {self._where()}; create it or correct spec.storage.uri "
-                f"(now {self._storage.uri!r})"
-            )
+            own = _parse(uri).bucket == _parse(self._storage.uri).bucket
+            field = f"spec.storage.uri (now {self._storage.uri!r})" if own else "the field of the run that names it"
+            return BucketMissing(f"{uri}: the bucket does not exist at {self._where()}; create it or correct {field}")
         if isinstance(error, FileNotFoundError):
             return ObjectMissing(f"{uri}: there is no such object")
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or any(s in text for s in DENIED_SIGNS):
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or DENIED.search(text):
             return self._denied(uri, text)
         if any(sign in text for sign in NO_SPACE_SIGNS) or getattr(error, "errno", None) == errno.ENOSPC:
             return DiskFull(f"{uri}: no space left to write; free space behind spec.storage.uri: {text}")
@@ -252,24 +326,6 @@ def endpoint_of(storage: Storage) -> str | None:
     """
     from_environment = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
     return storage.endpoint_url or next((url for url in from_environment if url), None)
-
-
-def open_filesystem(uri: str, storage: Storage) -> tuple[Any, str]:
-    """An fsspec file system and the path in it, for code that wants files rather than objects.
-
-    Args:
-        uri: s3:// or file:// URI of a file or folder.
-        storage: gives endpoint and region for s3://.
-    """
-    place = _parse(uri)
-    if place.scheme == "file":
-        from fsspec.implementations.local import LocalFileSystem
-
-        return LocalFileSystem(), "/" + place.key
-    from s3fs import S3FileSystem
-
-    system = S3FileSystem(endpoint_url=endpoint_of(storage), client_kwargs={"region_name": storage.region})
-    return system, f"{place.bucket}/{place.key}".rstrip("/")
 
 
 def user_cache() -> Path:
@@ -305,16 +361,19 @@ def _same_process() -> None:
 def _parse(uri: str) -> _Place:
     scheme, found, rest = uri.partition("://")
     if not found or scheme not in ("s3", "file"):
-        raise StorageUnavailable(f"{uri}: a URI must start with s3:// or file://")
+        raise ConfigError(f"{uri}: a URI must start with s3:// or file://")
     if scheme == "file":
-        return _Place("file", "", unquote(rest).strip("/"))
+        return _Place("file", "", unquote(rest).strip("/"), "file:///")
     bucket, _, key = rest.partition("/")
-    return _Place("s3", bucket, key.strip("/"))
+    key = key.strip("/")
+    if any(part in ("", ".", "..") for part in key.split("/")) and key:
+        raise ConfigError(f"{uri}: no part of the path of an object may be empty, '.' or '..'")
+    return _Place("s3", bucket, key, uri[: len(uri.rstrip("/")) - len(key)])
 
 
-def _info(root: str, scheme: str, row: Any) -> ObjectInfo:
-    path = quote(row["path"]) if scheme == "file" else row["path"]
-    return ObjectInfo(uri=root + path, size=row["size"], etag=_bare(row["e_tag"]), modified=row["last_modified"])
+def _info(place: _Place, row: Any) -> ObjectInfo:
+    path = quote(row["path"]) if place.scheme == "file" else row["path"]
+    return ObjectInfo(uri=place.root + path, size=row["size"], etag=_bare(row["e_tag"]), modified=row["last_modified"])
 
 
 def _bare(etag: str | None) -> str:

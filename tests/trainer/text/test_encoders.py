@@ -206,7 +206,7 @@ def test_weights_behind_a_uri_are_fetched_once_and_used_from_the_disk(tmp_path, 
             if path.is_file():
                 client.upload_file(str(path), "encoders", f"text/{path.relative_to(saved[0])}")
         client.put_object(Bucket="encoders", Key="text/t5/pytorch_model.bin", Body=b"never fetched")
-        monkeypatch.setattr("videotrain_trainer.text.files.CHUNK", 10_000)
+        monkeypatch.setattr("videotrain_trainer.storage.FETCH_BYTES", 10_000)
         store = ObjectStore.for_storage(Storage(uri="s3://encoders", endpoint_url=url))
         spec = SPEC.model_copy(update={"weights": "s3://encoders/text"})
         features = load_text_encoder(spec, store, tmp_path / "cache", CPU).encode(TEXTS)

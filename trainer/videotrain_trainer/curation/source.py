@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from urllib.parse import unquote
 
 import xxhash
 
 from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.curation.packaged import resolve_package
-from videotrain_trainer.errors import DataError, StorageDenied, StorageUnavailable
-from videotrain_trainer.storage import disk_full_is_clear, open_filesystem
+from videotrain_trainer.errors import DataError, DiskFull, StorageDenied, TrainerError
+from videotrain_trainer.files import local_path
+from videotrain_trainer.storage import ObjectInfo, ObjectStore, disk_full_is_clear
 
 EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 BLOCK = 8 * 1024 * 1024
@@ -26,12 +28,14 @@ class RawVideo:
 
     name: str
     """Path below the folder."""
-    path: str
-    """Path in the file system."""
-    size: int
-    """Bytes."""
-    tag: str
-    """Changes when the file is replaced."""
+    found: ObjectInfo
+    """As it was listed."""
+
+    @property
+    def tag(self) -> str:
+        """Changes when the file is replaced, and is the same on every node: an inode is not."""
+        local = self.found.uri.startswith("file://")
+        return self.found.modified.isoformat() if local else self.found.etag
 
     @property
     def stem(self) -> str:
@@ -54,7 +58,10 @@ class VideoFolder:
     def __init__(self, uri: str, storage: Storage, captions: Mapping[str, str]) -> None:
         self.uri = uri
         self._captions = captions
-        self._system, self._root = open_filesystem(resolve_package(uri), storage)
+        root = resolve_package(uri).rstrip("/")
+        self._local = root.startswith("file://")
+        self._root = local_path(root).as_uri() if self._local else root
+        self._store = ObjectStore.for_storage(storage)
         self._texts: dict[str, str] = {}
 
     def videos(self) -> list[RawVideo]:
@@ -63,11 +70,14 @@ class VideoFolder:
         Raises:
             DataError: the folder is missing or holds no video.
         """
-        with self._errors():
-            found = self._system.find(self._root, detail=True)
-        names = {str(PurePosixPath(path).relative_to(self._root)): row for path, row in found.items()}
-        self._texts = {_without_suffix(name): row["name"] for name, row in names.items() if _text(name)}
-        videos = [_raw(name, row) for name, row in sorted(names.items()) if _video(name)]
+        self._check_local()
+        prefix = f"{self._root}/"
+        with self._field_is_named():
+            names = {found.uri.removeprefix(prefix): found for found in self._store.list(self._root)}
+        if self._local:
+            names = {unquote(name): found for name, found in names.items()}
+        self._texts = {_without_suffix(name): found.uri for name, found in names.items() if _text(name)}
+        videos = [RawVideo(name, found) for name, found in sorted(names.items()) if _video(name)]
         if not videos:
             raise DataError(
                 f"spec.dataset.videos: {self.uri} holds no video ({len(names)} other files); looked for "
@@ -76,36 +86,46 @@ class VideoFolder:
         return videos
 
     def fetch(self, video: RawVideo, scratch: Path) -> Path:
-        """A local copy, or the file itself if it is local already."""
-        if "file" in self._system.protocol:
-            return Path(video.path)
+        """A local copy as large as it was listed, or the file itself if it is local already.
+
+        Raises:
+            StorageUnavailable: it cannot be read, or only in part.
+        """
+        if self._local:
+            return local_path(video.found.uri)
         target = scratch / f"raw{PurePosixPath(video.name).suffix}"
-        with self._errors(), disk_full_is_clear(target):
-            self._system.get_file(video.path, str(target))
+        with self._field_is_named(), disk_full_is_clear(target):
+            self._store.fetch(video.found, target)
         return target
 
     def caption(self, video: RawVideo) -> str:
         """The text file of the same stem, else the manifest's caption, else the words of the stem."""
-        path = self._texts.get(_without_suffix(video.name))
-        if path is not None:
-            with self._errors():
-                text = self._system.cat_file(path).decode("utf-8", errors="replace")
+        uri = self._texts.get(_without_suffix(video.name))
+        if uri is not None:
+            with self._field_is_named():
+                text = self._store.get(uri).decode("utf-8", errors="replace")
             if text.strip():
                 return " ".join(text.split())
         return self._captions.get(video.stem) or stem_words(video.stem)
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
+    def _field_is_named(self) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError as error:
-            raise DataError(f"spec.dataset.videos: {self.uri} or a file in it does not exist: {error}") from error
-        except (PermissionError, NotADirectoryError) as error:
-            raise StorageDenied(f"spec.dataset.videos: {self.uri} may not be read: {error}") from error
-        except (BotoCoreError, ClientError, ConnectionError) as error:
-            raise StorageUnavailable(f"spec.dataset.videos: {self.uri} cannot be read: {error}") from error
+        except DiskFull:
+            raise
+        except TrainerError as error:
+            raise type(error)(f"spec.dataset.videos: {error}") from error
+
+    def _check_local(self) -> None:
+        """The object store takes a folder that is missing or may not be read for an empty one."""
+        if not self._local:
+            return
+        root = local_path(self._root)
+        if not root.exists():
+            raise DataError(f"spec.dataset.videos: {self.uri} does not exist")
+        if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
+            raise StorageDenied(f"spec.dataset.videos: {self.uri} may not be read, or is not a folder")
 
 
 def content_hash(path: Path) -> str:
@@ -132,8 +152,3 @@ def _video(name: str) -> bool:
 
 def _text(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() == ".txt"
-
-
-def _raw(name: str, row: dict[str, Any]) -> RawVideo:
-    tag = row.get("ETag") or row.get("mtime")
-    return RawVideo(name=name, path=row["name"], size=int(row["size"]), tag=str(tag))

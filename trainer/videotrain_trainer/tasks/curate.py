@@ -43,7 +43,7 @@ def run(context: StageContext) -> Outcome:
     store.check()
     folder = VideoFolder(config.dataset.videos, config.storage, config.dataset.captions)
     videos = {_unit_name(video, task, folder.caption(video)): video for video in folder.videos()}
-    units = [Unit(name, 1 + video.size // STEP_BYTES) for name, video in videos.items()]
+    units = [Unit(name, 1 + video.found.size // STEP_BYTES) for name, video in videos.items()]
     board = UnitRun(context, store, units)
     curator = _Curator(context, store, folder, task)
     try:
@@ -97,7 +97,8 @@ class _Curator:
 
 
 def _unit_name(video: RawVideo, task: CurateTask, caption: str) -> str:
-    text = json.dumps([FILE_VERSION, video.name, video.size, video.tag, caption, task.to_wire()], sort_keys=True)
+    facts = [FILE_VERSION, video.name, video.found.size, video.tag, caption, task.to_wire()]
+    text = json.dumps(facts, sort_keys=True)
     return str(xxhash.xxh3_128_hexdigest(text.encode()))
 
 

@@ -18,8 +18,6 @@ from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.files import replacing
 from videotrain_trainer.storage import ObjectInfo, ObjectStore, disk_full_is_clear
 
-CHUNK = 64 * 1024 * 1024
-"""Objects are fetched in ranges of this size, so that a 10 GB file needs little memory."""
 WANTED = (".json", ".txt", ".model", ".safetensors")
 """Endings that are fetched; other formats of the same weights stay where they are."""
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
@@ -67,15 +65,7 @@ def _fetch_all(store: ObjectStore, source: str, objects: list[ObjectInfo], targe
             path = partial / found.uri.removeprefix(source).strip("/")
             with disk_full_is_clear(partial):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _fetch(store, found, path)
-
-
-def _fetch(store: ObjectStore, found: ObjectInfo, path: Path) -> None:
-    with path.open("wb") as file:
-        for offset in range(0, found.size, CHUNK):
-            file.write(store.get_range(found.uri, offset, min(CHUNK, found.size - offset)))
-    if path.stat().st_size != found.size:
-        raise ConfigError(f"{found.uri}: changed while it was fetched: {path.stat().st_size} of {found.size} bytes")
+                store.fetch(found, path)
 
 
 def find_encoders(folder: Path, source: str) -> EncoderFolders:
