@@ -34,8 +34,8 @@ def make_store() -> ObjectStore:
 class CountingStore(ObjectStore):
     """Remembers the bytes of every ranged read."""
 
-    def __init__(self, storage: Storage) -> None:
-        super().__init__(storage)
+    def __init__(self, storage: Storage, patience: float | None = None) -> None:
+        super().__init__(storage, patience)
         self.ranged: list[int] = []
 
     def get_range(self, uri: str, offset: int, length: int) -> bytes:

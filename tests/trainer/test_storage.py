@@ -22,7 +22,7 @@ from videotrain_trainer.errors import (
     StorageDenied,
     StorageUnavailable,
 )
-from videotrain_trainer.storage import CONNECTION, ObjectInfo, ObjectStore, disk_full_is_clear
+from videotrain_trainer.storage import CONNECTION, PUT_ONCE_ATTEMPTS, ObjectInfo, ObjectStore, disk_full_is_clear
 
 ODD = "a b/ü#?~.mp4"
 
@@ -68,6 +68,22 @@ def test_a_conditional_write_refuses_to_replace_an_object(store, root):
     with pytest.raises(AlreadyExists, match="already an object"):
         store.put(f"{root}/commit", b"2", only_if_absent=True)
     assert store.get(f"{root}/commit") == b"1"
+
+
+def test_an_object_is_written_once_whoever_writes_the_same(store, root):
+    store.put_once(f"{root}/once", b"1")
+    store.put_once(f"{root}/once", b"1")
+    with pytest.raises(AlreadyExists, match="another object is in this place"):
+        store.put_once(f"{root}/once", b"2")
+    assert store.get(f"{root}/once") == b"1"
+
+
+def test_an_object_is_copied_by_the_store(store, root):
+    store.put(f"{root}/a/one", b"1")
+    store.copy(f"{root}/a/one", f"{root}/b/two")
+    assert store.reconnected().get(f"{root}/b/two") == b"1"
+    with pytest.raises(ObjectMissing):
+        store.copy(f"{root}/a/none", f"{root}/b/two")
 
 
 def test_a_child_forked_after_the_first_request_is_told_instead_of_waiting_for_ever(store, storage):
@@ -269,6 +285,34 @@ def test_a_body_that_breaks_off_is_read_again(scripted):
     server, store = scripted((200, b"da", 4), (200, b"data", 4))
     assert store.get("s3://bucket/run/x") == b"data"
     assert server.asked >= 2
+
+
+MISSING = refusal(404, "NoSuchKey")
+OURS = (200, b"ours", 4)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [(409, b"<Error><Code>ConditionalRequestConflict</Code></Error>", 54), MISSING, OURS, OURS],
+        [(412, b"<Error><Code>PreconditionFailed</Code></Error>", 46), OURS],
+        [(412, b"<Error><Code>PreconditionFailed</Code></Error>", 46), (200, b"ou", 2), OURS],
+        [(200, b"", 0), MISSING, (200, b"", 0), OURS],
+    ],
+    ids=["refused and not stored", "stored by ourselves before", "read wrong once", "accepted and not stored"],
+)
+def test_one_answer_does_not_end_a_write(scripted, answers):
+    server, store = scripted(*answers)
+    store.put_once(UNDER, b"ours")
+    assert server.asked >= len(answers)
+
+
+def test_a_write_that_is_refused_for_ever_is_the_storages_fault(scripted, monkeypatch):
+    monkeypatch.setattr("videotrain_trainer.storage.time.sleep", lambda _: None)
+    conflict = (409, b"<Error><Code>ConditionalRequestConflict</Code></Error>", 54)
+    _, store = scripted(*[conflict, MISSING] * PUT_ONCE_ATTEMPTS)
+    with pytest.raises(StorageUnavailable, match="cannot be written"):
+        store.put_once(UNDER, b"ours")
 
 
 def test_a_full_store_is_a_full_disk(scripted):

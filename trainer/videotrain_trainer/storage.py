@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote, unquote
 
 import obstore
@@ -46,6 +46,7 @@ from videotrain_trainer.errors import (
 Result = TypeVar("Result")
 READ_ATTEMPTS = 3
 """Reads whose body breaks off are repeated; obstore itself only repeats until the answer's head has arrived."""
+PUT_ONCE_ATTEMPTS = 5
 RETRIES = {
     "max_retries": 14,
     "retry_timeout": timedelta(seconds=60),
@@ -178,6 +179,48 @@ class ObjectStore:
         """
         mode = "create" if only_if_absent else "overwrite"
         return self._ask(uri, lambda client, key: _bare(obstore.put(client, key, data, mode=mode)["e_tag"]))
+
+    def put_once(self, uri: str, data: bytes) -> None:
+        """Write a small object that must not be there yet, and see it stored.
+
+        An answer that is lost or that refuses (409, 412) is no end: what is stored is compared with `data`, so writing
+        the same bytes twice is fine, by whomever.
+
+        Raises:
+            AlreadyExists: another object is in its place; it was read twice.
+            StorageUnavailable: it is not stored after PUT_ONCE_ATTEMPTS requests.
+        """
+        trouble: TrainerError = StorageUnavailable(f"{uri}: was accepted {PUT_ONCE_ATTEMPTS} times, and is not stored")
+        differs = 0
+        for attempt in range(PUT_ONCE_ATTEMPTS):
+            time.sleep(0.2 * 2**attempt if attempt else 0)
+            try:
+                self.put(uri, data, only_if_absent=True)
+            except (AlreadyExists, StorageUnavailable) as error:
+                trouble = error
+            try:
+                if (self.reconnected() if differs else self).get(uri) == data:
+                    return
+            except ObjectMissing:
+                continue
+            differs += 1
+            if differs == 2:
+                raise AlreadyExists(f"{uri}: another object is in this place")
+        if isinstance(trouble, AlreadyExists):
+            raise StorageUnavailable(f"{uri}: cannot be written for an object that cannot be read") from trouble
+        raise trouble
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object within its store, whose bytes this machine does not see; replaces one in its place.
+
+        Raises:
+            ObjectMissing: there is no `source`.
+        """
+        self._ask(source, lambda client, key: obstore.copy(client, key, _parse(target).key))
+
+    def reconnected(self) -> Self:
+        """The same store through connections of its own: what one connection spoils, another may give whole."""
+        return type(self)(self._storage, self._patience)
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """All objects below a folder, sorted by URI; none if the folder does not exist."""
