@@ -1,7 +1,10 @@
-"""How the operator does at scale on a real control plane, and a bare Indexed Job in its place as the floor.
+"""How the operator does at scale on a real control plane, beside JobSet and a bare Indexed Job, which is the floor.
 
     python benchmarks/operator_scale.py burst life --runs 200 --pods 8 --nodes 250 --profile raised
-    python benchmarks/operator_scale.py burst --peer job --runs 200 --pods 8 --nodes 250
+    python benchmarks/operator_scale.py burst --peer videotrain,jobset,job --rounds 3 --runs 200 --pods 8 --nodes 250
+
+Several peers are measured in turns, in the opposite order every other round, since the seconds of one machine move more
+from hour to hour than from peer to peer; each line has the ratios to the others of its round.
 
 Each scenario starts a control plane of its own (etcd, API server, controller manager, scheduler, KWOK) in a network
 namespace of its own, measures, and prints one JSON line; the lines are also appended to
@@ -28,10 +31,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from scale import faults, load, network, outages
 from scale.bench import Bench, Options, open_bench
+from scale.jobset import JOBSET
+from scale.numbers import rounded
 from scale.progress import Progress
+from scale.subjects import SUBJECTS, JobSets
 
 from videotrain.controlplane import versions
 from videotrain.controlplane.build import binary
+from videotrain.controlplane.controllers import installation
 from videotrain.controlplane.errors import ControlPlaneError
 from videotrain.controlplane.settings import PROFILES
 
@@ -75,7 +82,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--pods", type=int, default=8, help="of each run, on as many nodes (default 8)")
     parser.add_argument("--nodes", type=int, default=40, help="KWOK nodes of 8 GPUs (default 40)")
     parser.add_argument("--profile", choices=list(PROFILES), default="raised", help="request limits of the controllers")
-    parser.add_argument("--peer", choices=["videotrain", "job"], default="videotrain", help="what is measured")
+    parser.add_argument(
+        "--peer", type=_peers, default=["videotrain"], metavar="PEER[,PEER...]",
+        help=f"what is measured, in turns if several: {', '.join(SUBJECTS)} (default videotrain)",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=1, help="of each scenario and peer (default 1)")
     parser.add_argument("--agents", choices=["simulated", "none"], default="simulated", help="whether agents answer")
     parser.add_argument("--start-seconds", type=float, default=0.5, help="from roster to first step of the agents")
     parser.add_argument("--step-seconds", type=float, help="of each further step, 0: none (default 30, restart 0)")
@@ -90,37 +101,72 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
+def _peers(text: str) -> list[str]:
+    peers = text.split(",")
+    if unknown := [peer for peer in peers if peer not in SUBJECTS]:
+        raise argparse.ArgumentTypeError(f"unknown peer {', '.join(unknown)}; there are {', '.join(SUBJECTS)}")
+    return peers
+
+
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     for name in options.scenarios:
         scenario = SCENARIOS[name]
-        if scenario.operator_only and options.peer == "job":
-            parser.error(f"{name} is about the operator, and a Job has none; leave it out with --peer job")
-        if scenario.agents and options.peer != "job" and options.agents == "none":
+        if scenario.operator_only and options.peer != ["videotrain"]:
+            parser.error(f"{name} is about our operator's process; measure it without --peer")
+        if scenario.agents and "videotrain" in options.peer and options.agents == "none":
             parser.error(f"{name}: a run ends when its agents say so; use --agents simulated")
-    if options.peer == "videotrain" and options.pods > options.nodes:
+    if "videotrain" in options.peer and options.pods > options.nodes:
         parser.error(f"--pods {options.pods} --nodes {options.nodes}: each pod of a run needs a node of its own")
     runs = options.runs + (options.kills + 4 if "failover" in options.scenarios else 1)
     if runs * options.pods > options.nodes * 8:
         parser.error(f"{runs} x {options.pods} pods of one GPU do not fit on {options.nodes} nodes of 8 GPUs")
 
 
-def chosen(options: argparse.Namespace, scenario: Scenario) -> Options:
-    """The options of one scenario."""
-    values = {item.name: getattr(options, item.name) for item in fields(Options)}
+def chosen(options: argparse.Namespace, scenario: Scenario, peer: str) -> Options:
+    """The options of one scenario and peer."""
+    values = {item.name: getattr(options, item.name) for item in fields(Options)} | {"peer": peer}
     step = scenario.step_seconds if options.step_seconds is None else options.step_seconds
     return Options(**values | {"agents": options.agents == "simulated", "step_seconds": step})
 
 
 async def measure(options: argparse.Namespace) -> int:
     failed = 0
-    with Progress(len(options.scenarios)) as progress:
+    with Progress(len(options.scenarios) * len(options.peer) * options.rounds) as progress:
         for name in options.scenarios:
-            progress.begin(name)
-            line = await one(name, chosen(options, SCENARIOS[name]), progress)
-            failed += "error" in line
-            write(line, options.out)
-            progress.end()
+            for number in range(options.rounds):
+                lines = []
+                for peer in options.peer if number % 2 == 0 else reversed(options.peer):
+                    progress.begin(f"{name} ({peer})")
+                    lines.append(await one(name, chosen(options, SCENARIOS[name], peer), progress))
+                    failed += "error" in lines[-1]
+                    progress.end()
+                for line in lines:
+                    write(line | beside(line, lines), options.out)
     return 1 if failed else 0
+
+
+def beside(line: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """The line's figures as ratios to those of the other peers of its round; nothing if there are none."""
+    ratios = {}
+    for other in lines:
+        if other is line or "error" in other or "error" in line:
+            continue
+        own, theirs = figures(line["result"]), figures(other["result"])
+        ratios[other["peer"]] = {key: rounded(own[key] / theirs[key]) for key in own if theirs.get(key)}
+    return {"beside": ratios} if ratios else {}
+
+
+def figures(result: dict[str, Any]) -> dict[str, float]:
+    """What is compared between peers: seconds until training can begin, CPU per run until then, recoveries."""
+    cpu = result.get("cpuUntilBegin") or {}
+    found = {
+        "trainingCanBeginSeconds": result.get("trainingCanBeginSeconds"),
+        "allPodsExistSeconds": result.get("allPodsExistSeconds"),
+        "clusterCpuUntilBegin": cpu.get("cluster"),
+        "operatorCpuUntilBegin": cpu.get("operator"),
+        "replacedSeconds": (result.get("replacedSeconds") or {}).get("p50"),
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 async def one(name: str, options: Options, progress: Progress) -> dict[str, Any]:
@@ -172,6 +218,8 @@ def main() -> int:
     options = parse(sys.argv[1:])
     if not network.inside():
         binary()  # it may have to be built, which needs the machine's network
+        if JobSets.name in options.peer:
+            installation(JOBSET)
         network.enter(sys.argv)
     return asyncio.run(measure(options))
 

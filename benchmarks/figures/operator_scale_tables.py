@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+USUAL_PODS: Final = 8
+"""Pods of a run in bursts of many runs."""
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "benchmarks" / "results"
 Line = Mapping[str, Any]
 NONE: Final = "_Not measured yet: `benchmarks/results` holds no result of `operator_scale.py`._\n"
-NAMES: Final = {"videotrain": "videotrain", "job": "bare Indexed Job"}
+NAMES: Final = {"videotrain": "videotrain", "jobset": "JobSet v0.12.0", "job": "bare Indexed Job"}
 
 
 def newest(folder: Path = RESULTS) -> list[Line]:
@@ -35,26 +37,33 @@ def _key(line: Line) -> tuple[Any, ...]:
 
 
 def load(lines: Iterable[Line]) -> str:
-    """What many runs at once cost: the operator and the cluster."""
+    """What many runs at once cost until training can begin: the operator and the cluster."""
     rows = []
     for line in _of(lines, "burst"):
         result = line["result"]
-        cpu, memory = result["cpuUntilRunning"], result.get("operatorMemory") or {}
-        requests = result.get("operatorRequestsPerRun")
+        cpu, memory = result["cpuUntilBegin"], result.get("operatorMemory") or {}
+        beside = line.get("beside") or {}
         rows.append(
             [
                 *_size(line),
                 _text(result["allPodsExistSeconds"]),
-                _text(result.get("allRosterOutSeconds")),
+                _text(result["trainingCanBeginSeconds"]),
                 _text(cpu.get("operator")),
                 _text(cpu["cluster"]),
-                _text(sum(requests.values()) if requests else None),
+                *(_ratios(beside.get(peer)) for peer in ("jobset", "job")),
                 _text(memory.get("peakRssMiB")),
             ]
         )
-    head = ["what", "runs x pods", "nodes", "profile", "all pods exist, s", "all rosters out, s"]
-    head += ["operator CPU s/run", "cluster CPU s/run", "operator requests/run", "peak RSS MiB"]
-    return _table(head, rows)
+    head = ["what", "runs x pods", "nodes", "profile", "all pods exist, s", "training can begin, s"]
+    head += ["operator CPU s/run", "cluster CPU s/run", "beside JobSet: time / CPU", "beside a bare Job: time / CPU"]
+    return _table([*head, "peak RSS MiB"], rows)
+
+
+def _ratios(beside: Mapping[str, float] | None) -> str:
+    """Time until training can begin and the cluster's CPU, as ratios to a peer of the same round."""
+    if not beside:
+        return ""
+    return f"{_text(beside['trainingCanBeginSeconds'])} / {_text(beside['clusterCpuUntilBegin'])}"
 
 
 def lives(lines: Iterable[Line]) -> str:
@@ -118,8 +127,8 @@ def _recovery(result: Line) -> str:
 
 
 def memory(lines: Iterable[Line]) -> str:
-    """Peak RSS as a line through the smallest and the largest burst of the operator."""
-    bursts = [line for line in _of(lines, "burst") if line["peer"] == "videotrain"]
+    """Peak RSS as a line through the smallest and the largest burst of the operator with runs of the usual size."""
+    bursts = [line for line in _of(lines, "burst") if line["peer"] == "videotrain" and line["pods"] == USUAL_PODS]
     text = ""
     for profile in sorted({line["profile"] for line in bursts}):
         own = [(line["runs"] * line["pods"], line) for line in bursts if line["profile"] == profile]

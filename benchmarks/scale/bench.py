@@ -16,12 +16,14 @@ from typing import Any
 
 from scale import audit, usage
 from scale.agent_process import AgentProcess
+from scale.jobset import JOBSET, JobSetController
 from scale.plane import OPERATOR_NAMESPACE, MeasuredPlane, make_plane, operator_user, prepare
 from scale.progress import Progress
 from scale.replicas import Replica
-from scale.subjects import SUBJECTS, Subject
+from scale.subjects import SUBJECTS, JobSets, Subject
 from scale.tracker import RunSeen, Tracker
 from scale.usage import Window
+from videotrain.controlplane.controllers import installation
 from videotrain.controlplane.kwok import node_names
 from videotrain_operator.kube.client import KubeClient, connect
 
@@ -61,12 +63,18 @@ class Bench:
         tracker: Tracker,
         agents: AgentProcess | None,
         replicas: list[Replica],
+        peer: JobSetController | None,
         progress: Progress,
     ) -> None:
         self.options, self.plane, self.client = options, plane, client
         self.subject, self.tracker, self.agents = subject, tracker, agents
-        self.replicas, self.progress = replicas, progress
+        self.replicas, self.peer, self.progress = replicas, peer, progress
         self._made = 0
+
+    @property
+    def begins(self) -> str:
+        """The mark from which training can go on: ours when every pod has its roster, others' when all pods run."""
+        return "roster_at" if self.subject.has_operator else "running_at"
 
     def names(self, count: int) -> list[str]:
         """Names of new runs."""
@@ -81,6 +89,8 @@ class Bench:
         parts = {item.name: usage.cpu_seconds(item.pid) for item in self.plane.components if item.pid is not None}
         if self.replicas:
             parts["operator"] = sum(replica.cpu_seconds() for replica in self.replicas)
+        if self.peer is not None:
+            parts["operator"] = self.peer.cpu_seconds()
         parts["driver"] = usage.cpu_seconds(os.getpid())
         if self.agents is not None:
             parts["driver"] += usage.cpu_seconds(self.agents.pid)
@@ -144,7 +154,7 @@ class Bench:
         await self._rest()
         [name] = self.names(1)
         await self.submit([name])
-        await self.reach("roster_at" if self.subject.has_operator else "running_at", "warmed up")
+        await self.reach(self.begins, "warmed up")
         await self.settle()
         await self.clear([name])
         self.tracker.forget()
@@ -169,8 +179,9 @@ class Bench:
         return found
 
     def memory(self) -> dict[str, Any]:
-        """Resident set of each operator process, now and at its peak."""
-        found = [replica.memory() for replica in self.replicas if replica.running]
+        """Resident set of each operator process (or of the peer's controller), now and at its peak."""
+        processes: list[Replica | JobSetController] = [*self.replicas, *([self.peer] if self.peer is not None else [])]
+        found = [process.memory() for process in processes if process.running]
         return {"operatorMemory": found[0] if len(found) == 1 else found} if found else {}
 
     async def leader(self) -> Replica:
@@ -214,10 +225,13 @@ async def open_bench(
         following = asyncio.create_task(tracker.follow(client))
         stack.push_async_callback(_cancel, following)
         operators = await _start_operators(stack, plane, folder, replicas) if subject.has_operator else []
-        bench = Bench(options, plane, client, subject, tracker, crowd, operators, progress)
+        peer = await _start_jobset(stack, plane, folder) if options.peer == JobSets.name else None
+        bench = Bench(options, plane, client, subject, tracker, crowd, operators, peer, progress)
         await bench.warm_up()
         yield bench
         plane.check()
+        if peer is not None:
+            peer.check()
         if options.keep:
             print(json.dumps({"kept": str(folder)}))
 
@@ -235,6 +249,13 @@ async def _start_operators(stack: AsyncExitStack, plane: MeasuredPlane, folder: 
     for replica in replicas:
         await replica.ready()
     return replicas
+
+
+async def _start_jobset(stack: AsyncExitStack, plane: MeasuredPlane, folder: Path) -> JobSetController:
+    controller = JobSetController(plane, installation(JOBSET), folder / "jobset")
+    stack.callback(controller.stop)
+    await asyncio.to_thread(controller.start)
+    return controller
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

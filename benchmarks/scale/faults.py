@@ -145,7 +145,7 @@ async def _trial(
 ) -> Result:
     [name] = bench.names(1)
     [run] = await bench.submit([name], elastic=True)
-    await bench.reach("roster_at" if bench.subject.has_operator else "running_at", "one run")
+    await bench.reach(bench.begins, "one run")
     await bench.settle()
     await asyncio.sleep(2.0)  # the last writes of its start have passed
     hit = victims(run)

@@ -17,26 +17,29 @@ Result = dict[str, Any]
 async def burst(bench: Bench) -> Result:
     """All runs are sent at once; clocks begin with the first one sent, per run with its own.
 
-    Pods exist, run and carry their first roster when the driver's watch says so. CPU is that of every component but
-    driver and agents, from the first run sent until all pods run, and until all carry a roster.
+    Pods exist, run and have their first roster when the driver's watch and the agents say so. Training can begin when
+    all rosters are told; without an operator of ours, when all pods run. CPU is that of every component but driver and
+    agents, from the first run sent until all pods run, and until training can begin.
     """
     count = bench.options.runs
     before = await bench.requests()
-    until_running, until_roster = bench.window(), bench.window()
+    until_running, until_begin = bench.window(), bench.window()
     await bench.submit(bench.names(count))
     exist = await bench.reach("exist_at", "pods exist")
     await bench.reach("running_at", "pods run")
     until_running.close()
-    if bench.subject.has_operator:
-        await bench.reach("roster_at", "rosters are out")
-        until_roster.close()
+    await bench.reach(bench.begins, "can begin to train")
+    until_begin.close()
     result = _burst_times(bench, until_running, exist)
+    begin, run = bench.tracker.last(bench.begins), bench.tracker.last("running_at")
+    result["trainingCanBeginSeconds"] = rounded(until_begin.since(begin))
+    result["beginAfterLastPodRunsSeconds"] = rounded(begin - run) if begin and run else None
     result["cpuUntilRunning"] = cpu_per_run(until_running, count)
+    result["cpuUntilBegin"] = cpu_per_run(until_begin, count)
     if bench.subject.has_operator:
-        result["cpuUntilRoster"] = cpu_per_run(until_roster, count)
         result["operatorRequestsPerRun"] = per_run(await bench.requests() - before, count)
-    writes = await bench.writes(until_running)
-    result["writesPerRunUntilRunning"] = writes_per_run(writes[0], count)
+    writes = await bench.writes(until_begin)
+    result["writesPerRunUntilBegin"] = writes_per_run(writes[0], count)
     return result | bench.memory()
 
 
@@ -60,7 +63,7 @@ async def idle(bench: Bench) -> Result:
         bench.progress.show("one run at a time", number, trials)
         [name] = bench.names(1)
         await bench.submit([name])
-        await bench.reach("roster_at" if bench.subject.has_operator else "running_at", "one run at a time")
+        await bench.reach(bench.begins, "one run at a time")
         for mark, times in found.items():
             times += list(bench.tracker.times(mark))
         await bench.settle()

@@ -1,4 +1,4 @@
-"""What is measured: runs of our operator, or bare Indexed Jobs as the floor."""
+"""What is measured: runs of our operator, JobSets, or bare Indexed Jobs as the floor."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from videotrain_api.vocabulary import API_VERSION, KIND, LABEL_RUN
 from videotrain_operator.kube.client import MERGE, KubeClient
 
 NAMESPACE: Final = "scale"
+LARGEST_ELASTIC: Final = 64
 JOB_LABEL: Final = "batch.kubernetes.io/job-name"
 _JOBS: Final = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
+_JOBSETS: Final = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{NAMESPACE}/jobsets"
 Json = dict[str, Any]
 
 
@@ -27,6 +29,7 @@ class Subject(Protocol):
     label: str
     """On each pod: the name of its run."""
     has_operator: bool
+    """Ours, which tells agents their roster; another controller tells nobody anything."""
 
     async def create(self, client: KubeClient, name: str, pods: int, *, elastic: bool) -> None:
         """Create a run."""
@@ -48,8 +51,9 @@ class Subject(Protocol):
 
 
 def run_manifest(name: str, pods: int, *, elastic: bool) -> Json:
-    """A run of so many nodes; two fewer will do if it is elastic."""
-    least = max(1, pods - 2) if elastic else pods
+    """A run of so many nodes; two fewer will do if it is elastic and small: a step of every world's multiple of samples
+    is too large for a thousand nodes, so a large world waits for its replacement."""
+    least = max(1, pods - 2) if elastic and pods <= LARGEST_ELASTIC else pods
     train = {
         "steps": 100_000,
         "buckets": [{"resolution": "256px", "frames": 129, "batchSize": 1}],
@@ -148,21 +152,68 @@ class Jobs:
         return len(pods["items"]) + len((await client.raw("GET", _JOBS, query={"limit": "1"}))["items"])
 
 
+class JobSets:
+    """JobSets of one replicated Job, with the headless Service and stable host names of its defaults."""
+
+    name = "jobset"
+    label = "jobset.sigs.k8s.io/jobset-name"
+    has_operator = False
+
+    async def create(self, client: KubeClient, name: str, pods: int, *, elastic: bool) -> None:  # noqa: ARG002 - a Job cannot be
+        await client.raw("POST", _JOBSETS, jobset_manifest(name, pods), {"fieldManager": MANAGER})
+
+    async def finish(self, client: KubeClient, agents: AgentProcess | None, runs: Iterable[RunSeen]) -> None:
+        await Jobs().finish(client, agents, runs)
+
+    async def finished(self, client: KubeClient) -> int:
+        sets = (await client.raw("GET", _JOBSETS))["items"]
+        return sum((item.get("status") or {}).get("terminalState") == "Completed" for item in sets)
+
+    async def delete(self, client: KubeClient, name: str) -> None:
+        await client.raw("DELETE", f"{_JOBSETS}/{name}", {"propagationPolicy": "Background"})
+
+    async def settled(self, client: KubeClient) -> int:
+        sets = (await client.raw("GET", _JOBSETS))["items"]
+        told = ((item.get("status") or {}).get("replicatedJobsStatus") or [{}] for item in sets)
+        return sum(status[0].get("ready") == 1 for status in told)
+
+    async def leftovers(self, client: KubeClient) -> int:
+        pods = await client.list_page("Pod", NAMESPACE, labelSelector=self.label, limit="1")
+        pages = [await client.raw("GET", path, query={"limit": "1"}) for path in (_JOBSETS, _JOBS)]
+        return sum(len(page["items"]) for page in (pods, *pages))
+
+
 def job_manifest(name: str, pods: int) -> Json:
     """An Indexed Job of so many pods at once."""
-    resources = {"nvidia.com/gpu": "1", "cpu": "4"}
-    worker = {"name": "worker", "image": "worker", "resources": {"limits": resources, "requests": resources}}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {
-            "completions": pods,
-            "parallelism": pods,
-            "completionMode": "Indexed",
-            "backoffLimit": 1000,
-            "template": {"spec": {"restartPolicy": "Never", "containers": [worker]}},
-        },
+        "spec": job_spec(pods),
+    }
+
+
+def job_spec(pods: int) -> Json:
+    """Of a Job of so many pods at once, a GPU each."""
+    resources = {"nvidia.com/gpu": "1", "cpu": "4"}
+    worker = {"name": "worker", "image": "worker", "resources": {"limits": resources, "requests": resources}}
+    return {
+        "completions": pods,
+        "parallelism": pods,
+        "completionMode": "Indexed",
+        "backoffLimit": 1000,
+        "template": {"spec": {"restartPolicy": "Never", "containers": [worker]}},
+    }
+
+
+def jobset_manifest(name: str, pods: int) -> Json:
+    """A JobSet of one such Job; one failed pod restarts it, since a training world cannot go on without."""
+    job = {"name": "worker", "replicas": 1, "template": {"spec": job_spec(pods) | {"backoffLimit": 0}}}
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"failurePolicy": {"maxRestarts": 1000}, "replicatedJobs": [job]},
     }
 
 
@@ -183,4 +234,8 @@ def utc_text() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-SUBJECTS: Final[dict[str, type[Runs] | type[Jobs]]] = {"videotrain": Runs, "job": Jobs}
+SUBJECTS: Final[dict[str, type[Runs] | type[JobSets] | type[Jobs]]] = {
+    "videotrain": Runs,
+    "jobset": JobSets,
+    "job": Jobs,
+}

@@ -9,38 +9,30 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import shutil
-import stat
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from http import HTTPStatus
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from support.plane_objects import create_namespace
 
-from videotrain.controlplane.build import find_go, run_go
-from videotrain.controlplane.cache import cache_folder
+from videotrain.controlplane import controllers
 from videotrain.controlplane.component import Component
+from videotrain.controlplane.controllers import Controller, Installation
 from videotrain.controlplane.errors import BuildError
 from videotrain.controlplane.plane import ControlPlane
-from videotrain.locks import awaited
 from videotrain.processes.addresses import free_ports
 
 Json = dict[str, Any]
-SOURCES = Path(__file__).with_name("kueue_module")
-PACKAGE = "sigs.k8s.io/kueue"
+MODULE = "sigs.k8s.io/kueue"
+KUEUE = Controller("kueue", Path(__file__).with_name("kueue_module"), MODULE, f"{MODULE}/cmd/kueue")
 NAMESPACE = "kueue-system"
 SERVICE, SECRET = "kueue-webhook-service", "kueue-webhook-server-cert"
 HOST = "127.0.0.1"
@@ -52,54 +44,16 @@ class NotToBeHad(Exception):
     """Kueue's modules cannot be fetched on this machine."""
 
 
-@dataclass(frozen=True)
-class Installation:
-    """What the module gives: the program, and the manifests beside it."""
-
-    program: Path
-    components: Path
-    """The folder config/components of the module."""
-
-    def documents(self, *parts: str) -> Iterator[Json]:
-        """Objects of one of its files."""
-        text = self.components.joinpath(*parts).read_text()
-        return (document for document in yaml.safe_load_all(text) if document)
-
-
 def installation() -> Installation:
     """Kueue in the user's cache, built there if it is missing.
 
     Raises:
         NotToBeHad: there is no Go, or its modules cannot be fetched.
-        BuildError: it does not compile.
     """
-    files = {name: (SOURCES / name).read_bytes() for name in ("go.mod", "go.sum")}
-    folder = cache_folder("kueue", sha256(b"\0".join(files.values())).hexdigest()[:16])
-    found = Installation(folder / "kueue", folder / "components")
-    with awaited(folder):
-        if not found.program.is_file():
-            _build(found, files)
-    return found
-
-
-def _build(wanted: Installation, files: dict[str, bytes]) -> None:
-    with tempfile.TemporaryDirectory(prefix="build-", dir=wanted.program.parent) as folder:
-        for name, content in files.items():
-            Path(folder, name).write_bytes(content)
-        try:
-            go = find_go()
-            run_go(go, ["mod", "download"], folder)
-        except BuildError as error:
-            raise NotToBeHad(f"Kueue cannot be built here: {error}") from error
-        module = Path(run_go(go, ["list", "-m", "-f", "{{.Dir}}", PACKAGE], folder).strip())
-        output = Path(folder, "kueue")
-        flags = ["-mod=readonly", "-trimpath", "-ldflags=-s -w", f"-p={os.cpu_count() or 1}"]
-        run_go(go, ["build", *flags, "-o", str(output), f"{PACKAGE}/cmd/kueue"], folder)
-        shutil.rmtree(wanted.components, ignore_errors=True)
-        shutil.copytree(module / "config" / "components", wanted.components)
-        for path in [wanted.components, *wanted.components.rglob("*")]:
-            path.chmod(path.stat().st_mode | stat.S_IWUSR)  # a module cache is read-only
-        output.replace(wanted.program)  # last: with it, everything is there
+    try:
+        return controllers.installation(KUEUE)
+    except BuildError as error:
+        raise NotToBeHad(f"Kueue cannot be built here: {error}") from error
 
 
 class Kueue:

@@ -45,8 +45,8 @@ class GracefulPlane(AuditedControlPlane):
 
     def _arguments(self, name: str, layout: Layout) -> list[str]:
         if name == KWOK:
-            (runs, *_) = (self.directory / "stages.yaml").read_text().split("\n---\n")
-            (self.directory / "stages.yaml").write_text(f"{runs}\n---\n{STAGES.read_text()}")
+            (options, runs, *_) = (self.directory / "stages.yaml").read_text().split("\n---\n")
+            (self.directory / "stages.yaml").write_text("\n---\n".join((options, runs, STAGES.read_text())))
         return super()._arguments(name, layout)
 
 

@@ -63,11 +63,11 @@ LINE = {
     "peer": "videotrain",
     "result": {
         "allPodsExistSeconds": 1.5,
-        "allRosterOutSeconds": 2.5,
-        "cpuUntilRunning": {"cluster": 0.3, "operator": 0.05},
-        "operatorRequestsPerRun": {"post Pod": 8.0, "patch Pod": 8.0},
+        "trainingCanBeginSeconds": 2.5,
+        "cpuUntilBegin": {"cluster": 0.3, "operator": 0.05},
         "operatorMemory": {"rssMiB": 90.0, "peakRssMiB": 100.0},
     },
+    "beside": {"jobset": {"trainingCanBeginSeconds": 0.7, "clusterCpuUntilBegin": 0.9}},
     "machine": {"cores": 2, "cpu": "X", "memoryGiB": 24},
     "versions": {"kubernetes": "1.37.1", "python": "3.11.7", "videotrain-operator": "0.1.0"},
 }
@@ -92,7 +92,7 @@ def test_the_newest_sound_result_counts(tmp_path) -> None:
     write(tmp_path, newer, LINE, failed)
     lines = tables.newest(tmp_path)
     assert tables.load(lines).splitlines()[-1] == (
-        "| videotrain | 20 x 8 | 40 | raised | 1.25 | 2.5 | 0.05 | 0.3 | 16 | 100 |"
+        "| videotrain | 20 x 8 | 40 | raised | 1.25 | 2.5 | 0.05 | 0.3 | 0.7 / 0.9 |  | 100 |"
     )
     assert tables.faults(lines) == tables.NONE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Final
 
 from videotrain.controlplane.api import MERGE, Api
 from videotrain.controlplane.commands import KWOK, USERS
+from videotrain.controlplane.settings import Kwok
 from videotrain_api.schema import Json
 
 ANNOTATION: Final = {"kwok.x-k8s.io/node": "fake"}
@@ -20,9 +22,14 @@ _STAGES: Final = Path(__file__).with_name("stages.yaml")
 _RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
 
 
-def prepare(api: Api, directory: Path) -> None:
+def prepare(api: Api, directory: Path, settings: Kwok) -> None:
     """Write KWOK's configuration and give its user the rights that it needs."""
-    (directory / "stages.yaml").write_text(_STAGES.read_text())
+    # KWOK fills in no defaults of a configuration file: those beside ours are its own.
+    stock = {"nodePlayStageParallelism": 4, "nodeLeaseParallelism": 4, "podsOnNodeSyncParallelism": 1}
+    options = stock | {"podPlayStageParallelism": settings.pods_at_a_time}
+    head = {"apiVersion": "config.kwok.x-k8s.io/v1alpha1", "kind": "KwokConfiguration", "options": options}
+    # JSON is YAML; the file is several documents.
+    (directory / "stages.yaml").write_text(f"{json.dumps(head)}\n---\n{_STAGES.read_text()}")
     role, binding = _permissions()
     api.apply(f"{_RBAC}/clusterroles/videotrain-kwok", role)
     api.apply(f"{_RBAC}/clusterrolebindings/videotrain-kwok", binding)

@@ -244,8 +244,8 @@ class ControlPlane:
 
     def _start_one(self, component: Component) -> None:
         layout = self._known()
-        if component.name == KWOK:
-            prepare_kwok(admin_api(layout), layout.directory)
+        if component.name == KWOK and self.settings.kwok is not None:
+            prepare_kwok(admin_api(layout), layout.directory, self.settings.kwok)
         component.start([str(binary()), component.name, *self._arguments(component.name, layout)], _ENVIRONMENT)
         self._until(readiness(component.name, layout), component, "become ready")
         if component.name == CONTROLLER_MANAGER:

@@ -51,6 +51,9 @@ class Kwok:
     lease_seconds: int = 40
     """Lifetime of the leases by which the fake nodes tell that they live, renewed four times in it. 0 = none: for
     measurements without heartbeats, together with a grace period that outlasts them."""
+    pods_at_a_time: int = 32
+    """How many pods it starts or ends at the same time. Real nodes have a kubelet each; with KWOK's own 4, a burst
+    would measure KWOK."""
 
 
 @dataclass(frozen=True)
