@@ -28,6 +28,7 @@ from videotrain_api.frozen_config import config_data
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster, RosterMember
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.signing import KEY_BYTES
 from videotrain_api.vocabulary import FROZEN_SPEC_KEY
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.plan import plan
@@ -117,6 +118,7 @@ class Bench:
         observed = Observed(
             pods=tuple(worker(i, None) for i in range(pods)),
             service_uid="uid-service",
+            signing_key=bytes(KEY_BYTES),
             frozen_spec=json.loads(data[FROZEN_SPEC_KEY]),
         )
         first = plan(run, replace(observed, pods=()), at(-10))

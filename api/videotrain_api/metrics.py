@@ -193,6 +193,12 @@ LEADER: Final = _operator("leader", "gauge", "1 while this replica holds the Lea
 NODES_UNTRUSTED: Final = _operator(
     "nodes_untrusted", "gauge", "1 while lost nodes are not believed, because too many are lost at once."
 )
+AGENT_ANSWERS_REFUSED: Final = _operator(
+    "agent_answers_refused_total",
+    "counter",
+    "Answers of agents that count as silence: not signed with the run's key, or not readable.",
+    labels=("reason",),
+)
 WEBHOOK_REVIEWS: Final = _operator(
     "webhook_reviews_total", "counter", "Admission reviews that this replica answered.", labels=("outcome",)
 )

@@ -48,9 +48,12 @@ FROZEN_SPEC_KEY: Final = "_spec.json"
 LEDGER_KEY: Final = "ledger.json"
 """Key of the ledger in the config map that holds it."""
 
+SIGNING_KEY: Final = "key"
+"""Key of the signing key in the Secret of a run, and of the master key in the operator's."""
+
 CONTAINER_WORKER: Final = "worker"
 """The container of a worker pod that runs the agent; podTemplate may add others beside it."""
-VOLUMES_FIXED: Final = ("roster", "config", "run")
+VOLUMES_FIXED: Final = ("roster", "config", "key", "run")
 """Volumes by which operator, agent and workers speak; podTemplate may not touch them."""
 VOLUMES: Final = (*VOLUMES_FIXED, "cache", "tmp", "shm")
 """All volumes that the operator makes; podTemplate may give the last three another source."""
@@ -58,6 +61,8 @@ VOLUMES: Final = (*VOLUMES_FIXED, "cache", "tmp", "shm")
 # Files of a worker pod, relative to the pod's root (ENV_POD_ROOT, `/` in a container).
 ENV_POD_ROOT: Final = "VIDEOTRAIN_POD_ROOT"
 FILE_ROSTER: Final = "etc/videotrain/pod/roster"
+DIR_KEY: Final = "etc/videotrain/key"
+"""Holds SIGNING_KEY, 32 bytes; a mounted immutable Secret."""
 DIR_CONFIG: Final = "etc/videotrain/config"
 """Holds `<stage>.json`, a StageConfig each; a mounted immutable ConfigMap."""
 DIR_RUN: Final = "run/videotrain"

@@ -111,7 +111,7 @@ def test_the_boards_are_handed_to_grafana_s_sidecar(chart: Chart) -> None:
 
 
 def test_what_is_left_with_everything_off(chart: Chart) -> None:
-    assert {kind for kind, _, _ in names(chart.render(NOTHING))} == {"Deployment", "Lease", "Service"}
+    assert {kind for kind, _, _ in names(chart.render(NOTHING))} == {"Deployment", "Lease", "Secret", "Service"}
 
 
 def test_flags_are_those_of_the_operator(chart: Chart) -> None:
@@ -135,7 +135,8 @@ def test_flags_are_those_of_the_operator(chart: Chart) -> None:
         http_port=8080,
         webhook_port=9443,
         webhook_service=one(objects, "Service", f"{RELEASE}-webhook")["metadata"]["name"],
-        webhook_secret=one(objects, "Secret")["metadata"]["name"],
+        webhook_secret=one(objects, "Secret", f"{RELEASE}-webhook")["metadata"]["name"],
+        key_secret=one(objects, "Secret", f"{RELEASE}-key")["metadata"]["name"],
         webhook_configuration=one(objects, "ValidatingWebhookConfiguration")["metadata"]["name"],
         concurrent_passes=9,
         resync_seconds=60,
@@ -147,7 +148,7 @@ def test_flags_are_those_of_the_operator(chart: Chart) -> None:
 
 def test_default_flags_are_the_operator_s_defaults(chart: Chart) -> None:
     settings = Settings.load(container(chart.render({"webhook": {"enabled": False}}))["args"], {})
-    assert settings == Settings(lease_name=RELEASE)
+    assert settings == Settings(lease_name=RELEASE, key_secret=f"{RELEASE}-key")
 
 
 def test_pods_may_do_nothing_on_their_nodes(chart: Chart) -> None:
@@ -209,7 +210,9 @@ def test_what_the_operator_writes_is_not_in_the_chart(chart: Chart) -> None:
     objects = chart.render()
     (hook,) = one(objects, "ValidatingWebhookConfiguration")["webhooks"]
     assert "caBundle" not in hook["clientConfig"]
-    assert not {"data", "stringData"} & one(objects, "Secret").keys()
+    secrets = of_kind(objects, "Secret")
+    assert len(secrets) == 2
+    assert not any({"data", "stringData"} & secret.keys() for secret in secrets)
     assert "spec" not in one(objects, "Lease")
 
 

@@ -39,7 +39,13 @@ def test_the_release_s_namespace_may_be_one_of_the_runs(chart: Chart) -> None:
 def test_without_the_webhook_there_are_no_rights_for_it(chart: Chart) -> None:
     objects = chart.render({"webhook": {"enabled": False}})
     granted = set.union(*(rules_of(role) for role in of_kind(objects, "Role") + of_kind(objects, "ClusterRole")))
-    assert not {resource for _, resource, _, _ in granted} & {"secrets", "validatingwebhookconfigurations"}
+    assert "validatingwebhookconfigurations" not in {resource for _, resource, _, _ in granted}
+    own = f"{RELEASE}-key"
+    assert {rule for rule in granted if rule[1] == "secrets"} == {
+        ("", "secrets", "create", ""),
+        ("", "secrets", "get", own),
+        ("", "secrets", "update", own),
+    }
 
 
 @pytest.mark.parametrize("values", [EVERYTHING, EVERYTHING | NAMESPACED], ids=["cluster", "namespaced"])

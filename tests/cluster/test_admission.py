@@ -72,7 +72,15 @@ def configuration(name: str, namespace: str, port: int) -> Json:
 @asynccontextmanager
 async def serving(client: KubeClient, namespace: str, name: str) -> AsyncIterator[Webhook]:
     """One replica that answers."""
-    webhook = Webhook(client, port=0, service="hooks", namespace=namespace, secret=SECRET, configuration=name)
+    webhook = Webhook(
+        client,
+        port=0,
+        service="hooks",
+        namespace=namespace,
+        secret_namespace=namespace,
+        secret=SECRET,
+        configuration=name,
+    )
     task = asyncio.create_task(webhook.run())
     try:
         async with asyncio.timeout(60):

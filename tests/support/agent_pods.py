@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,7 +21,10 @@ from videotrain_api.records import AgentProgress, Roster, RosterMember
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.resource.stages import Bucket, LearningRatePiece, Optimizer, Stage, TrainTask
 from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, Storage
+from videotrain_api.signing import KEY_BYTES, Request
 
+KEY = b"k" * KEY_BYTES
+"""The signing key of the run."""
 INJECTED = Path(__file__).with_name("injected")
 """Folder for PYTHONPATH that puts a task of small steps in the place of `train`."""
 
@@ -56,6 +60,8 @@ class AgentPod:
         self.name, self.root, self.address = name, root, address
         (root / names.FILE_ROSTER).parent.mkdir(parents=True)
         (root / names.DIR_CONFIG).mkdir(parents=True)
+        (root / names.DIR_KEY).mkdir(parents=True)
+        (root / names.DIR_KEY / names.SIGNING_KEY).write_bytes(KEY)
         self.environment = os.environ | {
             names.ENV_POD_ROOT: str(root),
             names.ENV_POD_NAME: name,
@@ -84,7 +90,11 @@ class AgentPod:
         (self.root / f"behaviour-{local_rank}").write_text(behaviour)
 
     def get(self, page):
-        with urllib.request.urlopen(f"http://{self.address}:{names.PORT_AGENT}{page}", timeout=10) as answer:
+        signed = Request(recipient=self.address, method="GET", target=page)
+        nonce = secrets.token_hex(16)
+        headers = signed.sign(KEY, time_us=time.time_ns() // 1000, nonce=nonce)
+        url = f"http://{self.address}:{names.PORT_AGENT}{page}"
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
             return answer.read().decode()
 
     def progress(self):

@@ -21,10 +21,11 @@ Rules = set[tuple[str, str, str, str]]
 
 OWN = {
     "leases": RELEASE,
-    "secrets": f"{RELEASE}-webhook",
+    "secrets": f"{RELEASE}-key",
+    "webhook.enabled secrets": f"{RELEASE}-webhook",
     "validatingwebhookconfigurations": f"{RELEASE}.{NAMESPACE}",
 }
-"""The one object of each resource of which the release may touch only its own."""
+"""The one object of each resource of which the release may touch only its own; by value too, if a right needs one."""
 
 EVERYTHING: Json = {
     "rbac": {"ownerReferencesPermissionEnforcement": True},
@@ -144,6 +145,6 @@ def table(place: str, *, but: str | None = None) -> Rules:
         where, group, resource, verbs, only, needs, *_ = [cell.strip(" `") for cell in row.split("|")] + [""] * 6
         resource = resource.strip("`")
         if where == place and needs != but:
-            name = OWN[resource] if only else ""
+            name = OWN.get(f"{needs} {resource}", OWN.get(resource, "")) if only else ""
             found |= {("" if group == "core" else group, resource, verb, name) for verb in verbs.split(", ")}
     return found

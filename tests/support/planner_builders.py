@@ -8,11 +8,13 @@ from typing import Any
 
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster, SavedPoint, WorkerExit
 from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.signing import derive_signing_key
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.observed import Observed, PodView
-from videotrain_operator.simulation.cluster import START
+from videotrain_operator.simulation.cluster import MASTER_KEY, START
 
 RUN_UID = "11111111-2222-3333-4444-555555555555"
+SIGNING_KEY = derive_signing_key(MASTER_KEY, RUN_UID)
 
 _TRAIN = {
     "steps": 100,
@@ -143,4 +145,4 @@ def condition(plan: Plan, kind: str) -> Any:
 
 
 def seen(*pods: PodView, **more: Any) -> Observed:
-    return Observed(pods=tuple(pods), **({"service_uid": "uid-service"} | more))
+    return Observed(pods=tuple(pods), **({"service_uid": "uid-service", "signing_key": SIGNING_KEY} | more))

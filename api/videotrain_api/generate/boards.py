@@ -421,6 +421,14 @@ OPERATOR: Final = Board(
                     "stack",
                 ),
                 Panel(
+                    "Answers of agents that count as silence, per second",
+                    ((f"sum by (reason) (rate({m.AGENT_ANSWERS_REFUSED.name}{_STEP}))", "{{reason}}"),),
+                    "reqps",
+                    "stack",
+                    help="Not signed with the run's key, or not readable: somebody else answers, or the master key was "
+                    "replaced while pods ran.",
+                ),
+                Panel(
                     "Lost nodes are not believed",
                     ((f"max({m.NODES_UNTRUSTED.name})", ""),),
                     help="1 while so many nodes are lost at once that the operator does not act on it.",

@@ -85,6 +85,14 @@ RIGHTS: Final = (
         (*_READ, "create", "patch"),
         "Frozen stage configurations and the ledger. Informers select them by label; RBAC cannot.",
     ),
+    Right(
+        Place.RUNS,
+        "",
+        "secrets",
+        ("create",),
+        "The signing key of each run, which its pods mount. Created only: the operator reads no Secret there, its own "
+        "included.",
+    ),
     Right(Place.RUNS, "", "events", ("create",), "Tell people what was done and why."),
     Right(Place.CLUSTER, "", "nodes", ("list", "watch"), "See nodes that are lost, drained or about to be reclaimed."),
     Right(
@@ -115,6 +123,15 @@ RIGHTS: Final = (
         only='include "videotrain.webhookName" .',
         only_name="the release's own",
         value="webhook.enabled",
+    ),
+    Right(
+        Place.RELEASE,
+        "",
+        "secrets",
+        ("get", "update"),
+        "Keep the master key of which the signing keys of the runs are made. The chart creates the Secret, too.",
+        only='include "videotrain.keyName" .',
+        only_name="the release's own",
     ),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from videotrain_api.crd.wire import Manifest
 from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.signing import key_digest
 from videotrain_api.vocabulary import (
     API_VERSION,
     FIELD_MANAGER,
@@ -29,6 +30,15 @@ def service_name(run: VideoTrainingRun) -> str:
 def config_map_name(run: VideoTrainingRun, digest: str) -> str:
     """Immutable config map with the frozen stage configurations."""
     return f"{run.metadata.name}-config-{digest}"
+
+
+def key_name(run: VideoTrainingRun, key: bytes | None = None) -> str:
+    """Secret with the run's signing key; without the key, what its name begins with.
+
+    The name tells keys apart, since the Secret can neither be changed nor read by who makes it: pods of a run that was
+    made again under its name, or after the operator got another master key, never mount the key of before.
+    """
+    return f"{run.metadata.name}-key" + (f"-{key_digest(key)}" if key else "")
 
 
 def ledger_name(run: str) -> str:

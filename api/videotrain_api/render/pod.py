@@ -11,7 +11,7 @@ from videotrain_api.crd.wire import Manifest
 from videotrain_api.render.container import worker_container
 from videotrain_api.render.kueue import PodGroup, pod_group, queue_annotations, queue_labels
 from videotrain_api.render.merge import strategic_merge
-from videotrain_api.render.names import metadata, pod_name, service_name, worker_labels
+from videotrain_api.render.names import key_name, metadata, pod_name, service_name, worker_labels
 from videotrain_api.render.placement import affinity, tolerations
 from videotrain_api.render.volumes import volumes
 from videotrain_api.resource.pool import PodTemplate
@@ -27,6 +27,7 @@ def render_pod(
     config_map: str,
     avoid: Collection[str] = (),
     group: PodGroup | None = None,
+    key: bytes | None = None,
 ) -> Manifest:
     """A worker pod with `podTemplate` laid over it.
 
@@ -36,6 +37,7 @@ def render_pod(
         config_map: name of the frozen config map.
         avoid: names of nodes to stay away from.
         group: with which pods Kueue admits it, if the run has a queue; those of the first attempt if unset.
+        key: the signing key of the run, whose Secret the pod mounts; unset where nobody has one, as in `render`.
     """
     group = group or replace(pod_group(run), place=index)
     head = metadata(run, pod_name(run, index), worker_labels(run, index) | queue_labels(run, group))
@@ -43,7 +45,7 @@ def render_pod(
     price = {names.ANNOTATION_PRICE: f"{pool.price_per_gpu_hour} {pool.currency}"}
     head["annotations"] = price | queue_annotations(run, group)
     template = run.spec.pod_template or PodTemplate()
-    spec = strategic_merge(_spec(run, index, config_map), template.spec)
+    spec = strategic_merge(_spec(run, index, config_map, key_name(run, key)), template.spec)
     spec["affinity"] = affinity(run, spec.get("affinity"), sorted(avoid))
     return {"apiVersion": "v1", "kind": "Pod", "metadata": _with_metadata(head, template), "spec": spec}
 
@@ -58,7 +60,7 @@ def _with_metadata(head: dict[str, Any], template: PodTemplate) -> dict[str, Any
     }
 
 
-def _spec(run: VideoTrainingRun, index: int, config_map: str) -> dict[str, Any]:
+def _spec(run: VideoTrainingRun, index: int, config_map: str, key: str) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "hostname": pod_name(run, index),
@@ -76,7 +78,7 @@ def _spec(run: VideoTrainingRun, index: int, config_map: str) -> dict[str, Any]:
         },
         "tolerations": tolerations(run),
         "containers": [worker_container(run)],
-        "volumes": volumes(run, config_map),
+        "volumes": volumes(run, config_map, key),
     }
     pool = run.spec.pool
     optional = {

@@ -11,6 +11,7 @@ from videotrain_api.resource.trainrun import VideoTrainingRun
 _MOUNTS: Final = {
     "roster": "/etc/videotrain/pod",
     "config": f"/{names.DIR_CONFIG}",
+    "key": f"/{names.DIR_KEY}",
     "run": f"/{names.DIR_RUN}",
     "cache": f"/{names.DIR_CACHE}",
     "tmp": "/tmp",  # noqa: S108  a mount point in the container, not a file of ours
@@ -18,12 +19,23 @@ _MOUNTS: Final = {
 }
 
 
-def volumes(run: VideoTrainingRun, config_map: str) -> list[dict[str, Any]]:
-    """The volumes; `config_map` holds the frozen configuration."""
+_OWNER_READS: Final = 0o400
+"""Where the pod has an fsGroup, the kubelet lets that group read too."""
+
+
+def volumes(run: VideoTrainingRun, config_map: str, key: str) -> list[dict[str, Any]]:
+    """The volumes.
+
+    Args:
+        run: the run.
+        config_map: name of the ConfigMap with the frozen configuration.
+        key: name of the Secret with the signing key.
+    """
     annotation = {"fieldPath": f"metadata.annotations['{names.ANNOTATION_ROSTER}']"}
     return [
         {"name": "roster", "downwardAPI": {"items": [{"path": "roster", "fieldRef": annotation}]}},
         {"name": "config", "configMap": {"name": config_map}},
+        {"name": "key", "secret": {"secretName": key, "defaultMode": _OWNER_READS}},
         {"name": "run", "emptyDir": {}},
         {"name": "cache", **_cache(run)},
         {"name": "tmp", "emptyDir": {}},
@@ -36,7 +48,7 @@ def mounts(run: VideoTrainingRun) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name, path in _MOUNTS.items():
         mount: dict[str, Any] = {"name": name, "mountPath": path}
-        if name in ("roster", "config"):
+        if name in ("roster", "config", "key"):
             mount["readOnly"] = True
         if name == "cache" and run.spec.pool.cache.claim_name:
             # Pod names are stable and no two runs of a namespace share one, so workers never write to one file.

@@ -18,6 +18,10 @@
 {{- printf "%s-webhook" (include "videotrain.fullname" .) }}
 {{- end }}
 
+{{- define "videotrain.keyName" -}}
+{{- printf "%s-key" (include "videotrain.fullname" .) }}
+{{- end }}
+
 {{- define "videotrain.serviceAccountName" -}}
 {{- default (include "videotrain.fullname" .) .Values.serviceAccount.name }}
 {{- end }}

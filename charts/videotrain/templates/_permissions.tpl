@@ -21,6 +21,9 @@
   resources: ["configmaps"]
   verbs: ["get", "list", "watch", "create", "patch"]
 - apiGroups: [""]
+  resources: ["secrets"]
+  verbs: ["create"]
+- apiGroups: [""]
   resources: ["events"]
   verbs: ["create"]
 {{- end }}
@@ -46,4 +49,8 @@
   resourceNames: [{{ include "videotrain.webhookName" . | quote }}]
   verbs: ["get", "update"]
 {{- end }}
+- apiGroups: [""]
+  resources: ["secrets"]
+  resourceNames: [{{ include "videotrain.keyName" . | quote }}]
+  verbs: ["get", "update"]
 {{- end }}

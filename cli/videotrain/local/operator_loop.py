@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 import sqlite3
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,6 +18,7 @@ from videotrain.local.chaos import FaultInjector
 from videotrain.local.display import Display
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import Json
+from videotrain_api.signing import KEY_BYTES
 from videotrain_api.vocabulary import KIND, PORT_AGENT, Phase
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.interface import Conflict
@@ -88,7 +90,7 @@ class Operating:
             return await self._with_agents()
 
     async def _with_agents(self) -> Json:
-        async with AgentClient() as agents, asyncio.TaskGroup() as group:
+        async with AgentClient(secrets.token_bytes(KEY_BYTES)) as agents, asyncio.TaskGroup() as group:
             loop = RunLoop(
                 self._cluster, self._key, agents, on_outcome=self._seen.put_nowait, on_error=self._seen.put_nowait
             )

@@ -44,9 +44,11 @@ async def observe(
     pods = tuple(pod_view(pod, nodes, resource) for pod in await cluster.list("Pod", namespace, labels))
     maps = {item["metadata"]["name"]: item for item in await cluster.list("ConfigMap", namespace, labels)}
     ledger = maps.get(ledger_name(name))
+    key = agents.signing_key(run["metadata"]["uid"])
     return run, Observed(
         pods=pods,
-        agents=await _ask(agents, run, pods),
+        agents=await _ask(agents, key, run, pods),
+        signing_key=key,
         service_uid=next((body["metadata"]["uid"] for body in await cluster.list("Service", namespace, labels)), None),
         config_maps=frozenset(maps),
         frozen_spec=_frozen_spec(run, maps),
@@ -88,7 +90,7 @@ def _parse(text: str) -> dict[str, Any]:
     return data
 
 
-async def _ask(agents: Agents, run: Json, pods: Sequence[PodView]) -> dict[str, AgentProgress]:
+async def _ask(agents: Agents, key: bytes, run: Json, pods: Sequence[PodView]) -> dict[str, AgentProgress]:
     """Answers of those who have something to tell: the leader and newcomers, and everybody once the leader stops.
 
     Before the first roster no agent can say anything that matters.
@@ -100,9 +102,13 @@ async def _ask(agents: Agents, run: Json, pods: Sequence[PodView]) -> dict[str, 
     reachable = {pod.name: pod.address for pod in pods if pod.running and pod.address and not pod.node_lost}
     followers = set(members[1:])
     # Newcomers are asked too: the world grows when they are ready.
-    first = await ask_all(agents, [(name, address) for name, address in reachable.items() if name not in followers])
+    first = await ask_all(
+        agents, key, [(name, address) for name, address in reachable.items() if name not in followers]
+    )
     leader = first[members[0]].current if members[0] in first else None
     # It trains in the newest generation, and nobody was asked to leave: what the others could tell is known.
     if leader is not None and leader.generation == status.get("generation") and leader.state == "running":
         return first
-    return first | await ask_all(agents, [(name, address) for name, address in reachable.items() if name in followers])
+    return first | await ask_all(
+        agents, key, [(name, address) for name, address in reachable.items() if name in followers]
+    )

@@ -77,6 +77,8 @@ class KubeCluster:
         """
         self._fence()
         kind, head = manifest["kind"], manifest["metadata"]
+        if kind == "Secret":
+            return await self._create_secret(manifest, manager)
         store = self._stores[kind]
         known = store.get(Key(head.get("namespace", "default"), head["name"]))
         if "uid" in head and kind == "Pod":
@@ -90,13 +92,28 @@ class KubeCluster:
 
     async def _create(self, manifest: Json, manager: str) -> Json:
         try:
-            return await self._client.create(manifest, manager)
+            return await self._post(manifest, manager)
+        except NamespaceGoing:
+            raise
         except Conflict as error:
             try:
                 await self._explain_taken(manifest)
             except NotFound:
                 raise error from None  # it has gone meanwhile; the run has not
             raise
+
+    async def _create_secret(self, manifest: Json, manager: str) -> Json:
+        """Immutable, and named by what it holds: one that has the name already is the one that is wanted."""
+        try:
+            return await self._post(manifest, manager)
+        except NamespaceGoing:
+            raise
+        except Conflict:
+            return manifest
+
+    async def _post(self, manifest: Json, manager: str) -> Json:
+        try:
+            return await self._client.create(manifest, manager)
         except ApiError as error:
             if error.status == HTTPStatus.FORBIDDEN and "is being terminated" in str(error):
                 raise NamespaceGoing(str(error)) from error  # and the run is about to go with it

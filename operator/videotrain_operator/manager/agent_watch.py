@@ -39,7 +39,7 @@ class Listening:
             self._tasks.pop(key).cancel()
             self._agents.forget(key[1])
         for key in wanted - self._tasks.keys():
-            self._tasks[key] = asyncio.create_task(self._listen(key[1]), name=f"listen {key[1]}")
+            self._tasks[key] = asyncio.create_task(self._listen(key[1], observed.signing_key), name=f"listen {key[1]}")
 
     def close(self) -> None:
         """Ask nobody any more."""
@@ -47,10 +47,10 @@ class Listening:
             task.cancel()
         self._tasks.clear()
 
-    async def _listen(self, address: str) -> None:
+    async def _listen(self, address: str, key: bytes) -> None:
         known: str | None = None
         while True:
-            tag = await self._agents.changed(address, known or "")
+            tag = await self._agents.changed(address, known or "", key)
             if tag is None:
                 await asyncio.sleep(max(BETWEEN_SECONDS, self._agents.silent_seconds(address)))
                 continue

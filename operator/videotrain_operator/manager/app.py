@@ -26,6 +26,7 @@ from videotrain_operator.kube.run_watch import Runs
 from videotrain_operator.manager.controller import Controller
 from videotrain_operator.manager.election import Election
 from videotrain_operator.manager.kopf_thread import KopfThread
+from videotrain_operator.manager.master_key import read_master_key
 from videotrain_operator.manager.server import serve
 from videotrain_operator.manager.settings import Settings
 from videotrain_operator.telemetry import OperatorMetrics, Sample
@@ -56,7 +57,8 @@ class Operator:
     """One replica of the operator: its caches, Lease election, metrics, webhook and the loops of the runs."""
 
     def __init__(self, settings: Settings, client: KubeClient, agents: AgentClient, metrics: OperatorMetrics) -> None:
-        self._settings, self._client, self._metrics = settings, client, metrics
+        self._settings, self._client, self._metrics, self._agents = settings, client, metrics, agents
+        self._namespace = settings.lease_namespace or own_namespace()
         self._stores = {kind: Store() for kind in CACHED}
         self._ticked_at = time.monotonic()
         self._stopping = asyncio.Event()
@@ -65,7 +67,7 @@ class Operator:
         host = os.environ.get("HOSTNAME") or socket.gethostname()
         self._election = Election(
             client.apart(),
-            namespace=settings.lease_namespace or own_namespace(),
+            namespace=self._namespace,
             name=settings.lease_name,
             identity=f"{host}_{settings.instance or uuid.uuid4().hex[:8]}",
             seconds=settings.lease_seconds,
@@ -98,6 +100,7 @@ class Operator:
             port=settings.webhook_port,
             service=settings.webhook_service,
             namespace=own_namespace(),
+            secret_namespace=self._namespace,
             secret=settings.webhook_secret,
             configuration=settings.webhook_configuration,
         )
@@ -143,6 +146,7 @@ class Operator:
     async def _work(self) -> None:
         # Before any watch: one of a kind that is not served yet would count as a refusal.
         await self._wait_for_the_kind()
+        self._agents.master_key = await read_master_key(self._client, self._namespace, self._settings.key_secret)
         async with asyncio.TaskGroup() as group:
             for informer in self._informers:
                 group.create_task(informer.run())
@@ -267,6 +271,8 @@ class Operator:
                 longest[kind] = max(seconds, longest.get(kind, 0.0))
             for kind, seconds in longest.items():
                 yield catalogue.WATCH_SILENT_SECONDS, (kind,), seconds
+        for what, refusals in sorted(self._agents.refused.items()):
+            yield catalogue.AGENT_ANSWERS_REFUSED, (what,), refusals
         if self._webhook is not None:
             for outcome, count in sorted(self._webhook.reviews.items()):
                 yield catalogue.WEBHOOK_REVIEWS, (outcome,), count

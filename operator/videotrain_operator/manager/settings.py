@@ -32,9 +32,16 @@ class Settings:
     )
     leader_elect: bool = _setting(True, "Only the holder of the Lease writes; needed for more than one replica.")
     lease_name: str = _setting("videotrain-operator", "Name of the Lease.")
-    lease_namespace: str = _setting("", "Namespace of the Lease; the pod's own if empty, `default` outside of a pod.")
+    lease_namespace: str = _setting(
+        "",
+        "Namespace of what replicas share: the Lease and the Secrets of webhook and master key; the pod's own if "
+        "empty, `default` outside of a pod.",
+    )
     lease_seconds: float = _setting(
         10.0, "How long a leader that fell silent is waited for, seconds.", least=3.0, most=300.0
+    )
+    key_secret: str = _setting(
+        "videotrain-master-key", "Secret of which the signing keys of the runs are made; made if missing."
     )
     instance: str = _setting(
         "",

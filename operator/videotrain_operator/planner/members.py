@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from videotrain_api.reasons import Message, Reason
+from videotrain_api.render.key import render_key
+from videotrain_api.render.kueue import PodGroup
 from videotrain_api.render.names import pod_name
 from videotrain_api.render.pod import render_pod
 from videotrain_api.resource.status import SuspectNode
@@ -179,14 +181,18 @@ def forget_failed_pods(draft: Draft) -> None:
 
 def _create_missing(draft: Draft, wanted: int) -> None:
     assert draft.status.config_map is not None or wanted == 0
-    config_map, avoid = draft.status.config_map or "", suspect_names(draft)
+    missing: list[tuple[int, PodGroup | None]]
     if draft.queued:
-        for index, group in settle_groups(draft, wanted):
-            draft.apply.append(render_pod(draft.run, index, config_map, avoid, group))
-        return
-    taken = {pod.index for pod in draft.observed.pods}
-    # Members that are gone without proof enough to act keep their names.
-    names = {pod.name for pod in draft.observed.pods} | set(draft.live.members if draft.live else ())
-    for index in range(wanted):
-        if index not in taken and pod_name(draft.run, index) not in names:
-            draft.apply.append(render_pod(draft.run, index, config_map, avoid))
+        missing = list(settle_groups(draft, wanted))
+    else:
+        taken = {pod.index for pod in draft.observed.pods}
+        # Members that are gone without proof enough to act keep their names.
+        names = {pod.name for pod in draft.observed.pods} | set(draft.live.members if draft.live else ())
+        free = (index for index in range(wanted) if index not in taken)
+        missing = [(index, None) for index in free if pod_name(draft.run, index) not in names]
+    config_map, avoid, key = draft.status.config_map or "", suspect_names(draft), draft.observed.signing_key
+    if missing:
+        # Before the pods that mount it, and each time: the operator has no right to look whether it is there.
+        draft.apply.append(render_key(draft.run, key))
+    for index, group in missing:
+        draft.apply.append(render_pod(draft.run, index, config_map, avoid, group, key))

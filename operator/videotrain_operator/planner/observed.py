@@ -81,6 +81,8 @@ class Observed:
     service_uid: str | None = None
     config_maps: frozenset[str] = frozenset()
     """Names of owned config maps."""
+    signing_key: bytes
+    """By which operator and agents of the run prove to each other who they are."""
     frozen_spec: Mapping[str, Any] | None = None
     """The spec that the config map named in status.configMap was made from, parsed; None if there is no such map."""
     departed: tuple[PodView, ...] = ()

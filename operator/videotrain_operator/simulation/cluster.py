@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -9,12 +10,15 @@ from typing import Any, Final
 
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster
 from videotrain_api.schema import Json
-from videotrain_api.vocabulary import ANNOTATION_ROSTER, ENV_REPLACEABLE, KIND
+from videotrain_api.signing import KEY_BYTES, derive_signing_key
+from videotrain_api.vocabulary import ANNOTATION_ROSTER, ENV_REPLACEABLE, KIND, SIGNING_KEY
 from videotrain_operator.simulation.objects import Objects, clone
 from videotrain_operator.simulation.world import Agent, Pace, World
 
 START: Final = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 """When simulated time begins, unless told otherwise."""
+MASTER_KEY: Final = bytes(range(KEY_BYTES))
+"""The operator's, of which the signing keys of runs are made."""
 STEPS_OF_OTHER_TASKS: Final = 5
 """Steps of a stage that does not train."""
 
@@ -66,13 +70,17 @@ class SimulatedCluster(Objects):
 
     # The Agents protocol.
 
-    async def progress(self, address: str) -> AgentProgress | None:
-        """What the agent at a pod IP tells; None if it is silent, or its node or pod is not up."""
+    def signing_key(self, run_uid: str) -> bytes:
+        """The key by which the agents of a run know the operator."""
+        return derive_signing_key(MASTER_KEY, run_uid)
+
+    async def progress(self, address: str, key: bytes) -> AgentProgress | None:
+        """What the agent at a pod IP tells; None if it is silent or has another key, or its node or pod is not up."""
         body = next((b for b in self.pods() if b["status"].get("podIP") == address), None)
         if body is None or body["status"]["phase"] != "Running":
             return None
         agent, name = self.agents[body["metadata"]["uid"]], body["metadata"]["name"]
-        if agent.silent or not self.nodes.get(body["spec"].get("nodeName", ""), False):
+        if agent.silent or not self.nodes.get(body["spec"].get("nodeName", ""), False) or agent.key != key:
             return None
         return AgentProgress(
             pod=name,
@@ -128,10 +136,13 @@ class SimulatedCluster(Objects):
         if not self.nodes.get(body["spec"].get("nodeName") or "", False):
             return
         if status["phase"] == "Pending":
+            key = self._mounted_key(body)
+            if key is None:
+                return  # the container is not made without what it mounts
             address = f"10.0.{len(self.agents) // 250}.{len(self.agents) % 250 + 1}"
             running = {"name": "worker", "state": {"running": {"startedAt": self.stamp()}}}
             status |= {"phase": "Running", "podIP": address, "containerStatuses": [running]}
-            self.agents[head["uid"]] = Agent(head["uid"])
+            self.agents[head["uid"]] = Agent(head["uid"], key)
             return
         if status["phase"] != "Running":
             if "deletionTimestamp" in head:
@@ -145,6 +156,11 @@ class SimulatedCluster(Objects):
         text = (head.get("annotations") or {}).get(ANNOTATION_ROSTER)
         if text and not agent.silent:
             self._obey(agent, Roster.from_wire(json.loads(text)), head["name"])
+
+    def _mounted_key(self, body: Json) -> bytes | None:
+        name = next(v["secret"]["secretName"] for v in body["spec"]["volumes"] if v["name"] == "key")
+        secret = self.objects.get(("Secret", name))
+        return None if secret is None else base64.b64decode(secret["data"][SIGNING_KEY])
 
     def _obey(self, agent: Agent, roster: Roster, pod: str) -> None:
         if agent.roster is not None and agent.roster.generation >= roster.generation:

@@ -33,6 +33,8 @@ class Agent:
     """The agent of one pod."""
 
     uid: str
+    key: bytes
+    """The signing key that its pod has mounted."""
     roster: Roster | None = None
     """The newest roster that it obeyed."""
     current: GenerationProgress | None = None

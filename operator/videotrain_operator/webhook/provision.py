@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -23,7 +23,6 @@ from videotrain_operator.webhook.certificates import (
     Material,
     certificates_pem,
     fingerprint,
-    service_names,
     settle,
     trust,
 )
@@ -45,10 +44,12 @@ class UnusableSecret(Exception):
 class Provisioner:
     """Reads, repairs and renews. Holds no state of its own but what it has already complained about."""
 
-    def __init__(self, client: KubeClient, *, service: str, namespace: str, secret: str, configuration: str) -> None:
+    def __init__(
+        self, client: KubeClient, *, names: Sequence[str], namespace: str, secret: str, configuration: str
+    ) -> None:
         self._client = client
         self._namespace, self._secret, self._configuration = namespace, secret, configuration
-        self._names = service_names(service, namespace)
+        self._names = names
         self._told_missing = False
 
     async def look(self, now: datetime) -> Material:

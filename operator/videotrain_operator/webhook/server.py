@@ -21,7 +21,7 @@ from aiohttp import web
 
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.kube.client import ApiError, KubeClient
-from videotrain_operator.webhook.certificates import Material, certificates_pem, fingerprint, key_pem
+from videotrain_operator.webhook.certificates import Material, certificates_pem, fingerprint, key_pem, service_names
 from videotrain_operator.webhook.provision import Provisioner, UnusableSecret
 from videotrain_operator.webhook.review import BadReview, Outcome, answer
 
@@ -50,6 +50,7 @@ class Webhook:
         port: int,
         service: str,
         namespace: str,
+        secret_namespace: str,
         secret: str,
         configuration: str,
     ) -> None:
@@ -60,7 +61,8 @@ class Webhook:
             address: where to listen; every address if empty.
             port: TCP port; 0 takes any free one, which then stands in `port`.
             service: Service under which the API server calls.
-            namespace: of the Service and the Secret.
+            namespace: of the Service.
+            secret_namespace: of the Secret.
             secret: Secret of the certificate; made if there is none.
             configuration: ValidatingWebhookConfiguration that gets the authority.
         """
@@ -71,7 +73,11 @@ class Webhook:
         self.reviews: dict[Outcome, int] = {"allowed": 0, "denied": 0, "skipped": 0, "failed": 0}
         """Answers given since the start, by outcome."""
         self._provisioner = Provisioner(
-            client, service=service, namespace=namespace, secret=secret, configuration=configuration
+            client,
+            names=service_names(service, namespace),
+            namespace=secret_namespace,
+            secret=secret,
+            configuration=configuration,
         )
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._served: bytes | None = None

@@ -20,7 +20,7 @@ import yaml
 from support.golden import REWRITE, written
 from support.known_reasons import unknown_in
 from support.offline_admission import OfflineAdmission
-from support.planner_builders import manifest, pod, run_of
+from support.planner_builders import SIGNING_KEY, manifest, pod, run_of
 
 from videotrain_api.crd.wire import Manifest
 from videotrain_api.records import AgentProgress, Roster
@@ -69,6 +69,7 @@ def read_observed(case: str) -> tuple[Observed, datetime]:
     observed = Observed(
         pods=pods,
         agents=agents,
+        signing_key=SIGNING_KEY,
         service_uid="uid-service" if given.get("service", True) else None,
         config_maps=frozenset(given.get("configMaps", [])),
         ledger=given.get("ledger"),

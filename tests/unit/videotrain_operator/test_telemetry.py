@@ -5,7 +5,15 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 from support.planner_builders import agent, at, failed, manifest, pod, progress, run_of, seen
 
-from videotrain_api.metrics import CATALOGUE, LEADER, WATCH_RESTARTS, WATCH_SILENT_SECONDS, WEBHOOK_REVIEWS, emitted_by
+from videotrain_api.metrics import (
+    AGENT_ANSWERS_REFUSED,
+    CATALOGUE,
+    LEADER,
+    WATCH_RESTARTS,
+    WATCH_SILENT_SECONDS,
+    WEBHOOK_REVIEWS,
+    emitted_by,
+)
 from videotrain_api.records import CurationCounts
 from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus, StageStatus, ThroughputStatus
 from videotrain_api.vocabulary import ExitCode
@@ -29,6 +37,7 @@ def values(status: RunStatus) -> dict[tuple[str, ...], float]:
             (WATCH_RESTARTS, ("Pod",), 2),
             (WATCH_SILENT_SECONDS, ("Pod",), 4.0),
             (WEBHOOK_REVIEWS, ("denied",), 3),
+            (AGENT_ANSWERS_REFUSED, ("unsigned",), 2),
         ]
     )
     found = {}

@@ -29,6 +29,8 @@ from videotrain_trainer.worker.pod import Pod, load_config
 
 TICK_SECONDS = 0.1
 """How often roster, records and processes are looked at."""
+LONGEST_PROBLEM = 4000
+"""Characters of what /progress says about problems; the log holds all."""
 STUCK_SECONDS = 120.0
 """A main thread that has not looked around for so long is not healthy."""
 
@@ -55,7 +57,7 @@ class Agent:
         """Work until SIGTERM; the exit code.
 
         Raises:
-            ConfigError: the pod's address cannot be served on.
+            ConfigError: the pod has no signing key, or its address cannot be served on.
         """
         adopt_orphans()
         signal.signal(signal.SIGTERM, lambda *_: self._terminating.set())
@@ -77,6 +79,7 @@ class Agent:
             return AgentServer(
                 self._pod.address,
                 PORT_AGENT,
+                key=self._pod.signing_key(),
                 progress=self._progress,
                 metrics=self._metrics.text,
                 healthy=lambda: time.monotonic() - self._ticked < STUCK_SECONDS,
@@ -185,7 +188,7 @@ class Agent:
             roster_generation=self._rosters.generation,
             current=current,
             previous=self._previous,
-            error="; ".join(problems) or None,
+            error="; ".join(problems)[:LONGEST_PROBLEM] or None,
         )
         if current:
             self._metrics.progress(current)

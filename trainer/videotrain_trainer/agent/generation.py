@@ -24,7 +24,7 @@ from videotrain_trainer.agent.tail import RecordTail
 from videotrain_trainer.worker.linux import gpu_kinds
 from videotrain_trainer.worker.pod import Pod
 
-STACKS_LIMIT = 64 * 1024
+STACKS_LIMIT = 16 * 1024
 """Characters of stacks that /progress carries; the files hold all."""
 
 log = logging.getLogger(__name__)

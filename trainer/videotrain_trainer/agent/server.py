@@ -1,4 +1,7 @@
-"""HTTP of the agent: /progress for the operator, /metrics for Prometheus, /healthz for the kubelet."""
+"""HTTP of the agent: /progress for the operator, /metrics for Prometheus, /healthz for the kubelet.
+
+What the operator asks is signed with the run's key, and so is the answer; see `videotrain_api.signing`.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,33 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, cast
 from urllib.parse import parse_qs, urlsplit
 
 from videotrain_api.metrics import CONTENT_TYPE
 from videotrain_api.records import AgentProgress
+from videotrain_api.signing import HEADER_NONCE, Answer, Nonces, Request, SignatureError, SkewError
 
 log = logging.getLogger(__name__)
 
 
 LONGEST_WAIT_SECONDS: Final = 60.0
 """How long a question may be held, whatever it asks for."""
-Answer = tuple[int, dict[str, str], bytes]
+Reply = tuple[int, dict[str, str], bytes]
+"""Status, headers and body."""
 Query = dict[str, list[str]]
+
+
+class Asked(NamedTuple):
+    """A request as it came."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes = b""
 
 
 class AgentServer:
@@ -37,19 +52,30 @@ class AgentServer:
         address: str,
         port: int,
         *,
+        key: bytes,
         progress: Callable[[], AgentProgress],
         metrics: Callable[[], bytes],
         healthy: Callable[[], bool],
     ) -> None:
         """Bind the port.
 
+        Args:
+            address: where to listen, and whom a signed request must be for.
+            port: TCP port.
+            key: the run's signing key.
+            progress: what /progress tells.
+            metrics: text of /metrics.
+            healthy: decides /healthz.
+
         Raises:
             OSError: the address is not this machine's, or the port is taken.
         """
         self._progress = progress
+        self._address, self._key = address, key
+        self._nonces, self._taking = Nonces(), threading.Lock()
         self._news = threading.Condition()
-        routes: dict[str, Callable[[Query], Answer]] = {
-            "/progress": self._tell_progress,
+        routes: dict[str, Callable[[Asked], Reply]] = {
+            "/progress": lambda asked: self._signed(asked, self._tell_progress),
             "/metrics": lambda _: (200, {"Content-Type": CONTENT_TYPE}, metrics()),
             "/healthz": lambda _: (200, _TEXT, b"ok\n") if healthy() else (503, _TEXT, b"stuck\n"),
         }
@@ -63,7 +89,26 @@ class AgentServer:
         with self._news:
             self._news.notify_all()
 
-    def _tell_progress(self, query: Query) -> Answer:
+    def _signed(self, asked: Asked, route: Callable[[Query], Reply]) -> Reply:
+        """The signed answer of a route to a request that is signed; 401 to any other.
+
+        A request that fails by its time alone gets a signed 401, which tells the operator this node's clock.
+        """
+        request = Request(recipient=self._address, method=asked.method, target=asked.target, body=asked.body)
+        try:
+            with self._taking:
+                nonce = request.verify(self._key, asked.headers, now_us=_now_us(), nonces=self._nonces)
+        except SkewError as error:
+            status, head, body = int(HTTPStatus.UNAUTHORIZED), _TEXT, f"{error}\n".encode()
+            nonce = asked.headers[HEADER_NONCE]
+        except SignatureError as error:
+            return HTTPStatus.UNAUTHORIZED, _TEXT, f"{error}\n".encode()
+        else:
+            status, head, body = route(parse_qs(urlsplit(asked.target).query))
+        answer = Answer(status=status, etag=head.get("ETag", ""), body=body)
+        return status, head | answer.sign(self._key, nonce, time_us=_now_us()), body
+
+    def _tell_progress(self, query: Query) -> Reply:
         known = query.get("known", [""])[0]
         deadline = time.monotonic() + min(_seconds(query), LONGEST_WAIT_SECONDS)
         answer = self._progress()
@@ -106,15 +151,19 @@ def _seconds(query: Query) -> float:
         return 0.0
 
 
-def _handler(routes: dict[str, Callable[[Query], Answer]]) -> type[BaseHTTPRequestHandler]:
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def _handler(routes: dict[str, Callable[[Asked], Reply]]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = 10  # seconds; a client that sends nothing must not hold a thread
 
         def do_GET(self) -> None:
-            url = urlsplit(self.path)
-            route = routes.get(url.path)
+            route = routes.get(self.path.partition("?")[0])
             missing = f"no such page; there are {', '.join(routes)}\n".encode()
-            status, head, body = route(parse_qs(url.query)) if route else (404, _TEXT, missing)
+            asked = Asked(self.command, self.path, cast("Mapping[str, str]", self.headers))
+            status, head, body = route(asked) if route else (404, _TEXT, missing)
             self.send_response(status)
             for name, value in head.items():
                 self.send_header(name, value)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from videotrain_api import vocabulary as names
 from videotrain_api.config.stage_config import StageConfig
+from videotrain_api.signing import KEY_BYTES
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.files import replacing
 
@@ -62,6 +63,21 @@ class Pod:
     def roster_file(self) -> Path:
         """Downward-API file with the roster annotation."""
         return self.root / names.FILE_ROSTER
+
+    def signing_key(self) -> bytes:
+        """By which operator and agents of the run prove to each other who they are.
+
+        Raises:
+            ConfigError: the Secret is not mounted, or the file cannot be read.
+        """
+        file = self.root / names.DIR_KEY / names.SIGNING_KEY
+        try:
+            key = file.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{file}: {error.strerror}; the pod mounts the Secret of the run's key there") from None
+        if len(key) < KEY_BYTES:
+            raise ConfigError(f"{file} has {len(key)} bytes; a signing key has {KEY_BYTES}")
+        return key
 
     @property
     def files(self) -> RunFiles:

@@ -59,7 +59,7 @@ class Scene:
         nodes = {node["metadata"]["name"]: node for node in await self.cluster.list("Node", "")}
         pods = [pod_view(pod, nodes, "nvidia.com/gpu") for pod in await self.cluster.list("Pod", "default")]
         run = {"metadata": {"name": "r"}, "status": {"generations": [generation]}}
-        await injector.look(run, Observed(pods=tuple(pods), agents={"p0": agent}))
+        await injector.look(run, Observed(pods=tuple(pods), agents={"p0": agent}, signing_key=bytes(32)))
 
     def workers(self, pod):
         tree = psutil.Process(self.nodes.process_of(pod).supervisor_pid).children(recursive=True)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
-from support.planner_builders import at, manifest, progress, run_of, train_stage
+from support.planner_builders import SIGNING_KEY, at, manifest, progress, run_of, train_stage
 
 from videotrain_api import metrics as catalogue
 from videotrain_api.records import AgentProgress
 from videotrain_api.render.objects import render_objects
+from videotrain_api.signing import Answer, Nonces, Request
 from videotrain_operator.cluster import agents as agents_module
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.apply import ROSTER_MANAGER, manager_of
@@ -21,7 +23,7 @@ from videotrain_operator.cluster.interface import WatchEvent
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.cluster.podview import parse_time, pod_view
 from videotrain_operator.reconcile import RunKey, RunLoop, reconcile
-from videotrain_operator.simulation.cluster import SimulatedCluster
+from videotrain_operator.simulation.cluster import MASTER_KEY, SimulatedCluster
 from videotrain_operator.telemetry import OperatorMetrics
 
 KEY = RunKey(namespace="default", name="demo")
@@ -237,9 +239,12 @@ async def test_the_frozen_spec_comes_back_from_its_config_map() -> None:
 # Agents.
 
 
-async def agent_server(answer: web.Response, port: int) -> web.AppRunner:
-    async def progress_of(_: web.Request) -> web.Response:
-        return answer
+async def agent_server(body: object, port: int, key: bytes = SIGNING_KEY) -> web.AppRunner:
+    async def progress_of(request: web.Request) -> web.Response:
+        asked = Request(recipient="127.0.0.1", method="GET", target=request.raw_path)
+        nonce = asked.verify(SIGNING_KEY, request.headers, now_us=time.time_ns() // 1000, nonces=Nonces())
+        answer = Answer(status=200, body=json.dumps(body).encode())
+        return web.Response(body=answer.body, headers=answer.sign(key, nonce, time_us=0))
 
     app = web.Application()
     app.add_routes([web.get("/progress", progress_of)])
@@ -254,10 +259,11 @@ async def test_an_agent_answers_or_does_not(good: bool, monkeypatch: pytest.Monk
     monkeypatch.setattr(agents_module, "PORT_AGENT", unused_tcp_port)
     want = AgentProgress(pod="demo-w0", pod_uid="u0", at=at(9), current=progress(1, 5))
     body = want.to_wire() if good else {"what": "is this"}
-    runner = await agent_server(web.json_response(body), unused_tcp_port)
+    runner = await agent_server(body, unused_tcp_port)
     try:
-        async with AgentClient() as client:
-            assert await client.progress("127.0.0.1") == (want if good else None)
+        async with AgentClient(MASTER_KEY) as client:
+            assert await client.progress("127.0.0.1", SIGNING_KEY) == (want if good else None)
+            assert client.refused == {"unsigned": 0, "unreadable": 0 if good else 1}
     finally:
         await runner.cleanup()
 
@@ -265,7 +271,22 @@ async def test_an_agent_answers_or_does_not(good: bool, monkeypatch: pytest.Monk
 async def test_nobody_at_the_address_is_no_answer(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> None:
     monkeypatch.setattr(agents_module, "PORT_AGENT", unused_tcp_port)
     async with AgentClient(timeout_seconds=0.5) as client:
-        assert await client.progress("127.0.0.1") is None
+        assert await client.progress("127.0.0.1", SIGNING_KEY) is None
+
+
+async def test_what_is_signed_with_another_key_is_silence_and_counted(
+    monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    monkeypatch.setattr(agents_module, "PORT_AGENT", unused_tcp_port)
+    body = AgentProgress(pod="demo-w0", pod_uid="u0", at=at(9)).to_wire()
+    runner = await agent_server(body, unused_tcp_port, key=bytes(32))
+    try:
+        async with AgentClient(MASTER_KEY) as client:
+            assert await client.progress("127.0.0.1", SIGNING_KEY) is None
+            assert client.refused == {"unsigned": 1, "unreadable": 0}
+            assert client.silent_seconds("127.0.0.1") > 0
+    finally:
+        await runner.cleanup()
 
 
 # Applying.

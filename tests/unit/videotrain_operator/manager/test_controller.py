@@ -11,6 +11,7 @@ import pytest
 from support.manifests_strategy import training_run
 from support.processes import SECONDS
 
+from videotrain_api.signing import derive_signing_key
 from videotrain_api.vocabulary import KIND
 from videotrain_operator.cluster.interface import NotFound
 from videotrain_operator.kube.cache import Key, Store
@@ -19,6 +20,7 @@ from videotrain_operator.kube.client import ApiError
 from videotrain_operator.manager import controller as module
 from videotrain_operator.manager.controller import Controller
 from videotrain_operator.manager.settings import Settings
+from videotrain_operator.simulation.cluster import MASTER_KEY
 from videotrain_operator.telemetry import OperatorMetrics
 
 Json = dict[str, Any]
@@ -27,7 +29,10 @@ Json = dict[str, Any]
 class Silent:
     """No agent answers."""
 
-    async def progress(self, address: str) -> None:
+    def signing_key(self, run_uid: str) -> bytes:
+        return derive_signing_key(MASTER_KEY, run_uid)
+
+    async def progress(self, address: str, key: bytes) -> None:
         return None
 
 

@@ -25,6 +25,7 @@ from videotrain_operator.webhook.certificates import (
     key_pem,
     new_authority,
     new_serving,
+    service_names,
     settle,
 )
 from videotrain_operator.webhook.provision import Provisioner, UnusableSecret
@@ -37,7 +38,8 @@ LATER = 2 * OVERLAP
 
 def provisioner(store: WebhookStore, service: str = "videotrain-webhook") -> Provisioner:
     client: Any = store
-    return Provisioner(client, service=service, namespace="videotrain", secret=SECRET, configuration=CONFIGURATION)
+    names = service_names(service, "videotrain")
+    return Provisioner(client, names=names, namespace="videotrain", secret=SECRET, configuration=CONFIGURATION)
 
 
 def verify(certificate: x509.Certificate | None, bundle: bytes, now: datetime, name: str = NAME) -> None:

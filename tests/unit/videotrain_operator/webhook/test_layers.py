@@ -15,9 +15,11 @@ from support.offline_admission import OfflineAdmission
 from videotrain.embedded.store import EmbeddedCluster
 from videotrain_api.records import AgentProgress
 from videotrain_api.schema import ManifestError
+from videotrain_api.signing import derive_signing_key
 from videotrain_api.validation import parse_run
 from videotrain_api.vocabulary import API_VERSION, KIND
 from videotrain_operator.reconcile import RunKey, reconcile, utc_now
+from videotrain_operator.simulation.cluster import MASTER_KEY
 from videotrain_operator.webhook.review import review_request
 
 Json = dict[str, Any]
@@ -61,7 +63,10 @@ def test_what_the_models_refuse_the_crd_or_the_webhook_refuses(manifest: Any) ->
 class Silent:
     """Nobody runs."""
 
-    async def progress(self, address: str) -> AgentProgress | None:
+    def signing_key(self, run_uid: str) -> bytes:
+        return derive_signing_key(MASTER_KEY, run_uid)
+
+    async def progress(self, address: str, key: bytes) -> AgentProgress | None:
         return None
 
 

@@ -1,16 +1,18 @@
 """HTTP of the agent, over a real socket."""
 
+import http.client
 import json
 import logging
 import socket
 import struct
 import threading
-import urllib.request
+import time
 from datetime import UTC, datetime
 
 import pytest
 
 from videotrain_api.records import AgentProgress
+from videotrain_api.signing import HEADER_SIGNATURE, KEY_BYTES, WINDOW_US, Answer, Request, SignatureError
 from videotrain_trainer.agent.server import AgentServer
 
 
@@ -30,7 +32,7 @@ def server(progress, asked):
         asked.release()
         return b"x" * 20_000_000  # more than socket buffers take, so that the answer meets a closed connection
 
-    server = AgentServer("127.0.0.1", 0, progress=lambda: progress, metrics=metrics, healthy=lambda: True)
+    server = AgentServer("127.0.0.1", 0, key=KEY, progress=lambda: progress, metrics=metrics, healthy=lambda: True)
     server.start()
     yield server
     server.close()
@@ -55,6 +57,52 @@ def test_a_client_that_leaves_before_its_answer_makes_no_noise(server, asked, ca
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_progress_is_served(server, progress):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port(server)}/progress", timeout=60) as answer:
-        assert AgentProgress.from_wire(json.load(answer)) == progress
+KEY = b"k" * KEY_BYTES
+PAGE = "/progress"
+
+
+def now_us():
+    return time.time_ns() // 1000
+
+
+def ask(server, headers):
+    connection = http.client.HTTPConnection("127.0.0.1", port(server), timeout=60)
+    connection.request("GET", PAGE, headers=headers)
+    answer = connection.getresponse()
+    return answer.status, answer.headers, answer.read()
+
+
+def signed(key=KEY, *, ahead_us=0, nonce="n1", recipient="127.0.0.1"):
+    return Request(recipient=recipient, method="GET", target=PAGE).sign(key, time_us=now_us() + ahead_us, nonce=nonce)
+
+
+def test_progress_is_told_under_the_runs_key(server, progress):
+    status, headers, body = ask(server, signed())
+    assert status == 200
+    assert AgentProgress.from_wire(json.loads(body)) == progress
+    Answer(status=200, etag=progress.tag(), body=body).verify(KEY, "n1", headers)
+    with pytest.raises(SignatureError):
+        Answer(status=200, etag=progress.tag(), body=body).verify(KEY, "n2", headers)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, signed(b"x" * KEY_BYTES), signed(recipient="127.0.0.2"), signed() | {HEADER_SIGNATURE: "\xff"}],
+    ids=["unsigned", "another key", "for another pod", "no text"],
+)
+def test_nobody_else_is_told_anything(server, headers):
+    status, _, body = ask(server, headers)
+    assert status == 401
+    assert b"demo-w0" not in body
+
+
+def test_a_request_is_taken_once(server):
+    headers = signed()
+    assert [ask(server, headers)[0] for _ in range(2)] == [200, 401]
+
+
+def test_a_request_at_another_time_learns_the_clock_of_this_node(server):
+    status, headers, body = ask(server, signed(ahead_us=2 * WINDOW_US))
+    assert status == 401
+    there_us = Answer(status=401, body=body).verify(KEY, "n1", headers)
+    assert abs(there_us - now_us()) < WINDOW_US

@@ -1,0 +1,74 @@
+"""Reading what an agent answers: its image is the user's, so it may say anything.
+
+What is kept goes into status, events and logs, so it is bounded here, once: sizes of texts, lists and numbers, and no
+text with characters that would forge a line of a log or a terminal's colours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic_core import from_json
+
+from videotrain_api.records import AgentProgress
+from videotrain_api.schema import ManifestError
+
+LARGEST_ANSWER: Final = 256 * 1024
+"""Bytes of an answer; more are not read."""
+DEEPEST: Final = 16
+"""Levels of nesting; an honest answer has five."""
+MOST_ITEMS: Final = 32
+"""Items of a list, the newest, and keys of a mapping, the first."""
+LONGEST_TEXT: Final = 1000
+LONGEST_STACKS: Final = 16 * 1024
+LARGEST_NUMBER: Final = 2**53
+"""Beyond it a JSON number is another one for other readers."""
+LONGEST_TOLD: Final = 300
+"""Characters of a foreign text in a log line."""
+
+
+class UnreadableAnswerError(Exception):
+    """An answer is not what an agent answers; the message is bounded and printable."""
+
+
+def read_progress(body: bytes) -> AgentProgress:
+    """An agent's progress from its JSON, with every text and list cut to what may be stored.
+
+    Raises:
+        UnreadableAnswerError: it is too large or too deep, no JSON, or no progress.
+    """
+    if len(body) > LARGEST_ANSWER:
+        raise UnreadableAnswerError(f"the answer is longer than {LARGEST_ANSWER} bytes")
+    try:
+        # Has a limit of its own on nesting and needs no stack of Python's.
+        return AgentProgress.from_wire(_bounded(from_json(body, allow_inf_nan=False), LONGEST_TEXT, 0))
+    except (ValueError, ManifestError) as error:
+        raise UnreadableAnswerError(shown(str(error))) from None
+
+
+def shown(text: str) -> str:
+    """A foreign text for a log line: quoted, escaped and cut."""
+    return repr(text if len(text) <= LONGEST_TOLD else f"{text[:LONGEST_TOLD]}...")
+
+
+def _bounded(data: Any, longest: int, depth: int) -> Any:
+    if depth > DEEPEST:
+        raise ValueError(f"the answer is nested more than {DEEPEST} levels deep")
+    match data:
+        case str():
+            return _printable(data[:longest])
+        case list():
+            return [_bounded(item, longest, depth + 1) for item in data[-MOST_ITEMS:]]
+        case dict():
+            kept = list(data.items())[:MOST_ITEMS]
+            texts = {name: LONGEST_STACKS if name == "stacks" else longest for name, _ in kept}
+            return {_printable(name[:longest]): _bounded(item, texts[name], depth + 1) for name, item in kept}
+        case int() if abs(data) > LARGEST_NUMBER:
+            raise ValueError("the answer has a number beyond 2^53")
+    return data
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
