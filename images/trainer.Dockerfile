@@ -1,35 +1,51 @@
 # The trainer's image: agent, workers, curation. Build in the root of the repository:
 #   buildah build -f images/trainer.Dockerfile -t videotrain/trainer:0.1.0 .
-# A release gives the base's digest as well: --build-arg BASE_DIGEST=@sha256:...
+# A release is built by images/build.py, which gives the base's digest (--build-arg RELEASE=1 --build-arg
+# BASE_DIGEST=@sha256:...) and writes down what went into the image.
 # A package index other than PyPI comes as a secret, which leaves no trace: --secret id=pip,src=pip.conf
 #
-# torch brings its CUDA libraries as wheels (13.0, pinned by lock.txt); the base adds what belongs to the machine. Any base
+# torch brings its CUDA libraries as wheels (13.0, pinned by trainer.lock); the base adds what belongs to the machine. Any base
 # of a Debian kind with Python 3.11 or newer will do.
 ARG BASE_IMAGE=docker.io/nvidia/cuda:13.0.1-base-ubuntu24.04
 ARG BASE_DIGEST=
 
 FROM ${BASE_IMAGE}${BASE_DIGEST} AS build
+ARG RELEASE=
+ARG BASE_DIGEST
+RUN case "${RELEASE}/${BASE_DIGEST}" in /*|*/@sha256:*) ;; \
+    *) echo "BASE_DIGEST: a release names its base by digest, @sha256:..." >&2; exit 1 ;; esac
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 DEBIAN_FRONTEND=noninteractive
-RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv \
+# Ubuntu's archive as it was then, such as 20261101T000000Z; packages of the base are those of its digest.
+ARG APT_SNAPSHOT=
+RUN apt-get ${APT_SNAPSHOT:+--snapshot ${APT_SNAPSHOT}} update \
+    && apt-get ${APT_SNAPSHOT:+--snapshot ${APT_SNAPSHOT}} install -y --no-install-recommends python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv --without-pip /opt/videotrain && python3 -m venv /opt/installer
 WORKDIR /source
-COPY lock.txt ./
+COPY images/build.lock images/trainer.lock ./
 COPY api ./api
 COPY trainer ./trainer
+# Whatever comes from an index has a hash; our own wheels are built with what build.lock has brought.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    /opt/installer/bin/pip --python /opt/videotrain/bin/python install -c lock.txt ./api './trainer[examples,diffusers]'
+    /opt/installer/bin/pip install --require-hashes -r build.lock \
+    && /opt/installer/bin/pip --python /opt/videotrain/bin/python install --no-deps --require-hashes -r trainer.lock
+RUN for part in api trainer; do (cd $part && /opt/installer/bin/hatchling build -t wheel -d /wheels) || exit 1; done \
+    && /opt/installer/bin/pip --python /opt/videotrain/bin/python install --no-deps --no-index /wheels/*.whl
 # FlashAttention is used where it can be imported, cuDNN's attention otherwise. It is no dependency, since its wheels
 # fit one torch and one CUDA each: give a wheel's address or a version, such as flash-attn==2.8.3.
 ARG FLASH_ATTN=
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     test -z "${FLASH_ATTN}" || /opt/installer/bin/pip --python /opt/videotrain/bin/python install \
         --only-binary :all: --no-deps "${FLASH_ATTN}"
+RUN /opt/installer/bin/cyclonedx-py environment --output-reproducible --output-file /opt/videotrain/sbom.cdx.json \
+    /opt/videotrain/bin/python
 
 FROM ${BASE_IMAGE}${BASE_DIGEST}
 LABEL org.opencontainers.image.title="videotrain trainer" \
       org.opencontainers.image.licenses="Apache-2.0"
-RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+ARG APT_SNAPSHOT=
+RUN apt-get ${APT_SNAPSHOT:+--snapshot ${APT_SNAPSHOT}} update \
+    && DEBIAN_FRONTEND=noninteractive apt-get ${APT_SNAPSHOT:+--snapshot ${APT_SNAPSHOT}} install -y --no-install-recommends \
         ca-certificates libibverbs1 librdmacm1 python3 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/videotrain /opt/videotrain

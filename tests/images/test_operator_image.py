@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from support.images import ROOT, Image
+from support.images import ROOT, Image, buildah
 
 pytestmark = pytest.mark.timeout(1800)
 LARGEST = 200_000_000
@@ -48,6 +50,22 @@ def test_versions_are_the_locked_ones(operator_image: Image) -> None:
     ours = {item for item in installed if item.startswith("videotrain-")}
     assert {item.partition("==")[0] for item in ours} == {"videotrain-api", "videotrain-operator"}
     assert installed - ours <= locked
+
+
+def test_it_lists_its_parts(operator_image: Image) -> None:
+    listed = json.loads(operator_image.run("cat", "/opt/videotrain/sbom.cdx.json").stdout)
+    assert listed["bomFormat"] == "CycloneDX"
+    found = {f"{part['name'].lower().replace('_', '-')}=={part['version']}" for part in listed["components"]}
+    locked = {line.split()[0] for line in (ROOT / "images/operator.lock").read_text().splitlines() if "==" in line}
+    assert {part for part in found if not part.startswith("videotrain-")} == locked
+
+
+def test_a_release_without_the_digest_of_its_base_is_refused(base: str) -> None:
+    command = ["build", "--isolation", "chroot", "--layers=false", "--pull-never", "--build-arg", "RELEASE=1"]
+    command += ["--file", "images/operator.Dockerfile", "--ignorefile", "images/operator.Dockerfile.dockerignore", "."]
+    done = buildah(*command, check=False)
+    assert done.returncode != 0
+    assert "a release names its base by digest" in done.stdout + done.stderr
 
 
 def test_it_is_small(operator_image: Image, base_bytes: int) -> None:
