@@ -1,69 +1,15 @@
 """Runs of the real command in processes of their own."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
-from support.processes import processes_below
+from support.local_process import LocalProcess
 
 EXAMPLES = Path(__file__).parents[2] / "manifests" / "examples"
-
-
-class LocalProcess:
-    """One `videotrain local` whose JSON lines are read as they come."""
-
-    def __init__(self, manifest, workdir, *options):
-        self.workdir = workdir
-        command = [sys.executable, "-m", "videotrain", "local", str(manifest), "--workdir", str(workdir), "--json"]
-        self.errors = (workdir.parent / f"{workdir.name}.stderr").open("a+")
-        self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=self.errors, text=True)
-        self.lines = []
-
-    def until(self, condition):
-        """The first line that fits; fails with what was said if the process ends before."""
-        for text in self.process.stdout:
-            self.lines.append(json.loads(text))
-            if condition(self.lines[-1]):
-                return self.lines[-1]
-        raise AssertionError(f"ended with {self.process.wait()} before it happened:\n{self.told()}")
-
-    def until_step(self, stage, step):
-        """The status in which a stage has finished a step."""
-
-        def reached(line):
-            status = line.get("status", {})
-            return status.get("stage") == stage and status.get("step", 0) >= step
-
-        return self.until(reached)["status"]
-
-    def end(self):
-        """Wait for the end; gives the exit code."""
-        self.lines += [json.loads(text) for text in self.process.stdout]
-        return self.process.wait()
-
-    def send(self, number):
-        """Send a signal to the command itself."""
-        os.kill(self.process.pid, number)
-
-    def told(self):
-        """Messages and errors, for a failing test."""
-        self.errors.seek(0)
-        messages = [line["message"] for line in self.lines if "message" in line]
-        return "\n".join([*messages, self.errors.read()])
-
-    def summary(self):
-        """summary.json."""
-        return json.loads((self.workdir / "summary.json").read_text())
-
-    def processes(self):
-        """Live processes that belong to the working directory, apart from the command itself."""
-        return processes_below(self.workdir)
 
 
 @pytest.fixture

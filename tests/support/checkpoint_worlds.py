@@ -133,23 +133,34 @@ def make_writers(
     ]
 
 
-def save(writers: list[CheckpointWriter], step: int, since: int = 0, ids: str = "x") -> None:
+def save(
+    writers: list[CheckpointWriter],
+    step: int,
+    since: int = 0,
+    ids: str = "x",
+    shapes: dict[str, tuple[int, ...]] = SHAPES,
+) -> None:
     """All ranks save the state of a step and wait until it is complete."""
     lines = [OrderLine(step=n, epoch=0, bucket="b", ids=[f"{ids}{n}"]) for n in range(since + 1, step + 1)]
     point = Point(step=step, captured_at=NOW, data_cursor={"step": step}, samples=step, lines=lines)
     for rank, writer in enumerate(writers):
-        writer.save(FakeState(rank, len(writers), seed=step), point)
+        writer.save(FakeState(rank, len(writers), shapes, seed=step), point)
     for writer in writers:
         writer.wait()
 
 
 def load(
-    store: ObjectStore, prefix: str, complete: list[int], size: int, seed: int
+    store: ObjectStore,
+    prefix: str,
+    complete: list[int],
+    size: int,
+    seed: int,
+    shapes: dict[str, tuple[int, ...]] = SHAPES,
 ) -> tuple[list[Loaded], list[FakeState]]:
     """All ranks load the newest whole checkpoint."""
     board: list[Any] = [None] * size
     barrier = threading.Barrier(size)
-    states = [FakeState(rank, size, seed=seed) for rank in range(size)]
+    states = [FakeState(rank, size, shapes, seed=seed) for rank in range(size)]
 
     def one(rank: int) -> Loaded:
         try:

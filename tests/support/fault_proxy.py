@@ -1,4 +1,7 @@
-"""A proxy between a client and a real API server that refuses, loses, cuts, delays and swallows what it is told to."""
+"""Proxies between a client and a real server that refuse, lose, cut, delay and swallow what they are told to.
+
+Here: what every one of them does, and the one before an API server. The one before an object store is `storage_proxy`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import asyncio
 import itertools
 import json
 import ssl
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import yaml
@@ -18,7 +22,7 @@ from aiohttp import web
 
 from videotrain_operator.kube.client import load_configuration
 
-LONGEST_LINE = 64 * 2**20
+LONGEST_BODY = LONGEST_LINE = 64 * 2**20
 REFUSALS = {
     403: "Forbidden",
     404: "NotFound",
@@ -64,43 +68,69 @@ def every(number: int, faults: Iterable[Fault], watches: Iterable[Fault] = ()) -
     return weather
 
 
-class FaultProxy:
-    """Serves plain HTTP on this machine and passes on as the user of a kubeconfig. An async context manager."""
+class HttpFaultProxy(ABC):
+    """Serves plain HTTP/1.1 on this machine and passes on to one server. An async context manager."""
 
-    def __init__(self, kubeconfig: Path, folder: Path) -> None:
-        self.weather: Weather = clear
+    def __init__(self) -> None:
         self.suffered: Counter[str] = Counter()
-        """How often each fault happened, by method or `WATCH`, and fault."""
-        self._upstream, self._folder = kubeconfig, folder
-        self._streams: set[asyncio.Task[Any]] = set()
+        """How often each fault happened, by kind of request and fault."""
+        self._server: str
         self._session: aiohttp.ClientSession
         self._runner: web.AppRunner
 
-    async def __aenter__(self) -> FaultProxy:
-        configuration = await load_configuration(str(self._upstream))
-        tls = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-        tls.load_cert_chain(configuration.cert_file, configuration.key_file)
-        self._server = configuration.host
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=tls, limit=0), trust_env=False)
-        app = web.Application(client_max_size=LONGEST_LINE)
+    @abstractmethod
+    async def _connect(self) -> tuple[str, aiohttp.ClientSession]:
+        """URL of the server behind, and the client for it."""
+
+    @abstractmethod
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request."""
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def __aenter__(self) -> Self:
+        self._server, self._session = await self._connect()
+        app = web.Application(client_max_size=LONGEST_BODY)
         app.router.add_route("*", "/{path:.*}", self._serve)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, auto_decompress=False)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.cut_streams()
         await self._runner.cleanup()
         await self._session.close()
+
+
+class FaultProxy(HttpFaultProxy):
+    """Before an API server: passes on as the user of a kubeconfig."""
+
+    def __init__(self, kubeconfig: Path, folder: Path) -> None:
+        super().__init__()
+        self.weather: Weather = clear
+        self._upstream, self._folder = kubeconfig, folder
+        self._streams: set[asyncio.Task[Any]] = set()
+
+    async def _connect(self) -> tuple[str, aiohttp.ClientSession]:
+        configuration = await load_configuration(str(self._upstream))
+        tls = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+        tls.load_cert_chain(configuration.cert_file, configuration.key_file)
+        connector = aiohttp.TCPConnector(ssl=tls, limit=0)
+        return configuration.host, aiohttp.ClientSession(connector=connector, trust_env=False)
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cut_streams()
+        await super().__aexit__()
 
     def kubeconfig(self) -> Path:
         """A kubeconfig that leads through this proxy."""
         path = self._folder / "through-proxy.yaml"
-        url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         content = {
             "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
-            "clusters": [{"name": "proxy", "cluster": {"server": url}}],
+            "clusters": [{"name": "proxy", "cluster": {"server": self.url}}],
             "users": [{"name": "proxy", "user": {}}],
             "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "proxy"}}],
         }  # fmt: skip
@@ -118,7 +148,7 @@ class FaultProxy:
         if fault is not None:
             self.suffered[f"{'WATCH' if asked.watch else asked.method} {fault}"] += 1
         if fault == "drop":
-            return _break(request)
+            return break_off(request)
         if fault is not None and fault.isdigit():
             return _refusal(int(fault))
         if asked.watch:
@@ -126,8 +156,8 @@ class FaultProxy:
         try:
             status, kind, body = await self._pass_on(request)
         except aiohttp.ClientError:
-            return _break(request)
-        return _break(request) if fault == "lose" else web.Response(status=status, content_type=kind, body=body)
+            return break_off(request)
+        return break_off(request) if fault == "lose" else web.Response(status=status, content_type=kind, body=body)
 
     async def _pass_on(self, request: web.Request) -> tuple[int, str, bytes]:
         url, headers = self._target(request)
@@ -151,7 +181,7 @@ class FaultProxy:
                 return response
             await self._stream(request, response, fault)
         except (aiohttp.ClientError, ConnectionError, asyncio.CancelledError):
-            _break(request)
+            break_off(request)
         finally:
             self._streams.discard(task)
         return response
@@ -168,7 +198,8 @@ class FaultProxy:
                     raise ConnectionResetError
 
 
-def _break(request: web.Request) -> web.Response:
+def break_off(request: web.Request) -> web.Response:
+    """Reset the connection instead of an answer."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=500)

@@ -1,0 +1,164 @@
+"""Two generations whose requests to the object store come in any order: nobody destroys what the other completed.
+
+Hypothesis orders the requests one by one, so that a generation may be past any check when the other one does anything.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.strategies import integers
+from support.checkpoint_worlds import load, make_writers, save
+from support.storage_history import Crash, Process, record
+
+from videotrain_api.resource.trainrun import CheckpointPolicy
+from videotrain_trainer.checkpoint.catalog import stored_steps
+from videotrain_trainer.checkpoint.fence import Fence
+
+SHAPES = {"weight": (4, 2)}
+EVERY = 10
+WAIT = 20.0
+"""Seconds after which a thread that neither ends nor asks for anything is stuck."""
+
+
+class Life:
+    """One generation in a thread of its own, whose every request waits for its turn."""
+
+    def __init__(self, number: int, store: Process, work: Callable[[Process, int], None]) -> None:
+        self.number, self.store = number, store
+        self.error: BaseException | None = None
+        self._changed = threading.Condition()
+        self._waiting = self._granted = 0
+        self.over = False
+        store.turn = self._turn
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+        self.settle()
+
+    def go(self, requests: int) -> None:
+        """Let so many requests happen, one after the other."""
+        for _ in range(requests):
+            with self._changed:
+                if self.over:
+                    return
+                self._waiting -= 1
+                self._granted += 1
+                self._changed.notify_all()
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait until the thread asks for its next request, or has ended."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.over or (self._waiting and not self._granted), WAIT), self.number
+
+    def kill(self) -> None:
+        """Let it run into its death."""
+        self.store.dead = True
+        while not self.over:
+            self.go(1)
+        self._thread.join(WAIT)
+
+    def _turn(self) -> None:
+        with self._changed:
+            self._waiting += 1
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: self._granted, WAIT)
+            self._granted -= 1
+            self._changed.notify_all()
+
+    def _run(self, work: Callable[[Process, int], None]) -> None:
+        try:
+            work(self.store, self.number)
+        except (Exception, Crash) as error:
+            self.error = error
+        with self._changed:
+            self.over = True
+            self._changed.notify_all()
+
+
+class Generations(RuleBasedStateMachine):
+    """A stage whose generations overlap as badly as they can."""
+
+    keep_last = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr("videotrain_trainer.storage.time.sleep", lambda _: None)
+        self._folder = Path(tempfile.mkdtemp())
+        self.prefix = f"file://{self._folder}/stage"
+        self.history = record(self._patch, self.keep_last)
+        self.lives: list[Life] = []
+        self.resumed: dict[int, int] = {}
+
+    def teardown(self) -> None:
+        for life in self.lives:
+            life.kill()
+        # Whatever happened: a generation that nobody disturbs goes on from the newest complete checkpoint.
+        best = max(self.history.committed(), default=0)
+        last = Process("last", self.history)
+        self._work(last, len(self.lives) + 1)
+        try:
+            assert self.resumed[len(self.lives) + 1] == best, self.history.tail()
+            assert self.history.problems() == [], self.history.tail()
+        finally:
+            self._patch.undo()
+            shutil.rmtree(self._folder)
+
+    @precondition(lambda self: sum(not life.over for life in self.lives) < 2)
+    @rule()
+    def begin(self) -> None:
+        """A further generation, while the one before may still be at work."""
+        number = len(self.lives) + 1
+        self.lives.append(Life(number, Process(f"g{number}", self.history), self._work))
+
+    @precondition(lambda self: any(not life.over for life in self.lives))
+    @rule(which=integers(0, 1), requests=integers(1, 12))
+    def go(self, which: int, requests: int) -> None:
+        """Some requests of one of those that are at work."""
+        alive = [life for life in self.lives if not life.over]
+        alive[which % len(alive)].go(requests)
+
+    @precondition(lambda self: any(not life.over for life in self.lives))
+    @rule(which=integers(0, 1))
+    def kill(self, which: int) -> None:
+        """One dies between two requests."""
+        alive = [life for life in self.lives if not life.over]
+        alive[which % len(alive)].kill()
+
+    @invariant()
+    def the_newest_does_not_fail(self) -> None:
+        """Whoever was overtaken may be told to go, or find its files tidied away. The newest meets no error."""
+        for life in self.lives[-1:]:
+            assert life.error is None or isinstance(life.error, Crash), (life.number, life.error)
+
+    def _work(self, store: Process, number: int) -> None:
+        Fence(store, self.prefix, number).raise_()
+        complete = stored_steps(store, self.prefix).complete
+        (loaded,), _ = load(store, self.prefix, complete, 1, 0, SHAPES)
+        resumed = self.resumed[number] = loaded.manifest.step if loaded.manifest else 0
+        policy = CheckpointPolicy(keep_last=self.keep_last)
+        writers = make_writers(store, self.prefix, 1, number, policy, loaded.manifest)
+        try:
+            for step in range(resumed + EVERY, resumed + 4 * EVERY, EVERY):
+                save(writers, step, since=step - EVERY, shapes=SHAPES)
+        finally:
+            writers[0].close()
+
+
+SETTINGS = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+TestGenerations = Generations.TestCase
+TestGenerations.settings = SETTINGS
