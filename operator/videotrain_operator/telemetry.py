@@ -99,6 +99,11 @@ class OperatorMetrics(Collector):
         """A run is gone; its series end."""
         self._runs.pop((namespace, name), None)
 
+    def forget_runs(self) -> None:
+        """Somebody else leads: the series of all runs are his to tell."""
+        self._runs.clear()
+        self._nodes_untrusted = None
+
     def text(self) -> bytes:
         """Everything in the Prometheus text format; see `videotrain_api.metrics.CONTENT_TYPE`."""
         registry = CollectorRegistry(auto_describe=False)

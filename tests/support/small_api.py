@@ -67,7 +67,11 @@ class SmallApi:
 
     def tell(self, resource: str, type_: str, body: Json) -> None:
         """Send an event on every watch of a resource, also on those that begin later."""
-        self._told.setdefault(resource, []).append(json.dumps({"type": type_, "object": body}))
+        self.tell_text(resource, json.dumps({"type": type_, "object": body}))
+
+    def tell_text(self, resource: str, line: str) -> None:
+        """The same with the line as it is sent."""
+        self._told.setdefault(resource, []).append(line)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         path, resource = request.path, request.path.rsplit("/", 1)[-1]

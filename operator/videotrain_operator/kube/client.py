@@ -25,6 +25,7 @@ from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import ENV_POD_ROOT
 from videotrain_operator.cluster.interface import Conflict, NotFound, WatchEvent
+from videotrain_operator.kube.json_text import read_json
 from videotrain_operator.kube.kinds import KINDS
 
 REQUEST_SECONDS: Final = 30.0
@@ -279,10 +280,10 @@ class KubeClient:
             try:
                 await self._check("watch", kind, response)
                 while line := await response.content.readline(max_line_length=LONGEST_LINE):
-                    yield _watch_event(json.loads(line))
+                    yield _watch_event(read_json(line))
             finally:
                 response.close()
-        except (aiohttp.ClientError, TimeoutError, OSError, json.JSONDecodeError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise ApiUnavailable(0, "ConnectionLost", f"watch of {kind}: {error!r}") from error
 
     async def _json(
@@ -321,9 +322,9 @@ class KubeClient:
             response = await self._send(method, path, query, body, content, timeout)
             async with response:
                 await self._check(verb, kind, response)
-                answer: Json = json.loads(await response.read())
+                answer: Json = read_json(await response.read())
                 return answer
-        except (aiohttp.ClientError, TimeoutError, OSError, json.JSONDecodeError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             self._tell(verb, kind, 0)
             raise ApiUnavailable(0, "ConnectionLost", f"{verb} {path}: {error!r}") from error
 

@@ -102,6 +102,7 @@ class Controller:
                 group.create_task(asyncio.Event().wait())
         finally:
             self._group = None
+            self._metrics.forget_runs()
             for managed in self._managed.values():
                 managed.listening.close()
             self._managed.clear()
@@ -192,7 +193,8 @@ class Controller:
         names = {pod["spec"].get("nodeName") for pod in self._stores["Pod"].all()} - {None}
         before = self._node_trust.reason
         self._node_trust.assess((self._stores["Node"].get(Key("", name)) for name in names), self._nodes_heard_at())
-        self._metrics.note_node_trust(self._node_trust.reason)
+        if self._group is not None:
+            self._metrics.note_node_trust(self._node_trust.reason)
         if bool(before) != bool(self._node_trust.reason):
             for managed in self._managed.values():
                 managed.loop.wake()

@@ -24,11 +24,16 @@ from typing import Any, Final
 
 import aiohttp
 import kopf
+from kopf._cogs.clients import api as kopf_api
 from kubernetes.aio.client import Configuration
 
 from videotrain_api.vocabulary import API_VERSION, GROUP, PLURAL
+from videotrain_operator.kube.json_text import read_json
 from videotrain_operator.kube.run_watch import Runs
 
+# kopf reads with Python's own reader, which fails at a thousand levels, and with it the watch of everybody's runs. Its
+# settings name no other.
+kopf_api.json = SimpleNamespace(loads=read_json)  # type: ignore[assignment]
 VERSION: Final = API_VERSION.removeprefix(f"{GROUP}/")
 registry: Final = kopf.OperatorRegistry()
 _log = logging.getLogger(__name__)
@@ -66,6 +71,13 @@ class NoDiff(kopf.DiffBaseStorage):
     def store(self, **_: Any) -> None:
         """Fail: kopf stores only for handlers that change a run, and there is none."""
         raise AssertionError("there is no handler that changes a run")
+
+
+class _Response(aiohttp.ClientResponse):
+    """An answer whose JSON may be of any depth; see `kube.json_text`."""
+
+    async def json(self, **_: Any) -> Any:
+        return read_json(await self.read())
 
 
 @kopf.on.startup(registry=registry)
@@ -143,5 +155,6 @@ def noting_session(connection: kopf.ConnectionInfo, memo: Memo) -> kopf.AiohttpS
         headers=connection.as_http_headers(),
         proxy=connection.proxy_url,
         trace_configs=[trace],
+        response_class=_Response,
     )
     return kopf.AiohttpSession(server=connection.server, aiohttp_session=session)

@@ -11,8 +11,6 @@ from videotrain_api.vocabulary import ExitCode
 from videotrain_operator.manager.logs import set_up_logging
 from videotrain_operator.manager.settings import Settings, SettingsError
 
-DEEPEST: Final = 100_000
-"""Levels of JSON that can be read; what the models refuse is far less."""
 _USAGE: Final = "usage: videotrain-operator run [--help] [FLAGS]\n"
 
 
@@ -35,8 +33,6 @@ def _run(flags: list[str]) -> int:
         sys.stderr.write(f"videotrain-operator: {error}\n")
         return ExitCode.CONFIG
     set_up_logging(settings.log_format, settings.log_level)
-    # The API server stores a podTemplate of any depth, and one that is too deep must not end everybody's operator.
-    sys.setrecursionlimit(DEEPEST)
     from videotrain_operator.manager.app import run_operator  # after --help, which must not load kopf
 
     try:

@@ -6,7 +6,6 @@ before a change is only warned about, metadata may always change, and an object 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from videotrain_api.money import parse_micros
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import Json, ManifestError, Problem
 from videotrain_api.validation import parse_run
+from videotrain_operator.kube.json_text import read_json
 
 Outcome = Literal["allowed", "denied", "skipped", "failed"]
 """Checked and taken, checked and refused, nothing to check, or the check itself failed."""
@@ -55,8 +55,8 @@ def answer(body: bytes) -> tuple[Outcome, Json]:
         BadReview: the body is no AdmissionReview of version v1.
     """
     try:
-        review = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        review = read_json(body)
+    except ValueError as error:
         raise BadReview(f"the body is no JSON that can be read: {error}") from error
     request = review.get("request") if isinstance(review, dict) else None
     if not isinstance(request, dict) or not isinstance(request.get("uid"), str):

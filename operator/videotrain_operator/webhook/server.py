@@ -10,7 +10,6 @@ import logging
 import os
 import socket
 import ssl
-import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -33,9 +32,6 @@ LARGEST_BODY: Final = 8 * 1024 * 1024
 REVIEW_SECONDS: Final = 8.0
 """Longest time for one review, with its body; the API server waits 10 s by default."""
 CLOSE_SECONDS: Final = 5.0
-DEEPEST: Final = 100_000
-"""The API server takes objects of 10,000 levels, and Python by default reads a tenth of that: the review of such a
-manifest must be readable to be refused."""
 _log = logging.getLogger(__name__)
 
 
@@ -89,7 +85,6 @@ class Webhook:
         Raises:
             OSError: the port is taken.
         """
-        sys.setrecursionlimit(max(DEEPEST, sys.getrecursionlimit()))
         retry = FIRST_RETRY_SECONDS
         while not await self.look():
             await asyncio.sleep(retry)

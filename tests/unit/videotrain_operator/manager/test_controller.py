@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -118,3 +119,35 @@ async def test_what_is_refused_for_good_is_a_condition_and_an_event_once() -> No
     assert (condition["status"], condition["reason"]) == ("False", "Forbidden")
     assert "exceeded quota" in condition["message"]
     assert cluster.events == [("Forbidden", "pods are forbidden: exceeded quota")]
+
+
+class Taking(Refusing):
+    """The server takes what it is given."""
+
+    async def apply(self, manifest: Json, manager: str = "") -> Json:
+        self.asked += 1
+        return manifest
+
+
+async def test_a_former_leader_tells_nothing_of_runs_any_more() -> None:
+    """The next leader tells the same series: a sum over both replicas would count all money twice."""
+    cluster, metrics = Taking(Exception()), OperatorMetrics()
+    controller = Controller(
+        cluster,  # type: ignore[arg-type]
+        cluster.stores,
+        Silent(),  # type: ignore[arg-type]
+        metrics,
+        Settings(),
+        lambda: 0.0,
+    )
+    series = re.compile(rb"^videotrain_(run_|cost_|gpu_seconds|restarts|nodes_untrusted)", re.MULTILINE)
+    for _ in range(2):
+        task = asyncio.create_task(controller.lead())
+        async with asyncio.timeout(SECONDS):
+            while not series.search(metrics.text()):
+                await asyncio.sleep(0.01)
+        controller.look_at_nodes()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        controller.look_at_nodes()
+        assert series.findall(metrics.text()) == []

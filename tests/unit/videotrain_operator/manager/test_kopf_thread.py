@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -92,3 +93,20 @@ def test_no_handler_keeps_a_state_on_the_object_or_needs_a_server_of_kopfs() -> 
     for none in (kinds._changing, kinds._spawning, kinds._indexing, kinds._webhooks):
         assert none.get_all_handlers() == []
     assert len(kinds._watching.get_all_handlers()) == 1
+
+
+def deep(key: Key, version: int) -> dict[str, Any]:
+    """A run as the API server stores it, 5,000 levels deep, with a place where its text can be put."""
+    return run(key, version) | {"spec": {"podTemplate": "DEEP"}}
+
+
+async def test_a_run_that_is_too_deep_for_pythons_reader_ends_the_watch_of_nobody(
+    follower: Follower, api: SmallApi
+) -> None:
+    nested = '{"a":' * 5000 + "1" + "}" * 5000
+    assert (await follower.heard.get()).object["metadata"]["name"] == "a"
+    api.tell_text(PLURAL, json.dumps({"type": "ADDED", "object": deep(B, 2)}).replace('"DEEP"', nested))
+    assert (await follower.heard.get()).object["metadata"]["name"] == "b"
+    api.tell(PLURAL, "MODIFIED", run(A, 3))
+    assert (await follower.heard.get()).object["metadata"]["name"] == "a"
+    assert follower.begun.qsize() == 1, "kopf went on"

@@ -169,3 +169,13 @@ def test_the_webhook_agrees_with_the_models_on_any_manifest(manifest: Any) -> No
     except ManifestError:
         expected = "denied"
     assert reviewed("CREATE", manifest)[0] == expected
+
+
+def test_a_manifest_of_a_hundred_thousand_levels_is_refused_like_any_that_is_too_deep() -> None:
+    manifest = training_run("deep")
+    manifest["spec"]["podTemplate"] = {"spec": "DEEP"}
+    review = {"request": {"uid": "u", "operation": "CREATE", "object": manifest}}
+    body = json.dumps(review).replace('"DEEP"', '{"a":' * 100_000 + "1" + "}" * 100_000).encode()
+    outcome, answered = answer(body)
+    assert outcome == "denied"
+    assert "is nested deeper than" in answered["response"]["status"]["message"]
