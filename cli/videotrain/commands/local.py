@@ -11,7 +11,7 @@ import json
 import logging
 import sqlite3
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ from videotrain.local.prepare import Prepared, prepare
 from videotrain.local.session import Session
 from videotrain.local.workdir_lock import check_same_run, check_space, locked
 from videotrain.locks import DirectoryError, explain
-from videotrain.logfile import logging_to, open_log
+from videotrain.logfile import LogFile, logging_to, open_log
 from videotrain.objectstore.s3_server import ObjectServerError
 from videotrain.processes.addresses import NoAddressError
 from videotrain.processes.devices import Device
@@ -70,12 +70,17 @@ def run_local(options: LocalOptions) -> int:
     """
     prepared = prepare(options.manifest, options.data, options.seed, options.chaos, options.device)
     try:
-        with locked(options.workdir) as workdir, logging_to(_log(workdir)):
-            check_space(workdir)
-            _check_held(workdir, prepared)
-            outcome = _run(options, workdir, prepared)
+        with locked(options.workdir) as workdir:
+            log = _log(workdir)
+            with logging_to(log):
+                check_space(workdir)
+                _check_held(workdir, prepared)
+                outcome = _run(options, workdir, prepared)
     except (DirectoryError, StoreError) as error:
         raise UsageError(str(error)) from None
+    if log.lost:
+        details = (*outcome.details, f"{log.lost} lines of {LOG_FILE} could not be written")
+        outcome = replace(outcome, details=details)
     _conclude(options, outcome)
     return outcome.exit_code
 
@@ -112,7 +117,7 @@ async def _session(options: LocalOptions, workdir: Path, prepared: Prepared, dis
     return await Session(workdir, prepared, options.metrics_port, display).run()
 
 
-def _log(workdir: Path) -> logging.Handler:
+def _log(workdir: Path) -> LogFile:
     path = workdir / LOG_FILE
     try:
         return open_log(path)
