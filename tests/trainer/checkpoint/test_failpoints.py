@@ -39,7 +39,7 @@ class Path:
         Fence(store, self.prefix, number).raise_()
         complete = stored_steps(store, self.prefix).complete
         newest = complete[-1] if complete else 0
-        (loaded,), (state,) = load(store, self.prefix, complete, 1, newest, SHAPES)
+        (loaded,), (state,) = load(store, self.prefix, complete, 1, newest, shapes=SHAPES)
         resumed = loaded.manifest.step if loaded.manifest else 0
         assert resumed == newest, f"{newest} is complete, resumed at {resumed}: {loaded.skipped}"
         assert resumed == 0 or state.is_whole()

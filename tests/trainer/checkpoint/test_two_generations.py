@@ -142,7 +142,7 @@ class Generations(RuleBasedStateMachine):
     def _work(self, store: Process, number: int) -> None:
         Fence(store, self.prefix, number).raise_()
         complete = stored_steps(store, self.prefix).complete
-        (loaded,), _ = load(store, self.prefix, complete, 1, 0, SHAPES)
+        (loaded,), _ = load(store, self.prefix, complete, 1, 0, shapes=SHAPES)
         resumed = self.resumed[number] = loaded.manifest.step if loaded.manifest else 0
         policy = CheckpointPolicy(keep_last=self.keep_last)
         writers = make_writers(store, self.prefix, 1, number, policy, loaded.manifest)
