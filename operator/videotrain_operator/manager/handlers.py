@@ -33,7 +33,7 @@ from videotrain_operator.kube.run_watch import Runs
 
 # kopf reads with Python's own reader, which fails at a thousand levels, and with it the watch of everybody's runs. Its
 # settings name no other.
-kopf_api.json = SimpleNamespace(loads=read_json)  # type: ignore[assignment]
+kopf_api.json = SimpleNamespace(loads=read_json)  # type: ignore[assignment, attr-defined]
 VERSION: Final = API_VERSION.removeprefix(f"{GROUP}/")
 registry: Final = kopf.OperatorRegistry()
 _log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """The HTTPS server of the validating webhook, on every replica.
 
-Manifests are checked in a thread of their own, so that a large manifest does not hold up the operator's event loop.
+Manifests are checked in child processes, so that none holds up the operator's event loop or ends it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final
@@ -21,8 +20,9 @@ from aiohttp import web
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.kube.client import ApiError, KubeClient
 from videotrain_operator.webhook.certificates import Material, certificates_pem, fingerprint, key_pem, service_names
+from videotrain_operator.webhook.judge import JudgeDied, Judges
 from videotrain_operator.webhook.provision import Provisioner, UnusableSecret
-from videotrain_operator.webhook.review import BadReview, Outcome, answer
+from videotrain_operator.webhook.review import BadReview, Outcome
 
 LOOK_SECONDS: Final = 60.0
 """Between two looks at the Secret: a renewed certificate is served this soon."""
@@ -31,6 +31,10 @@ LARGEST_BODY: Final = 8 * 1024 * 1024
 """An update carries two objects, and the API server takes requests of 3 MiB."""
 REVIEW_SECONDS: Final = 8.0
 """Longest time for one review, with its body; the API server waits 10 s by default."""
+BODY_SECONDS: Final = 3.0
+"""Longest time for a body alone, which the API server sends at once."""
+MOST_AT_ONCE: Final = 16
+"""Reviews that are read and judged at the same time."""
 CLOSE_SECONDS: Final = 5.0
 _log = logging.getLogger(__name__)
 
@@ -77,7 +81,8 @@ class Webhook:
         )
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._served: bytes | None = None
-        self._reviewers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="webhook")
+        self._judges = Judges()
+        self._seats = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def run(self) -> None:
         """Serve until cancelled.
@@ -89,7 +94,7 @@ class Webhook:
         while not await self.look():
             await asyncio.sleep(retry)
             retry = min(2 * retry, LOOK_SECONDS)
-        async with self._listening():
+        async with self._judges, self._listening():
             while True:
                 await asyncio.sleep(LOOK_SECONDS)
                 await self.look()
@@ -119,7 +124,6 @@ class Webhook:
         finally:
             self.ready = False
             await runner.cleanup()
-            self._reviewers.shutdown(wait=False)
 
     def _load(self, material: Material) -> None:
         """Serve new connections with this certificate."""
@@ -136,14 +140,20 @@ class Webhook:
     async def _validate(self, request: web.Request) -> web.Response:
         try:
             async with asyncio.timeout(REVIEW_SECONDS):
-                body = await request.read()
-                loop = asyncio.get_running_loop()
-                outcome, review = await loop.run_in_executor(self._reviewers, answer, body)
+                # Bodies in memory at the same time: the others wait outside, in the buffers of their sockets.
+                async with self._seats:
+                    async with asyncio.timeout(BODY_SECONDS):
+                        body = await request.read()
+                    outcome, review = await self._judges.judge(body)
         except BadReview as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from error
         except TimeoutError as error:
             self.reviews["failed"] += 1
             raise web.HTTPServiceUnavailable(text=f"no answer within {REVIEW_SECONDS} s\n") from error
+        except JudgeDied as error:
+            self.reviews["failed"] += 1
+            _log.warning("webhook review=failed: %s", error)
+            raise web.HTTPInternalServerError(text="the checks ended without an answer\n") from error
         self.reviews[outcome] += 1
         return web.json_response(review)
 
