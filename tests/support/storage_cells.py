@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,10 +36,12 @@ _MEANT_FOR = {
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """One kind of request in one phase."""
+    """One kind of request for one kind of object in one phase."""
 
     phase: str
     kind: str
+    what: str = ""
+    """The object without what tells it from others of its kind: `train/checkpoints/step-*/commit.json`."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,11 @@ class Course:
         if self._stage == "train":
             return self._train(stage, rest, request.kind)
         return None
+
+    def what(self, request: StorageRequest) -> str:
+        """The kind of object that is asked for; raw videos are all of a kind."""
+        _, found, inside = request.key.partition(f"/{self._run}/")
+        return re.sub(r"[0-9a-f]{8,}|\d+", "*", inside).rstrip("/") if found else "raw"
 
     def _move(self, stage: str, rest: str, kind: str) -> None:
         if rest == "weights/model.safetensors" and kind in ("PUT", "multipart complete"):
@@ -147,7 +155,7 @@ class Director:
                 return "reset"
             if phase is None or request.kind not in KINDS:
                 return None
-            return self._judge(Place(phase, request.kind), request)
+            return self._judge(Place(phase, request.kind, self._course.what(request)), request)
 
     def _judge(self, place: Place, request: StorageRequest) -> str | None:
         self.seen.add(place)

@@ -27,7 +27,7 @@ from videotrain.objectstore.s3_server import ObjectServer
 EXAMPLE = Path(__file__).parents[2] / "manifests" / "examples" / "tiny.yaml"
 MOST_LOST = 2 * EVERY_STEPS
 """A checkpoint is written while steps go on, so the newest complete one may be the one before."""
-ATTEMPTS = 4
+ATTEMPTS = 16
 """Runs in which places may still meet a fault that they did not meet before."""
 
 
@@ -151,6 +151,11 @@ class Cell:
     """Steps done again."""
     problem: str = ""
     """What should not be; the run failed or a number is wrong."""
+
+    @property
+    def weight(self) -> tuple[bool, bool, int]:
+        """Orders cells by how bad they are."""
+        return bool(self.problem), bool(self.counter), self.lost
 
     def __str__(self) -> str:
         if self.problem:

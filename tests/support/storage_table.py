@@ -35,15 +35,16 @@ class Table:
         self._cells[fault] = cells
 
     def wanted(self, fault: str) -> list[Place]:
-        """Places that can meet a fault."""
-        return sorted(place for place in self._places if can_meet(place.kind, fault))
+        """Places that meet a fault. Silence takes a minute: of places that differ by the object alone one meets it."""
+        places = sorted(place for place in self._places if can_meet(place.kind, fault))
+        return list({(place.phase, place.kind): place for place in places}.values()) if fault == "silence" else places
 
     def wrong(self, fault: str) -> list[str]:
         """Cells that are not as they must be."""
         cells = self._cells[fault]
-        found = [f"{place.phase}, {place.kind}, {fault}: {cell.end}: {cell.problem}"
+        found = [f"{place.phase}, {place.kind} of {place.what}, {fault}: {cell.end}: {cell.problem}"
                  for place, cell in sorted(cells.items()) if cell.problem]  # fmt: skip
-        return found + [f"{place.phase}, {place.kind}, {fault}: not met" for place in self.wanted(fault)
+        return found + [f"{place.phase}, {place.kind} of {place.what}, {fault}: not met" for place in self.wanted(fault)
                         if place not in cells]  # fmt: skip
 
     def publish(self) -> None:
@@ -56,18 +57,21 @@ class Table:
     def _text(self) -> str:
         parts = [_MEANING]
         for kind in KINDS:
-            phases = [phase for phase in PHASES if Place(phase, kind) in self._places]
+            phases = [phase for phase in PHASES if any((p.phase, p.kind) == (phase, kind) for p in self._places)]
             parts.append(f"### {kind}\n\n| Fault | {' | '.join(phases)} |\n|---|{'---|' * len(phases)}")
             parts[-1] += "".join(
-                f"\n| {fault} | {' | '.join(self._cell(fault, Place(phase, kind)) for phase in phases)} |"
+                f"\n| {fault} | {' | '.join(self._cell(fault, phase, kind) for phase in phases)} |"
                 for fault in FAULTS
                 if can_meet(kind, fault)
             )
         return "\n\n".join([*parts, _CHECKS, *self._wrong_text(), _setting(time.monotonic() - self._began)])
 
-    def _cell(self, fault: str, place: Place) -> str:
-        cell = self._cells.get(fault, {}).get(place)
-        return str(cell) if cell else "not run"
+    def _cell(self, fault: str, phase: str, kind: str) -> str:
+        """The worst of what became of the objects that are asked for in this way."""
+        cells = [
+            cell for place, cell in self._cells.get(fault, {}).items() if (place.phase, place.kind) == (phase, kind)
+        ]
+        return str(max(cells, key=lambda cell: cell.weight)) if cells else "not run"
 
     def _wrong_text(self) -> list[str]:
         wrong = [line for fault in self._cells for line in self.wrong(fault)]
@@ -85,7 +89,7 @@ _MEANING = f"""\
 # What faults of the object store do to a run
 
 Every kind of request to the object store meets every fault that its answer can have, in every phase in which a run
-sends it. A cell says what followed:
+sends it, once for every kind of object (of silence: for one). A cell says what followed, of several the worst:
 
 - *goes on*: nothing is restarted and nothing is lost;
 - a counter of `status.restarts` with *+1* (`spec.failurePolicy.limits` bounds each): the world was started again, and
