@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from videotrain_api.resource.trainrun import VideoTrainingRun
@@ -62,11 +62,6 @@ class Outcome:
         return self.plan.requeue_seconds
 
 
-def utc_now() -> datetime:
-    """The wall clock, aware: the default `clock` of a RunLoop."""
-    return datetime.now(UTC)
-
-
 async def reconcile(
     cluster: Cluster,
     key: RunKey,
@@ -75,6 +70,7 @@ async def reconcile(
     departed: tuple[Json, ...] = (),
     memory: Memory | None = None,
     nodes_untrusted: str = "",
+    time_doubted: str = "",
 ) -> Outcome:
     """One pass over one run.
 
@@ -86,6 +82,7 @@ async def reconcile(
         departed: Pod objects as they were when they were deleted, if a watch saw it.
         memory: what the pass before left unwritten; without it every change of the status is written.
         nodes_untrusted: why nodes are not trusted; empty while they are.
+        time_doubted: why the clock may be wrong; empty if it is not.
 
     Raises:
         NotFound: the run is gone.
@@ -93,8 +90,8 @@ async def reconcile(
     """
     begun = time.monotonic()
     run, observed = await observe(cluster, key.namespace, key.name, agents, departed)
-    if nodes_untrusted:
-        observed = replace(observed, nodes_untrusted=nodes_untrusted)
+    if nodes_untrusted or time_doubted:
+        observed = replace(observed, nodes_untrusted=nodes_untrusted, time_doubted=time_doubted)
     now = clock()
     parse = memory.parse if memory else VideoTrainingRun.from_wire
     decided = _decide(memory.with_unwritten_status(run) if memory else run, observed, now, parse)
@@ -131,11 +128,12 @@ class RunLoop:
         key: RunKey,
         agents: Agents,
         *,
-        clock: Clock = utc_now,
+        clock: Clock,
         memory: Memory | None = None,
         turns: AbstractAsyncContextManager[object] | None = None,
         settle_seconds: float = 0.0,
         nodes_untrusted: Callable[[], str] = lambda: "",
+        time_doubted: Callable[[], str] = lambda: "",
         on_outcome: Callable[[Outcome], None] | None = None,
         on_error: Callable[[Exception], None] | None = None,
     ) -> None:
@@ -151,12 +149,13 @@ class RunLoop:
             settle_seconds: least time between passes, so that changes that come together make one pass. A first
                 change after a calm is acted on at once.
             nodes_untrusted: tells why nodes are not trusted; empty while they are.
+            time_doubted: tells why the clock may be wrong; empty if it is not.
             on_outcome: told of every pass.
             on_error: told of every pass that failed.
         """
         self._cluster, self._key, self._agents, self._clock = cluster, key, agents, clock
         self._memory, self._turns, self._nodes_untrusted = memory, turns or nullcontext(), nodes_untrusted
-        self._settle_seconds = settle_seconds
+        self._settle_seconds, self._time_doubted = settle_seconds, time_doubted
         self._on_outcome, self._on_error = on_outcome, on_error
         self._woken = asyncio.Event()
         self._departed: dict[str, Json] = {}
@@ -258,6 +257,7 @@ class RunLoop:
                     tuple(departed.values()),
                     self._memory,
                     self._nodes_untrusted(),
+                    self._time_doubted(),
                 )
         except (NotFound, NamespaceGoing):
             await release_orphans(self._cluster, key.namespace, key.name)

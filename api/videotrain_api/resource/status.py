@@ -256,6 +256,8 @@ class RunStatus(ApiModel):
     """Since when pods are held without a break; None while none is held."""
     observed_at: datetime | None = None
     """When held pods were last seen; bounds the end of a pod that vanishes."""
+    unconfirmed: dict[str, datetime] | None = None
+    """By what would be decided: when a pass first came to it. Another pass must come to it later before it is done."""
     warned_percents: list[int] = Field(default_factory=list)
     """Budget warnings that were already emitted."""
     budget_stop: str | None = None

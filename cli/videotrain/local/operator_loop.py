@@ -7,7 +7,9 @@ import json
 import logging
 import secrets
 import sqlite3
+import time
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -21,16 +23,19 @@ from videotrain_api.schema import Json
 from videotrain_api.signing import KEY_BYTES
 from videotrain_api.vocabulary import KIND, PORT_AGENT, Phase
 from videotrain_operator.cluster.agents import AgentClient
+from videotrain_operator.cluster.clock import Clock
 from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.manager.server import serve
 from videotrain_operator.planner.observed import Observed
-from videotrain_operator.reconcile import Outcome, RunKey, RunLoop, utc_now
+from videotrain_operator.reconcile import Outcome, RunKey, RunLoop
 from videotrain_operator.telemetry import OperatorMetrics
 
 _log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.5
 """How often agents are asked while pods are there; the few local ones cost next to nothing."""
+CONFIRM_SECONDS: Final = 1.0
+"""How long the time must run evenly before it is believed."""
 PATIENCE: Final = 5
 """Failed passes in a row after which the run is given up: in one process nobody else will mend what is broken."""
 RESTING: Final = (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED)
@@ -66,6 +71,7 @@ class Operating:
         self._metrics_port = metrics_port
         self._seen: asyncio.Queue[Outcome | Exception | None] = asyncio.Queue()
         self._metrics = OperatorMetrics()
+        self._clock = Clock(confirm_seconds=CONFIRM_SECONDS)
         self._endpoints: Json = {}
         self._errors = 0
 
@@ -92,7 +98,13 @@ class Operating:
     async def _with_agents(self) -> Json:
         async with AgentClient(secrets.token_bytes(KEY_BYTES)) as agents, asyncio.TaskGroup() as group:
             loop = RunLoop(
-                self._cluster, self._key, agents, on_outcome=self._seen.put_nowait, on_error=self._seen.put_nowait
+                self._cluster,
+                self._key,
+                agents,
+                clock=self._now,
+                time_doubted=lambda: self._clock.doubt,
+                on_outcome=self._seen.put_nowait,
+                on_error=self._seen.put_nowait,
             )
             helpers = [group.create_task(self._operate(loop)), group.create_task(self._poll(loop))]
             helpers += [group.create_task(self._notice(loop, kind)) for kind in (KIND, "Pod", "Node", "ConfigMap")]
@@ -102,6 +114,12 @@ class Operating:
             finally:
                 for helper in helpers:
                     helper.cancel()
+
+    def _now(self) -> datetime:
+        """The time of the embedded API server, which is in this process, held against the monotonic clock."""
+        asked = time.monotonic()
+        self._clock.note(datetime.now(UTC), asked, time.monotonic(), resolution=0.0)
+        return self._clock.now()
 
     async def _operate(self, loop: RunLoop) -> None:
         await loop.run()
@@ -117,8 +135,7 @@ class Operating:
                 self._count(item)
                 continue
             self._errors = 0
-            seconds = (utc_now() - item.at).total_seconds()
-            self._metrics.note_pass(item.run, item.status, seconds, [event.reason for event in item.plan.events])
+            self._metrics.note_pass(item.run, item.status, item.seconds, [event.reason for event in item.plan.events])
             run = item.run | {"status": item.plan.status.to_wire()}
             self._display.update(run, item.observed)
             self._write_endpoints(item.observed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final
 
@@ -172,7 +171,7 @@ class KubeCluster:
         """Ask for the deletion of everything that carries the labels; see Cluster.delete_collection."""
         self._fence()
         await self._client.delete_collection(kind, namespace, _selector(labels))
-        now = rfc3339(datetime.now(UTC), "seconds")
+        now = rfc3339(self._client.clock.now(), "seconds")
         for body in await self.list(kind, namespace, labels):
             self._stores[kind].mark_deleting(body, now)
 
@@ -196,7 +195,7 @@ class KubeCluster:
 
     def _event(self, regarding: Json, type_: str, reason: str, message: str) -> Json:
         head = regarding["metadata"]
-        now = rfc3339(datetime.now(UTC), "seconds")
+        now = rfc3339(self._client.clock.now(), "seconds")
         namespace = head.get("namespace", "default")
         return {
             "apiVersion": "v1",

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +27,7 @@ from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import ENV_POD_ROOT
+from videotrain_operator.cluster.clock import Clock
 from videotrain_operator.cluster.interface import Conflict, NotFound, WatchEvent
 from videotrain_operator.kube.json_text import read_json
 from videotrain_operator.kube.kinds import KINDS
@@ -46,6 +50,7 @@ LONGEST_LINE: Final = 64 * 2**20
 APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
 JSON_PATCH: Final = "application/json-patch+json"
+_log = logging.getLogger(__name__)
 OnRequest = Callable[[str, str, int], None]
 """Told verb, kind and HTTP status (0: no answer) of every request."""
 
@@ -108,14 +113,16 @@ async def connect(
 class KubeClient:
     """Verbs on objects as JSON data. Every method may raise ApiError; NotFound and Conflict as named."""
 
-    def __init__(self, api: ApiClient, on_request: OnRequest | None = None) -> None:
+    def __init__(self, api: ApiClient, on_request: OnRequest | None = None, clock: Clock | None = None) -> None:
         self._api = api
+        self.clock = clock or Clock()
+        """The server's time, from every answer of its."""
         self._on_request = on_request
         self._permits = asyncio.Semaphore(CONCURRENCY)
 
     def apart(self) -> KubeClient:
         """A client of the same server whose requests wait behind nobody else's."""
-        return KubeClient(self._api, self._on_request)
+        return KubeClient(self._api, self._on_request, self.clock)
 
     @property
     def server(self) -> str:
@@ -340,9 +347,20 @@ class KubeClient:
         headers = {"Accept": "application/json", "Content-Type": content, "User-Agent": "videotrain"}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self.server + path + (f"?{urlencode(query)}" if query else "")
+        sent = time.monotonic()
         answer = await self._api.rest_client.request(method, url, headers=headers, body=body, _request_timeout=timeout)
         response: aiohttp.ClientResponse = answer.response
+        self._note_time(response, sent)
         return response
+
+    def _note_time(self, response: aiohttp.ClientResponse, sent: float) -> None:
+        told = response.headers.get("Date")
+        if told is None:
+            return
+        try:
+            self.clock.note(parsedate_to_datetime(told), sent, time.monotonic())
+        except (ValueError, TypeError, OverflowError):  # TypeError: a date without a zone
+            _log.warning("an answer's Date header is no time and was not used: %.80r", told)
 
     async def _check(self, verb: str, kind: str, response: aiohttp.ClientResponse) -> None:
         self._tell(verb, kind, response.status)

@@ -76,7 +76,7 @@ class Operator:
         cluster = KubeCluster(client, self._stores, fence, host)
         # Before what wakes it: each of the following takes its `notice`.
         self._controller = Controller(
-            cluster, self._stores, agents, metrics, settings, lambda: self._informers[0].heard_at
+            cluster, self._stores, agents, metrics, settings, lambda: self._informers[0].heard_at, client.clock
         )
         self._informers = list(self._make_informers())
         self._runs = Runs(self._stores[KIND], self._controller.notice)
@@ -260,6 +260,7 @@ class Operator:
     def _samples(self) -> Iterable[Sample]:
         leading = self._election.leading or not self._settings.leader_elect
         yield catalogue.LEADER, (), float(leading)
+        yield catalogue.TIME_DOUBTED, (), float(bool(self._client.clock.doubt))
         restarts: dict[str, int] = {}
         for informer in self._informers:
             restarts[informer.kind] = restarts.get(informer.kind, 0) + informer.restarts

@@ -12,6 +12,7 @@ from videotrain_api.reasons import Reason
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID
 from videotrain_operator.cluster.agents import AgentClient
+from videotrain_operator.cluster.clock import Clock
 from videotrain_operator.cluster.interface import Cluster, Conflict, NotFound, WatchEvent
 from videotrain_operator.cluster.podview import node_is_leaving
 from videotrain_operator.cluster.status_writes import Memory
@@ -21,7 +22,7 @@ from videotrain_operator.manager.agent_watch import Listening
 from videotrain_operator.manager.node_trust import NodeTrust
 from videotrain_operator.manager.refusals import status_of_refusal
 from videotrain_operator.manager.settings import Settings
-from videotrain_operator.reconcile import Outcome, RunKey, RunLoop, utc_now
+from videotrain_operator.reconcile import Outcome, RunKey, RunLoop
 from videotrain_operator.telemetry import OperatorMetrics
 
 REPEAT_SECONDS: Final = 600.0
@@ -68,6 +69,7 @@ class Controller:
         metrics: OperatorMetrics,
         settings: Settings,
         nodes_heard_at: Callable[[], float],
+        clock: Clock,
     ) -> None:
         """Begin without loops; `lead` starts one for each run.
 
@@ -78,7 +80,9 @@ class Controller:
             metrics: is told of every pass.
             settings: of the process.
             nodes_heard_at: monotonic time of the last sign of the API server about nodes.
+            clock: the API server's.
         """
+        self._clock = clock
         self._cluster, self._stores, self._agents = cluster, stores, agents
         self._metrics, self._settings = metrics, settings
         self._nodes_heard_at = nodes_heard_at
@@ -163,10 +167,12 @@ class Controller:
             self._cluster,
             RunKey(namespace=key.namespace, name=key.name),
             self._agents,
+            clock=self._clock.now,
             memory=Memory(),
             turns=self._turns,
             settle_seconds=self._settings.settle_seconds,
             nodes_untrusted=lambda: self._node_trust.reason,
+            time_doubted=lambda: self._clock.doubt,
             on_outcome=lambda outcome: self._note(key, outcome),
             on_error=lambda error: self._note_error(key, error),
         )
@@ -232,7 +238,7 @@ class Controller:
         try:
             # The event first: the status is refused if the run has changed, and the event is worth having all the same.
             await self._cluster.emit_event(run, "Warning", error.reason or Reason.REFUSED, str(error))
-            status = status_of_refusal(run, error, utc_now())
+            status = status_of_refusal(run, error, self._clock.now())
             await self._cluster.replace_status(KIND, head["namespace"], head["name"], status, head["resourceVersion"])
         except (ApiError, Conflict, NotFound, ManifestError) as trouble:
             _log.warning("run=%s/%s refusal was not put on record: %s", head["namespace"], head["name"], trouble)

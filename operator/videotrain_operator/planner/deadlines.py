@@ -23,7 +23,8 @@ def track_active_time(draft: Draft) -> None:
         draft.update(active_since=begin, observed_at=draft.now)
     elif since is not None:
         ends = [pod.finished_at for pod in draft.observed.pods if pod.finished_at is not None]
-        end = max([since, *(ends or [draft.before.observed_at or since])])
+        # None of them is later than now, except by a clock that was wrong.
+        end = max(since, min(draft.now, max(ends or [draft.before.observed_at or since])))
         closed = draft.status.active_microseconds + (end - since) // timedelta(microseconds=1)
         draft.update(active_since=None, active_microseconds=closed)
 
@@ -45,6 +46,8 @@ def _check_active(draft: Draft, limit: int) -> None:
     active = timedelta(microseconds=draft.status.active_microseconds) + (draft.now - since if since else timedelta(0))
     left = timedelta(seconds=limit) - active
     if left <= timedelta(0):
+        if not draft.confirmed(Reason.DEADLINE_EXCEEDED):
+            return
         message = Message.ACTIVE_DEADLINE.text(seconds=f"{active.total_seconds():.0f}", limit=limit)
         fail_run(draft, Reason.DEADLINE_EXCEEDED, message)
     elif since is not None:
@@ -63,7 +66,7 @@ def _check_start(draft: Draft, limit: int) -> None:
             return  # a queue may be long, and that is its right
         start = max(start, admitted.last_transition_time)
     left = start + timedelta(seconds=limit) - draft.now
-    if left <= timedelta(0):
-        fail_run(draft, Reason.START_DEADLINE_EXCEEDED, Message.START_DEADLINE.text(limit=limit))
-    else:
+    if left > timedelta(0):
         draft.look_again(left.total_seconds())
+    elif draft.confirmed(Reason.START_DEADLINE_EXCEEDED):
+        fail_run(draft, Reason.START_DEADLINE_EXCEEDED, Message.START_DEADLINE.text(limit=limit))

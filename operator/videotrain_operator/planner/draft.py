@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from videotrain_api.crd.wire import Manifest
 from videotrain_api.records import Roster
@@ -21,6 +21,8 @@ from videotrain_api.vocabulary import Condition
 from videotrain_operator.planner.decision import Deletion, Event, Plan
 from videotrain_operator.planner.observed import Observed, PodView
 
+CONFIRM_SECONDS: Final = 1.0
+"""Between the two passes that must come to a decision that cannot be taken back."""
 EndCause = Literal["completed", "drained", "application", "infrastructure", "preemption", "hang"]
 
 
@@ -139,6 +141,24 @@ class Draft:
         self.update_last(end_cause=cause, end_reason=str(reason), end_message=str(message)[:1000])
         self.ended = True
         self.look_again(0)
+
+    def confirmed(self, decision: str) -> bool:
+        """Whether what cannot be taken back may be decided: the time is sure, and a pass before came to the same.
+
+        It is noted until a pass no longer asks; then the next has to be confirmed anew. So one wrong reading of a
+        clock, of the API server's or an agent's, decides nothing.
+
+        Args:
+            decision: what would be decided, such as the reason that it would have.
+        """
+        since = (self.before.unconfirmed or {}).get(str(decision))
+        if self.observed.time_doubted or since is None or self.now < since:
+            since = self.now
+        self.update(unconfirmed=(self.status.unconfirmed or {}) | {str(decision): since})
+        left = CONFIRM_SECONDS - (self.now - since).total_seconds()
+        if left > 0:
+            self.look_again(left)
+        return left <= 0
 
     def tell(self, type_: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         """Emit an event after the status was written."""

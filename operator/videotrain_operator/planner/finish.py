@@ -40,5 +40,5 @@ def expire_run(draft: Draft) -> None:
     left = (finished + timedelta(seconds=ttl) - draft.now).total_seconds()
     if left > 0:
         draft.look_again(left)
-    elif not draft.observed.pods:
+    elif not draft.observed.pods and draft.confirmed("Deletion"):
         draft.delete_run = True

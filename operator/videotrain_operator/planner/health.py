@@ -237,6 +237,8 @@ def _hang(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Fault 
         draft.look_again(policy.hang_seconds - still)
         set_condition(draft, Condition.PROGRESS_OBSERVED, status=True, reason=Reason.STEPS_ADVANCE)
         return None
+    if not draft.confirmed(GenerationReason.HANG):
+        return None
     message = Message.HANG.text(step=facts.step, seconds=f"{still:.0f}", limit=policy.hang_seconds)
     set_condition(draft, Condition.PROGRESS_OBSERVED, status=False, reason=GenerationReason.HANG, message=message)
     return Fault(pod=live.members[0], reason=FaultReason.HANG, message=message, generation_reason=GenerationReason.HANG)
@@ -244,10 +246,14 @@ def _hang(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Fault 
 
 def _late(draft: Draft, live: GenerationStatus) -> Fault | None:
     limit = timedelta(seconds=draft.spec.failure_policy.start_seconds)
-    left = (live.created_at + limit - draft.now).total_seconds()
+    # No roster is older than the pods that got it, except by a clock that was wrong.
+    begun = max([live.created_at, *(pod.started_at for pod in _member_pods(draft, live) if pod.started_at)])
+    left = (begun + limit - draft.now).total_seconds()
     if left > 0:
         draft.look_again(left)
         set_condition(draft, Condition.PROGRESS_OBSERVED, None, Reason.STARTING, Message.NO_FIRST_STEP)
+        return None
+    if not draft.confirmed(Reason.START_TIMEOUT):
         return None
     silent = _blame_silent(draft, live)
     if silent and draft.observed.nodes_untrusted:

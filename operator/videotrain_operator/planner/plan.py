@@ -133,7 +133,13 @@ def _open(run: VideoTrainingRun, observed: Observed, now: datetime) -> Draft:
         # A pod whose node looks lost is then no member of a new world, and not dead either.
         pods = (replace(p, node_lost=False, node_untrusted=True) if p.node_lost else p for p in observed.pods)
         observed = replace(observed, pods=tuple(pods))
-    return Draft(run=effective_run(run, frozen), observed=observed, now=now, before=status, status=status)
+    return Draft(
+        run=effective_run(run, frozen),
+        observed=observed,
+        now=now,
+        before=status,
+        status=status.model_copy(update={"unconfirmed": None}),
+    )
 
 
 def _retire_service(draft: Draft) -> None:

@@ -352,7 +352,7 @@ async def test_an_error_is_told_and_the_loop_goes_on(monkeypatch: pytest.MonkeyP
 
 async def test_the_loops_own_status_write_does_not_wake_it() -> None:
     cluster = SimulatedCluster(manifest(), nodes=1)
-    loop = RunLoop(cluster, KEY, cluster)
+    loop = RunLoop(cluster, KEY, cluster, clock=lambda: cluster.now)
     run = cluster.run
     loop.notice(WatchEvent("MODIFIED", run))
     loop._woken.clear()

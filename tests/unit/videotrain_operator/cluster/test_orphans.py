@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support.manifests_strategy import training_run
+from support.server_clock import server_clock
 
 from videotrain_api.vocabulary import KIND, LABEL_RUN
 from videotrain_operator.cluster.interface import NotFound
@@ -55,7 +56,7 @@ async def test_a_new_leader_lets_go_of_the_queued_pods_of_runs_that_are_gone(run
         other["metadata"] |= {"namespace": "team", "uid": "u-1", "resourceVersion": "5", "generation": 1}
         cluster.stores[KIND].put(other)
     metrics = OperatorMetrics()
-    controller = Controller(cluster, cluster.stores, object(), metrics, Settings(), lambda: 0.0)  # type: ignore[arg-type]
+    controller = Controller(cluster, cluster.stores, object(), metrics, Settings(), lambda: 0.0, server_clock())  # type: ignore[arg-type]
     leading = asyncio.create_task(controller.lead())
     try:
         told = await asyncio.wait_for(cluster.applied.get(), 60)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.manifests_strategy import training_run
 from support.processes import SECONDS
+from support.server_clock import server_clock
 
 from videotrain_api.signing import derive_signing_key
 from videotrain_api.vocabulary import KIND
@@ -74,7 +75,7 @@ class Refusing:
 @asynccontextmanager
 async def leading(cluster: Refusing) -> AsyncIterator[Controller]:
     metrics, agents = OperatorMetrics(), Silent()
-    controller = Controller(cluster, cluster.stores, agents, metrics, Settings(), lambda: 0.0)  # type: ignore[arg-type]
+    controller = Controller(cluster, cluster.stores, agents, metrics, Settings(), lambda: 0.0, server_clock())  # type: ignore[arg-type]
     task = asyncio.create_task(controller.lead())
     try:
         yield controller

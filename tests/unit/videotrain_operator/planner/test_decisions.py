@@ -52,6 +52,7 @@ def running(number: int = 1, members: tuple[int, ...] = (0, 1, 2), facts: Any = 
     if facts is not None:
         generation["progress"] = facts.to_wire()
     base = {"configMap": CONFIG, "generation": number, "stages": [STAGE], "observedGeneration": 1}
+    base["unconfirmed"] = {"StartTimeout": "2026-01-01T12:00:02Z"}  # the pass before came to it, too
     return base | {"generations": [generation | more]}
 
 

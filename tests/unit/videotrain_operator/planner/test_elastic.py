@@ -305,6 +305,8 @@ async def test_image_trouble_is_shown_and_left_to_the_start_deadline() -> None:
     assert len({str(c) for c in status.conditions if c.type == "Scheduled"}) == 1
     assert "try 0" in condition(status, "Scheduled").message, "the same trouble is not told in new words"
     cluster.now += timedelta(seconds=60)
+    await settle(cluster)
+    cluster.now += timedelta(seconds=1)
     status = (await settle(cluster)).plan.status
     assert condition(status, "Failed").reason == "StartDeadlineExceeded"
 

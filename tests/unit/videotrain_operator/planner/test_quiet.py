@@ -164,6 +164,8 @@ async def test_the_ttl_is_asked_for_to_the_second_and_nothing_is_made_again() ->
     assert outcome.requeue_seconds == left
     assert outcome.plan.apply == ()
     cluster.now += timedelta(seconds=left)
+    assert (await settle(cluster)).requeue_seconds == 1, "one look at the clock deletes nothing"
+    cluster.now += timedelta(seconds=1)
     await settle(cluster)
     assert not [key for key in cluster.objects if key[0] == "VideoTrainingRun"]
 

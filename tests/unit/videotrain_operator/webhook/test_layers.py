@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from videotrain_api.schema import ManifestError
 from videotrain_api.signing import derive_signing_key
 from videotrain_api.validation import parse_run
 from videotrain_api.vocabulary import API_VERSION, KIND
-from videotrain_operator.reconcile import RunKey, reconcile, utc_now
+from videotrain_operator.reconcile import RunKey, reconcile
 from videotrain_operator.simulation.cluster import MASTER_KEY
 from videotrain_operator.webhook.review import review_request
 
@@ -82,7 +83,7 @@ async def look(cluster: EmbeddedCluster, manifest: Json) -> Json:
     await cluster.apply(manifest, "user")
     key = RunKey(namespace="default", name=manifest["metadata"]["name"])
     for _ in range(3):
-        await reconcile(cluster, key, utc_now, Silent())
+        await reconcile(cluster, key, lambda: datetime.now(UTC), Silent())
     return await cluster.get(KIND, "default", key.name)
 
 
