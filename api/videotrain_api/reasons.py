@@ -55,6 +55,7 @@ class Reason(StrEnum):
     START_TIMEOUT = "StartTimeout"
     STATUS_LOST = "StatusLost"
     STEPS_ADVANCE = "StepsAdvance"
+    STORAGE_DENIED = "StorageDenied"
     SUCCEEDED = "Succeeded"
     SUSPENDED = "Suspended"
     SUSPENDED_BY_USER = "SuspendedByUser"
@@ -157,6 +158,10 @@ class Message(StrEnum):
     START_TIMEOUT = "no step within {seconds} s of its roster (spec.failurePolicy.startSeconds){errors}"
     STATUS_LOST = (
         "the status was emptied; counters and finished stages are taken from the ledger, the world from the pods"
+    )
+    STORAGE_DENIED = (
+        "the object store denies access; the run holds no nodes, goes on from its newest checkpoint and tries again at "
+        "{time} UTC: {why}"
     )
     SUSPENDING = "{reason}: saving and releasing all nodes"
     WAITS_FOR_MORE = "{ready} of {largest} pods are ready; starts with {size} at {time} UTC"
@@ -346,6 +351,15 @@ NOTICES: Final[tuple[Notice, ...]] = (
     *_told("Normal", Reason.SUSPENDED, Message.SUSPENDING, NOTHING),
     _held(Condition.SUSPENDED, "True", Reason.SUSPENDED_BY_USER, advice="Set spec.suspend to false to go on."),
     _held(Condition.SUSPENDED, "True", Reason.BUDGET_EXCEEDED, advice="Raise spec.budget to go on."),
+    *_told(
+        "Warning",
+        Reason.STORAGE_DENIED,
+        Message.STORAGE_DENIED,
+        "Mend the keys of spec.storage.credentialsSecret, what they may do in the bucket, the bucket itself, or the "
+        "clocks of the nodes. The run tries again by itself, after at most an hour; setting spec.suspend to true and "
+        "back to false makes it try at once.",
+        (Condition.SUSPENDED, "True"),
+    ),
     *_told("Normal", GenerationReason.RESUMED, Message.RESUMED, NOTHING),
     _held(Condition.SUSPENDED, "False", GenerationReason.RESUMED),
     *_told("Normal", Reason.STAGE_SUCCEEDED, Message.STAGE_SUCCEEDED, NOTHING),

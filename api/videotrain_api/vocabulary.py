@@ -166,11 +166,12 @@ class ExitCode(IntEnum):
     DATA = 65
     """Data are missing, empty or damaged beyond the skip limit; retrying cannot help."""
     STORAGE = 69
-    """The object store cannot be reached: infrastructure."""
+    """The object store cannot be reached, or what it answers is cut: infrastructure."""
     DISK_FULL = 74
     """No space left for scratch or cache: infrastructure."""
     PERMISSION = 77
-    """The object store refuses the credentials, or the bucket does not exist; retrying cannot help."""
+    """The object store refused the credentials for a minute, or the bucket does not exist: infrastructure. Another node
+    is tried, then the run is suspended and tries again by itself."""
     DIVERGED = 80
     """The loss is not finite: application."""
     FENCED = 81

@@ -141,6 +141,21 @@ class SuspectNode(ApiModel):
     """When it happened."""
 
 
+class StorageDenialStatus(ApiModel):
+    """The object store denied access, and nothing was saved since."""
+
+    stage: str
+    """Stage that was worked on."""
+    saved_step: int
+    """Its newest checkpoint then; a newer one ends the denial."""
+    pauses: int = 0
+    """How often the run has waited without nodes; each pause is twice as long as the one before, an hour at most."""
+    message: str
+    """For people: what the worker told, with the answer of the object store."""
+    until: datetime | None = None
+    """When the run, suspended for it, tries again; unset while it tries."""
+
+
 class OutageStatus(ApiModel):
     """What the run recovers from: a world ended before its time, and no step was finished since."""
 
@@ -268,6 +283,8 @@ class RunStatus(ApiModel):
     """Name of the config map with the ledger, once it was written."""
     outage: OutageStatus | None = None
     """What is being recovered from; unset while steps go on."""
+    storage_denied: StorageDenialStatus | None = None
+    """Access that the object store denied; unset once something was saved after it."""
     pod_groups: list[PodGroupStatus] = Field(default_factory=list)
     """Groups of pods in the queue; empty without spec.queue."""
     pod_groups_made: int = 0

@@ -188,5 +188,8 @@ class Operating:
 
 def rests(outcome: Outcome) -> bool:
     """Nothing is held any more, and the pass that saw it had nothing left to write: the bill is final."""
+    denied = outcome.plan.status.storage_denied
+    if denied is not None and denied.until is not None:
+        return False  # it goes on by itself
     settled = outcome.plan.status.to_wire() == (outcome.run.get("status") or {})
     return outcome.plan.status.phase in RESTING and not outcome.observed.pods and settled and not outcome.plan.apply

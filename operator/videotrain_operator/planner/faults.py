@@ -17,7 +17,9 @@ from videotrain_api.vocabulary import ExitCode, GenerationReason
 from videotrain_operator.planner.observed import PodView
 from videotrain_operator.planner.progress import CONSEQUENCES, Report
 
-Action = Literal["Restart", "ReplaceNode", "Fail", "Ignore"]
+Action = Literal["Restart", "ReplaceNode", "Fail", "Ignore", "Wait"]
+"""What is done about a fault. A rule of the user names one of the first four; `Wait` is another node, then a pause
+without nodes."""
 
 
 class Verdict(NamedTuple):
@@ -32,7 +34,7 @@ EXIT_CODES: Final[dict[int, Verdict]] = {
     ExitCode.INTERNAL: Verdict("application", "Restart"),
     ExitCode.CONFIG: Verdict("application", "Fail"),
     ExitCode.DATA: Verdict("application", "Fail"),
-    ExitCode.PERMISSION: Verdict("application", "Fail"),
+    ExitCode.PERMISSION: Verdict("infrastructure", "Wait"),
     ExitCode.STORAGE: Verdict("infrastructure", "Restart"),
     ExitCode.DISK_FULL: Verdict("infrastructure", "ReplaceNode"),
     ExitCode.DIVERGED: Verdict("application", "Restart"),

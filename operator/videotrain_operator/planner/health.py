@@ -10,6 +10,7 @@ from videotrain_api.resource.status import GenerationStatus, RestartCounts
 from videotrain_api.resource.trainrun import Cause
 from videotrain_api.vocabulary import Condition, ExitCode, GenerationReason
 from videotrain_operator.planner.conditions import set_condition
+from videotrain_operator.planner.denial import note_denial
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.faults import Fault, Verdict, gone_fault, pod_fault, root_of, worker_fault
 from videotrain_operator.planner.finish import fail_run, succeed_run
@@ -109,7 +110,8 @@ def _end_for_faults(draft: Draft, live: GenerationStatus, faults: list[Fault], r
             return
         root = _silent(draft, live, reports) or faults[0]
     _note_counted(draft, [pod for pod in _member_pods(draft, live) if dead(pod)])
-    _end_for_fault(draft, live, root)
+    everybody = len(faults) == len(live.members) > 1 and all(f.exit_code == ExitCode.PERMISSION for f in faults)
+    _end_for_fault(draft, live, root, everybody=everybody)
 
 
 def _silent(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Fault | None:
@@ -149,10 +151,21 @@ def _member_pods(draft: Draft, live: GenerationStatus) -> list[PodView]:
     return [draft.pods[name] for name in live.members if name in draft.pods]
 
 
-def _end_for_fault(draft: Draft, live: GenerationStatus, fault: Fault) -> None:
-    """End the generation for a fault, or the run if that was one too many."""
+def _end_for_fault(draft: Draft, live: GenerationStatus, fault: Fault, *, everybody: bool = False) -> None:
+    """End the generation for a fault, or the run if that was one too many.
+
+    Args:
+        draft: the pass.
+        live: the running generation.
+        fault: what is blamed.
+        everybody: every member was denied access to the object store.
+    """
     verdict = fault.verdict(draft.spec.failure_policy.rules)
     draft.end_generation(verdict.cause, fault.generation_reason, fault.message)
+    policy = draft.spec.failure_policy
+    spent = draft.status.restarts_in_stage.infrastructure >= policy.limits.infrastructure
+    if verdict.action == "Wait" and note_denial(draft, fault.message, everybody=everybody or spent):
+        return
     _count(draft, fault, verdict, _death_step(live, fault, verdict), _way_on(draft, live, verdict))
 
 
@@ -171,7 +184,7 @@ def _count(draft: Draft, fault: Fault, verdict: Verdict, step: int | None = None
     if verdict.action == "Fail":
         fail_run(draft, Reason.FAILURE_POLICY if fault.exit_code is None else fault.reason, fault.message)
         return
-    if verdict.action == "ReplaceNode" and fault.node:
+    if verdict.action in ("ReplaceNode", "Wait") and fault.node:
         suspect(draft, fault.node, fault.message[:200])
     if verdict.action == "Ignore":
         draft.tell("Warning", Reason.FAULT_IGNORED, fault.message)
@@ -191,7 +204,7 @@ def _count(draft: Draft, fault: Fault, verdict: Verdict, step: int | None = None
 
 def _death_step(live: GenerationStatus, fault: Fault, verdict: Verdict) -> int | None:
     """The step that a death can be blamed on: none for a lost node, an outage or a preemption."""
-    blameless = fault.reason in BLAMELESS or fault.exit_code == ExitCode.STORAGE
+    blameless = fault.reason in BLAMELESS or fault.exit_code in (ExitCode.STORAGE, ExitCode.PERMISSION)
     if blameless or verdict.cause == "preemption" or verdict.action in ("Ignore", "Fail"):
         return None
     facts = live.progress

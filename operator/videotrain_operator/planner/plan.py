@@ -22,6 +22,7 @@ from videotrain_operator.planner.conditions import make_condition, with_conditio
 from videotrain_operator.planner.configuration import accept
 from videotrain_operator.planner.deadlines import check_deadlines, track_active_time
 from videotrain_operator.planner.decision import Deletion, Event, Plan
+from videotrain_operator.planner.denial import wait_for_storage
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.finish import expire_run
 from videotrain_operator.planner.generations import adopt_published, begin_generation, spread_roster
@@ -76,6 +77,7 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
     # is over, and that 6 and 7 find `suspend_reason` and the sizes that are left.
     check_deadlines(draft)
     check_budget(draft, bill)
+    wait_for_storage(draft)
     # 5. The running generation may be complete, dead, hanging or about to lose a node. Suspicions are dropped before a
     # fault of this pass raises new ones; pods outside the world come last, since the world's own dead are counted with
     # it. Leaves `ended`: then 6 to 8 begin no world, and make and delete no pod.

@@ -1,7 +1,7 @@
 """Releasing the nodes and taking them back.
 
-Three parties may want the nodes released: the user (`spec.suspend`), the budget, and a queue. Each keeps its own
-word for it, so that one never undoes what another wants.
+Four parties may want the nodes released: the user (`spec.suspend`), the budget, an object store that denies access, and
+a queue. Each keeps its own word for it, so that one never undoes what another wants.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.vocabulary import Condition, GenerationReason
 from videotrain_operator.planner.conditions import find_condition, set_condition
+from videotrain_operator.planner.denial import denial_text
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.generations import stop_workers
 
@@ -23,7 +24,9 @@ def suspend_or_resume(draft: Draft) -> None:
     if reason is None:
         _resume(draft)
         return
-    if set_condition(draft, Condition.SUSPENDED, status=True, reason=reason):
+    denial = draft.status.storage_denied if reason == Reason.STORAGE_DENIED else None
+    message = denial_text(denial) if denial else ""
+    if set_condition(draft, Condition.SUSPENDED, status=True, reason=reason, message=message):
         draft.tell("Normal", Reason.SUSPENDED, Message.SUSPENDING.text(reason=reason))
     if draft.live is not None:
         draft.end_generation("drained", Reason.SUSPENDED, reason)

@@ -161,7 +161,7 @@ def fault_of(code: int, rules: list[FailureRule] | None = None, reason: str = "P
         (ExitCode.INTERNAL, "application", "Restart"),
         (ExitCode.CONFIG, "application", "Fail"),
         (ExitCode.DATA, "application", "Fail"),
-        (ExitCode.PERMISSION, "application", "Fail"),
+        (ExitCode.PERMISSION, "infrastructure", "Wait"),
         (ExitCode.STORAGE, "infrastructure", "Restart"),
         (ExitCode.DISK_FULL, "infrastructure", "ReplaceNode"),
         (ExitCode.DIVERGED, "application", "Restart"),
