@@ -151,6 +151,14 @@ RECOVERY_SECONDS: Final = _run(
 )
 RUN_MFU_RATIO: Final = _run("run_mfu_ratio", "gauge", "Model FLOPs utilisation of the run, last 20 steps.")
 RUN_SAMPLES_PER_SECOND: Final = _run("run_samples_per_second", "gauge", "Samples per second of the run, last 20 steps.")
+RUN_RECONCILED: Final = _run(
+    "run_reconciled",
+    "gauge",
+    "0 after three failed passes over the run in a row, else 1; its limits are held.",
+)
+RUN_UNREADABLE: Final = _run(
+    "run_unreadable_values", "gauge", "Values in status, ledger, labels and annotations that nobody can read."
+)
 CURATION_DROPPED: Final = _run(
     "curation_dropped_total",
     "counter",

@@ -45,6 +45,8 @@ class Reason(StrEnum):
     NO_WORLD = "NoWorld"
     PODS_READY = "PodsReady"
     QUEUED = "Queued"
+    PASSES_FAIL = "PassesFail"
+    PASSES_SUCCEED = "PassesSucceed"
     RECOVERED = "Recovered"
     REFUSED = "Refused"
     """For what the API server refuses without a reason of its own."""
@@ -124,7 +126,8 @@ class Message(StrEnum):
     HANG = "step {step} was the last for {seconds} s (spec.failurePolicy.hangSeconds is {limit})"
     LEAVING = "leaving: {pods}"
     LEDGER_REBUILT = (
-        "config map {name} was deleted; it is made again from the totals in the status ({total} {currency}), and from "
+        "config map {name} was deleted or cannot be read; it is made again from the totals in the status "
+        "({total} {currency}), and from "
         "now on the bill counts as estimated"
     )
     MEMBERS_SILENT = "some members do not answer"
@@ -138,6 +141,9 @@ class Message(StrEnum):
         "{deaths} generations in a row died after step {step} (spec.failurePolicy.sameStepLimit is {limit}): {fault}"
     )
     NO_STEP_KNOWN = "nobody who knows the step answers"
+    PASSES_FAIL = (
+        "{count} passes in a row failed; suspension, deadline and budget are held by the pods alone. The last: {why}"
+    )
     PODS = "{ready} pods are ready, at least {needed} are needed"
     PODS_STUCK = "; the container of {pods} cannot be made: {why}"
     PODS_UNPLACED = "; no node takes {pods}: {why}"
@@ -162,6 +168,9 @@ class Message(StrEnum):
     STORAGE_DENIED = (
         "the object store denies access; the run holds no nodes, goes on from its newest checkpoint and tries again at "
         "{time} UTC: {why}"
+    )
+    STATUS_UNREADABLE = (
+        "{fields} cannot be read; what the ledger knows of it is taken from there, and the rest begins anew"
     )
     SUSPENDING = "{reason}: saving and releasing all nodes"
     WAITS_FOR_MORE = "{ready} of {largest} pods are ready; starts with {size} at {time} UTC"
@@ -373,6 +382,21 @@ NOTICES: Final[tuple[Notice, ...]] = (
         Message.STATUS_LOST,
         "Find out who writes the status of runs; it belongs to the operator.",
     ),
+    *_told(
+        "Warning",
+        Reason.STATUS_LOST,
+        Message.STATUS_UNREADABLE,
+        "Find out who writes the status of runs; it belongs to the operator. After an undone upgrade: nothing.",
+    ),
+    *_told(
+        "Warning",
+        Reason.PASSES_FAIL,
+        Message.PASSES_FAIL,
+        "Read why. What the API server refuses is a quota, a policy or a right; anything else is a fault of the "
+        "operator: its log has the whole of it.",
+        (Condition.RECONCILED, "False"),
+    ),
+    _held(Condition.RECONCILED, "True", Reason.PASSES_SUCCEED),
     *_told(
         "Warning",
         Reason.LEDGER_REBUILT,

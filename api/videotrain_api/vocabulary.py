@@ -112,6 +112,7 @@ class Phase(StrEnum):
 class Condition(StrEnum):
     """Types in status.conditions, in the order in which they are listed; videotrain_api.reasons has their reasons."""
 
+    RECONCILED = "Reconciled"
     ACCEPTED = "Accepted"
     QUOTA_RESERVED = "QuotaReserved"
     SCHEDULED = "Scheduled"

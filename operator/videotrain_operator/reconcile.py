@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from videotrain_api.resource.stored_status import with_unknown_fields
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import KIND, Phase
@@ -20,6 +21,7 @@ from videotrain_operator.cluster.interface import Cluster, Conflict, NamespaceGo
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.cluster.orphans import release_orphans
 from videotrain_operator.cluster.status_writes import Memory
+from videotrain_operator.cluster.unreconciled import FAILED_PASSES, hold_to_limits, tell_unreconciled
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.observed import Observed
 from videotrain_operator.planner.plan import plan, plan_refusal
@@ -95,7 +97,7 @@ async def reconcile(
     now = clock()
     parse = memory.parse if memory else VideoTrainingRun.from_wire
     decided = _decide(memory.with_unwritten_status(run) if memory else run, observed, now, parse)
-    status = decided.status.to_wire()
+    status = with_unknown_fields(run.get("status"), decided.status.to_wire())
     written = await apply(cluster, run, decided, status, memory.due if memory else whenever_changed)
     if written and written.get("status") == status:
         status = written["status"]  # the cache has it too: once in memory
@@ -115,7 +117,7 @@ def _decide(run: Json, observed: Observed, now: datetime, parse: Callable[[Json]
     try:
         parsed = parse(run)
     except ManifestError as error:
-        return plan_refusal(run, error, now)
+        return plan_refusal(run, observed, error, now)
     return plan(parsed, observed, now)
 
 
@@ -161,6 +163,9 @@ class RunLoop:
         self._departed: dict[str, Json] = {}
         self._desired: object = None
         self._may_have_orphans = False
+        self.failures = 0
+        """Passes that failed in a row, conflicts not counted."""
+        self._told = False
 
     def wake(self) -> None:
         """Make the next pass now, or right after the one that goes on."""
@@ -212,12 +217,16 @@ class RunLoop:
             except Exception as error:
                 # Whatever it is: the trouble of one pass must end neither this loop nor, through its group, the others.
                 _log.exception("run=%s/%s pass=failed", self._key.namespace, self._key.name)
+                self.failures += 1
                 self._report(error)
+                if self.failures >= FAILED_PASSES:
+                    await self._look_after(error)
                 await self._pause(backoff)
                 backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
                 continue
             # Only a whole pass, with all its writes, makes good for those that failed.
             backoff = FIRST_BACKOFF_SECONDS
+            self.failures, self._told = 0, False
             # Late enough that the status is stored, early enough to listen to the agents of a new world before resting.
             if self._on_outcome is not None:
                 self._on_outcome(outcome)
@@ -265,6 +274,17 @@ class RunLoop:
         for uid in departed:
             self._departed.pop(uid, None)
         return outcome
+
+    async def _look_after(self, error: Exception) -> None:
+        """What can be done for a run whose passes fail: keep its limits, and say so once."""
+        key, now = self._key, self._clock()
+        try:
+            await hold_to_limits(self._cluster, key.namespace, key.name, now)
+            if not self._told:
+                await tell_unreconciled(self._cluster, key.namespace, key.name, error, self.failures, now)
+                self._told = True
+        except Exception as trouble:  # the next pass tries again, and its own trouble is what is to be mended
+            _log.warning("run=%s/%s limits or Reconciled could not be written: %s", key.namespace, key.name, trouble)
 
     def _report(self, error: Exception) -> None:
         if self._on_error is not None:

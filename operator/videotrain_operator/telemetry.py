@@ -25,8 +25,9 @@ from prometheus_client.registry import Collector
 
 from videotrain_api import metrics as catalogue
 from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus
+from videotrain_api.resource.stored_status import read_status
 from videotrain_api.resource.trainrun import CAUSES
-from videotrain_api.schema import Json
+from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import Phase
 
 Sample = tuple[catalogue.Metric, tuple[str, ...], float]
@@ -41,12 +42,16 @@ class OperatorMetrics(Collector):
     _events: dict[str, int] = field(default_factory=dict)
     _conflicts: int = 0
     _requests: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    _unreconciled: set[tuple[str, str]] = field(default_factory=set)
+    _unreadable: dict[tuple[str, str], int] = field(default_factory=dict)
     _nodes_untrusted: str | None = None
     _sources: list[Callable[[], Iterable[Sample]]] = field(default_factory=list)
     _pass_counts: list[int] = field(default_factory=lambda: [0] * (len(catalogue.RECONCILE_SECONDS_BUCKETS) + 1))
     _pass_seconds: float = 0.0
 
-    def note_pass(self, run: Json, status: Json, seconds: float, event_reasons: Iterable[str]) -> None:
+    def note_pass(
+        self, run: Json, status: Json, seconds: float, event_reasons: Iterable[str], unreadable: int = 0
+    ) -> None:
         """A pass succeeded.
 
         Args:
@@ -54,9 +59,13 @@ class OperatorMetrics(Collector):
             status: the status that the pass computed.
             seconds: how long the pass took.
             event_reasons: reason of each event that was emitted.
+            unreadable: how many values that others wrote could not be read.
         """
         head = run["metadata"]
-        self._runs[head.get("namespace", "default"), head["name"]] = dict(run) | {"status": status}
+        key = (head.get("namespace", "default"), head["name"])
+        self._unreconciled.discard(key)
+        self._unreadable[key] = unreadable
+        self._runs[key] = dict(run) | {"status": status}
         self._pass_counts[bisect_left(catalogue.RECONCILE_SECONDS_BUCKETS, seconds)] += 1
         self._pass_seconds += seconds
         for reason in event_reasons:
@@ -70,6 +79,10 @@ class OperatorMetrics(Collector):
         """Count a pass that failed, by the kind of its error."""
         name = type(error).__name__
         self._errors[name] = self._errors.get(name, 0) + 1
+
+    def note_unreconciled(self, namespace: str, name: str) -> None:
+        """Pass after pass over a run fails; the next that succeeds makes it good."""
+        self._unreconciled.add((namespace, name))
 
     def note_request(self, verb: str, kind: str, code: int) -> None:
         """The API server was asked.
@@ -98,6 +111,8 @@ class OperatorMetrics(Collector):
     def forget(self, namespace: str, name: str) -> None:
         """A run is gone; its series end."""
         self._runs.pop((namespace, name), None)
+        self._unreadable.pop((namespace, name), None)
+        self._unreconciled.discard((namespace, name))
 
     def forget_runs(self) -> None:
         """Somebody else leads: the series of all runs are his to tell."""
@@ -114,9 +129,12 @@ class OperatorMetrics(Collector):
         """The families of one scrape."""
         samples: list[Sample] = []
         for (namespace, name), run in sorted(self._runs.items()):
-            status = RunStatus.from_wire(run["status"])
+            status = _parsed(run["status"])
             labels = (namespace, name)
             samples += [(m, labels + more, value) for m, more, value in run_samples(run, status)]
+        for key in sorted(self._runs.keys() | self._unreconciled):
+            samples.append((catalogue.RUN_RECONCILED, key, float(key not in self._unreconciled)))
+        samples += [(catalogue.RUN_UNREADABLE, key, count) for key, count in sorted(self._unreadable.items())]
         samples += [(catalogue.RECONCILE_ERRORS, (name,), count) for name, count in sorted(self._errors.items())]
         samples += [(catalogue.EVENTS, (reason,), count) for reason, count in sorted(self._events.items())]
         samples.append((catalogue.API_CONFLICTS, (), self._conflicts))
@@ -139,6 +157,14 @@ class OperatorMetrics(Collector):
             buckets.append((bound, total))
         family.add_metric([], buckets, sum_value=self._pass_seconds)
         return family
+
+
+def _parsed(status: Json) -> RunStatus:
+    """A status of ours; it may have kept fields of another version."""
+    try:
+        return RunStatus.from_wire(status)
+    except ManifestError:
+        return read_status(status).status
 
 
 def run_samples(run: Json, status: RunStatus) -> Iterator[Sample]:

@@ -33,7 +33,7 @@ def test_every_object_is_valid(chart: Chart, values: Json) -> None:
     objects = chart.render(values)
     assert len(names(objects)) == len(objects), "two objects of one name"
     for item in objects:
-        if item["kind"] not in MONITORS:
+        if item["kind"] not in (*MONITORS, "PrometheusRule"):
             kubernetes_validate.validate(item, "1.37", strict=True)
 
 
@@ -82,6 +82,7 @@ SWITCHES = {
     "monitoring.serviceMonitor.enabled": {"ServiceMonitor"},
     "monitoring.podMonitor.enabled": {"PodMonitor"},
     "monitoring.dashboards.enabled": {"ConfigMap"},
+    "monitoring.alerts.enabled": {"PrometheusRule"},
 }
 
 

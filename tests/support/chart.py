@@ -33,6 +33,7 @@ EVERYTHING: Json = {
     "monitoring": {
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "podMonitor": {"enabled": True, "interval": "30s"},
+        "alerts": {"enabled": True, "labels": {"release": "prometheus"}},
     },
     "pod": {
         "annotations": {"example.com/a": "1"},

@@ -429,6 +429,17 @@ OPERATOR: Final = Board(
                     "replaced while pods ran.",
                 ),
                 Panel(
+                    "Runs whose passes fail",
+                    ((f"count({m.RUN_RECONCILED.name} == 0) or vector(0)", ""),),
+                    help="After three failed passes in a row. The condition Reconciled of each says why.",
+                ),
+                Panel(
+                    "Values that nobody can read",
+                    ((f"sum by (namespace, run) ({m.RUN_UNREADABLE.name}) > 0", "{{namespace}}/{{run}}"),),
+                    kind="stack",
+                    help="In status, ledger, labels and annotations. They count as not written.",
+                ),
+                Panel(
                     "Lost nodes are not believed",
                     ((f"max({m.NODES_UNTRUSTED.name})", ""),),
                     help="1 while so many nodes are lost at once that the operator does not act on it.",

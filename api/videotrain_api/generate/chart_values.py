@@ -193,13 +193,24 @@ class Dashboards(_Values):
     """Annotations, such as the folder that the sidecar puts them into (grafana_folder)."""
 
 
+class Alerts(_Values):
+    """Rules of alerts as a PrometheusRule; needs the CRDs of monitoring.coreos.com."""
+
+    enabled: bool = False
+    """Create them."""
+    labels: Texts = Field(default={})
+    """Labels by which Prometheus selects them."""
+
+
 class Monitoring(_Values):
-    """Scraping by the Prometheus Operator, and boards for Grafana."""
+    """Scraping and alerts by the Prometheus Operator, and boards for Grafana."""
 
     service_monitor: Monitor = Monitor()
     """Scrapes the operator: runs, money, reconciliation."""
     pod_monitor: Monitor = Monitor()
     """Scrapes the agents of worker pods: throughput, losses, exits. It is created in the release's namespace."""
+    alerts: Alerts = Alerts()
+    """Alerts: a run that nobody looks after, values that nobody can read, no leader."""
     dashboards: Dashboards = Dashboards()
     """Boards: fleet and money, one run, the operator."""
 

@@ -6,6 +6,7 @@ Needs the extra `generate` (PyYAML). Run it in the root of the repository or nam
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 
 from videotrain_api import vocabulary
 from videotrain_api.crd.definition import custom_resource_definition
-from videotrain_api.generate import reference
+from videotrain_api.generate import alerts, reference
 from videotrain_api.generate.chart_values import CHART, chart_files
 from videotrain_api.generate.dashboards import dashboard_files
 
@@ -28,6 +29,7 @@ def generated_files() -> dict[str, str]:
         f"{CHART}/files/crds/{vocabulary.PLURAL}.{vocabulary.GROUP}.yaml": _crd_text(),
         **chart_files(),
         **dashboard_files(),
+        alerts.FILE: json.dumps(alerts.rules(), indent=2) + "\n",
         "docs/reference/api.md": reference.api_reference(),
         "docs/reference/metrics.md": reference.metrics_reference(),
         "docs/reference/exit-codes.md": reference.exit_codes_reference(),

@@ -15,6 +15,7 @@ from videotrain.embedded.database import read_objects
 from videotrain.local.screen import cost_table, render_screen
 from videotrain.manifest_file import ManifestFileError
 from videotrain_api.resource.status import RunStatus
+from videotrain_api.resource.stored_status import read_status
 from videotrain_api.vocabulary import KIND
 
 DATABASE_FILE = "cluster.db"
@@ -50,7 +51,7 @@ def _runs(workdir: Path) -> list[dict[str, Any]]:
 
 
 def _print_run(console: Console, run: dict[str, Any]) -> None:
-    status = RunStatus.from_wire(run.get("status") or {})
+    status = read_status(run.get("status")).status
     console.print(render_screen(run, (), [], status.completion_time or datetime.now(UTC)))
     if status.generations:
         console.print(generation_table(status))

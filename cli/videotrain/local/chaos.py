@@ -14,7 +14,8 @@ import psutil
 from videotrain.embedded.process_nodes import ProcessNodes
 from videotrain.local.chaos_spec import Fault, FiredFaults
 from videotrain_api.records import GenerationProgress
-from videotrain_api.resource.status import GenerationStatus, RunStatus
+from videotrain_api.resource.status import GenerationStatus
+from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json
 from videotrain_operator.planner.observed import Observed
 
@@ -54,7 +55,7 @@ class FaultInjector:
 
     async def look(self, run: Json, observed: Observed | None) -> None:
         """Compare the run with the faults that are still to come."""
-        status = RunStatus.from_wire(run.get("status") or {})
+        status = read_status(run.get("status")).status
         if not status.generations:
             return
         current = status.generations[-1]

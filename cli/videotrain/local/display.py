@@ -18,6 +18,7 @@ from rich.text import Text
 from videotrain.local.screen import cost_table, render_screen, work_units
 from videotrain.wording import GPU_NOTE
 from videotrain_api.resource.status import GenerationStatus, RunStatus
+from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json
 from videotrain_operator.planner.observed import Observed
 
@@ -251,4 +252,4 @@ def _print_result(console: Console, run: Json, files: Mapping[str, Path]) -> Non
 
 
 def _status_of(run: Json) -> RunStatus:
-    return RunStatus.from_wire(run.get("status") or {})
+    return read_status(run.get("status")).status

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from videotrain_api.resource.status import RunStatus
+from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Condition, Phase
 
@@ -36,7 +37,7 @@ def outcome_of(run: Json, workdir: Path, interrupted: bool) -> Outcome:
         workdir: its working directory.
         interrupted: this process suspended it, as Ctrl-C asks.
     """
-    status = RunStatus.from_wire(run.get("status") or {})
+    status = read_status(run.get("status")).status
     name = run["metadata"]["name"]
     if status.phase == Phase.SUCCEEDED:
         return Outcome(0, f"run {name} succeeded")

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from videotrain.wording import BUCKET_LABELS, GPU_NOTE, duration, exact, money
 from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus, StageStatus
+from videotrain_api.resource.stored_status import read_status
 
 PHASE_STYLES = {
     "Running": "green",
@@ -48,7 +49,7 @@ def render_screen(
         events: what happened last, with its time.
         now: the end of what still goes on.
     """
-    status = RunStatus.from_wire(run.get("status") or {})
+    status = read_status(run.get("status")).status
     parts: list[RenderableType] = [_headline(run, status, now), _stages(status, now)]
     if status.generations:
         parts.append(_world(status.generations[-1], alive))

@@ -25,7 +25,7 @@ from videotrain.report.sections import (
 from videotrain.report.summary import DROP_REPORT_FILE, SUMMARY_FILE
 from videotrain.report.timeline import timeline
 from videotrain.report.workdir import read_records
-from videotrain_api.resource.status import RunStatus
+from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json
 from videotrain_api.storage.artifacts import DropReport
 
@@ -57,7 +57,7 @@ def write_report(workdir: Path, run: Json) -> Path:
 
 
 def _document(workdir: Path, run: Json, summary: Json) -> str:
-    status = RunStatus.from_wire(run.get("status") or {})
+    status = read_status(run.get("status")).status
     records = read_records(workdir)
     seen = [generation.steps[-1].finished_at for generation in records.generations if generation.steps]
     end = status.completion_time or max(seen, default=None)

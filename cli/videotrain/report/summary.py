@@ -17,6 +17,7 @@ from videotrain.report.workdir import ObjectMissingError, ObjectReader, RunRecor
 from videotrain.wording import GPU_NOTE
 from videotrain_api.records import StepRecord
 from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus, StageStatus
+from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import DropReport, SampledVideo, VideosIndex
@@ -38,7 +39,7 @@ def write_summary(workdir: Path, run: Json, objects: ObjectReader) -> Path:
     Returns:
         Path of summary.json.
     """
-    status = RunStatus.from_wire(run.get("status") or {})
+    status = read_status(run.get("status")).status
     records = read_records(workdir)
     checks = [e for stage in status.stages if (e := _order_check(run, stage, objects))]
     summary = _head(run, status) | {

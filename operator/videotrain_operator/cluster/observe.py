@@ -11,9 +11,10 @@ from videotrain_api.records import AgentProgress
 from videotrain_api.render.names import ledger_name
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import FROZEN_SPEC_KEY, KIND, LABEL_RUN, LABEL_RUN_UID, LEDGER_KEY
+from videotrain_operator.accounting.stored_ledger import readable
 from videotrain_operator.cluster.agents import Agents, ask_all
 from videotrain_operator.cluster.interface import Cluster
-from videotrain_operator.cluster.podview import pod_view
+from videotrain_operator.cluster.podview import pod_view, unreadable
 from videotrain_operator.planner.observed import Observed, PodView
 
 
@@ -34,17 +35,20 @@ async def observe(
 
     Raises:
         NotFound: there is no such run.
-        ValueError: the ledger cannot be read.
     """
     # The run first: its resourceVersion guards the status that is written in the end, and the rest can only be newer.
     run = await cluster.get(KIND, namespace, name)
     labels = {LABEL_RUN: name, LABEL_RUN_UID: run["metadata"]["uid"]}
     nodes = {node["metadata"]["name"]: node for node in await cluster.list("Node", "")}
     resource = run.get("spec", {}).get("pool", {}).get("gpuResource", "nvidia.com/gpu")
-    pods = tuple(pod_view(pod, nodes, resource) for pod in await cluster.list("Pod", namespace, labels))
+    bodies = await cluster.list("Pod", namespace, labels)
+    pods = tuple(pod_view(pod, nodes, resource) for pod in bodies)
     maps = {item["metadata"]["name"]: item for item in await cluster.list("ConfigMap", namespace, labels)}
     ledger = maps.get(ledger_name(name))
     key = agents.signing_key(run["metadata"]["uid"])
+    text = _text(ledger, LEDGER_KEY)
+    read = _parse_ledger(text) if text is not None else None
+    lost = [f"config map {ledger_name(name)}: {LEDGER_KEY}"] if ledger is not None and read is None else []
     return run, Observed(
         pods=pods,
         agents=await _ask(agents, key, run, pods),
@@ -53,8 +57,9 @@ async def observe(
         config_maps=frozenset(maps),
         frozen_spec=_frozen_spec(run, maps),
         departed=tuple(_own(departed, labels, nodes, resource)),
-        ledger=_ledger(ledger),
+        ledger=read,
         ledger_resource_version=ledger["metadata"].get("resourceVersion") if ledger else None,
+        unreadable=(*lost, *(text for pod in bodies for text in unreadable(pod))),
     )
 
 
@@ -65,29 +70,34 @@ def _own(pods: Iterable[Json], labels: Json, nodes: Json, resource: str) -> Iter
             yield pod_view(pod, nodes, resource)
 
 
-def _ledger(config_map: Json | None) -> Json | None:
-    if config_map is None:
-        return None
-    text = config_map.get("data", {}).get(LEDGER_KEY, "")
-    try:
-        data: Json = json.loads(text)
-    except json.JSONDecodeError as error:
-        name = config_map["metadata"]["name"]
-        message = f"config map {name}, key {LEDGER_KEY}, is no JSON ({error}); restore it, or delete it to start anew"
-        raise ValueError(message) from error
-    return data
+def _text(config_map: Json | None, key: str) -> str | None:
+    text: str | None = ((config_map or {}).get("data") or {}).get(key)
+    return text
 
 
 def _frozen_spec(run: Json, maps: dict[str, Json]) -> dict[str, Any] | None:
-    frozen = maps.get((run.get("status") or {}).get("configMap") or "")
-    text = frozen.get("data", {}).get(FROZEN_SPEC_KEY) if frozen else None
+    text = _text(maps.get(str((run.get("status") or {}).get("configMap"))), FROZEN_SPEC_KEY)
     return _parse(text) if text else None
 
 
 @lru_cache(maxsize=64)
-def _parse(text: str) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(text)
-    return data
+def _parse(text: str) -> dict[str, Any] | None:
+    """None if it is no object of JSON, as if the map were not there."""
+    try:
+        data: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+@lru_cache(maxsize=64)
+def _parse_ledger(text: str) -> Json | None:
+    """None if it cannot be read, as if there were none."""
+    try:
+        data: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return data if readable(data) else None
 
 
 async def _ask(agents: Agents, key: bytes, run: Json, pods: Sequence[PodView]) -> dict[str, AgentProgress]:
@@ -96,7 +106,7 @@ async def _ask(agents: Agents, key: bytes, run: Json, pods: Sequence[PodView]) -
     Before the first roster no agent can say anything that matters.
     """
     status = run.get("status") or {}
-    members = [str(name) for name in (status.get("generations") or [{}])[-1].get("members") or []]
+    members = _members(status)
     if not members:
         return {}
     reachable = {pod.name: pod.address for pod in pods if pod.running and pod.address and not pod.node_lost}
@@ -112,3 +122,11 @@ async def _ask(agents: Agents, key: bytes, run: Json, pods: Sequence[PodView]) -
     return first | await ask_all(
         agents, key, [(name, address) for name, address in reachable.items() if name in followers]
     )
+
+
+def _members(status: Json) -> list[str]:
+    """Of the newest generation, by rank; none where the status does not tell."""
+    generations = status.get("generations")
+    newest = generations[-1] if isinstance(generations, list) and generations else None
+    members = newest.get("members") if isinstance(newest, dict) else None
+    return [str(name) for name in members] if isinstance(members, list) else []

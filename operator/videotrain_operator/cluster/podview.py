@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
 from videotrain_api.records import Roster
-from videotrain_api.schema import Json, ManifestError
+from videotrain_api.resource.stored_status import implausible
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import (
     ANNOTATION_PRICE,
     ANNOTATION_ROSTER,
     LABEL_GROUP_PLACE,
-    LABEL_INDEX,
     LABEL_POD_GROUP,
     LABEL_RUN_UID,
 )
+from videotrain_operator.accounting.money import parse_price
 from videotrain_operator.planner.observed import PodView
 
 LOST_TAINTS: Final = frozenset({"node.kubernetes.io/out-of-service", "node.cloudprovider.kubernetes.io/shutdown"})
@@ -51,6 +52,8 @@ STUCK: Final = frozenset(
 """Reasons for which a container waits and that do not pass by themselves."""
 MEANINGLESS_REASONS: Final = frozenset({"Error", "Completed"})
 """Container reasons that only repeat whether the exit code is 0."""
+LONGEST_NUMBER: Final = 9
+"""Digits of an index, a place or a count of GPUs; what has more is none."""
 
 
 def parse_time(text: str | None) -> datetime | None:
@@ -80,7 +83,7 @@ def pod_view(pod: Json, nodes: Mapping[str, Json], gpu_resource: str) -> PodView
         name=head["name"],
         uid=head["uid"],
         resource_version=head.get("resourceVersion", ""),
-        index=int((head.get("labels") or {}).get(LABEL_INDEX, -1)),
+        index=_index(head["name"]),
         phase=status.get("phase", "Pending"),
         created_at=created,
         node=node_name,
@@ -101,7 +104,7 @@ def pod_view(pod: Json, nodes: Mapping[str, Json], gpu_resource: str) -> PodView
         finalizing=_is_finalizing(head, status, node_name),
         roster=_roster(annotations.get(ANNOTATION_ROSTER), (head.get("labels") or {}).get(LABEL_RUN_UID)),
         gpus=_gpus(spec, gpu_resource),
-        price=annotations.get(ANNOTATION_PRICE),
+        price=_price(annotations.get(ANNOTATION_PRICE)),
         node_lost=node_name is not None and (node is None or node_is_lost(node)),
         node_reason=_node_reason(node) if node_name is not None else "",
         node_draining=node is not None and node_is_leaving(node),
@@ -193,8 +196,39 @@ def _image_problem(status: Json) -> str:
     return ""
 
 
+def _index(name: str) -> int:
+    """From the pod's name, which nobody can change as they can a label; -1 for a name that no run gives."""
+    number = name.rpartition("-w")[2]
+    return int(number) if _is_number(number) else -1
+
+
 def _place(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
+    return int(text) if text is not None and _is_number(text) else None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER
+
+
+def _price(text: str | None) -> str | None:
+    """The annotation; one that is no price counts as none, and the pod costs what the pool says."""
+    try:
+        return text if text is None or parse_price(text) else None
+    except ValueError:
+        return None
+
+
+def unreadable(pod: Json) -> Iterator[str]:
+    """What is written on a pod and cannot be read, such as `pod demo-w0: annotation videotrain.dev/price`."""
+    head = pod["metadata"]
+    labels, annotations = head.get("labels") or {}, head.get("annotations") or {}
+    price, roster = annotations.get(ANNOTATION_PRICE), annotations.get(ANNOTATION_ROSTER)
+    if price is not None and _price(price) is None:
+        yield f"pod {head['name']}: annotation {ANNOTATION_PRICE}"
+    if roster and _roster(roster, None) is None:
+        yield f"pod {head['name']}: annotation {ANNOTATION_ROSTER}"
+    if LABEL_GROUP_PLACE in labels and _place(labels[LABEL_GROUP_PLACE]) is None:
+        yield f"pod {head['name']}: label {LABEL_GROUP_PLACE}"
 
 
 def _is_finalizing(head: Json, status: Json, node: str | None) -> bool:
@@ -219,22 +253,24 @@ def _node_reason(node: Json | None) -> str:
 
 def _gpus(spec: Json, resource: str) -> int:
     limits = [(c.get("resources") or {}).get("limits") or {} for c in spec.get("containers") or []]
-    return sum(int(limit.get(resource, 0)) for limit in limits)
+    counts = [str(limit.get(resource, 0)) for limit in limits]
+    return sum(int(count) for count in counts if _is_number(count))
 
 
 def _roster(text: str | None, run_uid: str | None) -> Roster | None:
-    """The annotation; one that does not parse or is another run's counts as none, so that it is written again."""
+    """The annotation; one that cannot be read or is another run's counts as none, so that it is written again."""
     if not text:
         return None
     try:
         roster = _parse_roster(text)
-    except (ManifestError, json.JSONDecodeError):
+    except (ValueError, RecursionError):
         return None
-    return roster if run_uid is None or roster.run_uid == run_uid else None
+    return roster if roster is not None and run_uid in (None, roster.run_uid) else None
 
 
 @lru_cache(maxsize=64)
-def _parse_roster(text: str) -> Roster:
-    """All members carry the same text, so it is parsed once."""
+def _parse_roster(text: str) -> Roster | None:
+    """All members carry the same text, so it is parsed once. None if nobody can calculate with its numbers or times."""
     data: Any = json.loads(text)
-    return Roster.from_wire(data)
+    roster = Roster.from_wire(data)
+    return None if any(implausible(roster)) else roster

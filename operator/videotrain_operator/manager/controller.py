@@ -16,6 +16,7 @@ from videotrain_operator.cluster.clock import Clock
 from videotrain_operator.cluster.interface import Cluster, Conflict, NotFound, WatchEvent
 from videotrain_operator.cluster.podview import node_is_leaving
 from videotrain_operator.cluster.status_writes import Memory
+from videotrain_operator.cluster.unreconciled import FAILED_PASSES
 from videotrain_operator.kube.cache import Key, Store, key_of
 from videotrain_operator.kube.client import ApiError, ApiUnavailable
 from videotrain_operator.manager.agent_watch import Listening
@@ -207,7 +208,7 @@ class Controller:
 
     def _note(self, key: Key, outcome: Outcome) -> None:
         reasons = [event.reason for event in outcome.plan.events]
-        self._metrics.note_pass(outcome.run, outcome.status, outcome.seconds, reasons)
+        self._metrics.note_pass(outcome.run, outcome.status, outcome.seconds, reasons, len(outcome.plan.unreadable))
         managed = self._managed.get(key)
         if managed is None:
             return
@@ -222,6 +223,8 @@ class Controller:
             return
         self._metrics.note_error(error)
         managed = self._managed.get(key)
+        if managed is not None and managed.loop.failures >= FAILED_PASSES:
+            self._metrics.note_unreconciled(key.namespace, key.name)
         if managed is None or not isinstance(error, ApiError) or isinstance(error, ApiUnavailable):
             return
         now = time.monotonic()

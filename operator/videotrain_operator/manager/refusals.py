@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from videotrain_api.reasons import Reason
-from videotrain_api.resource.status import RunStatus
+from videotrain_api.resource.stored_status import read_status, with_unknown_fields
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.kube.client import ApiError
@@ -20,9 +20,10 @@ def status_of_refusal(run: Json, error: ApiError, now: datetime) -> Json:
         error: the answer to a write that the run needs.
         now: aware.
     """
-    status = RunStatus.from_wire(run.get("status") or {})
+    status = read_status(run.get("status")).status
     generation = run["metadata"].get("generation")
     new = make_condition(
         Condition.SCHEDULED, False, error.reason or Reason.REFUSED, str(error), generation=generation, now=now
     )
-    return status.model_copy(update={"conditions": with_condition(status.conditions, new)}).to_wire()
+    told = status.model_copy(update={"conditions": with_condition(status.conditions, new)})
+    return with_unknown_fields(run.get("status"), told.to_wire())

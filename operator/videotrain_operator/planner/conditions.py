@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
+from videotrain_api.reasons import Reason
 from videotrain_api.resource.status import ConditionStatus
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.planner.draft import Draft
 
 MESSAGE_LIMIT: Final = 1000
-_ORDER: Final = [member.value for member in Condition]
+_ORDER: Final = {member.value: place for place, member in enumerate(Condition)}
 
 
 def set_condition(draft: Draft, kind: Condition, status: bool | None, reason: str, message: str = "") -> bool:
@@ -39,16 +40,27 @@ def find_condition(draft: Draft, kind: Condition) -> ConditionStatus | None:
 
 
 def with_condition(conditions: Sequence[ConditionStatus], new: ConditionStatus) -> list[ConditionStatus]:
-    """The list with `new` in its place; the transition time moves only when the status flips."""
+    """The list with `new` in its place; the transition time moves only when the status flips.
+
+    Conditions of others, which this version does not know, are kept and come last.
+    """
     old = next((c for c in conditions if c.type == new.type), None)
     if old is not None and old.status == new.status:
         new = new.model_copy(update={"last_transition_time": old.last_transition_time})
     others = [c for c in conditions if c.type != new.type]
-    return sorted([*others, new], key=lambda c: _ORDER.index(c.type))
+    return sorted([*others, new], key=lambda c: _ORDER.get(c.type, len(_ORDER)))
+
+
+def reconciled(conditions: Sequence[ConditionStatus], generation: int | None, now: datetime) -> list[ConditionStatus]:
+    """The conditions, with Reconciled true again if passes had failed: whoever plans got so far."""
+    if not any(c.type == Condition.RECONCILED and c.status == "False" for c in conditions):
+        return list(conditions)
+    new = make_condition(Condition.RECONCILED, True, Reason.PASSES_SUCCEED, generation=generation, now=now)
+    return with_condition(conditions, new)
 
 
 def make_condition(
-    kind: Condition, status: bool | None, reason: str, message: str, *, generation: int | None, now: datetime
+    kind: Condition, status: bool | None, reason: str, message: str = "", *, generation: int | None, now: datetime
 ) -> ConditionStatus:
     """A condition that flipped now."""
     return ConditionStatus(

@@ -27,6 +27,7 @@ def accept(draft: Draft, present: VideoTrainingRunSpec) -> bool:
         return True
     if draft.status.config_map is None:
         return _freeze(draft)
+    _complete_stages(draft)
     if draft.status.config_map not in draft.observed.config_maps and not _restore(draft):
         return True
     # Checked again only if the spec is not the one that was checked last: it is the costliest part of a pass.
@@ -68,7 +69,15 @@ def _freeze(draft: Draft) -> bool:
         refuse(draft, error)
         return False
     draft.config_data = data
-    stages = [
+    stages = _pending_stages(draft)
+    draft.update(config_map=config_map_name(draft.run, data_hash(data)), stages=stages)
+    set_condition(draft, Condition.ACCEPTED, status=True, reason=Reason.ACCEPTED)
+    draft.tell("Normal", Reason.ACCEPTED, Message.STAGES.text(stages=", ".join(stage.name for stage in stages)))
+    return True
+
+
+def _pending_stages(draft: Draft) -> list[StageStatus]:
+    return [
         StageStatus(
             name=config.stage.name,
             task=config.stage.task,
@@ -78,10 +87,21 @@ def _freeze(draft: Draft) -> bool:
         )
         for config in stage_configs(draft.run)
     ]
-    draft.update(config_map=config_map_name(draft.run, data_hash(data)), stages=stages)
-    set_condition(draft, Condition.ACCEPTED, status=True, reason=Reason.ACCEPTED)
-    draft.tell("Normal", Reason.ACCEPTED, Message.STAGES.text(stages=", ".join(stage.name for stage in stages)))
-    return True
+
+
+def _complete_stages(draft: Draft) -> None:
+    """Where the stored status does not tell of every stage, tell of it anew; one before a stage that began is over."""
+    known = {stage.name: stage for stage in draft.status.stages}
+    if [stage.name for stage in draft.spec.stages] == list(known):
+        return
+    try:
+        stages = [known.get(stage.name, stage) for stage in _pending_stages(draft)]
+    except ManifestError:
+        return  # told by whoever checks the spec
+    begun = max((index for index, stage in enumerate(stages) if stage.state != "Pending"), default=0)
+    passed = (stage.model_copy(update={"state": "Succeeded"}) for stage in stages[:begun])
+    kept = [old if old.name in known else new for old, new in zip(stages[:begun], passed, strict=True)]
+    draft.update(stages=[*kept, *stages[begun:]])
 
 
 def _restore(draft: Draft) -> bool:

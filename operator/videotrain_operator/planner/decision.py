@@ -44,5 +44,7 @@ class Plan:
     delete_all_pods: bool = False
     """`delete` names every pod of the run that is not being deleted yet, none with a grace of its own, and no pod is
     wanted: one request for all pods with the run's labels `run` and `run-uid` takes the place of the single ones."""
+    unreadable: tuple[str, ...] = ()
+    """What others wrote and this pass could not read; for telling."""
     delete_run: bool = False
     """The TTL is over: delete the run itself."""

@@ -38,6 +38,8 @@ class Draft:
     """Status as it was read."""
     status: RunStatus
     """Status as it will be written."""
+    unreadable: tuple[str, ...] = ()
+    """Fields of the stored status that could not be read and were left out."""
     config_data: dict[str, str] | None = None
     """Data of the frozen config map, if it has to be made and can be made from the present spec."""
     apply: list[Manifest] = field(default_factory=list)
@@ -179,6 +181,7 @@ class Draft:
             requeue_seconds=self.requeue_seconds,
             delete_all_pods=self.deletes_all_pods(),
             delete_run=self.delete_run,
+            unreadable=(*(f"status.{path}" for path in self.unreadable), *self.observed.unreadable),
         )
 
     def deletes_all_pods(self) -> bool:

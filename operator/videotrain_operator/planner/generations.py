@@ -141,7 +141,9 @@ def next_reason(draft: Draft) -> tuple[GenerationReason, str]:
         return GenerationReason.STAGE_STARTED, last.end_message
     if last.end_reason == Reason.SUSPENDED:
         return GenerationReason.RESUMED, ""
-    return GenerationReason(last.end_reason or GenerationReason.RESUMED), last.end_message
+    # Another version may have had other reasons.
+    reasons = (reason for reason in GenerationReason if reason == last.end_reason)
+    return next(reasons, GenerationReason.RESUMED), last.end_message
 
 
 def _wait_for_more(draft: Draft, reason: GenerationReason, pods: list[PodView], size: int) -> str:

@@ -88,8 +88,10 @@ class Observed:
     departed: tuple[PodView, ...] = ()
     """Pods that were deleted since the last pass, as they were last seen; a help for exact bills, may be empty."""
     ledger: Mapping[str, Any] | None = None
-    """Content of the ledger config map, parsed; None if there is none yet."""
+    """Content of the ledger config map, parsed; None if there is none yet, or none that can be read."""
     ledger_resource_version: str | None = None
+    unreadable: tuple[str, ...] = ()
+    """What others wrote on pods or into the ledger and cannot be read: it counts as not written."""
     nodes_untrusted: str = ""
     """Why nodes are not trusted, for people; empty while they are. As long as they are not, nothing is done because a
     node looks lost or an agent is silent. A container that ended is believed all the same."""

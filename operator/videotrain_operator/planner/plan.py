@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from videotrain_api.frozen_config import effective_run
 from videotrain_api.reasons import Reason
 from videotrain_api.render.config import render_config_map
 from videotrain_api.render.names import service_name
 from videotrain_api.render.service import render_service
-from videotrain_api.resource.status import RunStatus
+from videotrain_api.resource.stored_status import read_status
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ManifestError
 from videotrain_api.vocabulary import Condition, Phase
 from videotrain_operator.planner.bill import settle_bill, store_ledger, write_cost
 from videotrain_operator.planner.budget import check_budget
-from videotrain_operator.planner.conditions import make_condition, with_condition
+from videotrain_operator.planner.conditions import make_condition, reconciled, with_condition
 from videotrain_operator.planner.configuration import accept
 from videotrain_operator.planner.deadlines import check_deadlines, track_active_time
 from videotrain_operator.planner.decision import Deletion, Event, Plan
@@ -27,6 +27,7 @@ from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.finish import expire_run
 from videotrain_operator.planner.generations import adopt_published, begin_generation, spread_roster
 from videotrain_operator.planner.health import check_generation, check_standby
+from videotrain_operator.planner.limits import overdue_pods
 from videotrain_operator.planner.members import forgive_nodes, release_all, settle_pods
 from videotrain_operator.planner.observed import Observed
 from videotrain_operator.planner.outage import track_outage
@@ -35,6 +36,9 @@ from videotrain_operator.planner.report import write_report
 from videotrain_operator.planner.resize import change_world
 from videotrain_operator.planner.status_backup import restore_generation_number, restore_status
 from videotrain_operator.planner.suspension import suspend_or_resume
+
+REFUSED_LOOK_SECONDS: Final = 30.0
+"""Between looks at a run that cannot be parsed and holds pods: deadline and budget come without any change."""
 
 
 def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
@@ -50,9 +54,10 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
         nothing once it no longer asks to be called again at once (`requeue_seconds == 0`).
 
     Raises:
-        ManifestError: the stored status or frozen spec cannot be read.
+        ManifestError: the frozen spec cannot be read.
     """
     draft = _open(run, observed, now)
+    draft.update(conditions=reconciled(draft.status.conditions, run.metadata.generation, now))
     if draft.being_deleted():
         release_all(draft)  # nothing is created: its namespace may be going, too
         return draft.plan()
@@ -108,28 +113,36 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
     return draft.plan()
 
 
-def plan_refusal(run: Mapping[str, Any], error: ManifestError, now: datetime) -> Plan:
-    """The plan for a manifest that cannot even be parsed: a condition that says why, and nothing else.
+def plan_refusal(run: Mapping[str, Any], observed: Observed, error: ManifestError, now: datetime) -> Plan:
+    """The plan for a manifest that cannot even be parsed: a condition that says why, and the limits that can be read.
 
     Args:
         run: the object as the cluster holds it.
+        observed: a snapshot of everything that belongs to it.
         error: what is wrong with it.
         now: the time of this pass, aware.
     """
-    status = RunStatus.from_wire(run.get("status") or {})
+    status = read_status(run.get("status")).status
     generation = run.get("metadata", {}).get("generation")
     new = make_condition(Condition.ACCEPTED, False, Reason.INVALID, str(error), generation=generation, now=now)
-    known = any(c.type == new.type and c.message == new.message for c in status.conditions)
+    conditions = reconciled(status.conditions, generation, now)
+    known = any(c.type == new.type and c.message == new.message for c in conditions)
     events = () if known else (Event(type="Warning", reason=Reason.INVALID, message=new.message),)
-    changes: dict[str, Any] = {"conditions": with_condition(status.conditions, new)}
+    changes: dict[str, Any] = {"conditions": with_condition(conditions, new)}
     changes["observed_generation"] = generation or 0
     if status.config_map is None:
         changes["phase"] = Phase.INVALID.value  # one that was accepted before goes on as it is
-    return Plan(status=status.model_copy(update=changes), events=events)
+    return Plan(
+        status=status.model_copy(update=changes),
+        events=events,
+        delete=overdue_pods(run, observed.pods, now),
+        requeue_seconds=REFUSED_LOOK_SECONDS if observed.pods else None,
+    )
 
 
 def _open(run: VideoTrainingRun, observed: Observed, now: datetime) -> Draft:
-    status = RunStatus.from_wire(run.status or {})
+    stored = read_status(run.status)
+    status = stored.status
     frozen = dict(observed.frozen_spec) if observed.frozen_spec is not None and status.config_map else None
     if observed.nodes_untrusted:
         # A pod whose node looks lost is then no member of a new world, and not dead either.
@@ -141,6 +154,7 @@ def _open(run: VideoTrainingRun, observed: Observed, now: datetime) -> Draft:
         now=now,
         before=status,
         status=status.model_copy(update={"unconfirmed": None}),
+        unreadable=stored.unreadable,
     )
 
 

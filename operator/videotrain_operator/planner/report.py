@@ -7,7 +7,7 @@ from typing import Final
 from videotrain_api.cost import gpus
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.resource.status import GenerationStatus, NodesStatus, StageStatus, ThroughputStatus, columns_of
-from videotrain_api.vocabulary import Condition, GenerationReason, Phase
+from videotrain_api.vocabulary import Condition, Phase
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.generations import FRESH, next_reason
@@ -156,7 +156,7 @@ def _write_restarting(
         outage = draft.status.outage
         why = "; ".join(filter(None, [outage.message if outage else "", waiting]))
         # Only of a run that goes on: what ended a failed one is no reason of a next generation.
-        reason = next_reason(draft)[0] if live is None else GenerationReason(live.reason)
+        reason = next_reason(draft)[0] if live is None else live.reason
         set_condition(draft, Condition.RESTARTING, True, reason, why)
         return
     kept = old.message if old is not None and old.status == "False" else ""

@@ -8,11 +8,13 @@ of a lost ledger is taken over from the status. A generation number in use is on
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.names import ledger_name
 from videotrain_api.resource.status import RestartCounts, RunStatus
+from videotrain_api.resource.stored_status import implausible
+from videotrain_api.schema import ApiModel, ManifestError
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
@@ -20,12 +22,15 @@ from videotrain_operator.planner.draft import Draft
 _NUMBERS = ("pod_groups_made", "same_step_deaths", "last_death_step", "active_microseconds")
 _TIMES = ("start_time", "completion_time")
 _COUNTS = ("restarts", "restarts_in_stage")
+OUTCOMES: Final = (Condition.COMPLETE, Condition.FAILED)
+FIELDS_NAMED: Final = 5
+"""Unreadable fields that a message lists."""
 
 
 def status_backup(draft: Draft) -> dict[str, Any]:
     """What the ledger keeps of the status; changes only when something ends or begins."""
     status = draft.status
-    over = [find_condition(draft, kind) for kind in (Condition.COMPLETE, Condition.FAILED)]
+    over = [find_condition(draft, kind) for kind in OUTCOMES]
     outcome = next((c for c in over if c is not None and c.status == "True"), None)
     stages = {s.name: s.step for s in status.stages if s.state == "Succeeded"}
     kept: dict[str, Any] = {name: getattr(status, name) for name in _NUMBERS}
@@ -38,30 +43,71 @@ def status_backup(draft: Draft) -> dict[str, Any]:
     return kept
 
 
-def _kept(draft: Draft) -> dict[str, Any] | None:
-    """What the ledger knows of a status that is empty now."""
-    kept: dict[str, Any] | None = (draft.observed.ledger or {}).get("run")
-    return kept if draft.before == RunStatus() else None
+class _Outcome(ApiModel):
+    type: str
+    reason: str
+    message: str = ""
+
+
+class _Kept(ApiModel):
+    """What `status_backup` wrote, as far as it is needed again; fields of other versions are passed over."""
+
+    model_config = ApiModel.model_config | {"extra": "ignore"}
+
+    generation: int
+    pod_groups_made: int = 0
+    same_step_deaths: int = 0
+    last_death_step: int | None = None
+    active_microseconds: int = 0
+    restarts: RestartCounts = RestartCounts()
+    restarts_in_stage: RestartCounts = RestartCounts()
+    start_time: datetime | None = None
+    completion_time: datetime | None = None
+    stages: dict[str, int] | None = None
+    outcome: _Outcome | None = None
+
+
+def _kept(draft: Draft) -> _Kept | None:
+    """What the ledger knows of a status of which something is missing; None if nothing is, or it does not know."""
+    if draft.before != RunStatus() and not draft.unreadable:
+        return None
+    try:
+        kept = _Kept.from_wire((draft.observed.ledger or {}).get("run"))
+    except ManifestError:
+        return None
+    return None if any(implausible(kept)) else kept
 
 
 def restore_generation_number(draft: Draft) -> None:
     """Go on counting generations where the ledger stopped, once the world that lives is taken over from its pods."""
     kept = _kept(draft)
     if kept is not None:
-        draft.update(generation=max(draft.status.generation, kept["generation"]))
+        draft.update(generation=max(draft.status.generation, kept.generation))
 
 
 def restore_status(draft: Draft) -> None:
-    """Take what an emptied status forgot from the ledger."""
+    """Take from the ledger what a status forgot that somebody emptied, or of which something cannot be read."""
+    if draft.unreadable:
+        fields = ", ".join(f"status.{path}" for path in draft.unreadable[:FIELDS_NAMED])
+        draft.tell("Warning", Reason.STATUS_LOST, Message.STATUS_UNREADABLE.text(fields=fields))
     kept = _kept(draft)
     if kept is None:
         return
-    draft.update(ledger=ledger_name(draft.run.metadata.name), **{name: kept[name] for name in _NUMBERS})
-    draft.update(**{name: RestartCounts.from_wire(kept[name]) for name in _COUNTS})
-    draft.update(**{name: datetime.fromisoformat(kept[name]) for name in _TIMES if name in kept})
-    for name, step in kept["stages"].items():
+    status = draft.status
+    draft.update(ledger=ledger_name(draft.run.metadata.name))
+    draft.update(**{name: _larger(getattr(status, name), getattr(kept, name)) for name in _NUMBERS})
+    draft.update(**{name: getattr(status, name) or getattr(kept, name) for name in _TIMES})
+    for name in _COUNTS:
+        now, then = getattr(status, name), getattr(kept, name)
+        more = {cause: max(getattr(now, cause), getattr(then, cause)) for cause in RestartCounts.model_fields}
+        draft.update(**{name: RestartCounts(**more)})
+    for name, step in (kept.stages or {}).items():
         draft.update_stage(name, state="Succeeded", step=step)
-    outcome = kept.get("outcome")
-    if outcome is not None:
-        set_condition(draft, Condition(outcome["type"]), True, outcome["reason"], outcome["message"])
-    draft.tell("Warning", Reason.STATUS_LOST, Message.STATUS_LOST)
+    if kept.outcome is not None and kept.outcome.type in OUTCOMES and not draft.finished():
+        set_condition(draft, Condition(kept.outcome.type), True, kept.outcome.reason, kept.outcome.message)
+    if not draft.unreadable:
+        draft.tell("Warning", Reason.STATUS_LOST, Message.STATUS_LOST)
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    return max((value for value in (one, other) if value is not None), default=None)

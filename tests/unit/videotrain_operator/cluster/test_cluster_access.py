@@ -212,14 +212,15 @@ async def test_beyond_eight_pods_only_the_leader_is_asked_while_steps_go_on() ->
     assert set(observed.agents) == {f"demo-w{i}" for i in range(1, 10)}
 
 
-async def test_a_ledger_that_is_no_json_is_refused_with_its_name() -> None:
+async def test_a_ledger_that_is_no_json_counts_as_none_and_is_named() -> None:
     cluster = SimulatedCluster(manifest(), nodes=1)
     labels = {"videotrain.dev/run": "demo", "videotrain.dev/run-uid": cluster.run["metadata"]["uid"]}
     await cluster.apply(
         {"kind": "ConfigMap", "metadata": {"name": "demo-ledger", "labels": labels}, "data": {"ledger.json": "{"}}
     )
-    with pytest.raises(ValueError, match=r"demo-ledger.*ledger\.json"):
-        await observe(cluster, "default", "demo", cluster)
+    _, observed = await observe(cluster, "default", "demo", cluster)
+    assert observed.ledger is None
+    assert observed.unreadable == ("config map demo-ledger: ledger.json",)
 
 
 async def test_a_deleted_pod_of_another_run_is_not_ours() -> None:

@@ -354,10 +354,10 @@ def test_a_lost_config_map_of_an_edited_run_stops_new_pods_only() -> None:
 
 def test_a_manifest_that_does_not_parse_gets_a_condition() -> None:
     body = manifest() | {"status": running()}
-    first = plan_refusal(body, ManifestError([]), at(0))
+    first = plan_refusal(body, seen(), ManifestError([]), at(0))
     assert condition(first, "Accepted").status == "False"
     assert first.status.generation == 1 and not first.apply and not first.delete
-    again = plan_refusal(body | {"status": first.status.to_wire()}, ManifestError([]), at(9))
+    again = plan_refusal(body | {"status": first.status.to_wire()}, seen(), ManifestError([]), at(9))
     assert again.status == first.status and again.events == ()
 
 

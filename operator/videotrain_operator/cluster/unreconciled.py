@@ -1,0 +1,75 @@
+"""A run whose passes fail: it is said where people look, and its pods are held to its limits all the same."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from videotrain_api.reasons import Message, Reason
+from videotrain_api.resource.stored_status import read_status, with_unknown_fields
+from videotrain_api.schema import Json
+from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID, Condition
+from videotrain_operator.cluster.interface import Cluster
+from videotrain_operator.cluster.podview import pod_view
+from videotrain_operator.planner.conditions import make_condition, with_condition
+from videotrain_operator.planner.limits import overdue_pods
+
+FAILED_PASSES: Final = 3
+"""So many in a row, seconds apart, are no passing trouble."""
+
+
+async def hold_to_limits(cluster: Cluster, namespace: str, name: str, now: datetime) -> None:
+    """Delete the pods that suspension, deadline or budget want gone, by what can be read.
+
+    Args:
+        cluster: where the run lives.
+        namespace: its namespace.
+        name: its name.
+        now: aware.
+
+    Raises:
+        NotFound: the run is gone.
+        Conflict: a pod changed meanwhile.
+    """
+    run = await cluster.get(KIND, namespace, name)
+    labels = {LABEL_RUN: name, LABEL_RUN_UID: run["metadata"]["uid"]}
+    spec = run.get("spec")
+    pool = spec.get("pool") if isinstance(spec, dict) else None
+    resource = str(pool.get("gpuResource", "nvidia.com/gpu")) if isinstance(pool, dict) else "nvidia.com/gpu"
+    pods = [pod_view(pod, {}, resource) for pod in await cluster.list("Pod", namespace, labels)]
+    for item in overdue_pods(run, pods, now):
+        await cluster.delete(item.kind, namespace, item.name, uid=item.uid)
+
+
+async def tell_unreconciled(
+    cluster: Cluster, namespace: str, name: str, error: Exception, count: int, now: datetime
+) -> None:
+    """Put on record that passes fail: a Warning, and the condition Reconciled; all else in the status stays as it is.
+
+    Args:
+        cluster: where the run lives.
+        namespace: its namespace.
+        name: its name.
+        error: of the last pass.
+        count: passes that failed in a row.
+        now: aware.
+
+    Raises:
+        NotFound: the run is gone.
+        Conflict: it changed meanwhile.
+    """
+    run = await cluster.get(KIND, namespace, name)
+    message = Message.PASSES_FAIL.text(count=count, why=f"{type(error).__name__}: {error}")[:1000]
+    # The event first: the status may be what is refused.
+    await cluster.emit_event(run, "Warning", Reason.PASSES_FAIL, message)
+    status = _with_reconciled_false(run, message, now)
+    await cluster.replace_status(KIND, namespace, name, status, run["metadata"].get("resourceVersion", ""))
+
+
+def _with_reconciled_false(run: Json, message: str, now: datetime) -> Json:
+    stored = run.get("status")
+    generation = run["metadata"].get("generation")
+    new = make_condition(Condition.RECONCILED, False, Reason.PASSES_FAIL, message, generation=generation, now=now)
+    conditions = with_condition(read_status(stored).status.conditions, new)
+    changed = {"conditions": [condition.to_wire() for condition in conditions]}
+    return with_unknown_fields(stored, (stored if isinstance(stored, dict) else {}) | changed)

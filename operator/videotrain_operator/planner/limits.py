@@ -1,0 +1,113 @@
+"""What holds even where nothing else can be decided: suspension, deadline and budget, from the pods alone.
+
+A pass that cannot read what was stored, or whose writes are refused, still holds nodes that cost. This looks at nothing
+but the pods and the few fields of the spec that say when they have to go, each read by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from videotrain_api.money import MICROSECONDS_PER_HOUR, cost_micros, parse_micros
+from videotrain_api.resource.stored_status import read_status
+from videotrain_api.resource.trainrun import Budget
+from videotrain_api.schema import ManifestError
+from videotrain_operator.accounting.money import parse_price
+from videotrain_operator.planner.decision import Deletion
+from videotrain_operator.planner.observed import PodView
+
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def overdue_pods(run: Mapping[str, Any], pods: Iterable[PodView], now: datetime) -> tuple[Deletion, ...]:
+    """The pods that have to go, each with its own grace, in which its agent saves.
+
+    With a budget that shrinks the run to its smallest world, those beyond it; else all of them or none.
+
+    Args:
+        run: the object as it is stored; its spec and status may hold anything.
+        pods: worker pods that are there.
+        now: the time of this pass, aware.
+    """
+    spec = run.get("spec")
+    spec = spec if isinstance(spec, Mapping) else {}
+    there = [pod for pod in pods if not pod.deleting]
+    first = 0
+    if not _is_asked_to_stop(run, spec) and not _is_too_late(run, spec, there, now):
+        budget = _budget(spec)
+        if budget is None or budget.action == "Notify" or not _is_spent(budget, *_spent(run, spec, there, now)):
+            return ()
+        first = _smallest(spec) if budget.action == "Shrink" else 0
+    return tuple(Deletion(kind="Pod", name=pod.name, uid=pod.uid) for pod in there if pod.index >= first)
+
+
+def _is_asked_to_stop(run: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
+    return spec.get("suspend") is True or "deletionTimestamp" in run["metadata"]
+
+
+def _is_too_late(run: Mapping[str, Any], spec: Mapping[str, Any], pods: Iterable[PodView], now: datetime) -> bool:
+    limit = spec.get("activeDeadlineSeconds")
+    since = min(_bound(pods), default=None)
+    if not isinstance(limit, int) or since is None:
+        return False
+    earlier = timedelta(microseconds=read_status(run.get("status")).status.active_microseconds)
+    return earlier + (now - since) >= timedelta(seconds=limit)
+
+
+def _bound(pods: Iterable[PodView]) -> Iterator[datetime]:
+    yield from (pod.bound_at for pod in pods if pod.bound_at is not None and pod.finished_at is None)
+
+
+def _budget(spec: Mapping[str, Any]) -> Budget | None:
+    try:
+        return Budget.from_wire(spec.get("budget"))
+    except ManifestError:
+        return None
+
+
+def _spent(run: Mapping[str, Any], spec: Mapping[str, Any], pods: Iterable[PodView], now: datetime) -> tuple[int, int]:
+    """GPU microseconds and micros: what the pods held, or what the status knows and they held since it, if more."""
+    status = read_status(run.get("status")).status
+    since = status.observed_at or now
+    alone = later = (0, 0)
+    for pod in pods:
+        if pod.bound_at is None:
+            continue
+        end = pod.finished_at or now
+        alone = _plus(alone, _worth(spec, pod, end - pod.bound_at))
+        later = _plus(later, _worth(spec, pod, end - max(pod.bound_at, since)))
+    if status.cost is None:
+        return alone
+    known = _plus(later, (status.cost.held_gpu_microseconds, status.cost.total_micros))
+    return max(alone[0], known[0]), max(alone[1], known[1])
+
+
+def _plus(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    return one[0] + other[0], one[1] + other[1]
+
+
+def _worth(spec: Mapping[str, Any], pod: PodView, held: timedelta) -> tuple[int, int]:
+    pool = spec.get("pool")
+    pool = pool if isinstance(pool, Mapping) else {}
+    gpus = pod.gpus or pool.get("gpusPerNode")
+    microseconds = max(0, held // _MICROSECOND) * (gpus if isinstance(gpus, int) else 1)
+    try:
+        price, _ = parse_price(pod.price or f"{pool.get('pricePerGpuHour')} {pool.get('currency', 'USD')}")
+    except ValueError:
+        price = 0  # hours are bounded all the same
+    return microseconds, cost_micros(microseconds, price)
+
+
+def _is_spent(budget: Budget, gpu_microseconds: int, micros: int) -> bool:
+    hours = budget.max_gpu_hours
+    if hours is not None and gpu_microseconds >= hours * MICROSECONDS_PER_HOUR:
+        return True
+    return budget.max_cost is not None and micros >= parse_micros(budget.max_cost)
+
+
+def _smallest(spec: Mapping[str, Any]) -> int:
+    nodes = spec.get("nodes")
+    least = nodes.get("min") if isinstance(nodes, Mapping) else None
+    return least if isinstance(least, int) else 1
