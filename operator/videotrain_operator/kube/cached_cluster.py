@@ -28,8 +28,8 @@ class NameTakenError(ApiError):
 class KubeCluster:
     """Implements `videotrain_operator.cluster.interface.Cluster`.
 
-    Reading never waits: what informers and our own writes have told is what is known. Writing checks the fence first,
-    so a replica that lost its lease changes nothing.
+    Reading never waits: what informers and our own writes have told is what is known. Writing checks the fence
+    when a request is sent, and again when it is repeated, so a replica that lost its lease changes nothing.
     """
 
     def __init__(self, client: KubeClient, stores: Mapping[str, Store], fence: Callable[[], None], host: str) -> None:
@@ -41,9 +41,8 @@ class KubeCluster:
             fence: raises if this process must not write.
             host: who reports events.
         """
-        self._client = client
+        self._client = client.fenced(fence)
         self._stores = stores
-        self._fence = fence
         self._host = host
 
     async def get(self, kind: str, namespace: str, name: str) -> Json:
@@ -74,7 +73,6 @@ class KubeCluster:
             Conflict: a precondition does not hold, or the cache was behind: look again.
             NameTakenError: a stranger's object has the name.
         """
-        self._fence()
         kind, head = manifest["kind"], manifest["metadata"]
         if kind == "Secret":
             return await self._create_secret(manifest, manager)
@@ -150,7 +148,6 @@ class KubeCluster:
         self, kind: str, namespace: str, name: str, *, uid: str | None = None, grace_seconds: int | None = None
     ) -> None:
         """Ask for deletion; see Cluster.delete."""
-        self._fence()
         propagation = "Background" if kind == KIND else None
         answer = await self._client.delete(
             kind, namespace, name, uid=uid, grace_seconds=grace_seconds, propagation=propagation
@@ -169,7 +166,6 @@ class KubeCluster:
 
     async def delete_collection(self, kind: str, namespace: str, labels: Mapping[str, str]) -> None:
         """Ask for the deletion of everything that carries the labels; see Cluster.delete_collection."""
-        self._fence()
         await self._client.delete_collection(kind, namespace, _selector(labels))
         now = rfc3339(self._client.clock.now(), "seconds")
         for body in await self.list(kind, namespace, labels):
@@ -177,7 +173,6 @@ class KubeCluster:
 
     async def replace_status(self, kind: str, namespace: str, name: str, status: Json, resource_version: str) -> Json:
         """Write the status subresource; see Cluster.replace_status."""
-        self._fence()
         metadata = {"name": name, "namespace": namespace, "resourceVersion": resource_version}
         manifest = {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "status": status}
         body = await self._client.replace(manifest, subresource="status", manager=FIELD_MANAGER)
@@ -186,7 +181,6 @@ class KubeCluster:
 
     async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
         """Record an Event. One that cannot be recorded is logged, and counted among the failed requests."""
-        self._fence()
         try:
             await self._client.create(self._event(regarding, type_, reason, message), FIELD_MANAGER)
         except (ApiError, Conflict, NotFound) as error:

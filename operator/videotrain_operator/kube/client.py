@@ -119,6 +119,17 @@ class KubeClient:
         """The server's time, from every answer of its."""
         self._on_request = on_request
         self._permits = asyncio.Semaphore(CONCURRENCY)
+        self._fence: Callable[[], None] = lambda: None
+
+    def fenced(self, fence: Callable[[], None]) -> KubeClient:
+        """The same client, behind the same others, whose writes ask a fence at the moment of each attempt.
+
+        Args:
+            fence: raises if this process must not write. A write may have waited long since it was asked for.
+        """
+        client = KubeClient(self._api, self._on_request, self.clock)
+        client._permits, client._fence = self._permits, fence
+        return client
 
     def apart(self) -> KubeClient:
         """A client of the same server whose requests wait behind nobody else's."""
@@ -312,6 +323,8 @@ class KubeClient:
     ) -> Json:
         """Send, and send again what can be repeated when the server is busy or the connection broke."""
         for attempt in range(RETRIES):
+            if method != "GET":
+                self._fence()
             try:
                 return await self._once(method, kind, path, query, body, content, verb)
             except ApiUnavailable as error:
