@@ -39,6 +39,7 @@ from videotrain_api.resource.stages import (
 )
 from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, Storage
 from videotrain_api.storage.artifacts import CheckpointManifest
+from videotrain_trainer.checksums import sealed_json
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, to_parquet, uids_hash
 from videotrain_trainer.data.sets import EncodedSetInfo, set_info_uri
 from videotrain_trainer.data.shards import ShardWriter
@@ -74,7 +75,7 @@ def make_latents(folder: Path, broken: bool = False) -> str:
         rows += [_row(bucket, size, f"shards/{name}", member) for member in members]
     manifest = to_parquet(rows, LATENT_SCHEMA)
     store().put(f"{uri}/manifest.parquet", manifest)
-    store().put(set_info_uri(uri), _info(rows).model_dump_json(by_alias=True).encode())
+    store().put(set_info_uri(uri), sealed_json(_info(rows).to_wire()))
     return uri
 
 

@@ -16,6 +16,7 @@ from support.training_worlds import make_clips, store
 from videotrain_api.config.presets import AUTOENCODERS
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer import cli
+from videotrain_trainer.checksums import sealed_json
 from videotrain_trainer.data.manifest import LATENT_SCHEMA, to_parquet
 from videotrain_trainer.data.sets import EncodedSetInfo, set_info_uri
 from videotrain_trainer.data.shards import ShardWriter
@@ -135,7 +136,7 @@ def encoded_set(folder, clips, model):
         text_encoder="bytes",
         autoencoder_weights="w",
     )
-    store().put(set_info_uri(uri), info.model_dump_json(by_alias=True).encode())
+    store().put(set_info_uri(uri), sealed_json(info.to_wire()))
     return uri
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from itertools import islice
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from videotrain_api.config.presets import AUTOENCODERS
 from videotrain_api.resource.stages import Bucket, ScoreBounds
 from videotrain_api.storage import layout
+from videotrain_trainer.checksums import sealed_json
 from videotrain_trainer.data.buckets import row_name
 from videotrain_trainer.data.loader import LatentLoader
 from videotrain_trainer.data.manifest import LATENT_SCHEMA, to_parquet
@@ -58,7 +58,7 @@ def encoded(store, storage, tmp_path):
         text_encoder="bytes",
         autoencoder_weights="s3://x",
     )
-    store.put(set_info_uri(prefix), json.dumps(info.to_wire()).encode())
+    store.put(set_info_uri(prefix), sealed_json(info.to_wire()))
     store.put(layout.latent_manifest(prefix), to_parquet(rows, LATENT_SCHEMA))
     return prefix, rows
 

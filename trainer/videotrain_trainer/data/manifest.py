@@ -7,15 +7,14 @@ same objects.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from videotrain_api.resource.stages import ScoreBounds
+from videotrain_trainer.checksums import read_checked, sealed_parquet, unsealed_parquet
 from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 
@@ -74,9 +73,7 @@ LATENT_SCHEMA = pa.schema(
 def to_parquet(rows: Sequence[Mapping[str, Any]], schema: Any) -> bytes:
     """The table as a Parquet file, rows in order of uid. Equal rows give equal bytes."""
     table = pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["uid"])), schema=schema)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
+    return sealed_parquet(table)
 
 
 def read_table(store: ObjectStore, uri: str, schema: Any) -> Any:
@@ -86,11 +83,9 @@ def read_table(store: ObjectStore, uri: str, schema: Any) -> Any:
         DataError: the object is missing, is no Parquet file or has other columns.
     """
     try:
-        table = pq.read_table(io.BytesIO(store.get(uri)))
+        table = read_checked(store, uri, unsealed_parquet)
     except ObjectMissing as error:
         raise DataError(f"{uri}: the manifest of the data set is missing; was the stage that makes it run?") from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{uri}: not a readable Parquet file: {error}") from error
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise DataError(f"{uri}: columns {missing} are missing; it has {table.column_names}")

@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle, TrainTask, Validation
 from videotrain_api.schema import ApiModel
 from videotrain_api.storage import layout
+from videotrain_trainer.checksums import read_checked, unsealed_json
 from videotrain_trainer.data.buckets import (
     aspect_names,
     assign,
@@ -178,11 +179,9 @@ def read_set_info(store: ObjectStore, uri: str) -> EncodedSetInfo:
         DataError: it is missing or not readable.
     """
     try:
-        return EncodedSetInfo.model_validate_json(store.get(set_info_uri(uri)))
+        return read_checked(store, set_info_uri(uri), lambda data: EncodedSetInfo.model_validate(unsealed_json(data)))
     except ObjectMissing as error:
         raise DataError(f"{set_info_uri(uri)}: missing; no encode stage has finished there") from error
-    except ValidationError as error:
-        raise DataError(f"{set_info_uri(uri)}: {error}") from error
 
 
 Groups = dict[str, tuple[int, list[int]]]

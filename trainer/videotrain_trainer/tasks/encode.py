@@ -21,6 +21,7 @@ from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.resource.references import applicable, reference_frames, takes_head
 from videotrain_api.resource.stages import PromptStyle
 from videotrain_api.storage import layout
+from videotrain_trainer.checksums import sealed_json
 from videotrain_trainer.data.loader import REFERENCE
 from videotrain_trainer.data.manifest import (
     CLIP_SCHEMA,
@@ -251,5 +252,5 @@ def _publish(store: ObjectStore, config: StageConfig, results: list[dict[str, An
         references=config.encode_references if config.autoencoder.causal else [],
         autoencoder_weights=_weights_uri(config),
     )
-    store.put(set_info_uri(config.paths.output), json.dumps(info.to_wire(), indent=1).encode())
+    store.put(set_info_uri(config.paths.output), sealed_json(info.to_wire()))
     store.put(layout.latent_manifest(config.paths.output), to_parquet(rows, LATENT_SCHEMA))

@@ -1,0 +1,102 @@
+"""Objects that a later stage trusts: sealed by a checksum over all of it, and read again before they are blamed.
+
+A JSON object carries its checksum as a field, a Parquet file in its footer, so both stay files that any program reads.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import google_crc32c
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from videotrain_trainer.errors import DataError
+from videotrain_trainer.storage import ObjectStore
+
+Parsed = TypeVar("Parsed")
+READINGS: Final = 3
+FIELD: Final = "crc32c"
+FOOTER_KEY: Final = b"videotrain.crc32c"
+_UNSET: Final = b"0" * 8
+
+
+def read_checked(store: ObjectStore, uri: str, parse: Callable[[bytes], Parsed]) -> Parsed:
+    """An object, parsed; one that does not fit is read again before that is believed.
+
+    Args:
+        store: where it lies.
+        uri: of the object.
+        parse: raises ValueError for what is damaged.
+
+    Raises:
+        DataError: every reading gave something damaged; it names the object.
+        ObjectMissing: there is none.
+    """
+    found = ""
+    for _ in range(READINGS):
+        try:
+            return parse(store.get(uri))
+        except (ValueError, pa.ArrowException, OSError) as error:
+            found = str(error)
+    raise DataError(f"{uri}: damaged, as {READINGS} readings say; have the stage that makes it run again: {found}")
+
+
+def sealed_json(fields: Mapping[str, Any]) -> bytes:
+    """A JSON object with the checksum of its other fields."""
+    return json.dumps({**fields, FIELD: _crc_of(fields)}, indent=1, ensure_ascii=False).encode()
+
+
+def unsealed_json(data: bytes) -> dict[str, Any]:
+    """The fields of a sealed JSON object.
+
+    Raises:
+        ValueError: it is none, or does not fit its checksum.
+    """
+    fields: dict[str, Any] = json.loads(data)
+    stored = fields.pop(FIELD, None) if isinstance(fields, dict) else None
+    if stored is None or stored != _crc_of(fields):
+        raise ValueError(f"the content does not fit its checksum {stored!r}")
+    return fields
+
+
+def sealed_parquet(table: Any) -> bytes:
+    """A pyarrow.Table as a Parquet file with checksums of its pages and one of the whole file. Equal tables give equal
+    bytes.
+    """
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, table.schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({FOOTER_KEY: _UNSET})
+    data = bytearray(buffer.getvalue())
+    place = _seal_of(data)
+    data[place : place + len(_UNSET)] = f"{google_crc32c.value(bytes(data)):08x}".encode()
+    return bytes(data)
+
+
+def unsealed_parquet(data: bytes) -> Any:
+    """The pyarrow.Table of a Parquet file. One without a seal, as other programs write it, has its pages verified.
+
+    Raises:
+        ValueError: it does not fit its checksum; or pyarrow's own errors.
+    """
+    if FOOTER_KEY in data:
+        place = _seal_of(data)
+        stored = data[place : place + len(_UNSET)]
+        blank = data[:place] + _UNSET + data[place + len(_UNSET) :]
+        if stored != f"{google_crc32c.value(blank):08x}".encode():
+            raise ValueError(f"the content does not fit its checksum {stored!r}")
+    return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+
+
+def _seal_of(data: bytes | bytearray) -> int:
+    """Where the checksum stands: the footer has, behind the key, a byte for the field and one for the length."""
+    return data.rindex(FOOTER_KEY) + len(FOOTER_KEY) + 2
+
+
+def _crc_of(fields: Mapping[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return f"{google_crc32c.value(text.encode()):08x}"
