@@ -208,14 +208,31 @@ def _windows(generations: Sequence[GenerationStatus], closed: int, *, run_over: 
 
 
 def _record(book: _Book, holdings: Iterable[Holding]) -> set[str]:
-    """Note every pod that is there; return their UIDs. A deleted pod only completes a record that exists."""
+    """Note every pod that is there; return their UIDs. A deleted pod only completes a record that exists.
+
+    A pod that was missing and is there again was never gone: what was taken for its end is taken back. What was closed
+    by that stays, and the time since `closedUntil` is open again. The price and the GPUs are those of the first look.
+    """
     seen = set()
     for held in holdings:
         if held.gone and held.uid not in book.pods:
             continue
         seen.add(held.uid)
-        book.pods.setdefault(held.uid, {"closedThrough": -1}).update(_facts(held))
+        record = book.pods.setdefault(held.uid, _closed_before(book, held.uid))
+        if record.get("gone") and not held.gone:
+            record["closedThrough"] = -1
+            for fact in ("gone", "finishedAt", "estimated"):
+                record.pop(fact, None)
+        record.update(_facts(held) | {key: record[key] for key in ("price", "gpus") if key in record})
     return seen
+
+
+def _closed_before(book: _Book, uid: str) -> Json:
+    """The record of a pod that has none: what is listed as closed for it is not billed again."""
+    newest = next((entry for entry in reversed(book.entries) if entry["uid"] == uid), None)
+    if newest is None:
+        return {"closedThrough": -1}
+    return {"closedThrough": newest["generation"], "closedUntil": newest["to"], "gone": True}
 
 
 def _facts(held: Holding) -> Json:
@@ -257,8 +274,10 @@ def _post(book: _Book, uid: str, record: Json) -> None:
         amounts = _amounts(book, record, created, start, end)
         complete = ended is not None or window.end < FOREVER
         if in_order and window.final and complete:
-            record |= {"closedThrough": window.number, "closedUntil": _text(EPOCH + timedelta(microseconds=end))}
-            book.entries += [_entry(uid, record, window, start, end, amounts)] if end > start else []
+            record["closedThrough"] = window.number
+            if end > start:
+                record["closedUntil"] = _text(EPOCH + timedelta(microseconds=end))
+                book.entries.append(_entry(uid, record, window, start, end, amounts))
             continue
         in_order = False  # windows close in order, so that one number per pod tells what is closed
         if end > start:

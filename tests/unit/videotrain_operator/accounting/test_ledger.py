@@ -368,3 +368,48 @@ def test_money_is_the_price_of_the_time_to_within_half_a_micro_per_entry(history
 
 def test_the_beginning_of_time_is_noon() -> None:
     assert at(0) == START
+
+
+# A pod that is missing from a look, and there again.
+
+
+def looks(
+    there: list[bool], *, over_from: int = 10**9, restarts: tuple[int, ...] = (), price: str = "3.60 USD"
+) -> tuple[Bill, list[int]]:
+    """A look every ten seconds at a pod bound at 4; the last bill, and what was held at each look."""
+    begun = [generation(n, 10 + 20 * i, [0]) for i, n in enumerate((1, *restarts))]
+    worlds = [
+        world.model_copy(update={"progress": progress(world.number, 0, started_at=world.created_at)}) for world in begun
+    ]
+    document, held = None, []
+    for look, present in enumerate(there):
+        now = 10.0 * (look + 1)
+        pods = [holding(0, 4, price=price if look else "3.60 USD")] if present else []
+        known = [world for world in worlds if world.created_at <= at(now)]
+        more: dict[str, Any] = {"document": document, "observed_at": at(now - 10), "run_over": look >= over_from}
+        one = bill(now, pods, known, **more)
+        document = json.loads(json.dumps(one.document))
+        held.append(one.held)
+    return one, held
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.booleans(), max_size=12), st.integers(0, 14), st.integers(0, 2))
+def test_a_pod_that_flickers_is_billed_exactly_once_it_is_back(
+    middle: list[bool], over_from: int, restarts: int
+) -> None:
+    there = [True, *middle, True]
+    one, held = looks(there, over_from=over_from, restarts=tuple(range(2, 2 + restarts)))
+    assert one.held == (10 * len(there) - 4) * SECOND
+    assert held == sorted(held), "what is held never falls"
+    assert one.total == one.held * 3_600_000 // (3600 * SECOND)
+
+
+def test_a_pod_that_is_missing_is_billed_to_its_last_look_and_estimated() -> None:
+    one, _ = looks([True, True, False])
+    assert one.held == 16 * SECOND and one.estimated
+
+
+def test_the_price_of_the_first_look_holds() -> None:
+    one, _ = looks([True, True, True], price="0 USD")
+    assert one.total == 26 * 1000
