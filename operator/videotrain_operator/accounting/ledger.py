@@ -208,7 +208,7 @@ def _windows(generations: Sequence[GenerationStatus], closed: int, *, run_over: 
 
 
 def _record(book: _Book, holdings: Iterable[Holding]) -> set[str]:
-    """Note every pod that is there; return their UIDs. A deleted pod only completes a record that exists.
+    """Note every pod that is there or was seen to go; return their UIDs.
 
     A pod that was missing and is there again was never gone: what was taken for its end is taken back. What was closed
     by that stays, and the time since `closedUntil` is open again. The price and the GPUs are those of the first look.
@@ -216,7 +216,11 @@ def _record(book: _Book, holdings: Iterable[Holding]) -> set[str]:
     seen = set()
     for held in holdings:
         if held.gone and held.uid not in book.pods:
-            continue
+            if any(entry["uid"] == held.uid for entry in book.entries):
+                continue
+            if book.folded["gpuMicroseconds"]:
+                book.folded["estimated"] = True  # it may be in totals that do not say whose they are
+                continue
         seen.add(held.uid)
         record = book.pods.setdefault(held.uid, _closed_before(book, held.uid))
         if record.get("gone") and not held.gone:

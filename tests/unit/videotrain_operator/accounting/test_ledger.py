@@ -171,9 +171,12 @@ def test_a_deleted_pod_whose_end_was_seen_is_exact() -> None:
     assert later.held == 29 * SECOND and not later.estimated
 
 
-def test_an_unknown_deleted_pod_is_not_billed_again() -> None:
+def test_a_deleted_pod_that_the_folded_totals_may_hold_is_not_billed_again_and_marked() -> None:
     gone = holding(0, 4, finished_at=at(33), gone=True)
-    assert bill(60, [gone], []).held == 0
+    lost = rebuild({"starting": 29 * SECOND}, {"starting": 29_000}, [], at(40)) | {}
+    lost["folded"]["estimated"] = False
+    one = bill(60, [gone], [], document=lost)
+    assert one.held == 29 * SECOND and one.estimated
 
 
 def test_time_goes_on_when_an_emptied_status_knows_no_generation() -> None:
@@ -413,3 +416,21 @@ def test_a_pod_that_is_missing_is_billed_to_its_last_look_and_estimated() -> Non
 def test_the_price_of_the_first_look_holds() -> None:
     one, _ = looks([True, True, True], price="0 USD")
     assert one.total == 26 * 1000
+
+
+def test_a_pod_that_came_and_went_between_two_writes_is_billed_once_or_marked() -> None:
+    short = holding(1, 12, finished_at=at(18), gone=True)
+    stored = bill(11, [holding(0, 4)], []).document
+    one = bill(20, [holding(0, 4), short], [], document=stored, observed_at=at(11))
+    assert one.held == (16 + 6) * SECOND and not one.estimated
+    killed = holding(2, 12, gone=True)
+    one = bill(20, [holding(0, 4), killed], [], document=stored, observed_at=at(15))
+    assert one.held == (16 + 3) * SECOND and one.estimated
+
+
+def test_a_pod_that_is_closed_and_told_of_again_is_not_billed_again() -> None:
+    short = holding(1, 4, finished_at=at(18), gone=True)
+    over = bill(30, [short._replace(gone=False)], [], run_over=True)
+    closed = bill(31, [short], [], run_over=True, document=over.document)
+    again = bill(32, [short], [], run_over=True, document=closed.document)
+    assert not closed.document["pods"] and closed.held == again.held == 14 * SECOND
