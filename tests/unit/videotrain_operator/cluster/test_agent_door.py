@@ -1,0 +1,178 @@
+"""What an agent may do to the operator that asks it: nothing. Real sockets on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import logging
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from support.planner_builders import SIGNING_KEY, at, progress
+
+from videotrain_api.records import AgentProgress
+from videotrain_api.signing import HEADER_NONCE, Answer, Nonces, Request, SkewError
+from videotrain_operator.cluster import agents as agents_module
+from videotrain_operator.cluster.agents import AgentClient
+from videotrain_operator.cluster.answers import LARGEST_ANSWER, UnreadableAnswerError, read_progress
+from videotrain_operator.simulation.cluster import MASTER_KEY
+
+SECONDS = 60.0
+NOW_US = 1_700_000_000_000_000
+Say = Callable[[asyncio.StreamWriter, str], Awaitable[None]]
+"""Answers a request whose nonce is given."""
+
+
+class Agent:
+    """A TCP server that says whatever it is told to."""
+
+    def __init__(self) -> None:
+        self.say: Say
+        self.requests: list[str] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            self.requests.append(head)
+            headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
+            await self.say(writer, headers[HEADER_NONCE])
+            await writer.drain()
+        writer.close()
+
+
+@pytest_asyncio.fixture
+async def agent(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> AsyncIterator[Agent]:
+    monkeypatch.setattr(agents_module, "PORT_AGENT", unused_tcp_port)
+    agent = Agent()
+    server = await asyncio.start_server(agent.serve, "127.0.0.1", unused_tcp_port)
+    yield agent
+    server.close()
+
+
+def whole(body: bytes, nonce: str, status: int = 200, more: str = "") -> bytes:
+    """A signed answer: this agent has its run's key."""
+    headers = Answer(status=status, body=body).sign(SIGNING_KEY, nonce, time_us=NOW_US)
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status} x\r\nContent-Length: {len(body)}\r\n{head}{more}\r\n".encode() + body
+
+
+def saying(make: Callable[[str], bytes]) -> Say:
+    async def say(writer: asyncio.StreamWriter, nonce: str) -> None:
+        writer.write(make(nonce))
+
+    return say
+
+
+def for_ever(head: bytes, part: bytes) -> Say:
+    async def say(writer: asyncio.StreamWriter, nonce: str) -> None:
+        writer.write(head)
+        while True:
+            writer.write(part)
+            await writer.drain()
+
+    return say
+
+
+async def nothing(writer: asyncio.StreamWriter, nonce: str) -> None:
+    await asyncio.Event().wait()
+
+
+BOMB = gzip.compress(bytes(10**8))
+OK = b"HTTP/1.1 200 OK\r\n"
+HOSTILE: dict[str, Say] = {
+    "100,000 levels": saying(lambda nonce: whole(b"[" * 100_000 + b"]" * 100_000, nonce)),
+    "levels without end": for_ever(OK + b"\r\n", b'{"a":' * 1000),
+    "a body without end": for_ever(OK + b"\r\n", b" " * 65536),
+    "1 GB by its length": for_ever(OK + b"Content-Length: 1000000000\r\n\r\n", b" " * 65536),
+    "chunks without end": for_ever(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 1000),
+    "headers without end": for_ever(OK, b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(100))),
+    "a header without end": for_ever(OK + b"X: ", b"a" * 65536),
+    "hints without end": for_ever(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100),
+    "a length that is wrong": saying(lambda nonce: OK + b"Content-Length: 500\r\n\r\n{}"),
+    "a length that is no number": saying(lambda nonce: OK + b"Content-Length: -1\r\n\r\n{}"),
+    "NaN": saying(lambda nonce: whole(b'{"pod": "a", "podUid": "u", "at": NaN}', nonce)),
+    "a surrogate": saying(lambda nonce: whole(b'{"pod": "\\ud800"}', nonce)),
+    "a number of 5,000 digits": saying(lambda nonce: whole(b"[%s]" % (b"9" * 5000), nonce)),
+    "no HTTP": saying(lambda nonce: b"\x16\x03\x01\x00\x00"),
+    "a bomb": saying(lambda nonce: whole(BOMB, nonce, more="Content-Encoding: gzip\r\n")),
+    "a redirect": saying(lambda nonce: whole(b"", nonce, 302, "Location: /elsewhere\r\n")),
+    "a colour of a terminal": saying(lambda nonce: whole(b'{"\\u001b[31m\\n2026 ERROR forged": 1}', nonce)),
+    "silence": nothing,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_agent_is_silence_within_time_and_memory(
+    name: str, agent: Agent, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent.say = HOSTILE[name]
+    caplog.set_level(logging.DEBUG)
+    async with asyncio.timeout(SECONDS), AgentClient(MASTER_KEY, timeout_seconds=1.0) as client:
+        tracemalloc.start()
+        try:
+            assert await client.progress("127.0.0.1", SIGNING_KEY) is None
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert most < 64 * LARGEST_ANSWER, f"{most} bytes"
+    assert len(agent.requests) == 1, "no redirect is followed and nothing is asked again"
+    for record in caplog.records:
+        if record.name.startswith("videotrain"):
+            assert record.getMessage().isprintable()
+            assert len(record.getMessage()) < 1000
+
+
+async def test_a_node_whose_clock_is_wrong_is_understood_at_once(agent: Agent) -> None:
+    """Its agent refuses the first request and tells its time; the second is signed for that."""
+    answer = AgentProgress(pod="demo-w0", pod_uid="u0", at=at(9))
+
+    async def say(writer: asyncio.StreamWriter, nonce: str) -> None:
+        headers = dict(line.split(": ", 1) for line in agent.requests[-1].split("\r\n")[1:] if line)
+        asked = Request(recipient="127.0.0.1", method="GET", target="/progress")
+        try:
+            asked.verify(SIGNING_KEY, headers, now_us=NOW_US, nonces=Nonces())
+        except SkewError:
+            writer.write(whole(b"", nonce, 401))
+        else:
+            writer.write(whole(json.dumps(answer.to_wire()).encode(), nonce))
+
+    agent.say = say
+    async with AgentClient(MASTER_KEY, timeout_seconds=SECONDS) as client:
+        assert await client.progress("127.0.0.1", SIGNING_KEY) == answer
+        assert await client.progress("127.0.0.1", SIGNING_KEY) == answer
+    assert len(agent.requests) == 3
+
+
+def facts(**changes: Any) -> dict[str, Any]:
+    answer = AgentProgress(pod="demo-w0", pod_uid="u0", at=at(9), current=progress(1, 5)).to_wire()
+    return answer | {"current": answer["current"] | changes}
+
+
+def test_what_is_kept_of_an_answer_is_bounded_and_printable() -> None:
+    body = facts(
+        skippedCheckpoints=["s" * 3000] * 40,
+        gpuKinds=["\x1b[31mH200\u202e"] * 1000,
+        stacks="deep\n" * 10_000,
+    )
+    body["error"] = "e" * 10_000
+    kept = read_progress(json.dumps(body).encode())
+    assert kept.current is not None and kept.current.gpu_kinds is not None
+    assert len(json.dumps(kept.to_wire())) < 64 * 1024
+    assert kept.current.gpu_kinds[0] == "\\x1b[31mH200\\u202e"
+    assert (kept.current.stacks or "").startswith("deep\ndeep\n")
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**63), 10**300])
+def test_a_number_that_others_would_read_as_another_is_refused(number: int) -> None:
+    with pytest.raises(UnreadableAnswerError, match=r"2\^53"):
+        read_progress(json.dumps(facts(step=number)).encode())
+
+
+def test_an_honest_answer_is_kept_as_it_is() -> None:
+    answer = AgentProgress(pod="demo-w0", pod_uid="u0", at=at(9), current=progress(1, 5), error="zwei\nZeilen: é")
+    assert read_progress(json.dumps(answer.to_wire()).encode()) == answer
