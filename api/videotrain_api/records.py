@@ -22,6 +22,8 @@ class RosterMember(ApiModel):
     """Pod name."""
     address: str
     """Pod IP."""
+    uid: str
+    """UID of the pod: one that has the name later is no member."""
 
 
 class Roster(ApiModel):
@@ -32,7 +34,8 @@ class Roster(ApiModel):
     generation: int = Field(ge=1)
     """Strictly increasing over the life of the run."""
     action: Literal["run", "stop"]
-    """`run`: be a member of this generation. `stop`: save, stop the workers and stay idle (members is empty)."""
+    """`run`: be a member of this generation. `stop`: this generation is over: stop the workers and stay idle until the
+    next one (members is empty)."""
     stage: str
     """Stage name; its configuration is DIR_CONFIG/<stage>.json."""
     config_hash: str
@@ -53,6 +56,14 @@ class Roster(ApiModel):
     """Workers of the generation before may finish their step and save first; false after a fault."""
     created_at: datetime | None = None
     """When it was published."""
+
+    def order(self) -> tuple[int, bool]:
+        """Compares rosters of one run: an agent obeys the highest that it has seen, run(1) < stop(1) < run(2)."""
+        return self.generation, self.action == "stop"
+
+    def rank(self, pod_uid: str) -> int | None:
+        """Node rank of a pod; None if it is no member, and then drains and stays idle."""
+        return next((rank for rank, member in enumerate(self.members) if member.uid == pod_uid), None)
 
 
 class Record(ApiModel):

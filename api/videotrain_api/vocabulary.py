@@ -21,8 +21,6 @@ LABEL_INDEX: Final = "videotrain.dev/index"
 LABEL_TEAM: Final = "videotrain.dev/team"
 LABEL_COST_CENTER: Final = "videotrain.dev/cost-center"
 
-ANNOTATION_ROSTER: Final = "videotrain.dev/roster"
-"""On every worker pod: the Roster as JSON; read by the agent as a Downward-API file."""
 ANNOTATION_PRICE: Final = "videotrain.dev/price"
 """On every worker pod: `PRICE CURRENCY` per GPU-hour when the pod was created; the bill uses this snapshot."""
 ANNOTATION_SUSPENDED_BY: Final = "videotrain.dev/suspended-by"
@@ -47,6 +45,8 @@ FROZEN_SPEC_KEY: Final = "_spec.json"
 """Key of the frozen spec beside the stages' configurations; no stage can have that name."""
 LEDGER_KEY: Final = "ledger.json"
 """Key of the ledger in the config map that holds it."""
+ROSTER_KEY: Final = "roster.json"
+"""Key of the Roster in the config map that the worker pods mount at DIR_ROSTER; empty before the first generation."""
 
 SIGNING_KEY: Final = "key"
 """Key of the signing key in the Secret of a run, and of the master key in the operator's."""
@@ -60,7 +60,9 @@ VOLUMES: Final = (*VOLUMES_FIXED, "cache", "tmp", "shm")
 
 # Files of a worker pod, relative to the pod's root (ENV_POD_ROOT, `/` in a container).
 ENV_POD_ROOT: Final = "VIDEOTRAIN_POD_ROOT"
-FILE_ROSTER: Final = "etc/videotrain/pod/roster"
+DIR_ROSTER: Final = "etc/videotrain/roster"
+"""Holds ROSTER_KEY: the run's roster, a mounted ConfigMap that the operator replaces. A kubelet may show a new one
+after a minute or more, so the operator also sends it to the agents."""
 DIR_KEY: Final = "etc/videotrain/key"
 """Holds SIGNING_KEY, 32 bytes; a mounted immutable Secret."""
 DIR_CONFIG: Final = "etc/videotrain/config"

@@ -1,7 +1,7 @@
 """Simulated agents: one HTTP server that answers as the agent of whichever pod was asked.
 
 KWOK's pods run nothing, so nobody listens at their addresses. This process answers on all of them (see network.py) and
-tells the pods apart by the address that was asked. An agent is idle until its pod's annotation carries a roster, then
+tells the pods apart by the address that was asked. An agent is idle until there is a roster with its pod, then
 `starting`, `running` and, once the driver says so, `succeeded`. The driver feeds it pods and orders as JSON lines on
 standard input; it prints `ready` when it listens. It is part of the driver: its CPU is not the cluster's.
 
@@ -17,6 +17,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from aiohttp import web
@@ -26,7 +27,7 @@ from videotrain_api.vocabulary import PORT_AGENT
 
 TOTAL_STEPS: Final = 100_000
 LONGEST_WAIT_SECONDS: Final = 60.0
-LINE_LIMIT: Final = 2**20
+LINE_LIMIT: Final = 2**22
 Json = dict[str, Any]
 
 
@@ -54,11 +55,11 @@ class SimulatedAgent:
 
     def obey(self, roster: Roster, now: datetime) -> None:
         """Take note of a roster; an old one is ignored."""
-        if self.roster is not None and roster.generation <= self.roster.generation:
+        if self.roster is not None and roster.order() <= self.roster.order():
             return
         self.roster = roster
         self._end("drained", now)
-        if roster.action == "run" and any(member.pod == self.pod for member in roster.members):
+        if roster.action == "run" and roster.rank(self.uid) is not None:
             self.previous, self.current = self.current, self._launched(roster, now)
         self.tell()
 
@@ -162,7 +163,7 @@ class Crowd:
         if agent is None or agent.uid != pod["uid"]:
             agent = self.agents[pod["address"]] = SimulatedAgent(pod["name"], pod["uid"], self._pace)
         if pod["roster"]:
-            agent.obey(Roster.from_wire(json.loads(pod["roster"])), now)
+            agent.obey(_parsed(pod["roster"]), now)
 
     async def progress(self, request: web.Request) -> web.Response:
         """GET /progress, with `wait` and `known` as the real agent has them."""
@@ -174,6 +175,12 @@ class Crowd:
         wait = min(float(request.query.get("wait", "0")), LONGEST_WAIT_SECONDS)
         answer = await _with_news(agent, request.query.get("known", ""), wait)
         return web.json_response(answer.to_wire(), headers={"ETag": answer.tag()})
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Roster:
+    """All pods of a run find the same text."""
+    return Roster.from_wire(json.loads(text))
 
 
 async def _with_news(agent: SimulatedAgent, known: str, wait: float) -> AgentProgress:

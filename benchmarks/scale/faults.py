@@ -27,12 +27,12 @@ class Recovery:
 
     began: float
     survivors: list[PodSeen]
-    generation: int
-    """The newest before the fault."""
+    order: tuple[int, bool]
+    """Of the newest roster before the fault."""
 
     def roster_seconds(self) -> float | None:
         """Until the last survivor carried a newer roster; None as long as one does not."""
-        times = [pod.roster_at for pod in self.survivors if pod.generation > self.generation and pod.roster_at]
+        times = [pod.roster_at for pod in self.survivors if pod.order > self.order and pod.roster_at]
         return max(times) - self.began if len(times) == len(self.survivors) else None
 
     def newcomers(self, run: RunSeen) -> list[PodSeen]:
@@ -45,7 +45,7 @@ class Recovery:
         whole = run.whole()
         kept = sum(pod.live for pod in self.survivors)
         roster = self.roster_seconds()
-        rosters = {"rosterSeconds": rounded(roster)} if self.generation else {}
+        rosters = {"rosterSeconds": rounded(roster)} if self.order[0] else {}
         return rosters | {
             "replacedSeconds": rounded(max(pod.seen for pod in new) - self.began) if whole and new else None,
             "replacedRunningSeconds": _running(new, self.began) if whole and new else None,
@@ -63,7 +63,7 @@ def _running(pods: list[PodSeen], began: float) -> float | None:
 async def pod_fail(bench: Bench) -> Result:
     """One worker container of a live run ends with exit code 1, by a write of the pod's status as a kubelet does it.
 
-    `rosterSeconds`: until every survivor carries the roster of a newer generation. `replacedSeconds`: until a new pod
+    `rosterSeconds`: until every survivor finds a roster that ends its generation. `replacedSeconds`: until a new pod
     exists for the failed one. A survivor is kept if its uid still lives when all pods run again.
     """
 
@@ -151,7 +151,7 @@ async def _trial(
     hit = victims(run)
     survivors = [pod for pod in run.live() if pod not in hit]
     window = bench.window()
-    recovery = Recovery(window.began, survivors, max(pod.generation for pod in run.live()))
+    recovery = Recovery(window.began, survivors, max(pod.order for pod in run.live()))
     extra = await inject(hit[0])
     outcome = await _recovered(bench, run, recovery)
     window.close()

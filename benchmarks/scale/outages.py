@@ -111,7 +111,7 @@ async def failover(bench: Bench) -> Result:
         "runs": len(runs),
         "duplicatePods": sum(_duplicates(run) for run in runs),
         "twins": sum(run.twins for run in runs),
-        "unneededGenerations": sum(max((p.generation for p in run.pods.values()), default=1) - 1 for run in runs),
+        "unneededGenerations": sum(max((p.order[0] for p in run.pods.values()), default=1) - 1 for run in runs),
         "lostWakeUps": lost,
         "trials": trials,
     } | bench.memory()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from videotrain_api.vocabulary import ANNOTATION_ROSTER, LABEL_INDEX
+from videotrain_api.vocabulary import LABEL_INDEX, ROSTER_KEY
 from videotrain_operator.cluster.interface import WatchEvent
 from videotrain_operator.kube.client import ApiUnavailable, KubeClient
 
@@ -36,11 +36,11 @@ class PodSeen:
     gone_at: float | None = None
     leaving: bool = False
     roster: str | None = None
-    """Its text, as annotated."""
-    generation: int = 0
-    """Of the roster."""
+    """Its text, as the pod finds it mounted once it runs."""
+    order: tuple[int, bool] = (0, False)
+    """Of the roster; see Roster.order."""
     roster_at: float | None = None
-    """When that generation was first seen here."""
+    """When that roster was first seen here."""
 
     @property
     def live(self) -> bool:
@@ -61,7 +61,8 @@ class RunSeen:
     """When all its pods were there for the first time."""
     running_at: float | None = None
     roster_at: float | None = None
-    """When every pod carried its first roster."""
+    """When there was a roster for every pod."""
+    roster: str | None = None
     twins: int = 0
     """How often a second live pod of one index was seen."""
 
@@ -113,14 +114,21 @@ class Tracker:
         run = self.runs.get((body["metadata"].get("labels") or {}).get(self._label, ""))
         if run is None:
             return
-        pod = self._pod(run, body, now)
-        _update(pod, body, now)
-        if event.type == "DELETED" and pod.gone_at is None:
-            pod.gone_at = now
-            self.pods_there -= 1
+        if body.get("kind") == "ConfigMap":
+            run.roster = (body.get("data") or {}).get(ROSTER_KEY) or run.roster
+            changed = [pod for pod in run.pods.values() if pod.live]
+        else:
+            pod = self._pod(run, body, now)
+            _update(pod, body, now)
+            if event.type == "DELETED" and pod.gone_at is None:
+                pod.gone_at = now
+                self.pods_there -= 1
+            changed = [pod]
+        for pod in changed:
+            _mount(pod, run.roster, now)
+            if self._on_pod is not None:
+                self._on_pod(pod)
         self._mark(run, now)
-        if self._on_pod is not None:
-            self._on_pod(pod)
         self._changed.set()
 
     def _pod(self, run: RunSeen, body: Json, now: float) -> PodSeen:
@@ -143,7 +151,7 @@ class Tracker:
         marks = {
             "exist_at": True,
             "running_at": all(pod.phase == "Running" for pod in live),
-            "roster_at": all(pod.generation > 0 for pod in live),
+            "roster_at": all(pod.roster for pod in live),
         }
         for mark, there in marks.items():
             if there and getattr(run, mark) is None:
@@ -153,11 +161,9 @@ class Tracker:
     async def follow(self, client: KubeClient) -> None:
         """Watch until cancelled. A failure ends every wait: what was missed cannot be measured."""
         try:
-            version = str(
-                (await client.list_page("Pod", labelSelector=self._label, limit="1"))["metadata"]["resourceVersion"]
-            )
-            while True:
-                version = await self._follow_once(client, version)
+            async with asyncio.TaskGroup() as group:
+                for kind in ("Pod", "ConfigMap"):
+                    group.create_task(self._follow_kind(client, kind))
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -165,14 +171,20 @@ class Tracker:
             self._changed.set()
             raise
 
-    async def _follow_once(self, client: KubeClient, version: str) -> str:
+    async def _follow_kind(self, client: KubeClient, kind: str) -> None:
+        first = await client.list_page(kind, labelSelector=self._label, limit="1")
+        version = str(first["metadata"]["resourceVersion"])
+        while True:
+            version = await self._follow_once(client, kind, version)
+
+    async def _follow_once(self, client: KubeClient, kind: str, version: str) -> str:
         try:
-            async for event in client.watch("Pod", labels=self._label, resource_version=version):
+            async for event in client.watch(kind, labels=self._label, resource_version=version):
                 if isinstance(event, str):
                     version = event
                     continue
                 version = str(event.object["metadata"]["resourceVersion"])
-                self.note(event, time.monotonic())
+                self.note(WatchEvent(event.type, {"kind": kind} | event.object), time.monotonic())
         except ApiUnavailable:
             await asyncio.sleep(0.2)  # taken up again where it broke
         return version
@@ -214,8 +226,12 @@ def _update(pod: PodSeen, body: Json, now: float) -> None:
     pod.leaving = "deletionTimestamp" in head
     if pod.phase == "Running" and pod.running_at is None:
         pod.running_at = now
-    text = (head.get("annotations") or {}).get(ANNOTATION_ROSTER)
-    if text and text != pod.roster:
-        pod.roster, generation = text, int(json.loads(text)["generation"])
-        if generation > pod.generation:
-            pod.generation, pod.roster_at = generation, now
+
+
+def _mount(pod: PodSeen, text: str | None, now: float) -> None:
+    """A running pod finds the run's roster."""
+    if text and text != pod.roster and pod.phase == "Running":
+        roster = json.loads(text)
+        pod.roster, order = text, (int(roster["generation"]), roster["action"] == "stop")
+        if order > pod.order:
+            pod.order, pod.roster_at = order, now

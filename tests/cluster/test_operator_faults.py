@@ -1,6 +1,7 @@
 """What comes between the operator and the API server: outages, refusals, lost answers, dead watches, a stolen lease."""
 
 import asyncio
+import json
 
 import pytest
 import pytest_asyncio
@@ -10,7 +11,7 @@ from support.fault_proxy import FaultProxy, clear, every
 from support.operator_bench import LEASE_SECONDS, PODS
 from support.rights import LEASE
 
-from videotrain_api.vocabulary import ANNOTATION_ROSTER, PLURAL
+from videotrain_api.vocabulary import PLURAL
 from videotrain_operator.kube import client as kube_client
 from videotrain_operator.kube.cache import Key, Store
 from videotrain_operator.kube.client import connect
@@ -32,11 +33,7 @@ async def proxy(control_plane, bench, tmp_path):
 
 def worlds(bench):
     """Which pods of live runs there are, and which rosters they obey."""
-    return {
-        pod["metadata"]["uid"]: pod["metadata"]["annotations"][ANNOTATION_ROSTER]
-        for name in LIVE
-        for pod in bench.pods(name)
-    }
+    return {pod["metadata"]["uid"]: json.dumps(bench.roster(name)) for name in LIVE for pod in bench.pods(name)}
 
 
 async def goes_and_comes(plane, way, operators):

@@ -8,7 +8,7 @@ import pytest
 from support.chaos_rig import until
 from support.operator_bench import BENCH_LABEL, PODS
 
-from videotrain_api.vocabulary import ANNOTATION_ROSTER, KIND
+from videotrain_api.vocabulary import KIND
 
 TTL = 10
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -95,7 +95,7 @@ async def test_a_resumed_run_gets_no_roster_before_all_its_pods_run(bench):
     await bench.becomes("resumes", "Scheduled", "False", "Unschedulable")
     phases = await until(lambda: one_runs(bench, "resumes"), "one of its pods runs", bench.operators.tail)
     assert phases == ["Pending", "Running"]
-    assert not any(ANNOTATION_ROSTER in (pod["metadata"].get("annotations") or {}) for pod in bench.pods("resumes"))
+    assert bench.roster("resumes")["action"] == "stop"
     assert bench.status("resumes")["generation"] == before
     for node in bench.nodes[1:]:
         await bench.client.patch("Node", "", node, {"spec": {"unschedulable": None}}, manager="test")

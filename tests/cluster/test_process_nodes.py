@@ -170,16 +170,16 @@ async def test_deletion_asks_first_kills_at_the_deadline_and_kills_at_once_when_
     until(lambda: not list((nodes.workdir / "pods").iterdir()), "directories of deleted pods are removed")
 
 
-async def test_the_roster_annotation_arrives_as_a_file_while_the_pod_runs(bench, admin, namespace, nodes):
-    item = {"path": "roster", "fieldRef": {"fieldPath": "metadata.annotations['videotrain.dev/roster']"}}
-    mounts = {"volumeMounts": [{"name": "pod", "mountPath": "/etc/videotrain/pod"}]}
+async def test_an_annotation_arrives_as_a_file_while_the_pod_runs(bench, admin, namespace, nodes):
+    item = {"path": "note", "fieldRef": {"fieldPath": "metadata.annotations['example.com/note']"}}
+    mounts = {"volumeMounts": [{"name": "pod", "mountPath": "/etc/pod"}]}
     spec = {"volumes": [{"name": "pod", "downwardAPI": {"items": [item]}}]}
     await bench.pod("p", container=mounts, spec=spec)
     await bench.running("p")
-    roster = nodes.workdir / "pods" / nodes.pods()["p"]["root"].rpartition("/")[2] / "etc/videotrain/pod/roster"
-    assert roster.read_text() == ""
-    await admin.patch("Pod", namespace, "p", {"metadata": {"annotations": {"videotrain.dev/roster": "[1]"}}})
-    until(lambda: roster.read_text() == "[1]")
+    note = nodes.workdir / "pods" / nodes.pods()["p"]["root"].rpartition("/")[2] / "etc/pod/note"
+    assert note.read_text() == ""
+    await admin.patch("Pod", namespace, "p", {"metadata": {"annotations": {"example.com/note": "[1]"}}})
+    until(lambda: note.read_text() == "[1]")
 
 
 WHO = """

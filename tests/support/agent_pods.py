@@ -57,15 +57,15 @@ class AgentPod:
     """One pod: its directory, its address and its agent process."""
 
     def __init__(self, name, root, address, injected=INJECTED):
-        self.name, self.root, self.address = name, root, address
-        (root / names.FILE_ROSTER).parent.mkdir(parents=True)
+        self.name, self.root, self.address, self.uid = name, root, address, f"uid-{name}"
+        (root / names.DIR_ROSTER).mkdir(parents=True)
         (root / names.DIR_CONFIG).mkdir(parents=True)
         (root / names.DIR_KEY).mkdir(parents=True)
         (root / names.DIR_KEY / names.SIGNING_KEY).write_bytes(KEY)
         self.environment = os.environ | {
             names.ENV_POD_ROOT: str(root),
             names.ENV_POD_NAME: name,
-            names.ENV_POD_UID: f"uid-{name}",
+            names.ENV_POD_UID: self.uid,
             names.ENV_POD_IP: address,
             names.ENV_RUN: "tiny",
             names.ENV_NAMESPACE: "default",
@@ -84,7 +84,7 @@ class AgentPod:
     def give(self, roster):
         part = self.root / "roster.part"
         part.write_text(json.dumps(roster.to_wire()))
-        part.replace(self.root / names.FILE_ROSTER)
+        part.replace(self.root / names.DIR_ROSTER / names.ROSTER_KEY)
 
     def behave(self, behaviour, local_rank):
         (self.root / f"behaviour-{local_rank}").write_text(behaviour)
@@ -187,7 +187,7 @@ class Worlds:
                 "stage": config.stage.name,
                 "config_hash": config.hash(),
                 "reason": "Started",
-                "members": [RosterMember(pod=pod.name, address=pod.address) for pod in pods],
+                "members": [RosterMember(pod=pod.name, address=pod.address, uid=pod.uid) for pod in pods],
                 "port": names.PORT_RENDEZVOUS + generation % names.RENDEZVOUS_PORTS,
                 "processes_per_node": processes,
             }

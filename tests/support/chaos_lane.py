@@ -16,7 +16,7 @@ from support.chaos_records import Generation, RecordKeeper
 from support.chaos_rig import PATIENCE, Rig, until
 
 from videotrain_api.records import Roster
-from videotrain_api.vocabulary import ANNOTATION_ROSTER, API_VERSION, DIR_RUN, KIND, LABEL_RUN
+from videotrain_api.vocabulary import API_VERSION, DIR_RUN, KIND, LABEL_RUN, ROSTER_KEY
 
 PHASES = ("starting", "running", "checkpointing", "suspending")
 EVERY_STEPS = 12
@@ -140,23 +140,24 @@ class Lane:
         if (head.get("labels") or {}).get(LABEL_RUN) != self.name or head["namespace"] != self.name:
             return
         self.pods[head["uid"]] = body | {"gone": deleted}
-        text = (head.get("annotations") or {}).get(ANNOTATION_ROSTER)
-        if text and not deleted:
-            self._see_roster(head["name"], Roster.from_wire(json.loads(text)))
 
-    def _see_roster(self, pod: str, roster: Roster) -> None:
-        known = next((r for r in self.rosters if r.generation == roster.generation), None)
+    def _see_roster(self, roster: Roster) -> None:
+        known = next((r for r in self.rosters if r.order() == roster.order()), None)
         if known is None:
-            newest = max((r.generation for r in self.rosters), default=0)
-            if roster.generation < newest:
-                self.problems.append(f"roster {roster.generation} came up on {pod} after {newest}")
+            newest = max((r.order() for r in self.rosters), default=(0, False))
+            if roster.order() < newest:
+                self.problems.append(f"roster {roster.order()} came up after {newest}")
             self.rosters.append(roster)
         elif known != roster:
             self.problems.append(f"two rosters of generation {roster.generation}: {known} and {roster}")
 
     def _see_config_map(self, body: dict[str, Any], deleted: bool) -> None:
         head = body["metadata"]
-        if deleted or (head.get("namespace"), head["name"]) != (self.name, f"{self.name}-ledger"):
+        if deleted or head.get("namespace") != self.name:
+            return
+        if text := (body.get("data") or {}).get(ROSTER_KEY):
+            self._see_roster(Roster.from_wire(json.loads(text)))
+        if head["name"] != f"{self.name}-ledger":
             return
         document = json.loads(body["data"]["ledger.json"])
         if self.ledger not in ("", head["uid"]):

@@ -22,7 +22,8 @@ from support.planner_builders import manifest
 from support.rights import LEASE, grant_operator
 
 from videotrain.controlplane.kwok import H200_NODE, create_nodes
-from videotrain_api.vocabulary import ANNOTATION_ROSTER, KIND, LABEL_INDEX, LABEL_RUN
+from videotrain_api.render.names import roster_name
+from videotrain_api.vocabulary import KIND, LABEL_INDEX, LABEL_RUN, ROSTER_KEY
 from videotrain_operator.kube.client import KubeClient
 from videotrain_operator.kube.informer import Watch
 
@@ -42,8 +43,9 @@ class Bench:
         self.plane, self.client, self.namespace, self.folder = plane, client, namespace, folder
         self.views = {kind: View(kind) for kind in KINDS}
         self.views["Pod"].listeners.append(self._see_pod)
+        self.views["ConfigMap"].listeners.append(self._see_config_map)
         self.generations: dict[str, set[int]] = {}
-        """Numbers in the rosters that pods of a run carried at any time."""
+        """Numbers in the rosters that a run had at any time."""
         self.lives: dict[tuple[str, str], set[str]] = {}
         """Uids of the pods that a run had at an index at any time."""
         self.nodes = [f"{namespace}-{number}" for number in range(NODES)]
@@ -56,9 +58,11 @@ class Bench:
         if head["namespace"] != self.namespace or LABEL_RUN not in labels:
             return
         self.lives.setdefault((labels[LABEL_RUN], labels.get(LABEL_INDEX, "")), set()).add(head["uid"])
-        text = (head.get("annotations") or {}).get(ANNOTATION_ROSTER)
-        if text:
-            self.generations.setdefault(labels[LABEL_RUN], set()).add(json.loads(text)["generation"])
+
+    def _see_config_map(self, body: Json, deleted: bool) -> None:
+        text, run = (body.get("data") or {}).get(ROSTER_KEY), (body["metadata"].get("labels") or {}).get(LABEL_RUN)
+        if text and run and body["metadata"]["namespace"] == self.namespace:
+            self.generations.setdefault(run, set()).add(json.loads(text)["generation"])
 
     async def start(
         self, *flags: str, replicas: int = 2, kubeconfig: Path | None = None, namespaces: tuple[str, ...] = ()
@@ -111,12 +115,18 @@ class Bench:
         ours = [body for (place, _), body in self.views["Pod"].objects.items() if place == self.namespace]
         return [body for body in ours if (body["metadata"].get("labels") or {}).get(LABEL_RUN) == name]
 
+    def roster(self, name: str) -> Json:
+        """The roster of a run; empty before the first."""
+        body = self.views["ConfigMap"].objects.get((self.namespace, roster_name(name))) or {}
+        text = (body.get("data") or {}).get(ROSTER_KEY)
+        return dict(json.loads(text)) if text else {}
+
     def has_roster(self, name: str, least: int = 1) -> bool:
-        """All its pods carry the roster of a generation of at least that number, and the status tells of it."""
-        texts = [(pod["metadata"].get("annotations") or {}).get(ANNOTATION_ROSTER) for pod in self.pods(name)]
-        carried = [json.loads(text)["generation"] for text in texts if text]
-        newest = self.status(name).get("generation", 0)
-        return newest >= least and carried == [newest] * PODS
+        """All its pods are in a roster of at least that number, and the status tells of it."""
+        roster, newest = self.roster(name), self.status(name).get("generation", 0)
+        members = {member["uid"] for member in roster.get("members", [])}
+        there = {pod["metadata"]["uid"] for pod in self.pods(name)}
+        return newest >= least and roster.get("generation") == newest and members == there and len(there) == PODS
 
     async def rosters(self, names: Iterable[str], least: int = 1) -> None:
         """Wait until every run has its roster, of a generation of at least that number."""

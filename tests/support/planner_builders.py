@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -133,10 +134,9 @@ def saved(step: int, seconds: float) -> SavedPoint:
 def roster_in(plan: Plan) -> Roster | None:
     """The roster that a plan publishes."""
     for item in plan.apply:
-        if item["kind"] == "Pod" and "spec" not in item:
-            import json
-
-            return Roster.from_wire(json.loads(item["metadata"]["annotations"]["videotrain.dev/roster"]))
+        text = item.get("data", {}).get("roster.json")
+        if text:
+            return Roster.from_wire(json.loads(text))
     return None
 
 
@@ -145,4 +145,5 @@ def condition(plan: Plan, kind: str) -> Any:
 
 
 def seen(*pods: PodView, **more: Any) -> Observed:
-    return Observed(pods=tuple(pods), **({"service_uid": "uid-service", "signing_key": SIGNING_KEY} | more))
+    facts = {"service_uid": "uid-service", "signing_key": SIGNING_KEY, "roster_resource_version": "7"}
+    return Observed(pods=tuple(pods), **(facts | more))

@@ -22,7 +22,7 @@ from support.planner_builders import manifest, train_stage
 
 from videotrain.controlplane.commands import KWOK, Layout
 from videotrain.controlplane.settings import Kwok, Settings
-from videotrain_api.vocabulary import ANNOTATION_ROSTER, KIND, LABEL_RUN, PORT_AGENT
+from videotrain_api.vocabulary import KIND, LABEL_RUN, PORT_AGENT, ROSTER_KEY
 from videotrain_operator.kube.client import KubeClient
 
 GPUS = 8
@@ -57,6 +57,7 @@ class Agents:
         self.crowd = Crowd(PACE)
         self._runner: web.AppRunner
         self._sites: dict[str, asyncio.Task[None]] = {}
+        self._rosters: dict[str, str] = {}
 
     async def start(self) -> None:
         """Get ready to serve."""
@@ -79,13 +80,23 @@ class Agents:
         if deleted or status.get("phase") != "Running":
             self.crowd.order({"gone": address, "uid": head["uid"]}, now)
             return
-        roster = (head.get("annotations") or {}).get(ANNOTATION_ROSTER)
-        pod = {"name": head["name"], "uid": head["uid"], "address": address, "roster": roster}
+        pod = {"name": head["name"], "uid": head["uid"], "address": address}
+        pod["roster"] = self._rosters.get(head["labels"][LABEL_RUN])
         self.crowd.order({"pod": pod}, now)
         if "deletionTimestamp" in head:
             self.crowd.agents[address].leave(now)
         if address not in self._sites:
             self._sites[address] = asyncio.create_task(self._listen(address))
+
+    def see_roster(self, body: Json) -> None:
+        """A config map of a run came or changed."""
+        text, run = (body.get("data") or {}).get(ROSTER_KEY), (body["metadata"].get("labels") or {}).get(LABEL_RUN)
+        if text and run:
+            self._rosters[run] = text
+            for address, agent in self.crowd.agents.items():
+                if agent.pod.startswith(f"{run}-w"):
+                    pod = {"name": agent.pod, "uid": agent.uid, "address": address, "roster": text}
+                    self.crowd.order({"pod": pod}, datetime.now(UTC))
 
     async def _listen(self, address: str) -> None:
         await web.TCPSite(self._runner, address, PORT_AGENT).start()
@@ -114,8 +125,13 @@ class QueueBench(Bench):
         self.views["Workload"] = View("Workload")
         self.agents = Agents()
         self.views["Pod"].listeners.append(self._see_agent_pod)
+        self.views["ConfigMap"].listeners.append(self._see_agent_roster)
         self.graces: dict[str, int] = {}
         """Seconds that each deleted pod was given, by uid."""
+
+    def _see_agent_roster(self, body: Json, deleted: bool) -> None:
+        if body["metadata"]["namespace"] == self.namespace and not deleted:
+            self.agents.see_roster(body)
 
     def _see_agent_pod(self, body: Json, deleted: bool) -> None:
         if body["metadata"]["namespace"] != self.namespace:

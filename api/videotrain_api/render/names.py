@@ -46,6 +46,11 @@ def ledger_name(run: str) -> str:
     return f"{run}-ledger"
 
 
+def roster_name(run: str) -> str:
+    """Config map with the roster of the run of that name."""
+    return f"{run}-roster"
+
+
 def run_labels(run: VideoTrainingRun) -> dict[str, str]:
     """Labels of every owned object; team and cost center are taken from the run."""
     labels = {

@@ -7,13 +7,14 @@ from videotrain_api.frozen_config import config_data, data_hash
 from videotrain_api.render.config import render_config_map
 from videotrain_api.render.names import config_map_name
 from videotrain_api.render.pod import render_pod
+from videotrain_api.render.roster import render_roster
 from videotrain_api.render.service import render_service
 from videotrain_api.resource.stages import node_counts
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 
 
 def render_objects(run: VideoTrainingRun) -> list[Manifest]:
-    """The service, the frozen config map and the worker pods of the first stage.
+    """The service, the config maps and the worker pods of the first stage.
 
     Raises:
         ManifestError: the run cannot be resolved.
@@ -21,5 +22,5 @@ def render_objects(run: VideoTrainingRun) -> list[Manifest]:
     data = config_data(run)
     name = config_map_name(run, data_hash(data))
     pods = node_counts(node_bounds(run, run.spec.stages[0]))[-1]
-    fixed = [render_service(run), render_config_map(run, name, data)]
+    fixed = [render_service(run), render_config_map(run, name, data), render_roster(run, None, None)]
     return fixed + [render_pod(run, index, name) for index in range(pods)]

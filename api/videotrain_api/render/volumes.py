@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from videotrain_api import vocabulary as names
-from videotrain_api.render.names import run_labels
+from videotrain_api.render.names import roster_name, run_labels
 from videotrain_api.resource.trainrun import VideoTrainingRun
 
 _MOUNTS: Final = {
-    "roster": "/etc/videotrain/pod",
+    "roster": f"/{names.DIR_ROSTER}",
     "config": f"/{names.DIR_CONFIG}",
     "key": f"/{names.DIR_KEY}",
     "run": f"/{names.DIR_RUN}",
@@ -31,9 +31,8 @@ def volumes(run: VideoTrainingRun, config_map: str, key: str) -> list[dict[str, 
         config_map: name of the ConfigMap with the frozen configuration.
         key: name of the Secret with the signing key.
     """
-    annotation = {"fieldPath": f"metadata.annotations['{names.ANNOTATION_ROSTER}']"}
     return [
-        {"name": "roster", "downwardAPI": {"items": [{"path": "roster", "fieldRef": annotation}]}},
+        {"name": "roster", "configMap": {"name": roster_name(run.metadata.name)}},
         {"name": "config", "configMap": {"name": config_map}},
         {"name": "key", "secret": {"secretName": key, "defaultMode": _OWNER_READS}},
         {"name": "run", "emptyDir": {}},

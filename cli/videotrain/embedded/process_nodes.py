@@ -32,7 +32,7 @@ from videotrain.processes.podfiles import (
     container_of,
     demand,
     environment,
-    write_downward_files,
+    refresh_volumes,
     write_volumes,
 )
 from videotrain.processes.process import KILLED, Ending, SupervisedProcess, read_ending
@@ -210,8 +210,9 @@ class ProcessNodes:
         while True:
             self._wake.clear()
             await self._place_waiting()
+            lookup = await self._lookup()
             for pod in await self._cluster.list("Pod", self._namespace):
-                self._attend(pod)
+                self._attend(pod, lookup)
             await self._wake.wait()
 
     async def _place_waiting(self) -> None:
@@ -234,7 +235,7 @@ class ProcessNodes:
         text = f"no node has room: {ready} of {len(nodes)} nodes are ready, and each holds one pod of a run"
         await self._edit_pod(name, uid, lambda pod: _scheduled_false(pod, text))
 
-    def _attend(self, pod: Json) -> None:
+    def _attend(self, pod: Json, lookup: Lookup) -> None:
         """Start, update or stop what belongs to one bound pod."""
         uid = pod["metadata"]["uid"]
         if pod["spec"].get("nodeName") not in self._names:
@@ -252,7 +253,7 @@ class ProcessNodes:
         hosted.pod = pod
         if hosted.process is None:
             return
-        write_downward_files(pod, hosted.root)
+        refresh_volumes(pod, hosted.root, lookup)
         if "deletionTimestamp" in pod["metadata"] and hosted.stopping is None:
             hosted.stopping = self._spawn(_stop(hosted, hosted.process))
 

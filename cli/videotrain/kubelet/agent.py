@@ -291,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; ends with 0 after SIGTERM or SIGINT."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    timing = Timing(lease=options.lease_seconds, back_off=options.back_off_seconds)
+    timing = Timing(lease=options.lease_seconds, back_off=options.back_off_seconds, refresh=options.refresh_seconds)
     need = Need(nodes=len(options.nodes), per_node=options.gpus_per_node, fields="--nodes or --gpus-per-node")
     found = Found(names=tuple(options.devices), detail="--devices")
     shares = share_devices("cuda" if found.names else "cpu", need, found)
@@ -325,6 +325,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--devices", type=lambda text: text.split(","), default=[], metavar="A,B", help=shared)
     parser.add_argument("--env", type=_pair, action="append", default=[], help="K=V, given to every container")
     parser.add_argument("--lease-seconds", type=float, default=Timing.lease, help="between renewals of a node's Lease")
+    parser.add_argument(
+        "--refresh-seconds", type=float, default=Timing.refresh, help="between looks at mounted ConfigMaps and Secrets"
+    )
     parser.add_argument("--back-off-seconds", type=float, default=Timing.back_off, help="first pause before a restart")
     return parser
 

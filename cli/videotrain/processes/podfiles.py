@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ Lookup = Callable[[str, str], Json | None]
 
 INHERITED: Final = ("HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_DEVICE_ORDER")
 """Environment that pods take over; everything else must be in the pod spec, as in a cluster."""
+_log = logging.getLogger(__name__)
 _REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 _SUBSCRIPT = re.compile(r"^metadata\.(annotations|labels)\['([^']+)'\]$")
 
@@ -155,13 +157,18 @@ def write_volumes(pod: Json, root: Path, lookup: Lookup) -> None:
             refresh_file(folder / path, content, secret="secret" in volumes[name])
 
 
-def write_downward_files(pod: Json, root: Path) -> None:
-    """Bring the downward API files up to date with the pod's labels and annotations."""
-    volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", []) if "downwardAPI" in volume}
+def refresh_volumes(pod: Json, root: Path, lookup: Lookup) -> None:
+    """Bring the files of a running pod up to date; as a kubelet does, leave those whose source is gone as they are."""
+    volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", []) if "emptyDir" not in volume}
     for mount in container_of(pod).get("volumeMounts", []):
-        if mount["name"] in volumes:
-            for path, content in _downward_files(volumes[mount["name"]], pod):
-                refresh_file(root / mount["mountPath"].lstrip("/") / path, content)
+        volume = volumes.get(mount["name"])
+        try:
+            files = list(_volume_files(volume, pod, lookup)) if volume is not None else []
+        except ContainerConfigError as error:
+            _log.warning("volume %s of pod %s stays as it is: %s", mount["name"], pod["metadata"]["name"], error)
+            continue
+        for path, content in files:
+            refresh_file(root / mount["mountPath"].lstrip("/") / path, content, secret="secret" in (volume or {}))
 
 
 def _volume_files(volume: Json, pod: Json, lookup: Lookup) -> Iterator[tuple[str, bytes]]:

@@ -9,12 +9,12 @@ from typing import Final
 
 from videotrain_api.crd.wire import Manifest
 from videotrain_api.schema import Json
-from videotrain_api.vocabulary import FIELD_MANAGER, KIND, LABEL_RUN, LABEL_RUN_UID
+from videotrain_api.vocabulary import FIELD_MANAGER, KIND, LABEL_RUN, LABEL_RUN_UID, ROSTER_KEY
 from videotrain_operator.cluster.interface import Cluster
-from videotrain_operator.planner.decision import Plan
+from videotrain_operator.planner.decision import Deletion, Plan
 
-ROSTER_MANAGER: Final = f"{FIELD_MANAGER}-roster"
-"""Owns the roster annotation apart from the pod, which its creator applies whole and once."""
+QUEUE_MANAGER: Final = f"{FIELD_MANAGER}-queue"
+"""Owns what a queue is told on a pod, apart from the pod, which its creator applies whole and once."""
 StatusDue = Callable[[Json, Json], bool]
 """Takes the stored and the wanted status."""
 
@@ -46,9 +46,10 @@ async def apply(
     head = run["metadata"]
     namespace, name = head.get("namespace", "default"), head["name"]
     # What the run needs before what it needs no more: who dies in between leaves too much, never too little.
-    for batch in batches(plan.apply):
+    manifests, deletions = await _free_names(cluster, head, plan)
+    for batch in batches(manifests):
         await _together(cluster.apply(manifest, manager_of(manifest)) for manifest in batch)
-    await _delete(cluster, head, plan)
+    await _delete(cluster, head, deletions, plan.delete_all_pods)
     # The status after what it tells of: whoever dies in between does those writes again, which changes nothing.
     written: Json | None = None
     if due(run.get("status") or {}, status):
@@ -61,15 +62,31 @@ async def apply(
     return written
 
 
-async def _delete(cluster: Cluster, head: Json, plan: Plan) -> None:
+async def _free_names(cluster: Cluster, head: Json, plan: Plan) -> tuple[list[Manifest], list[Deletion]]:
+    """Delete dead pods whose names the plan uses again; what is left to apply and to delete.
+
+    A pod of which something holds on to the object is replaced by the pass that its end wakes.
+    """
+    created = {item["metadata"]["name"] for item in plan.apply if _is_new_pod(item)}
+    dead = [item for item in plan.delete if item.kind == "Pod" and item.name in created]
+    if not dead:
+        return list(plan.apply), list(plan.delete)
+    await _delete(cluster, head, dead)
+    namespace, labels = head.get("namespace", "default"), {LABEL_RUN: head["name"], LABEL_RUN_UID: head["uid"]}
+    there = {pod["metadata"]["name"] for pod in await cluster.list("Pod", namespace, labels)}
+    manifests = [item for item in plan.apply if not (_is_new_pod(item) and item["metadata"]["name"] in there)]
+    return manifests, [item for item in plan.delete if item not in dead]
+
+
+async def _delete(cluster: Cluster, head: Json, items: Iterable[Deletion], all_pods: bool = False) -> None:
     """One by one with their uids; all pods of a run that keeps none in one request, after everything else."""
     namespace = head.get("namespace", "default")
-    single = [item for item in plan.delete if item.kind != "Pod" or not plan.delete_all_pods]
+    single = [item for item in items if item.kind != "Pod" or not all_pods]
     await _together(
         cluster.delete(item.kind, namespace, item.name, uid=item.uid, grace_seconds=item.grace_seconds)
         for item in single
     )
-    if plan.delete_all_pods:
+    if all_pods:
         labels = {LABEL_RUN: head["name"], LABEL_RUN_UID: head["uid"]}
         await cluster.delete_collection("Pod", namespace, labels)
 
@@ -77,19 +94,21 @@ async def _delete(cluster: Cluster, head: Json, plan: Plan) -> None:
 def batches(manifests: Iterable[Manifest]) -> Iterator[list[Manifest]]:
     """Neighbours that may be written at the same time.
 
-    The first roster of a generation goes alone. It carries the resourceVersion of its pod, so of two operators that
-    both believe to lead only one gets beyond it.
+    The roster goes alone. It carries the resourceVersion of its config map, so of two operators that both believe to
+    lead only one gets beyond it.
     """
     for _, batch in groupby(manifests, key=_batch_of):
         yield list(batch)
 
 
 def _batch_of(manifest: Manifest) -> str:
-    if manifest["kind"] != "Pod":
-        return "fixed"
-    if "spec" in manifest:
-        return "pods"
-    return "first roster" if "resourceVersion" in manifest["metadata"] else "rosters"
+    if manifest["kind"] == "Pod":
+        return "pods" if "spec" in manifest else "patches"
+    return "roster" if ROSTER_KEY in manifest.get("data", {}) else "fixed"
+
+
+def _is_new_pod(manifest: Manifest) -> bool:
+    return manifest["kind"] == "Pod" and "spec" in manifest
 
 
 async def _together(writes: Iterable[Awaitable[object]]) -> None:
@@ -101,5 +120,5 @@ async def _together(writes: Iterable[Awaitable[object]]) -> None:
 
 
 def manager_of(manifest: Manifest) -> str:
-    """Field manager under which a manifest is applied: a pod without a spec is only a roster."""
-    return ROSTER_MANAGER if manifest["kind"] == "Pod" and "spec" not in manifest else FIELD_MANAGER
+    """Field manager under which a manifest is applied: a pod without a spec is only a word to the queue."""
+    return QUEUE_MANAGER if manifest["kind"] == "Pod" and "spec" not in manifest else FIELD_MANAGER

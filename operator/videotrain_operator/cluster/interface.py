@@ -48,7 +48,7 @@ class Cluster(Protocol):
         """Create the object, or merge it into the existing one, as server-side apply by that field manager does.
 
         A field that the same manager applied before and that is not in the manifest is removed, so what is written
-        apart from the rest (the roster annotation) has a manager of its own.
+        apart from the rest (what a queue is told) has a manager of its own.
         A `metadata.uid` or `metadata.resourceVersion` in the manifest is a precondition; an object that does not exist
         fulfils none. `status` is never touched.
 

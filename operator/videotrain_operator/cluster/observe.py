@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from videotrain_api.records import AgentProgress
-from videotrain_api.render.names import ledger_name
+from videotrain_api.records import AgentProgress, Roster
+from videotrain_api.render.names import ledger_name, roster_name
+from videotrain_api.resource.stored_status import implausible
 from videotrain_api.schema import Json
-from videotrain_api.vocabulary import FROZEN_SPEC_KEY, KIND, LABEL_RUN, LABEL_RUN_UID, LEDGER_KEY
+from videotrain_api.vocabulary import FROZEN_SPEC_KEY, KIND, LABEL_RUN, LABEL_RUN_UID, LEDGER_KEY, ROSTER_KEY
 from videotrain_operator.accounting.stored_ledger import readable
 from videotrain_operator.cluster.agents import Agents, ask_all
 from videotrain_operator.cluster.interface import Cluster
@@ -44,7 +45,7 @@ async def observe(
     bodies = await cluster.list("Pod", namespace, labels)
     pods = tuple(pod_view(pod, nodes, resource) for pod in bodies)
     maps = {item["metadata"]["name"]: item for item in await cluster.list("ConfigMap", namespace, labels)}
-    ledger = maps.get(ledger_name(name))
+    ledger, roster = maps.get(ledger_name(name)), maps.get(roster_name(name))
     key = agents.signing_key(run["metadata"]["uid"])
     text = _text(ledger, LEDGER_KEY)
     read = _parse_ledger(text) if text is not None else None
@@ -58,6 +59,8 @@ async def observe(
         frozen_spec=_frozen_spec(run, maps),
         departed=tuple(_own(departed, labels, nodes, resource)),
         ledger=read,
+        roster=_roster(roster, labels[LABEL_RUN_UID]),
+        roster_resource_version=roster["metadata"].get("resourceVersion") if roster else None,
         ledger_resource_version=ledger["metadata"].get("resourceVersion") if ledger else None,
         unreadable=(*lost, *(text for pod in bodies for text in unreadable(pod))),
     )
@@ -73,6 +76,25 @@ def _own(pods: Iterable[Json], labels: Json, nodes: Json, resource: str) -> Iter
 def _text(config_map: Json | None, key: str) -> str | None:
     text: str | None = ((config_map or {}).get("data") or {}).get(key)
     return text
+
+
+def _roster(config_map: Json | None, run_uid: str) -> Roster | None:
+    """One that cannot be read or is another run's counts as none, so that it is written again."""
+    text = ((config_map or {}).get("data") or {}).get(ROSTER_KEY)
+    if not text:
+        return None
+    try:
+        roster = _parse_roster(text)
+    except (ValueError, RecursionError):
+        return None
+    return roster if roster is not None and roster.run_uid == run_uid else None
+
+
+@lru_cache(maxsize=64)
+def _parse_roster(text: str) -> Roster | None:
+    """None if nobody can calculate with its numbers or times."""
+    roster = Roster.from_wire(json.loads(text))
+    return None if any(implausible(roster)) else roster
 
 
 def _frozen_spec(run: Json, maps: dict[str, Json]) -> dict[str, Any] | None:

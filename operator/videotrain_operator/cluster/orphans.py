@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from videotrain_api.render.kueue import FINAL
 from videotrain_api.vocabulary import LABEL_POD_GROUP, LABEL_RUN, LABEL_RUN_UID
-from videotrain_operator.cluster.apply import ROSTER_MANAGER
+from videotrain_operator.cluster.apply import QUEUE_MANAGER
 from videotrain_operator.cluster.interface import Cluster, Conflict, NotFound
 
 
@@ -27,4 +27,4 @@ async def release_orphans(cluster: Cluster, namespace: str, run: str, but: str =
         if LABEL_POD_GROUP in labels and labels.get(LABEL_RUN_UID) != but:
             head = {key: pod["metadata"][key] for key in ("name", "namespace", "uid")} | {"annotations": dict(FINAL)}
             with suppress(Conflict, NotFound):  # it is gone, which is all that is wanted
-                await cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": head}, ROSTER_MANAGER)
+                await cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": head}, QUEUE_MANAGER)

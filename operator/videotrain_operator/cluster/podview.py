@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
-from videotrain_api.records import Roster
-from videotrain_api.resource.stored_status import implausible
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import (
     ANNOTATION_PRICE,
-    ANNOTATION_ROSTER,
     LABEL_GROUP_PLACE,
     LABEL_POD_GROUP,
-    LABEL_RUN_UID,
 )
 from videotrain_operator.accounting.money import parse_price
 from videotrain_operator.planner.observed import PodView
@@ -102,7 +96,6 @@ def pod_view(pod: Json, nodes: Mapping[str, Json], gpu_resource: str) -> PodView
         group=(head.get("labels") or {}).get(LABEL_POD_GROUP),
         place=_place((head.get("labels") or {}).get(LABEL_GROUP_PLACE)),
         finalizing=_is_finalizing(head, status, node_name),
-        roster=_roster(annotations.get(ANNOTATION_ROSTER), (head.get("labels") or {}).get(LABEL_RUN_UID)),
         gpus=_gpus(spec, gpu_resource),
         price=_price(annotations.get(ANNOTATION_PRICE)),
         node_lost=node_name is not None and (node is None or node_is_lost(node)),
@@ -255,22 +248,3 @@ def _gpus(spec: Json, resource: str) -> int:
     limits = [(c.get("resources") or {}).get("limits") or {} for c in spec.get("containers") or []]
     counts = [str(limit.get(resource, 0)) for limit in limits]
     return sum(int(count) for count in counts if _is_number(count))
-
-
-def _roster(text: str | None, run_uid: str | None) -> Roster | None:
-    """The annotation; one that cannot be read or is another run's counts as none, so that it is written again."""
-    if not text:
-        return None
-    try:
-        roster = _parse_roster(text)
-    except (ValueError, RecursionError):
-        return None
-    return roster if roster is not None and run_uid in (None, roster.run_uid) else None
-
-
-@lru_cache(maxsize=64)
-def _parse_roster(text: str) -> Roster | None:
-    """All members carry the same text, so it is parsed once. None if nobody can calculate with its numbers or times."""
-    data: Any = json.loads(text)
-    roster = Roster.from_wire(data)
-    return None if any(implausible(roster)) else roster

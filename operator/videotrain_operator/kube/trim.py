@@ -19,6 +19,7 @@ from videotrain_api.vocabulary import (
     LABEL_RUN,
     LABEL_RUN_UID,
     LEDGER_KEY,
+    ROSTER_KEY,
 )
 
 _HEAD: Final = (
@@ -111,7 +112,7 @@ def _node(body: Json) -> Json:
 
 def _config_map(body: Json) -> Json:
     data = body.get("data") or {}
-    return {"data": {key: data[key] for key in (FROZEN_SPEC_KEY, LEDGER_KEY) if key in data}}
+    return {"data": {key: data[key] for key in (FROZEN_SPEC_KEY, LEDGER_KEY, ROSTER_KEY) if key in data}}
 
 
 _REDUCERS: Final[dict[str, Callable[[Json], Json]]] = {

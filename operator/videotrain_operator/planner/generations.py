@@ -1,22 +1,23 @@
 """Generations: beginning the next one, and making every pod obey it.
 
 The end of a generation is put on record in one pass and the next one is published in a later pass, so an operator
-that dies in between neither forgets nor counts twice. A roster is published to the pods before the status is written;
-`adopt_published` picks it up again from the pods if the status write never came.
+that dies in between neither forgets nor counts twice. A roster is published, in one config map that all pods mount,
+before the status is written; `adopt_published` picks it up again from there if the status write never came.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.records import Roster, RosterMember
-from videotrain_api.render.roster import render_roster, roster_text
+from videotrain_api.render.roster import render_roster
 from videotrain_api.resource.status import GenerationStatus
 from videotrain_api.vocabulary import PORT_RENDEZVOUS, RENDEZVOUS_PORTS, GenerationReason
 from videotrain_operator.planner.draft import Draft
-from videotrain_operator.planner.members import dead, eligible, ready_since
+from videotrain_operator.planner.members import dead, eligible, ready_since, was_told
 from videotrain_operator.planner.observed import PodView
 
 GENERATIONS_KEPT: Final = 16
@@ -25,9 +26,13 @@ FRESH: Final = (GenerationReason.STARTED, GenerationReason.STAGE_STARTED, Genera
 
 
 def adopt_published(draft: Draft) -> None:
-    """Take over a roster that pods carry and the status does not know."""
-    newest = _newest_roster(draft)
-    if newest is None or newest.generation <= draft.status.generation or draft.finished():
+    """Take over a roster that was published and that the status does not know."""
+    newest = draft.observed.roster
+    if newest is None or newest.generation < draft.status.generation or draft.finished():
+        return
+    if newest.generation == draft.status.generation:
+        if newest.action == "stop" and draft.live is not None:  # not by us: we stop what has ended
+            draft.end_generation("drained", Reason.SUSPENDED, "")
         return
     _pass_stages(draft, newest)
     draft.look_again(0)  # agents were asked about the world that the status knew
@@ -47,64 +52,46 @@ def _pass_stages(draft: Draft, roster: Roster) -> None:
             draft.update_stage(name, state="Succeeded", finished_at=roster.created_at)
 
 
-def spread_roster(draft: Draft) -> None:
-    """Give the newest roster to pods that should have it and do not: an older one must not stay in force."""
-    newest = draft.published or _newest_roster(draft) or _rebuilt(draft)
-    if newest is None:
+def create_roster(draft: Draft) -> None:
+    """Make the config map before the pods that mount it, if there is none and this pass publishes nothing."""
+    if draft.observed.roster_resource_version is None and draft.published is None:
+        draft.apply.append(render_roster(draft.run, _due(draft), None))
+
+
+def publish_roster(draft: Draft) -> None:
+    """Replace the roster by the new one, or by what the status knows if somebody spoiled it.
+
+    The write holds only if nobody wrote the config map since it was read: two operators cannot both begin.
+    """
+    version = draft.observed.roster_resource_version
+    if draft.published is not None:
+        draft.apply.append(render_roster(draft.run, draft.published, version))
         return
-    members = {member.pod for member in newest.members}
-    behind = [pod for pod in draft.observed.pods if _is_behind(draft, pod, newest, members)]
-    text = roster_text(newest) if behind else ""
-    # Those who must leave hear of it first.
-    for pod in sorted(behind, key=lambda pod: (pod.name in members, pod.index)):
-        draft.apply.append(render_roster(draft.run, pod.name, pod.uid, text))
-    if draft.published and behind:
-        _fence(draft, behind)
+    due = _due(draft)
+    if version is not None and due is not None and _is_spoiled(draft, due):
+        draft.apply.append(render_roster(draft.run, due, version))
 
 
-def _fence(draft: Draft, behind: list[PodView]) -> None:
-    """The first write of a new roster holds only if nobody wrote that pod since: two operators cannot both begin."""
-    versions = {pod.name: pod.resource_version for pod in behind}
-    # Not always a roster: the queue may have to hear something about the same pod first.
-    patches = [i for i, item in enumerate(draft.apply) if item["kind"] == "Pod" and "spec" not in item]
-    first = next(i for i in patches if draft.apply[i]["metadata"]["name"] in versions)
-    head = draft.apply[first]["metadata"]
-    if versions.get(head["name"]):
-        fenced = head | {"resourceVersion": versions[head["name"]]}
-        draft.apply[first] = draft.apply[first] | {"metadata": fenced}
+def _is_spoiled(draft: Draft, due: Roster) -> bool:
+    found = draft.observed.roster
+    if found is None or found.order() < due.order():
+        return True
+    return found.order() == due.order() and found.members != due.members
 
 
-def _is_behind(draft: Draft, pod: PodView, newest: Roster, members: set[str]) -> bool:
-    if pod.finished_at is not None or pod.phase in ("Succeeded", "Failed"):
-        return False
-    if pod.roster is not None:
-        return pod.roster.generation < newest.generation
-    if pod.name in members and draft.live is not None and draft.live.number == newest.generation:
-        return True  # no pod of a member's name is created while its generation lives, so this is the member
-    early = newest.created_at is None or pod.created_at <= newest.created_at
-    return early and (pod.name in members or _worked(draft, pod))
-
-
-def _worked(draft: Draft, pod: PodView) -> bool:
-    """It was a member whose roster somebody removed: it has to hear that its world is over."""
-    return any(pod.name in g.members and pod.created_at <= g.created_at for g in draft.status.generations)
-
-
-def _rebuilt(draft: Draft) -> Roster | None:
-    """The roster of the running generation from the status, if somebody removed it from every pod."""
+def _due(draft: Draft) -> Roster | None:
+    """What the status says that the roster should be; None before the first generation, or if that is not sure."""
     live = draft.live
-    pods = [draft.pods.get(name) for name in live.members] if live else []
-    if live is None or draft.ended or any(pod is None or not pod.alive for pod in pods):
+    if draft.ended or draft.finished() or not draft.status.generation or draft.stage() is None:
         return None
-    members = [RosterMember(pod=pod.name, address=pod.address or "") for pod in pods if pod is not None]
-    roster = _roster(draft, members, live.reason)
-    port = PORT_RENDEZVOUS + live.number % RENDEZVOUS_PORTS
-    return roster.model_copy(update={"generation": live.number, "port": port, "created_at": live.created_at})
-
-
-def _newest_roster(draft: Draft) -> Roster | None:
-    rosters = [pod.roster for pod in draft.observed.pods if pod.roster is not None]
-    return max(rosters, key=lambda roster: roster.generation, default=None)
+    if live is None:
+        found = draft.observed.roster
+        return found if found is not None and found.generation >= draft.status.generation else _stop(draft)
+    pods = [draft.pods.get(name) for name in live.members]
+    if any(pod is None or not pod.alive for pod in pods):
+        return None
+    roster = _roster(draft, live.number, _members(pod for pod in pods if pod is not None), live.reason)
+    return roster.model_copy(update={"created_at": live.created_at})
 
 
 def begin_generation(draft: Draft) -> str:
@@ -150,7 +137,7 @@ def _wait_for_more(draft: Draft, reason: GenerationReason, pods: list[PodView], 
     """A fresh start waits a while for the largest world; after a fault every second of the survivors counts."""
     sizes, stage = draft.sizes(), draft.stage()
     smallest, largest = sizes[0], sizes[-1]
-    survivors = reason not in FRESH and any(pod.roster is not None for pod in pods)
+    survivors = reason not in FRESH and any(was_told(draft, pod) for pod in pods)
     if survivors or size >= largest:
         return ""
     since = sorted(ready_since(pod) for pod in pods)[smallest - 1]
@@ -171,42 +158,59 @@ def _choose(draft: Draft, pods: list[PodView], size: int) -> list[PodView]:
 
 
 def _publish(draft: Draft, pods: list[PodView], reason: GenerationReason, message: str) -> None:
-    members = [RosterMember(pod=pod.name, address=pod.address or "") for pod in pods]
-    roster = _roster(draft, members, str(reason))
-    for pod in draft.observed.pods:
-        # Every member of an older generation is dead or will obey the new roster, which all pods get.
-        obeys = pod.roster is None or pod.roster.generation < roster.generation or dead(pod)
-        assert obeys, f"pod {pod.name} carries generation {pod.roster and pod.roster.generation}"
+    roster = _roster(draft, _next_number(draft), _members(pods), str(reason))
+    # Every member of an older generation is dead or will obey the new roster, which all pods get.
+    old = draft.observed.roster
+    assert old is None or old.order() < roster.order(), f"generation {roster.generation} after {old.generation}"
     draft.published = roster
     _record(draft, roster, draft.now, message)
     text = Message.GENERATION.text(
         number=roster.generation,
         stage=roster.stage,
-        nodes=len(members),
-        workers=len(members) * roster.processes_per_node,
+        nodes=len(pods),
+        workers=len(pods) * roster.processes_per_node,
         why=message,
     )
     draft.tell("Normal", reason, text.rstrip())
 
 
+def _next_number(draft: Draft) -> int:
+    """Above every number that a roster had, also one that was published, not put on record, and then removed.
+
+    There is at most one such: only agents know it.
+    """
+    last = draft.status.generation
+    heard = {agent.roster_generation for agent in draft.observed.agents.values()}
+    return last + 2 if last + 1 in heard else last + 1
+
+
+def _members(pods: Iterable[PodView]) -> list[RosterMember]:
+    return [RosterMember(pod=pod.name, address=pod.address or "", uid=pod.uid) for pod in pods]
+
+
 def stop_workers(draft: Draft) -> None:
-    """Publish a roster that stops the workers, unless none can run."""
-    newest = _newest_roster(draft)
+    """End the newest generation in the eyes of its agents, unless they know or none can run.
+
+    It keeps its number, so that a fault that costs one restart makes one generation.
+    """
+    newest = draft.observed.roster
     told = newest is None or newest.action == "stop" or draft.live is not None or draft.ended
     if told or (draft.last is not None and draft.last.end_cause == "completed"):
         return
-    if all(pod.roster is None or dead(pod) for pod in draft.observed.pods):
+    if not any(was_told(draft, pod) and not dead(pod) for pod in draft.observed.pods):
         return
-    roster = _roster(draft, [], draft.last.end_reason or Reason.SUSPENDED if draft.last else Reason.SUSPENDED)
-    draft.published = roster
+    draft.published = _stop(draft)
     _close_last(draft, draft.now)
-    draft.update(generation=roster.generation)
 
 
-def _roster(draft: Draft, members: list[RosterMember], reason: str) -> Roster:
+def _stop(draft: Draft) -> Roster:
+    reason = draft.last.end_reason or Reason.SUSPENDED if draft.last else Reason.SUSPENDED
+    return _roster(draft, draft.status.generation, [], reason)
+
+
+def _roster(draft: Draft, number: int, members: list[RosterMember], reason: str) -> Roster:
     stage = draft.stage()
     assert stage is not None
-    number = draft.status.generation + 1
     cause = draft.last.end_cause if draft.last else None
     return Roster(
         run_uid=draft.run.metadata.uid or "",

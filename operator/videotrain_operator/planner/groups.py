@@ -18,14 +18,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from videotrain_api.crd.wire import Manifest
 from videotrain_api.reasons import FaultReason, Message, Reason
 from videotrain_api.render.kueue import FINAL, PodGroup, pod_group
-from videotrain_api.render.roster import render_roster, roster_text
 from videotrain_api.resource.status import PodGroupStatus
 from videotrain_api.resource.trainrun import VideoTrainingRun
-from videotrain_api.vocabulary import ANNOTATION_ROSTER, Condition, GenerationReason
+from videotrain_api.vocabulary import Condition, GenerationReason
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.observed import PodView
@@ -104,10 +104,7 @@ def surplus(draft: Draft, wanted: int) -> set[str]:
 
 def render_final(run: VideoTrainingRun, pod: PodView) -> Manifest:
     """A patch by which the queue lets the group end: its pods are not replaced."""
-    patch = render_roster(run, pod.name, pod.uid, "")
-    # One field manager owns both annotations, so leaving the roster out would remove it.
-    roster = {ANNOTATION_ROSTER: roster_text(pod.roster)} if pod.roster else {}
-    return patch | {"metadata": patch["metadata"] | {"annotations": roster | FINAL}}
+    return _patch(run, pod, {"annotations": FINAL})
 
 
 def render_without_finalizers(run: VideoTrainingRun, pod: PodView) -> Manifest:
@@ -116,9 +113,16 @@ def render_without_finalizers(run: VideoTrainingRun, pod: PodView) -> Manifest:
     The queue counts a pod as running until a kubelet says how it ended, which nobody will; its replacement would be
     surplus.
     """
-    patch = render_roster(run, pod.name, pod.uid, "")
-    head = {key: value for key, value in patch["metadata"].items() if key != "annotations"}
-    return patch | {"metadata": head | {"finalizers": []}}
+    return _patch(run, pod, {"finalizers": []})
+
+
+def _patch(run: VideoTrainingRun, pod: PodView, metadata: dict[str, Any]) -> Manifest:
+    """Of the very pod that was seen, by name and uid.
+
+    It has no spec: `videotrain_operator.cluster.apply` patches such a pod instead of applying it.
+    """
+    head = {"name": pod.name, "namespace": run.metadata.namespace, "uid": pod.uid}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": head | metadata}
 
 
 def report_quota(draft: Draft) -> None:

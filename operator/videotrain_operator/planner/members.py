@@ -49,14 +49,25 @@ def ready_since(pod: PodView) -> datetime:
     return pod.started_at or pod.bound_at or pod.created_at
 
 
+def was_told(draft: Draft, pod: PodView) -> bool:
+    """It was there when the newest roster was written, so its workers may run, or have run, in a generation."""
+    roster = draft.observed.roster
+    if roster is None:
+        return False
+    return roster.created_at is None or pod.created_at <= roster.created_at or roster.rank(pod.uid) is not None
+
+
 def idle(draft: Draft, pod: PodView) -> bool:
     """No worker runs in it: its agent said so after it read the newest roster, or had time enough to stop them."""
-    if dead(pod) or pod.roster is None or not pod.running:
+    if dead(pod) or not pod.running or not draft.status.generation:
+        return True
+    roster = draft.observed.roster
+    if roster is not None and not was_told(draft, pod):
         return True
     agent = draft.observed.agents.get(pod.name)
     if agent is not None and agent.pod_uid == pod.uid and (agent.roster_generation or 0) >= draft.status.generation:
         return agent.current is None or agent.current.ended_at is not None
-    asked = pod.roster.created_at or draft.now
+    asked = (roster.created_at if roster is not None else None) or draft.now
     limit = timedelta(seconds=draft.spec.failure_policy.grace_seconds + DRAIN_MARGIN_SECONDS)
     if draft.now - asked >= limit:
         return True
@@ -118,12 +129,13 @@ def settle_pods(draft: Draft, *, remake_unplaced: bool) -> None:
     keep = set() if draft.live is None or draft.finished() else members
     suspects = suspect_names(draft)
     unwanted = surplus(draft, wanted) if draft.queued else {p.name for p in draft.observed.pods if p.index >= wanted}
+    freed: set[str] = set()
     # What a generation was ended for stays visible until its end is on record.
     for pod in () if draft.ended else draft.observed.pods:
         if pod.name in keep or (pod.deleting and not pod.node_lost):
             continue  # a member's death is dealt with, and on record, before its pod goes
         if dead(pod):
-            _remove_dead(draft, pod)
+            freed |= _remove_dead(draft, pod)
         elif remake_unplaced and pod.unschedulable:
             _delete(draft, pod, grace_seconds=None)
         elif pod.node_draining or pod.node in suspects or pod.name in unwanted:
@@ -133,7 +145,7 @@ def settle_pods(draft: Draft, *, remake_unplaced: bool) -> None:
     # Pods mount the frozen config map: there must be one, or what it is made of.
     mountable = draft.config_data is not None or draft.status.config_map in draft.observed.config_maps
     if (mountable or draft.finished()) and not draft.ended:
-        _create_missing(draft, wanted)
+        _create_missing(draft, wanted, freed)
 
 
 def release_all(draft: Draft) -> None:
@@ -143,13 +155,20 @@ def release_all(draft: Draft) -> None:
             _delete(draft, pod, grace_seconds=0 if pod.node_lost else None)
 
 
-def _remove_dead(draft: Draft, pod: PodView) -> None:
-    """A failed pod goes once it is counted on record."""
+def _remove_dead(draft: Draft, pod: PodView) -> set[str]:
+    """A failed pod goes once it is counted on record.
+
+    Returns:
+        Its name, if that is free as soon as the deletion was asked for: no kubelet has to confirm it.
+    """
     if pod.node_lost:
         # The kubelet of a lost node cannot confirm a deletion, so the object is removed without asking it.
         _delete(draft, pod, grace_seconds=0)
-    elif pod.uid in draft.before.failed_pods or not _failed(pod) or draft.finished():
+        return {pod.name}
+    if pod.uid in draft.before.failed_pods or not _failed(pod) or draft.finished():
         _delete(draft, pod, grace_seconds=None)
+        return {pod.name} if pod.phase in ("Succeeded", "Failed") else set()
+    return set()
 
 
 def _release(draft: Draft, pod: PodView) -> None:
@@ -179,15 +198,15 @@ def forget_failed_pods(draft: Draft) -> None:
         draft.update(failed_pods=kept)
 
 
-def _create_missing(draft: Draft, wanted: int) -> None:
+def _create_missing(draft: Draft, wanted: int, freed: set[str]) -> None:
     assert draft.status.config_map is not None or wanted == 0
     missing: list[tuple[int, PodGroup | None]]
     if draft.queued:
         missing = list(settle_groups(draft, wanted))
     else:
-        taken = {pod.index for pod in draft.observed.pods}
+        taken = {pod.index for pod in draft.observed.pods if pod.name not in freed}
         # Members that are gone without proof enough to act keep their names.
-        names = {pod.name for pod in draft.observed.pods} | set(draft.live.members if draft.live else ())
+        names = {pod.name for pod in draft.observed.pods} - freed | set(draft.live.members if draft.live else ())
         free = (index for index in range(wanted) if index not in taken)
         missing = [(index, None) for index in free if pod_name(draft.run, index) not in names]
     config_map, avoid, key = draft.status.config_map or "", suspect_names(draft), draft.observed.signing_key

@@ -50,8 +50,6 @@ class PodView:
     """Which pod of its group it is."""
     finalizing: bool = False
     """It is deleted and over, or never got a node, and only a finalizer keeps the object."""
-    roster: Roster | None = None
-    """The roster annotation, as published."""
     gpus: int = 0
     price: str | None = None
     """The price annotation, `PRICE CURRENCY`."""
@@ -87,6 +85,10 @@ class Observed:
     """The spec that the config map named in status.configMap was made from, parsed; None if there is no such map."""
     departed: tuple[PodView, ...] = ()
     """Pods that were deleted since the last pass, as they were last seen; a help for exact bills, may be empty."""
+    roster: Roster | None = None
+    """The roster that the pods mount, as published; None before the first, or if what is there cannot be read."""
+    roster_resource_version: str | None = None
+    """None if there is no config map for it."""
     ledger: Mapping[str, Any] | None = None
     """Content of the ledger config map, parsed; None if there is none yet, or none that can be read."""
     ledger_resource_version: str | None = None

@@ -25,7 +25,7 @@ from videotrain_operator.planner.decision import Deletion, Event, Plan
 from videotrain_operator.planner.denial import wait_for_storage
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.finish import expire_run
-from videotrain_operator.planner.generations import adopt_published, begin_generation, spread_roster
+from videotrain_operator.planner.generations import adopt_published, begin_generation, create_roster, publish_roster
 from videotrain_operator.planner.health import check_generation, check_standby
 from videotrain_operator.planner.limits import overdue_pods
 from videotrain_operator.planner.members import forgive_nodes, release_all, settle_pods
@@ -97,12 +97,12 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
         # 7. The next generation. If 5 or 6 ended one, it has to wait for the next pass: that end must be stored first,
         # or an operator that dies in between would forget the restart, or count it twice.
         waiting = begin_generation(draft)
-    # 8. Objects. Late enough to know the world. The config map comes before the pods that mount it, replacements before
+    # 8. Objects. Late enough to know the world. Config maps come before the pods that mount them, replacements before
     # survivors are told, and the ledger last: it holds a copy of what the status says after all that.
     _settle_fixed_objects(draft)
     settle_pods(draft, remake_unplaced=forgiven)
     _retire_service(draft)
-    spread_roster(draft)
+    publish_roster(draft)
     store_ledger(draft, bill)
     # 9. The status. The cost of an outage is read from the cost, and the report tells of both; the run itself may go
     # only when all of it is said.
@@ -166,7 +166,7 @@ def _retire_service(draft: Draft) -> None:
 
 
 def _settle_fixed_objects(draft: Draft) -> None:
-    """Create the frozen config map where it is missing, and the service from the first roster on.
+    """Create config maps where they are missing, and the service from the first generation on.
 
     A roster carries addresses, so no world waits for names, and a service that is made when all its pods run costs its
     endpoints one write instead of one for each pod.
@@ -175,6 +175,7 @@ def _settle_fixed_objects(draft: Draft) -> None:
         return
     if draft.live is not None and draft.observed.service_uid is None:
         draft.apply.append(render_service(draft.run))
+    create_roster(draft)
     name = draft.status.config_map
     if name is not None and name not in draft.observed.config_maps and draft.config_data is not None:
         draft.apply.append(render_config_map(draft.run, name, draft.config_data))

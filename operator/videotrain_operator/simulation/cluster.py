@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster
-from videotrain_api.schema import Json
+from videotrain_api.render.names import roster_name
+from videotrain_api.schema import Json, ManifestError
 from videotrain_api.signing import KEY_BYTES, derive_signing_key
-from videotrain_api.vocabulary import ANNOTATION_ROSTER, ENV_REPLACEABLE, KIND, SIGNING_KEY
+from videotrain_api.vocabulary import ENV_REPLACEABLE, KIND, ROSTER_KEY, SIGNING_KEY
 from videotrain_operator.simulation.objects import Objects, clone
 from videotrain_operator.simulation.world import Agent, Pace, World
 
@@ -153,21 +154,30 @@ class SimulatedCluster(Objects):
             self._stop(agent, drain=True)
             self.finish_pod(head["name"], 143 if _is_replaceable(body) else 0)
             return
-        text = (head.get("annotations") or {}).get(ANNOTATION_ROSTER)
-        if text and not agent.silent:
-            self._obey(agent, Roster.from_wire(json.loads(text)), head["name"])
+        roster = self._mounted()
+        if roster is not None and not agent.silent:
+            self._obey(agent, roster)
 
     def _mounted_key(self, body: Json) -> bytes | None:
         name = next(v["secret"]["secretName"] for v in body["spec"]["volumes"] if v["name"] == "key")
         secret = self.objects.get(("Secret", name))
         return None if secret is None else base64.b64decode(secret["data"][SIGNING_KEY])
 
-    def _obey(self, agent: Agent, roster: Roster, pod: str) -> None:
-        if agent.roster is not None and agent.roster.generation >= roster.generation:
+    def _mounted(self) -> Roster | None:
+        """What pods see of the roster; what is no roster changes nothing for them."""
+        text = self.objects.get(("ConfigMap", roster_name(self.name)), {}).get("data", {}).get(ROSTER_KEY)
+        try:
+            roster = Roster.from_wire(json.loads(text)) if text else None
+        except (ManifestError, json.JSONDecodeError):
+            return None
+        return roster if roster is not None and roster.run_uid == self.run["metadata"]["uid"] else None
+
+    def _obey(self, agent: Agent, roster: Roster) -> None:
+        if agent.roster is not None and agent.roster.order() >= roster.order():
             return
         self._stop(agent, drain=roster.drain)
         agent.roster = roster
-        if pod not in {member.pod for member in roster.members}:
+        if roster.rank(agent.uid) is None:
             return
         if roster.generation not in self.worlds:
             saved = self.saved.setdefault(roster.stage, [])
@@ -233,12 +243,13 @@ class SimulatedCluster(Objects):
         self.objects["Pod", name]["metadata"].pop("finalizers", None)
         self.remove("Pod", name)
 
-    def spoil_roster(self, name: str, text: str | None) -> None:
-        """Somebody removes or overwrites the roster of a pod."""
-        annotations = self.objects["Pod", name]["metadata"].setdefault("annotations", {})
-        annotations.pop(ANNOTATION_ROSTER, None)
-        if text is not None:
-            annotations[ANNOTATION_ROSTER] = text
+    def spoil_roster(self, text: str | None) -> None:
+        """Somebody overwrites the roster, or removes its object."""
+        key = ("ConfigMap", roster_name(self.name))
+        if text is None:
+            self.objects.pop(key, None)
+        elif key in self.objects:
+            self.put("ConfigMap", clone(self.objects[key]) | {"data": {ROSTER_KEY: text}})
 
     def drop(self, kind: str, part: str) -> None:
         """Somebody deletes all objects of a kind whose name contains `part`."""

@@ -111,7 +111,7 @@ class Objects:
             if name in head and (current is None or current["metadata"][name] != head[name]):
                 raise Conflict(f"{kind} {head['name']} {name}")
         if current is None:
-            assert kind != "Pod" or "spec" in manifest, "a roster never creates a pod"
+            assert kind != "Pod" or "spec" in manifest, "a patch never creates a pod"
             self.put(kind, clone(manifest))
         else:
             assert not current.get("immutable") or current.get("data") == manifest.get("data")

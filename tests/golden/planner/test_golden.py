@@ -72,6 +72,8 @@ def read_observed(case: str) -> tuple[Observed, datetime]:
         signing_key=SIGNING_KEY,
         service_uid="uid-service" if given.get("service", True) else None,
         config_maps=frozenset(given.get("configMaps", [])),
+        roster=Roster.from_wire(given["roster"]) if "roster" in given else None,
+        roster_resource_version="7" if given.get("rosterMap", True) else None,
         ledger=given.get("ledger"),
         nodes_untrusted=given.get("nodesUntrusted", ""),
     )
@@ -80,8 +82,6 @@ def read_observed(case: str) -> tuple[Observed, datetime]:
 
 def read_pod(item: dict[str, Any]) -> PodView:
     fields = {name: datetime.fromisoformat(v) if name in TIMES and v else v for name, v in item.items()}
-    if "roster" in fields:
-        fields["roster"] = Roster.from_wire(fields["roster"])
     return pod(fields.pop("index"), **fields)
 
 
@@ -89,7 +89,7 @@ def describe(decided: Plan, before: dict[str, Any]) -> dict[str, Any]:
     """A plan in few words."""
     after = decided.status.to_wire()
     return {
-        "apply": _describe_rosters(decided) + [_describe_object(i) for i in decided.apply if not _is_roster(i)],
+        "apply": [_describe_object(item) for item in decided.apply],
         "delete": [
             f"{d.kind} {d.name} uid={d.uid}" + ("" if d.grace_seconds is None else f" grace={d.grace_seconds}s")
             for d in decided.delete
@@ -103,20 +103,14 @@ def describe(decided: Plan, before: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_roster(item: Manifest) -> bool:
-    return item["kind"] == "Pod" and "spec" not in item
-
-
-def _describe_rosters(decided: Plan) -> list[Any]:
-    """Who gets which roster, in order."""
-    heads = [item["metadata"] for item in decided.apply if _is_roster(item)]
-    texts = {head["annotations"]["videotrain.dev/roster"] for head in heads}
-    assert len(texts) <= 1, "all pods get the same roster"
-    to = [f"{head['name']} uid={head['uid']}" for head in heads]
-    return [{"roster": json.loads(text), "to": to} for text in texts]
+    return bool(item.get("data", {}).get("roster.json"))
 
 
 def _describe_object(item: Manifest) -> Any:
     name = f"{item['kind']} {item['metadata']['name']}"
+    if _is_roster(item):
+        version = item["metadata"].get("resourceVersion", "none")
+        return {name: {"onlyOverVersion": version} | json.loads(item["data"]["roster.json"])}
     if "ledger.json" in item.get("data", {}):
         return {name: _describe_ledger(json.loads(item["data"]["ledger.json"]))}
     if item["kind"] == "ConfigMap":

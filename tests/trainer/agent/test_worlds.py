@@ -186,10 +186,10 @@ def test_a_roster_that_is_not_newer_is_ignored(worlds):
     first, second = worlds.pods
     generation = worlds.start(first, second)
     pid = first.until_step(generation, 1) and first.worker(generation, 0).pid
-    seen = first.file("../../etc/videotrain/pod/roster").stat().st_mtime_ns
+    seen = first.file("../../etc/videotrain/roster/roster.json").stat().st_mtime_ns
     worlds.start(action="stop", generation=generation)
     worlds.start(action="stop", generation=generation - 1)
-    assert first.file("../../etc/videotrain/pod/roster").stat().st_mtime_ns != seen
+    assert first.file("../../etc/videotrain/roster/roster.json").stat().st_mtime_ns != seen
     step = first.progress().current.step
     current = first.until_step(generation, step + 10)
     assert current.state == "running"
@@ -208,7 +208,7 @@ def test_a_configuration_with_another_hash_is_refused(worlds):
 
 def test_a_roster_that_cannot_be_read_is_told(worlds):
     first, _second = worlds.pods
-    (first.root / "etc/videotrain/pod/roster").write_text('{"generation": "many"}')
+    (first.root / "etc/videotrain/roster/roster.json").write_text('{"generation": "many"}')
     assert "generation" in first.until(lambda seen: seen.error is not None and "roster" in seen.error).error
     generation = worlds.start(action="stop")
     assert first.until(lambda seen: seen.roster_generation == generation).error is None

@@ -27,14 +27,14 @@ def roster(generation, *pods, action="run"):
         stage="train",
         config_hash="h",
         reason="Started",
-        members=[RosterMember(pod=pod, address="10.64.0.1") for pod in pods],
+        members=[RosterMember(pod=pod, address="10.64.0.1", uid=f"uid-{pod}") for pod in pods],
         port=29400,
         processes_per_node=8,
     )
 
 
 def test_an_agent_is_idle_until_a_roster_names_it():
-    agent = SimulatedAgent("a-w0", "uid", PACE)
+    agent = SimulatedAgent("a-w0", "uid-a-w0", PACE)
     assert agent.progress(NOON).current is None
     agent.obey(roster(1, "a-w1"), NOON)
     assert agent.progress(NOON).current is None
@@ -42,7 +42,7 @@ def test_an_agent_is_idle_until_a_roster_names_it():
 
 
 def test_steps_begin_after_the_start_and_go_on_slowly():
-    agent = SimulatedAgent("a-w0", "uid", PACE)
+    agent = SimulatedAgent("a-w0", "uid-a-w0", PACE)
     agent.obey(roster(1, "a-w0", "a-w1"), NOON)
     assert agent.progress(at(1)).current.state == "starting"
     assert agent.progress(at(1)).current.world_size == 16
@@ -51,13 +51,13 @@ def test_steps_begin_after_the_start_and_go_on_slowly():
 
 
 def test_a_standing_counter_stands():
-    agent = SimulatedAgent("a-w0", "uid", Pace(start_seconds=2, step_seconds=0))
+    agent = SimulatedAgent("a-w0", "uid-a-w0", Pace(start_seconds=2, step_seconds=0))
     agent.obey(roster(1, "a-w0"), NOON)
     assert agent.progress(at(1000)).current.step == 1
 
 
 def test_a_newer_roster_ends_the_generation_and_an_older_one_is_ignored():
-    agent = SimulatedAgent("a-w0", "uid", PACE)
+    agent = SimulatedAgent("a-w0", "uid-a-w0", PACE)
     agent.obey(roster(2, "a-w0"), NOON)
     agent.obey(roster(3, "a-w0"), at(5))
     agent.obey(roster(1, "a-w0"), at(6))
@@ -67,14 +67,14 @@ def test_a_newer_roster_ends_the_generation_and_an_older_one_is_ignored():
 
 
 def test_a_stop_ends_the_workers():
-    agent = SimulatedAgent("a-w0", "uid", PACE)
+    agent = SimulatedAgent("a-w0", "uid-a-w0", PACE)
     agent.obey(roster(1, "a-w0"), NOON)
     agent.obey(roster(2, action="stop"), at(5))
     assert agent.progress(at(6)).current.state == "drained"
 
 
 def test_finished_workers_have_done_all_steps():
-    agent = SimulatedAgent("a-w0", "uid", PACE)
+    agent = SimulatedAgent("a-w0", "uid-a-w0", PACE)
     agent.obey(roster(1, "a-w0"), NOON)
     agent.finish(at(5))
     facts = agent.progress(at(6)).current
@@ -101,7 +101,7 @@ def test_a_new_pod_at_an_address_is_another_agent_and_a_late_goodbye_leaves_it_a
 
 
 async def test_a_question_is_held_until_there_is_news():
-    agent = SimulatedAgent("a-w0", "uid", Pace(start_seconds=3600, step_seconds=0))
+    agent = SimulatedAgent("a-w0", "uid-a-w0", Pace(start_seconds=3600, step_seconds=0))
     known = agent.progress(datetime.now(UTC)).tag()
     held = asyncio.create_task(_with_news(agent, known, 60))
     await asyncio.sleep(0)
@@ -111,14 +111,14 @@ async def test_a_question_is_held_until_there_is_news():
 
 
 async def test_an_unknown_tag_is_answered_at_once_and_a_wait_ends():
-    agent = SimulatedAgent("a-w0", "uid", PACE)
+    agent = SimulatedAgent("a-w0", "uid-a-w0", PACE)
     assert (await _with_news(agent, "another", 3600)).current is None
     known = agent.progress(datetime.now(UTC)).tag()
     assert (await _with_news(agent, known, 0.01)).tag() == known
 
 
 async def test_the_first_step_is_news():
-    agent = SimulatedAgent("a-w0", "uid", Pace(start_seconds=0.05, step_seconds=0))
+    agent = SimulatedAgent("a-w0", "uid-a-w0", Pace(start_seconds=0.05, step_seconds=0))
     agent.obey(roster(1, "a-w0"), datetime.now(UTC))
     known = agent.progress(agent.current.launched_at).tag()
     assert (await _with_news(agent, known, 3600)).current.state == "running"

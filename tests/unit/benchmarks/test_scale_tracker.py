@@ -8,18 +8,16 @@ import pytest
 from scale.faults import Recovery
 from scale.tracker import Tracker
 
-from videotrain_api.vocabulary import ANNOTATION_ROSTER, LABEL_INDEX, LABEL_RUN
+from videotrain_api.vocabulary import LABEL_INDEX, LABEL_RUN, ROSTER_KEY
 from videotrain_operator.cluster.interface import WatchEvent
 
 
-def event(index, *, uid=None, phase="Pending", type_="MODIFIED", generation=None, run="a", deleting=False, node="n"):
+def event(index, *, uid=None, phase="Pending", type_="MODIFIED", run="a", deleting=False, node="n"):
     head = {
         "name": f"{run}-w{index}",
         "uid": uid or f"uid-{index}",
         "labels": {LABEL_RUN: run, LABEL_INDEX: str(index)},
     }
-    if generation:
-        head["annotations"] = {ANNOTATION_ROSTER: json.dumps({"generation": generation})}
     if deleting:
         head["deletionTimestamp"] = "2026-01-01T12:00:00Z"
     return WatchEvent(
@@ -27,26 +25,32 @@ def event(index, *, uid=None, phase="Pending", type_="MODIFIED", generation=None
     )
 
 
-def started(*, generation=1):
+def roster(generation, action="run", run="a"):
+    data = {ROSTER_KEY: json.dumps({"generation": generation, "action": action})}
+    return WatchEvent("MODIFIED", {"kind": "ConfigMap", "metadata": {"labels": {LABEL_RUN: run}}, "data": data})
+
+
+def started():
     """A run of three whose pods exist at 1, run at 2 and have a roster at 3."""
     tracker = Tracker(LABEL_RUN)
     run = tracker.expect("a", 3, now=0.0)
-    for at, more in ((1.0, {}), (2.0, {"phase": "Running"}), (3.0, {"phase": "Running", "generation": generation})):
+    for at, phase in ((1.0, "Pending"), (2.0, "Running")):
         for index in range(3):
-            tracker.note(event(index, **more), at)
+            tracker.note(event(index, phase=phase), at)
+    tracker.note(roster(1), 3.0)
     return tracker, run
 
 
 def test_a_run_reaches_each_mark_with_its_last_pod():
     tracker = Tracker(LABEL_RUN)
     run = tracker.expect("a", 2, now=0.0)
-    tracker.note(event(0, phase="Running", generation=1), 1.0)
+    tracker.note(event(0, phase="Running"), 1.0)
     assert run.exist_at is None
     tracker.note(event(1), 2.0)
     assert (run.exist_at, run.running_at) == (2.0, None)
     tracker.note(event(1, phase="Running"), 3.0)
     assert (run.running_at, run.roster_at) == (3.0, None)
-    tracker.note(event(1, phase="Running", generation=1), 4.0)
+    tracker.note(roster(1), 4.0)
     assert run.roster_at == 4.0
     assert tracker.reached == {"exist_at": 1, "running_at": 1, "roster_at": 1}
     assert list(tracker.times("roster_at")) == [4.0]
@@ -84,12 +88,11 @@ def test_pods_are_counted_until_they_are_gone():
 def test_a_recovery_is_complete_when_survivors_have_a_roster_and_the_lost_pod_is_replaced():
     tracker, run = started()
     victim, *survivors = run.live()
-    recovery = Recovery(began=10.0, survivors=survivors, generation=1)
-    tracker.note(event(0, phase="Failed", generation=1), 10.5)
+    recovery = Recovery(began=10.0, survivors=survivors, order=(1, False))
+    tracker.note(event(0, phase="Failed"), 10.5)
     assert recovery.outcome(run)["replacedSeconds"] is None
-    tracker.note(event(1, phase="Running", generation=2), 11.0)
     assert recovery.roster_seconds() is None
-    tracker.note(event(2, phase="Running", generation=2), 12.0)
+    tracker.note(roster(1, "stop"), 12.0)
     assert recovery.roster_seconds() == 2.0
     tracker.note(event(0, type_="DELETED", phase="Failed"), 12.5)
     tracker.note(event(0, uid="new"), 13.0)
@@ -108,8 +111,8 @@ def test_a_recovery_is_complete_when_survivors_have_a_roster_and_the_lost_pod_is
 
 def test_a_survivor_that_was_replaced_is_not_kept():
     tracker, run = started()
-    recovery = Recovery(began=10.0, survivors=run.live()[1:], generation=1)
-    tracker.note(event(1, type_="DELETED", phase="Running", generation=1), 10.5)
+    recovery = Recovery(began=10.0, survivors=run.live()[1:], order=(1, False))
+    tracker.note(event(1, type_="DELETED", phase="Running"), 10.5)
     tracker.note(event(1, uid="new", phase="Running"), 11.0)
     assert recovery.outcome(run)["survivorsKept"] == 1
     assert recovery.outcome(run)["newPods"] == 1

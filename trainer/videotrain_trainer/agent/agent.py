@@ -21,7 +21,7 @@ from videotrain_trainer.agent.exits import silent_exit
 from videotrain_trainer.agent.forkserver_client import ForkServerClient
 from videotrain_trainer.agent.generation import Generation
 from videotrain_trainer.agent.metrics import AgentMetrics
-from videotrain_trainer.agent.roster import RosterError, RosterFile
+from videotrain_trainer.agent.roster import RosterError, Rosters
 from videotrain_trainer.agent.server import AgentServer
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.worker.linux import adopt_orphans, gpu_kinds
@@ -42,7 +42,7 @@ class Agent:
 
     def __init__(self, pod: Pod) -> None:
         self._pod = pod
-        self._rosters = RosterFile(pod.roster_file)
+        self._rosters = Rosters(pod.roster_file)
         self._metrics = AgentMetrics(pod)
         self._pending: Roster | None = None
         self._current: Generation | None = None
@@ -148,7 +148,7 @@ class Agent:
             self._current.stop(roster)
             return
         self._pending = None
-        if roster.action == "run" and any(member.pod == self._pod.name for member in roster.members):
+        if roster.action == "run" and roster.rank(self._pod.uid) is not None:
             self._start(roster)
 
     def _start(self, roster: Roster) -> None:

@@ -60,7 +60,8 @@ class Generation:
     def start(self) -> None:
         """Have the fork server launch the workers; `hear` learns what came of it."""
         roster, pod = self.roster, self._pod
-        rank = [member.pod for member in roster.members].index(pod.name)
+        rank = roster.rank(pod.uid)
+        assert rank is not None, "the agent starts generations of which its pod is a member"
         host = roster.members[0].address
         environment = {
             names.ENV_GENERATION: str(roster.generation),

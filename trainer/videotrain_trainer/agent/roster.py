@@ -1,8 +1,9 @@
-"""Reads the roster that the operator writes on the pod and decides whether it is news."""
+"""The newest roster that came to this pod: sent by the operator, or in the mounted file."""
 
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,36 +15,48 @@ class RosterError(Exception):
     """The roster file holds something else."""
 
 
-class RosterFile:
-    """The Downward-API file with the roster annotation; the kubelet replaces it atomically."""
+class Rosters:
+    """Takes rosters from the mounted file and from `offer`, and hands out those that are news.
+
+    A kubelet replaces the file atomically, but may do so a minute or more after the operator wrote it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: tuple[int, int, int] | None = None
-        self._generation = 0
+        self._newest: Roster | None = None
+        self._offered: Roster | None = None
+        self._lock = threading.Lock()
 
     @property
     def generation(self) -> int | None:
-        """Newest generation read so far."""
-        return self._generation or None
+        """Of the newest roster that was handed out."""
+        return self._newest.generation if self._newest else None
+
+    def offer(self, roster: Roster) -> None:
+        """A roster that was sent; safe to call from any thread."""
+        with self._lock:
+            if self._offered is None or self._offered.order() < roster.order():
+                self._offered = roster
 
     def newer(self) -> Roster | None:
-        """The roster, if the file changed and its generation is higher than every one before.
+        """The newest roster, if it is above every one before; see Roster.order.
 
         Raises:
-            RosterError: the file is no roster; told once per change of the file.
+            RosterError: the file is no roster; told once per change of the file. What was sent is handed out next time.
         """
         text = self._changed_text()
-        if text is None or not text.strip():
-            return None
         try:
-            roster = Roster.model_validate_json(text)
+            read = Roster.model_validate_json(text) if text and text.strip() else None
         except ValidationError as error:
             raise RosterError(f"roster {self._path}: {error}") from None
-        if roster.generation <= self._generation:
+        with self._lock:
+            found = [roster for roster in (self._newest, self._offered, read) if roster is not None]
+        newest = max(found, key=Roster.order, default=None)
+        if newest is None or (self._newest is not None and newest.order() <= self._newest.order()):
             return None
-        self._generation = roster.generation
-        return roster
+        self._newest = newest
+        return newest
 
     def _changed_text(self) -> bytes | None:
         try:
@@ -54,6 +67,6 @@ class RosterFile:
                     return None
                 text = file.read()
         except FileNotFoundError:
-            return None  # not yet written: the pod is older than its first roster
+            return None  # the kubelet has not mounted it yet
         self._seen = mark
         return text

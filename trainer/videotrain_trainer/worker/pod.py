@@ -61,8 +61,8 @@ class Pod:
 
     @property
     def roster_file(self) -> Path:
-        """Downward-API file with the roster annotation."""
-        return self.root / names.FILE_ROSTER
+        """The mounted roster; see DIR_ROSTER for how late it may be."""
+        return self.root / names.DIR_ROSTER / names.ROSTER_KEY
 
     def signing_key(self) -> bytes:
         """By which operator and agents of the run prove to each other who they are.

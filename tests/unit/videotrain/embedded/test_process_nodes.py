@@ -94,7 +94,7 @@ def alive(pid):
     return True
 
 
-ROSTER = "videotrain.dev/roster"
+NOTE = "example.com/note"
 IGNORES_SIGTERM = "import signal,time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(1000)"
 ENDS_ON_SIGTERM = (
     "import signal,sys,time; signal.signal(15, lambda *_: sys.exit(0)); print('up', flush=True); time.sleep(1000)"
@@ -143,28 +143,32 @@ async def test_a_pod_gets_its_fields_secrets_and_config_as_environment(site):
 
 
 def volumes():
-    roster = {"path": "roster", "fieldRef": {"fieldPath": f"metadata.annotations['{ROSTER}']"}}
+    note = {"path": "note", "fieldRef": {"fieldPath": f"metadata.annotations['{NOTE}']"}}
     spec = {
-        "volumes": [{"name": "pod", "downwardAPI": {"items": [roster]}}, {"name": "config", "configMap": {"name": "c"}}]
+        "volumes": [{"name": "pod", "downwardAPI": {"items": [note]}}, {"name": "config", "configMap": {"name": "c"}}]
     }
-    mounts = {"pod": "/etc/videotrain/pod", "config": "/etc/videotrain/config"}
+    mounts = {"pod": "/etc/pod", "config": "/etc/videotrain/config"}
     return spec, {"volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts.items()]}
 
 
-async def test_volumes_are_files_and_the_downward_file_follows_the_annotation(site):
+async def test_volumes_are_files_that_follow_their_sources(site):
     await site.cluster.apply(
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a.json": "{}"}}
     )
     spec, container = volumes()
     await site.pod("p", spec=spec, container=container)
     pod = await site.wait("p", phase("Running"))
-    roster = site.root(pod) / "etc/videotrain/pod/roster"
-    assert (site.root(pod) / "etc/videotrain/config/a.json").read_text() == "{}"
-    assert roster.read_text() == ""
-    await site.cluster.patch("Pod", "default", "p", {"metadata": {"annotations": {ROSTER: "first"}}})
-    await until(lambda: roster.read_text() == "first")
-    await site.cluster.patch("Pod", "default", "p", {"metadata": {"annotations": {ROSTER: "second"}}})
-    await until(lambda: roster.read_text() == "second")
+    note, config = site.root(pod) / "etc/pod/note", site.root(pod) / "etc/videotrain/config/a.json"
+    assert (note.read_text(), config.read_text()) == ("", "{}")
+    await site.cluster.patch("Pod", "default", "p", {"metadata": {"annotations": {NOTE: "first"}}})
+    await until(lambda: note.read_text() == "first")
+    changed = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a.json": "[1]"}}
+    await site.cluster.apply(changed)
+    await until(lambda: config.read_text() == "[1]")
+    await site.cluster.delete("ConfigMap", "default", "c")
+    await site.cluster.patch("Pod", "default", "p", {"metadata": {"annotations": {NOTE: "second"}}})
+    await until(lambda: note.read_text() == "second")
+    assert config.read_text() == "[1]"
 
 
 async def test_a_pod_waits_for_its_config_map_and_says_so(site):

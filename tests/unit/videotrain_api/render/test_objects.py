@@ -90,9 +90,8 @@ def test_every_mount_has_its_volume_and_shared_memory_is_memory() -> None:
     assert set(volumes) == set(mounts)
     assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "128Gi"}
     assert volumes["config"]["configMap"] == {"name": "demo-config-x"}
-    item = volumes["roster"]["downwardAPI"]["items"][0]
-    assert item["path"] == "roster" and "videotrain.dev/roster" in item["fieldRef"]["fieldPath"]
-    assert mounts["roster"]["mountPath"] == "/etc/videotrain/pod"
+    assert volumes["roster"]["configMap"]["name"].endswith("-roster")
+    assert mounts["roster"] == {"name": "roster", "mountPath": "/etc/videotrain/roster", "readOnly": True}
 
 
 def test_two_workers_of_a_run_never_share_a_node() -> None:
@@ -208,7 +207,7 @@ def test_a_template_adds_to_the_pod_and_cannot_steal_its_identity() -> None:
 
 def test_all_objects_belong_to_the_run_and_the_configuration_is_immutable() -> None:
     objects = render_objects(run_of(manifest()))
-    assert [item["kind"] for item in objects] == ["Service", "ConfigMap", "Pod", "Pod", "Pod"]
+    assert [item["kind"] for item in objects] == ["Service", "ConfigMap", "ConfigMap", "Pod", "Pod", "Pod"]
     for item in objects:
         (owner,) = item["metadata"]["ownerReferences"]
         assert owner["uid"] == RUN_UID and owner["controller"] is True

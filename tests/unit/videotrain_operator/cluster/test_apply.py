@@ -8,15 +8,11 @@ def pod(index):
     return {"kind": "Pod", "metadata": {"name": f"w{index}"}, "spec": {}}
 
 
-def roster(index, **head):
-    return {"kind": "Pod", "metadata": {"name": f"w{index}", "uid": "u"} | head}
-
-
-def test_pods_go_together_and_the_first_roster_of_a_generation_goes_alone():
+def test_pods_go_together_and_the_roster_goes_alone():
     service, config = {"kind": "Service", "metadata": {}}, {"kind": "ConfigMap", "metadata": {}}
-    first = roster(0, resourceVersion="7")
-    found = list(batches([service, config, pod(0), pod(1), first, roster(1), roster(2), config]))
-    assert found == [[service, config], [pod(0), pod(1)], [first], [roster(1), roster(2)], [config]]
+    roster = {"kind": "ConfigMap", "metadata": {"resourceVersion": "7"}, "data": {"roster.json": "{}"}}
+    found = list(batches([service, config, pod(0), pod(1), roster, config]))
+    assert found == [[service, config], [pod(0), pod(1)], [roster], [config]]
 
 
 async def test_a_failed_write_is_raised_when_its_neighbours_are_done():

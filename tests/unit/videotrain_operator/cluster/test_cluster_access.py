@@ -18,7 +18,7 @@ from videotrain_api.render.objects import render_objects
 from videotrain_api.signing import Answer, Nonces, Request
 from videotrain_operator.cluster import agents as agents_module
 from videotrain_operator.cluster.agents import AgentClient
-from videotrain_operator.cluster.apply import ROSTER_MANAGER, manager_of
+from videotrain_operator.cluster.apply import QUEUE_MANAGER, manager_of
 from videotrain_operator.cluster.interface import WatchEvent
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.cluster.podview import parse_time, pod_view
@@ -179,23 +179,22 @@ def test_what_a_queue_does_to_a_pod_is_seen() -> None:
     assert seen.gated
 
 
-@pytest.mark.parametrize(("run_uid", "counts"), [("mine", True), ("other", False)])
-def test_the_roster_of_another_run_counts_as_none(run_uid: str, counts: bool) -> None:
-    roster = {"runUid": run_uid, "generation": 2, "action": "stop", "stage": "train", "configHash": "0" * 16}
-    roster |= {"reason": "Suspended", "members": [], "port": 29402, "processesPerNode": 8}
-    pod = kubernetes_pod()
-    pod["metadata"]["labels"]["videotrain.dev/run-uid"] = "mine"
-    pod["metadata"]["annotations"]["videotrain.dev/roster"] = json.dumps(roster)
-    assert (view(pod).roster is not None) is counts
-
-
-def test_a_roster_that_somebody_spoiled_counts_as_none() -> None:
-    spoiled = kubernetes_pod()
-    spoiled["metadata"]["annotations"]["videotrain.dev/roster"] = '{"generation": "many"}'
-    assert view(spoiled).roster is None
-
-
 # Observing.
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"), [({}, True), ({"runUid": "other"}, False), ({"generation": "many"}, False)]
+)
+async def test_a_roster_that_is_spoiled_or_another_runs_counts_as_none(change: dict[str, Any], counts: bool) -> None:
+    cluster = SimulatedCluster(manifest(), nodes=3)
+    for _ in range(8):
+        await reconcile(cluster, KEY, lambda: cluster.now, cluster)
+        cluster.tick()
+    roster = json.loads(cluster.objects["ConfigMap", "demo-roster"]["data"]["roster.json"])
+    cluster.spoil_roster(json.dumps(roster | change))
+    _, observed = await observe(cluster, "default", "demo", cluster)
+    assert (observed.roster is not None) is counts
+    assert observed.roster_resource_version is not None
 
 
 async def test_beyond_eight_pods_only_the_leader_is_asked_while_steps_go_on() -> None:
@@ -293,10 +292,10 @@ async def test_what_is_signed_with_another_key_is_silence_and_counted(
 # Applying.
 
 
-def test_rosters_have_a_field_manager_of_their_own() -> None:
+def test_what_a_queue_is_told_has_a_field_manager_of_its_own() -> None:
     objects = render_objects(run_of(manifest()))
     assert {manager_of(item) for item in objects} == {"videotrain-operator"}
-    assert manager_of({"kind": "Pod", "metadata": {}}) == ROSTER_MANAGER
+    assert manager_of({"kind": "Pod", "metadata": {}}) == QUEUE_MANAGER
 
 
 async def test_a_pass_without_news_writes_nothing() -> None:

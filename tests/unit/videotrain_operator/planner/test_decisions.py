@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.planner_builders import (
+    RUN_UID,
     agent,
     at,
     condition,
@@ -57,9 +58,9 @@ def running(number: int = 1, members: tuple[int, ...] = (0, 1, 2), facts: Any = 
 
 
 def carrying(number: int, members: tuple[int, ...] = (0, 1, 2), action: str = "run") -> Roster:
-    people = [RosterMember(pod=f"demo-w{i}", address=f"10.0.0.{i + 1}") for i in members]
+    people = [RosterMember(pod=f"demo-w{i}", address=f"10.0.0.{i + 1}", uid=f"uid-{i}") for i in members]
     return Roster(
-        run_uid="u",
+        run_uid=RUN_UID,
         generation=number,
         action=action,
         stage="train",
@@ -72,15 +73,21 @@ def carrying(number: int, members: tuple[int, ...] = (0, 1, 2), action: str = "r
     )
 
 
-def decide(status: dict[str, Any] | None, observed: Observed, seconds: float, **spec: Any) -> Plan:
+def decide(
+    status: dict[str, Any] | None, observed: Observed, seconds: float, *, spoiled: bool = False, **spec: Any
+) -> Plan:
+    """The plan for a run whose roster is that of its newest generation, or `spoiled`."""
     body = manifest(**spec)
     if status is not None:
         body["status"] = status
+        for last in () if spoiled or observed.roster else status["generations"][-1:]:
+            members = tuple(int(name.split("-w")[1]) for name in last["members"])
+            observed = replace(observed, roster=carrying(last["number"], members))
     return plan(run_of(body), replace(observed, config_maps=frozenset({CONFIG})), at(seconds))
 
 
 def trio(**more: Any) -> list[PodView]:
-    return [pod(i, roster=carrying(1), **more) for i in range(3)]
+    return [pod(i, **more) for i in range(3)]
 
 
 def answers(facts: Any, seconds: float, *indexes: int) -> dict[str, Any]:
@@ -93,7 +100,7 @@ def answers(facts: Any, seconds: float, *indexes: int) -> dict[str, Any]:
 @pytest.mark.parametrize("number", [1, 63, 64, 200])
 def test_each_generation_uses_another_rendezvous_port(number: int) -> None:
     ended = running(number, endCause="drained", endReason="Grow")
-    decided = decide(ended, seen(*(pod(i, roster=carrying(number)) for i in range(3))), 50)
+    decided = decide(ended, seen(*(pod(i) for i in range(3))), 50)
     roster = roster_in(decided)
     assert roster is not None and roster.generation == number + 1
     assert roster.port == PORT_RENDEZVOUS + (number + 1) % RENDEZVOUS_PORTS
@@ -105,25 +112,36 @@ def test_a_generation_number_is_used_once_even_after_a_stop() -> None:
     assert roster is not None and roster.generation == 10
 
 
-def test_a_pod_without_its_roster_gets_it_again() -> None:
-    pods = [pod(0), pod(1, roster=carrying(1)), pod(2, roster=carrying(1))]
-    decided = decide(running(), seen(*pods, agents=answers(progress(1, 5), 11)), 11)
-    assert [item["metadata"]["name"] for item in decided.apply if item["kind"] == "Pod"] == ["demo-w0"]
-
-
 def test_a_replacement_does_not_get_the_roster_of_the_pod_that_it_replaces() -> None:
     late = pod(1, uid="uid-1b", created_at=at(30), bound_at=at(31), started_at=at(32))
     status = running(2, (0, 2), facts=progress(2, 5))
-    pods = [pod(0, roster=carrying(2, (0, 2))), late, pod(2, roster=carrying(2, (0, 2)))]
+    pods = [pod(0), late, pod(2)]
     decided = decide(status, seen(*pods, agents=answers(progress(2, 5), 40, 0, 2)), 40)
     assert roster_in(decided) is None
 
 
-def test_rosters_removed_from_every_pod_are_written_again() -> None:
-    decided = decide(running(), seen(*(pod(i) for i in range(3)), agents=answers(progress(1, 5), 11)), 11)
+@pytest.mark.parametrize("version", ["7", None])
+def test_a_roster_that_was_removed_or_spoiled_is_written_again(version: str | None) -> None:
+    observed = seen(*trio(), agents=answers(progress(1, 5), 11), roster_resource_version=version)
+    decided = decide(running(), observed, 11, spoiled=True)
     roster = roster_in(decided)
-    assert roster is not None and roster.generation == 1
+    assert roster == carrying(1).model_copy(update={"port": PORT_RENDEZVOUS + 1})
     assert decided.status.generation == 1
+
+
+def test_after_a_removed_roster_no_number_is_used_again_that_an_agent_has_seen() -> None:
+    """An operator published generation 2 and died; then somebody removed the roster, which alone knew of it."""
+    lost = {f"demo-w{i}": agent(i, progress(2, 5), at(50)) for i in range(3)}
+    ended = running(endCause="hang", endReason="Hang")
+    roster = roster_in(decide(ended, seen(*trio(), agents=lost), 50, spoiled=True))
+    assert roster is not None and roster.generation == 3
+
+
+def test_an_edited_list_of_members_is_put_right() -> None:
+    edited = carrying(1, (0, 2))
+    decided = decide(running(), seen(*trio(), agents=answers(progress(1, 5), 11), roster=edited), 11)
+    roster = roster_in(decided)
+    assert roster is not None and [member.uid for member in roster.members] == ["uid-0", "uid-1", "uid-2"]
 
 
 def test_a_faulty_world_is_killed_and_a_healthy_one_drained() -> None:
@@ -222,8 +240,8 @@ def test_without_a_root_the_silent_member_is_left_out() -> None:
 def test_a_silent_member_that_is_seen_to_end_later_is_not_counted_again() -> None:
     facts = failed(1, 5, 82, at(10))
     blamed = decide(running(facts=facts), seen(*trio(), agents=answers(facts, 20, 0, 2)), 20).status.to_wire()
-    ended = pod(1, roster=carrying(1), phase="Failed", finished_at=at(21), exit_code=137, reason="NodeLost")
-    survivors = [pod(index, roster=carrying(1)) for index in (0, 2)]
+    ended = pod(1, phase="Failed", finished_at=at(21), exit_code=137, reason="NodeLost")
+    survivors = [pod(index) for index in (0, 2)]
     settled = decide(blamed, seen(survivors[0], ended, survivors[1], agents=answers(facts, 22, 0, 2)), 22)
     assert settled.status.restarts.infrastructure == 1
     assert "demo-w1" in {deletion.name for deletion in settled.delete}
@@ -233,8 +251,8 @@ def test_a_member_that_kept_a_world_from_starting_is_not_counted_again_when_it_e
     facts = progress(1, 0, state="starting")
     late = decide(running(facts=facts), seen(*trio(), agents=answers(facts, 5000, 0, 2)), 5000)
     assert late.status.restarts.hang == 1
-    ended = pod(1, roster=carrying(1), phase="Failed", finished_at=at(5001), exit_code=137, reason="NodeLost")
-    survivors = [pod(index, roster=carrying(1)) for index in (0, 2)]
+    ended = pod(1, phase="Failed", finished_at=at(5001), exit_code=137, reason="NodeLost")
+    survivors = [pod(index) for index in (0, 2)]
     settled = decide(late.status.to_wire(), seen(survivors[0], ended, survivors[1]), 5002)
     assert (settled.status.restarts.hang, settled.status.restarts.infrastructure) == (1, 0)
 
@@ -245,7 +263,7 @@ def test_a_gpu_fault_makes_new_pods_avoid_the_node() -> None:
         running(facts=facts), seen(*trio(), agents=answers(facts, 11, 1) | answers(progress(1, 5), 11, 0, 2)), 11
     )
     assert [node.name for node in first.status.suspect_nodes] == ["node-1"]
-    pods = [pod(0, roster=carrying(1)), pod(2, roster=carrying(1))]
+    pods = [pod(0), pod(2)]
     second = decide(first.status.to_wire(), seen(*pods), 12)
     created = [item for item in second.apply if item["kind"] == "Pod" and "spec" in item]
     terms = created[0]["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]

@@ -231,39 +231,42 @@ async def test_a_ledger_that_is_deleted_while_no_pod_is_held_is_made_again_once(
     assert after.cost.total_micros == before.cost.total_micros
 
 
-@pytest.mark.parametrize("text", [None, "{", '{"generation": 1}'])
+@pytest.mark.parametrize("text", [None, "", "{", '{"generation": 1}'])
 async def test_a_roster_that_somebody_spoils_is_written_again(text: str | None) -> None:
     cluster = cluster_of()
     before = await running(cluster)
-    cluster.spoil_roster("demo-w1", text)
+    written = roster_of(cluster)
+    cluster.spoil_roster(text)
     after = await pass_seconds(cluster, 2)
-    annotations = cluster.objects["Pod", "demo-w1"]["metadata"]["annotations"]
-    assert (
-        annotations["videotrain.dev/roster"]
-        == cluster.objects["Pod", "demo-w0"]["metadata"]["annotations"]["videotrain.dev/roster"]
-    )
+    assert roster_of(cluster) == written
     assert after.generation == before.generation
 
 
-async def test_a_member_without_a_roster_hears_that_its_world_is_over() -> None:
-    """It is not in the next world, and would train on if nobody told it."""
+async def test_a_pod_outside_the_next_world_hears_that_its_own_is_over() -> None:
+    """It would train on if nobody told it; here the roster that tells it is removed before it is read."""
     cluster = cluster_of()
     await running(cluster)
     cluster.edit(nodes={"min": 1, "max": 2})
     await reconcile(cluster, KEY, lambda: cluster.now, cluster)
-    cluster.spoil_roster("demo-w2", None)
-    await reconcile(cluster, KEY, lambda: cluster.now, cluster)
-    annotations = cluster.objects["Pod", "demo-w2"]["metadata"]["annotations"]
-    assert '"generation":2' in annotations["videotrain.dev/roster"]
+    cluster.spoil_roster(None)
+    await pass_seconds(cluster, 2)
+    left = next(
+        agent for agent in cluster.agents.values() if agent.uid not in cluster.worlds[2].roster.model_dump_json()
+    )
+    assert left.roster is not None and left.roster.generation == 2
+    assert cluster.worlds[1].ended is not None
 
 
 async def test_another_runs_roster_is_not_obeyed() -> None:
     cluster = cluster_of()
     before = await running(cluster)
-    text = cluster.objects["Pod", "demo-w0"]["metadata"]["annotations"]["videotrain.dev/roster"]
-    foreign = Roster.model_validate_json(text).model_copy(update={"run_uid": "other", "generation": 99})
-    cluster.spoil_roster("demo-w1", foreign.model_dump_json(by_alias=True))
+    foreign = roster_of(cluster).model_copy(update={"run_uid": "other", "generation": 99})
+    cluster.spoil_roster(foreign.model_dump_json(by_alias=True))
     assert (await pass_seconds(cluster, 2)).generation == before.generation
+
+
+def roster_of(cluster: SimulatedCluster) -> Roster:
+    return Roster.model_validate_json(cluster.objects["ConfigMap", "demo-roster"]["data"]["roster.json"])
 
 
 # The scheduler and the kubelet.

@@ -101,8 +101,8 @@ def happen(cluster: SimulatedCluster, event: str, index: int) -> None:
         cluster.force_delete(pod["name"])
     elif event in ("evict-pod", "terminate-pod") and pod:
         cluster.finish_pod(pod["name"], 137 if event == "evict-pod" else 143, "Evicted" if event == "evict-pod" else "")
-    elif event in ("remove-roster", "spoil-roster") and pod:
-        cluster.spoil_roster(pod["name"], '{"generation": -1}' if event == "spoil-roster" else None)
+    elif event in ("remove-roster", "spoil-roster"):
+        cluster.spoil_roster('{"generation": -1}' if event == "spoil-roster" else None)
     elif event == "wipe-status":
         cluster.wipe_status()
     elif event in ("distrust-nodes", "trust-nodes"):

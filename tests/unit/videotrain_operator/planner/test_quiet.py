@@ -97,16 +97,16 @@ async def test_pods_that_are_bound_one_after_another_make_one_ledger_write() -> 
     assert len(versions) == 1
 
 
-async def test_the_first_write_of_a_new_roster_is_fenced() -> None:
-    """Of two operators that both believe to lead, one gets no further than its first write."""
+async def test_the_write_of_a_new_roster_is_fenced() -> None:
+    """Of two operators that both believe to lead, one gets no further than its roster."""
     cluster, rosters = cluster_of(), []
     while not rosters:
         await settle(cluster)
         cluster.tick()
         run, observed = await observe(cluster, "default", "demo", cluster)
         decided = plan(VideoTrainingRun.from_wire(run), observed, cluster.now)
-        rosters = [item for item in decided.apply if item["kind"] == "Pod" and "spec" not in item]
-    assert ["resourceVersion" in item["metadata"] for item in rosters] == [True, False, False]
+        rosters = [item for item in decided.apply if item.get("data", {}).get("roster.json")]
+    assert len(rosters) == 1
     await settle(cluster)
     with pytest.raises(Conflict):
         await cluster.apply(rosters[0])
