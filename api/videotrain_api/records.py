@@ -66,6 +66,23 @@ class Roster(ApiModel):
         return next((rank for rank, member in enumerate(self.members) if member.uid == pod_uid), None)
 
 
+class RosterNotice(ApiModel):
+    """A roster on its way to many agents: body of POST /roster, which the recipient passes on to some of them."""
+
+    roster: Roster
+    to: list[str] = Field(default_factory=list)
+    """Pod IPs to which the recipient sends it on, in parts."""
+    seconds: float = Field(ge=0, le=60)
+    """How long the recipient may wait for those it sends it to."""
+
+
+class RosterReceipt(ApiModel):
+    """Answer to a RosterNotice."""
+
+    told: list[str]
+    """Pod IPs of the agents that took it, the recipient's among them."""
+
+
 class Record(ApiModel):
     """What every record says of its origin."""
 

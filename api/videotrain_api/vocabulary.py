@@ -91,7 +91,9 @@ ENV_SAVED_STEP: Final = "VIDEOTRAIN_SAVED_STEP"
 """Newest step of the stage that is known to be saved; `0` for none."""
 
 PORT_AGENT: Final = 9410
-"""HTTP of the agent: /metrics, /progress, /healthz."""
+"""HTTP of the agent: /metrics, /progress, /healthz, and PATH_ROSTER."""
+PATH_ROSTER: Final = "/roster"
+"""Takes a RosterNotice by POST, signed with the run's key."""
 PORT_RENDEZVOUS: Final = 29400
 """First of RENDEZVOUS_PORTS ports; generation g uses PORT_RENDEZVOUS + g % RENDEZVOUS_PORTS."""
 RENDEZVOUS_PORTS: Final = 64

@@ -17,7 +17,7 @@ import psutil
 
 from videotrain_api import vocabulary as names
 from videotrain_api.config.stage_config import StageConfig, StagePaths
-from videotrain_api.records import AgentProgress, Roster, RosterMember
+from videotrain_api.records import AgentProgress, Roster, RosterMember, RosterNotice
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.resource.stages import Bucket, LearningRatePiece, Optimizer, Stage, TrainTask
 from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, Storage
@@ -85,6 +85,16 @@ class AgentPod:
         part = self.root / "roster.part"
         part.write_text(json.dumps(roster.to_wire()))
         part.replace(self.root / names.DIR_ROSTER / names.ROSTER_KEY)
+
+    def tell(self, roster, *to):
+        """Send a roster to this agent, and through it to others; the addresses that it says have it."""
+        notice = RosterNotice(roster=roster, to=[pod.address for pod in to], seconds=5)
+        body = json.dumps(notice.to_wire()).encode()
+        signed = Request(recipient=self.address, method="POST", target=names.PATH_ROSTER, body=body)
+        headers = signed.sign(KEY, time_us=time.time_ns() // 1000, nonce=secrets.token_hex(16))
+        url = f"http://{self.address}:{names.PORT_AGENT}{names.PATH_ROSTER}"
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=10) as answer:
+            return json.loads(answer.read())["told"]
 
     def behave(self, behaviour, local_rank):
         (self.root / f"behaviour-{local_rank}").write_text(behaviour)
@@ -177,6 +187,13 @@ class Worlds:
 
     def start(self, *pods, config=None, processes=2, to=None, **changes):
         """Give all pods, or those in `to`, the roster of a new generation with these members; its number."""
+        roster = self.roster(*pods, config=config, processes=processes, to=to, **changes)
+        for pod in to or self.pods:
+            pod.give(roster)
+        return roster.generation
+
+    def roster(self, *pods, config=None, processes=2, to=None, **changes):
+        """The roster of a new generation, whose configuration all pods, or those in `to`, have mounted."""
         config = config or stage_config()
         generation = next(self._generations)
         roster = Roster(
@@ -197,8 +214,7 @@ class Worlds:
             for file in pod.root.glob("behaviour-*"):
                 file.unlink()
             pod.mount(config)
-            pod.give(roster)
-        return generation
+        return roster
 
     def close(self):
         for pod in self.pods:

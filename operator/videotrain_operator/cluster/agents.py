@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import secrets
 import time
@@ -15,12 +16,15 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from videotrain_api.records import AgentProgress
+from videotrain_api.records import AgentProgress, RosterNotice, RosterReceipt
+from videotrain_api.schema import ManifestError
 from videotrain_api.signing import Answer, Request, SignatureError, derive_signing_key
-from videotrain_api.vocabulary import PORT_AGENT
+from videotrain_api.vocabulary import PATH_ROSTER, PORT_AGENT
 from videotrain_operator.cluster.answers import LARGEST_ANSWER, UnreadableAnswerError, read_progress, shown
 
 TIMEOUT_SECONDS: Final = 2.0
+HOP_SECONDS: Final = 1.0
+"""To reach an agent that is to pass a roster on, and to hear from it beyond the time that it was given."""
 CONNECTIONS: Final = 256
 WAIT_SECONDS: Final = 25
 """How long an agent may hold a question until it has news."""
@@ -126,6 +130,22 @@ class AgentClient:
         answer = await self._get(address, page, self._patience, key)
         return answer.etag if answer else None
 
+    async def tell(self, address: str, notice: RosterNotice, key: bytes) -> list[str]:
+        """Send a roster to an agent, and through it to others.
+
+        Returns:
+            Addresses of the agents that took it; none if this one does not answer, whoever was told by then.
+        """
+        patience = aiohttp.ClientTimeout(total=notice.seconds + HOP_SECONDS, sock_connect=HOP_SECONDS)
+        body = json.dumps(notice.to_wire()).encode()
+        answer = await self._get(address, PATH_ROSTER, patience, key, body)
+        try:
+            return RosterReceipt.from_wire(json.loads(answer.body)).told if answer is not None else []
+        except (ValueError, ManifestError) as error:
+            self.refused["unreadable"] += 1
+            _log.warning("agent=%s answer=unreadable error=%s", address, shown(str(error)))
+            return []
+
     def silent_seconds(self, address: str) -> float:
         """How long an address that did not answer is left alone."""
         silence = self._silent.get(address)
@@ -136,12 +156,14 @@ class AgentClient:
         self._silent.pop(address, None)
         self._skew_us.pop(address, None)
 
-    async def _get(self, address: str, page: str, timeout: aiohttp.ClientTimeout, key: bytes) -> Answer | None:
+    async def _get(
+        self, address: str, page: str, timeout: aiohttp.ClientTimeout, key: bytes, body: bytes | None = None
+    ) -> Answer | None:
         """A signed answer to a signed question; None if there is none, after which the address is left alone."""
         try:
-            answer = await self._exchange(address, page, timeout, key)
+            answer = await self._exchange(address, page, timeout, key, body)
             if answer.status == HTTPStatus.UNAUTHORIZED and self._skew_us.get(address):
-                answer = await self._exchange(address, page, timeout, key)  # its node's clock is known now
+                answer = await self._exchange(address, page, timeout, key, body)  # its node's clock is known now
             if answer.status == HTTPStatus.OK:
                 self._silent.pop(address, None)
                 return answer
@@ -156,16 +178,21 @@ class AgentClient:
         self._silent[address] = _Silence(seconds, time.monotonic() + seconds)
         return None
 
-    async def _exchange(self, address: str, page: str, timeout: aiohttp.ClientTimeout, key: bytes) -> Answer:
+    async def _exchange(
+        self, address: str, page: str, timeout: aiohttp.ClientTimeout, key: bytes, sent: bytes | None
+    ) -> Answer:
+        method = "GET" if sent is None else "POST"
         assert self._session is not None, "use `async with AgentClient()`"
         host = f"[{address}]" if ":" in address else address
         url = URL(f"http://{host}:{PORT_AGENT}{page}", encoded=True)
         nonce, now_us = secrets.token_hex(16), time.time_ns() // 1000
-        request = Request(recipient=address, method="GET", target=page)
+        request = Request(recipient=address, method=method, target=page, body=sent or b"")
         headers = request.sign(key, time_us=now_us + self._skew_us.get(address, 0), nonce=nonce)
         async with (
             asyncio.timeout(timeout.total),
-            self._session.get(url, timeout=timeout, headers=headers, allow_redirects=False) as response,
+            self._session.request(
+                method, url, data=sent, timeout=timeout, headers=headers, allow_redirects=False
+            ) as response,
         ):
             body = await _read(response.content, LARGEST_ANSWER)
             answer = Answer(status=response.status, etag=response.headers.get("ETag", ""), body=body)

@@ -45,11 +45,14 @@ async def observe(
     bodies = await cluster.list("Pod", namespace, labels)
     pods = tuple(pod_view(pod, nodes, resource) for pod in bodies)
     maps = {item["metadata"]["name"]: item for item in await cluster.list("ConfigMap", namespace, labels)}
-    ledger, roster = maps.get(ledger_name(name)), maps.get(roster_name(name))
+    ledger, roster_map = maps.get(ledger_name(name)), maps.get(roster_name(name))
+    roster = _roster(_text(roster_map, ROSTER_KEY), labels[LABEL_RUN_UID])
     key = agents.signing_key(run["metadata"]["uid"])
     text = _text(ledger, LEDGER_KEY)
     read = _parse_ledger(text) if text is not None else None
     lost = [f"config map {ledger_name(name)}: {LEDGER_KEY}"] if ledger is not None and read is None else []
+    if roster is None and _text(roster_map, ROSTER_KEY):
+        lost.append(f"config map {roster_name(name)}: {ROSTER_KEY}")
     return run, Observed(
         pods=pods,
         agents=await _ask(agents, key, run, pods),
@@ -59,8 +62,8 @@ async def observe(
         frozen_spec=_frozen_spec(run, maps),
         departed=tuple(_own(departed, labels, nodes, resource)),
         ledger=read,
-        roster=_roster(roster, labels[LABEL_RUN_UID]),
-        roster_resource_version=roster["metadata"].get("resourceVersion") if roster else None,
+        roster=roster,
+        roster_resource_version=roster_map["metadata"].get("resourceVersion") if roster_map else None,
         ledger_resource_version=ledger["metadata"].get("resourceVersion") if ledger else None,
         unreadable=(*lost, *(text for pod in bodies for text in unreadable(pod))),
     )
@@ -78,9 +81,8 @@ def _text(config_map: Json | None, key: str) -> str | None:
     return text
 
 
-def _roster(config_map: Json | None, run_uid: str) -> Roster | None:
+def _roster(text: str | None, run_uid: str) -> Roster | None:
     """One that cannot be read or is another run's counts as none, so that it is written again."""
-    text = ((config_map or {}).get("data") or {}).get(ROSTER_KEY)
     if not text:
         return None
     try:

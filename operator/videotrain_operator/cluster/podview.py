@@ -215,11 +215,9 @@ def unreadable(pod: Json) -> Iterator[str]:
     """What is written on a pod and cannot be read, such as `pod demo-w0: annotation videotrain.dev/price`."""
     head = pod["metadata"]
     labels, annotations = head.get("labels") or {}, head.get("annotations") or {}
-    price, roster = annotations.get(ANNOTATION_PRICE), annotations.get(ANNOTATION_ROSTER)
+    price = annotations.get(ANNOTATION_PRICE)
     if price is not None and _price(price) is None:
         yield f"pod {head['name']}: annotation {ANNOTATION_PRICE}"
-    if roster and _roster(roster, None) is None:
-        yield f"pod {head['name']}: annotation {ANNOTATION_ROSTER}"
     if LABEL_GROUP_PLACE in labels and _place(labels[LABEL_GROUP_PLACE]) is None:
         yield f"pod {head['name']}: label {LABEL_GROUP_PLACE}"
 

@@ -20,6 +20,7 @@ from videotrain_operator.cluster.unreconciled import FAILED_PASSES
 from videotrain_operator.kube.cache import Key, Store, key_of
 from videotrain_operator.kube.client import ApiError, ApiUnavailable
 from videotrain_operator.manager.agent_watch import Listening
+from videotrain_operator.manager.announcement import Announcement
 from videotrain_operator.manager.node_trust import NodeTrust
 from videotrain_operator.manager.refusals import status_of_refusal
 from videotrain_operator.manager.settings import Settings
@@ -36,11 +37,17 @@ _log = logging.getLogger(__name__)
 class _ManagedRun:
     """A run, its loop, and what was told of it."""
 
-    def __init__(self, loop: RunLoop, listening: Listening) -> None:
+    def __init__(self, loop: RunLoop, listening: Listening, announcement: Announcement) -> None:
         self.loop = loop
         self.listening = listening
+        self.announcement = announcement
         self.task: asyncio.Task[None] | None = None
         self.told: dict[str, float] = {}
+
+    def close(self) -> None:
+        """Speak with no agent any more."""
+        self.listening.close()
+        self.announcement.close()
 
 
 class _Turns:
@@ -109,7 +116,7 @@ class Controller:
             self._group = None
             self._metrics.forget_runs()
             for managed in self._managed.values():
-                managed.listening.close()
+                managed.close()
             self._managed.clear()
 
     def _runs_with_orphans(self) -> set[Key]:
@@ -177,14 +184,14 @@ class Controller:
             on_outcome=lambda outcome: self._note(key, outcome),
             on_error=lambda error: self._note_error(key, error),
         )
-        managed = self._managed[key] = _ManagedRun(loop, Listening(self._agents, loop.wake))
+        managed = self._managed[key] = _ManagedRun(loop, Listening(self._agents, loop.wake), Announcement(self._agents))
         managed.task = self._group.create_task(self._run_loop(key, managed), name=f"run {key.namespace}/{key.name}")
 
     async def _run_loop(self, key: Key, managed: _ManagedRun) -> None:
         try:
             await managed.loop.run()
         finally:
-            managed.listening.close()
+            managed.close()
             if self._managed.get(key) is managed:
                 del self._managed[key]
         # A run of the same name may have been created while this one's last pass went on. Or the server does not know a
@@ -216,6 +223,7 @@ class Controller:
         generations = outcome.plan.status.generations
         live = generations and generations[-1].end_cause is None
         managed.listening.attend(outcome.observed, generations[-1].members if live else ())
+        managed.announcement.spread(outcome.plan.roster, outcome.observed)
 
     def _note_error(self, key: Key, error: Exception) -> None:
         if isinstance(error, Conflict):

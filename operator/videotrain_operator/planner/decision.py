@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from videotrain_api.crd.wire import Manifest
+from videotrain_api.records import Roster
 from videotrain_api.resource.status import RunStatus
 
 
@@ -48,3 +49,5 @@ class Plan:
     """What others wrote and this pass could not read; for telling."""
     delete_run: bool = False
     """The TTL is over: delete the run itself."""
+    roster: Roster | None = None
+    """The run's roster once this is applied; None before the first."""

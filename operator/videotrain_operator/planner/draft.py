@@ -182,6 +182,7 @@ class Draft:
             delete_all_pods=self.deletes_all_pods(),
             delete_run=self.delete_run,
             unreadable=(*(f"status.{path}" for path in self.unreadable), *self.observed.unreadable),
+            roster=self.published or self.observed.roster,
         )
 
     def deletes_all_pods(self) -> bool:

@@ -1,8 +1,11 @@
 """Agents with real worlds: generations come and go without a restart of the agent."""
 
+import json
 import math
 import os
 import signal
+import urllib.error
+import urllib.request
 
 import psutil
 import pytest
@@ -10,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.agent_pods import Worlds, stage_config
 
 from videotrain_api.metrics import CATALOGUE
-from videotrain_api.vocabulary import ENV_REPLACEABLE, ExitCode
+from videotrain_api.vocabulary import ENV_REPLACEABLE, PATH_ROSTER, PORT_AGENT, ExitCode
 
 IDLE = ["vt-forkserver"]
 
@@ -73,6 +76,41 @@ def test_a_pod_that_is_no_longer_a_member_drains_and_stays_idle(worlds, make_con
     assert left.state == "drained"
     assert second.progress().roster_generation == after
     assert second.descendants() == IDLE
+
+
+def test_a_world_starts_and_stops_by_what_is_sent_while_the_files_are_late(worlds):
+    first, second = worlds.pods
+    roster = worlds.roster(first, second)
+    for pod in worlds.pods:
+        pod.until(lambda seen: seen.ready)
+    assert sorted(first.tell(roster, second)) == [first.address, second.address]
+    for pod in worlds.pods:
+        pod.until_step(roster.generation, 2)
+    stop = roster.model_copy(update={"action": "stop", "members": []})
+    assert sorted(second.tell(stop, first)) == [first.address, second.address]
+    for pod in worlds.pods:
+        pod.until_ended(roster.generation)
+        pod.give(roster)  # the file comes at last, with what is over
+    following = worlds.start(first, second)
+    assert first.until_step(following, 1).generation == roster.generation + 1
+
+
+def test_an_agent_that_is_away_is_left_to_the_operator_with_its_branch(worlds):
+    first, second = worlds.pods
+    first.until(lambda seen: seen.ready)
+    second.close()
+    assert first.tell(worlds.roster(first), second) == [first.address]
+
+
+def test_a_roster_that_is_not_signed_with_the_runs_key_is_not_taken(worlds):
+    first, _ = worlds.pods
+    roster = worlds.roster(first)
+    first.until(lambda seen: seen.ready)
+    body = json.dumps({"roster": roster.to_wire(), "to": [], "seconds": 1}).encode()
+    request = urllib.request.Request(f"http://{first.address}:{PORT_AGENT}{PATH_ROSTER}", body)
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(request, timeout=10)
+    assert first.progress().roster_generation is None
 
 
 def test_a_roster_to_stop_drains_the_workers(worlds):

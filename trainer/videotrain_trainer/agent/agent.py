@@ -83,6 +83,7 @@ class Agent:
                 progress=self._progress,
                 metrics=self._metrics.text,
                 healthy=lambda: time.monotonic() - self._ticked < STUCK_SECONDS,
+                take_roster=self._rosters.offer,
             )
         except OSError as error:
             raise ConfigError(

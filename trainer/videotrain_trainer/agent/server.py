@@ -17,15 +17,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, NamedTuple, cast
 from urllib.parse import parse_qs, urlsplit
 
+from pydantic import ValidationError
+
 from videotrain_api.metrics import CONTENT_TYPE
-from videotrain_api.records import AgentProgress
+from videotrain_api.records import AgentProgress, Roster, RosterNotice, RosterReceipt
 from videotrain_api.signing import HEADER_NONCE, Answer, Nonces, Request, SignatureError, SkewError
+from videotrain_api.vocabulary import PATH_ROSTER
+from videotrain_trainer.agent.relay import pass_on
 
 log = logging.getLogger(__name__)
 
 
 LONGEST_WAIT_SECONDS: Final = 60.0
 """How long a question may be held, whatever it asks for."""
+LONGEST_NOTICE: Final = 2 << 20
+"""Bytes of a roster and its recipients; of 4,096 pods with the longest names they are less than half of that."""
 Reply = tuple[int, dict[str, str], bytes]
 """Status, headers and body."""
 Query = dict[str, list[str]]
@@ -56,6 +62,7 @@ class AgentServer:
         progress: Callable[[], AgentProgress],
         metrics: Callable[[], bytes],
         healthy: Callable[[], bool],
+        take_roster: Callable[[Roster], None],
     ) -> None:
         """Bind the port.
 
@@ -66,16 +73,18 @@ class AgentServer:
             progress: what /progress tells.
             metrics: text of /metrics.
             healthy: decides /healthz.
+            take_roster: given what is sent to PATH_ROSTER, from another thread.
 
         Raises:
             OSError: the address is not this machine's, or the port is taken.
         """
-        self._progress = progress
+        self._progress, self._take_roster = progress, take_roster
         self._address, self._key = address, key
         self._nonces, self._taking = Nonces(), threading.Lock()
         self._news = threading.Condition()
         routes: dict[str, Callable[[Asked], Reply]] = {
             "/progress": lambda asked: self._signed(asked, self._tell_progress),
+            PATH_ROSTER: lambda asked: self._signed(asked, lambda _: self._hear_roster(asked)),
             "/metrics": lambda _: (200, {"Content-Type": CONTENT_TYPE}, metrics()),
             "/healthz": lambda _: (200, _TEXT, b"ok\n") if healthy() else (503, _TEXT, b"stuck\n"),
         }
@@ -119,6 +128,16 @@ class AgentServer:
         head = {"Content-Type": "application/json", "ETag": answer.tag()}
         return 200, head, json.dumps(answer.to_wire()).encode()
 
+    def _hear_roster(self, asked: Asked) -> Reply:
+        """Take a roster first, then pass it on: what happens to others must not keep it from this pod."""
+        try:
+            notice = RosterNotice.model_validate_json(asked.body)
+        except ValidationError as error:
+            return HTTPStatus.BAD_REQUEST, _TEXT, f"{error}\n".encode()
+        self._take_roster(notice.roster)
+        receipt = RosterReceipt(told=[self._address, *pass_on(notice, self._key)])
+        return HTTPStatus.OK, {"Content-Type": "application/json"}, json.dumps(receipt.to_wire()).encode()
+
     def start(self) -> None:
         """Answer from now on."""
         self._thread.start()
@@ -159,10 +178,21 @@ def _handler(routes: dict[str, Callable[[Asked], Reply]]) -> type[BaseHTTPReques
     class Handler(BaseHTTPRequestHandler):
         timeout = 10  # seconds; a client that sends nothing must not hold a thread
 
+        def do_POST(self) -> None:
+            """Of the one page that takes a body."""
+            length = self.headers.get("Content-Length", "")
+            if self.path != PATH_ROSTER or not length.isdecimal() or int(length) > LONGEST_NOTICE:
+                self.send_error(HTTPStatus.BAD_REQUEST)
+                return
+            self._answer(self.rfile.read(int(length)))
+
         def do_GET(self) -> None:
+            self._answer(b"")
+
+        def _answer(self, sent: bytes) -> None:
             route = routes.get(self.path.partition("?")[0])
             missing = f"no such page; there are {', '.join(routes)}\n".encode()
-            asked = Asked(self.command, self.path, cast("Mapping[str, str]", self.headers))
+            asked = Asked(self.command, self.path, cast("Mapping[str, str]", self.headers), sent)
             status, head, body = route(asked) if route else (404, _TEXT, missing)
             self.send_response(status)
             for name, value in head.items():
