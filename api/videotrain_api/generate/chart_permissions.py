@@ -68,8 +68,7 @@ RIGHTS: Final = (
         "",
         "pods",
         (*_READ, "create", "patch", "delete", "deletecollection"),
-        "Worker pods; a patch renews the roster annotation of a generation, tells a queue that a group is given up, "
-        "and takes a pod of a lost node out of the queue.",
+        "Worker pods; a patch tells a queue that a group is given up, and takes a pod of a lost node out of the queue.",
     ),
     Right(
         Place.RUNS,
