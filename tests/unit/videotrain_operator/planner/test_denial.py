@@ -19,12 +19,12 @@ ANSWER = "access denied by https://s3: RequestTimeTooSkewed"
 
 def go(status: dict[str, Any], seconds: float, *pods: PodView, agents: Any = None, **spec: Any) -> Plan:
     body = manifest(**spec) | {"status": status}
-    observed = seen(*pods, agents=agents or {}, config_maps=frozenset({CONFIG}))
+    observed = seen(*pods, agents=agents or {}, config_maps=frozenset({CONFIG}), roster=carrying(status["generation"]))
     return plan(run_of(body), observed, at(seconds))
 
 
-def trio(number: int = 1) -> list[PodView]:
-    return [pod(i, roster=carrying(number)) for i in range(3)]
+def trio() -> list[PodView]:
+    return [pod(i) for i in range(3)]
 
 
 def denials(number: int, seconds: float, *indexes: int) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def denials(number: int, seconds: float, *indexes: int) -> dict[str, Any]:
 def end(number: int, seconds: float, *indexes: int, before: dict[str, Any] | None = None, **spec: Any) -> Plan:
     """The pass that sees the members `indexes` of a generation denied."""
     status = running(number, facts=progress(number, 7)) | (before or {})
-    return go(status, seconds, *trio(number), agents=denials(number, seconds, *indexes), **spec)
+    return go(status, seconds, *trio(), agents=denials(number, seconds, *indexes), **spec)
 
 
 def test_one_node_that_is_denied_is_replaced() -> None:
@@ -106,7 +106,7 @@ def test_a_checkpoint_that_was_saved_ends_the_denial() -> None:
     before = {"storageDenied": {"stage": "train", "savedStep": 0, "pauses": 4, "message": ANSWER}}
     facts = progress(2, 12, saved=[saved(10, 30)])
     status = running(2, facts=facts) | before | {"stages": [STAGE | {"savedStep": 10}]}
-    decided = go(status, 40, *trio(2), agents=answers(facts, 40))
+    decided = go(status, 40, *trio(), agents=answers(facts, 40))
     assert decided.status.storage_denied is None
 
 

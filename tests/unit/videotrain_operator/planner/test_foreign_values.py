@@ -16,7 +16,7 @@ from support.planner_builders import manifest, train_stage
 
 from videotrain_api.render.names import ledger_name
 from videotrain_api.resource.status import RunStatus
-from videotrain_api.vocabulary import ANNOTATION_ROSTER, KIND, LEDGER_KEY
+from videotrain_api.vocabulary import KIND, LEDGER_KEY, ROSTER_KEY
 from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.reconcile import Outcome, RunKey, reconcile
 from videotrain_operator.simulation.cluster import SimulatedCluster
@@ -185,12 +185,9 @@ def test_any_edit_of_a_label_or_annotation_leaves_the_run_managed(age: int, plac
 @SETTINGS
 def test_any_edit_within_the_roster_leaves_the_run_managed(place: int, change: Any) -> None:
     cluster = pickle.loads(aged(AGES["running"]))
-    annotations = next(b for b in cluster.pods() if ANNOTATION_ROSTER in b["metadata"]["annotations"])["metadata"][
-        "annotations"
-    ]
-    roster = json.loads(annotations[ANNOTATION_ROSTER])
+    roster = json.loads(cluster.objects["ConfigMap", "demo-roster"]["data"][ROSTER_KEY])
     paths = list(places(roster))
-    annotations[ANNOTATION_ROSTER] = json.dumps(edited(roster, paths[place % len(paths)], change))
+    cluster.spoil_roster(json.dumps(edited(roster, paths[place % len(paths)], change)))
     asyncio.run(check_managed(cluster))
 
 
