@@ -207,8 +207,8 @@ AGENT_ANSWERS_REFUSED: Final = _operator(
     "Answers of agents that count as silence: not signed with the run's key, or not readable.",
     labels=("reason",),
 )
-TIME_DOUBTED: Final = _operator(
-    "time_doubted",
+TIME_UNTRUSTED: Final = _operator(
+    "time_untrusted",
     "gauge",
     "1 while the API server's clock jumped or was not confirmed yet, so that no deadline or budget ends a run.",
 )

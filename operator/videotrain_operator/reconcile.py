@@ -72,7 +72,7 @@ async def reconcile(
     departed: tuple[Json, ...] = (),
     memory: Memory | None = None,
     nodes_untrusted: str = "",
-    time_doubted: str = "",
+    time_untrusted: str = "",
 ) -> Outcome:
     """One pass over one run.
 
@@ -84,7 +84,7 @@ async def reconcile(
         departed: Pod objects as they were when they were deleted, if a watch saw it.
         memory: what the pass before left unwritten; without it every change of the status is written.
         nodes_untrusted: why nodes are not trusted; empty while they are.
-        time_doubted: why the clock may be wrong; empty if it is not.
+        time_untrusted: why the clock may be wrong; empty if it is not.
 
     Raises:
         NotFound: the run is gone.
@@ -92,8 +92,8 @@ async def reconcile(
     """
     begun = time.monotonic()
     run, observed = await observe(cluster, key.namespace, key.name, agents, departed)
-    if nodes_untrusted or time_doubted:
-        observed = replace(observed, nodes_untrusted=nodes_untrusted, time_doubted=time_doubted)
+    if nodes_untrusted or time_untrusted:
+        observed = replace(observed, nodes_untrusted=nodes_untrusted, time_untrusted=time_untrusted)
     now = clock()
     parse = memory.parse if memory else VideoTrainingRun.from_wire
     decided = _decide(memory.with_unwritten_status(run) if memory else run, observed, now, parse)
@@ -135,7 +135,7 @@ class RunLoop:
         turns: AbstractAsyncContextManager[object] | None = None,
         settle_seconds: float = 0.0,
         nodes_untrusted: Callable[[], str] = lambda: "",
-        time_doubted: Callable[[], str] = lambda: "",
+        time_untrusted: Callable[[], str] = lambda: "",
         on_outcome: Callable[[Outcome], None] | None = None,
         on_error: Callable[[Exception], None] | None = None,
     ) -> None:
@@ -151,13 +151,13 @@ class RunLoop:
             settle_seconds: least time between passes, so that changes that come together make one pass. A first
                 change after a calm is acted on at once.
             nodes_untrusted: tells why nodes are not trusted; empty while they are.
-            time_doubted: tells why the clock may be wrong; empty if it is not.
+            time_untrusted: tells why the clock may be wrong; empty if it is not.
             on_outcome: told of every pass.
             on_error: told of every pass that failed.
         """
         self._cluster, self._key, self._agents, self._clock = cluster, key, agents, clock
         self._memory, self._turns, self._nodes_untrusted = memory, turns or nullcontext(), nodes_untrusted
-        self._settle_seconds, self._time_doubted = settle_seconds, time_doubted
+        self._settle_seconds, self._time_untrusted = settle_seconds, time_untrusted
         self._on_outcome, self._on_error = on_outcome, on_error
         self._woken = asyncio.Event()
         self._departed: dict[str, Json] = {}
@@ -266,7 +266,7 @@ class RunLoop:
                     tuple(departed.values()),
                     self._memory,
                     self._nodes_untrusted(),
-                    self._time_doubted(),
+                    self._time_untrusted(),
                 )
         except (NotFound, NamespaceGoing):
             await release_orphans(self._cluster, key.namespace, key.name)

@@ -445,8 +445,8 @@ OPERATOR: Final = Board(
                     help="1 while so many nodes are lost at once that the operator does not act on it.",
                 ),
                 Panel(
-                    "The time is in doubt",
-                    ((f"max({m.TIME_DOUBTED.name})", ""),),
+                    "The time is not trusted",
+                    ((f"max({m.TIME_UNTRUSTED.name})", ""),),
                     help="1 while the API server's clock jumped or was not confirmed yet: no deadline or budget acts.",
                 ),
             ),

@@ -102,7 +102,7 @@ class Operating:
                 self._key,
                 agents,
                 clock=self._now,
-                time_doubted=lambda: self._clock.doubt,
+                time_untrusted=lambda: self._clock.untrusted,
                 on_outcome=self._seen.put_nowait,
                 on_error=self._seen.put_nowait,
             )

@@ -46,10 +46,10 @@ class _Offset(NamedTuple):
 
 
 class Clock:
-    """Tells the time from what servers tell, and whether it is in doubt.
+    """Tells the time from what servers tell, and whether it is trusted.
 
     A jump, forwards or backwards, moves nothing at first: the time that was known goes on with the monotonic clock, and
-    is in doubt until answers agree with it again, or with the new one for long. The first time ever told has to be
+    is not trusted until answers agree with it again, or with the new one for long. The first time ever told has to be
     confirmed too, so one wrong reading decides nothing.
     """
 
@@ -69,10 +69,10 @@ class Clock:
         """What the newest answers say, while that is not what is known."""
         self._latest: datetime | None = None
         """The latest time that `now` told; it does not go back before it, unless a jump back is believed."""
-        self._doubted_since = 0.0
+        self._untrusted_since = 0.0
         self._agreed_since = 0.0
         """Since when every answer agrees with the one before it; monotonic, like the one above."""
-        self._doubted = True
+        self._untrusted = True
         self._confirmed = False
         """A time was believed once."""
 
@@ -88,30 +88,31 @@ class Clock:
         seconds = (told - _EPOCH).total_seconds()
         answer = _Offset(seconds - received, seconds + resolution - sent, received)
         if self._known is None:
-            self._known, self._doubted_since, self._agreed_since = answer, received, received
+            self._known, self._untrusted_since, self._agreed_since = answer, received, received
         elif self._known.meets(answer):
             self._known = self._known.narrowed(answer)
             if self._other is not None:
                 self._other, self._agreed_since = None, received
             if received - self._agreed_since >= self._confirm_seconds:
-                self._doubted, self._confirmed = False, True
+                self._untrusted, self._confirmed = False, True
         elif self._other is None or not self._other.meets(answer):
-            _log.warning("the API server's clock jumped by %.1f s: time is in doubt", answer.least - self._known.least)
-            self._doubted_since = self._doubted_since if self._doubted else received
-            self._other, self._agreed_since, self._doubted = answer, received, True
+            jump = answer.least - self._known.least
+            _log.warning("the API server's clock jumped by %.1f s: time is not trusted", jump)
+            self._untrusted_since = self._untrusted_since if self._untrusted else received
+            self._other, self._agreed_since, self._untrusted = answer, received, True
         else:
             self._other = self._other.narrowed(answer)
             # What was told once and never confirmed is no better than what is told since.
             if received - self._agreed_since >= (BELIEVE_SECONDS if self._confirmed else self._confirm_seconds):
                 _log.warning("the API server's new time is believed")
-                self._known, self._other, self._latest, self._doubted = self._other, None, None, False
+                self._known, self._other, self._latest, self._untrusted = self._other, None, None, False
                 self._confirmed = True
-        if self._doubted and received - self._doubted_since >= 2 * BELIEVE_SECONDS:
+        if self._untrusted and received - self._untrusted_since >= 2 * BELIEVE_SECONDS:
             _log.warning("API servers tell different times; the one that was known goes on")
-            self._doubted = False
+            self._untrusted = False
 
     def now(self) -> datetime:
-        """The time, in doubt or not; the earliest that it can be, so that nothing falls due or is billed too early.
+        """The time, trusted or not; the earliest that it can be, so that nothing falls due or is billed too early.
 
         Raises:
             RuntimeError: no server has told the time yet.
@@ -123,9 +124,9 @@ class Clock:
         return self._latest
 
     @property
-    def doubt(self) -> str:
-        """Why the time is in doubt; empty if it is not. Meanwhile nothing may be decided that cannot be taken back."""
-        if not self._doubted:
+    def untrusted(self) -> str:
+        """Why the time is not trusted; empty if it is. Meanwhile nothing may be decided that cannot be taken back."""
+        if not self._untrusted:
             return ""
         if self._other is None:
             return f"the API server's time was not confirmed for {self._confirm_seconds:g} s yet"

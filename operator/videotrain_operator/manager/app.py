@@ -260,7 +260,7 @@ class Operator:
     def _samples(self) -> Iterable[Sample]:
         leading = self._election.leading or not self._settings.leader_elect
         yield catalogue.LEADER, (), float(leading)
-        yield catalogue.TIME_DOUBTED, (), float(bool(self._client.clock.doubt))
+        yield catalogue.TIME_UNTRUSTED, (), float(bool(self._client.clock.untrusted))
         restarts: dict[str, int] = {}
         for informer in self._informers:
             restarts[informer.kind] = restarts.get(informer.kind, 0) + informer.restarts

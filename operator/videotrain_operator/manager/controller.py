@@ -180,7 +180,7 @@ class Controller:
             turns=self._turns,
             settle_seconds=self._settings.settle_seconds,
             nodes_untrusted=lambda: self._node_trust.reason,
-            time_doubted=lambda: self._clock.doubt,
+            time_untrusted=lambda: self._clock.untrusted,
             on_outcome=lambda outcome: self._note(key, outcome),
             on_error=lambda error: self._note_error(key, error),
         )

@@ -37,7 +37,7 @@ def check_budget(draft: Draft, bill: Bill) -> None:
     stopped = draft.status.budget_stop == limits
     if not stopped:
         draft.update(budget_stop=None)
-        # No money is saved by acting in doubt: what comes after is a run that somebody must bring back by hand.
+        # Acting on an untrusted time saves no money: what comes after is a run that somebody must bring back by hand.
         stopped = _would_pass(draft, budget, bill) and draft.confirmed(Reason.BUDGET_EXCEEDED)
     if not stopped:
         set_condition(draft, Condition.BUDGET_OK, status=True, reason=Reason.WITHIN_BUDGET, message=limits)

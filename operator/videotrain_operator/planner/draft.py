@@ -154,7 +154,7 @@ class Draft:
             decision: what would be decided, such as the reason that it would have.
         """
         since = (self.before.unconfirmed or {}).get(str(decision))
-        if self.observed.time_doubted or since is None or self.now < since:
+        if self.observed.time_untrusted or since is None or self.now < since:
             since = self.now
         self.update(unconfirmed=(self.status.unconfirmed or {}) | {str(decision): since})
         left = CONFIRM_SECONDS - (self.now - since).total_seconds()

@@ -97,6 +97,6 @@ class Observed:
     nodes_untrusted: str = ""
     """Why nodes are not trusted, for people; empty while they are. As long as they are not, nothing is done because a
     node looks lost or an agent is silent. A container that ended is believed all the same."""
-    time_doubted: str = ""
+    time_untrusted: str = ""
     """Why the time of this pass may be wrong, for people; empty if it is not. Nothing is decided by it then that cannot
     be taken back."""

@@ -9,7 +9,7 @@ from videotrain_api.metrics import (
     AGENT_ANSWERS_REFUSED,
     CATALOGUE,
     LEADER,
-    TIME_DOUBTED,
+    TIME_UNTRUSTED,
     WATCH_RESTARTS,
     WATCH_SILENT_SECONDS,
     WEBHOOK_REVIEWS,
@@ -35,7 +35,7 @@ def values(status: RunStatus) -> dict[tuple[str, ...], float]:
     metrics.add_source(
         lambda: [
             (LEADER, (), 1.0),
-            (TIME_DOUBTED, (), 0.0),
+            (TIME_UNTRUSTED, (), 0.0),
             (WATCH_RESTARTS, ("Pod",), 2),
             (WATCH_SILENT_SECONDS, ("Pod",), 4.0),
             (WEBHOOK_REVIEWS, ("denied",), 3),

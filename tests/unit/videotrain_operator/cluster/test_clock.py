@@ -1,4 +1,4 @@
-"""Time from answers of the API server: exact to their resolution, and in doubt after a jump."""
+"""Time from answers of the API server: exact to their resolution, and not trusted after a jump."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -39,7 +39,7 @@ class Server:
 def server() -> Server:
     server = Server()
     server.confirm()
-    assert not server.clock.doubt
+    assert not server.clock.untrusted
     return server
 
 
@@ -50,7 +50,7 @@ def off(server: Server) -> float:
 def test_without_an_answer_there_is_no_time():
     with pytest.raises(RuntimeError, match="no answer"):
         Clock().now()
-    assert Clock().doubt
+    assert Clock().untrusted
 
 
 def test_one_answer_tells_the_time_but_is_not_believed_yet():
@@ -58,9 +58,9 @@ def test_one_answer_tells_the_time_but_is_not_believed_yet():
     server.answer(0.7)
     assert abs(off(server)) <= 1.1
     server.monotonic += 10 * CONFIRM_SECONDS
-    assert server.clock.doubt, "time that goes by confirms nothing"
+    assert server.clock.untrusted, "time that goes by confirms nothing"
     server.answer(0.1)
-    assert not server.clock.doubt
+    assert not server.clock.untrusted
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -72,28 +72,28 @@ def test_many_answers_tell_it_much_better_than_a_second_and_never_too_late(seed)
         assert off(server) <= 0.001
         assert before is None or server.clock.now() >= before
         before = server.clock.now()
-    assert off(server) > -0.5 and not server.clock.doubt
+    assert off(server) > -0.5 and not server.clock.untrusted
 
 
 @pytest.mark.parametrize("jump", [86_400.0, -86_400.0, 3.5, -3.5, 10 * 365 * 86_400.0])
-def test_one_wrong_answer_moves_nothing_and_is_doubted(server, jump):
+def test_one_wrong_answer_moves_nothing_and_is_untrusted(server, jump):
     server.jump = jump
     server.answer(1)
-    assert abs(off(server)) < 0.5 and "jumped" in server.clock.doubt
+    assert abs(off(server)) < 0.5 and "jumped" in server.clock.untrusted
     server.jump = 0.0
     server.answer(1)
-    assert abs(off(server)) < 0.5 and server.clock.doubt
+    assert abs(off(server)) < 0.5 and server.clock.untrusted
     server.confirm()
-    assert abs(off(server)) < 0.5 and not server.clock.doubt
+    assert abs(off(server)) < 0.5 and not server.clock.untrusted
 
 
 @pytest.mark.parametrize("jump", [86_400.0, -86_400.0])
 def test_a_jump_that_stays_is_believed_in_the_end(server, jump):
     server.jump = jump
     server.confirm(BELIEVE_SECONDS - 10)
-    assert server.clock.doubt and abs(off(server)) < 0.5
+    assert server.clock.untrusted and abs(off(server)) < 0.5
     server.confirm(30)
-    assert not server.clock.doubt and off(server) == pytest.approx(jump, abs=0.5)
+    assert not server.clock.untrusted and off(server) == pytest.approx(jump, abs=0.5)
 
 
 def test_servers_that_differ_for_ever_stop_nothing_for_ever(server):
@@ -101,7 +101,7 @@ def test_servers_that_differ_for_ever_stop_nothing_for_ever(server):
     for turn in range(3000):
         server.jump = 60.0 * (turn % 2)
         server.answer(1)
-        believed += not server.clock.doubt
+        believed += not server.clock.untrusted
         assert abs(off(server)) < 1.0
     assert believed
 
@@ -112,6 +112,6 @@ def test_a_first_answer_that_was_wrong_is_dropped_soon():
     server.answer(1)
     server.jump = 0.0
     server.answer(1)
-    assert server.clock.doubt
+    assert server.clock.untrusted
     server.confirm()
-    assert not server.clock.doubt and abs(off(server)) < 0.5
+    assert not server.clock.untrusted and abs(off(server)) < 0.5

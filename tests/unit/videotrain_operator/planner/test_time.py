@@ -1,4 +1,4 @@
-"""One wrong reading of a clock, or a time in doubt, ends, kills, suspends and deletes nothing."""
+"""One wrong reading of a clock, or an untrusted time, ends, kills, suspends and deletes nothing."""
 
 from datetime import timedelta
 from typing import Any
@@ -26,10 +26,10 @@ def cluster_of(**spec: Any) -> SimulatedCluster:
     return SimulatedCluster(manifest(nodes={"min": 2, "max": 2}, **spec), nodes=2)
 
 
-async def one_wrong_pass(cluster: SimulatedCluster, seconds: float, doubt: str = "") -> RunStatus:
+async def one_wrong_pass(cluster: SimulatedCluster, seconds: float, untrusted: str = "") -> RunStatus:
     """A pass whose clock is wrong, and what it asks for at once."""
     wrong = cluster.now + timedelta(seconds=seconds)
-    outcome = await reconcile(cluster, KEY, lambda: wrong, cluster, time_doubted=doubt)
+    outcome = await reconcile(cluster, KEY, lambda: wrong, cluster, time_untrusted=untrusted)
     return outcome.plan.status
 
 
@@ -58,13 +58,13 @@ async def test_one_wrong_reading_changes_nothing_that_a_run_comes_to(case: str, 
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_nothing_is_decided_in_doubt_however_often_it_is_looked(case: str) -> None:
+async def test_nothing_is_decided_by_untrusted_time_however_often_it_is_looked(case: str) -> None:
     cluster = cluster_of(**CASES[case])
     for _ in range(1 if case.startswith("start") else 20):
         await settle(cluster)
         cluster.tick()
     for second in range(5):
-        status = await one_wrong_pass(cluster, 86_400 + second, doubt="the clock jumped")
+        status = await one_wrong_pass(cluster, 86_400 + second, untrusted="the clock jumped")
         assert status.phase not in ("Failed", "Suspended", "Suspending") and status.restarts.hang == 0
     assert cluster.pods()
 
