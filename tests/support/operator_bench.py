@@ -19,7 +19,7 @@ from support.chaos_rig import Operators, View, until
 from support.controlplane import OPERATOR
 from support.plane_objects import delete_nodes
 from support.planner_builders import manifest
-from support.rights import LEASE, grant_operator
+from support.rights import KEY_SECRET, LEASE, grant_operator
 
 from videotrain.controlplane.kwok import H200_NODE, create_nodes
 from videotrain_api.render.names import roster_name
@@ -71,6 +71,7 @@ class Bench:
         await asyncio.to_thread(grant_operator, self.plane.api(), OPERATOR, self.namespace, namespaces)
         user = kubeconfig or self.plane.kubeconfig(OPERATOR, ())
         ours = ("--lease-name", LEASE, "--lease-namespace", self.namespace, "--lease-seconds", LEASE_SECONDS)
+        ours += ("--key-secret", KEY_SECRET)
         self.operators = Operators(user, self.folder / "operators", replicas, (*ours, *flags))
         self.operators.start()
         await self.all_ready()

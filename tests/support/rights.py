@@ -11,12 +11,14 @@ ENFORCEMENT = "rbac.ownerReferencesPermissionEnforcement"
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"
 LEASE = RELEASE
 """Name of the lease that the documented rights are about."""
+KEY_SECRET = f"{RELEASE}-key"
+"""Name of the Secret for the master key."""
 
 
 def grant_operator(api: Api, user: str, lease_namespace: str, namespaces: tuple[str, ...] = ()) -> None:
     """The operator's rights on runs in the namespaces (everywhere if none is given), on nodes and on its own lease.
 
-    The lease is created too, as the chart does, since the operator has no right to.
+    The lease and the Secret for the master key are created too, as the chart does, since the operator has no right to.
     """
     everywhere = table(CLUSTER)
     if not namespaces:
@@ -31,6 +33,9 @@ def grant_operator(api: Api, user: str, lease_namespace: str, namespaces: tuple[
         "metadata": {"name": LEASE, "namespace": lease_namespace},
     }
     api.apply(f"/apis/coordination.k8s.io/v1/namespaces/{lease_namespace}/leases/{LEASE}", lease)
+    head = {"name": KEY_SECRET, "namespace": lease_namespace}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": head}
+    api.apply(f"/api/v1/namespaces/{lease_namespace}/secrets/{KEY_SECRET}", secret)
 
 
 def _grant(api: Api, user: str, rights: Rules, namespace: str = "", what: str = "cluster") -> None:
