@@ -109,6 +109,12 @@ CHECKPOINT_BYTES: Final = _agent(
 CHECKPOINT_SKIPPED: Final = _agent(
     "checkpoint_skipped_total", "counter", "Checkpoints that were refused at a start because they did not fit."
 )
+HOUSEKEEPING_FAILURES: Final = _agent(
+    "checkpoint_housekeeping_failures_total",
+    "counter",
+    "Failures beside complete checkpoints: of retention, of the order log, of naming the latest one.",
+    more=("task",),
+)
 WORKER_STATE: Final = _agent(
     "worker_state", "gauge", "1 for the state that the pod's workers are in, 0 for the others.", more=("state",)
 )

@@ -209,8 +209,19 @@ class WorkerExit(Record):
     """For people: the exception, or what a drain did."""
 
 
+class HousekeepingRecord(Record):
+    """Something beside a checkpoint failed; the checkpoint itself is complete, and training goes on."""
+
+    kind: Literal["housekeeping"] = "housekeeping"
+    at: datetime
+    task: Literal["retention", "order", "latest"]
+    """Deleting old checkpoints, the log of the order of samples, or naming the latest checkpoint."""
+    message: str
+    """For people: the object and what happened to it."""
+
+
 TrainerRecord = Annotated[
-    StartedRecord | StepRecord | ValidationRecord | CheckpointRecord | CurationRecord | WorkerExit,
+    StartedRecord | StepRecord | ValidationRecord | CheckpointRecord | HousekeepingRecord | CurationRecord | WorkerExit,
     Field(discriminator="kind"),
 ]
 """Anything that a worker tells."""

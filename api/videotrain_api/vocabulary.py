@@ -174,6 +174,9 @@ class ExitCode(IntEnum):
     """The object store cannot be reached, or what it answers is cut: infrastructure."""
     DISK_FULL = 74
     """No space left for scratch or cache: infrastructure."""
+    CHECKPOINT = 75
+    """What this node reads of a checkpoint does not fit it, and no other node agrees yet: infrastructure, the node is
+    suspect."""
     PERMISSION = 77
     """The object store refused the credentials for a minute, or the bucket does not exist: infrastructure. Another node
     is tried, then the run is suspended and tries again by itself."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,10 +14,13 @@ from support.pieces import even_share
 
 from videotrain_api.resource.trainrun import CheckpointPolicy, Storage
 from videotrain_api.storage.artifacts import CheckpointManifest, OrderLine
+from videotrain_trainer.checkpoint.damage import DamagedCheckpointError
+from videotrain_trainer.checkpoint.fence import Fence
 from videotrain_trainer.checkpoint.load import Loaded, load_newest
 from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.checkpoint.save import CheckpointWriter
-from videotrain_trainer.checkpoint.state import Point, Writer
+from videotrain_trainer.checkpoint.state import Member, Point
+from videotrain_trainer.errors import PeerLost
 from videotrain_trainer.sharded_state import numel
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_reporter import StageReporter
@@ -100,8 +105,21 @@ class ThreadPeers:
     def from_first(self, value: Any) -> Any:
         return self._exchange(value)[0]
 
-    def first_problem(self, problem: str | None) -> str | None:
-        return next((answer for answer in self._exchange(problem) if answer), None)
+    def to_all(self, value: Any) -> list[Any]:
+        return self._exchange(value)
+
+
+def make_member(prefix: str, rank: int, size: int, generation: int, node: str = "here") -> Member:
+    return Member(
+        run="default/test",
+        stage="s",
+        prefix=prefix,
+        config_hash="0" * 16,
+        generation=generation,
+        rank=rank,
+        world_size=size,
+        node=node,
+    )
 
 
 def make_writers(
@@ -112,22 +130,16 @@ def make_writers(
     policy: CheckpointPolicy | None = None,
     resumed: CheckpointManifest | None = None,
 ) -> list[CheckpointWriter]:
-    """One writer per rank."""
+    """One writer per rank, of a generation that has raised its fence."""
+    Fence(store, prefix, generation).raise_()
+    reporter = StageReporter(sink=Records(), generation=generation, stage="s", config_hash="0" * 16)
     return [
         CheckpointWriter(
             store,
-            Writer(
-                run="default/test",
-                stage="s",
-                prefix=prefix,
-                config_hash="0" * 16,
-                generation=generation,
-                rank=rank,
-                world_size=size,
-            ),
+            make_member(prefix, rank, size, generation),
             policy or CheckpointPolicy(keep_last=3),
-            OrderLog(store, prefix, resumed),
-            StageReporter(sink=Records(), generation=generation, stage="s", config_hash="0" * 16),
+            OrderLog(store, prefix, resumed, reporter),
+            replace(reporter, sink=Records()),
         )
         for rank in range(size)
     ]
@@ -150,29 +162,36 @@ def save(
 
 
 def load(
-    store: ObjectStore,
+    store: ObjectStore | Sequence[ObjectStore],
     prefix: str,
     complete: list[int],
     size: int,
     seed: int,
     shapes: dict[str, tuple[int, ...]] = SHAPES,
+    nodes: Sequence[str] = ("here", "there"),
+    generation: int = 9,
+    saved_step: int = 0,
 ) -> tuple[list[Loaded], list[FakeState]]:
-    """All ranks load the newest whole checkpoint."""
+    """All ranks load the newest whole checkpoint; they take stores and machines in turn."""
     board: list[Any] = [None] * size
     barrier = threading.Barrier(size)
     states = [FakeState(rank, size, shapes, seed=seed) for rank in range(size)]
+    stores = [store] if isinstance(store, ObjectStore) else store
 
     def one(rank: int) -> Loaded:
+        member = make_member(prefix, rank, size, generation, nodes[rank % len(nodes)])
+        peers = ThreadPeers(rank, size, board, barrier)
         try:
-            return load_newest(store, prefix, complete, states[rank], ThreadPeers(rank, size, board, barrier))
-        except BaseException:
-            barrier.abort()
+            return load_newest(stores[rank % len(stores)], member, complete, states[rank], peers, saved_step)
+        except BaseException as error:
+            if not isinstance(error, DamagedCheckpointError | PeerLost):
+                barrier.abort()
             raise
 
     with ThreadPoolExecutor(size) as pool:
         answers = [pool.submit(one, rank) for rank in range(size)]
         errors = [answer.exception() for answer in answers]
-    real = [error for error in errors if error and not isinstance(error, threading.BrokenBarrierError)]
+    real = [error for error in errors if error and not isinstance(error, threading.BrokenBarrierError | PeerLost)]
     if real:
         raise real[0]
     return [answer.result() for answer in answers], states

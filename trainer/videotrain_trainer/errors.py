@@ -50,6 +50,8 @@ class ObjectMissing(TrainerError):
 class AlreadyExists(TrainerError):
     """A conditional write found an object in its place."""
 
+    exit_code = ExitCode.STORAGE
+
 
 class DiskFull(TrainerError):
     """No space left for scratch or cache."""

@@ -28,6 +28,8 @@ class OrderSegment(ApiModel):
     first_step: int
     last_step: int
     generation: int
+    crc32c: str
+    """Of the object, 8 hex digits."""
 
 
 class CheckpointFile(ApiModel):
@@ -40,7 +42,40 @@ class CheckpointFile(ApiModel):
     """Of the whole object, 8 hex digits."""
 
 
-class CheckpointManifest(ApiModel):
+class SealedDocument(ApiModel):
+    """A document that carries its own checksum."""
+
+    crc32c: str = ""
+    """Of the other fields, 8 hex digits; set where it is stored."""
+
+
+class LatestCheckpoint(SealedDocument):
+    """latest.json: the checkpoint that was completed last; tells that a listing without it is wrong."""
+
+    step: int
+    generation: int
+
+
+class SuspectMark(SealedDocument):
+    """suspect-<generation>-<rank>.json: what one process read of a checkpoint that did not fit."""
+
+    generation: int
+    rank: int
+    node: str
+    """Machine that read it."""
+    at: datetime
+    uri: str
+    """Object that was read."""
+    start: int
+    stop: int
+    """Bytes from `start` to before `stop`; 0 and 0 for the whole object."""
+    found: str
+    """Checksum or size of what was read, or `missing`; equal on two machines if what is stored is damaged."""
+    problem: str
+    """For people."""
+
+
+class CheckpointManifest(SealedDocument):
     """commit.json: a checkpoint is complete if and only if this exists and every file fits it."""
 
     version: int = 1
@@ -59,7 +94,7 @@ class CheckpointManifest(ApiModel):
     order: list[OrderSegment]
     """All segments from step 1 to this step, in order: the samples that made it into these weights."""
     order_sha256: str
-    """SHA-256 over the lines `<step> <id> <id> ...\\n` of steps 1 to this one."""
+    """SHA-256 over the lines `<step> <id> <id> ...\\n` of steps 1 to this one; empty if one could not be read."""
     samples: int
     """Samples consumed up to this step."""
 

@@ -31,14 +31,34 @@ def latent_manifest(prefix: str) -> str:
     return f"{prefix}/manifest.parquet"
 
 
+def checkpoints(prefix: str) -> str:
+    """Folder of all checkpoints of a stage."""
+    return f"{prefix}/checkpoints"
+
+
+def latest_checkpoint(prefix: str) -> str:
+    """LatestCheckpoint of a stage."""
+    return f"{checkpoints(prefix)}/latest.json"
+
+
 def checkpoint_prefix(prefix: str, step: int) -> str:
     """Folder of one checkpoint."""
-    return f"{prefix}/checkpoints/step-{step:08d}"
+    return f"{checkpoints(prefix)}/step-{step:08d}"
 
 
 def checkpoint_commit(prefix: str, step: int) -> str:
     """CheckpointManifest of a checkpoint; it exists only if the checkpoint is complete."""
     return f"{checkpoint_prefix(prefix, step)}/commit.json"
+
+
+def refused_commit(prefix: str, step: int) -> str:
+    """The commit manifest of a checkpoint that two machines found damaged, under another name."""
+    return f"{checkpoint_prefix(prefix, step)}/refused.json"
+
+
+def suspect_mark(prefix: str, step: int, generation: int, rank: int) -> str:
+    """SuspectMark of one process of one generation."""
+    return f"{checkpoint_prefix(prefix, step)}/suspect-{generation:06d}-{rank:05d}.json"
 
 
 def final_weights(prefix: str) -> str:

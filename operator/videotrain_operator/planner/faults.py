@@ -37,6 +37,7 @@ EXIT_CODES: Final[dict[int, Verdict]] = {
     ExitCode.PERMISSION: Verdict("infrastructure", "Wait"),
     ExitCode.STORAGE: Verdict("infrastructure", "Restart"),
     ExitCode.DISK_FULL: Verdict("infrastructure", "ReplaceNode"),
+    ExitCode.CHECKPOINT: Verdict("infrastructure", "ReplaceNode"),
     ExitCode.DIVERGED: Verdict("application", "Restart"),
     ExitCode.FENCED: Verdict("infrastructure", "Restart"),
     ExitCode.PEER_LOST: Verdict("infrastructure", "Restart"),

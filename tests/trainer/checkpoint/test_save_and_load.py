@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from support.checkpoint_worlds import (
 
 from videotrain_api.records import CheckpointRecord
 from videotrain_api.resource.trainrun import CheckpointPolicy, Storage
-from videotrain_trainer.checkpoint.catalog import stored_steps
+from videotrain_trainer.checkpoint.catalog import find_steps, stored_steps
 from videotrain_trainer.checkpoint.commit import AbandonedError
 from videotrain_trainer.checkpoint.fence import Fence
 from videotrain_trainer.checkpoint.load import open_checkpoint
@@ -125,15 +124,19 @@ def test_a_damaged_checkpoint_is_refused_by_all_and_the_one_before_is_used(prefi
         assert "step-00000020" in result.skipped[0]
 
 
-def test_a_refused_checkpoint_is_withdrawn_with_the_reason_and_can_be_saved_again(prefix, folder):
+def test_a_checkpoint_that_two_machines_refuse_is_withdrawn_with_the_reasons_and_can_be_saved_again(prefix, folder):
     store = make_store()
     writers = make_writers(store, prefix, 1)
     save(writers, 10)
     save(writers, 20, since=10)
     flip_last_bit(data_file(folder, 20))
-    (result,), _ = load(store, prefix, [10, 20], 1, seed=10)
-    assert stored_steps(store, prefix).complete == [10]
-    assert "do not fit their checksum" in (folder / "step-00000020/refused.json").read_text().splitlines()[0]
+    commit = (folder / "step-00000020/commit.json").read_bytes()
+    (result, _), _ = load(store, prefix, [10, 20], 2, seed=10, generation=2)
+    assert (stored_steps(store, prefix).complete, stored_steps(store, prefix).refused) == ([10], [20])
+    assert (folder / "step-00000020/refused.json").read_bytes() == commit
+    marks = [json.loads(path.read_text()) for path in sorted((folder / "step-00000020").glob("suspect-000002-*.json"))]
+    assert {mark["node"] for mark in marks} == {"here", "there"}
+    assert "do not fit their checksum" in marks[0]["problem"]
     save(make_writers(store, prefix, 2, generation=2, resumed=result.manifest), 20, since=10)
     _, states = load(store, prefix, [10, 20], 3, seed=20)
     assert all(state.is_whole() for state in states)
@@ -142,8 +145,10 @@ def test_a_refused_checkpoint_is_withdrawn_with_the_reason_and_can_be_saved_agai
 def test_without_any_whole_checkpoint_training_does_not_silently_begin_again(prefix, folder):
     save(make_writers(make_store(), prefix, 1), 10)
     truncate(data_file(folder, 10))
-    with pytest.raises(DataError, match="every complete checkpoint is damaged; delete the folder"):
-        load(make_store(), prefix, [10], 1, seed=10)
+    with pytest.raises(DataError, match=r"two machines found each damaged.*rename its refused\.json"):
+        load(make_store(), prefix, [10], 2, seed=10)
+    with pytest.raises(DataError, match="to begin at step 1, delete the run and this folder"):
+        find_steps(make_store(), prefix, 0)
 
 
 def test_a_checkpoint_without_commit_manifest_is_not_there(prefix, folder):
@@ -203,7 +208,6 @@ def test_a_failed_upload_is_told_at_the_next_step(prefix, tmp_path):
     store = make_store()
     (writer,) = make_writers(store, prefix, 1)
     writer.check()
-    (tmp_path / "stage").write_text("a file where a folder should be")
+    (tmp_path / "stage/checkpoints").write_text("a file where a folder should be")
     with pytest.raises(Exception, match="stage"):
         save([writer], 10)
-    shutil.rmtree(tmp_path / "stage", ignore_errors=True)

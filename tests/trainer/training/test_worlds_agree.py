@@ -177,12 +177,15 @@ def test_a_run_that_died_before_its_weights_were_exported_only_exports_them(tmp_
     assert difference(final_weights(tmp_path), before) == 0.0
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_continued(tmp_path, latents, alone):
+def test_a_damaged_checkpoint_is_told_and_the_one_before_continued_once_two_machines_agree(tmp_path, latents, alone):
     config = train_config(tmp_path, latents)
     assert run_world(tmp_path, config, 2, Plan(drain_during=7)).outcomes == ["drained"] * 2
     newest = sorted((tmp_path / "stage/checkpoints/step-00000007").glob("*.safetensors"))[1]
     newest.write_bytes(newest.read_bytes()[:-4])
-    result = run_world(tmp_path, config, 1, Plan(generation=2))
+    one = run_world(tmp_path, config, 1, Plan(generation=2, saved_step=7, nodes=("one",)))
+    assert one.codes == [int(ExitCode.CHECKPOINT)], one.outcomes
+    assert "no other machine has read the same" in one.outcomes[0]
+    result = run_world(tmp_path, config, 1, Plan(generation=3, saved_step=7, nodes=("two",)))
     assert result.outcomes == ["completed"], result.outcomes
     assert result.started.resumed_step == 6
     assert "step-00000007" in result.started.skipped_checkpoints[0]

@@ -11,6 +11,7 @@ from videotrain_api import metrics as catalogue
 from videotrain_api.records import (
     CheckpointRecord,
     GenerationProgress,
+    HousekeepingRecord,
     StartedRecord,
     StepRecord,
     TrainerRecord,
@@ -70,6 +71,9 @@ class AgentMetrics:
             self._add(catalogue.CHECKPOINT_COMMITS, record.stage, 1)
             self._set(catalogue.CHECKPOINT_LAST_STEP, record.stage, record.step)
             self._set(catalogue.CHECKPOINT_BYTES, record.stage, record.bytes)
+
+        elif isinstance(record, HousekeepingRecord):
+            self._add(catalogue.HOUSEKEEPING_FAILURES, record.stage, 1, task=record.task)
 
     def _validation(self, record: ValidationRecord) -> None:
         self._set(catalogue.VALIDATION_LOSS, record.stage, record.loss)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
-
-from pydantic import ValidationError
 
 from videotrain_api.storage import layout
-from videotrain_api.storage.artifacts import CheckpointManifest
-from videotrain_trainer.errors import ObjectMissing
+from videotrain_api.storage.artifacts import CheckpointManifest, LatestCheckpoint
+from videotrain_trainer.checkpoint.damage import DamagedCheckpointError, read_again, seal, unseal
+from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing, StorageUnavailable
 from videotrain_trainer.storage import ObjectStore
 
 _STEP = re.compile(r"/checkpoints/step-(\d+)/(.+)$")
-
-
-class DamagedCheckpointError(Exception):
-    """A checkpoint is complete by its commit manifest, but what is stored does not fit it."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,34 +22,116 @@ class StoredSteps:
 
     complete: list[int]
     """With a commit manifest."""
+    refused: list[int]
+    """Complete once; two machines have found the same damage."""
     incomplete: list[int]
-    """Objects without one: being written, or left behind by a process that died."""
+    """Objects without either: being written, or left behind by a process that died."""
+
+    def account_for(self, step: int) -> bool:
+        """Whether it can be that `step` was saved and this is what is left."""
+        return step == 0 or step in (*self.complete, *self.refused) or max(self.complete, default=0) > step
 
 
 def stored_steps(store: ObjectStore, prefix: str) -> StoredSteps:
-    """All checkpoints of a stage, by one listing."""
-    complete, seen = set(), set()
-    for item in store.list(f"{prefix}/checkpoints"):
+    """All checkpoints of a stage, by one listing; a listing may be wrong, see `find_steps`."""
+    complete, refused, seen = set(), set(), set()
+    for item in store.list(layout.checkpoints(prefix)):
         match = _STEP.search(item.uri)
         if match:
-            seen.add(int(match.group(1)))
+            step = int(match.group(1))
+            seen.add(step)
             if match.group(2) == "commit.json":
-                complete.add(int(match.group(1)))
-    return StoredSteps(sorted(complete), sorted(seen - complete))
+                complete.add(step)
+            elif match.group(2) == "refused.json":
+                refused.add(step)
+    refused -= complete
+    return StoredSteps(sorted(complete), sorted(refused), sorted(seen - complete - refused))
 
 
-def read_commit(store: ObjectStore, prefix: str, step: int) -> CheckpointManifest:
-    """The commit manifest of a checkpoint.
+def find_steps(store: ObjectStore, prefix: str, saved_step: int) -> StoredSteps:
+    """All checkpoints of a stage, by a listing that fits what else is known of them.
+
+    An answer of a store that is empty, stale or no listing at all looks like a stage that has saved nothing. So it has
+    to account for `saved_step` and for the object that names the latest checkpoint; else it is asked for once more, and
+    then for the commit manifest itself.
+
+    Raises:
+        StorageUnavailable: a checkpoint that was saved is nowhere.
+        DataError: there were checkpoints, and all were refused.
+    """
+    known = max(saved_step, _latest_step(store, prefix))
+    found = stored_steps(store, prefix)
+    if not found.account_for(known):
+        log.warning("%s: the listing lacks step %d, which was saved; listed again", layout.checkpoints(prefix), known)
+        found = stored_steps(store.reconnected(), prefix)
+    if not found.account_for(known):
+        try:
+            read_again(store.reconnected(), lambda source: read_commit(source, prefix, known))
+        except ObjectMissing:
+            raise StorageUnavailable(
+                f"{layout.checkpoints(prefix)}: step {known} was saved, and the newest checkpoint that is found is of "
+                f"step {max(found.complete, default=0)}; it was listed twice and asked for by name, and training does "
+                "not go on below it by itself. See that the object store lists and gives what it holds; to begin this "
+                "stage again, delete the run and this folder, and make the run again"
+            ) from None
+        found = StoredSteps(sorted({*found.complete, known}), found.refused, found.incomplete)
+    if found.refused and not found.complete:
+        raise all_refused(prefix, [str(step) for step in found.refused])
+    return found
+
+
+def all_refused(prefix: str, what: list[str]) -> DataError:
+    """There were checkpoints, and none is whole: for people to decide."""
+    return DataError(
+        f"{layout.checkpoints(prefix)}: there were checkpoints, and two machines found each damaged: "
+        f"{'; '.join(what[:5])}. To try one again, rename its refused.json to commit.json; to begin at step 1, "
+        "delete the run and this folder, and make the run again"
+    )
+
+
+def read_commit(store: ObjectStore, prefix: str, step: int, owner: tuple[str, str] | None = None) -> CheckpointManifest:
+    """The commit manifest of a checkpoint, by one reading.
+
+    Args:
+        store: object store.
+        prefix: of the stage.
+        step: of the checkpoint.
+        owner: run and stage that must have written it; None if that is not asked.
 
     Raises:
         ObjectMissing: there is none, so the checkpoint is not complete.
-        DamagedCheckpointError: it cannot be read.
+        DamagedCheckpointError: it does not fit its checksum, or is of another step.
+        ConfigError: another run or stage wrote it.
     """
     uri = layout.checkpoint_commit(prefix, step)
+    data = store.get(uri)
+    manifest = unseal(CheckpointManifest, uri, data)
+    if manifest.step != step:
+        raise DamagedCheckpointError(uri, f"step {manifest.step}", f"is of step {manifest.step}")
+    if owner is not None and (manifest.run, manifest.stage) != owner:
+        raise ConfigError(
+            f"{uri}: written by stage {manifest.stage!r} of run {manifest.run!r}, and this is stage {owner[1]!r} of "
+            f"run {owner[0]!r}; give one of the runs another name or spec.storage.uri"
+        )
+    return manifest
+
+
+def note_latest(store: ObjectStore, prefix: str, manifest: CheckpointManifest) -> None:
+    """Name the checkpoint that was completed last in an object of its own; `find_steps` compares listings with it."""
+    store.put(
+        layout.latest_checkpoint(prefix), seal(LatestCheckpoint(step=manifest.step, generation=manifest.generation))
+    )
+
+
+def _latest_step(store: ObjectStore, prefix: str) -> int:
+    uri = layout.latest_checkpoint(prefix)
     try:
-        return CheckpointManifest.model_validate_json(store.get(uri))
-    except ValidationError as error:
-        raise DamagedCheckpointError(f"{uri}: not a commit manifest: {error.errors()[0]['msg']}") from error
+        return read_again(store, lambda source: unseal(LatestCheckpoint, uri, source.get(uri))).step
+    except ObjectMissing:
+        return 0
+    except DamagedCheckpointError as error:
+        log.warning("%s; it tells only that there are checkpoints", error)
+        return 1
 
 
 def delete_checkpoint(store: ObjectStore, prefix: str, step: int) -> None:
@@ -63,16 +141,13 @@ def delete_checkpoint(store: ObjectStore, prefix: str, step: int) -> None:
         store.delete(item.uri)
 
 
-def withdraw(store: ObjectStore, prefix: str, step: int, reason: str) -> None:
-    """Take back the commit manifest of a damaged checkpoint, so that nothing loads it and the step can be saved again.
-
-    The manifest and the reason stay beside its files as `refused.json`.
+def withdraw(store: ObjectStore, prefix: str, step: int) -> None:
+    """Rename the commit manifest of a checkpoint to `refused.json`, so that nothing loads it and its step can be saved
+    again. Nothing is lost: the store itself copies the manifest, and renaming it back undoes this.
     """
     commit = layout.checkpoint_commit(prefix, step)
     try:
-        manifest = store.get(commit)
+        store.copy(commit, layout.refused_commit(prefix, step))
     except ObjectMissing:
         return
-    note = f"{datetime.now(UTC).isoformat()} {reason}\n".encode()
-    store.put(f"{layout.checkpoint_prefix(prefix, step)}/refused.json", note + manifest)
     store.delete(commit)

@@ -6,13 +6,14 @@ rewritten, so two generations that start at once cannot lower it, and no compare
 
 from __future__ import annotations
 
+import logging
 import re
-from contextlib import suppress
 
 from videotrain_api.storage import layout
-from videotrain_trainer.errors import AlreadyExists, Fenced
+from videotrain_trainer.errors import Fenced, StorageUnavailable, TrainerError
 from videotrain_trainer.storage import ObjectStore
 
+log = logging.getLogger(__name__)
 _MARK = re.compile(r"g(\d+)\.json$")
 
 
@@ -35,27 +36,44 @@ class Fence:
 
         Raises:
             Fenced: a newer generation has left one.
+            StorageUnavailable: the mark is not stored after several tries, or not listed.
         """
+        self._refuse_newer(self._marks(self._store))
+        self._store.put_once(layout.fence(self._prefix, self._generation), b"{}\n")
         self.check()
-        with suppress(AlreadyExists):  # the same generation was started twice: its mark says all that is needed
-            self._store.put(layout.fence(self._prefix, self._generation), b"{}\n", only_if_absent=True)
-        for generation in self._marks():
-            if generation < self._generation:
-                self._store.delete(layout.fence(self._prefix, generation))
+        try:
+            for generation in self._marks(self._store):
+                if generation < self._generation:
+                    self._store.delete(layout.fence(self._prefix, generation))
+        except TrainerError as error:
+            # Older marks do no harm; the next generation clears them away.
+            log.warning("older marks are left: %s", error)
 
     def check(self) -> None:
-        """Refuse to go on if a newer generation exists.
+        """Refuse to go on if a newer generation exists; call it once the mark is left.
 
         Raises:
             Fenced: it does.
+            StorageUnavailable: two listings lack this generation's own mark, so they may lack a newer one too.
         """
-        newest = max(self._marks(), default=0)
+        for store in (self._store, self._store.reconnected()):
+            marks = self._marks(store)
+            self._refuse_newer(marks)
+            if self._generation in marks:
+                return
+        raise StorageUnavailable(
+            f"{layout.fence(self._prefix, self._generation)}: the mark of this generation was stored, and two listings "
+            "lack it; the object store gives old listings, or the mark was deleted"
+        )
+
+    def _refuse_newer(self, marks: list[int]) -> None:
+        newest = max(marks, default=0)
         if newest > self._generation:
             raise Fenced(
                 f"{self._prefix}: generation {newest} has begun; generation {self._generation} must not write any more"
             )
 
-    def _marks(self) -> list[int]:
+    def _marks(self, store: ObjectStore) -> list[int]:
         folder = layout.fence(self._prefix, self._generation).rpartition("/")[0]
-        found = (_MARK.search(item.uri) for item in self._store.list(folder))
+        found = (_MARK.search(item.uri) for item in store.list(folder))
         return [int(match.group(1)) for match in found if match]

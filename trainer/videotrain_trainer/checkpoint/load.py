@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import google_crc32c
 import torch
@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from videotrain_api.storage import layout
-from videotrain_api.storage.artifacts import CheckpointFile, CheckpointManifest
-from videotrain_trainer.checkpoint.catalog import DamagedCheckpointError, read_commit, withdraw
+from videotrain_api.storage.artifacts import CheckpointManifest
+from videotrain_trainer.checkpoint.catalog import all_refused, find_steps, read_commit, withdraw
 from videotrain_trainer.checkpoint.commit import index_name
+from videotrain_trainer.checkpoint.damage import MISSING, DamagedCheckpointError, checksum, read_again
 from videotrain_trainer.checkpoint.fragments import (
     ELEMENT_BYTES,
     ByteRange,
@@ -25,8 +26,10 @@ from videotrain_trainer.checkpoint.fragments import (
     coverage_problems,
     plan_copies,
 )
-from videotrain_trainer.checkpoint.state import INDEX_VERSION, CheckpointIndex, StoredFile
-from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
+from videotrain_trainer.checkpoint.state import INDEX_VERSION, CheckpointIndex, Member, StoredFile
+from videotrain_trainer.checkpoint.witnesses import leave_mark, marked_elsewhere
+from videotrain_trainer.checksums import READINGS
+from videotrain_trainer.errors import ConfigError, ObjectMissing, PeerLost
 from videotrain_trainer.sharded_state import Piece, Quantity, ShardedState, pack, packed_length
 from videotrain_trainer.storage import ObjectStore
 
@@ -49,8 +52,8 @@ class Peers(Protocol):
     def from_first(self, value: Value | None) -> Value:
         """The value that rank 0 has."""
 
-    def first_problem(self, problem: str | None) -> str | None:
-        """The problem of the lowest rank that has one."""
+    def to_all(self, value: Value) -> list[Value]:
+        """The values of all ranks, by rank."""
 
 
 @dataclass(frozen=True)
@@ -73,62 +76,77 @@ class Loaded:
     """Newer checkpoints that were refused, with why."""
 
 
-def load_newest(store: ObjectStore, prefix: str, complete: Sequence[int], state: ShardedState, peers: Peers) -> Loaded:
-    """Fill `state` from the newest whole checkpoint of a stage. Collective.
+def load_newest(
+    store: ObjectStore, member: Member, complete: Sequence[int], state: ShardedState, peers: Peers, saved_step: int = 0
+) -> Loaded:
+    """Fill `state` from the newest checkpoint of a stage. Collective.
 
-    A damaged one is refused by all ranks if any rank finds damage in its part; its commit manifest is withdrawn.
+    A checkpoint is passed over, for the one before, only if two machines read the same damage in it: of this world, or
+    of an earlier generation that left its mark. What one machine reads otherwise than another is that machine's fault.
 
     Args:
         store: object store.
-        prefix: of the stage.
+        member: this process.
         complete: steps of the complete checkpoints, ascending, as rank 0 has listed them.
         state: share of this rank; not touched before its part of a checkpoint is read and verified.
         peers: the other ranks.
+        saved_step: known to be saved; see `find_steps`.
 
     Raises:
-        DataError: there are complete checkpoints, but every one is damaged.
-        ConfigError: the newest one is of another model.
+        DamagedCheckpointError: this process cannot read the newest one whole, and no other machine agrees.
+        PeerLost: another process cannot.
+        DataError: there were complete checkpoints, and all were refused.
+        ConfigError: the newest one is of another model, run or stage.
     """
     skipped: list[str] = []
-    for step in reversed(complete):
-        found, problem = _open_together(store, prefix, step, peers)
-        if found is not None:
-            vectors, own = _try_read(store, found, state)
-            problem = peers.first_problem(own)
-            if problem is None and vectors is not None:
-                _fill(state, vectors)
-                return Loaded(found.manifest, skipped)
-        skipped.append(_refuse(store, prefix, step, problem or "", peers))
+    remaining = list(complete)
+    nodes = peers.to_all(member.node)
+    while remaining:
+        step = remaining.pop()
+        opened = _open_together(store, member, step, peers, saved_step)
+        if opened.listed is not None:
+            remaining = list(opened.listed)
+            continue
+        damage, vectors = opened.damage, None
+        if opened.found is not None:
+            vectors, damage = _try_read(store, opened.found, state)
+        damages = peers.to_all(None if damage is None else _told(damage))
+        if vectors is not None and not any(damages):
+            for quantity in state.quantities:
+                # A moving average that the checkpoint does not have begins at its weights.
+                state.write(quantity, vectors[quantity if quantity in vectors else "master"])
+            return Loaded(opened.found.manifest if opened.found else None, skipped)
+        skipped.append(_refuse_together(store, member, step, opened.found, damages, nodes, peers))
     if skipped:
-        raise DataError(
-            f"{prefix}/checkpoints: every complete checkpoint is damaged; delete the folder to begin at step 1 again. "
-            f"{'; '.join(skipped[:SHOWN])}"
-        )
+        raise all_refused(member.prefix, skipped)
     return Loaded(None, [])
 
 
-def _fill(state: ShardedState, vectors: dict[Quantity, Tensor]) -> None:
-    for quantity in state.quantities:
-        # A moving average that the checkpoint does not have begins at its weights.
-        state.write(quantity, vectors[quantity if quantity in vectors else "master"])
-
-
-def open_checkpoint(store: ObjectStore, prefix: str, step: int) -> StoredCheckpoint:
-    """Read and check the documents of a checkpoint and the sizes of its files.
+def open_checkpoint(
+    store: ObjectStore, prefix: str, step: int, owner: tuple[str, str] | None = None
+) -> StoredCheckpoint:
+    """Read and check the documents of a checkpoint and the sizes of its files, by one reading of each.
 
     Raises:
-        DamagedCheckpointError: something is missing, cut off or does not fit its checksum.
+        ObjectMissing: it has no commit manifest.
+        DamagedCheckpointError: something else is missing, cut off or does not fit its checksum.
+        ConfigError: another run or stage than `owner` wrote it.
     """
-    manifest = read_commit(store, prefix, step)
+    manifest = read_commit(store, prefix, step, owner)
     place = layout.checkpoint_prefix(prefix, step)
     sizes = {item.uri.removeprefix(f"{place}/"): item.size for item in store.list(place)}
     for file in manifest.files:
-        if sizes.get(file.name) != file.bytes:
-            raise DamagedCheckpointError(f"{file.name} has {sizes.get(file.name, 'no')} bytes instead of {file.bytes}")
+        size = sizes.get(file.name)
+        if size != file.bytes:
+            found = MISSING if size is None else f"{size} bytes"
+            raise DamagedCheckpointError(f"{place}/{file.name}", found, f"{found} instead of {file.bytes} bytes")
     index = _read_index(store, place, manifest)
     problems = coverage_problems(index.shapes, [pack(file.pieces) for file in index.files])
     if problems:
-        raise DamagedCheckpointError(f"the index does not hold every element once: {'; '.join(problems[:SHOWN])}")
+        uri = f"{place}/{index_name(manifest.generation)}"
+        raise DamagedCheckpointError(
+            uri, problems[0], f"does not hold every element once: {'; '.join(problems[:SHOWN])}"
+        )
     return StoredCheckpoint(place, manifest, index)
 
 
@@ -138,7 +156,7 @@ def read_vectors(
     """Packed float32 vectors of the pieces; quantities that the checkpoint lacks are left out.
 
     Raises:
-        DamagedCheckpointError: bytes that were read do not fit their checksum.
+        DamagedCheckpointError: bytes do not fit their checksum in any of READINGS readings.
     """
     wanted = [quantity for quantity in quantities if quantity in found.index.quantities]
     vectors = {quantity: torch.empty(packed_length(held), dtype=torch.float32) for quantity in wanted}
@@ -184,7 +202,7 @@ def _jobs(file: StoredFile, spans: list[_Span], block: int) -> list[tuple[Stored
 def _fetch(
     store: ObjectStore, found: StoredCheckpoint, file: StoredFile, wanted: ByteRange, spans: list[_Span]
 ) -> None:
-    data = _verified(store, found, file, wanted)
+    data = read_again(store, lambda source: _verified(source, found, file, wanted))
     for span in spans:
         low, high = max(span.start, wanted.start), min(span.stop, wanted.stop)
         values = torch.frombuffer(bytearray(data[low - wanted.start : high - wanted.start]), dtype=torch.float32)
@@ -193,27 +211,37 @@ def _fetch(
 
 
 def _verified(store: ObjectStore, found: StoredCheckpoint, file: StoredFile, wanted: ByteRange) -> bytes:
-    data = store.get_range(f"{found.prefix}/{file.name}", wanted.start, wanted.stop - wanted.start)
-    block = found.index.block_bytes
+    """Bytes of whole blocks, each compared with its checksum, by one reading."""
+    uri, block = f"{found.prefix}/{file.name}", found.index.block_bytes
+    try:
+        data = store.get_range(uri, wanted.start, wanted.stop - wanted.start)
+    except ObjectMissing as error:
+        raise DamagedCheckpointError(uri, MISSING, "is not there", wanted.start, wanted.stop) from error
     for start in range(wanted.start, wanted.stop, block):
         piece = data[start - wanted.start : start - wanted.start + block]
         if google_crc32c.value(piece) != file.block_checksum(start // block):
+            stop = min(start + block, file.bytes)
             raise DamagedCheckpointError(
-                f"{file.name}: bytes {start} to {start + len(piece)} do not fit their checksum"
+                uri, checksum(piece), f"bytes {start} to {stop} do not fit their checksum", start, stop
             )
     return data
 
 
 def _read_index(store: ObjectStore, place: str, manifest: CheckpointManifest) -> CheckpointIndex:
-    listed = [file for file in manifest.files if file.name == index_name(manifest.generation)]
+    name = index_name(manifest.generation)
+    uri, listed = f"{place}/{name}", [file for file in manifest.files if file.name == name]
     if len(listed) != 1:
-        raise DamagedCheckpointError("the commit manifest lists no index")
-    data = store.get(f"{place}/{listed[0].name}")
-    _check_whole(listed[0], data)
+        raise DamagedCheckpointError(uri, MISSING, "the commit manifest lists no index")
+    try:
+        data = store.get(uri)
+    except ObjectMissing as error:
+        raise DamagedCheckpointError(uri, MISSING, "is not there") from error
+    if checksum(data) != listed[0].crc32c:
+        raise DamagedCheckpointError(uri, checksum(data), "does not fit its checksum")
     try:
         index = CheckpointIndex.model_validate_json(data)
     except ValidationError as error:
-        raise DamagedCheckpointError(f"{listed[0].name}: {error.errors()[0]['msg']}") from error
+        raise DamagedCheckpointError(uri, checksum(data), error.errors()[0]["msg"]) from error
     if index.version != INDEX_VERSION:
         raise ConfigError(
             f"{place}: checkpoint format {index.version}, this trainer reads {INDEX_VERSION}; use the "
@@ -222,32 +250,42 @@ def _read_index(store: ObjectStore, place: str, manifest: CheckpointManifest) ->
     return index
 
 
-def _check_whole(file: CheckpointFile, data: bytes) -> None:
-    if f"{google_crc32c.value(data):08x}" != file.crc32c:
-        raise DamagedCheckpointError(f"{file.name} does not fit its checksum")
+class _Opened(NamedTuple):
+    """What rank 0 found of a checkpoint: its documents, damage, or that it is gone and what is there instead."""
+
+    found: StoredCheckpoint | None = None
+    damage: DamagedCheckpointError | None = None
+    listed: list[int] | None = None
 
 
-def _open_together(
-    store: ObjectStore, prefix: str, step: int, peers: Peers
-) -> tuple[StoredCheckpoint | None, str | None]:
+def _open_together(store: ObjectStore, member: Member, step: int, peers: Peers, saved_step: int) -> _Opened:
     """Rank 0 reads the documents for all, which at a thousand ranks spares the store two thousand requests."""
-    answer: tuple[StoredCheckpoint | None, str | None] | None = None
+    answer: tuple[StoredCheckpoint | None, list[int] | None] | None = None
+    damage: DamagedCheckpointError | None = None
     if peers.rank == 0:
         try:
-            answer = (open_checkpoint(store, prefix, step), None)
-        except (DamagedCheckpointError, ObjectMissing) as error:
-            answer = (None, str(error))
-    return peers.from_first(answer)
+            found = read_again(store, lambda source: open_checkpoint(source, member.prefix, step, member.owner))
+            answer = (found, None)
+        except DamagedCheckpointError as error:
+            answer, damage = (None, None), error
+        except ObjectMissing as error:
+            # Another generation may have saved a newer one since it was listed, and deleted this by retention.
+            listed = find_steps(store.reconnected(), member.prefix, max(saved_step, step)).complete
+            answer = (None, None if step in listed else listed)
+            uri = layout.checkpoint_commit(member.prefix, step)
+            damage = DamagedCheckpointError(uri, MISSING, f"is listed, and not there: {error}")
+    found_by_first, listed_by_first = peers.from_first(answer)
+    return _Opened(found_by_first, None if listed_by_first is not None else damage, listed_by_first)
 
 
 def _try_read(
     store: ObjectStore, found: StoredCheckpoint, state: ShardedState
-) -> tuple[dict[Quantity, Tensor] | None, str | None]:
+) -> tuple[dict[Quantity, Tensor] | None, DamagedCheckpointError | None]:
     _check_model(found, state)
     try:
         return read_vectors(store, found, state.held, state.quantities), None
-    except (DamagedCheckpointError, ObjectMissing) as error:
-        return None, str(error)
+    except DamagedCheckpointError as error:
+        return None, error
 
 
 def _check_model(found: StoredCheckpoint, state: ShardedState) -> None:
@@ -262,9 +300,81 @@ def _check_model(found: StoredCheckpoint, state: ShardedState) -> None:
         )
 
 
-def _refuse(store: ObjectStore, prefix: str, step: int, problem: str, peers: Peers) -> str:
-    reason = f"{layout.checkpoint_prefix(prefix, step)}: {problem}"
+_Told = tuple[str, str, str, int, int]
+"""A DamagedCheckpointError for other ranks."""
+
+
+def _told(damage: DamagedCheckpointError) -> _Told:
+    return damage.uri, damage.found, damage.problem, damage.start, damage.stop
+
+
+def _refuse_together(
+    store: ObjectStore,
+    member: Member,
+    step: int,
+    found: StoredCheckpoint | None,
+    damages: list[_Told | None],
+    nodes: list[str],
+    peers: Peers,
+) -> str:
+    """Withdraw a checkpoint if another machine reads the damage of the first rank that met some as that one does.
+
+    Returns:
+        What was damaged and who saw it.
+
+    Raises:
+        DamagedCheckpointError: this process met damage, and no other machine agrees.
+        PeerLost: only other processes did.
+    """
+    own = damages[peers.rank]
+    if own is not None:
+        leave_mark(store, member, step, DamagedCheckpointError(*own))
+    first = next(rank for rank, told in enumerate(damages) if told is not None)
+    told = damages[first]
+    assert told is not None
+    damage = DamagedCheckpointError(*told)
+    witness = next((rank for rank, node in enumerate(nodes) if node != nodes[first]), None)
+    agrees: str | None = None
+    if peers.rank == witness and _reads_alike(store, member, step, found, damage):
+        agrees = member.node
+    elif peers.rank == first:
+        agrees = marked_elsewhere(store, member, step, damage)
+    second = next((node for node in peers.to_all(agrees) if node is not None), None)
+    what = f"{damage}; read {READINGS} times by rank {first} on node {nodes[first]}"
+    if second is None:
+        if own is None:
+            raise PeerLost(f"{what}, and by no other machine")
+        raise DamagedCheckpointError(
+            own[0],
+            own[1],
+            f"{own[2]}; read {READINGS} times through connections of its own on node {member.node}, and no other "
+            "machine has read the same. Nothing is given up for it: another node is asked. To give it up by hand, "
+            f"rename {layout.checkpoint_commit(member.prefix, step)} to refused.json",
+            own[3],
+            own[4],
+        )
+    reason = f"{what}, and the same by node {second}"
     if peers.rank == 0:
         log.error("checkpoint refused: %s", reason)
-        withdraw(store, prefix, step, problem)
+        withdraw(store, member.prefix, step)
+    peers.from_first(True)  # nobody ends for want of checkpoints before this one is withdrawn
     return reason
+
+
+def _reads_alike(
+    store: ObjectStore, member: Member, step: int, found: StoredCheckpoint | None, damage: DamagedCheckpointError
+) -> bool:
+    """Whether this process reads the same wrong bytes as another machine."""
+    try:
+        if found is not None and damage.stop:
+            file = next(file for file in found.index.files if damage.uri == f"{found.prefix}/{file.name}")
+            wanted = ByteRange(damage.start, damage.stop)
+            read_again(store, lambda source: _verified(source, found, file, wanted))
+        else:
+            read_again(store, lambda source: open_checkpoint(source, member.prefix, step, member.owner))
+    except DamagedCheckpointError as own:
+        leave_mark(store, member, step, own)
+        return (own.uri, own.found) == (damage.uri, damage.found)
+    except ObjectMissing:
+        return damage.found == MISSING
+    return False

@@ -6,10 +6,14 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import CheckpointManifest, OrderLine, OrderSegment
-from videotrain_trainer.errors import DataError
+from videotrain_trainer.checkpoint.damage import DamagedCheckpointError, checksum, read_again
+from videotrain_trainer.errors import ObjectMissing, TrainerError
 from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.worker.stage_reporter import StageReporter
 
 
 def digest_line(line: OrderLine) -> bytes:
@@ -26,54 +30,109 @@ def read_segment(store: ObjectStore, segment: OrderSegment) -> list[OrderLine]:
     """The lines of a stored segment.
 
     Raises:
-        DataError: it does not hold exactly its steps.
+        OrderUnreadableError: it is missing, does not fit its checksum in several readings, or lacks steps.
     """
-    lines = [OrderLine.model_validate_json(text) for text in store.get(segment.uri).splitlines()]
+
+    def read(source: ObjectStore) -> bytes:
+        data = source.get(segment.uri)
+        if checksum(data) != segment.crc32c:
+            raise DamagedCheckpointError(segment.uri, checksum(data), "does not fit its checksum")
+        return data
+
+    try:
+        lines = [OrderLine.model_validate_json(text) for text in read_again(store, read).splitlines()]
+    except (DamagedCheckpointError, ObjectMissing) as error:
+        raise OrderUnreadableError(str(error)) from error
+    except ValidationError as error:
+        raise OrderUnreadableError(f"{segment.uri}: {error.errors()[0]['msg']}") from error
     if [line.step for line in lines] != list(range(segment.first_step, segment.last_step + 1)):
-        raise DataError(f"{segment.uri}: does not hold steps {segment.first_step} to {segment.last_step}, each once")
+        raise OrderUnreadableError(
+            f"{segment.uri}: does not hold steps {segment.first_step} to {segment.last_step}, each once"
+        )
     return lines
+
+
+class OrderUnreadableError(TrainerError):
+    """The order of samples that was stored cannot be read back; weights do not depend on it."""
 
 
 class OrderLog:
     """Grows by one segment with every checkpoint. Used by one thread at a time.
 
     After a restart the hash is computed anew from the stored segments, because SHA-256 cannot be continued from its
-    result; that happens with the first checkpoint, off the path of training.
+    result; that happens with the first checkpoint, off the path of training. The log proves which samples were
+    trained on. What cannot be read back or written of it is told, and keeps no checkpoint from being made.
 
     Args:
         store: object store.
         prefix: of the stage.
         resumed: manifest of the checkpoint that training went on from.
+        reporter: told what cannot be read or written.
     """
 
-    def __init__(self, store: ObjectStore, prefix: str, resumed: CheckpointManifest | None) -> None:
+    def __init__(
+        self, store: ObjectStore, prefix: str, resumed: CheckpointManifest | None, reporter: StageReporter
+    ) -> None:
         self._store = store
         self._prefix = prefix
         self._resumed = resumed
+        self._reporter = reporter
         self._segments: list[OrderSegment] = list(resumed.order) if resumed else []
+        self._unwritten: list[OrderLine] = []
         self._hash: Any = None
 
     def append(self, lines: Sequence[OrderLine], generation: int) -> tuple[list[OrderSegment], str]:
-        """Store the lines since the last checkpoint; all segments so far and the hash over their lines."""
-        digest = self._digest()
-        if lines:
-            first, last = lines[0].step, lines[-1].step
-            uri = layout.order_segment(self._prefix, first, last, generation)
-            self._store.put(uri, encode_segment(lines))
-            self._segments.append(OrderSegment(uri=uri, first_step=first, last_step=last, generation=generation))
-            for line in lines:
-                digest.update(digest_line(line))
+        """Store the lines since the last checkpoint.
+
+        Returns:
+            All segments so far, and the hash over their lines; empty if a segment before cannot be read back.
+        """
+        try:
+            digest = self._digest()
+        except TrainerError as error:
+            # Asked again with the next checkpoint.
+            self._reporter.housekeeping("order", error)
+            digest = None
+        self._unwritten += lines
+        if self._unwritten:
+            self._write(generation)
+        if digest is None:
+            return list(self._segments), ""
+        for line in lines:
+            digest.update(digest_line(line))
         return list(self._segments), digest.hexdigest()
 
+    def _write(self, generation: int) -> None:
+        first, last = self._unwritten[0].step, self._unwritten[-1].step
+        uri, data = layout.order_segment(self._prefix, first, last, generation), encode_segment(self._unwritten)
+        try:
+            self._store.put(uri, data)
+        except TrainerError as error:
+            # The lines go into the next segment.
+            self._reporter.housekeeping("order", error)
+            return
+        self._segments.append(
+            OrderSegment(uri=uri, first_step=first, last_step=last, generation=generation, crc32c=checksum(data))
+        )
+        self._unwritten = []
+
     def _digest(self) -> Any:
+        """Of all lines before those that are appended next."""
         if self._hash is None:
-            self._hash = hashlib.sha256()
+            digest = hashlib.sha256()
             for segment in self._segments:
                 for line in read_segment(self._store, segment):
-                    self._hash.update(digest_line(line))
-            if self._resumed is not None and self._hash.hexdigest() != self._resumed.order_sha256:
-                raise DataError(
-                    f"{self._prefix}/order: the stored segments do not give the hash {self._resumed.order_sha256} "
-                    f"of the checkpoint at step {self._resumed.step}; they were changed since"
-                )
+                    digest.update(digest_line(line))
+                if self._resumed is not None and self._resumed.order and segment == self._resumed.order[-1]:
+                    self._compare(digest.hexdigest(), self._resumed)
+            for line in self._unwritten:
+                digest.update(digest_line(line))
+            self._hash = digest
         return self._hash
+
+    def _compare(self, digest: str, resumed: CheckpointManifest) -> None:
+        if resumed.order_sha256 not in ("", digest):
+            raise OrderUnreadableError(
+                f"{self._prefix}/order: the stored segments do not give the hash {resumed.order_sha256} of the "
+                f"checkpoint at step {resumed.step}; they were changed since"
+            )

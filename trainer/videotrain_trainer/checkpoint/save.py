@@ -21,11 +21,14 @@ from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import CheckpointManifest
 from videotrain_trainer.checkpoint.catalog import delete_checkpoint, read_commit, stored_steps
 from videotrain_trainer.checkpoint.commit import Committer, Waiter, part_uri
+from videotrain_trainer.checkpoint.damage import DamagedCheckpointError, read_again, seal
+from videotrain_trainer.checkpoint.fence import Fence
 from videotrain_trainer.checkpoint.host_file import HostFile
 from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.checkpoint.retention import steps_to_delete
-from videotrain_trainer.checkpoint.state import BLOCK_BYTES, Point, StoredFile, Writer
-from videotrain_trainer.errors import ObjectMissing
+from videotrain_trainer.checkpoint.state import BLOCK_BYTES, Member, Part, Point, StoredFile
+from videotrain_trainer.checksums import READINGS
+from videotrain_trainer.errors import ObjectMissing, StorageUnavailable, TrainerError
 from videotrain_trainer.sharded_state import ShardedState, packed_length
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_reporter import StageReporter
@@ -36,22 +39,23 @@ class CheckpointWriter:
 
     Args:
         store: object store.
-        writer: this process.
+        member: this process.
         policy: gives retention.
         order: log of the samples; used on rank 0 only.
         reporter: told when a checkpoint is complete.
     """
 
     def __init__(
-        self, store: ObjectStore, writer: Writer, policy: CheckpointPolicy, order: OrderLog, reporter: StageReporter
+        self, store: ObjectStore, member: Member, policy: CheckpointPolicy, order: OrderLog, reporter: StageReporter
     ) -> None:
         self._store = store
-        self._writer = writer
+        self._member = member
         self._policy = policy
         self._reporter = reporter
+        self._fence = Fence(store, member.prefix, member.generation)
         self._closing = threading.Event()
         self._waiter = Waiter(self._closing)
-        self._committer = Committer(store, writer, order, self._waiter) if writer.rank == 0 else None
+        self._committer = Committer(store, member, order, self._waiter, reporter) if member.rank == 0 else None
         self._file: HostFile | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future[None] | None = None
@@ -102,43 +106,66 @@ class CheckpointWriter:
         if self._committer is not None:
             self._committer.commit(part, {name: list(shape) for name, shape in state.shapes.items()}, point)
         manifest = self._await_commit(point.step)
-        uri = layout.checkpoint_prefix(self._writer.prefix, point.step)
+        uri = layout.checkpoint_prefix(self._member.prefix, point.step)
         size = sum(item.bytes for item in manifest.files)
         self._reporter.checkpoint(point.step, point.captured_at, manifest.committed_at, uri, size, stall)
         if self._committer is not None:
-            self._retain()
+            self._retain(point.step)
 
     def _upload(self, file: HostFile, state: ShardedState, step: int) -> StoredFile:
-        writer = self._writer
-        name = f"g{writer.generation:06d}-{writer.rank:05d}-of-{writer.world_size:05d}.safetensors"
+        member = self._member
+        name = f"g{member.generation:06d}-{member.rank:05d}-of-{member.world_size:05d}.safetensors"
         whole, blocks = file.checksums(BLOCK_BYTES)
-        self._store.put(f"{layout.checkpoint_prefix(writer.prefix, step)}/{name}", file.data)
+        self._store.put(f"{layout.checkpoint_prefix(member.prefix, step)}/{name}", file.data)
         part = StoredFile(
             name=name,
-            rank=writer.rank,
+            rank=member.rank,
             bytes=len(file.data),
             crc32c=whole,
             block_crc32c=blocks,
             vectors=file.starts,
             pieces=[(piece.parameter, piece.start, piece.length) for piece in state.saved],
         )
-        uri = part_uri(writer.prefix, step, writer.generation, writer.rank)
-        self._store.put(uri, part.model_dump_json(by_alias=True).encode())
+        uri = part_uri(member.prefix, step, member.generation, member.rank)
+        self._store.put(uri, seal(Part(file=part)))
         return part
 
     def _await_commit(self, step: int) -> CheckpointManifest:
+        prefix = self._member.prefix
+
         def look() -> CheckpointManifest | None:
             try:
-                return read_commit(self._store, self._writer.prefix, step)
+                return read_again(self._store, lambda source: read_commit(source, prefix, step, self._member.owner))
             except ObjectMissing:
                 return None
+            except DamagedCheckpointError as error:
+                raise StorageUnavailable(f"{error}; read {READINGS} times") from error
 
         return self._waiter.until(look, f"commit.json of step {step}")
 
-    def _retain(self) -> None:
-        found = stored_steps(self._store, self._writer.prefix)
-        policy = self._policy
-        for step in steps_to_delete(
-            found.complete, found.incomplete, keep_last=policy.keep_last, keep_every=policy.keep_every_steps
-        ):
-            delete_checkpoint(self._store, self._writer.prefix, step)
+    def _retain(self, step: int) -> None:
+        """Delete what is no longer kept, if this generation is still the newest. Trouble is told; it ends nothing."""
+        try:
+            found = stored_steps(self._store, self._member.prefix)
+            if step not in found.complete:
+                raise StorageUnavailable(
+                    f"{layout.checkpoints(self._member.prefix)}: the listing lacks step {step}, which is complete; "
+                    "nothing is deleted by it"
+                )
+            for old in steps_to_delete(
+                found.complete,
+                found.incomplete,
+                refused=found.refused,
+                keep_last=self._policy.keep_last,
+                keep_every=self._policy.keep_every_steps,
+            ):
+                self._fence.check()
+                if old in found.incomplete and self._is_complete(old):
+                    continue
+                delete_checkpoint(self._store, self._member.prefix, old)
+        except TrainerError as error:
+            self._reporter.housekeeping("retention", error)
+
+    def _is_complete(self, step: int) -> bool:
+        """Asked by name and over another connection: a listing that lacks one entry must not delete a checkpoint."""
+        return self._store.reconnected().exists(layout.checkpoint_commit(self._member.prefix, step))

@@ -16,7 +16,7 @@ from typing import Final
 from pydantic import Field
 
 from videotrain_api.schema import ApiModel
-from videotrain_api.storage.artifacts import OrderLine
+from videotrain_api.storage.artifacts import OrderLine, SealedDocument
 from videotrain_trainer.sharded_state import Quantity
 
 INDEX_VERSION: Final = 1
@@ -45,6 +45,12 @@ class StoredFile(ApiModel):
         return int(self.block_crc32c[8 * number : 8 * number + 8], 16)
 
 
+class Part(SealedDocument):
+    """What a rank tells rank 0 of its file: an object below parts/."""
+
+    file: StoredFile
+
+
 class CheckpointIndex(ApiModel):
     """What a checkpoint's index.json holds: where the fragments of each parameter lie, and their checksums."""
 
@@ -59,8 +65,8 @@ class CheckpointIndex(ApiModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Writer:
-    """Who writes: one worker process of one generation."""
+class Member:
+    """One worker process of one generation."""
 
     run: str
     stage: str
@@ -70,6 +76,13 @@ class Writer:
     generation: int
     rank: int
     world_size: int
+    node: str
+    """Machine that it runs on."""
+
+    @property
+    def owner(self) -> tuple[str, str]:
+        """Run and stage."""
+        return self.run, self.stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,11 +27,6 @@ class WorldPeers:
         found: Value = box[0]
         return found
 
-    def first_problem(self, problem: str | None) -> str | None:
-        """The problem of the lowest rank that has one."""
-        answers = enumerate(self.to_all(problem))
-        return next((f"rank {rank}: {answer}" for rank, answer in answers if answer), None)
-
     def to_all(self, value: Value) -> list[Value]:
         """The values of all ranks, by rank."""
         values: list[Any] = [None] * dist.get_world_size()

@@ -10,6 +10,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from videotrain_api.storage import layout
+from videotrain_trainer.checkpoint.damage import read_again
 from videotrain_trainer.checkpoint.load import StoredCheckpoint, open_checkpoint, read_vectors
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.lora.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_files
@@ -31,7 +32,7 @@ def export_weights(run: TrainingRun) -> None:
     process that died after its last checkpoint can be made up for by any other.
     """
     if run.context.world.rank == 0:
-        found = open_checkpoint(run.store, run.prefix, run.state.step)
+        found = read_again(run.store, lambda source: open_checkpoint(source, run.prefix, run.state.step))
         dtype = torch.bfloat16 if run.objective.task.precision == "bf16" else torch.float32
         stored = stored_weights(run.store, found)
         if adapted(run.engine.module):

@@ -11,15 +11,15 @@ from typing import Any
 
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import CheckpointManifest
-from videotrain_trainer.checkpoint.catalog import stored_steps, withdraw
+from videotrain_trainer.checkpoint.catalog import find_steps, stored_steps, withdraw
 from videotrain_trainer.checkpoint.fence import Fence
 from videotrain_trainer.checkpoint.load import Loaded, load_newest
 from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.checkpoint.save import CheckpointWriter
-from videotrain_trainer.checkpoint.state import Writer
+from videotrain_trainer.checkpoint.state import Member
 from videotrain_trainer.data.loader import MicroBatchLoader
 from videotrain_trainer.data.sample_order import OrderPlan, OrderState
-from videotrain_trainer.errors import ConfigError, StorageUnavailable
+from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.weights import Weights, open_weights
 from videotrain_trainer.parallel.data_parallel import check_layout, micro_batches_of
 from videotrain_trainer.parallel.engine import Engine, EngineOptions
@@ -101,8 +101,7 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     )
     engine = build_engine(objective, options, world)
     clock.passed("engine")
-    loaded = load_newest(store, context.config.paths.output, complete, engine.shards, peers)
-    _check_resumed(context, loaded)
+    loaded = load_newest(store, _member(context), complete, engine.shards, peers, context.saved_step)
     engine.refresh()
     state = _order_state(objective.data.plan, loaded.manifest)
     engine.shards.set_optimizer_step(state.step)
@@ -113,30 +112,33 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     return run
 
 
+def _member(context: StageContext) -> Member:
+    return Member(
+        run=context.config.run,
+        stage=context.config.stage.name,
+        prefix=context.config.paths.output,
+        config_hash=context.config.hash(),
+        generation=context.generation,
+        rank=context.world.rank,
+        world_size=context.world.size,
+        node=context.node,
+    )
+
+
 def _claim(context: StageContext, store: ObjectStore, peers: WorldPeers) -> list[int]:
     """Shut out older generations, then look for checkpoints: in this order none of theirs can be overlooked."""
     complete: list[int] | None = None
     if context.world.rank == 0:
         prefix = context.config.paths.output
         Fence(store, prefix, context.generation).raise_()
-        complete = stored_steps(store, prefix).complete
-        if not context.restore:
-            for step in complete:
-                withdraw(store, prefix, step, f"generation {context.generation} begins at step 1 by order")
+        if context.restore:
+            complete = find_steps(store, prefix, context.saved_step).complete
+        else:
+            log.warning("generation %d begins at step 1 by order", context.generation)
+            for step in stored_steps(store, prefix).complete:
+                withdraw(store, prefix, step)
             complete = []
     return peers.from_first(complete)
-
-
-def _check_resumed(context: StageContext, loaded: Loaded) -> None:
-    """Never go on below what is known to be saved: it is there, and looks missing from here."""
-    found = loaded.manifest.step if loaded.manifest else 0
-    if context.restore and found < context.saved_step:
-        raise StorageUnavailable(
-            f"{context.config.paths.output}/checkpoints: step {context.saved_step} was saved, and the newest "
-            f"checkpoint that is found is of step {found}; training does not go on from there by itself. See that the "
-            "object store lists and gives what it holds; to begin this stage again, delete the run and this folder, "
-            "and make the run again"
-        )
 
 
 def _order_state(plan: OrderPlan, resumed: CheckpointManifest | None) -> OrderState:
@@ -165,16 +167,7 @@ def _assemble(
     world, config = context.world, context.config
     micro_batches = micro_batches_of(world.rank, world.size, objective.task.parallel.micro_batches_per_step)
     loader, spans = objective.loader(state, micro_batches), Spans(world.device)
-    writer = Writer(
-        run=config.run,
-        stage=config.stage.name,
-        prefix=config.paths.output,
-        config_hash=config.hash(),
-        generation=context.generation,
-        rank=world.rank,
-        world_size=world.size,
-    )
-    order = OrderLog(store, config.paths.output, loaded.manifest)
+    order = OrderLog(store, config.paths.output, loaded.manifest, context.reporter)
     return TrainingRun(
         context=context,
         store=store,
@@ -183,7 +176,7 @@ def _assemble(
         peers=peers,
         loader=loader,
         stepper=Stepper(objective, engine, loader, peers, micro_batches, world.size, spans),
-        writer=CheckpointWriter(store, writer, config.checkpoint, order, context.reporter),
+        writer=CheckpointWriter(store, _member(context), config.checkpoint, order, context.reporter),
         spans=spans,
         state=state,
         samples=loaded.manifest.samples if loaded.manifest else 0,

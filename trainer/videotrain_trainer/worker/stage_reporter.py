@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, Protocol, TypedDict, Unpack
+from typing import Literal, NamedTuple, Protocol, TypedDict, Unpack
 
 from videotrain_api.records import (
     CheckpointRecord,
     CurationCounts,
     CurationRecord,
+    HousekeepingRecord,
     StartedRecord,
     StepRecord,
     TrainerRecord,
     ValidationRecord,
 )
+
+log = logging.getLogger(__name__)
 
 
 class RecordSink(Protocol):
@@ -137,6 +141,16 @@ class StageReporter:
                 stall_us=stall_us,
             )
         )
+
+    def housekeeping(self, task: Literal["retention", "order", "latest"], error: Exception) -> None:
+        """Something beside a complete checkpoint failed; logged and recorded, and training goes on.
+
+        Args:
+            task: see HousekeepingRecord.
+            error: what happened.
+        """
+        log.warning("%s of checkpoints: %s", task, error)
+        self.sink.write(HousekeepingRecord(**self._origin(), at=datetime.now(UTC), task=task, message=str(error)))
 
     def validated(self, step: int, started_at: datetime, **losses: Unpack[ValidationLosses]) -> datetime:
         """Losses on held-out samples after a step.

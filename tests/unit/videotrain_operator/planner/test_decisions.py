@@ -182,6 +182,7 @@ def fault_of(code: int, rules: list[FailureRule] | None = None, reason: str = "P
         (ExitCode.PERMISSION, "infrastructure", "Wait"),
         (ExitCode.STORAGE, "infrastructure", "Restart"),
         (ExitCode.DISK_FULL, "infrastructure", "ReplaceNode"),
+        (ExitCode.CHECKPOINT, "infrastructure", "ReplaceNode"),
         (ExitCode.DIVERGED, "application", "Restart"),
         (ExitCode.HANG, "hang", "Restart"),
         (ExitCode.CUDA, "infrastructure", "ReplaceNode"),

@@ -11,6 +11,7 @@ from videotrain_api.metrics import CATALOGUE, emitted_by
 from videotrain_api.records import (
     CheckpointRecord,
     GenerationProgress,
+    HousekeepingRecord,
     StartedRecord,
     StepRecord,
     ValidationRecord,
@@ -60,6 +61,7 @@ def filled(generations=1, rates=None, **measured):
         metrics.record(
             CheckpointRecord(**common, step=6, captured_at=NOW, committed_at=NOW, uri="s3://b", bytes=1024, stall_us=0)
         )
+        metrics.record(HousekeepingRecord(**common, at=NOW, task="retention", message="a listing is old"))
         metrics.exits([WorkerExit(**common, local_rank=0, at=NOW, code=137, outcome="failed", step=6)])
         metrics.progress(GenerationProgress(**common, state="failed", launched_at=NOW, **rates or {}))
     return metrics.text().decode()

@@ -34,7 +34,8 @@ def test_a_generation_may_start_twice(store, tmp_path):
 def test_two_generations_that_start_at_once_cannot_lower_the_fence(store, tmp_path, monkeypatch):
     prefix = f"file://{tmp_path}/stage"
     older, newer = Fence(store, prefix, 5), Fence(store, prefix, 6)
-    monkeypatch.setattr(older, "check", newer.raise_)  # the newer one comes between the older one's look and its mark
+    # The newer one comes between the older one's look and its mark.
+    monkeypatch.setattr(older, "_refuse_newer", lambda _: newer.raise_())
     older.raise_()
     monkeypatch.undo()
     with pytest.raises(Fenced):

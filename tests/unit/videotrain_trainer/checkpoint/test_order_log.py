@@ -9,8 +9,8 @@ import pytest
 from videotrain_api.resource.trainrun import Storage
 from videotrain_api.storage.artifacts import CheckpointManifest, OrderLine
 from videotrain_trainer.checkpoint.order_log import OrderLog
-from videotrain_trainer.errors import DataError
 from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.worker.stage_reporter import StageReporter
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -22,6 +22,20 @@ def store():
 
 def lines(first, last):
     return [OrderLine(step=n, epoch=0, bucket="b", ids=[f"x{n}", f"y{n}"]) for n in range(first, last + 1)]
+
+
+class Records:
+    def __init__(self):
+        self.all = []
+
+    def write(self, record):
+        self.all.append(record)
+
+
+def order_log(store, prefix, resumed=None):
+    records = Records()
+    reporter = StageReporter(sink=records, generation=1, stage="s", config_hash="h")
+    return OrderLog(store, prefix, resumed, reporter), records
 
 
 def manifest(segments, digest, step):
@@ -48,33 +62,59 @@ def expected(last):
 
 
 def test_the_hash_is_that_of_all_lines_however_they_are_cut_into_segments(store, tmp_path):
-    whole, parts = (OrderLog(store, f"file://{tmp_path}/{name}", None) for name in ("whole", "parts"))
+    whole, parts = (order_log(store, f"file://{tmp_path}/{name}")[0] for name in ("whole", "parts"))
     parts.append(lines(1, 2), 1)
     assert whole.append(lines(1, 5), 1)[1] == parts.append(lines(3, 5), 1)[1] == expected(5)
 
 
 def test_a_restart_goes_on_with_the_hash_from_the_stored_segments(store, tmp_path):
     prefix = f"file://{tmp_path}"
-    segments, digest = OrderLog(store, prefix, None).append(lines(1, 3), 1)
-    resumed = OrderLog(store, prefix, manifest(segments, digest, 3))
+    segments, digest = order_log(store, prefix)[0].append(lines(1, 3), 1)
+    resumed = order_log(store, prefix, manifest(segments, digest, 3))[0]
     segments, digest = resumed.append(lines(4, 6), 2)
     assert digest == expected(6)
     assert [(s.first_step, s.last_step, s.generation) for s in segments] == [(1, 3, 1), (4, 6, 2)]
 
 
-def test_a_changed_segment_is_refused(store, tmp_path):
-    prefix = f"file://{tmp_path}"
-    segments, digest = OrderLog(store, prefix, None).append(lines(1, 3), 1)
-    path = Path(segments[0].uri.removeprefix("file://"))
-    path.write_text(path.read_text().replace("y2", "z2"))
-    with pytest.raises(DataError, match="do not give the hash"):
-        OrderLog(store, prefix, manifest(segments, digest, 3)).append(lines(4, 4), 2)
+def drop_last_line(text):
+    return "".join(text.splitlines(keepends=True)[:-1])
 
 
-def test_a_segment_with_a_missing_step_is_refused(store, tmp_path):
+def change_a_sample(text):
+    return text.replace("y2", "z2")
+
+
+@pytest.mark.parametrize("harm", [drop_last_line, change_a_sample, None])
+def test_an_old_segment_that_cannot_be_read_back_is_told_and_checkpoints_go_on(store, tmp_path, harm):
     prefix = f"file://{tmp_path}"
-    segments, digest = OrderLog(store, prefix, None).append(lines(1, 3), 1)
+    segments, digest = order_log(store, prefix)[0].append(lines(1, 3), 1)
     path = Path(segments[0].uri.removeprefix("file://"))
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(DataError, match="steps 1 to 3, each once"):
-        OrderLog(store, prefix, manifest(segments, digest, 3)).append([], 2)
+    whole = path.read_text()
+    path.write_text(harm(whole)) if harm else path.unlink()
+    log, records = order_log(store, prefix, manifest(segments, digest, 3))
+    segments, digest = log.append(lines(4, 5), 2)
+    assert (digest, [s.last_step for s in segments]) == ("", [3, 5])
+    assert [record.task for record in records.all] == ["order"]
+    assert segments[0].uri in records.all[0].message
+    path.write_text(whole)
+    assert log.append(lines(6, 7), 2)[1] == expected(7)
+    assert len(records.all) == 1
+
+
+def test_segments_that_fit_their_checksums_and_not_the_hash_are_told(store, tmp_path):
+    prefix = f"file://{tmp_path}"
+    segments, _ = order_log(store, prefix)[0].append(lines(1, 3), 1)
+    log, records = order_log(store, prefix, manifest(segments, "0" * 64, 3))
+    assert log.append(lines(4, 4), 2)[1] == ""
+    assert "do not give the hash" in records.all[0].message
+
+
+def test_lines_that_cannot_be_written_go_into_the_next_segment(store, tmp_path):
+    prefix = f"file://{tmp_path}"
+    log, records = order_log(store, prefix)
+    (tmp_path / "order").write_text("a file where a folder should be")
+    assert log.append(lines(1, 2), 1) == ([], expected(2))
+    (tmp_path / "order").unlink()
+    segments, digest = log.append(lines(3, 4), 1)
+    assert ([(s.first_step, s.last_step) for s in segments], digest) == ([(1, 4)], expected(4))
+    assert [record.task for record in records.all] == ["order"]
