@@ -147,7 +147,13 @@ def rebuild(
         holdings: pods that are there.
         until: up to when the totals were counted.
     """
-    folded = {"entries": 0, "gpuMicroseconds": dict(gpu_microseconds), "micros": dict(micros), "estimated": True}
+    folded = {
+        "entries": 0,
+        "gpuMicroseconds": dict(gpu_microseconds),
+        "micros": dict(micros),
+        "estimated": True,
+        "until": _text(until),
+    }
     pods = {h.uid: {"closedThrough": -1, "closedUntil": _text(max(until, h.bound_at))} for h in holdings if not h.gone}
     return {"version": 1, "pods": pods, "entries": [], "folded": folded}
 
@@ -215,14 +221,11 @@ def _record(book: _Book, holdings: Iterable[Holding]) -> set[str]:
     """
     seen = set()
     for held in holdings:
-        if held.gone and held.uid not in book.pods:
-            if any(entry["uid"] == held.uid for entry in book.entries):
-                continue
-            if book.folded["gpuMicroseconds"]:
-                book.folded["estimated"] = True  # it may be in totals that do not say whose they are
-                continue
+        if held.gone and held.uid not in book.pods and any(entry["uid"] == held.uid for entry in book.entries):
+            continue
         seen.add(held.uid)
-        record = book.pods.setdefault(held.uid, _closed_before(book, held.uid))
+        record = book.pods[held.uid] if held.uid in book.pods else _closed_before(book, held)
+        book.pods[held.uid] = record
         if record.get("gone") and not held.gone:
             record["closedThrough"] = -1
             for fact in ("gone", "finishedAt", "estimated"):
@@ -231,12 +234,16 @@ def _record(book: _Book, holdings: Iterable[Holding]) -> set[str]:
     return seen
 
 
-def _closed_before(book: _Book, uid: str) -> Json:
-    """The record of a pod that has none: what is listed as closed for it is not billed again."""
-    newest = next((entry for entry in reversed(book.entries) if entry["uid"] == uid), None)
-    if newest is None:
+def _closed_before(book: _Book, held: Holding) -> Json:
+    """The record of a pod that has none: what is closed for it, or may be, is not billed again."""
+    newest = next((entry for entry in reversed(book.entries) if entry["uid"] == held.uid), None)
+    if newest is not None:
+        return {"closedThrough": newest["generation"], "closedUntil": newest["to"], "gone": True}
+    until = book.folded.get("until")
+    if until is None or held.bound_at >= datetime.fromisoformat(until):
         return {"closedThrough": -1}
-    return {"closedThrough": newest["generation"], "closedUntil": newest["to"], "gone": True}
+    book.folded["estimated"] = True  # it may be in totals that do not say whose they are
+    return {"closedThrough": -1, "closedUntil": until}
 
 
 def _facts(held: Holding) -> Json:
@@ -326,6 +333,7 @@ def _fold(book: _Book) -> None:
     for entry in book.entries[:surplus]:
         book.folded["entries"] += 1
         book.folded["estimated"] = book.folded["estimated"] or entry["estimated"]
+        book.folded["until"] = max(book.folded.get("until", entry["to"]), entry["to"], key=_us)
         for name in ("gpuMicroseconds", "micros"):
             _add(book.folded[name], entry[name])
     del book.entries[:surplus]

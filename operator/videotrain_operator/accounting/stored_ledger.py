@@ -49,6 +49,7 @@ class _Entry(_Amounts):
 class _Folded(_Amounts):
     entries: int
     estimated: bool
+    until: datetime | None = None
 
 
 class _Ledger(_Part):

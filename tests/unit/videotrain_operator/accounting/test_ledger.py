@@ -434,3 +434,27 @@ def test_a_pod_that_is_closed_and_told_of_again_is_not_billed_again() -> None:
     closed = bill(31, [short], [], run_over=True, document=over.document)
     again = bill(32, [short], [], run_over=True, document=closed.document)
     assert not closed.document["pods"] and closed.held == again.held == 14 * SECOND
+
+
+def folded_away(pods: int = 3) -> Bill:
+    """A run is over that had more pods than entries are listed: bound at 4, ended at 20."""
+    many = [holding(i, 4, finished_at=at(20)) for i in range(ledger_module.ENTRIES_LISTED + pods)]
+    over = bill(30, many, [], run_over=True)
+    return bill(31, [], [], run_over=True, document=over.document, observed_at=at(30))
+
+
+def test_a_pod_that_returns_after_its_entries_were_folded_is_not_charged_twice() -> None:
+    before = folded_away()
+    assert not before.document["pods"] and not before.estimated
+    back = bill(40, [holding(0, 4, finished_at=at(20))], [], run_over=True, document=before.document)
+    assert back.held == before.held and back.estimated
+    told = bill(40, [holding(0, 4, finished_at=at(20), gone=True)], [], run_over=True, document=before.document)
+    assert told.held == before.held and told.estimated
+
+
+def test_a_pod_that_is_newer_than_what_was_folded_is_billed_exactly() -> None:
+    before = folded_away()
+    for gone in (False, True):
+        new = holding(9000, 25, finished_at=at(28), gone=gone)
+        one = bill(40, [new], [], run_over=True, document=before.document)
+        assert one.held == before.held + 3 * SECOND and not one.estimated

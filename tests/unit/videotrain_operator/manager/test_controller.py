@@ -140,6 +140,7 @@ async def test_a_former_leader_tells_nothing_of_runs_any_more() -> None:
         metrics,
         Settings(),
         lambda: 0.0,
+        server_clock(),
     )
     series = re.compile(rb"^videotrain_(run_|cost_|gpu_seconds|restarts|nodes_untrusted)", re.MULTILINE)
     for _ in range(2):
