@@ -43,6 +43,20 @@ def adopt_published(draft: Draft) -> None:
         draft.update(generation=newest.generation)
 
 
+def correct_stamp(draft: Draft) -> None:
+    """Take back the stamp of a roster that a wrong clock dated later than now.
+
+    All of the world's time would count as starting. That it lies ahead is found twice, since the clock of this pass may
+    be the wrong one; the time of the first finding takes its place.
+    """
+    last, decision = draft.last, "RosterStamp"
+    if last is None or last.created_at <= draft.now or not draft.confirmed(decision):
+        return
+    found = (draft.before.unconfirmed or {})[decision]
+    earlier = [generation.created_at for generation in draft.status.generations[:-1]]
+    draft.update_last(created_at=max([found, *earlier]))
+
+
 def _pass_stages(draft: Draft, roster: Roster) -> None:
     """Stages go one after another: those before the one that a roster names are complete, if the status forgot it."""
     names = [stage.name for stage in draft.status.stages]
@@ -159,11 +173,14 @@ def _choose(draft: Draft, pods: list[PodView], size: int) -> list[PodView]:
 
 def _publish(draft: Draft, pods: list[PodView], reason: GenerationReason, message: str) -> None:
     roster = _roster(draft, _next_number(draft), _members(pods), str(reason))
+    # The API server made and bound the members before now, whatever the clock of this pass says.
+    at = max(draft.now, *(pod.bound_at or pod.created_at for pod in pods))
+    roster = roster.model_copy(update={"created_at": at})
     # Every member of an older generation is dead or will obey the new roster, which all pods get.
     old = draft.observed.roster
     assert old is None or old.order() < roster.order(), f"generation {roster.generation} after {old.generation}"
     draft.published = roster
-    _record(draft, roster, draft.now, message)
+    _record(draft, roster, at, message)
     text = Message.GENERATION.text(
         number=roster.generation,
         stage=roster.stage,

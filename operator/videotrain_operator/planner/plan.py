@@ -25,7 +25,13 @@ from videotrain_operator.planner.decision import Deletion, Event, Plan
 from videotrain_operator.planner.denial import wait_for_storage
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.finish import expire_run
-from videotrain_operator.planner.generations import adopt_published, begin_generation, create_roster, publish_roster
+from videotrain_operator.planner.generations import (
+    adopt_published,
+    begin_generation,
+    correct_stamp,
+    create_roster,
+    publish_roster,
+)
 from videotrain_operator.planner.health import check_generation, check_standby
 from videotrain_operator.planner.limits import overdue_pods
 from videotrain_operator.planner.members import forgive_nodes, release_all, settle_pods
@@ -72,6 +78,7 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
     # enough to know the stage that a roster names; early enough that no generation number is used twice. What pods
     # carry wins over the ledger, and answers are about generations that the status must know first.
     adopt_published(draft)
+    correct_stamp(draft)
     restore_generation_number(draft)
     absorb_progress(draft)
     # 3. What it cost so far. Late enough to know each step and save, which say where time went; early enough for 4.
