@@ -117,6 +117,8 @@ class OperatorMetrics(Collector):
     def forget_runs(self) -> None:
         """Somebody else leads: the series of all runs are his to tell."""
         self._runs.clear()
+        self._unreadable.clear()
+        self._unreconciled.clear()
         self._nodes_untrusted = None
 
     def text(self) -> bytes:
