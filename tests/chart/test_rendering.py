@@ -118,6 +118,7 @@ def test_what_is_left_with_everything_off(chart: Chart) -> None:
 def test_flags_are_those_of_the_operator(chart: Chart) -> None:
     values = {
         "namespaces": ["team-a", "team-b"],
+        "monitoring": {"authorization": False},
         "operator": {
             "logFormat": "text",
             "logLevel": "debug",
@@ -149,7 +150,8 @@ def test_flags_are_those_of_the_operator(chart: Chart) -> None:
 
 def test_default_flags_are_the_operator_s_defaults(chart: Chart) -> None:
     settings = Settings.load(container(chart.render({"webhook": {"enabled": False}}))["args"], {})
-    assert settings == Settings(lease_name=RELEASE, key_secret=f"{RELEASE}-key")
+    # By hand there is often no right to ask who is who, and nobody else on the address.
+    assert settings == Settings(lease_name=RELEASE, key_secret=f"{RELEASE}-key", metrics_authorization=True)
 
 
 def test_pods_may_do_nothing_on_their_nodes(chart: Chart) -> None:

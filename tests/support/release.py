@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
 
 from support.chart import CHART, NAMESPACE, RELEASE, Json
 from support.controlplane import Run
@@ -76,13 +79,35 @@ class Release:
 
 def _write_pod_files(plane: ControlPlane, root: Path) -> None:
     """What a kubelet projects into the pod."""
-    path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{RELEASE}/token"
-    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
     place = root / _SERVICE_ACCOUNT
     place.mkdir(parents=True)
-    (place / "token").write_text(plane.api().request("POST", path, body)["status"]["token"])
+    (place / "token").write_text(token(plane, RELEASE))
     (place / "namespace").write_text(NAMESPACE)
     shutil.copy(plane.authority_file, place / "ca.crt")
+
+
+def token(plane: ControlPlane, name: str) -> str:
+    """A token of a service account in the release's namespace, which is made if it is missing."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{name}"
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": NAMESPACE}}
+    plane.api().apply(path, account)
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
+    return str(plane.api().request("POST", f"{path}/token", body)["status"]["token"])
+
+
+def scrape(log: Path, bearer: str = "") -> int:
+    """HTTP status of /metrics of the operator that writes this log."""
+    until(lambda: "serving /metrics" in log.read_text(), lambda: "the operator does not serve")
+    found = re.search(r"serving /metrics.* on port (\d+)", log.read_text())
+    assert found is not None
+    request = Request(f"http://127.0.0.1:{found[1]}/metrics")
+    if bearer:
+        request.add_header("Authorization", f"Bearer {bearer}")
+    try:
+        with build_opener(ProxyHandler({})).open(request, timeout=SECONDS) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
 
 
 def until(condition: Callable[[], bool], what: Callable[[], str], seconds: float = SECONDS) -> None:

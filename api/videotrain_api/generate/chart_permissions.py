@@ -105,6 +105,22 @@ RIGHTS: Final = (
         value="webhook.enabled",
     ),
     Right(
+        Place.CLUSTER,
+        "authentication.k8s.io",
+        "tokenreviews",
+        ("create",),
+        "Learn whose bearer token a request for /metrics carries.",
+        value="monitoring.authorization",
+    ),
+    Right(
+        Place.CLUSTER,
+        "authorization.k8s.io",
+        "subjectaccessreviews",
+        ("create",),
+        "Learn whether that user may read /metrics.",
+        value="monitoring.authorization",
+    ),
+    Right(
         Place.RELEASE,
         "coordination.k8s.io",
         "leases",

@@ -205,6 +205,9 @@ class Alerts(_Values):
 class Monitoring(_Values):
     """Scraping and alerts by the Prometheus Operator, and boards for Grafana."""
 
+    authorization: bool = True
+    """Answer /metrics of the operator only to bearer tokens whose user may get that path (a ClusterRole with
+    nonResourceURLs: ["/metrics"]); they tell names, sizes and costs of everybody's runs."""
     service_monitor: Monitor = Monitor()
     """Scrapes the operator: runs, money, reconciliation."""
     pod_monitor: Monitor = Monitor()

@@ -37,6 +37,16 @@
   resourceNames: [{{ include "videotrain.clusterName" . | quote }}]
   verbs: ["get", "patch"]
 {{- end }}
+{{- if .Values.monitoring.authorization }}
+- apiGroups: ["authentication.k8s.io"]
+  resources: ["tokenreviews"]
+  verbs: ["create"]
+{{- end }}
+{{- if .Values.monitoring.authorization }}
+- apiGroups: ["authorization.k8s.io"]
+  resources: ["subjectaccessreviews"]
+  verbs: ["create"]
+{{- end }}
 {{- end }}
 {{- define "videotrain.permissions.release" -}}
 - apiGroups: ["coordination.k8s.io"]

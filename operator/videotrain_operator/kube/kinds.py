@@ -44,6 +44,8 @@ _ALL: Final = (
         "validatingwebhookconfigurations",
         namespaced=False,
     ),
+    Kind("TokenReview", "authentication.k8s.io/v1", "tokenreviews", namespaced=False),
+    Kind("SubjectAccessReview", "authorization.k8s.io/v1", "subjectaccessreviews", namespaced=False),
     Kind("Workload", f"{KUEUE}/v1beta2", "workloads"),
 )
 KINDS: Final = {kind.name: kind for kind in _ALL}

@@ -27,6 +27,7 @@ from videotrain_operator.manager.controller import Controller
 from videotrain_operator.manager.election import Election
 from videotrain_operator.manager.kopf_thread import KopfThread
 from videotrain_operator.manager.master_key import read_master_key
+from videotrain_operator.manager.scrapers import Scrapers
 from videotrain_operator.manager.server import serve
 from videotrain_operator.manager.settings import Settings
 from videotrain_operator.telemetry import OperatorMetrics, Sample
@@ -120,6 +121,7 @@ class Operator:
                     metrics=self._metrics.text,
                     healthy=self._liveness_problem,
                     ready=self._readiness_problem,
+                    scrapers=Scrapers(self._client.apart()) if self._settings.metrics_authorization else None,
                 )
             )
             _log.info("serving /metrics, /healthz and /readyz on port %d", port)

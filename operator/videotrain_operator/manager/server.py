@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
 
 from videotrain_api.metrics import CONTENT_TYPE
+from videotrain_operator.manager.scrapers import Scrapers
 
 HTTP_UNAVAILABLE: Final = 503
 Check = Callable[[], str]
@@ -17,7 +19,13 @@ Check = Callable[[], str]
 
 @asynccontextmanager
 async def serve(
-    address: str, port: int, *, metrics: Callable[[], bytes], healthy: Check, ready: Check
+    address: str,
+    port: int,
+    *,
+    metrics: Callable[[], bytes],
+    healthy: Check,
+    ready: Check,
+    scrapers: Scrapers | None = None,
 ) -> AsyncIterator[int]:
     """Serve until left; yields the port.
 
@@ -27,12 +35,18 @@ async def serve(
         metrics: text of /metrics.
         healthy: decides /healthz.
         ready: decides /readyz.
+        scrapers: decides who reads /metrics; everybody does without.
 
     Raises:
         OSError: the port cannot be used.
     """
 
-    async def scrape(_: web.Request) -> web.Response:
+    async def scrape(request: web.Request) -> web.Response:
+        if scrapers is not None:
+            status = await scrapers.judge(request.headers.get("Authorization", ""))
+            if status is not HTTPStatus.OK:
+                asked = {"WWW-Authenticate": "Bearer"} if status is HTTPStatus.UNAUTHORIZED else {}
+                return web.Response(status=status, text=f"{status.phrase}\n", headers=asked)
         return web.Response(body=metrics(), headers={"Content-Type": CONTENT_TYPE})
 
     app = web.Application()

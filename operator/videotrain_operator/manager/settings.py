@@ -50,6 +50,11 @@ class Settings:
     )
     listen_address: str = _setting("", "Address to listen on; every one if empty.")
     http_port: int = _setting(8080, "Port of /metrics, /healthz and /readyz; any free one if 0.", least=0, most=65535)
+    metrics_authorization: bool = _setting(
+        False,
+        "Let only those read /metrics whose bearer token the API server knows and whose user may get that path "
+        "(TokenReview, SubjectAccessReview).",
+    )
     webhook_port: int = _setting(0, "Port of the validating webhook; off if 0.", least=0, most=65535)
     webhook_service: str = _setting("videotrain-webhook", "Service through which the API server calls the webhook.")
     webhook_secret: str = _setting("videotrain-webhook", "Secret with the webhook's certificates; made if missing.")
