@@ -160,20 +160,20 @@ def lose_a_pod(release: Release) -> None:
     release.kubectl("patch", *pod, "--subresource", "status", "--type", "merge", "-p", json.dumps({"status": status}))
 
 
-def give_up_a_queued_run(release: Release) -> None:
+def give_up_a_queued_run(release: Release, name: str) -> None:
     """A queue is told that nothing more will come of a group."""
     run = run_manifest()
-    run["metadata"]["name"] = "queued"
+    run["metadata"]["name"] = name
     run["spec"] |= {"queue": {"name": "nobody-admits"}}
     release.kubectl("create", "-f", "-", stdin=json.dumps(run))
 
     def waits() -> bool:
         return bool(
-            release.kubectl("-n", "team", "get", "pods", "-l", "videotrain.dev/run=queued", "-o", "name").stdout
+            release.kubectl("-n", "team", "get", "pods", "-l", f"videotrain.dev/run={name}", "-o", "name").stdout
         )
 
     until(waits, lambda: "the queued run has no pods")
-    release.kubectl("-n", "team", "patch", "vtr", "queued", "--type", "merge", "-p", '{"spec": {"suspend": true}}')
+    release.kubectl("-n", "team", "patch", "vtr", name, "--type", "merge", "-p", '{"spec": {"suspend": true}}')
 
 
 def test_every_right_is_used_and_none_is_missing(
@@ -184,7 +184,7 @@ def test_every_right_is_used_and_none_is_missing(
     with release.operator(plane, tmp_path) as log:
         put_strangers_in_the_way(plane, release, since)
         lose_a_pod(release)
-        give_up_a_queued_run(release)
+        give_up_a_queued_run(release, f"queued-{mode}")
         assert scrape(log, token(plane, "reader")) == FORBIDDEN
 
         def complete() -> bool:
