@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.audit import AuditedControlPlane
-from support.chart import NAMESPACE, OWN, ROOT, Json, Rules, table
+from support.chart import NAMESPACE, OWN, RELEASE, ROOT, Json, Rules, table
 from support.controlplane import Run, environment, program
 from support.plane_objects import create_namespace
 from support.release import ACCOUNT, Release, scrape, token, until
@@ -56,6 +56,8 @@ def mode(request: pytest.FixtureRequest, release: Release) -> Iterator[str]:
     release.install(MODES[request.param])
     yield request.param
     release.uninstall()
+    # It outlives the release; with it there, the operator of the next one would not have to write it.
+    release.kubectl("-n", NAMESPACE, "delete", "secret", f"{RELEASE}-key")
 
 
 def documented(place: str) -> Rules:
