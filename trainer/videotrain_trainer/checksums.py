@@ -20,7 +20,7 @@ from videotrain_trainer.storage import ObjectStore
 Parsed = TypeVar("Parsed")
 READINGS: Final = 3
 FIELD: Final = "crc32c"
-FOOTER_KEY: Final = b"videotrain.crc32c"
+FOOTER_KEY: Final = b"videotrain-crc32c"
 _UNSET: Final = b"0" * 8
 
 

@@ -317,6 +317,7 @@ RUN: Final = Board(
                     (
                         (f"max({m.CHECKPOINT_COMMITS.name}{_RUN})", "completed by the leader's pod"),
                         (f"max({m.CHECKPOINT_SKIPPED.name}{_RUN})", "refused at a start"),
+                        (f"sum({m.HOUSEKEEPING_FAILURES.name}{_RUN})", "failures of what is done beside them"),
                     ),
                 ),
                 Panel("Size of a checkpoint", ((f"max({m.CHECKPOINT_BYTES.name}{_RUN})", ""),), "bytes"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import google_crc32c
 import pytest
 
 from videotrain.report.workdir import ObjectMissingError
@@ -180,9 +181,11 @@ class SyntheticRun:
         ]
         before += lines
         uri = f"{prefix}/order/{first:08d}-{step:08d}.g{self.number:06d}.jsonl"
-        self.objects.objects[uri] = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        self.objects.objects[uri] = text
         segments = stage.setdefault("_segments", [])
-        segments.append({"uri": uri, "firstStep": first, "lastStep": step, "generation": self.number})
+        crc = f"{google_crc32c.value(text):08x}"
+        segments.append({"uri": uri, "firstStep": first, "lastStep": step, "generation": self.number, "crc32c": crc})
         digest = hashlib.sha256("".join(f"{o['step']} {' '.join(o['ids'])}\n" for o in before).encode()).hexdigest()
         commit = f"{prefix}/checkpoints/step-{step:08d}/commit.json"
         document = {

@@ -32,7 +32,15 @@ def server(progress, asked):
         asked.release()
         return b"x" * 20_000_000  # more than socket buffers take, so that the answer meets a closed connection
 
-    server = AgentServer("127.0.0.1", 0, key=KEY, progress=lambda: progress, metrics=metrics, healthy=lambda: True)
+    server = AgentServer(
+        "127.0.0.1",
+        0,
+        key=KEY,
+        progress=lambda: progress,
+        metrics=metrics,
+        healthy=lambda: True,
+        take_roster=lambda _: None,
+    )
     server.start()
     yield server
     server.close()
