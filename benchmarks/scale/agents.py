@@ -1,9 +1,11 @@
 """Simulated agents: one HTTP server that answers as the agent of whichever pod was asked.
 
 KWOK's pods run nothing, so nobody listens at their addresses. This process answers on all of them (see network.py) and
-tells the pods apart by the address that was asked. An agent is idle until there is a roster with its pod, then
-`starting`, `running` and, once the driver says so, `succeeded`. The driver feeds it pods and orders as JSON lines on
-standard input; it prints `ready` when it listens. It is part of the driver: its CPU is not the cluster's.
+tells the pods apart by the address that was asked. An agent is idle until the operator sends a roster with its pod,
+then `starting`, `running` and, once the driver says so, `succeeded`. Requests are checked and answers signed as the
+real agent does; a roster to be passed on is handed over inside the process: hops between agents take no time.
+The driver feeds it the master key, pods and orders as JSON lines on standard input; it prints `ready` when it listens
+and a line for each agent that is told a newer roster. It is part of the driver: its CPU is not the cluster's.
 
     python -m scale.agents --start-seconds 0.5 --step-seconds 30
 """
@@ -14,16 +16,25 @@ import argparse
 import asyncio
 import json
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Any, Final
 
 from aiohttp import web
 
-from videotrain_api.records import AgentProgress, GenerationProgress, Roster, WorkerExit
-from videotrain_api.vocabulary import PORT_AGENT
+from videotrain_api.records import (
+    AgentProgress,
+    GenerationProgress,
+    Roster,
+    RosterNotice,
+    RosterReceipt,
+    WorkerExit,
+)
+from videotrain_api.signing import Answer, Nonces, Request, SignatureError, derive_signing_key
+from videotrain_api.vocabulary import PATH_ROSTER, PORT_AGENT
 
 TOTAL_STEPS: Final = 100_000
 LONGEST_WAIT_SECONDS: Final = 60.0
@@ -48,20 +59,24 @@ class SimulatedAgent:
     pod: str
     uid: str
     pace: Pace
+    key: bytes = b""
+    """The signing key of its run."""
+    nonces: Nonces = field(default_factory=Nonces)
     roster: Roster | None = None
     current: GenerationProgress | None = None
     previous: GenerationProgress | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def obey(self, roster: Roster, now: datetime) -> None:
-        """Take note of a roster; an old one is ignored."""
+    def obey(self, roster: Roster, now: datetime) -> bool:
+        """Take note of a roster; whether it is a newer one."""
         if self.roster is not None and roster.order() <= self.roster.order():
-            return
+            return False
         self.roster = roster
         self._end("drained", now)
         if roster.action == "run" and roster.rank(self.uid) is not None:
             self.previous, self.current = self.current, self._launched(roster, now)
         self.tell()
+        return True
 
     def finish(self, now: datetime) -> None:
         """The workers complete the stage."""
@@ -140,10 +155,21 @@ class SimulatedAgent:
 class Crowd:
     """All agents, by the address of their pod."""
 
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
+    def __init__(self, pace: Pace, master_key: bytes, on_told: Callable[[str, Roster], None] | None = None) -> None:
+        """Begin with no agents.
+
+        Args:
+            pace: of all workers.
+            master_key: of the operator whose runs these are.
+            on_told: told the pod's uid and the roster whenever an agent takes a newer one.
+        """
+        self._pace, self.master_key, self._on_told = pace, master_key, on_told
         self.agents: dict[str, SimulatedAgent] = {}
         self.questions = 0
+
+    def routes(self) -> list[web.RouteDef]:
+        """What every agent serves."""
+        return [web.get("/progress", self.progress), web.post(PATH_ROSTER, self.hear_roster)]
 
     def order(self, line: Json, now: datetime) -> None:
         """Do what the driver says: `pod` came or changed, `gone` (address and uid), or `finish` all."""
@@ -156,31 +182,56 @@ class Crowd:
                 del self.agents[line["gone"]]
                 known.tell()
         else:
-            self._pod(line["pod"], now)
-
-    def _pod(self, pod: Json, now: datetime) -> None:
-        agent = self.agents.get(pod["address"])
-        if agent is None or agent.uid != pod["uid"]:
-            agent = self.agents[pod["address"]] = SimulatedAgent(pod["name"], pod["uid"], self._pace)
-        if pod["roster"]:
-            agent.obey(_parsed(pod["roster"]), now)
+            pod = line["pod"]
+            agent = self.agents.get(pod["address"])
+            if agent is None or agent.uid != pod["uid"]:
+                key = derive_signing_key(self.master_key, pod["run"])
+                self.agents[pod["address"]] = SimulatedAgent(pod["name"], pod["uid"], self._pace, key)
 
     async def progress(self, request: web.Request) -> web.Response:
         """GET /progress, with `wait` and `known` as the real agent has them."""
         self.questions += 1
-        assert request.transport is not None
-        agent = self.agents.get(request.transport.get_extra_info("sockname")[0])
-        if agent is None:
-            raise web.HTTPServiceUnavailable(text="no pod has this address\n")
+        agent, nonce = self._asked(request, b"")
         wait = min(float(request.query.get("wait", "0")), LONGEST_WAIT_SECONDS)
         answer = await _with_news(agent, request.query.get("known", ""), wait)
-        return web.json_response(answer.to_wire(), headers={"ETag": answer.tag()})
+        return _signed(agent, nonce, answer.to_wire(), answer.tag())
+
+    async def hear_roster(self, request: web.Request) -> web.Response:
+        """POST of a roster, for this agent and for those whom it should pass it on to."""
+        body = await request.read()
+        agent, nonce = self._asked(request, body)
+        notice, now = RosterNotice.from_wire(json.loads(body)), datetime.now(UTC)
+        told = [address for address in (_recipient(request), *notice.to) if address in self.agents]
+        for address in told:
+            other = self.agents[address]
+            if other.obey(notice.roster, now) and self._on_told is not None:
+                self._on_told(other.uid, notice.roster)
+        return _signed(agent, nonce, RosterReceipt(told=told).to_wire(), "")
+
+    def _asked(self, request: web.Request, body: bytes) -> tuple[SimulatedAgent, str]:
+        """The agent that is asked, and the nonce of a request that its run's operator signed."""
+        address = _recipient(request)
+        agent = self.agents.get(address)
+        if agent is None:
+            raise web.HTTPServiceUnavailable(text="no pod has this address\n")
+        asked = Request(recipient=address, method=request.method, target=request.path_qs, body=body)
+        try:
+            nonce = asked.verify(agent.key, request.headers, now_us=time.time_ns() // 1000, nonces=agent.nonces)
+        except SignatureError as error:
+            raise web.HTTPUnauthorized(text=f"{error}\n") from None
+        return agent, nonce
 
 
-@lru_cache(maxsize=64)
-def _parsed(text: str) -> Roster:
-    """All pods of a run find the same text."""
-    return Roster.from_wire(json.loads(text))
+def _recipient(request: web.Request) -> str:
+    assert request.transport is not None
+    return str(request.transport.get_extra_info("sockname")[0])
+
+
+def _signed(agent: SimulatedAgent, nonce: str, told: Json, tag: str) -> web.Response:
+    body = json.dumps(told).encode()
+    signature = Answer(status=200, etag=tag, body=body).sign(agent.key, nonce, time_us=time.time_ns() // 1000)
+    head = {"Content-Type": "application/json"} | ({"ETag": tag} if tag else {}) | signature
+    return web.Response(body=body, headers=head)
 
 
 async def _with_news(agent: SimulatedAgent, known: str, wait: float) -> AgentProgress:
@@ -206,17 +257,25 @@ async def _orders(crowd: Crowd) -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
         order = json.loads(line)
-        if "count" in order:
+        if "masterKey" in order:
+            crowd.master_key = bytes.fromhex(order["masterKey"])
+        elif "count" in order:
             print(json.dumps({"questions": crowd.questions}), flush=True)
         else:
             crowd.order(order, datetime.now(UTC))
 
 
+def _report(uid: str, roster: Roster) -> None:
+    """The driver's clock is the same: a monotonic time is one of the machine."""
+    told = {"uid": uid, "order": roster.order(), "at": time.monotonic()}
+    print(json.dumps({"told": told}), flush=True)
+
+
 async def serve(pace: Pace) -> None:
     """Answer until standard input ends."""
-    crowd = Crowd(pace)
-    app = web.Application()
-    app.add_routes([web.get("/progress", crowd.progress)])
+    crowd = Crowd(pace, b"", _report)
+    app = web.Application(client_max_size=LINE_LIMIT)
+    app.add_routes(crowd.routes())
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "0.0.0.0", PORT_AGENT, backlog=1024).start()

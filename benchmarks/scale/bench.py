@@ -17,7 +17,7 @@ from typing import Any
 from scale import audit, usage
 from scale.agent_process import AgentProcess
 from scale.jobset import JOBSET, JobSetController
-from scale.plane import OPERATOR_NAMESPACE, MeasuredPlane, make_plane, operator_user, prepare
+from scale.plane import OPERATOR_NAMESPACE, MeasuredPlane, make_plane, master_key, operator_user, prepare
 from scale.progress import Progress
 from scale.replicas import Replica
 from scale.subjects import SUBJECTS, JobSets, Subject
@@ -73,8 +73,8 @@ class Bench:
 
     @property
     def begins(self) -> str:
-        """The mark from which training can go on: ours when every pod has its roster, others' when all pods run."""
-        return "roster_at" if self.subject.has_operator else "running_at"
+        """The mark from which training can go on: ours when all agents are told, others' when all pods run."""
+        return "roster_at" if self.agents is not None else "running_at"
 
     def names(self, count: int) -> list[str]:
         """Names of new runs."""
@@ -222,9 +222,13 @@ async def open_bench(
         simulated = options.agents and subject.has_operator
         crowd = await stack.enter_async_context(agents) if simulated else None
         tracker = Tracker(subject.label, crowd.pod if crowd else None)
+        if crowd is not None:
+            crowd.on_told = tracker.told
         following = asyncio.create_task(tracker.follow(client))
         stack.push_async_callback(_cancel, following)
         operators = await _start_operators(stack, plane, folder, replicas) if subject.has_operator else []
+        if crowd is not None:
+            crowd.use_key(await asyncio.to_thread(master_key, plane))
         peer = await _start_jobset(stack, plane, folder) if options.peer == JobSets.name else None
         bench = Bench(options, plane, client, subject, tracker, crowd, operators, peer, progress)
         await bench.warm_up()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +14,12 @@ from videotrain.controlplane.commands import API_SERVER, CONTROLLER_MANAGER, Lay
 from videotrain.controlplane.errors import RequestError
 from videotrain.controlplane.kwok import create_nodes
 from videotrain.controlplane.plane import ControlPlane
-from videotrain.controlplane.settings import PROFILES, Kwok, NodeMonitoring, Settings
+from videotrain.controlplane.settings import PROFILES, Kwok, NodeMonitoring
+from videotrain.controlplane.settings import Settings as PlaneSettings
 from videotrain_api.crd.definition import custom_resource_definition
 from videotrain_api.generate.chart_permissions import RIGHTS
+from videotrain_api.vocabulary import SIGNING_KEY
+from videotrain_operator.manager.settings import Settings
 
 NAMESPACE: Final = "scale"
 OPERATOR_NAMESPACE: Final = "videotrain-system"
@@ -54,7 +58,7 @@ def make_plane(directory: Path, profile: str, *, heartbeats: bool) -> MeasuredPl
     """
     nodes = NodeMonitoring() if heartbeats else NodeMonitoring(grace_seconds=DAY)
     kwok = Kwok(pod_range=POD_RANGE, lease_seconds=LEASE_SECONDS if heartbeats else 0)
-    return MeasuredPlane(directory, Settings(profile=PROFILES[profile], nodes=nodes, kwok=kwok))
+    return MeasuredPlane(directory, PlaneSettings(profile=PROFILES[profile], nodes=nodes, kwok=kwok))
 
 
 def prepare(plane: MeasuredPlane, nodes: list[str], *, operator: bool) -> None:
@@ -81,6 +85,12 @@ def restore_node(plane: MeasuredPlane, name: str) -> None:
     create_nodes(plane.api(), [name])
 
 
+def master_key(plane: MeasuredPlane) -> bytes:
+    """The key that the operator has made for itself, by which the simulated agents know it."""
+    path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/secrets/{Settings().key_secret}"
+    return base64.b64decode(plane.api().get(path)["data"][SIGNING_KEY])
+
+
 def operator_user() -> tuple[str, tuple[str, ...]]:
     """The operator's user and groups: a service account's, and with them the priority of a workload."""
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{OPERATOR_NAMESPACE}")
@@ -88,13 +98,14 @@ def operator_user() -> tuple[str, tuple[str, ...]]:
 
 
 def operator_permissions() -> tuple[Json, Json]:
-    """A ClusterRole with the rights that the chart gives, and its binding. The Lease is made by the chart there."""
+    """A ClusterRole with the rights that the chart gives, and its binding. The chart makes Lease and key."""
     rules = [{"apiGroups": [r.group], "resources": [r.resource], "verbs": list(r.verbs)} for r in RIGHTS]
     leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create", "patch"]}
+    key = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "create", "update"]}
     head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": OPERATOR}}
     reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": OPERATOR}
     subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": operator_user()[0]}
-    role = head | {"kind": "ClusterRole", "rules": [*rules, leases]}
+    role = head | {"kind": "ClusterRole", "rules": [*rules, leases, key]}
     return role, head | {"kind": "ClusterRoleBinding", "roleRef": reference, "subjects": [subject]}
 
 

@@ -6,13 +6,12 @@ Times are monotonic and taken when the event arrives, so on a saturated machine 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from videotrain_api.vocabulary import LABEL_INDEX, ROSTER_KEY
+from videotrain_api.vocabulary import LABEL_INDEX, LABEL_RUN_UID
 from videotrain_operator.cluster.interface import WatchEvent
 from videotrain_operator.kube.client import ApiUnavailable, KubeClient
 
@@ -35,12 +34,11 @@ class PodSeen:
     running_at: float | None = None
     gone_at: float | None = None
     leaving: bool = False
-    roster: str | None = None
-    """Its text, as the pod finds it mounted once it runs."""
+    run_uid: str = ""
     order: tuple[int, bool] = (0, False)
-    """Of the roster; see Roster.order."""
+    """Of the newest roster that its agent was told; see Roster.order."""
     roster_at: float | None = None
-    """When that roster was first seen here."""
+    """When it was told."""
 
     @property
     def live(self) -> bool:
@@ -61,8 +59,7 @@ class RunSeen:
     """When all its pods were there for the first time."""
     running_at: float | None = None
     roster_at: float | None = None
-    """When there was a roster for every pod."""
-    roster: str | None = None
+    """When every pod's agent had been told a roster."""
     twins: int = 0
     """How often a second live pod of one index was seen."""
 
@@ -114,22 +111,23 @@ class Tracker:
         run = self.runs.get((body["metadata"].get("labels") or {}).get(self._label, ""))
         if run is None:
             return
-        if body.get("kind") == "ConfigMap":
-            run.roster = (body.get("data") or {}).get(ROSTER_KEY) or run.roster
-            changed = [pod for pod in run.pods.values() if pod.live]
-        else:
-            pod = self._pod(run, body, now)
-            _update(pod, body, now)
-            if event.type == "DELETED" and pod.gone_at is None:
-                pod.gone_at = now
-                self.pods_there -= 1
-            changed = [pod]
-        for pod in changed:
-            _mount(pod, run.roster, now)
-            if self._on_pod is not None:
-                self._on_pod(pod)
+        pod = self._pod(run, body, now)
+        _update(pod, body, now)
+        if event.type == "DELETED" and pod.gone_at is None:
+            pod.gone_at = now
+            self.pods_there -= 1
         self._mark(run, now)
+        if self._on_pod is not None:
+            self._on_pod(pod)
         self._changed.set()
+
+    def told(self, uid: str, order: tuple[int, bool], at: float) -> None:
+        """The agent of a pod has taken a newer roster."""
+        for run in self.runs.values():
+            if (pod := run.pods.get(uid)) is not None and order > pod.order:
+                pod.order, pod.roster_at = order, at
+                self._mark(run, at)
+                self._changed.set()
 
     def _pod(self, run: RunSeen, body: Json, now: float) -> PodSeen:
         head = body["metadata"]
@@ -139,6 +137,7 @@ class Tracker:
             index = str(labels.get(LABEL_INDEX) or labels.get(JOB_INDEX) or "")
             run.twins += sum(other.live and other.index == index for other in run.pods.values())
             pod = run.pods[head["uid"]] = PodSeen(head["uid"], head["name"], index, now)
+            pod.run_uid = labels.get(LABEL_RUN_UID, "")
             self.pods_there += 1
         return pod
 
@@ -151,7 +150,7 @@ class Tracker:
         marks = {
             "exist_at": True,
             "running_at": all(pod.phase == "Running" for pod in live),
-            "roster_at": all(pod.roster for pod in live),
+            "roster_at": all(pod.order[0] for pod in live),
         }
         for mark, there in marks.items():
             if there and getattr(run, mark) is None:
@@ -161,9 +160,10 @@ class Tracker:
     async def follow(self, client: KubeClient) -> None:
         """Watch until cancelled. A failure ends every wait: what was missed cannot be measured."""
         try:
-            async with asyncio.TaskGroup() as group:
-                for kind in ("Pod", "ConfigMap"):
-                    group.create_task(self._follow_kind(client, kind))
+            first = await client.list_page("Pod", labelSelector=self._label, limit="1")
+            version = str(first["metadata"]["resourceVersion"])
+            while True:
+                version = await self._follow_once(client, version)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -171,20 +171,14 @@ class Tracker:
             self._changed.set()
             raise
 
-    async def _follow_kind(self, client: KubeClient, kind: str) -> None:
-        first = await client.list_page(kind, labelSelector=self._label, limit="1")
-        version = str(first["metadata"]["resourceVersion"])
-        while True:
-            version = await self._follow_once(client, kind, version)
-
-    async def _follow_once(self, client: KubeClient, kind: str, version: str) -> str:
+    async def _follow_once(self, client: KubeClient, version: str) -> str:
         try:
-            async for event in client.watch(kind, labels=self._label, resource_version=version):
+            async for event in client.watch("Pod", labels=self._label, resource_version=version):
                 if isinstance(event, str):
                     version = event
                     continue
                 version = str(event.object["metadata"]["resourceVersion"])
-                self.note(WatchEvent(event.type, {"kind": kind} | event.object), time.monotonic())
+                self.note(event, time.monotonic())
         except ApiUnavailable:
             await asyncio.sleep(0.2)  # taken up again where it broke
         return version
@@ -226,12 +220,3 @@ def _update(pod: PodSeen, body: Json, now: float) -> None:
     pod.leaving = "deletionTimestamp" in head
     if pod.phase == "Running" and pod.running_at is None:
         pod.running_at = now
-
-
-def _mount(pod: PodSeen, text: str | None, now: float) -> None:
-    """A running pod finds the run's roster."""
-    if text and text != pod.roster and pod.phase == "Running":
-        roster = json.loads(text)
-        pod.roster, order = text, (int(roster["generation"]), roster["action"] == "stop")
-        if order > pod.order:
-            pod.order, pod.roster_at = order, now

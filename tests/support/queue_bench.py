@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import random
 from collections.abc import Callable
@@ -19,10 +20,11 @@ from support.controlplane import OPERATOR
 from support.kueue import Kueue
 from support.operator_bench import Bench
 from support.planner_builders import manifest, train_stage
+from support.rights import KEY_SECRET
 
 from videotrain.controlplane.commands import KWOK, Layout
 from videotrain.controlplane.settings import Kwok, Settings
-from videotrain_api.vocabulary import KIND, LABEL_RUN, PORT_AGENT, ROSTER_KEY
+from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID, PORT_AGENT, SIGNING_KEY
 from videotrain_operator.kube.client import KubeClient
 
 GPUS = 8
@@ -54,15 +56,14 @@ class Agents:
     """An agent at the address of each pod that runs."""
 
     def __init__(self) -> None:
-        self.crowd = Crowd(PACE)
+        self.crowd = Crowd(PACE, b"")
         self._runner: web.AppRunner
         self._sites: dict[str, asyncio.Task[None]] = {}
-        self._rosters: dict[str, str] = {}
 
     async def start(self) -> None:
         """Get ready to serve."""
         app = web.Application()
-        app.add_routes([web.get("/progress", self.crowd.progress)])
+        app.add_routes(self.crowd.routes())
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
 
@@ -80,23 +81,12 @@ class Agents:
         if deleted or status.get("phase") != "Running":
             self.crowd.order({"gone": address, "uid": head["uid"]}, now)
             return
-        pod = {"name": head["name"], "uid": head["uid"], "address": address}
-        pod["roster"] = self._rosters.get(head["labels"][LABEL_RUN])
+        pod = {"name": head["name"], "uid": head["uid"], "address": address, "run": head["labels"][LABEL_RUN_UID]}
         self.crowd.order({"pod": pod}, now)
         if "deletionTimestamp" in head:
             self.crowd.agents[address].leave(now)
         if address not in self._sites:
             self._sites[address] = asyncio.create_task(self._listen(address))
-
-    def see_roster(self, body: Json) -> None:
-        """A config map of a run came or changed."""
-        text, run = (body.get("data") or {}).get(ROSTER_KEY), (body["metadata"].get("labels") or {}).get(LABEL_RUN)
-        if text and run:
-            self._rosters[run] = text
-            for address, agent in self.crowd.agents.items():
-                if agent.pod.startswith(f"{run}-w"):
-                    pod = {"name": agent.pod, "uid": agent.uid, "address": address, "roster": text}
-                    self.crowd.order({"pod": pod}, datetime.now(UTC))
 
     async def _listen(self, address: str) -> None:
         await web.TCPSite(self._runner, address, PORT_AGENT).start()
@@ -125,13 +115,15 @@ class QueueBench(Bench):
         self.views["Workload"] = View("Workload")
         self.agents = Agents()
         self.views["Pod"].listeners.append(self._see_agent_pod)
-        self.views["ConfigMap"].listeners.append(self._see_agent_roster)
         self.graces: dict[str, int] = {}
         """Seconds that each deleted pod was given, by uid."""
 
-    def _see_agent_roster(self, body: Json, deleted: bool) -> None:
-        if body["metadata"]["namespace"] == self.namespace and not deleted:
-            self.agents.see_roster(body)
+    async def start(self, *flags: str, **options: Any) -> None:
+        """Start operators, and give their key to the agents."""
+        await super().start(*flags, **options)
+        path = f"/api/v1/namespaces/{self.namespace}/secrets/{KEY_SECRET}"
+        secret = await asyncio.to_thread(self.plane.api().get, path)
+        self.agents.crowd.master_key = base64.b64decode(secret["data"][SIGNING_KEY])
 
     def _see_agent_pod(self, body: Json, deleted: bool) -> None:
         if body["metadata"]["namespace"] != self.namespace:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import UTC, datetime, timedelta
 
+import pytest
+from aiohttp import web
 from scale.agents import Crowd, Pace, SimulatedAgent, _with_news
 
-from videotrain_api.records import Roster, RosterMember
+from videotrain.processes.addresses import free_ports
+from videotrain_api.records import Roster, RosterMember, RosterNotice
 from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_operator.cluster import agents
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+MASTER = bytes(range(32))
 PACE = Pace(start_seconds=2, step_seconds=10)
 
 
@@ -86,18 +90,54 @@ def test_finished_workers_have_done_all_steps():
     )
 
 
-def pod(uid, text=None):
-    return {"pod": {"name": "a-w0", "uid": uid, "address": "10.64.0.1", "roster": text}}
+def pod(uid, address="10.64.0.1"):
+    return {"pod": {"name": "a-w0", "uid": uid, "address": address, "run": "u"}}
 
 
 def test_a_new_pod_at_an_address_is_another_agent_and_a_late_goodbye_leaves_it_alone():
-    crowd = Crowd(PACE)
-    crowd.order(pod("old", json.dumps(roster(1, "a-w0").to_wire())), NOON)
+    crowd = Crowd(PACE, MASTER)
+    crowd.order(pod("old"), NOON)
     crowd.order(pod("new"), NOON)
     crowd.order({"gone": "10.64.0.1", "uid": "old"}, NOON)
     assert crowd.agents["10.64.0.1"].progress(NOON).pod_uid == "new"
     crowd.order({"gone": "10.64.0.1", "uid": "new"}, NOON)
     assert crowd.agents == {}
+
+
+@pytest.fixture
+async def crowd(monkeypatch):
+    """Agents of one run at three loopback addresses, and what they were told."""
+    told = []
+    crowd = Crowd(PACE, MASTER, lambda uid, roster: told.append((uid, roster.order())))
+    crowd.told = told
+    app = web.Application()
+    app.add_routes(crowd.routes())
+    runner = web.AppRunner(app)
+    await runner.setup()
+    addresses = [f"127.83.4.{number}" for number in (1, 2, 3)]
+    port = free_ports(1)[0]
+    for number, address in enumerate(addresses):
+        crowd.order(pod(f"uid-a-w{number}", address), NOON)
+        await web.TCPSite(runner, address, port).start()
+    monkeypatch.setattr(agents, "PORT_AGENT", port)
+    yield crowd
+    await runner.cleanup()
+
+
+async def test_the_operators_own_client_is_answered_and_its_roster_reaches_all(crowd):
+    async with agents.AgentClient(MASTER) as client:
+        key = client.signing_key("u")
+        assert (await client.progress("127.83.4.1", key)).roster_generation is None
+        notice = RosterNotice(roster=roster(1, "a-w0"), to=["127.83.4.2", "127.83.4.9"], seconds=5)
+        assert sorted(await client.tell("127.83.4.1", notice, key)) == ["127.83.4.1", "127.83.4.2"]
+        assert (await client.progress("127.83.4.2", key)).roster_generation == 1
+        await client.tell("127.83.4.1", notice, key)
+    assert crowd.told == [("uid-a-w0", (1, False)), ("uid-a-w1", (1, False))], "told once each"
+
+
+async def test_another_runs_key_is_refused(crowd):
+    async with agents.AgentClient(MASTER) as client:
+        assert await client.progress("127.83.4.1", client.signing_key("another run")) is None
 
 
 async def test_a_question_is_held_until_there_is_news():

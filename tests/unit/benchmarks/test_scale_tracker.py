@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from scale.faults import Recovery
 from scale.tracker import Tracker
 
-from videotrain_api.vocabulary import LABEL_INDEX, LABEL_RUN, ROSTER_KEY
+from videotrain_api.vocabulary import LABEL_INDEX, LABEL_RUN
 from videotrain_operator.cluster.interface import WatchEvent
 
 
@@ -25,9 +23,9 @@ def event(index, *, uid=None, phase="Pending", type_="MODIFIED", run="a", deleti
     )
 
 
-def roster(generation, action="run", run="a"):
-    data = {ROSTER_KEY: json.dumps({"generation": generation, "action": action})}
-    return WatchEvent("MODIFIED", {"kind": "ConfigMap", "metadata": {"labels": {LABEL_RUN: run}}, "data": data})
+def told(tracker, at, order=(1, False), uids=("uid-0", "uid-1", "uid-2")):
+    for uid in uids:
+        tracker.told(uid, order, at)
 
 
 def started():
@@ -37,7 +35,7 @@ def started():
     for at, phase in ((1.0, "Pending"), (2.0, "Running")):
         for index in range(3):
             tracker.note(event(index, phase=phase), at)
-    tracker.note(roster(1), 3.0)
+    told(tracker, 3.0)
     return tracker, run
 
 
@@ -50,7 +48,7 @@ def test_a_run_reaches_each_mark_with_its_last_pod():
     assert (run.exist_at, run.running_at) == (2.0, None)
     tracker.note(event(1, phase="Running"), 3.0)
     assert (run.running_at, run.roster_at) == (3.0, None)
-    tracker.note(roster(1), 4.0)
+    told(tracker, 4.0)
     assert run.roster_at == 4.0
     assert tracker.reached == {"exist_at": 1, "running_at": 1, "roster_at": 1}
     assert list(tracker.times("roster_at")) == [4.0]
@@ -92,7 +90,7 @@ def test_a_recovery_is_complete_when_survivors_have_a_roster_and_the_lost_pod_is
     tracker.note(event(0, phase="Failed"), 10.5)
     assert recovery.outcome(run)["replacedSeconds"] is None
     assert recovery.roster_seconds() is None
-    tracker.note(roster(1, "stop"), 12.0)
+    told(tracker, 12.0, (1, True))
     assert recovery.roster_seconds() == 2.0
     tracker.note(event(0, type_="DELETED", phase="Failed"), 12.5)
     tracker.note(event(0, uid="new"), 13.0)
