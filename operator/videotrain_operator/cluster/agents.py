@@ -16,11 +16,16 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from videotrain_api.records import AgentProgress, RosterNotice, RosterReceipt
-from videotrain_api.schema import ManifestError
+from videotrain_api.records import AgentProgress, RosterNotice
 from videotrain_api.signing import Answer, Request, SignatureError, derive_signing_key
 from videotrain_api.vocabulary import PATH_ROSTER, PORT_AGENT
-from videotrain_operator.cluster.answers import LARGEST_ANSWER, UnreadableAnswerError, read_progress, shown
+from videotrain_operator.cluster.answers import (
+    LARGEST_ANSWER,
+    UnreadableAnswerError,
+    read_progress,
+    read_receipt,
+    shown,
+)
 
 TIMEOUT_SECONDS: Final = 2.0
 HOP_SECONDS: Final = 1.0
@@ -140,10 +145,10 @@ class AgentClient:
         body = json.dumps(notice.to_wire()).encode()
         answer = await self._get(address, PATH_ROSTER, patience, key, body)
         try:
-            return RosterReceipt.from_wire(json.loads(answer.body)).told if answer is not None else []
-        except (ValueError, ManifestError) as error:
+            return read_receipt(answer.body).told if answer is not None else []
+        except UnreadableAnswerError as error:
             self.refused["unreadable"] += 1
-            _log.warning("agent=%s answer=unreadable error=%s", address, shown(str(error)))
+            _log.warning("agent=%s answer=unreadable error=%s", address, error)
             return []
 
     def silent_seconds(self, address: str) -> float:

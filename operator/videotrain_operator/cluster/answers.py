@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic_core import from_json
 
-from videotrain_api.records import AgentProgress
+from videotrain_api.records import AgentProgress, RosterReceipt
 from videotrain_api.schema import ManifestError
 
 LARGEST_ANSWER: Final = 256 * 1024
@@ -37,11 +37,20 @@ def read_progress(body: bytes) -> AgentProgress:
     Raises:
         UnreadableAnswerError: it is too large or too deep, no JSON, or no progress.
     """
-    if len(body) > LARGEST_ANSWER:
-        raise UnreadableAnswerError(f"the answer is longer than {LARGEST_ANSWER} bytes")
     try:
-        # Has a limit of its own on nesting and needs no stack of Python's.
-        return AgentProgress.from_wire(_bounded(from_json(body, allow_inf_nan=False), LONGEST_TEXT, 0))
+        return AgentProgress.from_wire(_bounded(_parsed(body), LONGEST_TEXT, 0))
+    except (ValueError, ManifestError) as error:
+        raise UnreadableAnswerError(shown(str(error))) from None
+
+
+def read_receipt(body: bytes) -> RosterReceipt:
+    """An agent's receipt of a roster from its JSON; nothing of it is kept.
+
+    Raises:
+        UnreadableAnswerError: it is too large or too deep, no JSON, or no receipt.
+    """
+    try:
+        return RosterReceipt.from_wire(_parsed(body))
     except (ValueError, ManifestError) as error:
         raise UnreadableAnswerError(shown(str(error))) from None
 
@@ -49,6 +58,12 @@ def read_progress(body: bytes) -> AgentProgress:
 def shown(text: str) -> str:
     """A foreign text for a log line: quoted, escaped and cut."""
     return repr(text if len(text) <= LONGEST_TOLD else f"{text[:LONGEST_TOLD]}...")
+
+
+def _parsed(body: bytes) -> Any:
+    if len(body) > LARGEST_ANSWER:
+        raise ValueError(f"the answer is longer than {LARGEST_ANSWER} bytes")
+    return from_json(body, allow_inf_nan=False)  # has a limit of its own on nesting and needs no stack of Python's
 
 
 def _bounded(data: Any, longest: int, depth: int) -> Any:

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 from support.planner_builders import SIGNING_KEY, at, progress
 
-from videotrain_api.records import AgentProgress
+from videotrain_api.records import AgentProgress, Roster, RosterNotice
 from videotrain_api.signing import HEADER_NONCE, Answer, Nonces, Request, SkewError
 from videotrain_operator.cluster import agents as agents_module
 from videotrain_operator.cluster.agents import AgentClient
@@ -125,6 +125,17 @@ async def test_a_hostile_agent_is_silence_within_time_and_memory(
         if record.name.startswith("videotrain"):
             assert record.getMessage().isprintable()
             assert len(record.getMessage()) < 1000
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_receipt_tells_of_nobody(name: str, agent: Agent) -> None:
+    agent.say = HOSTILE[name]
+    roster = Roster(
+        run_uid="u", generation=1, action="stop", stage="train", config_hash="h", reason="Started", members=[],
+        port=29400, processes_per_node=8,
+    )  # fmt: skip
+    async with asyncio.timeout(SECONDS), AgentClient(MASTER_KEY) as client:
+        assert await client.tell("127.0.0.1", RosterNotice(roster=roster, seconds=1), SIGNING_KEY) == []
 
 
 async def test_a_node_whose_clock_is_wrong_is_understood_at_once(agent: Agent) -> None:
