@@ -46,12 +46,13 @@ async def observe(
     pods = tuple(pod_view(pod, nodes, resource) for pod in bodies)
     maps = {item["metadata"]["name"]: item for item in await cluster.list("ConfigMap", namespace, labels)}
     ledger, roster_map = maps.get(ledger_name(name)), maps.get(roster_name(name))
-    roster = _roster(_text(roster_map, ROSTER_KEY), labels[LABEL_RUN_UID])
-    key = agents.signing_key(run["metadata"]["uid"])
+    roster_text = _text(roster_map, ROSTER_KEY)
+    roster = _roster(roster_text, labels[LABEL_RUN_UID])
+    key = agents.signing_key(labels[LABEL_RUN_UID])
     text = _text(ledger, LEDGER_KEY)
     read = _parse_ledger(text) if text is not None else None
     lost = [f"config map {ledger_name(name)}: {LEDGER_KEY}"] if ledger is not None and read is None else []
-    if roster is None and _text(roster_map, ROSTER_KEY):
+    if roster is None and roster_text:
         lost.append(f"config map {roster_name(name)}: {ROSTER_KEY}")
     return run, Observed(
         pods=pods,
@@ -117,10 +118,7 @@ def _parse(text: str) -> dict[str, Any] | None:
 @lru_cache(maxsize=64)
 def _parse_ledger(text: str) -> Json | None:
     """None if it cannot be read, as if there were none."""
-    try:
-        data: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    data = _parse(text)
     return data if readable(data) else None
 
 

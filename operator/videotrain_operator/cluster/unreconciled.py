@@ -6,12 +6,10 @@ from datetime import datetime
 from typing import Final
 
 from videotrain_api.reasons import Message, Reason
-from videotrain_api.resource.stored_status import read_status, with_unknown_fields
-from videotrain_api.schema import Json
 from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID, Condition
 from videotrain_operator.cluster.interface import Cluster
 from videotrain_operator.cluster.podview import pod_view
-from videotrain_operator.planner.conditions import make_condition, with_condition
+from videotrain_operator.planner.conditions import stored_with_condition
 from videotrain_operator.planner.limits import overdue_pods
 
 FAILED_PASSES: Final = 3
@@ -62,14 +60,5 @@ async def tell_unreconciled(
     message = Message.PASSES_FAIL.text(count=count, why=f"{type(error).__name__}: {error}")[:1000]
     # The event first: the status may be what is refused.
     await cluster.emit_event(run, "Warning", Reason.PASSES_FAIL, message)
-    status = _with_reconciled_false(run, message, now)
+    status = stored_with_condition(run, Condition.RECONCILED, False, Reason.PASSES_FAIL, message, now)
     await cluster.replace_status(KIND, namespace, name, status, run["metadata"].get("resourceVersion", ""))
-
-
-def _with_reconciled_false(run: Json, message: str, now: datetime) -> Json:
-    stored = run.get("status")
-    generation = run["metadata"].get("generation")
-    new = make_condition(Condition.RECONCILED, False, Reason.PASSES_FAIL, message, generation=generation, now=now)
-    conditions = with_condition(read_status(stored).status.conditions, new)
-    changed = {"conditions": [condition.to_wire() for condition in conditions]}
-    return with_unknown_fields(stored, (stored if isinstance(stored, dict) else {}) | changed)

@@ -10,7 +10,7 @@ from typing import Final
 
 from videotrain_api.reasons import Reason
 from videotrain_api.schema import Json, ManifestError
-from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID
+from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID, Condition
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.clock import Clock
 from videotrain_operator.cluster.interface import Cluster, Conflict, NotFound, WatchEvent
@@ -22,8 +22,8 @@ from videotrain_operator.kube.client import ApiError, ApiUnavailable
 from videotrain_operator.manager.agent_watch import Listening
 from videotrain_operator.manager.announcement import Announcement
 from videotrain_operator.manager.node_trust import NodeTrust
-from videotrain_operator.manager.refusals import status_of_refusal
 from videotrain_operator.manager.settings import Settings
+from videotrain_operator.planner.conditions import stored_with_condition
 from videotrain_operator.reconcile import Outcome, RunKey, RunLoop
 from videotrain_operator.telemetry import OperatorMetrics
 
@@ -249,7 +249,8 @@ class Controller:
         try:
             # The event first: the status is refused if the run has changed, and the event is worth having all the same.
             await self._cluster.emit_event(run, "Warning", error.reason or Reason.REFUSED, str(error))
-            status = status_of_refusal(run, error, self._clock.now())
+            why = (error.reason or Reason.REFUSED, str(error))
+            status = stored_with_condition(run, Condition.SCHEDULED, False, *why, self._clock.now())
             await self._cluster.replace_status(KIND, head["namespace"], head["name"], status, head["resourceVersion"])
         except (ApiError, Conflict, NotFound, ManifestError) as trouble:
             _log.warning("run=%s/%s refusal was not put on record: %s", head["namespace"], head["name"], trouble)

@@ -8,6 +8,8 @@ from typing import Final
 
 from videotrain_api.reasons import Reason
 from videotrain_api.resource.status import ConditionStatus
+from videotrain_api.resource.stored_status import read_status, with_unknown_fields
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.planner.draft import Draft
 
@@ -71,3 +73,21 @@ def make_condition(
         observed_generation=generation,
         last_transition_time=now,
     )
+
+
+def stored_with_condition(run: Json, kind: Condition, status: bool, reason: str, message: str, now: datetime) -> Json:
+    """The stored status of a run with one condition set, for when no pass decides about it; all else stays as it is.
+
+    Args:
+        run: the object as it is stored; its status may hold anything.
+        kind: type of the condition.
+        status: whether it holds.
+        reason: a Reason; another word only if Kubernetes gave it.
+        message: for people; cut at 1,000 characters.
+        now: aware.
+    """
+    stored = run.get("status")
+    new = make_condition(kind, status, reason, message, generation=run["metadata"].get("generation"), now=now)
+    conditions = with_condition(read_status(stored).status.conditions, new)
+    changed = {"conditions": [condition.to_wire() for condition in conditions]}
+    return with_unknown_fields(stored, (stored if isinstance(stored, dict) else {}) | changed)
