@@ -24,6 +24,23 @@ FOOTER_KEY: Final = b"videotrain-crc32c"
 _UNSET: Final = b"0" * 8
 
 
+def read_again(
+    store: ObjectStore, read: Callable[[ObjectStore], Parsed], trouble: tuple[type[Exception], ...]
+) -> Parsed:
+    """What `read` gives. Trouble is believed when READINGS readings meet it, each after the first on connections of its
+    own: what one connection spoils, another may give whole.
+
+    Raises:
+        Exception: the trouble of the last reading.
+    """
+    for _ in range(READINGS - 1):
+        try:
+            return read(store)
+        except trouble:
+            store = store.reconnected()
+    return read(store)
+
+
 def read_checked(store: ObjectStore, uri: str, parse: Callable[[bytes], Parsed]) -> Parsed:
     """An object, parsed; one that does not fit is read again before that is believed.
 
@@ -36,13 +53,13 @@ def read_checked(store: ObjectStore, uri: str, parse: Callable[[bytes], Parsed])
         DataError: every reading gave something damaged; it names the object.
         ObjectMissing: there is none.
     """
-    found = ""
-    for _ in range(READINGS):
-        try:
-            return parse(store.get(uri))
-        except (ValueError, pa.ArrowException, OSError) as error:
-            found = str(error)
-    raise DataError(f"{uri}: damaged, as {READINGS} readings say; have the stage that makes it run again: {found}")
+    damaged = (ValueError, pa.ArrowException, OSError)
+    try:
+        return read_again(store, lambda source: parse(source.get(uri)), damaged)
+    except damaged as error:
+        raise DataError(
+            f"{uri}: damaged, as {READINGS} readings say; have the stage that makes it run again: {error}"
+        ) from error
 
 
 def sealed_json(fields: Mapping[str, Any]) -> bytes:
@@ -73,7 +90,7 @@ def sealed_parquet(table: Any) -> bytes:
         writer.add_key_value_metadata({FOOTER_KEY: _UNSET})
     data = bytearray(buffer.getvalue())
     place = _seal_of(data)
-    data[place : place + len(_UNSET)] = f"{google_crc32c.value(bytes(data)):08x}".encode()
+    data[place : place + len(_UNSET)] = checksum(bytes(data)).encode()
     return bytes(data)
 
 
@@ -87,7 +104,7 @@ def unsealed_parquet(data: bytes) -> Any:
         place = _seal_of(data)
         stored = data[place : place + len(_UNSET)]
         blank = data[:place] + _UNSET + data[place + len(_UNSET) :]
-        if stored != f"{google_crc32c.value(blank):08x}".encode():
+        if stored != checksum(blank).encode():
             raise ValueError(f"the content does not fit its checksum {stored!r}")
     return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
 
@@ -97,6 +114,11 @@ def _seal_of(data: bytes | bytearray) -> int:
     return data.rindex(FOOTER_KEY) + len(FOOTER_KEY) + 2
 
 
+def checksum(data: bytes) -> str:
+    """CRC-32C, 8 hex digits."""
+    return f"{google_crc32c.value(data):08x}"
+
+
 def _crc_of(fields: Mapping[str, Any]) -> str:
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return f"{google_crc32c.value(text.encode()):08x}"
+    return checksum(text.encode())

@@ -11,11 +11,12 @@ from typing import TypeVar
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import CheckpointFile, CheckpointManifest
 from videotrain_trainer.checkpoint.catalog import note_latest, read_commit
-from videotrain_trainer.checkpoint.damage import DamagedCheckpointError, checksum, read_again, seal, unseal
+from videotrain_trainer.checkpoint.damage import DamagedCheckpointError, read_again, seal, unseal
 from videotrain_trainer.checkpoint.fence import Fence
 from videotrain_trainer.checkpoint.fragments import coverage_problems
 from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.checkpoint.state import BLOCK_BYTES, CheckpointIndex, Member, Part, Point, StoredFile
+from videotrain_trainer.checksums import checksum
 from videotrain_trainer.errors import AlreadyExists, Fenced, ObjectMissing, StorageUnavailable, TrainerError
 from videotrain_trainer.sharded_state import pack
 from videotrain_trainer.storage import ObjectStore

@@ -10,12 +10,12 @@ import json
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-import google_crc32c
 from pydantic import ValidationError
 
 from videotrain_api.storage.artifacts import SealedDocument
 from videotrain_api.vocabulary import ExitCode
-from videotrain_trainer.checksums import READINGS, sealed_json, unsealed_json
+from videotrain_trainer import checksums
+from videotrain_trainer.checksums import checksum, sealed_json, unsealed_json
 from videotrain_trainer.errors import ObjectMissing, TrainerError
 from videotrain_trainer.storage import ObjectStore
 
@@ -50,17 +50,7 @@ def read_again(store: ObjectStore, read: Callable[[ObjectStore], Value]) -> Valu
         DamagedCheckpointError: of the last reading.
         ObjectMissing: likewise.
     """
-    for _ in range(READINGS - 1):
-        try:
-            return read(store)
-        except (DamagedCheckpointError, ObjectMissing):
-            store = store.reconnected()
-    return read(store)
-
-
-def checksum(data: bytes) -> str:
-    """CRC-32C, 8 hex digits."""
-    return f"{google_crc32c.value(data):08x}"
+    return checksums.read_again(store, read, (DamagedCheckpointError, ObjectMissing))
 
 
 def seal(document: SealedDocument) -> bytes:

@@ -17,7 +17,7 @@ from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import CheckpointManifest
 from videotrain_trainer.checkpoint.catalog import all_refused, find_steps, read_commit, withdraw
 from videotrain_trainer.checkpoint.commit import index_name
-from videotrain_trainer.checkpoint.damage import MISSING, DamagedCheckpointError, checksum, read_again
+from videotrain_trainer.checkpoint.damage import MISSING, DamagedCheckpointError, read_again
 from videotrain_trainer.checkpoint.fragments import (
     ELEMENT_BYTES,
     ByteRange,
@@ -28,7 +28,7 @@ from videotrain_trainer.checkpoint.fragments import (
 )
 from videotrain_trainer.checkpoint.state import INDEX_VERSION, CheckpointIndex, Member, StoredFile
 from videotrain_trainer.checkpoint.witnesses import leave_mark, marked_elsewhere
-from videotrain_trainer.checksums import READINGS
+from videotrain_trainer.checksums import READINGS, checksum
 from videotrain_trainer.errors import ConfigError, ObjectMissing, PeerLost
 from videotrain_trainer.sharded_state import Piece, Quantity, ShardedState, pack, packed_length
 from videotrain_trainer.storage import ObjectStore

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import CheckpointManifest, OrderLine, OrderSegment
-from videotrain_trainer.checkpoint.damage import DamagedCheckpointError, checksum, read_again
+from videotrain_trainer.checkpoint.damage import DamagedCheckpointError, read_again
+from videotrain_trainer.checksums import checksum
 from videotrain_trainer.errors import ObjectMissing, TrainerError
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_reporter import StageReporter
