@@ -9,16 +9,13 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import time
-import urllib.request
 from collections.abc import Iterator
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
 from scale import usage
 from videotrain.controlplane.component import Component
-from videotrain.controlplane.controllers import Controller, Installation
+from videotrain.controlplane.controllers import Controller, Installation, wait_until_ready
 from videotrain.controlplane.pki import Authority
 from videotrain.controlplane.plane import ControlPlane
 from videotrain.processes.addresses import free_ports
@@ -29,8 +26,6 @@ JOBSET: Final = Controller("jobset", Path(__file__).with_name("jobset_module"), 
 NAMESPACE: Final = "jobset-system"
 ACCOUNT: Final = "jobset-controller-manager"
 HOST: Final = "127.0.0.1"
-START_SECONDS: Final = 240.0
-POLL_SECONDS: Final = 0.1
 _RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
 
 
@@ -66,7 +61,7 @@ class JobSetController:
             path = f"/apis/admissionregistration.k8s.io/v1/{manifest['kind'].lower()}s/{manifest['metadata']['name']}"
             api.apply(path, manifest)
         self._start_process()
-        self._until_ready()
+        wait_until_ready(self._process, api, f"{HOST}:{self._ports['health']}", NAMESPACE)
 
     def stop(self) -> None:
         """End the controller."""
@@ -104,24 +99,6 @@ class JobSetController:
         command = [str(self._found.program), f"--config={config}", "--metrics-bind-address=0"]
         environment = {"KUBECONFIG": str(self._plane.kubeconfig(user, groups)), "HOME": str(self._folder)}
         self._process.start(command, environment | {"PATH": "/usr/bin:/bin"})
-
-    def _until_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not self._is_ready():
-            self._process.check()
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"JobSet is not ready within {START_SECONDS:g} s:\n{self._process.tail(40)}")
-            time.sleep(POLL_SECONDS)
-
-    def _is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://{HOST}:{self._ports['health']}/readyz", timeout=5) as answer:
-                served = answer.status == HTTPStatus.OK
-        except OSError:
-            return False
-        path = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
-        leases = self._plane.api().get(path)["items"] if served else []
-        return any(lease["spec"].get("holderIdentity") for lease in leases)
 
     def _rights(self) -> Iterator[tuple[str, Json]]:
         """Its roles, bound to its own account under the names of its installation."""

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import base64
 import json
-import time
-import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http import HTTPStatus
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -36,8 +33,6 @@ KUEUE = Controller("kueue", Path(__file__).with_name("kueue_module"), MODULE, f"
 NAMESPACE = "kueue-system"
 SERVICE, SECRET = "kueue-webhook-service", "kueue-webhook-server-cert"
 HOST = "127.0.0.1"
-START_SECONDS = 240.0
-POLL_SECONDS = 0.05
 
 
 class NotToBeHad(Exception):
@@ -76,7 +71,8 @@ class Kueue:
             path = f"/apis/admissionregistration.k8s.io/v1/{manifest['kind'].lower()}s/{manifest['metadata']['name']}"
             self._plane.api().apply(path, manifest, "test")
         self._start_manager()
-        self._until_ready()
+        health = f"{HOST}:{self._ports['health']}"
+        controllers.wait_until_ready(self._process, self._plane.api(), health, NAMESPACE)
 
     def stop(self) -> None:
         """End the manager."""
@@ -92,23 +88,6 @@ class Kueue:
         user = self._plane.kubeconfig("kueue", ("system:masters",))
         command = [str(self._found.program), f"--config={config}", "--zap-log-level=3"]
         self._process.start(command, {"KUBECONFIG": str(user), "HOME": str(self._folder), "PATH": "/usr/bin:/bin"})
-
-    def _until_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not self._is_ready():
-            self._process.check()
-            assert time.monotonic() < deadline, f"Kueue is not ready within {START_SECONDS:g} s:\n{self.tail(40)}"
-            time.sleep(POLL_SECONDS)
-
-    def _is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://{HOST}:{self._ports['health']}/readyz", timeout=5) as answer:
-                served = answer.status == HTTPStatus.OK
-        except OSError:
-            return False
-        path = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
-        leases = self._plane.api().get(path)["items"] if served else []
-        return any(lease["spec"].get("holderIdentity") for lease in leases)
 
     def _configuration(self) -> Json:
         """The module's own configuration with the addresses of this machine."""

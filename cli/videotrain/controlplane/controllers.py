@@ -9,17 +9,28 @@ import os
 import shutil
 import stat
 import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from http import HTTPStatus
 from pathlib import Path
+from typing import Final
 
 import yaml
 
+from videotrain.controlplane.api import Api
 from videotrain.controlplane.build import find_go, run_go
 from videotrain.controlplane.cache import cache_folder
+from videotrain.controlplane.component import Component
+from videotrain.controlplane.errors import ControlPlaneError
 from videotrain.locks import awaited
 from videotrain_api.schema import Json
+
+START_SECONDS: Final = 240.0
+"""For a controller to be ready, on a machine that is busy with other things."""
+POLL_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -80,3 +91,36 @@ def _build(controller: Controller, wanted: Installation, files: dict[str, bytes]
         for path in [wanted.components, *wanted.components.rglob("*")]:
             path.chmod(path.stat().st_mode | stat.S_IWUSR)  # a module cache is read-only
         output.replace(wanted.program)  # last: with it, everything is there
+
+
+def wait_until_ready(process: Component, api: Api, health: str, namespace: str) -> None:
+    """Wait until a controller that was started is ready and leads.
+
+    Args:
+        process: of the controller.
+        api: requests as an administrator.
+        health: where it serves its probes, such as `127.0.0.1:8081`.
+        namespace: of its Lease.
+
+    Raises:
+        ComponentEnded: it ended by itself.
+        ControlPlaneError: it is not ready in time; the message holds the end of its log.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while not _is_ready(api, health, namespace):
+        process.check()
+        if time.monotonic() > deadline:
+            raise ControlPlaneError(
+                f"{process.name} is not ready within {START_SECONDS:g} s; the end of its log:\n{process.tail(40)}"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _is_ready(api: Api, health: str, namespace: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{health}/readyz", timeout=5) as answer:
+            served = answer.status == HTTPStatus.OK
+    except OSError:
+        return False
+    leases = api.get(f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")["items"] if served else []
+    return any(lease["spec"].get("holderIdentity") for lease in leases)
