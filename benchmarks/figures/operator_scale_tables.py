@@ -114,7 +114,7 @@ def faults(lines: Iterable[Line]) -> str:
     for scenario, name in names.items():
         for line in _of(lines, scenario):
             rows.append([*_who(line), name, _recovery(line["result"])])
-    return _table(["what", "profile", "event", "result"], rows)
+    return _table(["what", "pods", "profile", "event", "result"], rows)
 
 
 def _recovery(result: Line) -> str:
@@ -164,7 +164,7 @@ def _size(line: Line) -> list[str]:
 
 
 def _who(line: Line) -> list[str]:
-    return [NAMES[line["peer"]], line["profile"]]
+    return [NAMES[line["peer"]], str(line["pods"]), line["profile"]]
 
 
 def _memory(result: Line) -> str:
