@@ -41,13 +41,19 @@ def read_again(
     return read(store)
 
 
-def read_checked(store: ObjectStore, uri: str, parse: Callable[[bytes], Parsed]) -> Parsed:
+def read_checked(
+    store: ObjectStore,
+    uri: str,
+    parse: Callable[[bytes], Parsed],
+    remedy: str = "have the stage that makes it run again",
+) -> Parsed:
     """An object, parsed; one that does not fit is read again before that is believed.
 
     Args:
         store: where it lies.
         uri: of the object.
         parse: raises ValueError for what is damaged.
+        remedy: what people can do about lasting damage.
 
     Raises:
         DataError: every reading gave something damaged; it names the object.
@@ -57,9 +63,7 @@ def read_checked(store: ObjectStore, uri: str, parse: Callable[[bytes], Parsed])
     try:
         return read_again(store, lambda source: parse(source.get(uri)), damaged)
     except damaged as error:
-        raise DataError(
-            f"{uri}: damaged, as {READINGS} readings say; have the stage that makes it run again: {error}"
-        ) from error
+        raise DataError(f"{uri}: damaged, as {READINGS} readings say; {remedy}: {error}") from error
 
 
 def sealed_json(fields: Mapping[str, Any]) -> bytes:

@@ -55,11 +55,14 @@ def _check_active(draft: Draft, limit: int) -> None:
 
 
 def _check_start(draft: Draft, limit: int) -> None:
-    """Waiting while suspended does not count, since nobody expects a step then."""
+    """Waiting while suspended does not count, whoever asked for it: nobody expects a step then."""
     begun = any(stage.step > 0 or stage.state == "Succeeded" for stage in draft.status.stages)
     start = draft.status.start_time
-    if begun or start is None or draft.spec.suspend:
+    suspended = find_condition(draft, Condition.SUSPENDED)
+    if begun or start is None or draft.spec.suspend or (suspended is not None and suspended.status == "True"):
         return
+    if suspended is not None:
+        start = max(start, suspended.last_transition_time)
     if draft.queued:
         admitted = find_condition(draft, Condition.QUOTA_RESERVED)
         if admitted is None or admitted.status != "True":

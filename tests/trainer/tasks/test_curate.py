@@ -17,6 +17,7 @@ from videotrain_trainer.curation.sandbox import Sandbox
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, read_table
 from videotrain_trainer.data.video import probe
 from videotrain_trainer.errors import DataError, StorageDenied
+from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks import curate
 
 TASK = CurateTask(min_seconds=1.0, max_seconds=2.0, long_side=128, max_motion=15)
@@ -186,6 +187,25 @@ def test_a_drained_stage_goes_on_in_another_world_and_makes_the_same_set(
     assert [told(records) for records in ranks] == [[(found["clips"], found["counts"])]] * 2
     for uri in (layout.clip_manifest, layout.drop_report):
         assert store.get(uri(config.paths.output)) == store.get(uri(whole.paths.output))
+
+
+def test_a_drop_report_is_read_again_and_its_damage_names_it(few, store, make_config, make_context, monkeypatch):
+    config = make_config(TASK, videos=few.as_uri())
+    run_world(make_context, config, 1)
+    whole, damaged, readings = ObjectStore.get, 1, []
+
+    def misread(self, uri: str) -> bytes:
+        data = whole(self, uri)
+        if uri != layout.drop_report(config.paths.output):
+            return data
+        readings.append(uri)
+        return b"{" + data if len(readings) <= damaged else data
+
+    monkeypatch.setattr(ObjectStore, "get", misread)
+    assert curate.run(make_context(config, 1, 2)) == "completed"
+    damaged = 1000
+    with pytest.raises(DataError, match=r"/drop-report\.json: damaged"):
+        curate.run(make_context(config, 1, 2))
 
 
 def test_raw_videos_are_read_from_s3(golden, store, storage, s3, make_config, make_context):

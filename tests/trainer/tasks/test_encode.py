@@ -23,6 +23,7 @@ from videotrain_trainer.networks.build import (
     build_autoencoder,
     initialize,
 )
+from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks import curate, encode
 from videotrain_trainer.tasks.train import FlowObjective, null_text
 from videotrain_trainer.text.byte_encoder import TextFeatures
@@ -165,6 +166,22 @@ def test_clips_that_fit_no_bucket_are_an_error_that_says_why(curated, weights, m
     config = make_config(EncodeTask(), encode_rows=rows, clips=curated, autoencoder_weights=weights)
     with pytest.raises(DataError, match=r"none of 3 clips fits .* 3 times too short for 64px/64f, 3 times too small"):
         encode.run(make_context(config))
+
+
+def test_a_clip_that_is_misread_once_is_read_again(store, curated, weights, make_config, make_context, monkeypatch):
+    whole, seen = ObjectStore.get, set()
+
+    def misread(self, uri: str) -> bytes:
+        data = whole(self, uri)
+        if uri in seen or not uri.endswith(".mp4"):
+            return data
+        seen.add(uri)
+        return data[:-1] + bytes([data[-1] ^ 4])
+
+    monkeypatch.setattr(ObjectStore, "get", misread)
+    config = make_config(EncodeTask(), encode_rows=ROWS, clips=curated, autoencoder_weights=weights)
+    assert encode.run(make_context(config)) == "completed"
+    assert len(seen) == 3
 
 
 def test_a_damaged_clip_is_refused(store, curated, weights, make_config, make_context):

@@ -91,7 +91,55 @@ def test_a_unit_that_outlasts_the_grace_period_is_given_up_and_leaves_no_result(
 
 def test_a_damaged_result_names_the_object(store, config, make_context):
     run = UnitRun(make_context(config), store, UNITS)
-    run.run(lambda unit, tick: {})
-    store.put(f"{config.paths.output}/units/u2.json", b"{")
-    with pytest.raises(DataError, match=r"units/u2\.json: missing or damaged"):
+    run.run(lambda unit, tick: {"clips": 3})
+    uri = f"{config.paths.output}/units/u2.json"
+    for damage in (b"{", b"[]", b"\xff", store.get(uri).replace(b"3", b"7", 1)):
+        store.put(uri, damage)
+        with pytest.raises(DataError, match=r"units/u2\.json: damaged.*delete it"):
+            run.results()
+    store.delete(uri)
+    with pytest.raises(DataError, match=r"units/u2\.json: missing"):
         run.results()
+
+
+class Misread:
+    """A store whose first reading of each object has one wrong byte."""
+
+    def __init__(self, store) -> None:
+        self._store, self._seen = store, set()
+
+    def get(self, uri: str) -> bytes:
+        data = self._store.get(uri)
+        first = uri not in self._seen
+        self._seen.add(uri)
+        return data[:-2] + b"\x00" + data[-1:] if first else data
+
+    def __getattr__(self, name: str):
+        return getattr(self._store, name)
+
+
+def test_a_misread_result_is_read_again(store, config, make_context):
+    run = UnitRun(make_context(config), Misread(store), UNITS)
+    run.run(lambda unit, tick: {"unit": unit.name})
+    assert run.results() == [{"unit": unit.name} for unit in UNITS]
+
+
+def test_the_progress_of_others_is_read_again_and_its_damage_names_the_object(store, config, make_context, monkeypatch):
+    monkeypatch.setattr(units, "SHARE_SECONDS", 0.0)
+
+    def leave_after_three_steps(unit: Unit, tick) -> dict:
+        tick(3)
+        raise units.Interrupted
+
+    def whole(unit: Unit, tick) -> dict:
+        tick(1)
+        return {}
+
+    assert not UnitRun(make_context(config, 1, 2), store, UNITS[:2]).run(leave_after_three_steps)
+    first = make_context(config, 0, 2)
+    assert UnitRun(first, Misread(store), UNITS[:1]).run(whole)
+    assert first.records.steps()[0] == 1 + 3
+    part = store.list(f"{config.paths.output}/progress")[0].uri
+    store.put(part, b"[3")
+    with pytest.raises(DataError, match=r"progress/g\d+/1: damaged"):
+        UnitRun(make_context(config, 0, 2), store, UNITS[2:3]).run(whole)

@@ -16,6 +16,7 @@ from videotrain_api.records import CurationCounts
 from videotrain_api.resource.stages import CurateTask
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import DropReport
+from videotrain_trainer.checksums import read_checked
 from videotrain_trainer.curation.merge import merge, refuse_empty
 from videotrain_trainer.curation.normalise import FILE_VERSION
 from videotrain_trainer.curation.sandbox import Sandbox
@@ -56,7 +57,8 @@ def run(context: StageContext) -> Outcome:
     if not (finished and board.wait_for(manifest)):
         return "drained"
     if context.world.rank != 0:
-        _tell(context, DropReport.from_wire(json.loads(store.get(layout.drop_report(config.paths.output)))))
+        uri = layout.drop_report(config.paths.output)
+        _tell(context, read_checked(store, uri, lambda data: DropReport.from_wire(json.loads(data))))
     return "completed"
 
 

@@ -21,7 +21,7 @@ from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.resource.references import applicable, reference_frames, takes_head
 from videotrain_api.resource.stages import PromptStyle
 from videotrain_api.storage import layout
-from videotrain_trainer.checksums import sealed_json
+from videotrain_trainer.checksums import read_checked, sealed_json
 from videotrain_trainer.data.loader import REFERENCE
 from videotrain_trainer.data.manifest import (
     CLIP_SCHEMA,
@@ -163,9 +163,13 @@ class _Encoder:
         key = (str(sample.clip["uid"]), sample.shape)
         if self._decoded is None or self._decoded[0] != key:
             uri = f"{self._config.paths.clips}/{sample.clip['uri']}"
-            data = self._store.get(uri)
-            if google_crc32c.value(data) != sample.clip["crc32c"]:
-                raise DataError(f"{uri}: the clip does not fit its checksum in the manifest; curate again")
+
+            def whole(data: bytes) -> bytes:
+                if google_crc32c.value(data) != sample.clip["crc32c"]:
+                    raise ValueError("the clip does not fit its checksum in the manifest")
+                return data
+
+            data = read_checked(self._store, uri, whole, remedy="curate again")
             self._decoded = key, read_covering(data, sample.shape)
         return self._decoded[1]
 

@@ -7,7 +7,6 @@ they meet in the object store, and rank 0 reports for all.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
+from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
 from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_context import StageContext
@@ -84,7 +84,7 @@ class UnitRun:
                 result = work(unit, self._tick)
             except Interrupted:
                 return False
-            self._store.put(self._result_uri(unit.name), json.dumps(result, ensure_ascii=False).encode())
+            self._store.put(self._result_uri(unit.name), sealed_json(result))
             self._own_part = 0
             self._done.add(unit.name)
             self._report(force=True)
@@ -138,11 +138,11 @@ class UnitRun:
             self._reporter.write(self._weight(self._done), part + (self._parts_of_others() if due else 0))
         elif due:
             self._shared_at = now
-            self._store.put(self._part_uri(self._context.world.rank), json.dumps(part).encode())
+            self._store.put(self._part_uri(self._context.world.rank), sealed_json({"steps": part}))
 
     def _parts_of_others(self) -> int:
         found = self._store.list(f"{self._prefix}/progress/g{self._context.generation:06d}")
-        return sum(int(json.loads(self._store.get(info.uri))) for info in found)
+        return sum(int(read_checked(self._store, info.uri, unsealed_json)["steps"]) for info in found)
 
     def _committed(self) -> set[str]:
         names = {unit.name for unit in self._units}
@@ -155,10 +155,9 @@ class UnitRun:
     def _result(self, name: str) -> dict[str, Any]:
         uri = self._result_uri(name)
         try:
-            result: dict[str, Any] = json.loads(self._store.get(uri))
-        except (ObjectMissing, ValueError) as error:
-            raise DataError(f"{uri}: missing or damaged result of a unit; delete it to have it redone") from error
-        return result
+            return read_checked(self._store, uri, unsealed_json, remedy="delete it to have the unit redone")
+        except ObjectMissing as error:
+            raise DataError(f"{uri}: missing result of a unit; run the stage again to have it redone") from error
 
     def _result_uri(self, name: str) -> str:
         return f"{self._prefix}/units/{name}.json"

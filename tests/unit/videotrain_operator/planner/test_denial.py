@@ -120,3 +120,21 @@ def test_a_rule_of_the_user_wins() -> None:
     rules = [{"exitCodes": [int(ExitCode.PERMISSION)], "action": "Fail"}]
     decided = end(1, 20, 0, 1, 2, failurePolicy={"rules": rules})
     assert condition(decided, "Failed").status == "True"
+
+
+def test_the_start_deadline_does_not_run_while_a_run_waits_for_storage() -> None:
+    never_began = {"stages": [STAGE | {"step": 0}], "startTime": at(0).isoformat()}
+    status = waiting(**never_began)
+    paused = status
+    for seconds in (70, 75):  # a deadline needs two passes
+        decided = go(paused, seconds, startDeadlineSeconds=60)
+        paused = decided.status.to_wire()
+        assert condition(decided, "Failed") is None
+    for seconds in (80, 100, 139):
+        decided = go(paused, seconds, startDeadlineSeconds=60)
+        paused = decided.status.to_wire()
+        assert condition(decided, "Failed") is None, "the deadline begins with the end of the pause"
+    for seconds in (141, 143, 160, 200):
+        decided = go(paused, seconds, startDeadlineSeconds=60)
+        paused = decided.status.to_wire()
+    assert condition(decided, "Failed").reason == "StartDeadlineExceeded"
