@@ -253,6 +253,14 @@ def test_the_operator_reaches_the_api_server_names_and_agents_only(chart: Chart)
     assert admitted == [{8080}, {9443}]
 
 
+def test_the_webhook_is_open_to_everybody_or_to_the_addresses_that_are_named(chart: Chart) -> None:
+    cidrs = ["10.0.0.0/28", "fd00::1/128"]
+    for named, admitted in (([], {}), (cidrs, {"from": [{"ipBlock": {"cidr": cidr}} for cidr in cidrs]})):
+        values = {"networkPolicy": {"apiServerCIDRs": named}}
+        _, webhook = one(chart.render(values), "NetworkPolicy")["spec"]["ingress"]
+        assert webhook == {"ports": [{"protocol": "TCP", "port": 9443}]} | admitted
+
+
 @pytest.mark.parametrize("kind", MONITORS)
 def test_monitors_scrape_named_ports_and_keep_our_labels(chart: Chart, kind: str) -> None:
     objects = chart.render(EVERYTHING)

@@ -27,6 +27,7 @@ WRONG: list[tuple[Json, str]] = [
     ({"webhook": {"failurePolicy": "ignore"}}, "failurePolicy"),
     ({"webhook": {"timeoutSeconds": 31}}, "timeoutSeconds"),
     ({"networkPolicy": {"apiServerPorts": [0]}}, "apiServerPorts"),
+    ({"networkPolicy": {"apiServerCIDRs": ["10.0.0.1"]}}, "apiServerCIDRs"),
     ({"monitoring": {"serviceMonitor": {"interval": "fast"}}}, "interval"),
     ({"monitoring": {"prometheus": {}}}, "prometheus"),
     ({"resources": {"limit": {}}}, "limit"),

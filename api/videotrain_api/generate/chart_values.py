@@ -24,6 +24,7 @@ _DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 Namespace = Annotated[str, StringConstraints(pattern=_DNS_LABEL, max_length=63)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Cidr = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F:.]+/[0-9]{1,3}$")]
 Free = dict[str, Any]
 """An object of Kubernetes' own API."""
 Texts = dict[str, str]
@@ -164,6 +165,9 @@ class NetworkPolicies(_Values):
     """Create them."""
     api_server_ports: list[Port] = Field(default=[443, 6443])
     """Ports of the API server's endpoints, to which the operator may connect."""
+    api_server_cidrs: list[Cidr] = Field(default=[], alias="apiServerCIDRs")
+    """Addresses from which the API server calls the webhook; everybody may call it if empty. No selector reaches an API
+    server outside of the pod network: these are the addresses of its machines, or of what it tunnels through."""
     metrics_from: list[Free] = Field(default=[])
     """Who may read metrics, as a list of network policy peers; everybody if empty."""
     worker_namespaces: list[Namespace] = Field(default=[])
