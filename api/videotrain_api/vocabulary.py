@@ -175,8 +175,8 @@ class ExitCode(IntEnum):
     DISK_FULL = 74
     """No space left for scratch or cache: infrastructure."""
     CHECKPOINT = 75
-    """What this node reads of a checkpoint does not fit it, and no other node agrees yet: infrastructure, the node is
-    suspect."""
+    """What this node reads of a checkpoint, or of another object that a stage trusts, does not fit its checksum, and no
+    other node agrees yet: infrastructure, the node is suspect."""
     PERMISSION = 77
     """The object store refused the credentials for a minute, or the bucket does not exist: infrastructure. Another node
     is tried, then the run is suspended and tries again by itself."""

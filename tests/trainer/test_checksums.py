@@ -5,9 +5,10 @@ import random
 import pyarrow as pa
 import pytest
 
+from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.checksums import read_checked, sealed_json, sealed_parquet, unsealed_json, unsealed_parquet
 from videotrain_trainer.data.manifest import CLIP_SCHEMA
-from videotrain_trainer.errors import DataError
+from videotrain_trainer.errors import DamagedObject, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 
 ROWS = [dict.fromkeys(CLIP_SCHEMA.names) | {"uid": f"{n:04}", "caption": f"clip {n}"} for n in range(50)]
@@ -44,7 +45,23 @@ def test_one_misread_bit_is_read_again_and_lasting_damage_names_the_object(store
     monkeypatch.setattr(ObjectStore, "get", lambda _, uri: answers.pop(0))
     assert read_checked(store, root_uri, unsealed_json) == FIELDS
     monkeypatch.setattr(ObjectStore, "get", lambda _, uri: data[:40])
-    with pytest.raises(DataError, match=r"^s3://bucket/set\.json: damaged"):
+    with pytest.raises(DamagedObject, match=r"^s3://bucket/set\.json: damaged") as failed:
+        read_checked(store, root_uri, unsealed_json)
+    assert failed.value.exit_code == ExitCode.CHECKPOINT, "the machine that reads is replaced before the run fails"
+
+
+def test_an_object_that_is_missing_once_is_asked_for_again(store, root_uri, monkeypatch):
+    found = ObjectStore.get
+
+    def missing_once(self, uri):
+        monkeypatch.setattr(ObjectStore, "get", found)
+        raise ObjectMissing(uri)
+
+    store.put(root_uri, sealed_json(FIELDS))
+    monkeypatch.setattr(ObjectStore, "get", missing_once)
+    assert read_checked(store, root_uri, unsealed_json) == FIELDS
+    store.delete(root_uri)
+    with pytest.raises(ObjectMissing):
         read_checked(store, root_uri, unsealed_json)
 
 

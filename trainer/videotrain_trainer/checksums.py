@@ -8,37 +8,43 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from videotrain_trainer.errors import DataError
+from videotrain_trainer.errors import DamagedObject, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 
 Parsed = TypeVar("Parsed")
+Source = TypeVar("Source", bound="Reconnectable")
 READINGS: Final = 3
 FIELD: Final = "crc32c"
 FOOTER_KEY: Final = b"videotrain-crc32c"
 _UNSET: Final = b"0" * 8
 
 
-def read_again(
-    store: ObjectStore, read: Callable[[ObjectStore], Parsed], trouble: tuple[type[Exception], ...]
-) -> Parsed:
+class Reconnectable(Protocol):
+    """What can be read through connections of its own: what one connection spoils, another may give whole."""
+
+    def reconnected(self) -> Self:
+        """The same source, which shares no connection with this one."""
+
+
+def read_again(source: Source, read: Callable[[Source], Parsed], trouble: tuple[type[Exception], ...]) -> Parsed:
     """What `read` gives. Trouble is believed when READINGS readings meet it, each after the first on connections of its
-    own: what one connection spoils, another may give whole.
+    own.
 
     Raises:
         Exception: the trouble of the last reading.
     """
     for _ in range(READINGS - 1):
         try:
-            return read(store)
+            return read(source)
         except trouble:
-            store = store.reconnected()
-    return read(store)
+            source = source.reconnected()
+    return read(source)
 
 
 def read_checked(
@@ -47,7 +53,7 @@ def read_checked(
     parse: Callable[[bytes], Parsed],
     remedy: str = "have the stage that makes it run again",
 ) -> Parsed:
-    """An object, parsed; one that does not fit is read again before that is believed.
+    """An object, parsed; one that does not fit, or is missing, is read again before that is believed.
 
     Args:
         store: where it lies.
@@ -56,14 +62,14 @@ def read_checked(
         remedy: what people can do about lasting damage.
 
     Raises:
-        DataError: every reading gave something damaged; it names the object.
+        DamagedObject: every reading gave something damaged; it names the object.
         ObjectMissing: there is none.
     """
     damaged = (ValueError, pa.ArrowException, OSError)
     try:
-        return read_again(store, lambda source: parse(source.get(uri)), damaged)
+        return read_again(store, lambda source: parse(source.get(uri)), (*damaged, ObjectMissing))
     except damaged as error:
-        raise DataError(f"{uri}: damaged, as {READINGS} readings say; {remedy}: {error}") from error
+        raise DamagedObject(f"{uri}: damaged, as {READINGS} readings say; {remedy}: {error}") from error
 
 
 def sealed_json(fields: Mapping[str, Any]) -> bytes:

@@ -25,6 +25,14 @@ class DataError(TrainerError):
     exit_code = ExitCode.DATA
 
 
+class DamagedObject(DataError):
+    """What this machine reads of an object does not fit what was written, however often it is read. One reader cannot
+    tell whether the object or its own machine is at fault, so the machine is replaced first.
+    """
+
+    exit_code = ExitCode.CHECKPOINT
+
+
 class StorageUnavailable(TrainerError):
     """The object store cannot be reached or keeps failing."""
 

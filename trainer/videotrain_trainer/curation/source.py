@@ -13,8 +13,9 @@ from urllib.parse import unquote
 import xxhash
 
 from videotrain_api.resource.trainrun import Storage
+from videotrain_trainer.checksums import READINGS, read_again
 from videotrain_trainer.curation.packaged import resolve_package
-from videotrain_trainer.errors import DataError, DiskFull, StorageDenied, TrainerError
+from videotrain_trainer.errors import DataError, DiskFull, ObjectMissing, StorageDenied, TrainerError
 from videotrain_trainer.files import local_path
 from videotrain_trainer.storage import ObjectInfo, ObjectStore, disk_full_is_clear
 
@@ -65,22 +66,25 @@ class VideoFolder:
         self._texts: dict[str, str] = {}
 
     def videos(self) -> list[RawVideo]:
-        """All videos at any depth, by name.
+        """All videos at any depth, by name. A listing without any is asked for again.
 
         Raises:
-            DataError: the folder is missing or holds no video.
+            DataError: the folder is missing or holds no video, as READINGS listings say.
         """
         self._check_local()
-        prefix = f"{self._root}/"
         with self._field_is_named():
-            names = {found.uri.removeprefix(prefix): found for found in self._store.list(self._root)}
+            return read_again(self._store, self._list, (DataError,))
+
+    def _list(self, store: ObjectStore) -> list[RawVideo]:
+        prefix = f"{self._root}/"
+        names = {found.uri.removeprefix(prefix): found for found in store.list(self._root)}
         if self._local:
             names = {unquote(name): found for name, found in names.items()}
         self._texts = {_without_suffix(name): found.uri for name, found in names.items() if _text(name)}
         videos = [RawVideo(name, found) for name, found in sorted(names.items()) if _video(name)]
         if not videos:
             raise DataError(
-                f"spec.dataset.videos: {self.uri} holds no video ({len(names)} other files); looked for "
+                f"{self.uri} holds no video ({len(names)} other files), listed {READINGS} times; looked for "
                 f"{', '.join(sorted(EXTENSIONS))}"
             )
         return videos
@@ -95,7 +99,7 @@ class VideoFolder:
             return local_path(video.found.uri)
         target = scratch / f"raw{PurePosixPath(video.name).suffix}"
         with self._field_is_named(), disk_full_is_clear(target):
-            self._store.fetch(video.found, target)
+            read_again(self._store, lambda source: source.fetch(video.found, target), (ObjectMissing,))
         return target
 
     def caption(self, video: RawVideo) -> str:
@@ -103,7 +107,8 @@ class VideoFolder:
         uri = self._texts.get(_without_suffix(video.name))
         if uri is not None:
             with self._field_is_named():
-                text = self._store.get(uri).decode("utf-8", errors="replace")
+                data = read_again(self._store, lambda source: source.get(uri), (ObjectMissing,))
+            text = data.decode("utf-8", errors="replace")
             if text.strip():
                 return " ".join(text.split())
         return self._captions.get(video.stem) or stem_words(video.stem)

@@ -24,7 +24,7 @@ from torch import Tensor
 from videotrain_trainer.data.sample_order import OrderState, StepOrder
 from videotrain_trainer.data.sets import LatentSet, TrainingSet
 from videotrain_trainer.data.shards import DamagedSample, Member, read_member
-from videotrain_trainer.errors import DataError
+from videotrain_trainer.errors import DamagedObject, DataError
 from videotrain_trainer.storage import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class MicroBatchLoader(ABC, Generic[Sample, Batch]):
         """The batch of a micro-batch. Fast if steps are asked for in order; any other order works too.
 
         Raises:
-            DataError: samples are damaged beyond the limit.
+            DamagedObject: samples are damaged beyond the limit, as this machine reads them.
             StorageUnavailable: the object store keeps failing.
         """
         futures = self._take(order.step, micro_batch) or self._submit(order, micro_batch)
@@ -159,7 +159,7 @@ class MicroBatchLoader(ABC, Generic[Sample, Batch]):
                 continue
             self._note([SkippedSample(uid, row["uid"], reason) for uid, reason in failed])
             return sample
-        raise DataError(f"{len(failed)} damaged samples for one place in the order, the first one: {failed[0][1]}")
+        raise DamagedObject(f"{len(failed)} damaged samples for one place in the order, the first one: {failed[0][1]}")
 
     def _note(self, skipped: list[SkippedSample]) -> None:
         total = sum(bucket.size for bucket in self._data.plan.buckets)
@@ -170,7 +170,7 @@ class MicroBatchLoader(ABC, Generic[Sample, Batch]):
                 self._skipped[sample.uid] = sample
             if len(self._skipped) > max(1, int(total * DAMAGED_SHARE)):
                 reason = next(reversed(self._skipped.values())).reason
-                raise DataError(
+                raise DamagedObject(
                     f"{self._data.uri}: {len(self._skipped)} of {total} samples are damaged, more than "
                     f"{DAMAGED_SHARE:.0%}; the last one: {reason}"
                 )

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videotrain_trainer.checksums import READINGS, read_again
 from videotrain_trainer.data.buckets import Window, frame_stride
 from videotrain_trainer.data.loader import MicroBatchLoader, SampleKey
 from videotrain_trainer.data.sample_order import OrderState, sample_seed
 from videotrain_trainer.data.sets import ClipSet
 from videotrain_trainer.data.shards import DamagedSample
 from videotrain_trainer.data.video import Frame, read_covering
-from videotrain_trainer.errors import DataError
+from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.files import replacing
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 
@@ -75,11 +76,16 @@ class PixelLoader(MicroBatchLoader[tuple[Tensor, SampleKey], PixelBatch]):
         return crop_window(frames, window, target, (draw.random(), draw.random())), key
 
     def _fetch(self, uri: str, crc32c: int) -> bytes:
-        for _ in range(2):
-            data = self._store.get(uri)
+        def whole(source: ObjectStore) -> bytes:
+            data = source.get(uri)
             if google_crc32c.value(data) == crc32c:
                 return data
-        raise DamagedSample(f"{uri}: the clip does not fit its checksum: crc32c should be {crc32c:08x}")
+            raise DamagedSample(f"{uri}: the clip does not fit its checksum: crc32c should be {crc32c:08x}")
+
+        try:
+            return read_again(self._store, whole, (DamagedSample, ObjectMissing))
+        except ObjectMissing as error:
+            raise DamagedSample(f"{uri}: the clip is missing, as {READINGS} readings say") from error
 
     def _collate(self, samples: list[tuple[Tensor, SampleKey]]) -> PixelBatch:
         return PixelBatch(

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from videotrain_trainer.checksums import READINGS, read_again
 from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 
@@ -84,25 +85,28 @@ class ShardWriter:
 
 
 def read_member(store: ObjectStore, uri: str, member: Member) -> dict[str, torch.Tensor]:
-    """One sample in one ranged GET. The checksum is verified before a byte is interpreted; a mismatch is fetched again.
+    """One sample in one ranged GET. The checksum is verified before a byte is interpreted; a mismatch is fetched again,
+    and so is a shard that is missing.
 
     Raises:
-        DamagedSample: the shard is missing, or twice in a row the bytes did not fit their checksum.
+        DamagedSample: READINGS times in a row the shard was missing or the bytes did not fit their checksum.
     """
-    for _ in range(2):
-        try:
-            data = store.get_range(uri, member.offset, member.length)
-        except ObjectMissing as error:
-            raise DamagedSample(f"{uri}: the shard of sample {member.name} is missing") from error
+
+    def whole(source: ObjectStore) -> bytes:
+        data = source.get_range(uri, member.offset, member.length)
         if len(data) == member.length and google_crc32c.value(data) == member.crc32c:
-            return _decode(uri, member, data)
-    raise DamagedSample(
-        f"{uri}: sample {member.name} at offset {member.offset} does not fit its checksum: {len(data)} of "
-        f"{member.length} bytes, crc32c {google_crc32c.value(data):08x} instead of {member.crc32c:08x}"
-    )
+            return data
+        raise DamagedSample(
+            f"{uri}: sample {member.name} at offset {member.offset} does not fit its checksum: {len(data)} of "
+            f"{member.length} bytes, crc32c {google_crc32c.value(data):08x} instead of {member.crc32c:08x}"
+        )
 
-
-def _decode(uri: str, member: Member, data: bytes) -> dict[str, torch.Tensor]:
+    try:
+        data = read_again(store, whole, (DamagedSample, ObjectMissing))
+    except ObjectMissing as error:
+        raise DamagedSample(
+            f"{uri}: the shard of sample {member.name} is missing, as {READINGS} readings say"
+        ) from error
     try:
         return dict(load(data))
     except SafetensorError as error:

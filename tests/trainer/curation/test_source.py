@@ -1,0 +1,74 @@
+"""The folder of raw videos behind a store that answers wrong: one answer does not empty it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+from support.storage_proxy import StorageProxy, StorageRequest, ThreadedProxy
+
+from videotrain_api.resource.trainrun import Storage
+from videotrain_api.vocabulary import ExitCode
+from videotrain_trainer.curation.source import VideoFolder
+from videotrain_trainer.errors import DataError, ObjectMissing, TrainerError
+
+MOVIE = bytes(range(256)) * 3000
+
+
+@pytest.fixture
+def proxy(s3: str) -> Iterator[StorageProxy]:
+    with ThreadedProxy(s3) as running:
+        yield running.proxy
+
+
+@pytest.fixture
+def folder(store, storage: Storage, proxy: StorageProxy) -> VideoFolder:
+    """Two videos, one with a text, seen through the proxy."""
+    for name, data in {"a.mp4": MOVIE, "b/c.mp4": MOVIE[:99], "a.txt": b"a red car"}.items():
+        store.put(f"{storage.uri}/raw/{name}", data)
+    return VideoFolder(f"{storage.uri}/raw", Storage(uri=storage.uri, endpoint_url=proxy.url), {})
+
+
+def some(kind: str, fault: str, times: int) -> Callable[[StorageRequest], str | None]:
+    """The first `times` requests of a kind suffer."""
+    left = Counter({kind: times})
+
+    def weather(request: StorageRequest) -> str | None:
+        left[request.kind] -= 1
+        return fault if left[request.kind] >= 0 and request.kind == kind else None
+
+    return weather
+
+
+@pytest.mark.parametrize("fault", ["404", "stale list", "200 with an error document", "reset", "cut"])
+def test_one_wrong_listing_does_not_empty_the_folder(folder, proxy, fault):
+    proxy.weather = some("LIST", fault, 1)
+    assert [video.name for video in folder.videos()] == ["a.mp4", "b/c.mp4"]
+    assert proxy.suffered.total() == 1
+
+
+@pytest.mark.parametrize("fault", ["stale list", "200 with an error document"])
+def test_listings_that_stay_empty_name_the_field_and_say_how_often_they_were_asked_for(folder, proxy, fault):
+    proxy.weather = some("LIST", fault, 100)
+    with pytest.raises(DataError, match=r"^spec\.dataset\.videos: s3://bucket/.*/raw"):
+        folder.videos()
+    assert proxy.suffered.total() == 3
+
+
+def test_a_listed_video_and_a_text_that_are_missing_once_are_asked_for_again(folder, proxy, tmp_path):
+    first, _ = folder.videos()
+    proxy.weather = some("ranged GET", "404", 1)
+    assert folder.fetch(first, tmp_path).read_bytes() == MOVIE
+    proxy.weather = some("GET", "404", 1)
+    assert folder.caption(first) == "a red car"
+    proxy.weather = some("ranged GET", "404", 100)
+    with pytest.raises(ObjectMissing, match=r"^spec\.dataset\.videos: s3://bucket/.*/raw/a\.mp4"):
+        folder.fetch(first, tmp_path)
+
+
+def test_listings_that_are_refused_are_no_fault_of_the_data(folder, proxy):
+    proxy.weather = some("LIST", "404", 10_000)
+    with pytest.raises(TrainerError) as failed:
+        folder.videos()
+    assert failed.value.exit_code == ExitCode.STORAGE
