@@ -14,6 +14,7 @@ from videotrain_api.rules.facts import facts_of
 from videotrain_api.rules.layouts import check_layouts
 from videotrain_api.rules.metadata import check_metadata
 from videotrain_api.rules.pods import check_pods
+from videotrain_api.rules.sizes import check_frozen_size, check_spec_size
 from videotrain_api.rules.spending import check_affordable, check_spending
 from videotrain_api.rules.stages import check_stages
 from videotrain_api.rules.training import check_training
@@ -51,6 +52,8 @@ def parse_run(data: Any) -> VideoTrainingRun:
 
 def check(run: VideoTrainingRun) -> list[Problem]:
     """Every broken rule between fields; empty if the run can be accepted."""
+    if too_large := list(check_spec_size(run)):
+        return too_large
     facts = facts_of(run)
     problems = [
         *check_metadata(facts),
@@ -61,7 +64,7 @@ def check(run: VideoTrainingRun) -> list[Problem]:
         *check_spending(facts),
         *check_pods(facts),
     ]
-    return problems or list(check_affordable(facts))
+    return problems or [*check_affordable(facts), *check_frozen_size(facts)]
 
 
 def _header(data: Any) -> Iterator[Problem]:

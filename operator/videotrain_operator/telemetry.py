@@ -88,7 +88,7 @@ class OperatorMetrics(Collector):
         """The API server was asked.
 
         Args:
-            verb: get, list, watch, create, apply, patch, put, delete or deletecollection.
+            verb: get, list, watch, create, apply, patch, put or delete.
             kind: of the object.
             code: HTTP status; 0 if there was no answer.
         """

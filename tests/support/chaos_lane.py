@@ -16,6 +16,7 @@ from support.chaos_records import Generation, RecordKeeper
 from support.chaos_rig import PATIENCE, Rig, until
 
 from videotrain_api.records import Roster
+from videotrain_api.resource.name_ranges import spelled_out
 from videotrain_api.vocabulary import API_VERSION, DIR_RUN, KIND, LABEL_RUN, ROSTER_KEY
 
 PHASES = ("starting", "running", "checkpointing", "suspending")
@@ -296,7 +297,7 @@ class Lane:
     def is_whole(self) -> bool:
         """Two nodes train, nobody else is there, and nothing is about to change."""
         live, newest = self.live, self.newest
-        if live is None or newest is None or len(live["members"]) != 2 or newest.number != live["number"]:
+        if live is None or newest is None or len(spelled_out(live["members"])) != 2 or newest.number != live["number"]:
             return False
         quiet = all("deletionTimestamp" not in pod["metadata"] for pod in self.present())
         return len(self.present()) == 2 and quiet and self.status["phase"] == "Running" and len(newest.steps) >= 2

@@ -67,7 +67,7 @@ RIGHTS: Final = (
         Place.RUNS,
         "",
         "pods",
-        (*_READ, "create", "patch", "delete", "deletecollection"),
+        (*_READ, "create", "patch", "delete"),
         "Worker pods; a patch tells a queue that a group is given up, and takes a pod of a lost node out of the queue.",
     ),
     Right(

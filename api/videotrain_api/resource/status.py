@@ -12,6 +12,7 @@ from pydantic import Field
 
 from videotrain_api.money import MICROS, round_half_up
 from videotrain_api.records import CurationCounts, GenerationProgress
+from videotrain_api.resource.name_ranges import NameRanges
 from videotrain_api.schema import ApiModel
 
 
@@ -43,8 +44,8 @@ class GenerationStatus(ApiModel):
     """GenerationReason for which it was started."""
     message: str = ""
     """For people: which node, pod or edit."""
-    members: list[str]
-    """Pod names by node rank."""
+    members: NameRanges
+    """Pod names by node rank, such as `demo-w[0-3,7]`."""
     world_size: int
     """Worker processes."""
     gpus: int

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Final
 
+from videotrain_api.resource.stored_size import LARGEST_ANNOTATIONS
 from videotrain_api.rules.facts import Facts
 from videotrain_api.schema import Problem
 
@@ -20,7 +21,6 @@ _OTHERS: Final = (
     "resourceVersion",
     "selfLink",
 )
-_MOST_ANNOTATION_BYTES: Final = 256 * 1024
 
 
 def check_metadata(facts: Facts) -> Iterator[Problem]:
@@ -34,5 +34,5 @@ def check_metadata(facts: Facts) -> Iterator[Problem]:
             hint = f"did you mean '{near[0]}'? " if near else ""
             yield Problem(f"metadata.{name}", value, f"unknown field; {hint}known fields here: {', '.join(known)}")
     size = sum(len(text.encode()) for entry in head.annotations.items() for text in entry)
-    if size > _MOST_ANNOTATION_BYTES:
-        yield Problem("metadata.annotations", f"{size} bytes", f"allowed: {_MOST_ANNOTATION_BYTES} bytes in all")
+    if size > LARGEST_ANNOTATIONS:
+        yield Problem("metadata.annotations", f"{size} bytes", f"allowed: {LARGEST_ANNOTATIONS} bytes in all")

@@ -14,6 +14,7 @@ from rich.table import Table
 from videotrain.embedded.database import read_objects
 from videotrain.local.screen import cost_table, render_screen
 from videotrain.manifest_file import ManifestFileError
+from videotrain_api.resource.name_ranges import short_names
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.vocabulary import KIND
@@ -68,6 +69,6 @@ def generation_table(status: RunStatus) -> Table:
         table.add_column(heading)
     for one in status.generations:
         ended = f"{one.ended_at:%H:%M:%S} {one.end_cause or ''}" if one.ended_at else ""
-        row = (one.number, one.stage, one.world_size, one.reason, ", ".join(one.members))
+        row = (one.number, one.stage, one.world_size, one.reason, short_names(one.members))
         table.add_row(*map(str, row), f"{one.created_at:%H:%M:%S}", ended)
     return table

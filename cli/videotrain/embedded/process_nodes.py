@@ -129,7 +129,7 @@ class ProcessNodes:
                 await self._record_lost(pod)
         for node in await self._cluster.list("Node", ""):
             if node["metadata"]["name"] not in self._names:
-                await self._cluster.delete("Node", "", node["metadata"]["name"])
+                await self._cluster.delete("Node", "", node["metadata"]["name"], uid=node["metadata"]["uid"])
         for name in self._names:
             await self._register(name)
 

@@ -140,11 +140,6 @@ class EmbeddedCluster:
         _check_preconditions(key, row, {"uid": uid} if uid else {})
         self._transact(lambda change: change.request_deletion(key, grace_seconds))
 
-    async def delete_collection(self, kind: str, namespace: str, labels: Mapping[str, str]) -> None:
-        """Ask for the deletion of everything that carries the labels; see Cluster.delete_collection."""
-        for body in await self.list(kind, namespace, labels):
-            await self.delete(kind, namespace, body["metadata"]["name"], uid=body["metadata"]["uid"])
-
     async def replace_status(self, kind: str, namespace: str, name: str, status: Json, resource_version: str) -> Json:
         """Write the status subresource; see Cluster.replace_status."""
         key = _key(kind, namespace, name)

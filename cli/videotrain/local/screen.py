@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from videotrain.wording import BUCKET_LABELS, GPU_NOTE, duration, exact, money
+from videotrain_api.resource.name_ranges import short_names
 from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus, StageStatus
 from videotrain_api.resource.stored_status import read_status
 
@@ -120,7 +121,7 @@ def _world(generation: GenerationStatus, alive: Collection[str]) -> Text:
     progress = generation.progress
     text = Text("world  ", style="dim")
     text.append(f"generation {generation.number}", style="bold")
-    text.append(f"  {generation.world_size} workers on {', '.join(generation.members)}  ")
+    text.append(f"  {generation.world_size} workers on {short_names(generation.members)}  ")
     text.append(f"({generation.reason})", style="dim")
     waiting = len(set(alive) - set(generation.members))
     text.append(f"  +{waiting} waiting" if waiting else "", style="yellow")

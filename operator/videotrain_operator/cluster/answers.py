@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from videotrain_api.records import AgentProgress, RosterReceipt
+from videotrain_api.resource.stored_size import cut
 from videotrain_api.schema import ManifestError
 
 LARGEST_ANSWER: Final = 256 * 1024
@@ -20,7 +21,12 @@ DEEPEST: Final = 16
 MOST_ITEMS: Final = 32
 """Items of a list, the newest, and keys of a mapping, the first."""
 LONGEST_TEXT: Final = 1000
-LONGEST_STACKS: Final = 16 * 1024
+"""Bytes of a text as the API server stores it; others for some fields:"""
+LONGEST: Final = {"stacks": 4000, "skippedCheckpoints": 300, "gpuKinds": 100}
+"""Stacks: the pods' logs hold them whole."""
+LONGEST_KEY: Final = 64
+MOST: Final = {"skippedCheckpoints": 8, "gpuKinds": 16, "saved": 8}
+"""Items of some lists."""
 LARGEST_NUMBER: Final = 2**53
 """Beyond it a JSON number is another one for other readers."""
 LONGEST_TOLD: Final = 300
@@ -71,16 +77,21 @@ def _bounded(data: Any, longest: int, depth: int) -> Any:
         raise ValueError(f"the answer is nested more than {DEEPEST} levels deep")
     match data:
         case str():
-            return _printable(data[:longest])
+            return cut(_printable(data[:longest]), longest)
         case list():
             return [_bounded(item, longest, depth + 1) for item in data[-MOST_ITEMS:]]
         case dict():
-            kept = list(data.items())[:MOST_ITEMS]
-            texts = {name: LONGEST_STACKS if name == "stacks" else longest for name, _ in kept}
-            return {_printable(name[:longest]): _bounded(item, texts[name], depth + 1) for name, item in kept}
+            return dict(_field(name, item, depth) for name, item in list(data.items())[:MOST_ITEMS])
         case int() if abs(data) > LARGEST_NUMBER:
             raise ValueError("the answer has a number beyond 2^53")
     return data
+
+
+def _field(name: str, value: Any, depth: int) -> tuple[str, Any]:
+    if isinstance(value, list):
+        value = value[-MOST.get(name, MOST_ITEMS) :]
+    kept = _bounded(value, LONGEST.get(name, LONGEST_TEXT), depth + 1)
+    return cut(_printable(name[:LONGEST_KEY]), LONGEST_KEY), kept
 
 
 def _printable(text: str) -> str:

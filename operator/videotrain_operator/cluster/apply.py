@@ -49,7 +49,7 @@ async def apply(
     manifests, deletions = await _free_names(cluster, head, plan)
     for batch in batches(manifests):
         await _together(cluster.apply(manifest, manager_of(manifest)) for manifest in batch)
-    await _delete(cluster, head, deletions, plan.delete_all_pods)
+    await _delete(cluster, head, deletions)
     # The status after what it tells of: whoever dies in between does those writes again, which changes nothing.
     written: Json | None = None
     if due(run.get("status") or {}, status):
@@ -78,17 +78,19 @@ async def _free_names(cluster: Cluster, head: Json, plan: Plan) -> tuple[list[Ma
     return manifests, [item for item in plan.delete if item not in dead]
 
 
-async def _delete(cluster: Cluster, head: Json, items: Iterable[Deletion], all_pods: bool = False) -> None:
-    """One by one with their uids; all pods of a run that keeps none in one request, after everything else."""
+async def _delete(cluster: Cluster, head: Json, items: Iterable[Deletion]) -> None:
+    """Each by its uid, pods after everything else.
+
+    Never all that carry a label in one request: one of an operator that leads no more, arriving late, would take the
+    pods that the next one has made.
+    """
     namespace = head.get("namespace", "default")
-    single = [item for item in items if item.kind != "Pod" or not all_pods]
-    await _together(
-        cluster.delete(item.kind, namespace, item.name, uid=item.uid, grace_seconds=item.grace_seconds)
-        for item in single
-    )
-    if all_pods:
-        labels = {LABEL_RUN: head["name"], LABEL_RUN_UID: head["uid"]}
-        await cluster.delete_collection("Pod", namespace, labels)
+    ordered = sorted(items, key=lambda item: item.kind == "Pod")
+    for _, group in groupby(ordered, key=lambda item: item.kind == "Pod"):
+        await _together(
+            cluster.delete(item.kind, namespace, item.name, uid=item.uid, grace_seconds=item.grace_seconds)
+            for item in group
+        )
 
 
 def batches(manifests: Iterable[Manifest]) -> Iterator[list[Manifest]]:

@@ -56,17 +56,12 @@ class Cluster(Protocol):
             Conflict: the precondition does not hold.
         """
 
-    async def delete(
-        self, kind: str, namespace: str, name: str, *, uid: str | None = None, grace_seconds: int | None = None
-    ) -> None:
-        """Ask for deletion; owned objects follow. Nothing happens if the object is gone.
+    async def delete(self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None) -> None:
+        """Ask for the deletion of the object of that uid; owned objects follow. Nothing happens if it is gone.
 
         Raises:
             Conflict: an object of that name exists with another uid.
         """
-
-    async def delete_collection(self, kind: str, namespace: str, labels: Mapping[str, str]) -> None:
-        """Ask for the deletion of every object that carries the labels, each with its own grace, in one request."""
 
     async def replace_status(self, kind: str, namespace: str, name: str, status: Json, resource_version: str) -> Json:
         """Write the status subresource.

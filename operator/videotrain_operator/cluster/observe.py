@@ -9,6 +9,7 @@ from typing import Any
 
 from videotrain_api.records import AgentProgress, Roster
 from videotrain_api.render.names import ledger_name, roster_name
+from videotrain_api.resource.name_ranges import spelled_out
 from videotrain_api.resource.stored_status import implausible
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import FROZEN_SPEC_KEY, KIND, LABEL_RUN, LABEL_RUN_UID, LEDGER_KEY, ROSTER_KEY
@@ -151,4 +152,7 @@ def _members(status: Json) -> list[str]:
     generations = status.get("generations")
     newest = generations[-1] if isinstance(generations, list) and generations else None
     members = newest.get("members") if isinstance(newest, dict) else None
-    return [str(name) for name in members] if isinstance(members, list) else []
+    try:
+        return spelled_out(members) if isinstance(members, str) else []
+    except ValueError:
+        return []

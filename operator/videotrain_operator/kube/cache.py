@@ -79,15 +79,6 @@ class Store:
             index.setdefault(value, {})[key] = body
         return True
 
-    def mark_deleting(self, body: Json, at: str) -> None:
-        """Note that the deletion of a known object was asked for; the watch tells the server's own time later."""
-        key = key_of(body)
-        if self._objects.get(key) is body and "deletionTimestamp" not in body["metadata"]:
-            marked = body | {"metadata": body["metadata"] | {"deletionTimestamp": at}}
-            self._objects[key] = marked
-            for index, value in self._indices(marked):
-                index[value][key] = marked
-
     def remove(self, body: Json, *, ours: bool = False) -> Json | None:
         """Forget an object, unless another one has its name by now.
 

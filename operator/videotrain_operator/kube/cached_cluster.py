@@ -68,6 +68,7 @@ class KubeCluster:
         """Create the object, or change the existing one; see Cluster.apply.
 
         What is not in the cache is created by POST: applying to a name would silently merge into a stranger's object.
+        What is there is changed only while it is the object that was seen, by its uid.
 
         Raises:
             Conflict: a precondition does not hold, or the cache was behind: look again.
@@ -83,7 +84,8 @@ class KubeCluster:
         elif known is None or _uid_of_run(known) != _uid_of_run(manifest):
             body = await self._create(manifest, manager)
         else:
-            body = await self._client.apply(manifest, manager)
+            seen = head | {"uid": known["metadata"]["uid"]}
+            body = await self._client.apply(manifest | {"metadata": seen}, manager)
         store.put(trim(body))
         return body
 
@@ -120,15 +122,22 @@ class KubeCluster:
         """Learn the object that has the name: ours (the cache was behind), a predecessor's on its way out, or alien.
 
         Raises:
-            NameTakenError: it is alien.
+            Conflict: it has changed meanwhile.
+            NameTakenError: it is alien; it was left as it is.
         """
         kind, head = manifest["kind"], manifest["metadata"]
         namespace, name = head.get("namespace", "default"), head["name"]
         body = await self._client.get(kind, namespace, name)
-        owner = _uid_of_run(body)
-        if owner == _uid_of_run(manifest):
+        ours, owners = _uid_of_run(manifest), _uids_of_owners(body)
+        if ours in owners and not head["labels"].items() <= (body["metadata"].get("labels") or {}).items():
+            # Only labels tell the cache that it is there, and somebody has changed them.
+            precondition = {key: body["metadata"][key] for key in ("uid", "resourceVersion")}
+            patch = {"metadata": precondition | {"labels": head["labels"]}}
+            body = await self._client.patch(kind, namespace, name, patch, manager=FIELD_MANAGER)
+        if ours in (_uid_of_run(body), *owners):
             self._stores[kind].put(trim(body))
-        elif owner is None and "deletionTimestamp" not in body["metadata"]:
+        elif _uid_of_run(body) not in owners and "deletionTimestamp" not in body["metadata"]:
+            # Nobody would ever take it away, as the collector of garbage does with what a run before has left.
             message = f"{kind} {namespace}/{name} exists and belongs to no run; delete it or rename the run"
             raise NameTakenError(409, "NameTaken", message)
 
@@ -144,9 +153,7 @@ class KubeCluster:
         except NotFound as error:
             raise Conflict(str(error)) from error
 
-    async def delete(
-        self, kind: str, namespace: str, name: str, *, uid: str | None = None, grace_seconds: int | None = None
-    ) -> None:
+    async def delete(self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None) -> None:
         """Ask for deletion; see Cluster.delete."""
         propagation = "Background" if kind == KIND else None
         answer = await self._client.delete(
@@ -163,13 +170,6 @@ class KubeCluster:
             store.put(body)
         else:
             store.remove(body, ours=True)
-
-    async def delete_collection(self, kind: str, namespace: str, labels: Mapping[str, str]) -> None:
-        """Ask for the deletion of everything that carries the labels; see Cluster.delete_collection."""
-        await self._client.delete_collection(kind, namespace, _selector(labels))
-        now = rfc3339(self._client.clock.now(), "seconds")
-        for body in await self.list(kind, namespace, labels):
-            self._stores[kind].mark_deleting(body, now)
 
     async def replace_status(self, kind: str, namespace: str, name: str, status: Json, resource_version: str) -> Json:
         """Write the status subresource; see Cluster.replace_status."""
@@ -222,3 +222,7 @@ def _selector(labels: Mapping[str, str]) -> str:
 def _uid_of_run(body: Json) -> str | None:
     uid: str | None = (body["metadata"].get("labels") or {}).get(LABEL_RUN_UID)
     return uid
+
+
+def _uids_of_owners(body: Json) -> list[str]:
+    return [owner["uid"] for owner in body["metadata"].get("ownerReferences") or []]

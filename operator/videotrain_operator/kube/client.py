@@ -43,6 +43,8 @@ PAGE: Final = 500
 CONCURRENCY: Final = 16
 """Requests in flight beside watches. The server's priority and fairness does the rest."""
 RETRIES: Final = 4
+LONGEST_RETRY_SECONDS: Final = 5.0
+"""Longest that a server may have one request wait by `Retry-After`: it holds a permit meanwhile."""
 _SERVICE_ACCOUNT: Final = "var/run/secrets/kubernetes.io/serviceaccount"
 _RETRIED: Final = frozenset({429, 500, 502, 503, 504})
 LONGEST_LINE: Final = 64 * 2**20
@@ -68,6 +70,11 @@ class ApiError(Exception):
 
 class ApiUnavailable(ApiError):
     """No answer, or one that says to come back later: nothing is known about the cluster now."""
+
+    def __init__(self, status: int, reason: str, message: str, retry_seconds: float = 0.0) -> None:
+        super().__init__(status, reason, message)
+        self.retry_seconds = retry_seconds
+        """When to come back, if the server says so, LONGEST_RETRY_SECONDS at most."""
 
 
 def service_account() -> Path:
@@ -260,12 +267,6 @@ class KubeClient:
         except NotFound:
             return None
 
-    async def delete_collection(self, kind: str, namespace: str, labels: str) -> None:
-        """Ask for the deletion of all objects that a label selector matches, in one request."""
-        await self._json(
-            "DELETE", kind, KINDS[kind].path(namespace), {"labelSelector": labels}, verb="deletecollection"
-        )
-
     async def create_subresource(self, kind: str, namespace: str, name: str, subresource: str, body: Json) -> Json:
         """POST to a subresource, such as binding, eviction or token.
 
@@ -328,10 +329,11 @@ class KubeClient:
             try:
                 return await self._once(method, kind, path, query, body, content, verb)
             except ApiUnavailable as error:
+                told = error.retry_seconds
                 # Without an answer a write may have happened; the caller looks again. A refusal for overload is safe.
                 if attempt + 1 == RETRIES or (method != "GET" and error.status != HTTPStatus.TOO_MANY_REQUESTS):
                     raise
-            await asyncio.sleep(0.2 * 2**attempt)
+            await asyncio.sleep(max(told, 0.2 * 2**attempt))
         raise AssertionError("the last attempt returns or raises")
 
     async def _once(
@@ -385,7 +387,11 @@ class KubeClient:
         except json.JSONDecodeError:
             status = {}
         message = str(status.get("message") or text[:500] or response.reason)
-        raise _error(response.status, str(status.get("reason") or response.reason), f"{verb} {kind}: {message}")
+        error = _error(response.status, str(status.get("reason") or response.reason), f"{verb} {kind}: {message}")
+        if isinstance(error, ApiUnavailable):
+            told = response.headers.get("Retry-After", "")
+            error.retry_seconds = min(float(told), LONGEST_RETRY_SECONDS) if told.isdecimal() else 0.0
+        raise error
 
     def _tell(self, verb: str, kind: str, status: int) -> None:
         if self._on_request is not None:

@@ -42,9 +42,6 @@ class Plan:
     events: tuple[Event, ...] = ()
     requeue_seconds: float | None = None
     """Look again after so long even if nothing changes; None when only a change matters."""
-    delete_all_pods: bool = False
-    """`delete` names every pod of the run that is not being deleted yet, none with a grace of its own, and no pod is
-    wanted: one request for all pods with the run's labels `run` and `run-uid` takes the place of the single ones."""
     unreadable: tuple[str, ...] = ()
     """What others wrote and this pass could not read; for telling."""
     delete_run: bool = False

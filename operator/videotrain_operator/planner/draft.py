@@ -179,7 +179,6 @@ class Draft:
             status=self.status,
             events=tuple(self.events),
             requeue_seconds=self.requeue_seconds,
-            delete_all_pods=self.deletes_all_pods(),
             delete_run=self.delete_run,
             unreadable=(*(f"status.{path}" for path in self.unreadable), *self.observed.unreadable),
             roster=self.published or self.observed.roster,

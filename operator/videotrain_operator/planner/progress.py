@@ -13,8 +13,6 @@ from videotrain_api.vocabulary import ExitCode
 from videotrain_operator.planner.draft import Draft
 
 SAVED_KEPT: Final = 8
-STACKS_LIMIT: Final = 4000
-"""Characters of stacks in status; the pods' logs hold them whole."""
 CONSEQUENCES: Final = frozenset({int(ExitCode.FENCED), int(ExitCode.PEER_LOST)})
 """Exit codes of workers that stopped because of somebody else."""
 State = Literal["starting", "running", "draining", "drained", "failed", "succeeded"]
@@ -85,13 +83,7 @@ def merge(known: GenerationProgress | None, reports: Sequence[Report], members: 
     }
     for name in ("world_size", "resumed_step", "total_steps", "curation"):
         changes[name] = _first(getattr(facts, name) for facts in all_facts)
-    return _trimmed(ahead.model_copy(update=changes))
-
-
-def _trimmed(facts: GenerationProgress) -> GenerationProgress:
-    if facts.stacks is None or len(facts.stacks) <= STACKS_LIMIT:
-        return facts
-    return facts.model_copy(update={"stacks": facts.stacks[:STACKS_LIMIT]})
+    return ahead.model_copy(update=changes)
 
 
 def _state(known: GenerationProgress | None, reports: Sequence[Report], members: int) -> State:

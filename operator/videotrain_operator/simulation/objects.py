@@ -140,12 +140,6 @@ class Objects:
                 self.remove(kind, name)
         self._after_write()
 
-    async def delete_collection(self, kind: str, namespace: str, labels: Mapping[str, str]) -> None:
-        """Ask for the deletion of all that carry the labels; see Cluster.delete_collection."""
-        for body in await self.list(kind, namespace, labels):
-            if "deletionTimestamp" not in body["metadata"]:
-                await self.delete(kind, namespace, body["metadata"]["name"], uid=body["metadata"]["uid"])
-
     async def replace_status(self, kind: str, namespace: str, name: str, status: Json, resource_version: str) -> Json:
         """Write the status; see Cluster.replace_status."""
         self._before_write()

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from support.planner_builders import SIGNING_KEY, at, progress
+from support.stored_sizes import go_json
 
 from videotrain_api.records import AgentProgress, Roster, RosterNotice
+from videotrain_api.resource.stored_size import stored_bytes
 from videotrain_api.signing import HEADER_NONCE, Answer, Nonces, Request, SkewError
 from videotrain_operator.cluster import agents as agents_module
 from videotrain_operator.cluster.agents import AgentClient
@@ -176,6 +178,39 @@ def test_what_is_kept_of_an_answer_is_bounded_and_printable() -> None:
     assert len(json.dumps(kept.to_wire())) < 64 * 1024
     assert kept.current.gpu_kinds[0] == "\\x1b[31mH200\\u202e"
     assert (kept.current.stacks or "").startswith("deep\ndeep\n")
+    assert len(kept.current.stacks or "") > 3000
+
+
+@pytest.mark.parametrize("letter", 'x<"\n\u00e9\u6f22\U0001f600\x00\u2028\U000e0001')
+def test_no_letter_takes_more_room_in_a_status_than_another(letter: str) -> None:
+    """Counted as the API server stores it, whose JSON writes `<` in six bytes."""
+    long = letter * 330
+    point = {
+        "step": 1,
+        "capturedAt": "2026-01-01T00:00:00Z",
+        "committedAt": "2026-01-01T00:00:00Z",
+        "uri": long,
+        "dataStallUs": 0,
+        "checkpointUs": 0,
+    }
+    body = facts(
+        stacks=letter * 5000,
+        skippedCheckpoints=[long] * 17,
+        gpuKinds=[long] * 17,
+        saved=[point] * 17,
+        curation={"clips": 1, "dropped": {f"{number}{long}": 1 for number in range(40)}},
+    )
+    kept = read_progress(json.dumps(body, ensure_ascii=False).encode()).current
+    assert kept is not None
+    assert stored_bytes(kept.stacks or "") in range(3900, 4001)
+    assert len(kept.skipped_checkpoints) == 8
+    assert max(map(stored_bytes, kept.skipped_checkpoints)) <= 300
+    assert kept.gpu_kinds is not None
+    assert len(kept.gpu_kinds) == 16
+    assert max(map(stored_bytes, kept.gpu_kinds)) <= 100
+    assert kept.curation is not None
+    assert max(map(stored_bytes, kept.curation.dropped)) <= 64
+    assert len(go_json(kept.to_wire())) < 50 * 1024
 
 
 @pytest.mark.parametrize("number", [2**53 + 1, -(2**63), 10**300])

@@ -1,7 +1,10 @@
+import asyncio
+
 import pytest
 
 from videotrain_operator.cluster import apply as applying
 from videotrain_operator.cluster.apply import batches
+from videotrain_operator.planner.decision import Deletion
 
 
 def pod(index):
@@ -27,3 +30,27 @@ async def test_a_failed_write_is_raised_when_its_neighbours_are_done():
     with pytest.raises(ValueError, match="no"):
         await applying._together([bad(), good()])
     assert done == [1]
+
+
+class Deletes:
+    """Notes what is deleted, and how many at the same time."""
+
+    def __init__(self):
+        self.asked, self.under_way, self.together = [], 0, []
+
+    async def delete(self, kind, namespace, name, *, uid, grace_seconds=None):
+        self.under_way += 1
+        self.together.append(self.under_way)
+        await asyncio.sleep(0)
+        self.asked.append((kind, name, uid))
+        self.under_way -= 1
+
+
+async def test_every_object_goes_by_its_uid_and_pods_go_after_all_else():
+    cluster = Deletes()
+    pods = [Deletion(kind="Pod", name=f"w{index}", uid=f"u{index}") for index in range(4096)]
+    service = Deletion(kind="Service", name="workers", uid="s")
+    await applying._delete(cluster, {"name": "run", "uid": "r", "namespace": "team"}, [*pods, service])
+    assert cluster.asked[0] == ("Service", "workers", "s")
+    assert sorted(cluster.asked[1:]) == sorted(("Pod", pod.name, pod.uid) for pod in pods)
+    assert max(cluster.together) > 1

@@ -75,3 +75,23 @@ async def test_a_write_is_not_repeated_by_who_leads_no_more(server: KubeClient) 
     with pytest.raises(NotLeading):
         await server.fenced(fence).delete("Pod", "team", "a")
     assert SlowServer.sent == ["DELETE"]
+
+
+async def test_a_write_comes_back_when_the_server_says_and_asks_the_fence_then(
+    server: KubeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def busy(*_: Any) -> Any:
+        raise ApiUnavailable(429, "TooManyRequests", "later", 3.0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(KubeClient, "_once", busy)
+    asked: list[int] = []
+    with pytest.raises(ApiUnavailable):
+        await server.fenced(lambda: asked.append(1)).delete("Pod", "team", "a")
+    assert pauses == [3.0, 3.0, 3.0]
+    assert len(asked) == 4
