@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from support.pieces import even_share
 
 from videotrain_api.resource.trainrun import CheckpointPolicy, Storage
@@ -21,6 +22,7 @@ from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.checkpoint.save import CheckpointWriter
 from videotrain_trainer.checkpoint.state import Member, Point
 from videotrain_trainer.errors import PeerLost
+from videotrain_trainer.parallel.messages import decode, encode
 from videotrain_trainer.sharded_state import numel
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_reporter import StageReporter
@@ -102,11 +104,16 @@ class ThreadPeers:
         self._barrier.wait(20)
         return answers
 
-    def from_first(self, value: Any) -> Any:
-        return self._exchange(value)[0]
+    def from_first(self, kind: TypeAdapter[Any], value: Any) -> Any:
+        message = encode(kind, value) if self.rank == 0 else None
+        return decode(kind, self._exchange(message)[0], 0)
 
-    def to_all(self, value: Any) -> list[Any]:
-        return self._exchange(value)
+    def to_first(self, kind: TypeAdapter[Any], value: Any) -> list[Any]:
+        messages = self._exchange(encode(kind, value))
+        return [decode(kind, message, rank) for rank, message in enumerate(messages)] if self.rank == 0 else []
+
+    def wait_for_first(self) -> None:
+        self._exchange(None)
 
 
 def make_member(prefix: str, rank: int, size: int, generation: int, node: str = "here") -> Member:

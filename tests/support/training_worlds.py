@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from support.model_fixtures import set_threads
+from torch.distributed import distributed_c10d
 
 from videotrain_api.config.presets import complete_autoencoder
 from videotrain_api.config.stage_config import StageConfig, StagePaths
@@ -316,8 +317,19 @@ class Sink:
         raise AssertionError("the loop agrees on a drain within its own collective")
 
 
+def _forbid_pickles_between_ranks() -> None:
+    """Neither ours nor a library's: no world of the tests gets through if one is written or read."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a pickle between ranks")
+
+    distributed_c10d._pickler = refuse
+    distributed_c10d._unpickler = refuse
+
+
 def _worker(config: str, folder: str, rank: int, size: int, plan: Plan) -> None:
     set_threads()
+    _forbid_pickles_between_ranks()
     where = Path(folder)
     os.environ["LOCAL_RANK"] = str(rank)
     sink = Sink(where / f"records-{rank}.jsonl", plan, rank == size - 1)

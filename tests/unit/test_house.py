@@ -6,6 +6,7 @@ import ast
 import configparser
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,77 @@ def test_retired_words_stay_retired():
             for match in re.finditer(retired, text, re.IGNORECASE):
                 line = text.count("\n", 0, match.start()) + 1
                 found.append(f"{path.relative_to(ROOT)}:{line}: {match[0]!r}; say {instead}")
+    assert found == []
+
+
+PICKLING_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+OBJECT_COLLECTIVE = re.compile(r"(all_gather|broadcast|gather|scatter|send|recv)_object(_list)?")
+"""Of torch.distributed, and DeepSpeed's of the same names: whoever takes part runs code on the others."""
+PICKLED_PROTOCOLS = ("torch.distributed.checkpoint", "torch.distributed.rpc", "multiprocessing.connection")
+
+
+def pickles_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Lines that write or read pickles, or let a library do it, and what stands there."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        match node:
+            case ast.Import():
+                names = [alias.name for alias in node.names if alias.name.split(".")[0] in PICKLING_MODULES]
+                names += [alias.name for alias in node.names if alias.name.startswith(PICKLED_PROTOCOLS)]
+            case ast.ImportFrom(module=str(module)):
+                full = [f"{module}.{alias.name}" for alias in node.names]
+                # The exception alone is what a caller of torch.load(weights_only=True) has to know.
+                names = [
+                    name
+                    for name in full
+                    if name.split(".")[0] in PICKLING_MODULES and name.split(".")[-1] != "UnpicklingError"
+                ]
+                names += [
+                    name
+                    for name in full
+                    if name.startswith(PICKLED_PROTOCOLS) or OBJECT_COLLECTIVE.fullmatch(name.split(".")[-1])
+                ]
+            case ast.Attribute(attr=name) | ast.Name(id=name) if OBJECT_COLLECTIVE.fullmatch(name):
+                names = [name]
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="save")):
+                names = ["torch.save"]
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="load"), keywords=keywords):
+                weights_only = [word.value for word in keywords if word.arg == "weights_only"]
+                if [getattr(value, "value", None) for value in weights_only] != [True]:
+                    names = ["torch.load without weights_only=True"]
+            case ast.keyword(arg="allow_pickle", value=ast.Constant(value=True)):
+                names = ["allow_pickle=True"]
+        yield from ((getattr(node, "lineno", 0), name) for name in names)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import cloudpickle as cp",
+        "from marshal import load",
+        "dist.all_gather_object(values, value)",
+        "from torch.distributed import broadcast_object_list",
+        "dist.send_object_list([1], 0)",
+        "import torch.distributed.checkpoint as dcp",
+        "from torch.distributed import rpc",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "torch.save(state, path)",
+        "numpy.load(path, allow_pickle=True)",
+    ],
+)
+def test_a_pickle_is_seen(line: str):
+    assert list(pickles_in(ast.parse(line)))
+
+
+def test_nothing_is_pickled():
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {what}; ranks speak JSON (parallel/peers.py), files are safetensors"
+        for path in SOURCES
+        for line, what in pickles_in(ast.parse(path.read_text()))
+    ]
     assert found == []
 
 

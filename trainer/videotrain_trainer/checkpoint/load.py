@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import google_crc32c
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from videotrain_api.storage import layout
@@ -49,11 +49,14 @@ class Peers(Protocol):
     def rank(self) -> int:
         """Rank of this process in the world."""
 
-    def from_first(self, value: Value | None) -> Value:
+    def from_first(self, kind: TypeAdapter[Value], value: Value | None) -> Value:
         """The value that rank 0 has."""
 
-    def to_all(self, value: Value) -> list[Value]:
-        """The values of all ranks, by rank."""
+    def to_first(self, kind: TypeAdapter[Value], value: Value) -> list[Value]:
+        """On rank 0 the values of all ranks, by rank; empty elsewhere."""
+
+    def wait_for_first(self) -> None:
+        """Return once rank 0 has come here."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def load_newest(
     """
     skipped: list[str] = []
     remaining = list(complete)
-    nodes = peers.to_all(member.node)
+    nodes = peers.to_first(_NODE, member.node)
     while remaining:
         step = remaining.pop()
         opened = _open_together(store, member, step, peers, saved_step)
@@ -110,13 +113,14 @@ def load_newest(
         damage, vectors = opened.damage, None
         if opened.found is not None:
             vectors, damage = _try_read(store, opened.found, state)
-        damages = peers.to_all(None if damage is None else _told(damage))
-        if vectors is not None and not any(damages):
+        met = _agree(nodes, damage, peers)
+        if vectors is not None and met is None:
             for quantity in state.quantities:
                 # A moving average that the checkpoint does not have begins at its weights.
                 state.write(quantity, vectors[quantity if quantity in vectors else "master"])
             return Loaded(opened.found.manifest if opened.found else None, skipped)
-        skipped.append(_refuse_together(store, member, step, opened.found, damages, nodes, peers))
+        assert met is not None, "rank 0 has heard of the damage of this rank"
+        skipped.append(_refuse_together(store, member, step, opened.found, met, damage, peers))
     if skipped:
         raise all_refused(member.prefix, skipped)
     return Loaded(None, [])
@@ -274,7 +278,7 @@ def _open_together(store: ObjectStore, member: Member, step: int, peers: Peers, 
             answer = (None, None if step in listed else listed)
             uri = layout.checkpoint_commit(member.prefix, step)
             damage = DamagedCheckpointError(uri, MISSING, f"is listed, and not there: {error}")
-    found_by_first, listed_by_first = peers.from_first(answer)
+    found_by_first, listed_by_first = peers.from_first(_ANSWER, answer)
     return _Opened(found_by_first, None if listed_by_first is not None else damage, listed_by_first)
 
 
@@ -300,12 +304,41 @@ def _check_model(found: StoredCheckpoint, state: ShardedState) -> None:
         )
 
 
-_Told = tuple[str, str, str, int, int]
-"""A DamagedCheckpointError for other ranks."""
+class _FirstDamage(NamedTuple):
+    """Damage that a rank has met, and who is to look at it again. All ranks hear of the first one only."""
+
+    rank: int
+    node: str
+    witness: int | None
+    """First rank on another machine."""
+    uri: str
+    found: str
+    problem: str
+    start: int
+    stop: int
+
+    def damage(self) -> DamagedCheckpointError:
+        """As the rank that met it raises it."""
+        return DamagedCheckpointError(self.uri, self.found, self.problem, self.start, self.stop)
 
 
-def _told(damage: DamagedCheckpointError) -> _Told:
-    return damage.uri, damage.found, damage.problem, damage.start, damage.stop
+_NODE: Final = TypeAdapter(str)
+_DAMAGE: Final = TypeAdapter(tuple[str, str, str, int, int] | None)
+_FIRST_DAMAGE: Final = TypeAdapter(_FirstDamage | None)
+_WITNESS: Final = TypeAdapter(str | None)
+_ANSWER: Final = TypeAdapter(tuple[StoredCheckpoint | None, list[int] | None])
+
+
+def _agree(nodes: Sequence[str], damage: DamagedCheckpointError | None, peers: Peers) -> _FirstDamage | None:
+    """What the first rank that has met damage says of it; None if none has. Only rank 0 knows `nodes`."""
+    told = None if damage is None else (damage.uri, damage.found, damage.problem, damage.start, damage.stop)
+    first = next(((rank, told) for rank, told in enumerate(peers.to_first(_DAMAGE, told)) if told is not None), None)
+    met: _FirstDamage | None = None
+    if first is not None:
+        rank, told = first
+        witness = next((other for other, node in enumerate(nodes) if node != nodes[rank]), None)
+        met = _FirstDamage(rank, nodes[rank], witness, *told)
+    return peers.from_first(_FIRST_DAMAGE, met)
 
 
 def _refuse_together(
@@ -313,8 +346,8 @@ def _refuse_together(
     member: Member,
     step: int,
     found: StoredCheckpoint | None,
-    damages: list[_Told | None],
-    nodes: list[str],
+    met: _FirstDamage,
+    own: DamagedCheckpointError | None,
     peers: Peers,
 ) -> str:
     """Withdraw a checkpoint if another machine reads the damage of the first rank that met some as that one does.
@@ -326,38 +359,34 @@ def _refuse_together(
         DamagedCheckpointError: this process met damage, and no other machine agrees.
         PeerLost: only other processes did.
     """
-    own = damages[peers.rank]
     if own is not None:
-        leave_mark(store, member, step, DamagedCheckpointError(*own))
-    first = next(rank for rank, told in enumerate(damages) if told is not None)
-    told = damages[first]
-    assert told is not None
-    damage = DamagedCheckpointError(*told)
-    witness = next((rank for rank, node in enumerate(nodes) if node != nodes[first]), None)
+        leave_mark(store, member, step, own)
+    damage = met.damage()
     agrees: str | None = None
-    if peers.rank == witness and _reads_alike(store, member, step, found, damage):
+    if peers.rank == met.witness and _reads_alike(store, member, step, found, damage):
         agrees = member.node
-    elif peers.rank == first:
+    elif peers.rank == met.rank:
         agrees = marked_elsewhere(store, member, step, damage)
-    second = next((node for node in peers.to_all(agrees) if node is not None), None)
-    what = f"{damage}; read {READINGS} times by rank {first} on node {nodes[first]}"
+    agreeing = (node for node in peers.to_first(_WITNESS, agrees) if node is not None)
+    second = peers.from_first(_WITNESS, next(agreeing, None))
+    what = f"{damage}; read {READINGS} times by rank {met.rank} on node {met.node}"
     if second is None:
         if own is None:
             raise PeerLost(f"{what}, and by no other machine")
         raise DamagedCheckpointError(
-            own[0],
-            own[1],
-            f"{own[2]}; read {READINGS} times through connections of its own on node {member.node}, and no other "
+            own.uri,
+            own.found,
+            f"{own.problem}; read {READINGS} times through connections of its own on node {member.node}, and no other "
             "machine has read the same. Nothing is given up for it: another node is asked. To give it up by hand, "
             f"rename {layout.checkpoint_commit(member.prefix, step)} to refused.json",
-            own[3],
-            own[4],
+            own.start,
+            own.stop,
         )
     reason = f"{what}, and the same by node {second}"
     if peers.rank == 0:
         log.error("checkpoint refused: %s", reason)
         withdraw(store, member.prefix, step)
-    peers.from_first(True)  # nobody ends for want of checkpoints before this one is withdrawn
+    peers.wait_for_first()  # nobody ends for want of checkpoints before this one is withdrawn
     return reason
 
 

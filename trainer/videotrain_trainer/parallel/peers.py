@@ -3,44 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Final, TypeVar
 
 import torch
 import torch.distributed as dist
+from pydantic import TypeAdapter
 from torch import Tensor
 
+from videotrain_trainer.errors import TrainerError
+from videotrain_trainer.parallel.messages import check_length, decode, encode
+
 Value = TypeVar("Value")
+_DONE: Final = TypeAdapter(bool)
 
 
 class WorldPeers:
-    """The ranks of the world; every method is collective."""
+    """The ranks of the world; every method is collective. Values are sent as JSON of the type that `kind` describes."""
 
     @property
     def rank(self) -> int:
         """Rank of this process in the world."""
         return dist.get_rank()
 
-    def from_first(self, value: Value | None) -> Value:
-        """The value that rank 0 has."""
-        box: list[Any] = [value]
-        dist.broadcast_object_list(box, src=0)
-        found: Value = box[0]
-        return found
+    def from_first(self, kind: TypeAdapter[Value], value: Value | None) -> Value:
+        """The value that rank 0 has; that of other ranks is left out.
 
-    def to_all(self, value: Value) -> list[Value]:
-        """The values of all ranks, by rank."""
-        values: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(values, value)
+        Raises:
+            TrainerError: rank 0 sent something else.
+        """
+        message = encode(kind, value) if self.rank == 0 else None
+        length = torch.tensor(0 if message is None else message.numel())
+        dist.broadcast(length, src=0)
+        check_length(int(length), 0)
+        received = torch.empty(int(length), dtype=torch.uint8) if message is None else message
+        dist.broadcast(received, src=0)
+        return decode(kind, received, 0)
+
+    def wait_for_first(self) -> None:
+        """Return once rank 0 has come here."""
+        self.from_first(_DONE, True)
+
+    def to_first(self, kind: TypeAdapter[Value], value: Value) -> list[Value]:
+        """On rank 0 the values of all ranks; empty elsewhere. Nothing of it grows with the world on another rank.
+
+        Raises:
+            TrainerError: a rank sent something else (on rank 0), or more than rank 0 can hold (on all ranks).
+        """
+        ranks, message = dist.get_world_size(), encode(kind, value)
+        lengths = self._gathered(torch.tensor([message.numel()]))
+        told = torch.tensor(max((int(length), rank) for rank, length in enumerate(lengths)) if lengths else (0, 0))
+        dist.broadcast(told, src=0)
+        longest, rank = (int(number) for number in told)
+        check_length(longest, rank, ranks)
+        if longest < message.numel():
+            raise TrainerError(f"rank 0 leaves {longest} bytes for the message of rank {self.rank}: {message.numel()}")
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: message.numel()] = message
+        values = []
+        for sender, (row, length) in enumerate(zip(self._gathered(padded), lengths, strict=True)):
+            check_length(int(length), sender, ranks)
+            values.append(decode(kind, row[: int(length)], sender))
         return values
-
-    def to_first(self, value: Value) -> list[Value]:
-        """On rank 0 the values of all ranks; empty elsewhere."""
-        box: list[Any] | None = [None] * dist.get_world_size() if self.rank == 0 else None
-        dist.gather_object(value, box, dst=0)
-        return box or []
 
     def table(self, row: Sequence[float]) -> Tensor:
         """(ranks, len(row)) float64: the rows of all ranks."""
         out = torch.empty(dist.get_world_size() * len(row), dtype=torch.float64)
         dist.all_gather_single(out, torch.tensor(row, dtype=torch.float64))
         return out.view(-1, len(row))
+
+    def _gathered(self, row: Tensor) -> list[Tensor]:
+        """On rank 0 the rows of all ranks, which have one length; empty elsewhere."""
+        rows = [torch.empty_like(row) for _ in range(dist.get_world_size())] if self.rank == 0 else None
+        dist.gather(row, rows, dst=0)
+        return rows or []

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Final
+
+from pydantic import TypeAdapter
 
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.cost import flops
@@ -21,6 +24,8 @@ from videotrain_trainer.tasks.sample_draw import StageSampler, request_of
 from videotrain_trainer.tasks.sample_plan import Drawing, frame_size, plan_drawings, task_of
 from videotrain_trainer.worker.stage_context import Outcome, StageContext
 from videotrain_trainer.worker.stage_reporter import Work
+
+_NUMBERS: Final = TypeAdapter(list[int])
 
 
 def run(context: StageContext) -> Outcome:
@@ -37,7 +42,7 @@ def run(context: StageContext) -> Outcome:
     for drawing in drawings:
         request_of(config, drawing)  # refused before anything is drawn
     peers = WorldPeers()
-    missing = peers.from_first(_missing(context, store, sampler, drawings) if world.rank == 0 else None)
+    missing = peers.from_first(_NUMBERS, _missing(context, store, sampler, drawings) if world.rank == 0 else None)
     by_number, kept = {drawing.video.number: drawing for drawing in drawings}, len(drawings) - len(missing)
     context.reporter.started(world.size, kept, len(drawings))
     for first in range(0, len(missing), world.size):
@@ -65,7 +70,7 @@ def _round(
     rank, written = context.world.rank, 0
     if rank < len(numbers):
         written = _draw_one(context, store, sampler, drawings[numbers[rank]])
-    total_bytes = sum(peers.to_all(written))
+    total_bytes = int(peers.table([written]).sum())
     _record_round(context, started_at, len(numbers), done + len(numbers), total_bytes)
 
 

@@ -46,7 +46,7 @@ def export_weights(run: TrainingRun) -> None:
             save_file(tensors, path, metadata=metadata)
         run.store.put(layout.final_weights(run.prefix), path)
         path.unlink()
-    run.peers.from_first(True)
+    run.peers.wait_for_first()
 
 
 def _merged(run: TrainingRun, adapter: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

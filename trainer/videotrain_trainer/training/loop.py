@@ -8,7 +8,7 @@ from videotrain_trainer.checkpoint.state import Point
 from videotrain_trainer.data.sample_order import StepOrder
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.training.final_weights import export_weights
-from videotrain_trainer.training.order_check import RankSteps, order_lines
+from videotrain_trainer.training.order_check import RANK_STEPS, RankSteps, order_lines
 from videotrain_trainer.training.setup import MakeObjective, TrainingRun, is_finished, prepare
 from videotrain_trainer.training.step import StepResult
 from videotrain_trainer.training.validation_loss import Validated
@@ -92,7 +92,7 @@ def _save(run: TrainingRun) -> None:
         return
     with run.spans.measure("checkpoint"):
         own = RankSteps(list(run.trained_steps.trained), frozenset(skip.uid for skip in run.loader.skipped))
-        ranks = run.peers.to_first(own)
+        ranks = run.peers.to_first(RANK_STEPS, own)
         point = Point(
             step=run.state.step,
             captured_at=run.finished_at,

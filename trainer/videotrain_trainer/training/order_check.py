@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Final
+
+from pydantic import TypeAdapter
 
 from videotrain_api.storage.artifacts import OrderLine
 from videotrain_trainer.data.loader import SPARES
@@ -39,6 +42,9 @@ class RankSteps:
     trained: list[list[MicroBatchIds]]
     skipped: frozenset[str]
     """Uids of damaged samples."""
+
+
+RANK_STEPS: Final = TypeAdapter(RankSteps)
 
 
 def order_lines(data: TrainingSet, steps: Sequence[StepOrder], ranks: Sequence[RankSteps]) -> list[OrderLine]:

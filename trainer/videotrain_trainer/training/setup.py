@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
+
+from pydantic import TypeAdapter
 
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import CheckpointManifest
@@ -33,6 +35,8 @@ from videotrain_trainer.worker.stage_context import StageContext
 
 log = logging.getLogger(__name__)
 
+_YES_OR_NO: Final = TypeAdapter(bool)
+_STEPS: Final = TypeAdapter(list[int])
 MakeObjective = Callable[[StageContext, ObjectStore], Objective]
 
 
@@ -75,7 +79,7 @@ def is_finished(context: StageContext, store: ObjectStore) -> bool:
     found = None
     if context.world.rank == 0:
         found = context.restore and store.exists(layout.final_weights(context.config.paths.output))
-    return WorldPeers().from_first(found)
+    return WorldPeers().from_first(_YES_OR_NO, found)
 
 
 def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjective) -> TrainingRun:
@@ -138,7 +142,7 @@ def _claim(context: StageContext, store: ObjectStore, peers: WorldPeers) -> list
             for step in stored_steps(store, prefix).complete:
                 withdraw(store, prefix, step)
             complete = []
-    return peers.from_first(complete)
+    return peers.from_first(_STEPS, complete)
 
 
 def _order_state(plan: OrderPlan, resumed: CheckpointManifest | None) -> OrderState:

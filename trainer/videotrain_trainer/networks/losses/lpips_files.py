@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 from io import BytesIO
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -51,7 +51,7 @@ def _read(data: bytes, file: str, field: str) -> dict[str, Tensor]:
             return stored
         # weights_only: a pickle may otherwise run code.
         found = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise ConfigError(f"{field}: {file} is no readable weight file: {error}") from error
     return {name: value for name, value in dict(found).items() if isinstance(value, Tensor)}
 
