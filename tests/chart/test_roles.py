@@ -48,6 +48,17 @@ def test_without_the_webhook_there_are_no_rights_for_it(chart: Chart) -> None:
     }
 
 
+def test_without_network_policies_there_are_no_rights_for_them(chart: Chart) -> None:
+    for values in ({}, NAMESPACED):
+        for enabled in (True, False):
+            objects = chart.render(values | {"networkPolicy": {"enabled": enabled}})
+            granted = set.union(
+                *(rules_of(role) for role in of_kind(objects, "Role") + of_kind(objects, "ClusterRole"))
+            )
+            verbs = {verb for _, resource, verb, _ in granted if resource == "networkpolicies"}
+            assert verbs == ({"get", "list", "watch", "create", "patch"} if enabled else set())
+
+
 @pytest.mark.parametrize("values", [EVERYTHING, EVERYTHING | NAMESPACED], ids=["cluster", "namespaced"])
 def test_each_role_is_bound_to_the_operator_and_nobody_else(chart: Chart, values: Json) -> None:
     objects = chart.render(values)

@@ -29,7 +29,15 @@ OWN = {
 
 EVERYTHING: Json = {
     "rbac": {"ownerReferencesPermissionEnforcement": True},
-    "networkPolicy": {"workerNamespaces": ["team-a", "team-b"], "metricsFrom": [{"namespaceSelector": {}}]},
+    "networkPolicy": {
+        "metricsFrom": [{"namespaceSelector": {}}],
+        "runs": {
+            "storagePorts": [9000],
+            "metadataServices": ["169.254.170.23/32"],
+            "ingress": [{"from": [{"namespaceSelector": {}}], "ports": [{"port": 8080}]}],
+            "egress": [{"ports": [{"port": 3128}]}],
+        },
+    },
     "monitoring": {
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "podMonitor": {"enabled": True, "interval": "30s"},

@@ -19,11 +19,13 @@ from videotrain_api.vocabulary import API_VERSION, GROUP, KIND, PLURAL, SIGNING_
 Json = dict[str, Any]
 VERSION = API_VERSION.removeprefix(f"{GROUP}/")
 BOOKMARK_SECONDS = 0.02
-GROUPS = {GROUP: VERSION, "apiextensions.k8s.io": "v1", "admissionregistration.k8s.io": "v1", "kopf.dev": "v1"}
+GROUPS = {GROUP: VERSION, "apiextensions.k8s.io": "v1", "admissionregistration.k8s.io": "v1", "kopf.dev": "v1",
+          "networking.k8s.io": "v1"}  # fmt: skip
 KINDS = {
     "v1": {"pods": "Pod", "services": "Service", "configmaps": "ConfigMap", "nodes": "Node", "namespaces": "Namespace",
            "events": "Event"},
     API_VERSION: {PLURAL: KIND},
+    "networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy"},
     "apiextensions.k8s.io/v1": {"customresourcedefinitions": "CustomResourceDefinition"},
 }  # fmt: skip
 

@@ -92,6 +92,14 @@ RIGHTS: Final = (
         "The signing key of each run, which its pods mount. Created only: the operator reads no Secret there, its own "
         "included.",
     ),
+    Right(
+        Place.RUNS,
+        "networking.k8s.io",
+        "networkpolicies",
+        (*_READ, "create", "patch"),
+        "One for the worker pods of each run; a patch when its rules change.",
+        value="networkPolicy.enabled",
+    ),
     Right(Place.RUNS, "", "events", ("create",), "Tell people what was done and why."),
     Right(Place.CLUSTER, "", "nodes", ("list", "watch"), "See nodes that are lost, drained or about to be reclaimed."),
     Right(

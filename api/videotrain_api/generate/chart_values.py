@@ -158,21 +158,50 @@ class Webhook(_Values):
     """Longest wait for its answer, seconds."""
 
 
+class RunNetworks(_Values):
+    """What the operator's policy for each run allows beside the run's own pods, the operator, and object stores: TCP
+    443 and the port of spec.storage.endpointUrl of every address at which no cloud hands out credentials.
+    """
+
+    dns_to: list[Free] = Field(
+        default=[
+            {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+                "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+            },
+            {"ipBlock": {"cidr": "169.254.20.10/32"}},
+        ]
+    )
+    """Who answers DNS at port 53, as a list of network policy peers; the second is NodeLocal DNSCache."""
+    storage_ports: list[Port] = Field(default=[])
+    """More ports of object stores."""
+    metadata_services: list[Cidr] = Field(default=[])
+    """Addresses of credential services that workers may ask: 169.254.170.23/32 for EKS Pod Identity,
+    169.254.169.254/32 for the metadata of nodes, which gives workers all that the node may do. Credentials by Secret,
+    IRSA and the workload identity of Azure need none."""
+    ingress: list[Free] = Field(default=[])
+    """More ingress rules, in the form of a NetworkPolicy; [{}] lets everybody in."""
+    egress: list[Free] = Field(default=[])
+    """More egress rules, in the form of a NetworkPolicy, such as to a proxy; [{}] lets workers reach everything."""
+
+
 class NetworkPolicies(_Values):
-    """Network policies. They have an effect only where the cluster's network enforces them."""
+    """Network policies: of the operator's pods, and by the operator one for the worker pods of each run. They have an
+    effect only where the cluster's network enforces them.
+    """
 
     enabled: bool = True
-    """Create them."""
+    """Create them. If turned off, those of runs that are there stay until the runs are deleted."""
     api_server_ports: list[Port] = Field(default=[443, 6443])
     """Ports of the API server's endpoints, to which the operator may connect."""
     api_server_cidrs: list[Cidr] = Field(default=[], alias="apiServerCIDRs")
     """Addresses from which the API server calls the webhook; everybody may call it if empty. No selector reaches an API
     server outside of the pod network: these are the addresses of its machines, or of what it tunnels through."""
     metrics_from: list[Free] = Field(default=[])
-    """Who may read metrics, as a list of network policy peers; everybody if empty."""
-    worker_namespaces: list[Namespace] = Field(default=[])
-    """Namespaces in which worker pods get a policy; `namespaces` if empty. A policy covers one namespace, so a
-    cluster-wide operator needs them named here."""
+    """Who may read metrics, as a list of network policy peers, each with its namespaceSelector. If empty: of the
+    operator everybody; of workers nobody, or with monitoring.podMonitor pods labelled
+    app.kubernetes.io/name: prometheus."""
+    runs: RunNetworks = RunNetworks()
 
 
 class Monitor(_Values):

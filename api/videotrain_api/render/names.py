@@ -27,6 +27,11 @@ def service_name(run: VideoTrainingRun) -> str:
     return f"{run.metadata.name}-workers"
 
 
+def policy_name(run: str) -> str:
+    """Network policy of the worker pods of the run of that name."""
+    return f"{run}-workers"
+
+
 def config_map_name(run: VideoTrainingRun, digest: str) -> str:
     """Immutable config map with the frozen stage configurations."""
     return f"{run.metadata.name}-config-{digest}"

@@ -6,6 +6,7 @@ from videotrain_api.crd.wire import Manifest
 from videotrain_api.frozen_config import config_data, data_hash
 from videotrain_api.render.config import render_config_map
 from videotrain_api.render.names import config_map_name
+from videotrain_api.render.network import NetworkRules, render_network_policy
 from videotrain_api.render.pod import render_pod
 from videotrain_api.render.roster import render_roster
 from videotrain_api.render.service import render_service
@@ -13,8 +14,12 @@ from videotrain_api.resource.stages import node_counts
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 
 
-def render_objects(run: VideoTrainingRun) -> list[Manifest]:
-    """The service, the config maps and the worker pods of the first stage.
+def render_objects(run: VideoTrainingRun, network: NetworkRules | None = None) -> list[Manifest]:
+    """The service, the config maps, the network policy and the worker pods of the first stage.
+
+    Args:
+        run: the run.
+        network: what who installed the operator decided about networks; the chart's defaults if unset.
 
     Raises:
         ManifestError: the run cannot be resolved.
@@ -23,4 +28,5 @@ def render_objects(run: VideoTrainingRun) -> list[Manifest]:
     name = config_map_name(run, data_hash(data))
     pods = node_counts(node_bounds(run, run.spec.stages[0]))[-1]
     fixed = [render_service(run), render_config_map(run, name, data), render_roster(run, None, None)]
+    fixed.append(render_network_policy(run, network or NetworkRules()))
     return fixed + [render_pod(run, index, name) for index in range(pods)]

@@ -27,6 +27,8 @@ MERGE_KEYS: Final = {
     "schedulingGates": "name",
 }
 """Lists whose items merge, and by which field: the patchMergeKey of the Kubernetes API."""
+LABELS_FIXED: Final = tuple(f"app.kubernetes.io/{name}" for name in ("name", "instance", "managed-by", "component"))
+"""Labels of a worker pod outside of the operator's own group that no template changes."""
 APPENDED: Final = ("tolerations",)
 """Lists to which a patch adds. Kubernetes would replace them, and with them the tolerations for lost nodes."""
 PATCH: Final = "$patch"
@@ -54,6 +56,10 @@ def check_template(path: str, template: PodTemplate) -> Iterator[Problem]:
         for key in getattr(template.metadata, field):
             if key.startswith(f"{GROUP}/"):
                 yield Problem(f"{path}.metadata.{field}.{key}", "(set)", f"names below {GROUP}/ are the operator's")
+    for key in LABELS_FIXED:
+        if key in template.metadata.labels:
+            allowed = "set by the operator, whose services and policies go by it; choose another name"
+            yield Problem(f"{path}.metadata.labels.{key}", template.metadata.labels[key], allowed)
     shape = list(_shape(f"{path}.spec", template.spec))
     yield from shape
     if not shape:

@@ -74,3 +74,18 @@ app.kubernetes.io/part-of: videotrain
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{/* What the operator's network policies for runs allow, as JSON. */}}
+{{- define "videotrain.runNetworks" -}}
+{{- $operator := dict
+      "namespaceSelector" (dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace))
+      "podSelector" (dict "matchLabels" (include "videotrain.selectorLabels" . | fromYaml)) }}
+{{- $prometheus := dict
+      "namespaceSelector" dict
+      "podSelector" (dict "matchLabels" (dict "app.kubernetes.io/name" "prometheus")) }}
+{{- $metrics := default (ternary (list $prometheus) list .Values.monitoring.podMonitor.enabled) .Values.networkPolicy.metricsFrom }}
+{{- with .Values.networkPolicy.runs }}
+{{- dict "operator" (list $operator) "metrics" $metrics "dns" .dnsTo "storagePorts" .storagePorts
+      "metadataServices" .metadataServices "ingress" .ingress "egress" .egress | toJson }}
+{{- end }}
+{{- end }}

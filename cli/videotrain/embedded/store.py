@@ -34,6 +34,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "Service": _Kind(),
     "ConfigMap": _Kind(),
     "Secret": _Kind(),
+    "NetworkPolicy": _Kind(),
     "Event": _Kind(),
     "Node": _Kind(namespaced=False),
 }

@@ -32,7 +32,9 @@ class NotFound(Exception):
 
 
 class Cluster(Protocol):
-    """Access to namespaced objects (VideoTrainingRun, Pod, Service, ConfigMap, Secret, Event) and to nodes."""
+    """Access to nodes and to namespaced objects: VideoTrainingRun, Pod, Service, ConfigMap, Secret, NetworkPolicy and
+    Event.
+    """
 
     async def get(self, kind: str, namespace: str, name: str) -> Json:
         """The object. It may be shared: not to be changed.

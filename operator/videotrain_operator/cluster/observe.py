@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 from videotrain_api.records import AgentProgress, Roster
-from videotrain_api.render.names import ledger_name, roster_name
+from videotrain_api.render.names import ledger_name, policy_name, roster_name
+from videotrain_api.render.network import stored_policy
 from videotrain_api.resource.name_ranges import spelled_out
 from videotrain_api.resource.stored_status import implausible
 from videotrain_api.schema import Json
@@ -46,6 +47,8 @@ async def observe(
     bodies = await cluster.list("Pod", namespace, labels)
     pods = tuple(pod_view(pod, nodes, resource) for pod in bodies)
     maps = {item["metadata"]["name"]: item for item in await cluster.list("ConfigMap", namespace, labels)}
+    policies = await cluster.list("NetworkPolicy", namespace, labels)
+    policy = next((item for item in policies if item["metadata"]["name"] == policy_name(name)), None)
     ledger, roster_map = maps.get(ledger_name(name)), maps.get(roster_name(name))
     roster_text = _text(roster_map, ROSTER_KEY)
     roster = _roster(roster_text, labels[LABEL_RUN_UID])
@@ -60,6 +63,7 @@ async def observe(
         agents=await _ask(agents, key, run, pods),
         signing_key=key,
         service_uid=next((body["metadata"]["uid"] for body in await cluster.list("Service", namespace, labels)), None),
+        network_policy=stored_policy(policy.get("spec") or {}) if policy else None,
         config_maps=frozenset(maps),
         frozen_spec=_frozen_spec(run, maps),
         departed=tuple(_own(departed, labels, nodes, resource)),

@@ -16,7 +16,7 @@ from videotrain_operator.kube.cache import Key, Store
 from videotrain_operator.kube.client import ApiError, KubeClient
 from videotrain_operator.kube.trim import trim
 
-CACHED: Final = ("Pod", "Service", "ConfigMap", "Node", KIND)
+CACHED: Final = ("Pod", "Service", "ConfigMap", "NetworkPolicy", "Node", KIND)
 """Kinds that are read from the cache; any other is read from the server."""
 _log = logging.getLogger(__name__)
 

@@ -32,6 +32,7 @@ _ALL: Final = (
     Kind("ConfigMap", "v1", "configmaps"),
     Kind("Secret", "v1", "secrets"),
     Kind("ServiceAccount", "v1", "serviceaccounts"),
+    Kind("NetworkPolicy", "networking.k8s.io/v1", "networkpolicies"),
     Kind("Event", "v1", "events"),
     Kind("Namespace", "v1", "namespaces", namespaced=False),
     Kind("Node", "v1", "nodes", namespaced=False),

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
+from videotrain_api.render.network import stored_policy
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import (
     DOMAIN,
@@ -40,7 +41,7 @@ _CONDITION: Final = ("type", "status", "reason", "message", "lastTransitionTime"
 
 
 def trim(body: Json) -> Json:
-    """A reduced copy of a Pod, Node, ConfigMap or Service; any other object as it is."""
+    """A reduced copy of an object of a kind that the operator caches; any other as it is."""
     if body["kind"] == KIND:
         return trim_run(body)
     reduce = _REDUCERS.get(body["kind"])
@@ -120,6 +121,7 @@ _REDUCERS: Final[dict[str, Callable[[Json], Json]]] = {
     "Node": _node,
     "ConfigMap": _config_map,
     "Service": lambda _body: {},
+    "NetworkPolicy": lambda body: {"spec": _lean(stored_policy(body.get("spec") or {}))},
 }
 
 

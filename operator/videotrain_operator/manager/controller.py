@@ -95,6 +95,7 @@ class Controller:
         self._metrics, self._settings = metrics, settings
         self._nodes_heard_at = nodes_heard_at
         self._node_trust = NodeTrust(settings.node_trust_max_lost_percent)
+        self._rules = settings.cluster_rules()
         self._turns = _Turns(settings.concurrent_passes, self._node_trust)
         self._managed: dict[Key, _ManagedRun] = {}
         self._leaving: set[str] = set()
@@ -181,6 +182,7 @@ class Controller:
             settle_seconds=self._settings.settle_seconds,
             nodes_untrusted=lambda: self._node_trust.reason,
             time_untrusted=lambda: self._clock.untrusted,
+            rules=self._rules,
             on_outcome=lambda outcome: self._note(key, outcome),
             on_error=lambda error: self._note_error(key, error),
         )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Final
+
+from videotrain_api.render.network import NetworkRules
+from videotrain_operator.planner.cluster_rules import ClusterRules
 
 ENV_PREFIX: Final = "VIDEOTRAIN_OPERATOR_"
 
@@ -59,6 +63,11 @@ class Settings:
     webhook_service: str = _setting("videotrain-webhook", "Service through which the API server calls the webhook.")
     webhook_secret: str = _setting("videotrain-webhook", "Secret with the webhook's certificates; made if missing.")
     webhook_configuration: str = _setting("videotrain", "ValidatingWebhookConfiguration that gets the CA.")
+    network_policy: str = _setting(
+        "",
+        "JSON of what the network policies of runs allow (see videotrain_api.render.network.NetworkRules), such as "
+        '{"operator": [{"podSelector": {}}]}; runs get no policy if empty.',
+    )
     concurrent_passes: int = _setting(64, "Runs that are worked on at the same time.", least=1, most=1024)
     settle_seconds: float = _setting(
         0.25, "Least time between two passes over a run, so that changes that come together make one pass.", least=0.0
@@ -74,6 +83,11 @@ class Settings:
     )
     log_format: str = _setting("json", "Form of log lines.", allowed=("json", "text"))
     log_level: str = _setting("info", "Least severe log level.", allowed=("debug", "info", "warning", "error"))
+
+    def cluster_rules(self) -> ClusterRules:
+        """What every run is held to."""
+        rules = NetworkRules.from_wire(json.loads(self.network_policy)) if self.network_policy else None
+        return ClusterRules(network=rules)
 
     @classmethod
     def load(cls, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
@@ -93,7 +107,14 @@ class Settings:
                 text, source = environment.get(variable), variable
             if text is not None:
                 values[item.name] = _parse(item, text, source)
-        return cls(**values)
+        settings = cls(**values)
+        try:
+            settings.cluster_rules()
+        except ValueError as error:
+            raise SettingsError(
+                f"{_flag('network_policy')}={settings.network_policy}: must be JSON of its rules: {error}"
+            ) from None
+        return settings
 
 
 def _flag(name: str) -> str:

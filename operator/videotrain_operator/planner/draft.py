@@ -18,6 +18,7 @@ from videotrain_api.resource.stages import NodeBounds, node_counts
 from videotrain_api.resource.status import GenerationStatus, RunStatus, StageStatus
 from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec, node_bounds
 from videotrain_api.vocabulary import Condition
+from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.planner.decision import Deletion, Event, Plan
 from videotrain_operator.planner.observed import Observed, PodView
 
@@ -34,6 +35,7 @@ class Draft:
     """The run as it is trained: the frozen spec with the live fields of the present one."""
     observed: Observed
     now: datetime
+    rules: ClusterRules
     before: RunStatus
     """Status as it was read."""
     status: RunStatus

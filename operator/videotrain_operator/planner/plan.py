@@ -11,6 +11,7 @@ from videotrain_api.frozen_config import effective_run
 from videotrain_api.reasons import Reason
 from videotrain_api.render.config import render_config_map
 from videotrain_api.render.names import service_name
+from videotrain_api.render.network import render_network_policy
 from videotrain_api.render.service import render_service
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.resource.trainrun import VideoTrainingRun
@@ -18,6 +19,7 @@ from videotrain_api.schema import ManifestError
 from videotrain_api.vocabulary import Condition, Phase
 from videotrain_operator.planner.bill import settle_bill, store_ledger, write_cost
 from videotrain_operator.planner.budget import check_budget
+from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.planner.conditions import make_condition, reconciled, with_condition
 from videotrain_operator.planner.configuration import accept
 from videotrain_operator.planner.deadlines import check_deadlines, track_active_time
@@ -43,17 +45,19 @@ from videotrain_operator.planner.resize import change_world
 from videotrain_operator.planner.status_backup import restore_generation_number, restore_status
 from videotrain_operator.planner.suspension import suspend_or_resume
 
+_DEFAULT_RULES: Final = ClusterRules()
 REFUSED_LOOK_SECONDS: Final = 30.0
 """Between looks at a run that cannot be parsed and holds pods: deadline and budget come without any change."""
 
 
-def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
+def plan(run: VideoTrainingRun, observed: Observed, now: datetime, rules: ClusterRules = _DEFAULT_RULES) -> Plan:
     """Decide one pass. Pure: the same input gives the same plan, and nothing that is passed in is changed.
 
     Args:
         run: the run as the cluster holds it; `status` is what an earlier pass wrote.
         observed: a snapshot of everything that belongs to it.
         now: the time of this pass, aware.
+        rules: what the operator was told to hold every run to.
 
     Returns:
         What to apply, delete, write and tell, and when to look again. Repeating a plan on its own result changes
@@ -62,7 +66,7 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime) -> Plan:
     Raises:
         ManifestError: the frozen spec cannot be read.
     """
-    draft = _open(run, observed, now)
+    draft = _open(run, observed, now, rules)
     draft.update(conditions=reconciled(draft.status.conditions, run.metadata.generation, now))
     if draft.being_deleted():
         release_all(draft)  # nothing is created: its namespace may be going, too
@@ -147,7 +151,7 @@ def plan_refusal(run: Mapping[str, Any], observed: Observed, error: ManifestErro
     )
 
 
-def _open(run: VideoTrainingRun, observed: Observed, now: datetime) -> Draft:
+def _open(run: VideoTrainingRun, observed: Observed, now: datetime, rules: ClusterRules) -> Draft:
     stored = read_status(run.status)
     status = stored.status
     frozen = dict(observed.frozen_spec) if observed.frozen_spec is not None and status.config_map else None
@@ -159,6 +163,7 @@ def _open(run: VideoTrainingRun, observed: Observed, now: datetime) -> Draft:
         run=effective_run(run, frozen),
         observed=observed,
         now=now,
+        rules=rules,
         before=status,
         status=status.model_copy(update={"unconfirmed": None}),
         unreadable=stored.unreadable,
@@ -173,7 +178,8 @@ def _retire_service(draft: Draft) -> None:
 
 
 def _settle_fixed_objects(draft: Draft) -> None:
-    """Create config maps where they are missing, and the service from the first generation on.
+    """Create config maps where they are missing, the network policy where it is missing or another, and the service
+    from the first generation on.
 
     A roster carries addresses, so no world waits for names, and a service that is made when all its pods run costs its
     endpoints one write instead of one for each pod.
@@ -182,6 +188,10 @@ def _settle_fixed_objects(draft: Draft) -> None:
         return
     if draft.live is not None and draft.observed.service_uid is None:
         draft.apply.append(render_service(draft.run))
+    if draft.rules.network is not None and not draft.releases_all():
+        policy = render_network_policy(draft.run, draft.rules.network)
+        if policy["spec"] != draft.observed.network_policy:
+            draft.apply.append(policy)
     create_roster(draft)
     name = draft.status.config_map
     if name is not None and name not in draft.observed.config_maps and draft.config_data is not None:

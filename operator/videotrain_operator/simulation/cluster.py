@@ -13,6 +13,7 @@ from videotrain_api.render.names import roster_name
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.signing import KEY_BYTES, derive_signing_key
 from videotrain_api.vocabulary import ENV_REPLACEABLE, KIND, ROSTER_KEY, SIGNING_KEY
+from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.simulation.objects import Objects, clone
 from videotrain_operator.simulation.world import Agent, Pace, World
 
@@ -55,6 +56,8 @@ class SimulatedCluster(Objects):
         """Nodes that are cordoned."""
         self.nodes_untrusted = ""
         """Why the operator is not to believe what it sees of nodes, if it is not."""
+        self.rules = ClusterRules()
+        """What the operator holds every run to."""
         self.alive_generations: list[set[int]] = []
         """Generations that trained, by second."""
         self._totals = {

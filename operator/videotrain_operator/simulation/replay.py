@@ -29,7 +29,12 @@ async def settle(cluster: SimulatedCluster) -> Outcome:
     for _ in range(MOST_PASSES):
         try:
             outcome = await reconcile(
-                cluster, key, lambda: cluster.now, cluster, nodes_untrusted=cluster.nodes_untrusted
+                cluster,
+                key,
+                lambda: cluster.now,
+                cluster,
+                nodes_untrusted=cluster.nodes_untrusted,
+                rules=cluster.rules,
             )
         except (OperatorCrash, Conflict):
             continue

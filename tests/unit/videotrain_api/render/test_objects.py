@@ -207,7 +207,8 @@ def test_a_template_adds_to_the_pod_and_cannot_steal_its_identity() -> None:
 
 def test_all_objects_belong_to_the_run_and_the_configuration_is_immutable() -> None:
     objects = render_objects(run_of(manifest()))
-    assert [item["kind"] for item in objects] == ["Service", "ConfigMap", "ConfigMap", "Pod", "Pod", "Pod"]
+    kinds = ["Service", "ConfigMap", "ConfigMap", "NetworkPolicy", "Pod", "Pod", "Pod"]
+    assert [item["kind"] for item in objects] == kinds
     for item in objects:
         (owner,) = item["metadata"]["ownerReferences"]
         assert owner["uid"] == RUN_UID and owner["controller"] is True

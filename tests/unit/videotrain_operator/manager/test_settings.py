@@ -16,6 +16,9 @@ def test_a_flag_goes_before_a_variable_and_a_variable_before_the_default():
         (["--lease-seconds=soon"], ["--lease-seconds=soon", "a number"]),
         (["--log-format", "xml"], ["--log-format=xml", "json, text"]),
         (["--leader-elect", "maybe"], ["--leader-elect=maybe", "true or false"]),
+        (["--network-policy", "{"], ["--network-policy={", "JSON"]),
+        (["--network-policy", '{"storagePort": []}'], ["storagePort", "did you mean 'storagePorts'?"]),
+        (["--network-policy", "[]"], ["--network-policy=[]", "a mapping"]),
         (["--concurrent-passes", "1.5"], ["--concurrent-passes=1.5", "a whole number"]),
     ],
 )

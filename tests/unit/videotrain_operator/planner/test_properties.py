@@ -58,6 +58,7 @@ EVENTS = (
 BY_HAND = {
     "delete-config": ("ConfigMap", "config"),
     "delete-service": ("Service", "workers"),
+    "delete-policy": ("NetworkPolicy", "workers"),
     "delete-ledger": ("ConfigMap", "ledger"),
 }
 BOTH_COPIES = {"wipe-status", "delete-ledger"}
@@ -121,6 +122,7 @@ async def settle(cluster: SimulatedCluster) -> RunStatus:
                 cluster,
                 tuple(cluster.departed.values()),
                 nodes_untrusted=cluster.nodes_untrusted,
+                rules=cluster.rules,
             )
         except OperatorCrash:
             cluster.departed.clear()  # what its watch had seen
