@@ -65,8 +65,8 @@ class Replica:
             f"--kubeconfig={self._kubeconfig}",
         ]
         command += [f"--lease-namespace={OPERATOR_NAMESPACE}", f"--http-port={self.port}"]
-        # As in the chart: a container that comes again in its pod follows a dead one.
-        command += [f"--instance={self.number}"]
+        # As in the chart: a container that comes again in its pod follows a dead one, and each run has a policy.
+        command += [f"--instance={self.number}", "--network-policy={}"]
         # A pod's environment: nothing that belongs to whoever runs the benchmark but settings of the operator.
         kept = ("PATH", "LANG", "PYTHONWARNINGS")
         names = [name for name in os.environ if name in kept or name.startswith("VIDEOTRAIN_OPERATOR_")]

@@ -16,8 +16,11 @@ from support.chaos_rig import until
 from support.operator_bench import PODS, small_run
 from support.plane_objects import create_namespace
 
+from videotrain_api.render.network import NetworkRules, render_network_policy
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.vocabulary import KIND, LABEL_RUN
 from videotrain_operator.cluster.interface import NotFound
+from videotrain_operator.kube.kinds import KINDS
 
 KILLS = int(os.environ.get("VIDEOTRAIN_KILLS", "3"))
 RUNS_PER_KILL = 4
@@ -159,7 +162,7 @@ async def test_what_the_models_refuse_is_marked_invalid_with_the_reason_and_gets
     assert field in await bench.message(name, r"Warning Invalid: ")
     assert bench.status(name)["phase"] == "Invalid"
     await bench.rosters(["before", "after"])
-    owned = [key for kind, (_, key) in bench.left() if kind in ("Pod", "Service", "ConfigMap")]
+    owned = [key for kind, (_, key) in bench.left() if kind in ("Pod", "Service", "ConfigMap", "NetworkPolicy")]
     assert [key for key in owned if key.startswith(f"{name}-")] == []
     assert bench.nobody_ended()
 
@@ -196,6 +199,7 @@ STRANGERS = [
     ("Pod", "w0", {"spec": {"containers": [{"name": "c", "image": "i"}]}}),
     ("ConfigMap", "ledger", {"data": {"ledger.json": "precious"}}),
     ("Service", "workers", {"spec": {"ports": [{"port": 80}]}}),
+    ("NetworkPolicy", "workers", {"spec": {"podSelector": {}}}),
 ]
 
 
@@ -208,7 +212,8 @@ async def test_a_strangers_object_is_named_and_kept_and_the_run_goes_on_when_it_
 ):
     name = f"blocked-{suffix}"
     head = {"name": name, "namespace": bench.namespace, "labels": labels}
-    made = await bench.client.create({"apiVersion": "v1", "kind": kind, "metadata": head, **more}, "test")
+    body = {"apiVersion": KINDS[kind].group_version, "kind": kind, "metadata": head, **more}
+    made = await bench.client.create(body, "test")
     await bench.start(replicas=1)
     await bench.create("blocked")
     told = await bench.message("blocked", r"Warning NameTaken: ")
@@ -225,6 +230,26 @@ async def test_a_strangers_object_is_named_and_kept_and_the_run_goes_on_when_it_
     await bench.client.delete(kind, bench.namespace, name)
     await bench.rosters(["blocked"])
     assert bench.condition("blocked", "Scheduled")["status"] == "True"
+
+
+async def test_a_runs_network_policy_is_taken_as_written_once_and_goes_with_the_run(bench):
+    await bench.start(replicas=1)
+    await bench.create("walled")
+    await bench.rosters(["walled"])
+    stored = await bench.client.get("NetworkPolicy", bench.namespace, "walled-workers")
+    run = VideoTrainingRun.from_wire(await bench.client.get(KIND, bench.namespace, "walled"))
+    wanted = render_network_policy(run, NetworkRules())
+    assert stored["spec"] == wanted["spec"], "what the server adds would be written over again and again"
+    assert stored["metadata"]["ownerReferences"] == wanted["metadata"]["ownerReferences"]
+    assert stored["metadata"]["generation"] == 1
+    for pod in bench.pods("walled"):
+        assert wanted["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    await bench.client.patch("NetworkPolicy", bench.namespace, "walled-workers", {"spec": {"ingress": [{}]}})
+    await bench.edit("walled", activeDeadlineSeconds=86_400)
+    policies, key = bench.views["NetworkPolicy"].objects, (bench.namespace, "walled-workers")
+    await until(lambda: policies[key]["spec"] == wanted["spec"], "the edit is undone", bench.operators.tail)
+    await bench.client.delete(KIND, bench.namespace, "walled", propagation="Background")
+    await until(lambda: key not in policies, "it goes, too", bench.operators.tail)
 
 
 async def test_a_run_that_goes_leaves_a_strangers_object_alone(bench):

@@ -23,6 +23,7 @@ from videotrain_operator.cluster.interface import Json as Object
 from videotrain_operator.kube.cache import Store
 from videotrain_operator.kube.cached_cluster import CACHED, KubeCluster
 from videotrain_operator.kube.client import connect
+from videotrain_operator.kube.kinds import KINDS
 
 ENFORCEMENT = "rbac.ownerReferencesPermissionEnforcement"
 RUNS, CLUSTER, RELEASED = "namespaces of runs", "cluster", "namespace of the release"
@@ -128,13 +129,15 @@ def strangers() -> list[Json]:
         {"apiVersion": "v1", "kind": "Service", "metadata": head | {"name": "tiny-workers"},
          "spec": {"clusterIP": "None"}},
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": head | {"name": "tiny-ledger"}},
+        {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": head | {"name": "tiny-workers"},
+         "spec": {"podSelector": {}}},
         {"apiVersion": "v1", "kind": "Pod", "metadata": head | {"name": "tiny-w0"}, "spec": pod},
     ]  # fmt: skip
 
 
 def put_strangers_in_the_way(plane: AuditedControlPlane, release: Release, since: int) -> None:
     """The operator looks whose each is; one after the other is taken away when it has."""
-    names = {f"{item['kind'].lower()}s": item["metadata"]["name"] for item in strangers()}
+    names = {KINDS[item["kind"]].plural: item["metadata"]["name"] for item in strangers()}
     for manifest in [*strangers(), run_manifest()]:
         release.kubectl("create", "-f", "-", stdin=json.dumps(manifest))
 
@@ -149,7 +152,9 @@ def put_strangers_in_the_way(plane: AuditedControlPlane, release: Release, since
 
 
 def lose_a_pod(release: Release) -> None:
-    """A pod that failed is deleted alone; those of a run that is over go together."""
+    """A pod that failed is deleted alone; those of a run that is over go together. The policy was opened by hand."""
+    opened = ("patch", "networkpolicy", "tiny-workers", "--type", "merge", "-p", '{"spec": {"ingress": [{}]}}')
+    release.kubectl("-n", "team", *opened)
     pod = ("--namespace", "team", "pod", "tiny-w1")
 
     def runs() -> bool:

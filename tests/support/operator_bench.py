@@ -33,7 +33,7 @@ NODES = 6
 BENCH_LABEL = "bench"
 """Label of a bench's nodes; its value is the namespace."""
 LEASE_SECONDS = "5"
-KINDS = (KIND, "Pod", "Service", "ConfigMap", "Event")
+KINDS = (KIND, "Pod", "Service", "ConfigMap", "NetworkPolicy", "Event")
 
 
 class Bench:
@@ -71,7 +71,7 @@ class Bench:
         await asyncio.to_thread(grant_operator, self.plane.api(), OPERATOR, self.namespace, namespaces)
         user = kubeconfig or self.plane.kubeconfig(OPERATOR, ())
         ours = ("--lease-name", LEASE, "--lease-namespace", self.namespace, "--lease-seconds", LEASE_SECONDS)
-        ours += ("--key-secret", KEY_SECRET)
+        ours += ("--key-secret", KEY_SECRET, "--network-policy", "{}")
         self.operators = Operators(user, self.folder / "operators", replicas, (*ours, *flags))
         self.operators.start()
         await self.all_ready()
