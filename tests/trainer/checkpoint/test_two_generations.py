@@ -153,6 +153,12 @@ class Generations(RuleBasedStateMachine):
             writers[0].close()
 
 
+class GenerationsThatKeepOne(Generations):
+    """With a single checkpoint kept, retention is at its most dangerous."""
+
+    keep_last = 1
+
+
 SETTINGS = settings(
     max_examples=60,
     stateful_step_count=30,
@@ -162,3 +168,5 @@ SETTINGS = settings(
 )
 TestGenerations = Generations.TestCase
 TestGenerations.settings = SETTINGS
+TestGenerationsThatKeepOne = GenerationsThatKeepOne.TestCase
+TestGenerationsThatKeepOne.settings = SETTINGS
