@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import obstore
 import pytest
@@ -22,10 +22,12 @@ from videotrain_api.storage.artifacts import CheckpointManifest
 from videotrain_trainer import storage as storage_module
 from videotrain_trainer.storage import ObjectStore
 
-Outcome = Literal["crash before", "crash after", "error before", "error after"]
-OUTCOMES: tuple[Outcome, ...] = ("crash before", "crash after", "error before", "error after")
+Outcome = Literal["crash before", "crash after", "error before", "error after", "not stored", "listed empty"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 """At one request: the process dies before or after the store did it; or the process lives, and is told of an error
-where the store did nothing, or where it did everything (a lost answer)."""
+where the store did nothing, or where it did everything (a lost answer), of success where a write was not stored, or of
+no objects where there are some."""
+WRITES = ("put", "create")
 _IN_STEP = re.compile(r"/checkpoints/step-(\d+)/(.+)$")
 
 
@@ -80,7 +82,7 @@ class History:
 
     def tail(self, count: int = 40) -> str:
         """The last writes, for a failing test."""
-        shown = [f"{n} {e}" for n, e in enumerate(self.events) if e.kind in ("put", "create", "delete")]
+        shown = [f"{n} {e}" for n, e in enumerate(self.events) if e.kind in (*WRITES, "delete")]
         return "\n".join(shown[-count:])
 
 
@@ -96,7 +98,7 @@ class _Model:
     def apply(self, event: Event) -> Iterator[str]:
         match = _IN_STEP.search(event.key)
         step, name = (int(match.group(1)), match.group(2)) if match else (None, "")
-        if event.kind in ("put", "create"):
+        if event.kind in WRITES:
             yield from self._write(event, step, name)
         elif event.kind == "delete":
             yield from self._delete(event, step, name)
@@ -182,9 +184,15 @@ class Process(ObjectStore):
             if outcome is not None:
                 self.met.append(f"{kind} {key}")
             self._fail(outcome, "before", key)
-            result = send()
-            self.history.events.append(Event(self.name, kind, key, data))
-            self._fail(outcome, "after", key)
+            if outcome == "not stored" and kind in WRITES:
+                return {"e_tag": '"of nothing"', "version": None}
+            if outcome == "listed empty" and kind == "list":
+                return []
+            try:
+                result = send()
+                self.history.events.append(Event(self.name, kind, key, data))
+            finally:
+                self._fail(outcome, "after", key)
             return result
 
     def _fail(self, outcome: Outcome | None, when: str, key: str) -> None:

@@ -216,6 +216,8 @@ DENIALS = [
     (400, "InvalidToken"),
     (401, "Unauthorized"),
 ]
+MISSING = refusal(404, "NoSuchKey")
+OURS = (200, b"ours", 4)
 FULL = b"<Error><Code>XMinioStorageFull</Code></Error>"
 
 
@@ -287,17 +289,35 @@ def test_a_body_that_breaks_off_is_read_again(scripted):
     assert server.asked >= 2
 
 
-MISSING = refusal(404, "NoSuchKey")
-OURS = (200, b"ours", 4)
+def test_that_an_object_is_not_there_is_believed_of_two_answers(scripted):
+    for ask in (lambda s: s.get(UNDER), lambda s: s.stat(UNDER)):
+        _, store = scripted(MISSING, OURS)
+        assert ask(store)
+        server, store = scripted(MISSING)
+        with pytest.raises(ObjectMissing):
+            ask(store)
+        assert server.asked == 2
+    assert scripted(MISSING, OURS)[1].exists(UNDER)
+
+
+@pytest.mark.parametrize("refused", [(409, "OperationAborted"), (412, "PreconditionFailed"), (404, "NoSuchUpload")])
+def test_a_write_without_a_condition_is_asked_again_whatever_refuses_it(scripted, monkeypatch, refused):
+    monkeypatch.setattr("videotrain_trainer.storage.time.sleep", lambda _: None)
+    server, store = scripted(refusal(*refused), OURS)
+    store.put(UNDER, b"ours")
+    assert server.asked == 2
+    _, store = scripted(refusal(*refused))
+    with pytest.raises(StorageUnavailable, match=r"s3://bucket/run/x: .*asked 3 times"):
+        store.put(UNDER, b"ours")
 
 
 @pytest.mark.parametrize(
     "answers",
     [
-        [(409, b"<Error><Code>ConditionalRequestConflict</Code></Error>", 54), MISSING, OURS, OURS],
+        [(409, b"<Error><Code>ConditionalRequestConflict</Code></Error>", 54), MISSING, MISSING, OURS, OURS],
         [(412, b"<Error><Code>PreconditionFailed</Code></Error>", 46), OURS],
         [(412, b"<Error><Code>PreconditionFailed</Code></Error>", 46), (200, b"ou", 2), OURS],
-        [(200, b"", 0), MISSING, (200, b"", 0), OURS],
+        [(200, b"", 0), MISSING, MISSING, (200, b"", 0), OURS],
     ],
     ids=["refused and not stored", "stored by ourselves before", "read wrong once", "accepted and not stored"],
 )
@@ -310,7 +330,7 @@ def test_one_answer_does_not_end_a_write(scripted, answers):
 def test_a_write_that_is_refused_for_ever_is_the_storages_fault(scripted, monkeypatch):
     monkeypatch.setattr("videotrain_trainer.storage.time.sleep", lambda _: None)
     conflict = (409, b"<Error><Code>ConditionalRequestConflict</Code></Error>", 54)
-    _, store = scripted(*[conflict, MISSING] * PUT_ONCE_ATTEMPTS)
+    _, store = scripted(*[conflict, MISSING, MISSING] * PUT_ONCE_ATTEMPTS)
     with pytest.raises(StorageUnavailable, match="cannot be written"):
         store.put_once(UNDER, b"ours")
 

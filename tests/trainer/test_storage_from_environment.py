@@ -31,7 +31,7 @@ def test_the_endpoint_of_the_run_wins_over_the_environment(s3, tmp_path, monkeyp
 
 def test_a_failure_names_the_endpoint_of_the_environment(monkeypatch):
     monkeypatch.setattr("videotrain_trainer.storage.RETRIES", {"max_retries": 0})
-    monkeypatch.setattr("videotrain_trainer.storage.READ_ATTEMPTS", 1)
+    monkeypatch.setattr("videotrain_trainer.storage.ATTEMPTS", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StorageUnavailable, match=r"http://127\.0\.0\.1:9 keeps failing"):
         ObjectStore(Storage(uri="s3://bucket/x")).get("s3://bucket/x/a")

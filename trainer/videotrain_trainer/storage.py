@@ -44,8 +44,8 @@ from videotrain_trainer.errors import (
 )
 
 Result = TypeVar("Result")
-READ_ATTEMPTS = 3
-"""Reads whose body breaks off are repeated; obstore itself only repeats until the answer's head has arrived."""
+ATTEMPTS = 3
+"""Requests that may be carried out twice are repeated. obstore does so until an answer has begun, for some faults."""
 PUT_ONCE_ATTEMPTS = 5
 RETRIES = {
     "max_retries": 14,
@@ -143,11 +143,11 @@ class ObjectStore:
         Raises:
             ObjectMissing: there is none.
         """
-        return self._read(uri, lambda client, key: bytes(obstore.get(client, key).bytes()))
+        return self._retry(uri, lambda client, key: bytes(obstore.get(client, key).bytes()))
 
     def get_range(self, uri: str, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`; fewer if the object ends before. One request."""
-        return self._read(uri, lambda client, key: bytes(obstore.get_range(client, key, start=offset, length=length)))
+        return self._retry(uri, lambda client, key: bytes(obstore.get_range(client, key, start=offset, length=length)))
 
     def fetch(self, found: ObjectInfo, path: Path) -> None:
         """Copy a listed object to a file, in ranges; an object of another size than was listed is not taken for whole.
@@ -158,12 +158,12 @@ class ObjectStore:
         with path.open("wb") as file:
             for offset in range(0, found.size, FETCH_BYTES):
                 length = min(FETCH_BYTES, found.size - offset)
-                parts = (self.get_range(found.uri, offset, length) for _ in range(READ_ATTEMPTS))
+                parts = (self.get_range(found.uri, offset, length) for _ in range(ATTEMPTS))
                 whole = next((part for part in parts if len(part) == length), None)
                 if whole is None:
                     raise StorageUnavailable(
                         f"{found.uri}: {found.size} bytes were listed, and the {length} bytes from {offset} on do not "
-                        f"come, asked {READ_ATTEMPTS} times; the object was replaced meanwhile, or the object store at "
+                        f"come, asked {ATTEMPTS} times; the object was replaced meanwhile, or the object store at "
                         f"{self._where()} cuts answers short"
                     )
                 file.write(whole)
@@ -177,8 +177,15 @@ class ObjectStore:
         Raises:
             AlreadyExists: `only_if_absent` and there is an object. After a broken connection it may be our own.
         """
-        mode = "create" if only_if_absent else "overwrite"
-        return self._ask(uri, lambda client, key: _bare(obstore.put(client, key, data, mode=mode)["e_tag"]))
+
+        def write(client: Any, key: str) -> str:
+            try:
+                written = obstore.put(client, key, data, mode="create" if only_if_absent else "overwrite")
+            except FileNotFoundError as error:
+                raise GenericError(f"upload not found: {error}") from error
+            return _bare(written["e_tag"])
+
+        return (self._ask if only_if_absent else self._retry)(uri, write)
 
     def put_once(self, uri: str, data: bytes) -> None:
         """Write a small object that must not be there yet, and see it stored.
@@ -216,7 +223,7 @@ class ObjectStore:
         Raises:
             ObjectMissing: there is no `source`.
         """
-        self._ask(source, lambda client, key: obstore.copy(client, key, _parse(target).key))
+        self._retry(source, lambda client, key: obstore.copy(client, key, _parse(target).key))
 
     def reconnected(self) -> Self:
         """The same store through connections of its own: what one connection spoils, another may give whole."""
@@ -229,12 +236,12 @@ class ObjectStore:
         def pages(client: Any, key: str) -> list[ObjectInfo]:
             return [_info(place, row) for page in obstore.list(client, prefix=key or None) for row in page]
 
-        return sorted(self._read(prefix, pages), key=lambda found: found.uri)
+        return sorted(self._retry(prefix, pages), key=lambda found: found.uri)
 
     def exists(self, uri: str) -> bool:
         """Is there such an object?"""
         try:
-            self._read(uri, obstore.head)
+            self._retry(uri, obstore.head)
         except ObjectMissing:
             return False
         return True
@@ -246,12 +253,12 @@ class ObjectStore:
             ObjectMissing: there is none.
         """
         place = _parse(uri)
-        return self._read(uri, lambda client, key: _info(place, obstore.head(client, key)))
+        return self._retry(uri, lambda client, key: _info(place, obstore.head(client, key)))
 
     def delete(self, uri: str) -> None:
         """Remove an object; a missing one is fine."""
         try:
-            self._ask(uri, obstore.delete)
+            self._retry(uri, obstore.delete)
         except ObjectMissing:
             return
 
@@ -264,7 +271,7 @@ class ObjectStore:
             StorageDenied: credentials are refused or the bucket does not exist.
             StorageUnavailable: the endpoint does not answer.
         """
-        self._read(self._storage.uri, lambda client, key: next(iter(obstore.list(client, prefix=key or None)), None))
+        self._retry(self._storage.uri, lambda client, key: next(iter(obstore.list(client, prefix=key or None)), None))
 
     def _open(self, place: _Place) -> Any:
         with self._lock:
@@ -296,14 +303,20 @@ class ObjectStore:
             **({"endpoint": url} if url else {}),
         )
 
-    def _read(self, uri: str, request: Request[Result]) -> Result:
-        for attempt in range(1, READ_ATTEMPTS + 1):
+    def _retry(self, uri: str, request: Request[Result]) -> Result:
+        """A request that may be carried out twice. That there is no such object is believed of two answers."""
+        absent = 0
+        for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._ask(uri, request)
-            except StorageUnavailable as error:
-                # A message that counts retries comes from obstore, which has already waited long enough.
-                if attempt == READ_ATTEMPTS or "retries" in str(error):
+            except ObjectMissing:
+                absent += 1
+                if absent == 2 or attempt == ATTEMPTS:
                     raise
+            except (AlreadyExists, StorageUnavailable) as error:
+                # A message that counts retries comes from obstore, which has already waited long enough.
+                if attempt == ATTEMPTS or "retries" in str(error):
+                    raise StorageUnavailable(f"{error}; asked {attempt} times, on no condition") from error
                 time.sleep(0.2 * 2**attempt)
         raise AssertionError("unreachable")
 

@@ -119,7 +119,7 @@ def test_an_undisturbed_path_breaks_no_rule_and_takes_as_many_requests_as_are_tr
     assert len(requests) <= MOST_CALLS
 
 
-MOST_CALLS = 60
+MOST_CALLS = 75
 """Calls that are tried; the test above fails when the path has more."""
 
 
@@ -130,11 +130,13 @@ def test_nothing_that_is_complete_is_lost_whatever_request_fails(path_at, outcom
         path = path_at(call)
         store = disturbed(path, call, outcome)
         error = failure_of(path, store)
-        # Of a plain write that keeps failing, the whole world may be told; whatever else fails once is done again.
-        if outcome.startswith("error") and store.met and not store.met[0].startswith("put "):
-            assert error is None, f"call {call}, {outcome} of {store.met[0]}: {error}"
         if not store.met:
+            assert error is None
             break
+        # What fails once is done again. A rank's data are not read back, so the world ends when they are not stored.
+        data = store.met[0].startswith("put ") and store.met[0].endswith(".safetensors")
+        ends = outcome.startswith("crash") or (outcome == "not stored" and data)
+        assert (error is not None) == ends, f"call {call}, {outcome} of {store.met[0]}: {error}"
         reached += 1
         check_all(path, 20)
     assert reached > 25

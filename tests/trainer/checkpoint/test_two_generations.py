@@ -1,4 +1,5 @@
-"""Two generations whose requests to the object store come in any order: nobody destroys what the other completed.
+"""Two generations whose requests to the object store come in any order, and fail: nobody destroys what the other
+completed, and nobody goes on below what the operator knows to be saved.
 
 Hypothesis orders the requests one by one, so that a generation may be past any check when the other one does anything.
 """
@@ -14,13 +15,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from hypothesis.strategies import integers
+from hypothesis.strategies import integers, sampled_from
 from support.checkpoint_worlds import load, make_writers, save
-from support.storage_history import Crash, Process, record
+from support.storage_history import OUTCOMES, Crash, Outcome, Process, record
 
 from videotrain_api.resource.trainrun import CheckpointPolicy
-from videotrain_trainer.checkpoint.catalog import stored_steps
+from videotrain_trainer.checkpoint.catalog import find_steps
 from videotrain_trainer.checkpoint.fence import Fence
+from videotrain_trainer.errors import StorageUnavailable
 
 SHAPES = {"weight": (4, 2)}
 EVERY = 10
@@ -97,6 +99,8 @@ class Generations(RuleBasedStateMachine):
         self.history = record(self._patch, self.keep_last)
         self.lives: list[Life] = []
         self.resumed: dict[int, int] = {}
+        self.saved_step = 0
+        """The newest step of which a generation could tell that it is saved, as a roster would carry it."""
 
     def teardown(self) -> None:
         for life in self.lives:
@@ -133,22 +137,36 @@ class Generations(RuleBasedStateMachine):
         alive = [life for life in self.lives if not life.over]
         alive[which % len(alive)].kill()
 
+    @precondition(lambda self: any(not life.over for life in self.lives))
+    @rule(which=integers(0, 1), requests=integers(0, 12), outcome=sampled_from(OUTCOMES))
+    def disturb(self, which: int, requests: int, outcome: Outcome) -> None:
+        """Something will happen at a request that is still to come."""
+        alive = [life for life in self.lives if not life.over]
+        store = alive[which % len(alive)].store
+        store.plan[store.calls + requests] = outcome
+
     @invariant()
     def the_newest_does_not_fail(self) -> None:
-        """Whoever was overtaken may be told to go, or find its files tidied away. The newest meets no error."""
+        """Whoever was overtaken may be told to go, or find its files tidied away. The newest ends at most for what its
+        store answered.
+        """
         for life in self.lives[-1:]:
-            assert life.error is None or isinstance(life.error, Crash), (life.number, life.error)
+            expected = [StorageUnavailable] if life.store.met else []
+            assert life.error is None or isinstance(life.error, (Crash, *expected)), (life.number, life.error)
 
     def _work(self, store: Process, number: int) -> None:
+        known = self.saved_step
         Fence(store, self.prefix, number).raise_()
-        complete = stored_steps(store, self.prefix).complete
-        (loaded,), _ = load(store, self.prefix, complete, 1, 0, shapes=SHAPES)
+        complete = find_steps(store, self.prefix, known).complete
+        (loaded,), _ = load(store, self.prefix, complete, 1, 0, shapes=SHAPES, saved_step=known)
         resumed = self.resumed[number] = loaded.manifest.step if loaded.manifest else 0
+        assert resumed >= known, f"{known} was saved, resumed at {resumed}"
         policy = CheckpointPolicy(keep_last=self.keep_last)
         writers = make_writers(store, self.prefix, 1, number, policy, loaded.manifest)
         try:
             for step in range(resumed + EVERY, resumed + 4 * EVERY, EVERY):
                 save(writers, step, since=step - EVERY, shapes=SHAPES)
+                self.saved_step = max(self.saved_step, step)
         finally:
             writers[0].close()
 

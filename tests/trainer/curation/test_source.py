@@ -10,8 +10,9 @@ from support.storage_proxy import StorageProxy, StorageRequest, ThreadedProxy
 
 from videotrain_api.resource.trainrun import Storage
 from videotrain_api.vocabulary import ExitCode
-from videotrain_trainer.curation.source import VideoFolder
-from videotrain_trainer.errors import DataError, ObjectMissing, TrainerError
+from videotrain_trainer.curation.source import LISTINGS, VideoFolder
+from videotrain_trainer.errors import DataError, ObjectMissing, StorageUnavailable, TrainerError
+from videotrain_trainer.storage import ObjectStore
 
 MOVIE = bytes(range(256)) * 3000
 
@@ -54,6 +55,24 @@ def test_listings_that_stay_empty_name_the_field_and_say_how_often_they_were_ask
     with pytest.raises(DataError, match=r"^spec\.dataset\.videos: s3://bucket/.*/raw"):
         folder.videos()
     assert proxy.suffered.total() == 3
+
+
+@pytest.mark.parametrize("counts", [[1], [2], [3, 0], [3, 1, 0], [2, 0, 1]])
+def test_objects_that_a_listing_lacks_are_not_lost(folder, monkeypatch, counts):
+    listings_of(monkeypatch, *counts)
+    assert [video.name for video in folder.videos()] == ["a.mp4", "b/c.mp4"]
+
+
+def test_a_folder_that_keeps_losing_objects_is_the_storages_fault(folder, monkeypatch):
+    listings_of(monkeypatch, 3, *[2, 1] * LISTINGS)
+    with pytest.raises(StorageUnavailable, match=r"spec\.dataset\.videos: .*listed 5 times"):
+        folder.videos()
+
+
+def listings_of(monkeypatch, *counts):
+    """Listings have only so many objects, one after the other; later ones are whole."""
+    left, whole = list(counts), ObjectStore.list
+    monkeypatch.setattr(ObjectStore, "list", lambda *asked: whole(*asked)[: left.pop(0) if left else None])
 
 
 def test_a_listed_video_and_a_text_that_are_missing_once_are_asked_for_again(folder, proxy, tmp_path):

@@ -164,7 +164,7 @@ class Committer:
 
     def _put_index(self, index: CheckpointIndex, step: int) -> CheckpointFile:
         name, data = index_name(self._member.generation), index.model_dump_json(by_alias=True).encode()
-        self._store.put(f"{layout.checkpoint_prefix(self._member.prefix, step)}/{name}", data)
+        self._store.put_once(f"{layout.checkpoint_prefix(self._member.prefix, step)}/{name}", data)
         return CheckpointFile(name=name, bytes=len(data), crc32c=checksum(data))
 
     def _put_commit(self, manifest: CheckpointManifest) -> None:

@@ -107,7 +107,7 @@ class OrderLog:
         first, last = self._unwritten[0].step, self._unwritten[-1].step
         uri, data = layout.order_segment(self._prefix, first, last, generation), encode_segment(self._unwritten)
         try:
-            self._store.put(uri, data)
+            self._store.put_once(uri, data)
         except TrainerError as error:
             # The lines go into the next segment.
             self._reporter.housekeeping("order", error)

@@ -127,7 +127,7 @@ class CheckpointWriter:
             pieces=[(piece.parameter, piece.start, piece.length) for piece in state.saved],
         )
         uri = part_uri(member.prefix, step, member.generation, member.rank)
-        self._store.put(uri, seal(Part(file=part)))
+        self._store.put_once(uri, seal(Part(file=part)))
         return part
 
     def _await_commit(self, step: int) -> CheckpointManifest:

@@ -13,14 +13,16 @@ from urllib.parse import unquote
 import xxhash
 
 from videotrain_api.resource.trainrun import Storage
-from videotrain_trainer.checksums import READINGS, read_again
+from videotrain_trainer.checksums import READINGS
 from videotrain_trainer.curation.packaged import resolve_package
-from videotrain_trainer.errors import DataError, DiskFull, ObjectMissing, StorageDenied, TrainerError
+from videotrain_trainer.errors import DataError, DiskFull, StorageDenied, StorageUnavailable, TrainerError
 from videotrain_trainer.files import local_path
 from videotrain_trainer.storage import ObjectInfo, ObjectStore, disk_full_is_clear
 
 EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 BLOCK = 8 * 1024 * 1024
+LISTINGS = 5
+"""At most, until one has everything that those before it had."""
 
 
 @dataclass(frozen=True)
@@ -66,25 +68,23 @@ class VideoFolder:
         self._texts: dict[str, str] = {}
 
     def videos(self) -> list[RawVideo]:
-        """All videos at any depth, by name. A listing without any is asked for again.
+        """All videos at any depth, by name.
 
         Raises:
-            DataError: the folder is missing or holds no video, as READINGS listings say.
+            DataError: the folder is missing or holds no video.
+            StorageUnavailable: of LISTINGS listings, none has everything that those before it had.
         """
         self._check_local()
-        with self._field_is_named():
-            return read_again(self._store, self._list, (DataError,))
-
-    def _list(self, store: ObjectStore) -> list[RawVideo]:
         prefix = f"{self._root}/"
-        names = {found.uri.removeprefix(prefix): found for found in store.list(self._root)}
+        with self._field_is_named():
+            names = {found.uri.removeprefix(prefix): found for found in self._listed()}
         if self._local:
             names = {unquote(name): found for name, found in names.items()}
         self._texts = {_without_suffix(name): found.uri for name, found in names.items() if _text(name)}
         videos = [RawVideo(name, found) for name, found in sorted(names.items()) if _video(name)]
         if not videos:
             raise DataError(
-                f"{self.uri} holds no video ({len(names)} other files), listed {READINGS} times; looked for "
+                f"spec.dataset.videos: {self.uri} holds no video ({len(names)} other files), listed again; looked for "
                 f"{', '.join(sorted(EXTENSIONS))}"
             )
         return videos
@@ -99,7 +99,7 @@ class VideoFolder:
             return local_path(video.found.uri)
         target = scratch / f"raw{PurePosixPath(video.name).suffix}"
         with self._field_is_named(), disk_full_is_clear(target):
-            read_again(self._store, lambda source: source.fetch(video.found, target), (ObjectMissing,))
+            self._store.fetch(video.found, target)
         return target
 
     def caption(self, video: RawVideo) -> str:
@@ -107,11 +107,27 @@ class VideoFolder:
         uri = self._texts.get(_without_suffix(video.name))
         if uri is not None:
             with self._field_is_named():
-                data = read_again(self._store, lambda source: source.get(uri), (ObjectMissing,))
-            text = data.decode("utf-8", errors="replace")
+                text = self._store.get(uri).decode("utf-8", errors="replace")
             if text.strip():
                 return " ".join(text.split())
         return self._captions.get(video.stem) or stem_words(video.stem)
+
+    def _listed(self) -> list[ObjectInfo]:
+        """A store may answer with an old listing, with a part of one or with something that reads as an empty one: a
+        listing counts once it has everything that those before it had, and none but empty ones are an empty folder.
+        """
+        store, seen = self._store, set[str]()
+        for number in range(1, LISTINGS + 1):
+            found = store.list(self._root)
+            uris = {item.uri for item in found}
+            if number >= (2 if found else READINGS) and seen <= uris:
+                return found
+            seen |= uris
+            store = self._store.reconnected()
+        raise StorageUnavailable(
+            f"{self.uri}: listed {LISTINGS} times, and each listing lacks objects of those before; objects are being "
+            "deleted from the folder, or the object store gives old listings"
+        )
 
     @contextmanager
     def _field_is_named(self) -> Iterator[None]:
