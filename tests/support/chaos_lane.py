@@ -17,7 +17,10 @@ from support.chaos_rig import PATIENCE, Rig, until
 
 from videotrain_api.records import Roster
 from videotrain_api.resource.name_ranges import spelled_out
+from videotrain_api.times import rfc3339
 from videotrain_api.vocabulary import API_VERSION, DIR_RUN, KIND, LABEL_RUN, ROSTER_KEY
+from videotrain_operator.accounting.attribution import EPOCH
+from videotrain_operator.accounting.stored_ledger import records_in
 
 PHASES = ("starting", "running", "checkpointing", "suspending")
 EVERY_STEPS = 12
@@ -162,7 +165,8 @@ class Lane:
             return
         document = json.loads(body["data"]["ledger.json"])
         if self.ledger not in ("", head["uid"]):
-            self.rebuilt |= {record["closedUntil"] for record in document["pods"].values() if "closedUntil" in record}
+            ends = (record.closed_until for record in records_in(document).values())
+            self.rebuilt |= {rfc3339(EPOCH + timedelta(microseconds=end)) for end in ends if end is not None}
             self.rebuilt |= {entry["from"] for entry in document["entries"]}
         self.ledger = head["uid"]
         for entry in document["entries"]:

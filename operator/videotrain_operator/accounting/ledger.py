@@ -8,7 +8,7 @@ was away changes nothing. The document is bounded: only the newest entries are l
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
@@ -19,11 +19,25 @@ from videotrain_api.schema import Json
 from videotrain_api.times import rfc3339
 from videotrain_operator.accounting.attribution import EPOCH, FOREVER, Life, life_of, microseconds, pod_life, use
 from videotrain_operator.accounting.money import parse_price, price_buckets
+from videotrain_operator.accounting.stored_ledger import (
+    VERSION,
+    Awaited,
+    Kind,
+    Record,
+    awaited_in,
+    name_parts,
+    records_in,
+    rows_of,
+)
 
 ENTRIES_LISTED: Final = 400
-"""Closed entries that the document lists, at about 300 bytes each; a config map holds 1 MiB."""
+"""Closed entries that the document lists, at about 300 bytes each; a config map holds 1 MiB, and a pod takes 142."""
 GENERATIONS_OPEN: Final = 14
 """Older generations are closed with what is known; status forgets them at 16."""
+ROUNDED_US: Final = 1_000_000
+"""The API server writes the creation of a pod in whole seconds."""
+AHEAD_US: Final = 2_000_000
+"""By so much the clock of a node may be ahead and is believed."""
 
 
 class Holding(NamedTuple):
@@ -39,7 +53,7 @@ class Holding(NamedTuple):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     gone: bool = False
-    """The object was deleted; this is how it was last seen."""
+    """The object was deleted, which is sure; this is how it was last seen."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,7 @@ class Bill:
     """Totals by bucket: closed, and with the open windows."""
 
     document: Json
-    """The ledger to store; equal to the one before if nothing was closed, bound or finished."""
+    """The ledger to store, without pods that are awaited; equal to the one before if nothing was closed or is new."""
     gpu_microseconds: dict[str, int]
     micros: dict[str, int]
     estimated: bool
@@ -91,7 +105,9 @@ class _Amounts:
 class _Book:
     """A ledger that is being written."""
 
-    pods: dict[str, Json]
+    before: Mapping[str, Any]
+    """As it was stored."""
+    pods: dict[str, Record]
     entries: list[Json]
     folded: Json
     lives: list[Life]
@@ -114,23 +130,30 @@ def settle(
     now: datetime,
     observed_at: datetime | None,
     run_over: bool,
+    missing: Collection[str] = (),
+    incomplete: bool = False,
 ) -> Bill:
     """Close what is final and add up everything.
 
     Args:
-        document: the stored ledger; None for a new run.
+        document: the stored ledger in the present form; None for a new run.
         holdings: pods that are there, and known ones that were deleted since.
         generations: status.generations with the newest facts, oldest first.
         now: time of this pass.
-        observed_at: time of the pass before; bounds the end of a pod that vanished.
+        observed_at: time of the pass before, at which every pod that was told then was there; bounds the end of a pod
+            that vanished. One that vanished without any is billed for nothing, and the bill marked as estimated.
         run_over: the run succeeded or failed; no later generation can change what steps were worth.
+        missing: uids of pods that are missing, which nothing proves to be gone. They are billed up to when they were
+            seen last, and from there on if they are seen again.
+        incomplete: some pod may have been held of which nothing is known; marks the bill as estimated.
     """
     book = _open(document, generations, now, run_over=run_over)
+    book.folded["estimated"] = book.folded["estimated"] or incomplete
     seen = _record(book, holdings)
-    _bound_vanished(book, seen, observed_at or now)
+    last_look = None if observed_at is None else microseconds(observed_at)
+    _bound_vanished(book, seen, missing, last_look)
     for uid, record in list(book.pods.items()):
-        _post(book, uid, record)
-        if record.get("gone") and record["closedThrough"] >= book.windows[-1].number:
+        if _post(book, uid, record) and record.gone:
             del book.pods[uid]
     _fold(book)
     return _bill(book)
@@ -152,10 +175,12 @@ def rebuild(
         "gpuMicroseconds": dict(gpu_microseconds),
         "micros": dict(micros),
         "estimated": True,
-        "until": _text(until),
+        "until": rfc3339(until),
     }
-    pods = {h.uid: {"closedThrough": -1, "closedUntil": _text(max(until, h.bound_at))} for h in holdings if not h.gone}
-    return {"version": 1, "pods": pods, "entries": [], "folded": folded}
+    there = {held.uid: _new_record(held) for held in holdings if not held.gone}
+    for record in there.values():
+        record.closed_until = max(microseconds(until), record.bound)
+    return {"version": VERSION} | rows_of(there, {}) | {"entries": [], "folded": folded}
 
 
 def _open(
@@ -163,10 +188,13 @@ def _open(
 ) -> _Book:
     stored = document or {}
     folded = stored.get("folded", {"entries": 0, "gpuMicroseconds": {}, "micros": {}, "estimated": False})
-    lives = [life_of(generation, run_over=run_over) for generation in generations]
-    windows = _windows(generations, _closed(stored), run_over=run_over)
+    newest = len(generations) - 1
+    lives = [life_of(each, run_over=run_over and index == newest) for index, each in enumerate(generations)]
+    pods = records_in(stored)
+    windows = _windows(generations, max((record.closed_through for record in pods.values()), default=-1), run_over)
     return _Book(
-        pods={uid: dict(record) for uid, record in stored.get("pods", {}).items()},
+        before=stored,
+        pods=pods,
         entries=list(stored.get("entries", [])),
         folded={
             **folded,
@@ -193,12 +221,8 @@ def _worlds(lives: Sequence[Life]) -> dict[str, int]:
     return worlds
 
 
-def _closed(document: Mapping[str, Any]) -> int:
-    """Newest window that is closed for any pod; -1 for none."""
-    return max((record["closedThrough"] for record in document.get("pods", {}).values()), default=-1)
-
-
-def _windows(generations: Sequence[GenerationStatus], closed: int, *, run_over: bool) -> list[Window]:
+def _windows(generations: Sequence[GenerationStatus], closed: int, run_over: bool) -> list[Window]:
+    """The time between rosters. `closed` is the newest window that is closed for any pod, -1 for none."""
     starts = [microseconds(generation.created_at) for generation in generations]
     ends = [*starts[1:], FOREVER]
     # A status that was emptied knows no generation, and the time goes on after what is closed.
@@ -217,113 +241,117 @@ def _record(book: _Book, holdings: Iterable[Holding]) -> set[str]:
     """Note every pod that is there or was seen to go; return their UIDs.
 
     A pod that was missing and is there again was never gone: what was taken for its end is taken back. What was closed
-    by that stays, and the time since `closedUntil` is open again. The price and the GPUs are those of the first look.
+    by that stays, and the time since `closed_until` is open again. The price and the GPUs are those of the first look,
+    or of when the pod was made, where that was noted.
     """
     seen = set()
+    awaited = awaited_in(book.before)
     for held in holdings:
-        if held.gone and held.uid not in book.pods and any(entry["uid"] == held.uid for entry in book.entries):
-            continue
+        record = book.pods.get(held.uid)
+        if record is None:
+            newest = next((entry for entry in reversed(book.entries) if entry["uid"] == held.uid), None)
+            if held.gone and newest is not None:
+                continue
+            number = name_parts(held.pod)[1]
+            record = book.pods[held.uid] = _new_record(held, None if number is None else awaited.get(number))
+            _leave_out_closed(book, record, newest)
         seen.add(held.uid)
-        record = book.pods[held.uid] if held.uid in book.pods else _closed_before(book, held)
-        book.pods[held.uid] = record
-        if record.get("gone") and not held.gone:
-            record["closedThrough"] = -1
-            for fact in ("gone", "finishedAt", "estimated"):
-                record.pop(fact, None)
-        record.update(_facts(held) | {key: record[key] for key in ("price", "gpus") if key in record})
+        if record.gone and not held.gone:
+            record.closed_through, record.gone, record.ended, record.estimated = -1, False, None, False
+        record.seen = None
+        record.started = record.started if held.started_at is None else microseconds(held.started_at)
+        record.ended = record.ended if held.finished_at is None else microseconds(held.finished_at)
+        record.gone = held.gone
     return seen
 
 
-def _closed_before(book: _Book, held: Holding) -> Json:
-    """The record of a pod that has none: what is closed for it, or may be, is not billed again."""
-    newest = next((entry for entry in reversed(book.entries) if entry["uid"] == held.uid), None)
+def _new_record(held: Holding, awaited: Awaited | None = None) -> Record:
+    made_before = awaited is not None and awaited.since <= microseconds(held.created_at) + ROUNDED_US
+    price = awaited.kind.price if awaited is not None and made_before else held.price
+    kind = Kind(held.gpus, price)
+    return Record(held.pod, kind, microseconds(held.created_at), microseconds(held.bound_at))
+
+
+def _leave_out_closed(book: _Book, record: Record, newest: Json | None) -> None:
+    """What is closed for a pod that has no record, or may be, is not billed again; `newest` is its newest entry."""
     if newest is not None:
-        return {"closedThrough": newest["generation"], "closedUntil": newest["to"], "gone": True}
+        record.closed_until = _us(newest["to"])
+        return
     until = book.folded.get("until")
-    if until is None or held.bound_at >= datetime.fromisoformat(until):
-        return {"closedThrough": -1}
-    book.folded["estimated"] = True  # it may be in totals that do not say whose they are
-    return {"closedThrough": -1, "closedUntil": until}
+    if until is not None and record.bound < _us(until):
+        book.folded["estimated"] = True  # it may be in totals that do not say whose they are
+        record.closed_until = _us(until)
 
 
-def _facts(held: Holding) -> Json:
-    facts: Json = {
-        "pod": held.pod,
-        "gpus": held.gpus,
-        "price": held.price,
-        "createdAt": _text(held.created_at),
-        "boundAt": _text(held.bound_at),
-    }
-    if held.started_at:
-        facts["startedAt"] = _text(held.started_at)
-    if held.finished_at:
-        facts["finishedAt"] = _text(held.finished_at)
-    if held.gone:
-        facts["gone"] = True
-    return facts
-
-
-def _bound_vanished(book: _Book, seen: set[str], observed_at: datetime) -> None:
-    """A pod that is no longer there ended when it finished, or at the latest when it was last seen."""
+def _bound_vanished(book: _Book, seen: set[str], missing: Collection[str], last_look: int | None) -> None:
+    """A pod that is gone ended when it finished, or at the latest when it was last seen."""
     for uid, record in book.pods.items():
-        vanished = uid not in seen or record.get("gone")
-        if vanished and "finishedAt" not in record:
-            last = max(observed_at, datetime.fromisoformat(record["boundAt"]))
-            record |= {"finishedAt": _text(last), "estimated": True}
-        if vanished:
-            record["gone"] = True
-
-
-def _post(book: _Book, uid: str, record: Json) -> None:
-    """Close the final windows of one pod, and add up its open ones."""
-    created = _us(record["createdAt"])
-    ended = _us(record["finishedAt"]) if "finishedAt" in record else None
-    in_order = True
-    for window in book.windows[bisect_right(book.numbers, record["closedThrough"]) :]:
-        start = max(window.start, _us(record["closedUntil"] if "closedUntil" in record else record["boundAt"]))
-        end = max(start, min(window.end, book.now if ended is None else ended))
-        amounts = _amounts(book, record, created, start, end)
-        complete = ended is not None or window.end < FOREVER
-        if in_order and window.final and complete:
-            record["closedThrough"] = window.number
-            if end > start:
-                record["closedUntil"] = _text(EPOCH + timedelta(microseconds=end))
-                book.entries.append(_entry(uid, record, window, start, end, amounts))
+        if uid in seen and not record.gone:
             continue
-        in_order = False  # windows close in order, so that one number per pod tells what is closed
+        if record.seen is None and record.ended is None:
+            record.seen = record.bound if last_look is None else max(last_look, record.bound)
+        if uid in missing and uid not in seen:
+            continue
+        # What is gone did not end later than now, whatever the clock of its node said.
+        if record.ended is None or record.ended > book.now + AHEAD_US:
+            record.ended, record.estimated = min(book.now, record.seen or book.now), True
+        record.seen, record.gone = None, True
+
+
+def _post(book: _Book, uid: str, record: Record) -> bool:
+    """Close the final windows of one pod, and add up its open ones; whether nothing of it is open any more."""
+    if record.ended is not None and record.ended <= max(record.bound, record.closed_until or 0):
+        return True
+    closing = True
+    for window in book.windows[bisect_right(book.numbers, record.closed_through) :]:
+        start = max(window.start, record.bound if record.closed_until is None else record.closed_until)
+        known = [at for at in (record.ended, record.seen) if at is not None]
+        end = max(start, min(window.end, book.now, *known))
+        over = record.ended is not None and record.ended <= min(window.end, book.now)
+        if closing and window.final and (over or window.end <= book.now):
+            record.closed_through = window.number
+            if end > start:
+                record.closed_until = end
+                book.entries.append(_entry(uid, record, window, start, end, _amounts(book, record, start, end)))
+            if over:
+                return True
+            continue
+        closing = False  # windows close in order, so that one number per pod tells what is closed
         if end > start:
-            amounts.open_windows += 1
+            _amounts(book, record, start, end).open_windows += 1
+        if over:
+            return False
+    return False
 
 
-def _amounts(book: _Book, record: Json, created: int, start: int, end: int) -> _Amounts:
+def _amounts(book: _Book, record: Record, start: int, end: int) -> _Amounts:
     """GPU microseconds and micros by bucket; pods with the same history share the computation."""
     # A pod that took the name of a member later is not the member.
-    older = bisect_left(book.begun, created)
-    worlds = book.worlds.get(record["pod"], 0) >> older << older
-    started = _us(record["startedAt"]) if "startedAt" in record else None
+    older = bisect_left(book.begun, record.created)
+    worlds = book.worlds.get(record.pod, 0) >> older << older
     # When a pod was started matters only until it is a member.
-    key = (worlds, None if worlds & 1 else started, start, end, record["gpus"], record["price"])
+    key = (worlds, None if worlds & 1 else record.started, start, end, record.kind)
     if key not in book.known:
         member_of = [bool(worlds >> index & 1) for index in range(len(book.lives))]
-        chain = pod_life(book.lives, member_of, started)
-        gpu_us = {bucket: amount * record["gpus"] for bucket, amount in use(chain, start, end).items()}
-        price, _ = parse_price(record["price"])
+        chain = pod_life(book.lives, member_of, record.started)
+        gpu_us = {bucket: amount * record.kind.gpus for bucket, amount in use(chain, start, end).items()}
+        price, _ = parse_price(record.kind.price)
         book.known[key] = _Amounts(gpu_us, price_buckets(gpu_us, price))
     return book.known[key]
 
 
-def _entry(uid: str, record: Json, window: Window, start: int, end: int, amounts: _Amounts) -> Json:
+def _entry(uid: str, record: Record, window: Window, start: int, end: int, amounts: _Amounts) -> Json:
     return {
         "uid": uid,
-        "pod": record["pod"],
+        "pod": record.pod,
         "generation": window.number,
-        "from": _text(EPOCH + timedelta(microseconds=start)),
-        "to": _text(EPOCH + timedelta(microseconds=end)),
-        "gpus": record["gpus"],
-        "price": record["price"],
+        "from": rfc3339(EPOCH + timedelta(microseconds=start)),
+        "to": rfc3339(EPOCH + timedelta(microseconds=end)),
+        "gpus": record.kind.gpus,
+        "price": record.kind.price,
         "gpuMicroseconds": dict(amounts.gpu_microseconds),
         "micros": dict(amounts.micros),
-        "estimated": bool(record.get("estimated")),
+        "estimated": record.estimated,
     }
 
 
@@ -353,21 +381,17 @@ def _bill(book: _Book) -> Bill:
         if amounts.open_windows:
             _add(gpu_us, amounts.gpu_microseconds, amounts.open_windows)
             _add(micros, amounts.micros, amounts.open_windows)
-    held = [record for record in book.pods.values() if "finishedAt" not in record]
-    marks = [book.folded, *book.entries, *book.pods.values()]
+    held = [record for record in book.pods.values() if record.ended is None]
+    marked = book.folded["estimated"] or any(entry["estimated"] for entry in book.entries)
+    parts = rows_of(book.pods, book.before)
     return Bill(
-        document={"version": 1, "pods": book.pods, "entries": book.entries, "folded": book.folded},
+        document={"version": VERSION} | parts | {"entries": book.entries, "folded": book.folded},
         gpu_microseconds=gpu_us,
         micros=micros,
-        estimated=any(mark.get("estimated") for mark in marks),
-        gpus_held=sum(record["gpus"] for record in held),
-        rate_micros_per_hour=sum(record["gpus"] * parse_price(record["price"])[0] for record in held),
+        estimated=marked or any(record.estimated or record.seen is not None for record in book.pods.values()),
+        gpus_held=sum(record.kind.gpus for record in held),
+        rate_micros_per_hour=sum(record.kind.gpus * parse_price(record.kind.price)[0] for record in held),
     )
-
-
-@lru_cache(maxsize=16384)
-def _text(at: datetime) -> str:
-    return rfc3339(at)
 
 
 @lru_cache(maxsize=16384)

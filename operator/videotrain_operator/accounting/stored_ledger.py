@@ -1,35 +1,166 @@
-"""Reading a ledger that somebody else may have written.
+"""The ledger as it is stored: a row per pod, so that the largest run fits into a config map, and who may read it.
 
 A ledger of which any part cannot be read is no ledger: a bill from the rest would look exact and be wrong. The totals
 in the status take its place, as if it had been deleted, and the bill counts as estimated from then on.
+
+    pod      what the names of all pods begin with, such as `demo-w`
+    kinds    GPUs and price of pods: [8, "2.50 USD"]
+    pods     by uid: [number or name, kind, created, bound, started, ended, closed through, closed until, seen, marks]
+    awaited  pods that were made or are about to be: [first number, last number, kind, since]
+    entries  newest closed windows
+    folded   totals of all older ones
+
+Times are microseconds since 1970.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, NamedTuple
 
-from videotrain_api.resource.stored_status import implausible
-from videotrain_api.schema import ApiModel
+from videotrain_api.resource.stored_status import LARGEST, LARGEST_GROUP, implausible
+from videotrain_api.schema import ApiModel, Json
+from videotrain_operator.accounting.attribution import microseconds
 from videotrain_operator.accounting.money import parse_price
+
+VERSION: Final = 2
+GONE: Final = 1
+"""Mark of a pod whose object was deleted."""
+ESTIMATED: Final = 2
+"""Mark of a pod whose end is a guess, never too late."""
+BOUND: Final = 3
+"""Column of a pod's row."""
+ENDED: Final = 5
+RECOMPUTED: Final = frozenset({4, 6, 7})
+"""Columns that are computed again from what is still there: when it started, and what is closed."""
+_SEPARATOR: Final = "-w"
+
+
+class Kind(NamedTuple):
+    """What an hour of a pod costs."""
+
+    gpus: int
+    price: str
+    """`PRICE CURRENCY` per GPU-hour."""
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of a pod that holds, or held, a node. Times are microseconds since 1970."""
+
+    pod: str
+    kind: Kind
+    created: int
+    bound: int
+    started: int | None = None
+    ended: int | None = None
+    closed_through: int = -1
+    """Newest window that is closed."""
+    closed_until: int | None = None
+    """End of what is closed."""
+    seen: int | None = None
+    """When it was seen last, while it is missing and nothing proves that it is gone."""
+    gone: bool = False
+    estimated: bool = False
+
+
+class Awaited(NamedTuple):
+    """A pod that an operator made, or was about to, and of which nothing else is recorded."""
+
+    kind: Kind
+    since: int
+    """When that was noted."""
+
+
+def read_ledger(document: Any) -> Json | None:
+    """A stored ledger in the present form; None if it cannot be settled.
+
+    Args:
+        document: what was stored, as JSON data, by this version or the one before.
+    """
+    try:
+        if isinstance(document, dict) and document.get("version") == 1:
+            return _from_texts(document)
+        _check(_Ledger.from_wire(document))
+    except (ValueError, OverflowError):
+        return None
+    return dict(document)
+
+
+def records_in(document: Mapping[str, Any]) -> dict[str, Record]:
+    """The pods of a ledger by uid; they are the caller's."""
+    kinds = [Kind(*kind) for kind in document.get("kinds", ())]
+    prefix = document.get("pod", "")
+    found = {}
+    for uid, row in document.get("pods", {}).items():
+        pod, kind, created, bound, started, ended, through, until, seen, marks = row
+        name = pod if isinstance(pod, str) else f"{prefix}{pod}"
+        gone, estimated = bool(marks & GONE), bool(marks & ESTIMATED)
+        found[uid] = Record(name, kinds[kind], created, bound, started, ended, through, until, seen, gone, estimated)
+    return found
+
+
+def awaited_in(document: Mapping[str, Any]) -> dict[int, Awaited]:
+    """Pods that are made, or about to be, by number."""
+    kinds = [Kind(*kind) for kind in document.get("kinds", ())]
+    return {
+        number: Awaited(kinds[kind], since)
+        for first, last, kind, since in document.get("awaited", ())
+        for number in range(first, last + 1)
+    }
+
+
+def rows_of(records: Mapping[str, Record], before: Mapping[str, Any]) -> Json:
+    """The parts `pod`, `kinds` and `pods` of a ledger in which nothing is awaited.
+
+    Args:
+        records: pods by uid.
+        before: the ledger as it was stored; the numbers of its kinds stay, so that rows of pods do.
+    """
+    prefix = before.get("pod") or next((name_parts(record.pod)[0] for record in records.values()), "")
+    kinds = {Kind(*kind): number for number, kind in enumerate(before.get("kinds", ()))}
+    rows = {}
+    for uid, r in records.items():
+        head, number = name_parts(r.pod)
+        pod = number if number is not None and head == prefix else r.pod
+        kind = kinds.setdefault(r.kind, len(kinds))
+        marks = GONE * r.gone + ESTIMATED * r.estimated
+        rows[uid] = [pod, kind, r.created, r.bound, r.started, r.ended, r.closed_through, r.closed_until, r.seen, marks]
+    return {"pod": prefix, "kinds": [list(kind) for kind in kinds], "pods": rows, "awaited": []}
+
+
+def with_awaited(document: Json, awaited: Mapping[int, Awaited]) -> Json:
+    """The ledger in which these pods are awaited.
+
+    Args:
+        document: in the present form; it is not changed.
+        awaited: pods that are made, or about to be, by number.
+    """
+    kinds = {Kind(*kind): number for number, kind in enumerate(document["kinds"])}
+    spans: list[list[int]] = []
+    for number in sorted(awaited):
+        note = awaited[number]
+        kind = kinds.setdefault(note.kind, len(kinds))
+        if spans and spans[-1][1:] == [number - 1, kind, note.since]:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number, kind, note.since])
+    return document | {"kinds": [list(kind) for kind in kinds], "awaited": spans}
+
+
+def name_parts(pod: str) -> tuple[str, int | None]:
+    """What the names of a run's pods begin with, and the number of this one; None for a name that no run gives."""
+    head, _, number = pod.rpartition(_SEPARATOR)
+    given = bool(head) and number.isascii() and number.isdecimal() and number == str(int(number))
+    return (head + _SEPARATOR, int(number)) if given else (pod, None)
 
 
 class _Part(ApiModel):
     """What this version of the accounting needs; fields of other versions are none of its business."""
 
     model_config = ApiModel.model_config | {"extra": "ignore"}
-
-
-class _Pod(_Part):
-    pod: str
-    gpus: int
-    price: str
-    created_at: datetime
-    bound_at: datetime
-    closed_through: int
-    closed_until: datetime | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
 
 
 class _Amounts(_Part):
@@ -52,22 +183,87 @@ class _Folded(_Amounts):
     until: datetime | None = None
 
 
+_Time = int | None
+_Row = tuple[int | str, int, int, int, _Time, _Time, int, _Time, _Time, int]
+
+
 class _Ledger(_Part):
-    pods: dict[str, _Pod]
+    pod: str
+    kinds: list[tuple[int, str]]
+    pods: dict[str, _Row]
+    awaited: list[tuple[int, int, int, int]]
     entries: list[_Entry]
     folded: _Folded
 
 
-def readable(document: Any) -> bool:
-    """Whether a stored ledger can be settled.
+def _check(ledger: _Ledger) -> None:
+    for _, price in ledger.kinds:
+        parse_price(price)
+    kinds = range(len(ledger.kinds))
+    sizes = sum(last - first + 1 for first, last, *_ in ledger.awaited)
+    odd = [
+        any(implausible(ledger)),
+        any(abs(number) > LARGEST for row in ledger.pods.values() for number in row if isinstance(number, int)),
+        any(not 0 <= gpus <= LARGEST for gpus, _ in ledger.kinds),
+        any(row[1] not in kinds or min(row[2:4]) < 0 for row in ledger.pods.values()),
+        any(not 0 <= first <= last or kind not in kinds for first, last, kind, _ in ledger.awaited),
+        sizes > 2 * LARGEST_GROUP,
+    ]
+    if any(odd):
+        raise ValueError("numbers with which nobody can calculate")
 
-    Args:
-        document: what was stored, as JSON data.
+
+class _TextPod(_Part):
+    """A pod as version 1 wrote it."""
+
+    pod: str
+    gpus: int
+    price: str
+    created_at: datetime
+    bound_at: datetime
+    closed_through: int
+    closed_until: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    gone: bool = False
+    estimated: bool = False
+
+
+class _TextLedger(_Part):
+    pods: dict[str, _TextPod]
+    entries: list[_Entry]
+    folded: _Folded
+
+
+def _from_texts(document: Json) -> Json:
+    """From version 1, which named every fact of a pod.
+
+    Raises:
+        ValueError: it cannot be settled.
     """
-    try:
-        ledger = _Ledger.from_wire(document)
-        for record in ledger.pods.values():
-            parse_price(record.price)
-    except ValueError:
-        return False
-    return not any(implausible(ledger))
+    ledger = _TextLedger.from_wire(document)
+    if any(implausible(ledger)):
+        raise ValueError("values with which nobody can calculate")
+    records = {uid: _record_of(pod) for uid, pod in ledger.pods.items()}
+    kept = {key: value for key, value in document.items() if key != "pods"}
+    return kept | {"version": VERSION} | rows_of(records, {})
+
+
+def _record_of(pod: _TextPod) -> Record:
+    parse_price(pod.price)
+    return Record(
+        pod.pod,
+        Kind(pod.gpus, pod.price),
+        microseconds(pod.created_at),
+        microseconds(pod.bound_at),
+        _optional(pod.started_at),
+        _optional(pod.finished_at),
+        pod.closed_through,
+        _optional(pod.closed_until),
+        gone=pod.gone,
+        estimated=pod.estimated,
+    )
+
+
+def _optional(at: datetime | None) -> int | None:
+    return None if at is None else microseconds(at)

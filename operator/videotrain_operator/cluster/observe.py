@@ -14,7 +14,7 @@ from videotrain_api.resource.name_ranges import spelled_out
 from videotrain_api.resource.stored_status import implausible
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import FROZEN_SPEC_KEY, KIND, LABEL_RUN, LABEL_RUN_UID, LEDGER_KEY, ROSTER_KEY
-from videotrain_operator.accounting.stored_ledger import readable
+from videotrain_operator.accounting.stored_ledger import read_ledger
 from videotrain_operator.cluster.agents import Agents, ask_all
 from videotrain_operator.cluster.interface import Cluster
 from videotrain_operator.cluster.podview import pod_view, unreadable
@@ -123,8 +123,7 @@ def _parse(text: str) -> dict[str, Any] | None:
 @lru_cache(maxsize=64)
 def _parse_ledger(text: str) -> Json | None:
     """None if it cannot be read, as if there were none."""
-    data = _parse(text)
-    return data if readable(data) else None
+    return read_ledger(_parse(text))
 
 
 async def _ask(agents: Agents, key: bytes, run: Json, pods: Sequence[PodView]) -> dict[str, AgentProgress]:

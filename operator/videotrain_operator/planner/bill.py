@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
 from videotrain_api.money import cost_micros, format_micros
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.config import render_ledger
-from videotrain_api.render.names import ledger_name
+from videotrain_api.render.names import ledger_name, pod_name
 from videotrain_api.resource.status import CostStatus
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Bucket
+from videotrain_operator.accounting.attribution import microseconds
 from videotrain_operator.accounting.ledger import Bill, Holding, rebuild, settle
+from videotrain_operator.accounting.stored_ledger import (
+    BOUND,
+    ENDED,
+    RECOMPUTED,
+    Awaited,
+    awaited_in,
+    with_awaited,
+)
+from videotrain_operator.planner.awaited import resolve_awaited, with_new_pods
 from videotrain_operator.planner.budget import spent_percent
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.observed import PodView
@@ -23,27 +32,25 @@ from videotrain_operator.planner.rates import step_seconds
 from videotrain_operator.planner.status_backup import status_backup
 
 PATIENCE_SECONDS: Final = 10.0
-"""How long the ledger of a run without a world may lag behind pods that were bound."""
-_RECOMPUTED: Final = ("startedAt", "closedThrough", "closedUntil")
+"""How long the ledger of a run without a world may lag behind pods that were bound; it says that they are awaited."""
 
 
 def settle_bill(draft: Draft) -> Bill:
     """What is held and spent up to now, from the stored ledger and the pods that are there or were seen to go."""
     present = {pod.uid for pod in draft.observed.pods}
     gone = [pod for pod in draft.observed.departed if pod.uid not in present]
-    recorded = True
-    if draft.observed.ledger is None and draft.before.ledger is None:
-        # No ledger of this run was ever stored, so a pod that is gone already is in none and is recorded like others.
-        until, recorded = draft.before.observed_at or draft.now, False
-        gone = [replace(pod, finished_at=pod.finished_at or until) for pod in gone]
-    holdings = [*_holdings(draft, draft.observed.pods, gone=False), *_holdings(draft, gone, gone=recorded)]
+    holdings = [*_holdings(draft, draft.observed.pods, gone=False), *_holdings(draft, gone, gone=True)]
+    ledger = _rebuilt(draft, holdings) or draft.observed.ledger
+    incomplete = resolve_awaited(draft, ledger or {})
     return settle(
-        _rebuilt(draft, holdings) or draft.observed.ledger,
+        ledger,
         holdings,
         draft.status.generations,
         now=draft.now,
         observed_at=draft.before.observed_at,
         run_over=draft.finished(),
+        missing=frozenset(draft.observed.missing.values()),
+        incomplete=incomplete,
     )
 
 
@@ -59,17 +66,31 @@ def _rebuilt(draft: Draft, holdings: list[Holding]) -> Json | None:
 
 
 def store_ledger(draft: Draft, bill: Bill) -> None:
-    """Apply the ledger if it changed; the last object before the status write."""
-    stored, billed = draft.observed.ledger, bill.document
-    if not (stored or billed["pods"] or billed["entries"] or billed["folded"]["gpuMicroseconds"]):
+    """Apply the ledger if it changed: before the pods that this pass makes, else as the last object."""
+    stored = draft.observed.ledger or {}
+    pods = [index for index, item in enumerate(draft.apply) if item["kind"] == "Pod" and "spec" in item]
+    awaited = with_new_pods(draft, [draft.apply[index] for index in pods])
+    document = with_awaited(bill.document, awaited) | {"run": status_backup(draft)}
+    if not (stored or document["pods"] or awaited or document["entries"] or document["folded"]["gpuMicroseconds"]):
         return
-    document = billed | {"run": status_backup(draft)}
-    wait = _can_wait(document, stored or {}, draft.now, over=draft.finished())
+    otherwise = _awaits_otherwise(draft, stored, awaited)
+    wait = 0.0 if otherwise else _can_wait(document, stored, draft.now, over=draft.finished())
     if 0 < wait < math.inf:
         draft.look_again(wait)
     elif wait == 0:
-        draft.apply.append(render_ledger(draft.run, document, draft.observed.ledger_resource_version))
+        ledger = render_ledger(draft.run, document, draft.observed.ledger_resource_version)
+        draft.apply.insert(pods[0] if pods else len(draft.apply), ledger)
         draft.update(ledger=ledger_name(draft.run.metadata.name))
+
+
+def _awaits_otherwise(draft: Draft, stored: Mapping[str, Any], awaited: Mapping[int, Awaited]) -> bool:
+    """Another pod is awaited than the stored ledger says, or one no more that is not about to be in it."""
+    before = awaited_in(stored)
+    if before == awaited:
+        return False
+    bound = {pod.name for pod in draft.observed.pods if pod.bound_at is not None}
+    left = (pod_name(draft.run, number) for number in before.keys() - awaited.keys())
+    return any(before.get(number) != note for number, note in awaited.items()) or not bound.issuperset(left)
 
 
 def _can_wait(document: Json, stored: Mapping[str, Any], now: datetime, *, over: bool) -> float:
@@ -77,29 +98,30 @@ def _can_wait(document: Json, stored: Mapping[str, Any], now: datetime, *, over:
 
     What can be computed again from what is still there waits for the next write: a window that was closed (its
     generation is in the status), and when a container started. The first pods are bound one after another, and a
-    moment's delay makes one write of it. What ended may be gone at the next look; so may a pod that joins a world, if
-    it is deleted by force, and nobody else would know that its node was held.
+    moment's delay makes one write of it; until then it is on record that they are awaited. What ended may be gone at
+    the next look; so may a pod that joins a world, if it is deleted by force, and nobody else would know that its node
+    was held.
     """
     known, pods = stored.get("pods", {}), document["pods"]
     # One that is made again from the status has folded totals, which nothing else would tell once the status is gone.
-    young = not stored and document["run"]["generation"] == 0 and not document["folded"]["gpuMicroseconds"]
+    young = document["run"]["generation"] == 0 and not document["folded"]["gpuMicroseconds"]
     keys = ("folded", "run", "entries") if over else () if young else ("folded", "run")
-    if any(document[key] != stored.get(key) for key in keys) or known.keys() - pods.keys():
+    marked = document["folded"]["estimated"] and not stored.get("folded", {}).get("estimated")
+    if marked or any(document[key] != stored.get(key) for key in keys) or known.keys() - pods.keys():
         return 0.0
-    # Nearly all records are as they were, and comparing whole ones copies nothing.
-    differing = {uid: record for uid, record in pods.items() if record != known.get(uid)}
-    changed = {uid: record for uid, record in differing.items() if _facts(record) != _facts(known.get(uid))}
+    changed = {uid: row for uid, row in pods.items() if _facts(row) != _facts(known.get(uid))}
     if not changed:
         return math.inf
     begun = document["run"]["generation"] > 0
-    if begun or any(uid in known or "finishedAt" in record for uid, record in changed.items()):
+    if begun or any(uid in known or row[ENDED] is not None for uid, row in changed.items()):
         return 0.0
-    since = min(datetime.fromisoformat(record["boundAt"]) for record in changed.values())
-    return max(0.0, PATIENCE_SECONDS - (now - since).total_seconds())
+    since: int = min(row[BOUND] for row in changed.values())
+    return max(0.0, PATIENCE_SECONDS - (microseconds(now) - since) / 1_000_000)
 
 
-def _facts(record: Json | None) -> Json:
-    return {key: value for key, value in (record or {}).items() if key not in _RECOMPUTED}
+def _facts(row: list[Any] | None) -> list[Any]:
+    """Of a pod's row what cannot be computed again."""
+    return [value for column, value in enumerate(row or ()) if column not in RECOMPUTED]
 
 
 def write_cost(draft: Draft, bill: Bill) -> None:

@@ -20,7 +20,7 @@ def track_active_time(draft: Draft) -> None:
         draft.update(start_time=created)
     if held:
         begin = since or min(pod.bound_at for pod in held if pod.bound_at is not None)
-        draft.update(active_since=begin, observed_at=draft.now)
+        draft.update(active_since=begin, observed_at=draft.observed.looked_at or draft.now)
     elif since is not None:
         ends = [pod.finished_at for pod in draft.observed.pods if pod.finished_at is not None]
         # None of them is later than now, except by a clock that was wrong.

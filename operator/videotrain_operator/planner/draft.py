@@ -18,6 +18,7 @@ from videotrain_api.resource.stages import NodeBounds, node_counts
 from videotrain_api.resource.status import GenerationStatus, RunStatus, StageStatus
 from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec, node_bounds
 from videotrain_api.vocabulary import Condition
+from videotrain_operator.accounting.stored_ledger import Awaited
 from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.planner.decision import Deletion, Event, Plan
 from videotrain_operator.planner.observed import Observed, PodView
@@ -53,6 +54,8 @@ class Draft:
     """This pass ended a generation; the next one begins in the next pass, when the end is on record."""
     published: Roster | None = None
     """Roster that this pass publishes."""
+    awaited: dict[int, Awaited] = field(default_factory=dict)
+    """Pods, by number, that were made and are not in the ledger yet."""
     suspend_reason: str | None = None
     """Why the run holds no nodes, if it should not."""
     held: bool = False

@@ -87,6 +87,14 @@ class Observed:
     """The spec that the config map named in status.configMap was made from, parsed; None if there is no such map."""
     departed: tuple[PodView, ...] = ()
     """Pods that were deleted since the last pass, as they were last seen; a help for exact bills, may be empty."""
+    looked_at: datetime | None = None
+    """As of when `pods` is known to be so; the time of the pass if None."""
+    followed_since: datetime | None = None
+    """Since when no pod can have come and gone without being in `pods` or `departed`; always if None."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Uids by name of pods that are on record and missing, which nothing proves to be gone: neither there nor dead."""
+    misplaced: frozenset[str] = frozenset()
+    """Names of pods, among `pods`, whose labels or owner somebody changed."""
     roster: Roster | None = None
     """The roster that the pods mount, as published; None before the first, or if what is there cannot be read."""
     roster_resource_version: str | None = None

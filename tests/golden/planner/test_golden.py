@@ -10,7 +10,7 @@ After a wanted change: `tox -e golden`, then read the diff.
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from support.planner_builders import SIGNING_KEY, manifest, pod, run_of
 
 from videotrain_api.crd.wire import Manifest
 from videotrain_api.records import AgentProgress, Roster
+from videotrain_api.times import rfc3339
+from videotrain_operator.accounting.attribution import EPOCH
+from videotrain_operator.accounting.stored_ledger import read_ledger, records_in
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.plan import plan
@@ -74,7 +77,7 @@ def read_observed(case: str) -> tuple[Observed, datetime]:
         config_maps=frozenset(given.get("configMaps", [])),
         roster=Roster.from_wire(given["roster"]) if "roster" in given else None,
         roster_resource_version="7" if given.get("rosterMap", True) else None,
-        ledger=given.get("ledger"),
+        ledger=read_ledger(given["ledger"]) if "ledger" in given else None,
         nodes_untrusted=given.get("nodesUntrusted", ""),
     )
     return observed, datetime.fromisoformat(given["now"])
@@ -120,10 +123,14 @@ def _describe_object(item: Manifest) -> Any:
 
 def _describe_ledger(document: dict[str, Any]) -> list[str]:
     lines = []
-    for uid, record in document["pods"].items():
-        times = " ".join(f"{k}={record[k]}" for k in ("boundAt", "startedAt", "finishedAt") if k in record)
-        marks = " ".join(k for k in ("estimated", "gone") if record.get(k))
-        lines.append(f"{record['pod']} {uid} {times} closedThrough={record['closedThrough']} {marks}".rstrip())
+    for uid, record in records_in(document).items():
+        known = {"boundAt": record.bound, "startedAt": record.started, "finishedAt": record.ended}
+        times = " ".join(
+            f"{k}={rfc3339(EPOCH + timedelta(microseconds=us))}" for k, us in known.items() if us is not None
+        )
+        marks = " ".join(k for k in ("estimated", "gone") if getattr(record, k))
+        lines.append(f"{record.pod} {uid} {times} closedThrough={record.closed_through} {marks}".rstrip())
+    lines += [f"awaited: {first} to {last}" for first, last, *_ in document["awaited"]]
     for entry in document["entries"]:
         uses = " ".join(f"{k}={v}us/{entry['micros'][k]}micros" for k, v in entry["gpuMicroseconds"].items())
         lines.append(f"{entry['pod']} {entry['uid']} generation {entry['generation']}: {uses}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ from support.planner_lives import KEY, cluster_of, condition, pass_seconds, runn
 
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.times import rfc3339
+from videotrain_api.vocabulary import LEDGER_KEY
 from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.cluster.podview import parse_time
@@ -84,15 +86,18 @@ async def test_a_service_stays_while_pods_are_made_anew() -> None:
 
 async def test_pods_that_are_bound_one_after_another_make_one_ledger_write() -> None:
     cluster = cluster_of(machines=0, elasticity={"waitForMaxSeconds": 30})
-    versions = set()
+    versions = {}
     for second in range(8):
         if second < 3:
             cluster.nodes[f"node-{second}"] = True
         await settle(cluster)
-        ledger = cluster.objects.get(("ConfigMap", "demo-ledger"))
-        versions |= {ledger["metadata"]["resourceVersion"]} if ledger else set()
+        ledger = cluster.objects["ConfigMap", "demo-ledger"]
+        document = json.loads(ledger["data"][LEDGER_KEY])
+        versions[ledger["metadata"]["resourceVersion"]] = (document["awaited"], len(document["pods"]))
         cluster.tick()
-    assert len(versions) == 1
+    noted, bound = versions.values()
+    assert ([span[:2] for span in noted[0]], noted[1]) == ([[0, 2]], 0), "before any pod is made"
+    assert bound == ([], 3)
 
 
 async def test_the_write_of_a_new_roster_is_fenced() -> None:
