@@ -55,7 +55,7 @@ def _with_metadata(head: dict[str, Any], template: PodTemplate) -> dict[str, Any
     extra = {"labels": template.metadata.labels, "annotations": template.metadata.annotations}
     ours = f"{names.GROUP}/"
     return head | {
-        field: {key: value for key, value in more.items() if not key.startswith(ours)} | head[field]
+        field: head[field] | {k: v for k, v in more.items() if not k.startswith(ours) and k not in head[field]}
         for field, more in extra.items()
     }
 
