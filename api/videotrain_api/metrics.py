@@ -221,6 +221,19 @@ TIME_UNTRUSTED: Final = _operator(
 WEBHOOK_REVIEWS: Final = _operator(
     "webhook_reviews_total", "counter", "Admission reviews that this replica answered.", labels=("outcome",)
 )
+WEBHOOK_REFUSED: Final = _operator(
+    "webhook_refused_total",
+    "counter",
+    "Connections and requests that the webhook ended unread: too many connections (crowded) or reviews (busy), a TLS "
+    "handshake that failed, no HTTP or a head that is too large (malformed), a body that is too large or too slow, a "
+    "client certificate of another name (stranger).",
+    labels=("reason",),
+)
+WEBHOOK_JUDGES_ENDED: Final = _operator(
+    "webhook_judges_ended_total",
+    "counter",
+    "Processes that judged a review and ended, or were killed because they took too long.",
+)
 
 CATALOGUE: Final[dict[str, Metric]] = {
     metric.name: metric for metric in list(globals().values()) if isinstance(metric, Metric)

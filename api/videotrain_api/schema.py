@@ -41,6 +41,10 @@ def camel_case(name: str) -> str:
     return first + "".join(word.capitalize() for word in others)
 
 
+MOST_PROBLEMS: Final = 1000
+"""Of one manifest; a suggestion for each of 200,000 unknown fields would take half a minute."""
+
+
 class ApiModel(BaseModel):
     """A closed, immutable model with camelCase names on the wire."""
 
@@ -96,8 +100,15 @@ class ManifestError(ValueError):
 
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
-    """Turn pydantic's errors into problems with Kubernetes field paths and suggestions for misspelled names."""
-    return [_problem(dict(item), model) for item in error.errors()]
+    """Turn pydantic's errors into problems with Kubernetes field paths and suggestions for misspelled names.
+
+    The first MOST_PROBLEMS of them, and one that says how many more there are.
+    """
+    problems = [_problem(dict(item), model) for item in error.errors(include_url=False)[:MOST_PROBLEMS]]
+    more = error.error_count() - len(problems)
+    return (
+        [*problems, Problem("(root)", more, f"so many more; the first {MOST_PROBLEMS} are told")] if more else problems
+    )
 
 
 def _problem(item: dict[str, Any], model: type[BaseModel]) -> Problem:

@@ -149,6 +149,18 @@ def test_flags_are_those_of_the_operator(chart: Chart) -> None:
     )
 
 
+def test_the_authority_of_the_api_server_s_certificate_is_mounted_where_the_flag_says(chart: Chart) -> None:
+    values = {"clientCAConfigMap": "api-server-ca", "clientNames": ["kube-apiserver", "front proxy"]}
+    objects = chart.render({"webhook": values})
+    settings = Settings.load(container(objects)["args"], {})
+    assert settings.webhook_client_names == ("kube-apiserver", "front proxy")
+    folder, _, name = settings.webhook_client_ca.rpartition("/")
+    (mount,) = [mount for mount in container(objects)["volumeMounts"] if mount["mountPath"] == folder]
+    volumes = one(objects, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    (volume,) = [volume for volume in volumes if volume["name"] == mount["name"]]
+    assert volume["configMap"] == {"name": "api-server-ca"} and name == "ca.crt"
+
+
 def test_default_flags_are_the_operator_s_defaults(chart: Chart) -> None:
     off = {"webhook": {"enabled": False}, "networkPolicy": {"enabled": False}}
     settings = Settings.load(container(chart.render(off))["args"], {})

@@ -26,6 +26,7 @@ WRONG: list[tuple[Json, str]] = [
     ({"webhook": {"enabled": "yes"}}, "enabled"),
     ({"webhook": {"failurePolicy": "ignore"}}, "failurePolicy"),
     ({"webhook": {"timeoutSeconds": 31}}, "timeoutSeconds"),
+    ({"webhook": {"clientNames": ["a,b"]}}, "clientNames"),
     ({"networkPolicy": {"apiServerPorts": [0]}}, "apiServerPorts"),
     ({"networkPolicy": {"apiServerCIDRs": ["10.0.0.1"]}}, "apiServerCIDRs"),
     ({"monitoring": {"serviceMonitor": {"interval": "fast"}}}, "interval"),

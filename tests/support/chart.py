@@ -59,7 +59,7 @@ EVERYTHING: Json = {
     "imagePullSecrets": [{"name": "registry"}],
     "serviceAccount": {"annotations": {"example.com/d": "4"}},
     "commonLabels": {"team": "video"},
-    "webhook": {"failurePolicy": "Fail"},
+    "webhook": {"failurePolicy": "Fail", "clientCAConfigMap": "api-server-ca", "clientNames": ["kube-apiserver"]},
 }
 """Values that take every way through the templates."""
 NAMESPACED: Json = {"namespaces": ["team-a", "team-b"]}

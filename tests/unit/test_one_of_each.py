@@ -286,13 +286,10 @@ class TestPlumbing:
         """Home: videotrain_operator.kube.informer."""
         assert written()[410] == ["operator/videotrain_operator/kube/informer.py"]
 
-    def test_one_module_serves_the_operator_s_metrics(self):
-        """Home: videotrain_operator.manager.server; the webhook serves reviews, and agents their own series."""
+    def test_one_module_limits_the_connections_of_the_operator_s_servers(self):
+        """Home: videotrain_operator.http_server; metrics and the webhook are served through it."""
         found = [path for path, tree in sources("operator", "cli") if list(calls(tree, "AppRunner"))]
-        assert found == [
-            "operator/videotrain_operator/manager/server.py",
-            "operator/videotrain_operator/webhook/server.py",
-        ]
+        assert found == ["operator/videotrain_operator/http_server.py"]
 
     def test_the_causes_of_an_end_are_listed_once(self):
         known = set(CAUSES)

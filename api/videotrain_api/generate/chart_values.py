@@ -25,6 +25,7 @@ _DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 Namespace = Annotated[str, StringConstraints(pattern=_DNS_LABEL, max_length=63)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Cidr = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F:.]+/[0-9]{1,3}$")]
+CommonName = Annotated[str, StringConstraints(pattern=r"^[^,\s]([^,]*[^,\s])?$")]
 Free = dict[str, Any]
 """An object of Kubernetes' own API."""
 Texts = dict[str, str]
@@ -156,6 +157,11 @@ class Webhook(_Values):
     is away; with Ignore nothing gets past, since the operator checks every run again."""
     timeout_seconds: int = Field(10, ge=1, le=30)
     """Longest wait for its answer, seconds."""
+    client_ca_config_map: str = Field("", alias="clientCAConfigMap")
+    """ConfigMap of the release's namespace with the authority (key ca.crt) of the API server's client certificate,
+    which is then required. Only where the API server is set up to present one; everybody may send reviews if empty."""
+    client_names: list[CommonName] = Field(default=[])
+    """Common names that the client certificate may have; any if empty."""
 
 
 class RunNetworks(_Values):

@@ -105,6 +105,8 @@ class Operator:
             secret_namespace=self._namespace,
             secret=settings.webhook_secret,
             configuration=settings.webhook_configuration,
+            client_ca=settings.webhook_client_ca,
+            client_names=frozenset(settings.webhook_client_names),
         )
 
     async def run(self) -> None:
@@ -280,6 +282,9 @@ class Operator:
         if self._webhook is not None:
             for outcome, count in sorted(self._webhook.reviews.items()):
                 yield catalogue.WEBHOOK_REVIEWS, (outcome,), count
+            for reason, count in sorted(self._webhook.refused().items()):
+                yield catalogue.WEBHOOK_REFUSED, (reason,), count
+            yield catalogue.WEBHOOK_JUDGES_ENDED, (), self._webhook.judges.died
 
 
 async def run_operator(settings: Settings) -> None:

@@ -10,9 +10,12 @@ from typing import Final
 from aiohttp import web
 
 from videotrain_api.metrics import CONTENT_TYPE
+from videotrain_operator.http_server import listen, serving
 from videotrain_operator.manager.scrapers import Scrapers
 
 HTTP_UNAVAILABLE: Final = 503
+MOST_CONNECTIONS: Final = 64
+"""Kubelet and scrapers need a few; each may be sent the text of all series."""
 Check = Callable[[], str]
 """Tells what is wrong; empty if nothing is."""
 
@@ -53,13 +56,10 @@ async def serve(
     app.router.add_get("/metrics", scrape)
     app.router.add_get("/healthz", _probe(healthy))
     app.router.add_get("/readyz", _probe(ready))
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, address or (None if port else "127.0.0.1"), port).start()
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+    listener = listen(address or ("" if port else "127.0.0.1"), port)
+    number: int = listener.getsockname()[1]
+    async with serving(app, listener, most=MOST_CONNECTIONS):
+        yield number
 
 
 def _probe(check: Check) -> Callable[[web.Request], Awaitable[web.Response]]:

@@ -68,6 +68,14 @@ class Settings:
         "JSON of what the network policies of runs allow (see videotrain_api.render.network.NetworkRules), such as "
         '{"operator": [{"podSelector": {}}]}; runs get no policy if empty.',
     )
+    webhook_client_ca: str = _setting(
+        "",
+        "PEM file with the authorities of the API server's client certificate, which is then asked for and verified; "
+        "read anew each minute. Everybody may send reviews if empty.",
+    )
+    webhook_client_names: tuple[str, ...] = _setting(
+        (), "Common names that the client certificate may have, separated by commas; any if empty."
+    )
     concurrent_passes: int = _setting(64, "Runs that are worked on at the same time.", least=1, most=1024)
     settle_seconds: float = _setting(
         0.25, "Least time between two passes over a run, so that changes that come together make one pass.", least=0.0

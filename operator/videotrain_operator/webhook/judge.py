@@ -12,10 +12,13 @@ import json
 import logging
 import os
 import resource
+import signal
 import struct
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from videotrain_api.schema import Json
@@ -23,24 +26,53 @@ from videotrain_operator.webhook.review import BadReview, Outcome, answer
 
 CHILDREN: Final = 2
 """Reviews that are judged at the same time."""
-MEMORY_BYTES: Final = 1024**3
-"""Address space of a child; a manifest that wants more ends its child and not the operator's pod."""
+MEMORY_BYTES: Final = 256 * 1024**2
+"""Address space of a child: it begins with 55 MiB, and two objects of 1.5 MiB, the most that etcd stores, fit."""
+CPU_SECONDS: Final = 3
+"""Of one review; an ordinary one takes a hundredth, and the most expensive ones that fit take two."""
+NICE: Final = 10
+"""The operator's own work goes first."""
+FIRST_PAUSE_SECONDS: Final = 0.1
+LONGEST_PAUSE_SECONDS: Final = 2.0
+"""A child that ended is made anew after a pause, twice as long each time; the other goes on."""
 LARGEST_ANSWER: Final = 1024**2
+MOST_LINES: Final = 5
+LONGEST_LINE: Final = 4000
+"""Of a child's log, which tells of faults in the checks; a traceback is one line."""
 _LENGTH: Final = struct.Struct("!I")
+_PART: Final = 256 * 1024
 _log = logging.getLogger(__name__)
 
 
 class JudgeDied(Exception):
-    """The child ended before it answered."""
+    """The child ended before it answered, or gave the review up."""
+
+
+@dataclass
+class _Place:
+    child: asyncio.subprocess.Process | None = None
+    failures: int = 0
+    """In a row."""
 
 
 class Judges:
     """Up to CHILDREN children, each started when it is first needed. Use it as an async context manager."""
 
-    def __init__(self, children: int = CHILDREN) -> None:
-        self._children: asyncio.Queue[asyncio.subprocess.Process | None] = asyncio.Queue()
-        for _ in range(children):
-            self._children.put_nowait(None)
+    def __init__(
+        self, children: int = CHILDREN, *, cpu_seconds: int = CPU_SECONDS, memory_bytes: int = MEMORY_BYTES
+    ) -> None:
+        """Nothing is started before the first review.
+
+        Args:
+            children: how many.
+            cpu_seconds: of one review, at least; a second more at most.
+            memory_bytes: address space of a child.
+        """
+        self._limits = (str(cpu_seconds), str(memory_bytes))
+        self._places = [_Place() for _ in range(children)]
+        self._free: asyncio.Queue[_Place] = asyncio.Queue()
+        for place in self._places:
+            self._free.put_nowait(place)
         self.died = 0
         """Children that ended or had to be killed."""
 
@@ -48,84 +80,127 @@ class Judges:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        while not self._children.empty():
-            await _end(self._children.get_nowait())
+        for place in self._places:
+            if place.child is not None and place.child.returncode is None:
+                place.child.kill()
+                await place.child.wait()
 
-    async def judge(self, body: bytes) -> tuple[Outcome, Json]:
+    async def judge(self, body: bytes | bytearray) -> tuple[Outcome, Json]:
         """The answer to a review; cancel it to give it up, which ends the child.
 
         Raises:
             BadReview: the body is no review.
-            JudgeDied: the child ended.
+            JudgeDied: there is no answer: the child ended, or the review needs more than its limits.
         """
         async with self._child() as child:
-            assert child.stdin is not None, "made with pipes"
-            assert child.stdout is not None, "made with pipes"
-            try:
-                child.stdin.write(_LENGTH.pack(len(body)) + body)
-                await child.stdin.drain()
-                (length,) = _LENGTH.unpack(await child.stdout.readexactly(_LENGTH.size))
-                if length > LARGEST_ANSWER:
-                    raise JudgeDied(f"an answer of {length} bytes")
-                said = json.loads(await child.stdout.readexactly(length))
-            except (OSError, asyncio.IncompleteReadError) as error:
-                raise JudgeDied(f"the process that judged the review ended with {await child.wait()}") from error
+            said = await _exchange(child, body)
+        for line in said["log"]:
+            _log.error("webhook judge: %s", line)
         if "bad" in said:
             raise BadReview(said["bad"])
+        if "failed" in said:
+            raise JudgeDied(said["failed"])
         return said["outcome"], said["review"]
 
     @asynccontextmanager
     async def _child(self) -> AsyncIterator[asyncio.subprocess.Process]:
-        child = await self._children.get()
+        place = await self._free.get()
+        pause = 0.0
         try:
-            if child is None or child.returncode is not None:
-                child = await _started()
-            yield child
-        except BadReview:
-            raise
+            if place.child is None or place.child.returncode is not None:
+                place.child = await _started(self._limits)
+            yield place.child
+            place.failures = 0
         except BaseException:  # also when it is given up: what it still says would answer the next review
             self.died += 1
-            if child is not None:
+            if place.child is not None:
                 with suppress(ProcessLookupError):
-                    child.kill()
-            child = None
+                    place.child.kill()
+            place.child = None
+            pause = min(FIRST_PAUSE_SECONDS * 2**place.failures, LONGEST_PAUSE_SECONDS)
+            place.failures = min(place.failures + 1, 16)
             raise
         finally:
-            self._children.put_nowait(child)
+            asyncio.get_running_loop().call_later(pause, self._free.put_nowait, place)
 
 
-async def _started() -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        __name__,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
+async def _started(limits: tuple[str, ...]) -> asyncio.subprocess.Process:
+    command, pipe = (sys.executable, "-m", __name__, *limits), asyncio.subprocess.PIPE
+    try:
+        return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    except OSError as error:
+        raise JudgeDied(f"no process could be started: {error}") from error
 
 
-async def _end(child: asyncio.subprocess.Process | None) -> None:
-    if child is not None and child.returncode is None:
-        child.kill()
-        await child.wait()
+async def _exchange(child: asyncio.subprocess.Process, body: bytes | bytearray) -> Json:
+    assert child.stdin is not None, "made with pipes"
+    assert child.stdout is not None, "made with pipes"
+    try:
+        child.stdin.write(_LENGTH.pack(len(body)))
+        for start in range(0, len(body), _PART):
+            child.stdin.write(body[start : start + _PART])
+            await child.stdin.drain()
+        (length,) = _LENGTH.unpack(await child.stdout.readexactly(_LENGTH.size))
+        if length > LARGEST_ANSWER:
+            raise JudgeDied(f"an answer of {length} bytes")
+        said: Json = json.loads(await child.stdout.readexactly(length))
+    except (OSError, asyncio.IncompleteReadError) as error:
+        raise JudgeDied(f"the process that judged the review ended with {await child.wait()}") from error
+    return said
 
 
-def main(requests: BinaryIO, answers: BinaryIO) -> None:
+class _TooLong(BaseException):
+    """The review has used up its time. No fault of the checks, so nothing that handles those may handle it."""
+
+
+class _Lines(logging.Handler):
+    """Keeps what is logged while a review is judged, bounded and in lines that a manifest cannot forge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if len(self.kept) < MOST_LINES:
+            self.kept.append(repr(self.format(record)[-LONGEST_LINE:]))
+
+
+def main(requests: BinaryIO, answers: BinaryIO, cpu_seconds: int, memory_bytes: int) -> None:
     """Answer until the requests end, which they do with the operator."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    os.nice(NICE)
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    signal.signal(signal.SIGXCPU, _stop)
+    lines = _Lines()
+    logging.basicConfig(handlers=[lines])
     while head := requests.read(_LENGTH.size):
         body = requests.read(*_LENGTH.unpack(head))
-        try:
-            outcome, review = answer(body)
-            said: Json = {"outcome": outcome, "review": review}
-        except BadReview as error:
-            said = {"bad": str(error)[:1000]}
+        lines.kept = []
+        said = _judged(body, cpu_seconds, memory_bytes) | {"log": lines.kept}
         text = json.dumps(said).encode()
         answers.write(_LENGTH.pack(len(text)) + text)
         answers.flush()
 
 
+def _judged(body: bytes, cpu_seconds: int, memory_bytes: int) -> Json:
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    try:
+        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + cpu_seconds, hard))
+        outcome, review = answer(body)
+        resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
+    except BadReview as error:
+        return {"bad": str(error)[:1000]}
+    except _TooLong:
+        return {"failed": f"it took more than {cpu_seconds} s of CPU"}
+    except MemoryError:
+        return {"failed": f"it took more than {memory_bytes // 2**20} MiB of memory"}
+    return {"outcome": outcome, "review": review}
+
+
+def _stop(*_: object) -> None:
+    raise _TooLong
+
+
 if __name__ == "__main__":
     own = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else is printed is no answer
-    main(sys.stdin.buffer, own)
+    main(sys.stdin.buffer, own, *map(int, sys.argv[1:]))

@@ -23,6 +23,7 @@ Outcome = Literal["allowed", "denied", "skipped", "failed"]
 REVIEW_VERSION: Final = "admission.k8s.io/v1"
 MOST_PROBLEMS: Final = 40
 LONGEST_PROBLEM: Final = 500
+LONGEST_UID: Final = 256
 LONGEST_WARNING: Final = 240
 """kubectl prints a warning on one line; the API server drops what is beyond 256 characters."""
 UNBUDGETED_GPU_HOURS: Final = 1000.0
@@ -59,10 +60,13 @@ def answer(body: bytes) -> tuple[Outcome, Json]:
     except ValueError as error:
         raise BadReview(f"the body is no JSON that can be read: {error}") from error
     request = review.get("request") if isinstance(review, dict) else None
-    if not isinstance(request, dict) or not isinstance(request.get("uid"), str):
-        raise BadReview("the body is no AdmissionReview with a request that has a uid")
+    uid = request.get("uid") if isinstance(request, dict) else None
+    if not isinstance(request, dict) or not isinstance(uid, str) or len(uid) > LONGEST_UID:
+        raise BadReview(
+            f"the body is no AdmissionReview with a request that has a uid of at most {LONGEST_UID} characters"
+        )
     verdict = review_request(request)
-    response = {"uid": request["uid"], "allowed": not verdict.problems}
+    response = {"uid": uid, "allowed": not verdict.problems}
     if verdict.problems:
         response["status"] = _status(verdict.problems)
     if verdict.warnings:
@@ -77,8 +81,11 @@ def review_request(request: Mapping[str, Any]) -> Verdict:
     """
     try:
         return _review(request)
+    except MemoryError:  # no fault of the checks
+        raise
     except Exception as error:
-        _log.exception("run=%s/%s review=failed", request.get("namespace"), request.get("name"))
+        run = _cut(f"{request.get('namespace')}/{request.get('name')}")
+        _log.exception("run=%s review=failed", run)
         message = f"the checks of videotrain failed on this manifest ({type(error).__name__}); please report it"
         return Verdict(outcome="failed", problems=(Problem("(root)", str(error), message),))
 
@@ -106,7 +113,7 @@ def _review_change(new: Any, old: Any) -> Verdict:
         return Verdict(outcome="denied" if changed else "allowed", problems=changed, warnings=_warnings(run))
     known = () if isinstance(before, VideoTrainingRun) else {(p.path, p.message) for p in before}
     fresh = changed + tuple(p for p in run if (p.path, p.message) not in known)
-    stale = tuple(f"was wrong before this change: {p}" for p in run if p not in fresh)
+    stale = tuple(f"was wrong before this change: {p}" for p in run if (p.path, p.message) in known)
     return Verdict(outcome="denied" if fresh else "allowed", problems=fresh, warnings=stale[:MOST_PROBLEMS])
 
 

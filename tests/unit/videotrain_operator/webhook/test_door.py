@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import functools
 import json
+import logging
 import signal
 import ssl
 import struct
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
 import pytest
 import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from support.manifests_strategy import training_run
 from support.webhook_store import WebhookStore
 
+from videotrain_operator import http_server
 from videotrain_operator.webhook import server as server_module
-from videotrain_operator.webhook.judge import JudgeDied, Judges
+from videotrain_operator.webhook.certificates import certificates_pem, key_pem, new_authority
+from videotrain_operator.webhook.judge import MEMORY_BYTES, JudgeDied, Judges
 from videotrain_operator.webhook.review import BadReview, answer
 from videotrain_operator.webhook.server import Webhook
 
@@ -80,9 +92,83 @@ async def test_a_review_that_is_given_up_ends_its_child_and_answers_nobody_else(
     assert not stopped.is_running() or stopped.status() == psutil.STATUS_ZOMBIE
 
 
-@pytest_asyncio.fixture
-async def webhook(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Webhook]:
-    monkeypatch.setattr(server_module, "BODY_SECONDS", 1.0)
+STORED_BYTES = 3 * 2**19
+"""The largest object that etcd takes by default."""
+
+
+def crowded(kind: str, size: int = STORED_BYTES) -> Any:
+    """A manifest of a size that makes its reader work."""
+    manifest = copy.deepcopy(training_run("a"))
+    unit = {"fields": "[]", "numbers": "1"}.get(kind, "")
+    if kind == "unknown names":
+        manifest["spec"] |= {f"k{number}": 0 for number in range(size // 14)}
+    else:
+        manifest["spec"]["extra"] = [json.loads(unit)] * (size // (len(unit) + 2))
+    return manifest
+
+
+def change(manifest: Any) -> bytes:
+    """A review of a manifest that was as large before."""
+    request = {"uid": "u", "operation": "UPDATE", "oldObject": manifest}
+    new = manifest | {"spec": manifest["spec"] | {"suspend": True}}
+    return json.dumps({"request": request | {"object": new}}).encode()
+
+
+@pytest.mark.parametrize("kind", ["fields", "numbers", "unknown names"])
+async def test_what_can_be_stored_can_be_judged(kind: str, judges: Judges) -> None:
+    """Within the memory and the time of a child; its problems were there before."""
+    outcome, review = await judges.judge(change(crowded(kind)))
+    assert outcome == "allowed" and review["response"]["warnings"]
+    assert judges.died == 0 and child().memory_info().vms <= MEMORY_BYTES
+
+
+async def test_a_review_that_takes_too_long_is_given_up_and_its_child_goes_on() -> None:
+    async with asyncio.timeout(SECONDS), Judges(1, cpu_seconds=0) as judges:
+        with pytest.raises(JudgeDied, match="more than 0 s of CPU"):
+            await judges.judge(change(crowded("fields", 2 * STORED_BYTES)))
+        first = child()
+        assert (await judges.judge(body()))[0] == "allowed"
+        assert child() == first
+
+
+async def test_a_review_that_takes_too_much_memory_costs_itself() -> None:
+    async with asyncio.timeout(SECONDS), Judges(1, memory_bytes=80 * 2**20) as judges:
+        with pytest.raises(JudgeDied):
+            await judges.judge(change(crowded("fields")))
+        assert (await judges.judge(body()))[0] == "allowed"
+
+
+async def test_a_child_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch, judges: Judges) -> None:
+    async def full(*_: object, **__: object) -> None:
+        raise BlockingIOError("no more processes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "create_subprocess_exec", full)
+        with pytest.raises(JudgeDied, match="no more processes"):
+            await judges.judge(body())
+    assert (await judges.judge(body()))[0] == "allowed"
+
+
+async def test_a_uid_that_no_api_server_makes_is_no_review(judges: Judges) -> None:
+    """An answer repeats it."""
+    with pytest.raises(BadReview, match="at most 256"):
+        await judges.judge(json.dumps({"request": {"uid": "u" * 3_000_000, "operation": "DELETE"}}).encode())
+    assert judges.died == 0
+
+
+async def test_the_log_of_a_child_is_bounded_and_cannot_be_forged(
+    judges: Judges, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = "a\n2026 ERROR forged \x1b[31m" + "x" * 100_000
+    request = {"uid": "u", "operation": "CREATE", "namespace": name, "object": {"metadata": {"generateName": [name]}}}
+    manifest = request["object"] | {"apiVersion": "videotrain.dev/v1alpha1", "kind": "VideoTrainingRun", "spec": []}
+    await judges.judge(json.dumps({"request": request | {"object": manifest}}).encode())
+    for record in caplog.records:
+        assert record.getMessage().isprintable() and len(record.getMessage()) < 10_000
+
+
+@asynccontextmanager
+async def serving(**more: Any) -> AsyncIterator[Webhook]:
     webhook = Webhook(
         WebhookStore(),  # type: ignore[arg-type]
         address="127.0.0.1",
@@ -92,6 +178,7 @@ async def webhook(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Webhook]:
         secret_namespace="videotrain",
         secret="tls",
         configuration="videotrain",
+        **more,
     )
     task = asyncio.create_task(webhook.run())
     async with asyncio.timeout(4 * SECONDS):
@@ -101,6 +188,13 @@ async def webhook(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Webhook]:
         yield webhook
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest_asyncio.fixture
+async def webhook(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Webhook]:
+    monkeypatch.setattr(server_module, "BODY_SECONDS", 1.0)
+    async with serving() as webhook:
+        yield webhook
 
 
 def trusting() -> ssl.SSLContext:
@@ -183,5 +277,171 @@ async def test_a_flood_leaves_the_event_loop_its_turns(webhook: Webhook) -> None
         turning = asyncio.create_task(turn())
         statuses = await asyncio.gather(*(one() for _ in range(200)))
         turning.cancel()
-    assert set(statuses) <= {200, 503} and 200 in statuses
+    assert set(statuses) <= {200, 429, 503} and 200 in statuses
     assert turns > 2 * len(statuses), "no review was judged in the loop itself"
+
+
+FLOOD, API = "127.0.0.2", "127.0.0.1"
+"""Two addresses that call."""
+
+
+async def honest(webhook: Webhook, context: ssl.SSLContext | None = None) -> int:
+    """The status of the answer to an honest review from an address of its own."""
+    connector = aiohttp.TCPConnector(ssl=context or trusting(), local_addr=(API, 0))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.post(f"https://127.0.0.1:{webhook.port}/validate", data=body()) as response,
+    ):
+        return response.status
+
+
+async def connections(webhook: Webhook, count: int, *, tls: bool) -> list[asyncio.StreamReader]:
+    async def one() -> asyncio.StreamReader:
+        more: dict[str, Any] = {"ssl": trusting()} if tls else {}
+        reader, writer = await asyncio.open_connection("127.0.0.1", webhook.port, local_addr=(FLOOD, 0), **more)
+        reader.writer = writer  # type: ignore[attr-defined]
+        return reader
+
+    opened = await asyncio.gather(*(one() for _ in range(count)), return_exceptions=True)
+    assert all(isinstance(reader, asyncio.StreamReader | OSError) for reader in opened), opened
+    return [reader for reader in opened if isinstance(reader, asyncio.StreamReader)]
+
+
+@pytest.mark.parametrize("tls", [True, False])
+async def test_who_opens_more_connections_than_there_may_be_loses_its_own(
+    tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "serving", functools.partial(http_server.serving, most=8))
+    async with serving() as webhook:
+        connector = aiohttp.TCPConnector(ssl=trusting(), local_addr=(API, 0))
+        async with aiohttp.ClientSession(connector=connector) as session:
+            url = f"https://127.0.0.1:{webhook.port}/validate"
+            for _ in range(3):
+                held = await connections(webhook, 12, tls=tls)
+                async with session.post(url, data=body()) as response:
+                    assert response.status == 200
+            assert len(connector._conns) == 1, "the one connection of the API server was kept"
+        assert webhook.refused()["crowded"] >= 3 * 12 - 8
+        for reader in held:
+            reader.writer.close()  # type: ignore[attr-defined]
+
+
+async def test_a_handshake_that_stalls_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "HANDSHAKE_SECONDS", 0.2)
+    async with serving() as webhook:
+        (reader,) = await connections(webhook, 1, tls=False)
+        assert await reader.read() == b""
+        assert webhook.refused()["handshake"] == 1
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /validate HT", HEAD, HEAD + b"X: " + b"a" * 5000])
+async def test_a_head_that_does_not_come_ends_the_connection(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "IDLE_SECONDS", 0.3)
+    async with serving() as webhook:
+        (reader,) = await connections(webhook, 1, tls=True)
+        reader.writer.write(sent)  # type: ignore[attr-defined]
+        assert await reader.read() == b""
+
+
+@pytest.mark.parametrize(
+    "head", [b"X: " + b"a" * 65536, b"".join(b"X-%d: a\r\n" % i for i in range(1000)), b"X: a\r\n" * 100_000]
+)
+async def test_a_large_head_is_refused(head: bytes, webhook: Webhook, caplog: pytest.LogCaptureFixture) -> None:
+    """Which is counted, and no line of the log each time."""
+    (reader,) = await connections(webhook, 1, tls=True)
+    reader.writer.write(HEAD + head)  # type: ignore[attr-defined]
+    assert b" 400 " in await reader.readline()
+    assert webhook.refused()["malformed"] == 1
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_fault_of_the_server_itself_is_logged(
+    webhook: Webhook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(webhook, "_seats", None)
+    assert await honest(webhook) == 500
+    assert "Traceback" in caplog.text and "NoneType" in caplog.text
+
+
+async def test_slow_bodies_of_one_address_leave_places_to_others(webhook: Webhook) -> None:
+    """And what is left of one that is refused is not read."""
+    readers = await connections(webhook, 30, tls=True)
+    for reader in readers:
+        reader.writer.write(HEAD + b"Content-Length: 1000\r\n\r\n{")  # type: ignore[attr-defined]
+    assert await honest(webhook) == 200
+    assert (await readers[0].readline()).startswith(b"HTTP/1.1 503")
+    assert b"retry-after: 1" in (await readers[0].read()).lower()
+
+
+async def test_a_body_that_is_too_large_is_refused_by_its_length_alone(webhook: Webhook) -> None:
+    (reader,) = await connections(webhook, 1, tls=True)
+    reader.writer.write(HEAD + b"Content-Length: 10000000\r\n\r\n")  # type: ignore[attr-defined]
+    assert (await reader.readline()).startswith(b"HTTP/1.1 413")
+    assert webhook.refused()["large"] == 1
+
+
+async def test_a_compressed_body_is_not_unpacked(webhook: Webhook) -> None:
+    (reader,) = await connections(webhook, 1, tls=True)
+    more = b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00"
+    reader.writer.write(HEAD + more)  # type: ignore[attr-defined]
+    assert (await reader.readline()).startswith(b"HTTP/1.1 400")
+
+
+class TestClientCertificates:
+    """An API server that is configured with one; see docs/how-to/install.md."""
+
+    @staticmethod
+    def bearer(folder: Path, authority: Any, key: Any) -> ssl.SSLContext:
+        """What a caller with a certificate of an authority connects with."""
+        own, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kube-apiserver")]))
+            .issuer_name(authority.subject)
+            .public_key(own.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(hours=1))
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        (folder / "client.pem").write_bytes(certificates_pem([certificate]) + key_pem(own))
+        context = trusting()
+        context.load_cert_chain(folder / "client.pem")
+        return context
+
+    async def test_only_callers_with_a_certificate_of_the_authority_are_heard(self, tmp_path: Path) -> None:
+        authority, key = new_authority(datetime.now(UTC))
+        (tmp_path / "ca.crt").write_bytes(certificates_pem([authority]))
+        async with serving(client_ca=str(tmp_path / "ca.crt")) as webhook:
+            assert await honest(webhook, self.bearer(tmp_path, authority, key)) == 200
+            for stranger in (None, self.bearer(tmp_path, *new_authority(datetime.now(UTC)))):
+                with pytest.raises(aiohttp.ClientError):
+                    await honest(webhook, stranger)
+            assert webhook.refused()["handshake"] == 2
+            replaced, key = new_authority(datetime.now(UTC))
+            (tmp_path / "ca.crt").write_bytes(certificates_pem([replaced]))
+            assert await webhook.look()
+            assert await honest(webhook, self.bearer(tmp_path, replaced, key)) == 200
+
+    async def test_the_certificate_must_have_one_of_the_names(self, tmp_path: Path) -> None:
+        authority, key = new_authority(datetime.now(UTC))
+        (tmp_path / "ca.crt").write_bytes(certificates_pem([authority]))
+        for name, status in (("kube-apiserver", 200), ("kubelet", 403)):
+            async with serving(client_ca=str(tmp_path / "ca.crt"), client_names=frozenset({name})) as webhook:
+                assert await honest(webhook, self.bearer(tmp_path, authority, key)) == status
+                assert webhook.refused()["stranger"] == (status == 403)
+
+    @pytest.mark.parametrize("content", [None, "", "no certificate"])
+    async def test_without_an_authority_nobody_is_heard(
+        self, content: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        if content is not None:
+            (tmp_path / "ca.crt").write_text(content)
+        webhook = Webhook(
+            WebhookStore(), port=0, service="a", namespace="a", secret_namespace="a", secret="tls",
+            configuration="videotrain", client_ca=str(tmp_path / "ca.crt"),
+        )  # type: ignore[arg-type]  # fmt: skip
+        caplog.set_level(logging.WARNING)
+        assert not await webhook.look()
+        assert "--webhook-client-ca" in caplog.text
