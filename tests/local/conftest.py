@@ -17,8 +17,8 @@ def start(tmp_path):
     """Starts the command; everything that still runs at the end of the test is killed."""
     started = []
 
-    def start_process(manifest, *options, name="w"):
-        started.append(LocalProcess(manifest, tmp_path / name, *options))
+    def start_process(manifest, *options, name="w", entering=()):
+        started.append(LocalProcess(manifest, tmp_path / name, *options, entering=entering))
         return started[-1]
 
     yield start_process

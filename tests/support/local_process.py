@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,28 @@ from support.processes import processes_below
 
 
 class LocalProcess:
-    """One `videotrain local` whose JSON lines are read as they come."""
+    """One `videotrain local` whose JSON lines are read as they come.
 
-    def __init__(self, manifest: Path, workdir: Path, *options: str) -> None:
+    Args:
+        manifest: of the run.
+        workdir: its working directory.
+        options: of the command.
+        entering: a command that starts it, such as nsenter with its options.
+    """
+
+    def __init__(self, manifest: Path, workdir: Path, *options: str, entering: Sequence[str] = ()) -> None:
         self.workdir = workdir
-        command = [sys.executable, "-m", "videotrain", "local", str(manifest), "--workdir", str(workdir), "--json"]
+        command = [
+            *entering,
+            sys.executable,
+            "-m",
+            "videotrain",
+            "local",
+            str(manifest),
+            "--workdir",
+            str(workdir),
+            "--json",
+        ]
         self.errors = (workdir.parent / f"{workdir.name}.stderr").open("a+")
         self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=self.errors, text=True)
         assert self.process.stdout is not None

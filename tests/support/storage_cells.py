@@ -41,7 +41,8 @@ class Place:
     phase: str
     kind: str
     what: str = ""
-    """The object without what tells it from others of its kind: `train/checkpoints/step-*/commit.json`."""
+    """The object without what tells it from others of its kind: `train/checkpoints/step-*/commit.json`. Where
+    a fault is wanted, nothing stands for the first object of any kind."""
 
 
 @dataclass(frozen=True)
@@ -159,9 +160,10 @@ class Director:
 
     def _judge(self, place: Place, request: StorageRequest) -> str | None:
         self.seen.add(place)
-        if self._left and self.fired[-1].place == place and self.fired[-1].key == request.key:
+        if self._left and (self.fired[-1].place.kind, self.fired[-1].key) == (place.kind, request.key):
             self._left -= 1
             return self.fired[-1].fault
+        place = place if place in self._pending else Place(place.phase, place.kind)
         # What follows at once may still be the answer to the fault before.
         if place in self._pending and self._clean:
             fault = self._pending.pop(place)

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -149,6 +149,10 @@ class Cell:
     """The counter of status.restarts that rose."""
     lost: int = 0
     """Steps done again."""
+    bill: str = "exact"
+    """Of the run in which the fault was met: `exact`, or `wrong`, or `none` where there is none."""
+    order: str = "same"
+    """Likewise the samples that went into the weights: `same` as undisturbed, `other`, or `none`."""
     problem: str = ""
     """What should not be; the run failed or a number is wrong."""
 
@@ -158,32 +162,34 @@ class Cell:
         return bool(self.problem), bool(self.counter), self.lost
 
     def __str__(self) -> str:
-        if self.problem:
-            return f"**{self.end}**"
-        return f"{self.counter} +1, {self.lost} lost" if self.counter else self.end
+        end = f"**{self.end}**" if self.problem else f"{self.counter} +1" if self.counter else self.end
+        return f"{end}, {self.lost}, {self.bill}, {self.order}"
 
 
 def cells_of(told: Told, reference: dict[str, Any]) -> dict[Place, Cell]:
     """The outcome at every place that met the fault; restarts are put to the place before them."""
     problems = [*contradictions(told, reference)] if told.succeeded else [told.message]
-    cells = {fired.place: Cell("goes on") for fired in told.fired}
+    bill = "none" if not told.summary else "wrong" if list(bill_problems(told.summary)) else "exact"
+    order = "none" if not told.succeeded else "other" if list(order_problems(told.summary, reference)) else "same"
+    cells = {fired.place: Cell("goes on", bill=bill, order=order) for fired in told.fired}
     for generation in failed_generations(told.summary):
         ended = generation["ended_at"]
         place = _last_before(told.fired, datetime.fromisoformat(ended)) if ended else None
         if place is not None:
             lost = (generation["lost_steps"] or 0) + cells[place].lost
             problem = f"{lost} steps lost" if lost > MOST_LOST else ""
-            cells[place] = Cell("goes on", generation["end_cause"], lost, problem)
+            cells[place] = replace(cells[place], counter=generation["end_cause"], lost=lost, problem=problem)
     for generation, problem in resumed_below(told):
         began, ended = (
             datetime.fromisoformat(generation[at]) if generation[at] else None for at in ("created_at", "ended_at")
         )
         for fired in told.fired:
             if began is not None and fired.at >= began and (ended is None or fired.at <= ended):
-                cells[fired.place] = Cell("steps lost", problem=problem)
+                cells[fired.place] = replace(cells[fired.place], end="steps lost", problem=problem)
     if problems and told.fired:
         end = "wrong" if told.succeeded else told.summary.get("phase") or f"exit {told.code}"
-        cells[told.fired[-1].place] = Cell(end, problem="; ".join(problems))
+        last = told.fired[-1].place
+        cells[last] = replace(cells[last], end=end, problem="; ".join(problems))
     return {place: cell for place, cell in cells.items() if place.phase != PLANNED}
 
 
@@ -227,9 +233,7 @@ def _last_before(fired: list[Fired], at: datetime) -> Place | None:
 def contradictions(told: Told, reference: dict[str, Any]) -> Iterator[str]:
     """Everything in which a run that succeeded differs from an undisturbed one, but for restarts."""
     summary = told.summary
-    for name in ("order_sha256", "consumed", "repeated", "lost", "problems"):
-        if summary["samples"][name] != reference["samples"][name]:
-            yield f"samples.{name}: {summary['samples'][name]}, undisturbed {reference['samples'][name]}"
+    yield from order_problems(summary, reference)
     if summary["drops"] != reference["drops"]:
         yield f"drops: {summary['drops']}, undisturbed {reference['drops']}"
     for stage, other in zip(summary["stages"], reference["stages"], strict=True):
@@ -238,6 +242,13 @@ def contradictions(told: Told, reference: dict[str, Any]) -> Iterator[str]:
     yield from bill_problems(summary)
     if told.left:
         yield f"processes are left: {told.left}"
+
+
+def order_problems(summary: dict[str, Any], reference: dict[str, Any]) -> Iterator[str]:
+    """What differs of the samples that went into the weights, of their order and of how often."""
+    for name in ("order_sha256", "consumed", "repeated", "lost", "problems"):
+        if summary["samples"][name] != reference["samples"][name]:
+            yield f"samples.{name}: {summary['samples'][name]}, undisturbed {reference['samples'][name]}"
 
 
 def bill_problems(summary: dict[str, Any]) -> Iterator[str]:

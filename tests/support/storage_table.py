@@ -89,9 +89,12 @@ _MEANING = f"""\
 Every kind of request to the object store meets every fault that its answer can have, in every phase in which a run
 sends it, once for every kind of object (of silence: for one). A cell says what followed, of several the worst:
 
-- *goes on*: nothing is restarted and nothing is lost;
-- a counter of `status.restarts` with *+1* (`spec.failurePolicy.limits` bounds each): the world was started again, and
-  so many steps were done again; no more than {MOST_LOST} may be, since a checkpoint is written while steps go on.
+- its end: *goes on*, nothing was restarted; or a counter of `status.restarts` with *+1* (`spec.failurePolicy.limits`
+  bounds each), the world was started again;
+- the steps that were done again; no more than {MOST_LOST} may be, since a checkpoint is written while steps go on;
+- the bill: *exact*, its buckets add up to the time that nodes were held, to the microsecond, and nothing is estimated;
+- the order: *same*, the samples that went into the weights are those of a run that nothing had happened to, in the
+  same order, none counted twice and none missing.
 
 The faults are:
 
@@ -115,13 +118,12 @@ The phases are:
 _CHECKS = """\
 ## What was checked
 
-In every run that these cells are from
+In every run that these cells are from, beside its bill and its order:
 
 - the run succeeded, and no process was left;
-- the samples that went into the weights were those of a run that nothing had happened to, in the same order, none
-  counted twice and none missing; the clips that curation kept and dropped were the same;
-- the last loss of every stage was the same to the last bit, so no wrong value had been read;
-- the buckets of the bill added up to the time that nodes were held, to the microsecond, and nothing was estimated."""
+- no generation went on below the newest checkpoint that was complete when it began;
+- the clips that curation kept and dropped were those of a run that nothing had happened to;
+- the last loss of every stage was the same to the last bit, so no wrong value had been read."""
 
 
 def _setting(seconds: float) -> str:

@@ -1,10 +1,12 @@
 """Random kills of everything that a local run consists of: the same order, an exact bill, nothing left running.
 
-`VIDEOTRAIN_KILLS` and `VIDEOTRAIN_SEED` choose how many, and which.
+`VIDEOTRAIN_KILLS` and `VIDEOTRAIN_SEED` choose how many, and which; the seed is printed.
 """
 
 import os
 import random
+from collections import Counter
+from itertools import count
 
 import pytest
 import yaml
@@ -45,11 +47,10 @@ def test_killed_runs_end_as_if_nothing_had_been(tmp_path, manifest, undisturbed)
     seed = int(os.environ.get("VIDEOTRAIN_SEED", random.SystemRandom().randrange(10**6)))
     chance = random.Random(seed)
     print(f"\nVIDEOTRAIN_SEED={seed}")
-    kills, number = 0, 0
-    while kills < KILLS:
-        number += 1
-        killed = run_killed(manifest, tmp_path / f"run-{number}", min(KILLS_EACH, KILLS - kills), chance)
-        kills += killed.kills.total()
+    kills: Counter[str] = Counter()
+    for number in count(1):
+        killed = run_killed(manifest, tmp_path / f"run-{number}", min(KILLS_EACH, KILLS - kills.total()), chance)
+        kills += killed.kills
         print(f"{killed}; bill {killed.summary['cost']['total']}, "
               f"order {killed.summary['samples']['order_sha256'][:12]}", flush=True)  # fmt: skip
         where = f"seed {seed}, {killed.workdir.name}: {killed.log}"
@@ -57,3 +58,6 @@ def test_killed_runs_end_as_if_nothing_had_been(tmp_path, manifest, undisturbed)
         assert killed.summary["phase"] == "Succeeded", where
         assert killed.summary["samples"] == undisturbed["samples"], where
         assert list(bill_problems(killed.summary)) == [], where
+        if kills.total() >= KILLS:
+            break
+    print(f"{kills.total()} kills in {number} runs: {dict(kills)}")
