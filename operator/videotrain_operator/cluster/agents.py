@@ -7,11 +7,13 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypeVar
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 import aiohttp
 from yarl import URL
@@ -30,13 +32,19 @@ from videotrain_operator.cluster.answers import (
 TIMEOUT_SECONDS: Final = 2.0
 HOP_SECONDS: Final = 1.0
 """To reach an agent that is to pass a roster on, and to hear from it beyond the time that it was given."""
-CONNECTIONS: Final = 256
+CONNECTIONS: Final = 1024
+"""For questions and rosters; as many again are for questions that agents may hold."""
+CONNECTIONS_OF_A_RUN: Final = 64
+"""Of each of both at most; agents that stall take them from their own run only."""
+PASS_SECONDS: Final = 4.0
+"""For all questions to the agents of a run that are asked at once; who has not answered by then counts as silent."""
 WAIT_SECONDS: Final = 25
 """How long an agent may hold a question until it has news."""
 FIRST_SILENCE_SECONDS: Final = 1.0
 LONGEST_SILENCE_SECONDS: Final = 30.0
 """An agent that did not answer is left alone for a while, twice as long each time, at most so long."""
 Refusal = Literal["unsigned", "unreadable"]
+Said = TypeVar("Said")
 _log = logging.getLogger(__name__)
 
 
@@ -84,28 +92,22 @@ class AgentClient:
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._patience = aiohttp.ClientTimeout(total=WAIT_SECONDS + timeout_seconds, sock_connect=timeout_seconds)
         self._session: aiohttp.ClientSession | None = None
+        self._held: aiohttp.ClientSession | None = None
+        self._places: WeakValueDictionary[tuple[bytes, bool], asyncio.Semaphore] = WeakValueDictionary()
         self._silent: dict[str, _Silence] = {}
         self._skew_us: dict[str, int] = {}
         self.refused: dict[Refusal, int] = {"unsigned": 0, "unreadable": 0}
         """Answers that counted as silence, by what was wrong with them."""
 
     async def __aenter__(self) -> AgentClient:
-        connector = aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=5)
-        # A proxy from the environment must not stand between the operator and its pods, and no agent sets a cookie.
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=self._timeout,
-            trust_env=False,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity"},
-        )
+        self._session, self._held = _connections(), _connections()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in (self._session, self._held):
+            if session is not None:
+                await session.close()
+        self._session = self._held = None
 
     def signing_key(self, run_uid: str) -> bytes:
         """The key by which the agents of a run know us, and we them."""
@@ -115,15 +117,7 @@ class AgentClient:
         """The answer of the agent at a pod IP; None if it does not answer. Silence proves no death."""
         if self.silent_seconds(address) > 0:
             return None
-        answer = await self._get(address, "/progress", self._timeout, key)
-        if answer is None:
-            return None
-        try:
-            return read_progress(answer.body)
-        except UnreadableAnswerError as error:
-            self.refused["unreadable"] += 1
-            _log.warning("agent=%s answer=unreadable error=%s", address, error)
-            return None
+        return await self._ask(address, "/progress", self._timeout, key, lambda answer: read_progress(answer.body))
 
     async def changed(self, address: str, known: str, key: bytes) -> str | None:
         """Wait until the agent's facts are no longer those of the tag `known`, or for WAIT_SECONDS.
@@ -131,9 +125,8 @@ class AgentClient:
         Returns:
             The tag of its present facts; None if it does not answer.
         """
-        page = f"/progress?wait={WAIT_SECONDS}&known={quote(known)}"
-        answer = await self._get(address, page, self._patience, key)
-        return answer.etag if answer else None
+        page = f"/progress?wait={WAIT_SECONDS}&known={quote(known, errors='surrogateescape')}"
+        return await self._ask(address, page, self._patience, key, lambda answer: answer.etag, held=True)
 
     async def tell(self, address: str, notice: RosterNotice, key: bytes) -> list[str]:
         """Send a roster to an agent, and through it to others.
@@ -143,13 +136,10 @@ class AgentClient:
         """
         patience = aiohttp.ClientTimeout(total=notice.seconds + HOP_SECONDS, sock_connect=HOP_SECONDS)
         body = json.dumps(notice.to_wire()).encode()
-        answer = await self._get(address, PATH_ROSTER, patience, key, body)
-        try:
-            return read_receipt(answer.body).told if answer is not None else []
-        except UnreadableAnswerError as error:
-            self.refused["unreadable"] += 1
-            _log.warning("agent=%s answer=unreadable error=%s", address, error)
-            return []
+        receipt = await self._ask(
+            address, PATH_ROSTER, patience, key, lambda answer: read_receipt(answer.body), body=body
+        )
+        return receipt.told if receipt is not None else []
 
     def silent_seconds(self, address: str) -> float:
         """How long an address that did not answer is left alone."""
@@ -161,33 +151,59 @@ class AgentClient:
         self._silent.pop(address, None)
         self._skew_us.pop(address, None)
 
-    async def _get(
-        self, address: str, page: str, timeout: aiohttp.ClientTimeout, key: bytes, body: bytes | None = None
-    ) -> Answer | None:
-        """A signed answer to a signed question; None if there is none, after which the address is left alone."""
+    async def _ask(
+        self,
+        address: str,
+        page: str,
+        timeout: aiohttp.ClientTimeout,
+        key: bytes,
+        read: Callable[[Answer], Said],
+        *,
+        body: bytes | None = None,
+        held: bool = False,
+    ) -> Said | None:
+        """What a signed answer to a signed question says; None if there is none, and the address is left alone then."""
+        session = self._held if held else self._session
+        assert session is not None, "use `async with AgentClient()`"
+        place = self._places.get((key, held))
+        if place is None:
+            place = self._places[key, held] = asyncio.Semaphore(CONNECTIONS_OF_A_RUN)
+        known = self._silent.get(address)
+        # Who goes on like this is told of once: a thousand agents would fill the log.
+        level = logging.DEBUG if known else logging.WARNING
         try:
-            answer = await self._exchange(address, page, timeout, key, body)
-            if answer.status == HTTPStatus.UNAUTHORIZED and self._skew_us.get(address):
-                answer = await self._exchange(address, page, timeout, key, body)  # its node's clock is known now
+            async with place:
+                answer = await self._exchange(session, address, page, timeout, key, body)
+                if answer.status == HTTPStatus.UNAUTHORIZED and self._skew_us.get(address):
+                    # Its node's clock is known now.
+                    answer = await self._exchange(session, address, page, timeout, key, body)
             if answer.status == HTTPStatus.OK:
+                said = read(answer)
                 self._silent.pop(address, None)
-                return answer
+                return said
             _log.debug("agent=%s answer=none status=%d", address, answer.status)
         except SignatureError as error:
             self.refused["unsigned"] += 1
-            _log.warning("agent=%s answer=refused error=%s", address, error)
+            _log.log(level, "agent=%s answer=refused error=%s", address, error)
+        except UnreadableAnswerError as error:
+            self.refused["unreadable"] += 1
+            _log.log(level, "agent=%s answer=unreadable error=%s", address, error)
         except (aiohttp.ClientError, _TooLongError, TimeoutError, OSError, ValueError) as error:
             _log.debug("agent=%s answer=none error=%s", address, shown(str(error)))
-        before = self._silent.get(address)
-        seconds = min(2 * before.seconds if before else FIRST_SILENCE_SECONDS, self._longest_silence)
+        seconds = min(2 * known.seconds if known else FIRST_SILENCE_SECONDS, self._longest_silence)
         self._silent[address] = _Silence(seconds, time.monotonic() + seconds)
         return None
 
     async def _exchange(
-        self, address: str, page: str, timeout: aiohttp.ClientTimeout, key: bytes, sent: bytes | None
+        self,
+        session: aiohttp.ClientSession,
+        address: str,
+        page: str,
+        timeout: aiohttp.ClientTimeout,
+        key: bytes,
+        sent: bytes | None,
     ) -> Answer:
         method = "GET" if sent is None else "POST"
-        assert self._session is not None, "use `async with AgentClient()`"
         host = f"[{address}]" if ":" in address else address
         url = URL(f"http://{host}:{PORT_AGENT}{page}", encoded=True)
         nonce, now_us = secrets.token_hex(16), time.time_ns() // 1000
@@ -195,7 +211,7 @@ class AgentClient:
         headers = request.sign(key, time_us=now_us + self._skew_us.get(address, 0), nonce=nonce)
         async with (
             asyncio.timeout(timeout.total),
-            self._session.request(
+            session.request(
                 method, url, data=sent, timeout=timeout, headers=headers, allow_redirects=False
             ) as response,
         ):
@@ -207,6 +223,17 @@ class AgentClient:
         if answer.status == HTTPStatus.UNAUTHORIZED:
             self._skew_us[address] = skew_us
         return answer
+
+
+def _connections() -> aiohttp.ClientSession:
+    # A proxy from the environment must not stand between the operator and its pods, and no agent sets a cookie.
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=5),
+        trust_env=False,
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept-Encoding": "identity"},
+    )
 
 
 class _TooLongError(Exception):
@@ -224,7 +251,15 @@ async def _read(content: aiohttp.StreamReader, most: int) -> bytes:
 
 
 async def ask_all(agents: Agents, key: bytes, addresses: Iterable[tuple[str, str]]) -> dict[str, AgentProgress]:
-    """Answers by pod name of the (pod name, address) pairs of a run, all asked at once."""
+    """Answers by pod name of the (pod name, address) pairs of a run, all asked at once, within PASS_SECONDS."""
     pairs = list(addresses)
-    answers = await asyncio.gather(*(agents.progress(address, key) for _, address in pairs))
+    end = asyncio.get_running_loop().time() + PASS_SECONDS
+
+    async def ask(address: str) -> AgentProgress | None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(end):
+                return await agents.progress(address, key)
+        return None
+
+    answers = await asyncio.gather(*(ask(address) for _, address in pairs))
     return {name: answer for (name, _), answer in zip(pairs, answers, strict=True) if answer is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -11,6 +12,10 @@ from videotrain_operator.planner.observed import Observed
 
 BETWEEN_SECONDS: Final = 0.2
 """At least so long between two questions to one agent."""
+MOST_NEWS: Final = 30
+"""News of a run's agents that wake it at once; beyond them one each NEWS_SECONDS, so that nobody keeps the operator
+busy by telling ever new facts."""
+NEWS_SECONDS: Final = 1.0
 
 
 class Listening:
@@ -20,6 +25,7 @@ class Listening:
         self._agents = agents
         self._wake = wake
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._news_left, self._news_at = float(MOST_NEWS), time.monotonic()
 
     def attend(self, observed: Observed, members: Iterable[str]) -> None:
         """Listen to the pods that matter now, and to no other.
@@ -55,6 +61,14 @@ class Listening:
                 await asyncio.sleep(max(BETWEEN_SECONDS, self._agents.silent_seconds(address)))
                 continue
             if tag != known and known is not None:
+                await asyncio.sleep(self._news_wait_seconds())
                 self._wake()
             known = tag
             await asyncio.sleep(BETWEEN_SECONDS)
+
+    def _news_wait_seconds(self) -> float:
+        """How long one more piece of news has to wait; it is counted."""
+        now = time.monotonic()
+        self._news_left = min(MOST_NEWS, self._news_left + (now - self._news_at) / NEWS_SECONDS) - 1
+        self._news_at = now
+        return max(0.0, -self._news_left * NEWS_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import json
 import logging
 import tracemalloc
@@ -20,7 +21,7 @@ from videotrain_api.records import AgentProgress, Roster, RosterNotice
 from videotrain_api.resource.stored_size import stored_bytes
 from videotrain_api.signing import HEADER_NONCE, Answer, Nonces, Request, SkewError
 from videotrain_operator.cluster import agents as agents_module
-from videotrain_operator.cluster.agents import AgentClient
+from videotrain_operator.cluster.agents import AgentClient, ask_all
 from videotrain_operator.cluster.answers import LARGEST_ANSWER, UnreadableAnswerError, read_progress
 from videotrain_operator.simulation.cluster import MASTER_KEY
 
@@ -84,6 +85,18 @@ async def nothing(writer: asyncio.StreamWriter, nonce: str) -> None:
     await asyncio.Event().wait()
 
 
+def slowly(part: bytes) -> Say:
+    """A byte at a time, for ever."""
+
+    async def say(writer: asyncio.StreamWriter, nonce: str) -> None:
+        for number in itertools.count():
+            writer.write(part[number : number + 1] or b" ")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    return say
+
+
 BOMB = gzip.compress(bytes(10**8))
 OK = b"HTTP/1.1 200 OK\r\n"
 HOSTILE: dict[str, Say] = {
@@ -105,6 +118,27 @@ HOSTILE: dict[str, Say] = {
     "a redirect": saying(lambda nonce: whole(b"", nonce, 302, "Location: /elsewhere\r\n")),
     "a colour of a terminal": saying(lambda nonce: whole(b'{"\\u001b[31m\\n2026 ERROR forged": 1}', nonce)),
     "silence": nothing,
+    "a byte at a time of the head": slowly(OK + b"X: "),
+    "a byte at a time of the body": slowly(OK + b"Content-Length: 100000\r\n\r\n{"),
+    "cookies without end": saying(lambda nonce: whole(b"{}", nonce, more="Set-Cookie: a=b\r\n" * 10_000)),
+    "an old version of HTTP": saying(lambda nonce: b"HTTP/0.9 200 OK\r\n\r\n{}"),
+    "a version of HTTP that is none": saying(lambda nonce: b"HTTP/9999.1 200 OK\r\n\r\n{}"),
+    "two lengths": saying(lambda nonce: OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}"),
+    "length and chunks": saying(lambda nonce: OK + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    "a chunk of 2^63 bytes": for_ever(OK + b"Transfer-Encoding: chunked\r\n\r\n7fffffffffffffff\r\n", b" " * 65536),
+    "trailers without end": for_ever(OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: a\r\n" * 1000),
+    "another protocol": saying(lambda nonce: b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n" + b"a" * 9999),
+    "1e400": saying(lambda nonce: whole(b'{"pod": "a", "podUid": "u", "at": 1e400}', nonce)),
+    "keys twice": saying(lambda nonce: whole(b'{"pod": "a", "pod": {}, "podUid": "u"}', nonce)),
+    "no UTF-8": saying(lambda nonce: whole(b'{"pod": "\xff\xfe"}', nonce)),
+    "a tag that is no UTF-8": saying(lambda nonce: OK + b"ETag: \xff\xfe\r\nContent-Length: 2\r\n\r\n{}"),
+    "100 MB of keys": for_ever(OK + b"\r\n", b'"a":1,' * 10_000),
+    **{
+        f"a bomb of {name}": saying(
+            lambda nonce, name=name: whole(b"\x00" * 1000, nonce, more=f"Content-Encoding: {name}\r\n")  # type: ignore[misc]
+        )
+        for name in ("br", "zstd", "deflate", "gzip, gzip, br")
+    },
 }
 
 
@@ -222,3 +256,81 @@ def test_a_number_that_others_would_read_as_another_is_refused(number: int) -> N
 def test_an_honest_answer_is_kept_as_it_is() -> None:
     answer = AgentProgress(pod="demo-w0", pod_uid="u0", at=at(9), current=progress(1, 5), error="zwei\nZeilen: é")
     assert read_progress(json.dumps(answer.to_wire()).encode()) == answer
+
+
+async def test_a_tag_that_is_no_utf_8_is_asked_for_as_it_was_told(agent: Agent) -> None:
+    """Listening goes on with it."""
+
+    async def say(writer: asyncio.StreamWriter, nonce: str) -> None:
+        etag = b"\xff\x00\xe9"[:1].decode(errors="surrogateescape")
+        headers = Answer(status=200, etag=etag, body=b"{}").sign(SIGNING_KEY, nonce, time_us=NOW_US)
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
+        writer.write(OK + b"ETag: \xff\r\nContent-Length: 2\r\n" + head + b"\r\n{}")
+
+    agent.say = say
+    async with asyncio.timeout(SECONDS), AgentClient(MASTER_KEY) as client:
+        tag = await client.changed("127.0.0.1", "", SIGNING_KEY)
+        assert tag is not None
+        assert await client.changed("127.0.0.1", tag, SIGNING_KEY) == tag
+    assert "known=%FF" in agent.requests[-1]
+
+
+async def test_an_agent_that_says_nothing_readable_is_left_alone_and_told_of_once(
+    agent: Agent, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents_module, "FIRST_SILENCE_SECONDS", 0.01)
+    agent.say = saying(lambda nonce: whole(b"[]", nonce))
+    async with asyncio.timeout(SECONDS), AgentClient(MASTER_KEY, longest_silence_seconds=0.01) as client:
+        for _ in range(5):
+            assert await client.progress("127.0.0.1", SIGNING_KEY) is None
+            assert client.silent_seconds("127.0.0.1") > 0
+            await asyncio.sleep(0.02)
+        assert client.refused["unreadable"] == 5
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+
+
+HOSTILE_KEY = bytes(32)
+"""Of another run."""
+
+
+@pytest_asyncio.fixture
+async def tenants(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> AsyncIterator[Agent]:
+    """An honest agent on 127.0.0.1; whoever else is asked on loopback says nothing."""
+    monkeypatch.setattr(agents_module, "PORT_AGENT", unused_tcp_port)
+    honest, hostile = Agent(), Agent()
+    body = json.dumps(AgentProgress(pod="demo-w0", pod_uid="u0", at=at(9)).to_wire()).encode()
+    honest.say, hostile.say = saying(lambda nonce: whole(body, nonce)), nothing
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ours = writer.get_extra_info("sockname")[0] == "127.0.0.1"
+        await (honest if ours else hostile).serve(reader, writer)
+
+    server = await asyncio.start_server(serve, "0.0.0.0", unused_tcp_port, backlog=2048)
+    yield hostile
+    server.close()
+
+
+MANY = [f"127.1.{number // 250}.{number % 250 + 1}" for number in range(600)]
+
+
+async def test_agents_that_stall_keep_no_other_run_from_being_heard(tenants: Agent) -> None:
+    """Neither those that are asked nor those that hold a question."""
+    async with asyncio.timeout(SECONDS), AgentClient(MASTER_KEY, timeout_seconds=5.0) as client:
+        stalled = [asyncio.create_task(client.progress(address, HOSTILE_KEY)) for address in MANY]
+        stalled += [asyncio.create_task(client.changed(address, "", HOSTILE_KEY)) for address in MANY]
+        while len(tenants.requests) < 2 * agents_module.CONNECTIONS_OF_A_RUN:
+            await asyncio.sleep(0.01)
+        assert await client.progress("127.0.0.1", SIGNING_KEY) is not None
+        assert await client.changed("127.0.0.1", "", SIGNING_KEY) is not None
+        assert len(tenants.requests) == 2 * agents_module.CONNECTIONS_OF_A_RUN
+        for task in stalled:
+            task.cancel()
+        await asyncio.gather(*stalled, return_exceptions=True)
+
+
+async def test_a_run_is_asked_for_a_limited_time(tenants: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who answered by then is heard."""
+    monkeypatch.setattr(agents_module, "PASS_SECONDS", 0.5)
+    async with asyncio.timeout(SECONDS), AgentClient(MASTER_KEY, timeout_seconds=SECONDS) as client:
+        pods = [("honest", "127.0.0.1"), *((address, address) for address in MANY)]
+        assert set(await ask_all(client, SIGNING_KEY, pods)) == {"honest"}
