@@ -44,6 +44,7 @@ class Reason(StrEnum):
     NO_PROGRESS = "NoProgress"
     NO_WORLD = "NoWorld"
     PODS_READY = "PodsReady"
+    POD_PUT_BACK = "PodPutBack"
     QUEUED = "Queued"
     PASSES_FAIL = "PassesFail"
     PASSES_SUCCEED = "PassesSucceed"
@@ -149,6 +150,10 @@ class Message(StrEnum):
     PODS_UNPLACED = "; no node takes {pods}: {why}"
     POD_ENDED = "pod {pod} on node {node} ended: {why}"
     POD_GONE = "pod {pod} is gone"
+    POD_PUT_BACK = (
+        "somebody changed the labels or the owner of {count} pods of this run ({pods}); they are put back, and the "
+        "pods are billed all the same"
+    )
     POD_SILENT = "pod {pod} does not answer and its peers lost it"
     QUEUE = "queue {queue}: {admitted} pods are admitted, {gated} wait"
     RECOVERED = (
@@ -387,6 +392,12 @@ NOTICES: Final[tuple[Notice, ...]] = (
         Reason.STATUS_LOST,
         Message.STATUS_UNREADABLE,
         "Find out who writes the status of runs; it belongs to the operator. After an undone upgrade: nothing.",
+    ),
+    *_told(
+        "Warning",
+        Reason.POD_PUT_BACK,
+        Message.POD_PUT_BACK,
+        "Find out who edits worker pods; they belong to the operator.",
     ),
     *_told(
         "Warning",

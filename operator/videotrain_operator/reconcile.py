@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from videotrain_api.resource.stored_status import with_unknown_fields
@@ -47,6 +47,19 @@ class RunKey:
     name: str
 
 
+@dataclass(frozen=True)
+class Following:
+    """How well the pods of a run are followed."""
+
+    since: datetime | None = None
+    """Since when every pod that went is told of; always if None."""
+    unheard_seconds: float = 0.0
+    """How long ago the server told anything about pods."""
+
+
+_FOLLOWED: Final = Following()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What one pass saw and did."""
@@ -76,6 +89,7 @@ async def reconcile(
     nodes_untrusted: str = "",
     time_untrusted: str = "",
     rules: ClusterRules = _DEFAULT_RULES,
+    following: Following = _FOLLOWED,
 ) -> Outcome:
     """One pass over one run.
 
@@ -89,15 +103,17 @@ async def reconcile(
         nodes_untrusted: why nodes are not trusted; empty while they are.
         time_untrusted: why the clock may be wrong; empty if it is not.
         rules: what every run is held to.
+        following: how well pods are followed.
 
     Raises:
         NotFound: the run is gone.
         Conflict: something changed meanwhile; do it again.
     """
     begun = time.monotonic()
-    run, observed = await observe(cluster, key.namespace, key.name, agents, departed)
-    if nodes_untrusted or time_untrusted:
-        observed = replace(observed, nodes_untrusted=nodes_untrusted, time_untrusted=time_untrusted)
+    # Before the look: asking agents takes a while, and a pod may go meanwhile.
+    looked_at = clock() - timedelta(seconds=following.unheard_seconds)
+    run, observed = await observe(cluster, key.namespace, key.name, agents, departed, following.since)
+    observed = replace(observed, looked_at=looked_at, nodes_untrusted=nodes_untrusted, time_untrusted=time_untrusted)
     now = clock()
     parse = memory.parse if memory else VideoTrainingRun.from_wire
     decided = _decide(memory.with_unwritten_status(run) if memory else run, observed, now, parse, rules)
@@ -143,6 +159,7 @@ class RunLoop:
         nodes_untrusted: Callable[[], str] = lambda: "",
         time_untrusted: Callable[[], str] = lambda: "",
         rules: ClusterRules = _DEFAULT_RULES,
+        unheard_seconds: Callable[[], float] = lambda: 0.0,
         on_outcome: Callable[[Outcome], None] | None = None,
         on_error: Callable[[Exception], None] | None = None,
     ) -> None:
@@ -160,6 +177,7 @@ class RunLoop:
             nodes_untrusted: tells why nodes are not trusted; empty while they are.
             time_untrusted: tells why the clock may be wrong; empty if it is not.
             rules: what every run is held to.
+            unheard_seconds: tells how long ago the server told anything about pods.
             on_outcome: told of every pass.
             on_error: told of every pass that failed.
         """
@@ -167,6 +185,8 @@ class RunLoop:
         self._memory, self._turns, self._nodes_untrusted = memory, turns or nullcontext(), nodes_untrusted
         self._settle_seconds, self._time_untrusted, self._rules = settle_seconds, time_untrusted, rules
         self._on_outcome, self._on_error = on_outcome, on_error
+        self._unheard_seconds = unheard_seconds
+        self._followed_since: datetime | None = None
         self._woken = asyncio.Event()
         self._departed: dict[str, Json] = {}
         self._desired: object = None
@@ -259,6 +279,7 @@ class RunLoop:
         # A copy: what departs while the pass goes on is for the next one. It is forgotten only after a pass that
         # succeeded, or the bill of a pod that left during a failed one would be a guess.
         departed, key = dict(self._departed), self._key
+        self._followed_since = self._followed_since or self._clock()
         try:
             # Before the run's own pods are made: they would wait for the quota that those of an earlier run hold.
             if self._may_have_orphans:
@@ -276,6 +297,7 @@ class RunLoop:
                     self._nodes_untrusted(),
                     self._time_untrusted(),
                     self._rules,
+                    Following(self._followed_since, self._unheard_seconds()),
                 )
         except (NotFound, NamespaceGoing):
             await release_orphans(self._cluster, key.namespace, key.name)

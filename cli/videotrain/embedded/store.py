@@ -76,6 +76,10 @@ class EmbeddedCluster:
         """The object; see Cluster.get."""
         return copy.deepcopy(self._row(_key(kind, namespace, name)).body)
 
+    async def read(self, kind: str, namespace: str, name: str) -> Json:
+        """The object; there is no cache. See Cluster.read."""
+        return await self.get(kind, namespace, name)
+
     async def list(self, kind: str, namespace: str, labels: Mapping[str, str] | None = None) -> list[Json]:
         """All objects that carry the labels, oldest first; see Cluster.list."""
         scope = _key(kind, namespace, "").namespace

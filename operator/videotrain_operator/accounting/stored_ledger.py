@@ -15,7 +15,7 @@ Times are microseconds since 1970.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -100,6 +100,14 @@ def records_in(document: Mapping[str, Any]) -> dict[str, Record]:
         gone, estimated = bool(marks & GONE), bool(marks & ESTIMATED)
         found[uid] = Record(name, kinds[kind], created, bound, started, ended, through, until, seen, gone, estimated)
     return found
+
+
+def open_pods(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Uid and name of each pod of a ledger of which no end is known."""
+    prefix = document.get("pod", "")
+    for uid, row in document.get("pods", {}).items():
+        if row[ENDED] is None:
+            yield uid, row[0] if isinstance(row[0], str) else f"{prefix}{row[0]}"
 
 
 def awaited_in(document: Mapping[str, Any]) -> dict[int, Awaited]:

@@ -15,6 +15,8 @@ from videotrain_operator.planner.decision import Deletion, Plan
 
 QUEUE_MANAGER: Final = f"{FIELD_MANAGER}-queue"
 """Owns what a queue is told on a pod, apart from the pod, which its creator applies whole and once."""
+PLACE_MANAGER: Final = f"{FIELD_MANAGER}-place"
+"""Owns labels and owner of a pod that were put back."""
 StatusDue = Callable[[Json, Json], bool]
 """Takes the stored and the wanted status."""
 
@@ -122,5 +124,7 @@ async def _together(writes: Iterable[Awaitable[object]]) -> None:
 
 
 def manager_of(manifest: Manifest) -> str:
-    """Field manager under which a manifest is applied: a pod without a spec is only a word to the queue."""
-    return QUEUE_MANAGER if manifest["kind"] == "Pod" and "spec" not in manifest else FIELD_MANAGER
+    """Field manager under which a manifest is applied: a pod without a spec is a word to the queue, or is put back."""
+    if manifest["kind"] != "Pod" or "spec" in manifest:
+        return FIELD_MANAGER
+    return PLACE_MANAGER if "labels" in manifest["metadata"] else QUEUE_MANAGER

@@ -43,6 +43,13 @@ class Cluster(Protocol):
             NotFound: there is none.
         """
 
+    async def read(self, kind: str, namespace: str, name: str) -> Json:
+        """The object as the server has it now, past every cache.
+
+        Raises:
+            NotFound: there is none.
+        """
+
     async def list(self, kind: str, namespace: str, labels: Mapping[str, str] | None = None) -> list[Json]:
         """All objects that carry the labels, oldest first. They may be shared: not to be changed."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -13,16 +14,30 @@ from videotrain_api.render.network import stored_policy
 from videotrain_api.resource.name_ranges import spelled_out
 from videotrain_api.resource.stored_status import implausible
 from videotrain_api.schema import Json
-from videotrain_api.vocabulary import FROZEN_SPEC_KEY, KIND, LABEL_RUN, LABEL_RUN_UID, LEDGER_KEY, ROSTER_KEY
+from videotrain_api.vocabulary import (
+    FROZEN_SPEC_KEY,
+    KIND,
+    LABEL_INDEX,
+    LABEL_RUN,
+    LABEL_RUN_UID,
+    LEDGER_KEY,
+    ROSTER_KEY,
+)
 from videotrain_operator.accounting.stored_ledger import read_ledger
 from videotrain_operator.cluster.agents import Agents, ask_all
 from videotrain_operator.cluster.interface import Cluster
+from videotrain_operator.cluster.missing import Sought, on_record, owners_of, seek
 from videotrain_operator.cluster.podview import pod_view, unreadable
 from videotrain_operator.planner.observed import Observed, PodView
 
 
 async def observe(
-    cluster: Cluster, namespace: str, name: str, agents: Agents, departed: Sequence[Json] = ()
+    cluster: Cluster,
+    namespace: str,
+    name: str,
+    agents: Agents,
+    departed: Sequence[Json] = (),
+    followed_since: datetime | None = None,
 ) -> tuple[Json, Observed]:
     """A snapshot of a run and of everything that belongs to it.
 
@@ -32,6 +47,7 @@ async def observe(
         name: name of the run.
         agents: asks the worker pods.
         departed: Pod objects as they were when they were deleted, if a watch saw it.
+        followed_since: since when a watch sees it; always if None.
 
     Returns:
         The run object, and what was seen.
@@ -44,8 +60,7 @@ async def observe(
     labels = {LABEL_RUN: name, LABEL_RUN_UID: run["metadata"]["uid"]}
     nodes = {node["metadata"]["name"]: node for node in await cluster.list("Node", "")}
     resource = run.get("spec", {}).get("pool", {}).get("gpuResource", "nvidia.com/gpu")
-    bodies = await cluster.list("Pod", namespace, labels)
-    pods = tuple(pod_view(pod, nodes, resource) for pod in bodies)
+    listed = await cluster.list("Pod", namespace, labels)
     maps = {item["metadata"]["name"]: item for item in await cluster.list("ConfigMap", namespace, labels)}
     policies = await cluster.list("NetworkPolicy", namespace, labels)
     policy = next((item for item in policies if item["metadata"]["name"] == policy_name(name)), None)
@@ -55,6 +70,12 @@ async def observe(
     key = agents.signing_key(labels[LABEL_RUN_UID])
     text = _text(ledger, LEDGER_KEY)
     read = _parse_ledger(text) if text is not None else None
+    own = [pod for pod in departed if labels.items() <= (pod["metadata"].get("labels") or {}).items()]
+    recorded = tuple(on_record(name, read, roster if _is_live(run) else None, followed_since))
+    found = await seek(cluster, run, listed, own, recorded)
+    bodies = [*listed, *found.there]
+    pods = tuple(pod_view(pod, nodes, resource) for pod in bodies)
+    there = {pod.uid for pod in pods}
     lost = [f"config map {ledger_name(name)}: {LEDGER_KEY}"] if ledger is not None and read is None else []
     if roster is None and roster_text:
         lost.append(f"config map {roster_name(name)}: {ROSTER_KEY}")
@@ -66,7 +87,10 @@ async def observe(
         network_policy=stored_policy(policy.get("spec") or {}) if policy else None,
         config_maps=frozenset(maps),
         frozen_spec=_frozen_spec(run, maps),
-        departed=tuple(_own(departed, labels, nodes, resource)),
+        departed=tuple(pod_view(pod, nodes, resource) for pod in own if pod["metadata"]["uid"] not in there),
+        followed_since=followed_since,
+        missing=found.unknown,
+        misplaced=_misplaced(bodies, pods, labels, recorded),
         ledger=read,
         roster=roster,
         roster_resource_version=roster_map["metadata"].get("resourceVersion") if roster_map else None,
@@ -75,11 +99,26 @@ async def observe(
     )
 
 
-def _own(pods: Iterable[Json], labels: Json, nodes: Json, resource: str) -> Iterable[PodView]:
-    for pod in pods:
-        carried = pod["metadata"].get("labels") or {}
-        if all(carried.get(key) == value for key, value in labels.items()):
-            yield pod_view(pod, nodes, resource)
+def _misplaced(
+    bodies: Iterable[Json], pods: Iterable[PodView], labels: Json, recorded: Iterable[Sought]
+) -> frozenset[str]:
+    """Names of pods on record whose labels, by which they are found, or whose owner somebody changed."""
+    uids = {each.uid for each in recorded} | {None}
+    names = {each.name for each in recorded if each.uid is None}
+    found = set()
+    for body, pod in zip(bodies, pods, strict=True):
+        wanted = labels | {LABEL_INDEX: str(pod.index)}
+        right = wanted.items() <= (body["metadata"].get("labels") or {}).items()
+        if (pod.uid in uids or pod.name in names) and not (right and labels[LABEL_RUN_UID] in owners_of(body)):
+            found.add(pod.name)
+    return frozenset(found)
+
+
+def _is_live(run: Json) -> bool:
+    """The newest generation is not on record as ended."""
+    generations = (run.get("status") or {}).get("generations")
+    newest = generations[-1] if isinstance(generations, list) and generations else None
+    return isinstance(newest, dict) and not newest.get("endCause")
 
 
 def _text(config_map: Json | None, key: str) -> str | None:

@@ -12,6 +12,7 @@ from videotrain_api.schema import Json
 from videotrain_api.times import rfc3339
 from videotrain_api.vocabulary import API_VERSION, FIELD_MANAGER, KIND, LABEL_RUN_UID
 from videotrain_operator.cluster.interface import Conflict, NamespaceGoing, NotFound
+from videotrain_operator.cluster.missing import owners_of
 from videotrain_operator.kube.cache import Key, Store
 from videotrain_operator.kube.client import ApiError, KubeClient
 from videotrain_operator.kube.trim import trim
@@ -54,6 +55,10 @@ class KubeCluster:
             raise NotFound(f"{kind} {namespace}/{name}")
         return body
 
+    async def read(self, kind: str, namespace: str, name: str) -> Json:
+        """The object as the server has it; see Cluster.read."""
+        return await self._client.get(kind, namespace, name)
+
     async def list(self, kind: str, namespace: str, labels: Mapping[str, str] | None = None) -> list[Json]:
         """All objects that carry the labels; see Cluster.list."""
         if kind not in CACHED:
@@ -80,7 +85,7 @@ class KubeCluster:
         store = self._stores[kind]
         known = store.get(Key(head.get("namespace", "default"), head["name"]))
         if "uid" in head and kind == "Pod":
-            body = await self._annotate(manifest, manager)
+            body = await self._patch_head(manifest, manager)
         elif known is None or _uid_of_run(known) != _uid_of_run(manifest):
             body = await self._create(manifest, manager)
         else:
@@ -128,7 +133,7 @@ class KubeCluster:
         kind, head = manifest["kind"], manifest["metadata"]
         namespace, name = head.get("namespace", "default"), head["name"]
         body = await self._client.get(kind, namespace, name)
-        ours, owners = _uid_of_run(manifest), _uids_of_owners(body)
+        ours, owners = _uid_of_run(manifest), owners_of(body)
         if ours in owners and not head["labels"].items() <= (body["metadata"].get("labels") or {}).items():
             # Only labels tell the cache that it is there, and somebody has changed them.
             precondition = {key: body["metadata"][key] for key in ("uid", "resourceVersion")}
@@ -141,12 +146,10 @@ class KubeCluster:
             message = f"{kind} {namespace}/{name} exists and belongs to no run; delete it or rename the run"
             raise NameTakenError(409, "NameTaken", message)
 
-    async def _annotate(self, manifest: Json, manager: str) -> Json:
-        """The pod of that uid: only annotations and finalizers change."""
+    async def _patch_head(self, manifest: Json, manager: str) -> Json:
+        """The pod of that uid: only metadata changes."""
         head = manifest["metadata"]
-        metadata = {
-            key: head[key] for key in ("uid", "resourceVersion", "annotations", "labels", "finalizers") if key in head
-        }
+        metadata = {key: value for key, value in head.items() if key not in ("name", "namespace")}
         namespace = head.get("namespace", "default")
         try:
             return await self._client.patch("Pod", namespace, head["name"], {"metadata": metadata}, manager=manager)
@@ -222,7 +225,3 @@ def _selector(labels: Mapping[str, str]) -> str:
 def _uid_of_run(body: Json) -> str | None:
     uid: str | None = (body["metadata"].get("labels") or {}).get(LABEL_RUN_UID)
     return uid
-
-
-def _uids_of_owners(body: Json) -> list[str]:
-    return [owner["uid"] for owner in body["metadata"].get("ownerReferences") or []]

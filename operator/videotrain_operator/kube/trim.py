@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 from videotrain_api.render.network import stored_policy
@@ -64,7 +65,15 @@ def _metadata(head: Json) -> Json:
         _shared(key): _shared(value) for key, value in (head.get("annotations") or {}).items() if key.startswith(DOMAIN)
     }
     found = _pick(head, _HEAD)
+    if head.get("ownerReferences"):
+        found["ownerReferences"] = _owners(tuple(owner["uid"] for owner in head["ownerReferences"]))
     return found | ({"labels": labels} if labels else {}) | ({"annotations": annotations} if annotations else {})
+
+
+@lru_cache(maxsize=4096)
+def _owners(uids: tuple[str, ...]) -> list[Json]:
+    """Of many objects of one owner in memory once."""
+    return [{"uid": uid} for uid in uids]
 
 
 def _pick(source: Json, keys: tuple[str, ...]) -> Json:

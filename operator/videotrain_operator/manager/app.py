@@ -77,7 +77,14 @@ class Operator:
         cluster = KubeCluster(client, self._stores, fence, host)
         # Before what wakes it: each of the following takes its `notice`.
         self._controller = Controller(
-            cluster, self._stores, agents, metrics, settings, lambda: self._informers[0].heard_at, client.clock
+            cluster,
+            self._stores,
+            agents,
+            metrics,
+            settings,
+            lambda: self._informers[0].heard_at,
+            client.clock,
+            self._pods_heard_at,
         )
         self._informers = list(self._make_informers())
         self._runs = Runs(self._stores[KIND], self._controller.notice)
@@ -93,6 +100,9 @@ class Operator:
         for kind in kinds:
             for namespace in self._settings.namespaces or ("",):
                 yield Informer(self._client, kind, self._stores[kind], notice, namespace=namespace, labels=OWNED)
+
+    def _pods_heard_at(self, namespace: str) -> float:
+        return max(i.heard_at for i in self._informers if i.kind == "Pod" and i.namespace in ("", namespace))
 
     def _make_webhook(self) -> Webhook:
         settings = self._settings

@@ -78,6 +78,7 @@ class Controller:
         settings: Settings,
         nodes_heard_at: Callable[[], float],
         clock: Clock,
+        pods_heard_at: Callable[[str], float] = lambda _: time.monotonic(),
     ) -> None:
         """Begin without loops; `lead` starts one for each run.
 
@@ -89,11 +90,12 @@ class Controller:
             settings: of the process.
             nodes_heard_at: monotonic time of the last sign of the API server about nodes.
             clock: the API server's.
+            pods_heard_at: monotonic time of its last sign about pods of a namespace.
         """
         self._clock = clock
         self._cluster, self._stores, self._agents = cluster, stores, agents
         self._metrics, self._settings = metrics, settings
-        self._nodes_heard_at = nodes_heard_at
+        self._nodes_heard_at, self._pods_heard_at = nodes_heard_at, pods_heard_at
         self._node_trust = NodeTrust(settings.node_trust_max_lost_percent)
         self._rules = settings.cluster_rules()
         self._turns = _Turns(settings.concurrent_passes, self._node_trust)
@@ -139,8 +141,10 @@ class Controller:
         elif kind == "Node":
             self._notice_node(event)
         else:
-            run = (event.object["metadata"].get("labels") or {}).get(LABEL_RUN)
-            managed = self._managed.get(Key(event.object["metadata"].get("namespace", ""), run or ""))
+            head = event.object["metadata"]
+            # A pod whose labels somebody changed still has its name.
+            run = (head.get("labels") or {}).get(LABEL_RUN) or head["name"].rpartition("-w")[0]
+            managed = self._managed.get(Key(head.get("namespace", ""), run))
             if managed is not None:
                 managed.loop.notice(event)
 
@@ -183,6 +187,7 @@ class Controller:
             nodes_untrusted=lambda: self._node_trust.reason,
             time_untrusted=lambda: self._clock.untrusted,
             rules=self._rules,
+            unheard_seconds=lambda: time.monotonic() - self._pods_heard_at(key.namespace),
             on_outcome=lambda outcome: self._note(key, outcome),
             on_error=lambda error: self._note_error(key, error),
         )

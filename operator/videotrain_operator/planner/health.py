@@ -70,6 +70,8 @@ def _completed(draft: Draft, live: GenerationStatus, reports: list[Report]) -> b
     succeeded = {report.pod for report in reports if report.facts.state == "succeeded"}
     missing = [name for name in live.members if name not in succeeded]
     pods = [draft.pods.get(name) for name in missing]
+    if not draft.observed.missing.keys().isdisjoint(missing):
+        return False
     return bool(succeeded) and all(pod is None or (dead(pod) and not _pod_failed(pod)) for pod in pods)
 
 
@@ -95,7 +97,7 @@ def _member_fault(draft: Draft, live: GenerationStatus, name: str) -> Fault | No
     if pod is not None:
         return pod_fault(name, pod)
     last = [seen for seen in draft.observed.departed if seen.name == name and seen.created_at <= live.created_at]
-    if not last and draft.observed.nodes_untrusted:
+    if name in draft.observed.missing or (not last and draft.observed.nodes_untrusted):
         return None  # a list without the pod is a view like any other; that the pod was deleted was not seen
     return gone_fault(name, last[-1] if last else None)
 

@@ -8,7 +8,7 @@ from typing import Final
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.key import render_key
 from videotrain_api.render.kueue import PodGroup
-from videotrain_api.render.names import pod_name
+from videotrain_api.render.names import metadata, pod_name, worker_labels
 from videotrain_api.render.pod import render_pod
 from videotrain_api.resource.status import SuspectNode
 from videotrain_operator.planner.decision import Deletion
@@ -27,6 +27,10 @@ SUSPECTS_KEPT: Final = 8
 SUSPECTS_SHARE: Final = 4
 """At most so many nodes are avoided, and at most a fourth of the largest world, but one in any case: more bad nodes are
 a bad pool."""
+PODS_NAMED: Final = 5
+"""Pods that a message names."""
+MISSING_SECONDS: Final = 1.0
+"""Until the next look for pods that are missing and could not be read yet."""
 DRAIN_MARGIN_SECONDS: Final = 10
 """Beyond graceSeconds, before a silent pod is deleted: the agent kills what does not stop."""
 
@@ -148,6 +152,21 @@ def settle_pods(draft: Draft, *, remake_unplaced: bool) -> None:
         _create_missing(draft, wanted, freed)
 
 
+def put_back(draft: Draft) -> None:
+    """Give pods on record the labels and the owner again that somebody changed, or nobody would find or delete them."""
+    for pod in draft.observed.pods:
+        if pod.name in draft.observed.misplaced:
+            precondition = {"uid": pod.uid, "resourceVersion": pod.resource_version}
+            head = metadata(draft.run, pod.name, worker_labels(draft.run, pod.index)) | precondition
+            draft.apply.append({"apiVersion": "v1", "kind": "Pod", "metadata": head})
+    if draft.observed.misplaced:
+        names = ", ".join(sorted(draft.observed.misplaced)[:PODS_NAMED])
+        message = Message.POD_PUT_BACK.text(count=len(draft.observed.misplaced), pods=names)
+        draft.tell("Warning", Reason.POD_PUT_BACK, message)
+    if draft.observed.missing:
+        draft.look_again(MISSING_SECONDS)
+
+
 def release_all(draft: Draft) -> None:
     """Ask for the deletion of every pod; agents save on their way out."""
     for pod in draft.observed.pods:
@@ -209,6 +228,7 @@ def _create_missing(draft: Draft, wanted: int, freed: set[str]) -> None:
         names = {pod.name for pod in draft.observed.pods} - freed | set(draft.live.members if draft.live else ())
         free = (index for index in range(wanted) if index not in taken)
         missing = [(index, None) for index in free if pod_name(draft.run, index) not in names]
+    missing = [item for item in missing if pod_name(draft.run, item[0]) not in draft.observed.missing]
     config_map, avoid, key = draft.status.config_map or "", suspect_names(draft), draft.observed.signing_key
     if missing:
         # Before the pods that mount it, and each time: the operator has no right to look whether it is there.

@@ -36,7 +36,7 @@ from videotrain_operator.planner.generations import (
 )
 from videotrain_operator.planner.health import check_generation, check_standby
 from videotrain_operator.planner.limits import overdue_pods
-from videotrain_operator.planner.members import forgive_nodes, release_all, settle_pods
+from videotrain_operator.planner.members import forgive_nodes, put_back, release_all, settle_pods
 from videotrain_operator.planner.observed import Observed
 from videotrain_operator.planner.outage import track_outage
 from videotrain_operator.planner.progress import absorb_progress
@@ -111,6 +111,7 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Cluste
     # 8. Objects. Late enough to know the world. Config maps come before the pods that mount them, replacements before
     # survivors are told, and the ledger last: it holds a copy of what the status says after all that.
     _settle_fixed_objects(draft)
+    put_back(draft)
     settle_pods(draft, remake_unplaced=forgiven)
     _retire_service(draft)
     publish_roster(draft)

@@ -92,6 +92,10 @@ class Objects:
         body: Json = clone(self.objects[kind, name])
         return body
 
+    async def read(self, kind: str, namespace: str, name: str) -> Json:
+        """The object; there is no cache. See Cluster.read."""
+        return await self.get(kind, namespace, name)
+
     async def list(self, kind: str, namespace: str, labels: Mapping[str, str] | None = None) -> list[Json]:
         """All objects that carry the labels, of the one namespace that there is; see Cluster.list."""
         del namespace
@@ -117,7 +121,9 @@ class Objects:
             assert not current.get("immutable") or current.get("data") == manifest.get("data")
             assert kind != "Pod" or "spec" not in manifest, "a pod is created once"
             merged = clone(current)
-            merged["metadata"].setdefault("annotations", {}).update(head.get("annotations", {}))
+            for part in ("annotations", "labels"):
+                merged["metadata"].setdefault(part, {}).update(head.get(part, {}))
+            merged["metadata"] |= {"ownerReferences": head["ownerReferences"]} if "ownerReferences" in head else {}
             merged["metadata"] |= {"finalizers": head["finalizers"]} if "finalizers" in head else {}
             merged |= {key: clone(manifest[key]) for key in ("data", "spec") if key in manifest}
             self.put(kind, merged)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from support.ledgers import History, bill, check_identity, held_microseconds, histories, known_at
 from support.planner_builders import START, at
 
+from videotrain_operator.accounting.ledger import Bill
+
 
 @given(histories())
 def test_buckets_sum_to_what_was_held_at_any_time(history: History) -> None:
@@ -61,3 +63,28 @@ def test_money_is_the_price_of_the_time_to_within_half_a_micro_per_entry(history
 
 def test_the_beginning_of_time_is_noon() -> None:
     assert at(0) == START
+
+
+def at_the_end(history: History, looks: list[float]) -> Bill:
+    """The bill of a run that is over and whose pods have ended, looked at now and then before that."""
+    document: dict[str, Any] | None = None
+    last = None
+    for now in sorted(look * history.end for look in looks):
+        pods, worlds = known_at(history, now)
+        one = bill(now, pods, worlds, document=document, observed_at=last)
+        document, last = json.loads(json.dumps(one.document)), at(now)
+    over = [pod._replace(finished_at=pod.finished_at or at(history.end)) for pod in history.pods]
+    return bill(history.end + 300, over, history.generations, document=document, observed_at=last, run_over=True)
+
+
+LOOKS = st.lists(st.floats(0, 1), max_size=12)
+
+
+@given(histories(), LOOKS, LOOKS)
+@settings(max_examples=1500, deadline=None)
+def test_the_split_does_not_depend_on_when_the_operator_looked(
+    history: History, looks: list[float], others: list[float]
+) -> None:
+    one, other = at_the_end(history, looks), at_the_end(history, others)
+    assert one.gpu_microseconds == other.gpu_microseconds
+    assert one.micros == other.micros
