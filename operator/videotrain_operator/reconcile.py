@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from videotrain_api.resource.stored_status import with_unknown_fields
@@ -16,7 +17,8 @@ from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import KIND, Phase
 from videotrain_operator.cluster.agents import Agents
-from videotrain_operator.cluster.apply import apply, whenever_changed
+from videotrain_operator.cluster.apply import apply, tell_nobody, whenever_changed
+from videotrain_operator.cluster.arrivals import ARRIVAL_SECONDS, Arrivals
 from videotrain_operator.cluster.interface import Cluster, Conflict, NamespaceGoing, NotFound, WatchEvent
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.cluster.orphans import release_orphans
@@ -90,6 +92,7 @@ async def reconcile(
     time_untrusted: str = "",
     rules: ClusterRules = _DEFAULT_RULES,
     following: Following = _FOLLOWED,
+    on_roster: Callable[[Observed, Plan], None] | None = None,
 ) -> Outcome:
     """One pass over one run.
 
@@ -104,6 +107,7 @@ async def reconcile(
         time_untrusted: why the clock may be wrong; empty if it is not.
         rules: what every run is held to.
         following: how well pods are followed.
+        on_roster: told as soon as a roster is stored, while the pass goes on.
 
     Raises:
         NotFound: the run is gone.
@@ -118,7 +122,9 @@ async def reconcile(
     parse = memory.parse if memory else VideoTrainingRun.from_wire
     decided = _decide(memory.with_unwritten_status(run) if memory else run, observed, now, parse, rules)
     status = with_unknown_fields(run.get("status"), decided.status.to_wire())
-    written = await apply(cluster, run, decided, status, memory.due if memory else whenever_changed)
+    due = memory.due if memory else whenever_changed
+    told = partial(on_roster, observed) if on_roster else tell_nobody
+    written = await apply(cluster, run, decided, status, due, told)
     if written and written.get("status") == status:
         status = written["status"]  # the cache has it too: once in memory
     if memory:
@@ -160,6 +166,7 @@ class RunLoop:
         time_untrusted: Callable[[], str] = lambda: "",
         rules: ClusterRules = _DEFAULT_RULES,
         unheard_seconds: Callable[[], float] = lambda: 0.0,
+        on_roster: Callable[[Observed, Plan], None] | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
         on_error: Callable[[Exception], None] | None = None,
     ) -> None:
@@ -178,18 +185,21 @@ class RunLoop:
             time_untrusted: tells why the clock may be wrong; empty if it is not.
             rules: what every run is held to.
             unheard_seconds: tells how long ago the server told anything about pods.
+            on_roster: told of a roster as soon as it is stored.
             on_outcome: told of every pass.
             on_error: told of every pass that failed.
         """
         self._cluster, self._key, self._agents, self._clock = cluster, key, agents, clock
         self._memory, self._turns, self._nodes_untrusted = memory, turns or nullcontext(), nodes_untrusted
         self._settle_seconds, self._time_untrusted, self._rules = settle_seconds, time_untrusted, rules
-        self._on_outcome, self._on_error = on_outcome, on_error
+        self._on_roster, self._on_outcome, self._on_error = on_roster, on_outcome, on_error
         self._unheard_seconds = unheard_seconds
         self._followed_since: datetime | None = None
         self._woken = asyncio.Event()
         self._departed: dict[str, Json] = {}
         self._desired: object = None
+        self._arrivals = Arrivals()
+        self._later: asyncio.TimerHandle | None = None
         self._may_have_orphans = False
         self.failures = 0
         """Passes that failed in a row, conflicts not counted."""
@@ -215,6 +225,10 @@ class RunLoop:
             self._may_have_orphans = self._may_have_orphans or event.type == "DELETED"
         if body["kind"] == "Pod" and event.type == "DELETED":
             self._departed[body["metadata"]["uid"]] = body
+        elif body["kind"] == "Pod" and self._arrivals.can_wait(body):
+            if self._later is None:
+                self._later = asyncio.get_running_loop().call_later(ARRIVAL_SECONDS, self.wake)
+            return
         if body["kind"] in ("ConfigMap", "Service", "NetworkPolicy") and event.type != "DELETED":
             return
         self.wake()
@@ -229,6 +243,7 @@ class RunLoop:
             # Before anything is read: what changes from here on wakes the next pass. Cleared after the reading, a
             # change in between would be lost until the resync.
             self._woken.clear()
+            self._look_now()
             begun = time.monotonic()
             try:
                 outcome = await self._pass()
@@ -255,6 +270,7 @@ class RunLoop:
             # Only a whole pass, with all its writes, makes good for those that failed.
             backoff = FIRST_BACKOFF_SECONDS
             self.failures, self._told = 0, False
+            self._expect_arrivals(outcome)
             # Late enough that the status is stored, early enough to listen to the agents of a new world before resting.
             if self._on_outcome is not None:
                 self._on_outcome(outcome)
@@ -269,6 +285,18 @@ class RunLoop:
             # Two rests, since being woken ends only the first: changes that come together make one pass.
             await self._pause(RESYNC_SECONDS if seconds is None else seconds)
             await asyncio.sleep(max(0.0, begun + settle - time.monotonic()))
+
+    def _look_now(self) -> None:
+        """A pass begins: it sees what could wait."""
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+
+    def _expect_arrivals(self, outcome: Outcome) -> None:
+        status = outcome.plan.status
+        gathering = status.generation == 0 and status.phase in (Phase.PENDING, Phase.STARTING)
+        running = (pod.uid for pod in outcome.observed.pods if pod.running)
+        self._arrivals.expect(status.nodes.max if gathering and status.nodes else 0, running)
 
     def expect_orphans(self) -> None:
         """There may be pods of an earlier run of this name: the next pass releases them first."""
@@ -298,6 +326,7 @@ class RunLoop:
                     self._time_untrusted(),
                     self._rules,
                     Following(self._followed_since, self._unheard_seconds()),
+                    self._on_roster,
                 )
         except (NotFound, NamespaceGoing):
             await release_orphans(self._cluster, key.namespace, key.name)

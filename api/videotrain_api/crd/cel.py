@@ -24,10 +24,17 @@ class CelRule:
         return wire | ({"fieldPath": self.path} if self.path else {})
 
 
-def same(field: str) -> str:
-    """The expression that an update leaves a field, such as `spec.image`, as it was."""
+def same(field: str, *, always: bool = False) -> str:
+    """The expression that an update leaves a field as it was.
+
+    Args:
+        field: such as `spec.image`.
+        always: the field is always there, being required or having a default. Each look at a field costs the server
+            time at every write of a status too.
+    """
     new, old = f"self.{field}", f"oldSelf.{field}"
-    return f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
+    equal = f"{new} == {old}"
+    return equal if always else f"has({new}) ? has({old}) && {equal} : !has({old})"
 
 
 def names(values: tuple[str, ...]) -> str:

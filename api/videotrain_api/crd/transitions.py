@@ -30,12 +30,20 @@ _HOLDS_NO_POD: Final = (
 )
 
 
-def _fixed(field: str, advice: str = _ANEW) -> CelRule:
-    return CelRule(same(field), f"{field} cannot change; {advice}", f".{field}", "FieldValueForbidden")
+def _always_there(model: type[ApiModel], field: str) -> bool:
+    """It is required or has a default, which the API server fills in also where it was stored without."""
+    schema = model.model_json_schema(by_alias=True)
+    return field in schema.get("required", ()) or schema["properties"][field].get("default") not in (None, [], {})
+
+
+def _fixed(model: type[ApiModel], field: str, advice: str = _ANEW) -> CelRule:
+    rule = same(field, always=_always_there(model, field))
+    return CelRule(rule, f"{field} cannot change; {advice}", f".{field}", "FieldValueForbidden")
 
 
 def _while_no_pods(field: str) -> CelRule:
-    rule = f"{_HOLDS_NO_POD} || {same(f'spec.{field}')}"
+    # What holds at nearly every write is asked first.
+    rule = f"({same(f'spec.{field}', always=_always_there(VideoTrainingRunSpec, field))}) || {_HOLDS_NO_POD}"
     message = f"{field} cannot change while the run may hold pods: {_SUSPEND}"
     return CelRule(rule, message, f".spec.{field}", "FieldValueForbidden")
 
@@ -43,7 +51,7 @@ def _while_no_pods(field: str) -> CelRule:
 TRANSITIONS: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
     VideoTrainingRun: tuple(_while_no_pods(field) for field in WHILE_NO_PODS),
     VideoTrainingRunSpec: (
-        *(_fixed(field) for field in FIXED),
+        *(_fixed(VideoTrainingRunSpec, field) for field in FIXED),
         CelRule(
             "self.stages.map(s, s.name) == oldSelf.stages.map(s, s.name)",
             f"stages cannot be added, removed or moved; {_ANEW}",
@@ -51,11 +59,11 @@ TRANSITIONS: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
             "FieldValueForbidden",
         ),
     ),
-    Pool: tuple(_fixed(field, "delete the run and create it anew") for field in FIXED_POOL),
-    FailurePolicy: tuple(_fixed(field) for field in FIXED_FAILURE_POLICY),
+    Pool: tuple(_fixed(Pool, field, "delete the run and create it anew") for field in FIXED_POOL),
+    FailurePolicy: tuple(_fixed(FailurePolicy, field) for field in FIXED_FAILURE_POLICY),
     Stage: (
         CelRule("self.task == oldSelf.task", f"task cannot change; {_ANEW}", ".task", "FieldValueForbidden"),
-        *(_fixed(member, "of a stage only nodes may; delete the run and create it anew") for member in TASKS),
+        *(_fixed(Stage, member, "of a stage only nodes may; delete the run and create it anew") for member in TASKS),
     ),
 }
 """Rules about updates, by the model at which they stand."""

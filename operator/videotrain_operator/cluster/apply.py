@@ -26,8 +26,17 @@ def whenever_changed(stored: Json, wanted: Json) -> bool:
     return wanted != stored
 
 
+def tell_nobody(_: Plan) -> None:
+    """Tell nobody of a roster: its agents read the file."""
+
+
 async def apply(
-    cluster: Cluster, run: Json, plan: Plan, status: Json, due: StatusDue = whenever_changed
+    cluster: Cluster,
+    run: Json,
+    plan: Plan,
+    status: Json,
+    due: StatusDue = whenever_changed,
+    on_roster: Callable[[Plan], None] = tell_nobody,
 ) -> Json | None:
     """Carry out a plan: objects, deletions, status, events, and at last the end of the run.
 
@@ -37,6 +46,7 @@ async def apply(
         plan: what to do.
         status: the plan's status as it is stored.
         due: whether a status is to be written now.
+        on_roster: told of the plan as soon as its roster is stored, before anything that no worker waits for.
 
     Returns:
         The run as it is after the status write; None if the status was not written.
@@ -51,6 +61,8 @@ async def apply(
     manifests, deletions = await _free_names(cluster, head, plan)
     for batch in batches(manifests):
         await _together(cluster.apply(manifest, manager_of(manifest)) for manifest in batch)
+        if _batch_of(batch[0]) == "roster":
+            on_roster(plan)
     await _delete(cluster, head, deletions)
     # The status after what it tells of: whoever dies in between does those writes again, which changes nothing.
     written: Json | None = None

@@ -7,12 +7,16 @@ from collections.abc import Callable
 from typing import Final
 
 from videotrain_api.reasons import Reason
+from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.trainrun import Metadata, VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Condition
 
 WORDS_SECONDS: Final = 10.0
 """How far words may lag behind, such as "3 of at least 8 pods are ready", whose pods come one after another."""
+BEGIN_SECONDS: Final = 3.0
+"""How far may lag behind that a run was accepted and that its world begins. Whoever leads next finds both again, in the
+manifest and in the published roster. Waiting makes one write of both, and of the first step if that comes soon."""
 _WORDS: Final = ("phase", "startTime", "activeSince")
 """Derived from conditions and pods at each look."""
 PROGRESS_SECONDS: Final = 60.0
@@ -21,6 +25,17 @@ COST_SECONDS: Final = 600.0
 """How far the stored bill may lag behind while nothing else happens; it is recomputed from facts, never added up."""
 _NUMBERS: Final = ("columns", "cost", "observedAt", "throughput", "step", "progress")
 _STAGE_NUMBERS: Final = ("step", "savedStep")
+_BEGIN: Final = (
+    *("configMap", "generation", "generations", "ledger", "nodes", "observedGeneration", "stage", "stages"),
+    "conditions",
+)
+_WHILE_BEGINNING: Final = {
+    Condition.ACCEPTED: (Reason.ACCEPTED,),
+    Condition.SCHEDULED: (Reason.WAITING_FOR_PODS, Reason.PODS_READY),
+    Condition.RUNNING: (Reason.NO_WORLD,),
+    Condition.BUDGET_OK: (Reason.NO_LIMIT, Reason.WITHIN_BUDGET),
+}
+"""Conditions of a run that begins without any trouble, and their reasons."""
 _PROGRESS_FACTS: Final = ("generation", "stage", "state", "firstStepAt", "endedAt", "exit", "totalSteps")
 
 
@@ -36,7 +51,9 @@ class Memory:
         self._monotonic = monotonic
         self._written_at = monotonic()
         self._version = ""
+        self._identity: tuple[object, object] = (None, None)
         self._current = ""
+        self._beginning_since: float | None = None
         self._status: Json | None = None
         self._written: tuple[str, Json] | None = None
         self._spec: tuple[object, VideoTrainingRunSpec] | None = None
@@ -57,9 +74,10 @@ class Memory:
         return VideoTrainingRun.model_construct(metadata=metadata, spec=self._spec[1], status=run.get("status"))
 
     def with_unwritten_status(self, run: Json) -> Json:
-        """The run with the newest computed status, if nobody has written another one since."""
+        """The run with the newest computed status, if nobody has written another one since. Its spec may be another."""
         self._current = run["metadata"].get("resourceVersion", "")
-        if self._status is None or self._current != self._version:
+        untouched = self._current == self._version or _identity(run) == self._identity
+        if self._status is None or not untouched:
             return run
         return run | {"status": self._status}
 
@@ -71,9 +89,14 @@ class Memory:
         # What was written and not touched since counts as it was meant: an older CRD drops fields it does not have.
         if self._written is not None and self._written[0] == self._current:
             stored = self._written[1]
+        now = self._monotonic()
         if facts(wanted) != facts(stored):
-            return True
-        age = self._monotonic() - self._written_at
+            if not _only_begins(stored, wanted):
+                return True
+            self._beginning_since = now if self._beginning_since is None else self._beginning_since
+            self.look_seconds = max(0.0, self._beginning_since + BEGIN_SECONDS - now)
+            return self.look_seconds == 0.0
+        age = now - self._written_at
         if _words(wanted) != _words(stored):
             self.look_seconds = max(0.0, WORDS_SECONDS - age)
             return age >= WORDS_SECONDS
@@ -88,10 +111,38 @@ class Memory:
             written: it was written.
         """
         self._version = run["metadata"].get("resourceVersion", "")
+        self._identity = _identity(run)
         self._status = status
         if written:
             self._written = (self._version, status)
             self._written_at = self._monotonic()
+            self._beginning_since = None
+
+
+def _identity(run: Json) -> tuple[object, object]:
+    """Which run it is, and the status that it has."""
+    return run["metadata"]["uid"], run.get("status")
+
+
+def _only_begins(stored: Json, wanted: Json) -> bool:
+    """The facts that are new are that the run is accepted, that a world is published, or both, and all goes well."""
+    before, after = facts(RunStatus().to_wire() | stored), facts(wanted)
+    if _without(before, _BEGIN) != _without(after, _BEGIN):
+        return False
+    known, worlds = before["generations"], after["generations"]
+    edited = stored.get("observedGeneration") not in (None, wanted.get("observedGeneration"))
+    if edited or wanted.get("configMap") is None or worlds[: len(known)] != known or len(worlds) > len(known) + 1:
+        return False
+    done = [stage.get("state") not in ("Pending", "Running") for stage in before["stages"]]
+    if [stage.get("state") not in ("Pending", "Running") for stage in after["stages"]][: len(done)] != done:
+        return False
+    if any("endCause" in world or "progress" in world for world in worlds[len(known) :]):
+        return False
+    old = before["conditions"]
+    new = [item for item in after["conditions"] if item not in old]
+    return all(item.get("reason") in _WHILE_BEGINNING.get(item.get("type"), ()) for item in new) and (
+        {item.get("type") for item in old} <= {item.get("type") for item in after["conditions"]}
+    )
 
 
 def facts(status: Json) -> Json:

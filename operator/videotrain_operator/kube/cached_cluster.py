@@ -19,6 +19,9 @@ from videotrain_operator.kube.trim import trim
 
 CACHED: Final = ("Pod", "Service", "ConfigMap", "NetworkPolicy", "Node", KIND)
 """Kinds that are read from the cache; any other is read from the server."""
+POD_PATIENCE_SECONDS: Final = 5.0
+EVENT_PATIENCE_SECONDS: Final = 5.0
+"""How long other requests go before the creation of a pod, and before an event."""
 _log = logging.getLogger(__name__)
 
 
@@ -88,6 +91,8 @@ class KubeCluster:
             body = await self._patch_head(manifest, manager)
         elif known is None or _uid_of_run(known) != _uid_of_run(manifest):
             body = await self._create(manifest, manager)
+        elif kind == "ConfigMap":
+            body = await self._replace_data(manifest, known["metadata"]["uid"], manager)
         else:
             seen = head | {"uid": known["metadata"]["uid"]}
             body = await self._client.apply(manifest | {"metadata": seen}, manager)
@@ -116,8 +121,10 @@ class KubeCluster:
             return manifest
 
     async def _post(self, manifest: Json, manager: str) -> Json:
+        # New pods come last: whatever there is of runs that have theirs, a roster above all, is paid for by the second.
+        patience = POD_PATIENCE_SECONDS if manifest["kind"] == "Pod" else 0.0
         try:
-            return await self._client.create(manifest, manager)
+            return await self._client.create(manifest, manager, patience=patience)
         except ApiError as error:
             if error.status == HTTPStatus.FORBIDDEN and "is being terminated" in str(error):
                 raise NamespaceGoing(str(error)) from error  # and the run is about to go with it
@@ -156,6 +163,17 @@ class KubeCluster:
         except NotFound as error:
             raise Conflict(str(error)) from error
 
+    async def _replace_data(self, manifest: Json, uid: str, manager: str) -> Json:
+        """A config map of ours, whose keys are always the same: a merge costs the server half of an apply."""
+        head = manifest["metadata"]
+        metadata = {key: head[key] for key in ("resourceVersion", "labels") if key in head} | {"uid": uid}
+        patch = {"metadata": metadata, "data": manifest["data"]}
+        namespace = head.get("namespace", "default")
+        try:
+            return await self._client.patch("ConfigMap", namespace, head["name"], patch, manager=manager)
+        except NotFound as error:
+            raise Conflict(str(error)) from error
+
     async def delete(self, kind: str, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None) -> None:
         """Ask for deletion; see Cluster.delete."""
         propagation = "Background" if kind == KIND else None
@@ -185,7 +203,8 @@ class KubeCluster:
     async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
         """Record an Event. One that cannot be recorded is logged, and counted among the failed requests."""
         try:
-            await self._client.create(self._event(regarding, type_, reason, message), FIELD_MANAGER)
+            event = self._event(regarding, type_, reason, message)
+            await self._client.create(event, FIELD_MANAGER, patience=EVENT_PATIENCE_SECONDS)
         except (ApiError, Conflict, NotFound) as error:
             head = regarding["metadata"]
             _log.warning("run=%s/%s event %s was not recorded: %s", head.get("namespace"), head["name"], reason, error)

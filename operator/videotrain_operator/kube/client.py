@@ -31,6 +31,7 @@ from videotrain_operator.cluster.clock import Clock
 from videotrain_operator.cluster.interface import Conflict, NotFound, WatchEvent
 from videotrain_operator.kube.json_text import read_json
 from videotrain_operator.kube.kinds import KINDS
+from videotrain_operator.kube.turns import Turns
 
 REQUEST_SECONDS: Final = 30.0
 """A request that takes longer has failed; a hung write must not hold its run for ever."""
@@ -125,7 +126,7 @@ class KubeClient:
         self.clock = clock or Clock()
         """The server's time, from every answer of its."""
         self._on_request = on_request
-        self._permits = asyncio.Semaphore(CONCURRENCY)
+        self._permits = Turns(CONCURRENCY)
         self._fence: Callable[[], None] = lambda: None
 
     def fenced(self, fence: Callable[[], None]) -> KubeClient:
@@ -185,8 +186,14 @@ class KubeClient:
                 return
             query["continue"] = metadata["continue"]
 
-    async def create(self, manifest: Json, manager: str, namespace: str = "") -> Json:
+    async def create(self, manifest: Json, manager: str, namespace: str = "", *, patience: float = 0.0) -> Json:
         """Create an object.
+
+        Args:
+            manifest: the object.
+            manager: field manager.
+            namespace: where, if the manifest does not say it.
+            patience: for so many seconds other requests may go before it.
 
         Raises:
             Conflict: the name is taken.
@@ -194,7 +201,7 @@ class KubeClient:
         kind = manifest["kind"]
         place = namespace or manifest["metadata"].get("namespace", "default")
         path = KINDS[kind].path(place)
-        return await self._json("POST", kind, path, {"fieldManager": manager}, manifest)
+        return await self._json("POST", kind, path, {"fieldManager": manager}, manifest, patience=patience)
 
     async def apply(self, manifest: Json, manager: str, *, force: bool = True) -> Json:
         """Server-side apply.
@@ -315,8 +322,9 @@ class KubeClient:
         *,
         content: str = "application/json",
         verb: str | None = None,
+        patience: float = 0.0,
     ) -> Json:
-        async with self._permits:
+        async with self._permits.taken(patience):
             return await self._retried(method, kind, path, query or {}, body, content, verb or method.lower())
 
     async def _retried(

@@ -24,7 +24,7 @@ def read_json(data: bytes | str) -> Any:
         ValueError: it is no JSON.
     """
     try:
-        return from_json(data)
+        return from_json(data, cache_strings="none")  # looking strings up costs more than making them
     except ValueError as error:
         if "recursion limit" not in str(error):
             raise

@@ -6,9 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
 from typing import Final
 
 from videotrain_api.reasons import Reason
+from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID, Condition
 from videotrain_operator.cluster.agents import AgentClient
@@ -19,6 +22,7 @@ from videotrain_operator.cluster.status_writes import Memory
 from videotrain_operator.cluster.unreconciled import FAILED_PASSES
 from videotrain_operator.kube.cache import Key, Store, key_of
 from videotrain_operator.kube.client import ApiError, ApiUnavailable
+from videotrain_operator.kube.turns import Turns
 from videotrain_operator.manager.agent_watch import Listening
 from videotrain_operator.manager.announcement import Announcement
 from videotrain_operator.manager.node_trust import NodeTrust
@@ -29,6 +33,10 @@ from videotrain_operator.telemetry import OperatorMetrics
 
 REPEAT_SECONDS: Final = 600.0
 """The same refusal of the API server is told again as an event after so long."""
+FIRST_PATIENCE_SECONDS: Final = 30.0
+"""How long a run that was not looked at yet lets others go first, at most twice that."""
+YOUNG_SECONDS: Final = 600.0
+"""Age of a world at which half of the second is reached."""
 GONE_SECONDS: Final = 0.5
 """How long a run that the server does not know and the cache does is left alone."""
 _log = logging.getLogger(__name__)
@@ -43,6 +51,8 @@ class _ManagedRun:
         self.announcement = announcement
         self.task: asyncio.Task[None] | None = None
         self.told: dict[str, float] = {}
+        self.seen = False
+        """A pass over it succeeded."""
 
     def close(self) -> None:
         """Speak with no agent any more."""
@@ -50,20 +60,34 @@ class _ManagedRun:
         self.announcement.close()
 
 
-class _Turns:
-    """A turn for one pass: so many at the same time, and none while it is open how many nodes are lost."""
+class _Turn:
+    """A turn for one pass of a run: so many passes at the same time, none while it is open how many nodes are lost.
 
-    def __init__(self, most: int, node_trust: NodeTrust) -> None:
-        self._permits = asyncio.Semaphore(most)
-        self._node_trust = node_trust
+    Runs that were looked at since this process leads go first: one whose pods run and have no roster yet, or that lost
+    one, pays for each second. Of the others, as many as there may be on a takeover, those go first whose world is
+    young, since it is most likely not complete.
+    """
+
+    def __init__(self, turns: Turns, node_trust: NodeTrust, patience: Callable[[], float]) -> None:
+        self._turns, self._node_trust, self._patience = turns, node_trust, patience
+        self._held = AsyncExitStack()
 
     async def __aenter__(self) -> None:
-        # Settled first: whoever waits for that holds no permit, and its pass then reads the nodes as they are.
+        # Settled first: whoever waits for that holds no turn, and its pass then reads the nodes as they are.
         await self._node_trust.settled()
-        await self._permits.acquire()
+        await self._held.enter_async_context(self._turns.taken(self._patience()))
 
     async def __aexit__(self, *_: object) -> None:
-        self._permits.release()
+        await self._held.aclose()
+
+
+def first_patience(run: Json | None, now: datetime) -> float:
+    """How long the first pass over a run lets others go first, seconds: longer if its newest world is old."""
+    generations = (read_status((run or {}).get("status")).status).generations
+    if not generations or generations[-1].end_cause is not None:
+        return FIRST_PATIENCE_SECONDS
+    age = max(0.0, (now - generations[-1].created_at).total_seconds())
+    return FIRST_PATIENCE_SECONDS * (1 + age / (age + YOUNG_SECONDS))
 
 
 class Controller:
@@ -98,7 +122,7 @@ class Controller:
         self._nodes_heard_at, self._pods_heard_at = nodes_heard_at, pods_heard_at
         self._node_trust = NodeTrust(settings.node_trust_max_lost_percent)
         self._rules = settings.cluster_rules()
-        self._turns = _Turns(settings.concurrent_passes, self._node_trust)
+        self._turns = Turns(settings.concurrent_passes)
         self._managed: dict[Key, _ManagedRun] = {}
         self._leaving: set[str] = set()
         self._group: asyncio.TaskGroup | None = None
@@ -107,16 +131,19 @@ class Controller:
         """Look after all runs until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                # Set first, with no await below: from now on `notice` manages the runs that come, each once.
-                self._group = group
-                orphaned = self._runs_with_orphans()
-                for key in {*self._stores[KIND].names(), *orphaned}:
-                    self._manage(key)
-                for key in orphaned:
-                    self._managed[key].loop.expect_orphans()
-                group.create_task(asyncio.Event().wait())
+                try:
+                    # Set first, with no await below: from now on `notice` manages the runs that come, each once.
+                    self._group = group
+                    orphaned = self._runs_with_orphans()
+                    for key in {*self._stores[KIND].names(), *orphaned}:
+                        self._manage(key)
+                    for key in orphaned:
+                        self._managed[key].loop.expect_orphans()
+                    await asyncio.Event().wait()
+                finally:
+                    # Before the loops are waited for: what is noticed meanwhile is the next term's.
+                    self._group = None
         finally:
-            self._group = None
             self._metrics.forget_runs()
             for managed in self._managed.values():
                 managed.close()
@@ -176,22 +203,28 @@ class Controller:
 
     def _manage(self, key: Key) -> None:
         assert self._group is not None
+        announcement = Announcement(self._agents)
+
+        def patience() -> float:
+            return 0.0 if managed.seen else first_patience(self._stores[KIND].get(key), self._clock.now())
+
         loop = RunLoop(
             self._cluster,
             RunKey(namespace=key.namespace, name=key.name),
             self._agents,
             clock=self._clock.now,
             memory=Memory(),
-            turns=self._turns,
+            turns=_Turn(self._turns, self._node_trust, patience),
             settle_seconds=self._settings.settle_seconds,
             nodes_untrusted=lambda: self._node_trust.reason,
             time_untrusted=lambda: self._clock.untrusted,
             rules=self._rules,
             unheard_seconds=lambda: time.monotonic() - self._pods_heard_at(key.namespace),
+            on_roster=lambda observed, plan: announcement.spread(plan.roster, observed),
             on_outcome=lambda outcome: self._note(key, outcome),
             on_error=lambda error: self._note_error(key, error),
         )
-        managed = self._managed[key] = _ManagedRun(loop, Listening(self._agents, loop.wake), Announcement(self._agents))
+        managed = self._managed[key] = _ManagedRun(loop, Listening(self._agents, loop.wake), announcement)
         managed.task = self._group.create_task(self._run_loop(key, managed), name=f"run {key.namespace}/{key.name}")
 
     async def _run_loop(self, key: Key, managed: _ManagedRun) -> None:
@@ -226,6 +259,7 @@ class Controller:
         managed = self._managed.get(key)
         if managed is None:
             return
+        managed.seen = True
         managed.told.clear()  # it works again: the next refusal is news
         generations = outcome.plan.status.generations
         live = generations and generations[-1].end_cause is None

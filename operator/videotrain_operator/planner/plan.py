@@ -115,6 +115,7 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Cluste
     settle_pods(draft, remake_unplaced=forgiven)
     _retire_service(draft)
     publish_roster(draft)
+    _create_service(draft)
     store_ledger(draft, bill)
     # 9. The status. The cost of an outage is read from the cost, and the report tells of both; the run itself may go
     # only when all of it is said.
@@ -178,17 +179,20 @@ def _retire_service(draft: Draft) -> None:
         draft.delete.insert(0, Deletion(kind="Service", name=name, uid=draft.observed.service_uid))
 
 
-def _settle_fixed_objects(draft: Draft) -> None:
-    """Create config maps where they are missing, the network policy where it is missing or another, and the service
-    from the first generation on.
+def _create_service(draft: Draft) -> None:
+    """Create the service where it is missing, from the first generation on and after its roster.
 
     A roster carries addresses, so no world waits for names, and a service that is made when all its pods run costs its
     endpoints one write instead of one for each pod.
     """
+    if draft.live is not None and draft.observed.service_uid is None and not draft.finished():
+        draft.apply.append(render_service(draft.run))
+
+
+def _settle_fixed_objects(draft: Draft) -> None:
+    """Create config maps where they are missing, and the network policy where it is missing or another."""
     if draft.finished():
         return
-    if draft.live is not None and draft.observed.service_uid is None:
-        draft.apply.append(render_service(draft.run))
     if draft.rules.network is not None and not draft.releases_all():
         policy = render_network_policy(draft.run, draft.rules.network)
         if policy["spec"] != draft.observed.network_policy:

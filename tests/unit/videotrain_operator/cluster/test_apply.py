@@ -2,9 +2,10 @@ import asyncio
 
 import pytest
 
+from videotrain_api.resource.status import RunStatus
 from videotrain_operator.cluster import apply as applying
-from videotrain_operator.cluster.apply import batches
-from videotrain_operator.planner.decision import Deletion
+from videotrain_operator.cluster.apply import apply, batches
+from videotrain_operator.planner.decision import Deletion, Event, Plan
 
 
 def pod(index):
@@ -54,3 +55,31 @@ async def test_every_object_goes_by_its_uid_and_pods_go_after_all_else():
     assert cluster.asked[0] == ("Service", "workers", "s")
     assert sorted(cluster.asked[1:]) == sorted(("Pod", pod.name, pod.uid) for pod in pods)
     assert max(cluster.together) > 1
+
+
+class Noting:
+    """A cluster that notes what is written."""
+
+    def __init__(self):
+        self.done = []
+
+    async def apply(self, manifest, manager=""):
+        self.done.append(manifest["metadata"]["name"])
+
+    async def replace_status(self, kind, namespace, name, status, resource_version):
+        self.done.append("status")
+        return {"metadata": {"name": name}, "status": status}
+
+    async def emit_event(self, regarding, type_, reason, message):
+        self.done.append("event")
+
+
+async def test_agents_are_told_as_soon_as_the_roster_is_stored():
+    cluster = Noting()
+    roster = {"kind": "ConfigMap", "metadata": {"name": "roster"}, "data": {"roster.json": "{}"}}
+    ledger = {"kind": "ConfigMap", "metadata": {"name": "ledger"}}
+    event = Event(type="Normal", reason="Started", message="")
+    plan = Plan(apply=(roster, ledger), status=RunStatus(), events=(event,))
+    run = {"metadata": {"name": "r", "uid": "u", "resourceVersion": "1"}}
+    await apply(cluster, run, plan, {"phase": "Starting"}, on_roster=lambda found: cluster.done.append(found))
+    assert cluster.done == ["roster", plan, "ledger", "status", "event"]

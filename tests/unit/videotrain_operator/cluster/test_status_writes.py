@@ -1,4 +1,13 @@
-from videotrain_operator.cluster.status_writes import COST_SECONDS, PROGRESS_SECONDS, WORDS_SECONDS, Memory
+import pytest
+
+from videotrain_api.resource.status import RunStatus
+from videotrain_operator.cluster.status_writes import (
+    BEGIN_SECONDS,
+    COST_SECONDS,
+    PROGRESS_SECONDS,
+    WORDS_SECONDS,
+    Memory,
+)
 
 RUN = {"metadata": {"uid": "u", "name": "tiny", "resourceVersion": "5"}}
 
@@ -92,3 +101,76 @@ def test_a_world_that_starts_is_news_with_its_first_step_or_when_that_takes_long
     assert pace.due(before, starting(state="failed"))
     now[0] = WORDS_SECONDS
     assert pace.due(before, starting())
+
+
+def condition(kind, reason, status="True", **more):
+    return {"type": kind, "status": status, "reason": reason} | more
+
+
+WAITING = (
+    condition("Accepted", "Accepted"),
+    condition("Scheduled", "WaitingForPods", "False"),
+    condition("Running", "NoWorld", "False"),
+    condition("BudgetOK", "NoLimit"),
+)
+
+
+def begun(*, conditions=WAITING, generations=(), state="Pending", **more):
+    """A run's first status: accepted, perhaps with its first world."""
+    status = RunStatus().to_wire() | {"observedGeneration": 1, "configMap": "c", "conditions": list(conditions)}
+    stages = [{"name": "train", "task": "train", "state": state, "configHash": "0", "step": 0, "savedStep": 0}]
+    return status | {"stages": stages, "generations": list(generations), "generation": len(generations)} | more
+
+
+def world(**more):
+    return {"number": 1, "stage": "train", "reason": "Started", "members": ["a"], "worldSize": 1, "gpus": 1} | more
+
+
+def test_acceptance_and_the_first_world_make_one_write() -> None:
+    now = [100.0]
+    pace = memory(now)
+    assert not pace.due({}, begun())
+    assert pace.look_seconds == BEGIN_SECONDS
+    pace.keep(RUN, begun(), written=False)
+    now[0] += 1.0
+    running = begun(generations=[world()], state="Running")
+    assert not pace.due({}, running)
+    assert pace.look_seconds == BEGIN_SECONDS - 1.0, "it counts from the first fact that waits"
+    now[0] += 2.0
+    assert pace.due({}, running)
+    pace.keep(RUN, running, written=True)
+    assert not pace.due(begun(), running)
+    assert pace.look_seconds == BEGIN_SECONDS, "what comes after a write waits anew"
+
+
+@pytest.mark.parametrize(
+    "news",
+    [
+        begun(conditions=[condition("Accepted", "Invalid", "False")]),
+        begun(conditions=[*WAITING, condition("Suspended", "User")]),
+        begun(conditions=[WAITING[0], condition("Scheduled", "Unschedulable", "False")]),
+        begun(conditions=[*WAITING[:3], condition("BudgetOK", "BudgetExceeded", "False")]),
+        begun(failedPods=["u"]),
+        begun(generations=[world(endCause="application")]),
+        begun(generations=[world(progress={"state": "running", "firstStepAt": "t"})]),
+        begun(generations=[world(), world(number=2)]),
+        begun(unconfirmed={"Deadline": "2026-01-01T00:00:00Z"}),
+        begun(state="Succeeded"),
+    ],
+)
+def test_what_no_successor_would_find_by_itself_is_written_at_once(news) -> None:
+    assert memory([0.0]).due(begun(), news)
+
+
+def test_an_edit_is_answered_at_once() -> None:
+    assert memory([0.0]).due(begun(), begun(observedGeneration=2))
+
+
+def test_an_edit_of_the_spec_does_not_lose_what_was_not_written() -> None:
+    """Pods mount what was frozen: another reading of the spec must not take its place."""
+    pace = memory([0.0])
+    pace.keep(RUN, begun(), written=False)
+    edited = {"metadata": RUN["metadata"] | {"resourceVersion": "6"}, "spec": {"suspend": True}}
+    assert pace.with_unwritten_status(edited)["status"] == begun()
+    other = {"metadata": RUN["metadata"] | {"resourceVersion": "7", "uid": "v"}}
+    assert "status" not in pace.with_unwritten_status(other), "another run of this name"

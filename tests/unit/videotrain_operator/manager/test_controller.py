@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,12 +16,12 @@ from support.server_clock import server_clock
 
 from videotrain_api.signing import derive_signing_key
 from videotrain_api.vocabulary import KIND
-from videotrain_operator.cluster.interface import NotFound
+from videotrain_operator.cluster.interface import NotFound, WatchEvent
 from videotrain_operator.kube.cache import Key, Store
 from videotrain_operator.kube.cached_cluster import CACHED
 from videotrain_operator.kube.client import ApiError
 from videotrain_operator.manager import controller as module
-from videotrain_operator.manager.controller import Controller
+from videotrain_operator.manager.controller import Controller, first_patience
 from videotrain_operator.manager.settings import Settings
 from videotrain_operator.simulation.cluster import MASTER_KEY
 from videotrain_operator.telemetry import OperatorMetrics
@@ -120,6 +121,64 @@ async def test_what_is_refused_for_good_is_a_condition_and_an_event_once() -> No
     assert (condition["status"], condition["reason"]) == ("False", "Forbidden")
     assert "exceeded quota" in condition["message"]
     assert cluster.events == [("Forbidden", "pods are forbidden: exceeded quota")]
+
+
+class Holding(Refusing):
+    """A server that does not answer, and whose client takes a moment to give up."""
+
+    def __init__(self) -> None:
+        super().__init__(Exception())
+        self.asked_for = asyncio.Event()
+        self.given_up = asyncio.Event()
+
+    async def apply(self, manifest: Json, manager: str = "") -> Json:
+        self.asked_for.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.given_up.wait()
+        raise AssertionError
+
+
+async def test_what_is_noticed_while_a_term_ends_is_left_to_the_next() -> None:
+    cluster = Holding()
+    controller = Controller(
+        cluster,  # type: ignore[arg-type]
+        cluster.stores,
+        Silent(),  # type: ignore[arg-type]
+        OperatorMetrics(),
+        Settings(),
+        lambda: 0.0,
+        server_clock(),
+    )
+    term = asyncio.create_task(controller.lead())
+    async with asyncio.timeout(SECONDS):
+        await cluster.asked_for.wait()
+    other = training_run("b")
+    other["metadata"] |= {"namespace": "team", "uid": "u-2", "resourceVersion": "6", "generation": 1}
+    cluster.stores[KIND].put(other)
+    term.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+        controller.notice(WatchEvent("ADDED", other))
+    cluster.given_up.set()
+    assert isinstance((await asyncio.gather(term, return_exceptions=True))[0], asyncio.CancelledError)
+    controller.notice(WatchEvent("ADDED", other))
+
+
+def test_of_a_thousand_runs_those_whose_world_is_young_are_looked_at_first() -> None:
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+
+    def run(**world: Any) -> Json:
+        fixed = {"stage": "s", "reason": "Started", "members": ["a"], "worldSize": 1, "gpus": 1, "number": 1}
+        return {"status": {"generations": [fixed | world]}}
+
+    young = first_patience(run(createdAt="2026-01-01T23:59:50Z"), now)
+    old = first_patience(run(createdAt="2026-01-01T00:00:00Z"), now)
+    ended = first_patience(run(createdAt="2026-01-01T00:00:00Z", endCause="infrastructure"), now)
+    new = first_patience({"status": None}, now)
+    assert 0 < new == ended < young < old <= 2 * module.FIRST_PATIENCE_SECONDS
+    assert first_patience({"status": "spoiled"}, now) == first_patience(None, now) == new
 
 
 class Taking(Refusing):

@@ -1,0 +1,60 @@
+"""So many at the same time, and the most urgent of those that wait first."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+
+class Turns:
+    """A semaphore that whoever has waited longest beyond its patience gets first, so that nobody waits for ever."""
+
+    def __init__(self, most: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """All turns are free.
+
+        Args:
+            most: how many have one at the same time.
+            monotonic: the clock by which patience is measured, seconds.
+        """
+        self._free = most
+        self._monotonic = monotonic
+        self._asked = 0
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    @asynccontextmanager
+    async def taken(self, patience: float = 0.0) -> AsyncIterator[None]:
+        """Have a turn.
+
+        Args:
+            patience: for so many seconds those with less of it go first, also if they come later.
+        """
+        await self._take(patience)
+        try:
+            yield
+        finally:
+            self._give()
+
+    async def _take(self, patience: float) -> None:
+        if self._free > 0:
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._asked += 1
+        heapq.heappush(self._waiting, (self._monotonic() + patience, self._asked, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give()  # it came together with the cancellation
+            raise
+
+    def _give(self) -> None:
+        while self._waiting:
+            turn = heapq.heappop(self._waiting)[2]
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
