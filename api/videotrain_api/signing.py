@@ -26,7 +26,10 @@ MOST_NONCES: Final = 65_536
 """Requests of one window that are remembered; a sender with the key that makes more can be replayed, by others only
 within the window."""
 LONGEST_NONCE: Final = 64
+PROOF_BYTES: Final = 32
+"""Length of the nonces and of the proofs by which members of a world meet."""
 _REQUEST, _ANSWER, _DERIVED, _NAME = b"videotrain request 1", b"videotrain answer 1", b"videotrain key 1", b"name"
+_WORLD, _GUEST, _HOST = b"videotrain world 1", b"videotrain guest 1", b"videotrain host 1"
 
 
 class SignatureError(Exception):
@@ -51,6 +54,44 @@ def derive_signing_key(master: bytes, run_uid: str) -> bytes:
 def key_digest(key: bytes) -> str:
     """Eight letters that tell signing keys apart and tell nothing else about them."""
     return _mac(key, _NAME).hex()[:8]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """One connection between two members of a world: host and guest prove to each other that they hold its key.
+
+    The host sends its nonce, the guest its own with `guest_proof`, the host `host_proof`. A proof fits one connection
+    and one of the two, so none can be sent back to who made it.
+    """
+
+    world_key: bytes
+    """Of one generation; see derive_world_key."""
+    host_nonce: bytes
+    guest_nonce: bytes
+
+    def guest_proof(self) -> bytes:
+        """PROOF_BYTES that only a guest with the key can send."""
+        return _mac(self.world_key, _GUEST, self.host_nonce, self.guest_nonce)
+
+    def host_proof(self) -> bytes:
+        """PROOF_BYTES that only a host with the key can send."""
+        return _mac(self.world_key, _HOST, self.host_nonce, self.guest_nonce)
+
+
+def derive_world_key(key: bytes, run_uid: str, generation: int) -> bytes:
+    """The key by which the members of one generation know each other; another generation has another.
+
+    Args:
+        key: the run's signing key.
+        run_uid: UID of the run.
+        generation: number of the generation.
+    """
+    return _mac(key, _WORLD, run_uid.encode(), str(generation).encode())
+
+
+def same_proof(left: bytes, right: bytes) -> bool:
+    """Compare two proofs in a time that tells nothing of where they differ."""
+    return hmac.compare_digest(left, right)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,7 @@ class AgentPod:
             names.ENV_POD_IP: address,
             names.ENV_RUN: "tiny",
             names.ENV_NAMESPACE: "default",
-            "PYTHONPATH": str(injected or ""),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(injected or ""), os.environ.get("PYTHONPATH")])),
         }
         self.log = root / "log"
         with self.log.open("ab") as log:

@@ -12,13 +12,16 @@ from videotrain_api.signing import (
     HEADER_TIME,
     KEY_BYTES,
     MOST_NONCES,
+    PROOF_BYTES,
     WINDOW_US,
     Answer,
+    Meeting,
     Nonces,
     Request,
     SignatureError,
     SkewError,
     derive_signing_key,
+    derive_world_key,
     key_digest,
 )
 
@@ -115,3 +118,24 @@ def test_nonces_are_remembered_for_the_window_and_not_for_ever() -> None:
     assert len(nonces._taken) == MOST_NONCES
     nonces.take("late", NOW + 2 * WINDOW_US, NOW + 2 * WINDOW_US)
     assert list(nonces._taken) == ["late"]
+
+
+def test_each_generation_of_each_run_has_a_world_key_of_its_own() -> None:
+    worlds = [(KEY, "uid-1", 1), (KEY, "uid-1", 2), (KEY, "uid-1", 12), (KEY, "uid-2", 1), (MASTER, "uid-1", 1)]
+    keys = {derive_world_key(*world) for world in worlds}
+    assert len(keys) == len(worlds)
+    assert not keys & {KEY, MASTER}
+
+
+def test_a_proof_fits_one_connection_one_end_and_one_generation() -> None:
+    world = derive_world_key(KEY, "uid-1", 1)
+    here, there = bytes(PROOF_BYTES), b"n" * PROOF_BYTES
+    meetings = [
+        Meeting(world, here, there),
+        Meeting(world, there, here),
+        Meeting(world, here, here),
+        Meeting(derive_world_key(KEY, "uid-1", 2), here, there),
+    ]
+    proofs = [proof for meeting in meetings for proof in (meeting.guest_proof(), meeting.host_proof())]
+    assert len(set(proofs)) == len(proofs)
+    assert {len(proof) for proof in proofs} == {PROOF_BYTES}

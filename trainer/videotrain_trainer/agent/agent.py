@@ -24,7 +24,7 @@ from videotrain_trainer.agent.metrics import AgentMetrics
 from videotrain_trainer.agent.roster import RosterError, Rosters
 from videotrain_trainer.agent.server import AgentServer
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.worker.linux import adopt_orphans, gpu_kinds
+from videotrain_trainer.worker.linux import adopt_orphans, gpu_kinds, raise_file_limit
 from videotrain_trainer.worker.pod import Pod, load_config
 
 TICK_SECONDS = 0.1
@@ -65,6 +65,8 @@ class Agent:
         for kind in unknown(gpu_kinds()):
             log.warning("no MFU is told: the peak of GPUs of kind %r is not known; known: %s", kind, ", ".join(KNOWN))
         self._pod.files.directory.mkdir(parents=True, exist_ok=True)
+        self._key = self._pod.signing_key()
+        raise_file_limit()
         self._server = self._serve()
         self._fork_server = ForkServerClient()
         self._server.start()
@@ -79,7 +81,7 @@ class Agent:
             return AgentServer(
                 self._pod.address,
                 PORT_AGENT,
-                key=self._pod.signing_key(),
+                key=self._key,
                 progress=self._progress,
                 metrics=self._metrics.text,
                 healthy=lambda: time.monotonic() - self._ticked < STUCK_SECONDS,
@@ -160,10 +162,16 @@ class Agent:
             config = self._config_of(roster)
         except ConfigError as error:
             log.error("generation %s is refused: %s", roster.generation, error)  # noqa: TRY400
-            self._refused = _refusal(roster, str(error))
+            self._refused = _refusal(roster, ExitCode.CONFIG, str(error))
             return
-        self._current = Generation(roster, config, self._pod, self._fork_server, self._metrics)
-        self._current.start()
+        generation = Generation(roster, config, self._pod, self._key, self._fork_server, self._metrics)
+        try:
+            generation.start()
+        except OSError as error:
+            log.exception("generation %s cannot be started", roster.generation)
+            self._refused = _refusal(roster, ExitCode.INTERNAL, f"its ports cannot be listened on: {error}")
+            return
+        self._current = generation
 
     def _config_of(self, roster: Roster) -> StageConfig:
         file = self._pod.config_file(roster.stage)
@@ -199,9 +207,9 @@ class Agent:
         return self._answer
 
 
-def _refusal(roster: Roster, message: str) -> GenerationProgress:
+def _refusal(roster: Roster, code: ExitCode, message: str) -> GenerationProgress:
     now = datetime.now(UTC)
-    end = silent_exit(roster, 0, 0, now, ExitCode.CONFIG, message)
+    end = silent_exit(roster, 0, 0, now, code, message)
     return GenerationProgress(
         generation=roster.generation, stage=roster.stage, state="failed", launched_at=now, ended_at=now, exit=end
     )

@@ -63,11 +63,12 @@ def _deaths(processes: Sequence[BaseProcess]) -> list[WorkerDeath]:
     ]
 
 
-def launch(order: LaunchOrder, method: str, report: Report) -> bool:
+def launch(order: LaunchOrder, store: int | None, method: str, report: Report) -> bool:
     """Run the generation's workers of this pod to their end.
 
     Args:
         order: What to start.
+        store: Descriptor of the socket on which the world's store listens, if that is in this pod.
         method: How to start worker processes: `fork` or `spawn`.
         report: Takes what went wrong, at most once.
 
@@ -83,7 +84,7 @@ def launch(order: LaunchOrder, method: str, report: Report) -> bool:
 
     try:
         agent = ReportingAgent(
-            _spec(order),
+            _spec(order, store),
             failed,
             logs_specs=DefaultLogsSpecs(log_dir=order.log_directory),
             start_method=method,
@@ -97,13 +98,13 @@ def launch(order: LaunchOrder, method: str, report: Report) -> bool:
         return False
 
 
-def _spec(order: LaunchOrder) -> WorkerSpec:
+def _spec(order: LaunchOrder, store: int | None) -> WorkerSpec:
     timeout = timedelta(seconds=order.join_seconds)
     return WorkerSpec(
         role="trainer",
         local_world_size=order.processes_per_node,
         entrypoint=entry,
-        rdzv_handler=RosterRendezvous(order.endpoint, order.node_rank, order.nodes, order.run_id, timeout),
+        rdzv_handler=RosterRendezvous(order.store, store, order.node_rank, order.nodes, order.run_id, timeout),
         max_restarts=0,
         monitor_interval=0.1,
         local_addr=order.address,

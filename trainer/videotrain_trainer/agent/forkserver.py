@@ -68,24 +68,26 @@ class ForkServer:
         while True:
             ready, _, _ = select.select([self._channel], [], [], 0.05 if self._generations else None)
             if ready:
-                packet = self._channel.recv(MAX_PACKET)
+                packet, descriptors, _, _ = socket.recv_fds(self._channel, MAX_PACKET, 1)
                 if not packet:
                     return
-                self._start(LaunchOrder.model_validate_json(packet))
+                self._start(LaunchOrder.model_validate_json(packet), descriptors[0] if descriptors else None)
             self._reap()
 
     def _send(self, message: ForkServerMessage) -> None:
         self._channel.send(message.model_dump_json(by_alias=True).encode())
 
-    def _start(self, order: LaunchOrder) -> None:
+    def _start(self, order: LaunchOrder, store: int | None) -> None:
         fork_server_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._be_launcher(order, fork_server_pid)
+            self._be_launcher(order, store, fork_server_pid)
+        if store is not None:
+            os.close(store)
         self._generations[pid] = order.generation
         self._send(Launched(generation=order.generation, pid=pid))
 
-    def _be_launcher(self, order: LaunchOrder, fork_server_pid: int) -> NoReturn:
+    def _be_launcher(self, order: LaunchOrder, store: int | None, fork_server_pid: int) -> NoReturn:
         code = 1
         try:
             die_with_parent(fork_server_pid)
@@ -93,7 +95,7 @@ class ForkServer:
             os.environ.update(order.environment)
             from videotrain_trainer.agent.elastic_agent import launch
 
-            code = 0 if launch(order, self._method, self._send) else 1
+            code = 0 if launch(order, store, self._method, self._send) else 1
         except BaseException:
             log.exception("the launcher of generation %s failed", order.generation)
         finally:

@@ -46,10 +46,16 @@ class ForkServerClient:
         """Process id of the fork server."""
         return self._process.pid
 
-    def launch(self, order: LaunchOrder) -> None:
-        """Start the workers of a generation; a fork server that died is replaced first."""
+    def launch(self, order: LaunchOrder, store: socket.socket | None) -> None:
+        """Start the workers of a generation; a fork server that died is replaced first.
+
+        Args:
+            order: what to start.
+            store: where the world's store is to listen, if it is in this pod; a copy of it is sent.
+        """
         self.restart_if_dead()
-        self._channel.send(order.model_dump_json(by_alias=True).encode())
+        packet = order.model_dump_json(by_alias=True).encode()
+        socket.send_fds(self._channel, [packet], [] if store is None else [store.fileno()])
 
     def restart_if_dead(self) -> None:
         """Put another fork server in the place of one that died."""

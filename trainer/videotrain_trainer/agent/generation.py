@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import time
 from datetime import UTC, datetime
 
@@ -14,9 +15,11 @@ from psutil import Process
 from videotrain_api import vocabulary as names
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.records import GenerationProgress, Roster, WorkerExit
+from videotrain_api.signing import derive_world_key
 from videotrain_api.vocabulary import ExitCode, GenerationReason
 from videotrain_trainer.agent import exits, tree
 from videotrain_trainer.agent.forkserver_client import ForkServerClient
+from videotrain_trainer.agent.gate import Gate, listen, loopback
 from videotrain_trainer.agent.messages import Launched, LaunchMessage, LaunchOrder, WorkerDeath, WorkersFailed
 from videotrain_trainer.agent.metrics import AgentMetrics
 from videotrain_trainer.agent.progress import ProgressFold
@@ -34,8 +37,24 @@ class Generation:
     """The workers of one generation in this pod. Driven by `poll` from the agent's main thread."""
 
     def __init__(
-        self, roster: Roster, config: StageConfig, pod: Pod, fork_server: ForkServerClient, metrics: AgentMetrics
+        self,
+        roster: Roster,
+        config: StageConfig,
+        pod: Pod,
+        key: bytes,
+        fork_server: ForkServerClient,
+        metrics: AgentMetrics,
     ) -> None:
+        """Start nothing yet.
+
+        Args:
+            roster: names this pod as a member.
+            config: of the stage.
+            pod: this pod.
+            key: the run's signing key, by which members know each other.
+            fork_server: starts the workers.
+            metrics: of the agent.
+        """
         self.roster = roster
         self.errors: list[str] = []
         """What went wrong in watching it, for people."""
@@ -43,6 +62,8 @@ class Generation:
         """Every process of it is gone."""
         self._config = config
         self._pod = pod
+        self._key = key
+        self._gate: Gate | None = None
         self._fork_server = fork_server
         self._metrics = metrics
         self._fold = ProgressFold(roster.generation, roster.stage, datetime.now(UTC), gpu_kinds())
@@ -58,11 +79,14 @@ class Generation:
         self._kill_began = 0.0
 
     def start(self) -> None:
-        """Have the fork server launch the workers; `hear` learns what came of it."""
+        """Have the fork server launch the workers; `hear` learns what came of it.
+
+        Raises:
+            OSError: the pod's address or port cannot be listened on.
+        """
         roster, pod = self.roster, self._pod
         rank = roster.rank(pod.uid)
         assert rank is not None, "the agent starts generations of which its pod is a member"
-        host = roster.members[0].address
         environment = {
             names.ENV_GENERATION: str(roster.generation),
             names.ENV_CONFIG_FILE: str(pod.config_file(roster.stage)),
@@ -72,12 +96,12 @@ class Generation:
         }
         if pod.address.startswith("127.") or pod.address == "::1":
             environment["GLOO_SOCKET_IFNAME"] = "lo"
-        self._fork_server.launch(
-            LaunchOrder(
+        with contextlib.closing(self._open_store()) as store:
+            order = LaunchOrder(
                 generation=roster.generation,
                 run_id=f"{roster.run_uid}-{roster.generation}",
                 address=pod.address,
-                endpoint=f"[{host}]:{roster.port}" if ":" in host else f"{host}:{roster.port}",
+                store=store.getsockname()[:2],
                 node_rank=rank,
                 nodes=len(roster.members),
                 processes_per_node=roster.processes_per_node,
@@ -85,8 +109,20 @@ class Generation:
                 log_directory=str(pod.files.launcher(roster.generation)),
                 environment=environment,
             )
-        )
+            self._fork_server.launch(order, store if rank == 0 else None)
         self._fork_server_pid = self._fork_server.pid
+
+    def _open_store(self) -> socket.socket:
+        """A socket on the loopback interface: where the store is to listen, or where the way to it begins."""
+        roster, address = self.roster, self._pod.address
+        inside, leader = listen(loopback(address)), (roster.members[0].address, roster.port)
+        if len(roster.members) > 1:
+            self._gate = Gate(derive_world_key(self._key, roster.run_uid, roster.generation))
+            if roster.rank(self._pod.uid) == 0:
+                self._gate.host(listen(*leader), inside.getsockname()[:2])
+            else:
+                self._gate.guest(inside.dup(), leader, self._config.start_seconds)
+        return inside
 
     def hear(self, message: LaunchMessage) -> None:
         """Take a message about this generation."""
@@ -106,6 +142,8 @@ class Generation:
         if self.finished:
             return
         self._read_records()
+        if self._gate and self._gate.problem and self._gate.problem not in self.errors:
+            self.errors.append(self._gate.problem)
         if self._fork_server.pid != self._fork_server_pid or not self._fork_server.alive():
             self._launcher_gone = True  # it dies with its fork server
         if self._launcher_gone:
@@ -203,6 +241,8 @@ class Generation:
             self._kill_began = self._kill_began or time.monotonic()
             self._kill_again()
             return
+        if self._gate:
+            self._gate.close()
         self._read_records()
         if self._tail.torn:
             log.warning("the last record of generation %s is incomplete: %r", self.roster.generation, self._tail.torn)

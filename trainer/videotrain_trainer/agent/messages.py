@@ -18,8 +18,9 @@ class LaunchOrder(ApiModel):
     """Name of the rendezvous: `<run uid>-<generation>`."""
     address: str
     """This pod's address."""
-    endpoint: str
-    """`address:port` of the leader's store."""
+    store: tuple[str, int]
+    """Address and port, on this pod's loopback interface, of the world's store or of the way to it. The packet of the
+    leader's order carries the listening socket of the store."""
     node_rank: int
     nodes: int
     processes_per_node: int

@@ -1,17 +1,15 @@
 """A torchelastic rendezvous in which the roster has decided everything: members, ranks and the store's address.
 
-Like torch's `static` one, with two differences: the store listens on the leader's own address only, so that worlds on
-one machine do not meet; and followers look for it every 20 ms instead of once a second.
+Like torch's `static` one, but that the store listens on the loopback interface of the leader's pod: other members come
+to it through their agents; see `agent/gate.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import time
 from datetime import timedelta
 
 from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed import DistError
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
     RendezvousInfo,
@@ -24,10 +22,27 @@ from videotrain_trainer.errors import PeerLost
 class RosterRendezvous(RendezvousHandler):
     """The world of one generation; node 0 hosts the store."""
 
-    def __init__(self, endpoint: str, node_rank: int, nodes: int, run_id: str, timeout: timedelta) -> None:
-        address, _, port = endpoint.rpartition(":")
-        self._address = address.strip("[]")
-        self._port = int(port)
+    def __init__(
+        self,
+        store: tuple[str, int],
+        descriptor: int | None,
+        node_rank: int,
+        nodes: int,
+        run_id: str,
+        timeout: timedelta,
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            store: address and port of the store or of the way to it.
+            descriptor: socket on which the store is to listen, if it is in this pod.
+            node_rank: of this pod.
+            nodes: pods of the world.
+            run_id: the run's uid and the generation, joined by a dash.
+            timeout: how long to wait for the others.
+        """
+        self._address, self._port = store
+        self._descriptor = descriptor
         self._node_rank = node_rank
         self._nodes = nodes
         self._run_id = run_id
@@ -46,38 +61,22 @@ class RosterRendezvous(RendezvousHandler):
         """Wait until every member is there.
 
         Raises:
-            PeerLost: the leader's store did not answer in time.
+            PeerLost: the leader's store did not answer in time, or members are missing.
         """
-        descriptor = self._listen() if self._node_rank == 0 else None
-        if descriptor is None:
-            self._await_leader()
-        store = TCPStore(
-            self._address,
-            self._port,
-            self._nodes,
-            is_master=descriptor is not None,
-            timeout=self._timeout,
-            multi_tenant=True,
-            master_listen_fd=descriptor,
-        )
+        try:
+            store = TCPStore(
+                self._address,
+                self._port,
+                self._nodes,
+                is_master=self._descriptor is not None,
+                timeout=self._timeout,
+                multi_tenant=True,
+                master_listen_fd=self._descriptor,
+            )
+        except DistError as error:
+            raise PeerLost(f"the members of the world do not come together: {error}") from error
         info = RendezvousStoreInfo(self._address, self._port)
         return RendezvousInfo(PrefixStore(self._run_id, store), self._node_rank, self._nodes, info)
-
-    def _listen(self) -> int:
-        family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((self._address, self._port))
-        return listener.detach()
-
-    def _await_leader(self) -> None:
-        deadline = time.monotonic() + self._timeout.total_seconds()
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection((self._address, self._port), timeout=1.0):
-                return
-            if time.monotonic() > deadline:
-                raise PeerLost(f"the leader's store {self._address}:{self._port} does not answer")
-            time.sleep(0.02)
 
     def is_closed(self) -> bool:
         """Membership never changes within a generation."""
