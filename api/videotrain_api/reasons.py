@@ -45,6 +45,7 @@ class Reason(StrEnum):
     NO_WORLD = "NoWorld"
     PODS_READY = "PodsReady"
     POD_PUT_BACK = "PodPutBack"
+    POD_NOT_ALLOWED = "PodNotAllowed"
     QUEUED = "Queued"
     PASSES_FAIL = "PassesFail"
     PASSES_SUCCEED = "PassesSucceed"
@@ -263,6 +264,13 @@ NOTICES: Final[tuple[Notice, ...]] = (
         (Condition.ACCEPTED, "True"),
     ),
     *_told("Warning", Reason.INVALID, "{message}", "Correct the field that is named.", (Condition.ACCEPTED, "False")),
+    *_told(
+        "Warning",
+        Reason.POD_NOT_ALLOWED,
+        "{message}",
+        "Correct the field that is named, or have the chart's value podTemplate.policy changed. Nothing is lost.",
+        (Condition.ACCEPTED, "False"),
+    ),
     *_told(
         "Warning",
         Reason.FROZEN_CONFIG_LOST,

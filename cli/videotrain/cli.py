@@ -119,6 +119,7 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="measured time of one step of a stage, instead of modelling it",
     )
     parser.add_argument("--json", action="store_true", help="machine-readable output")
+    _add_pod_policy(parser)
     parser.set_defaults(handler=_plan)
 
 
@@ -131,6 +132,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")
     parser.add_argument("--json", action="store_true", help="machine-readable output, also for a refused manifest")
+    _add_pod_policy(parser)
     parser.set_defaults(handler=_check)
 
 
@@ -142,6 +144,7 @@ def _add_render(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")
     parser.add_argument("--json", action="store_true", help="a Kubernetes List as JSON instead of YAML documents")
+    _add_pod_policy(parser)
     parser.set_defaults(handler=_render)
 
 
@@ -191,6 +194,16 @@ def _add_device(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
+def _add_pod_policy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pod-policy",
+        choices=("baseline", "restricted", "any"),
+        default="restricted",
+        help="Pod Security Standard that worker pods have to keep to: the value podTemplate.policy of the operator's "
+        "chart (default restricted)",
+    )
+
+
 def _local(options: argparse.Namespace) -> int:
     with brought_by("local"):
         from videotrain.commands.local import LocalOptions, run_local
@@ -212,19 +225,20 @@ def _local(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from videotrain.commands.plan import print_plan
 
-    return print_plan(options.file, options.mfu, dict(options.seconds_per_step), as_json=options.json)
+    steps = dict(options.seconds_per_step)
+    return print_plan(options.file, options.mfu, steps, options.pod_policy, as_json=options.json)
 
 
 def _check(options: argparse.Namespace) -> int:
     from videotrain.commands.check import check_manifest
 
-    return check_manifest(options.file, as_json=options.json)
+    return check_manifest(options.file, options.pod_policy, as_json=options.json)
 
 
 def _render(options: argparse.Namespace) -> int:
     from videotrain.commands.render import print_objects
 
-    return print_objects(options.file, as_json=options.json)
+    return print_objects(options.file, options.pod_policy, as_json=options.json)
 
 
 def _get(options: argparse.Namespace) -> int:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from videotrain.strict_yaml import YamlRefused, parse_documents
+from videotrain_api.render.pod_policy import pod_problems
 from videotrain_api.resource.trainrun import VideoTrainingRun
-from videotrain_api.schema import Json
+from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
+from videotrain_api.schema import Json, ManifestError
 from videotrain_api.validation import parse_run
 from videotrain_api.vocabulary import API_VERSION, KIND
 
@@ -56,14 +58,21 @@ def read_manifest(path: Path) -> ManifestFile:
     return ManifestFile(run=runs[0], secrets=secrets)
 
 
-def load_run(path: Path) -> VideoTrainingRun:
+def load_run(path: Path, pod_policy: PodPolicy = DEFAULT_POD_POLICY) -> VideoTrainingRun:
     """Read a file and check its run.
+
+    Args:
+        path: manifest.
+        pod_policy: what its worker pods have to keep to, as the operator was told by the chart.
 
     Raises:
         ManifestFileError: the file cannot be read.
         ManifestError: the run is refused; `problems` lists everything wrong with it.
     """
-    return parse_run(read_manifest(path).run)
+    run = parse_run(read_manifest(path).run)
+    if problems := pod_problems(run, pod_policy):
+        raise ManifestError(problems)
+    return run
 
 
 def _documents(path: Path) -> list[Any]:

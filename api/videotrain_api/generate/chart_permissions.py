@@ -191,10 +191,13 @@ def reference() -> str:
 # Permissions
 
 What the operator's service account may do. It has no right to read Secrets of users, to touch Jobs, Deployments or
-anything that is not listed. Worker pods hold no Kubernetes credentials at all.
+anything that is not listed. Worker pods hold no credentials of Kubernetes: none are mounted, and no pod template can
+change that as long as the chart's value `podTemplate.policy` is not `any`
+([what templates may do](../how-to/isolate-workers.md#what-pod-templates-may-do)).
 
-With the chart's value `namespaces` empty, the rights on the namespaces of runs hold everywhere (a ClusterRole); else
-they are Roles in the named namespaces. `kubectl auth can-i --list --as system:serviceaccount:NAMESPACE:NAME` shows the
+With the chart's value `namespaces` empty, the rights on the namespaces of runs hold everywhere (a ClusterRole), in
+`kube-system` too, since RBAC can leave out neither a namespace nor an object without a label. Else they are Roles in
+the named namespaces, and the operator can touch nothing in any other. `kubectl auth can-i --list --as system:serviceaccount:NAMESPACE:NAME` shows the
 same table, besides what Kubernetes lets every account do.
 
 | Where | API group | Resource | Verbs | Only | Needs value | Why |
@@ -218,5 +221,7 @@ With `rbac.aggregate` the stock cluster roles learn about runs; bind them as usu
 | view | get, list, watch | get | get |
 | edit, admin | get, list, watch, create, update, patch, delete, deletecollection | get | get, update, patch |
 
-Whoever may create a run may run its image with its service account in that namespace, as with a Job.
+Whoever may create a run may run any image with any service account of that namespace, as with a Job; unlike with a Job
+its pods get no token of that account, and keep to the chart's `podTemplate.policy`. They can mount any Secret of the
+namespace, and with it whatever credentials somebody has put there.
 """

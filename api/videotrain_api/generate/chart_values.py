@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.fields import FieldInfo
 
 from videotrain_api.generate import chart_permissions
+from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
 from videotrain_api.schema import camel_case, models_in
 
 CHART: Final = "charts/videotrain"
@@ -210,6 +211,16 @@ class NetworkPolicies(_Values):
     runs: RunNetworks = RunNetworks()
 
 
+class PodTemplates(_Values):
+    """What `spec.podTemplate` of a run may make of worker pods."""
+
+    policy: PodPolicy = DEFAULT_POD_POLICY
+    """Pod Security Standard of Kubernetes that worker pods keep to, checked when a run is created, and again when it
+    begins anew after a suspension; runs that hold pods go on. baseline also allows root and some capabilities; any
+    leaves pods to the cluster's own admission, and only then may they hold credentials of Kubernetes or have a system
+    priority class."""
+
+
 class Monitor(_Values):
     """A Prometheus Operator object; needs the CRDs of monitoring.coreos.com."""
 
@@ -282,6 +293,7 @@ class ChartValues(_Values):
     rbac: Rbac = Rbac()
     crds: Crds = Crds()
     webhook: Webhook = Webhook()
+    pod_template: PodTemplates = PodTemplates()
     network_policy: NetworkPolicies = NetworkPolicies()
     monitoring: Monitoring = Monitoring()
 

@@ -25,19 +25,23 @@ from videotrain_api.cost.forecast import (
     forecast,
 )
 from videotrain_api.money import MICROS, parse_micros
+from videotrain_api.rules.pod_security import PodPolicy
 
 UNKNOWN = "-"
 TABLE_WIDTH = 130
 """Columns of a table that is written to a file or a pipe."""
 
 
-def print_plan(path: Path, mfu: float, seconds_per_step: dict[str, float], *, as_json: bool) -> int:
+def print_plan(
+    path: Path, mfu: float, seconds_per_step: dict[str, float], pod_policy: PodPolicy, *, as_json: bool
+) -> int:
     """Print the cost of a manifest.
 
     Args:
         path: manifest.
         mfu: model FLOPs utilisation for what is modelled, above 0 and at most 1.
         seconds_per_step: measured step times by stage name, seconds.
+        pod_policy: what the worker pods have to keep to.
         as_json: machine-readable output.
 
     Returns:
@@ -47,7 +51,7 @@ def print_plan(path: Path, mfu: float, seconds_per_step: dict[str, float], *, as
         ManifestError, ManifestFileError: the manifest is refused.
         UsageError: a step time is given for a stage that the run does not have.
     """
-    run = load_run(path)
+    run = load_run(path, pod_policy)
     try:
         planned = forecast(run, mfu=mfu, seconds_per_step=seconds_per_step)
     except ValueError as error:

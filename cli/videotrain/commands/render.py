@@ -13,6 +13,7 @@ from videotrain.manifest_file import load_run
 from videotrain_api.render.objects import render_objects
 from videotrain_api.resource.stages import node_counts
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
+from videotrain_api.rules.pod_security import PodPolicy
 
 LITERAL_FROM = 100
 """Strings from this length on, such as a frozen stage configuration, are written as blocks."""
@@ -33,8 +34,13 @@ def _string(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _ReadableDumper.add_representer(str, _string)
 
 
-def print_objects(path: Path, *, as_json: bool) -> int:
+def print_objects(path: Path, pod_policy: PodPolicy, *, as_json: bool) -> int:
     """Print the objects of the first stage on an empty cluster.
+
+    Args:
+        path: manifest.
+        pod_policy: what its worker pods have to keep to.
+        as_json: a List as JSON instead of YAML documents.
 
     Returns:
         Exit code.
@@ -42,7 +48,7 @@ def print_objects(path: Path, *, as_json: bool) -> int:
     Raises:
         ManifestError, ManifestFileError: the manifest is refused.
     """
-    run = load_run(path)
+    run = load_run(path, pod_policy)
     objects = render_objects(run)
     if as_json:
         document = {"apiVersion": "v1", "kind": "List", "items": objects}

@@ -26,6 +26,7 @@ from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.clock import Clock
 from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.manager.server import serve
+from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.planner.observed import Observed
 from videotrain_operator.reconcile import Outcome, RunKey, RunLoop
 from videotrain_operator.telemetry import OperatorMetrics
@@ -103,6 +104,7 @@ class Operating:
                 agents,
                 clock=self._now,
                 time_untrusted=lambda: self._clock.untrusted,
+                rules=ClusterRules(pods="any"),  # a process of this user can do no more than its user
                 on_outcome=self._seen.put_nowait,
                 on_error=self._seen.put_nowait,
             )

@@ -117,6 +117,7 @@ class Operator:
             configuration=settings.webhook_configuration,
             client_ca=settings.webhook_client_ca,
             client_names=frozenset(settings.webhook_client_names),
+            pod_policy=settings.cluster_rules().pods,
         )
 
     async def run(self) -> None:

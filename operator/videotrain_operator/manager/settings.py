@@ -7,9 +7,10 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, Final
+from typing import Any, Final, cast, get_args
 
 from videotrain_api.render.network import NetworkRules
+from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
 from videotrain_operator.planner.cluster_rules import ClusterRules
 
 ENV_PREFIX: Final = "VIDEOTRAIN_OPERATOR_"
@@ -63,6 +64,11 @@ class Settings:
     webhook_service: str = _setting("videotrain-webhook", "Service through which the API server calls the webhook.")
     webhook_secret: str = _setting("videotrain-webhook", "Secret with the webhook's certificates; made if missing.")
     webhook_configuration: str = _setting("videotrain", "ValidatingWebhookConfiguration that gets the CA.")
+    pod_policy: str = _setting(
+        DEFAULT_POD_POLICY,
+        "Pod Security Standard that worker pods have to keep to, whatever spec.podTemplate says.",
+        allowed=get_args(PodPolicy),
+    )
     network_policy: str = _setting(
         "",
         "JSON of what the network policies of runs allow (see videotrain_api.render.network.NetworkRules), such as "
@@ -95,7 +101,7 @@ class Settings:
     def cluster_rules(self) -> ClusterRules:
         """What every run is held to."""
         rules = NetworkRules.from_wire(json.loads(self.network_policy)) if self.network_policy else None
-        return ClusterRules(network=rules)
+        return ClusterRules(pods=cast(PodPolicy, self.pod_policy), network=rules)
 
     @classmethod
     def load(cls, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from videotrain_api.frozen_config import config_data, data_hash, problems_in, stage_configs
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.names import config_map_name
+from videotrain_api.render.pod_policy import pod_problems
 from videotrain_api.resource.status import StageStatus
 from videotrain_api.resource.trainrun import VideoTrainingRunSpec
 from videotrain_api.schema import ManifestError
-from videotrain_api.vocabulary import Condition
+from videotrain_api.vocabulary import Condition, Phase
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
 
@@ -37,6 +38,10 @@ def accept(draft: Draft, present: VideoTrainingRunSpec) -> bool:
         refuse(draft, ManifestError(list(problems)))
         draft.held = True
         return True
+    if _begins_anew(draft) and (forbidden := pod_problems(draft.run, draft.rules.pods)):
+        refuse(draft, ManifestError(forbidden), Reason.POD_NOT_ALLOWED)
+        draft.held = True
+        return True
     fields = type(present).model_fields.items()
     edits = [f"spec.{f.alias or name}" for name, f in fields if getattr(draft.spec, name) != getattr(present, name)]
     if edits:
@@ -50,13 +55,20 @@ def accept(draft: Draft, present: VideoTrainingRunSpec) -> bool:
     return True
 
 
-def refuse(draft: Draft, error: ManifestError) -> None:
+def _begins_anew(draft: Draft) -> bool:
+    """It has no pods and is to get some after a suspension; one that lost its pods goes on as it was accepted."""
+    barred = any(c.type == Condition.ACCEPTED and c.reason == Reason.POD_NOT_ALLOWED for c in draft.before.conditions)
+    rested = barred or draft.before.phase == Phase.SUSPENDED
+    return rested and not draft.spec.suspend and not draft.observed.pods
+
+
+def refuse(draft: Draft, error: ManifestError, reason: Reason = Reason.INVALID) -> None:
     """Put on record why the manifest cannot be accepted."""
     old = find_condition(draft, Condition.ACCEPTED)
     message = str(error)
     if old is None or old.message != message[:1000]:
-        draft.tell("Warning", Reason.INVALID, message)
-    set_condition(draft, Condition.ACCEPTED, status=False, reason=Reason.INVALID, message=message)
+        draft.tell("Warning", reason, message)
+    set_condition(draft, Condition.ACCEPTED, status=False, reason=reason, message=message)
 
 
 def _freeze(draft: Draft) -> bool:
@@ -67,6 +79,10 @@ def _freeze(draft: Draft) -> bool:
         data = config_data(draft.run)
     except ManifestError as error:
         refuse(draft, error)
+        return False
+    # A run that has pods was accepted, and its status was lost.
+    if not draft.observed.pods and (forbidden := pod_problems(draft.run, draft.rules.pods)):
+        refuse(draft, ManifestError(forbidden), Reason.POD_NOT_ALLOWED)
         return False
     draft.config_data = data
     stages = _pending_stages(draft)

@@ -19,8 +19,9 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
+from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
 from videotrain_api.schema import Json
 from videotrain_operator.webhook.review import BadReview, Outcome, answer
 
@@ -59,7 +60,12 @@ class Judges:
     """Up to CHILDREN children, each started when it is first needed. Use it as an async context manager."""
 
     def __init__(
-        self, children: int = CHILDREN, *, cpu_seconds: int = CPU_SECONDS, memory_bytes: int = MEMORY_BYTES
+        self,
+        children: int = CHILDREN,
+        *,
+        cpu_seconds: int = CPU_SECONDS,
+        memory_bytes: int = MEMORY_BYTES,
+        pod_policy: PodPolicy = DEFAULT_POD_POLICY,
     ) -> None:
         """Nothing is started before the first review.
 
@@ -67,8 +73,9 @@ class Judges:
             children: how many.
             cpu_seconds: of one review, at least; a second more at most.
             memory_bytes: address space of a child.
+            pod_policy: what worker pods have to keep to.
         """
-        self._limits = (str(cpu_seconds), str(memory_bytes))
+        self._arguments = (pod_policy, str(cpu_seconds), str(memory_bytes))
         self._places = [_Place() for _ in range(children)]
         self._free: asyncio.Queue[_Place] = asyncio.Queue()
         for place in self._places:
@@ -108,7 +115,7 @@ class Judges:
         pause = 0.0
         try:
             if place.child is None or place.child.returncode is not None:
-                place.child = await _started(self._limits)
+                place.child = await _started(self._arguments)
             yield place.child
             place.failures = 0
         except BaseException:  # also when it is given up: what it still says would answer the next review
@@ -124,8 +131,8 @@ class Judges:
             asyncio.get_running_loop().call_later(pause, self._free.put_nowait, place)
 
 
-async def _started(limits: tuple[str, ...]) -> asyncio.subprocess.Process:
-    command, pipe = (sys.executable, "-m", __name__, *limits), asyncio.subprocess.PIPE
+async def _started(arguments: tuple[str, ...]) -> asyncio.subprocess.Process:
+    command, pipe = (sys.executable, "-m", __name__, *arguments), asyncio.subprocess.PIPE
     try:
         return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
     except OSError as error:
@@ -165,7 +172,7 @@ class _Lines(logging.Handler):
             self.kept.append(repr(self.format(record)[-LONGEST_LINE:]))
 
 
-def main(requests: BinaryIO, answers: BinaryIO, cpu_seconds: int, memory_bytes: int) -> None:
+def main(requests: BinaryIO, answers: BinaryIO, pod_policy: PodPolicy, cpu_seconds: int, memory_bytes: int) -> None:
     """Answer until the requests end, which they do with the operator."""
     os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
@@ -175,17 +182,17 @@ def main(requests: BinaryIO, answers: BinaryIO, cpu_seconds: int, memory_bytes: 
     while head := requests.read(_LENGTH.size):
         body = requests.read(*_LENGTH.unpack(head))
         lines.kept = []
-        said = _judged(body, cpu_seconds, memory_bytes) | {"log": lines.kept}
+        said = _judged(body, pod_policy, cpu_seconds, memory_bytes) | {"log": lines.kept}
         text = json.dumps(said).encode()
         answers.write(_LENGTH.pack(len(text)) + text)
         answers.flush()
 
 
-def _judged(body: bytes, cpu_seconds: int, memory_bytes: int) -> Json:
+def _judged(body: bytes, pod_policy: PodPolicy, cpu_seconds: int, memory_bytes: int) -> Json:
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + cpu_seconds, hard))
-        outcome, review = answer(body)
+        outcome, review = answer(body, pod_policy)
         resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
     except BadReview as error:
         return {"bad": str(error)[:1000]}
@@ -203,4 +210,4 @@ def _stop(*_: object) -> None:
 if __name__ == "__main__":
     own = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else is printed is no answer
-    main(sys.stdin.buffer, own, *map(int, sys.argv[1:]))
+    main(sys.stdin.buffer, own, cast(PodPolicy, sys.argv[1]), *map(int, sys.argv[2:]))

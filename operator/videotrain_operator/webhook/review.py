@@ -13,7 +13,9 @@ from typing import Any, Final, Literal
 
 from videotrain_api.cost.forecast import CostForecast, forecast
 from videotrain_api.money import parse_micros
+from videotrain_api.render.pod_policy import pod_problems
 from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
 from videotrain_api.schema import Json, ManifestError, Problem
 from videotrain_api.validation import parse_run
 from videotrain_operator.kube.json_text import read_json
@@ -49,8 +51,12 @@ class Verdict:
     """Shown to the user by kubectl, whatever the outcome."""
 
 
-def answer(body: bytes) -> tuple[Outcome, Json]:
+def answer(body: bytes, pod_policy: PodPolicy = DEFAULT_POD_POLICY) -> tuple[Outcome, Json]:
     """The AdmissionReview that answers the one in `body`, and how it ended.
+
+    Args:
+        body: as it was sent.
+        pod_policy: what worker pods have to keep to.
 
     Raises:
         BadReview: the body is no AdmissionReview of version v1.
@@ -65,7 +71,7 @@ def answer(body: bytes) -> tuple[Outcome, Json]:
         raise BadReview(
             f"the body is no AdmissionReview with a request that has a uid of at most {LONGEST_UID} characters"
         )
-    verdict = review_request(request)
+    verdict = review_request(request, pod_policy)
     response = {"uid": uid, "allowed": not verdict.problems}
     if verdict.problems:
         response["status"] = _status(verdict.problems)
@@ -74,13 +80,13 @@ def answer(body: bytes) -> tuple[Outcome, Json]:
     return verdict.outcome, {"apiVersion": REVIEW_VERSION, "kind": "AdmissionReview", "response": response}
 
 
-def review_request(request: Mapping[str, Any]) -> Verdict:
-    """Check an AdmissionRequest.
+def review_request(request: Mapping[str, Any], pod_policy: PodPolicy = DEFAULT_POD_POLICY) -> Verdict:
+    """Check an AdmissionRequest, and that its worker pods keep to a policy.
 
     A manifest on which the models themselves fail is refused: the operator could not handle it either.
     """
     try:
-        return _review(request)
+        return _review(request, pod_policy)
     except MemoryError:  # no fault of the checks
         raise
     except Exception as error:
@@ -90,24 +96,24 @@ def review_request(request: Mapping[str, Any]) -> Verdict:
         return Verdict(outcome="failed", problems=(Problem("(root)", str(error), message),))
 
 
-def _review(request: Mapping[str, Any]) -> Verdict:
+def _review(request: Mapping[str, Any], pod_policy: PodPolicy) -> Verdict:
     new, old = request.get("object"), request.get("oldObject")
     if request.get("operation") not in _CHECKED or request.get("subResource") or _under_deletion(new):
         return Verdict(outcome="skipped")
     if request["operation"] == "CREATE":
-        run = _parsed(_named(new))
+        run = _parsed(_named(new), pod_policy)
         if isinstance(run, VideoTrainingRun):
             return Verdict(outcome="allowed", warnings=_warnings(run))
         return Verdict(outcome="denied", problems=run)
     if isinstance(new, dict) and isinstance(old, dict) and new.get("spec") == old.get("spec"):
         return Verdict(outcome="skipped")
-    return _review_change(new, old)
+    return _review_change(new, old, pod_policy)
 
 
-def _review_change(new: Any, old: Any) -> Verdict:
+def _review_change(new: Any, old: Any, pod_policy: PodPolicy) -> Verdict:
     """Refuse what is newly wrong. A run that an older version took can still be suspended, or mended step by step."""
-    run, before = _parsed(new), _parsed(old)
-    # What the models refused was not accepted with its template either.
+    run, before = _parsed(new, pod_policy), _parsed(old, pod_policy)
+    # What was refused was not accepted with its template either.
     changed = _forbidden_changes(new, old) if isinstance(before, VideoTrainingRun) else ()
     if isinstance(run, VideoTrainingRun):
         return Verdict(outcome="denied" if changed else "allowed", problems=changed, warnings=_warnings(run))
@@ -125,11 +131,12 @@ def _forbidden_changes(new: Any, old: Any) -> tuple[Problem, ...]:
     return (Problem("spec.podTemplate", "(changed)", "cannot change; delete the run and create it anew"),)
 
 
-def _parsed(manifest: Any) -> VideoTrainingRun | tuple[Problem, ...]:
+def _parsed(manifest: Any, pod_policy: PodPolicy) -> VideoTrainingRun | tuple[Problem, ...]:
     try:
-        return parse_run(manifest)
+        run = parse_run(manifest)
     except ManifestError as error:
         return tuple(error.problems)
+    return tuple(pod_problems(run, pod_policy)) or run
 
 
 def _named(manifest: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Final
 
 from aiohttp import web
 
+from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.http_server import Connections, listen, serving
 from videotrain_operator.kube.client import ApiError, KubeClient
@@ -66,6 +67,7 @@ class Webhook:
         configuration: str,
         client_ca: str = "",
         client_names: frozenset[str] = frozenset(),
+        pod_policy: PodPolicy = DEFAULT_POD_POLICY,
     ) -> None:
         """Nothing happens before `run`.
 
@@ -80,6 +82,7 @@ class Webhook:
             configuration: ValidatingWebhookConfiguration that gets the authority.
             client_ca: PEM file of the authorities of the callers' certificates; callers need none if empty.
             client_names: common names that those may have; any if empty.
+            pod_policy: what worker pods have to keep to.
         """
         self._address = address
         self.port = port
@@ -97,7 +100,7 @@ class Webhook:
         self._client_ca, self._client_names = client_ca, client_names
         self._context: ssl.SSLContext
         self._served = b""
-        self.judges = Judges()
+        self.judges = Judges(pod_policy=pod_policy)
         self._seats = Seats(MOST_AT_ONCE, MOST_OF_ONE, MOST_WAITING)
         self._refused = {"busy": 0, "large": 0, "slow": 0, "stranger": 0}
         self._connections: Connections | None = None

@@ -215,3 +215,17 @@ def test_an_empty_name_of_a_folder_is_refused(command, name, capsys):
         main([*command, "--workdir", name])
     assert ended.value.code == 2
     assert "names no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["plan", "check", "render"])
+def test_pods_are_checked_by_the_policy_of_the_cluster(tmp_path, capsys, command):
+    run = yaml.safe_load((EXAMPLES / "tiny.yaml").read_text())
+    run["spec"]["podTemplate"] = {"spec": {"securityContext": {"runAsUser": 0, "runAsNonRoot": False}}}
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(run))
+    assert main([command, str(path)]) == 2
+    refused = capsys.readouterr().err
+    assert (
+        "spec.podTemplate.spec.securityContext.runAsUser: 0: " in refused and "podTemplate.policy: baseline" in refused
+    )
+    assert main([command, str(path), "--pod-policy", "baseline"]) == 0

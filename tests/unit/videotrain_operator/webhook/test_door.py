@@ -68,6 +68,14 @@ async def test_a_child_says_what_the_review_says(judges: Judges) -> None:
     assert judges.died == 0
 
 
+async def test_a_child_judges_by_the_policy_that_it_is_given() -> None:
+    run = training_run("a")
+    run["spec"]["podTemplate"] = {"spec": {"hostNetwork": True}}
+    for policy, outcome in (("any", "allowed"), ("restricted", "denied")):
+        async with asyncio.timeout(SECONDS), Judges(1, pod_policy=policy) as judges:
+            assert (await judges.judge(body(run)))[0] == outcome
+
+
 async def test_a_child_that_dies_costs_one_review(judges: Judges) -> None:
     await judges.judge(body())
     first = child()

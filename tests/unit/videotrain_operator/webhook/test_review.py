@@ -141,6 +141,32 @@ def test_a_budget_below_the_forecast_is_warned_about(run: Json) -> None:
     assert all(len(text) <= review_module.LONGEST_WARNING and "CheckpointAndSuspend" in text for text in warnings)
 
 
+def privileged(run: Json) -> Json:
+    template = {"spec": {"containers": [{"name": "worker", "securityContext": {"privileged": True}}]}}
+    return run | {"spec": run["spec"] | {"podTemplate": template}}
+
+
+def test_a_pod_that_the_policy_does_not_allow_is_refused_with_its_field_and_the_value_to_change(run: Json) -> None:
+    outcome, response = reviewed("CREATE", privileged(run))
+    field = "spec.podTemplate.spec.containers[0].securityContext.privileged"
+    assert outcome == "denied"
+    assert f"{field}: True: " in response["status"]["message"]
+    assert "podTemplate.policy: any" in response["status"]["message"]
+    assert field in {cause["field"] for cause in response["status"]["details"]["causes"]}
+    body = json.dumps(review("CREATE", privileged(run))).encode()
+    assert answer(body, "baseline")[0] == "denied"
+    assert answer(body, "any")[0] == "allowed"
+
+
+def test_a_run_of_a_looser_time_can_still_be_edited_and_its_template_mended(run: Json) -> None:
+    suspended = copy.deepcopy(privileged(run))
+    suspended["spec"]["suspend"] = True
+    outcome, response = reviewed("UPDATE", suspended, privileged(run))
+    assert outcome == "allowed" and "was wrong before this change" in response["warnings"][0]
+    assert reviewed("UPDATE", run, privileged(run))[0] == "allowed"
+    assert reviewed("UPDATE", privileged(run), run)[0] == "denied"
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"request": {}}', b'{"request": {"uid": 5}}', b"\xff"])
 def test_a_body_that_is_no_review_is_told_so(body: bytes) -> None:
     with pytest.raises(BadReview):
