@@ -197,7 +197,8 @@ change that as long as the chart's value `podTemplate.policy` is not `any`
 
 With the chart's value `namespaces` empty, the rights on the namespaces of runs hold everywhere (a ClusterRole), in
 `kube-system` too, since RBAC can leave out neither a namespace nor an object without a label. Else they are Roles in
-the named namespaces, and the operator can touch nothing in any other. `kubectl auth can-i --list --as system:serviceaccount:NAMESPACE:NAME` shows the
+the named namespaces, and the operator can touch nothing in any other.
+`kubectl auth can-i --list --as system:serviceaccount:NAMESPACE:NAME` shows the
 same table, besides what Kubernetes lets every account do.
 
 | Where | API group | Resource | Verbs | Only | Needs value | Why |
