@@ -14,15 +14,16 @@ import google_crc32c
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from videotrain_api.storage.seals import FIELD, content
 from videotrain_trainer.errors import DamagedObject, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 
 Parsed = TypeVar("Parsed")
 Source = TypeVar("Source", bound="Reconnectable")
 READINGS: Final = 3
-FIELD: Final = "crc32c"
 FOOTER_KEY: Final = b"videotrain-crc32c"
 _UNSET: Final = b"0" * 8
+_PIECE: Final = 1024**2
 
 
 class Reconnectable(Protocol):
@@ -74,7 +75,7 @@ def read_checked(
 
 def sealed_json(fields: Mapping[str, Any]) -> bytes:
     """A JSON object with the checksum of its other fields."""
-    return json.dumps({**fields, FIELD: _crc_of(fields)}, indent=1, ensure_ascii=False).encode()
+    return json.dumps({**fields, FIELD: checksum(content(fields))}, indent=1, ensure_ascii=False).encode()
 
 
 def unsealed_json(data: bytes) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def unsealed_json(data: bytes) -> dict[str, Any]:
     """
     fields: dict[str, Any] = json.loads(data)
     stored = fields.pop(FIELD, None) if isinstance(fields, dict) else None
-    if stored is None or stored != _crc_of(fields):
+    if stored is None or stored != checksum(content(fields)):
         raise ValueError(f"the content does not fit its checksum {stored!r}")
     return fields
 
@@ -124,11 +125,9 @@ def _seal_of(data: bytes | bytearray) -> int:
     return data.rindex(FOOTER_KEY) + len(FOOTER_KEY) + 2
 
 
-def checksum(data: bytes) -> str:
-    """CRC-32C, 8 hex digits."""
-    return f"{google_crc32c.value(data):08x}"
-
-
-def _crc_of(fields: Mapping[str, Any]) -> str:
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return checksum(text.encode())
+def checksum(data: bytes | bytearray | memoryview) -> str:
+    """CRC-32C of single bytes, 8 hex digits."""
+    view, value = memoryview(data), 0
+    for start in range(0, len(view), _PIECE):  # the library takes immutable bytes only, so a buffer goes by pieces
+        value = google_crc32c.extend(value, bytes(view[start : start + _PIECE]))
+    return f"{value:08x}"

@@ -6,14 +6,20 @@ import hashlib
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import videotrain_api
 from videotrain import __version__
 from videotrain.files import replace_file
 from videotrain.report.order_check import OrderCheck, check_order
 from videotrain.report.recovery import Recovery, first_step, last_step, lost_steps, recoveries
-from videotrain.report.workdir import ObjectMissingError, ObjectReader, RunRecords, read_records
+from videotrain.report.workdir import (
+    DamagedObjectError,
+    ObjectMissingError,
+    ObjectReader,
+    RunRecords,
+    read_records,
+    read_sealed,
+)
 from videotrain.wording import GPU_NOTE
 from videotrain_api.records import StepRecord
 from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus, StageStatus
@@ -42,6 +48,7 @@ def write_summary(workdir: Path, run: Json, objects: ObjectReader) -> Path:
     status = read_status(run.get("status")).status
     records = read_records(workdir)
     checks = [e for stage in status.stages if (e := _order_check(run, stage, objects))]
+    damaged: list[str] = []
     summary = _head(run, status) | {
         "stages": [_stage(stage, status, records) for stage in status.stages],
         "restarts": status.restarts.model_dump(),
@@ -49,8 +56,9 @@ def write_summary(workdir: Path, run: Json, objects: ObjectReader) -> Path:
         **_money(status.cost),
         **_recovery(recoveries(status, records)),
         "checkpoints": _checkpoints(status, records),
-        "videos": _videos(workdir, run, status, objects),
-        "drops": _drops(workdir, run, status, objects),
+        "videos": _videos(workdir, run, status, objects, damaged),
+        "drops": _drops(workdir, run, status, objects, damaged),
+        "damaged": damaged,
         "records": {"torn_lines": records.torn_lines, "bad_lines": list(records.bad_lines)},
     }
     path = workdir / SUMMARY_FILE
@@ -233,10 +241,10 @@ def _checkpoints(status: RunStatus, records: RunRecords) -> list[Json]:
     return sorted(found.values(), key=lambda c: str(c["committed_at"]))
 
 
-def _videos(workdir: Path, run: Json, status: RunStatus, objects: ObjectReader) -> list[Json]:
+def _videos(workdir: Path, run: Json, status: RunStatus, objects: ObjectReader, damaged: list[str]) -> list[Json]:
     found: list[Json] = []
     for stage in (s for s in status.stages if s.task == "sample"):
-        index = _document(objects, layout.videos_index(_prefix(run, stage.name)))
+        index = _document(objects, layout.videos_index(_prefix(run, stage.name)), damaged)
         for video in VideosIndex.from_wire(index).videos if index else []:
             found.append(_video(workdir, stage.name, video, objects))
     return found
@@ -262,10 +270,10 @@ def _fetch(workdir: Path, name: str, uri: str | None, objects: ObjectReader) -> 
     return f"{SAMPLES_FOLDER}/{name}"
 
 
-def _drops(workdir: Path, run: Json, status: RunStatus, objects: ObjectReader) -> Json | None:
+def _drops(workdir: Path, run: Json, status: RunStatus, objects: ObjectReader, damaged: list[str]) -> Json | None:
     reports = []
     for stage in (s for s in status.stages if s.task == "curate"):
-        if (document := _document(objects, layout.drop_report(_prefix(run, stage.name)))) is not None:
+        if (document := _document(objects, layout.drop_report(_prefix(run, stage.name)), damaged)) is not None:
             reports.append(DropReport.from_wire(document))
     if not reports:
         return None
@@ -280,8 +288,12 @@ def _drops(workdir: Path, run: Json, status: RunStatus, objects: ObjectReader) -
     return {"videos": merged.videos, "clips": merged.clips, "dropped": len(merged.dropped), "counts": merged.counts}
 
 
-def _document(objects: ObjectReader, uri: str) -> Any:
+def _document(objects: ObjectReader, uri: str, damaged: list[str]) -> Json | None:
+    """None if there is none, or, with a note in `damaged`, if it cannot be trusted."""
     try:
-        return json.loads(objects.get(uri))
+        return read_sealed(objects, uri)
+    except DamagedObjectError as error:
+        damaged.append(str(error))
+        return None
     except ObjectMissingError:
         return None

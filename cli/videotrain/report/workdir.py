@@ -5,6 +5,7 @@ W/pods/<pod>-<uid8>/run/videotrain/records-<generation>-<local rank>.jsonl
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import google_crc32c
 from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
@@ -25,14 +27,22 @@ from videotrain_api.records import (
     TrainerRecord,
     WorkerExit,
 )
+from videotrain_api.schema import Json
+from videotrain_api.storage.seals import FIELD, content
 from videotrain_api.vocabulary import DIR_RUN
 
+READINGS = 3
+"""Of an object, before it counts as damaged."""
 _RECORDS_FILE = re.compile(r"^records-(?P<generation>\d+)-(?P<local_rank>\d+)\.jsonl$")
 _POD_FOLDER = re.compile(r"^(?P<pod>.+)-[0-9a-f]{8}$")
 
 
 class ObjectMissingError(LookupError):
     """There is no object at that URI."""
+
+
+class DamagedObjectError(ValueError):
+    """An object does not fit its checksum."""
 
 
 class ObjectReader(Protocol):
@@ -105,6 +115,26 @@ def split_uri(uri: str) -> tuple[str, str]:
     if scheme != "s3" or not bucket:
         raise ValueError(f"{uri!r} is not an object; s3://BUCKET/KEY is needed")
     return bucket, key
+
+
+def read_sealed(objects: ObjectReader, uri: str) -> Json:
+    """The fields of a sealed JSON object. One that does not fit is read again before that is believed.
+
+    Raises:
+        ObjectMissingError: there is none.
+        DamagedObjectError: none of READINGS readings fitted.
+    """
+    problem = ""
+    for _ in range(READINGS):
+        try:
+            fields = json.loads(objects.get(uri))
+            stored = fields.pop(FIELD)
+            if stored == f"{google_crc32c.value(content(fields)):08x}":
+                return dict(fields)
+            problem = f"it does not fit its checksum {stored!r}"
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            problem = f"not a JSON object with a checksum: {error!r}"
+    raise DamagedObjectError(f"{uri}: damaged, as {READINGS} readings say: {problem}")
 
 
 @dataclass(frozen=True)

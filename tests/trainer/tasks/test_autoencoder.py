@@ -19,7 +19,7 @@ from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.data.pixels import PixelLoader
 from videotrain_trainer.data.sets import open_clips
 from videotrain_trainer.networks.build import SCALING_FACTOR, load_autoencoder
-from videotrain_trainer.networks.weights import read_metadata
+from videotrain_trainer.networks.weights import open_weights, read_metadata
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,9 @@ def test_latents_have_unit_scale_by_the_factor_that_the_stage_measured(tmp_path,
     assert run_world(tmp_path, config, 2).outcomes == ["completed"] * 2
     model = load_autoencoder(config.autoencoder, exported(tmp_path), "file")
     assert model.config.scaling_factor != 1.0
+    assert all(file.checksums for file in open_weights(exported(tmp_path)).files.values()), (
+        "a later stage verifies them"
+    )
     data = open_clips(store(), config)
     loader, squares = PixelLoader(store(), data, data.plan.start(), [0, 1], tmp_path), []
     for order, _ in zip(data.plan.walk(data.plan.start()), range(5), strict=False):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -182,6 +184,29 @@ def test_a_clip_that_is_misread_once_is_read_again(store, curated, weights, make
     config = make_config(EncodeTask(), encode_rows=ROWS, clips=curated, autoencoder_weights=weights)
     assert encode.run(make_context(config)) == "completed"
     assert len(seen) == 3
+
+
+def test_no_flipped_bit_of_the_empty_captions_features_is_believed(store, curated, weights, make_config, make_context):
+    config = make_config(EncodeTask(), encode_rows=ROWS, clips=curated, autoencoder_weights=weights)
+    assert encode.run(make_context(config)) == "completed"
+    latents, generator = SimpleNamespace(uri=config.paths.output), random.Random(3)
+    uri = null_text_uri(config.paths.output)
+    data, whole = store.get(uri), null_text(store, latents, config.text_encoder)
+    for bit in generator.sample(range(8 * len(data)), 40):
+        harmed = bytearray(data)
+        harmed[bit // 8] ^= 1 << bit % 8
+        store.put(uri, bytes(harmed))
+        try:
+            found = null_text(store, latents, config.text_encoder)
+        except DataError as error:
+            assert_names(error, uri)
+        else:
+            assert torch.equal(found.context_BLD, whole.context_BLD), f"bit {bit}"
+            assert torch.equal(found.pooled_BP, whole.pooled_BP), f"bit {bit}"
+
+
+def assert_names(error: Exception, uri: str) -> None:
+    assert str(error).startswith(f"{uri}: ")
 
 
 def test_a_damaged_clip_is_refused(store, curated, weights, make_config, make_context):

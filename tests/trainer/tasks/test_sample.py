@@ -14,6 +14,7 @@ from support.sampling import AUTOENCODER, MODEL, TEXT, Drain, config_of, context
 from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord
 from videotrain_api.resource.stages import Prompt
 from videotrain_api.storage.artifacts import VideosIndex
+from videotrain_trainer.checksums import unsealed_json
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, to_parquet
 from videotrain_trainer.data.video import decode, write_mp4
 from videotrain_trainer.errors import ConfigError
@@ -57,7 +58,7 @@ def test_every_video_is_written_with_its_settings_and_listed_in_the_index(folder
     config = config_of(folder)
     context = context_of(folder, config)
     assert sample.run(context) == "completed"
-    index = VideosIndex.from_wire(json.loads((folder / "run/draw/videos.json").read_text()))
+    index = VideosIndex.from_wire(unsealed_json((folder / "run/draw/videos.json").read_bytes()))
     assert [video.number for video in index.videos] == [1, 2, 3]
     assert [video.condition for video in index.videos] == ["t2v", "i2v_loop", "i2v_head"]
     assert [video.prompt for video in index.videos] == ["A rabbit.", "A street.", "Noise."]

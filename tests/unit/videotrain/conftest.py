@@ -13,6 +13,7 @@ import google_crc32c
 import pytest
 
 from videotrain.report.workdir import ObjectMissingError
+from videotrain_api.storage.seals import FIELD, content
 
 START = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 BUCKET = "64px/8f/1:1"
@@ -32,6 +33,9 @@ class FolderObjects:
 
     def download(self, uri: str, path: Path) -> None:
         path.write_bytes(self.get(uri))
+
+    def put_sealed(self, uri: str, document) -> None:
+        self.put_json(uri, {**document, FIELD: f"{google_crc32c.value(content(document)):08x}"})
 
     def put_json(self, uri: str, document) -> None:
         self.objects[uri] = json.dumps(document).encode()
@@ -263,7 +267,7 @@ def finished(synthetic):
     run = synthetic
     curate = run.stage("curate", "curate")
     run.generation(curate, "Started", [0, 1], 1, 6, samples=1)
-    run.objects.put_json(f"{run.prefix('curate')}/drop-report.json", DROPS)
+    run.objects.put_sealed(f"{run.prefix('curate')}/drop-report.json", DROPS)
     encode = run.stage("encode", "encode")
     run.generation(encode, "StageStarted", [0, 1], 1, 8, samples=2)
     train = run.stage("train-64px", "train", 120)
@@ -280,7 +284,7 @@ def finished(synthetic):
     run.checkpoint(train, 120)
     sample = run.stage("sample", "sample")
     run.generation(sample, "StageStarted", [0], 1, 2, samples=1)
-    run.objects.put_json(f"{run.prefix('sample')}/videos.json", VIDEOS)
+    run.objects.put_sealed(f"{run.prefix('sample')}/videos.json", VIDEOS)
     run.objects.objects[f"{run.prefix('sample')}/videos/0001.mp4"] = b"sampled bytes"
     run.objects.objects[f"{run.prefix('curate')}/clips/bikes.mp4"] = b"clip bytes"
     run.buckets = {"starting": 30_000_001, "productive": 120_123_456, "lost": 14_000_000, "restarting": 12_345_679}

@@ -150,7 +150,8 @@ def save(module: Model, path: str | Path, *, store: ObjectStore | None = None) -
     """
     state = module.state_dict()
     plan = [Planned(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()]
-    write_weights(Destination(target=path, store=store), plan, lambda name: state[name], metadata_of(module))
+    destination = Destination(target=path, store=store, sealed=True)
+    write_weights(destination, plan, lambda name: state[name], metadata_of(module))
 
 
 def _from_folder(model: Described | None, weights: Weights) -> Model | None:

@@ -16,7 +16,7 @@ from videotrain_api.records import CurationCounts
 from videotrain_api.resource.stages import CurateTask
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import DropReport
-from videotrain_trainer.checksums import read_checked
+from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
 from videotrain_trainer.curation.merge import merge, refuse_empty
 from videotrain_trainer.curation.normalise import FILE_VERSION
 from videotrain_trainer.curation.sandbox import Sandbox
@@ -58,7 +58,7 @@ def run(context: StageContext) -> Outcome:
         return "drained"
     if context.world.rank != 0:
         uri = layout.drop_report(config.paths.output)
-        _tell(context, read_checked(store, uri, lambda data: DropReport.from_wire(json.loads(data))))
+        _tell(context, read_checked(store, uri, lambda data: DropReport.from_wire(unsealed_json(data))))
     return "completed"
 
 
@@ -110,7 +110,7 @@ def _publish(
     """Report first, manifest last: the manifest makes the set exist."""
     prefix = context.config.paths.output
     rows, report = merge(results, task)
-    store.put(layout.drop_report(prefix), json.dumps(report.to_wire(), indent=1).encode())
+    store.put(layout.drop_report(prefix), sealed_json(report.to_wire()))
     _tell(context, report)  # before a set without clips is refused: that is when the reasons are needed most
     refuse_empty(report, videos)
     _remove_unused(store, prefix, {row["uri"] for row in rows if row["kept"]})

@@ -14,14 +14,13 @@ from typing import Any
 
 import google_crc32c
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.resource.references import applicable, reference_frames, takes_head
 from videotrain_api.resource.stages import PromptStyle
 from videotrain_api.storage import layout
-from videotrain_trainer.checksums import read_checked, sealed_json
+from videotrain_trainer.checksums import read_again, read_checked, sealed_json
 from videotrain_trainer.data.loader import REFERENCE
 from videotrain_trainer.data.manifest import (
     CLIP_SCHEMA,
@@ -37,10 +36,10 @@ from videotrain_trainer.data.prompts import caption_text
 from videotrain_trainer.data.sets import EncodedSetInfo, null_text_uri, set_info_uri
 from videotrain_trainer.data.shards import Member, ShardWriter
 from videotrain_trainer.data.video import Frame, read_covering
-from videotrain_trainer.errors import ConfigError, DataError
+from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
 from videotrain_trainer.networks.build import load_autoencoder
 from videotrain_trainer.networks.latents import encode_latents
-from videotrain_trainer.networks.weights import Weights, autoencoder_uri, open_weights
+from videotrain_trainer.networks.weights import Weights, autoencoder_uri, open_weights, weights_bytes
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 from videotrain_trainer.tasks.encode_plan import Sample, ShardPlan, plan_samples, plan_shards, why_nothing
 from videotrain_trainer.text.encoders import TextEncoder, load_text_encoder
@@ -62,7 +61,8 @@ def run(context: StageContext) -> Outcome:
     store.check()
     uri = _weights_uri(config)
     if uri.endswith(".safetensors"):
-        store.stat(uri)  # a result that is not there is an input that is missing, not a wrong configuration
+        # A result that is not there is an input that is missing, not a wrong configuration.
+        read_again(store, lambda source: source.stat(uri), (ObjectMissing,))
     weights = open_weights(uri, store=store)
     shards = _plan(store, config)
     recipe = [config.autoencoder.to_wire(), config.text_encoder.to_wire(), config.encode_prompts]
@@ -73,7 +73,7 @@ def run(context: StageContext) -> Outcome:
     try:
         finished = board.run(lambda unit, tick: encoder.encode_shard(plans[unit.name], tick))
         if finished and context.world.rank == 0:
-            store.put(null_text_uri(config.paths.output), save(encoder.null_text()))
+            store.put(null_text_uri(config.paths.output), weights_bytes(encoder.null_text()))
             _publish(store, config, board.results())
     finally:
         encoder.close()

@@ -16,6 +16,7 @@ from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.cost import flops
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import VideosIndex
+from videotrain_trainer.checksums import sealed_json
 from videotrain_trainer.data.buckets import bucket_name
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.sampling.outputs import read_metadata, write_video
@@ -52,7 +53,7 @@ def run(context: StageContext) -> Outcome:
             return "drained"
     if world.rank == 0:
         index = VideosIndex(videos=[drawing.video for drawing in drawings])
-        store.put(layout.videos_index(config.paths.output), json.dumps(index.to_wire(), indent=1).encode())
+        store.put(layout.videos_index(config.paths.output), sealed_json(index.to_wire()))
     return "completed"
 
 

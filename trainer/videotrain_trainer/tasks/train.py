@@ -10,13 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from videotrain_api.cost.flops import mmdit_shape
 from videotrain_api.resource.architecture import TextEncoderSpec
 from videotrain_api.resource.stages import LoraAdapter, TrainTask
+from videotrain_trainer.checksums import read_again
 from videotrain_trainer.data.loader import LatentBatch, LatentLoader, held_out_batches
 from videotrain_trainer.data.sample_order import OrderState
 from videotrain_trainer.data.sets import LatentSet, null_text_uri, open_latents
@@ -32,7 +31,7 @@ from videotrain_trainer.networks.adaptation import adapt_transformer
 from videotrain_trainer.networks.build import build_transformer, initialize
 from videotrain_trainer.networks.lora.layers import initialize_adapter, inject, lora_config
 from videotrain_trainer.networks.mmdit.model import MMDiT
-from videotrain_trainer.networks.weights import start_from
+from videotrain_trainer.networks.weights import open_weights, start_from
 from videotrain_trainer.parallel.activation import recompute_blocks
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.storage import ObjectStore
@@ -144,13 +143,14 @@ def null_text(store: ObjectStore, data: LatentSet, spec: TextEncoderSpec) -> Tex
     """
     uri = null_text_uri(data.uri)
     try:
-        found = load(store.get(uri))
-        context_LD, pooled_P = found["context"].float(), found["pooled"].float()
+        read_again(store, lambda source: source.stat(uri), (ObjectMissing,))
+        found = open_weights(uri, store=store)
+        context_LD, pooled_P = found.read("context").float(), found.read("pooled").float()
     except ObjectMissing as error:
         if spec.kind == "bytes":
             return build_text_encoder(spec).encode([""])
         raise DataError(f"{uri}: missing; text dropout needs the empty caption's features; encode again") from error
-    except (SafetensorError, KeyError) as error:
+    except (ConfigError, KeyError) as error:
         raise DataError(f"{uri}: not the features of a caption: {error!r}; encode again") from error
     return TextFeatures(context_BLD=context_LD[None], pooled_BP=pooled_P[None], lengths=[len(context_LD)])
 

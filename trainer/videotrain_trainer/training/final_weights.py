@@ -6,19 +6,19 @@ import json
 from collections.abc import Iterator, Sequence
 
 import torch
-from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from videotrain_api.storage import layout
 from videotrain_trainer.checkpoint.damage import read_again
 from videotrain_trainer.checkpoint.load import StoredCheckpoint, open_checkpoint, read_vectors
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.networks.lora.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_files
+from videotrain_trainer.networks.lora.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_files, adapter_metadata
 from videotrain_trainer.networks.lora.layers import adapted, is_adapter, lora_config, merged_state
+from videotrain_trainer.networks.weights import Destination, planned_order, weights_bytes, write_weights
 from videotrain_trainer.networks.weights.configuration import metadata_of
 from videotrain_trainer.reconstruction.joint_engine import without_discriminator
 from videotrain_trainer.sharded_state import Quantity, numel, pack
-from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
+from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.training.setup import TrainingRun
 
 BATCH_ELEMENTS = 1 << 28
@@ -42,8 +42,7 @@ def export_weights(run: TrainingRun) -> None:
         metadata = {"run": run.context.config.run, "step": str(run.state.step), **metadata_of(run.objective.module)}
         metadata |= run.objective.export_metadata(tensors)
         path = run.context.scratch / "model.safetensors"
-        with disk_full_is_clear(path):
-            save_file(tensors, path, metadata=metadata)
+        write_weights(Destination(target=path, sealed=True), planned_order(tensors), tensors.__getitem__, metadata)
         run.store.put(layout.final_weights(run.prefix), path)
         path.unlink()
     run.peers.wait_for_first()
@@ -57,7 +56,7 @@ def _merged(run: TrainingRun, adapter: dict[str, Tensor]) -> Iterator[tuple[str,
     config = lora_config(task.lora)
     state, fields = adapter_files(config, adapter, paths.initial_weights)
     folder = layout.final_adapter(run.prefix)
-    run.store.put(f"{folder}/{ADAPTER_WEIGHTS}", save(state, {"format": "pt"}))
+    run.store.put(f"{folder}/{ADAPTER_WEIGHTS}", weights_bytes(state, adapter_metadata(config)))
     run.store.put(f"{folder}/{ADAPTER_CONFIG}", json.dumps(fields, indent=2).encode())
     return ((name, value.cpu()) for name, value in merged_state(run.engine.module.state_dict(), adapter, config.scale))
 

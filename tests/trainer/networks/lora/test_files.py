@@ -17,8 +17,14 @@ from support.diffusers_models import (
 from support.numerics import assert_near
 
 from videotrain_trainer import models
-from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.networks.lora.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapter, save_adapter
+from videotrain_trainer.errors import ConfigError, DamagedObject
+from videotrain_trainer.networks.lora.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    load_adapter,
+    read_adapter,
+    save_adapter,
+)
 from videotrain_trainer.networks.lora.from_diffusers import DIFFUSERS_FILE
 from videotrain_trainer.networks.lora.layers import LoraConfig, adapted, initialize_adapter, inject, merge
 from videotrain_trainer.storage import ObjectStore
@@ -53,6 +59,29 @@ def test_an_adapter_is_saved_to_and_loaded_from_every_kind_of_local_place(kind, 
     other = random_transformer(1)
     assert load_adapter(other, place) == CONFIG
     assert equal(model, other)
+
+
+@pytest.mark.parametrize(("name", "flips"), [(ADAPTER_CONFIG, 150), (ADAPTER_WEIGHTS, 60)])
+def test_no_flipped_bit_of_a_stored_adapter_is_believed(store, storage, tmp_path, name, flips):
+    model = adapted_model()
+    save_adapter(model, CONFIG, tmp_path / "adapter")
+    for path in (tmp_path / "adapter").iterdir():
+        store.put(f"{storage.uri}/adapter/{path.name}", path)
+    data, generator = (tmp_path / "adapter" / name).read_bytes(), random.Random(9)
+    plain, refused = random_transformer(1), 0
+    whole = read_adapter(plain, f"{storage.uri}/adapter", store)
+    for bit in generator.sample(range(8 * len(data)), flips):
+        harmed = bytearray(data)
+        harmed[bit // 8] ^= 1 << bit % 8
+        store.put(f"{storage.uri}/adapter/{name}", bytes(harmed))
+        try:
+            found = read_adapter(plain, f"{storage.uri}/adapter", store)
+        except (ConfigError, DamagedObject):
+            refused += 1
+        else:
+            assert found.config == whole.config, f"bit {bit}"
+            assert all(torch.equal(found.tensors[key], value) for key, value in whole.tensors.items()), f"bit {bit}"
+    assert refused > flips / 3
 
 
 def test_an_adapter_is_loaded_and_merged_from_the_object_store(s3, storage, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.build import build_transformer, initialize
 from videotrain_trainer.networks.lora.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapter, save_adapter
 from videotrain_trainer.networks.lora.layers import TARGETS, LoraConfig, adapted, initialize_adapter, inject, merge
+from videotrain_trainer.networks.weights import open_weights
 
 pytestmark = pytest.mark.numeric
 
@@ -180,6 +181,9 @@ def test_a_train_stage_writes_the_merged_model_and_the_adapter_beside_it(alone, 
     assert all(apart(value, after[name]) <= 4 * rounding(value) for name, value in model.state_dict().items())
     fields = json.loads((alone / "stage/weights/adapter" / ADAPTER_CONFIG).read_text())
     assert fields["base_model_name_or_path"] == f"file://{base}"
+    for name in ("model.safetensors", f"adapter/{ADAPTER_WEIGHTS}"):
+        files = open_weights(alone / "stage/weights" / name).files.values()
+        assert all(file.checksums for file in files), "whoever reads them verifies them"
 
 
 def before_layers(state):

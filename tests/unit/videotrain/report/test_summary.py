@@ -1,5 +1,6 @@
 import hashlib
 import json
+import random
 from decimal import Decimal
 
 import pytest
@@ -120,6 +121,35 @@ def test_drops_are_counted_and_kept(finished):
         "counts": {"unreadable": 1, "aspect": 1, "duplicate": 1},
     }
     assert len(json.loads((finished.workdir / "drop-report.json").read_text())["dropped"]) == 3
+
+
+def test_no_flipped_bit_of_a_report_or_an_index_is_believed(finished):
+    whole, generator = summary_of(finished), random.Random(5)
+    for name, field, lost in (("curate/drop-report.json", "drops", None), ("sample/videos.json", "videos", [])):
+        uri = f"{finished.prefix(name)}"
+        data = finished.objects.objects[uri]
+        for bit in generator.sample(range(8 * len(data)), 150):
+            harmed = bytearray(data)
+            harmed[bit // 8] ^= 1 << bit % 8
+            finished.objects.objects[uri] = bytes(harmed)
+            found = summary_of(finished)
+            assert found[field] == (lost if found["damaged"] else whole[field]), f"bit {bit}"
+            assert all(text.startswith(f"{uri}: damaged, as 3 readings say") for text in found["damaged"])
+        finished.objects.objects[uri] = data
+
+
+def test_a_report_that_is_misread_once_is_read_again(finished):
+    whole, objects, seen = summary_of(finished), finished.objects, set()
+
+    class MisreadOnce:
+        def get(self, uri):
+            first = uri.endswith(("drop-report.json", "videos.json")) and uri not in seen
+            seen.add(uri)
+            return objects.get(uri)[:-9] if first else objects.get(uri)
+
+        download = staticmethod(objects.download)
+
+    assert json.loads(write_summary(finished.workdir, finished.run(), MisreadOnce()).read_text()) == whole
 
 
 def test_checkpoints_are_known_from_the_status_when_a_pod_folder_is_gone(synthetic):

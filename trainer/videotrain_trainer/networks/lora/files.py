@@ -12,20 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.checksums import READINGS, read_again
+from videotrain_trainer.errors import ConfigError, DamagedObject
 from videotrain_trainer.networks.lora.from_diffusers import DIFFUSERS_FILE, from_diffusers, is_from_diffusers
 from videotrain_trainer.networks.lora.layers import LoraConfig, adapted, inject, is_adapter, layers_to_adapt
 from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.weights.files import Place, Weights, listed, open_weights
 from videotrain_trainer.networks.weights.strict import check_fit
+from videotrain_trainer.networks.weights.writer import weights_bytes
 from videotrain_trainer.storage import ObjectStore
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
 """Before every name in PEFT's files."""
+CONFIGURATION = "videotrain-adapter"
+"""Field of the weights' metadata."""
 _REFUSED = {"bias": ("none",), "use_dora": (False, None), "use_rslora": (False, None), "fan_in_fan_out": (False, None)}
 """Fields of PEFT's configuration, and the values of them that are understood."""
 
@@ -71,6 +74,15 @@ def adapter_files(
     return {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}, fields
 
 
+def adapter_metadata(config: LoraConfig) -> dict[str, str]:
+    """Free text fields of the weights: what `adapter_config.json` has to say, which carries no checksum of its own."""
+    return {"format": "pt", CONFIGURATION: _written(config)}
+
+
+def _written(config: LoraConfig) -> str:
+    return json.dumps([config.rank, float(config.alpha), *config.targets])
+
+
 def save_adapter(module: nn.Module, config: LoraConfig, folder: str | Path, base: str | None = None) -> None:
     """Write a model's adapter in PEFT's layout.
 
@@ -91,7 +103,7 @@ def save_adapter(module: nn.Module, config: LoraConfig, folder: str | Path, base
     state, fields = adapter_files(config, tensors, base)
     root = Path(Place(folder, None).root)
     root.mkdir(parents=True, exist_ok=True)
-    save_file(state, root / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    (root / ADAPTER_WEIGHTS).write_bytes(weights_bytes(state, adapter_metadata(config)))
     (root / ADAPTER_CONFIG).write_text(json.dumps(fields, indent=2) + "\n")
 
 
@@ -156,12 +168,22 @@ def _translated(module: nn.Module, weights: Weights) -> StoredAdapter:
 
 
 def _peft(module: nn.Module, place: Place) -> StoredAdapter:
-    config = _peft_config(place)
-    weights = open_weights(place.inside(ADAPTER_WEIGHTS), store=place.store)
+    config, weights = read_again(place, _peft_files, (ConfigError, DamagedObject))
     expected = _expected(layers_to_adapt(module, config), config)
     stored = {PREFIX + name: shape for name, shape in expected.items()}
     check_fit(stored, weights.shapes, weights.what, f"the adapter of this model (rank {config.rank})")
     return StoredAdapter(config, {name: weights.read(PREFIX + name) for name in expected})
+
+
+def _peft_files(place: Place) -> tuple[LoraConfig, Weights]:
+    config, weights = _peft_config(place), open_weights(place.inside(ADAPTER_WEIGHTS), store=place.store)
+    # A folder on this machine may have been edited; what a stage stored has not.
+    if place.remote and weights.metadata.get(CONFIGURATION, _written(config)) != _written(config):
+        raise DamagedObject(
+            f"{place.inside(ADAPTER_CONFIG)}: damaged, as {READINGS} readings say: rank, alpha and layers are "
+            f"{_written(config)} here and {weights.metadata[CONFIGURATION]} where {ADAPTER_WEIGHTS} was written"
+        )
+    return config, weights
 
 
 def _expected(layers: Mapping[str, nn.Linear], config: LoraConfig) -> dict[str, tuple[int, ...]]:

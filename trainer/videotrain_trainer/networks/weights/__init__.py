@@ -10,7 +10,13 @@ from videotrain_trainer.networks.weights.convert import Converted, convert
 from videotrain_trainer.networks.weights.files import Weights, open_weights, read_metadata
 from videotrain_trainer.networks.weights.layouts import LAYOUTS, ModelConfig
 from videotrain_trainer.networks.weights.loading import Source, load_state, load_weights, start_from
-from videotrain_trainer.networks.weights.writer import Destination, Planned, write_weights
+from videotrain_trainer.networks.weights.writer import (
+    Destination,
+    Planned,
+    planned_order,
+    weights_bytes,
+    write_weights,
+)
 
 __all__ = [
     "LAYOUTS",
@@ -25,8 +31,10 @@ __all__ = [
     "load_state",
     "load_weights",
     "open_weights",
+    "planned_order",
     "read_metadata",
     "start_from",
+    "weights_bytes",
     "weights_uri",
     "write_weights",
 ]

@@ -1,32 +1,37 @@
 """Safetensors files read tensor by tensor: one file or many with an index, on disk, in memory or in the object store.
 
 Only headers are read when weights are opened. A tensor's bytes are fetched when it is asked for, by one ranged read, so
-memory is bounded by the tensors that the caller holds.
+memory is bounded by the tensors that the caller holds. Files that carry checksums are verified as they are read, and
+what does not fit is read again on connections of its own before it is believed.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from videotrain_api.resource.trainrun import Storage
-from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.checksums import READINGS, checksum, read_again
+from videotrain_trainer.errors import ConfigError, DamagedObject, ObjectMissing
 from videotrain_trainer.files import local_path
+from videotrain_trainer.networks.weights.readers import ByteReader, LocalFile, Memory, StoredObject
+from videotrain_trainer.networks.weights.seal import SEAL, Sealed, checksums_in, seal_of
 from videotrain_trainer.storage import ObjectStore
 
+LOG = logging.getLogger(__name__)
 HEADER_LENGTH_BYTES = 8
 MOST_HEADER_BYTES = 100_000_000
 """A longer header is no header: the limit of the format's own reader."""
 INDEX_SUFFIX = ".safetensors.index.json"
-RANGE_BYTES = 64 * 1024**2
-"""Most bytes of one read of a whole file."""
 CONFIG_FILE = "config.json"
 """What Hugging Face's libraries write beside weights."""
 USUAL_FILE = "weights/model.safetensors"
@@ -46,60 +51,9 @@ DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,
 }
 """Data types by their names in the format."""
-
-
-class ByteReader(Protocol):
-    """Something that gives byte ranges."""
-
-    @property
-    def size(self) -> int:
-        """How many bytes there are in all."""
-
-    def read(self, offset: int, length: int) -> bytes | bytearray:
-        """`length` bytes from `offset`; fewer if it ends before."""
-
-
-@dataclass(frozen=True)
-class _Memory:
-    data: bytes
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    def read(self, offset: int, length: int) -> bytes:
-        return self.data[offset : offset + length]
-
-
-@dataclass(frozen=True)
-class _LocalFile:
-    path: Path
-
-    @property
-    def size(self) -> int:
-        return self.path.stat().st_size
-
-    def read(self, offset: int, length: int) -> bytearray:
-        buffer = bytearray(length)  # one copy: tensors need memory that may be written to
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(offset)
-            done = 0
-            while done < length and (count := file.readinto(memoryview(buffer)[done:])):
-                done += count
-        return buffer[:done] if done < length else buffer
-
-
-@dataclass(frozen=True)
-class _Object:
-    store: ObjectStore
-    uri: str
-
-    @property
-    def size(self) -> int:
-        return self.store.stat(self.uri).size
-
-    def read(self, offset: int, length: int) -> bytes:
-        return self.store.get_range(self.uri, offset, length)
+MISREAD = (ConfigError, DamagedObject, ObjectMissing)
+"""What one reading may say of a file that is whole."""
+REMEDY = f"make it again. A file that was changed on purpose has to lose the field {SEAL} of its metadata"
 
 
 @dataclass(frozen=True)
@@ -123,6 +77,11 @@ class SafetensorsFile:
     reader: ByteReader
     infos: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
+    """Free text fields, without the checksums."""
+    header: bytes = b""
+    """All bytes before the first tensor."""
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    """CRC-32C of each tensor's bytes, 8 hex digits; empty for a file that carries none."""
 
     @classmethod
     def open(cls, reader: ByteReader, what: str) -> SafetensorsFile:
@@ -130,7 +89,15 @@ class SafetensorsFile:
 
         Raises:
             ConfigError: it is no safetensors file, or it ends before its tensors do.
+            DamagedObject: it does not fit its checksum.
         """
+        found = read_again(reader, lambda source: cls._open(source, what), MISREAD)
+        if not found.checksums and found.infos:
+            _say_unsealed(what)
+        return found
+
+    @classmethod
+    def _open(cls, reader: ByteReader, what: str) -> SafetensorsFile:
         size = reader.size
         length = int.from_bytes(reader.read(0, min(size, HEADER_LENGTH_BYTES)), "little")
         begin = HEADER_LENGTH_BYTES + length
@@ -138,18 +105,36 @@ class SafetensorsFile:
             raise ConfigError(f"{what}: not a safetensors file: {size} bytes that begin with no header length")
         if size < begin:
             raise ConfigError(f"{what}: truncated: the header has {length} bytes, but the file ends after {size}")
-        infos, metadata = _header(reader.read(HEADER_LENGTH_BYTES, length), begin, what)
+        header = bytes(reader.read(0, begin))
+        infos, metadata = _header(header[HEADER_LENGTH_BYTES:], begin, what)
         _check_complete(infos, begin, size, what)
-        return cls(what, reader, infos, metadata)
+        return cls(what, reader, infos, metadata, header, _unsealed(metadata, infos, what))
 
-    def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU, as it is stored."""
-        info = self.infos[name]
-        data = self.reader.read(info.offset, info.length)
+    def content(self, name: str) -> bytes | bytearray:
+        """The bytes of one tensor.
+
+        Raises:
+            ConfigError: the file ends before they do.
+            DamagedObject: they do not fit their checksum.
+        """
+        return read_again(self.reader, lambda source: self._content(source, name), MISREAD)
+
+    def _content(self, reader: ByteReader, name: str) -> bytes | bytearray:
+        info, wanted = self.infos[name], self.checksums.get(name)
+        data = reader.read(info.offset, info.length)
         if len(data) != info.length:
             raise ConfigError(
                 f"{self.what}: truncated while it was read: {name} has {len(data)} of {info.length} bytes"
             )
+        if wanted is not None and checksum(data) != wanted:
+            raise DamagedObject(
+                f"{self.what}: damaged, as {READINGS} readings say: {name} does not fit its checksum {wanted}; {REMEDY}"
+            )
+        return data
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, on the CPU, as it is stored; verified like `content`."""
+        info, data = self.infos[name], self.content(name)
         if not data:
             return torch.empty(info.shape, dtype=info.dtype)
         writable = data if isinstance(data, bytearray) else bytearray(data)
@@ -179,10 +164,10 @@ class Weights:
         return {name: file.infos[name].shape for name, file in self.files.items()}
 
     def contents(self) -> Iterator[bytes | bytearray]:
-        """All bytes, a range at a time: of each file once, in order, then the configuration beside them."""
+        """All bytes, verified, a tensor at a time: of each file once, in order, then the configuration beside them."""
         for file in {id(file): file for file in self.files.values()}.values():
-            for offset in range(0, file.reader.size, RANGE_BYTES):
-                yield file.reader.read(offset, min(RANGE_BYTES, file.reader.size - offset))
+            yield file.header
+            yield from map(file.content, sorted(file.infos, key=lambda name: file.infos[name].offset))
         if self.config is not None:
             yield json.dumps(self.config, sort_keys=True).encode()
 
@@ -210,7 +195,7 @@ def open_weights(source: str | Path | bytes, what: str | None = None, store: Obj
     """
     if isinstance(source, bytes):
         name = what or "weights"
-        return _of_file(SafetensorsFile.open(_Memory(source), name), name)
+        return _of_file(SafetensorsFile.open(Memory(source), name), name)
     place = Place(source, store)
     file = place.weights_file()
     name = what or str(source)
@@ -251,6 +236,10 @@ class Place:
         self.root = text if self.remote else str(local_path(text))
         self.store = (store or default_store(text)) if self.remote else None
 
+    def reconnected(self) -> Self:
+        """The same place through connections of its own."""
+        return type(self)(self.root, self.store.reconnected() if self.store else None)
+
     def weights_file(self) -> str:
         """The file or index that is meant.
 
@@ -260,7 +249,7 @@ class Place:
         if self.root.endswith((".safetensors", INDEX_SUFFIX)):
             return self._existing(self.root)
         usual = self.inside(USUAL_FILE)
-        if self.store is not None and self.store.exists(usual):
+        if self.store is not None and self.has(usual):
             return usual  # a stage's folder may hold very many objects
         below = self._below(self.root)
         for folder in ("", "weights/"):
@@ -281,7 +270,9 @@ class Place:
 
     def has(self, file: str) -> bool:
         """Is there such a file or object?"""
-        return self.store.exists(file) if self.store else Path(file).is_file()
+        if self.store is None:
+            return Path(file).is_file()
+        return self.store.exists(file) or self.store.reconnected().exists(file)
 
     def read(self, file: str) -> bytes:
         """A small file as a whole."""
@@ -290,7 +281,7 @@ class Place:
 
     def reader(self, file: str) -> ByteReader:
         """Byte ranges of a file or object."""
-        return _Object(self.store, file) if self.store else _LocalFile(Path(file))
+        return StoredObject(self.store, file) if self.store else LocalFile(Path(file))
 
     def beside(self, index: str, name: str) -> str:
         """A file in the folder of the index."""
@@ -315,6 +306,27 @@ def default_store(uri: str) -> ObjectStore:
     """The object store of an s3:// URI in this environment: AWS_ENDPOINT_URL, credentials as boto3 finds them."""
     bucket = uri.removeprefix("s3://").split("/", 1)[0]
     return ObjectStore.for_storage(Storage(uri=f"s3://{bucket}"))
+
+
+def _unsealed(metadata: dict[str, str], infos: Mapping[str, TensorInfo], what: str) -> dict[str, str]:
+    """Takes the seal out of the metadata and gives the checksums of the tensors; none if there is no seal."""
+    seal = metadata.pop(SEAL, None)
+    if seal is None:
+        return {}
+    try:
+        found = checksums_in(seal, list(infos))
+    except ValueError as error:
+        raise DamagedObject(f"{what}: damaged, as {READINGS} readings say: {error}; {REMEDY}") from error
+    if seal_of({n: Sealed(info.dtype, info.shape, found[n]) for n, info in infos.items()}, metadata) != seal:
+        raise DamagedObject(
+            f"{what}: damaged, as {READINGS} readings say: the header does not fit its checksum; {REMEDY}"
+        )
+    return found
+
+
+@cache
+def _say_unsealed(what: str) -> None:
+    LOG.info("%s carries no checksums of videotrain: what is read of it is taken as it is", what)
 
 
 def _of_file(file: SafetensorsFile, what: str, *places: str) -> Weights:
@@ -362,7 +374,7 @@ def listed(problems: Iterable[str], shown: int = 20) -> str:
     return "".join(f"\n  {line}" for line in lines[:shown] + more)
 
 
-def _header(data: bytes | bytearray, begin: int, what: str) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def _header(data: bytes, begin: int, what: str) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     try:
         header = json.loads(data)
         metadata: dict[str, str] = header.pop("__metadata__", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import tempfile
@@ -14,9 +15,11 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from videotrain_trainer.checksums import checksum
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.files import local_path, replacing
 from videotrain_trainer.networks.weights.files import DTYPES, INDEX_SUFFIX, default_store
+from videotrain_trainer.networks.weights.seal import SEAL, Sealed, seal_of, unset_seal
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 
 SHARD_BYTES = 4 * 1024**3
@@ -56,6 +59,9 @@ class Destination:
     """Most bytes of a file in a folder, unless one tensor is larger."""
     store: ObjectStore | None = None
     """Serves s3://; by default one with the credentials of the environment."""
+    sealed: bool = False
+    """Whether files carry checksums of their header and tensors. Files for other programs do not: those may change
+    tensors and keep the free text fields."""
 
 
 def write_weights(
@@ -93,7 +99,7 @@ def write_weights(
     names = [folder.single] if folder.single else _names(destination.stem, len(shards))
     for name, shard in zip(names, shards, strict=True):
         with folder.file(name) as file:
-            _write_file(file, shard, make, dict(metadata or {}), tell)
+            _write_file(file, shard, make, metadata or {}, tell, destination.sealed)
     if len(shards) > 1:
         mapping = {planned.name: name for name, shard in zip(names, shards, strict=True) for planned in shard}
         total = sum(planned.length for planned in plan)
@@ -101,6 +107,19 @@ def write_weights(
         with folder.file(f"{destination.stem}{INDEX_SUFFIX}") as file:
             file.write(json.dumps(index, indent=2, sort_keys=True).encode() + b"\n")
     return names
+
+
+def weights_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Small tensors as one sealed safetensors file in memory."""
+    buffer = io.BytesIO()
+    _write_file(buffer, planned_order(tensors), tensors.__getitem__, metadata or {}, None, sealed=True)
+    return buffer.getvalue()
+
+
+def planned_order(tensors: Mapping[str, Tensor]) -> list[Planned]:
+    """A plan for tensors as they are, wide data types first: programs that map a file need each one aligned."""
+    plan = [Planned(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
+    return sorted(plan, key=lambda planned: -planned.dtype.itemsize)
 
 
 def _names(stem: str, count: int) -> list[str]:
@@ -122,9 +141,15 @@ def _shards(plan: Sequence[Planned], limit: int) -> list[list[Planned]]:
 
 
 def _write_file(
-    file: BinaryIO, plan: Sequence[Planned], make: MakeTensor, metadata: dict[str, str], tell: Tell | None
+    file: BinaryIO,
+    plan: Sequence[Planned],
+    make: MakeTensor,
+    metadata: Mapping[str, str],
+    tell: Tell | None,
+    sealed: bool,
 ) -> None:
-    file.write(_header(plan, metadata))
+    file.write(_header(plan, {**metadata, SEAL: unset_seal(len(plan))} if sealed else metadata))
+    written: dict[str, Sealed] = {}
     for planned in plan:
         tensor = make(planned.name)
         if tuple(tensor.shape) != planned.shape or tensor.dtype != planned.dtype:
@@ -132,13 +157,19 @@ def _write_file(
                 f"{planned.name}: {list(tensor.shape)} {tensor.dtype} came where {list(planned.shape)} "
                 f"{planned.dtype} was announced"
             )
-        if planned.length:
-            file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        data = flat.view(torch.uint8).numpy().data if planned.length else memoryview(b"")
+        if sealed:
+            written[planned.name] = Sealed(planned.dtype, planned.shape, checksum(data))
+        file.write(data)
         if tell:
             tell(planned.length)
+    if sealed:
+        file.seek(0)
+        file.write(_header(plan, {**metadata, SEAL: seal_of(written, metadata)}))
 
 
-def _header(plan: Sequence[Planned], metadata: dict[str, str]) -> bytes:
+def _header(plan: Sequence[Planned], metadata: Mapping[str, str]) -> bytes:
     facts: dict[str, object] = {"__metadata__": metadata} if metadata else {}
     offset = 0
     for planned in plan:
