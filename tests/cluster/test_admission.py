@@ -12,7 +12,7 @@ import ssl
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from videotrain_operator.cluster.interface import NotFound
 from videotrain_operator.kube.client import ApiError, KubeClient, connect
 from videotrain_operator.kube.kinds import RUN
 from videotrain_operator.webhook.provision import CONFIGURATION
+from videotrain_operator.webhook.seats import NoSeat
 from videotrain_operator.webhook.server import Webhook
 
 Json = dict[str, Any]
@@ -125,6 +126,21 @@ def twice_wrong(name: str = "twice-wrong") -> Json:
     for stage in manifest["spec"]["stages"]:
         stage["train"]["buckets"] *= 2
     return manifest
+
+
+async def test_the_api_server_comes_again_by_itself_when_too_many_reviews_wait(
+    admin: KubeClient, namespace: str, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, refusals = webhook._seats.taken, iter((NoSeat("too many"), NoSeat("too many")))
+
+    def refusing(address: str) -> AbstractAsyncContextManager[None]:
+        for refusal in refusals:
+            raise refusal
+        return taken(address)
+
+    monkeypatch.setattr(webhook._seats, "taken", refusing)
+    assert (await ask(admin, namespace, training_run("patient"))).layer == "accepted"
+    assert webhook.refused()["busy"] == 2
 
 
 @dataclass(frozen=True)

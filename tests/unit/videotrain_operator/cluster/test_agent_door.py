@@ -3,143 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import itertools
 import json
 import logging
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from support.hostile_agents import HOSTILE, NOW_US, OK, Agent, Asked, nothing, saying
 from support.planner_builders import SIGNING_KEY, at, progress
 from support.stored_sizes import go_json
 
 from videotrain_api.records import AgentProgress, Roster, RosterNotice
 from videotrain_api.resource.stored_size import stored_bytes
-from videotrain_api.signing import HEADER_NONCE, Answer, Nonces, Request, SkewError
+from videotrain_api.signing import Answer, Nonces, Request, SkewError
 from videotrain_operator.cluster import agents as agents_module
 from videotrain_operator.cluster.agents import AgentClient, ask_all
 from videotrain_operator.cluster.answers import LARGEST_ANSWER, UnreadableAnswerError, read_progress
 from videotrain_operator.simulation.cluster import MASTER_KEY
 
 SECONDS = 60.0
-NOW_US = 1_700_000_000_000_000
-Say = Callable[[asyncio.StreamWriter, str], Awaitable[None]]
-"""Answers a request whose nonce is given."""
-
-
-class Agent:
-    """A TCP server that says whatever it is told to."""
-
-    def __init__(self) -> None:
-        self.say: Say
-        self.requests: list[str] = []
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            self.requests.append(head)
-            headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
-            await self.say(writer, headers[HEADER_NONCE])
-            await writer.drain()
-        writer.close()
 
 
 @pytest_asyncio.fixture
 async def agent(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> AsyncIterator[Agent]:
     monkeypatch.setattr(agents_module, "PORT_AGENT", unused_tcp_port)
-    agent = Agent()
+    agent = Agent(SIGNING_KEY)
     server = await asyncio.start_server(agent.serve, "127.0.0.1", unused_tcp_port)
     yield agent
     server.close()
-
-
-def whole(body: bytes, nonce: str, status: int = 200, more: str = "") -> bytes:
-    """A signed answer: this agent has its run's key."""
-    headers = Answer(status=status, body=body).sign(SIGNING_KEY, nonce, time_us=NOW_US)
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 {status} x\r\nContent-Length: {len(body)}\r\n{head}{more}\r\n".encode() + body
-
-
-def saying(make: Callable[[str], bytes]) -> Say:
-    async def say(writer: asyncio.StreamWriter, nonce: str) -> None:
-        writer.write(make(nonce))
-
-    return say
-
-
-def for_ever(head: bytes, part: bytes) -> Say:
-    async def say(writer: asyncio.StreamWriter, nonce: str) -> None:
-        writer.write(head)
-        while True:
-            writer.write(part)
-            await writer.drain()
-
-    return say
-
-
-async def nothing(writer: asyncio.StreamWriter, nonce: str) -> None:
-    await asyncio.Event().wait()
-
-
-def slowly(part: bytes) -> Say:
-    """A byte at a time, for ever."""
-
-    async def say(writer: asyncio.StreamWriter, nonce: str) -> None:
-        for number in itertools.count():
-            writer.write(part[number : number + 1] or b" ")
-            await writer.drain()
-            await asyncio.sleep(0.05)
-
-    return say
-
-
-BOMB = gzip.compress(bytes(10**8))
-OK = b"HTTP/1.1 200 OK\r\n"
-HOSTILE: dict[str, Say] = {
-    "100,000 levels": saying(lambda nonce: whole(b"[" * 100_000 + b"]" * 100_000, nonce)),
-    "levels without end": for_ever(OK + b"\r\n", b'{"a":' * 1000),
-    "a body without end": for_ever(OK + b"\r\n", b" " * 65536),
-    "1 GB by its length": for_ever(OK + b"Content-Length: 1000000000\r\n\r\n", b" " * 65536),
-    "chunks without end": for_ever(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 1000),
-    "headers without end": for_ever(OK, b"".join(b"X-%d: %s\r\n" % (i, b"a" * 1000) for i in range(100))),
-    "a header without end": for_ever(OK + b"X: ", b"a" * 65536),
-    "hints without end": for_ever(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100),
-    "a length that is wrong": saying(lambda nonce: OK + b"Content-Length: 500\r\n\r\n{}"),
-    "a length that is no number": saying(lambda nonce: OK + b"Content-Length: -1\r\n\r\n{}"),
-    "NaN": saying(lambda nonce: whole(b'{"pod": "a", "podUid": "u", "at": NaN}', nonce)),
-    "a surrogate": saying(lambda nonce: whole(b'{"pod": "\\ud800"}', nonce)),
-    "a number of 5,000 digits": saying(lambda nonce: whole(b"[%s]" % (b"9" * 5000), nonce)),
-    "no HTTP": saying(lambda nonce: b"\x16\x03\x01\x00\x00"),
-    "a bomb": saying(lambda nonce: whole(BOMB, nonce, more="Content-Encoding: gzip\r\n")),
-    "a redirect": saying(lambda nonce: whole(b"", nonce, 302, "Location: /elsewhere\r\n")),
-    "a colour of a terminal": saying(lambda nonce: whole(b'{"\\u001b[31m\\n2026 ERROR forged": 1}', nonce)),
-    "silence": nothing,
-    "a byte at a time of the head": slowly(OK + b"X: "),
-    "a byte at a time of the body": slowly(OK + b"Content-Length: 100000\r\n\r\n{"),
-    "cookies without end": saying(lambda nonce: whole(b"{}", nonce, more="Set-Cookie: a=b\r\n" * 10_000)),
-    "an old version of HTTP": saying(lambda nonce: b"HTTP/0.9 200 OK\r\n\r\n{}"),
-    "a version of HTTP that is none": saying(lambda nonce: b"HTTP/9999.1 200 OK\r\n\r\n{}"),
-    "two lengths": saying(lambda nonce: OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}"),
-    "length and chunks": saying(lambda nonce: OK + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    "a chunk of 2^63 bytes": for_ever(OK + b"Transfer-Encoding: chunked\r\n\r\n7fffffffffffffff\r\n", b" " * 65536),
-    "trailers without end": for_ever(OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: a\r\n" * 1000),
-    "another protocol": saying(lambda nonce: b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n" + b"a" * 9999),
-    "1e400": saying(lambda nonce: whole(b'{"pod": "a", "podUid": "u", "at": 1e400}', nonce)),
-    "keys twice": saying(lambda nonce: whole(b'{"pod": "a", "pod": {}, "podUid": "u"}', nonce)),
-    "no UTF-8": saying(lambda nonce: whole(b'{"pod": "\xff\xfe"}', nonce)),
-    "a tag that is no UTF-8": saying(lambda nonce: OK + b"ETag: \xff\xfe\r\nContent-Length: 2\r\n\r\n{}"),
-    "100 MB of keys": for_ever(OK + b"\r\n", b'"a":1,' * 10_000),
-    **{
-        f"a bomb of {name}": saying(
-            lambda nonce, name=name: whole(b"\x00" * 1000, nonce, more=f"Content-Encoding: {name}\r\n")  # type: ignore[misc]
-        )
-        for name in ("br", "zstd", "deflate", "gzip, gzip, br")
-    },
-}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -178,15 +71,15 @@ async def test_a_node_whose_clock_is_wrong_is_understood_at_once(agent: Agent) -
     """Its agent refuses the first request and tells its time; the second is signed for that."""
     answer = AgentProgress(pod="demo-w0", pod_uid="u0", at=at(9))
 
-    async def say(writer: asyncio.StreamWriter, nonce: str) -> None:
+    async def say(writer: asyncio.StreamWriter, asked: Asked) -> None:
         headers = dict(line.split(": ", 1) for line in agent.requests[-1].split("\r\n")[1:] if line)
-        asked = Request(recipient="127.0.0.1", method="GET", target="/progress")
+        question = Request(recipient="127.0.0.1", method="GET", target="/progress")
         try:
-            asked.verify(SIGNING_KEY, headers, now_us=NOW_US, nonces=Nonces())
+            question.verify(SIGNING_KEY, headers, now_us=NOW_US, nonces=Nonces())
         except SkewError:
-            writer.write(whole(b"", nonce, 401))
+            writer.write(asked.whole(b"", 401))
         else:
-            writer.write(whole(json.dumps(answer.to_wire()).encode(), nonce))
+            writer.write(asked.whole(json.dumps(answer.to_wire()).encode()))
 
     agent.say = say
     async with AgentClient(MASTER_KEY, timeout_seconds=SECONDS) as client:
@@ -261,9 +154,9 @@ def test_an_honest_answer_is_kept_as_it_is() -> None:
 async def test_a_tag_that_is_no_utf_8_is_asked_for_as_it_was_told(agent: Agent) -> None:
     """Listening goes on with it."""
 
-    async def say(writer: asyncio.StreamWriter, nonce: str) -> None:
+    async def say(writer: asyncio.StreamWriter, asked: Asked) -> None:
         etag = b"\xff\x00\xe9"[:1].decode(errors="surrogateescape")
-        headers = Answer(status=200, etag=etag, body=b"{}").sign(SIGNING_KEY, nonce, time_us=NOW_US)
+        headers = Answer(status=200, etag=etag, body=b"{}").sign(SIGNING_KEY, asked.nonce, time_us=NOW_US)
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
         writer.write(OK + b"ETag: \xff\r\nContent-Length: 2\r\n" + head + b"\r\n{}")
 
@@ -279,7 +172,7 @@ async def test_an_agent_that_says_nothing_readable_is_left_alone_and_told_of_onc
     agent: Agent, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agents_module, "FIRST_SILENCE_SECONDS", 0.01)
-    agent.say = saying(lambda nonce: whole(b"[]", nonce))
+    agent.say = saying(lambda asked: asked.whole(b"[]"))
     async with asyncio.timeout(SECONDS), AgentClient(MASTER_KEY, longest_silence_seconds=0.01) as client:
         for _ in range(5):
             assert await client.progress("127.0.0.1", SIGNING_KEY) is None
@@ -294,12 +187,12 @@ HOSTILE_KEY = bytes(32)
 
 
 @pytest_asyncio.fixture
-async def tenants(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> AsyncIterator[Agent]:
+async def two_runs(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> AsyncIterator[Agent]:
     """An honest agent on 127.0.0.1; whoever else is asked on loopback says nothing."""
     monkeypatch.setattr(agents_module, "PORT_AGENT", unused_tcp_port)
-    honest, hostile = Agent(), Agent()
+    honest, hostile = Agent(SIGNING_KEY), Agent(HOSTILE_KEY)
     body = json.dumps(AgentProgress(pod="demo-w0", pod_uid="u0", at=at(9)).to_wire()).encode()
-    honest.say, hostile.say = saying(lambda nonce: whole(body, nonce)), nothing
+    honest.say, hostile.say = saying(lambda asked: asked.whole(body)), nothing
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ours = writer.get_extra_info("sockname")[0] == "127.0.0.1"
@@ -313,22 +206,22 @@ async def tenants(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> Asyn
 MANY = [f"127.1.{number // 250}.{number % 250 + 1}" for number in range(600)]
 
 
-async def test_agents_that_stall_keep_no_other_run_from_being_heard(tenants: Agent) -> None:
+async def test_agents_that_stall_keep_no_other_run_from_being_heard(two_runs: Agent) -> None:
     """Neither those that are asked nor those that hold a question."""
     async with asyncio.timeout(SECONDS), AgentClient(MASTER_KEY, timeout_seconds=5.0) as client:
         stalled = [asyncio.create_task(client.progress(address, HOSTILE_KEY)) for address in MANY]
         stalled += [asyncio.create_task(client.changed(address, "", HOSTILE_KEY)) for address in MANY]
-        while len(tenants.requests) < 2 * agents_module.CONNECTIONS_OF_A_RUN:
+        while len(two_runs.requests) < 2 * agents_module.CONNECTIONS_OF_A_RUN:
             await asyncio.sleep(0.01)
         assert await client.progress("127.0.0.1", SIGNING_KEY) is not None
         assert await client.changed("127.0.0.1", "", SIGNING_KEY) is not None
-        assert len(tenants.requests) == 2 * agents_module.CONNECTIONS_OF_A_RUN
+        assert len(two_runs.requests) == 2 * agents_module.CONNECTIONS_OF_A_RUN
         for task in stalled:
             task.cancel()
         await asyncio.gather(*stalled, return_exceptions=True)
 
 
-async def test_a_run_is_asked_for_a_limited_time(tenants: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_run_is_asked_for_a_limited_time(two_runs: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who answered by then is heard."""
     monkeypatch.setattr(agents_module, "PASS_SECONDS", 0.5)
     async with asyncio.timeout(SECONDS), AgentClient(MASTER_KEY, timeout_seconds=SECONDS) as client:
