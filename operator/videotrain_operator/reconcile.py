@@ -116,11 +116,12 @@ async def reconcile(
     begun = time.monotonic()
     # Before the look: asking agents takes a while, and a pod may go meanwhile.
     looked_at = clock() - timedelta(seconds=following.unheard_seconds)
-    run, observed = await observe(cluster, key.namespace, key.name, agents, departed, following.since)
+    newest = memory.with_unwritten_status if memory else _as_stored
+    run, observed = await observe(cluster, key.namespace, key.name, agents, departed, following.since, newest)
     observed = replace(observed, looked_at=looked_at, nodes_untrusted=nodes_untrusted, time_untrusted=time_untrusted)
     now = clock()
     parse = memory.parse if memory else VideoTrainingRun.from_wire
-    decided = _decide(memory.with_unwritten_status(run) if memory else run, observed, now, parse, rules)
+    decided = _decide(newest(run), observed, now, parse, rules)
     status = with_unknown_fields(run.get("status"), decided.status.to_wire())
     due = memory.due if memory else whenever_changed
     told = partial(on_roster, observed) if on_roster else tell_nobody
@@ -131,6 +132,10 @@ async def reconcile(
         memory.keep(written or run, status, written=written is not None)
         decided = _look_earlier(decided, None if written else memory.look_seconds)
     return Outcome(run=run, observed=observed, plan=decided, status=status, at=now, seconds=time.monotonic() - begun)
+
+
+def _as_stored(run: Json) -> Json:
+    return run
 
 
 def _look_earlier(decided: Plan, seconds: float | None) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -38,6 +38,7 @@ async def observe(
     agents: Agents,
     departed: Sequence[Json] = (),
     followed_since: datetime | None = None,
+    newest: Callable[[Json], Json] = lambda run: run,
 ) -> tuple[Json, Observed]:
     """A snapshot of a run and of everything that belongs to it.
 
@@ -48,15 +49,17 @@ async def observe(
         agents: asks the worker pods.
         departed: Pod objects as they were when they were deleted, if a watch saw it.
         followed_since: since when a watch sees it; always if None.
+        newest: gives the run with the newest status that was computed, which may not be stored yet.
 
     Returns:
-        The run object, and what was seen.
+        The run object as it is stored, and what was seen.
 
     Raises:
         NotFound: there is no such run.
     """
     # The run first: its resourceVersion guards the status that is written in the end, and the rest can only be newer.
-    run = await cluster.get(KIND, namespace, name)
+    stored = await cluster.get(KIND, namespace, name)
+    run = newest(stored)
     labels = {LABEL_RUN: name, LABEL_RUN_UID: run["metadata"]["uid"]}
     nodes = {node["metadata"]["name"]: node for node in await cluster.list("Node", "")}
     resource = run.get("spec", {}).get("pool", {}).get("gpuResource", "nvidia.com/gpu")
@@ -79,7 +82,7 @@ async def observe(
     lost = [f"config map {ledger_name(name)}: {LEDGER_KEY}"] if ledger is not None and read is None else []
     if roster is None and roster_text:
         lost.append(f"config map {roster_name(name)}: {ROSTER_KEY}")
-    return run, Observed(
+    return stored, Observed(
         pods=pods,
         agents=await _ask(agents, key, run, pods),
         signing_key=key,
