@@ -125,7 +125,8 @@ def _review_change(new: Any, old: Any, pod_policy: PodPolicy) -> Verdict:
 
 def _forbidden_changes(new: Any, old: Any) -> tuple[Problem, ...]:
     """Changes of fixed fields that the rules of the CRD cannot see, since the field keeps unknown fields."""
-    before, after = (body["spec"].get("podTemplate") for body in (old, new))
+    specs = (body.get("spec") if isinstance(body, dict) else None for body in (old, new))
+    before, after = (spec.get("podTemplate") if isinstance(spec, dict) else None for spec in specs)
     if before == after:
         return ()
     return (Problem("spec.podTemplate", "(changed)", "cannot change; delete the run and create it anew"),)
