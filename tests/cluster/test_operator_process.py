@@ -16,9 +16,10 @@ from support.chaos_rig import until
 from support.operator_bench import PODS, small_run
 from support.plane_objects import create_namespace
 
+from videotrain_api.render.names import roster_name
 from videotrain_api.render.network import NetworkRules, render_network_policy
 from videotrain_api.resource.trainrun import VideoTrainingRun
-from videotrain_api.vocabulary import KIND, LABEL_RUN
+from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID
 from videotrain_operator.cluster.interface import NotFound
 from videotrain_operator.kube.kinds import KINDS
 
@@ -198,15 +199,17 @@ async def test_an_invalid_run_runs_once_it_is_mended(bench, wrong, mend, field):
 STRANGERS = [
     ("Pod", "w0", {"spec": {"containers": [{"name": "c", "image": "i"}]}}),
     ("ConfigMap", "ledger", {"data": {"ledger.json": "precious"}}),
+    ("ConfigMap", "roster", {"data": {"roster.json": "precious"}}),
     ("Service", "workers", {"spec": {"ports": [{"port": 80}]}}),
     ("NetworkPolicy", "workers", {"spec": {"podSelector": {}}}),
 ]
+LEFT = {"app.kubernetes.io/managed-by": "videotrain-operator", LABEL_RUN_UID: "of-a-run-that-owns-it-no-more"}
 
 
 @pytest.mark.parametrize(
-    "labels", [{}, {"app.kubernetes.io/managed-by": "videotrain-operator"}], ids=["plain", "labelled"]
+    "labels", [{}, {"app.kubernetes.io/managed-by": "videotrain-operator"}, LEFT], ids=["plain", "labelled", "left"]
 )
-@pytest.mark.parametrize(("kind", "suffix", "more"), STRANGERS, ids=[kind for kind, *_ in STRANGERS])
+@pytest.mark.parametrize(("kind", "suffix", "more"), STRANGERS, ids=[f"{kind}-{name}" for kind, name, _ in STRANGERS])
 async def test_a_strangers_object_is_named_and_kept_and_the_run_goes_on_when_it_is_gone(
     bench, kind, suffix, more, labels
 ):
@@ -224,7 +227,7 @@ async def test_a_strangers_object_is_named_and_kept_and_the_run_goes_on_when_it_
     await bench.rosters(["free"])
     kept = await bench.client.get(kind, bench.namespace, name)
     assert kept["metadata"]["uid"] == made["metadata"]["uid"]
-    assert LABEL_RUN not in (kept["metadata"].get("labels") or {})
+    assert (kept["metadata"].get("labels") or {}) == labels
     assert "ownerReferences" not in kept["metadata"]
     assert kept.get("data") == more.get("data")
     await bench.client.delete(kind, bench.namespace, name)
@@ -250,6 +253,23 @@ async def test_a_runs_network_policy_is_taken_as_written_once_and_goes_with_the_
     await until(lambda: policies[key]["spec"] == wanted["spec"], "the edit is undone", bench.operators.tail)
     await bench.client.delete(KIND, bench.namespace, "walled", propagation="Background")
     await until(lambda: key not in policies, "it goes, too", bench.operators.tail)
+
+
+async def test_a_roster_whose_labels_were_taken_away_gets_them_back_and_the_world_goes_on(bench):
+    await bench.start(replicas=1)
+    await bench.create("bare")
+    await bench.rosters(["bare"])
+    await bench.settled(["bare"])
+    name, world = roster_name("bare"), [pod["metadata"]["uid"] for pod in bench.pods("bare")]
+    before = await bench.client.get("ConfigMap", bench.namespace, name)
+    gone = {"metadata": {"labels": dict.fromkeys(before["metadata"]["labels"])}}
+    await bench.client.patch("ConfigMap", bench.namespace, name, gone, manager="test")
+    await until(lambda: bench.has_roster("bare"), "the labels are back", bench.operators.tail)
+    after = await bench.client.get("ConfigMap", bench.namespace, name)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["metadata"]["labels"] == before["metadata"]["labels"]
+    assert [pod["metadata"]["uid"] for pod in bench.pods("bare")] == world
+    assert bench.generations["bare"] == {1}
 
 
 async def test_a_run_that_goes_leaves_a_strangers_object_alone(bench):

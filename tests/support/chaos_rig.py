@@ -39,8 +39,14 @@ class Operators:
         self._replicas = replicas
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
-    def start(self) -> None:
-        """Start what does not run."""
+    def start(self, replicas: int | None = None, kubeconfig: Path | None = None) -> None:
+        """Start what does not run.
+
+        Args:
+            replicas: how many there shall be from now on; as many as before if None.
+            kubeconfig: of those that are started from now on; as before if None.
+        """
+        self._replicas, self._kubeconfig = replicas or self._replicas, kubeconfig or self._kubeconfig
         self._folder.mkdir(parents=True, exist_ok=True)
         self.processes = {n: process for n, process in self.processes.items() if process.poll() is None}
         while len(self.processes) < self._replicas:
@@ -150,11 +156,17 @@ class Rig:
         self.nodes: ProcessNodes
         self._watching: list[asyncio.Task[None]] = []
 
-    async def start(self, bucket: str, node_names: list[str]) -> None:
-        """Start the object store, the nodes and the operators, and watch."""
+    async def start(self, bucket: str, node_names: list[str], refresh_seconds: float | None = None) -> None:
+        """Start the object store, the nodes and the operators, and watch.
+
+        Args:
+            bucket: of the object store.
+            node_names: of the process nodes.
+            refresh_seconds: between a node's looks at what its pods have mounted; its default if None.
+        """
         self.store = await ObjectServer.start(self.folder, f"s3://{bucket}/")
         env = [f"{name}={value}" for name, value in identity(self.store).items()]
-        self.nodes = ProcessNodes(self.plane, self.folder / "nodes", env=env)
+        self.nodes = ProcessNodes(self.plane, self.folder / "nodes", env=env, refresh_seconds=refresh_seconds)
         self.nodes.names = node_names
         await asyncio.to_thread(self.nodes.start)
         self._watching = [

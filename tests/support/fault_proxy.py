@@ -22,6 +22,8 @@ from aiohttp import web
 
 from videotrain_operator.kube.client import load_configuration
 
+USER_AGENT = "videotrain through a proxy"
+"""By which the API server's audit log tells its requests from others."""
 LONGEST_BODY = LONGEST_LINE = 64 * 2**20
 REFUSALS = {
     403: "Forbidden",
@@ -45,7 +47,8 @@ class Asked:
 
 Fault = str
 """A status such as `429`: refused and not passed on. `drop`: the connection breaks, nothing is passed on. `lose`:
-passed on, and the connection breaks instead of an answer. Of watches: `410`: the version is too old, told at once;
+passed on, and the connection breaks instead of an answer. `late-2.5`: passed on after so many seconds, also if whoever
+asked has gone meanwhile. Of watches: `410`: the version is too old, told at once;
 `expire`: the same as an event in the stream; `cut`: ended without a word after one event; `silence`: stays open and
 tells nothing more."""
 Weather = Callable[[Asked], Fault | None]
@@ -111,6 +114,8 @@ class FaultProxy(HttpFaultProxy):
     def __init__(self, kubeconfig: Path, folder: Path) -> None:
         super().__init__()
         self.weather: Weather = clear
+        self.held = 0
+        """Late requests that are on their way."""
         self._upstream, self._folder = kubeconfig, folder
         self._streams: set[asyncio.Task[Any]] = set()
 
@@ -154,10 +159,20 @@ class FaultProxy(HttpFaultProxy):
         if asked.watch:
             return await self._watch(request, fault)
         try:
+            if fault is not None and fault.startswith("late-"):
+                await self._hold(request, float(fault.removeprefix("late-")))
             status, kind, body = await self._pass_on(request)
         except aiohttp.ClientError:
             return break_off(request)
         return break_off(request) if fault == "lose" else web.Response(status=status, content_type=kind, body=body)
+
+    async def _hold(self, request: web.Request, seconds: float) -> None:
+        await request.read()  # while there is somebody to read it from
+        self.held += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.held -= 1
 
     async def _pass_on(self, request: web.Request) -> tuple[int, str, bytes]:
         url, headers = self._target(request)
@@ -166,8 +181,8 @@ class FaultProxy(HttpFaultProxy):
             return answer.status, answer.content_type, await answer.read()
 
     def _target(self, request: web.Request) -> tuple[Any, dict[str, str]]:
-        kept = {k: v for k, v in request.headers.items() if k in ("Accept", "Content-Type", "User-Agent")}
-        return f"{self._server}{request.raw_path}", kept
+        kept = {k: v for k, v in request.headers.items() if k in ("Accept", "Content-Type")}
+        return f"{self._server}{request.raw_path}", kept | {"User-Agent": USER_AGENT}
 
     async def _watch(self, request: web.Request, fault: Fault | None) -> web.StreamResponse:
         task = asyncio.current_task()
@@ -206,7 +221,7 @@ def break_off(request: web.Request) -> web.Response:
 
 
 def _refusal(code: int) -> web.Response:
-    headers = {"Retry-After": "1"} if code == 429 else {}
+    headers = {"Retry-After": "1"} if code in (429, 503) else {}
     return web.json_response(_status(code), status=code, headers=headers)
 
 

@@ -40,12 +40,13 @@ def give_order(workdir, order, **details):
 class ProcessNodes:
     """Nodes that a test can start, order, kill and start again."""
 
-    def __init__(self, control_plane, workdir, count=2, gpus=1, env=(), devices=()):
+    def __init__(self, control_plane, workdir, count=2, gpus=1, env=(), devices=(), refresh_seconds=None):
         self.plane, self.workdir = control_plane, workdir
         self.names = [f"pn-{uuid.uuid4().hex[:6]}-{number}" for number in range(count)]
         self.options = ["--gpus-per-node", str(gpus), "--lease-seconds", "1", "--back-off-seconds", "1"]
         self.options += [word for pair in env for word in ("--env", pair)]
         self.options += ["--devices", ",".join(devices)] if devices else []
+        self.options += ["--refresh-seconds", str(refresh_seconds)] if refresh_seconds is not None else []
         self.process = None
 
     def start(self):

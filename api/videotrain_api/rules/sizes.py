@@ -11,7 +11,7 @@ from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.facts import Facts
 from videotrain_api.schema import Problem
 
-LARGEST_SPEC: Final = 256 * 1024
+LARGEST_SPEC: Final = 192 * 1024
 """Bytes. The rest of what etcd takes of one object is for annotations, managed fields and status."""
 _MARGIN: Final = 16 * 1024
 """Bytes for the names of the files in a config map."""

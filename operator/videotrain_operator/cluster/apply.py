@@ -63,7 +63,7 @@ async def apply(
         await _together(cluster.apply(manifest, manager_of(manifest)) for manifest in batch)
         if _batch_of(batch[0]) == "roster":
             on_roster(plan)
-    await _delete(cluster, head, deletions)
+    await delete_seen(cluster, namespace, deletions)
     # The status after what it tells of: whoever dies in between does those writes again, which changes nothing.
     written: Json | None = None
     if due(run.get("status") or {}, status):
@@ -85,20 +85,19 @@ async def _free_names(cluster: Cluster, head: Json, plan: Plan) -> tuple[list[Ma
     dead = [item for item in plan.delete if item.kind == "Pod" and item.name in created]
     if not dead:
         return list(plan.apply), list(plan.delete)
-    await _delete(cluster, head, dead)
     namespace, labels = head.get("namespace", "default"), {LABEL_RUN: head["name"], LABEL_RUN_UID: head["uid"]}
+    await delete_seen(cluster, namespace, dead)
     there = {pod["metadata"]["name"] for pod in await cluster.list("Pod", namespace, labels)}
     manifests = [item for item in plan.apply if not (_is_new_pod(item) and item["metadata"]["name"] in there)]
     return manifests, [item for item in plan.delete if item not in dead]
 
 
-async def _delete(cluster: Cluster, head: Json, items: Iterable[Deletion]) -> None:
-    """Each by its uid, pods after everything else.
+async def delete_seen(cluster: Cluster, namespace: str, items: Iterable[Deletion]) -> None:
+    """Delete objects, each if it still is the one that was seen, pods after everything else.
 
     Never all that carry a label in one request: one of an operator that leads no more, arriving late, would take the
     pods that the next one has made.
     """
-    namespace = head.get("namespace", "default")
     ordered = sorted(items, key=lambda item: item.kind == "Pod")
     for _, group in groupby(ordered, key=lambda item: item.kind == "Pod"):
         await _together(

@@ -7,6 +7,7 @@ from typing import Final
 
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID, Condition
+from videotrain_operator.cluster.apply import delete_seen
 from videotrain_operator.cluster.interface import Cluster
 from videotrain_operator.cluster.podview import pod_view
 from videotrain_operator.planner.conditions import stored_with_condition
@@ -35,8 +36,7 @@ async def hold_to_limits(cluster: Cluster, namespace: str, name: str, now: datet
     pool = spec.get("pool") if isinstance(spec, dict) else None
     resource = str(pool.get("gpuResource", "nvidia.com/gpu")) if isinstance(pool, dict) else "nvidia.com/gpu"
     pods = [pod_view(pod, {}, resource) for pod in await cluster.list("Pod", namespace, labels)]
-    for item in overdue_pods(run, pods, now):
-        await cluster.delete(item.kind, namespace, item.name, uid=item.uid)
+    await delete_seen(cluster, namespace, overdue_pods(run, pods, now))
 
 
 async def tell_unreconciled(
@@ -57,7 +57,7 @@ async def tell_unreconciled(
         Conflict: it changed meanwhile.
     """
     run = await cluster.get(KIND, namespace, name)
-    message = Message.PASSES_FAIL.text(count=count, why=f"{type(error).__name__}: {error}")[:1000]
+    message = Message.PASSES_FAIL.text(count=count, why=f"{type(error).__name__}: {error}")
     # The event first: the status may be what is refused.
     await cluster.emit_event(run, "Warning", Reason.PASSES_FAIL, message)
     status = stored_with_condition(run, Condition.RECONCILED, False, Reason.PASSES_FAIL, message, now)

@@ -8,12 +8,12 @@ from typing import Final
 
 from videotrain_api.reasons import Reason
 from videotrain_api.resource.status import ConditionStatus
+from videotrain_api.resource.stored_size import cut
 from videotrain_api.resource.stored_status import read_status, with_unknown_fields
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Condition
-from videotrain_operator.planner.draft import Draft
+from videotrain_operator.planner.draft import LONGEST_MESSAGE, Draft
 
-MESSAGE_LIMIT: Final = 1000
 _ORDER: Final = {member.value: place for place, member in enumerate(Condition)}
 
 
@@ -25,7 +25,7 @@ def set_condition(draft: Draft, kind: Condition, status: bool | None, reason: st
         kind: type of the condition.
         status: True, False, or None for Unknown.
         reason: a Reason or GenerationReason; another word only if Kubernetes gave it.
-        message: for people; cut at 1,000 characters.
+        message: for people; cut at LONGEST_MESSAGE.
 
     Returns:
         Whether the status flipped or the condition is new.
@@ -69,7 +69,7 @@ def make_condition(
         type=kind.value,
         status="Unknown" if status is None else str(status),
         reason=str(reason),
-        message=str(message)[:MESSAGE_LIMIT],
+        message=cut(str(message), LONGEST_MESSAGE),
         observed_generation=generation,
         last_transition_time=now,
     )
@@ -83,7 +83,7 @@ def stored_with_condition(run: Json, kind: Condition, status: bool, reason: str,
         kind: type of the condition.
         status: whether it holds.
         reason: a Reason; another word only if Kubernetes gave it.
-        message: for people; cut at 1,000 characters.
+        message: for people; cut at LONGEST_MESSAGE.
         now: aware.
     """
     stored = run.get("status")

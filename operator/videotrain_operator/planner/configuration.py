@@ -7,11 +7,12 @@ from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.names import config_map_name
 from videotrain_api.render.pod_policy import pod_problems
 from videotrain_api.resource.status import StageStatus
+from videotrain_api.resource.stored_size import cut
 from videotrain_api.resource.trainrun import VideoTrainingRunSpec
 from videotrain_api.schema import ManifestError
 from videotrain_api.vocabulary import Condition, Phase
 from videotrain_operator.planner.conditions import find_condition, set_condition
-from videotrain_operator.planner.draft import Draft
+from videotrain_operator.planner.draft import LONGEST_MESSAGE, Draft
 
 
 def accept(draft: Draft, present: VideoTrainingRunSpec) -> bool:
@@ -66,7 +67,7 @@ def refuse(draft: Draft, error: ManifestError, reason: Reason = Reason.INVALID) 
     """Put on record why the manifest cannot be accepted."""
     old = find_condition(draft, Condition.ACCEPTED)
     message = str(error)
-    if old is None or old.message != message[:1000]:
+    if old is None or old.message != cut(message, LONGEST_MESSAGE):
         draft.tell("Warning", reason, message)
     set_condition(draft, Condition.ACCEPTED, status=False, reason=reason, message=message)
 

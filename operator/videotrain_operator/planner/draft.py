@@ -16,6 +16,7 @@ from videotrain_api.crd.wire import Manifest
 from videotrain_api.records import Roster
 from videotrain_api.resource.stages import NodeBounds, node_counts
 from videotrain_api.resource.status import GenerationStatus, RunStatus, StageStatus
+from videotrain_api.resource.stored_size import cut
 from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec, node_bounds
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.accounting.stored_ledger import Awaited
@@ -23,6 +24,8 @@ from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.planner.decision import Deletion, Event, Plan
 from videotrain_operator.planner.observed import Observed, PodView
 
+LONGEST_MESSAGE: Final = 1000
+"""Bytes of a message for people, as they are stored."""
 CONFIRM_SECONDS: Final = 1.0
 """Between the two passes that must come to a decision that cannot be taken back."""
 EndCause = Literal["completed", "drained", "application", "infrastructure", "preemption", "hang"]
@@ -145,7 +148,7 @@ class Draft:
 
     def end_generation(self, cause: EndCause, reason: str, message: str) -> None:
         """Put on record that the running generation is over; the next pass acts on it."""
-        self.update_last(end_cause=cause, end_reason=str(reason), end_message=str(message)[:1000])
+        self.update_last(end_cause=cause, end_reason=str(reason), end_message=cut(str(message), LONGEST_MESSAGE))
         self.ended = True
         self.look_again(0)
 
@@ -169,7 +172,7 @@ class Draft:
 
     def tell(self, type_: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         """Emit an event after the status was written."""
-        self.events.append(Event(type=type_, reason=str(reason), message=str(message)[:1000]))
+        self.events.append(Event(type=type_, reason=str(reason), message=cut(str(message), LONGEST_MESSAGE)))
 
     def look_again(self, seconds: float) -> None:
         """Ask for another pass after at most so many seconds."""

@@ -68,7 +68,8 @@ def _places(draft: Draft) -> Iterator[PodGroup]:
     holders = [pod for pod in draft.observed.pods if not pod.finalizing or pod.phase == "Succeeded"]
     for group in draft.status.pod_groups:
         held = [pod.place for pod in holders if pod.group == group.name]
-        free = [place for place in range(group.pods) if place not in held]
+        taken = set(held)
+        free = [place for place in range(group.pods) if place not in taken]
         for place in free[: max(0, group.pods - len(held))]:
             yield PodGroup(name=group.name, size=group.pods, place=place)
 

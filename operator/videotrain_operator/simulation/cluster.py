@@ -46,6 +46,8 @@ class SimulatedCluster(Objects):
         self.pace = pace or Pace()
         self.agents: dict[str, Agent] = {}
         """By pod uid."""
+        self._names: dict[str, str] = {}
+        """Of pods, by address."""
         self.saved: dict[str, list[tuple[int, datetime]]] = {}
         """Checkpoints by stage: step and time."""
         self.worlds: dict[int, World] = {}
@@ -80,8 +82,8 @@ class SimulatedCluster(Objects):
 
     async def progress(self, address: str, key: bytes) -> AgentProgress | None:
         """What the agent at a pod IP tells; None if it is silent or has another key, or its node or pod is not up."""
-        body = next((b for b in self.pods() if b["status"].get("podIP") == address), None)
-        if body is None or body["status"]["phase"] != "Running":
+        body = self.objects.get(("Pod", self._names.get(address, "")))
+        if body is None or body["status"].get("podIP") != address or body["status"]["phase"] != "Running":
             return None
         agent, name = self.agents[body["metadata"]["uid"]], body["metadata"]["name"]
         if agent.silent or not self.nodes.get(body["spec"].get("nodeName", ""), False) or agent.key != key:
@@ -114,21 +116,22 @@ class SimulatedCluster(Objects):
         self.alive_generations.append({number for number, world in self.worlds.items() if world.alive})
 
     def _schedule(self) -> None:
-        used = {body["spec"].get("nodeName") for body in self.pods()}
+        used = {body["spec"].get("nodeName") for body in self.pods()} | self.draining
+        free = [name for name, up in self.nodes.items() if up and name not in used]
         # By name: pods that are created at the same time arrive in any order.
         for body in sorted(self.pods(), key=lambda body: str(body["metadata"]["name"])):
             if body["spec"].get("nodeName") or body["spec"].get("schedulingGates"):
                 continue
             if "deletionTimestamp" in body["metadata"]:
                 continue
-            shut = used | self.draining | _avoided(body)
-            free = [name for name, up in self.nodes.items() if up and name not in shut]
-            if not free:
+            avoided = _avoided(body)
+            node = next((name for name in free if name not in avoided), None)
+            if node is None:
                 why = {"reason": "Unschedulable", "message": f"0/{len(self.nodes)} nodes fit"}
                 body["status"]["conditions"] = [self._scheduled("False") | why]
                 continue
-            body["spec"]["nodeName"] = free[0]
-            used.add(free[0])
+            body["spec"]["nodeName"] = node
+            free.remove(node)
             body["status"] = {"phase": "Pending", "conditions": [self._scheduled("True")]}
 
     def _scheduled(self, status: str) -> Json:
@@ -145,6 +148,7 @@ class SimulatedCluster(Objects):
                 return  # the container is not made without what it mounts
             address = f"10.0.{len(self.agents) // 250}.{len(self.agents) % 250 + 1}"
             running = {"name": "worker", "state": {"running": {"startedAt": self.stamp()}}}
+            self._names[address] = head["name"]
             status |= {"phase": "Running", "podIP": address, "containerStatuses": [running]}
             self.agents[head["uid"]] = Agent(head["uid"], key)
             return

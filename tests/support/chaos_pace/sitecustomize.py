@@ -1,8 +1,8 @@
 """Put on PYTHONPATH of worker pods: the real trainer at a slow pace, with two places where it can be held up.
 
 Everything is in the folder CHAOS_FOLDER: `step-seconds` (how long a step takes at least), `hold-start` (before the
-first step of a generation) and `hold-save` (a checkpoint that has begun). A worker that is held up leaves a mark there,
-`start-<generation>-<pod>` or `save-<generation>-<pod>`.
+first step of a generation), `hold-save` (a checkpoint that has begun) and `deaf` (no roster can be sent to the agent).
+A worker that is held up leaves a mark there, `start-<generation>-<pod>` or `save-<generation>-<pod>`.
 """
 
 import importlib.abc
@@ -49,13 +49,29 @@ def slow_save(module):
     write = module.CheckpointWriter._write
 
     def held_up(self, *arguments):
-        hold("save", self._writer.generation)
+        hold("save", self._member.generation)
         return write(self, *arguments)
 
     module.CheckpointWriter._write = held_up
 
 
-CHANGES = {"videotrain_trainer.training.loop": slow_loop, "videotrain_trainer.checkpoint.save": slow_save}
+def deaf_agent(module):
+    """An agent to which no roster can be sent, as if it were lost on the way; it has the mounted file."""
+    offer = module.Rosters.offer
+
+    def lost(self, roster):
+        if (folder() / "deaf").exists():
+            raise OSError("lost on the way")
+        offer(self, roster)
+
+    module.Rosters.offer = lost
+
+
+CHANGES = {
+    "videotrain_trainer.agent.roster": deaf_agent,
+    "videotrain_trainer.checkpoint.save": slow_save,
+    "videotrain_trainer.training.loop": slow_loop,
+}
 
 
 class Finder(importlib.abc.MetaPathFinder):

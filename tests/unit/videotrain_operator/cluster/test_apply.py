@@ -4,7 +4,7 @@ import pytest
 
 from videotrain_api.resource.status import RunStatus
 from videotrain_operator.cluster import apply as applying
-from videotrain_operator.cluster.apply import apply, batches
+from videotrain_operator.cluster.apply import apply, batches, delete_seen
 from videotrain_operator.planner.decision import Deletion, Event, Plan
 
 
@@ -51,7 +51,7 @@ async def test_every_object_goes_by_its_uid_and_pods_go_after_all_else():
     cluster = Deletes()
     pods = [Deletion(kind="Pod", name=f"w{index}", uid=f"u{index}") for index in range(4096)]
     service = Deletion(kind="Service", name="workers", uid="s")
-    await applying._delete(cluster, {"name": "run", "uid": "r", "namespace": "team"}, [*pods, service])
+    await delete_seen(cluster, "team", [*pods, service])
     assert cluster.asked[0] == ("Service", "workers", "s")
     assert sorted(cluster.asked[1:]) == sorted(("Pod", pod.name, pod.uid) for pod in pods)
     assert max(cluster.together) > 1
