@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from support.plane_objects import create_namespace
 from support.planner_builders import manifest
 from support.pod_breaches import ALLOWED, BASELINE, OURS, RESTRICTED_ONLY
 
 from videotrain.controlplane.api import RequestError
 from videotrain.controlplane.plane import ControlPlane
+from videotrain_api.render.merge import strategic_merge
 from videotrain_api.render.pod import render_pod
 from videotrain_api.rules.pod_security import PodPolicy, breaches
 from videotrain_api.validation import parse_run
@@ -53,6 +56,39 @@ def test_a_pod_is_refused_by_both_or_by_none(
     control_plane: ControlPlane, strict: dict[PodPolicy, str], name: str, level: PodPolicy
 ) -> None:
     pod = render_pod(parse_run(manifest(podTemplate={"spec": KNOWN[name]})), 0, "config")
+    assert refused(control_plane, strict[level], pod) is bool(breaches(pod, level))
+
+
+SOURCES: dict[str, Any] = {
+    "configMap": {"name": "c"}, "secret": {"secretName": "s"}, "emptyDir": {}, "downwardAPI": {},
+    "csi": {"driver": "d"}, "projected": {"sources": []}, "persistentVolumeClaim": {"claimName": "c"},
+    "nfs": {"server": "s", "path": "/"},
+    "iscsi": {"targetPortal": "1.2.3.4:3260", "iqn": "iqn.2001-04.com.example:a", "lun": 0}, "fc": {"wwids": ["w"]},
+    "rbd": {"monitors": ["m"], "image": "i"}, "cephfs": {"monitors": ["m"]}, "hostPath": {"path": "/"},
+    "flexVolume": {"driver": "a/b"}, "image": {"reference": "i"}, "gcePersistentDisk": {"pdName": "p"},
+    "awsElasticBlockStore": {"volumeID": "v"}, "azureFile": {"secretName": "s", "shareName": "s"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_kinds_of_volumes(
+    control_plane: ControlPlane, strict: dict[PodPolicy, str], source: str, level: PodPolicy
+) -> None:
+    template = {"spec": {"volumes": [{"name": "more", source: SOURCES[source]}]}}
+    pod = render_pod(parse_run(manifest(podTemplate=template)), 0, "config")
+    assert refused(control_plane, strict[level], pod) is bool(breaches(pod, level))
+
+
+@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate],
+          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
+@given(st.lists(st.sampled_from(sorted(KNOWN)), min_size=2, max_size=5), st.sampled_from(LEVELS))
+def test_whatever_is_combined(
+    control_plane: ControlPlane, strict: dict[PodPolicy, str], names: list[str], level: PodPolicy
+) -> None:
+    pod = render_pod(parse_run(manifest()), 0, "config")
+    for name in names:
+        pod["spec"] = strategic_merge(pod["spec"], KNOWN[name])
     assert refused(control_plane, strict[level], pod) is bool(breaches(pod, level))
 
 

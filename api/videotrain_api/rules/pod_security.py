@@ -32,7 +32,7 @@ _SYSCTLS: Final = (
 _PROFILES: Final = ("RuntimeDefault", "Localhost")
 _APPARMOR_ANNOTATION: Final = "container.apparmor.security.beta.kubernetes.io/"
 _VOLUMES: Final = (
-    "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret",
+    "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected", "secret",
 )  # fmt: skip
 _PROBES: Final = (("livenessProbe",), ("readinessProbe",), ("startupProbe",), ("lifecycle", "postStart"),
                   ("lifecycle", "preStop"))  # fmt: skip

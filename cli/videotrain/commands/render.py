@@ -64,4 +64,7 @@ def _heading(run: VideoTrainingRun) -> str:
     first, *later = [(s.name, node_counts(node_bounds(run, s))[-1]) for s in run.spec.stages]
     lines = [f"# {run.metadata.name}: created for stage {first[0]}, up to {first[1]} worker pods, on an empty cluster."]
     lines += [f"# stage {name}: up to {nodes} worker pods." for name, nodes in later]
+    lines.append(
+        "# The network policy is that of the chart's defaults; the operator in a cluster names its own namespace."
+    )
     return "\n".join([*lines, "# Labels with the run's uid are filled in once it exists.\n"])

@@ -187,6 +187,16 @@ async def test_an_object_whose_owner_is_already_gone_is_collected(cluster):
     assert await cluster.list("Service", "default") == []
 
 
+async def test_a_network_policy_is_kept_with_its_run_although_nothing_enforces_it(cluster):
+    run = await cluster.apply(run_manifest(seed=1))
+    await cluster.apply(owned("NetworkPolicy", "p", run, spec={"podSelector": {}, "ingress": [{}]}))
+    await cluster.apply(owned("NetworkPolicy", "p", run, spec={"podSelector": {}, "ingress": []}))
+    (policy,) = await cluster.list("NetworkPolicy", "default")
+    assert policy["spec"] == {"podSelector": {}, "ingress": []}
+    await cluster.delete(KIND, "default", "r")
+    assert await cluster.list("NetworkPolicy", "default") == []
+
+
 async def test_the_same_event_again_is_counted(cluster):
     run = await cluster.apply(run_manifest(seed=1))
     for message in ("one", "two", "two"):
