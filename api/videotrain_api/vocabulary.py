@@ -53,7 +53,9 @@ SIGNING_KEY: Final = "key"
 
 CONTAINER_WORKER: Final = "worker"
 """The container of a worker pod that runs the agent; podTemplate may add others beside it."""
-VOLUMES_FIXED: Final = ("roster", "config", "key", "run")
+KEY_VOLUME: Final = "key"
+"""The volume of a worker pod with the Secret of the run's signing key."""
+VOLUMES_FIXED: Final = ("roster", "config", KEY_VOLUME, "run")
 """Volumes by which operator, agent and workers speak; podTemplate may not touch them."""
 VOLUMES: Final = (*VOLUMES_FIXED, "cache", "tmp", "shm")
 """All volumes that the operator makes; podTemplate may give the last three another source."""

@@ -11,7 +11,7 @@ from videotrain_api.resource.trainrun import VideoTrainingRun
 _MOUNTS: Final = {
     "roster": f"/{names.DIR_ROSTER}",
     "config": f"/{names.DIR_CONFIG}",
-    "key": f"/{names.DIR_KEY}",
+    names.KEY_VOLUME: f"/{names.DIR_KEY}",
     "run": f"/{names.DIR_RUN}",
     "cache": f"/{names.DIR_CACHE}",
     "tmp": "/tmp",  # noqa: S108  a mount point in the container, not a file of ours
@@ -34,7 +34,7 @@ def volumes(run: VideoTrainingRun, config_map: str, key: str) -> list[dict[str, 
     return [
         {"name": "roster", "configMap": {"name": roster_name(run.metadata.name)}},
         {"name": "config", "configMap": {"name": config_map}},
-        {"name": "key", "secret": {"secretName": key, "defaultMode": _OWNER_READS}},
+        {"name": names.KEY_VOLUME, "secret": {"secretName": key, "defaultMode": _OWNER_READS}},
         {"name": "run", "emptyDir": {}},
         {"name": "cache", **_cache(run)},
         {"name": "tmp", "emptyDir": {}},
@@ -47,7 +47,7 @@ def mounts(run: VideoTrainingRun) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name, path in _MOUNTS.items():
         mount: dict[str, Any] = {"name": name, "mountPath": path}
-        if name in ("roster", "config", "key"):
+        if name in ("roster", "config", names.KEY_VOLUME):
             mount["readOnly"] = True
         if name == "cache" and run.spec.pool.cache.claim_name:
             # Pod names are stable and no two runs of a namespace share one, so workers never write to one file.

@@ -9,6 +9,7 @@ from typing import Final
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import (
     ANNOTATION_PRICE,
+    KEY_VOLUME,
     LABEL_GROUP_PLACE,
     LABEL_POD_GROUP,
 )
@@ -101,7 +102,14 @@ def pod_view(pod: Json, nodes: Mapping[str, Json], gpu_resource: str) -> PodView
         node_lost=node_name is not None and (node is None or node_is_lost(node)),
         node_reason=_node_reason(node) if node_name is not None else "",
         node_draining=node is not None and node_is_leaving(node),
+        key_secret=_key_secret(spec),
     )
+
+
+def _key_secret(spec: Json) -> str | None:
+    mounted = [volume for volume in spec.get("volumes") or [] if volume["name"] == KEY_VOLUME]
+    name: str | None = (mounted[0].get("secret") or {}).get("secretName") if mounted else None
+    return name
 
 
 def node_is_lost(node: Json) -> bool:

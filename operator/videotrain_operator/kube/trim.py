@@ -15,6 +15,7 @@ from videotrain_api.schema import Json
 from videotrain_api.vocabulary import (
     DOMAIN,
     FROZEN_SPEC_KEY,
+    KEY_VOLUME,
     KIND,
     KUEUE,
     LABEL_INDEX,
@@ -91,12 +92,17 @@ def _pod(body: Json) -> Json:
         {"name": _shared(container["name"]), "resources": {"limits": _limits(container)}}
         for container in spec.get("containers") or []
     ]
+    volumes = [
+        {"name": KEY_VOLUME, "secret": _pick(volume.get("secret") or {}, ("secretName",))}
+        for volume in spec.get("volumes") or []
+        if volume["name"] == KEY_VOLUME
+    ]
     kept = _pick(status, ("phase", "podIP", "reason", "message", "startTime"))
     kept["conditions"] = [_pick(item, _CONDITION) for item in status.get("conditions") or []]
     kept["containerStatuses"] = [_container(item) for item in status.get("containerStatuses") or []]
     kept["initContainerStatuses"] = [_container(item) for item in status.get("initContainerStatuses") or []]
     return {
-        "spec": _pick(spec, ("nodeName", "schedulingGates")) | {"containers": containers},
+        "spec": _pick(spec, ("nodeName", "schedulingGates")) | {"containers": containers, "volumes": volumes},
         "status": kept,
     }
 

@@ -162,7 +162,7 @@ class Operator:
     async def _work(self) -> None:
         # Before any watch: one of a kind that is not served yet would count as a refusal.
         await self._wait_for_the_kind()
-        self._agents.master_key = await read_master_key(self._client, self._namespace, self._settings.key_secret)
+        self._agents.master_key = await self._read_master_key()
         async with asyncio.TaskGroup() as group:
             for informer in self._informers:
                 group.create_task(informer.run())
@@ -198,12 +198,21 @@ class Operator:
             else:
                 return
 
+    async def _lead(self) -> None:
+        # Again in each term: a replica that kept the key of before would make every run's pods anew, and so would the
+        # next leader.
+        self._agents.master_key = await self._read_master_key()
+        await self._controller.lead()
+
+    async def _read_master_key(self) -> bytes:
+        return await read_master_key(self._client, self._namespace, self._settings.key_secret)
+
     async def _lead_whenever_elected(self) -> None:
         if not self._settings.leader_elect:
             await self._controller.lead()
         while True:
             await self._election.acquire()
-            leading = asyncio.create_task(self._controller.lead())
+            leading = asyncio.create_task(self._lead())
             keeping = asyncio.create_task(self._election.keep())
             try:
                 await asyncio.wait({leading, keeping}, return_when=asyncio.FIRST_COMPLETED)

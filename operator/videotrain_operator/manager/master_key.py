@@ -60,7 +60,12 @@ async def _read_or_make(client: KubeClient, namespace: str, name: str) -> bytes:
         await client.create(made, FIELD_MANAGER, namespace)
     else:
         await client.replace(made, manager=FIELD_MANAGER)
-    _log.info("master key: secret=%s/%s written", namespace, name)
+    _log.warning(
+        "master key: secret=%s/%s had none, and a new one was made; runs whose pods have another one save, and their "
+        "pods are made anew",
+        namespace,
+        name,
+    )
     return key
 
 
@@ -72,6 +77,6 @@ def _decoded(text: str, where: str) -> bytes:
     if len(key) < KEY_BYTES:
         raise MasterKeyError(
             f"{where}, data.{SIGNING_KEY}: {len(key)} bytes, at least {KEY_BYTES} are needed; delete the Secret's data "
-            "for a new key (pods that run keep their runs' old ones and count as silent until they are replaced)"
+            "for a new key (the pods of all runs are then made anew, after they have saved)"
         )
     return key

@@ -292,8 +292,8 @@ def _blame_silent(draft: Draft, live: GenerationStatus) -> bool:
 
 
 def _check_leaving(draft: Draft, live: GenerationStatus) -> None:
-    """Members whose node is drained, or that somebody deletes, leave in good order."""
-    leaving = [pod for pod in _member_pods(draft, live) if pod.node_draining or pod.deleting]
+    """Members whose node is drained, that somebody deletes or that nobody can ask leave in good order."""
+    leaving = [pod for pod in _member_pods(draft, live) if pod.leaving or pod.deleting]
     if not leaving:
         return
     names: dict[str, list[str]] = {}
@@ -313,4 +313,6 @@ def _why_leaving(pod: PodView) -> str:
     if pod.deleting:
         told = ": ".join(filter(None, [pod.reason, pod.message]))
         return f"it is being deleted: {told or 'by hand or by a controller'}"
+    if pod.key_changed:
+        return "it mounts another signing key than the operator has: the master key was changed or lost"
     return pod.node_reason or "its node is drained"

@@ -38,7 +38,7 @@ DRAIN_MARGIN_SECONDS: Final = 10
 def eligible(draft: Draft) -> list[PodView]:
     """Pods that could be members of a new generation, by index."""
     suspects, stopping = suspect_names(draft), stopping_groups(draft)
-    there = (pod for pod in draft.observed.pods if pod.alive and pod.address and not pod.node_draining)
+    there = (pod for pod in draft.observed.pods if pod.alive and pod.address and not pod.leaving)
     stays = (pod for pod in there if pod.node not in suspects and pod.group not in stopping)
     return sorted(stays, key=lambda pod: pod.index)
 
@@ -142,7 +142,7 @@ def settle_pods(draft: Draft, *, remake_unplaced: bool) -> None:
             freed |= _remove_dead(draft, pod)
         elif remake_unplaced and pod.unschedulable:
             _delete(draft, pod, grace_seconds=None)
-        elif pod.node_draining or pod.node in suspects or pod.name in unwanted:
+        elif pod.leaving or pod.node in suspects or pod.name in unwanted:
             _release(draft, pod)
     forget_failed_pods(draft)
     # A replacement is created when the end of the world is on record, or it would be taken for the member that died.

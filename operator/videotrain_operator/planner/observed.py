@@ -61,6 +61,15 @@ class PodView:
     """Its node looks lost while nodes are not trusted: neither dead nor fit for a new world."""
     node_draining: bool = False
     """Its node is cordoned or has a reclaim taint: it must leave soon."""
+    key_secret: str | None = None
+    """Name of the Secret with the signing key that it mounts; None if it is not known."""
+    key_changed: bool = False
+    """It mounts another signing key than the operator has now, so its agent and the operator do not know each other."""
+
+    @property
+    def leaving(self) -> bool:
+        """It must go soon, and its workers save first."""
+        return self.node_draining or self.key_changed
 
     @property
     def alive(self) -> bool:

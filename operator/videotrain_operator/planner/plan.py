@@ -10,7 +10,7 @@ from typing import Any, Final
 from videotrain_api.frozen_config import effective_run
 from videotrain_api.reasons import Reason
 from videotrain_api.render.config import render_config_map
-from videotrain_api.render.names import service_name
+from videotrain_api.render.names import key_name, service_name
 from videotrain_api.render.network import render_network_policy
 from videotrain_api.render.service import render_service
 from videotrain_api.resource.stored_status import read_status
@@ -161,9 +161,12 @@ def _open(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Clust
         # A pod whose node looks lost is then no member of a new world, and not dead either.
         pods = (replace(p, node_lost=False, node_untrusted=True) if p.node_lost else p for p in observed.pods)
         observed = replace(observed, pods=tuple(pods))
+    key = key_name(run, observed.signing_key)
+    changed = (pod.key_secret is not None and pod.key_secret != key for pod in observed.pods)
+    marked = (replace(pod, key_changed=True) if new else pod for pod, new in zip(observed.pods, changed, strict=True))
     return Draft(
         run=effective_run(run, frozen),
-        observed=observed,
+        observed=replace(observed, pods=tuple(marked)),
         now=now,
         rules=rules,
         before=status,

@@ -60,6 +60,7 @@ class SimulatedCluster(Objects):
         """Why the operator is not to believe what it sees of nodes, if it is not."""
         self.rules = ClusterRules()
         """What the operator holds every run to."""
+        self.master_key = MASTER_KEY
         self.alive_generations: list[set[int]] = []
         """Generations that trained, by second."""
         self._totals = {
@@ -78,7 +79,7 @@ class SimulatedCluster(Objects):
 
     def signing_key(self, run_uid: str) -> bytes:
         """The key by which the agents of a run know the operator."""
-        return derive_signing_key(MASTER_KEY, run_uid)
+        return derive_signing_key(self.master_key, run_uid)
 
     async def progress(self, address: str, key: bytes) -> AgentProgress | None:
         """What the agent at a pod IP tells; None if it is silent or has another key, or its node or pod is not up."""
