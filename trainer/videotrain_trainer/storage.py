@@ -168,6 +168,10 @@ class ObjectStore:
                     )
                 file.write(whole)
 
+    def read_by(self, uri: str, request: Callable[[Storage], Result]) -> Result:
+        """What another client of this store reads, which raises obstore's errors: repeated like any reading."""
+        return self._retry(uri, lambda *_: request(self._storage))
+
     def put(self, uri: str, data: bytes | memoryview | Path, only_if_absent: bool = False) -> str:
         """Write an object in one piece: nobody ever sees a part of it. Large ones are uploaded in parts.
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from videotrain_api.resource.autoencoder_kinds import KINDS, AutoencoderKindName, Causality, TimeAxis
+from videotrain_api.resource.locations import Location
 from videotrain_api.schema import ApiModel
 
 
@@ -33,7 +34,7 @@ class TransformerSpec(ApiModel):
     """Has the image/video condition input; needed by every conditioning other than t2v."""
     guidance_embed: bool | None = None
     """Has the distilled guidance input (FLUX.1-dev image models)."""
-    weights: str | None = None
+    weights: Location | None = None
     """URI of safetensors weights to start from; random initialisation if unset."""
 
 
@@ -104,7 +105,7 @@ class AutoencoderSpec(ApiModel):
     decode_flops_per_pixel: int | None = Field(default=None, ge=0)
     """FLOPs of decoding, divided by frames x height x width, for the forecast of sample stages; only for kind
     diffusers, where no formula counts them. Not counted if unset."""
-    weights: str | None = None
+    weights: Location | None = None
     """URI of safetensors weights, for kind diffusers of a folder with config.json; needed unless a stage with task
     `autoencoder` trains them."""
 
@@ -150,7 +151,7 @@ class TextEncoderSpec(ApiModel):
     """Width of the token features (4096 for T5-XXL)."""
     pooled_dim: int = Field(default=768, ge=8, le=1_048_576)
     """Width of the pooled feature (768 for CLIP-L)."""
-    weights: str | None = None
+    weights: Location | None = None
     """Directory or URI with both encoders; required by `t5-clip`, refused by `bytes`."""
     trim_padding: bool = False
     """Leave pad tokens out of T5, which is the same as masking them. Off, they are encoded and attended to without a

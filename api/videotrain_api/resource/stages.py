@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, get_args
 from pydantic import Field
 
 from videotrain_api.resource import sampling
+from videotrain_api.resource.locations import Location
 from videotrain_api.schema import ApiModel, patterned
 
 DNS_LABEL = patterned(
@@ -200,7 +201,7 @@ class WeightsFrom(ApiModel):
 
     stage: StageName | None = None
     """An earlier stage of the run with the same task."""
-    uri: str | None = None
+    uri: Location | None = None
     """A safetensors file or a checkpoint."""
     adapt: Literal["image-autoencoder", "new-latents"] | None = None
     """How weights of another model are taken over; unset for weights of this very model. `image-autoencoder`: a 2-D
@@ -270,7 +271,7 @@ class TrainTask(ApiModel):
 class PerceptualLoss(ApiModel):
     """LPIPS, a distance in the features of VGG16, added to the mean absolute error."""
 
-    weights: str = Field(min_length=1)
+    weights: Location = Field(min_length=1)
     """URI of a folder with the published weights as .safetensors, .pth or .pt files: VGG16 and the linear layers of
     LPIPS 0.1, apart or in one file. They are not part of any image, so mount or upload them."""
     weight: float = Field(default=0.5, gt=0, le=1000)
@@ -342,11 +343,11 @@ class Prompt(ApiModel):
     """The prompt."""
     negative: str = ""
     """What text guidance leads away from."""
-    image: str | None = None
+    image: Location | None = None
     """URI of a reference picture; text only if unset."""
-    last_image: str | None = None
+    last_image: Location | None = None
     """URI of the last frame of `i2v_loop`; `image` itself if unset."""
-    video: str | None = None
+    video: Location | None = None
     """URI of the reference video of the v2v kinds."""
     condition: ConditionKind = "t2v"
     """How the reference is used; `i2v_head` makes it the first frame."""

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Final, Literal, get_args
 from pydantic import Field
 
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.locations import Location, StorageUri
 from videotrain_api.resource.pool import AnnotationKey, LabelKey, LabelValue, Money, ObjectName, PodTemplate, Pool
 from videotrain_api.resource.stages import DNS_LABEL, NodeBounds, Stage
-from videotrain_api.schema import ApiModel, patterned
+from videotrain_api.schema import ApiModel
 from videotrain_api.vocabulary import API_VERSION, KIND
 
 LONGEST_SECONDS: Final = 1_000_000_000
@@ -41,13 +42,7 @@ class Metadata(ApiModel):
 class Storage(ApiModel):
     """The object store that holds curated clips, shards, checkpoints and samples."""
 
-    uri: Annotated[
-        str,
-        patterned(
-            r"^s3://[a-z0-9][a-z0-9.-]{2,62}(/[^\s]*)?$",
-            "s3://BUCKET/PREFIX with a bucket name of 3 to 63 lower-case letters, digits, '.' or '-'",
-        ),
-    ]
+    uri: StorageUri
     """Bucket and prefix under which everything of this run is written."""
     endpoint_url: str | None = None
     """S3 endpoint; AWS if unset. `videotrain local` starts a server of its own if unset."""
@@ -60,14 +55,17 @@ class Storage(ApiModel):
 class Dataset(ApiModel):
     """What the run learns from. Give the earliest form at hand; stages make the later ones."""
 
-    videos: str | None = None
+    videos: Location | None = None
     """Folder of raw videos: s3://, file:// or package://MODULE/FOLDER of a package in the image. Input of `curate`.
     A text file of the same stem beside a video holds its caption."""
     captions: dict[str, str] = Field(default_factory=dict)
     """Captions by file stem for videos without a text file; the stem itself is the last resort."""
-    clips: str | None = None
+    caption_table: Location | None = None
+    """Table with more captions: a .csv or .parquet file, or a folder of .parquet files, s3:// or file://, with the
+    columns `path` (a video's path below `videos`, or its stem) and `text`. `captions` goes before it."""
+    clips: Location | None = None
     """URI of a curated set (manifest.parquet and mp4 files); made by a `curate` stage if unset."""
-    latents: str | None = None
+    latents: Location | None = None
     """URI of an encoded set (manifest.parquet and tar shards); made by an `encode` stage if unset."""
 
 

@@ -52,7 +52,7 @@ class VideoFolder:
     Args:
         uri: s3://, file:// or package:// URI of the folder.
         storage: endpoint and region for s3://.
-        captions: captions by stem for videos without a text file.
+        captions: captions by path below the folder, or by stem, for videos without a text file.
 
     Raises:
         DataError: the package of a package:// URI is not installed here.
@@ -103,14 +103,14 @@ class VideoFolder:
         return target
 
     def caption(self, video: RawVideo) -> str:
-        """The text file of the same stem, else the manifest's caption, else the words of the stem."""
+        """The text file of the same stem, else what the run says of path or stem, else the words of the stem."""
         uri = self._texts.get(_without_suffix(video.name))
         if uri is not None:
             with self._field_is_named():
                 text = self._store.get(uri).decode("utf-8", errors="replace")
             if text.strip():
                 return " ".join(text.split())
-        return self._captions.get(video.stem) or stem_words(video.stem)
+        return self._captions.get(video.name) or self._captions.get(video.stem) or stem_words(video.stem)
 
     def _listed(self) -> list[ObjectInfo]:
         """A store may answer with an old listing, with a part of one or with something that reads as an empty one: a

@@ -17,6 +17,7 @@ from videotrain_api.resource.stages import CurateTask
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import DropReport
 from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
+from videotrain_trainer.curation.caption_table import read_captions
 from videotrain_trainer.curation.merge import merge, refuse_empty
 from videotrain_trainer.curation.normalise import FILE_VERSION
 from videotrain_trainer.curation.sandbox import Sandbox
@@ -42,7 +43,10 @@ def run(context: StageContext) -> Outcome:
         raise ConfigError(f"stage {config.stage.name!r}: curate and spec.dataset.videos must be set")
     store = ObjectStore.for_storage(config.storage)
     store.check()
-    folder = VideoFolder(config.dataset.videos, config.storage, config.dataset.captions)
+    captions = dict(config.dataset.captions)
+    if config.dataset.caption_table is not None:
+        captions = read_captions(store, config.dataset.caption_table, config.dataset.videos) | captions
+    folder = VideoFolder(config.dataset.videos, config.storage, captions)
     videos = {_unit_name(video, task, folder.caption(video)): video for video in folder.videos()}
     units = [Unit(name, 1 + video.found.size // STEP_BYTES) for name, video in videos.items()]
     board = UnitRun(context, store, units)
