@@ -11,7 +11,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import Final
 
 from videotrain_api import metrics as catalogue
@@ -25,6 +25,7 @@ from videotrain_operator.kube.informer import Informer
 from videotrain_operator.kube.run_watch import Runs
 from videotrain_operator.manager.controller import Controller
 from videotrain_operator.manager.election import Election
+from videotrain_operator.manager.election_thread import ElectionThread, RelayedClock
 from videotrain_operator.manager.kopf_thread import KopfThread
 from videotrain_operator.manager.master_key import read_master_key
 from videotrain_operator.manager.scrapers import Scrapers
@@ -42,6 +43,8 @@ comes within a minute: a connection that died is no reason as long as the API se
 """
 STUCK_SECONDS: Final = 60.0
 """An event loop that did not turn for so long is not healthy."""
+HUNG_SECONDS: Final = 30.0
+"""A replica whose event loop did not turn for so long takes no Lease and lets its own run out."""
 TICK_SECONDS: Final = 2.0
 AGAIN_SECONDS: Final = 2.0
 """After so long runs are listed again if that failed."""
@@ -66,13 +69,8 @@ class Operator:
         self._ready = asyncio.Event()
         self._watching = asyncio.Event()
         host = os.environ.get("HOSTNAME") or socket.gethostname()
-        self._election = Election(
-            client.apart(),
-            namespace=self._namespace,
-            name=settings.lease_name,
-            identity=f"{host}_{settings.instance or uuid.uuid4().hex[:8]}",
-            seconds=settings.lease_seconds,
-        )
+        identity = f"{host}_{settings.instance or uuid.uuid4().hex[:8]}"
+        self._election = ElectionThread(self._connect_apart, lambda client: self._elect(client, identity))
         fence = self._election.fence if settings.leader_elect else lambda: None
         cluster = KubeCluster(client, self._stores, fence, host)
         # Before what wakes it: each of the following takes its `notice`.
@@ -91,6 +89,25 @@ class Operator:
         self._kopf = KopfThread(self._runs, lambda: load_configuration(settings.kubeconfig or None))
         self._webhook = self._make_webhook() if settings.webhook_port else None
         metrics.add_source(self._samples)
+
+    def _connect_apart(self) -> AbstractAsyncContextManager[KubeClient]:
+        """A client of the election's own loop; what it asks is counted in the process's."""
+
+        def told(verb: str, kind: str, status: int) -> None:
+            self._loop.call_soon_threadsafe(self._metrics.note_request, verb, kind, status)
+
+        return connect(self._settings.kubeconfig or None, on_request=told)
+
+    def _elect(self, client: KubeClient, identity: str) -> Election:
+        client.clock = RelayedClock(self._client.clock, self._loop)  # often nobody else asks the server anything
+        return Election(
+            client,
+            namespace=self._namespace,
+            name=self._settings.lease_name,
+            identity=identity,
+            seconds=self._settings.lease_seconds,
+            alive=lambda: time.monotonic() - self._ticked_at < HUNG_SECONDS,
+        )
 
     def _make_informers(self) -> Iterable[Informer]:
         """Of nodes, which is the first, and of what runs own: everywhere, or in each namespace that is served."""
@@ -128,6 +145,9 @@ class Operator:
             OSError: a port cannot be used.
         """
         async with AsyncExitStack() as stack:
+            self._loop = asyncio.get_running_loop()
+            if self._settings.leader_elect:
+                await stack.enter_async_context(self._election)
             port = await stack.enter_async_context(
                 serve(
                     self._settings.listen_address,
@@ -139,9 +159,8 @@ class Operator:
                 )
             )
             _log.info("serving /metrics, /healthz and /readyz on port %d", port)
-            loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self.stop)
+                self._loop.add_signal_handler(number, self.stop)
             stopping = asyncio.create_task(self._stopping.wait())
             working = asyncio.create_task(self._work())
             await asyncio.wait({stopping, working}, return_when=asyncio.FIRST_COMPLETED)
@@ -150,7 +169,8 @@ class Operator:
             working.cancel()
             results = await asyncio.gather(working, return_exceptions=True)
             # Last, when nothing here writes any more: the next leader begins at once.
-            await self._election.release()
+            if self._settings.leader_elect:
+                await self._election.release()
             for error in results:
                 if isinstance(error, Exception):
                     raise error
@@ -179,6 +199,8 @@ class Operator:
             gc.collect()
             gc.freeze()
             self._ready.set()
+            # Before anybody may lead: one that does not tick counts as hung.
+            self._ticked_at = time.monotonic()
             group.create_task(self._tick())
             # Leading comes last: a pass over a cache that is not full would make pods a second time.
             group.create_task(self._resync_always())

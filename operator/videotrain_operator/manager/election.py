@@ -40,6 +40,7 @@ class Election:
         identity: str,
         seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
+        alive: Callable[[], bool] = lambda: True,
     ) -> None:
         """Begin as a standby; `acquire` campaigns for the Lease.
 
@@ -50,11 +51,14 @@ class Election:
             identity: who campaigns; unlike any other process.
             seconds: duration of the Lease.
             monotonic: this process's clock.
+            alive: whether the process still does what a leader is for. One that hangs neither takes the Lease nor
+                renews it.
         """
         self._client = client
         self._namespace, self._name, self._identity = namespace, name, identity
         self._seconds = seconds
         self._monotonic = monotonic
+        self._alive = alive
         self._renewed_at: float | None = None
         self._seen: tuple[str, float] = ("", 0.0)
         self.transitions = 0
@@ -83,7 +87,7 @@ class Election:
 
     async def acquire(self) -> None:
         """Return when the Lease is held."""
-        while not await self._attempt():
+        while not (self._alive() and await self._attempt()):
             await asyncio.sleep(min(1.0, self.renew_seconds))
         self.transitions += 1
         _log.info("leading: %s holds the lease %s/%s", self._identity, self._namespace, self._name)
@@ -92,7 +96,8 @@ class Election:
         """Renew; return when the Lease is lost."""
         while self.leading:
             await asyncio.sleep(self.renew_seconds)
-            await self._attempt()
+            if self._alive():
+                await self._attempt()
         self._renewed_at = None
         _log.warning("not leading any more: the lease %s/%s could not be renewed", self._namespace, self._name)
 
