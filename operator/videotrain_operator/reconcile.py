@@ -344,7 +344,7 @@ class RunLoop:
         """What can be done for a run whose passes fail: keep its limits, and say so once."""
         key, now = self._key, self._clock()
         try:
-            await hold_to_limits(self._cluster, key.namespace, key.name, now)
+            await hold_to_limits(self._cluster, key.namespace, key.name, now, self._time_untrusted())
             if not self._told:
                 await tell_unreconciled(self._cluster, key.namespace, key.name, error, self.failures, now)
                 self._told = True

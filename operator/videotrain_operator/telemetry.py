@@ -1,8 +1,9 @@
 """The operator's metrics: a view of the runs' statuses, named by the catalogue.
 
 Run series are computed from the status at every scrape, so a restart of the operator resets nothing. GPU time and money
-come from the ledger; time that turns out to be lost moves from one bucket to another, so a single bucket may go down
-once after a failure, while the sum over the buckets never does.
+come from the ledger, which may be corrected: time turns out to be lost, a pod to have ended earlier. Their counters
+never fall for that as long as this process lives; see `accounting/counters.py`. Another process begins with what the
+ledger says.
 """
 
 from __future__ import annotations
@@ -29,8 +30,18 @@ from videotrain_api.resource.stored_status import read_status
 from videotrain_api.resource.trainrun import CAUSES
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import Phase
+from videotrain_operator.accounting.counters import raised
 
 Sample = tuple[catalogue.Metric, tuple[str, ...], float]
+
+
+@dataclass
+class _Shown:
+    """Counters of one run by bucket."""
+
+    uid: str
+    gpu_microseconds: dict[str, int] = field(default_factory=dict)
+    micros: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -38,6 +49,7 @@ class OperatorMetrics(Collector):
     """What the operator knows. Register it, tell it about every pass, and let it be scraped."""
 
     _runs: dict[tuple[str, str], Json] = field(default_factory=dict)
+    _shown: dict[tuple[str, str], _Shown] = field(default_factory=dict)
     _errors: dict[str, int] = field(default_factory=dict)
     _events: dict[str, int] = field(default_factory=dict)
     _conflicts: int = 0
@@ -66,10 +78,18 @@ class OperatorMetrics(Collector):
         self._unreconciled.discard(key)
         self._unreadable[key] = unreadable
         self._runs[key] = dict(run) | {"status": status}
+        self._show(key, head["uid"], status.get("cost") or {})
         self._pass_counts[bisect_left(catalogue.RECONCILE_SECONDS_BUCKETS, seconds)] += 1
         self._pass_seconds += seconds
         for reason in event_reasons:
             self._events[reason] = self._events.get(reason, 0) + 1
+
+    def _show(self, key: tuple[str, str], uid: str, cost: Json) -> None:
+        shown = self._shown.get(key)
+        if shown is None or shown.uid != uid:
+            shown = self._shown[key] = _Shown(uid)
+        shown.gpu_microseconds = raised(shown.gpu_microseconds, cost.get("gpuMicrosecondsByBucket") or {})
+        shown.micros = raised(shown.micros, cost.get("microsByBucket") or {})
 
     def note_conflict(self) -> None:
         """A write was refused because the object had changed."""
@@ -111,11 +131,12 @@ class OperatorMetrics(Collector):
     def forget(self, namespace: str, name: str) -> None:
         """A run is gone; its series end."""
         self._runs.pop((namespace, name), None)
+        self._shown.pop((namespace, name), None)
         self._unreadable.pop((namespace, name), None)
         self._unreconciled.discard((namespace, name))
 
     def forget_runs(self) -> None:
-        """Somebody else leads: the series of all runs are his to tell."""
+        """Somebody else leads: the series of all runs are his to tell. What was shown is not forgotten."""
         self._runs.clear()
         self._unreadable.clear()
         self._unreconciled.clear()
@@ -133,7 +154,10 @@ class OperatorMetrics(Collector):
         for (namespace, name), run in sorted(self._runs.items()):
             status = _parsed(run["status"])
             labels = (namespace, name)
-            samples += [(m, labels + more, value) for m, more, value in run_samples(run, status)]
+            samples += [(m, labels + more, value) for m, more, value in _run_samples(run, status)]
+            if status.cost is not None:
+                counters = _counter_samples(self._shown[namespace, name], status.cost.currency)
+                samples += [(m, labels + more, value) for m, more, value in counters]
         for key in sorted(self._runs.keys() | self._unreconciled):
             samples.append((catalogue.RUN_RECONCILED, key, float(key not in self._unreconciled)))
         samples += [(catalogue.RUN_UNREADABLE, key, count) for key, count in sorted(self._unreadable.items())]
@@ -169,7 +193,7 @@ def _parsed(status: Json) -> RunStatus:
         return read_status(status).status
 
 
-def run_samples(run: Json, status: RunStatus) -> Iterator[Sample]:
+def _run_samples(run: Json, status: RunStatus) -> Iterator[Sample]:
     """All series of one run; the labels come after namespace and name."""
     yield catalogue.RUN_INFO, _info(run), 1
     for phase in Phase:
@@ -207,11 +231,14 @@ def _info(run: Json) -> tuple[str, ...]:
     return (run["metadata"]["uid"], model, autoencoder, str(spec.get("pool", {}).get("currency", "USD")))
 
 
-def _cost_samples(cost: CostStatus) -> Iterator[Sample]:
-    for bucket, amount in cost.gpu_microseconds_by_bucket.items():
+def _counter_samples(shown: _Shown, currency: str) -> Iterator[Sample]:
+    for bucket, amount in shown.gpu_microseconds.items():
         yield catalogue.GPU_SECONDS, (bucket,), amount / 1_000_000
-    for bucket, micros in cost.micros_by_bucket.items():
-        yield catalogue.COST_MICROS, (bucket, cost.currency), micros
+    for bucket, micros in shown.micros.items():
+        yield catalogue.COST_MICROS, (bucket, currency), micros
+
+
+def _cost_samples(cost: CostStatus) -> Iterator[Sample]:
     yield catalogue.COST_RATE_PER_HOUR, (cost.currency,), float(cost.rate_per_hour)
     if cost.forecast is not None:
         yield catalogue.FORECAST_COST, (cost.currency,), float(cost.forecast)

@@ -25,6 +25,7 @@ from videotrain_api.vocabulary import KIND, PORT_AGENT, Phase
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.clock import Clock
 from videotrain_operator.cluster.interface import Conflict
+from videotrain_operator.cluster.unreconciled import FAILED_PASSES
 from videotrain_operator.manager.server import serve
 from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.planner.observed import Observed
@@ -137,7 +138,8 @@ class Operating:
                 self._count(item)
                 continue
             self._errors = 0
-            self._metrics.note_pass(item.run, item.status, item.seconds, [event.reason for event in item.plan.events])
+            reasons = [event.reason for event in item.plan.events]
+            self._metrics.note_pass(item.run, item.status, item.seconds, reasons, len(item.plan.unreadable))
             run = item.run | {"status": item.plan.status.to_wire()}
             self._display.update(run, item.observed)
             self._write_endpoints(item.observed)
@@ -154,6 +156,8 @@ class Operating:
         if isinstance(error, sqlite3.Error):
             raise error
         self._errors += 1
+        if self._errors >= FAILED_PASSES:
+            self._metrics.note_unreconciled(self._key.namespace, self._key.name)
         if self._errors >= PATIENCE:
             raise OperatorError(f"the operator failed {PATIENCE} times in a row: {error!r}") from error
 

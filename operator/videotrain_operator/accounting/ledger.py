@@ -154,6 +154,7 @@ def settle(
     _bound_vanished(book, seen, missing, last_look)
     for uid, record in list(book.pods.items()):
         if _post(book, uid, record) and record.gone:
+            book.folded["estimated"] = book.folded["estimated"] or record.estimated  # there may be no entry of it
             del book.pods[uid]
     _fold(book)
     return _bill(book)
@@ -248,6 +249,7 @@ def _record(book: _Book, holdings: Iterable[Holding]) -> set[str]:
     awaited = awaited_in(book.before)
     for held in holdings:
         record = book.pods.get(held.uid)
+        unrecorded = record is None
         if record is None:
             newest = next((entry for entry in reversed(book.entries) if entry["uid"] == held.uid), None)
             if held.gone and newest is not None:
@@ -258,7 +260,8 @@ def _record(book: _Book, holdings: Iterable[Holding]) -> set[str]:
         seen.add(held.uid)
         if record.gone and not held.gone:
             record.closed_through, record.gone, record.ended, record.estimated = -1, False, None, False
-        record.seen = None
+        # No look had it before it went, whatever the time of the newest.
+        record.seen = record.bound if unrecorded and held.gone else None
         record.started = record.started if held.started_at is None else microseconds(held.started_at)
         record.ended = record.ended if held.finished_at is None else microseconds(held.finished_at)
         record.gone = held.gone
@@ -288,12 +291,13 @@ def _bound_vanished(book: _Book, seen: set[str], missing: Collection[str], last_
     for uid, record in book.pods.items():
         if uid in seen and not record.gone:
             continue
-        if record.seen is None and record.ended is None:
+        # What is gone did not end later than now, whatever the clock of its node said.
+        unsure = record.ended is None or record.ended > book.now + AHEAD_US
+        if record.seen is None and unsure:
             record.seen = record.bound if last_look is None else max(last_look, record.bound)
         if uid in missing and uid not in seen:
             continue
-        # What is gone did not end later than now, whatever the clock of its node said.
-        if record.ended is None or record.ended > book.now + AHEAD_US:
+        if unsure:
             record.ended, record.estimated = min(book.now, record.seen or book.now), True
         record.seen, record.gone = None, True
 

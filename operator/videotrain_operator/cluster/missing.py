@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from videotrain_api.records import Roster
 from videotrain_api.schema import Json
 from videotrain_operator.accounting.attribution import microseconds
+from videotrain_operator.accounting.ledger import ROUNDED_US
 from videotrain_operator.accounting.stored_ledger import awaited_in, open_pods
 from videotrain_operator.cluster.interface import Cluster, NotFound
 
@@ -27,7 +28,9 @@ class Sought(NamedTuple):
 
     name: str
     uid: str | None
-    """None for one of which only the name is known; its owner tells whose it is."""
+    """None for one that was noted before it was made."""
+    since: int = 0
+    """When it was noted, in microseconds since 1970: what got the name later is the one that was made."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +43,20 @@ class Found:
     """Uids by name of those that were not read: too many at once."""
 
 
-def on_record(
-    name: str, ledger: Mapping[str, Any] | None, roster: Roster | None, followed_since: datetime | None
-) -> Iterable[Sought]:
+def on_record(name: str, ledger: Mapping[str, Any] | None, roster: Roster | None) -> Iterable[Sought]:
     """Pods that ledger and roster know and of which no end is known.
 
     Args:
         name: of the run.
         ledger: as stored.
         roster: as published; None if its world is on record as ended.
-        followed_since: pods that are awaited since an earlier time may have been made and lost their labels since.
     """
     for uid, pod in open_pods(ledger or {}):
         yield Sought(pod, uid)
     for member in roster.members if roster is not None else ():
         yield Sought(member.pod, member.uid)
-    since = None if followed_since is None else microseconds(followed_since)
     for number, note in awaited_in(ledger or {}).items():
-        if since is not None and note.since < since:
-            yield Sought(f"{name}-w{number}", None)
+        yield Sought(f"{name}-w{number}", None, note.since)
 
 
 async def seek(
@@ -80,12 +78,12 @@ async def seek(
     known = uids | ended
     absent = (each for each in (*sought, *told) if (each.uid not in known if each.uid else each.name not in names))
     chosen = list(dict.fromkeys(absent))
-    namespace, owner = run["metadata"].get("namespace", "default"), run["metadata"]["uid"]
+    namespace = run["metadata"].get("namespace", "default")
     bodies = await asyncio.gather(*(_read(cluster, namespace, each.name) for each in chosen[:READS_PER_PASS]))
     there = [
         body
         for each, body in zip(chosen, bodies, strict=False)
-        if body is not None and (body["metadata"]["uid"] == each.uid if each.uid else owner in owners_of(body))
+        if body is not None and (body["metadata"]["uid"] == each.uid if each.uid else _is_made(body, each.since))
     ]
     left = {each.name: each.uid or "" for each in chosen[READS_PER_PASS:]}
     return Found(tuple(there), left)
@@ -94,6 +92,11 @@ async def seek(
 def owners_of(body: Json) -> list[str]:
     """Uids of an object's owners."""
     return [owner["uid"] for owner in body["metadata"].get("ownerReferences") or []]
+
+
+def _is_made(body: Json, since: int) -> bool:
+    created = microseconds(datetime.fromisoformat(body["metadata"]["creationTimestamp"]))
+    return created >= since - ROUNDED_US
 
 
 def _has_ended(body: Json) -> bool:

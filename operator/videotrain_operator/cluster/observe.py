@@ -73,8 +73,9 @@ async def observe(
     key = agents.signing_key(labels[LABEL_RUN_UID])
     text = _text(ledger, LEDGER_KEY)
     read = _parse_ledger(text) if text is not None else None
-    own = [pod for pod in departed if labels.items() <= (pod["metadata"].get("labels") or {}).items()]
-    recorded = tuple(on_record(name, read, roster if _is_live(run) else None, followed_since))
+    recorded = tuple(on_record(name, read, roster if _is_live(run) else None))
+    names = {each.name for each in recorded}
+    own = [pod for pod in departed if _is_own(pod, labels) or pod["metadata"]["name"] in names]
     found = await seek(cluster, run, listed, own, recorded)
     bodies = [*listed, *found.there]
     pods = tuple(pod_view(pod, nodes, resource) for pod in bodies)
@@ -105,16 +106,26 @@ async def observe(
 def _misplaced(
     bodies: Iterable[Json], pods: Iterable[PodView], labels: Json, recorded: Iterable[Sought]
 ) -> frozenset[str]:
-    """Names of pods on record whose labels, by which they are found, or whose owner somebody changed."""
+    """Names of pods of the run whose labels, by which they are found, or whose owner somebody changed."""
     uids = {each.uid for each in recorded} | {None}
     names = {each.name for each in recorded if each.uid is None}
     found = set()
     for body, pod in zip(bodies, pods, strict=True):
-        wanted = labels | {LABEL_INDEX: str(pod.index)}
-        right = wanted.items() <= (body["metadata"].get("labels") or {}).items()
-        if (pod.uid in uids or pod.name in names) and not (right and labels[LABEL_RUN_UID] in owners_of(body)):
+        right = _carries(body, labels | {LABEL_INDEX: str(pod.index)})
+        owned = labels[LABEL_RUN_UID] in owners_of(body)
+        # One that carries our labels and is neither on record nor owned is not taken over.
+        if not (right and owned) and (owned or pod.uid in uids or pod.name in names):
             found.add(pod.name)
     return frozenset(found)
+
+
+def _is_own(body: Json, labels: Json) -> bool:
+    """It carries the run's labels or has the run for an owner; somebody may have changed one of these."""
+    return _carries(body, labels) or labels[LABEL_RUN_UID] in owners_of(body)
+
+
+def _carries(body: Json, labels: Json) -> bool:
+    return labels.items() <= (body["metadata"].get("labels") or {}).items()
 
 
 def _is_live(run: Json) -> bool:

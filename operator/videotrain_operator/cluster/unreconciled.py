@@ -17,7 +17,7 @@ FAILED_PASSES: Final = 3
 """So many in a row, seconds apart, are no passing trouble."""
 
 
-async def hold_to_limits(cluster: Cluster, namespace: str, name: str, now: datetime) -> None:
+async def hold_to_limits(cluster: Cluster, namespace: str, name: str, now: datetime, time_untrusted: str = "") -> None:
     """Delete the pods that suspension, deadline or budget want gone, by what can be read.
 
     Args:
@@ -25,6 +25,7 @@ async def hold_to_limits(cluster: Cluster, namespace: str, name: str, now: datet
         namespace: its namespace.
         name: its name.
         now: aware.
+        time_untrusted: why that may be wrong; then only suspension is kept.
 
     Raises:
         NotFound: the run is gone.
@@ -36,7 +37,7 @@ async def hold_to_limits(cluster: Cluster, namespace: str, name: str, now: datet
     pool = spec.get("pool") if isinstance(spec, dict) else None
     resource = str(pool.get("gpuResource", "nvidia.com/gpu")) if isinstance(pool, dict) else "nvidia.com/gpu"
     pods = [pod_view(pod, {}, resource) for pod in await cluster.list("Pod", namespace, labels)]
-    await delete_seen(cluster, namespace, overdue_pods(run, pods, now))
+    await delete_seen(cluster, namespace, overdue_pods(run, pods, now, time_untrusted))
 
 
 async def tell_unreconciled(

@@ -106,6 +106,9 @@ def _can_wait(document: Json, stored: Mapping[str, Any], now: datetime, *, over:
     # One that is made again from the status has folded totals, which nothing else would tell once the status is gone.
     young = document["run"]["generation"] == 0 and not document["folded"]["gpuMicroseconds"]
     keys = ("folded", "run", "entries") if over else () if young else ("folded", "run")
+    closed = {entry["uid"] for entry in document["entries"]} - {entry["uid"] for entry in stored.get("entries", ())}
+    if closed - pods.keys() - known.keys():  # it came and went, and nothing else tells of it
+        return 0.0
     marked = document["folded"]["estimated"] and not stored.get("folded", {}).get("estimated")
     if marked or any(document[key] != stored.get(key) for key in keys) or known.keys() - pods.keys():
         return 0.0

@@ -63,6 +63,19 @@ def _begins_anew(draft: Draft) -> bool:
     return rested and not draft.spec.suspend and not draft.observed.pods
 
 
+def restore_hashes(draft: Draft) -> None:
+    """Take the hashes of the stages' configurations from what was frozen, whatever somebody wrote into the status.
+
+    Workers refuse a roster that names another hash, for good. Where this version would freeze something else than the
+    one that did, the status is all there is.
+    """
+    data = config_data(draft.run)
+    if config_map_name(draft.run, data_hash(data)) != draft.status.config_map:
+        return
+    for config in stage_configs(draft.run):
+        draft.update_stage(config.stage.name, config_hash=config.hash())
+
+
 def refuse(draft: Draft, error: ManifestError, reason: Reason = Reason.INVALID) -> None:
     """Put on record why the manifest cannot be accepted."""
     old = find_condition(draft, Condition.ACCEPTED)

@@ -16,6 +16,7 @@ from videotrain_api.records import Roster, RosterMember
 from videotrain_api.render.roster import render_roster
 from videotrain_api.resource.status import GenerationStatus
 from videotrain_api.vocabulary import PORT_RENDEZVOUS, RENDEZVOUS_PORTS, GenerationReason
+from videotrain_operator.planner.configuration import restore_hashes
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.members import dead, eligible, ready_since, was_told
 from videotrain_operator.planner.observed import PodView
@@ -172,6 +173,7 @@ def _choose(draft: Draft, pods: list[PodView], size: int) -> list[PodView]:
 
 
 def _publish(draft: Draft, pods: list[PodView], reason: GenerationReason, message: str) -> None:
+    restore_hashes(draft)
     roster = _roster(draft, _next_number(draft), _members(pods), str(reason))
     # The API server made and bound the members before now, whatever the clock of this pass says.
     at = max(draft.now, *(pod.bound_at or pod.created_at for pod in pods))

@@ -21,7 +21,9 @@ from videotrain_operator.planner.observed import PodView
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
-def overdue_pods(run: Mapping[str, Any], pods: Iterable[PodView], now: datetime) -> tuple[Deletion, ...]:
+def overdue_pods(
+    run: Mapping[str, Any], pods: Iterable[PodView], now: datetime, time_untrusted: str = ""
+) -> tuple[Deletion, ...]:
     """The pods that have to go, each with its own grace, in which its agent saves.
 
     With a budget that shrinks the run to its smallest world, those beyond it; else all of them or none.
@@ -30,12 +32,16 @@ def overdue_pods(run: Mapping[str, Any], pods: Iterable[PodView], now: datetime)
         run: the object as it is stored; its spec and status may hold anything.
         pods: worker pods that are there.
         now: the time of this pass, aware.
+        time_untrusted: why that may be wrong; then neither deadline nor budget takes a pod.
     """
     spec = run.get("spec")
     spec = spec if isinstance(spec, Mapping) else {}
     there = [pod for pod in pods if not pod.deleting]
     first = 0
-    if not _is_asked_to_stop(run, spec) and not _is_too_late(run, spec, there, now):
+    asked = _is_asked_to_stop(run, spec)
+    if not asked and time_untrusted:
+        return ()
+    if not asked and not _is_too_late(run, spec, there, now):
         budget = _budget(spec)
         if budget is None or budget.action == "Notify" or not _is_spent(budget, *_spent(run, spec, there, now)):
             return ()

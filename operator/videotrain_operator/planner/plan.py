@@ -148,7 +148,7 @@ def plan_refusal(run: Mapping[str, Any], observed: Observed, error: ManifestErro
     return Plan(
         status=status.model_copy(update=changes),
         events=events,
-        delete=overdue_pods(run, observed.pods, now),
+        delete=overdue_pods(run, observed.pods, now, observed.time_untrusted),
         requeue_seconds=REFUSED_LOOK_SECONDS if observed.pods else None,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client.parser import text_string_to_metric_families
 from support.planner_builders import agent, at, failed, manifest, pod, progress, run_of, seen
 
@@ -121,3 +123,35 @@ def test_counts_stay_when_their_generation_is_folded_away():
     status = pass_over(running(generation(1)), progress(1, 5, curation=COUNTS))
     folded = status.model_copy(update={"generation": 2, "generations": [generation(2)]})
     assert pass_over(folded, progress(2, 6)).stages[0].curation == COUNTS
+
+
+def costing(productive: int, lost: int = 0) -> dict[str, Any]:
+    amounts = {"productive": productive, "lost": lost}
+    cost = CostStatus(currency="USD", gpu_microseconds_by_bucket=amounts, micros_by_bucket=amounts)
+    return RunStatus(cost=cost).to_wire()
+
+
+def counted(metrics: OperatorMetrics, name: str = "videotrain_cost_micros_total") -> dict[str, float]:
+    families = text_string_to_metric_families(metrics.text().decode())
+    return {s.labels["bucket"]: s.value for family in families for s in family.samples if s.name == name}
+
+
+def test_a_bill_that_is_corrected_lowers_no_counter():
+    metrics, run = OperatorMetrics(), manifest()
+    metrics.note_pass(run, costing(5_000_000), 0.004, [])
+    metrics.note_pass(run, costing(4_000_000), 0.004, [])
+    assert counted(metrics)["productive"] == 5_000_000
+    assert counted(metrics, "videotrain_gpu_seconds_total")["productive"] == 5
+    metrics.forget_runs()
+    metrics.note_pass(run, costing(4_000_000, 500_000), 0.004, [])
+    assert counted(metrics) == {"productive": 5_000_000, "lost": 0}, "the same process leads again"
+    metrics.note_pass(run, costing(6_000_000, 500_000), 0.004, [])
+    assert counted(metrics) == {"productive": 6_000_000, "lost": 500_000}
+
+
+def test_another_run_of_the_name_begins_at_its_own_bill():
+    metrics, run = OperatorMetrics(), manifest()
+    metrics.note_pass(run, costing(5_000_000), 0.004, [])
+    other = run | {"metadata": run["metadata"] | {"uid": "another"}}
+    metrics.note_pass(other, costing(1_000_000), 0.004, [])
+    assert counted(metrics)["productive"] == 1_000_000

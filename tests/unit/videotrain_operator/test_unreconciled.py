@@ -21,12 +21,19 @@ KEY = RunKey(namespace="default", name="demo")
 class Rig:
     """A loop over a simulated run, in which time goes on with each pass; `broken` makes every pass fail."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **spec: Any) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, time_untrusted: str = "", **spec: Any) -> None:
         self.cluster = SimulatedCluster(manifest(stages=[train_stage("first", 500)], **spec), nodes=4, pace=Pace())
         self.broken = False
         self.passes = 0
         self.failures: list[int] = []
-        self.loop = RunLoop(self.cluster, KEY, self.cluster, clock=lambda: self.cluster.now, on_error=self._note)
+        self.loop = RunLoop(
+            self.cluster,
+            KEY,
+            self.cluster,
+            clock=lambda: self.cluster.now,
+            time_untrusted=lambda: time_untrusted,
+            on_error=self._note,
+        )
         self._plan = reconcile_module.plan
         monkeypatch.setattr(reconcile_module, "plan", self._plan_or_fail)
         monkeypatch.setattr(self.loop, "_pause", self._pause)
@@ -97,6 +104,20 @@ async def test_limits_hold_while_every_pass_fails(monkeypatch: pytest.MonkeyPatc
     assert len(rig.cluster.pods()) == 3
     rig.broken = True
     rig.cluster.edit(**limit)
+    await rig.passes_of(40)
+    assert rig.cluster.pods() == []
+
+
+@pytest.mark.parametrize("broken", [True, False], ids=["passes fail", "the spec does not parse"])
+async def test_no_pod_is_taken_by_an_untrusted_time(monkeypatch: pytest.MonkeyPatch, broken: bool) -> None:
+    rig = Rig(monkeypatch, time_untrusted="the clock jumped")
+    await rig.passes_of(10)
+    rig.broken = broken
+    odd = {} if broken else {"fieldOfALaterVersion": 1}
+    rig.cluster.edit(activeDeadlineSeconds=15, budget={"maxCost": "0.05"}, **odd)
+    await rig.passes_of(40)
+    assert len(rig.cluster.pods()) == 3
+    rig.cluster.edit(suspend=True)
     await rig.passes_of(40)
     assert rig.cluster.pods() == []
 

@@ -171,3 +171,38 @@ def test_the_document_stays_small_and_the_totals_stay_right() -> None:
     assert one.held == 2000 * SECOND
     assert len(one.document["entries"]) <= ledger_module.ENTRIES_LISTED
     assert len(json.dumps(one.document)) < 200_000
+
+
+def test_a_roster_that_a_wrong_clock_dated_ahead_closes_nothing_before_its_time() -> None:
+    first = progress(1, 30, "failed", started_at=at(12), last_step_at=at(20), ended_at=at(21))
+    second = progress(2, 3, resumed_step=0, launched_at=at(25), started_at=at(27), last_step_at=at(30))
+    ends = {"progress": first, "end_cause": "application", "end_reason": "WorkerFailed"}
+    right = [generation(1, 10, [0], **ends), generation(2, 25, [0], progress=second)]
+    wrong = [right[0], right[1].model_copy(update={"created_at": at(5000)})]
+    before = bill(30, [holding(0, 4)], wrong)
+    corrected = bill(31, [holding(0, 4)], right, document=before.document)
+    assert corrected.gpu_microseconds == bill(31, [holding(0, 4)], right).gpu_microseconds
+
+
+def test_a_pod_whose_node_is_a_day_ahead_is_billed_to_now_and_no_further() -> None:
+    ended = holding(0, 4, finished_at=at(86_400))
+    seen = bill(20, [ended], [])
+    assert seen.held == 16 * SECOND
+    gone = bill(22, [], [], document=seen.document, observed_at=at(20))
+    assert gone.held == 16 * SECOND and gone.estimated
+
+
+def test_a_pod_that_was_replaced_is_dropped_once_nothing_of_it_is_open() -> None:
+    document, pods = None, 0
+    for number in range(1, 40):
+        begun = 20.0 * number
+        facts = [progress(n, 5, resumed_step=0, started_at=at(20.0 * n + 1)) for n in (number - 1, number)]
+        worlds = [
+            generation(n, 20.0 * n, [0], progress=f) for n, f in zip((number - 1, number), facts, strict=True) if n
+        ]
+        old = holding(0, begun - 20, uid=f"uid-{number - 1}", finished_at=at(begun - 1), gone=True)
+        new = holding(0, begun - 1, uid=f"uid-{number}")
+        one = bill(begun + 5, [old, new] if number > 1 else [new], worlds, document=document, observed_at=at(begun))
+        document = json.loads(json.dumps(one.document))
+        pods = max(pods, len(document["pods"]))
+    assert pods <= 2

@@ -260,3 +260,19 @@ def test_deadline_and_budget_hold_after_any_edit_of_the_status(limit: str, place
         cluster.edit(budget={"maxCost": "0.100"})  # 6 GPUs at 0.001 a second: spent within 17 s
     asyncio.run(live(cluster, 60))
     assert held(cluster) == 0
+
+
+def test_an_edited_configuration_hash_is_not_told_to_workers() -> None:
+    """They would refuse the roster for good."""
+    cluster = pickle.loads(aged(AGES["running"]))
+    body = copy.deepcopy(cluster.run)
+    right = [stage["configHash"] for stage in body["status"]["stages"]]
+    for stage in body["status"]["stages"]:
+        stage["configHash"] = "0" * 16
+    cluster.put(KIND, body)
+    before = body["status"]["generation"]
+    cluster.fail_worker("demo-w0", 1)
+    status = asyncio.run(live(cluster, 10))
+    roster = json.loads(cluster.objects["ConfigMap", "demo-roster"]["data"][ROSTER_KEY])
+    assert status.generation > before and roster["configHash"] == right[0]
+    assert [stage.config_hash for stage in status.stages] == right

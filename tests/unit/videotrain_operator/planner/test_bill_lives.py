@@ -1,0 +1,20 @@
+"""Random lives in which nobody can be relied on: the bill is exact or marked as an estimate, and never too high."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from support.bill_lives import live
+
+LIVES = int(os.environ.get("VIDEOTRAIN_BILL_LIVES", "300"))
+BATCHES = 10
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+async def test_a_bill_is_exact_or_marked_as_estimated_and_never_too_high(batch: int) -> None:
+    verdicts = [await live(seed) for seed in range(batch, LIVES, BATCHES)]
+    assert [problem for problem in (verdict.problem() for verdict in verdicts) if problem] == []
+    held = [verdict for verdict in verdicts if verdict.told]
+    assert sum(verdict.billed > 0 for verdict in held) > 0.9 * len(held)
+    assert sum(not verdict.estimated for verdict in held) > 0.5 * len(held), "an estimate is the exception"
