@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
+import google_crc32c
 from pydantic import ValidationError
 
 from videotrain.report.workdir import ObjectMissingError, ObjectReader
@@ -104,10 +105,14 @@ def _lines(objects: ObjectReader, manifest: CheckpointManifest) -> tuple[list[Or
     problems: list[str] = []
     for segment in manifest.order:
         try:
-            found = [OrderLine.model_validate_json(t) for t in objects.get(segment.uri).splitlines() if t.strip()]
+            data = objects.get(segment.uri)
+            found = [OrderLine.model_validate_json(text) for text in data.splitlines() if text.strip()]
         except (ObjectMissingError, ValidationError, ManifestError) as error:
             problems.append(f"{segment.uri}: {error}")
             continue
+        checksum = f"{google_crc32c.value(data):08x}"
+        if checksum != segment.crc32c:
+            problems.append(f"{segment.uri}: CRC-32C {checksum}, the checkpoint says {segment.crc32c}")
         # A segment may reach beyond the step from which a later generation went on.
         lines += [line for line in found if segment.first_step <= line.step <= segment.last_step]
     steps = [line.step for line in lines]

@@ -87,6 +87,13 @@ def test_a_segment_that_was_changed_is_a_problem(trained):
     assert [p for p in check.problems if "hash" in p]
 
 
+def test_what_the_hash_of_the_order_does_not_cover_is_covered_by_the_segments_checksum(trained):
+    uri = f"{trained.prefix('train')}/order/00000004-00000006.g000001.jsonl"
+    trained.objects.objects[uri] = trained.objects.objects[uri].replace(b'"bucket": "64px/8f', b'"bucket": "64px/9f')
+    (problem,) = check_order(trained.objects, commit_uri(trained)).problems
+    assert problem.startswith(f"{uri}: CRC-32C ")
+
+
 def test_lines_of_a_segment_beyond_its_use_do_not_count(trained):
     manifest = json.loads(trained.objects.get(commit_uri(trained, 3)))
     uri = manifest["order"][0]["uri"]
