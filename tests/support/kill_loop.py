@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import threading
 from collections import Counter
 from contextlib import suppress
@@ -21,7 +20,9 @@ NAMES = {"agent": "videotrain-trai", "worker": WORKER_NAME, "S3 server": "weed"}
 """How the names of the victims' processes begin; the kernel keeps 15 letters."""
 VICTIMS = ("command", *NAMES)
 LONGEST_PAUSE = 9.0
-"""Seconds between two kills, at most; a run without any takes about twenty."""
+"""Seconds that a victim lives after it was found, at most; a run without any kill takes about twenty."""
+LOOK_SECONDS = 0.2
+"""Between two looks for a victim."""
 GONE_SECONDS = 30.0
 """In which every process of a killed command must be gone."""
 
@@ -80,9 +81,13 @@ def _kill_until_it_ends(
     """Whether something was killed without which the command cannot go on."""
     fatal = False
     while reader.is_alive():
-        left = kills - killed.kills.total()
-        reader.join(chance.uniform(0.3, LONGEST_PAUSE) if left > 0 else None)
-        victim = chance.choice(VICTIMS)
+        if killed.kills.total() == kills:
+            reader.join()
+        # A victim that is there for a short while is as likely as one that is always there.
+        victim, pause = chance.choice(VICTIMS), chance.uniform(0, LONGEST_PAUSE)
+        while reader.is_alive() and not _living(local, victim):
+            reader.join(LOOK_SECONDS)
+        reader.join(pause)
         if reader.is_alive() and _kill(local, victim):
             killed.kills[victim] += 1
             killed.log.append(f"SIGKILL to the {victim}")
@@ -90,13 +95,18 @@ def _kill_until_it_ends(
     return fatal
 
 
-def _kill(local: LocalProcess, victim: str) -> bool:
-    with suppress(psutil.NoSuchProcess, ProcessLookupError):
+def _living(local: LocalProcess, victim: str) -> psutil.Process | None:
+    with suppress(psutil.NoSuchProcess):
         if victim == "command":
-            local.send(signal.SIGKILL)
+            return psutil.Process(local.process.pid)
+        return next((one for one in processes_below(local.workdir) if one.name().startswith(NAMES[victim])), None)
+    return None
+
+
+def _kill(local: LocalProcess, victim: str) -> bool:
+    process = _living(local, victim)
+    with suppress(psutil.NoSuchProcess):
+        if process is not None:
+            process.kill()
             return True
-        for process in processes_below(local.workdir):
-            if process.name().startswith(NAMES[victim]):
-                process.kill()
-                return True
     return False

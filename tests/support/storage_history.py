@@ -28,6 +28,8 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 where the store did nothing, or where it did everything (a lost answer), of success where a write was not stored, or of
 no objects where there are some."""
 WRITES = ("put", "create")
+_ONLY_FOR = {"not stored": WRITES, "listed empty": ("list",)}
+"""Kinds of requests of an outcome that others cannot have; the next one of these kinds has it instead."""
 _IN_STEP = re.compile(r"/checkpoints/step-(\d+)/(.+)$")
 
 
@@ -41,10 +43,10 @@ class Event:
 
     process: str
     kind: str
-    """get, get_range, head, list, put, create or delete."""
+    """get, get_range, head, list, put, create or delete; or damage, which no request makes."""
     key: str
     data: bytes = b""
-    """Of a write."""
+    """Of a write, or what is left of a damaged object."""
 
     def __str__(self) -> str:
         return f"{self.process} {self.kind} {self.key.rsplit('/stage/', 1)[-1]}"
@@ -102,6 +104,8 @@ class _Model:
             yield from self._write(event, step, name)
         elif event.kind == "delete":
             yield from self._delete(event, step, name)
+        elif event.kind == "damage":
+            self._objects[event.key] = event.data
 
     def _write(self, event: Event, step: int | None, name: str) -> Iterator[str]:
         before = self._objects.get(event.key)
@@ -181,12 +185,15 @@ class Process(ObjectStore):
                 raise Crash
             outcome = self.plan.get(self.calls)
             self.calls += 1
+            if outcome in _ONLY_FOR and kind not in _ONLY_FOR[outcome]:
+                self.plan.setdefault(self.calls, outcome)
+                outcome = None
             if outcome is not None:
                 self.met.append(f"{kind} {key}")
             self._fail(outcome, "before", key)
-            if outcome == "not stored" and kind in WRITES:
+            if outcome == "not stored":
                 return {"e_tag": '"of nothing"', "version": None}
-            if outcome == "listed empty" and kind == "list":
+            if outcome == "listed empty":
                 return []
             try:
                 result = send()

@@ -1,22 +1,26 @@
 """Every request of the checkpoint path fails in every way, one at a time, and what the store went through is checked.
 
-The path: a generation raises its fence, loads what the one before left, and saves two checkpoints with retention. At
-each of its requests the process dies before or after, or is told of an error that was none, or was one.
+The path: a generation raises its fence, loads what the one before left, and saves two checkpoints with retention. Or
+the newest checkpoint is damaged where it lies, and two machines read it, leave their marks and withdraw it. At each
+request a process dies before or after, or is told of an error that was none, or was one, or of what is not so.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
 from support.checkpoint_worlds import load, make_writers, save
-from support.storage_history import OUTCOMES, Crash, History, Outcome, Process, record
+from support.storage_history import OUTCOMES, Crash, Event, History, Outcome, Process, record
 
 from videotrain_api.resource.trainrun import CheckpointPolicy
-from videotrain_trainer.checkpoint.catalog import stored_steps
+from videotrain_trainer.checkpoint.catalog import find_steps
+from videotrain_trainer.checkpoint.damage import DamagedCheckpointError
 from videotrain_trainer.checkpoint.fence import Fence
-from videotrain_trainer.errors import StorageUnavailable
+from videotrain_trainer.errors import PeerLost, StorageUnavailable
 
 SHAPES = {"weight": (24, 8), "scale": ()}
 KEEP_LAST = 2
@@ -35,10 +39,10 @@ class Path:
         return Process(f"g{number}", self.history)
 
     def start(self, store: Process, number: int) -> tuple[int, list]:
-        """Fence, look and load: the step that was found, and the writers that go on from it."""
+        """Fence, look and load: the step that was found, and the writers from there on. The roster knows nothing."""
         Fence(store, self.prefix, number).raise_()
-        complete = stored_steps(store, self.prefix).complete
-        newest = complete[-1] if complete else 0
+        newest = max(self.history.committed(), default=0)
+        complete = find_steps(store, self.prefix, 0).complete
         (loaded,), (state,) = load(store, self.prefix, complete, 1, newest, shapes=SHAPES)
         resumed = loaded.manifest.step if loaded.manifest else 0
         assert resumed == newest, f"{newest} is complete, resumed at {resumed}: {loaded.skipped}"
@@ -55,6 +59,25 @@ class Path:
         finally:
             writers[0].close()
         return resumed + saves * EVERY
+
+    def refuse(self, stores: list[Process], number: int) -> int | None:
+        """Two machines load what there is; the step that they resume at."""
+        Fence(stores[0], self.prefix, number).raise_()
+        complete = find_steps(stores[0], self.prefix, 20).complete
+        results, states = load(
+            stores, self.prefix, complete, 2, 10, SHAPES, ("one", "two"), generation=number, saved_step=20
+        )
+        resumed = {result.manifest.step if result.manifest else None for result in results}
+        assert len(resumed) == 1
+        assert all(state.is_whole() for state in states)
+        return resumed.pop()
+
+    def damage(self, step: int) -> None:
+        """Cut off the end of a stored file; its commit manifest stays."""
+        (uri,) = [event.key for event in self.history.events if event.kind == "put" and f"-{step:08d}/" in event.key
+                  and event.key.endswith(".safetensors")]  # fmt: skip
+        os.truncate(f"/{uri}", 100)
+        self.history.events.append(Event("disk", "damage", uri, bytes(100)))
 
 
 def expected_order(step: int) -> str:
@@ -140,3 +163,28 @@ def test_nothing_that_is_complete_is_lost_whatever_request_fails(path_at, outcom
         reached += 1
         check_all(path, 20)
     assert reached > 25
+
+
+ENDS = (Crash, StorageUnavailable, DamagedCheckpointError, PeerLost)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_what_is_damaged_is_refused_in_the_end_and_nothing_else_is_lost(path_at, outcome, which):
+    """The other machine's requests go as they should."""
+    reached = 0
+    for call in range(MOST_CALLS):
+        path = path_at(call)
+        path.damage(20)
+        stores = [Process(f"g2-{machine}", path.history) for machine in ("one", "two")]
+        stores[which].plan = {call: outcome}
+        with suppress(*ENDS):
+            assert path.refuse(stores, 2) == 10
+        if not stores[which].met:
+            break
+        reached += 1
+        assert path.refuse([path.generation(3), path.generation(3)], 3) == 10
+        assert find_steps(path.generation(4), path.prefix, 20).refused == [20]
+        assert path.run(path.generation(4), 4, saves=1) == 20
+        assert path.history.problems() == [], path.history.tail()
+    assert reached > 5

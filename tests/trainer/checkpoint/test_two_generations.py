@@ -6,6 +6,7 @@ Hypothesis orders the requests one by one, so that a generation may be past any 
 
 from __future__ import annotations
 
+import random
 import shutil
 import tempfile
 import threading
@@ -124,7 +125,7 @@ class Generations(RuleBasedStateMachine):
         self.lives.append(Life(number, Process(f"g{number}", self.history), self._work))
 
     @precondition(lambda self: any(not life.over for life in self.lives))
-    @rule(which=integers(0, 1), requests=integers(1, 12))
+    @rule(which=integers(0, 1), requests=integers(1, 40))
     def go(self, which: int, requests: int) -> None:
         """Some requests of one of those that are at work."""
         alive = [life for life in self.lives if not life.over]
@@ -138,7 +139,7 @@ class Generations(RuleBasedStateMachine):
         alive[which % len(alive)].kill()
 
     @precondition(lambda self: any(not life.over for life in self.lives))
-    @rule(which=integers(0, 1), requests=integers(0, 12), outcome=sampled_from(OUTCOMES))
+    @rule(which=integers(0, 1), requests=integers(0, 40), outcome=sampled_from(OUTCOMES))
     def disturb(self, which: int, requests: int, outcome: Outcome) -> None:
         """Something will happen at a request that is still to come."""
         alive = [life for life in self.lives if not life.over]
@@ -188,3 +189,41 @@ TestGenerations = Generations.TestCase
 TestGenerations.settings = SETTINGS
 TestGenerationsThatKeepOne = GenerationsThatKeepOne.TestCase
 TestGenerationsThatKeepOne.settings = SETTINGS
+
+
+HISTORIES = 60
+"""Of each kind. Hypothesis finds odd orders of few requests; these are long, and mostly work."""
+ACTIONS = ("go",) * 12 + ("begin",) * 2 + ("disturb",) * 5 + ("kill",)
+
+
+@pytest.mark.parametrize("kind", [Generations, GenerationsThatKeepOne])
+def test_long_random_histories_lose_nothing(kind):
+    for seed in range(HISTORIES):
+        chance, generations = random.Random(seed), kind()
+        try:
+            for _ in range(40):
+                act(generations, chance)
+                generations.the_newest_does_not_fail()
+        except BaseException as error:
+            error.add_note(f"history {seed}:\n{generations.history.tail()}")
+            raise
+        finally:
+            generations.teardown()
+
+
+def act(generations: Generations, chance: random.Random) -> None:
+    """One action of those that are possible."""
+    alive = sum(not life.over for life in generations.lives)
+    action = chance.choice(ACTIONS) if alive else "begin"
+    which = chance.randrange(2)
+    if action == "begin" and alive < 2:
+        generations.begin()
+        store = generations.lives[-1].store
+        # Most of a life is saving, but most of what can be lost is lost as it begins.
+        store.plan[chance.randint(0, 12)] = chance.choice(OUTCOMES)
+    elif action == "go":
+        generations.go(which=which, requests=chance.randint(1, 30))
+    elif action == "disturb":
+        generations.disturb(which=which, requests=chance.randint(0, 40), outcome=chance.choice(OUTCOMES))
+    elif action == "kill":
+        generations.kill(which=which)

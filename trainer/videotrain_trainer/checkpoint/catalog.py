@@ -144,10 +144,15 @@ def delete_checkpoint(store: ObjectStore, prefix: str, step: int) -> None:
 def withdraw(store: ObjectStore, prefix: str, step: int) -> None:
     """Rename the commit manifest of a checkpoint to `refused.json`, so that nothing loads it and its step can be saved
     again. Nothing is lost: the store itself copies the manifest, and renaming it back undoes this.
+
+    Raises:
+        StorageUnavailable: the copy is not stored, so the manifest was left in place.
     """
-    commit = layout.checkpoint_commit(prefix, step)
+    commit, refused = layout.checkpoint_commit(prefix, step), layout.refused_commit(prefix, step)
     try:
-        store.copy(commit, layout.refused_commit(prefix, step))
+        store.copy(commit, refused)
     except ObjectMissing:
         return
+    if not store.reconnected().exists(refused):
+        raise StorageUnavailable(f"{refused}: was copied from {commit}, and is not stored; nothing was deleted")
     store.delete(commit)
