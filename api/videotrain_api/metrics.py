@@ -225,7 +225,7 @@ WEBHOOK_REFUSED: Final = _operator(
     "webhook_refused_total",
     "counter",
     "Connections and requests that the webhook ended unread: too many connections (crowded) or reviews (busy), a TLS "
-    "handshake that failed, no HTTP or a head that is too large (malformed), a body that is too large or too slow, a "
+    "handshake that failed, no HTTP or a body that breaks off (malformed), a body that is too large or too slow, a "
     "client certificate of another name (stranger).",
     labels=("reason",),
 )

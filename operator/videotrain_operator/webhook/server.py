@@ -102,12 +102,13 @@ class Webhook:
         self._served = b""
         self.judges = Judges(pod_policy=pod_policy)
         self._seats = Seats(MOST_AT_ONCE, MOST_OF_ONE, MOST_WAITING)
-        self._refused = {"busy": 0, "large": 0, "slow": 0, "stranger": 0}
+        self._refused = {"busy": 0, "large": 0, "malformed": 0, "slow": 0, "stranger": 0}
         self._connections: Connections | None = None
 
     def refused(self) -> dict[str, int]:
         """Connections and requests that were ended unread since the start, by reason."""
-        return {**self._refused, **(self._connections.dropped if self._connections else {})}
+        dropped = self._connections.dropped if self._connections else {}
+        return {reason: self._refused.get(reason, 0) + dropped.get(reason, 0) for reason in (*self._refused, *dropped)}
 
     async def run(self) -> None:
         """Serve until cancelled.
@@ -208,6 +209,9 @@ class Webhook:
             raise web.HTTPServiceUnavailable(
                 text=f"no whole body within {BODY_SECONDS} s\n", headers=RETRY_AFTER
             ) from error
+        except (web.RequestPayloadError, ConnectionError) as error:
+            self._refused["malformed"] += 1
+            raise web.HTTPBadRequest(text="the body broke off, or its chunks are none\n") from error
         return body
 
 

@@ -388,6 +388,22 @@ async def test_a_body_that_is_too_large_is_refused_by_its_length_alone(webhook: 
     assert webhook.refused()["large"] == 1
 
 
+@pytest.mark.parametrize("coming", [b"Content-Length: 1000\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{"])
+async def test_a_body_that_breaks_off_is_no_fault_of_the_server(
+    coming: bytes, webhook: Webhook, caplog: pytest.LogCaptureFixture
+) -> None:
+    (reader,) = await connections(webhook, 1, tls=True)
+    reader.writer.write(HEAD + coming)  # type: ignore[attr-defined]
+    await reader.writer.drain()  # type: ignore[attr-defined]
+    while webhook._seats._free == server_module.MOST_AT_ONCE and not webhook.refused()["malformed"]:
+        await asyncio.sleep(0.01)
+    reader.writer.transport.abort()  # type: ignore[attr-defined]
+    while webhook._seats._free < server_module.MOST_AT_ONCE:
+        await asyncio.sleep(0.01)
+    assert webhook.refused()["malformed"] == 1
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
 async def test_a_compressed_body_is_not_unpacked(webhook: Webhook) -> None:
     (reader,) = await connections(webhook, 1, tls=True)
     more = b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08\x00"
