@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from support.known_reasons import unknown_in
 from support.planner_builders import manifest, run_of, train_stage
 
+from videotrain_api.render.network import NetworkRules
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.trainrun import RestartLimits
 from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.cluster.observe import observe
+from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.planner.plan import plan
 from videotrain_operator.reconcile import RunKey, reconcile
 from videotrain_operator.simulation.cluster import SimulatedCluster
@@ -70,7 +72,9 @@ def small_run(**spec: Any) -> SimulatedCluster:
     policy = {"hangSeconds": 8, "startSeconds": 20, "graceSeconds": 3}
     stages = [train_stage("first", 25), train_stage("second", 10, nodes={"min": 1, "max": 2})]
     base: dict[str, Any] = {"stages": stages, "failurePolicy": policy, "nodes": {"min": 1, "max": 3}}
-    return SimulatedCluster(manifest(**(base | spec)), nodes=NODES, pace=Pace(every_steps=5))
+    cluster = SimulatedCluster(manifest(**(base | spec)), nodes=NODES, pace=Pace(every_steps=5))
+    cluster.rules = ClusterRules(network=NetworkRules())
+    return cluster
 
 
 def happen(cluster: SimulatedCluster, event: str, index: int) -> None:
@@ -135,16 +139,21 @@ async def settle(cluster: SimulatedCluster) -> RunStatus:
     raise AssertionError("the planner does not come to rest")
 
 
+RESTING = ("Succeeded", "Failed", "Suspended", "Suspending")
+"""Phases in which no pod is made, so nobody makes its policy again."""
+
+
 async def check_rest(cluster: SimulatedCluster, *, quiet: bool) -> None:
     """What holds after every pass that did not ask for another at once."""
     body, observed = await observe(cluster, "default", "demo", cluster)
     observed = replace(observed, nodes_untrusted=cluster.nodes_untrusted)
     run = run_of(body)
     before = (run.model_dump_json(), repr(observed))
-    decided = plan(run, observed, cluster.now)
+    decided = plan(run, observed, cluster.now, cluster.rules)
     assert (run.model_dump_json(), repr(observed)) == before, "plan changed its input"
-    assert decided == plan(run, observed, cluster.now), "plan is not a function of its input"
+    assert decided == plan(run, observed, cluster.now, cluster.rules), "plan is not a function of its input"
     assert unknown_in(decided) == []
+    assert observed.network_policy is not None or not observed.pods or decided.status.phase in RESTING
     if quiet:
         assert (decided.apply, decided.delete, decided.events) == ((), (), ())
         assert decided.status.to_wire() == body["status"]
