@@ -6,43 +6,10 @@ Queries name series by the catalogue's constants, so that a renamed metric canno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from videotrain_api import metrics as m
-
-Kind = Literal["lines", "stack", "number", "name"]
-"""`name` shows the legend instead of the value: for series that are 1 for what is so."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One time series panel of a dashboard, in Grafana's terms."""
-
-    title: str
-    queries: Sequence[tuple[str, str]]
-    """PromQL and legend; the legend of a single series may be empty."""
-    unit: str = "short"
-    """A unit of Grafana, such as `s`, `bytes` or `percentunit`. Money has none: its legend names the currency."""
-    kind: Kind = "lines"
-    help: str = ""
-    """What a reader should conclude; shown at the panel's corner."""
-    span: int = 8
-    """Width in the 24 columns of a board."""
-    links_to_run: bool = False
-    """A click on a series opens its run's board; the series must keep the labels `namespace` and `run`."""
-
-
-@dataclass(frozen=True)
-class Board:
-    """Rows of panels, from top to bottom."""
-
-    uid: str
-    title: str
-    variables: tuple[Literal["namespace", "run"], ...]
-    rows: Sequence[tuple[str, Sequence[Panel]]]
-
+from videotrain_api.generate.panels import Board, Panel
 
 _FLEET: Final = '{namespace=~"$namespace"}'
 _PRODUCTIVE: Final = '{namespace=~"$namespace", bucket="productive"}'
@@ -420,6 +387,19 @@ OPERATOR: Final = Board(
                     ((f"sum by (outcome) (rate({m.WEBHOOK_REVIEWS.name}{_STEP}))", "{{outcome}}"),),
                     "reqps",
                     "stack",
+                ),
+                Panel(
+                    "Callers of the webhook that were turned away, per second",
+                    ((f"sum by (reason) (rate({m.WEBHOOK_REFUSED.name}{_STEP}))", "{{reason}}"),),
+                    "reqps",
+                    "stack",
+                    help="An API server comes again by itself. Many of these are a flood, or a client certificate that "
+                    "does not fit.",
+                ),
+                Panel(
+                    "Processes that judge reviews and ended, per hour",
+                    ((f"sum(rate({m.WEBHOOK_JUDGES_ENDED.name}{_STEP})) * 3600", ""),),
+                    help="Killed because a review took too long or too much memory; the next review gets a new one.",
                 ),
                 Panel(
                     "Answers of agents that count as silence, per second",

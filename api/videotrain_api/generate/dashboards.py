@@ -16,7 +16,8 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableSort,
 )
 
-from videotrain_api.generate.boards import BOARDS, RUN, Board, Panel
+from videotrain_api.generate.boards import BOARDS, RUN
+from videotrain_api.generate.panels import Board, Panel
 from videotrain_api.metrics import RUN_INFO
 
 FOLDER: Final = "charts/videotrain/files/dashboards"

@@ -14,6 +14,8 @@ from videotrain_api.metrics import (
     TIME_UNTRUSTED,
     WATCH_RESTARTS,
     WATCH_SILENT_SECONDS,
+    WEBHOOK_JUDGES_ENDED,
+    WEBHOOK_REFUSED,
     WEBHOOK_REVIEWS,
     emitted_by,
 )
@@ -41,6 +43,8 @@ def values(status: RunStatus) -> dict[tuple[str, ...], float]:
             (WATCH_RESTARTS, ("Pod",), 2),
             (WATCH_SILENT_SECONDS, ("Pod",), 4.0),
             (WEBHOOK_REVIEWS, ("denied",), 3),
+            (WEBHOOK_REFUSED, ("busy",), 1),
+            (WEBHOOK_JUDGES_ENDED, (), 1),
             (AGENT_ANSWERS_REFUSED, ("unsigned",), 2),
         ]
     )

@@ -11,8 +11,9 @@ from typing import Any
 import promql_parser
 import pytest
 
-from videotrain_api.generate.boards import BOARDS, Panel
+from videotrain_api.generate.boards import BOARDS
 from videotrain_api.generate.dashboards import dashboard_files
+from videotrain_api.generate.panels import Panel
 from videotrain_api.metrics import CATALOGUE
 
 VALUES = {"$__rate_interval": "5m", "$__range": "6h", "$namespace": "default", "$run": "demo"}
