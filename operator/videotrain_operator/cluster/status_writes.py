@@ -17,6 +17,8 @@ WORDS_SECONDS: Final = 10.0
 BEGIN_SECONDS: Final = 3.0
 """How far may lag behind that a run was accepted and that its world begins. Whoever leads next finds both again, in the
 manifest and in the published roster. Waiting makes one write of both, and of the first step if that comes soon."""
+CROWDED_BEGIN_SECONDS: Final = 15.0
+"""The same while other runs wait for a pass: what they wait for goes before what people read."""
 _WORDS: Final = ("phase", "startTime", "activeSince")
 """Derived from conditions and pods at each look."""
 PROGRESS_SECONDS: Final = 60.0
@@ -46,9 +48,16 @@ class Memory:
     from which the same is computed again.
     """
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Begin with a status that counts as just written: taking over a run writes nothing."""
-        self._monotonic = monotonic
+    def __init__(
+        self, monotonic: Callable[[], float] = time.monotonic, crowded: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Begin with a status that counts as just written: taking over a run writes nothing.
+
+        Args:
+            monotonic: the clock by which a status grows old, seconds.
+            crowded: tells whether other runs wait for a pass.
+        """
+        self._monotonic, self._crowded = monotonic, crowded
         self._written_at = monotonic()
         self._version = ""
         self._identity: tuple[object, object] = (None, None)
@@ -94,7 +103,8 @@ class Memory:
             if not _only_begins(stored, wanted):
                 return True
             self._beginning_since = now if self._beginning_since is None else self._beginning_since
-            self.look_seconds = max(0.0, self._beginning_since + BEGIN_SECONDS - now)
+            lag = CROWDED_BEGIN_SECONDS if self._crowded() else BEGIN_SECONDS
+            self.look_seconds = max(0.0, self._beginning_since + lag - now)
             return self.look_seconds == 0.0
         age = now - self._written_at
         if _words(wanted) != _words(stored):

@@ -24,6 +24,11 @@ class Turns:
         self._asked = 0
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
 
+    @property
+    def crowded(self) -> bool:
+        """Somebody waits."""
+        return any(not turn.done() for _, _, turn in self._waiting)
+
     @asynccontextmanager
     async def taken(self, patience: float = 0.0) -> AsyncIterator[None]:
         """Have a turn.

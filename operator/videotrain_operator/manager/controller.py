@@ -213,7 +213,7 @@ class Controller:
             RunKey(namespace=key.namespace, name=key.name),
             self._agents,
             clock=self._clock.now,
-            memory=Memory(),
+            memory=Memory(crowded=lambda: self._turns.crowded),
             turns=_Turn(self._turns, self._node_trust, patience),
             settle_seconds=self._settings.settle_seconds,
             nodes_untrusted=lambda: self._node_trust.reason,

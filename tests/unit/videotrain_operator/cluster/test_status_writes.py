@@ -4,6 +4,7 @@ from videotrain_api.resource.status import RunStatus
 from videotrain_operator.cluster.status_writes import (
     BEGIN_SECONDS,
     COST_SECONDS,
+    CROWDED_BEGIN_SECONDS,
     PROGRESS_SECONDS,
     WORDS_SECONDS,
     Memory,
@@ -141,6 +142,20 @@ def test_acceptance_and_the_first_world_make_one_write() -> None:
     pace.keep(RUN, running, written=True)
     assert not pace.due(begun(), running)
     assert pace.look_seconds == BEGIN_SECONDS, "what comes after a write waits anew"
+
+
+def test_while_other_runs_wait_for_a_pass_the_news_of_a_beginning_waits_longer() -> None:
+    now, crowded = [100.0], [True]
+    pace = Memory(lambda: now[0], lambda: crowded[0])
+    assert not pace.due({}, begun())
+    assert pace.look_seconds == CROWDED_BEGIN_SECONDS
+    now[0] += BEGIN_SECONDS
+    assert not pace.due({}, begun())
+    crowded[0] = False
+    assert pace.due({}, begun())
+    crowded[0] = True
+    now[0] += CROWDED_BEGIN_SECONDS
+    assert pace.due({}, begun()), "not for ever"
 
 
 @pytest.mark.parametrize(

@@ -79,3 +79,19 @@ async def test_who_gives_up_keeps_no_turn_from_others(passes_before_cancelling: 
     await asyncio.gather(holder, waiting, return_exceptions=True)
     async with asyncio.timeout(5), turns.taken():
         pass
+
+
+async def test_it_is_crowded_while_somebody_waits_who_has_not_given_up() -> None:
+    order, go = [], asyncio.Event()
+    turns = Turns(1)
+    first = asyncio.create_task(ask(turns, "first", 0.0, order, go))
+    await settle()
+    assert not turns.crowded
+    second = asyncio.create_task(ask(turns, "second", 0.0, order, go))
+    await settle()
+    assert turns.crowded
+    second.cancel()
+    await settle()
+    assert not turns.crowded
+    go.set()
+    await first
