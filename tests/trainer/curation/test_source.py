@@ -91,3 +91,18 @@ def test_listings_that_are_refused_are_no_fault_of_the_data(folder, proxy):
     with pytest.raises(TrainerError) as failed:
         folder.videos()
     assert failed.value.exit_code == ExitCode.STORAGE
+
+
+def test_a_video_of_which_one_reading_is_wrong_is_read_again(folder, proxy, tmp_path):
+    first, _ = folder.videos()
+    proxy.weather = some("ranged GET", "flipped bit", 1)
+    assert folder.fetch(first, tmp_path).read_bytes() == MOVIE
+    assert proxy.suffered.total() == 1
+
+
+def test_a_tag_that_no_reading_fits_is_none_of_the_content(folder, proxy, tmp_path):
+    """As those of objects that the store encrypts: two readings that agree are believed."""
+    first, _ = folder.videos()
+    proxy.weather = some("ranged GET", "flipped bit", 100)
+    assert len(folder.fetch(first, tmp_path).read_bytes()) == len(MOVIE)
+    assert proxy.suffered.total() == 2

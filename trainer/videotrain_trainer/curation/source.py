@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from videotrain_trainer.storage import ObjectInfo, ObjectStore, disk_full_is_cle
 
 EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 BLOCK = 8 * 1024 * 1024
+_MD5 = re.compile(r"[0-9a-f]{32}")
 LISTINGS = 5
 """At most, until one has everything that those before it had."""
 
@@ -92,15 +94,25 @@ class VideoFolder:
     def fetch(self, video: RawVideo, scratch: Path) -> Path:
         """A local copy as large as it was listed, or the file itself if it is local already.
 
+        A store's entity tag is the MD5 of an object that was uploaded in one piece and not encrypted. A copy that
+        does not fit one counts once another reading has given the same bytes.
+
         Raises:
-            StorageUnavailable: it cannot be read, or only in part.
+            StorageUnavailable: it cannot be read, or only in part, or each time as something else.
         """
         if self._local:
             return local_path(video.found.uri)
         target = scratch / f"raw{PurePosixPath(video.name).suffix}"
         with self._field_is_named(), disk_full_is_clear(target):
-            self._store.fetch(video.found, target)
-        return target
+            store, read = self._store, ""
+            for _ in range(READINGS):
+                store.fetch(video.found, target)
+                with target.open("rb") as file:
+                    before, read = read, hashlib.file_digest(file, "md5").hexdigest()
+                if read in (before, video.found.etag) or not _MD5.fullmatch(video.found.etag):
+                    return target
+                store = self._store.reconnected()
+            raise StorageUnavailable(f"{video.found.uri}: read {READINGS} times, and each reading gave other bytes")
 
     def caption(self, video: RawVideo) -> str:
         """The text file of the same stem, else what the run says of path or stem, else the words of the stem."""
