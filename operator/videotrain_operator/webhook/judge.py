@@ -40,6 +40,8 @@ LARGEST_ANSWER: Final = 1024**2
 MOST_LINES: Final = 5
 LONGEST_LINE: Final = 4000
 """Of a child's log, which tells of faults in the checks; a traceback is one line."""
+LONGEST_PRINT: Final = 1000
+"""Of what it prints itself, such as a panic of a library."""
 _LENGTH: Final = struct.Struct("!I")
 _PART: Final = 256 * 1024
 _log = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ class Judges:
         self._free: asyncio.Queue[_Place] = asyncio.Queue()
         for place in self._places:
             self._free.put_nowait(place)
+        self._told: set[asyncio.Task[None]] = set()
         self.died = 0
         """Children that ended or had to be killed."""
 
@@ -91,6 +94,7 @@ class Judges:
             if place.child is not None and place.child.returncode is None:
                 place.child.kill()
                 await place.child.wait()
+        await asyncio.gather(*self._told)
 
     async def judge(self, body: bytes | bytearray) -> tuple[Outcome, Json]:
         """The answer to a review; cancel it to give it up, which ends the child.
@@ -116,6 +120,9 @@ class Judges:
         try:
             if place.child is None or place.child.returncode is not None:
                 place.child = await _started(self._arguments)
+                told = asyncio.create_task(_tell(place.child))
+                self._told.add(told)
+                told.add_done_callback(self._told.discard)
             yield place.child
             place.failures = 0
         except BaseException:  # also when it is given up: what it still says would answer the next review
@@ -133,10 +140,22 @@ class Judges:
 
 async def _started(arguments: tuple[str, ...]) -> asyncio.subprocess.Process:
     command, pipe = (sys.executable, "-m", __name__, *arguments), asyncio.subprocess.PIPE
+    # A panic of pydantic's core that has no memory left for its backtrace would hang instead of ending the child.
+    environment = os.environ | {"RUST_BACKTRACE": "0"}
     try:
-        return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+        return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
     except OSError as error:
         raise JudgeDied(f"no process could be started: {error}") from error
+
+
+async def _tell(child: asyncio.subprocess.Process) -> None:
+    """Log the beginning of what a child prints beside its answers, such as the end of a parser without memory."""
+    assert child.stderr is not None, "made with pipes"
+    lines = 0
+    while part := await child.stderr.read(LONGEST_PRINT):
+        if lines < MOST_LINES:
+            _log.error("webhook judge printed: %s", repr(part.decode(errors="backslashreplace"))[:LONGEST_PRINT])
+        lines += 1
 
 
 async def _exchange(child: asyncio.subprocess.Process, body: bytes | bytearray) -> Json:

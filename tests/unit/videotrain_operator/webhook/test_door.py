@@ -30,7 +30,7 @@ from support.webhook_store import WebhookStore
 from videotrain_operator import http_server
 from videotrain_operator.webhook import server as server_module
 from videotrain_operator.webhook.certificates import certificates_pem, key_pem, new_authority
-from videotrain_operator.webhook.judge import MEMORY_BYTES, JudgeDied, Judges
+from videotrain_operator.webhook.judge import MEMORY_BYTES, MOST_LINES, JudgeDied, Judges
 from videotrain_operator.webhook.review import BadReview, answer
 from videotrain_operator.webhook.server import Webhook
 
@@ -173,6 +173,18 @@ async def test_the_log_of_a_child_is_bounded_and_cannot_be_forged(
     await judges.judge(json.dumps({"request": request | {"object": manifest}}).encode())
     for record in caplog.records:
         assert record.getMessage().isprintable() and len(record.getMessage()) < 10_000
+
+
+async def test_what_a_child_prints_comes_into_the_log_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONVERBOSE", "1")  # some 100 KB
+    async with asyncio.timeout(SECONDS), Judges(1) as judges:
+        assert (await judges.judge(body()))[0] == "allowed"
+    printed = [record.getMessage() for record in caplog.records if "judge printed" in record.getMessage()]
+    assert 1 <= len(printed) <= MOST_LINES
+    assert all(line.isprintable() and len(line) < 1100 for line in printed)
+    assert capfd.readouterr().err == ""
 
 
 @asynccontextmanager
