@@ -60,8 +60,8 @@ class Watching:
     beats: list[float] = field(default_factory=list)
     """Seconds from when an edit of an honest run was accepted to the status that tells of it."""
     accepted: list[float] = field(default_factory=list)
-    """Seconds that the API server took for an edit. The attackers call the webhook from its address, which a network
-    policy forbids in a cluster, so both take turns."""
+    """Seconds that the API server took for an edit, with its own question to the webhook: if that is crowded, it asks
+    again after a second."""
     most_bytes: int = 0
     reviews: Counter[str] = field(default_factory=Counter)
 

@@ -26,9 +26,9 @@ from videotrain_api.vocabulary import PORT_AGENT
 
 FROM = "127.0.0.2"
 """The address that the flood comes from; the API server has another."""
-MOST_OPEN = 400
+MOST_OPEN = 2000
 """Requests of the flood at the same time; what would be more is left out and counted."""
-MOST_CONNECTIONS = 100
+MOST_CONNECTIONS = 400
 """On which they are sent; those that stall have one each."""
 HOLD_SECONDS = 10.0
 HEAD = b"POST /validate HTTP/1.1\r\nHost: a\r\n"

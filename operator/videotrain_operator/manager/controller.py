@@ -33,8 +33,9 @@ from videotrain_operator.telemetry import OperatorMetrics
 
 REPEAT_SECONDS: Final = 600.0
 """The same refusal of the API server is told again as an event after so long."""
-FIRST_PATIENCE_SECONDS: Final = 30.0
-"""How long a run that was not looked at yet lets others go first, at most twice that."""
+FIRST_PATIENCE_SECONDS: Final = 120.0
+"""How long a run that was not looked at yet lets others go first, at most twice that. Beyond it such a run goes before
+rosters, so a burst that takes longer to begin has pods that run, and cost, without a world."""
 YOUNG_SECONDS: Final = 600.0
 """Age of a world at which half of the second is reached."""
 GONE_SECONDS: Final = 0.5
