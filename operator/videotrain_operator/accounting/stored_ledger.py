@@ -15,6 +15,7 @@ Times are microseconds since 1970.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -83,7 +84,8 @@ def read_ledger(document: Any) -> Json | None:
     try:
         if isinstance(document, dict) and document.get("version") == 1:
             return _from_texts(document)
-        _check(_Ledger.from_wire(document))
+        # By the rules of JSON: in Python data the number 1.0 and the text "1" would pass for the 1 that is calculated with.
+        _check(_Ledger.model_validate_json(json.dumps(document), strict=True))
     except (ValueError, OverflowError):
         return None
     return dict(document)
