@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from operator import methodcaller
 from typing import Final
 
 from videotrain_api.crd.cel import CelRule, same
@@ -30,9 +32,13 @@ _HOLDS_NO_POD: Final = (
 )
 
 
+# A schema takes pydantic 40 ms, and every command pays for this module.
+_schema = lru_cache(methodcaller("model_json_schema", by_alias=True))
+
+
 def _always_there(model: type[ApiModel], field: str) -> bool:
     """It is required or has a default, which the API server fills in also where it was stored without."""
-    schema = model.model_json_schema(by_alias=True)
+    schema = _schema(model)
     return field in schema.get("required", ()) or schema["properties"][field].get("default") not in (None, [], {})
 
 

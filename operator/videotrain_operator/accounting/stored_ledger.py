@@ -84,7 +84,7 @@ def read_ledger(document: Any) -> Json | None:
     try:
         if isinstance(document, dict) and document.get("version") == 1:
             return _from_texts(document)
-        # By the rules of JSON: in Python data the number 1.0 and the text "1" would pass for the 1 that is calculated with.
+        # By the rules of JSON: in Python data 1.0 and "1" would pass for the 1 that is calculated with.
         _check(_Ledger.model_validate_json(json.dumps(document), strict=True))
     except (ValueError, OverflowError):
         return None
