@@ -3,8 +3,8 @@
     python benchmarks/planner_pass.py [--passes 200]
 
 Writes benchmarks/results/planner_pass-<date>.json. The goal is a p99 under 20 ms at 1,024 pods.
-The peer in the same run: parsing and writing the same status as JSON, which any operator has to do. What is kept is the
-ratio to it: rows planner-* of ranges.yaml.
+The peer in the same run: parsing and writing the same status as JSON, with members by name, which any operator has to
+do. What is kept is the ratio to it: rows planner-* of ranges.yaml.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 
 from videotrain_api.frozen_config import config_data
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster, RosterMember
+from videotrain_api.resource.name_ranges import spelled_out
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.signing import KEY_BYTES
@@ -179,8 +180,10 @@ class Bench:
         assert [item for item in decided.apply if ROSTER_KEY in item.get("data", {})]
 
     def json_only(self) -> None:
-        """The peer: nothing but the JSON of the status, there and back."""
-        json.loads(json.dumps(self.running.to_wire()))
+        """The peer: nothing but the JSON of the status, there and back, with the name of every member."""
+        status = self.running.to_wire()
+        named = [item | {"members": spelled_out(item["members"])} for item in status["generations"]]
+        json.loads(json.dumps(status | {"generations": named}))
 
 
 def measure(works: dict[str, Callable[[], None]], passes: int) -> dict[str, dict[str, float]]:
