@@ -75,18 +75,20 @@ class Awaited(NamedTuple):
     """When that was noted."""
 
 
-def read_ledger(document: Any) -> Json | None:
+def read_ledger(text: str) -> Json | None:
     """A stored ledger in the present form; None if it cannot be settled.
 
+    Numbers are strict, as JSON has them: 1.0 and "1" are not the 1 that is calculated with.
+
     Args:
-        document: what was stored, as JSON data, by this version or the one before.
+        text: JSON that was stored, by this version or the one before.
     """
     try:
+        document = json.loads(text)
         if isinstance(document, dict) and document.get("version") == 1:
-            return _from_texts(document)
-        # By the rules of JSON: in Python data 1.0 and "1" would pass for the 1 that is calculated with.
-        _check(_Ledger.model_validate_json(json.dumps(document), strict=True))
-    except (ValueError, OverflowError):
+            return _from_texts(_TextLedger.model_validate_json(text, strict=True), document)
+        _check(_Ledger.model_validate_json(text, strict=True))
+    except (ValueError, OverflowError, RecursionError):
         return None
     return dict(document)
 
@@ -245,13 +247,12 @@ class _TextLedger(_Part):
     folded: _Folded
 
 
-def _from_texts(document: Json) -> Json:
+def _from_texts(ledger: _TextLedger, document: Json) -> Json:
     """From version 1, which named every fact of a pod.
 
     Raises:
         ValueError: it cannot be settled.
     """
-    ledger = _TextLedger.from_wire(document)
     if any(implausible(ledger)):
         raise ValueError("values with which nobody can calculate")
     records = {uid: _record_of(pod) for uid, pod in ledger.pods.items()}

@@ -173,10 +173,7 @@ def _parse(text: str) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-@lru_cache(maxsize=64)
-def _parse_ledger(text: str) -> Json | None:
-    """None if it cannot be read, as if there were none."""
-    return read_ledger(_parse(text))
+_parse_ledger = lru_cache(maxsize=64)(read_ledger)
 
 
 async def _ask(agents: Agents, key: bytes, run: Json, pods: Sequence[PodView]) -> dict[str, AgentProgress]:

@@ -77,7 +77,7 @@ def read_observed(case: str) -> tuple[Observed, datetime]:
         config_maps=frozenset(given.get("configMaps", [])),
         roster=Roster.from_wire(given["roster"]) if "roster" in given else None,
         roster_resource_version="7" if given.get("rosterMap", True) else None,
-        ledger=read_ledger(given["ledger"]) if "ledger" in given else None,
+        ledger=read_ledger(json.dumps(given["ledger"])) if "ledger" in given else None,
         nodes_untrusted=given.get("nodesUntrusted", ""),
     )
     return observed, datetime.fromisoformat(given["now"])

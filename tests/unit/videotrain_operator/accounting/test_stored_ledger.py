@@ -48,13 +48,13 @@ def test_the_ledger_of_the_largest_run_fits_with_a_quarter_to_spare() -> None:
     text = stored(with_awaited(one.document, awaited))
     assert len(text) < CONFIG_MAP_BYTES * 3 // 4
     assert len(stored(one.document["pods"])) / LARGEST_GROUP < 150
-    assert read_ledger(json.loads(text)) is not None
+    assert read_ledger(text) is not None
 
 
 def test_what_is_stored_is_what_was_known() -> None:
     pods = [holding(0, 4), holding(1, 5, pod="a stranger's name", finished_at=at(9)), holding(2, 6, gpus=4)]
     one = bill(20, pods, [generation(1, 10, [0, 2])])
-    back = read_ledger(json.loads(stored(one.document)))
+    back = read_ledger(stored(one.document))
     assert back == one.document
     assert [(r.pod, r.kind.gpus) for r in records_in(back).values()] == [(p.pod, p.gpus) for p in pods]
 
@@ -71,7 +71,7 @@ def test_a_name_that_no_run_gives_has_no_number(name: str) -> None:
     assert name_parts(name) == (name, None)
 
 
-VERSION_1 = {
+VERSION_1: dict[str, Any] = {
     "version": 1,
     "pods": {
         "uid-0": {
@@ -91,7 +91,7 @@ VERSION_1 = {
 
 
 def test_a_ledger_of_version_1_is_gone_on_with() -> None:
-    document = read_ledger(VERSION_1)
+    document = read_ledger(stored(VERSION_1))
     assert document is not None
     assert document["run"] == {"generation": 4}
     one = bill(10, [holding(0, -2, gpus=2)], [], document=document)
@@ -109,6 +109,9 @@ def test_a_ledger_of_version_1_is_gone_on_with() -> None:
         (("pods", "uid-0", 3), 10**30),
         (("kinds", 0, 1), "free"),
         (("kinds", 0, 0), -1),
+        (("kinds", 0, 0), 1.0),
+        (("pods", "uid-0", 1), 0.0),
+        (("folded", "gpuMicroseconds"), {"starting": 5.0}),
         (("awaited",), [[0, 10**9, 0, 0]]),
         (("awaited",), [[0, 1, 4, 0]]),
         (("folded", "estimated"), "who knows"),
@@ -123,4 +126,10 @@ def test_what_cannot_be_settled_is_no_ledger(path: tuple[Any, ...], value: Any) 
         for part in path[:-1]:
             here = here[part]
         here[path[-1]] = value
-    assert read_ledger(document) is None
+    assert read_ledger(stored(document)) is None
+
+
+@pytest.mark.parametrize("amount", [5.0, "5", True])
+def test_an_amount_of_version_1_that_is_no_whole_number_makes_it_none(amount: Any) -> None:
+    document = VERSION_1 | {"folded": VERSION_1["folded"] | {"gpuMicroseconds": {"starting": amount}}}
+    assert read_ledger(stored(document)) is None
