@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from videotrain_api.crd.wire import Manifest
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.signing import key_digest
@@ -16,10 +18,13 @@ from videotrain_api.vocabulary import (
     LABEL_TEAM,
 )
 
+POD_SEPARATOR: Final = "-w"
+"""Between the run's name and the index in the name of a worker pod."""
 
-def pod_name(run: VideoTrainingRun, index: int) -> str:
-    """Worker pod by index."""
-    return f"{run.metadata.name}-w{index}"
+
+def pod_name(run: str, index: int) -> str:
+    """Worker pod by index, of the run of that name."""
+    return f"{run}{POD_SEPARATOR}{index}"
 
 
 def service_name(run: VideoTrainingRun) -> str:

@@ -40,7 +40,7 @@ def render_pod(
         key: the signing key of the run, whose Secret the pod mounts; unset where nobody has one, as in `render`.
     """
     group = group or replace(pod_group(run), place=index)
-    head = metadata(run, pod_name(run, index), worker_labels(run, index) | queue_labels(run, group))
+    head = metadata(run, pod_name(run.metadata.name, index), worker_labels(run, index) | queue_labels(run, group))
     pool = run.spec.pool
     price = {names.ANNOTATION_PRICE: f"{pool.price_per_gpu_hour} {pool.currency}"}
     head["annotations"] = price | queue_annotations(run, group)
@@ -63,7 +63,7 @@ def _with_metadata(head: dict[str, Any], template: PodTemplate) -> dict[str, Any
 def _spec(run: VideoTrainingRun, index: int, config_map: str, key: str) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
-        "hostname": pod_name(run, index),
+        "hostname": pod_name(run.metadata.name, index),
         "subdomain": service_name(run),
         "terminationGracePeriodSeconds": run.spec.failure_policy.grace_seconds + GRACE_MARGIN_SECONDS,
         "automountServiceAccountToken": False,

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+from videotrain_api.render.names import POD_SEPARATOR
 from videotrain_api.resource.stored_status import LARGEST, LARGEST_GROUP, implausible
 from videotrain_api.schema import ApiModel, Json
 from videotrain_operator.accounting.attribution import microseconds
@@ -36,7 +37,6 @@ BOUND: Final = 3
 ENDED: Final = 5
 RECOMPUTED: Final = frozenset({4, 6, 7})
 """Columns that are computed again from what is still there: when it started, and what is closed."""
-_SEPARATOR: Final = "-w"
 
 
 class Kind(NamedTuple):
@@ -164,9 +164,9 @@ def with_awaited(document: Json, awaited: Mapping[int, Awaited]) -> Json:
 
 def name_parts(pod: str) -> tuple[str, int | None]:
     """What the names of a run's pods begin with, and the number of this one; None for a name that no run gives."""
-    head, _, number = pod.rpartition(_SEPARATOR)
+    head, _, number = pod.rpartition(POD_SEPARATOR)
     given = bool(head) and number.isascii() and number.isdecimal() and number == str(int(number))
-    return (head + _SEPARATOR, int(number)) if given else (pod, None)
+    return (head + POD_SEPARATOR, int(number)) if given else (pod, None)
 
 
 class _Part(ApiModel):

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from videotrain_api.records import Roster
+from videotrain_api.render.names import pod_name
 from videotrain_api.schema import Json
 from videotrain_operator.accounting.attribution import microseconds
 from videotrain_operator.accounting.ledger import ROUNDED_US
@@ -56,7 +57,7 @@ def on_record(name: str, ledger: Mapping[str, Any] | None, roster: Roster | None
     for member in roster.members if roster is not None else ():
         yield Sought(member.pod, member.uid)
     for number, note in awaited_in(ledger or {}).items():
-        yield Sought(f"{name}-w{number}", None, note.since)
+        yield Sought(pod_name(name, number), None, note.since)
 
 
 async def seek(

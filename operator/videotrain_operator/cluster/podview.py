@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
+from videotrain_api.render.names import POD_SEPARATOR
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import (
     ANNOTATION_PRICE,
@@ -199,7 +200,7 @@ def _image_problem(status: Json) -> str:
 
 def _index(name: str) -> int:
     """From the pod's name, which nobody can change as they can a label; -1 for a name that no run gives."""
-    number = name.rpartition("-w")[2]
+    number = name.rpartition(POD_SEPARATOR)[2]
     return int(number) if _is_number(number) else -1
 
 

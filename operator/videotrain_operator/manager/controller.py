@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from videotrain_api.reasons import Reason
+from videotrain_api.render.names import POD_SEPARATOR
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID, Condition
@@ -171,7 +172,7 @@ class Controller:
         else:
             head = event.object["metadata"]
             # A pod whose labels somebody changed still has its name.
-            run = (head.get("labels") or {}).get(LABEL_RUN) or head["name"].rpartition("-w")[0]
+            run = (head.get("labels") or {}).get(LABEL_RUN) or head["name"].rpartition(POD_SEPARATOR)[0]
             managed = self._managed.get(Key(head.get("namespace", ""), run))
             if managed is not None:
                 managed.loop.notice(event)

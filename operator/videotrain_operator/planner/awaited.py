@@ -31,7 +31,7 @@ def resolve_awaited(draft: Draft, ledger: Mapping[str, Any]) -> bool:
     since = draft.observed.followed_since
     lost = False
     for number, note in awaited_in(ledger).items():
-        name = pod_name(draft.run, number)
+        name = pod_name(draft.run.metadata.name, number)
         pod = draft.pods.get(name)
         if pod is not None and pod.uid not in known:
             if pod.bound_at is None:
@@ -56,7 +56,9 @@ def with_new_pods(draft: Draft, made: Iterable[Manifest]) -> dict[int, Awaited]:
     """
     awaited = draft.awaited
     if draft.releases_all():  # none is made any more, so what is not there was never made
-        awaited = {number: note for number, note in awaited.items() if pod_name(draft.run, number) in draft.pods}
+        awaited = {
+            number: note for number, note in awaited.items() if pod_name(draft.run.metadata.name, number) in draft.pods
+        }
     pool = draft.spec.pool
     note = Awaited(Kind(pool.gpus_per_node, f"{pool.price_per_gpu_hour} {pool.currency}"), microseconds(draft.now))
     numbers = (name_parts(item["metadata"]["name"])[1] for item in made)

@@ -89,7 +89,7 @@ def _awaits_otherwise(draft: Draft, stored: Mapping[str, Any], awaited: Mapping[
     if before == awaited:
         return False
     bound = {pod.name for pod in draft.observed.pods if pod.bound_at is not None}
-    left = (pod_name(draft.run, number) for number in before.keys() - awaited.keys())
+    left = (pod_name(draft.run.metadata.name, number) for number in before.keys() - awaited.keys())
     return any(before.get(number) != note for number, note in awaited.items()) or not bound.issuperset(left)
 
 

@@ -227,8 +227,8 @@ def _create_missing(draft: Draft, wanted: int, freed: set[str]) -> None:
         # Members that are gone without proof enough to act keep their names.
         names = {pod.name for pod in draft.observed.pods} - freed | set(draft.live.members if draft.live else ())
         free = (index for index in range(wanted) if index not in taken)
-        missing = [(index, None) for index in free if pod_name(draft.run, index) not in names]
-    missing = [item for item in missing if pod_name(draft.run, item[0]) not in draft.observed.missing]
+        missing = [(index, None) for index in free if pod_name(draft.run.metadata.name, index) not in names]
+    missing = [item for item in missing if pod_name(draft.run.metadata.name, item[0]) not in draft.observed.missing]
     config_map, avoid, key = draft.status.config_map or "", suspect_names(draft), draft.observed.signing_key
     if missing:
         # Before the pods that mount it, and each time: the operator has no right to look whether it is there.

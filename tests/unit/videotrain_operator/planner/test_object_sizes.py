@@ -101,7 +101,7 @@ def test_the_longest_names_are_names() -> None:
     body["metadata"] |= {"name": LONGEST_NAME, "uid": "f" * 36}
     run = run_of(body)
     last = 3 * 4096  # of a queue's stand-ins
-    names = [pod_name(run, last), service_name(run), pod_group(run, 99_999, 4096).name]
+    names = [pod_name(run.metadata.name, last), service_name(run), pod_group(run, 99_999, 4096).name]
     assert max(map(len, names)) <= LONGEST_LABEL
     pod = render_pod(run, last, config_map_name(run, "0" * 16), group=pod_group(run, 99_999, 4096), key=bytes(32))
     assert all(len(value) <= LONGEST_LABEL for value in pod["metadata"]["labels"].values())
