@@ -3,15 +3,27 @@
 import sys
 from pathlib import Path
 
+import pytest_asyncio
 from support.controlplane import (  # noqa: F401 - fixtures
+    OPERATOR,
     admin,
     control_plane,
     helm,
     kubectl,
     namespace,
 )
+from support.fault_proxy import FaultProxy
 from support.operator_bench import bench  # noqa: F401 - a fixture
 
 sys.path.insert(
     0, str(Path(__file__).parents[2] / "benchmarks")
 )  # scripts, not a package: their helpers lie beside them
+
+
+@pytest_asyncio.fixture
+async def proxy(control_plane, bench, tmp_path):  # noqa: F811 - the fixtures above
+    """Stands between operators and the API server, and answers some requests badly."""
+    async with FaultProxy(control_plane.kubeconfig(OPERATOR, ()), tmp_path) as proxy:
+        yield proxy
+        # While the proxy goes, the operators would complain.
+        bench.operators.end_all()

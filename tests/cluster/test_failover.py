@@ -9,11 +9,10 @@ import random
 from collections import Counter
 
 import pytest
-import pytest_asyncio
 from support.audit import in_words, writes
 from support.chaos_rig import until
 from support.controlplane import OPERATOR
-from support.fault_proxy import USER_AGENT, FaultProxy, clear
+from support.fault_proxy import USER_AGENT, clear
 from support.operator_bench import LEASE_SECONDS, PODS
 from support.rights import LEASE
 
@@ -22,14 +21,6 @@ MADE = [f"made{number}" for number in range(2)]
 LATE_SECONDS = 40.0
 SEEDS = int(os.environ.get("VIDEOTRAIN_SEEDS", "1"))
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest_asyncio.fixture
-async def proxy(control_plane, bench, tmp_path):
-    async with FaultProxy(control_plane.kubeconfig(OPERATOR, ()), tmp_path) as proxy:
-        yield proxy
-        # While the proxy goes, the operators would complain.
-        bench.operators.end_all()
 
 
 def pods_wait(asked):

@@ -4,9 +4,8 @@ import asyncio
 import json
 
 import pytest
-import pytest_asyncio
 from support.chaos_rig import until
-from support.controlplane import OPERATOR, pod_manifest
+from support.controlplane import pod_manifest
 from support.fault_proxy import FaultProxy, clear, every
 from support.operator_bench import LEASE_SECONDS, PODS
 from support.rights import LEASE
@@ -21,14 +20,6 @@ LIVE = [f"live{number}" for number in range(6)]
 REFUSED = ("429", "500", "drop", "503", "lose", "504", "lose")
 WATCHES = ("cut", "410", "drop", "expire", "503")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest_asyncio.fixture
-async def proxy(control_plane, bench, tmp_path):
-    async with FaultProxy(control_plane.kubeconfig(OPERATOR, ()), tmp_path) as proxy:
-        yield proxy
-        # While the proxy goes, the operators would complain.
-        bench.operators.end_all()
 
 
 def worlds(bench):
