@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.fields import FieldInfo
 
 from videotrain_api.generate import chart_permissions
+from videotrain_api.resource.network_peers import DNS_PEERS, Cidr, Peer, Port
 from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
 from videotrain_api.schema import camel_case, models_in
 
@@ -24,8 +25,6 @@ _WIDTH: Final = 118
 _DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 Namespace = Annotated[str, StringConstraints(pattern=_DNS_LABEL, max_length=63)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Cidr = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F:.]+/[0-9]{1,3}$")]
 CommonName = Annotated[str, StringConstraints(pattern=r"^[^,\s]([^,]*[^,\s])?$")]
 Free = dict[str, Any]
 """An object of Kubernetes' own API."""
@@ -170,15 +169,7 @@ class RunNetworks(_Values):
     443 and the port of spec.storage.endpointUrl of every address at which no cloud hands out credentials.
     """
 
-    dns_to: list[Free] = Field(
-        default=[
-            {
-                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
-                "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
-            },
-            {"ipBlock": {"cidr": "169.254.20.10/32"}},
-        ]
-    )
+    dns_to: list[Peer] = Field(default=DNS_PEERS)
     """Who answers DNS at port 53, as a list of network policy peers; the second is NodeLocal DNSCache."""
     storage_ports: list[Port] = Field(default=[])
     """More ports of object stores."""

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 from pydantic import Field
 
 from videotrain_api.crd.wire import Manifest
 from videotrain_api.render.names import metadata, policy_name, run_labels, selector
+from videotrain_api.resource.network_peers import DNS_PEERS, Cidr, Peer, Port
 from videotrain_api.resource.trainrun import VideoTrainingRun
-from videotrain_api.schema import ApiModel, patterned
+from videotrain_api.schema import ApiModel
 from videotrain_api.vocabulary import CONTAINER_WORKER, PORT_AGENT
-
-Peer = dict[str, Any]
-"""A NetworkPolicyPeer of Kubernetes."""
-Port = Annotated[int, Field(ge=1, le=65535)]
-Cidr = Annotated[str, patterned(r"^[0-9a-fA-F.:]+/[0-9]{1,3}$", "a CIDR, such as 169.254.170.23/32")]
 
 CREDENTIAL_SERVICES: Final = {
     "0.0.0.0/0": ("169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32"),
@@ -49,15 +45,7 @@ class NetworkRules(ApiModel):
     """The operator's pods."""
     metrics: list[Peer] = Field(default=[])
     """Who reads the metrics of agents."""
-    dns: list[Peer] = Field(
-        default=[
-            {
-                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
-                "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
-            },
-            {"ipBlock": {"cidr": "169.254.20.10/32"}},
-        ]
-    )
+    dns: list[Peer] = Field(default=DNS_PEERS)
     """Who answers DNS: the cluster's own, and NodeLocal DNSCache."""
     storage_ports: list[Port] = Field(default=[])
     """Ports of object stores beside 443 and those of a run's endpoint."""
