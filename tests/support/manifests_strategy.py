@@ -8,6 +8,7 @@ huge texts, deep pod templates.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -418,3 +419,10 @@ FAULTS: Final = (
     deepen,
 )
 """Ways in which a manifest is broken, or only changed."""
+
+
+def review_body(manifest: Any = None) -> bytes:
+    """What the API server asks a webhook about a new run; about a small one by default."""
+    return json.dumps(
+        {"request": {"uid": "u", "operation": "CREATE", "object": manifest or training_run("a")}}
+    ).encode()

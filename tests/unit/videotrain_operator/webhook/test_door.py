@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
-import json
 import logging
-import signal
 import ssl
 import struct
 from collections.abc import AsyncIterator
@@ -24,14 +21,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from support.manifests_strategy import training_run
+from support.manifests_strategy import review_body
 from support.webhook_store import WebhookStore
 
 from videotrain_operator import http_server
 from videotrain_operator.webhook import server as server_module
 from videotrain_operator.webhook.certificates import certificates_pem, key_pem, new_authority
-from videotrain_operator.webhook.judge import MEMORY_BYTES, MOST_LINES, JudgeDied, Judges
-from videotrain_operator.webhook.review import BadReview, answer
 from videotrain_operator.webhook.server import Webhook
 
 SECONDS = 60.0
@@ -39,152 +34,6 @@ LIMIT_BYTES = 1024**3
 """Of the operator's pod in the chart."""
 OPERATOR_BYTES = 300 * 2**20
 """What the operator itself takes of that; its peak with 8,000 pods was 266 MiB."""
-
-
-def body(manifest: Any = None) -> bytes:
-    return json.dumps(
-        {"request": {"uid": "u", "operation": "CREATE", "object": manifest or training_run("a")}}
-    ).encode()
-
-
-@pytest_asyncio.fixture
-async def judges() -> AsyncIterator[Judges]:
-    async with asyncio.timeout(SECONDS), Judges(1) as judges:
-        yield judges
-
-
-def child() -> psutil.Process:
-    (found,) = [p for p in psutil.Process().children() if "videotrain_operator.webhook.judge" in p.cmdline()]
-    return found
-
-
-async def test_a_child_says_what_the_review_says(judges: Judges) -> None:
-    wrong = training_run("a") | {"spec": {}}
-    for one in (body(), body(wrong), body()):
-        assert await judges.judge(one) == answer(one)
-    with pytest.raises(BadReview, match="no JSON"):
-        await judges.judge(b"[" * 100_000)
-    assert (await judges.judge(body()))[0] == "allowed"
-    assert judges.died == 0
-
-
-async def test_a_child_judges_by_the_policy_that_it_is_given() -> None:
-    run = training_run("a")
-    run["spec"]["podTemplate"] = {"spec": {"hostNetwork": True}}
-    for policy, outcome in (("any", "allowed"), ("restricted", "denied")):
-        async with asyncio.timeout(SECONDS), Judges(1, pod_policy=policy) as judges:
-            assert (await judges.judge(body(run)))[0] == outcome
-
-
-async def test_a_child_that_dies_costs_one_review(judges: Judges) -> None:
-    await judges.judge(body())
-    first = child()
-    first.send_signal(signal.SIGSTOP)
-    given = asyncio.create_task(judges.judge(body()))
-    await asyncio.sleep(0)
-    first.kill()
-    with pytest.raises(JudgeDied):
-        await given
-    assert (await judges.judge(body()))[0] == "allowed"
-    assert judges.died == 1
-
-
-async def test_a_review_that_is_given_up_ends_its_child_and_answers_nobody_else(judges: Judges) -> None:
-    await judges.judge(body())
-    stopped = child()
-    stopped.send_signal(signal.SIGSTOP)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.2):
-            await judges.judge(body(training_run("a") | {"spec": {}}))
-    assert (await judges.judge(body()))[0] == "allowed"
-    assert not stopped.is_running() or stopped.status() == psutil.STATUS_ZOMBIE
-
-
-STORED_BYTES = 3 * 2**19
-"""The largest object that etcd takes by default."""
-
-
-def crowded(kind: str, size: int = STORED_BYTES) -> Any:
-    """A manifest of a size that makes its reader work."""
-    manifest = copy.deepcopy(training_run("a"))
-    unit = {"fields": "[]", "numbers": "1"}.get(kind, "")
-    if kind == "unknown names":
-        manifest["spec"] |= {f"k{number}": 0 for number in range(size // 14)}
-    else:
-        manifest["spec"]["extra"] = [json.loads(unit)] * (size // (len(unit) + 2))
-    return manifest
-
-
-def change(manifest: Any) -> bytes:
-    """A review of a manifest that was as large before."""
-    request = {"uid": "u", "operation": "UPDATE", "oldObject": manifest}
-    new = manifest | {"spec": manifest["spec"] | {"suspend": True}}
-    return json.dumps({"request": request | {"object": new}}).encode()
-
-
-@pytest.mark.parametrize("kind", ["fields", "numbers", "unknown names"])
-async def test_what_can_be_stored_can_be_judged(kind: str, judges: Judges) -> None:
-    """Within the memory and the time of a child; its problems were there before."""
-    outcome, review = await judges.judge(change(crowded(kind)))
-    assert outcome == "allowed" and review["response"]["warnings"]
-    assert judges.died == 0 and child().memory_info().vms <= MEMORY_BYTES
-
-
-async def test_a_review_that_takes_too_long_is_given_up_and_its_child_goes_on() -> None:
-    async with asyncio.timeout(SECONDS), Judges(1, cpu_seconds=0) as judges:
-        with pytest.raises(JudgeDied, match="more than 0 s of CPU"):
-            await judges.judge(change(crowded("fields", 2 * STORED_BYTES)))
-        first = child()
-        assert (await judges.judge(body()))[0] == "allowed"
-        assert child() == first
-
-
-async def test_a_review_that_takes_too_much_memory_costs_itself() -> None:
-    async with asyncio.timeout(SECONDS), Judges(1, memory_bytes=80 * 2**20) as judges:
-        with pytest.raises(JudgeDied):
-            await judges.judge(change(crowded("fields")))
-        assert (await judges.judge(body()))[0] == "allowed"
-
-
-async def test_a_child_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch, judges: Judges) -> None:
-    async def full(*_: object, **__: object) -> None:
-        raise BlockingIOError("no more processes")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(asyncio, "create_subprocess_exec", full)
-        with pytest.raises(JudgeDied, match="no more processes"):
-            await judges.judge(body())
-    assert (await judges.judge(body()))[0] == "allowed"
-
-
-async def test_a_uid_that_no_api_server_makes_is_no_review(judges: Judges) -> None:
-    """An answer repeats it."""
-    with pytest.raises(BadReview, match="at most 256"):
-        await judges.judge(json.dumps({"request": {"uid": "u" * 3_000_000, "operation": "DELETE"}}).encode())
-    assert judges.died == 0
-
-
-async def test_the_log_of_a_child_is_bounded_and_cannot_be_forged(
-    judges: Judges, caplog: pytest.LogCaptureFixture
-) -> None:
-    name = "a\n2026 ERROR forged \x1b[31m" + "x" * 100_000
-    request = {"uid": "u", "operation": "CREATE", "namespace": name, "object": {"metadata": {"generateName": [name]}}}
-    manifest = request["object"] | {"apiVersion": "videotrain.dev/v1alpha1", "kind": "VideoTrainingRun", "spec": []}
-    await judges.judge(json.dumps({"request": request | {"object": manifest}}).encode())
-    for record in caplog.records:
-        assert record.getMessage().isprintable() and len(record.getMessage()) < 10_000
-
-
-async def test_what_a_child_prints_comes_into_the_log_bounded(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("PYTHONVERBOSE", "1")  # some 100 KB
-    async with asyncio.timeout(SECONDS), Judges(1) as judges:
-        assert (await judges.judge(body()))[0] == "allowed"
-    printed = [record.getMessage() for record in caplog.records if "judge printed" in record.getMessage()]
-    assert 1 <= len(printed) <= MOST_LINES
-    assert all(line.isprintable() and len(line) < 1100 for line in printed)
-    assert capfd.readouterr().err == ""
 
 
 @asynccontextmanager
@@ -257,7 +106,7 @@ async def test_hostile_requests_end_nothing(webhook: Webhook) -> None:
                     assert response.status in (400, 413, 503), (name, response.status)
             except aiohttp.ClientError:
                 pass  # cut off while it was still talking
-            async with session.post(url, data=body()) as response:
+            async with session.post(url, data=review_body()) as response:
                 assert response.status == 200, name
                 assert (await response.json())["response"]["allowed"] is True
     processes = [psutil.Process(), *psutil.Process().children()]
@@ -271,7 +120,7 @@ async def test_half_a_handshake_holds_up_nobody(webhook: Webhook) -> None:
     url = f"https://127.0.0.1:{webhook.port}/validate"
     async with (
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusting())) as session,
-        session.post(url, data=body()) as response,
+        session.post(url, data=review_body()) as response,
     ):
         assert response.status == 200
     for writer in writers:
@@ -291,7 +140,7 @@ async def test_a_flood_leaves_the_event_loop_its_turns(webhook: Webhook) -> None
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusting(), limit=0)) as session:
 
         async def one() -> int:
-            async with session.post(url, data=body()) as response:
+            async with session.post(url, data=review_body()) as response:
                 return response.status
 
         turning = asyncio.create_task(turn())
@@ -310,7 +159,7 @@ async def honest(webhook: Webhook, context: ssl.SSLContext | None = None) -> int
     connector = aiohttp.TCPConnector(ssl=context or trusting(), local_addr=(API, 0))
     async with (
         aiohttp.ClientSession(connector=connector) as session,
-        session.post(f"https://127.0.0.1:{webhook.port}/validate", data=body()) as response,
+        session.post(f"https://127.0.0.1:{webhook.port}/validate", data=review_body()) as response,
     ):
         return response.status
 
@@ -338,7 +187,7 @@ async def test_who_opens_more_connections_than_there_may_be_loses_its_own(
             url = f"https://127.0.0.1:{webhook.port}/validate"
             for _ in range(3):
                 held = await connections(webhook, 12, tls=tls)
-                async with session.post(url, data=body()) as response:
+                async with session.post(url, data=review_body()) as response:
                     assert response.status == 200
             assert len(connector._conns) == 1, "the one connection of the API server was kept"
         assert webhook.refused()["crowded"] >= 3 * 12 - 8
