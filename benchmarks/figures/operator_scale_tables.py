@@ -2,7 +2,9 @@
 
     python benchmarks/figures/operator_scale_tables.py
 
-Of each scenario, peer, size and profile the newest result without an error counts. A test compares pages and results.
+Of each scenario, peer, size and profile the newest result without an error counts; of bursts all those of the newest
+commit do, as median and range, since one burst says little on a machine of two cores. A test compares pages and
+results.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 USUAL_PODS: Final = 8
@@ -22,14 +25,22 @@ NAMES: Final = {"videotrain": "videotrain", "jobset": "JobSet v0.12.0", "job": "
 
 
 def newest(folder: Path = RESULTS) -> list[Line]:
-    """The newest sound line of each scenario, peer, size and profile, in a fixed order."""
-    found: dict[tuple[Any, ...], Line] = {}
-    for path in sorted(folder.glob("operator_scale-*.jsonl")):
-        lines = [json.loads(text) for text in path.read_text().splitlines() if text.strip()]
-        for line in sorted(lines, key=lambda line: str(line["at"])):
-            if "error" not in line:
-                found[_key(line)] = line
-    return [found[key] for key in sorted(found)]
+    """The newest sound line of each scenario, peer, size and profile, in a fixed order.
+
+    Under "rounds" it has all lines of its commit, itself included.
+    """
+    found: dict[tuple[Any, ...], list[Line]] = {}
+    texts = (text for path in folder.glob("operator_scale-*.jsonl") for text in path.read_text().splitlines())
+    for line in sorted((json.loads(text) for text in texts if text.strip()), key=lambda line: str(line["at"])):
+        if "error" not in line:
+            before = found.get(_key(line), [])
+            found[_key(line)] = [*(other for other in before if _commit(other) == _commit(line)), line]
+    return [{**found[key][-1], "rounds": found[key]} for key in sorted(found)]
+
+
+def _commit(line: Line) -> str | None:
+    commit: str | None = line["versions"].get("commit")
+    return commit
 
 
 def _key(line: Line) -> tuple[Any, ...]:
@@ -40,30 +51,39 @@ def load(lines: Iterable[Line]) -> str:
     """What many runs at once cost until training can begin: the operator and the cluster."""
     rows = []
     for line in _of(lines, "burst"):
-        result = line["result"]
-        cpu, memory = result["cpuUntilBegin"], result.get("operatorMemory") or {}
-        beside = line.get("beside") or {}
+        rounds = line["rounds"]
+        results = [one["result"] for one in rounds]
+        cpu = [result["cpuUntilBegin"] for result in results]
         rows.append(
             [
                 *_size(line),
-                _text(result["allPodsExistSeconds"]),
-                _text(result["trainingCanBeginSeconds"]),
-                _text(cpu.get("operator")),
-                _text(cpu["cluster"]),
-                *(_ratios(beside.get(peer)) for peer in ("jobset", "job")),
-                _text(memory.get("peakRssMiB")),
+                str(len(rounds)),
+                _spread(result["allPodsExistSeconds"] for result in results),
+                _spread(result["trainingCanBeginSeconds"] for result in results),
+                _spread(one.get("operator") for one in cpu),
+                _spread(one["cluster"] for one in cpu),
+                *(_ratios([(one.get("beside") or {}).get(peer) for one in rounds]) for peer in ("jobset", "job")),
+                _spread((result.get("operatorMemory") or {}).get("peakRssMiB") for result in results),
             ]
         )
-    head = ["what", "runs x pods", "nodes", "profile", "all pods exist, s", "training can begin, s"]
-    head += ["operator CPU s/run", "cluster CPU s/run", "beside JobSet: time / CPU", "beside a bare Job: time / CPU"]
-    return _table([*head, "peak RSS MiB"], rows)
+    head = ["what", "runs x pods", "nodes", "profile", "rounds", "all pods exist, s", "training can begin, s"]
+    head += ["operator CPU s/run", "cluster CPU s/run", "beside JobSet: time; cluster CPU; operator CPU"]
+    return _table([*head, "beside a bare Job: time; cluster CPU", "peak RSS MiB"], rows)
 
 
-def _ratios(beside: Mapping[str, float] | None) -> str:
-    """Time until training can begin and the cluster's CPU, as ratios to a peer of the same round."""
-    if not beside:
-        return ""
-    return f"{_text(beside['trainingCanBeginSeconds'])} / {_text(beside['clusterCpuUntilBegin'])}"
+def _ratios(beside: list[Mapping[str, float] | None]) -> str:
+    """Time until training can begin and the CPU until then, as ratios to a peer of the same round."""
+    keys = ("trainingCanBeginSeconds", "clusterCpuUntilBegin", "operatorCpuUntilBegin")
+    cells = (_spread((one or {}).get(key) for one in beside) for key in keys)
+    return "; ".join(cell for cell in cells if cell)
+
+
+def _spread(values: Iterable[float | None]) -> str:
+    """The median, and the range if there is more than one value."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return _text(known[0] if known else None)
+    return f"{_text(median(known))} ({_text(min(known))}-{_text(max(known))})"
 
 
 def lives(lines: Iterable[Line]) -> str:
