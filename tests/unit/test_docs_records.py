@@ -87,14 +87,29 @@ def test_the_measured_tables_are_those_of_the_stored_results() -> None:
 
 def test_the_newest_sound_result_counts(tmp_path) -> None:
     tables = load("operator_scale_tables.py")
-    newer = LINE | {"at": "2026-01-02T00:00:00+00:00", "result": LINE["result"] | {"allPodsExistSeconds": 1.25}}
+    newer = LINE | {
+        "at": "2026-01-02T00:00:00+00:00",
+        "versions": LINE["versions"] | {"commit": "newer"},
+        "result": LINE["result"] | {"allPodsExistSeconds": 1.25},
+    }
     failed = {key: value for key, value in LINE.items() if key != "result"} | {"at": "2026-01-03", "error": "late"}
     write(tmp_path, newer, LINE, failed)
     lines = tables.newest(tmp_path)
     assert tables.load(lines).splitlines()[-1] == (
-        "| videotrain | 20 x 8 | 40 | raised | 1.25 | 2.5 | 0.05 | 0.3 | 0.7 / 0.9 |  | 100 |"
+        "| videotrain | 20 x 8 | 40 | raised | 1 | 1.25 | 2.5 | 0.05 | 0.3 | 0.7; 0.9 |  | 100 |"
     )
     assert tables.faults(lines) == tables.NONE
+
+
+def test_rounds_of_one_commit_are_told_as_median_and_range(tmp_path) -> None:
+    tables = load("operator_scale_tables.py")
+    rounds = [
+        LINE | {"at": f"2026-01-0{day}", "beside": {"jobset": {"trainingCanBeginSeconds": ratio}}}
+        for day, ratio in ((1, 0.9), (2, 1.4), (3, 1.0))
+    ]
+    write(tmp_path, *rounds)
+    assert "| 3 | 1.5 (1.5-1.5) |" in tables.load(tables.newest(tmp_path))
+    assert "| 1 (0.9-1.4) |" in tables.load(tables.newest(tmp_path))
 
 
 def test_memory_is_a_line_through_two_sizes(tmp_path) -> None:
