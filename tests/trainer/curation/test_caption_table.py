@@ -31,9 +31,10 @@ TABLE = pa.table(
 CAPTIONS = {"a/cat.mp4": "A cat, asleep.", "b/dog.mp4": 'A "dog" runs.', "bird": "Ein Vögelchen."}
 
 
-def parquet(table: pa.Table) -> bytes:
+def parquet(table: pa.Table, *, checksums: bool = True) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, write_page_checksum=True)
+    kept_as_they_are = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, buffer, write_page_checksum=checksums, **({} if checksums else kept_as_they_are))
     return buffer.getvalue()
 
 
@@ -147,6 +148,18 @@ def test_a_missing_table_and_a_missing_bucket_are_named(store, storage):
         read_captions(store, f"{storage.uri}/none.csv", VIDEOS)
     with pytest.raises(StorageDenied, match="the bucket does not exist"):
         read_captions(store, "s3://no-such-bucket/t.csv", VIDEOS)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("t.csv", text), ("t.parquet", lambda table: parquet(table, checksums=False))]
+)
+def test_a_caption_with_a_flipped_bit_is_read_again(seen, proxy, store, storage, name, write):
+    """The bit in the middle of the file is one of a caption's, which nothing in the file can tell."""
+    captions = {"a.mp4": " ".join(["A cat sleeps."] * 1000)}
+    store.put(f"{storage.uri}/{name}", write(pa.table({"path": list(captions), "text": list(captions.values())})))
+    proxy.weather = some("flipped bit", 1, "GET", "ranged GET")
+    assert read_captions(seen, f"{storage.uri}/{name}", VIDEOS) == captions
+    assert proxy.suffered.total() == 1
 
 
 def test_no_flipped_bit_of_a_page_gives_another_caption(store, tmp_path):

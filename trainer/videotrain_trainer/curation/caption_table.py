@@ -23,7 +23,8 @@ FIELD = "spec.dataset.captionTable"
 def read_captions(store: ObjectStore, uri: str, videos: str) -> dict[str, str]:
     """Captions by the path of a video below its folder, or by its stem: what stands in the column `path`.
 
-    Of a Parquet file only the two columns are fetched. What does not fit is read again before it is believed.
+    Of a Parquet file only the two columns are fetched. Such a table has no checksum that covers it, so two readings, by
+    connections of their own, must agree before one is believed.
 
     Args:
         store: serves s3:// and file://.
@@ -34,7 +35,7 @@ def read_captions(store: ObjectStore, uri: str, videos: str) -> dict[str, str]:
         DataError: there is no such table, it is damaged, or it has other columns.
     """
     try:
-        table = read_again(store, lambda source: read_files(source, uri, _read), (DataError, ObjectMissing))
+        table = read_again(store, lambda source: _agreed(source, uri), (DataError, ObjectMissing))
     except ObjectMissing as error:
         raise DataError(f"{FIELD}: {error}") from error
     except TrainerError as error:
@@ -43,6 +44,13 @@ def read_captions(store: ObjectStore, uri: str, videos: str) -> dict[str, str]:
     pairs = zip(*(table.column(name).to_pylist() for name in COLUMNS), strict=True)
     captions = {str(path).removeprefix(prefix).removeprefix("./"): str(text or "").split() for path, text in pairs}
     return {path: " ".join(words) for path, words in captions.items() if words}
+
+
+def _agreed(store: ObjectStore, uri: str) -> Any:
+    table = read_files(store, uri, _read)
+    if not read_files(store.reconnected(), uri, _read).equals(table):
+        raise DataError(f"two readings of each differ, {READINGS} times")
+    return table
 
 
 def _read(files: AbstractFileSystem, path: str) -> Any:
