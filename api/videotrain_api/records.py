@@ -107,6 +107,8 @@ class StartedRecord(Record):
     """Optimizer steps, or work units of a stage that does not train."""
     skipped_checkpoints: list[str] = Field(default_factory=list)
     """Newer checkpoints that were refused, with why."""
+    phases_us: dict[str, int] = Field(default_factory=dict)
+    """What the start went into, from the roster on: microseconds by phase, in their order."""
 
 
 class StepRecord(Record):
@@ -156,6 +158,19 @@ class ValidationRecord(Record):
     """Times before the shift, in (0, 1); 1 is noise."""
     time_losses: list[float]
     """Mean over the samples at each time."""
+
+
+class PhaseRecord(Record):
+    """Work of a stage that is no step has got further, such as storing its result."""
+
+    kind: Literal["phase"] = "phase"
+    at: datetime
+    phase: Literal["merge", "export"]
+    """Putting together what units of work left, or storing the final weights."""
+    done: int = Field(ge=0)
+    """Objects or bytes of the whole world so far."""
+    total: int = Field(ge=0)
+    """Of how many."""
 
 
 class CheckpointRecord(Record):
@@ -221,7 +236,14 @@ class HousekeepingRecord(Record):
 
 
 TrainerRecord = Annotated[
-    StartedRecord | StepRecord | ValidationRecord | CheckpointRecord | HousekeepingRecord | CurationRecord | WorkerExit,
+    StartedRecord
+    | StepRecord
+    | ValidationRecord
+    | PhaseRecord
+    | CheckpointRecord
+    | HousekeepingRecord
+    | CurationRecord
+    | WorkerExit,
     Field(discriminator="kind"),
 ]
 """Anything that a worker tells."""
@@ -271,6 +293,9 @@ class GenerationProgress(ApiModel):
     """End of the first step."""
     last_step_at: datetime | None = None
     """End of the last step."""
+    last_sign_at: datetime | None = None
+    """When the workers last got further with something that is no step: a validation, or a PhaseRecord. Unset if a step
+    ended later."""
     ended_at: datetime | None = None
     """When the last worker of this pod was gone."""
     data_stall_us: int = 0

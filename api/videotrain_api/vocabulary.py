@@ -91,6 +91,10 @@ ENV_RESTORE: Final = "VIDEOTRAIN_RESTORE"
 """`1`: start from the newest complete checkpoint of the stage, if there is one; `0`: do not look for one."""
 ENV_SAVED_STEP: Final = "VIDEOTRAIN_SAVED_STEP"
 """Newest step of the stage that is known to be saved; `0` for none."""
+ENV_ROSTER_AT: Final = "VIDEOTRAIN_ROSTER_AT"
+"""When the roster of the generation was published, ISO 8601."""
+ENV_LAUNCHED_AT: Final = "VIDEOTRAIN_LAUNCHED_AT"
+"""When the agent ordered the workers of the generation, ISO 8601."""
 
 PORT_AGENT: Final = 9410
 """HTTP of the agent: /metrics, /progress, /healthz, and PATH_ROSTER."""

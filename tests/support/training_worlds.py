@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -261,6 +262,8 @@ class Plan:
     """The last rank is asked to stop while this step runs."""
     kill_after: int | None = None
     """The last rank is killed once this step is recorded."""
+    hour_passes_after: int | None = None
+    """On the clock of rank 0, once this step is recorded."""
 
 
 @dataclass
@@ -298,9 +301,9 @@ class WorldResult:
 class Sink:
     """Record sink that lets things happen at a step."""
 
-    def __init__(self, path: Path, plan: Plan, last: bool) -> None:
+    def __init__(self, path: Path, plan: Plan, rank: int, size: int) -> None:
         self._file = path.open("ab", buffering=0)
-        self._plan, self._last = plan, last
+        self._plan, self._first, self._last = plan, rank == 0, rank == size - 1
         self._asked = False
 
     def write(self, record: Any) -> None:
@@ -309,6 +312,9 @@ class Sink:
             self._asked = self._asked or record.step + 1 == self._plan.drain_during
             if record.step == self._plan.kill_after:
                 os.kill(os.getpid(), signal.SIGKILL)
+        if isinstance(record, StepRecord) and self._first and record.step == self._plan.hour_passes_after:
+            clock = time.monotonic
+            time.monotonic = lambda: clock() + 3600
 
     def requested(self) -> bool:
         return self._asked
@@ -332,7 +338,7 @@ def _worker(config: str, folder: str, rank: int, size: int, plan: Plan) -> None:
     _forbid_pickles_between_ranks()
     where = Path(folder)
     os.environ["LOCAL_RANK"] = str(rank)
-    sink = Sink(where / f"records-{rank}.jsonl", plan, rank == size - 1)
+    sink = Sink(where / f"records-{rank}.jsonl", plan, rank, size)
     code = 0
     try:
         dist.init_process_group(

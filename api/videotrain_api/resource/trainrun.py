@@ -87,7 +87,9 @@ class CheckpointPolicy(ApiModel):
     """When state is saved and what is kept."""
 
     every_steps: int = Field(default=200, ge=1)
-    """Optimizer steps between checkpoints."""
+    """A checkpoint is begun after each multiple of so many optimizer steps."""
+    every_seconds: int | None = Field(default=None, ge=1, le=LONGEST_SECONDS)
+    """A checkpoint is also begun after the first step that ends so many seconds after the one before was begun."""
     keep_last: int = Field(default=3, ge=1)
     """So many newest complete checkpoints of a stage are kept."""
     keep_every_steps: int | None = Field(default=None, ge=1)

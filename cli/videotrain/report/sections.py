@@ -125,13 +125,22 @@ def curve_section(curves: list[Json]) -> Html:
 def timeline_section(summary: Json, drawn: Json | None) -> Html:
     """Who was in the world when, and why it changed."""
     rows = [
-        (g["number"], _clock(g["created_at"]), s["name"], g["world_size"], *_why(g), *_steps(g), g["end_cause"] or "")
+        (
+            g["number"],
+            _clock(g["created_at"]),
+            s["name"],
+            g["world_size"],
+            *_why(g),
+            *_steps(g),
+            _start(g["start_seconds"]),
+            g["end_cause"] or "",
+        )
         for s in summary["stages"]
         for g in s["generations"]
     ]
     if not rows:
         return Html("")
-    headings = ("#", "from", "stage", "workers", "why", "", "steps", "lost", "ended by")
+    headings = ("#", "from", "stage", "workers", "why", "", "steps", "lost", "first step after", "ended by")
     figure = element("div", Html(""), class_="plot", id="timeline") if drawn else Html("")
     lead = "One bar per pod and world. Pale: starting and loading; solid: training; red: work that was lost."
     shown = sorted(rows, key=lambda row: int(row[0]))
@@ -145,6 +154,11 @@ def _why(generation: Json) -> tuple[str, Html]:
 def _steps(generation: Json) -> tuple[str, str]:
     first, last, lost = generation["first_step"], generation["last_step"], generation["lost_steps"]
     return (f"{first}-{last}" if first is not None else "none"), (str(lost) if lost else "")
+
+
+def _start(seconds: dict[str, float]) -> Html:
+    parts = ", ".join(f"{phase} {found:.1f} s" for phase, found in seconds.items())
+    return element("span", text(f"{sum(seconds.values()):.1f} s"), title=parts) if seconds else Html("")
 
 
 def _clock(at: str | None) -> str:

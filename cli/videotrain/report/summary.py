@@ -14,6 +14,7 @@ from videotrain.report.order_check import OrderCheck, check_order
 from videotrain.report.recovery import Recovery, first_step, last_step, lost_steps, recoveries
 from videotrain.report.workdir import (
     DamagedObjectError,
+    GenerationRecords,
     ObjectMissingError,
     ObjectReader,
     RunRecords,
@@ -120,10 +121,20 @@ def _generation(generation: GenerationStatus, records: RunRecords) -> Json:
         "first_step": first_step(generation, records),
         "last_step": last_step(generation, records),
         "lost_steps": lost_steps(generation, records),
+        "start_seconds": _start_seconds(records.generation(generation.number)),
         "end_cause": generation.end_cause,
         "created_at": _iso(generation.created_at),
         "ended_at": _iso(generation.ended_at),
     }
+
+
+def _start_seconds(left: GenerationRecords | None) -> dict[str, float]:
+    """Seconds of each phase from the roster to the end of the first step; empty if no worker was ready."""
+    if left is None or left.started is None:
+        return {}
+    seconds = {phase: microseconds / 1e6 for phase, microseconds in left.started.phases_us.items()}
+    first = {"firstStep": (left.steps[0].finished_at - left.started.at).total_seconds()} if left.steps else {}
+    return seconds | first
 
 
 def _folded_generation(number: int, records: RunRecords) -> Json:
@@ -140,6 +151,7 @@ def _folded_generation(number: int, records: RunRecords) -> Json:
         "first_step": steps[0].step if steps else None,
         "last_step": steps[-1].step if steps else None,
         "lost_steps": None,
+        "start_seconds": _start_seconds(left),
         "end_cause": None,
         "created_at": _iso(left.started.at if left.started else None),
         "ended_at": _iso(max((r.at for _, r in left.exits), default=None)),

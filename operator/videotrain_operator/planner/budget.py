@@ -96,7 +96,9 @@ def _until_saved(draft: Draft) -> float:
     steps = every - stage.step % every
     if stage.total_steps is not None:
         steps = min(steps, max(0, stage.total_steps - stage.step))
-    return steps * each + DRAIN_SECONDS
+    seconds, most = steps * each, draft.spec.checkpoint.every_seconds
+    # By the clock at the end of a step: so at most one step after it is due.
+    return (seconds if most is None else min(seconds, most + each)) + DRAIN_SECONDS
 
 
 def _act(draft: Draft, budget: Budget, bill: Bill, limits: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from videotrain_api.reasons import FaultReason, Message, Reason
+from videotrain_api.records import GenerationProgress
 from videotrain_api.resource.status import GenerationStatus, RestartCounts
 from videotrain_api.resource.trainrun import Cause
 from videotrain_api.vocabulary import Condition, ExitCode, GenerationReason
@@ -241,13 +242,15 @@ def _hang(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Fault 
             Message.NOBODY_ANSWERS,
         )
         return None
-    if facts is None or facts.first_step_at is None:
+    # A world whose steps were all done before it makes none: it shows by other signs that it gets on.
+    if facts is None or (facts.first_step_at is None and facts.last_sign_at is None):
         return _late(draft, live)
-    witnesses = [report for report in reports if report.facts.step == facts.step and report.facts.last_step_at]
-    if not witnesses:
+    witnesses = [(report.at, _last_sign(report.facts)) for report in reports if report.facts.step == facts.step]
+    waits = [(at - sign).total_seconds() for at, sign in witnesses if sign is not None]
+    if not waits:
         set_condition(draft, Condition.PROGRESS_OBSERVED, None, Reason.NO_ANSWER, Message.NO_STEP_KNOWN)
         return None
-    still = max((r.at - (facts.last_step_at or r.at)).total_seconds() for r in witnesses)
+    still = max(waits)
     if still < policy.hang_seconds:
         draft.look_again(policy.hang_seconds - still)
         set_condition(draft, Condition.PROGRESS_OBSERVED, status=True, reason=Reason.STEPS_ADVANCE)
@@ -257,6 +260,11 @@ def _hang(draft: Draft, live: GenerationStatus, reports: list[Report]) -> Fault 
     message = Message.HANG.text(step=facts.step, seconds=f"{still:.0f}", limit=policy.hang_seconds)
     set_condition(draft, Condition.PROGRESS_OBSERVED, status=False, reason=GenerationReason.HANG, message=message)
     return Fault(pod=live.members[0], reason=FaultReason.HANG, message=message, generation_reason=GenerationReason.HANG)
+
+
+def _last_sign(facts: GenerationProgress) -> datetime | None:
+    """When a member's workers last got anywhere, once they have."""
+    return max((at for at in (facts.last_step_at, facts.last_sign_at) if at is not None), default=None)
 
 
 def _late(draft: Draft, live: GenerationStatus) -> Fault | None:

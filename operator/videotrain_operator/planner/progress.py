@@ -73,6 +73,7 @@ def merge(known: GenerationProgress | None, reports: Sequence[Report], members: 
         "started_at": _earliest(facts.started_at for facts in all_facts),
         "first_step_at": _earliest(facts.first_step_at for facts in all_facts),
         "last_step_at": _latest(facts.last_step_at for facts in all_facts),
+        "last_sign_at": _latest(facts.last_sign_at for facts in all_facts),
         "ended_at": _ended(known, reports),
         "data_stall_us": max(facts.data_stall_us for facts in all_facts),
         "checkpoint_us": max(facts.checkpoint_us for facts in all_facts),

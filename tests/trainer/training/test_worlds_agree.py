@@ -21,7 +21,9 @@ from support.training_worlds import (
     trained_ids,
 )
 
+from videotrain_api.records import CheckpointRecord
 from videotrain_api.resource.stages import ParallelLayout
+from videotrain_api.resource.trainrun import CheckpointPolicy
 from videotrain_api.vocabulary import ExitCode
 
 ROUNDING = 1e-3 * LEARNING_RATE
@@ -157,6 +159,21 @@ def test_bf16_trains_keeps_full_precision_and_survives_a_change_of_world(tmp_pat
     assert {tensor.dtype for tensor in weights[0].values()} == {torch.bfloat16}
     # Gradients are bf16 sums here, so the order of adding shows: half of the eight steps may go another way.
     assert difference(*weights) < 4 * LEARNING_RATE
+
+
+def test_a_checkpoint_is_due_by_steps_or_by_the_clock_of_one_rank_whichever_comes_first(tmp_path, latents):
+    policy = CheckpointPolicy(every_steps=7, every_seconds=3000, keep_last=9)
+    result = run_world(tmp_path, train_config(tmp_path, latents, checkpoint=policy), 2, Plan(hour_passes_after=3))
+    assert result.outcomes == ["completed"] * 2, result.outcomes
+    # An hour has passed when step 4 is agreed on, and none again: the checkpoint of step 4 began by the new clock.
+    assert [record.step for record in result.checkpoints] == [4, 7, 8]
+    assert [record.step for record in result.of(CheckpointRecord, 1)] == [4, 7, 8]
+
+
+def test_a_start_tells_what_it_went_into(alone):
+    started = alone[1].started
+    assert list(started.phases_us) == ["claim", "data", "engine", "checkpoint", "ready"]
+    assert min(started.phases_us.values()) >= 0
 
 
 def test_a_finished_stage_is_told_as_finished_at_once(latents, alone):

@@ -89,6 +89,15 @@ def test_a_unit_that_outlasts_the_grace_period_is_given_up_and_leaves_no_result(
     assert store.list(f"{config.paths.output}/units") == []
 
 
+def test_it_is_told_that_results_are_read_since_no_step_is_made_meanwhile(store, config, make_context):
+    context = make_context(config)
+    run = UnitRun(context, store, UNITS)
+    run.run(lambda unit, tick: {"unit": unit.name})
+    run.results()
+    told = context.records.all[-1]
+    assert (told.kind, told.phase, told.done, told.total) == ("phase", "merge", len(UNITS), len(UNITS))
+
+
 def test_a_damaged_result_names_the_object(store, config, make_context):
     run = UnitRun(make_context(config), store, UNITS)
     run.run(lambda unit, tick: {"clips": 3})

@@ -85,13 +85,15 @@ class Generation:
             OSError: the pod's address or port cannot be listened on.
         """
         roster, pod = self.roster, self._pod
-        rank = roster.rank(pod.uid)
+        rank, now = roster.rank(pod.uid), datetime.now(UTC)
         assert rank is not None, "the agent starts generations of which its pod is a member"
         environment = {
             names.ENV_GENERATION: str(roster.generation),
             names.ENV_CONFIG_FILE: str(pod.config_file(roster.stage)),
             names.ENV_RESTORE: "1" if roster.restore else "0",
             names.ENV_SAVED_STEP: str(roster.saved_step),
+            names.ENV_ROSTER_AT: (roster.created_at or now).isoformat(),
+            names.ENV_LAUNCHED_AT: now.isoformat(),
             "PYTHONUNBUFFERED": "1",
         }
         if pod.address.startswith("127.") or pod.address == "::1":

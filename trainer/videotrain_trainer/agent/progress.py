@@ -13,6 +13,7 @@ from videotrain_api.records import (
     CurationCounts,
     CurationRecord,
     GenerationProgress,
+    PhaseRecord,
     SavedPoint,
     StartedRecord,
     StepRecord,
@@ -46,6 +47,7 @@ class ProgressFold:
         self._recent: deque[StepRecord] = deque(maxlen=RATE_STEPS)
         self._loss: float | None = None
         self._validation: ValidationRecord | None = None
+        self._beside_steps_at: datetime | None = None
         self._curation: CurationCounts | None = None
         self._saved: deque[SavedPoint] = deque(maxlen=SAVED_POINTS)
         # Stalls up to each step, (step, data, checkpoint) in microseconds: a checkpoint is committed steps after it was
@@ -61,10 +63,10 @@ class ProgressFold:
 
     @property
     def last_sign_at(self) -> datetime:
-        """When the generation last got anywhere: last step or validation, else start, else launch."""
+        """When the generation last got anywhere: last step, validation or part of a phase, else start, else launch."""
         ends = [self._recent[-1].finished_at] if self._recent else []
-        if self._validation is not None:
-            ends.append(self._validation.at)
+        if self._beside_steps_at is not None:
+            ends.append(self._beside_steps_at)
         if ends:
             return max(ends)
         return self._started.at if self._started else self._launched_at
@@ -78,7 +80,9 @@ class ProgressFold:
         elif isinstance(record, StepRecord):
             self._step_done(record)
         elif isinstance(record, ValidationRecord):
-            self._validation = record
+            self._validation, self._beside_steps_at = record, record.at
+        elif isinstance(record, PhaseRecord):
+            self._beside_steps_at = record.at
         elif isinstance(record, CheckpointRecord):
             self._checkpoint_done(record)
         elif isinstance(record, CurationRecord):
@@ -112,6 +116,8 @@ class ProgressFold:
         started = self._started
         _, data, checkpoint = self._stalls[-1]
         world_size, flops = started.world_size if started else None, self._rate("model_flops")
+        last_step_at, beside = self._recent[-1].finished_at if self._recent else None, self._beside_steps_at
+        newer = beside is not None and (last_step_at is None or beside > last_step_at)
         return GenerationProgress(
             generation=self.generation,
             stage=self.stage,
@@ -123,7 +129,8 @@ class ProgressFold:
             launched_at=self._launched_at,
             started_at=started.at if started else None,
             first_step_at=self._first_step_at,
-            last_step_at=self._recent[-1].finished_at if self._recent else None,
+            last_step_at=last_step_at,
+            last_sign_at=beside if newer else None,
             ended_at=self.ended_at,
             data_stall_us=data,
             checkpoint_us=checkpoint,

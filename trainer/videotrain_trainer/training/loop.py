@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 
 from videotrain_trainer.checkpoint.state import Point
@@ -31,19 +32,19 @@ def train(context: StageContext, make_objective: MakeObjective, total_steps: int
     # From here on all ranks hold the state of the newest complete checkpoint (or the first weights) and walk in step.
     with closing(prepare(context, store, make_objective)) as run:
         while run.state.step < total_steps:
-            # Relies on `run.state` alone; leaves it one step further, with the step's record written. Whether to drain
-            # is agreed in the step's own collective, so all ranks leave at the same step.
-            drain = _step(run)
+            # Relies on `run.state` alone; leaves it one step further, with the step's record written. Whether to drain,
+            # or to save by the clock, is agreed in the step's own collective, so all ranks do it at the same step.
+            result = _step(run)
             # Before validation and before the usual checkpoint: a drain has little time, and loses no step this way.
             # One that comes with the last step ends as any stage does.
-            if drain and run.state.step < total_steps:
+            if result.drain and run.state.step < total_steps:
                 _save(run)
                 run.writer.wait()
                 return "drained"
             # Before the checkpoint of the same step: who resumes from it must not have to validate again.
             _validate(run, total_steps)
             # Only begins to write; the next step computes meanwhile, and waits if the one before is not stored yet.
-            if run.state.step % context.config.checkpoint.every_steps == 0:
+            if result.save or run.state.step % context.config.checkpoint.every_steps == 0:
                 _save(run)
         # The last step has a checkpoint whatever its number is. It must be stored, for the result is read back from it.
         _save(run)
@@ -52,16 +53,16 @@ def train(context: StageContext, make_objective: MakeObjective, total_steps: int
     return "completed"
 
 
-def _step(run: TrainingRun) -> bool:
+def _step(run: TrainingRun) -> StepResult:
     run.writer.check()
     order = run.objective.data.plan.step(run.state)
-    result = run.stepper.run(order, run.context.drain.requested())
+    result = run.stepper.run(order, run.context.drain.requested(), run.save_is_due())
     run.trained_steps.add(order, result.trained)
     _record(run, order, result)
     run.state = run.objective.data.plan.advance(run.state)
     run.samples += result.samples
     run.finished_at = result.finished_at
-    return result.drain
+    return result
 
 
 def _validate(run: TrainingRun, total_steps: int) -> None:
@@ -102,7 +103,7 @@ def _save(run: TrainingRun) -> None:
         )
         run.writer.save(run.engine.shards, point)
     run.trained_steps.clear()
-    run.saved_step = run.state.step
+    run.saved_step, run.save_began = run.state.step, time.monotonic()
 
 
 def _record(run: TrainingRun, order: StepOrder, result: StepResult) -> None:

@@ -62,11 +62,18 @@ class TrainingRun:
     finished_at: datetime
     """End of the last step."""
     trained_steps: TrainedSteps = field(default_factory=TrainedSteps)
+    save_began: float = field(default_factory=time.monotonic)
+    """When that checkpoint was begun, or training went on from it."""
 
     @property
     def prefix(self) -> str:
         """Of the stage in the object store."""
         return self.context.config.paths.output
+
+    def save_is_due(self) -> bool:
+        """Whether a checkpoint is due by the clock; always False but on rank 0, whose clock is the world's."""
+        every = self.context.config.checkpoint.every_seconds
+        return self.context.world.rank == 0 and every is not None and time.monotonic() - self.save_began >= every
 
     def close(self) -> None:
         """Stop threads; a checkpoint that is still being written stays incomplete."""
@@ -88,13 +95,13 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     Raises:
         TrainerError: configuration, data, storage or checkpoints are not usable.
     """
-    clock = _PhaseClock()
-    peers, world = WorldPeers(), context.world
+    peers, world, clock = WorldPeers(), context.world, context.start
     complete = _claim(context, store, peers)
+    clock.passed("claim")
     objective = make_objective(context, store)
     task = objective.task
     check_layout(task.parallel, world.size)
-    clock.passed("data and model")
+    clock.passed("data")
     if not complete:
         objective.initialize()
     options = EngineOptions(
@@ -111,8 +118,9 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     engine.shards.set_optimizer_step(state.step)
     clock.passed("checkpoint")
     run = _assemble(context, store, objective, engine, peers, loaded, state)
+    clock.passed("ready")
     log.info("ready at step %d of %d: %s", state.step, task.steps, clock)
-    context.reporter.started(world.size, state.step, task.steps, loaded.skipped)
+    context.reporter.started(world.size, state.step, task.steps, loaded.skipped, clock.phases_us)
     return run
 
 
@@ -201,19 +209,3 @@ def initial_weights(store: ObjectStore, uri: str) -> tuple[Weights, str]:
         raise ConfigError(
             f"{error}. These are the weights to start from; see initFrom and spec.model.weights"
         ) from error
-
-
-class _PhaseClock:
-    """Seconds of each phase of the start, for the log."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._phases: list[str] = []
-
-    def passed(self, phase: str) -> None:
-        now = time.monotonic()
-        self._phases.append(f"{phase} {now - self._last:.2f} s")
-        self._last = now
-
-    def __str__(self) -> str:
-        return ", ".join(self._phases)

@@ -121,6 +121,8 @@ class StepResult:
     world_spread: float
     drain: bool
     """Some process was asked to stop."""
+    save: bool
+    """A checkpoint is due by the clock of rank 0."""
     trained: list[MicroBatchIds]
     """Of this rank."""
 
@@ -156,8 +158,13 @@ class Stepper:
         self._scale = loss_scale(world_size, objective.task.parallel.micro_batches_per_step)
         self._spans = spans
 
-    def run(self, order: StepOrder, drain_requested: bool) -> StepResult:
+    def run(self, order: StepOrder, drain_requested: bool, save_due: bool) -> StepResult:
         """Train on one step.
+
+        Args:
+            order: of its samples.
+            drain_requested: this process was asked to stop.
+            save_due: by this process's clock a checkpoint is due; told by one rank only.
 
         Raises:
             Diverged: loss or gradient norm is not finite.
@@ -174,9 +181,9 @@ class Stepper:
         if task.ema_decay:
             decay = decay_at(task.ema_decay, order.step)
             update_average(self._engine.shards.averages, self._engine.shards.masters, decay)
-        row = [sum(float(loss) for loss in losses), *_total(works), float(drain_requested)]
+        row = [sum(float(loss) for loss in losses), *_total(works), float(drain_requested), float(save_due)]
         table = self._peers.table([*row, self._spans.take("data"), self._spans.take("compute")])
-        loss_sum, samples, tokens, flops, drains, _, _ = table.sum(dim=0).tolist()
+        loss_sum, samples, tokens, flops, drains, saves, _, _ = table.sum(dim=0).tolist()
         result = StepResult(
             finished_at=datetime.now(UTC),
             loss=loss_sum / task.parallel.micro_batches_per_step,
@@ -185,9 +192,10 @@ class Stepper:
             samples=int(samples),
             tokens=int(tokens),
             model_flops=flops,
-            data_stall_us=int(table[:, 5].max()),
-            world_spread=_spread(table[:, 6]),
+            data_stall_us=int(table[:, 6].max()),
+            world_spread=_spread(table[:, 7]),
             drain=drains > 0,
+            save=saves > 0,
             trained=trained,
         )
         _check_finite(result, order)

@@ -36,6 +36,7 @@ from videotrain_trainer.worker.linux import die_with_parent, name_process
 from videotrain_trainer.worker.pod import Pod, RunFiles, load_config, require, write_atomically
 from videotrain_trainer.worker.record_file import RecordFile
 from videotrain_trainer.worker.stage_context import Outcome, StageContext, Task, World
+from videotrain_trainer.worker.start_clock import StartClock
 
 MODULES: dict[str, str] = {name: f"videotrain_trainer.tasks.{name}" for name in TASKS}
 """Modules by task, imported when the task runs; each has `run(context) -> Outcome`."""
@@ -59,6 +60,9 @@ class WorkerEnvironment:
     config_file: Path
     restore: bool
     saved_step: int
+    roster_at: datetime | None
+    launched_at: datetime | None
+    """None if nobody tells, as without an agent."""
     node: str
     files: RunFiles
     cache: Path
@@ -82,11 +86,17 @@ class WorkerEnvironment:
             config_file=Path(require(environment, names.ENV_CONFIG_FILE)),
             restore=require(environment, names.ENV_RESTORE) == "1",
             saved_step=int(require(environment, names.ENV_SAVED_STEP)),
+            roster_at=_time(environment.get(names.ENV_ROSTER_AT)),
+            launched_at=_time(environment.get(names.ENV_LAUNCHED_AT)),
             node=environment.get(names.ENV_NODE_NAME) or socket.gethostname(),
             files=pod.files,
             cache=pod.root / names.DIR_CACHE,
             visible_devices=environment.get("CUDA_VISIBLE_DEVICES", ""),
         )
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
 
 
 def set_up_logging(run: str, stage: str, generation: int, rank: int) -> None:
@@ -126,6 +136,9 @@ class Worker:
 
     def __init__(self, environment: WorkerEnvironment) -> None:
         self._environment = environment
+        self._start = StartClock(environment.roster_at)
+        self._start.passed("order", environment.launched_at or environment.roster_at)
+        self._start.passed("launch")
         self._sink = RecordFile(environment.files, environment.generation, environment.local_rank)
         self._drain = SignalDrain(self._leave_early)
         self._stage = environment.config_file.stem
@@ -166,6 +179,7 @@ class Worker:
             dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout, device_id=device)
         else:
             dist.init_process_group("gloo", timeout=timeout)
+        self._start.passed("join")
         self._drain.started(device)
         outcome: Outcome = "drained" if self._drain.agreed() else task(self._context(config, device))
         dist.destroy_process_group()
@@ -190,6 +204,7 @@ class Worker:
             drain=self._drain,
             scratch=scratch,
             cache=environment.cache,
+            start=self._start,
         )
 
     def _record(self, code: ExitCode, outcome: Literal[Outcome, "failed"], message: str) -> ExitCode:

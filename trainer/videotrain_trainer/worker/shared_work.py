@@ -91,13 +91,19 @@ class UnitRun:
         return self._wait(self._all_committed)
 
     def results(self) -> list[dict[str, Any]]:
-        """Results of all units, in the units' order.
+        """Results of all units, in the units' order. That it gets on is recorded, since no step is made meanwhile.
 
         Raises:
             DataError: one is missing or damaged.
         """
+        found: list[dict[str, Any]] = []
         with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(self._result, [unit.name for unit in self._units]))
+            for result in pool.map(self._result, [unit.name for unit in self._units]):
+                found.append(result)
+                if len(found) == len(self._units) or time.monotonic() - self._shared_at >= SHARE_SECONDS:
+                    self._shared_at = time.monotonic()
+                    self._context.reporter.phase("merge", len(found), len(self._units))
+        return found
 
     def wait_for(self, uri: str) -> bool:
         """Wait until rank 0 has written the stage's last object; False if the world is asked to leave."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
@@ -12,6 +12,7 @@ import torch
 
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_trainer.worker.stage_reporter import RecordSink, StageReporter
+from videotrain_trainer.worker.start_clock import StartClock
 
 Outcome = Literal["completed", "drained"]
 """How a task ended: all of its work is done, or it stopped at a step boundary and saved because it was asked to."""
@@ -56,6 +57,8 @@ class StageContext:
     """Pod-local folder for temporary files."""
     cache: Path
     """Pod-local folder for things worth keeping between generations."""
+    start: StartClock = field(default_factory=StartClock)
+    """Of this start; by default it begins now."""
 
     @cached_property
     def reporter(self) -> StageReporter:

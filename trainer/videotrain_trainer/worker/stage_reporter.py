@@ -12,6 +12,7 @@ from videotrain_api.records import (
     CurationCounts,
     CurationRecord,
     HousekeepingRecord,
+    PhaseRecord,
     StartedRecord,
     StepRecord,
     TrainerRecord,
@@ -79,7 +80,14 @@ class StageReporter:
     stage: str
     config_hash: str
 
-    def started(self, world_size: int, resumed_step: int, total_steps: int, skipped: list[str] | None = None) -> None:
+    def started(
+        self,
+        world_size: int,
+        resumed_step: int,
+        total_steps: int,
+        skipped: list[str] | None = None,
+        phases_us: dict[str, int] | None = None,
+    ) -> None:
         """This process is ready to work.
 
         Args:
@@ -87,6 +95,7 @@ class StageReporter:
             resumed_step: steps that an earlier generation has done; 0 for none.
             total_steps: optimizer steps, or work units of a stage that does not train.
             skipped: newer checkpoints that were refused, with why.
+            phases_us: what the start went into, microseconds.
         """
         self.sink.write(
             StartedRecord(
@@ -96,6 +105,7 @@ class StageReporter:
                 resumed_step=resumed_step,
                 total_steps=total_steps,
                 skipped_checkpoints=skipped or [],
+                phases_us=phases_us or {},
             )
         )
 
@@ -167,6 +177,10 @@ class StageReporter:
         duration_us = (now - started_at) // timedelta(microseconds=1)
         self.sink.write(ValidationRecord(**self._origin(), step=step, at=now, duration_us=duration_us, **losses))
         return now
+
+    def phase(self, phase: Literal["merge", "export"], done: int, total: int) -> None:
+        """Work that is no step has got further; see PhaseRecord. A world that tells of nothing counts as hung."""
+        self.sink.write(PhaseRecord(**self._origin(), at=datetime.now(UTC), phase=phase, done=done, total=total))
 
     def curated(self, counts: CurationCounts) -> None:
         """A curated set was put together: what was kept and dropped of the whole set."""

@@ -339,6 +339,22 @@ def test_the_agents_clock_measures_a_hang() -> None:
     assert decided.status.generations[-1].end_cause is None
 
 
+def test_a_stage_end_that_gets_on_is_no_hang_and_one_that_stands_still_is() -> None:
+    exporting = progress(1, 35, last_sign_at=at(700))  # the last step ended at 40
+    for now, cause in ((750, None), (770, "hang")):
+        status = running(facts=exporting) | {"unconfirmed": {"Hang": "2026-01-01T12:00:02Z"}}
+        decided = decide(status, seen(*trio(), agents=answers(exporting, now, 0, 1, 2)), now)
+        assert decided.status.generations[-1].end_cause == cause
+
+
+def test_a_world_that_only_stores_its_result_makes_no_first_step_and_is_not_late() -> None:
+    storing = progress(1, 0, started_at=at(5), resumed_step=100, last_sign_at=at(1000))
+    for now, cause in ((1050, None), (1070, "hang")):
+        status = running(facts=storing) | {"unconfirmed": {"Hang": "2026-01-01T12:00:02Z"}}
+        decided = decide(status, seen(*trio(), agents=answers(storing, now, 0, 1, 2)), now)
+        assert decided.status.generations[-1].end_cause == cause
+
+
 def test_silence_makes_progress_unknown_and_nothing_else() -> None:
     decided = decide(running(facts=progress(1, 35)), seen(*trio()), 5000)
     assert condition(decided, "ProgressObserved").status == "Unknown"

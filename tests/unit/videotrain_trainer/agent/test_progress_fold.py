@@ -9,6 +9,7 @@ from videotrain_api.records import (
     CheckpointRecord,
     CurationCounts,
     CurationRecord,
+    PhaseRecord,
     StartedRecord,
     StepRecord,
     ValidationRecord,
@@ -118,6 +119,15 @@ def test_a_validation_is_a_sign_of_life_and_its_loss_is_told():
     assert folded.snapshot().validation_loss == 0.25
     assert folded.snapshot().last_step_at == at(6)
     assert fold(started(0), step(3)).snapshot().validation_loss is None
+
+
+def test_a_phase_is_a_sign_of_life_beside_steps_until_a_step_comes_after_it():
+    record = PhaseRecord(generation=2, stage="one", at=at(50), phase="export", done=1, total=2)
+    folded = fold(started(10), step(11), record)
+    assert folded.last_sign_at == at(50)
+    assert (folded.snapshot().last_step_at, folded.snapshot().last_sign_at) == (at(22), at(50))
+    assert fold(started(10), record).snapshot().last_sign_at == at(50)
+    assert fold(started(10), record, step(30)).snapshot().last_sign_at is None
 
 
 def test_no_rate_is_told_before_the_first_step():
