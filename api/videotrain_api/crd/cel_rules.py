@@ -7,11 +7,13 @@ Positions are compared by index over a literal list, since plain CEL has no inde
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Final
 
+from videotrain_api import capabilities
 from videotrain_api.config import aspect
-from videotrain_api.config.presets import AUTOENCODERS
+from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.crd.cel import CelRule, at_most, names
 from videotrain_api.crd.transitions import TRANSITIONS
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
@@ -19,6 +21,7 @@ from videotrain_api.resource.pool import ENV_ADVICE, ENV_NAME, RESERVED_ENV, RES
 from videotrain_api.resource.references import REFERENCES, Reference
 from videotrain_api.resource.stages import (
     TASKS,
+    AutoencoderTask,
     Bucket,
     ConditioningMix,
     CurateTask,
@@ -28,6 +31,7 @@ from videotrain_api.resource.stages import (
     SampleTask,
     ScoreBounds,
     Stage,
+    TrainTask,
     WeightsFrom,
 )
 from videotrain_api.resource.trainrun import (
@@ -133,6 +137,26 @@ def _layouts(task: str) -> tuple[CelRule, ...]:
     )
 
 
+def _exclusions(task: str, member: type[ApiModel]) -> tuple[CelRule, ...]:
+    """What the trainer of this version cannot combine in a stage of the task."""
+    rules = []
+    for exclusion in capabilities.EXCLUSIONS:
+        fields = [capabilities.SETTINGS[name][0] for name in exclusion.when]
+        if task in exclusion.tasks and all(field in member.model_fields for field in fields):
+            met = " && ".join(_met(capabilities.wire_path(name), values) for name, values in exclusion.when.items())
+            blamed = capabilities.wire_path(exclusion.blamed)
+            rules.append(CelRule(f"!({met})", f"{blamed}: {exclusion.allowed}", f".{blamed}"))
+    return tuple(rules)
+
+
+def _met(path: str, values: tuple[object, ...] | capabilities.AnyBut) -> str:
+    if values == (capabilities.SET,):
+        return f"has(self.{path})"
+    listed = values.values if isinstance(values, capabilities.AnyBut) else values
+    inside = f"self.{path} in {json.dumps(listed)}"
+    return f"!({inside})" if isinstance(values, capabilities.AnyBut) else inside
+
+
 def _temporal_compression() -> str:
     """The autoencoder's temporal compression: written, or that of a preset, else the one of our own kinds."""
     usual = 4
@@ -144,6 +168,10 @@ def _temporal_compression() -> str:
     return f"has(self.autoencoder.compression) ? self.autoencoder.compression.time : {rule}"
 
 
+_DISTILLED: Final = (
+    "has(self.model.guidanceEmbed) ? self.model.guidanceEmbed : has(self.model.preset) && self.model.preset in "
+    + names(tuple(name for name, model in TRANSFORMERS.items() if model.guidance_embed))
+)
 _STEPS_BELOW: Final = "(!has(b.minFrames) || b.minFrames % c == b.frames % c)"
 # A list of one stands for a variable: plain CEL has none.
 _FRAMES: Final = CelRule(
@@ -170,9 +198,9 @@ _SPEC: Final = (
     *_layouts("train"),
     _layouts("autoencoder")[1],
     CelRule(
-        "self.stages.all(s, !has(s.autoencoder) || s.autoencoder.parallel.contextParallel == 1)",
-        "autoencoder.parallel.contextParallel must be 1",
-        ".stages",
+        f"!({_DISTILLED}) || " + _no_stage("s.task == 'train'"),
+        "a model with a distilled guidance input can only be sampled from: train with model.guidanceEmbed false",
+        ".model",
     ),
     CelRule(
         "!has(self.budget) || !has(self.budget.maxCost) || double(self.pool.pricePerGpuHour) > 0.0",
@@ -239,6 +267,8 @@ _STATE: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
             "FieldValueDuplicate",
         ),
     ),
+    TrainTask: _exclusions("train", TrainTask),
+    AutoencoderTask: _exclusions("autoencoder", AutoencoderTask),
     Bucket: _BUCKET,
     SampleTask: _SAMPLE,
     Prompt: tuple(_reference(reference) for reference in REFERENCES),

@@ -10,13 +10,11 @@ from videotrain_api.resource.autoencoder_kinds import KINDS
 from videotrain_api.resource.stages import AdversarialPhase, AutoencoderTask
 from videotrain_api.schema import Problem
 
-MOST_SHARDED_WITH_DISCRIMINATOR = 1
-"""ZeRO stage; docs/decisions/0622-sharding-beside-a-discriminator.md says why."""
 _FEWEST_PATCHES = 2
 
 
 def check_autoencoder_losses(path: str, task: AutoencoderTask, spec: AutoencoderSpec | None) -> Iterator[Problem]:
-    """Kind of the autoencoder, begin of the phase, depth of the discriminator and how both are sharded."""
+    """Kind of the autoencoder, length of the clips, begin of the phase and depth of the discriminator."""
     if spec is not None and not KINDS[spec.kind or ""].trainable:
         trainable = ", ".join(name for name, kind in KINDS.items() if kind.trainable)
         allowed = f"only kind {trainable} can be trained: remove the stage and set spec.autoencoder.weights"
@@ -27,12 +25,6 @@ def check_autoencoder_losses(path: str, task: AutoencoderTask, spec: Autoencoder
             allowed = f"the phase would never begin; allowed: less than steps ({task.steps})"
             yield Problem(f"{path}.adversarial.startStep", phase.start_step, allowed)
         yield from _depth(f"{path}.adversarial.layers", task.bucket.resolution, phase)
-        if task.parallel.zero_stage > MOST_SHARDED_WITH_DISCRIMINATOR:
-            allowed = (
-                "DeepSpeed can lose gradients silently from stage 2 on where a part of a model runs more than once in "
-                "a step, as beside a discriminator; allowed with adversarial: 0 or 1"
-            )
-            yield Problem(f"{path}.parallel.zeroStage", task.parallel.zero_stage, allowed)
 
 
 def _depth(path: str, resolution: str, phase: AdversarialPhase) -> Iterator[Problem]:

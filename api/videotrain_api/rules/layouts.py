@@ -4,38 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from videotrain_api.resource.stages import AutoencoderTask, ParallelLayout, node_counts
+from videotrain_api import capabilities
+from videotrain_api.resource.stages import AutoencoderTask, ParallelLayout, TrainTask, node_counts
 from videotrain_api.resource.trainrun import node_bounds
 from videotrain_api.rules.facts import Facts, shown
 from videotrain_api.schema import Problem
 
 
 def check_layouts(facts: Facts) -> Iterator[Problem]:
-    """Context parallelism, micro-batches and recomputation of every stage that trains."""
+    """What the trainer can do, and micro-batches, heads and blocks, of every stage that trains."""
     run = facts.run
     for index, stage in enumerate(run.spec.stages):
         task = stage.train or stage.autoencoder
         if task is None:
             continue
-        path = f"spec.stages[{index}].{stage.task}.parallel"
+        path = f"spec.stages[{index}].{stage.task}"
+        for refusal in capabilities.refusals(capabilities.settings_of(task), stage.task):
+            yield Problem(f"{path}.{refusal.path}", refusal.value, refusal.allowed)
+        if isinstance(task, TrainTask):
+            yield from _context(f"{path}.parallel", task.parallel, facts)
+            yield from _recomputed(f"{path}.parallel", task.parallel, facts)
         bounds = node_bounds(run, stage)
         counts = node_counts(bounds) if bounds.min <= bounds.max else []
-        if isinstance(task, AutoencoderTask):
-            yield from _not_for_autoencoders(path, task.parallel)
-        else:
-            yield from _context(path, task.parallel, facts)
-            yield from _recomputed(path, task.parallel, facts)
-        yield from _worlds(path, task.parallel, counts, run.spec.pool.gpus_per_node)
-
-
-def _not_for_autoencoders(path: str, layout: ParallelLayout) -> Iterator[Problem]:
-    if layout.context_parallel != 1:
-        allowed = "autoencoder training has no context parallelism; allowed: 1"
-        yield Problem(f"{path}.contextParallel", layout.context_parallel, allowed)
-    recomputed = {"Double": layout.checkpoint_double_blocks, "Single": layout.checkpoint_single_blocks}
-    for kind, blocks in recomputed.items():
-        if blocks:
-            yield Problem(f"{path}.checkpoint{kind}Blocks", blocks, "an autoencoder has no such blocks; allowed: 0")
+        yield from _worlds(path, task, counts, run.spec.pool.gpus_per_node)
 
 
 def _context(path: str, layout: ParallelLayout, facts: Facts) -> Iterator[Problem]:
@@ -60,22 +51,20 @@ def _recomputed(path: str, layout: ParallelLayout, facts: Facts) -> Iterator[Pro
             yield Problem(f"{path}.{name}", value, f"spec.model has {most} of them; allowed: 0 to {most}")
 
 
-def _worlds(path: str, layout: ParallelLayout, counts: Sequence[int], gpus: int) -> Iterator[Problem]:
-    degree, micro_batches = layout.context_parallel, layout.micro_batches_per_step
-    if gpus % degree:
-        return
-    idle = [n for n in counts if n * gpus // degree > micro_batches]
-    if idle:
-        groups = idle[-1] * gpus // degree
-        where = f"{shown(idle)} node(s) make up to {groups} data-parallel groups, more than there are micro-batches"
-        yield Problem(
-            f"{path}.microBatchesPerStep", micro_batches, f"{where}; allowed: {groups} or more, or fewer nodes"
-        )
-    uneven = [n for n in counts if n * gpus // degree <= micro_batches and micro_batches % (n * gpus // degree)]
-    if layout.zero_stage >= 2 and uneven:
-        where = f"must be a multiple of every data-parallel size under zeroStage {layout.zero_stage}"
-        yield Problem(
-            f"{path}.microBatchesPerStep",
-            micro_batches,
-            f"{where}; it is not with {shown(uneven)} node(s); see nodes.allowed",
-        )
+def _worlds(path: str, task: TrainTask | AutoencoderTask, counts: Sequence[int], gpus: int) -> Iterator[Problem]:
+    """The refusals of `capabilities.world_refusals`, told once for all node counts."""
+    for row in capabilities.rows_of(task):
+        if gpus % row.context_parallel:
+            continue
+        where = f"{path}.{row.path}"
+        idle = [n for n in counts if row.idles(n * gpus)]
+        if idle:
+            groups = idle[-1] * gpus // row.context_parallel
+            allowed = f"make up to {groups} data-parallel groups, more than there are micro-batches"
+            allowed = f"{shown(idle)} node(s) {allowed}; allowed: {groups} or more, or fewer nodes"
+            yield Problem(where, row.micro_batches, allowed)
+        uneven = [n for n in counts if not row.idles(n * gpus) and row.uneven(n * gpus)]
+        if uneven and capabilities.needs_even_groups(task):
+            stage = f"must be a multiple of every data-parallel size under zeroStage {task.parallel.zero_stage}"
+            allowed = f"{stage}; it is not with {shown(uneven)} node(s); see nodes.allowed"
+            yield Problem(where, row.micro_batches, allowed)

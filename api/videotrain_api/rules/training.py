@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from videotrain_api.config import aspect
 from videotrain_api.config.resolve import stage_paths
 from videotrain_api.resource.architecture import AutoencoderSpec
+from videotrain_api.resource.references import frames_refusal, refusal
 from videotrain_api.resource.sampling import NO_NEGATIVE
 from videotrain_api.resource.stages import (
     AutoencoderTask,
@@ -15,6 +16,7 @@ from videotrain_api.resource.stages import (
     ConditioningMix,
     CurateTask,
     Optimizer,
+    Prompt,
     ScoreBounds,
     TrainTask,
 )
@@ -38,14 +40,32 @@ def check_training(facts: Facts) -> Iterator[Problem]:
         if stage.sample:
             sample = stage.sample
             yield from _resolution(f"{path}.resolution", sample.resolution, facts.pixels_per_token)
-            yield from _frames(f"{path}.frames", sample.frames, facts.autoencoder)
             yield from _aspects(f"{path}.aspectRatio", [sample.aspect_ratio])
+            yield from _decoded(f"{path}.frames", sample.frames, facts.autoencoder)
             kinds = {prompt.condition for prompt in sample.prompts} - {"t2v"}
             yield from _needs_condition_input(f"{path}.prompts", sorted(kinds), facts)
             for number, prompt in enumerate(sample.prompts):
-                if prompt.negative and facts.model is not None and facts.model.guidance_embed:
-                    yield Problem(f"{path}.prompts[{number}].negative", prompt.negative, NO_NEGATIVE)
+                yield from _prompt(f"{path}.prompts[{number}]", prompt, sample.frames, facts)
     yield from _shared_captions(facts)
+
+
+def _prompt(path: str, prompt: Prompt, frames: int, facts: Facts) -> Iterator[Problem]:
+    if prompt.negative and facts.model is not None and facts.model.guidance_embed:
+        yield Problem(f"{path}.negative", prompt.negative, NO_NEGATIVE)
+    if facts.autoencoder is not None:
+        # That the model has the input is another rule's matter.
+        refused = refusal(prompt.condition, frames, facts.autoencoder.time, cond_embed=True)
+        if refused:
+            yield Problem(f"{path}.condition", prompt.condition, refused)
+
+
+def _decoded(path: str, frames: int, autoencoder: AutoencoderSpec | None) -> Iterator[Problem]:
+    """Clips that come out of the decoder."""
+    yield from _frames(path, frames, autoencoder)
+    if autoencoder is not None and autoencoder.time.fits(frames):
+        refused = frames_refusal(frames, autoencoder.time)
+        if refused:
+            yield Problem(path, frames, refused)
 
 
 def _train(path: str, task: TrainTask, facts: Facts) -> Iterator[Problem]:
@@ -53,6 +73,9 @@ def _train(path: str, task: TrainTask, facts: Facts) -> Iterator[Problem]:
     for number, bucket in enumerate(task.buckets):
         yield from _bucket(f"{path}.buckets[{number}]", bucket, facts, facts.pixels_per_token)
     yield from _overlaps(f"{path}.buckets", task.buckets)
+    if facts.model is not None and facts.model.guidance_embed:
+        allowed = "a model with a distilled guidance input can only be sampled from; train with false, which drops it"
+        yield Problem("spec.model.guidanceEmbed", True, f"{path}: {allowed}")
     yield from _conditioning(f"{path}.conditioning", task.conditioning, facts)
     for number, bounds in enumerate(task.select):
         yield from _score(f"{path}.select[{number}]", bounds)
@@ -62,6 +85,8 @@ def _autoencoder(path: str, task: AutoencoderTask, facts: Facts) -> Iterator[Pro
     yield from _optimizer(f"{path}.optimizer", task.optimizer, task.steps)
     grid = facts.autoencoder.spatial_compression if facts.autoencoder else None
     yield from _bucket(f"{path}.bucket", task.bucket, facts, grid)
+    if facts.autoencoder is not None and facts.autoencoder.time.fits(task.bucket.frames):
+        yield from _decoded(f"{path}.bucket.frames", task.bucket.frames, facts.autoencoder)
     if task.bucket.min_frames not in (None, task.bucket.frames):
         allowed = "autoencoder clips are cropped to one length: leave it out"
         yield Problem(f"{path}.bucket.minFrames", task.bucket.min_frames, allowed)

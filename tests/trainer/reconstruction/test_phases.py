@@ -160,7 +160,7 @@ def test_stages_under_which_gradients_may_be_lost_are_refused(tmp_path, configur
     layout = ParallelLayout(micro_batches_per_step=2, zero_stage=stage)
     result = run_world(tmp_path, configure(tmp_path, parallel=layout), 1)
     assert result.codes == [ExitCode.CONFIG]
-    assert f"parallel.zeroStage: {stage} beside autoencoder.adversarial" in result.outcomes[0]
+    assert f"autoencoder.parallel.zeroStage: {stage}: DeepSpeed can lose gradients" in result.outcomes[0]
 
 
 def test_both_models_learn_alike_without_sharding(tmp_path, configure, alone):

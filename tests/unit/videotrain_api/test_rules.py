@@ -85,7 +85,7 @@ CASES: dict[str, tuple[Callable[[Spec], Any], str, str, bool]] = {
         lambda spec: task(spec, AUTOENCODER)["parallel"].update(checkpointSingleBlocks=1),
         "spec.stages[1].autoencoder.parallel.checkpointSingleBlocks",
         "allowed: 0",
-        MODELS_ONLY,
+        BOTH,
     ),
     "an autoencoder with too few micro-batches": (
         lambda spec: task(spec, AUTOENCODER)["parallel"].update(microBatchesPerStep=3),

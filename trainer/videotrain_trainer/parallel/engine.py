@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from videotrain_api.capabilities import refusals
 from videotrain_api.resource.stages import Optimizer as OptimizerSpec
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.parallel.deepspeed_import import deepspeed
@@ -107,10 +108,8 @@ def check_options(options: EngineOptions) -> None:
     Raises:
         ConfigError: names the field.
     """
-    if options.zero_stage == 0 and options.precision == "bf16":
-        raise ConfigError(
-            "parallel.zeroStage: 0 keeps no float32 master weights in bf16; use zeroStage 1 or precision fp32"
-        )
+    for refusal in refusals({"zero_stage": options.zero_stage, "precision": options.precision}):
+        raise ConfigError(f"{refusal.path}: {refusal.value}: {refusal.allowed}")
 
 
 def engine_config(options: EngineOptions, elements: int) -> dict[str, Any]:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from videotrain_api.resource.stages import AdversarialPhase, LearningRatePiece
-from videotrain_api.rules.autoencoders import MOST_SHARDED_WITH_DISCRIMINATOR
-from videotrain_trainer.errors import ConfigError, Diverged
+from videotrain_trainer.errors import Diverged
 from videotrain_trainer.parallel.engine import Engine, EngineOptions
 from videotrain_trainer.parallel.shards import Shards
 from videotrain_trainer.reconstruction.adaptive_weight import AdversarialLoss
@@ -40,18 +39,12 @@ def build_engine(objective: Any, options: EngineOptions, world: World) -> Engine
     """The engine of an objective: of its model alone, or of its model and discriminator. Collective.
 
     Raises:
-        ConfigError: the options exclude each other, or gradients beside a discriminator would not be safe with them.
+        ConfigError: the options exclude each other.
     """
     joint = isinstance(objective, HasDiscriminator)
     discriminator, phase = (objective.discriminator, objective.adversarial) if joint else (None, None)
     if discriminator is None or phase is None:
         return Engine(objective.module, options, world)
-    # The API's rule says this before a run starts; a stage configuration may have been written by hand.
-    if options.zero_stage > MOST_SHARDED_WITH_DISCRIMINATOR:
-        raise ConfigError(
-            f"parallel.zeroStage: {options.zero_stage} beside autoencoder.adversarial: DeepSpeed can lose gradients "
-            "silently there; use zeroStage 0 or 1"
-        )
     engine = Engine(objective.module, options, world)
     rate = [LearningRatePiece(value=phase.learning_rate)]
     critic = replace(

@@ -148,19 +148,4 @@ def _task(context: StageContext) -> AutoencoderTask:
     task = context.config.stage.autoencoder
     if task is None:
         raise ConfigError(f"stage {context.config.stage.name!r}: autoencoder must be set")
-    if context.config.autoencoder.kind != "dc-ae":
-        raise ConfigError(
-            f"spec.autoencoder.kind: {context.config.autoencoder.kind!r} cannot be trained, only dc-ae can; remove "
-            "the stage and set spec.autoencoder.weights"
-        )
-    if task.parallel.context_parallel != 1:
-        raise ConfigError(
-            f"autoencoder.parallel.contextParallel: {task.parallel.context_parallel}; the autoencoder does not split "
-            "clips, use 1"
-        )
-    if task.bucket.frames in (2, 4):
-        raise ConfigError(
-            f"autoencoder.bucket.frames: {task.bucket.frames} frames give one latent frame, which decodes to a "
-            "picture; use 1 or a multiple of 4 from 8 on"
-        )
     return task

@@ -20,7 +20,6 @@ from videotrain_trainer.data.loader import LatentBatch, LatentLoader, held_out_b
 from videotrain_trainer.data.sample_order import OrderState
 from videotrain_trainer.data.sets import LatentSet, null_text_uri, open_latents
 from videotrain_trainer.diffusion.flow_matching import (
-    check_task,
     flow_loss,
     model_facts,
     training_inputs,
@@ -72,7 +71,6 @@ class FlowObjective:
             self._adapt(self.task.lora)
         recompute_blocks(self.module, self.task.parallel)
         self._facts = model_facts(config.model, config.autoencoder)
-        check_task(self.task, self._facts)
         self.data: LatentSet = open_latents(store, config)
         self._shape = mmdit_shape(config.model, config.autoencoder, config.text_encoder)
         self._null_text = null_text(store, self.data, config.text_encoder)

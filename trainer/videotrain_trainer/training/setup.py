@@ -23,12 +23,13 @@ from videotrain_trainer.data.loader import MicroBatchLoader
 from videotrain_trainer.data.sample_order import OrderPlan, OrderState
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.weights import Weights, open_weights
-from videotrain_trainer.parallel.data_parallel import check_layout, micro_batches_of
+from videotrain_trainer.parallel.data_parallel import micro_batches_of
 from videotrain_trainer.parallel.engine import Engine, EngineOptions
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine, build_engine
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.training.order_check import TrainedSteps
+from videotrain_trainer.training.stage_check import check_stage
 from videotrain_trainer.training.step import Objective, Stepper
 from videotrain_trainer.training.timing import Spans
 from videotrain_trainer.worker.stage_context import StageContext
@@ -96,11 +97,11 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
         TrainerError: configuration, data, storage or checkpoints are not usable.
     """
     peers, world, clock = WorldPeers(), context.world, context.start
+    check_stage(context.config, world.size)
     complete = _claim(context, store, peers)
     clock.passed("claim")
     objective = make_objective(context, store)
     task = objective.task
-    check_layout(task.parallel, world.size)
     clock.passed("data")
     if not complete:
         objective.initialize()

@@ -6,9 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain_api.resource.stages import ParallelLayout
-from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.parallel.data_parallel import check_layout, loss_scale, micro_batches_of
+from videotrain_trainer.parallel.data_parallel import loss_scale, micro_batches_of
 
 pytestmark = pytest.mark.numeric
 
@@ -30,15 +28,3 @@ def test_the_engines_average_over_ranks_is_the_mean_over_micro_batches(groups, m
     ]
     # 40 float64 terms of size 1 or less, each rounded twice, in another order.
     assert sum(sums) / groups == pytest.approx(sum(gradients) / micro_batches, abs=2 * 40 * sys.float_info.epsilon)
-
-
-@pytest.mark.parametrize(
-    ("layout", "message"),
-    [
-        (ParallelLayout(micro_batches_per_step=3), "microBatchesPerStep: 3 micro-batches cannot occupy 4"),
-        (ParallelLayout(micro_batches_per_step=6, zero_stage=2), "needs microBatchesPerStep to be a multiple of the 4"),
-    ],
-)
-def test_a_layout_that_does_not_fit_the_world_is_refused(layout, message):
-    with pytest.raises(ConfigError, match=message):
-        check_layout(layout, 4)

@@ -1,0 +1,214 @@
+"""What the trainer of this version can do.
+
+One table for the rules, the CEL of the CRD and the trainer's own checks, so that nothing is admitted that is refused
+once GPUs are paid for. Whoever gives the trainer an ability changes its entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Final
+
+from videotrain_api.resource.architecture import TransformerSpec
+from videotrain_api.resource.stages import AutoencoderTask, TrainTask
+from videotrain_api.schema import ApiModel, camel_case
+
+CONTEXT_PARALLEL_DEGREES: Final = (1,)
+"""Degrees of context parallelism that the trainer has."""
+EVEN_ZERO_STAGES: Final = (2, 3)
+"""ZeRO stages under which all data-parallel groups must have the same number of micro-batches."""
+
+TRAINED: Final = ("train", "autoencoder")
+"""Tasks that this is about."""
+SET: Final = "(set)"
+"""Value of a setting whose field holds a model."""
+Settings = Mapping[str, Any]
+"""Values by the names of SETTINGS; None for a field that is unset."""
+SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
+    "context_parallel": ("parallel", "context_parallel"),
+    "zero_stage": ("parallel", "zero_stage"),
+    "checkpoint_double_blocks": ("parallel", "checkpoint_double_blocks"),
+    "checkpoint_single_blocks": ("parallel", "checkpoint_single_blocks"),
+    "precision": ("precision",),
+    "lora": ("lora",),
+    "adversarial": ("adversarial",),
+}
+"""What of a stage the exclusions are about: the attributes that lead to it from the task."""
+
+_STREAM: Final = ("mod.lin", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.proj", "mlp.0", "mlp.2")
+_EMBEDDER: Final = ("in_layer", "out_layer")
+LINEAR_LAYERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "double_blocks": tuple(f"{stream}_{layer}" for stream in ("img", "txt") for layer in _STREAM),
+    "single_blocks": ("q_proj", "k_proj", "v_mlp", "linear2", "modulation.lin"),
+    "": (
+        *("img_in", "txt_in", "cond_in", "final_layer.linear", "final_layer.adaLN_modulation.1"),
+        *(f"{embedder}.{layer}" for embedder in ("time_in", "vector_in") for layer in _EMBEDDER),
+    ),
+}
+"""Linear layers of the transformer that `lora.targets` can name: of each block of a kind, and beside the blocks."""
+
+
+@dataclass(frozen=True)
+class AnyBut:
+    """Every value but these."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exclusion:
+    """Values that a stage cannot have together."""
+
+    when: Mapping[str, tuple[Any, ...] | AnyBut]
+    """Values by the name of a setting."""
+    blamed: str
+    """The setting to change."""
+    allowed: str
+    """What to change it to, and why."""
+    tasks: tuple[str, ...] = TRAINED
+
+
+EXCLUSIONS: Final = (
+    Exclusion(
+        tasks=("train",),
+        when={"context_parallel": AnyBut(CONTEXT_PARALLEL_DEGREES)},
+        blamed="context_parallel",
+        allowed=f"not available in this version of the trainer; allowed: "
+        f"{', '.join(map(str, CONTEXT_PARALLEL_DEGREES))}",
+    ),
+    Exclusion(
+        tasks=("autoencoder",),
+        when={"context_parallel": AnyBut((1,))},
+        blamed="context_parallel",
+        allowed="an autoencoder stage does not split clips; allowed: 1",
+    ),
+    *(
+        Exclusion(
+            tasks=("autoencoder",),
+            when={name: AnyBut((0,))},
+            blamed=name,
+            allowed="an autoencoder has no such blocks, see autoencoder.recompute; allowed: 0",
+        )
+        for name in ("checkpoint_double_blocks", "checkpoint_single_blocks")
+    ),
+    Exclusion(
+        when={"zero_stage": (0,), "precision": ("bf16",)},
+        blamed="zero_stage",
+        allowed="stage 0 keeps no float32 master weights in bf16; allowed: 1 or more, or precision fp32",
+    ),
+    Exclusion(
+        when={"lora": (SET,), "zero_stage": (3,)},
+        blamed="zero_stage",
+        allowed="stage 3 would also cut the frozen weights up, which gains nothing for an adapter; allowed: 0, 1, 2",
+    ),
+    # docs/decisions/0622-sharding-beside-a-discriminator.md
+    Exclusion(
+        when={"adversarial": (SET,), "zero_stage": (2, 3)},
+        blamed="zero_stage",
+        allowed="DeepSpeed can lose gradients silently from stage 2 on where a part of a model runs more than once in "
+        "a step, as beside a discriminator; allowed with adversarial: 0 or 1",
+    ),
+)
+"""What the trainer refuses for every world, in any order."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why the trainer does not take a stage."""
+
+    path: str
+    """Field on the wire, below the member that is named by the task, such as `parallel.zeroStage`."""
+    value: Any
+    allowed: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """How the micro-batches of a step are shared out, where a stage's bucket table or layout says so."""
+
+    path: str
+    """Of the field with the number of micro-batches, as in `Refusal`."""
+    micro_batches: int
+    context_parallel: int
+
+    def idles(self, processes: int) -> bool:
+        """Whether some data-parallel group would have no micro-batch."""
+        return processes // self.context_parallel > self.micro_batches
+
+    def uneven(self, processes: int) -> bool:
+        """Whether groups would have different numbers of micro-batches."""
+        return self.micro_batches % (processes // self.context_parallel) != 0
+
+
+def linear_layers(model: TransformerSpec) -> Iterator[str]:
+    """Names of all linear layers of a transformer whose sizes are complete."""
+    counts = {"double_blocks": model.double_blocks or 0, "single_blocks": model.single_blocks or 0}
+    for kind, layers in LINEAR_LAYERS.items():
+        for layer in layers:
+            if kind:
+                yield from (f"{kind}.{number}.{layer}" for number in range(counts[kind]))
+            elif layer != "cond_in" or model.cond_embed:
+                yield layer
+
+
+def wire_path(setting: str) -> str:
+    """`zero_stage` becomes `parallel.zeroStage`."""
+    return ".".join(map(camel_case, SETTINGS[setting]))
+
+
+def settings_of(task: TrainTask | AutoencoderTask) -> dict[str, Any]:
+    """The settings of a stage that trains."""
+    found: dict[str, Any] = {}
+    for name, attributes in SETTINGS.items():
+        if attributes[0] in type(task).model_fields:
+            value: Any = reduce(getattr, attributes, task)
+            found[name] = SET if isinstance(value, ApiModel) else value
+    return found
+
+
+def refusals(settings: Settings, task: str | None = None) -> Iterator[Refusal]:
+    """What the trainer cannot combine, in any world.
+
+    Args:
+        settings: of a stage, or some of them; an exclusion about others is not looked at.
+        task: of the stage; without it, only what no task can have is looked at.
+    """
+    for exclusion in EXCLUSIONS:
+        meant = task in exclusion.tasks or exclusion.tasks == TRAINED
+        if meant and all(name in settings and _matches(settings[name], v) for name, v in exclusion.when.items()):
+            yield Refusal(wire_path(exclusion.blamed), settings[exclusion.blamed], exclusion.allowed)
+
+
+def _matches(value: Any, values: tuple[Any, ...] | AnyBut) -> bool:
+    return value not in values.values if isinstance(values, AnyBut) else value in values
+
+
+def rows_of(task: TrainTask | AutoencoderTask) -> list[Row]:
+    """Every way in which a step of the stage is shared out."""
+    layout = task.parallel
+    return [Row("parallel.microBatchesPerStep", layout.micro_batches_per_step, layout.context_parallel)]
+
+
+def needs_even_groups(task: TrainTask | AutoencoderTask) -> bool:
+    """Whether all data-parallel groups must have the same number of micro-batches."""
+    return task.parallel.zero_stage in EVEN_ZERO_STAGES
+
+
+def world_refusals(task: TrainTask | AutoencoderTask, processes: int) -> Iterator[Refusal]:
+    """What the trainer cannot do with so many worker processes."""
+    for row in rows_of(task):
+        groups = processes // row.context_parallel
+        if processes % row.context_parallel:
+            allowed = f"must divide the {processes} worker processes"
+            yield Refusal("parallel.contextParallel", row.context_parallel, allowed)
+        elif row.idles(processes):
+            allowed = f"cannot occupy {groups} data-parallel groups; allowed: {groups} or more, or fewer nodes"
+            yield Refusal(row.path, row.micro_batches, allowed)
+        elif needs_even_groups(task) and row.uneven(processes):
+            allowed = (
+                f"must be a multiple of the {groups} data-parallel groups under zeroStage {task.parallel.zero_stage}; "
+                "use zeroStage 1 or limit nodes.allowed"
+            )
+            yield Refusal(row.path, row.micro_batches, allowed)
