@@ -116,13 +116,13 @@ def row(member: Member, shard: str) -> dict[str, object]:
 def latent_set(store: ObjectStore) -> LatentSet:
     table = read_table(store, layout.latent_manifest(PREFIX), LATENT_SCHEMA)
     plan = OrderPlan((OrderBucket("b", SAMPLES, BATCH),), seed=1, micro_batches=1)
-    return LatentSet(PREFIX, table, (tuple(range(SAMPLES)),), plan, "plain", 8, LATENT[0])
+    return LatentSet(PREFIX, table, (tuple(range(SAMPLES)),), plan, (1,), "plain", 8, LATENT[0])
 
 
 def ours(store: ObjectStore) -> tuple[float, float]:
     """Samples per second through the loader (batches of tensors), and CPU milliseconds per sample."""
     latents = latent_set(store)
-    loader = LatentLoader(store, latents, latents.plan.start(), [0])
+    loader = LatentLoader(store, latents, latents.plan.start(), [[0]])
     orders = list(islice(latents.plan.walk(latents.plan.start()), STEPS))
     wall, cpu = time.perf_counter(), time.process_time()
     for order in orders:

@@ -131,6 +131,8 @@ class Row:
     path: str
     """Of the field with the number of micro-batches, as in `Refusal`."""
     micro_batches: int
+    degree_path: str
+    """Of the field with the degree of context parallelism."""
     context_parallel: int
 
     def idles(self, processes: int) -> bool:
@@ -186,9 +188,30 @@ def _matches(value: Any, values: tuple[Any, ...] | AnyBut) -> bool:
 
 
 def rows_of(task: TrainTask | AutoencoderTask) -> list[Row]:
-    """Every way in which a step of the stage is shared out."""
-    layout = task.parallel
-    return [Row("parallel.microBatchesPerStep", layout.micro_batches_per_step, layout.context_parallel)]
+    """Every way in which a step of the stage is shared out, each once."""
+    if isinstance(task, TrainTask):
+        table = {f"buckets[{number}]": row for number, row in enumerate(task.buckets)}
+    else:
+        table = {"bucket": task.bucket}
+    found = {
+        Row(
+            path=f"{path}.microBatches" if row.micro_batches else "parallel.microBatchesPerStep",
+            micro_batches=task.parallel.micro_batches_of(row),
+            degree_path=f"{path}.contextParallel" if row.context_parallel else "parallel.contextParallel",
+            context_parallel=task.parallel.degree_of(row),
+        ): None
+        for path, row in table.items()
+    }
+    return list(found)
+
+
+def row_refusals(task: TrainTask | AutoencoderTask) -> Iterator[Refusal]:
+    """What the trainer cannot do with a row of the bucket table, in any world."""
+    degrees = CONTEXT_PARALLEL_DEGREES if isinstance(task, TrainTask) else (1,)
+    for row in rows_of(task):
+        if row.degree_path != wire_path("context_parallel") and row.context_parallel not in degrees:
+            allowed = f"not available; allowed: {', '.join(map(str, degrees))}"
+            yield Refusal(row.degree_path, row.context_parallel, allowed)
 
 
 def needs_even_groups(task: TrainTask | AutoencoderTask) -> bool:
@@ -202,7 +225,7 @@ def world_refusals(task: TrainTask | AutoencoderTask, processes: int) -> Iterato
         groups = processes // row.context_parallel
         if processes % row.context_parallel:
             allowed = f"must divide the {processes} worker processes"
-            yield Refusal("parallel.contextParallel", row.context_parallel, allowed)
+            yield Refusal(row.degree_path, row.context_parallel, allowed)
         elif row.idles(processes):
             allowed = f"cannot occupy {groups} data-parallel groups; allowed: {groups} or more, or fewer nodes"
             yield Refusal(row.path, row.micro_batches, allowed)

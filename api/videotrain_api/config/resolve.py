@@ -62,7 +62,7 @@ def encode_buckets(stages: Sequence[Stage], index: int) -> list[Bucket]:
     """Sizes that the encode stage at `index` makes: the rows of the train stages that read it, each size once.
 
     A later encode stage takes over from there. Rows of one size are merged with the greatest keep probability and
-    batch size, so that every clip that some stage may take is there.
+    batch size, so that every clip that some stage may take is there; how training spreads them is of no account.
     """
     rows: dict[tuple[object, ...], Bucket] = {}
     for stage in stages[index + 1 :]:
@@ -72,7 +72,7 @@ def encode_buckets(stages: Sequence[Stage], index: int) -> list[Bucket]:
             key = (row.resolution, row.frames, row.min_frames, tuple(row.aspect_ratios or ()))
             seen = rows.get(key, row)
             most = {name: max(getattr(seen, name), getattr(row, name)) for name in ("batch_size", "keep_probability")}
-            rows[key] = seen.model_copy(update=most)
+            rows[key] = seen.model_copy(update={**most, "micro_batches": None, "context_parallel": None})
     return list(rows.values())
 
 

@@ -10,6 +10,8 @@ from fractions import Fraction
 from statistics import fmean
 from typing import Final, Literal
 
+from pydantic import Field
+
 from videotrain_api.config import aspect, presets
 from videotrain_api.cost import autoencoder_flops, flops
 from videotrain_api.cost.gpus import PEAK_FLOPS
@@ -71,6 +73,17 @@ PUBLISHED_GPU_DAYS: Final = 4160
 PUBLISHED_COST: Final = "199680.00"
 
 
+class RowWork(ApiModel):
+    """What one step of a row of a bucket table computes, and how it is spread."""
+
+    micro_batches: int
+    """Micro-batches of the step."""
+    context_parallel: int
+    """GPUs that share a micro-batch."""
+    flops_per_step: float
+    """Model FLOPs of the step."""
+
+
 class StageWork(ApiModel):
     """What one step of a stage computes, the whole world together."""
 
@@ -82,6 +95,8 @@ class StageWork(ApiModel):
     """Image and text tokens of one step, mean over the bucket rows; 0 where there are none."""
     flops_per_step: float
     """Model FLOPs of one step, mean over the bucket rows."""
+    rows: list[RowWork] = Field(default_factory=list)
+    """The bucket rows, each step being one of them; empty for sample stages."""
 
 
 class StageForecast(ApiModel):
@@ -170,24 +185,33 @@ def stage_work(run: VideoTrainingRun, stage: Stage) -> StageWork | None:
         ManifestError: a preset is unknown or incomplete.
     """
     if stage.train:
-        rows = [_train_row(run, stage.train.parallel, bucket) for bucket in stage.train.buckets]
+        layout, buckets = stage.train.parallel, stage.train.buckets
+        rows = [_train_row(run, layout, bucket) for bucket in buckets]
         samples, tokens, work = (fmean(column) for column in zip(*rows, strict=True))
-        return StageWork(steps=stage.train.steps, samples_per_step=samples, tokens_per_step=tokens, flops_per_step=work)
+        return StageWork(
+            steps=stage.train.steps,
+            samples_per_step=samples,
+            tokens_per_step=tokens,
+            flops_per_step=work,
+            rows=[_row_work(layout, bucket, row[2]) for bucket, row in zip(buckets, rows, strict=True)],
+        )
     if stage.autoencoder:
         return _autoencoder_work(run, stage)
     return _sample_work(run, stage.sample) if stage.sample else None
 
 
-def modelled_seconds(
-    work: StageWork, layout: ParallelLayout | None, gpus: int, mfu: float, peak_flops: float = PEAK_FLOPS
-) -> float:
+def modelled_seconds(work: StageWork, gpus: int, mfu: float, peak_flops: float = PEAK_FLOPS) -> float:
     """Time of one step on so many GPUs. Micro-batches that do not divide evenly make some GPUs wait."""
-    even = work.flops_per_step / (gpus * mfu * peak_flops)
-    if layout is None:
-        return even
-    groups = max(1, gpus // layout.context_parallel)
-    rounds = -(-layout.micro_batches_per_step // groups)
-    return even * rounds * groups / layout.micro_batches_per_step
+    delivered = gpus * mfu * peak_flops
+    if not work.rows:
+        return work.flops_per_step / delivered
+    return fmean(row.flops_per_step * _waiting(row, gpus) for row in work.rows) / delivered
+
+
+def _waiting(row: RowWork, gpus: int) -> float:
+    """By how much a step of the row takes longer than if its micro-batches divided evenly."""
+    groups = max(1, gpus // row.context_parallel)
+    return -(-row.micro_batches // groups) * groups / row.micro_batches
 
 
 def gpu_cost_micros(seconds: float, gpus: int, price: str) -> int:
@@ -213,8 +237,7 @@ def _stage(run: VideoTrainingRun, stage: Stage, mfu: float, given: float | None,
     work = stage_work(run, stage)
     if work is None:
         return base
-    task = stage.train or stage.autoencoder
-    seconds = given or modelled_seconds(work, task.parallel if task else None, gpus, mfu, peak_flops)
+    seconds = given or modelled_seconds(work, gpus, mfu, peak_flops)
     micros = gpu_cost_micros(seconds * work.steps, gpus, run.spec.pool.price_per_gpu_hour)
     return base.model_copy(
         update={
@@ -243,7 +266,7 @@ def _train_row(run: VideoTrainingRun, layout: ParallelLayout, bucket: Bucket) ->
     spec = run.spec
     model, autoencoder = presets.complete_transformer(spec.model), presets.complete_autoencoder(spec.autoencoder)
     image, text = flops.bucket_tokens(model, autoencoder, bucket), spec.text_encoder.max_tokens
-    samples = layout.micro_batches_per_step * bucket.batch_size
+    samples = layout.micro_batches_of(bucket) * bucket.batch_size
     shape = flops.mmdit_shape(model, autoencoder, spec.text_encoder)
     return samples, samples * (image + text), samples * flops.train_flops(shape, image, text)
 
@@ -256,9 +279,23 @@ def _autoencoder_work(run: VideoTrainingRun, stage: Stage) -> StageWork | None:
     clip, image = (
         autoencoder_flops.autoencoder_train_flops(spec, frames, side, side) for frames in (task.bucket.frames, 1)
     )
-    samples = task.parallel.micro_batches_per_step * task.bucket.batch_size
+    samples = task.parallel.micro_batches_of(task.bucket) * task.bucket.batch_size
     mean = (1 - task.image_ratio) * clip + task.image_ratio * image
-    return StageWork(steps=task.steps, samples_per_step=samples, tokens_per_step=0, flops_per_step=samples * mean)
+    return StageWork(
+        steps=task.steps,
+        samples_per_step=samples,
+        tokens_per_step=0,
+        flops_per_step=samples * mean,
+        rows=[_row_work(task.parallel, task.bucket, samples * mean)],
+    )
+
+
+def _row_work(layout: ParallelLayout, bucket: Bucket, flops_per_step: float) -> RowWork:
+    return RowWork(
+        micro_batches=layout.micro_batches_of(bucket),
+        context_parallel=layout.degree_of(bucket),
+        flops_per_step=flops_per_step,
+    )
 
 
 def _sample_work(run: VideoTrainingRun, task: SampleTask) -> StageWork:

@@ -117,24 +117,48 @@ def _starts_from(task: str) -> CelRule:
     return CelRule(rule, f"{task}.initFrom.stage must name an earlier stage with task {task}", ".stages")
 
 
-def _layouts(task: str) -> tuple[CelRule, ...]:
-    layout = f"s.{task}.parallel"
-    most = "(has(s.nodes) ? s.nodes.max : self.nodes.max)"
-    groups = f"{most} * self.pool.gpusPerNode / {layout}.contextParallel"
-    return (
-        CelRule(
-            f"self.stages.all(s, !has(s.{task}) || self.pool.gpusPerNode % {layout}.contextParallel == 0)",
-            f"{task}.parallel.contextParallel must divide pool.gpusPerNode",
-            ".stages",
-        ),
-        CelRule(
-            f"self.stages.all(s, !has(s.{task}) || has(s.nodes) && has(s.nodes.allowed) || "
-            f"!has(s.nodes) && has(self.nodes.allowed) || {groups} <= {layout}.microBatchesPerStep)",
-            f"{task}.parallel.microBatchesPerStep must be at least nodes.max * pool.gpusPerNode / contextParallel: "
-            "lower nodes.max",
-            ".stages",
-        ),
-    )
+_GPUS: Final = "self.pool.gpusPerNode"
+_TRAIN: Final = "s.train.parallel"
+
+
+def _fits_node(degree: str) -> str:
+    return f"({_GPUS} % {degree} == 0 || {degree} % {_GPUS} == 0)"
+
+
+def _own(row: str, field: str, layout: str) -> str:
+    """A row's field, or what the layout says for all rows."""
+    of_layout = {"microBatches": "microBatchesPerStep"}.get(field, field)
+    return f"(has({row}.{field}) ? {row}.{field} : {layout}.{of_layout})"
+
+
+def _enough_micro_batches(row: str, layout: str) -> str:
+    groups = f"(has(s.nodes) ? s.nodes.max : self.nodes.max) * {_GPUS} / {_own(row, 'contextParallel', layout)}"
+    return f"{groups} <= {_own(row, 'microBatches', layout)}"
+
+
+_ANY_NODES: Final = "has(s.nodes) && has(s.nodes.allowed) || !has(s.nodes) && has(self.nodes.allowed)"
+_LAYOUTS: Final = (
+    CelRule(
+        f"self.stages.all(s, !has(s.train) || {_fits_node(f'{_TRAIN}.contextParallel')} && "
+        f"s.train.buckets.all(b, !has(b.contextParallel) || {_fits_node('b.contextParallel')}))",
+        "contextParallel must divide pool.gpusPerNode or be a multiple of it",
+        ".stages",
+    ),
+    CelRule(
+        f"self.stages.all(s, {_ANY_NODES} || "
+        f"(!has(s.train) || s.train.buckets.all(b, {_enough_micro_batches('b', _TRAIN)})) && "
+        f"(!has(s.autoencoder) || {_enough_micro_batches('s.autoencoder.bucket', 's.autoencoder.parallel')}))",
+        "microBatchesPerStep or a row's microBatches must be at least nodes.max * pool.gpusPerNode / contextParallel: "
+        "lower nodes.max",
+        ".stages",
+    ),
+    CelRule(
+        "self.stages.all(s, !has(s.autoencoder) || !has(s.autoencoder.bucket.contextParallel) || "
+        "s.autoencoder.bucket.contextParallel == 1)",
+        "autoencoder.bucket.contextParallel must be 1",
+        ".stages",
+    ),
+)
 
 
 def _exclusions(task: str, member: type[ApiModel]) -> tuple[CelRule, ...]:
@@ -195,8 +219,7 @@ _SPEC: Final = (
     *_INPUTS,
     _starts_from("train"),
     _starts_from("autoencoder"),
-    *_layouts("train"),
-    _layouts("autoencoder")[1],
+    *_LAYOUTS,
     CelRule(
         f"!({_DISTILLED}) || " + _no_stage("s.task == 'train'"),
         "a model with a distilled guidance input can only be sampled from: train with model.guidanceEmbed false",

@@ -5,6 +5,7 @@ A stage names its `task` and carries the member of the same name, as Kubernetes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal, get_args
 
@@ -138,6 +139,11 @@ class Bucket(ApiModel):
     """Share of the fitting clips taken here; the others fall through to the next smaller resolution."""
     aspect_ratios: list[Annotated[str, Field(max_length=8)]] | None = Field(default=None, min_length=1, max_length=15)
     """Width:height names, such as `16:9`; the full table if unset."""
+    micro_batches: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Micro-batches of one step of this row; parallel.microBatchesPerStep if unset. With batchSize it makes the samples
+    of a step, in worlds of any size."""
+    context_parallel: int | None = Field(default=None, ge=1, le=1024)
+    """GPUs that share one clip of this row; parallel.contextParallel if unset."""
 
 
 class ConditioningMix(ApiModel):
@@ -184,9 +190,13 @@ class ParallelLayout(ApiModel):
 
     micro_batches_per_step: int = Field(default=1, ge=1, le=1_000_000)
     """Micro-batches of one optimizer step (the logical data-parallel size). It fixes the global batch: worlds of any
-    size share these micro-batches, so the sample order never depends on the number of nodes."""
-    context_parallel: int = Field(default=1, ge=1)
-    """GPUs that share one sequence (Ulysses); must divide GPUs per node and the number of heads."""
+    size share these micro-batches, so the sample order never depends on the number of nodes. A row of a bucket table
+    may have its own number."""
+    context_parallel: int = Field(default=1, ge=1, le=1024)
+    """GPUs that share one sequence, neighbours in a node: they split its tokens, and within attention its heads
+    (Ulysses). Where a node has too few GPUs, or the heads do not divide, parts of the sequence take turns (ring
+    attention). Must divide GPUs per node, or be a multiple of them and divide the GPUs of every allowed number of
+    nodes. A row of a bucket table may have its own."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage. Stages 2 and 3 need microBatchesPerStep to be a multiple of every data-parallel size; an
     autoencoder stage with `adversarial` takes 0 or 1."""
@@ -194,6 +204,23 @@ class ParallelLayout(ApiModel):
     """Two-stream blocks, from the first on, whose activations are recomputed; at most all of the model."""
     checkpoint_single_blocks: int = Field(default=0, ge=0)
     """One-stream blocks, from the first on, whose activations are recomputed; at most all of the model."""
+
+    def micro_batches_of(self, row: Bucket) -> int:
+        """Micro-batches of one step of a row."""
+        return row.micro_batches or self.micro_batches_per_step
+
+    def degree_of(self, row: Bucket) -> int:
+        """GPUs that share one clip of a row."""
+        return row.context_parallel or self.context_parallel
+
+
+def ulysses_degree(degree: int, gpus_per_node: int, heads: int) -> int:
+    """How many of the `degree` GPUs that share a sequence split heads: as many as their node and the heads allow.
+
+    They exchange everything with one another, so they are of one node. `degree` over the result is the number of parts
+    of the sequence that take turns in ring attention; 1 unless the degree exceeds a node or does not divide the heads.
+    """
+    return math.gcd(min(degree, gpus_per_node), heads)
 
 
 class WeightsFrom(ApiModel):

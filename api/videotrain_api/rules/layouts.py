@@ -19,24 +19,29 @@ def check_layouts(facts: Facts) -> Iterator[Problem]:
         if task is None:
             continue
         path = f"spec.stages[{index}].{stage.task}"
-        for refusal in capabilities.refusals(capabilities.settings_of(task), stage.task):
+        refusals = capabilities.refusals(capabilities.settings_of(task), stage.task)
+        for refusal in (*refusals, *capabilities.row_refusals(task)):
             yield Problem(f"{path}.{refusal.path}", refusal.value, refusal.allowed)
-        if isinstance(task, TrainTask):
-            yield from _context(f"{path}.parallel", task.parallel, facts)
-            yield from _recomputed(f"{path}.parallel", task.parallel, facts)
         bounds = node_bounds(run, stage)
         counts = node_counts(bounds) if bounds.min <= bounds.max else []
+        if isinstance(task, TrainTask):
+            yield from _context(path, task, counts, run.spec.pool.gpus_per_node)
+            yield from _recomputed(f"{path}.parallel", task.parallel, facts)
         yield from _worlds(path, task, counts, run.spec.pool.gpus_per_node)
 
 
-def _context(path: str, layout: ParallelLayout, facts: Facts) -> Iterator[Problem]:
-    degree, gpus = layout.context_parallel, facts.run.spec.pool.gpus_per_node
-    heads = facts.model.num_heads if facts.model else None
-    if gpus % degree:
-        allowed = f"must divide spec.pool.gpusPerNode ({gpus}) and so every world size"
-        yield Problem(f"{path}.contextParallel", degree, allowed)
-    if heads and heads % degree:
-        yield Problem(f"{path}.contextParallel", degree, f"must divide the {heads} attention heads of spec.model")
+def _context(path: str, task: TrainTask, counts: Sequence[int], gpus: int) -> Iterator[Problem]:
+    for row in capabilities.rows_of(task):
+        degree, where = row.context_parallel, f"{path}.{row.degree_path}"
+        if gpus % degree and degree % gpus:
+            allowed = f"must divide spec.pool.gpusPerNode ({gpus}) and so every world size, or be a multiple of it"
+            yield Problem(where, degree, allowed)
+        elif odd := [n for n in counts if n * gpus % degree]:
+            allowed = (
+                f"{shown(odd)} node(s) of {gpus} GPUs cannot be divided into groups of {degree}; allowed: a divisor of "
+                f"{gpus}, or nodes.allowed with multiples of {degree // gpus}"
+            )
+            yield Problem(where, degree, allowed)
 
 
 def _recomputed(path: str, layout: ParallelLayout, facts: Facts) -> Iterator[Problem]:
@@ -54,16 +59,15 @@ def _recomputed(path: str, layout: ParallelLayout, facts: Facts) -> Iterator[Pro
 def _worlds(path: str, task: TrainTask | AutoencoderTask, counts: Sequence[int], gpus: int) -> Iterator[Problem]:
     """The refusals of `capabilities.world_refusals`, told once for all node counts."""
     for row in capabilities.rows_of(task):
-        if gpus % row.context_parallel:
-            continue
+        worlds = [n for n in counts if n * gpus % row.context_parallel == 0]
         where = f"{path}.{row.path}"
-        idle = [n for n in counts if row.idles(n * gpus)]
+        idle = [n for n in worlds if row.idles(n * gpus)]
         if idle:
             groups = idle[-1] * gpus // row.context_parallel
             allowed = f"make up to {groups} data-parallel groups, more than there are micro-batches"
             allowed = f"{shown(idle)} node(s) {allowed}; allowed: {groups} or more, or fewer nodes"
             yield Problem(where, row.micro_batches, allowed)
-        uneven = [n for n in counts if not row.idles(n * gpus) and row.uneven(n * gpus)]
+        uneven = [n for n in worlds if not row.idles(n * gpus) and row.uneven(n * gpus)]
         if uneven and capabilities.needs_even_groups(task):
             stage = f"must be a multiple of every data-parallel size under zeroStage {task.parallel.zero_stage}"
             allowed = f"{stage}; it is not with {shown(uneven)} node(s); see nodes.allowed"

@@ -55,11 +55,11 @@ def _budget(budget: Budget, price: str) -> Iterator[Problem]:
 
 def _affordable(run: VideoTrainingRun, index: int, budget: Budget, steps: int) -> Iterator[Problem]:
     stage, pool = run.spec.stages[index], run.spec.pool
-    work, task = stage_work(run, stage), stage.train or stage.autoencoder
-    if work is None or task is None:
+    work = stage_work(run, stage)
+    if work is None:
         return
     gpus = node_bounds(run, stage).min * pool.gpus_per_node
-    one = modelled_seconds(work, task.parallel, gpus, 1.0, PEAK_FLOPS)
+    one = modelled_seconds(work, gpus, 1.0, PEAK_FLOPS)
     where = f"of stage '{stage.name}' on {gpus} GPU(s) at full peak"
     for count, what in ((1, "one step"), (steps, f"one checkpoint interval ({steps} steps)")):
         least = gpu_cost_micros(one * count, gpus, pool.price_per_gpu_hour)

@@ -70,7 +70,7 @@ def ids(store, latents, world: int, steps: int) -> list[list[str]]:
     found = [[()] * plan.micro_batches for _ in orders]
     for rank in range(world):
         mine = range(rank, plan.micro_batches, world)
-        loader = LatentLoader(store, latents, state, mine)
+        loader = LatentLoader(store, latents, state, [mine] * len(plan.buckets))
         for number, order in enumerate(orders):
             for micro_batch in mine:
                 batch = loader.fetch(order, micro_batch)
@@ -87,7 +87,7 @@ def test_batches_hold_the_samples_that_the_order_names(store, encoded, make_conf
         ("64px/16f/1:1", 9, 2),
         ("64px/8f/1:1", 5, 3),
     ]
-    loader = LatentLoader(store, latents, latents.plan.start(), [0, 1])
+    loader = LatentLoader(store, latents, latents.plan.start(), [[0, 1]] * 2)
     for order in islice(latents.plan.walk(latents.plan.start()), 6):
         for micro_batch in (0, 1):
             batch = loader.fetch(order, micro_batch)
@@ -114,7 +114,7 @@ def test_worlds_of_every_size_train_on_the_same_samples(store, encoded, make_con
 def test_micro_batches_can_be_asked_for_in_any_order_and_again(store, encoded, make_config, train_task):
     latents = open_latents(store, make_config(train_task([LONG, SHORT], micro_batches=3), latents=encoded[0]))
     orders = list(islice(latents.plan.walk(latents.plan.start()), 4))
-    loader = LatentLoader(store, latents, latents.plan.start(), [0, 2])
+    loader = LatentLoader(store, latents, latents.plan.start(), [[0, 2]] * 2)
     last = loader.fetch(orders[3], 2).keys
     again = loader.fetch(orders[0], 1).keys
     assert last == loader.fetch(orders[3], 2).keys
@@ -141,7 +141,7 @@ def test_a_damaged_sample_is_replaced_by_the_same_spare_in_every_world_and_told(
     changed = [(a, b) for x, y in zip(whole, damaged, strict=True) for a, b in zip(x, y, strict=True) if a != b]
     assert changed
     assert {was for was, _ in changed} == {rows[3]["uid"]}
-    loader = LatentLoader(store, latents, latents.plan.start(), range(4))
+    loader = LatentLoader(store, latents, latents.plan.start(), [range(4)] * 2)
     for order in islice(latents.plan.walk(latents.plan.start()), 6):
         for micro_batch in range(4):
             loader.fetch(order, micro_batch)
@@ -157,7 +157,7 @@ def test_damage_beyond_the_limit_ends_the_stage_and_names_the_object(store, enco
     for row in rows[:3]:
         damage(store, prefix, row)
     latents = open_latents(store, make_config(train_task([LONG]), latents=prefix))
-    loader = LatentLoader(store, latents, latents.plan.start(), [0, 1])
+    loader = LatentLoader(store, latents, latents.plan.start(), [[0, 1]] * 2)
     orders = islice(latents.plan.walk(latents.plan.start()), 5)
     with pytest.raises(DataError, match=r"damaged.*shards/64px-16f-1x1"):
         _ = [loader.fetch(order, micro_batch) for order in orders for micro_batch in (0, 1)]
@@ -191,4 +191,4 @@ def test_a_stage_whose_needs_the_set_does_not_meet_is_told_what_is_there(store, 
 
 def test_a_rank_without_micro_batches_waits_for_nothing(store, encoded, make_config, train_task):
     latents = open_latents(store, make_config(train_task([LONG]), latents=encoded[0]))
-    LatentLoader(store, latents, latents.plan.start(), []).close()
+    LatentLoader(store, latents, latents.plan.start(), [[]]).close()

@@ -77,7 +77,7 @@ def test_latents_have_unit_scale_by_the_factor_that_the_stage_measured(tmp_path,
         "a later stage verifies them"
     )
     data = open_clips(store(), config)
-    loader, squares = PixelLoader(store(), data, data.plan.start(), [0, 1], tmp_path), []
+    loader, squares = PixelLoader(store(), data, data.plan.start(), [[0, 1]] * len(data.plan.buckets), tmp_path), []
     for order, _ in zip(data.plan.walk(data.plan.start()), range(5), strict=False):
         with torch.no_grad():
             squares += [

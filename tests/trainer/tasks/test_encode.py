@@ -92,7 +92,7 @@ def test_clips_become_latents_and_text_features_that_a_train_stage_reads(
     assert read_set_info(store, config.paths.output).prompts == ["fps-motion", "plain"]
     latents = open_latents(store, make_config(train_task(ROWS), latents=config.paths.output))
     assert latents.plan.start().step == 0
-    loader = LatentLoader(store, latents, latents.plan.start(), [0])
+    loader = LatentLoader(store, latents, latents.plan.start(), [[0]] * len(latents.plan.buckets))
     order = latents.plan.step(latents.plan.start())
     batch = loader.fetch(order, 0)
     loader.close()
@@ -108,7 +108,7 @@ def test_the_first_and_last_frame_are_encoded_alone(store, curated, weights, mak
     config = make_config(EncodeTask(), encode_rows=ROWS[:1], clips=curated, autoencoder_weights=weights)
     encode_world(make_context, config, 1)
     latents = open_latents(store, make_config(train_task(ROWS[:1]), latents=config.paths.output))
-    loader = LatentLoader(store, latents, latents.plan.start(), [0])
+    loader = LatentLoader(store, latents, latents.plan.start(), [[0]] * len(latents.plan.buckets))
     order = latents.plan.step(latents.plan.start())
     batch = loader.fetch(order, 0)
     loader.close()
@@ -235,7 +235,9 @@ def test_an_autoencoder_stage_gets_the_same_random_crops_in_every_world(
         found = {}
         for rank in range(world):
             mine = range(rank, 3, world)
-            loader = PixelLoader(store, clips, clips.plan.start(), mine, tmp_path / f"cache{world}")
+            loader = PixelLoader(
+                store, clips, clips.plan.start(), [mine] * len(clips.plan.buckets), tmp_path / f"cache{world}"
+            )
             found |= {(o.step, micro_batch): loader.fetch(o, micro_batch) for o in orders for micro_batch in mine}
             loader.close()
         return found
@@ -284,7 +286,7 @@ def test_pictures_are_encoded_without_rate_and_motion(store, curated, weights, m
     config = make_config(EncodeTask(), encode_rows=[row], clips=curated, autoencoder_weights=weights)
     encode_world(make_context, config, 1)
     latents = open_latents(store, make_config(train_task([row], micro_batches=1), latents=config.paths.output))
-    loader = LatentLoader(store, latents, latents.plan.start(), [0])
+    loader = LatentLoader(store, latents, latents.plan.start(), [[0]] * len(latents.plan.buckets))
     batch = loader.fetch(latents.plan.step(latents.plan.start()), 0)
     loader.close()
     expected = build_text_encoder(config.text_encoder).encode([batch.captions[0]])
@@ -321,7 +323,7 @@ def test_i2v_and_v2v_with_the_causal_autoencoder_encode_and_train(
         trained = make_config(train_task([row], micro_batches=1, conditioning=mix), latents=config.paths.output)
         objective = FlowObjective(make_context(trained.model_copy(update=causal)), store)
         objective.initialize()
-        loader = objective.loader(objective.data.plan.start(), [0])
+        loader = objective.loader(objective.data.plan.start(), [[0]] * len(objective.data.plan.buckets))
         batch = loader.fetch(objective.data.plan.step(objective.data.plan.start()), 0)
         loader.close()
         inputs = training_inputs(batch, objective.task, FACTS, NULL, seed=1)

@@ -93,6 +93,39 @@ CASES: dict[str, tuple[Callable[[Spec], Any], str, str, bool]] = {
         "allowed: 4 or more",
         BOTH,
     ),
+    "a row of an autoencoder with context parallelism": (
+        lambda spec: task(spec, AUTOENCODER)["bucket"].update(contextParallel=2),
+        "spec.stages[1].autoencoder.bucket.contextParallel",
+        "allowed: 1",
+        BOTH,
+    ),
+    "a row that splits clips over an odd part of a node": (
+        lambda spec: task(spec, TRAIN)["buckets"][0].update(contextParallel=3),
+        "spec.stages[3].train.buckets[0].contextParallel",
+        "must divide spec.pool.gpusPerNode (2)",
+        BOTH,
+    ),
+    "a row that splits clips over more nodes than some worlds have": (
+        lambda spec: task(spec, TRAIN)["buckets"][0].update(contextParallel=4),
+        "spec.stages[3].train.buckets[0].contextParallel",
+        "nodes.allowed with multiples of 2",
+        MODELS_ONLY,
+    ),
+    "a row with too few micro-batches of its own": (
+        lambda spec: task(spec, TRAIN)["buckets"][0].update(microBatches=3),
+        "spec.stages[3].train.buckets[0].microBatches",
+        "allowed: 4 or more",
+        BOTH,
+    ),
+    "a row whose micro-batches do not divide under ZeRO stage 2": (
+        lambda spec: (
+            task(spec, TRAIN)["buckets"][0].update(microBatches=5),
+            task(spec, TRAIN)["parallel"].update(zeroStage=2),
+        ),
+        "spec.stages[3].train.buckets[0].microBatches",
+        "it is not with 1, 2 node(s)",
+        MODELS_ONLY,
+    ),
     "a budget in money without a price": (
         with_budget("0", maxCost="5.00"),
         "spec.budget.maxCost",

@@ -87,19 +87,20 @@ class MicroBatchLoader(ABC, Generic[Sample, Batch]):
     Args:
         data: the samples and their order.
         state: of the order; prefetching starts behind it.
-        micro_batches_of_rank: micro-batches that this process runs in every step, ascending; may be empty.
+        micro_batches_of_rank: for every bucket of the plan, micro-batches that this process runs in a step of it,
+            ascending; may be empty.
         threads: requests or decodes at the same time.
     """
 
     def __init__(
-        self, data: TrainingSet, state: OrderState, micro_batches_of_rank: Sequence[int], threads: int
+        self, data: TrainingSet, state: OrderState, micro_batches_of_rank: Sequence[Sequence[int]], threads: int
     ) -> None:
         data.plan.check(state)
         self._data = data
         self._lock = threading.Lock()
         self._skipped: dict[str, SkippedSample] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
-        self._ahead = _micro_batches_after(data, state, tuple(micro_batches_of_rank))
+        self._ahead = _micro_batches_after(data, state, micro_batches_of_rank)
         self._pending: deque[tuple[tuple[int, int], list[Future[Sample]]]] = deque()
         self._prefetch()
 
@@ -189,7 +190,7 @@ class LatentLoader(MicroBatchLoader[LatentSample, LatentBatch]):
     """Encoded samples from tar shards: one ranged GET each, checksum verified before decoding."""
 
     def __init__(
-        self, store: ObjectStore, latents: LatentSet, state: OrderState, micro_batches_of_rank: Sequence[int]
+        self, store: ObjectStore, latents: LatentSet, state: OrderState, micro_batches_of_rank: Sequence[Sequence[int]]
     ) -> None:
         self._store = store
         self._latents = latents
@@ -261,10 +262,10 @@ def _padded(context_LD: Tensor, length: int) -> Tensor:
 
 
 def _micro_batches_after(
-    data: TrainingSet, state: OrderState, micro_batches: Sequence[int]
+    data: TrainingSet, state: OrderState, micro_batches_of_rank: Sequence[Sequence[int]]
 ) -> Iterator[tuple[StepOrder, int]]:
-    if not micro_batches:
+    if not any(micro_batches_of_rank):
         return
     for order in data.plan.walk(state):
-        for micro_batch in micro_batches:
+        for micro_batch in micro_batches_of_rank[order.bucket_index]:
             yield order, micro_batch

@@ -52,12 +52,17 @@ class PixelLoader(MicroBatchLoader[tuple[Tensor, SampleKey], PixelBatch]):
         store: object store.
         clips: of the stage.
         state: of the order.
-        micro_batches_of_rank: micro-batches that this process runs, ascending.
+        micro_batches_of_rank: for every bucket, micro-batches that this process runs, ascending.
         cache: pod-local folder, shared by the pod's workers.
     """
 
     def __init__(
-        self, store: ObjectStore, clips: ClipSet, state: OrderState, micro_batches_of_rank: Sequence[int], cache: Path
+        self,
+        store: ObjectStore,
+        clips: ClipSet,
+        state: OrderState,
+        micro_batches_of_rank: Sequence[Sequence[int]],
+        cache: Path,
     ) -> None:
         self._store = store
         self._clips = clips

@@ -42,6 +42,8 @@ class OrderBucket:
     """Samples of one micro-batch."""
     weight: float = 1.0
     """How often the bucket's samples are seen, relative to the other buckets'."""
+    micro_batches: int | None = None
+    """Micro-batches of a step of this bucket; as many as the plan says if None."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class MicroBatchIndices(Sequence[list[int]]):
     cursor: int
 
     def __len__(self) -> int:
-        return self.plan.micro_batches
+        return self.plan.micro_batches_of(self.bucket)
 
     @overload
     def __getitem__(self, micro_batch: int) -> list[int]: ...
@@ -128,7 +130,7 @@ class OrderPlan:
     Attributes:
         buckets: at least one; names are unique and sizes positive.
         seed: of the stage.
-        micro-batches: micro-batches of one step over the whole world.
+        micro_batches: micro-batches of one step over the whole world, of buckets without a number of their own.
         manifest: hash of the manifest whose rows the indices mean.
     """
 
@@ -146,8 +148,12 @@ class OrderPlan:
         if len({bucket.name for bucket in self.buckets}) < len(self.buckets):
             raise ValueError(f"buckets: names must be unique, got {[bucket.name for bucket in self.buckets]}")
         for bucket in self.buckets:
-            if bucket.size < 1 or bucket.batch_size < 1 or not bucket.weight > 0:
-                raise ValueError(f"buckets: size, batch_size and weight must be positive: {bucket}")
+            if min(bucket.size, bucket.batch_size, bucket.micro_batches or 1) < 1 or not bucket.weight > 0:
+                raise ValueError(f"buckets: size, batch_size, micro_batches and weight must be positive: {bucket}")
+
+    def micro_batches_of(self, bucket: int) -> int:
+        """Micro-batches of a step of a bucket, by its place in the plan."""
+        return self.buckets[bucket].micro_batches or self.micro_batches
 
     @cached_property
     def fingerprint(self) -> str:
@@ -177,7 +183,7 @@ class OrderPlan:
         """The step after `state`. O(number of buckets), whatever their sizes."""
         number = self._next_bucket(state)
         bucket, cursor = self.buckets[number], state.cursors[number]
-        ends = range(cursor, cursor + self.micro_batches * bucket.batch_size, bucket.batch_size)
+        ends = range(cursor, cursor + self._step_size(number), bucket.batch_size)
         return StepOrder(
             step=state.step + 1,
             bucket=bucket.name,
@@ -191,7 +197,7 @@ class OrderPlan:
         """State after that step. Call it when the optimizer step is done, not when its input is prefetched."""
         number = self._next_bucket(state)
         cursors = list(state.cursors)
-        cursors[number] += self.micro_batches * self.buckets[number].batch_size
+        cursors[number] += self._step_size(number)
         return replace(state, step=state.step + 1, cursors=tuple(cursors))
 
     def walk(self, state: OrderState) -> Iterator[StepOrder]:
@@ -233,7 +239,11 @@ class OrderPlan:
     def _visit_time(self, number: int, cursor: int) -> float:
         bucket = self.buckets[number]
         offset = mix(_round_keys(self.seed, bucket.name, "visits")[0] + cursor * GOLDEN) / 2**64
-        return (cursor + offset * self.micro_batches * bucket.batch_size) / (bucket.weight * bucket.size)
+        return (cursor + offset * self._step_size(number)) / (bucket.weight * bucket.size)
+
+    def _step_size(self, number: int) -> int:
+        """Samples of a step of a bucket."""
+        return self.micro_batches_of(number) * self.buckets[number].batch_size
 
 
 def mix(value: int) -> int:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from videotrain_api.config.stage_config import StageConfig
-from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle, TrainTask, Validation
+from videotrain_api.resource.stages import Bucket, ConditionKind, ParallelLayout, PromptStyle, TrainTask, Validation
 from videotrain_api.schema import ApiModel
 from videotrain_api.storage import layout
 from videotrain_trainer.checksums import read_checked, unsealed_json
@@ -78,6 +78,8 @@ class TrainingSet:
     members: tuple[tuple[int, ...], ...]
     """For every bucket of the plan, row numbers of the table; an order's index counts in here."""
     plan: OrderPlan
+    degrees: tuple[int, ...]
+    """For every bucket of the plan, ranks that share a sample."""
 
     def row(self, bucket: int, index: int) -> dict[str, Any]:
         """Manifest row of element `index` of a bucket."""
@@ -135,7 +137,8 @@ def open_latents(store: ObjectStore, config: StageConfig) -> LatentSet:
         uri=uri,
         table=chosen,
         members=tuple(tuple(rows) for _, rows in groups.values()),
-        plan=_plan(chosen, groups, config.seed, task.parallel.micro_batches_per_step),
+        plan=_plan(chosen, groups, config.seed, task.parallel),
+        degrees=_degrees(groups, task.parallel),
         prompt_style=task.prompt_style,
         context_length=config.text_encoder.max_tokens,
         latent_channels=info.latent_channels,
@@ -166,7 +169,8 @@ def open_clips(store: ObjectStore, config: StageConfig) -> ClipSet:
         uri=uri,
         table=table,
         members=tuple(tuple(rows) for _, rows in groups.values()),
-        plan=_plan(table, groups, config.seed, task.parallel.micro_batches_per_step),
+        plan=_plan(table, groups, config.seed, task.parallel),
+        degrees=_degrees(groups, task.parallel),
         shapes=_clip_shapes(row, grid, groups),
         frames=row.frames,
     )
@@ -184,8 +188,8 @@ def read_set_info(store: ObjectStore, uri: str) -> EncodedSetInfo:
         raise DataError(f"{set_info_uri(uri)}: missing; no encode stage has finished there") from error
 
 
-Groups = dict[str, tuple[int, list[int]]]
-"""Bucket name to batch size and row numbers."""
+Groups = dict[str, tuple[Bucket, list[int]]]
+"""Bucket name to the row of the bucket table that it belongs to, and numbers of the set's rows."""
 
 
 def is_held_out(clip: str, share: float) -> bool:
@@ -200,12 +204,12 @@ def _hold_out(table: Any, groups: Groups, validation: Validation | None) -> tupl
     clips = table.column("clip").to_pylist()
     kept: Groups = {}
     apart: list[list[int]] = []
-    for name, (batch, rows) in groups.items():
+    for name, (of_table, rows) in groups.items():
         mine = [row for row in rows if is_held_out(clips[row], validation.share)]
         rest = [row for row in rows if not is_held_out(clips[row], validation.share)]
         apart.append(mine)
         if rest:
-            kept[name] = (batch, rest)
+            kept[name] = (of_table, rest)
     in_turn = [row for layer in zip_longest(*apart) for row in layer if row is not None]
     return kept, tuple(in_turn[: validation.max_samples])
 
@@ -215,19 +219,20 @@ def _train_groups(table: Any, rows: Sequence[Bucket], seed: int) -> Groups:
     encoded = table.column("row").to_pylist()
     buckets = table.column("bucket").to_pylist()
     chosen = _chosen_rows(clips, encoded, rows, seed)
-    batch_sizes = {row_name(row): row.batch_size for row in rows}
+    by_name = {row_name(row): row for row in rows}
     groups: Groups = {}
     for number in _by_uid(table):
         if encoded[number] in chosen.get(clips[number], ()):
-            batch = batch_sizes[encoded[number]]
+            row = by_name[encoded[number]]
             # Two rows may share a shape (a long clip's rest); they only share a bucket if they share a batch size.
-            name = _distinct(groups, buckets[number], batch)
-            groups.setdefault(name, (batch, []))[1].append(number)
+            name = _distinct(groups, buckets[number], row)
+            groups.setdefault(name, (row, []))[1].append(number)
     return dict(sorted(groups.items()))
 
 
-def _distinct(groups: Groups, name: str, batch: int) -> str:
-    return name if groups.get(name, (batch,))[0] == batch else f"{name} x{batch}"
+def _distinct(groups: Groups, name: str, row: Bucket) -> str:
+    same = name not in groups or groups[name][0].batch_size == row.batch_size
+    return name if same else f"{name} x{row.batch_size}"
 
 
 def _chosen_rows(
@@ -254,7 +259,7 @@ def _clip_groups(table: Any, row: Bucket, grid: int) -> Groups:
         clip = clips[number]
         if _usable_frames(clip) >= row.frames:
             name = bucket_name(row.resolution, row.frames, nearest_aspect(clip["height"], clip["width"], names))
-            groups.setdefault(name, (row.batch_size, []))[1].append(number)
+            groups.setdefault(name, (row, []))[1].append(number)
     return dict(sorted(groups.items()))
 
 
@@ -273,12 +278,18 @@ def _by_uid(table: Any) -> list[int]:
     return list(pc.sort_indices(table.column("uid")).to_pylist()) if table.num_rows else []
 
 
-def _plan(table: Any, groups: Groups, seed: int, micro_batches: int) -> OrderPlan:
+def _plan(table: Any, groups: Groups, seed: int, parallel: ParallelLayout) -> OrderPlan:
     used = sorted(number for _, rows in groups.values() for number in rows)
-    order = tuple(OrderBucket(name, len(rows), batch) for name, (batch, rows) in groups.items())
-    return OrderPlan(
-        order, seed, micro_batches, uids_hash(table.column("uid").take(pa.array(used, pa.int64())).to_pylist())
+    uids = table.column("uid").take(pa.array(used, pa.int64())).to_pylist()
+    order = tuple(
+        OrderBucket(name, len(rows), row.batch_size, micro_batches=row.micro_batches)
+        for name, (row, rows) in groups.items()
     )
+    return OrderPlan(order, seed, parallel.micro_batches_per_step, uids_hash(uids))
+
+
+def _degrees(groups: Groups, parallel: ParallelLayout) -> tuple[int, ...]:
+    return tuple(parallel.degree_of(row) for row, _ in groups.values())
 
 
 def _check_info(info: EncodedSetInfo, config: StageConfig, task: TrainTask) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -14,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOG = logging.getLogger(__name__)
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries, keys and values (B, A, S, K) to (B, A, S, K), as `attention` computes it."""
 
 
 def attention(q_BASK: Tensor, k_BASK: Tensor, v_BASK: Tensor) -> Tensor:

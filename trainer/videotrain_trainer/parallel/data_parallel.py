@@ -1,6 +1,12 @@
-"""Which micro-batches of a step a rank runs, and how their losses are weighed."""
+"""Which micro-batches of a step a rank runs, and how their losses are weighed.
+
+Ranks that share a sequence are neighbours and form a group: with degree P ranks 0 to P - 1 are the first one. All ranks
+of a group run the same micro-batches. A step holds samples of one bucket, so all ranks have one degree at a time.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 
 def micro_batches_of(group: int, groups: int, micro_batches: int) -> list[int]:
@@ -12,7 +18,31 @@ def loss_scale(groups: int, micro_batches: int) -> float:
     """Factor on each micro-batch's mean loss.
 
     The engine averages gradients over the ranks; with this factor the result is the mean over all micro-batches,
-    however unevenly the ranks share them. Ranks that split a sequence each count their own tokens' mean, so only the
-    number of groups matters.
+    however unevenly the groups share them. The losses of a group's ranks have the loss of the micro-batch as their
+    mean, so only the number of groups matters.
     """
     return groups / micro_batches
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one rank does in a step of a bucket."""
+
+    micro_batches: list[int]
+    degree: int
+    """Ranks that share each of them."""
+    scale: float
+    """Factor on each loss."""
+    leads: bool
+    """This rank speaks for its group, where what the group did is counted once."""
+
+
+def share_of(rank: int, size: int, micro_batches: int, degree: int) -> Share:
+    """The share of a rank in a world of `size`, of a bucket with so many micro-batches per step."""
+    groups = size // degree
+    return Share(
+        micro_batches=micro_batches_of(rank // degree, groups, micro_batches),
+        degree=degree,
+        scale=loss_scale(groups, micro_batches),
+        leads=rank % degree == 0,
+    )

@@ -107,16 +107,16 @@ class ReconstructionObjective:
         encoder = build_autoencoder(self._config.autoencoder).eval()
         load_state(encoder, weights, self._config.paths.output)
         encoder.to(self._device)
-        start, micro_batches = self.data.plan.start(), range(self.task.parallel.micro_batches_per_step)
+        start, micro_batches = self.data.plan.start(), range(self.task.parallel.micro_batches_of(self.task.bucket))
         total, count = 0.0, 0
-        with closing(self.loader(start, micro_batches)) as loader:
+        with closing(self.loader(start, [micro_batches] * len(self.data.plan.buckets))) as loader:
             places = ((order, micro_batch) for order in self.data.plan.walk(start) for micro_batch in micro_batches)
             for order, micro_batch in islice(places, MEASURED_BATCHES):
                 latent_BCTHW = encoder.encode(loader.fetch(order, micro_batch).video_BCTHW.to(self._device)).double()
                 total, count = total + float(latent_BCTHW.square().sum()), count + latent_BCTHW.numel()
         return _checked_scale(math.sqrt(total / count))
 
-    def loader(self, state: OrderState, micro_batches: Sequence[int]) -> PixelLoader:
+    def loader(self, state: OrderState, micro_batches: Sequence[Sequence[int]]) -> PixelLoader:
         """Batches of this rank's micro-batches."""
         return PixelLoader(self._store, self.data, state, micro_batches, self._cache)
 

@@ -102,7 +102,7 @@ class FlowObjective:
         """Nothing: whoever draws from the transformer knows the rest from the configuration."""
         return {}
 
-    def loader(self, state: OrderState, micro_batches: Sequence[int]) -> LatentLoader:
+    def loader(self, state: OrderState, micro_batches: Sequence[Sequence[int]]) -> LatentLoader:
         """Batches of this rank's micro-batches."""
         return LatentLoader(self._store, self.data, state, micro_batches)
 

@@ -23,7 +23,7 @@ from videotrain_trainer.data.loader import MicroBatchLoader
 from videotrain_trainer.data.sample_order import OrderPlan, OrderState
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.weights import Weights, open_weights
-from videotrain_trainer.parallel.data_parallel import micro_batches_of
+from videotrain_trainer.parallel.data_parallel import share_of
 from videotrain_trainer.parallel.engine import Engine, EngineOptions
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine, build_engine
@@ -178,8 +178,11 @@ def _assemble(
     state: OrderState,
 ) -> TrainingRun:
     world, config = context.world, context.config
-    micro_batches = micro_batches_of(world.rank, world.size, objective.task.parallel.micro_batches_per_step)
-    loader, spans = objective.loader(state, micro_batches), Spans(world.device)
+    plan, degrees = objective.data.plan, objective.data.degrees
+    shares = [
+        share_of(world.rank, world.size, plan.micro_batches_of(bucket), degree) for bucket, degree in enumerate(degrees)
+    ]
+    loader, spans = objective.loader(state, [share.micro_batches for share in shares]), Spans(world.device)
     order = OrderLog(store, config.paths.output, loaded.manifest, context.reporter)
     return TrainingRun(
         context=context,
@@ -188,7 +191,7 @@ def _assemble(
         engine=engine,
         peers=peers,
         loader=loader,
-        stepper=Stepper(objective, engine, loader, peers, micro_batches, world.size, spans),
+        stepper=Stepper(objective, engine, loader, peers, shares, spans),
         writer=CheckpointWriter(store, _member(context), config.checkpoint, order, context.reporter),
         spans=spans,
         state=state,

@@ -15,7 +15,7 @@ from videotrain_trainer.data.loader import MicroBatchLoader, SampleKey
 from videotrain_trainer.data.sample_order import OrderState, StepOrder
 from videotrain_trainer.data.sets import TrainingSet
 from videotrain_trainer.errors import Diverged
-from videotrain_trainer.parallel.data_parallel import loss_scale
+from videotrain_trainer.parallel.data_parallel import Share
 from videotrain_trainer.parallel.engine import Engine
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine
@@ -89,11 +89,14 @@ class Objective(Protocol):
     def export_metadata(self, weights: Mapping[str, Tensor], /) -> dict[str, str]:
         """What is stored with the final weights for those who load them; on rank 0 alone, after the last step."""
 
-    def loader(self, state: OrderState, micro_batches: Sequence[int]) -> MicroBatchLoader[Any, Any]:
-        """Batches of this rank's micro-batches, from `state` on."""
+    def loader(self, state: OrderState, micro_batches: Sequence[Sequence[int]]) -> MicroBatchLoader[Any, Any]:
+        """Batches of this rank's micro-batches of every bucket, from `state` on."""
 
     def loss(self, model: Model, batch: Any) -> tuple[Loss, MicroBatchWork]:
-        """Mean loss of a micro-batch, scalar float32, and its work; randomness depends on the keys."""
+        """Mean loss of a micro-batch, scalar float32, and its work; randomness depends on the keys.
+
+        Ranks that share a micro-batch each have another loss; their mean is that of the micro-batch.
+        """
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class StepResult:
     save: bool
     """A checkpoint is due by the clock of rank 0."""
     trained: list[MicroBatchIds]
-    """Of this rank."""
+    """Of this rank, if it speaks for its group."""
 
 
 class Stepper:
@@ -135,8 +138,7 @@ class Stepper:
         engine: the sharded model.
         loader: of this rank's micro-batches.
         peers: the world.
-        micro-batches: this rank's micro-batches.
-        world_size: worker processes.
+        shares: of this rank, in a step of each bucket.
         spans: times of this rank.
     """
 
@@ -146,16 +148,14 @@ class Stepper:
         engine: Engine | AdversarialEngine,
         loader: MicroBatchLoader[Any, Any],
         peers: WorldPeers,
-        micro_batches: Sequence[int],
-        world_size: int,
+        shares: Sequence[Share],
         spans: Spans,
     ) -> None:
         self._objective = objective
         self._engine = engine
         self._loader = loader
         self._peers = peers
-        self._micro_batches = micro_batches
-        self._scale = loss_scale(world_size, objective.task.parallel.micro_batches_per_step)
+        self._shares = shares
         self._spans = spans
 
     def run(self, order: StepOrder, drain_requested: bool, save_due: bool) -> StepResult:
@@ -170,9 +170,10 @@ class Stepper:
             Diverged: loss or gradient norm is not finite.
         """
         task = self._objective.task
+        share = self._shares[order.bucket_index]
         losses, works, trained = [], [], []
-        for micro_batch in self._micro_batches:
-            loss, work, ids = self._micro_batch(order, micro_batch)
+        for micro_batch in share.micro_batches:
+            loss, work, ids = self._micro_batch(order, micro_batch, share.scale)
             losses.append(loss)
             works.append(work)
             trained.append(MicroBatchIds(micro_batch, ids))
@@ -181,12 +182,14 @@ class Stepper:
         if task.ema_decay:
             decay = decay_at(task.ema_decay, order.step)
             update_average(self._engine.shards.averages, self._engine.shards.masters, decay)
-        row = [sum(float(loss) for loss in losses), *_total(works), float(drain_requested), float(save_due)]
+        # Losses of a group have the micro-batch's as their mean; its samples, tokens and FLOPs are told by one rank.
+        row = [sum(float(loss) for loss in losses) / share.degree, *_total(works if share.leads else [])]
+        row += [float(drain_requested), float(save_due)]
         table = self._peers.table([*row, self._spans.take("data"), self._spans.take("compute")])
         loss_sum, samples, tokens, flops, drains, saves, _, _ = table.sum(dim=0).tolist()
         result = StepResult(
             finished_at=datetime.now(UTC),
-            loss=loss_sum / task.parallel.micro_batches_per_step,
+            loss=loss_sum / len(order.micro_batches),
             gradient_norm=norm,
             learning_rate=rate,
             samples=int(samples),
@@ -196,17 +199,19 @@ class Stepper:
             world_spread=_spread(table[:, 7]),
             drain=drains > 0,
             save=saves > 0,
-            trained=trained,
+            trained=trained if share.leads else [],
         )
         _check_finite(result, order)
         return result
 
-    def _micro_batch(self, order: StepOrder, micro_batch: int) -> tuple[Tensor, MicroBatchWork, list[str]]:
+    def _micro_batch(
+        self, order: StepOrder, micro_batch: int, scale: float
+    ) -> tuple[Tensor, MicroBatchWork, list[str]]:
         with self._spans.measure("data"):
             batch: KeyedBatch = self._loader.fetch(order, micro_batch)
         with self._spans.measure("compute", on_device=True):
             loss, work = self._objective.loss(self._engine, batch)
-            self._engine.backward(loss * self._scale)
+            self._engine.backward(loss * scale)
         return loss.detach(), work, [key.uid for key in batch.keys]
 
 

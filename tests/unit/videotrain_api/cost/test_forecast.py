@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from videotrain_api.cost import forecast
 from videotrain_api.money import cost_micros, format_micros, parse_micros, round_half_up
-from videotrain_api.resource.stages import NodeBounds, ParallelLayout, node_counts
+from videotrain_api.resource.stages import NodeBounds, node_counts
 from videotrain_api.validation import parse_run
 
 EXAMPLES = Path(__file__).parents[4] / "manifests/examples"
@@ -71,11 +71,20 @@ def test_a_step_time_of_zero_is_refused():
 
 
 def test_micro_batches_that_do_not_divide_evenly_make_gpus_wait():
-    work = forecast.StageWork(steps=1, samples_per_step=1, tokens_per_step=1, flops_per_step=6e12)
-    seconds = [
-        forecast.modelled_seconds(work, ParallelLayout(micro_batches_per_step=6), n, 1.0, 1e12) for n in (1, 2, 3, 4, 6)
-    ]
+    rows = [forecast.RowWork(micro_batches=6, context_parallel=1, flops_per_step=6e12)]
+    work = forecast.StageWork(steps=1, samples_per_step=1, tokens_per_step=1, flops_per_step=6e12, rows=rows)
+    seconds = [forecast.modelled_seconds(work, n, 1.0, 1e12) for n in (1, 2, 3, 4, 6)]
     assert seconds == pytest.approx([6, 3, 2, 2, 1])
+
+
+def test_every_row_waits_for_its_own_groups():
+    rows = [
+        forecast.RowWork(micro_batches=4, context_parallel=1, flops_per_step=12e12),
+        forecast.RowWork(micro_batches=3, context_parallel=4, flops_per_step=12e12),
+    ]
+    work = forecast.StageWork(steps=1, samples_per_step=1, tokens_per_step=1, flops_per_step=12e12, rows=rows)
+    # Of 8 GPUs the first row leaves half without work; of the second row's two groups one has two micro-batches.
+    assert forecast.modelled_seconds(work, 8, 1.0, 1e12) == pytest.approx((1.5 * 2 + 1.5 * 4 / 3) / 2)
 
 
 @pytest.mark.parametrize(

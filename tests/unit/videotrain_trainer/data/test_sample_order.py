@@ -118,6 +118,21 @@ def test_the_state_of_another_data_set_or_seed_is_refused_and_of_other_micro_bat
             other.check(state)
 
 
+def test_a_bucket_with_micro_batches_of_its_own_loses_and_repeats_nothing_when_they_change():
+    buckets = (OrderBucket("own", 40, 2, micro_batches=5), OrderBucket("usual", 40, 2))
+    plan = OrderPlan(buckets, seed=1, micro_batches=4)
+    assert {(order.bucket, len(order.micro_batches)) for order in islice(plan.walk(plan.start()), 9)} == {
+        ("own", 5),
+        ("usual", 4),
+    }
+    before, state = consumed(plan, plan.start(), 5)
+    # As many samples, otherwise cut: what a change of the degree of context parallelism asks for.
+    other = replace(plan, buckets=(replace(buckets[0], batch_size=1, micro_batches=10), buckets[1]))
+    assert other.fingerprint == plan.fingerprint
+    assert consumed(other, state, 4)[0] == consumed(plan, state, 4)[0]
+    assert before
+
+
 def test_a_spare_depends_on_the_place_and_every_attempt_gives_another_one():
     plan = OrderPlan((OrderBucket("b", 50, 2),), seed=1, micro_batches=4)
     spares = [plan.spare(0, 17, attempt) for attempt in range(1, 51)]
@@ -139,6 +154,7 @@ def test_sample_seeds_differ_by_seed_bucket_and_position():
         ((OrderBucket("b", 0, 1),), 1, "must be positive"),
         ((OrderBucket("b", 1, 1), OrderBucket("b", 2, 1)), 1, "unique"),
         ((OrderBucket("b", 1, 1),), 0, "micro-batches: 0"),
+        ((OrderBucket("b", 1, 1, micro_batches=-1),), 1, "must be positive"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(buckets, micro_batches, message):

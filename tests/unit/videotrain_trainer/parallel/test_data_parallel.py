@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain_trainer.parallel.data_parallel import loss_scale, micro_batches_of
+from videotrain_trainer.parallel.data_parallel import loss_scale, micro_batches_of, share_of
 
 pytestmark = pytest.mark.numeric
 
@@ -28,3 +28,18 @@ def test_the_engines_average_over_ranks_is_the_mean_over_micro_batches(groups, m
     ]
     # 40 float64 terms of size 1 or less, each rounded twice, in another order.
     assert sum(sums) / groups == pytest.approx(sum(gradients) / micro_batches, abs=2 * 40 * sys.float_info.epsilon)
+
+
+@given(st.sampled_from([1, 2, 4, 8]), st.integers(1, 6), st.integers(0, 20))
+def test_the_ranks_of_a_group_run_the_same_and_one_speaks_for_them(degree, groups, more):
+    size, micro_batches = degree * groups, groups + more
+    shares = [share_of(rank, size, micro_batches, degree) for rank in range(size)]
+    for group in range(groups):
+        mine = shares[group * degree : (group + 1) * degree]
+        assert [share.micro_batches for share in mine] == [micro_batches_of(group, groups, micro_batches)] * degree
+        assert [share.leads for share in mine] == [True] + [False] * (degree - 1)
+    counted = [number for share in shares if share.leads for number in share.micro_batches]
+    assert sorted(counted) == list(range(micro_batches))
+    # The engine's mean over the ranks, of losses that are alike within a group.
+    mean = sum(share.scale * len(share.micro_batches) for share in shares) / size
+    assert mean == pytest.approx(1, rel=micro_batches * sys.float_info.epsilon)

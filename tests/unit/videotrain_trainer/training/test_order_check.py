@@ -15,6 +15,7 @@ DATA = TrainingSet(
     table=pa.table({"uid": [f"u{number}" for number in range(6)]}),
     members=(tuple(range(6)),),
     plan=PLAN,
+    degrees=(1,),
 )
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videotrain_trainer.networks.attention import attention, merge_heads, split_heads
+from videotrain_trainer.networks.attention import Attention, attention, merge_heads, split_heads
 from videotrain_trainer.networks.common import sinusoid
 from videotrain_trainer.networks.mmdit.attention import QKNorm, SelfAttention
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
@@ -73,20 +73,23 @@ class DoubleBlock(nn.Module):
         self.txt_attn = SelfAttention(config)
         self.txt_mlp = nn.Sequential(nn.Linear(width, mlp), nn.GELU(approximate="tanh"), nn.Linear(mlp, width))
 
-    def forward(self, img_BND: Tensor, txt_BLD: Tensor, vec_BD: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, img_BND: Tensor, txt_BLD: Tensor, vec_BD: Tensor, rope: Rope, attend: Attention = attention
+    ) -> tuple[Tensor, Tensor]:
         """Both streams after joint attention and their feed-forward layers.
 
         Args:
             img_BND: image stream.
             txt_BLD: text stream.
             vec_BD: conditioning vector.
-            rope: rotary tables of the whole sequence, text first.
+            rope: rotary tables of the tokens at hand, text first.
+            attend: of this rank's tokens to those of the whole sequence.
         """
         img_mod, txt_mod = self.img_mod(vec_BD), self.txt_mod(vec_BD)
         txt_qkv = self.txt_attn.heads(modulate(txt_BLD, *txt_mod[:2]))
         img_qkv = self.img_attn.heads(modulate(img_BND, *img_mod[:2]))
         q, k, v = (torch.cat(pair, dim=2) for pair in zip(txt_qkv, img_qkv, strict=True))
-        out_BSD = merge_heads(attention(self.rotate(q, rope), self.rotate(k, rope), v))
+        out_BSD = merge_heads(attend(self.rotate(q, rope), self.rotate(k, rope), v))
         txt_out, img_out = out_BSD[:, : txt_BLD.shape[1]], out_BSD[:, txt_BLD.shape[1] :]
         img_BND = _finish(img_BND, img_out, img_mod, self.img_attn.proj, self.img_mlp)
         return img_BND, _finish(txt_BLD, txt_out, txt_mod, self.txt_attn.proj, self.txt_mlp)
@@ -116,13 +119,13 @@ class SingleBlock(nn.Module):
         self.norm = QKNorm(width // config.num_heads)
         self.modulation = Modulation(width, 3)
 
-    def forward(self, x_BSD: Tensor, vec_BD: Tensor, rope: Rope) -> Tensor:
-        """The stream after the block, (B, S, D)."""
+    def forward(self, x_BSD: Tensor, vec_BD: Tensor, rope: Rope, attend: Attention = attention) -> Tensor:
+        """The stream after the block, (B, S, D); arguments as in `DoubleBlock`."""
         shift, scale, gate = self.modulation(vec_BD)
         q, k, v, mlp_BSM = self._project(modulate(x_BSD, shift, scale))
         q = self.rotate(self.norm.query_norm(q), rope)
         k = self.rotate(self.norm.key_norm(k), rope)
-        out_BSD = merge_heads(attention(q, k, v))
+        out_BSD = merge_heads(attend(q, k, v))
         both_BSM = torch.cat((out_BSD, F.gelu(mlp_BSM, approximate="tanh")), dim=-1)
         return torch.addcmul(x_BSD, gate, self.linear2(both_BSM))
 
@@ -180,6 +183,7 @@ class MMDiT(nn.Module):
         pooled_BP: Tensor,
         cond_BNE: Tensor | None = None,
         guidance_B: Tensor | None = None,
+        attend: Attention = attention,
     ) -> Tensor:
         """The velocity of packed noisy latents, computed in the data type of the weights.
 
@@ -192,6 +196,8 @@ class MMDiT(nn.Module):
             pooled_BP: pooled text feature.
             cond_BNE: packed [mask, latent]; required if and only if the model has a condition input.
             guidance_B: distilled guidance scale; required if and only if the model has a guidance input.
+            attend: attention of every block. Where ranks share a sequence it reaches the tokens of all of them, and
+                N and L are this rank's shares; all else in the model works on each token by itself.
 
         Returns:
             (B, N, I), laid out as `img_BNI`.
@@ -201,10 +207,10 @@ class MMDiT(nn.Module):
         img_BND = self.embed(img_BNI, cond_BNE)
         txt = self.txt_in(txt_BLD.to(self.txt_in.weight.dtype))
         for block in self.double_blocks:
-            img_BND, txt = block(img_BND, txt, vec_BD, rope)
+            img_BND, txt = block(img_BND, txt, vec_BD, rope, attend)
         x_BSD = torch.cat((txt, img_BND), dim=1)
         for block in self.single_blocks:
-            x_BSD = block(x_BSD, vec_BD, rope)
+            x_BSD = block(x_BSD, vec_BD, rope, attend)
         out: Tensor = self.final_layer(x_BSD[:, txt.shape[1] :], vec_BD)
         return out
 
