@@ -87,9 +87,9 @@ EXCLUSIONS: Final = (
     *(
         Exclusion(
             tasks=("autoencoder",),
-            when={name: AnyBut((0,))},
+            when={name: AnyBut((None,))},
             blamed=name,
-            allowed="an autoencoder has no such blocks, see autoencoder.recompute; allowed: 0",
+            allowed="an autoencoder has no such blocks, see autoencoder.parallel.recompute; leave it out",
         )
         for name in ("checkpoint_double_blocks", "checkpoint_single_blocks")
     ),

@@ -174,7 +174,7 @@ def _exclusions(task: str, member: type[ApiModel]) -> tuple[CelRule, ...]:
 
 
 def _met(path: str, values: tuple[object, ...] | capabilities.AnyBut) -> str:
-    if values == (capabilities.SET,):
+    if values in ((capabilities.SET,), capabilities.AnyBut((None,))):
         return f"has(self.{path})"
     listed = values.values if isinstance(values, capabilities.AnyBut) else values
     inside = f"self.{path} in {json.dumps(listed)}"

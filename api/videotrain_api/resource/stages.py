@@ -30,6 +30,9 @@ ConditionKind = Literal[
 ]
 """Which frames of a clip are given: none, the first, the last, both, or 32 (`_easy`: 64) frames at its start or end; a
 causal autoencoder takes one frame more."""
+Recompute = Literal["none", "selective", "full"]
+"""What a block computes again in the backward pass instead of keeping it: nothing; all but the outputs of matrix
+products, convolutions, attention and exchanges between ranks; everything but its inputs."""
 Scorer = Literal["steadiness", "motion", "sharpness"]
 """What the best of several candidates is chosen by."""
 
@@ -135,6 +138,8 @@ class Bucket(ApiModel):
     """Shortest clip of the class in frames, in steps of the temporal compression; equals frames if unset."""
     batch_size: int = Field(ge=1, le=1_000_000)
     """Samples of one micro-batch (what one data-parallel group takes at a time)."""
+    recompute: Recompute | None = None
+    """What blocks compute again in the backward pass of this row's steps; parallel.recompute if unset."""
     keep_probability: float = Field(default=1.0, gt=0, le=1)
     """Share of the fitting clips taken here; the others fall through to the next smaller resolution."""
     aspect_ratios: list[Annotated[str, Field(max_length=8)]] | None = Field(default=None, min_length=1, max_length=15)
@@ -200,10 +205,18 @@ class ParallelLayout(ApiModel):
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage. Stages 2 and 3 need microBatchesPerStep to be a multiple of every data-parallel size; an
     autoencoder stage with `adversarial` takes 0 or 1."""
-    checkpoint_double_blocks: int = Field(default=0, ge=0)
-    """Two-stream blocks, from the first on, whose activations are recomputed; at most all of the model."""
-    checkpoint_single_blocks: int = Field(default=0, ge=0)
-    """One-stream blocks, from the first on, whose activations are recomputed; at most all of the model."""
+    recompute: Recompute = "none"
+    """What blocks compute again in the backward pass instead of keeping it, unless a row of the bucket table says
+    otherwise. `selective` keeps what is dear (matrix products, attention) and costs almost no time; `full` keeps only
+    the inputs of the blocks, at about a third more work."""
+    checkpoint_double_blocks: int | None = Field(default=None, ge=0)
+    """`full` is for the first so many two-stream blocks, the others keep everything; for all of them if unset."""
+    checkpoint_single_blocks: int | None = Field(default=None, ge=0)
+    """`full` is for the first so many one-stream blocks, the others keep everything; for all of them if unset."""
+
+    def recompute_of(self, row: Bucket) -> Recompute:
+        """What blocks compute again in steps of a row of the bucket table."""
+        return self.recompute if row.recompute is None else row.recompute
 
     def micro_batches_of(self, row: Bucket) -> int:
         """Micro-batches of one step of a row."""
@@ -335,9 +348,6 @@ class AutoencoderTask(ApiModel):
     """Optimizer and learning rate."""
     image_ratio: float = Field(default=0.2, ge=0, lt=1)
     """Share of micro-batches that keep only the first frame."""
-    recompute: bool = False
-    """Keep only the inputs of the autoencoder's blocks and compute the rest again in the backward pass: less memory for
-    longer or larger clips, at about a third more work."""
     perceptual: PerceptualLoss | None = None
     """Perceptual loss; mean absolute error alone if unset, which blurs."""
     adversarial: AdversarialPhase | None = None

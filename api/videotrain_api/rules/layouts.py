@@ -26,7 +26,7 @@ def check_layouts(facts: Facts) -> Iterator[Problem]:
         counts = node_counts(bounds) if bounds.min <= bounds.max else []
         if isinstance(task, TrainTask):
             yield from _context(path, task, counts, run.spec.pool.gpus_per_node)
-            yield from _recomputed(f"{path}.parallel", task.parallel, facts)
+            yield from _recomputed(f"{path}.parallel", task, facts)
         yield from _worlds(path, task, counts, run.spec.pool.gpus_per_node)
 
 
@@ -44,16 +44,27 @@ def _context(path: str, task: TrainTask, counts: Sequence[int], gpus: int) -> It
             yield Problem(where, degree, allowed)
 
 
-def _recomputed(path: str, layout: ParallelLayout, facts: Facts) -> Iterator[Problem]:
+def _recomputed(path: str, task: TrainTask, facts: Facts) -> Iterator[Problem]:
+    limits = _limits(task.parallel)
+    if all(task.parallel.recompute_of(row) != "full" for row in task.buckets):
+        for name, value in limits.items():
+            where = "limits `full`, but neither parallel.recompute nor a row of the bucket table says `full`"
+            yield Problem(f"{path}.{name}", value, f"{where}; set recompute: full or leave it out")
     if facts.model is None:
         return
-    blocks = {
-        "checkpointDoubleBlocks": (layout.checkpoint_double_blocks, facts.model.double_blocks or 0),
-        "checkpointSingleBlocks": (layout.checkpoint_single_blocks, facts.model.single_blocks or 0),
-    }
-    for name, (value, most) in blocks.items():
+    blocks = {"checkpointDoubleBlocks": facts.model.double_blocks, "checkpointSingleBlocks": facts.model.single_blocks}
+    for name, value in limits.items():
+        most = blocks[name] or 0
         if value > most:
             yield Problem(f"{path}.{name}", value, f"spec.model has {most} of them; allowed: 0 to {most}")
+
+
+def _limits(layout: ParallelLayout) -> dict[str, int]:
+    given = {
+        "checkpointDoubleBlocks": layout.checkpoint_double_blocks,
+        "checkpointSingleBlocks": layout.checkpoint_single_blocks,
+    }
+    return {name: blocks for name, blocks in given.items() if blocks is not None}
 
 
 def _worlds(path: str, task: TrainTask | AutoencoderTask, counts: Sequence[int], gpus: int) -> Iterator[Problem]:

@@ -77,18 +77,20 @@ def test_every_zero_stage_learns_what_stage_1_learns(tmp_path, latents, alone, s
 
 
 @pytest.mark.numeric
+@pytest.mark.parametrize("rows", [("full", "full"), ("selective", "selective"), ("full", "selective")])
 @pytest.mark.parametrize(("stage", "size", "bound"), [(1, 1, 0.0), (3, 2, ROUNDING)])
-def test_recomputed_blocks_learn_what_stored_ones_learn(tmp_path, latents, alone, stage, size, bound):
-    layout = ParallelLayout(
-        micro_batches_per_step=4, zero_stage=stage, checkpoint_double_blocks=1, checkpoint_single_blocks=1
-    )
-    result = run_world(tmp_path, train_config(tmp_path, latents, parallel=layout), size)
+def test_recomputed_blocks_learn_what_stored_ones_learn(tmp_path, latents, alone, stage, size, bound, rows):
+    layout = ParallelLayout(micro_batches_per_step=4, zero_stage=stage)
+    config = train_config(tmp_path, latents, parallel=layout)
+    table = config.stage.train.buckets
+    buckets = [row.model_copy(update={"recompute": policy}) for row, policy in zip(table, rows, strict=True)]
+    result = run_world(tmp_path, train_config(tmp_path, latents, parallel=layout, buckets=buckets), size)
     assert result.outcomes == ["completed"] * size, result.outcomes
     assert difference(final_weights(tmp_path), final_weights(alone[0])) <= bound
 
 
 def test_more_recomputed_blocks_than_the_model_has_are_refused(tmp_path, latents):
-    layout = ParallelLayout(micro_batches_per_step=4, checkpoint_double_blocks=2)
+    layout = ParallelLayout(micro_batches_per_step=4, recompute="full", checkpoint_double_blocks=2)
     result = run_world(tmp_path, train_config(tmp_path, latents, parallel=layout), 1)
     assert result.codes == [int(ExitCode.CONFIG)]
     assert "train.parallel.checkpointDoubleBlocks: 2" in result.outcomes[0]

@@ -84,8 +84,14 @@ CASES: dict[str, tuple[Callable[[Spec], Any], str, str, bool]] = {
     "an autoencoder with recomputed transformer blocks": (
         lambda spec: task(spec, AUTOENCODER)["parallel"].update(checkpointSingleBlocks=1),
         "spec.stages[1].autoencoder.parallel.checkpointSingleBlocks",
-        "allowed: 0",
+        "leave it out",
         BOTH,
+    ),
+    "a limit of a policy that no row has": (
+        lambda spec: task(spec, TRAIN)["parallel"].update(recompute="selective", checkpointDoubleBlocks=1),
+        "spec.stages[3].train.parallel.checkpointDoubleBlocks",
+        "neither parallel.recompute nor a row of the bucket table says `full`",
+        MODELS_ONLY,
     ),
     "an autoencoder with too few micro-batches": (
         lambda spec: task(spec, AUTOENCODER)["parallel"].update(microBatchesPerStep=3),

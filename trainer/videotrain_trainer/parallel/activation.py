@@ -1,60 +1,119 @@
-"""Activation recomputation of transformer blocks, put on a built model from outside."""
+"""What blocks keep for the backward pass, put on a built model from outside.
+
+A policy (`none`, `selective`, `full`) replaces the `forward` of blocks, not the blocks, so parameter names, checkpoints
+and weight files do not depend on it. It may change from step to step: a step holds one bucket, and each row of the
+bucket table has its policy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from functools import partial
+from typing import Any
 
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from videotrain_api.resource.stages import ParallelLayout
+from videotrain_api.resource.stages import ParallelLayout, Recompute
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders.interface import Autoencoder
 from videotrain_trainer.networks.mmdit.model import MMDiT
+from videotrain_trainer.parallel.deepspeed_import import deepspeed
+
+KEPT = frozenset(
+    {
+        "aten.mm",
+        "aten.addmm",
+        "aten._scaled_mm",
+        "aten.convolution",
+        "aten.mkldnn_convolution",
+        "aten._scaled_dot_product_cudnn_attention",
+        "aten._scaled_dot_product_efficient_attention",
+        "aten._scaled_dot_product_flash_attention",
+        "aten._scaled_dot_product_flash_attention_for_cpu",
+        "flash_attn._flash_attn_forward",
+        "_c10d_functional.all_to_all_single",
+        "_c10d_functional.wait_tensor",
+    }
+)
+"""Operations whose outputs `selective` keeps: all that are dear, or that other ranks take part in. A list of operations
+and no budget of memory: torch's own estimate takes attention by cuDNN to be free and has it run again."""
 
 
-def recompute_blocks(model: MMDiT, layout: ParallelLayout) -> None:
-    """Let the first blocks of each kind keep only their inputs and run again in the backward pass.
-
-    Parameter names stay as they are, so checkpoints and weight files do not depend on it.
+class TrainedBlocks:
+    """The blocks of a model, and what they keep for the backward pass; everything at first.
 
     Args:
-        model: before DeepSpeed takes it.
-        layout: says how many blocks.
+        blocks: that draw no random numbers; no engine has taken the model yet.
+        limited: those of them that `full` is for; all if None.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], limited: Collection[nn.Module] | None = None) -> None:
+        self._blocks = blocks
+        self._limited = frozenset(blocks if limited is None else limited)
+        self._policy: Recompute = "none"
+        for block in blocks:
+            # ZeRO stage 3 then gathers a block as a whole, before its `forward`. Between its layers, a gather would be
+            # one of the operations that are recorded and compared with those of the backward pass.
+            deepspeed.utils.set_z3_leaf_module(block, True)
+
+    def recompute(self, policy: Recompute) -> None:
+        """Follow a policy from the next forward pass on."""
+        if policy == self._policy:
+            return
+        for block in self._blocks:
+            # The class keeps the forward pass itself, so a policy replaces the one before it and never wraps it.
+            block.__dict__.pop("forward", None)
+            if policy == "selective":
+                block.forward = partial(_keep_what_is_dear, block)
+            elif policy == "full" and block in self._limited:
+                block.forward = partial(_keep_inputs, block)
+        self._policy = policy
+
+
+def transformer_blocks(model: MMDiT, layout: ParallelLayout) -> TrainedBlocks:
+    """The blocks of a transformer.
+
+    Args:
+        model: before an engine takes it.
+        layout: says to how many blocks of each kind `full` applies.
 
     Raises:
-        ConfigError: the model has fewer blocks.
+        ConfigError: the model has fewer.
     """
     double, single = layout.checkpoint_double_blocks, layout.checkpoint_single_blocks
     _check("checkpointDoubleBlocks", double, len(model.double_blocks))
     _check("checkpointSingleBlocks", single, len(model.single_blocks))
-    _recompute([*model.double_blocks[:double], *model.single_blocks[:single]])
+    limited = [*model.double_blocks[:double], *model.single_blocks[:single]]
+    return TrainedBlocks([*model.double_blocks, *model.single_blocks], limited)
 
 
-def recompute_autoencoder(model: Autoencoder) -> int:
-    """Let the blocks of an autoencoder keep only their inputs; the last one keeps everything.
-
-    Args:
-        model: before DeepSpeed takes it.
-
-    Returns:
-        How many blocks recompute.
-    """
-    blocks = model.recomputable_blocks()
-    _recompute(blocks)
-    return len(blocks)
+def autoencoder_blocks(model: Autoencoder) -> TrainedBlocks:
+    """The blocks of an autoencoder but the last, which the adaptive weight of a discriminator needs whole."""
+    return TrainedBlocks(model.recomputable_blocks())
 
 
-def _recompute(blocks: Iterable[nn.Module]) -> None:
-    # The method is replaced, not the module: a wrapper module would change the names of its parameters. Blocks draw no
-    # random numbers, so no generator state has to be kept.
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+def _keep_inputs(block: nn.Module, *inputs: Any) -> Any:
+    return checkpoint(partial(type(block).forward, block), *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
-def _check(field: str, value: int, most: int) -> None:
-    if value > most:
+def _keep_what_is_dear(block: nn.Module, *inputs: Any) -> Any:
+    return checkpoint(
+        partial(type(block).forward, block),
+        *inputs,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        context_fn=partial(create_selective_checkpoint_contexts, _policy),
+    )
+
+
+def _policy(_context: Any, operation: Any, *_arguments: Any, **_keywords: Any) -> CheckpointPolicy:
+    kept = str(getattr(operation, "overloadpacket", operation)) in KEPT
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _check(field: str, value: int | None, most: int) -> None:
+    if value is not None and value > most:
         raise ConfigError(
             f"train.parallel.{field}: {value}, but the model has {most} such blocks; allowed: 0 to {most}, "
             "see spec.model and spec.stages"

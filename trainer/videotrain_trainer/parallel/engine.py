@@ -129,6 +129,9 @@ def engine_config(options: EngineOptions, elements: int) -> dict[str, Any]:
         "zero_optimization": {
             "stage": options.zero_stage,
             "overlap_comm": False,
+            # Stage 3 would put a linear of its own in the place of torch's, which adds the bias in place to a product
+            # that selective recompute keeps: the backward pass would see it added twice.
+            "memory_efficient_linear": False,
             "reduce_bucket_size": min(elements, REDUCE_BUCKET),
         },
         "steps_per_print": None,

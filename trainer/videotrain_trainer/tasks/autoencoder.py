@@ -27,7 +27,7 @@ from videotrain_trainer.networks.build import SCALING_FACTOR, build_autoencoder,
 from videotrain_trainer.networks.losses.discriminator import Discriminator
 from videotrain_trainer.networks.losses.lpips_files import load_perceptual
 from videotrain_trainer.networks.weights import load_state, load_weights
-from videotrain_trainer.parallel.activation import recompute_autoencoder
+from videotrain_trainer.parallel.activation import autoencoder_blocks
 from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine
 from videotrain_trainer.reconstruction.losses import AdversarialLosses, ReconstructionLoss, build_discriminator
 from videotrain_trainer.storage import ObjectStore
@@ -63,8 +63,7 @@ class ReconstructionObjective:
         config = context.config
         self.task = _task(context)
         self.module = build_autoencoder(config.autoencoder)
-        if self.task.recompute:
-            recompute_autoencoder(self.module)
+        autoencoder_blocks(self.module).recompute(self.task.parallel.recompute_of(self.task.bucket))
         self.data: ClipSet = open_clips(store, config)
         self._config, self._store = config, store
         self._cache, self._device = context.cache, context.world.device

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from videotrain_api.cost.flops import mmdit_shape
 from videotrain_api.resource.architecture import TextEncoderSpec
-from videotrain_api.resource.stages import LoraAdapter, TrainTask
+from videotrain_api.resource.stages import LoraAdapter, Recompute, TrainTask
 from videotrain_trainer.checksums import read_again
+from videotrain_trainer.data.buckets import row_name
 from videotrain_trainer.data.loader import LatentBatch, LatentLoader, held_out_batches
 from videotrain_trainer.data.sample_order import OrderState
 from videotrain_trainer.data.sets import LatentSet, null_text_uri, open_latents
@@ -31,7 +32,7 @@ from videotrain_trainer.networks.build import build_transformer, initialize
 from videotrain_trainer.networks.lora.layers import initialize_adapter, inject, lora_config
 from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.weights import open_weights, start_from
-from videotrain_trainer.parallel.activation import recompute_blocks
+from videotrain_trainer.parallel.activation import transformer_blocks
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.text.byte_encoder import TextFeatures
@@ -69,14 +70,25 @@ class FlowObjective:
         self._config, self._store, self._device = config, store, context.world.device
         if self.task.lora is not None:
             self._adapt(self.task.lora)
-        recompute_blocks(self.module, self.task.parallel)
+        self._blocks = transformer_blocks(self.module, self.task.parallel)
         self._facts = model_facts(config.model, config.autoencoder)
         self.data: LatentSet = open_latents(store, config)
+        self._policies = self._policies_by_bucket()
         self._shape = mmdit_shape(config.model, config.autoencoder, config.text_encoder)
         self._null_text = null_text(store, self.data, config.text_encoder)
         self._numbers = spread(len(self.data.held_out), context.world.rank, context.world.size)
         rows = [self.data.held_out[number] for number in self._numbers]
         self._held_out = held_out_batches(store, self.data, rows)
+
+    def _policies_by_bucket(self) -> dict[str, Recompute]:
+        """What blocks recompute in the steps of each bucket; where two rows share one, the policy that keeps less."""
+        layout, saving = self.task.parallel, get_args(Recompute)
+        policies = {row_name(row): layout.recompute_of(row) for row in self.task.buckets}
+        rows = self.data.table.column("row")
+        return {
+            bucket.name: max((policies[name] for name in rows.take(members).unique().to_pylist()), key=saving.index)
+            for bucket, members in zip(self.data.plan.buckets, self.data.members, strict=True)
+        }
 
     def _adapt(self, spec: LoraAdapter) -> None:
         """Frozen weights are in no checkpoint, so every start reads them."""
@@ -108,6 +120,7 @@ class FlowObjective:
 
     def loss(self, model: Model, batch: LatentBatch) -> tuple[Tensor, MicroBatchWork]:
         """Mean squared error of the velocity."""
+        self._blocks.recompute(self._policies[batch.keys[0].bucket])
         batch = _moved(batch, self._device)
         inputs = training_inputs(batch, self.task, self._facts, self._null_text, self._config.seed)
         loss = flow_loss(model(**inputs.arguments()), inputs, self.task.skip_given_frames)
@@ -123,6 +136,9 @@ class FlowObjective:
         """Mean squared error on the held-out samples, given frames included. Collective."""
         if self.task.validation is None:
             raise ConfigError(f"stage {self._config.stage.name!r}: train.validation is not set")
+        self._blocks.recompute(
+            "none"
+        )  # without gradients there is nothing to save, and `selective` would hold on to it
 
         def loss(place: int, time: float) -> Tensor:
             batch = _moved(self._held_out[place], self._device)

@@ -19,7 +19,6 @@ from videotrain_trainer.networks.autoencoders.interface import Autoencoder, Auto
 from videotrain_trainer.networks.autoencoders.tiling import Axis, TileCoder
 from videotrain_trainer.networks.build import build_autoencoder, initialize, load_autoencoder
 from videotrain_trainer.networks.registry import AutoencoderRow
-from videotrain_trainer.parallel.activation import recompute_autoencoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,4 +113,4 @@ def test_it_is_saved_loaded_coded_and_asked_for_blocks_like_any_other(spec, tmp_
     latent = models.encode(loaded, video)
     assert torch.equal(latent, models.encode(module, video))
     assert models.decode(loaded, latent).shape == video.shape
-    assert recompute_autoencoder(module) == 0
+    assert module.recomputable_blocks() == []

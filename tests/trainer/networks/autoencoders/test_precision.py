@@ -5,7 +5,7 @@ import torch
 from support.autoencoders import clip, dc_ae_of, hunyuan_vae_of, tiny_dc_ae, tiny_vae
 from support.model_fixtures import Fixture
 
-from videotrain_trainer.parallel.activation import recompute_autoencoder
+from videotrain_trainer.parallel.activation import autoencoder_blocks
 
 pytestmark = pytest.mark.numeric
 
@@ -32,14 +32,14 @@ def test_bfloat16_is_within_the_stated_bound_of_float32(name):
     assert all(0 < error <= BF16_BOUND for error in errors), errors
 
 
+@pytest.mark.parametrize("policy", ["selective", "full"])
 @pytest.mark.parametrize(("make", "frames"), [(tiny_vae, 5), (tiny_dc_ae, 8)])
-def test_recomputed_activations_give_the_same_gradients_and_keep_the_names(make, frames):
+def test_recomputed_activations_give_the_same_gradients_and_keep_the_names(make, frames, policy):
     video, gradients = clip(1, 3, frames, 32, 32), []
-    for recompute in (False, True):
+    for recompute in ("none", policy):
         model = make().requires_grad_(True)
         names = list(model.state_dict())
-        if recompute:
-            assert recompute_autoencoder(model) > 0
+        autoencoder_blocks(model).recompute(recompute)
         assert list(model.state_dict()) == names
         model(video).square().mean().backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
@@ -55,7 +55,7 @@ def test_recomputed_activations_give_the_same_gradients_and_keep_the_names(make,
 )
 def test_the_last_block_of_the_decoder_runs_once_as_the_adaptive_weight_needs(make, last):
     model, runs = make().requires_grad_(True), []
-    recompute_autoencoder(model)
+    autoencoder_blocks(model).recompute("full")
     first = model.get_submodule("encoder.down_blocks.0.resnets.0" if make is tiny_vae else "encoder.stages.0.op_list.0")
     for part in (first, model.get_submodule(last)):
         inner = part.conv1 if make is tiny_vae else part.main.conv1
@@ -67,10 +67,9 @@ def test_the_last_block_of_the_decoder_runs_once_as_the_adaptive_weight_needs(ma
 
 def test_recomputing_keeps_fewer_values_for_the_backward_pass():
     kept = []
-    for recompute in (False, True):
+    for recompute in ("none", "full"):
         model = tiny_vae(depths=(2,) * 4, decoder_depths=(3,) * 4).requires_grad_(True)
-        if recompute:
-            recompute_autoencoder(model)
+        autoencoder_blocks(model).recompute(recompute)
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: (s.append(t.numel()), t)[1], lambda t: t):
             model(clip(1, 3, 5, 32, 32))

@@ -24,7 +24,7 @@ from videotrain_api.validation import check, parse_run
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.build import build_transformer
 from videotrain_trainer.networks.lora.layers import LoraConfig, layers_to_adapt
-from videotrain_trainer.parallel.activation import recompute_blocks
+from videotrain_trainer.parallel.activation import transformer_blocks
 from videotrain_trainer.tasks.sample_plan import frame_size
 from videotrain_trainer.training.stage_check import check_stage
 
@@ -48,7 +48,7 @@ def test_the_trainer_takes_every_stage_of_every_example_in_every_world(path):
         if stage.train:
             with torch.device("meta"):
                 model = build_transformer(config.model, config.autoencoder, config.text_encoder)
-            recompute_blocks(model, stage.train.parallel)
+            transformer_blocks(model, stage.train.parallel)
         if stage.sample:
             assert frame_size(config)
 
