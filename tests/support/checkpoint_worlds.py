@@ -23,7 +23,7 @@ from videotrain_trainer.checkpoint.save import CheckpointWriter
 from videotrain_trainer.checkpoint.state import Member, Point
 from videotrain_trainer.errors import PeerLost
 from videotrain_trainer.parallel.messages import decode, encode
-from videotrain_trainer.sharded_state import numel
+from videotrain_trainer.sharded_state import numel, packed_length
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_reporter import StageReporter
 
@@ -58,6 +58,8 @@ class FakeState:
         self.saved = self.held = even_share(shapes, size, rank)
         self.seed = seed
         self.written: dict[str, torch.Tensor] = {}
+        self.lengths: list[int] = []
+        """Of what was written at a time."""
 
     def values(self, quantity: str) -> torch.Tensor:
         whole = whole_values(quantity, self.shapes, self.seed)
@@ -67,8 +69,10 @@ class FakeState:
     def read(self, quantity: str, out: torch.Tensor) -> None:
         out.copy_(self.values(quantity))
 
-    def write(self, quantity: str, values: torch.Tensor) -> None:
-        self.written[quantity] = values.clone()
+    def write(self, quantity: str, values: torch.Tensor, start: int = 0) -> None:
+        whole = self.written.setdefault(quantity, torch.full((packed_length(self.held),), torch.nan))
+        whole[start : start + len(values)] = values
+        self.lengths.append(len(values))
 
     def is_whole(self) -> bool:
         """Everything that was loaded is what was saved."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, Self, TypeVar
 
 import google_crc32c
@@ -131,3 +131,39 @@ def checksum(data: bytes | bytearray | memoryview) -> str:
     for start in range(0, len(view), _PIECE):  # the library takes immutable bytes only, so a buffer goes by pieces
         value = google_crc32c.extend(value, bytes(view[start : start + _PIECE]))
     return f"{value:08x}"
+
+
+def joined_checksum(parts: Iterable[tuple[str, int]]) -> str:
+    """CRC-32C of bytes whose parts are known by checksum and length alone, in their order; 8 hex digits."""
+    value = 0
+    for crc, length in parts:
+        value = _behind_zeros(value, length) ^ int(crc, 16)
+    return f"{value:08x}"
+
+
+_ONE_BIT: Final = (0x82F63B78, *(1 << bit for bit in range(31)))
+"""What a zero bit behind the data does to a checksum: a linear map over GF(2), one column per bit."""
+
+
+def _behind_zeros(value: int, length: int) -> int:
+    """The checksum that so many zero bytes behind the data make of it; the map is squared per bit of the length."""
+    columns = _ONE_BIT
+    for _ in range(3):
+        columns = _squared(columns)
+    while length:
+        if length & 1:
+            value = _mapped(columns, value)
+        columns, length = _squared(columns), length >> 1
+    return value
+
+
+def _squared(columns: Sequence[int]) -> tuple[int, ...]:
+    return tuple(_mapped(columns, column) for column in columns)
+
+
+def _mapped(columns: Sequence[int], value: int) -> int:
+    result = 0
+    for bit, column in enumerate(columns):
+        if value >> bit & 1:
+            result ^= column
+    return result

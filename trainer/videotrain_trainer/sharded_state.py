@@ -7,7 +7,7 @@ of pieces describes them all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, Protocol
@@ -57,8 +57,8 @@ class ShardedState(Protocol):
     def read(self, quantity: Quantity, out: Tensor) -> None:
         """Copy the `saved` elements into a float32 vector on the host."""
 
-    def write(self, quantity: Quantity, values: Tensor) -> None:
-        """Take the `held` elements from a float32 vector on the host."""
+    def write(self, quantity: Quantity, values: Tensor, start: int = 0) -> None:
+        """Take `held` elements, from `start` of the packed vector on, from a vector on the host."""
 
 
 def pack(spans: Iterable[tuple[str, int, int]]) -> list[Piece]:
@@ -69,6 +69,27 @@ def pack(spans: Iterable[tuple[str, int, int]]) -> list[Piece]:
             pieces.append(Piece(parameter, start, length, offset))
             offset += length
     return pieces
+
+
+def in_parts(pieces: Sequence[Piece], most: int) -> Iterator[tuple[int, list[Piece]]]:
+    """The packed vector cut into parts of at most so many elements.
+
+    Yields:
+        First element of the part, and its pieces, packed anew.
+    """
+    part: list[tuple[str, int, int]] = []
+    begin = end = 0
+    for piece in pieces:
+        done = 0
+        while done < piece.length:
+            length = min(piece.length - done, most - (end - begin))
+            part.append((piece.parameter, piece.start + done, length))
+            done, end = done + length, end + length
+            if end - begin == most:
+                yield begin, pack(part)
+                part, begin = [], end
+    if part:
+        yield begin, pack(part)
 
 
 def packed_length(pieces: Sequence[Piece]) -> int:

@@ -18,6 +18,7 @@ from support.checkpoint_worlds import (
 
 from videotrain_api.records import CheckpointRecord
 from videotrain_api.resource.trainrun import CheckpointPolicy, Storage
+from videotrain_trainer.checkpoint import load as load_module
 from videotrain_trainer.checkpoint.catalog import find_steps, stored_steps
 from videotrain_trainer.checkpoint.commit import AbandonedError
 from videotrain_trainer.checkpoint.fence import Fence
@@ -48,6 +49,14 @@ def test_any_world_loads_what_any_world_saved(prefix, saved, loaded):
     assert all(state.is_whole() for state in states)
     assert results[0].manifest.step == 10
     assert results[0].skipped == []
+
+
+def test_a_state_is_filled_part_by_part(prefix, monkeypatch):
+    save(make_writers(make_store(), prefix, 2), 10)
+    monkeypatch.setattr(load_module, "PART_ELEMENTS", 99_991)
+    _, states = load(make_store(), prefix, [10], 3, seed=10)
+    assert all(state.is_whole() for state in states)
+    assert max(states[0].lengths) == 99_991
 
 
 def test_a_rank_of_another_world_reads_only_the_blocks_that_it_needs(prefix):

@@ -52,22 +52,30 @@ def coverage_problems(shapes: Mapping[str, Sequence[int]], stored: Sequence[Sequ
     return problems
 
 
-def plan_copies(wanted: Sequence[Piece], stored: Sequence[Sequence[Piece]]) -> list[Copy]:
-    """How to fill a packed vector from the vectors of stored files, by file and position, runs merged.
+class StoredPieces:
+    """What lies in the vectors of stored files.
 
     Args:
-        wanted: pieces of this rank, in any world.
         stored: pieces of every file.
-
-    Raises:
-        ValueError: some wanted element is in no file.
     """
-    held: defaultdict[str, list[tuple[int, Piece]]] = defaultdict(list)
-    for number, pieces in enumerate(stored):
-        for piece in pieces:
-            held[piece.parameter].append((number, piece))
-    copies = [copy for piece in wanted for copy in _copies_of(piece, held.get(piece.parameter, []))]
-    return _merged(sorted(copies, key=lambda copy: (copy.file, copy.source)))
+
+    def __init__(self, stored: Iterable[Sequence[Piece]]) -> None:
+        self._held: defaultdict[str, list[tuple[int, Piece]]] = defaultdict(list)
+        for number, pieces in enumerate(stored):
+            for piece in pieces:
+                self._held[piece.parameter].append((number, piece))
+
+    def copies(self, wanted: Sequence[Piece]) -> list[Copy]:
+        """How to fill a packed vector from them, by file and position, runs merged.
+
+        Args:
+            wanted: pieces of a rank, in any world.
+
+        Raises:
+            ValueError: some wanted element is in no file.
+        """
+        copies = [copy for piece in wanted for copy in _copies_of(piece, self._held.get(piece.parameter, []))]
+        return _merged(sorted(copies, key=lambda copy: (copy.file, copy.source)))
 
 
 def _copies_of(wanted: Piece, held: Sequence[tuple[int, Piece]]) -> list[Copy]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 import google_crc32c
@@ -22,20 +23,23 @@ from videotrain_trainer.checkpoint.fragments import (
     ELEMENT_BYTES,
     ByteRange,
     Copy,
+    StoredPieces,
     block_ranges,
     coverage_problems,
-    plan_copies,
 )
 from videotrain_trainer.checkpoint.state import INDEX_VERSION, CheckpointIndex, Member, StoredFile
 from videotrain_trainer.checkpoint.witnesses import leave_mark, marked_elsewhere
 from videotrain_trainer.checksums import READINGS, checksum
 from videotrain_trainer.errors import ConfigError, ObjectMissing, PeerLost
-from videotrain_trainer.sharded_state import Piece, Quantity, ShardedState, pack, packed_length
+from videotrain_trainer.sharded_state import Piece, Quantity, ShardedState, in_parts, pack, packed_length
 from videotrain_trainer.storage import ObjectStore
 
 REQUEST_BLOCKS = 64
 """Blocks of the longest ranged read: 64 MiB keep a connection busy and bound the memory of a read."""
 READERS = 4
+PART_ELEMENTS = 1 << 24
+"""Elements of each vector that are read at once: 64 MiB, which bounds the memory of a start. At its edges a part reads
+up to a block of each vector that another part reads again: 3 %."""
 SHOWN = 5
 
 Value = TypeVar("Value")
@@ -68,6 +72,11 @@ class StoredCheckpoint:
     manifest: CheckpointManifest
     index: CheckpointIndex
 
+    @cached_property
+    def pieces(self) -> StoredPieces:
+        """What lies in the vectors of its files."""
+        return StoredPieces(pack(file.pieces) for file in self.index.files)
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -91,7 +100,7 @@ def load_newest(
         store: object store.
         member: this process.
         complete: steps of the complete checkpoints, ascending, as rank 0 has listed them.
-        state: share of this rank; not touched before its part of a checkpoint is read and verified.
+        state: share of this rank; its values count once this has returned.
         peers: the other ranks.
         saved_step: known to be saved; see `find_steps`.
 
@@ -110,15 +119,10 @@ def load_newest(
         if opened.listed is not None:
             remaining = list(opened.listed)
             continue
-        damage, vectors = opened.damage, None
-        if opened.found is not None:
-            vectors, damage = _try_read(store, opened.found, state)
+        damage = opened.damage if opened.found is None else _try_read(store, opened.found, state)
         met = _agree(nodes, damage, peers)
-        if vectors is not None and met is None:
-            for quantity in state.quantities:
-                # A moving average that the checkpoint does not have begins at its weights.
-                state.write(quantity, vectors[quantity if quantity in vectors else "master"])
-            return Loaded(opened.found.manifest if opened.found else None, skipped)
+        if opened.found is not None and met is None:
+            return Loaded(opened.found.manifest, skipped)
         assert met is not None, "rank 0 has heard of the damage of this rank"
         skipped.append(_refuse_together(store, member, step, opened.found, met, damage, peers))
     if skipped:
@@ -164,7 +168,7 @@ def read_vectors(
     """
     wanted = [quantity for quantity in quantities if quantity in found.index.quantities]
     vectors = {quantity: torch.empty(packed_length(held), dtype=torch.float32) for quantity in wanted}
-    copies = plan_copies(held, [pack(file.pieces) for file in found.index.files])
+    copies = found.pieces.copies(held)
     jobs = []
     for number, file in enumerate(found.index.files):
         spans = _spans(file, [copy for copy in copies if copy.file == number], vectors)
@@ -282,14 +286,18 @@ def _open_together(store: ObjectStore, member: Member, step: int, peers: Peers, 
     return _Opened(found_by_first, None if listed_by_first is not None else damage, listed_by_first)
 
 
-def _try_read(
-    store: ObjectStore, found: StoredCheckpoint, state: ShardedState
-) -> tuple[dict[Quantity, Tensor] | None, DamagedCheckpointError | None]:
+def _try_read(store: ObjectStore, found: StoredCheckpoint, state: ShardedState) -> DamagedCheckpointError | None:
+    """Fill the state part by part; what kept it from that."""
     _check_model(found, state)
     try:
-        return read_vectors(store, found, state.held, state.quantities), None
+        for start, pieces in in_parts(state.held, PART_ELEMENTS):
+            vectors = read_vectors(store, found, pieces, state.quantities)
+            for quantity in state.quantities:
+                # A moving average that the checkpoint does not have begins at its weights.
+                state.write(quantity, vectors[quantity if quantity in vectors else "master"], start)
     except DamagedCheckpointError as error:
-        return None, error
+        return error
+    return None
 
 
 def _check_model(found: StoredCheckpoint, state: ShardedState) -> None:

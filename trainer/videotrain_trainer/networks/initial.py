@@ -14,12 +14,17 @@ from videotrain_trainer.networks.common import seeded_generator
 from videotrain_trainer.networks.layout_rules import Mapped, kept_values, towards_theirs
 from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.weights.configuration import configuration_metadata
+from videotrain_trainer.networks.weights.fragments import Computed, Fragments
 from videotrain_trainer.networks.weights.layouts import scheme
 from videotrain_trainer.networks.weights.loading import config_of, materialise, native_to_ours
 from videotrain_trainer.networks.weights.writer import Destination, Planned, write_weights
 
 Progress = Callable[[int, int], None]
 """(bytes written, bytes in all)."""
+Draw = Callable[[Tensor, torch.Generator], Tensor]
+"""Fills a tensor with random values, and gives it back."""
+DRAWN = 1 << 20
+"""Elements that are drawn with one generator."""
 
 
 def initialize(module: nn.Module, seed: int) -> None:
@@ -43,21 +48,54 @@ def initialize(module: nn.Module, seed: int) -> None:
 
 def initial_value(module: nn.Module, name: str, seed: int) -> Tensor:
     """The first value of one parameter, float32; see `initialize`. The module itself may be on the `meta` device."""
+    shape = module.get_parameter(name).shape
+    return initial_range(module, name, 0, shape.numel(), seed).view(shape)
+
+
+def initial_range(module: nn.Module, name: str, start: int, length: int, seed: int) -> Tensor:
+    """(length,) float32: elements of the first value of one flattened parameter, from `start` on.
+
+    Random ones are drawn in blocks of DRAWN elements, each from a generator of its own, so that a rank draws little
+    more than the elements that it holds.
+    """
     path, _, kind = name.rpartition(".")
-    owner, values = module.get_submodule(path), torch.empty(module.get_parameter(name).shape, device="cpu")
+    owner, shape = module.get_submodule(path), module.get_parameter(name).shape
     if isinstance(module, MMDiT) and path == "cond_in":
-        return values.zero_()
+        return torch.zeros(length)
     constant = module.first_value(name) if isinstance(module, Autoencoder) else None
     if constant is not None:
-        return values.fill_(constant)
-    generator = seeded_generator(seed, name)
+        return torch.full((length,), constant)
     if isinstance(owner, nn.Linear):
         bound = 1.0 / math.sqrt(owner.in_features)
-        return values.uniform_(-bound, bound, generator=generator)
+
+        def uniform(out: Tensor, random: torch.Generator) -> Tensor:
+            return out.uniform_(-bound, bound, generator=random)
+
+        return _drawn(uniform, name, shape.numel(), start, length, seed)
     if isinstance(owner, nn.Conv2d | nn.Conv3d) and kind == "weight":
-        std = 1.0 / math.sqrt(values[0].numel())
-        return nn.init.trunc_normal_(values, std=std, a=-2 * std, b=2 * std, generator=generator)
-    return values.fill_(0.0 if kind == "bias" else 1.0)
+        std = 1.0 / math.sqrt(shape[1:].numel())
+
+        def normal(out: Tensor, random: torch.Generator) -> Tensor:
+            return nn.init.trunc_normal_(out, std=std, a=-2 * std, b=2 * std, generator=random)
+
+        return _drawn(normal, name, shape.numel(), start, length, seed)
+    return torch.full((length,), 0.0 if kind == "bias" else 1.0)
+
+
+def _drawn(draw: Draw, name: str, total: int, start: int, length: int, seed: int) -> Tensor:
+    # A block is drawn whole: the last bit of an element may depend on how many are asked for at once.
+    out = torch.empty(length)
+    for block in range(start // DRAWN, -(-(start + length) // DRAWN)):
+        random = seeded_generator(seed, f"{name}/{block}" if block else name)
+        values = draw(torch.empty(min(DRAWN, total - block * DRAWN)), random)
+        low, high = max(start, block * DRAWN), min(start + length, (block + 1) * DRAWN)
+        out[low - start : high - start] = values[low - block * DRAWN : high - block * DRAWN]
+    return out
+
+
+def initial_fragments(module: nn.Module, seed: int) -> Fragments:
+    """The first values of a module's parameters, of which each rank draws those that it holds."""
+    return Computed(lambda name, start, length: initial_range(module, name, start, length, seed))
 
 
 def write_initial(

@@ -11,6 +11,7 @@ import base64
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from safetensors.torch import load, save
@@ -35,6 +36,9 @@ class Rule:
     to_ours: Make = unchanged
     kept: str | None = None
     """Metadata field for our values where `to_theirs` loses some; None if it loses nothing."""
+    by_rows: bool = False
+    """Both transforms only put rows (all that shares a first index) into another order or another tensor, so that some
+    rows can be made from some rows."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,21 @@ class Side:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     make: Make
+    by_rows: bool = False
+    """See Rule."""
+
+    def origins(self, output: str, rows: Sequence[int]) -> Tensor:
+        """(rows of the output,) int64: which row of the inputs, counted through all of them, each one is.
+
+        Only where the side works by rows.
+
+        Args:
+            output: one of them.
+            rows: how many each input has.
+        """
+        ends = list(accumulate(rows))
+        numbers = [torch.arange(end - count, end) for end, count in zip(ends, rows, strict=True)]
+        return self.make(numbers)[self.outputs.index(output)]
 
 
 @dataclass
@@ -84,12 +103,12 @@ class Mapped:
 
 def towards_theirs(rules: Iterable[Rule]) -> list[Side]:
     """From our tensors to a layout's."""
-    return [Side(rule.ours, rule.theirs, rule.to_theirs) for rule in rules]
+    return [Side(rule.ours, rule.theirs, rule.to_theirs, rule.by_rows) for rule in rules]
 
 
 def towards_ours(rules: Iterable[Rule], metadata: Mapping[str, str]) -> list[Side]:
     """From a layout's tensors to ours; values that metadata kept come back if the file still fits them."""
-    return [Side(rule.theirs, rule.ours, _restoring(rule, metadata)) for rule in rules]
+    return [Side(rule.theirs, rule.ours, _restoring(rule, metadata), rule.by_rows) for rule in rules]
 
 
 def their_shapes(rules: Iterable[Rule], ours: Shapes) -> dict[str, tuple[int, ...]]:

@@ -102,12 +102,14 @@ class Shards:
             torch.cuda.synchronize(self.device)
 
     @torch.no_grad()
-    def write(self, quantity: Quantity, values: Tensor) -> None:
-        """Take the `held` elements from a float32 vector on the host."""
+    def write(self, quantity: Quantity, values: Tensor, start: int = 0) -> None:
+        """Take `held` elements, from `start` of the packed vector on, from a vector on the host."""
         flats = self._flats(quantity)
         for part in self._held_segments:
-            target = flats[part.flat][part.offset : part.offset + part.length]
-            target.copy_(values[part.packed : part.packed + part.length])
+            low, high = max(part.packed, start), min(part.packed + part.length, start + len(values))
+            if low < high:
+                first = part.offset + low - part.packed
+                flats[part.flat][first : first + high - low].copy_(values[low - start : high - start])
 
     @torch.no_grad()
     def write_full(self, weights: Mapping[str, Tensor]) -> None:

@@ -145,12 +145,13 @@ class JointShards:
         self._model.read(quantity, out[:split])
         self._critic.read("master" if quantity == "ema" else quantity, out[split:])
 
-    def write(self, quantity: Quantity, values: Tensor) -> None:
-        """Take the `held` elements from a float32 vector on the host."""
+    def write(self, quantity: Quantity, values: Tensor, start: int = 0) -> None:
+        """Take `held` elements, from `start` of the packed vector on, from a vector on the host."""
         split = packed_length(self._model.held)
-        self._model.write(quantity, values[:split])
+        own = max(0, split - start)
+        self._model.write(quantity, values[:own], start)
         if quantity != "ema":
-            self._critic.write(quantity, values[split:])
+            self._critic.write(quantity, values[own:], max(0, start - split))
 
     def set_optimizer_step(self, step: int) -> None:
         """Tell both optimizers how many steps their moments have seen."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pieces import even_share
 
-from videotrain_trainer.checkpoint.fragments import ByteRange, block_ranges, coverage_problems, plan_copies
+from videotrain_trainer.checkpoint.fragments import ByteRange, StoredPieces, block_ranges, coverage_problems
 from videotrain_trainer.sharded_state import Piece, numel, pack, packed_length
 
 shapes = st.dictionaries(
@@ -48,7 +48,7 @@ def test_every_world_can_be_filled_from_what_any_other_world_stored(stored_world
     for rank in range(ranks):
         wanted = even_share(found, ranks, rank)
         target = [None] * packed_length(wanted)
-        for copy in plan_copies(wanted, stored):
+        for copy in StoredPieces(stored).copies(wanted):
             target[copy.target : copy.target + copy.length] = vectors[copy.file][
                 copy.source : copy.source + copy.length
             ]
@@ -66,7 +66,7 @@ def test_even_shares_hold_every_element_once_and_differ_little(found, ranks):
 def test_the_same_world_reads_its_own_file_in_one_run():
     found = {"a": (3, 4), "b": (5,), "c": (2, 2)}
     stored = [even_share(found, 2, rank) for rank in range(2)]
-    copies = plan_copies(stored[1], stored)
+    copies = StoredPieces(stored).copies(stored[1])
     assert [(copy.file, copy.source, copy.target, copy.length) for copy in copies] == [(1, 0, 0, 10)]
 
 
@@ -83,7 +83,7 @@ def test_a_lost_or_doubled_piece_is_noticed(stored_world, data):
 
 def test_an_unknown_parameter_and_a_missing_element_are_named():
     with pytest.raises(ValueError, match="b: 0 of the wanted 2 elements are stored"):
-        plan_copies([Piece("b", 0, 2, 0)], [[Piece("a", 0, 2, 0)]])
+        StoredPieces([[Piece("a", 0, 2, 0)]]).copies([Piece("b", 0, 2, 0)])
     assert coverage_problems({"a": (3,)}, [[Piece("a", 0, 2, 0), Piece("x", 0, 1, 2)]]) == [
         "unknown parameter x",
         "a: 2 of 3 elements",

@@ -108,11 +108,13 @@ def _parameters(layer: str) -> tuple[str, str]:
 
 
 def _same(name: str) -> Rule:
-    return Rule(ours=(name,), theirs=(name,))
+    return Rule(ours=(name,), theirs=(name,), by_rows=True)
 
 
 def _renamed(ours: str, theirs: str) -> list[Rule]:
-    return [Rule(ours=(a,), theirs=(b,)) for a, b in zip(_parameters(ours), _parameters(theirs), strict=True)]
+    return [
+        Rule(ours=(a,), theirs=(b,), by_rows=True) for a, b in zip(_parameters(ours), _parameters(theirs), strict=True)
+    ]
 
 
 def _flux_stream(config: MMDiTConfig, block: str, stream: str, fused: bool, interleave: bool) -> Iterator[Rule]:
@@ -165,6 +167,7 @@ def _flux_qkv(
         theirs=(f"{prefix}.{whole}.{kind}",),
         to_theirs=partial(_join, heads=heads),
         to_ours=partial(_split, heads=heads, width=config.hidden_size),
+        by_rows=True,
     )
 
 
@@ -186,6 +189,7 @@ def _permuted(ours: str, theirs: str, heads: int) -> Rule:
         theirs=(theirs,),
         to_theirs=lambda tensors: [interleaved(tensors[0], heads)],
         to_ours=lambda tensors: [half_split(tensors[0], heads)],
+        by_rows=True,
     )
 
 
@@ -203,6 +207,7 @@ def _diffusers_edges(config: MMDiTConfig) -> Iterator[Rule]:
             theirs=(f"norm_out.linear.{kind}",),
             to_theirs=_swap_halves,
             to_ours=_swap_halves,
+            by_rows=True,
         )
 
 
@@ -257,6 +262,7 @@ def _diffusers_single(config: MMDiTConfig, block: int) -> Iterator[Rule]:
             theirs=(f"{theirs}.attn.to_v.{kind}", f"{theirs}.proj_mlp.{kind}"),
             to_theirs=lambda tensors: tensors[0].tensor_split((config.hidden_size,)),
             to_ours=lambda tensors: [torch.cat(tuple(tensors))],
+            by_rows=True,
         )
     yield from _diffusers_norms(f"{ours}.norm", f"{theirs}.attn.norm")
     yield from _renamed(f"{ours}.linear2", f"{theirs}.proj_out")

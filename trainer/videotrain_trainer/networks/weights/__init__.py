@@ -1,15 +1,22 @@
 """Weights in published layouts: opening, strict loading, conversion, writing.
 
-`files` reads, `writer` writes, `rules` says what a layout is, `mmdit_layouts` and `layouts` have the layouts, `sizes`
-tells a model from its file, `strict` lists what does not fit, `loading` fills models, `convert` goes between layouts.
+`files` reads, `fragments` reads parts, `writer` writes, `layouts` has the layouts, `sizes` tells a model from its file,
+`strict` lists what does not fit, `loading` fills models, `convert` goes between layouts.
 """
 
 from videotrain_api.resource.autoencoder_kinds import KINDS
 from videotrain_api.storage import layout
 from videotrain_trainer.networks.weights.convert import Converted, convert
 from videotrain_trainer.networks.weights.files import Weights, open_weights, read_metadata
+from videotrain_trainer.networks.weights.fragments import Fragments
 from videotrain_trainer.networks.weights.layouts import LAYOUTS, ModelConfig
-from videotrain_trainer.networks.weights.loading import Source, load_state, load_weights, start_from
+from videotrain_trainer.networks.weights.loading import (
+    Source,
+    load_state,
+    load_weights,
+    start_from,
+    starting_fragments,
+)
 from videotrain_trainer.networks.weights.writer import (
     Destination,
     Planned,
@@ -22,6 +29,7 @@ __all__ = [
     "LAYOUTS",
     "Converted",
     "Destination",
+    "Fragments",
     "ModelConfig",
     "Planned",
     "Source",
@@ -34,6 +42,7 @@ __all__ = [
     "planned_order",
     "read_metadata",
     "start_from",
+    "starting_fragments",
     "weights_bytes",
     "weights_uri",
     "write_weights",

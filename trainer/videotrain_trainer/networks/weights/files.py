@@ -134,11 +134,34 @@ class SafetensorsFile:
 
     def read(self, name: str) -> Tensor:
         """One tensor, on the CPU, as it is stored; verified like `content`."""
-        info, data = self.infos[name], self.content(name)
-        if not data:
-            return torch.empty(info.shape, dtype=info.dtype)
-        writable = data if isinstance(data, bytearray) else bytearray(data)
-        return torch.frombuffer(writable, dtype=torch.uint8).view(info.dtype).reshape(info.shape)
+        info = self.infos[name]
+        return _tensor(self.content(name), info.dtype).reshape(info.shape)
+
+    def read_range(self, name: str, start: int, length: int) -> Tensor:
+        """(length,): elements of one tensor from `start` on, on the CPU, as they are stored.
+
+        Checksums are of whole tensors, so nothing is verified here.
+
+        Raises:
+            ConfigError: the file ends before they do.
+        """
+        info = self.infos[name]
+        first, size = info.offset + start * info.dtype.itemsize, length * info.dtype.itemsize
+
+        def read(reader: ByteReader) -> bytes | bytearray:
+            data = reader.read(first, size)
+            if len(data) != size:
+                raise ConfigError(f"{self.what}: truncated while it was read: {name} has {len(data)} of {size} bytes")
+            return data
+
+        return _tensor(read_again(self.reader, read, MISREAD), info.dtype)
+
+
+def _tensor(data: bytes | bytearray, dtype: torch.dtype) -> Tensor:
+    if not data:
+        return torch.empty(0, dtype=dtype)
+    writable = data if isinstance(data, bytearray) else bytearray(data)
+    return torch.frombuffer(writable, dtype=torch.uint8).view(dtype)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from videotrain_trainer.networks.mmdit.layouts import native_rules
 from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.weights.configuration import check_same_model
 from videotrain_trainer.networks.weights.files import Weights, open_weights
+from videotrain_trainer.networks.weights.fragments import Chosen, Computed, Fragments, StoredFragments, whole
 from videotrain_trainer.networks.weights.layouts import ModelConfig, Scheme, has_layouts, recognise, scheme, sizes
 from videotrain_trainer.networks.weights.strict import check_fit
 
@@ -53,9 +54,7 @@ def load_weights(module: nn.Module, source: Source, what: str | None = None, lay
 def start_from(module: nn.Module, source: Source, what: str | None = None, fresh: Sequence[str] = ()) -> None:
     """Begin training with weights of a model that need not have the same inputs, as the published recipe does.
 
-    From FLUX.1-dev every layer is taken over, the guidance input is dropped and the condition input starts at zero, so
-    that the model's output is at first that of the image model. A text-only video model gains the condition input the
-    same way. Anything else must fit; autoencoders are loaded as `load_weights` does.
+    Autoencoders are loaded as `load_weights` does.
 
     Args:
         module: initialised.
@@ -70,53 +69,49 @@ def start_from(module: nn.Module, source: Source, what: str | None = None, fresh
     if not isinstance(module, MMDiT):
         load_weights(module, weights)
         return
+    state = module.state_dict()
+    kept = native_to_ours(module, state.__getitem__)
+    own = Computed(lambda name, start, length: kept(name).reshape(-1)[start : start + length])
+    found, shapes = starting_fragments(module, weights, own, fresh), scheme("open-sora-v2", module.config).ours
+    _fill(module, _native(module, lambda name: whole(found, name, shapes[name])))
+
+
+def starting_fragments(module: MMDiT, weights: Weights, own: Fragments, fresh: Sequence[str] = ()) -> Fragments:
+    """The first values of a model that begins with weights of another, from which nothing is read yet.
+
+    From FLUX.1-dev every layer is taken over, the guidance input is dropped and the condition input starts at zero, so
+    that the model's output is at first that of the image model. A text-only video model gains the condition input the
+    same way. Anything else must fit.
+
+    Args:
+        module: says which parameters are wanted; it may be on the `meta` device, and is left as it is.
+        weights: of the other model, in any layout.
+        own: what the layers start with that are not taken over.
+        fresh: names of layers that are not.
+
+    Returns:
+        Values of our tensors: those of the module, unless it holds them fused or interleaved.
+
+    Raises:
+        ConfigError: the file is incomplete in itself, or does not fit otherwise.
+    """
     layout = recognise(weights.shapes, weights.what)
     stored = scheme(layout, sizes(weights.shapes, weights.what))
     check_fit(stored.theirs, weights.shapes, weights.what, "the model that its own tensors describe")
     wanted = scheme("open-sora-v2", module.config).ours
-    values = _Started(module, wanted, stored, weights, tuple(fresh))
-    values.check()
-    _fill(module, _native(module, values))
-
-
-class _Started:
-    """Our tensors for a model that starts from another."""
-
-    def __init__(
-        self,
-        module: MMDiT,
-        wanted: Mapping[str, tuple[int, ...]],
-        stored: Scheme,
-        weights: Weights,
-        fresh: tuple[str, ...],
-    ) -> None:
-        self._read, self._wanted, self._stored, self._what = _ours(stored, weights), wanted, stored, weights.what
-        self._fresh = {name for name in wanted if name.rpartition(".")[0].startswith(fresh)} if fresh else set()
-        self._zero = {name for name in wanted if name.startswith("cond_in.") and name not in stored.ours} - self._fresh
-        self._module = module
-        dropped = {name for name in stored.ours if name.startswith("guidance_in.") and name not in wanted}
-        self._dropped = dropped
-
-    def check(self) -> None:
-        """Raises ConfigError if other tensors differ than those that may."""
-        kept = {name: shape for name, shape in self._wanted.items() if name not in self._fresh | self._zero}
-        given = {n: s for n, s in self._stored.ours.items() if n not in self._dropped | self._fresh}
-        check_fit(kept, given, self._what, "the model that is to start from it; see spec.model")
-        for verb, names in (
-            ("start at zero", self._zero),
-            ("keep their own start", self._fresh),
-            ("are dropped", self._dropped),
-        ):
-            if names:
-                LOG.info("%s: %s %s", self._what, ", ".join(sorted(names)), verb)
-
-    def __call__(self, name: str) -> Tensor:
-        if name in self._zero:
-            return torch.zeros(self._wanted[name])
-        if name in self._fresh:
-            state = self._module.state_dict()
-            return native_to_ours(self._module, lambda own: state[own])(name)
-        return self._read(name)
+    new = {name for name in wanted if name.rpartition(".")[0].startswith(tuple(fresh))} if fresh else set()
+    zero = {name for name in wanted if name.startswith("cond_in.") and name not in stored.ours} - new
+    dropped = {name for name in stored.ours if name.startswith("guidance_in.") and name not in wanted}
+    kept = {name: shape for name, shape in wanted.items() if name not in new | zero}
+    given = {name: shape for name, shape in stored.ours.items() if name not in dropped | new}
+    check_fit(kept, given, weights.what, "the model that is to start from it; see spec.model")
+    for verb, names in (("start at zero", zero), ("keep their own start", new), ("are dropped", dropped)):
+        if names:
+            LOG.info("%s: %s %s", weights.what, ", ".join(sorted(names)), verb)
+    zeros = Computed(lambda _name, _start, length: torch.zeros(length))
+    others = dict.fromkeys(zero, zeros) | dict.fromkeys(new, own)
+    sides = towards_ours(stored.rules, weights.metadata)
+    return Chosen(others, StoredFragments(weights, sides, stored.ours))
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
