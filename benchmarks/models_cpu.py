@@ -43,12 +43,22 @@ def pair(spec):
     ours = models.build(spec, autoencoder="hunyuan-vae-tiny", text_encoder=TEXT, seed=1)
     if ours.cond_in is not None:
         torch.nn.init.normal_(ours.cond_in.weight, std=0.1)
-    stored, state = scheme("diffusers", ours.config), ours.state_dict()
-    theirs = Mapped(towards_theirs(stored.rules), lambda name: state[name])
+    return ours, flux(ours)
+
+
+def flux(ours):
+    """diffusers' model with the weights of ours."""
     fields = {name: value for name, value in transformer_fields(ours.config).items() if name[0] != "_"}
     peer = FluxTransformer2DModel(**fields).eval()
-    peer.load_state_dict({name: theirs(name) for name in theirs.names}, strict=True)
-    return ours, peer
+    peer.load_state_dict(in_layout("diffusers", ours), strict=True)
+    return peer
+
+
+def in_layout(layout, ours):
+    """Our weights in a published layout."""
+    stored, state = scheme(layout, ours.config), ours.state_dict()
+    theirs = Mapped(towards_theirs(stored.rules), lambda name: state[name])
+    return {name: theirs(name) for name in theirs.names}
 
 
 def inputs(config, latent, text):

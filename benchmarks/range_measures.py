@@ -113,6 +113,13 @@ def closure_bytes(ours: str, peer: str) -> float:
     return installed_bytes(closure(ours)) / installed_bytes(closure(peer))
 
 
+def train_step(peer: str) -> float:
+    """A training step of the MMDiT on the CPU, beside diffusers' model that computes the same."""
+    from train_step_cpu import measure
+
+    return float(measure(ROUNDS, [peer])["ratio_to_peer"][peer])
+
+
 def stream_rate() -> float:
     """Samples per second from a real S3 server, beside boto3 with as many threads."""
     from stream_s3 import measure_here
@@ -139,6 +146,8 @@ MEASURES: dict[str, Callable[[], float]] = {
     "start-help": functools.partial(start_up, ["videotrain", "--help"], "argparse"),
     "start-plan": functools.partial(start_up, PLAN, "argparse, pydantic.main, rich.console, yaml"),
     "operator-bytes": functools.partial(closure_bytes, "videotrain-operator", "kubernetes"),
+    "train-step-flux": functools.partial(train_step, "diffusers flux"),
+    "train-step-hunyuan-video": functools.partial(train_step, "diffusers hunyuan-video"),
     "stream-rate": stream_rate,
     "recovery": recovery,
 }

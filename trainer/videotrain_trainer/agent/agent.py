@@ -68,7 +68,7 @@ class Agent:
         self._key = self._pod.signing_key()
         raise_file_limit()
         self._server = self._serve()
-        self._fork_server = ForkServerClient()
+        self._fork_server = ForkServerClient(self._pod.cache)
         self._server.start()
         try:
             return self._work()

@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 from videotrain_trainer.agent.messages import FORK_SERVER_MESSAGE, MAX_PACKET, LaunchMessage, LaunchOrder, Ready
 
@@ -14,23 +16,20 @@ log = logging.getLogger(__name__)
 
 
 class ForkServerClient:
-    """Owner of the fork server process; used from the agent's main thread, whose end would kill the fork server."""
+    """Owner of the fork server process; used from the agent's main thread, whose end would kill the fork server.
 
-    def __init__(self) -> None:
+    Args:
+        cache: the pod's cache volume.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
         self._start()
 
     def _start(self) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.setblocking(False)
         self._ready = False
-        environment = {
-            # One OpenMP thread per worker unless the pod says otherwise, as torchrun has it; read when torch loads.
-            "OMP_NUM_THREADS": "1",
-            # Arrow's allocator must start no thread in the fork server, and NVML tells of GPUs without touching them.
-            "JE_ARROW_MALLOC_CONF": "background_thread:false",
-            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-            **os.environ,
-        }
         with theirs:
             command = [
                 sys.executable,
@@ -39,6 +38,7 @@ class ForkServerClient:
                 str(theirs.fileno()),
                 str(os.getpid()),
             ]
+            environment = worker_environment(os.environ, self._cache)
             self._process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])
 
     @property
@@ -95,3 +95,24 @@ class ForkServerClient:
         self._channel.close()
         self._process.kill()
         self._process.wait()
+
+
+def worker_environment(given: Mapping[str, str], cache: Path) -> dict[str, str]:
+    """Environment of the fork server and thereby of all workers; what the pod's environment has set stays.
+
+    Args:
+        given: the agent's own.
+        cache: the pod's cache volume.
+    """
+    return {
+        # One OpenMP thread per worker unless the pod says otherwise, as torchrun has it; read when torch loads.
+        "OMP_NUM_THREADS": "1",
+        # Arrow's allocator must start no thread in the fork server, and NVML tells of GPUs without touching them.
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+        # A bucket table has hundreds of shapes, which tear blocks of fixed sizes to pieces.
+        "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+        # Compiled blocks outlive a generation's processes, and the pod where the volume does.
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        **given,
+    }

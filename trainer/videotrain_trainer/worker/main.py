@@ -90,7 +90,7 @@ class WorkerEnvironment:
             launched_at=_time(environment.get(names.ENV_LAUNCHED_AT)),
             node=environment.get(names.ENV_NODE_NAME) or socket.gethostname(),
             files=pod.files,
-            cache=pod.root / names.DIR_CACHE,
+            cache=pod.cache,
             visible_devices=environment.get("CUDA_VISIBLE_DEVICES", ""),
         )
 

@@ -80,6 +80,11 @@ class Pod:
         return key
 
     @property
+    def cache(self) -> Path:
+        """What may outlive a generation: fetched bytes and compiled code. Shared by the pod's workers."""
+        return self.root / names.DIR_CACHE
+
+    @property
     def files(self) -> RunFiles:
         """Scratch shared by agent and workers."""
         return RunFiles(self.root / names.DIR_RUN)
