@@ -31,7 +31,7 @@ from videotrain_trainer import models
 from videotrain_trainer.data.buckets import Window
 from videotrain_trainer.data.pixels import crop_window
 from videotrain_trainer.data.video import cover_size, decode, probe
-from videotrain_trainer.diffusion.flow_matching import flow_loss, model_facts, training_inputs
+from videotrain_trainer.diffusion.flow_matching import flow_inputs, flow_loss, model_facts, training_draws
 from videotrain_trainer.evaluation.autoencoder import to_frames
 from videotrain_trainer.evaluation.metrics import compared, psnr
 from videotrain_trainer.networks.build import build_autoencoder, build_transformer, initialize
@@ -157,7 +157,9 @@ def train_transformer(autoencoder, video_BCTHW, sizes):
 
     def loss_of(step):
         keys = [Key("64px", 2 * sizes.copies * step + number) for number in range(2 * sizes.copies)]
-        inputs = training_inputs(Batch(*many, keys), task, model_facts(MODEL, AUTOENCODER), null, seed=3)
+        batch, facts = Batch(*many, keys), model_facts(MODEL, AUTOENCODER)
+        draws = training_draws(keys, batch.latent_BCTHW.shape[1:], task, facts, seed=3)
+        inputs = flow_inputs(batch, draws, facts, null)
         return flow_loss(module(**inputs.arguments()), inputs)
 
     return module, text, fit(module, sizes.transformer_steps, 3e-3, loss_of)

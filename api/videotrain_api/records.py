@@ -136,8 +136,27 @@ class StepRecord(Record):
     learning_rate: float | None = None
     bucket: str | None = None
     """Name of the bucket, such as `256px/33f/16:9`."""
+    hardware_flops: float | None = None
+    """model_flops and what was computed again in the backward pass."""
+    useful_flops: float | None = None
+    """model_flops as they would be if no text were padded."""
+    forward_us: int | None = Field(default=None, ge=0)
+    """Time of the forward passes, mean of the ranks, microseconds; as are the next three."""
+    backward_us: int | None = Field(default=None, ge=0)
+    """Of the backward passes, with the communication that they hide or wait for."""
+    communication_us: int | None = Field(default=None, ge=0)
+    """Between the last backward pass and the update, and between the update and the end: communication that nothing
+    hides, and the clipping of gradients."""
+    optimizer_us: int | None = Field(default=None, ge=0)
+    """Of the update of weights and their moving average."""
+    memory_bytes: int | None = Field(default=None, ge=0)
+    """Most bytes that a GPU of the world held in this step; on the CPU, that a process held so far."""
     world_spread: float | None = None
     """(slowest - fastest) / mean compute time of the ranks in this step."""
+    slowest_rank: int | None = Field(default=None, ge=0)
+    """Rank that took longest to compute a micro-batch."""
+    straggler_ratio: float | None = None
+    """How much longer it took than the median of the ranks, such as 0.25 for a quarter."""
 
 
 class ValidationRecord(Record):

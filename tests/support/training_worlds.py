@@ -304,20 +304,22 @@ class Sink:
     def __init__(self, path: Path, plan: Plan, rank: int, size: int) -> None:
         self._file = path.open("ab", buffering=0)
         self._plan, self._first, self._last = plan, rank == 0, rank == size - 1
-        self._asked = False
+        self._step = 0
 
     def write(self, record: Any) -> None:
         self._file.write(record.model_dump_json(by_alias=True).encode() + b"\n")
-        if isinstance(record, StepRecord) and self._last:
-            self._asked = self._asked or record.step + 1 == self._plan.drain_during
-            if record.step == self._plan.kill_after:
-                os.kill(os.getpid(), signal.SIGKILL)
+        if isinstance(record, StartedRecord):
+            self._step = record.resumed_step
+        if isinstance(record, StepRecord) and self._last and record.step == self._plan.kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
         if isinstance(record, StepRecord) and self._first and record.step == self._plan.hour_passes_after:
             clock = time.monotonic
             time.monotonic = lambda: clock() + 3600
 
     def requested(self) -> bool:
-        return self._asked
+        """Asked once in every step, when it is queued."""
+        self._step += 1
+        return self._last and self._step == self._plan.drain_during
 
     def agreed(self) -> bool:
         raise AssertionError("the loop agrees on a drain within its own collective")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from videotrain_api.config import aspect
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.resource.stages import Bucket
+from videotrain_api.resource.stages import Bucket, ParallelLayout
 
 TIME_FEATURES = 256
 """Width of the sinusoid that embeds the timestep (and the guidance scale)."""
@@ -83,11 +83,36 @@ def train_flops(shape: MmditShape, image_tokens: int, text_tokens: int) -> int:
     return 3 * forward_flops(shape, image_tokens, text_tokens)
 
 
-def _products(shape: MmditShape, image: int, text: int) -> int:
+def recomputed_flops(shape: MmditShape, tokens: int, double_blocks: int, single_blocks: int) -> int:
+    """FLOPs of the backward pass of one sample that repeat the forward pass of so many blocks of each kind.
+
+    Args:
+        shape: of the model.
+        tokens: image and text tokens of the sample.
+        double_blocks: two-stream blocks that keep only their inputs.
+        single_blocks: one-stream blocks that keep only their inputs.
+    """
+    d, (double, single) = shape.hidden, _per_token(shape)
+    products = (double_blocks * double + single_blocks * single) * tokens
+    modulation = (12 * double_blocks + 3 * single_blocks) * d * d
+    return 2 * (products + modulation) + (double_blocks + single_blocks) * 4 * tokens * tokens * d
+
+
+def recomputed_blocks(shape: MmditShape, layout: ParallelLayout) -> tuple[int, int]:
+    """Two-stream and one-stream blocks that the policy `full` computes again; `selective` repeats no product."""
+    double, single = layout.checkpoint_double_blocks, layout.checkpoint_single_blocks
+    return shape.double_blocks if double is None else double, shape.single_blocks if single is None else single
+
+
+def _per_token(shape: MmditShape) -> tuple[int, int]:
+    """Multiply-adds of a token in the products of a two-stream and of a one-stream block."""
     d, ff = shape.hidden, shape.feed_forward
-    per_token_double = 4 * d * d + 2 * d * ff
-    per_token_single = d * (3 * d + ff) + (d + ff) * d
-    blocks = (shape.double_blocks * per_token_double + shape.single_blocks * per_token_single) * (image + text)
+    return 4 * d * d + 2 * d * ff, d * (3 * d + ff) + (d + ff) * d
+
+
+def _products(shape: MmditShape, image: int, text: int) -> int:
+    d, (double, single) = shape.hidden, _per_token(shape)
+    blocks = (shape.double_blocks * double + shape.single_blocks * single) * (image + text)
     edges = image * d * (2 * shape.patch_channels + shape.condition_channels) + text * shape.context * d
     modulation = (12 * shape.double_blocks + 3 * shape.single_blocks + 2) * d * d
     vector = d * (TIME_FEATURES + shape.pooled + 2 * d) + (d * (TIME_FEATURES + d) if shape.guidance else 0)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.batches import Batch, Key
+from support.batches import Batch, Key, training_inputs, validation_inputs
 
 from videotrain_api.resource.autoencoder_kinds import TimeAxis
 from videotrain_api.resource.references import applicable, reference_frames, reference_latents, takes_head, takes_tail
@@ -20,8 +20,6 @@ from videotrain_trainer.diffusion.flow_matching import (
     ModelFacts,
     flow_loss,
     sample_losses,
-    training_inputs,
-    validation_inputs,
 )
 from videotrain_trainer.diffusion.sampler import Guidance, Sampler, TextPair
 from videotrain_trainer.errors import DataError

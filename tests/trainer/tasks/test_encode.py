@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load, save
+from support.batches import training_inputs
 
 from videotrain_api.config.aspect import shapes
 from videotrain_api.config.presets import complete_autoencoder, complete_transformer
@@ -18,7 +19,7 @@ from videotrain_trainer.data.loader import LatentLoader
 from videotrain_trainer.data.manifest import LATENT_SCHEMA, read_table
 from videotrain_trainer.data.pixels import PixelLoader
 from videotrain_trainer.data.sets import null_text_uri, open_clips, open_latents, read_set_info
-from videotrain_trainer.diffusion.flow_matching import ModelFacts, training_inputs
+from videotrain_trainer.diffusion.flow_matching import ModelFacts
 from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
 from videotrain_trainer.networks.build import (
     SCALING_FACTOR,

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 import torch.nn.functional as F
+from support.batches import training_inputs
 from support.numerics import apart, rounding
 
 from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.resource.architecture import TextEncoderSpec
 from videotrain_api.resource.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
-from videotrain_trainer.diffusion.flow_matching import flow_loss, model_facts, training_inputs
+from videotrain_trainer.diffusion.flow_matching import flow_loss, model_facts
 from videotrain_trainer.networks.build import (
     build_autoencoder,
     build_transformer,

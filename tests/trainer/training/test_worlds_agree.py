@@ -165,9 +165,10 @@ def test_bf16_trains_keeps_full_precision_and_survives_a_change_of_world(tmp_pat
 
 def test_a_checkpoint_is_due_by_steps_or_by_the_clock_of_one_rank_whichever_comes_first(tmp_path, latents):
     policy = CheckpointPolicy(every_steps=7, every_seconds=3000, keep_last=9)
-    result = run_world(tmp_path, train_config(tmp_path, latents, checkpoint=policy), 2, Plan(hour_passes_after=3))
+    result = run_world(tmp_path, train_config(tmp_path, latents, checkpoint=policy), 2, Plan(hour_passes_after=2))
     assert result.outcomes == ["completed"] * 2, result.outcomes
-    # An hour has passed when step 4 is agreed on, and none again: the checkpoint of step 4 began by the new clock.
+    # Step 2 is told when step 3 is queued. So an hour has passed when step 4 is agreed on, and none again: the one
+    # of step 4 began by the new clock.
     assert [record.step for record in result.checkpoints] == [4, 7, 8]
     assert [record.step for record in result.of(CheckpointRecord, 1)] == [4, 7, 8]
 

@@ -1,4 +1,4 @@
-"""Batches for the micro-batches of a step, fetched ahead by threads.
+"""Batches for the micro-batches of a step, made ready ahead by threads and copied to the device beside its work.
 
 Shapes: B batch, C channels, T frames, F given frames, H height, W width (latent or pixel), L text tokens, D text width,
 P pooled width.
@@ -12,11 +12,12 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from torch import Tensor
 from videotrain_trainer.data.sample_order import OrderState, StepOrder
 from videotrain_trainer.data.sets import LatentSet, TrainingSet
 from videotrain_trainer.data.shards import DamagedSample, Member, read_member
+from videotrain_trainer.data.transfer import Transfer, transfer_to
 from videotrain_trainer.errors import DamagedObject, DataError
 from videotrain_trainer.storage import ObjectStore
 
@@ -31,8 +33,9 @@ log = logging.getLogger(__name__)
 
 REFERENCE = "reference."
 """Prefix of a sample's tensors that hold the separately encoded frames of a v2v kind."""
+HOST: Final = torch.device("cpu")
 MICRO_BATCHES_AHEAD = 4
-"""Batches that are being fetched while one is trained on; enough for 100 ms of latency at published step times."""
+"""Batches that are being made ready while one is trained on; enough for 100 ms of latency at published step times."""
 SPARES = 3
 """Stand-ins that are tried for one damaged sample."""
 DAMAGED_SHARE = 0.01
@@ -65,6 +68,8 @@ class LatentBatch:
     keys: tuple[SampleKey, ...]
     captions: tuple[str, ...]
     fps: tuple[float, ...]
+    text_tokens: tuple[int, ...]
+    """Of each caption, padding not counted."""
 
 
 class SkippedSample(NamedTuple):
@@ -79,10 +84,49 @@ Sample = TypeVar("Sample")
 Batch = TypeVar("Batch")
 
 
-class MicroBatchLoader(ABC, Generic[Sample, Batch]):
-    """Fetches the micro-batches of one rank ahead of the step that is being trained on.
+class _Gathering(Generic[Sample, Batch]):
+    """A micro-batch whose samples are being loaded; the thread that loads the last one puts the batch together."""
 
-    A damaged sample is replaced by a spare that its place in the order decides, so every world takes the same one.
+    def __init__(self, size: int, finish: Callable[[list[Sample]], Batch]) -> None:
+        self.batch: Future[Batch] = Future()
+        self._samples: list[Sample | None] = [None] * size
+        self._missing = size
+        self._finish = finish
+        self._lock = threading.Lock()
+
+    def load(self, place: int, load: Callable[[], Sample]) -> None:
+        """Load the sample at a place of the batch. The first error of any place is the batch's."""
+        try:
+            sample = load()
+            with self._lock:
+                self._samples[place] = sample
+                self._missing -= 1
+                last = self._missing == 0
+            if last:
+                self.batch.set_result(self._finish(cast("list[Sample]", self._samples)))
+        except BaseException as error:  # told by whoever asks for the batch
+            with self._lock:
+                if not self.batch.done():
+                    self.batch.set_exception(error)
+
+
+@dataclass
+class _Pending(Generic[Batch]):
+    """A micro-batch that was asked for ahead."""
+
+    step: int
+    micro_batch: int
+    on_host: Future[Batch]
+    moved: Future[Batch] | None = None
+    """On its way to the device."""
+
+
+class MicroBatchLoader(ABC, Generic[Sample, Batch]):
+    """Makes the micro-batches of one rank ready ahead of the step that is being trained on.
+
+    Threads fetch, decode and put together; the batch after the one that was fetched is copied to the device while that
+    one is computed on. A damaged sample is replaced by a spare that its place in the order decides, so every world
+    takes the same one.
 
     Args:
         data: the samples and their order.
@@ -90,18 +134,25 @@ class MicroBatchLoader(ABC, Generic[Sample, Batch]):
         micro_batches_of_rank: for every bucket of the plan, micro-batches that this process runs in a step of it,
             ascending; may be empty.
         threads: requests or decodes at the same time.
+        device: where batches are wanted.
     """
 
     def __init__(
-        self, data: TrainingSet, state: OrderState, micro_batches_of_rank: Sequence[Sequence[int]], threads: int
+        self,
+        data: TrainingSet,
+        state: OrderState,
+        micro_batches_of_rank: Sequence[Sequence[int]],
+        threads: int,
+        device: torch.device = HOST,
     ) -> None:
         data.plan.check(state)
         self._data = data
+        self._transfer: Transfer = transfer_to(device)
         self._lock = threading.Lock()
         self._skipped: dict[str, SkippedSample] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
         self._ahead = _micro_batches_after(data, state, micro_batches_of_rank)
-        self._pending: deque[tuple[tuple[int, int], list[Future[Sample]]]] = deque()
+        self._pending: deque[_Pending[Batch]] = deque()
         self._prefetch()
 
     @property
@@ -111,15 +162,20 @@ class MicroBatchLoader(ABC, Generic[Sample, Batch]):
             return list(self._skipped.values())
 
     def fetch(self, order: StepOrder, micro_batch: int) -> Batch:
-        """The batch of a micro-batch. Fast if steps are asked for in order; any other order works too.
+        """The batch of a micro-batch, on the device. Fast if steps are asked for in order; any other order works too.
 
         Raises:
             DamagedObject: samples are damaged beyond the limit, as this machine reads them.
             StorageUnavailable: the object store keeps failing.
         """
-        futures = self._take(order.step, micro_batch) or self._submit(order, micro_batch)
+        wanted = self._take(order.step, micro_batch) or self._submit(order, micro_batch)
         self._prefetch()
-        return self._collate([future.result() for future in futures])
+        batch = self._transfer.finish(wanted.moved or self._transfer.start(wanted.on_host))
+        # Only now, or the copy of the next batch could be queued before that of this one. One batch ahead is enough,
+        # and more would take memory of the device.
+        if self._pending and self._pending[0].moved is None:
+            self._pending[0].moved = self._transfer.start(self._pending[0].on_host)
+        return batch
 
     def close(self) -> None:
         """Stop the threads; fetches that have begun are waited for."""
@@ -131,22 +187,27 @@ class MicroBatchLoader(ABC, Generic[Sample, Batch]):
 
     @abstractmethod
     def _collate(self, samples: list[Sample]) -> Batch:
-        """Samples of a micro-batch, in order, to a batch."""
+        """Samples of a micro-batch, in order, to a batch; called in a thread."""
 
-    def _take(self, step: int, micro_batch: int) -> list[Future[Sample]] | None:
-        while self._pending and self._pending[0][0] <= (step, micro_batch):
-            where, futures = self._pending.popleft()
-            if where == (step, micro_batch):
-                return futures
+    def _take(self, step: int, micro_batch: int) -> _Pending[Batch] | None:
+        while self._pending and (self._pending[0].step, self._pending[0].micro_batch) <= (step, micro_batch):
+            found = self._pending.popleft()
+            if (found.step, found.micro_batch) == (step, micro_batch):
+                return found
         return None
 
     def _prefetch(self) -> None:
         for order, micro_batch in islice(self._ahead, MICRO_BATCHES_AHEAD - len(self._pending)):
-            self._pending.append(((order.step, micro_batch), self._submit(order, micro_batch)))
+            self._pending.append(self._submit(order, micro_batch))
 
-    def _submit(self, order: StepOrder, micro_batch: int) -> list[Future[Sample]]:
-        pairs = zip(order.positions[micro_batch], order.micro_batches[micro_batch], strict=True)
-        return [self._pool.submit(self._load_or_spare, order, position, index) for position, index in pairs]
+    def _submit(self, order: StepOrder, micro_batch: int) -> _Pending[Batch]:
+        pairs = list(zip(order.positions[micro_batch], order.micro_batches[micro_batch], strict=True))
+        found: _Gathering[Sample, Batch] = _Gathering(
+            len(pairs), lambda samples: self._transfer.stage(self._collate(samples))
+        )
+        for place, (position, index) in enumerate(pairs):
+            self._pool.submit(found.load, place, partial(self._load_or_spare, order, position, index))
+        return _Pending(order.step, micro_batch, found.batch)
 
     def _load_or_spare(self, order: StepOrder, position: int, index: int) -> Sample:
         failed: list[tuple[str, str]] = []
@@ -184,17 +245,23 @@ class LatentSample(NamedTuple):
     key: SampleKey
     caption: str
     fps: float
+    text_tokens: int
 
 
 class LatentLoader(MicroBatchLoader[LatentSample, LatentBatch]):
     """Encoded samples from tar shards: one ranged GET each, checksum verified before decoding."""
 
     def __init__(
-        self, store: ObjectStore, latents: LatentSet, state: OrderState, micro_batches_of_rank: Sequence[Sequence[int]]
+        self,
+        store: ObjectStore,
+        latents: LatentSet,
+        state: OrderState,
+        micro_batches_of_rank: Sequence[Sequence[int]],
+        device: torch.device = HOST,
     ) -> None:
         self._store = store
         self._latents = latents
-        super().__init__(latents, state, micro_batches_of_rank, threads=8)
+        super().__init__(latents, state, micro_batches_of_rank, threads=8, device=device)
 
     def _load(self, row: dict[str, Any], key: SampleKey) -> LatentSample:
         return load_sample(self._store, self._latents, row, key)
@@ -216,7 +283,7 @@ def load_sample(store: ObjectStore, latents: LatentSet, row: dict[str, Any], key
     expected, found = (latents.latent_channels, *sizes), tuple(tensors["latent"].shape)
     if found != expected:
         raise DamagedSample(f"{uri}: sample {member.name} has shape {found}, its manifest says {expected}")
-    return LatentSample(tensors, key, row["caption"], row["fps"])
+    return LatentSample(tensors, key, row["caption"], row["fps"], row["text_tokens"])
 
 
 def collate(latents: LatentSet, samples: list[LatentSample]) -> LatentBatch:
@@ -237,6 +304,7 @@ def collate(latents: LatentSet, samples: list[LatentSample]) -> LatentBatch:
         keys=tuple(sample.key for sample in samples),
         captions=tuple(sample.caption for sample in samples),
         fps=tuple(sample.fps for sample in samples),
+        text_tokens=tuple(sample.text_tokens for sample in samples),
     )
 
 

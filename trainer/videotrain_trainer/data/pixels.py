@@ -20,7 +20,7 @@ from torch import Tensor
 
 from videotrain_trainer.checksums import READINGS, read_again
 from videotrain_trainer.data.buckets import Window, frame_stride
-from videotrain_trainer.data.loader import MicroBatchLoader, SampleKey
+from videotrain_trainer.data.loader import HOST, MicroBatchLoader, SampleKey
 from videotrain_trainer.data.sample_order import OrderState, sample_seed
 from videotrain_trainer.data.sets import ClipSet
 from videotrain_trainer.data.shards import DamagedSample
@@ -54,6 +54,7 @@ class PixelLoader(MicroBatchLoader[tuple[Tensor, SampleKey], PixelBatch]):
         state: of the order.
         micro_batches_of_rank: for every bucket, micro-batches that this process runs, ascending.
         cache: pod-local folder, shared by the pod's workers.
+        device: where batches are wanted.
     """
 
     def __init__(
@@ -63,11 +64,12 @@ class PixelLoader(MicroBatchLoader[tuple[Tensor, SampleKey], PixelBatch]):
         state: OrderState,
         micro_batches_of_rank: Sequence[Sequence[int]],
         cache: Path,
+        device: torch.device = HOST,
     ) -> None:
         self._store = store
         self._clips = clips
         self._cache = FrameCache(cache / "frames")
-        super().__init__(clips, state, micro_batches_of_rank, threads=2)
+        super().__init__(clips, state, micro_batches_of_rank, threads=2, device=device)
 
     def _load(self, row: dict[str, Any], key: SampleKey) -> tuple[Tensor, SampleKey]:
         target = self._clips.shapes[key.bucket]

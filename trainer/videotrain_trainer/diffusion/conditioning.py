@@ -26,6 +26,7 @@ from videotrain_trainer.errors import DataError
 from videotrain_trainer.networks.packing import pack
 
 KINDS: tuple[ConditionKind, ...] = get_args(ConditionKind)
+HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -98,14 +99,14 @@ def _given_video(kind: ConditionKind, references: References, causal: bool) -> G
     return Given(frames_CFHW) if takes_head(kind) else Given(None, frames_CFHW)
 
 
-def condition_of(shape_CTHW: tuple[int, int, int, int], given: Given) -> tuple[Tensor, Tensor]:
-    """Mask (1, T, H, W) and masked latent (C, T, H, W), float32, of a clip of that latent shape.
+def condition_of(
+    shape_CTHW: tuple[int, int, int, int], given: Given, device: torch.device = HOST
+) -> tuple[Tensor, Tensor]:
+    """Mask (1, T, H, W) and masked latent (C, T, H, W), float32 on the device, of a clip of that latent shape.
 
     A clip of one latent frame ignores what is given.
     """
     channels, frames, rows, columns = shape_CTHW
-    source = next((part for part in (given.head_CFHW, given.tail_CFHW) if part is not None), None)
-    device = source.device if source is not None else torch.device("cpu")
     mask_1THW = torch.zeros(1, frames, rows, columns, device=device)
     latent_CTHW = torch.zeros(channels, frames, rows, columns, device=device)
     if frames > 1:

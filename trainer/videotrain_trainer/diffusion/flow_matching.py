@@ -140,17 +140,19 @@ class FlowInputs:
         return found if self.cond_BNE is None else found | {"cond_BNE": self.cond_BNE}
 
 
-@dataclass(frozen=True)
-class _Draws:
-    """The random numbers of one sample, always drawn in this order and always all of them."""
+@dataclass(frozen=True, kw_only=True)
+class FlowDraws:
+    """The random choices of a micro-batch. Made on the host, where threads of the loader have time for it."""
 
-    time: float
-    """Standard normal."""
-    kind: float
-    """Uniform, as are the next two."""
-    context: float
-    pooled: float
-    noise_CTHW: Tensor
+    u_B: Tensor
+    """Times in (0, 1), before the shift."""
+    noise_BCTHW: Tensor
+    no_context_B: Tensor
+    """Which samples lose their text, boolean."""
+    no_pooled_B: Tensor
+    """Which lose their pooled feature."""
+    kinds: tuple[ConditionKind, ...]
+    """How each sample is conditioned."""
 
 
 def sample_generator(seed: int, bucket: str, position: int) -> np.random.Generator:
@@ -186,67 +188,79 @@ def velocity(x0: Tensor, x1: Tensor) -> Tensor:
     return (1.0 - SIGMA_MIN) * x1 - x0
 
 
-def training_inputs(
-    batch: FlowBatch, task: TrainTask, facts: ModelFacts, null_text: TextFeatures, seed: int
-) -> FlowInputs:
-    """Noisy tokens, conditions and targets of a micro-batch, on the device of its latents.
+def training_draws(
+    keys: Sequence[SampleKey], shape_CTHW: Sequence[int], task: TrainTask, facts: ModelFacts, seed: int
+) -> FlowDraws:
+    """Draw all random numbers of a micro-batch.
 
     Args:
-        batch: encoded clips.
+        keys: of its samples.
+        shape_CTHW: of each sample's latent.
         task: gives the conditioning mix and the text dropout.
         facts: of model and autoencoder.
-        null_text: features of the empty caption.
         seed: of the stage.
-
-    Raises:
-        DataError: the encoded set lacks the frames that a sample is to be given.
     """
-    draws = [_draw(seed, key, batch.latent_BCTHW.shape[1:]) for key in batch.keys]
-    u_B = torch.tensor([draw.time for draw in draws]).sigmoid()
-    return _inputs(batch, task, facts, draws, u_B, _drop_text(batch, null_text, draws, task.text_dropout))
+    times, choices, noise_BCTHW = _draw(seed, keys, shape_CTHW)
+    return FlowDraws(
+        u_B=torch.tensor(times).sigmoid(),
+        noise_BCTHW=noise_BCTHW,
+        no_context_B=torch.tensor([context < task.text_dropout for _, context, _ in choices]),
+        no_pooled_B=torch.tensor([pooled < task.text_dropout for _, _, pooled in choices]),
+        kinds=tuple(choose(task.conditioning, shape_CTHW[1], kind, facts.causal) for kind, _, _ in choices),
+    )
 
 
-def validation_inputs(batch: FlowBatch, task: TrainTask, facts: ModelFacts, time: float) -> FlowInputs:
+def validation_draws(
+    keys: Sequence[SampleKey], shape_CTHW: Sequence[int], task: TrainTask, facts: ModelFacts, time: float
+) -> FlowDraws:
     """The same at one time for all samples: their noise and kind are always the same, and no text is dropped.
 
     Args:
-        batch: encoded clips; the keys of held-out samples name them, so that another batching changes nothing.
+        keys: of held-out samples; they name them, so that another batching changes nothing.
+        shape_CTHW: of each sample's latent.
         task: gives the conditioning mix.
         facts: of model and autoencoder.
         time: in (0, 1), before the shift.
     """
-    draws = [_draw(VALIDATION_SEED, key, batch.latent_BCTHW.shape[1:]) for key in batch.keys]
-    u_B = torch.full((len(draws),), time)
-    return _inputs(batch, task, facts, draws, u_B, (batch.context_BLD.float(), batch.pooled_BP.float()))
+    _, choices, noise_BCTHW = _draw(VALIDATION_SEED, keys, shape_CTHW)
+    return FlowDraws(
+        u_B=torch.full((len(keys),), time),
+        noise_BCTHW=noise_BCTHW,
+        no_context_B=torch.zeros(len(keys), dtype=torch.bool),
+        no_pooled_B=torch.zeros(len(keys), dtype=torch.bool),
+        kinds=tuple(choose(task.conditioning, shape_CTHW[1], kind, facts.causal) for kind, _, _ in choices),
+    )
 
 
-def _inputs(
-    batch: FlowBatch,
-    task: TrainTask,
-    facts: ModelFacts,
-    draws: Sequence[_Draws],
-    u_B: Tensor,
-    text: tuple[Tensor, Tensor],
-) -> FlowInputs:
-    """Inputs at times `u_B`, which are shifted here, with these draws and text features."""
+def flow_inputs(batch: FlowBatch, draws: FlowDraws, facts: ModelFacts, null_text: TextFeatures) -> FlowInputs:
+    """Noisy tokens, conditions and targets of a micro-batch. Nothing is copied between host and device.
+
+    Args:
+        batch: encoded clips.
+        draws: of the batch; their tensors, and those of `null_text`, are on the device of the batch.
+        facts: of model and autoencoder.
+        null_text: features of the empty caption.
+
+    Raises:
+        DataError: the encoded set lacks the frames that a sample is to be given.
+    """
     latent_BCTHW = batch.latent_BCTHW.float()
     device, (frames, rows, columns) = latent_BCTHW.device, latent_BCTHW.shape[2:]
-    t_B = time_shift(shift_alpha(rows * columns / facts.patch**2, frames), u_B.to(device))
+    t_B = time_shift(shift_alpha(rows * columns / facts.patch**2, frames), draws.u_B)
     x0_BNI = pack(latent_BCTHW, facts.patch)
-    x1_BNI = pack(torch.stack([draw.noise_CTHW for draw in draws]).to(device), facts.patch)
-    kinds = [choose(task.conditioning, frames, draw.kind, facts.causal) for draw in draws]
-    mask_B1THW, given_BCTHW = _conditions(batch, kinds, facts.causal)
-    txt_BLD, pooled_BP = text
+    x1_BNI = pack(draws.noise_BCTHW, facts.patch)
+    mask_B1THW, given_BCTHW = _conditions(batch, draws.kinds, facts.causal)
+    txt_BLD, pooled_BP = _drop_text(batch, null_text, draws)
     return FlowInputs(
         x_t_BNI=interpolate(x0_BNI, x1_BNI, t_B),
-        img_ids_BN3=position_ids(frames, rows, columns, facts.patch, len(draws)).to(device),
+        img_ids_BN3=position_ids(frames, rows, columns, facts.patch, len(draws.kinds), device),
         txt_BLD=txt_BLD,
         txt_ids_BL3=torch.zeros(*txt_BLD.shape[:2], 3, device=device),
         timesteps_B=t_B,
         pooled_BP=pooled_BP,
         cond_BNE=pack_condition(mask_B1THW, given_BCTHW, facts.patch) if facts.cond_embed else None,
         target_BNI=velocity(x0_BNI, x1_BNI),
-        kinds=kinds,
+        kinds=list(draws.kinds),
         given_BT=mask_B1THW[:, 0, :, 0, 0] > 0,
     )
 
@@ -302,12 +316,22 @@ def sample_losses(prediction_BNI: Tensor, target_BNI: Tensor, counted_BT: Tensor
     return losses_B
 
 
-def _draw(seed: int, key: SampleKey, shape: Sequence[int]) -> _Draws:
-    generator = sample_generator(seed, key.bucket, key.position)
-    time = float(generator.standard_normal())
-    kind, context, pooled = generator.random(3)
-    noise = generator.standard_normal(tuple(shape), dtype=np.float32)
-    return _Draws(time, float(kind), float(context), float(pooled), torch.from_numpy(noise))
+def _draw(
+    seed: int, keys: Sequence[SampleKey], shape_CTHW: Sequence[int]
+) -> tuple[list[float], list[tuple[float, float, float]], Tensor]:
+    """Per sample a standard normal number for its time, and uniform ones for kind, context and pooled feature; noise.
+
+    Every sample draws all of them, in this order, whatever is needed.
+    """
+    times, choices, noise_BCTHW = [], [], torch.empty(len(keys), *shape_CTHW)
+    for number, key in enumerate(keys):
+        generator = sample_generator(seed, key.bucket, key.position)
+        times.append(float(generator.standard_normal()))
+        kind, context, pooled = generator.random(3)
+        choices.append((float(kind), float(context), float(pooled)))
+        # numpy fills without the interpreter's lock, so that other threads go on.
+        generator.standard_normal(dtype=np.float32, out=noise_BCTHW[number].numpy())
+    return times, choices, noise_BCTHW
 
 
 def _conditions(batch: FlowBatch, kinds: Sequence[ConditionKind], causal: bool) -> tuple[Tensor, Tensor]:
@@ -316,9 +340,9 @@ def _conditions(batch: FlowBatch, kinds: Sequence[ConditionKind], causal: bool) 
     masks, latents = [], []
     for index, kind in enumerate(kinds):
         given = given_frames(kind, _references(batch, index), causal)
-        mask_1THW, latent_CTHW = condition_of((channels, frames, rows, columns), given)
-        masks.append(mask_1THW.to(device))
-        latents.append(latent_CTHW.to(device))
+        mask_1THW, latent_CTHW = condition_of((channels, frames, rows, columns), given, device)
+        masks.append(mask_1THW)
+        latents.append(latent_CTHW)
     return torch.stack(masks), torch.stack(latents)
 
 
@@ -331,17 +355,13 @@ def _references(batch: FlowBatch, index: int) -> References:
     )
 
 
-def _drop_text(
-    batch: FlowBatch, null_text: TextFeatures, draws: Sequence[_Draws], probability: float
-) -> tuple[Tensor, Tensor]:
+def _drop_text(batch: FlowBatch, null_text: TextFeatures, draws: FlowDraws) -> tuple[Tensor, Tensor]:
     """Context and pooled feature are dropped independently of each other."""
     context_BLD, pooled_BP = batch.context_BLD.float(), batch.pooled_BP.float()
-    null_1LD = null_context(null_text, context_BLD.shape[1]).to(context_BLD)
-    no_context = torch.tensor([draw.context < probability for draw in draws], device=context_BLD.device)
-    no_pooled = torch.tensor([draw.pooled < probability for draw in draws], device=context_BLD.device)
+    null_1LD = null_context(null_text, context_BLD.shape[1])
     return (
-        torch.where(no_context[:, None, None], null_1LD, context_BLD),
-        torch.where(no_pooled[:, None], null_text.pooled_BP.to(pooled_BP), pooled_BP),
+        torch.where(draws.no_context_B[:, None, None], null_1LD, context_BLD),
+        torch.where(draws.no_pooled_B[:, None], null_text.pooled_BP, pooled_BP),
     )
 
 

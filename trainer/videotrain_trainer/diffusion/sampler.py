@@ -192,11 +192,11 @@ class _Branches:
         self._model, self._text, self._one_by_one = model, text, one_by_one
         _, channels, frames, rows, columns = shape
         patch, device = model.config.patch_size, text.context_BLD.device
-        self._ids_1N3 = position_ids(frames, rows, columns, patch, 1).to(device)
+        self._ids_1N3 = position_ids(frames, rows, columns, patch, 1, device)
         self._cond_1NE: Tensor | None = None
         if model.config.cond_embed:
-            mask_1THW, latent_CTHW = condition_of((channels, frames, rows, columns), given)
-            self._cond_1NE = pack_condition(mask_1THW[None], latent_CTHW[None], patch).to(device)
+            mask_1THW, latent_CTHW = condition_of((channels, frames, rows, columns), given, device)
+            self._cond_1NE = pack_condition(mask_1THW[None], latent_CTHW[None], patch)
         self._conditioned = bool(given) and frames > 1
         self._same_text = torch.equal(text.context_BLD, text.negative_context_BLD) and torch.equal(
             text.pooled_BP, text.negative_pooled_BP

@@ -34,8 +34,13 @@ def unpack(tokens_BND: Tensor, frames: int, rows: int, columns: int, patch: int)
     return grid.permute(0, 4, 1, 2, 5, 3, 6).reshape(batch, -1, frames, rows, columns)
 
 
-def position_ids(frames: int, rows: int, columns: int, patch: int, batch: int) -> Tensor:
-    """(B, N, 3) float32 positions (frame, row, column) in units of patches, from 0, for a latent of that size."""
-    axes = [torch.arange(n, dtype=torch.float32) for n in (frames, rows // patch, columns // patch)]
+def position_ids(
+    frames: int, rows: int, columns: int, patch: int, batch: int, device: torch.device | None = None
+) -> Tensor:
+    """(B, N, 3) float32 positions (frame, row, column) in units of patches, from 0, for a latent of that size.
+
+    Made on the device (by default the CPU), so that nothing has to be copied there.
+    """
+    axes = [torch.arange(n, dtype=torch.float32, device=device) for n in (frames, rows // patch, columns // patch)]
     ids_N3 = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
     return ids_N3.expand(batch, -1, -1)

@@ -61,6 +61,7 @@ class Engine:
         masters, runs, saved = _layout(self._engine, names, options.zero_stage)
         self.shards = Shards(shapes, masters, runs, saved, optimizer, keep_average=options.keep_average)
         self._optimizer, self._stage = optimizer, options.zero_stage
+        self._no_critic = torch.zeros((), device=world.device)
         self.shards.write_full(initial)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,17 +78,27 @@ class Engine:
         """Add the gradients of a weighed micro-batch loss."""
         self._engine.backward(loss, scale_wrt_gas=False)
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float) -> Tensor:
         """Average the gradients over the ranks, clip, update.
 
         Returns:
-            Global gradient norm before clipping.
+            Global gradient norm before clipping, a scalar that nobody has read from the device.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.step()
         norm = self._clipped() if self._clipped else self._engine.get_global_grad_norm()
-        return float(norm)
+        return torch.as_tensor(norm, device=self.shards.device)
+
+    @property
+    def critic_norm(self) -> Tensor:
+        """0: there is no discriminator."""
+        return self._no_critic
+
+    def around_update(self, before: Callable[[], None], after: Callable[[], None]) -> None:
+        """Call these when the optimizer begins and ends to update weights, between reduction and gathering."""
+        self._optimizer.register_step_pre_hook(lambda *_: before())
+        self._optimizer.register_step_post_hook(lambda *_: after())
 
     def refresh(self) -> None:
         """Make the weights that the model computes with follow the master weights; after loading."""

@@ -71,6 +71,10 @@ class WorldPeers:
         dist.all_gather_single(out, torch.tensor(row, dtype=torch.float64))
         return out.view(-1, len(row))
 
+    def any(self, flags: Sequence[bool]) -> list[bool]:
+        """For each flag, whether some rank has set it."""
+        return [bool(flag) for flag in self.table([float(flag) for flag in flags]).any(dim=0)]
+
     def _gathered(self, row: Tensor) -> list[Tensor]:
         """On rank 0 the rows of all ranks, which have one length; empty elsewhere."""
         rows = [torch.empty_like(row) for _ in range(dist.get_world_size())] if self.rank == 0 else None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from videotrain_api.resource.stages import AdversarialPhase, LearningRatePiece
-from videotrain_trainer.errors import Diverged
 from videotrain_trainer.parallel.engine import Engine, EngineOptions
 from videotrain_trainer.parallel.shards import Shards
 from videotrain_trainer.reconstruction.adaptive_weight import AdversarialLoss
@@ -67,6 +65,8 @@ class AdversarialEngine:
     def __init__(self, model: Engine, critic: Engine, phase: AdversarialPhase) -> None:
         self._model, self.critic, self._phase = model, critic, phase
         self.dtype = model.dtype
+        self.critic_norm = critic.critic_norm
+        """Global gradient norm of the discriminator in the last step; 0 before its phase."""
         self.shards = JointShards(model.shards, critic.shards, phase.start_step)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -91,26 +91,22 @@ class AdversarialEngine:
         else:
             self._model.backward(loss)
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float) -> Tensor:
         """Update both models; the discriminator only once its phase has begun.
 
         Returns:
             Global gradient norm of the autoencoder before clipping.
-
-        Raises:
-            Diverged: the discriminator's gradient norm is not finite.
         """
         active = self.active
         norm = self._model.step(learning_rate)
         if active:
-            critic_norm = self.critic.step(self._phase.learning_rate)
-            if not math.isfinite(critic_norm):
-                raise Diverged(
-                    f"step {self.shards.step + 1}: the discriminator's gradient norm is {critic_norm}; lower "
-                    "autoencoder.adversarial.learningRate"
-                )
+            self.critic_norm = self.critic.step(self._phase.learning_rate)
         self.shards.step += 1
         return norm
+
+    def around_update(self, before: Callable[[], None], after: Callable[[], None]) -> None:
+        """Call these when the optimizer begins and ends to update the autoencoder's weights."""
+        self._model.around_update(before, after)
 
     def refresh(self) -> None:
         """Make the weights that the models compute with follow the master weights; after loading."""

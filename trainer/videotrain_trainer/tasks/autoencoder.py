@@ -111,24 +111,24 @@ class ReconstructionObjective:
         with closing(self.loader(start, [micro_batches] * len(self.data.plan.buckets))) as loader:
             places = ((order, micro_batch) for order in self.data.plan.walk(start) for micro_batch in micro_batches)
             for order, micro_batch in islice(places, MEASURED_BATCHES):
-                latent_BCTHW = encoder.encode(loader.fetch(order, micro_batch).video_BCTHW.to(self._device)).double()
+                latent_BCTHW = encoder.encode(loader.fetch(order, micro_batch).video_BCTHW).double()
                 total, count = total + float(latent_BCTHW.square().sum()), count + latent_BCTHW.numel()
         return _checked_scale(math.sqrt(total / count))
 
     def loader(self, state: OrderState, micro_batches: Sequence[Sequence[int]]) -> PixelLoader:
         """Batches of this rank's micro-batches."""
-        return PixelLoader(self._store, self.data, state, micro_batches, self._cache)
+        return PixelLoader(self._store, self.data, state, micro_batches, self._cache, self._device)
 
     def loss(self, model: Model, batch: PixelBatch) -> tuple[Loss, MicroBatchWork]:
         """Losses of the reconstruction of a micro-batch, or of its first frames alone."""
         first = batch.keys[0]
         name = f"{first.bucket}/{first.position}"
         as_picture = uniform(self._config.seed, "image", first.bucket, first.position) < self.task.image_ratio
-        video_BCTHW = batch.video_BCTHW.to(self._device, non_blocking=True)
-        video_BCTHW = video_BCTHW[:, :, :1] if as_picture else video_BCTHW
+        video_BCTHW = batch.video_BCTHW[:, :, :1] if as_picture else batch.video_BCTHW
         dtype = next(self.module.parameters()).dtype
         out_BCTHW: Tensor = model(video_BCTHW.to(dtype))
-        work = autoencoder_work(self._config.autoencoder, video_BCTHW.shape)
+        full = self.task.parallel.recompute_of(self.task.bucket) == "full"
+        work = autoencoder_work(self._config.autoencoder, video_BCTHW.shape, recompute=full)
         if isinstance(model, AdversarialEngine) and model.active:
             return self._losses(model, out_BCTHW, video_BCTHW, name), work
         return self._reconstruction(out_BCTHW, video_BCTHW), work

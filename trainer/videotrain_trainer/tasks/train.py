@@ -6,25 +6,25 @@ Shapes: B batch, C latent channels, T latent frames, H rows, W columns, L text t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, get_args
 
-import torch
 from torch import Tensor
 
-from videotrain_api.cost.flops import mmdit_shape
+from videotrain_api.cost.flops import mmdit_shape, recomputed_blocks
 from videotrain_api.resource.architecture import TextEncoderSpec
 from videotrain_api.resource.stages import LoraAdapter, Recompute, TrainTask
 from videotrain_trainer.checksums import read_again
 from videotrain_trainer.data.buckets import row_name
-from videotrain_trainer.data.loader import LatentBatch, LatentLoader, held_out_batches
+from videotrain_trainer.data.loader import held_out_batches
 from videotrain_trainer.data.sample_order import OrderState
 from videotrain_trainer.data.sets import LatentSet, null_text_uri, open_latents
+from videotrain_trainer.data.transfer import map_tensors
+from videotrain_trainer.diffusion.flow_batches import FlowLoader, FlowMicroBatch
 from videotrain_trainer.diffusion.flow_matching import (
+    flow_inputs,
     flow_loss,
     model_facts,
-    training_inputs,
-    validation_inputs,
+    validation_draws,
 )
 from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
 from videotrain_trainer.networks.adaptation import adapt_transformer
@@ -75,7 +75,9 @@ class FlowObjective:
         self.data: LatentSet = open_latents(store, config)
         self._policies = self._policies_by_bucket()
         self._shape = mmdit_shape(config.model, config.autoencoder, config.text_encoder)
-        self._null_text = null_text(store, self.data, config.text_encoder)
+        self._recomputed = recomputed_blocks(self._shape, self.task.parallel)
+        features = null_text(store, self.data, config.text_encoder)
+        self._null_text = map_tensors(features, lambda tensor: tensor.to(self._device))
         self._numbers = spread(len(self.data.held_out), context.world.rank, context.world.size)
         rows = [self.data.held_out[number] for number in self._numbers]
         self._held_out = held_out_batches(store, self.data, rows)
@@ -114,18 +116,27 @@ class FlowObjective:
         """Nothing: whoever draws from the transformer knows the rest from the configuration."""
         return {}
 
-    def loader(self, state: OrderState, micro_batches: Sequence[Sequence[int]]) -> LatentLoader:
+    def loader(self, state: OrderState, micro_batches: Sequence[Sequence[int]]) -> FlowLoader:
         """Batches of this rank's micro-batches."""
-        return LatentLoader(self._store, self.data, state, micro_batches)
+        return FlowLoader(
+            self._store, self.data, state, micro_batches, self._device, self.task, self._facts, self._config.seed
+        )
 
-    def loss(self, model: Model, batch: LatentBatch) -> tuple[Tensor, MicroBatchWork]:
+    def loss(self, model: Model, batch: FlowMicroBatch) -> tuple[Tensor, MicroBatchWork]:
         """Mean squared error of the velocity."""
-        self._blocks.recompute(self._policies[batch.keys[0].bucket])
-        batch = _moved(batch, self._device)
-        inputs = training_inputs(batch, self.task, self._facts, self._null_text, self._config.seed)
+        policy = self._policies[batch.keys[0].bucket]
+        self._blocks.recompute(policy)
+        inputs = flow_inputs(batch, batch.draws, self._facts, self._null_text)
         loss = flow_loss(model(**inputs.arguments()), inputs, self.task.skip_given_frames)
-        text_tokens = inputs.txt_BLD.shape[1]
-        return loss, transformer_work(self._shape, batch.latent_BCTHW.shape, self._facts.patch, text_tokens)
+        work = transformer_work(
+            self._shape,
+            batch.latent_BCTHW.shape,
+            self._facts.patch,
+            inputs.txt_BLD.shape[1],
+            batch.text_tokens,
+            self._recomputed if policy == "full" else (0, 0),
+        )
+        return loss, work
 
     @property
     def validate_every(self) -> int | None:
@@ -141,8 +152,11 @@ class FlowObjective:
         )  # without gradients there is nothing to save, and `selective` would hold on to it
 
         def loss(place: int, time: float) -> Tensor:
-            batch = _moved(self._held_out[place], self._device)
-            inputs = validation_inputs(batch, self.task, self._facts, time)
+            held_out = self._held_out[place]
+            shape_CTHW = held_out.latent_BCTHW.shape[1:]
+            draws = validation_draws(held_out.keys, shape_CTHW, self.task, self._facts, time)
+            batch = map_tensors(FlowMicroBatch(**vars(held_out), draws=draws), lambda tensor: tensor.to(self._device))
+            inputs = flow_inputs(batch, batch.draws, self._facts, self._null_text)
             return flow_loss(model(**inputs.arguments()), inputs)
 
         buckets = [self.data.manifest_row(number)["bucket"] for number in self.data.held_out]
@@ -174,15 +188,3 @@ def _task(context: StageContext) -> TrainTask:
     if task is None:
         raise ConfigError(f"stage {context.config.stage.name!r}: train must be set")
     return task
-
-
-def _moved(batch: LatentBatch, device: torch.device) -> LatentBatch:
-    return replace(
-        batch,
-        latent_BCTHW=batch.latent_BCTHW.to(device, non_blocking=True),
-        cond_first_BC1HW=batch.cond_first_BC1HW.to(device, non_blocking=True),
-        cond_last_BC1HW=batch.cond_last_BC1HW.to(device, non_blocking=True),
-        references_BCFHW={name: frames.to(device) for name, frames in batch.references_BCFHW.items()},
-        context_BLD=batch.context_BLD.to(device, non_blocking=True),
-        pooled_BP=batch.pooled_BP.to(device, non_blocking=True),
-    )

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 
 from videotrain_trainer.checkpoint.state import Point
-from videotrain_trainer.data.sample_order import StepOrder
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.training.final_weights import export_weights
 from videotrain_trainer.training.order_check import RANK_STEPS, RankSteps, order_lines
 from videotrain_trainer.training.setup import MakeObjective, TrainingRun, is_finished, prepare
-from videotrain_trainer.training.step import StepResult
+from videotrain_trainer.training.step_result import Wishes
 from videotrain_trainer.training.validation_loss import Validated
 from videotrain_trainer.worker.stage_context import Outcome, StageContext
-from videotrain_trainer.worker.stage_reporter import Work
 
 
 def train(context: StageContext, make_objective: MakeObjective, total_steps: int) -> Outcome:
@@ -32,19 +31,24 @@ def train(context: StageContext, make_objective: MakeObjective, total_steps: int
     # From here on all ranks hold the state of the newest complete checkpoint (or the first weights) and walk in step.
     with closing(prepare(context, store, make_objective)) as run:
         while run.state.step < total_steps:
-            # Relies on `run.state` alone; leaves it one step further, with the step's record written. Whether to drain,
-            # or to save by the clock, is agreed in the step's own collective, so all ranks do it at the same step.
-            result = _step(run)
+            # Relies on `run.state` alone; leaves it one step further. Queues that step, and only then reads the one
+            # before, which so costs the device no time. Whether to drain, or to save by the clock, is agreed there, so
+            # all ranks do it at the same step.
+            agreed = _step(run)
+            # Whatever happens between two steps waits for the verdict on the one before: no checkpoint holds a step
+            # that diverged, and every validation is told behind its step.
+            if any(agreed) or _something_is_due(run, total_steps):
+                _read(run, Wishes)
             # Before validation and before the usual checkpoint: a drain has little time, and loses no step this way.
             # One that comes with the last step ends as any stage does.
-            if result.drain and run.state.step < total_steps:
+            if agreed.drain and run.state.step < total_steps:
                 _save(run)
                 run.writer.wait()
                 return "drained"
             # Before the checkpoint of the same step: who resumes from it must not have to validate again.
             _validate(run, total_steps)
             # Only begins to write; the next step computes meanwhile, and waits if the one before is not stored yet.
-            if result.save or run.state.step % context.config.checkpoint.every_steps == 0:
+            if agreed.save or run.state.step % context.config.checkpoint.every_steps == 0:
                 _save(run)
         # The last step has a checkpoint whatever its number is. It must be stored, for the result is read back from it.
         _save(run)
@@ -53,16 +57,49 @@ def train(context: StageContext, make_objective: MakeObjective, total_steps: int
     return "completed"
 
 
-def _step(run: TrainingRun) -> StepResult:
+def _step(run: TrainingRun) -> Wishes:
+    """Queue the next step and read the one before; what the world is to do behind the step that was queued."""
     run.writer.check()
     order = run.objective.data.plan.step(run.state)
-    result = run.stepper.run(order, run.context.drain.requested(), run.save_is_due())
-    run.trained_steps.add(order, result.trained)
-    _record(run, order, result)
+    queued = run.stepper.queue(order)
+    run.trained_steps.add(order, queued.trained)
     run.state = run.objective.data.plan.advance(run.state)
-    run.samples += result.samples
+    # Asked when the device is done with a step, or at once where there is none to be read.
+    agreed = Wishes(*run.peers.any(run.wishes())) if run.unread is None else _read(run, run.wishes)
+    run.unread = queued
+    return agreed
+
+
+def _read(run: TrainingRun, wishes: Callable[[], Wishes]) -> Wishes:
+    """Record the step that was queued last, if that was not done; what some rank wishes. Collective."""
+    if run.unread is None:
+        return wishes()
+    queued, run.unread = run.unread, None
+    result = run.stepper.read(queued, wishes)
+    run.context.reporter.step(
+        queued.order.step,
+        run.finished_at,
+        result.finished_at,
+        result.work,
+        **(result.measured | {"checkpoint_us": run.spans.take("checkpoint")}),
+    )
+    run.samples += result.work.samples
     run.finished_at = result.finished_at
-    return result
+    return result.agreed
+
+
+def _something_is_due(run: TrainingRun, total_steps: int) -> bool:
+    """A validation, a checkpoint or the end of the stage comes after the step that was queued last."""
+    step = run.state.step
+    saves = step % run.context.config.checkpoint.every_steps == 0
+    return saves or step == total_steps or _validates(run, total_steps)
+
+
+def _validates(run: TrainingRun, total_steps: int) -> bool:
+    objective, step = run.objective, run.state.step
+    if not isinstance(objective, Validated) or objective.validate_every is None:
+        return False
+    return step % objective.validate_every == 0 or step == total_steps
 
 
 def _validate(run: TrainingRun, total_steps: int) -> None:
@@ -70,14 +107,12 @@ def _validate(run: TrainingRun, total_steps: int) -> None:
 
     A drain that comes at such a step leaves its validation out, because the time for a drain is short.
     """
-    objective, step = run.objective, run.state.step
-    if not isinstance(objective, Validated) or objective.validate_every is None:
-        return
-    if step % objective.validate_every and step != total_steps:
+    objective = run.objective
+    if not isinstance(objective, Validated) or not _validates(run, total_steps):
         return
     losses = objective.validate(run.engine, run.peers)
     run.finished_at = run.context.reporter.validated(
-        step,
+        run.state.step,
         run.finished_at,
         samples=losses.samples,
         loss=losses.mean,
@@ -104,19 +139,3 @@ def _save(run: TrainingRun) -> None:
         run.writer.save(run.engine.shards, point)
     run.trained_steps.clear()
     run.saved_step, run.save_began = run.state.step, time.monotonic()
-
-
-def _record(run: TrainingRun, order: StepOrder, result: StepResult) -> None:
-    run.context.reporter.step(
-        order.step,
-        run.finished_at,
-        result.finished_at,
-        Work(result.samples, result.tokens, result.model_flops),
-        data_stall_us=result.data_stall_us,
-        checkpoint_us=run.spans.take("checkpoint"),
-        loss=result.loss,
-        gradient_norm=result.gradient_norm,
-        learning_rate=result.learning_rate,
-        bucket=order.bucket,
-        world_spread=result.world_spread,
-    )

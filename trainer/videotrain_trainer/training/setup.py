@@ -30,7 +30,8 @@ from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine, bu
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.training.order_check import TrainedSteps
 from videotrain_trainer.training.stage_check import check_stage
-from videotrain_trainer.training.step import Objective, Stepper
+from videotrain_trainer.training.step import Objective, QueuedStep, Stepper
+from videotrain_trainer.training.step_result import Wishes
 from videotrain_trainer.training.timing import Spans
 from videotrain_trainer.worker.stage_context import StageContext
 
@@ -55,13 +56,15 @@ class TrainingRun:
     writer: CheckpointWriter
     spans: Spans
     state: OrderState
-    """Order after the last finished step."""
+    """Order after the last step that was queued."""
     samples: int
-    """Consumed up to it."""
+    """Consumed up to the last step that was read."""
     saved_step: int
     """Step of the newest checkpoint that was begun."""
     finished_at: datetime
-    """End of the last step."""
+    """End of the last step that was read, or of what came after it."""
+    unread: QueuedStep | None = None
+    """The last step that was queued, until it is read."""
     trained_steps: TrainedSteps = field(default_factory=TrainedSteps)
     save_began: float = field(default_factory=time.monotonic)
     """When that checkpoint was begun, or training went on from it."""
@@ -75,6 +78,10 @@ class TrainingRun:
         """Whether a checkpoint is due by the clock; always False but on rank 0, whose clock is the world's."""
         every = self.context.config.checkpoint.every_seconds
         return self.context.world.rank == 0 and every is not None and time.monotonic() - self.save_began >= every
+
+    def wishes(self) -> Wishes:
+        """What this process asks the world for."""
+        return Wishes(drain=self.context.drain.requested(), save=self.save_is_due())
 
     def close(self) -> None:
         """Stop threads; a checkpoint that is still being written stays incomplete."""
@@ -182,7 +189,7 @@ def _assemble(
     shares = [
         share_of(world.rank, world.size, plan.micro_batches_of(bucket), degree) for bucket, degree in enumerate(degrees)
     ]
-    loader, spans = objective.loader(state, [share.micro_batches for share in shares]), Spans(world.device)
+    loader = objective.loader(state, [share.micro_batches for share in shares])
     order = OrderLog(store, config.paths.output, loaded.manifest, context.reporter)
     return TrainingRun(
         context=context,
@@ -191,9 +198,9 @@ def _assemble(
         engine=engine,
         peers=peers,
         loader=loader,
-        stepper=Stepper(objective, engine, loader, peers, shares, spans),
+        stepper=Stepper(objective, engine, loader, peers, shares, world.device),
         writer=CheckpointWriter(store, _member(context), config.checkpoint, order, context.reporter),
-        spans=spans,
+        spans=Spans(),
         state=state,
         samples=loaded.manifest.samples if loaded.manifest else 0,
         saved_step=state.step,

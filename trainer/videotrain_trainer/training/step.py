@@ -1,28 +1,30 @@
-"""One optimizer step of one rank: its micro-batches, the update, and what the world did."""
+"""One optimizer step of one rank: queued first, and read when the next one is queued.
+
+The device so never waits for the host: it has the next step before anyone asks what came of this one.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from videotrain_api.resource.stages import Optimizer, ParallelLayout
 from videotrain_trainer.data.loader import MicroBatchLoader, SampleKey
 from videotrain_trainer.data.sample_order import OrderState, StepOrder
 from videotrain_trainer.data.sets import TrainingSet
-from videotrain_trainer.errors import Diverged
 from videotrain_trainer.parallel.data_parallel import Share
 from videotrain_trainer.parallel.engine import Engine
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine
 from videotrain_trainer.training.ema import decay_at, update_average
 from videotrain_trainer.training.optim import learning_rate
-from videotrain_trainer.training.step_flops import MicroBatchWork
-from videotrain_trainer.training.timing import Spans
+from videotrain_trainer.training.step_flops import MicroBatchWork, together
+from videotrain_trainer.training.step_result import RankStep, StepResult, Wishes, check_finite, world_result
+from videotrain_trainer.training.timing import Marks, Timeline, take_memory_peak
 
 Model = Callable[..., Any]
 
@@ -108,26 +110,21 @@ class MicroBatchIds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """One step of the whole world, equal on all ranks except `trained`."""
+class QueuedStep:
+    """A step of this rank that the device has still to do."""
 
-    finished_at: datetime
-    loss: float
-    """Mean over all micro-batches."""
-    gradient_norm: float
+    order: StepOrder
     learning_rate: float
-    samples: int
-    tokens: int
-    model_flops: float
-    data_stall_us: int
-    """Of the rank that waited longest."""
-    world_spread: float
-    drain: bool
-    """Some process was asked to stop."""
-    save: bool
-    """A checkpoint is due by the clock of rank 0."""
     trained: list[MicroBatchIds]
-    """Of this rank, if it speaks for its group."""
+    share: Share
+    work: MicroBatchWork
+    """Of its group, if it leads it."""
+    values: Tensor
+    """Losses of its micro-batches, gradient norm and the discriminator's, float64 on the host. To be read once `marks`
+    are passed."""
+    marks: Marks
+    memory_bytes: int
+    """Most that the device held since the step before."""
 
 
 class Stepper:
@@ -139,7 +136,7 @@ class Stepper:
         loader: of this rank's micro-batches.
         peers: the world.
         shares: of this rank, in a step of each bucket.
-        spans: times of this rank.
+        device: of the work.
     """
 
     def __init__(
@@ -149,89 +146,81 @@ class Stepper:
         loader: MicroBatchLoader[Any, Any],
         peers: WorldPeers,
         shares: Sequence[Share],
-        spans: Spans,
+        device: torch.device,
     ) -> None:
         self._objective = objective
         self._engine = engine
         self._loader = loader
         self._peers = peers
         self._shares = shares
-        self._spans = spans
+        self._device = device
+        self._timeline = Timeline(device)
+        engine.around_update(lambda: self._timeline.mark("communication"), lambda: self._timeline.mark("optimizer"))
 
-    def run(self, order: StepOrder, drain_requested: bool, save_due: bool) -> StepResult:
-        """Train on one step.
-
-        Args:
-            order: of its samples.
-            drain_requested: this process was asked to stop.
-            save_due: by this process's clock a checkpoint is due; told by one rank only.
-
-        Raises:
-            Diverged: loss or gradient norm is not finite.
-        """
+    def queue(self, order: StepOrder) -> QueuedStep:
+        """Give the device a step to do. No value is read from it."""
         task = self._objective.task
         share = self._shares[order.bucket_index]
         losses, works, trained = [], [], []
+        self._timeline.begin()
         for micro_batch in share.micro_batches:
-            loss, work, ids = self._micro_batch(order, micro_batch, share.scale)
-            losses.append(loss)
+            batch: KeyedBatch = self._loader.fetch(order, micro_batch)
+            self._timeline.mark("data")
+            loss, work = self._objective.loss(self._engine, batch)
+            self._timeline.mark("forward")
+            self._engine.backward(loss * share.scale)
+            self._timeline.mark("backward")
+            losses.append(loss.detach())
             works.append(work)
-            trained.append(MicroBatchIds(micro_batch, ids))
+            trained.append(MicroBatchIds(micro_batch, [key.uid for key in batch.keys]))
         rate = learning_rate(task.optimizer, order.step)
         norm = self._engine.step(rate)
+        self._timeline.mark("communication")
         if task.ema_decay:
             decay = decay_at(task.ema_decay, order.step)
             update_average(self._engine.shards.averages, self._engine.shards.masters, decay)
-        # Losses of a group have the micro-batch's as their mean; its samples, tokens and FLOPs are told by one rank.
-        row = [sum(float(loss) for loss in losses) / share.degree, *_total(works if share.leads else [])]
-        row += [float(drain_requested), float(save_due)]
-        table = self._peers.table([*row, self._spans.take("data"), self._spans.take("compute")])
-        loss_sum, samples, tokens, flops, drains, saves, _, _ = table.sum(dim=0).tolist()
-        result = StepResult(
-            finished_at=datetime.now(UTC),
-            loss=loss_sum / len(order.micro_batches),
-            gradient_norm=norm,
+            self._timeline.mark("optimizer")
+        # Into page-locked memory, so that the host does not wait; the last mark comes behind the copy.
+        values = torch.stack([value.double() for value in (*losses, norm, self._engine.critic_norm)])
+        return QueuedStep(
+            order=order,
             learning_rate=rate,
-            samples=int(samples),
-            tokens=int(tokens),
-            model_flops=flops,
-            data_stall_us=int(table[:, 6].max()),
-            world_spread=_spread(table[:, 7]),
-            drain=drains > 0,
-            save=saves > 0,
             trained=trained if share.leads else [],
+            share=share,
+            work=together(works if share.leads else []),
+            values=values.to("cpu", non_blocking=True),
+            marks=self._timeline.end(),
+            memory_bytes=take_memory_peak(self._device),
         )
-        _check_finite(result, order)
-        return result
 
-    def _micro_batch(
-        self, order: StepOrder, micro_batch: int, scale: float
-    ) -> tuple[Tensor, MicroBatchWork, list[str]]:
-        with self._spans.measure("data"):
-            batch: KeyedBatch = self._loader.fetch(order, micro_batch)
-        with self._spans.measure("compute", on_device=True):
-            loss, work = self._objective.loss(self._engine, batch)
-            self._engine.backward(loss * scale)
-        return loss.detach(), work, [key.uid for key in batch.keys]
+    def read(self, queued: QueuedStep, wishes: Callable[[], Wishes]) -> StepResult:
+        """What came of a step. Waits for the device, and for all ranks. Collective.
 
+        Args:
+            queued: the oldest step that was not read yet.
+            wishes: of this process; called once the device is done.
 
-def _total(works: Sequence[MicroBatchWork]) -> tuple[int, int, float]:
-    return (
-        sum(work.samples for work in works),
-        sum(work.tokens for work in works),
-        sum(work.model_flops for work in works),
-    )
-
-
-def _spread(compute_us: Tensor) -> float:
-    mean = float(compute_us.mean())
-    return float(compute_us.max() - compute_us.min()) / mean if mean else 0.0
-
-
-def _check_finite(result: StepResult, order: StepOrder) -> None:
-    for what, value in (("loss", result.loss), ("gradient norm", result.gradient_norm)):
-        if not math.isfinite(value):
-            raise Diverged(
-                f"step {order.step} (bucket {order.bucket}): the {what} is {value}; lower optimizer.learningRate, add "
-                "warmupSteps or look at the step's samples"
-            )
+        Raises:
+            Diverged: loss or gradient norm is not finite, on any rank.
+        """
+        finished_at = queued.marks.wait()
+        *losses, norm, critic_norm = queued.values.tolist()
+        work, phases = queued.work, queued.marks.totals()
+        row = RankStep(
+            # The losses of a group's ranks have the micro-batch's as their mean.
+            loss=sum(losses) / queued.share.degree,
+            gradient_norm=norm,
+            critic_norm=critic_norm,
+            samples=work.samples,
+            tokens=work.tokens,
+            model_flops=work.model_flops,
+            hardware_flops=work.hardware_flops,
+            useful_flops=work.useful_flops,
+            micro_batches=len(losses),
+            **phases,
+            memory=queued.memory_bytes,
+            **wishes()._asdict(),
+        )
+        table = self._peers.table(row)
+        check_finite(table, queued.order)
+        return world_result(table, queued.order, finished_at, queued.learning_rate)

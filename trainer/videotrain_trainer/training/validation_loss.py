@@ -70,9 +70,10 @@ def measure(
     """
     width = len(times)
     row = [0.0] * (len(buckets) * width)
-    for place, number in enumerate(numbers):
-        for index, time in enumerate(times):
-            row[number * width + index] = float(losses(place, time))
+    places = [(place, index) for place in range(len(numbers)) for index in range(width)]
+    found = torch.stack([losses(place, times[index]) for place, index in places]).tolist()
+    for (place, index), loss in zip(places, found, strict=True):
+        row[numbers[place] * width + index] = loss
     # A sample that came twice has the same loss on both ranks; the greatest of its values, all others being 0, is it.
     table = peers.table(row).amax(dim=0).view(len(buckets), width)
     groups: defaultdict[str, list[float]] = defaultdict(list)

@@ -39,6 +39,8 @@ class Work(NamedTuple):
     samples: int
     tokens: int = 0
     model_flops: float = 0.0
+    hardware_flops: float | None = None
+    useful_flops: float | None = None
 
 
 class Measured(TypedDict, total=False):
@@ -50,7 +52,14 @@ class Measured(TypedDict, total=False):
     gradient_norm: float | None
     learning_rate: float | None
     bucket: str | None
+    forward_us: int | None
+    backward_us: int | None
+    communication_us: int | None
+    optimizer_us: int | None
+    memory_bytes: int | None
     world_spread: float | None
+    slowest_rank: int | None
+    straggler_ratio: float | None
 
 
 class ValidationLosses(TypedDict):
@@ -123,6 +132,8 @@ class StageReporter:
                 samples=work.samples,
                 tokens=work.tokens,
                 model_flops=work.model_flops,
+                hardware_flops=work.hardware_flops,
+                useful_flops=work.useful_flops,
                 **(stalls | measured),
             )
         )

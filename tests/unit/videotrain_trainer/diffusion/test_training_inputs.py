@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.batches import Batch, Key
+from support.batches import Batch, Key, training_inputs
 
 from videotrain_api.resource.stages import Bucket, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
 from videotrain_trainer.diffusion.conditioning import KINDS, applicable, choose
@@ -14,7 +14,6 @@ from videotrain_trainer.diffusion.flow_matching import (
     flow_loss,
     null_context,
     sample_generator,
-    training_inputs,
 )
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.text.byte_encoder import TextFeatures
