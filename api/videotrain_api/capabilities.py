@@ -17,8 +17,6 @@ from videotrain_api.schema import ApiModel, camel_case
 
 CONTEXT_PARALLEL_DEGREES: Final = (1,)
 """Degrees of context parallelism that the trainer has."""
-EVEN_ZERO_STAGES: Final = (2, 3)
-"""ZeRO stages under which all data-parallel groups must have the same number of micro-batches."""
 
 TRAINED: Final = ("train", "autoencoder")
 """Tasks that this is about."""
@@ -28,7 +26,9 @@ Settings = Mapping[str, Any]
 """Values by the names of SETTINGS; None for a field that is unset."""
 SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "context_parallel": ("parallel", "context_parallel"),
+    "engine": ("parallel", "engine"),
     "zero_stage": ("parallel", "zero_stage"),
+    "offload": ("parallel", "offload"),
     "checkpoint_double_blocks": ("parallel", "checkpoint_double_blocks"),
     "checkpoint_single_blocks": ("parallel", "checkpoint_single_blocks"),
     "precision": ("precision",),
@@ -94,18 +94,29 @@ EXCLUSIONS: Final = (
         for name in ("checkpoint_double_blocks", "checkpoint_single_blocks")
     ),
     Exclusion(
-        when={"zero_stage": (0,), "precision": ("bf16",)},
+        when={"engine": ("deepspeed",), "zero_stage": (0,), "precision": ("bf16",)},
         blamed="zero_stage",
         allowed="stage 0 keeps no float32 master weights in bf16; allowed: 1 or more, or precision fp32",
     ),
     Exclusion(
-        when={"lora": (SET,), "zero_stage": (3,)},
+        when={"engine": ("deepspeed",), "zero_stage": (0,), "offload": ("optimizer",)},
+        blamed="offload",
+        allowed="in stage 0 every GPU keeps the whole optimizer; allowed: none, or zeroStage 1 or more",
+    ),
+    Exclusion(
+        when={"lora": (SET,), "engine": ("deepspeed",), "zero_stage": (3,)},
         blamed="zero_stage",
-        allowed="stage 3 would also cut the frozen weights up, which gains nothing for an adapter; allowed: 0, 1, 2",
+        allowed="stage 3 would gather frozen weights in every pass; allowed for an adapter: 0, 1, 2, or engine fsdp2",
     ),
     # docs/decisions/0622-sharding-beside-a-discriminator.md
     Exclusion(
-        when={"adversarial": (SET,), "zero_stage": (2, 3)},
+        when={"adversarial": (SET,), "engine": ("fsdp2",)},
+        blamed="engine",
+        allowed="the weight of the adversarial loss comes from gradients at the last layer, which fsdp2 keeps in "
+        "pieces; allowed with adversarial: deepspeed",
+    ),
+    Exclusion(
+        when={"adversarial": (SET,), "engine": ("deepspeed",), "zero_stage": (2, 3)},
         blamed="zero_stage",
         allowed="DeepSpeed can lose gradients silently from stage 2 on where a part of a model runs more than once in "
         "a step, as beside a discriminator; allowed with adversarial: 0 or 1",
@@ -138,10 +149,6 @@ class Row:
     def idles(self, processes: int) -> bool:
         """Whether some data-parallel group would have no micro-batch."""
         return processes // self.context_parallel > self.micro_batches
-
-    def uneven(self, processes: int) -> bool:
-        """Whether groups would have different numbers of micro-batches."""
-        return self.micro_batches % (processes // self.context_parallel) != 0
 
 
 def linear_layers(model: TransformerSpec) -> Iterator[str]:
@@ -214,11 +221,6 @@ def row_refusals(task: TrainTask | AutoencoderTask) -> Iterator[Refusal]:
             yield Refusal(row.degree_path, row.context_parallel, allowed)
 
 
-def needs_even_groups(task: TrainTask | AutoencoderTask) -> bool:
-    """Whether all data-parallel groups must have the same number of micro-batches."""
-    return task.parallel.zero_stage in EVEN_ZERO_STAGES
-
-
 def world_refusals(task: TrainTask | AutoencoderTask, processes: int) -> Iterator[Refusal]:
     """What the trainer cannot do with so many worker processes."""
     for row in rows_of(task):
@@ -228,10 +230,4 @@ def world_refusals(task: TrainTask | AutoencoderTask, processes: int) -> Iterato
             yield Refusal(row.degree_path, row.context_parallel, allowed)
         elif row.idles(processes):
             allowed = f"cannot occupy {groups} data-parallel groups; allowed: {groups} or more, or fewer nodes"
-            yield Refusal(row.path, row.micro_batches, allowed)
-        elif needs_even_groups(task) and row.uneven(processes):
-            allowed = (
-                f"must be a multiple of the {groups} data-parallel groups under zeroStage {task.parallel.zero_stage}; "
-                "use zeroStage 1 or limit nodes.allowed"
-            )
             yield Refusal(row.path, row.micro_batches, allowed)

@@ -30,6 +30,7 @@ from videotrain_api.config.stage_config import StageConfig, StagePaths
 from videotrain_api.records import TRAINER_RECORD, CheckpointRecord, StartedRecord, StepRecord
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.resource.stages import (
+    AutoencoderLayout,
     AutoencoderTask,
     Bucket,
     ConditioningMix,
@@ -194,7 +195,7 @@ def autoencoder_config(folder: Path, clips: str, **changes: Any) -> StageConfig:
         "optimizer": Optimizer(learning_rate=[LearningRatePiece(value=AUTOENCODER_LEARNING_RATE)], epsilon=1e-8),
         "image_ratio": 0.5,
         "precision": "fp32",
-        "parallel": ParallelLayout(micro_batches_per_step=2),
+        "parallel": AutoencoderLayout(micro_batches_per_step=2),
     }
     stage = Stage(name="vae", task="autoencoder", autoencoder=AutoencoderTask(**(task | changes)))
     base = train_config(folder, "file:///none")

@@ -17,6 +17,7 @@ from videotrain_api.config.presets import complete_autoencoder, complete_transfo
 from videotrain_api.config.stage_config import StageConfig, StagePaths
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.resource.stages import (
+    AutoencoderLayout,
     AutoencoderTask,
     Bucket,
     CurateTask,
@@ -175,7 +176,7 @@ def train_task() -> Callable[..., TrainTask]:
 @pytest.fixture
 def autoencoder_task() -> Callable[..., AutoencoderTask]:
     def make(row: Bucket, micro_batches: int = 2) -> AutoencoderTask:
-        layout = ParallelLayout(micro_batches_per_step=micro_batches)
+        layout = AutoencoderLayout(micro_batches_per_step=micro_batches)
         return AutoencoderTask(steps=4, bucket=row, optimizer=OPTIMIZER, parallel=layout)
 
     return make

@@ -36,6 +36,11 @@ products, convolutions, attention and exchanges between ranks; everything but it
 Scorer = Literal["steadiness", "motion", "sharpness"]
 """What the best of several candidates is chosen by."""
 
+EngineName = Literal["deepspeed", "fsdp2"]
+"""Who shards a model's training state: DeepSpeed's ZeRO, or torch's fully sharded data parallelism."""
+Offload = Literal["none", "optimizer"]
+"""What lies in the host's memory: nothing, or master weights and moments, which are then updated there."""
+
 PromptStyle = Literal["plain", "fps", "motion", "fps-motion"]
 """What follows a caption in the text that is encoded: nothing, the frame rate, the motion score, or both."""
 
@@ -202,9 +207,17 @@ class ParallelLayout(ApiModel):
     (Ulysses). Where a node has too few GPUs, or the heads do not divide, parts of the sequence take turns (ring
     attention). Must divide GPUs per node, or be a multiple of them and divide the GPUs of every allowed number of
     nodes. A row of a bucket table may have its own."""
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    """DeepSpeed ZeRO stage. Stages 2 and 3 need microBatchesPerStep to be a multiple of every data-parallel size; an
-    autoencoder stage with `adversarial` takes 0 or 1."""
+    engine: EngineName = "deepspeed"
+    """Who shards weights, gradients and optimizer. `fsdp2` is torch's fully_shard: as little memory as zeroStage 2, one
+    gather and one reduction per block, all of them beside the computation. Each continues the other's checkpoints. An
+    autoencoder stage with `adversarial` takes `deepspeed`."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What DeepSpeed shards, unused by `fsdp2`: nothing (fp32 alone), optimizer and master weights (1), gradients as
+    well (2), weights as well (3). On N GPUs in bf16 a parameter takes 6 + 12/N, 2 + 16/N or 26/N bytes in stage 1, 2 or
+    3. An autoencoder stage takes 1 if it is unset, and with `adversarial` 0 or 1."""
+    offload: Offload = "none"
+    """`optimizer`: keep master weights and moments in the host's memory and update them there; 12/N bytes less per
+    parameter on the GPU for a slower step. Not with zeroStage 0."""
     recompute: Recompute = "none"
     """What blocks compute again in the backward pass instead of keeping it, unless a row of the bucket table says
     otherwise. `selective` keeps what is dear (matrix products, attention) and costs almost no time; `full` keeps only
@@ -234,6 +247,13 @@ def ulysses_degree(degree: int, gpus_per_node: int, heads: int) -> int:
     of the sequence that take turns in ring attention; 1 unless the degree exceeds a node or does not divide the heads.
     """
     return math.gcd(min(degree, gpus_per_node), heads)
+
+
+class AutoencoderLayout(ParallelLayout):
+    """How a step of autoencoder training is spread over the GPUs."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """As in a train stage, but 1 if unset; with `adversarial` 0 or 1."""
 
 
 class WeightsFrom(ApiModel):
@@ -354,7 +374,7 @@ class AutoencoderTask(ApiModel):
     """Adversarial phase, which sharpens; none if unset."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Data type of weights and activations."""
-    parallel: ParallelLayout = ParallelLayout()
+    parallel: AutoencoderLayout = AutoencoderLayout()
     """Parallel layout; context parallelism is not supported here."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     """Decay of the moving average of the weights per optimizer step, (1 + step) / (10 + step) while that is less; 0

@@ -78,8 +78,3 @@ def _worlds(path: str, task: TrainTask | AutoencoderTask, counts: Sequence[int],
             allowed = f"make up to {groups} data-parallel groups, more than there are micro-batches"
             allowed = f"{shown(idle)} node(s) {allowed}; allowed: {groups} or more, or fewer nodes"
             yield Problem(where, row.micro_batches, allowed)
-        uneven = [n for n in worlds if not row.idles(n * gpus) and row.uneven(n * gpus)]
-        if uneven and capabilities.needs_even_groups(task):
-            stage = f"must be a multiple of every data-parallel size under zeroStage {task.parallel.zero_stage}"
-            allowed = f"{stage}; it is not with {shown(uneven)} node(s); see nodes.allowed"
-            yield Problem(where, row.micro_batches, allowed)

@@ -21,9 +21,9 @@ from support.training_worlds import (
 from videotrain_api.config.presets import AUTOENCODERS
 from videotrain_api.resource.stages import (
     AdversarialPhase,
+    AutoencoderLayout,
     LearningRatePiece,
     Optimizer,
-    ParallelLayout,
     PerceptualLoss,
     WeightsFrom,
 )
@@ -114,7 +114,7 @@ def test_the_loss_falls_in_both_phases(tmp_path, lpips):
         make_clips(tmp_path, count=1, frames=8),
         steps=20,
         image_ratio=0.0,
-        parallel=ParallelLayout(micro_batches_per_step=1),
+        parallel=AutoencoderLayout(micro_batches_per_step=1),
         perceptual=PerceptualLoss(weights=lpips),
         adversarial=phase,
     )
@@ -157,14 +157,14 @@ def test_both_models_survive_a_change_of_world(tmp_path, configure, alone, befor
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_stages_under_which_gradients_may_be_lost_are_refused(tmp_path, configure, stage):
-    layout = ParallelLayout(micro_batches_per_step=2, zero_stage=stage)
+    layout = AutoencoderLayout(micro_batches_per_step=2, zero_stage=stage)
     result = run_world(tmp_path, configure(tmp_path, parallel=layout), 1)
     assert result.codes == [ExitCode.CONFIG]
     assert f"autoencoder.parallel.zeroStage: {stage}: DeepSpeed can lose gradients" in result.outcomes[0]
 
 
 def test_both_models_learn_alike_without_sharding(tmp_path, configure, alone):
-    layout = ParallelLayout(micro_batches_per_step=2, zero_stage=0)
+    layout = AutoencoderLayout(micro_batches_per_step=2, zero_stage=0)
     result = run_world(tmp_path, configure(tmp_path, parallel=layout), 2)
     assert result.outcomes == ["completed"] * 2, result.outcomes
     same, found = close(tmp_path, alone[0], UNSHARDED)

@@ -123,15 +123,6 @@ CASES: dict[str, tuple[Callable[[Spec], Any], str, str, bool]] = {
         "allowed: 4 or more",
         BOTH,
     ),
-    "a row whose micro-batches do not divide under ZeRO stage 2": (
-        lambda spec: (
-            task(spec, TRAIN)["buckets"][0].update(microBatches=5),
-            task(spec, TRAIN)["parallel"].update(zeroStage=2),
-        ),
-        "spec.stages[3].train.buckets[0].microBatches",
-        "it is not with 1, 2 node(s)",
-        MODELS_ONLY,
-    ),
     "a budget in money without a price": (
         with_budget("0", maxCost="5.00"),
         "spec.budget.maxCost",

@@ -33,6 +33,8 @@ class Share:
     """Ranks that share each of them."""
     scale: float
     """Factor on each loss."""
+    most: int
+    """Micro-batches of the group that has most; others have one less at most."""
     leads: bool
     """This rank speaks for its group, where what the group did is counted once."""
 
@@ -44,5 +46,6 @@ def share_of(rank: int, size: int, micro_batches: int, degree: int) -> Share:
         micro_batches=micro_batches_of(rank // degree, groups, micro_batches),
         degree=degree,
         scale=loss_scale(groups, micro_batches),
+        most=-(-micro_batches // groups),
         leads=rank % degree == 0,
     )

@@ -1,8 +1,8 @@
-"""The float32 state that a rank holds under each ZeRO stage, seen as packed vectors.
+"""The float32 state that a rank holds under each engine, seen as packed vectors.
 
-DeepSpeed keeps master weights in flat tensors that cross parameter boundaries; the optimizer's state is keyed by them.
-Stages 0 to 2 and the bf16 wrapper of stage 1 are read through the fragment addresses that DeepSpeed links to every
-parameter, stage 3 through its table of gradient positions.
+FSDP cuts every parameter along its first dimension. DeepSpeed keeps master weights in flat tensors that cross parameter
+boundaries; the optimizer's state is keyed by them. Its stages 0 to 2 and the bf16 wrapper of stage 1 are read through
+the fragment addresses that DeepSpeed links to every parameter, stage 3 through its table of gradient positions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from videotrain_trainer.sharded_state import Piece, Quantity, pack
+from videotrain_trainer.sharded_state import Piece, Quantity, numel, pack
 
 MOMENTS: tuple[Quantity, ...] = ("exp_avg", "exp_avg_sq")
 
@@ -167,3 +167,19 @@ def sliced(engine: Any, names: Mapping[Any, str]) -> tuple[list[Tensor], list[Ru
         start = rank * length
         runs.append(Run(name, start, max(0, min(length, parameter.ds_numel - start)), flat, offset))
     return list(optimizer.fp32_partitioned_groups_flat), [run for run in runs if run.length]
+
+
+def row_runs(shapes: Mapping[str, tuple[int, ...]], masters: Sequence[Tensor], rank: int, size: int) -> list[Run]:
+    """FSDP: every parameter is cut into blocks of equally many rows, the last ones shorter or empty.
+
+    Args:
+        shapes: every parameter of the model.
+        masters: this rank's block of each, in the same order.
+        rank: of this process.
+        size: of the world.
+    """
+    runs = []
+    for number, ((name, shape), master) in enumerate(zip(shapes.items(), masters, strict=True)):
+        rows, width = -(-shape[0] // size), numel(shape[1:])
+        runs.append(Run(name, rank * rows * width, master.numel(), number, 0))
+    return [run for run in runs if run.length]

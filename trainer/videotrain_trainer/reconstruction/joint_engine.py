@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from videotrain_api.resource.stages import AdversarialPhase, LearningRatePiece
+from videotrain_trainer.parallel.build import shard_model
 from videotrain_trainer.parallel.engine import Engine, EngineOptions
 from videotrain_trainer.parallel.shards import Shards
 from videotrain_trainer.reconstruction.adaptive_weight import AdversarialLoss
@@ -42,15 +43,15 @@ def build_engine(objective: Any, options: EngineOptions, world: World) -> Engine
     joint = isinstance(objective, HasDiscriminator)
     discriminator, phase = (objective.discriminator, objective.adversarial) if joint else (None, None)
     if discriminator is None or phase is None:
-        return Engine(objective.module, options, world)
-    engine = Engine(objective.module, options, world)
+        return shard_model(objective.module, options, world)
+    engine = shard_model(objective.module, options, world)
     rate = [LearningRatePiece(value=phase.learning_rate)]
     critic = replace(
         options,
         optimizer=options.optimizer.model_copy(update={"learning_rate": rate, "warmup_steps": 0}),
         keep_average=False,
     )
-    return AdversarialEngine(engine, Engine(discriminator, critic, world), phase)
+    return AdversarialEngine(engine, shard_model(discriminator, critic, world), phase)
 
 
 class AdversarialEngine:
@@ -64,7 +65,7 @@ class AdversarialEngine:
 
     def __init__(self, model: Engine, critic: Engine, phase: AdversarialPhase) -> None:
         self._model, self.critic, self._phase = model, critic, phase
-        self.dtype = model.dtype
+        self.dtype, self.in_step = model.dtype, model.in_step
         self.critic_norm = critic.critic_norm
         """Global gradient norm of the discriminator in the last step; 0 before its phase."""
         self.shards = JointShards(model.shards, critic.shards, phase.start_step)
@@ -83,13 +84,13 @@ class AdversarialEngine:
         """Whether the discriminator takes part in the step that comes next."""
         return self.shards.step >= self._phase.start_step
 
-    def backward(self, loss: Tensor | AdversarialLoss) -> None:
+    def backward(self, loss: Tensor | AdversarialLoss, last: bool = True) -> None:
         """Add the gradients of a weighed micro-batch loss to both models."""
         if isinstance(loss, AdversarialLoss):
-            self._model.backward(loss.autoencoder)
-            self.critic.backward(loss.discriminator)
+            self._model.backward(loss.autoencoder, last)
+            self.critic.backward(loss.discriminator, last)
         else:
-            self._model.backward(loss)
+            self._model.backward(loss, last)
 
     def step(self, learning_rate: float) -> Tensor:
         """Update both models; the discriminator only once its phase has begun.

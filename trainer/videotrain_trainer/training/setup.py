@@ -115,7 +115,9 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     options = EngineOptions(
         optimizer=task.optimizer,
         precision=task.precision,
+        engine=task.parallel.engine,
         zero_stage=task.parallel.zero_stage,
+        offload=task.parallel.offload,
         keep_average=bool(task.ema_decay),
     )
     engine = build_engine(objective, options, world)

@@ -1,0 +1,216 @@
+"""Worlds of gloo ranks that train a small transformer with every engine in turn, and a single process beside them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from support.model_fixtures import set_threads
+from torch import Tensor, nn
+
+from videotrain_api.resource.stages import LearningRatePiece, Optimizer
+from videotrain_trainer.networks.initial import initialize
+from videotrain_trainer.networks.mmdit.config import MMDiTConfig
+from videotrain_trainer.networks.mmdit.model import MMDiT
+from videotrain_trainer.parallel.build import shard_model
+from videotrain_trainer.parallel.data_parallel import share_of
+from videotrain_trainer.parallel.engine import Engine, EngineOptions
+from videotrain_trainer.sharded_state import Quantity, packed_length
+from videotrain_trainer.worker.stage_context import World
+
+LEARNING_RATE = 1e-3
+OPTIMIZER = Optimizer(
+    learning_rate=[LearningRatePiece(value=LEARNING_RATE)], epsilon=1e-8, gradient_clip=0.5, weight_decay=0.01
+)
+QUANTITIES: tuple[Quantity, ...] = ("master", "exp_avg", "exp_avg_sq")
+
+
+def options(engine: str, precision: str = "fp32", **changes: Any) -> EngineOptions:
+    """`zero0` to `zero3`, `offload1` to `offload3`, `fsdp2` or `fsdp2-offload`."""
+    common = EngineOptions(optimizer=OPTIMIZER, precision=precision, keep_average=False, **changes)  # type: ignore[arg-type]
+    offload = "optimizer" if "offload" in engine else "none"
+    if engine.startswith("fsdp2"):
+        return replace(common, engine="fsdp2", offload=offload)
+    return replace(common, zero_stage=int(engine[-1]), offload=offload)  # type: ignore[arg-type]
+
+
+def small_model() -> MMDiT:
+    """Two blocks of each kind; rows that no world of the tests divides."""
+    config = MMDiTConfig(
+        in_channels=5,
+        context_dim=6,
+        pooled_dim=7,
+        hidden_size=24,
+        num_heads=2,
+        double_blocks=2,
+        single_blocks=2,
+        mlp_ratio=2.0,
+        rope_axes=(4, 4, 4),
+        patch_size=1,
+        cond_embed=True,
+        guidance_embed=False,
+    )
+    model = MMDiT(config)
+    initialize(model, 1)
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+    return model
+
+
+def micro_batch_loss(model: Callable[..., Any], step: int, micro_batch: int) -> Tensor:
+    """Mean squared error of a micro-batch that step and number choose."""
+    generator = torch.Generator().manual_seed(1000 * step + micro_batch)
+    tokens, text = 6, 4
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    ids = torch.arange(tokens).view(1, tokens, 1).expand(1, tokens, 3).float()
+    out = model(
+        draw(1, tokens, 5),
+        ids,
+        draw(1, text, 6),
+        torch.zeros(1, text, 3),
+        draw(1).sigmoid(),
+        draw(1, 7),
+        draw(1, tokens, 6),
+    )
+    return (out.float() - draw(1, tokens, 5)).square().mean()
+
+
+@dataclass
+class Result:
+    """What a world found, the same on all ranks."""
+
+    norms: list[float]
+    state: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """Quantity and parameter to whole tensors."""
+
+
+def run_steps(engine: Engine, rank: int, size: int, micro_batches: int, steps: range) -> list[float]:
+    """Train as the loop does; gradient norms."""
+    share = share_of(rank, size, micro_batches, 1)
+    own, norms = share.micro_batches, []
+    rounds = share.most if engine.in_step else len(own)
+    for step in steps:
+        for turn in range(rounds):
+            scale = share.scale if turn < len(own) else 0.0
+            loss = micro_batch_loss(engine, step, own[min(turn, len(own) - 1)])
+            engine.backward(loss * scale, turn == rounds - 1)
+        norms.append(float(engine.step(LEARNING_RATE)))
+    return norms
+
+
+def whole_state(engine: Engine, rank: int) -> dict[str, dict[str, Tensor]]:
+    """Every quantity of every parameter, from all ranks' saved pieces. Collective."""
+    out: dict[str, dict[str, Tensor]] = {}
+    shards = engine.shards
+    for quantity in QUANTITIES:
+        vector = torch.empty(packed_length(shards.saved))
+        shards.read(quantity, vector)
+        found = {name: torch.zeros(shape) for name, shape in shards.shapes.items()}
+        for piece in shards.saved:
+            found[piece.parameter].view(-1)[piece.start : piece.start + piece.length] = vector[
+                piece.offset : piece.offset + piece.length
+            ]
+        for tensor in found.values():
+            dist.all_reduce(tensor)
+        out[quantity] = found
+    return out
+
+
+def load_state(engine: Engine, state: dict[str, dict[str, Tensor]], step: int) -> None:
+    """Give an engine whole tensors, as a checkpoint does."""
+    shards = engine.shards
+    for quantity in QUANTITIES:
+        vector = torch.empty(packed_length(shards.held))
+        for piece in shards.held:
+            flat = state[quantity][piece.parameter].view(-1)
+            vector[piece.offset : piece.offset + piece.length] = flat[piece.start : piece.start + piece.length]
+        shards.write(quantity, vector)
+    shards.set_optimizer_step(step)
+    engine.refresh()
+
+
+def plain(micro_batches: int, steps: int, model: nn.Module | None = None) -> Result:
+    """One process, no engine: sums of float32 gradients and torch's AdamW."""
+    model = model or small_model()
+    spec = OPTIMIZER
+    optimizer = torch.optim.AdamW(
+        model.parameters(), betas=(spec.beta1, spec.beta2), eps=spec.epsilon, weight_decay=spec.weight_decay
+    )
+    optimizer.param_groups[0]["lr"] = LEARNING_RATE
+    norms = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        for micro_batch in range(micro_batches):
+            (micro_batch_loss(model, step, micro_batch) / micro_batches).backward()
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), spec.gradient_clip)))
+        optimizer.step()
+    named = dict(model.named_parameters())
+    moments = {q: {name: optimizer.state[p][q] for name, p in named.items()} for q in ("exp_avg", "exp_avg_sq")}
+    return Result(norms, {"master": {name: p.detach() for name, p in named.items()}, **moments})
+
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["torch._dynamo", "videotrain_trainer.parallel.build", "support.engine_worlds"])
+
+
+def _rank(folder: str, rank: int, size: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    set_threads()
+    where = Path(folder)
+    os.environ["LOCAL_RANK"] = str(rank)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{where}/rendezvous", rank=rank, world_size=size, timeout=timedelta(seconds=60)
+    )
+    world = World(rank=rank, size=size, local_rank=rank, device=torch.device("cpu"))
+    torch.save(work(world, *arguments), where / f"found-{rank}")
+    os._exit(0)
+
+
+def in_world(folder: Path, size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `work(world, *arguments)` returns on each rank of a new world."""
+    folder.mkdir(parents=True, exist_ok=True)
+    processes = [
+        _CONTEXT.Process(target=_rank, args=(str(folder), rank, size, work, arguments)) for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+        assert process.exitcode == 0, f"exit code {process.exitcode}"
+    return [torch.load(folder / f"found-{rank}", weights_only=False) for rank in range(size)]
+
+
+def train_each(world: World, engines: list[str], precision: str, micro_batches: int, steps: int) -> dict[str, Result]:
+    """Train the small model with every engine, one after the other."""
+    found = {}
+    for name in engines:
+        engine = shard_model(small_model(), options(name, precision), world)
+        norms = run_steps(engine, world.rank, world.size, micro_batches, range(steps))
+        found[name] = Result(norms, whole_state(engine, world.rank))
+    return found
+
+
+def hand_over(world: World, before: str, after: list[str], precision: str) -> dict[str, Any]:
+    """Train with one engine, give its state to others: what they hold then, and after another step."""
+    first = shard_model(small_model(), options(before, precision), world)
+    run_steps(first, world.rank, world.size, 3, range(2))
+    state = whole_state(first, world.rank)
+    norms = run_steps(first, world.rank, world.size, 3, range(2, 3))
+    found: dict[str, Any] = {"given": state, "went on": Result(norms, whole_state(first, world.rank))}
+    for name in after:
+        engine = shard_model(small_model(), options(name, precision), world)
+        load_state(engine, state, 2)
+        held = whole_state(engine, world.rank)
+        norms = run_steps(engine, world.rank, world.size, 3, range(2, 3))
+        found[name] = (held, Result(norms, whole_state(engine, world.rank)))
+    return found
