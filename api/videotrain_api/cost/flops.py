@@ -70,7 +70,7 @@ def parameters(shape: MmditShape) -> int:
 
 def forward_flops(shape: MmditShape, image_tokens: int, text_tokens: int) -> int:
     """Forward FLOPs of one sample: matrix products of the blocks, attention, input and output, modulation."""
-    return _products(shape, image_tokens, text_tokens) + attention_flops(shape, image_tokens + text_tokens)
+    return product_flops(shape, image_tokens, text_tokens) + attention_flops(shape, image_tokens + text_tokens)
 
 
 def attention_flops(shape: MmditShape, tokens: int) -> int:
@@ -92,10 +92,10 @@ def recomputed_flops(shape: MmditShape, tokens: int, double_blocks: int, single_
         double_blocks: two-stream blocks that keep only their inputs.
         single_blocks: one-stream blocks that keep only their inputs.
     """
-    d, (double, single) = shape.hidden, _per_token(shape)
+    d, (double, single) = shape.hidden, block_flops(shape)
     products = (double_blocks * double + single_blocks * single) * tokens
-    modulation = (12 * double_blocks + 3 * single_blocks) * d * d
-    return 2 * (products + modulation) + (double_blocks + single_blocks) * 4 * tokens * tokens * d
+    modulation = 2 * (12 * double_blocks + 3 * single_blocks) * d * d
+    return products + modulation + (double_blocks + single_blocks) * 4 * tokens * tokens * d
 
 
 def recomputed_blocks(shape: MmditShape, layout: ParallelLayout) -> tuple[int, int]:
@@ -104,19 +104,20 @@ def recomputed_blocks(shape: MmditShape, layout: ParallelLayout) -> tuple[int, i
     return shape.double_blocks if double is None else double, shape.single_blocks if single is None else single
 
 
-def _per_token(shape: MmditShape) -> tuple[int, int]:
-    """Multiply-adds of a token in the products of a two-stream and of a one-stream block."""
+def block_flops(shape: MmditShape) -> tuple[int, int]:
+    """Forward FLOPs of the products of one two-stream and one one-stream block, per token and without modulation."""
     d, ff = shape.hidden, shape.feed_forward
-    return 4 * d * d + 2 * d * ff, d * (3 * d + ff) + (d + ff) * d
+    return 2 * (4 * d * d + 2 * d * ff), 2 * (d * (3 * d + ff) + (d + ff) * d)
 
 
-def _products(shape: MmditShape, image: int, text: int) -> int:
-    d, (double, single) = shape.hidden, _per_token(shape)
+def product_flops(shape: MmditShape, image: int, text: int) -> int:
+    """Forward FLOPs of the matrix products of one sample: blocks, input and output, modulation."""
+    d, (double, single) = shape.hidden, block_flops(shape)
     blocks = (shape.double_blocks * double + shape.single_blocks * single) * (image + text)
     edges = image * d * (2 * shape.patch_channels + shape.condition_channels) + text * shape.context * d
     modulation = (12 * shape.double_blocks + 3 * shape.single_blocks + 2) * d * d
     vector = d * (TIME_FEATURES + shape.pooled + 2 * d) + (d * (TIME_FEATURES + d) if shape.guidance else 0)
-    return 2 * (blocks + edges + modulation + vector)
+    return blocks + 2 * (edges + modulation + vector)
 
 
 def _linear(into: int, out: int) -> int:

@@ -1,11 +1,13 @@
 """What a run will cost before it starts: tokens, FLOPs, GPU-days and money per stage.
 
-Model: every row of a bucket table gets an equal share of the steps, at the size of its longest square clip. A step
-takes its model FLOPs divided by the FLOPs that the world delivers at the stated MFU, unless its time is given.
+Model: every row of a bucket table gets an equal share of the steps, at the size of its longest square clip. The time of
+a step is modelled from its work and from stated rates (`step_time`), in a low, a mid and a high band of rates, unless
+its time is given, or a model FLOPs utilisation is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from statistics import fmean
 from typing import Final, Literal
@@ -13,64 +15,21 @@ from typing import Final, Literal
 from pydantic import Field
 
 from videotrain_api.config import aspect, presets
-from videotrain_api.cost import autoencoder_flops, flops
+from videotrain_api.config.resolve import encode_buckets
+from videotrain_api.cost import autoencoder_flops, flops, step_time
 from videotrain_api.cost.gpus import PEAK_FLOPS
+from videotrain_api.cost.overheads import STATE_BYTES, Interruptions, Overheads, overheads
+from videotrain_api.cost.preparation import clip_encoding, curate_gpu_hours, encode_gpu_hours
+from videotrain_api.cost.published import PublishedStage, published_stage
+from videotrain_api.cost.rates import ASSUMED_UTILISATION, BANDS, BandName, Rates
 from videotrain_api.money import cost_micros, format_micros, parse_micros
-from videotrain_api.resource.stages import Bucket, ParallelLayout, SampleTask, Stage, node_counts
+from videotrain_api.resource.stages import Bucket, ParallelLayout, SampleTask, Stage, TrainTask, node_counts
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 from videotrain_api.schema import ApiModel
 
 SAMPLER_PASSES: Final = 3
 """Forward passes per sampling step: prompt and image, image only, neither."""
-
-
-class PublishedStage(ApiModel):
-    """A stage of the Open-Sora 2.0 report (table of training cost)."""
-
-    name: str
-    resolution: str
-    """Largest resolution class of its clips (pictures may be larger)."""
-    steps: int
-    gpus: int
-    gpu_days: float
-    cost: str
-    """USD at 2.00 per GPU-hour."""
-    seconds_per_step: float
-    """Computed from the GPU-days."""
-
-
-PUBLISHED: Final = (
-    PublishedStage(
-        name="256px T2V",
-        resolution="256px",
-        steps=85_000,
-        gpus=224,
-        gpu_days=2240,
-        cost="107520.00",
-        seconds_per_step=10.16,
-    ),
-    PublishedStage(
-        name="256px T/I2V",
-        resolution="256px",
-        steps=13_000,
-        gpus=192,
-        gpu_days=384,
-        cost="18432.00",
-        seconds_per_step=13.29,
-    ),
-    PublishedStage(
-        name="768px T/I2V",
-        resolution="768px",
-        steps=13_000,
-        gpus=192,
-        gpu_days=1536,
-        cost="73728.00",
-        seconds_per_step=53.2,
-    ),
-)
-"""The three stages of the report."""
-PUBLISHED_GPU_DAYS: Final = 4160
-PUBLISHED_COST: Final = "199680.00"
+MID: Final[BandName] = "mid"
 
 
 class RowWork(ApiModel):
@@ -99,6 +58,15 @@ class StageWork(ApiModel):
     """The bucket rows, each step being one of them; empty for sample stages."""
 
 
+class Band(ApiModel):
+    """What a stage takes under one set of rates."""
+
+    seconds_per_step: float
+    mfu: float
+    gpu_days: float
+    cost: str
+
+
 class StageForecast(ApiModel):
     """Expected cost of one stage. Work is None where it depends on data that nobody has counted yet."""
 
@@ -108,16 +76,21 @@ class StageForecast(ApiModel):
     gpus: int
     """GPUs held: the most nodes that the stage may use."""
     work: StageWork | None = None
-    """None for curate and encode, whose work grows with the number of clips."""
+    """None for curate and encode, whose work grows with the hours of video."""
     seconds_per_step: float | None = None
+    """At the mid rates, if nothing is given."""
     source: Literal["given", "modelled"] | None = None
     """Where seconds_per_step comes from."""
     mfu: float | None = None
-    """Model FLOPs utilisation: the stated one, or what the given time means."""
+    """Model FLOPs utilisation: the stated or modelled one, or what the given time means."""
     gpu_days: float | None = None
     cost_micros: int | None = None
     cost: str | None = None
-    """Decimal string in the run's currency."""
+    """Decimal string in the run's currency, without the overheads."""
+    bands: dict[BandName, Band] = Field(default_factory=dict)
+    """The same at low, mid and high rates, where time is modelled."""
+    overheads: Overheads | None = None
+    """None where the work is not counted in steps."""
     published: PublishedStage | None = None
     """The stage of the report with the same steps, GPUs and largest resolution."""
 
@@ -128,8 +101,8 @@ class CostForecast(ApiModel):
     run: str
     currency: str
     price_per_gpu_hour: str
-    mfu: float
-    """Stated model FLOPs utilisation."""
+    mfu: float | None
+    """Stated model FLOPs utilisation; None if it is modelled."""
     peak_flops: float
     """Of one GPU, FLOP/s."""
     stages: list[StageForecast]
@@ -137,6 +110,13 @@ class CostForecast(ApiModel):
     """Sum over the stages whose work is known."""
     cost_micros: int
     cost: str
+    """Of the steps, without the overheads."""
+    cost_by_band: dict[BandName, str]
+    """The same at low, mid and high rates; what is given or stated is in each of them as it is."""
+    overhead_cost: str
+    """Of starts, checkpoints and failures."""
+    total_cost: str
+    """Of steps and overheads."""
     complete: bool
     """False if the work of some stage is not known; the sum leaves it out."""
 
@@ -144,37 +124,49 @@ class CostForecast(ApiModel):
 def forecast(
     run: VideoTrainingRun,
     *,
-    mfu: float = 0.45,
-    seconds_per_step: dict[str, float] | None = None,
+    mfu: float | None = None,
+    seconds_per_step: Mapping[str, float] | None = None,
     peak_flops: float = PEAK_FLOPS,
+    interruptions: Interruptions | None = None,
+    hours_of_video: float | None = None,
+    rates: Mapping[BandName, Rates] = BANDS,
 ) -> CostForecast:
     """Expected cost of every stage at its greatest number of nodes.
 
     Args:
         run: a valid manifest.
-        mfu: model FLOPs utilisation, above 0 and at most 1, for stages whose step time is not given.
+        mfu: model FLOPs utilisation, above 0 and at most 1, for stages whose step time is not given; modelled if None.
         seconds_per_step: known step times by stage name, seconds.
         peak_flops: dense bf16 peak of one GPU, FLOP/s.
+        interruptions: how often training breaks off.
+        hours_of_video: raw videos, by which the cost of curate and encode stages is modelled.
+        rates: what GPUs are taken to deliver.
 
     Raises:
-        ValueError: mfu is out of range, or a step time names no stage of the run.
+        ValueError: a number is out of range, or a step time names no stage of the run.
         ManifestError: a preset is unknown or incomplete.
     """
     given = seconds_per_step or {}
-    _check_arguments(run, mfu, given)
-    stages = [_stage(run, stage, mfu, given.get(stage.name), peak_flops) for stage in run.spec.stages]
+    _check_arguments(run, mfu, given, hours_of_video)
+    planner = _Planner(run, mfu, given, peak_flops, interruptions or Interruptions(), hours_of_video, rates)
+    stages = [planner.stage(index) for index in range(len(run.spec.stages))]
     total = sum(stage.cost_micros or 0 for stage in stages)
+    price = run.spec.pool.price_per_gpu_hour
+    beside = sum(gpu_cost_micros(3600 * stage.overheads.gpu_hours, 1, price) for stage in stages if stage.overheads)
     return CostForecast(
         run=run.metadata.name,
         currency=run.spec.pool.currency,
-        price_per_gpu_hour=run.spec.pool.price_per_gpu_hour,
+        price_per_gpu_hour=price,
         mfu=mfu,
         peak_flops=peak_flops,
         stages=stages,
         gpu_days=sum(stage.gpu_days or 0.0 for stage in stages),
         cost_micros=total,
         cost=format_micros(total),
-        complete=all(stage.work is not None for stage in stages),
+        cost_by_band={name: format_micros(sum(_micros(stage, name) for stage in stages)) for name in rates},
+        overhead_cost=format_micros(beside),
+        total_cost=format_micros(total + beside),
+        complete=all(stage.cost_micros is not None for stage in stages),
     )
 
 
@@ -201,7 +193,7 @@ def stage_work(run: VideoTrainingRun, stage: Stage) -> StageWork | None:
 
 
 def modelled_seconds(work: StageWork, gpus: int, mfu: float, peak_flops: float = PEAK_FLOPS) -> float:
-    """Time of one step on so many GPUs. Micro-batches that do not divide evenly make some GPUs wait."""
+    """Time of one step at a utilisation. Micro-batches that do not divide evenly make some GPUs wait."""
     delivered = gpus * mfu * peak_flops
     if not work.rows:
         return work.flops_per_step / delivered
@@ -214,14 +206,45 @@ def _waiting(row: RowWork, gpus: int) -> float:
     return -(-row.micro_batches // groups) * groups / row.micro_batches
 
 
+def features(task: TrainTask, bucket: Bucket, shape: flops.MmditShape) -> step_time.Features:
+    """What of a train stage decides how fast the steps of a row are."""
+    layout = task.parallel
+    double, single = layout.checkpoint_double_blocks, layout.checkpoint_single_blocks
+    return step_time.Features(
+        recompute=layout.recompute_of(bucket),
+        double_blocks=shape.double_blocks if double is None else double,
+        single_blocks=shape.single_blocks if single is None else single,
+        compiled=False,
+        attention="cudnn",
+        eight_bit=False,
+        sharded_gradients=False,
+        gathers_under_forward=False,
+    )
+
+
+def row_time(run: VideoTrainingRun, task: TrainTask, bucket: Bucket, gpus: int, rates: Rates) -> step_time.StepTime:
+    """Time of a step of one row of a train stage on so many GPUs."""
+    spec, layout = run.spec, task.parallel
+    model, autoencoder = presets.complete_transformer(spec.model), presets.complete_autoencoder(spec.autoencoder)
+    tokens, degree = flops.bucket_tokens(model, autoencoder, bucket), layout.degree_of(bucket)
+    size = step_time.RowSize(tokens, spec.text_encoder.max_tokens, bucket.batch_size, degree)
+    rounds = -(-layout.micro_batches_of(bucket) // max(1, gpus // degree))
+    shape = flops.mmdit_shape(model, autoencoder, spec.text_encoder)
+    return step_time.step_time(shape, size, rounds, gpus, features(task, bucket, shape), rates)
+
+
 def gpu_cost_micros(seconds: float, gpus: int, price: str) -> int:
     """What so many GPUs cost for so long, in micros."""
     return cost_micros(round(Fraction(seconds) * 1_000_000) * gpus, parse_micros(price))
 
 
-def _check_arguments(run: VideoTrainingRun, mfu: float, given: dict[str, float]) -> None:
-    if not 0 < mfu <= 1:
+def _check_arguments(
+    run: VideoTrainingRun, mfu: float | None, given: Mapping[str, float], hours_of_video: float | None
+) -> None:
+    if mfu is not None and not 0 < mfu <= 1:
         raise ValueError(f"mfu is {mfu}; allowed: above 0 and at most 1 (0.45 for 45 %)")
+    if hours_of_video is not None and not hours_of_video > 0:
+        raise ValueError(f"hours of video are {hours_of_video}; allowed: above 0")
     names = [stage.name for stage in run.spec.stages]
     for name, seconds in given.items():
         if name not in names:
@@ -230,36 +253,118 @@ def _check_arguments(run: VideoTrainingRun, mfu: float, given: dict[str, float])
             raise ValueError(f"seconds per step of {name!r} is {seconds}; allowed: above 0")
 
 
-def _stage(run: VideoTrainingRun, stage: Stage, mfu: float, given: float | None, peak_flops: float) -> StageForecast:
-    nodes = node_counts(node_bounds(run, stage))[-1]
-    gpus = nodes * run.spec.pool.gpus_per_node
-    base = StageForecast(name=stage.name, task=stage.task, nodes=nodes, gpus=gpus)
-    work = stage_work(run, stage)
-    if work is None:
-        return base
-    seconds = given or modelled_seconds(work, gpus, mfu, peak_flops)
-    micros = gpu_cost_micros(seconds * work.steps, gpus, run.spec.pool.price_per_gpu_hour)
-    return base.model_copy(
-        update={
-            "work": work,
-            "seconds_per_step": seconds,
-            "source": "given" if given else "modelled",
-            "mfu": work.flops_per_step / (seconds * gpus * peak_flops),
-            "gpu_days": seconds * work.steps * gpus / 86_400,
-            "cost_micros": micros,
-            "cost": format_micros(micros),
-            "published": _published(stage, gpus),
+def _micros(stage: StageForecast, band: BandName) -> int:
+    return parse_micros(stage.bands[band].cost) if band in stage.bands else stage.cost_micros or 0
+
+
+class _Planner:
+    """Forecasts of the stages of one run; see `forecast` for what it is given."""
+
+    def __init__(
+        self,
+        run: VideoTrainingRun,
+        mfu: float | None,
+        given: Mapping[str, float],
+        peak_flops: float,
+        interruptions: Interruptions,
+        hours_of_video: float | None,
+        rates: Mapping[BandName, Rates],
+    ) -> None:
+        self._run, self._mfu, self._given, self._peak = run, mfu, given, peak_flops
+        self._interruptions, self._hours, self._rates = interruptions, hours_of_video, rates
+        self._price = run.spec.pool.price_per_gpu_hour
+
+    def stage(self, index: int) -> StageForecast:
+        """Forecast of the stage at `index`."""
+        run, stage = self._run, self._run.spec.stages[index]
+        nodes = node_counts(node_bounds(run, stage))[-1]
+        gpus = nodes * run.spec.pool.gpus_per_node
+        base = StageForecast(name=stage.name, task=stage.task, nodes=nodes, gpus=gpus)
+        work = stage_work(run, stage)
+        if work is None:
+            return self._preparation(base, index)
+        given = self._given.get(stage.name)
+        times = {} if given or self._mfu else self._times(stage, work, gpus)
+        seconds = given or (modelled_seconds(work, gpus, self._mfu, self._peak) if self._mfu else times[MID])
+        mid = self._band(work, gpus, seconds)
+        task = stage.train or stage.autoencoder
+        return base.model_copy(
+            update={
+                "work": work,
+                "seconds_per_step": seconds,
+                "source": "given" if given else "modelled",
+                "mfu": mid.mfu,
+                "gpu_days": mid.gpu_days,
+                "cost_micros": parse_micros(mid.cost),
+                "cost": mid.cost,
+                "bands": {name: self._band(work, gpus, each) for name, each in times.items()},
+                "overheads": self._overheads(stage, gpus, work.steps, seconds) if task else None,
+                "published": published_stage(work.steps, gpus, stage.train.buckets) if stage.train else None,
+            }
+        )
+
+    def _band(self, work: StageWork, gpus: int, seconds: float) -> Band:
+        return Band(
+            seconds_per_step=seconds,
+            mfu=work.flops_per_step / (seconds * gpus * self._peak),
+            gpu_days=seconds * work.steps * gpus / 86_400,
+            cost=format_micros(gpu_cost_micros(seconds * work.steps, gpus, self._price)),
+        )
+
+    def _times(self, stage: Stage, work: StageWork, gpus: int) -> dict[BandName, float]:
+        """Seconds per step by band."""
+        if stage.train is None:
+            shares = ASSUMED_UTILISATION.items()
+            return {name: modelled_seconds(work, gpus, share, self._peak) for name, share in shares}
+        task = stage.train
+        return {
+            name: fmean(row_time(self._run, task, bucket, gpus, rates).total for bucket in task.buckets)
+            for name, rates in self._rates.items()
         }
-    )
+
+    def _overheads(self, stage: Stage, gpus: int, steps: int, seconds: float) -> Overheads:
+        spec = self._run.spec
+        autoencoder = presets.complete_autoencoder(spec.autoencoder)
+        if stage.train:
+            model = presets.complete_transformer(spec.model)
+            size = flops.parameters(flops.mmdit_shape(model, autoencoder, spec.text_encoder))
+            average = stage.train.ema_decay is not None
+        else:
+            size, average = autoencoder_flops.autoencoder_parameters(autoencoder), True
+        return overheads(
+            spec.checkpoint,
+            self._interruptions,
+            gpus=gpus,
+            steps=steps,
+            seconds_per_step=seconds,
+            state_bytes=size * (STATE_BYTES + (4 if average else 0)),
+        )
+
+    def _preparation(self, base: StageForecast, index: int) -> StageForecast:
+        """A curate or encode stage: known once the hours of video are."""
+        if self._hours is None:
+            return base
+        spec = self._run.spec
+        hours = curate_gpu_hours(self._hours)
+        if base.task == "encode":
+            rows = encode_buckets(spec.stages, index)
+            length = _clip_seconds(spec.stages)
+            hours = encode_gpu_hours(
+                self._hours, length, clip_encoding(rows, spec.autoencoder, spec.text_encoder, length)
+            )
+        micros = gpu_cost_micros(hours * 3600, 1, self._price)
+        update = {"gpu_days": hours / 24, "cost_micros": micros, "cost": format_micros(micros), "source": "modelled"}
+        return base.model_copy(update=update)
 
 
-def _published(stage: Stage, gpus: int) -> PublishedStage | None:
-    if stage.train is None:
-        return None
-    clips = [bucket.resolution for bucket in stage.train.buckets if bucket.frames > 1]
-    largest = max(clips, key=aspect.side_of, default="")
-    key = (stage.train.steps, gpus, largest)
-    return next((row for row in PUBLISHED if (row.steps, row.gpus, row.resolution) == key), None)
+def _clip_seconds(stages: Sequence[Stage]) -> float:
+    """Length of a clip: what curation cuts videos into."""
+    found = (stage.curate.max_seconds for stage in stages if stage.curate)
+    return next(found, USUAL_CLIP_SECONDS)
+
+
+USUAL_CLIP_SECONDS: Final = 8.0
+"""Of clips that were curated elsewhere."""
 
 
 def _train_row(run: VideoTrainingRun, layout: ParallelLayout, bucket: Bucket) -> tuple[int, int, int]:
