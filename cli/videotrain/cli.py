@@ -22,7 +22,7 @@ EPILOG = """\
 examples:
   videotrain local manifests/examples/demo.yaml --workdir run1
   videotrain local manifests/examples/demo.yaml --workdir run1 --chaos kill-node@stage=train,step=20
-  videotrain plan manifests/examples/open-sora-2.yaml --mfu 0.45
+  videotrain plan manifests/examples/open-sora-2.yaml
   videotrain check manifests/examples/demo.yaml
   videotrain render manifests/examples/demo.yaml
   videotrain get --workdir run1
@@ -106,10 +106,10 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "plan",
         help="say what a manifest would cost",
         description="Say what a manifest would cost, stage by stage: tokens and FLOPs by formula, time and money "
-        "modelled at a stated MFU or from measured seconds per step.",
+        "modelled from stated rates in a low, a mid and a high band, or from a stated MFU or measured seconds.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")
-    parser.add_argument("--mfu", type=_share, default=0.45, help="model FLOPs utilisation, 0 to 1 (default 0.45)")
+    parser.add_argument("--mfu", type=_share, help="model FLOPs utilisation, 0 to 1, instead of modelled rates")
     parser.add_argument(
         "--seconds-per-step",
         type=_stage_seconds,
@@ -117,6 +117,18 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         default=[],
         metavar="STAGE=SECONDS",
         help="measured time of one step of a stage, instead of modelling it",
+    )
+    parser.add_argument(
+        "--failures",
+        type=_amount,
+        metavar="N",
+        help="unexpected interruptions per 1,000 GPU-days (default 0.47, as in the training of Llama 3)",
+    )
+    parser.add_argument(
+        "--hours-of-video",
+        type=_amount,
+        metavar="H",
+        help="hours of raw video, by which curate and encode stages are modelled",
     )
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     _add_pod_policy(parser)
@@ -223,10 +235,16 @@ def _local(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from videotrain.commands.plan import print_plan
+    from videotrain.commands.plan import Assumptions, print_plan
 
-    steps = dict(options.seconds_per_step)
-    return print_plan(options.file, options.mfu, steps, options.pod_policy, as_json=options.json)
+    failures = {} if options.failures is None else {"failures": options.failures}
+    assumptions = Assumptions(
+        mfu=options.mfu,
+        seconds_per_step=dict(options.seconds_per_step),
+        hours_of_video=options.hours_of_video,
+        **failures,
+    )
+    return print_plan(options.file, assumptions, options.pod_policy, as_json=options.json)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -317,6 +335,16 @@ def _share(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no utilisation; a number above 0 and up to 1 is needed, such as 0.45"
         )
+    return value
+
+
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount; a number of 0 or more is needed, such as 0.5")
     return value
 
 

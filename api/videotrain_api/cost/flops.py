@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from videotrain_api.config import aspect
+from videotrain_api.config.presets import complete_autoencoder, complete_transformer
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.resource.stages import Bucket, ParallelLayout
+from videotrain_api.resource.trainrun import VideoTrainingRun
 
 TIME_FEATURES = 256
 """Width of the sinusoid that embeds the timestep (and the guidance scale)."""
@@ -53,6 +55,17 @@ def mmdit_shape(model: TransformerSpec, autoencoder: AutoencoderSpec, text: Text
         context=text.context_dim,
         pooled=text.pooled_dim,
     )
+
+
+def run_shape(run: VideoTrainingRun) -> MmditShape:
+    """The sizes of a run's transformer.
+
+    Raises:
+        ManifestError: a preset is unknown or incomplete.
+    """
+    spec = run.spec
+    model, autoencoder = complete_transformer(spec.model), complete_autoencoder(spec.autoencoder)
+    return mmdit_shape(model, autoencoder, spec.text_encoder)
 
 
 def parameters(shape: MmditShape) -> int:

@@ -7,55 +7,27 @@ its time is given, or a model FLOPs utilisation is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 from statistics import fmean
 from typing import Final, Literal
 
 from pydantic import Field
 
-from videotrain_api.config import aspect, presets
-from videotrain_api.config.resolve import encode_buckets
+from videotrain_api.config import presets
 from videotrain_api.cost import autoencoder_flops, flops, step_time
 from videotrain_api.cost.gpus import PEAK_FLOPS
 from videotrain_api.cost.overheads import STATE_BYTES, Interruptions, Overheads, overheads
-from videotrain_api.cost.preparation import clip_encoding, curate_gpu_hours, encode_gpu_hours
+from videotrain_api.cost.preparation import Preparation, preparation
 from videotrain_api.cost.published import PublishedStage, published_stage
 from videotrain_api.cost.rates import ASSUMED_UTILISATION, BANDS, BandName, Rates
+from videotrain_api.cost.work import StageWork, modelled_seconds, stage_work
 from videotrain_api.money import cost_micros, format_micros, parse_micros
-from videotrain_api.resource.stages import Bucket, ParallelLayout, SampleTask, Stage, TrainTask, node_counts
+from videotrain_api.resource.stages import Bucket, Stage, TrainTask, node_counts
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 from videotrain_api.schema import ApiModel
 
-SAMPLER_PASSES: Final = 3
-"""Forward passes per sampling step: prompt and image, image only, neither."""
 MID: Final[BandName] = "mid"
-
-
-class RowWork(ApiModel):
-    """What one step of a row of a bucket table computes, and how it is spread."""
-
-    micro_batches: int
-    """Micro-batches of the step."""
-    context_parallel: int
-    """GPUs that share a micro-batch."""
-    flops_per_step: float
-    """Model FLOPs of the step."""
-
-
-class StageWork(ApiModel):
-    """What one step of a stage computes, the whole world together."""
-
-    steps: int
-    """Optimizer steps, or videos of a sample stage."""
-    samples_per_step: float
-    """Clips of one step, mean over the bucket rows."""
-    tokens_per_step: float
-    """Image and text tokens of one step, mean over the bucket rows; 0 where there are none."""
-    flops_per_step: float
-    """Model FLOPs of one step, mean over the bucket rows."""
-    rows: list[RowWork] = Field(default_factory=list)
-    """The bucket rows, each step being one of them; empty for sample stages."""
 
 
 class Band(ApiModel):
@@ -89,6 +61,8 @@ class StageForecast(ApiModel):
     """Decimal string in the run's currency, without the overheads."""
     bands: dict[BandName, Band] = Field(default_factory=dict)
     """The same at low, mid and high rates, where time is modelled."""
+    assumes: list[str] = Field(default_factory=list)
+    """What of the stage the modelled time of its steps depends on."""
     overheads: Overheads | None = None
     """None where the work is not counted in steps."""
     published: PublishedStage | None = None
@@ -119,6 +93,8 @@ class CostForecast(ApiModel):
     """Of steps and overheads."""
     complete: bool
     """False if the work of some stage is not known; the sum leaves it out."""
+    preparation: Preparation | None = None
+    """What making the data of all train stages takes, whether the run has such stages or not; None without hours."""
 
 
 def forecast(
@@ -167,53 +143,23 @@ def forecast(
         overhead_cost=format_micros(beside),
         total_cost=format_micros(total + beside),
         complete=all(stage.cost_micros is not None for stage in stages),
+        preparation=_prepared(run, hours_of_video),
     )
 
 
-def stage_work(run: VideoTrainingRun, stage: Stage) -> StageWork | None:
-    """Work of one step; None for tasks whose work depends on the number of clips.
-
-    Raises:
-        ManifestError: a preset is unknown or incomplete.
-    """
-    if stage.train:
-        layout, buckets = stage.train.parallel, stage.train.buckets
-        rows = [_train_row(run, layout, bucket) for bucket in buckets]
-        samples, tokens, work = (fmean(column) for column in zip(*rows, strict=True))
-        return StageWork(
-            steps=stage.train.steps,
-            samples_per_step=samples,
-            tokens_per_step=tokens,
-            flops_per_step=work,
-            rows=[_row_work(layout, bucket, row[2]) for bucket, row in zip(buckets, rows, strict=True)],
-        )
-    if stage.autoencoder:
-        return _autoencoder_work(run, stage)
-    return _sample_work(run, stage.sample) if stage.sample else None
-
-
-def modelled_seconds(work: StageWork, gpus: int, mfu: float, peak_flops: float = PEAK_FLOPS) -> float:
-    """Time of one step at a utilisation. Micro-batches that do not divide evenly make some GPUs wait."""
-    delivered = gpus * mfu * peak_flops
-    if not work.rows:
-        return work.flops_per_step / delivered
-    return fmean(row.flops_per_step * _waiting(row, gpus) for row in work.rows) / delivered
-
-
-def _waiting(row: RowWork, gpus: int) -> float:
-    """By how much a step of the row takes longer than if its micro-batches divided evenly."""
-    groups = max(1, gpus // row.context_parallel)
-    return -(-row.micro_batches // groups) * groups / row.micro_batches
+def _prepared(run: VideoTrainingRun, hours_of_video: float | None) -> Preparation | None:
+    if hours_of_video is None or not any(stage.train for stage in run.spec.stages):
+        return None
+    return preparation(hours_of_video, run.spec.stages, run.spec.autoencoder, run.spec.text_encoder)
 
 
 def features(task: TrainTask, bucket: Bucket, shape: flops.MmditShape) -> step_time.Features:
     """What of a train stage decides how fast the steps of a row are."""
-    layout = task.parallel
-    double, single = layout.checkpoint_double_blocks, layout.checkpoint_single_blocks
+    double, single = flops.recomputed_blocks(shape, task.parallel)
     return step_time.Features(
-        recompute=layout.recompute_of(bucket),
-        double_blocks=shape.double_blocks if double is None else double,
-        single_blocks=shape.single_blocks if single is None else single,
+        recompute=task.parallel.recompute_of(bucket),
+        double_blocks=double,
+        single_blocks=single,
         compiled=False,
         attention="cudnn",
         eight_bit=False,
@@ -229,7 +175,7 @@ def row_time(run: VideoTrainingRun, task: TrainTask, bucket: Bucket, gpus: int, 
     tokens, degree = flops.bucket_tokens(model, autoencoder, bucket), layout.degree_of(bucket)
     size = step_time.RowSize(tokens, spec.text_encoder.max_tokens, bucket.batch_size, degree)
     rounds = -(-layout.micro_batches_of(bucket) // max(1, gpus // degree))
-    shape = flops.mmdit_shape(model, autoencoder, spec.text_encoder)
+    shape = flops.run_shape(run)
     return step_time.step_time(shape, size, rounds, gpus, features(task, bucket, shape), rates)
 
 
@@ -297,6 +243,7 @@ class _Planner:
                 "gpu_days": mid.gpu_days,
                 "cost_micros": parse_micros(mid.cost),
                 "cost": mid.cost,
+                "assumes": self._assumes(stage) if times else [],
                 "bands": {name: self._band(work, gpus, each) for name, each in times.items()},
                 "overheads": self._overheads(stage, gpus, work.steps, seconds) if task else None,
                 "published": published_stage(work.steps, gpus, stage.train.buckets) if stage.train else None,
@@ -322,12 +269,26 @@ class _Planner:
             for name, rates in self._rates.items()
         }
 
+    def _assumes(self, stage: Stage) -> list[str]:
+        if stage.train is None:
+            return ["assumed utilisation"]
+        task, shape = stage.train, flops.run_shape(self._run)
+        found = [features(task, bucket, shape) for bucket in task.buckets]
+        kinds = dict.fromkeys(row.recompute for row in found)
+        first = found[0]
+        return [
+            "compiled" if first.compiled else "eager",
+            f"{first.attention} attention",
+            f"recompute {', '.join(kinds)}",
+            "reductions under backward" if first.sharded_gradients else "reductions after backward",
+            *(["FP8"] if first.eight_bit else []),
+        ]
+
     def _overheads(self, stage: Stage, gpus: int, steps: int, seconds: float) -> Overheads:
         spec = self._run.spec
         autoencoder = presets.complete_autoencoder(spec.autoencoder)
         if stage.train:
-            model = presets.complete_transformer(spec.model)
-            size = flops.parameters(flops.mmdit_shape(model, autoencoder, spec.text_encoder))
+            size = flops.parameters(flops.run_shape(self._run))
             average = stage.train.ema_decay is not None
         else:
             size, average = autoencoder_flops.autoencoder_parameters(autoencoder), True
@@ -345,72 +306,8 @@ class _Planner:
         if self._hours is None:
             return base
         spec = self._run.spec
-        hours = curate_gpu_hours(self._hours)
-        if base.task == "encode":
-            rows = encode_buckets(spec.stages, index)
-            length = _clip_seconds(spec.stages)
-            hours = encode_gpu_hours(
-                self._hours, length, clip_encoding(rows, spec.autoencoder, spec.text_encoder, length)
-            )
+        found = preparation(self._hours, spec.stages, spec.autoencoder, spec.text_encoder, index)
+        hours = found.curate_gpu_hours if base.task == "curate" else found.encode_gpu_hours
         micros = gpu_cost_micros(hours * 3600, 1, self._price)
         update = {"gpu_days": hours / 24, "cost_micros": micros, "cost": format_micros(micros), "source": "modelled"}
         return base.model_copy(update=update)
-
-
-def _clip_seconds(stages: Sequence[Stage]) -> float:
-    """Length of a clip: what curation cuts videos into."""
-    found = (stage.curate.max_seconds for stage in stages if stage.curate)
-    return next(found, USUAL_CLIP_SECONDS)
-
-
-USUAL_CLIP_SECONDS: Final = 8.0
-"""Of clips that were curated elsewhere."""
-
-
-def _train_row(run: VideoTrainingRun, layout: ParallelLayout, bucket: Bucket) -> tuple[int, int, int]:
-    spec = run.spec
-    model, autoencoder = presets.complete_transformer(spec.model), presets.complete_autoencoder(spec.autoencoder)
-    image, text = flops.bucket_tokens(model, autoencoder, bucket), spec.text_encoder.max_tokens
-    samples = layout.micro_batches_of(bucket) * bucket.batch_size
-    shape = flops.mmdit_shape(model, autoencoder, spec.text_encoder)
-    return samples, samples * (image + text), samples * flops.train_flops(shape, image, text)
-
-
-def _autoencoder_work(run: VideoTrainingRun, stage: Stage) -> StageWork | None:
-    task = stage.autoencoder
-    if task is None:
-        return None
-    spec, side = presets.complete_autoencoder(run.spec.autoencoder), aspect.side_of(task.bucket.resolution)
-    clip, image = (
-        autoencoder_flops.autoencoder_train_flops(spec, frames, side, side) for frames in (task.bucket.frames, 1)
-    )
-    samples = task.parallel.micro_batches_of(task.bucket) * task.bucket.batch_size
-    mean = (1 - task.image_ratio) * clip + task.image_ratio * image
-    return StageWork(
-        steps=task.steps,
-        samples_per_step=samples,
-        tokens_per_step=0,
-        flops_per_step=samples * mean,
-        rows=[_row_work(task.parallel, task.bucket, samples * mean)],
-    )
-
-
-def _row_work(layout: ParallelLayout, bucket: Bucket, flops_per_step: float) -> RowWork:
-    return RowWork(
-        micro_batches=layout.micro_batches_of(bucket),
-        context_parallel=layout.degree_of(bucket),
-        flops_per_step=flops_per_step,
-    )
-
-
-def _sample_work(run: VideoTrainingRun, task: SampleTask) -> StageWork:
-    spec = run.spec
-    model, autoencoder = presets.complete_transformer(spec.model), presets.complete_autoencoder(spec.autoencoder)
-    side, text = aspect.side_of(task.resolution), spec.text_encoder.max_tokens
-    image = flops.image_tokens(model, autoencoder, task.frames, side, side)
-    shape = flops.mmdit_shape(model, autoencoder, spec.text_encoder)
-    one = SAMPLER_PASSES * task.sampling_steps * flops.forward_flops(shape, image, text)
-    one += autoencoder_flops.decoder_cost(autoencoder, task.frames, side, side).flops
-    one *= task.candidates
-    videos = len(task.prompts) + task.from_dataset
-    return StageWork(steps=videos, samples_per_step=1, tokens_per_step=image + text, flops_per_step=one)

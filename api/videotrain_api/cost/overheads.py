@@ -9,7 +9,7 @@ from videotrain_api.resource.trainrun import CheckpointPolicy
 from videotrain_api.schema import ApiModel
 
 FAILURES_PER_1000_GPU_DAYS: Final = 0.47
-"""Unexpected interruptions: 419 in 54 days on 16,384 H100 (Llama 3, arXiv 2407.21783, table 5). Rented nodes do worse."""
+"""Unexpected interruptions: 419 in 54 days on 16,384 H100 (Llama 3, arXiv 2407.21783). Rented nodes may do worse."""
 START_SECONDS: Final = 180.0
 """From the pods of a world to its first step at 11B: image, weights, first compilation. Assumed."""
 COPY_BYTES_PER_SECOND: Final = 50e9

@@ -11,9 +11,11 @@ from typing import Final
 
 from videotrain_api.config import aspect
 from videotrain_api.config.presets import complete_autoencoder
+from videotrain_api.config.resolve import encode_buckets
 from videotrain_api.cost.autoencoder_flops import encoder_cost
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
-from videotrain_api.resource.stages import Bucket
+from videotrain_api.resource.stages import Bucket, Stage
+from videotrain_api.schema import ApiModel
 
 CURATE_SECONDS: Final = 0.63
 """CPU seconds of one core per second of 720p video: probe, shots, scores, normalised files. Measured."""
@@ -27,6 +29,8 @@ T5_FLOPS_PER_TOKEN: Final = 2 * 4.76e9
 """Of the encoder of T5 v1.1 XXL."""
 FPS: Final = 24
 """Frame rate of the clips."""
+CLIP_SECONDS: Final = 8.0
+"""Of clips that were curated elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,41 @@ class ClipEncoding:
     """Of one GPU and its core, one after the other."""
 
 
-def curate_gpu_hours(hours_of_video: float) -> float:
-    """GPU-hours that are held while so much raw video is curated, one core beside each GPU."""
-    return hours_of_video * CURATE_SECONDS
+class Preparation(ApiModel):
+    """What making the data of a run from raw videos takes."""
+
+    hours_of_video: float
+    clips: float
+    """If everything is kept."""
+    samples_per_clip: int
+    """Windows of a clip that are encoded, whether a stage takes them or not."""
+    curate_gpu_hours: float
+    """Held, one core beside each GPU."""
+    encode_gpu_hours: float
 
 
-def encode_gpu_hours(hours_of_video: float, clip_seconds: float, one: ClipEncoding) -> float:
-    """GPU-hours of encoding so many hours of clips."""
-    return hours_of_video / clip_seconds * one.seconds
+def preparation(
+    hours_of_video: float, stages: Sequence[Stage], autoencoder: AutoencoderSpec, text: TextEncoderSpec, index: int = -1
+) -> Preparation:
+    """What curating so many hours of raw video and encoding the clips takes.
+
+    Args:
+        hours_of_video: of raw video.
+        stages: of the run; curation says how long clips are.
+        autoencoder: may name a preset.
+        text: of the captions.
+        index: of the encode stage; -1 encodes for all train stages.
+    """
+    seconds = next((stage.curate.max_seconds for stage in stages if stage.curate), CLIP_SECONDS)
+    one = clip_encoding(encode_buckets(stages, index), autoencoder, text, seconds)
+    clips = 3600 * hours_of_video / seconds
+    return Preparation(
+        hours_of_video=hours_of_video,
+        clips=clips,
+        samples_per_clip=one.samples,
+        curate_gpu_hours=hours_of_video * CURATE_SECONDS,
+        encode_gpu_hours=clips * one.seconds / 3600,
+    )
 
 
 def clip_encoding(

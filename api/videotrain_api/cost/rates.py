@@ -50,7 +50,12 @@ MID: Final = Rates(
 )
 LOW: Final = Rates(
     products=620e12,
-    attention={"cudnn": (520e12, 430e12), "flash2": (330e12, 280e12), "flash3": (560e12, 470e12), "math": (20e12, 20e12)},
+    attention={
+        "cudnn": (520e12, 430e12),
+        "flash2": (330e12, 280e12),
+        "flash3": (560e12, 470e12),
+        "math": (20e12, 20e12),
+    },
     memory=3.6e12,
     exchange=220e9,
     reduce_in_node=280e9,
@@ -60,7 +65,12 @@ LOW: Final = Rates(
 )
 HIGH: Final = Rates(
     products=740e12,
-    attention={"cudnn": (631e12, 540e12), "flash2": (370e12, 322e12), "flash3": (700e12, 600e12), "math": (60e12, 60e12)},
+    attention={
+        "cudnn": (631e12, 540e12),
+        "flash2": (370e12, 322e12),
+        "flash3": (700e12, 600e12),
+        "math": (60e12, 60e12),
+    },
     memory=4.1e12,
     exchange=350e9,
     reduce_in_node=380e9,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from videotrain_api.cost.forecast import gpu_cost_micros, modelled_seconds, stage_work
+from videotrain_api.cost.forecast import gpu_cost_micros
 from videotrain_api.cost.gpus import PEAK_FLOPS
+from videotrain_api.cost.work import modelled_seconds, stage_work
 from videotrain_api.money import format_micros, parse_micros
 from videotrain_api.resource.trainrun import Budget, VideoTrainingRun, node_bounds
 from videotrain_api.rules.facts import Facts

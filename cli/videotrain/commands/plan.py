@@ -4,43 +4,46 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from decimal import Decimal
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from videotrain.commands import plan_tables
 from videotrain.errors import UsageError
 from videotrain.manifest_file import load_run
 from videotrain.wording import compact, duration
-from videotrain_api.cost.forecast import (
-    PUBLISHED,
-    PUBLISHED_COST,
-    PUBLISHED_GPU_DAYS,
-    CostForecast,
-    StageForecast,
-    forecast,
-)
-from videotrain_api.money import MICROS, parse_micros
+from videotrain_api.cost.forecast import CostForecast, forecast
+from videotrain_api.cost.overheads import FAILURES_PER_1000_GPU_DAYS, Interruptions
+from videotrain_api.cost.published import OTHER_RUNS, PUBLISHED, PUBLISHED_COST, PUBLISHED_GPU_DAYS
+from videotrain_api.cost.sensitivity import Change, sensitivity
 from videotrain_api.rules.pod_security import PodPolicy
 
-UNKNOWN = "-"
 TABLE_WIDTH = 130
 """Columns of a table that is written to a file or a pipe."""
 
 
-def print_plan(
-    path: Path, mfu: float, seconds_per_step: dict[str, float], pod_policy: PodPolicy, *, as_json: bool
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Assumptions:
+    """What a plan takes for granted."""
+
+    mfu: float | None = None
+    """Model FLOPs utilisation for what is modelled, above 0 and at most 1; modelled from rates if None."""
+    seconds_per_step: dict[str, float] = field(default_factory=dict)
+    """Measured step times by stage name, seconds."""
+    failures: float = FAILURES_PER_1000_GPU_DAYS
+    """Unexpected interruptions per 1,000 GPU-days."""
+    hours_of_video: float | None = None
+    """Raw videos for curate and encode stages."""
+
+
+def print_plan(path: Path, assumptions: Assumptions, pod_policy: PodPolicy, *, as_json: bool) -> int:
     """Print the cost of a manifest.
 
     Args:
         path: manifest.
-        mfu: model FLOPs utilisation for what is modelled, above 0 and at most 1.
-        seconds_per_step: measured step times by stage name, seconds.
+        assumptions: what the plan takes for granted.
         pod_policy: what the worker pods have to keep to.
         as_json: machine-readable output.
 
@@ -49,162 +52,95 @@ def print_plan(
 
     Raises:
         ManifestError, ManifestFileError: the manifest is refused.
-        UsageError: a step time is given for a stage that the run does not have.
+        UsageError: a step time is given for a stage that the run does not have, or no hours of video.
     """
     run = load_run(path, pod_policy)
+    interruptions, hours = Interruptions(per_1000_gpu_days=assumptions.failures), assumptions.hours_of_video
     try:
-        planned = forecast(run, mfu=mfu, seconds_per_step=seconds_per_step)
+        modelled = forecast(run, mfu=assumptions.mfu, interruptions=interruptions, hours_of_video=hours)
+        planned = forecast(
+            run,
+            mfu=assumptions.mfu,
+            seconds_per_step=assumptions.seconds_per_step,
+            interruptions=interruptions,
+            hours_of_video=hours,
+        )
     except ValueError as error:
-        raise UsageError(f"--seconds-per-step or --mfu: {error}") from error
-    modelled = forecast(run, mfu=mfu)
+        raise UsageError(f"--seconds-per-step, --hours-of-video: {error}") from error
+    changes = sensitivity(run) if any(stage.task == "train" and stage.bands for stage in planned.stages) else []
     if as_json:
-        sys.stdout.write(json.dumps(_document(planned, modelled), indent=2, ensure_ascii=False) + "\n")
+        document = _document(planned, modelled, changes, assumptions)
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         return 0
     console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
-    _print_tables(console, planned, modelled)
+    _print_tables(console, planned, modelled, changes, assumptions)
     return 0
 
 
-def _document(planned: CostForecast, modelled: CostForecast) -> dict[str, object]:
-    document: dict[str, object] = {"forecast": planned.to_wire(), "modelled": modelled.to_wire()}
+def _document(
+    planned: CostForecast, modelled: CostForecast, changes: list[Change], assumptions: Assumptions
+) -> dict[str, object]:
+    document: dict[str, object] = {
+        "forecast": planned.to_wire(),
+        "modelled": modelled.to_wire(),
+        "sensitivity": [change.to_wire() for change in changes],
+        "failuresPer1000GpuDays": assumptions.failures,
+    }
     if any(stage.published for stage in planned.stages):
         document["published"] = {
             "gpuDays": PUBLISHED_GPU_DAYS,
             "cost": PUBLISHED_COST,
             "currency": "USD",
             "stages": [stage.to_wire() for stage in PUBLISHED],
+            "otherModels": [run.to_wire() for run in OTHER_RUNS],
         }
     return document
 
 
-def _print_tables(console: Console, planned: CostForecast, modelled: CostForecast) -> None:
-    console.print(_forecast_table(planned))
+def _print_tables(
+    console: Console,
+    planned: CostForecast,
+    modelled: CostForecast,
+    changes: list[Change],
+    assumptions: Assumptions,
+) -> None:
+    console.print(plan_tables.forecast_table(planned))
+    if any(stage.bands for stage in planned.stages):
+        console.print(plan_tables.band_table(planned))
+    if any(stage.overheads for stage in planned.stages):
+        console.print(plan_tables.overhead_table(planned))
+    published = any(stage.published for stage in planned.stages)
     given = any(stage.source == "given" for stage in planned.stages)
-    if given or any(stage.published for stage in planned.stages):
-        console.print(_comparison_table(planned, modelled, given=given))
-    for note in _notes(planned):
+    if given or published:
+        console.print(plan_tables.comparison_table(planned, modelled, given=given))
+    if published:
+        console.print(plan_tables.other_runs_table(planned))
+    if planned.preparation:
+        console.print(plan_tables.preparation_table(planned, planned.preparation))
+    if changes:
+        console.print(plan_tables.sensitivity_table(changes, planned.currency))
+    for note in _notes(planned, assumptions):
         console.print(Text(note, style="dim"))
 
 
-def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in words:
-        table.add_column(heading, overflow="fold")
-    for heading in numbers:
-        table.add_column(heading, justify="right", overflow="fold")
-    return table
-
-
-def _forecast_table(planned: CostForecast) -> Table:
-    numbers = ("steps", "GPUs", "tokens/step", "FLOPs/step", "s/step", "", "MFU", "GPU-days", planned.currency)
-    table = _table(f"{planned.run}: forecast", ("stage", "task"), numbers)
-    for stage in planned.stages:
-        table.add_row(stage.name, stage.task, *_work(stage), *_time(stage), _days(stage.gpu_days), _cost(stage))
-    table.add_section()
-    label = "total" if planned.complete else "total, at least"
-    table.add_row(label, *[""] * 8, _days(planned.gpu_days), _money(planned.cost_micros), style="bold")
-    return table
-
-
-def _work(stage: StageForecast) -> tuple[str, str, str, str]:
-    work = stage.work
-    if work is None:
-        return UNKNOWN, str(stage.gpus), UNKNOWN, UNKNOWN
-    tokens = compact(work.tokens_per_step) if work.tokens_per_step else UNKNOWN
-    return f"{work.steps:,}", str(stage.gpus), tokens, compact(work.flops_per_step)
-
-
-def _time(stage: StageForecast) -> tuple[str, str, str]:
-    if stage.seconds_per_step is None:
-        return UNKNOWN, "", UNKNOWN
-    return f"{stage.seconds_per_step:.3g}", stage.source or "", f"{100 * stage.mfu:.1f} %" if stage.mfu else UNKNOWN
-
-
-def _days(days: float | None) -> str:
-    if days is None:
-        return UNKNOWN
-    return f"{days:,.2f}" if days >= 1 or days == 0 else f"{days:.2g}"
-
-
-def _cost(stage: StageForecast) -> str:
-    return UNKNOWN if stage.cost_micros is None else _money(stage.cost_micros)
-
-
-def _money(micros: int) -> str:
-    """Cents where the amount is large enough for them."""
-    return f"{Decimal(micros) / MICROS:,.{2 if micros >= MICROS else 6}f}"
-
-
-def _comparison_table(planned: CostForecast, modelled: CostForecast, *, given: bool) -> Table:
-    """Per stage up to three lines: the given step time, the published run, and the model at the stated MFU."""
-    table = _table(
-        "Beside the published run of Open-Sora 2.0",
-        ("stage", ""),
-        ("s/step", "GPU-days", f"cost, {planned.currency}", "against published"),
-    )
-    for stage, other in zip(planned.stages, modelled.stages, strict=True):
-        if stage.published or stage.source == "given":
-            for number, row in enumerate(_lines(stage, other, planned)):
-                table.add_row("" if number else stage.name, *row)
-            table.add_section()
-    for number, row in enumerate(_total_lines(planned, modelled, given=given)):
-        table.add_row("" if number else "total", *row, style="bold")
-    return table
-
-
-def _lines(stage: StageForecast, other: StageForecast, planned: CostForecast) -> list[tuple[str, ...]]:
-    row = stage.published
-    published_days = row.gpu_days if row else None
-    shown: list[tuple[str, ...]] = []
-    if stage.source == "given":
-        shown.append(("given", *_figures(stage), _difference(stage.gpu_days, published_days)))
-    if row:
-        cost = _published_cost(row.cost, planned.currency)
-        shown.append(("published", f"{row.seconds_per_step:.4g}", _days(row.gpu_days), cost, ""))
-    return [*shown, (_modelled(planned.mfu), *_figures(other), _difference(other.gpu_days, published_days))]
-
-
-def _total_lines(planned: CostForecast, modelled: CostForecast, *, given: bool) -> list[tuple[str, ...]]:
-    # The published total is that of three stages; beside fewer it would mislead.
-    whole = sum(1 for stage in planned.stages if stage.published) == len(PUBLISHED)
-    published = PUBLISHED_GPU_DAYS if whole else None
-    rows = [("given", planned)] if given else []
-    rows.append((_modelled(modelled.mfu), modelled))
-    lines: list[tuple[str, ...]] = [
-        (label, "", _days(f.gpu_days), _money(f.cost_micros), _difference(f.gpu_days, published)) for label, f in rows
-    ]
-    if whole:
-        cost = _published_cost(PUBLISHED_COST, planned.currency)
-        lines.insert(len(lines) - 1, ("published", "", _days(PUBLISHED_GPU_DAYS), cost, ""))
-    return lines
-
-
-def _modelled(mfu: float) -> str:
-    return f"modelled at {100 * mfu:.0f} % MFU"
-
-
-def _published_cost(amount: str, currency: str) -> str:
-    return _money(parse_micros(amount)) + ("" if currency == "USD" else " USD")
-
-
-def _figures(stage: StageForecast) -> tuple[str, str, str]:
-    seconds = UNKNOWN if stage.seconds_per_step is None else f"{stage.seconds_per_step:.4g}"
-    return seconds, _days(stage.gpu_days), _cost(stage)
-
-
-def _difference(ours: float | None, published: float | None) -> str:
-    return UNKNOWN if ours is None or published is None else f"{100 * (ours / published - 1):+.1f} %"
-
-
-def _notes(planned: CostForecast) -> list[str]:
-    notes = [
-        f"modelled: model FLOPs by formula (recomputation not counted) at {100 * planned.mfu:.0f} % of "
-        f"{compact(planned.peak_flops)}FLOP/s per GPU, at the most nodes, without restarts.",
+def _notes(planned: CostForecast, assumptions: Assumptions) -> list[str]:
+    peak = f"{compact(planned.peak_flops)}FLOP/s per GPU, at the most nodes."
+    if planned.mfu is None:
+        notes = [
+            "modelled: work by formula (recomputation not counted in MFU), time from assumed and quoted rates of one "
+            f"H200; no GPU measured it. MFU is of {peak}"
+        ]
+    else:
+        notes = [
+            f"modelled: model FLOPs by formula (recomputation not counted) at {100 * planned.mfu:.0f} % of {peak}",
+        ]
+    notes += [
+        f"failures: {assumptions.failures:g} per 1,000 GPU-days (--failures).",
         f"price: {planned.price_per_gpu_hour} {planned.currency} per GPU-hour.",
     ]
     if not planned.complete:
-        open_stages = ", ".join(stage.name for stage in planned.stages if stage.work is None)
-        notes.append(f"not in the sum: {open_stages} (the work depends on the number of clips).")
+        open_stages = ", ".join(stage.name for stage in planned.stages if stage.cost is None)
+        notes.append(f"not in the sum: {open_stages} (the work depends on the data; give --hours-of-video).")
     wall = sum(s.work.steps * s.seconds_per_step for s in planned.stages if s.work and s.seconds_per_step)
-    notes.append(f"wall time of these stages, one after another: {duration(wall)}.")
+    notes.append(f"wall time of the steps of these stages, one after another: {duration(wall)}.")
     return notes

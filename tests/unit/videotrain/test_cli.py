@@ -60,6 +60,8 @@ def test_every_command_explains_itself(capsys, command):
     [
         (["plan", "x.yaml", "--mfu", "45"], "'45' is no utilisation"),
         (["plan", "x.yaml", "--mfu", "nan"], "'nan' is no utilisation"),
+        (["plan", "x.yaml", "--failures", "-1"], "'-1' is no amount"),
+        (["plan", "x.yaml", "--hours-of-video", "inf"], "'inf' is no amount"),
         (["plan", "x.yaml", "--seconds-per-step", "train"], "'train' is not STAGE=SECONDS"),
         (["plan", "x.yaml", "--seconds-per-step", "train=-1"], "'train=-1' is not STAGE=SECONDS"),
         (["plan", "x.yaml", "--seconds-per-step", "train=inf"], "'train=inf' is not STAGE=SECONDS"),
@@ -147,9 +149,31 @@ def test_the_table_shows_given_published_and_modelled_side_by_side(capsys):
 
 def test_without_step_times_the_table_shows_the_model_beside_the_published_run(capsys):
     shown = out(capsys, "plan", OPEN_SORA)
-    assert "modelled at 45 % MFU" in shown
-    assert "4,160.00" in shown
+    for expected in ("modelled, mid rates", "4,160.00", "15.0 %", "11.5 %", "8.9 %", "Movie Gen", "2,500,000.00"):
+        assert expected in shown
     assert "given" not in shown
+    assert "…" not in shown
+
+
+def test_all_that_the_tables_say_is_in_the_document_too(capsys):
+    arguments = ("plan", OPEN_SORA, "--failures", "5", "--hours-of-video", "1000")
+    document = json.loads(out(capsys, *arguments, "--json"))
+    planned = document["forecast"]
+    assert document["failuresPer1000GpuDays"] == 5
+    assert {"low", "mid", "high"} == set(planned["costByBand"]) == set(planned["stages"][0]["bands"])
+    assert planned["stages"][0]["overheads"]["failures"] > 0 and planned["preparation"]["clips"] == 450_000
+    assert [row["model"] for row in document["published"]["otherModels"]] == [
+        "Movie Gen",
+        "Step-Video-T2V",
+        "Open-Sora 2.0",
+    ]
+    shown = out(capsys, *arguments)
+    for change in document["sensitivity"]:
+        assert change["what"] in shown
+    for cost in (planned["cost"], planned["overheadCost"], planned["totalCost"], *planned["costByBand"].values()):
+        assert f"{float(cost):,.2f}" in shown
+    assert "Preparing 1,000 hours" in shown
+    assert "5 per 1,000 GPU-days" in shown
 
 
 def test_other_runs_are_not_compared(capsys):
@@ -157,6 +181,12 @@ def test_other_runs_are_not_compared(capsys):
     assert "published" not in shown
     assert "not in the sum: curate, encode" in shown
     assert "published" not in json.loads(out(capsys, "plan", EXAMPLES / "demo.yaml", "--json"))
+
+
+def test_a_run_without_failures_can_be_planned_and_one_without_videos_not(capsys):
+    planned = json.loads(out(capsys, "plan", OPEN_SORA, "--failures", "0", "--json"))["forecast"]
+    assert {stage["overheads"]["failures"] for stage in planned["stages"]} == {0}
+    assert "hours of video are 0" in refused(capsys, "plan", OPEN_SORA, "--hours-of-video", "0")
 
 
 def test_a_step_time_of_an_unknown_stage_is_refused(capsys):

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain_api.cost import forecast
+from videotrain_api.cost import forecast, published, work
 from videotrain_api.money import cost_micros, format_micros, parse_micros, round_half_up
 from videotrain_api.resource.stages import NodeBounds, node_counts
 from videotrain_api.validation import parse_run
@@ -27,23 +27,23 @@ def test_published_step_times_give_the_published_gpu_days_and_money():
     found = forecast.forecast(example("open-sora-2.yaml"), seconds_per_step=PUBLISHED_SECONDS)
     assert [stage.gpus for stage in found.stages] == [224, 192, 192]
     assert [stage.gpu_days for stage in found.stages] == pytest.approx([2240, 384, 1536], rel=0.02)
-    assert found.gpu_days == pytest.approx(forecast.PUBLISHED_GPU_DAYS, rel=0.001)
-    assert Fraction(found.cost) == pytest.approx(Fraction(forecast.PUBLISHED_COST), rel=0.001)
+    assert found.gpu_days == pytest.approx(published.PUBLISHED_GPU_DAYS, rel=0.001)
+    assert Fraction(found.cost) == pytest.approx(Fraction(published.PUBLISHED_COST), rel=0.001)
     assert found.cost_micros == sum(stage.cost_micros for stage in found.stages) and found.complete
 
 
 def test_each_stage_stands_beside_its_published_row():
     found = forecast.forecast(example("open-sora-2.yaml"))
     assert [stage.published.gpu_days for stage in found.stages] == [2240, 384, 1536]
-    assert sum(row.gpu_days for row in forecast.PUBLISHED) == forecast.PUBLISHED_GPU_DAYS
-    assert sum(parse_micros(row.cost) for row in forecast.PUBLISHED) == parse_micros(forecast.PUBLISHED_COST)
+    assert sum(row.gpu_days for row in published.PUBLISHED) == published.PUBLISHED_GPU_DAYS
+    assert sum(parse_micros(row.cost) for row in published.PUBLISHED) == parse_micros(published.PUBLISHED_COST)
 
 
 def test_a_stated_mfu_scales_time_and_money():
     slow, fast = (forecast.forecast(example("open-sora-2.yaml"), mfu=mfu) for mfu in (0.225, 0.45))
     assert slow.gpu_days == pytest.approx(2 * fast.gpu_days)
     assert all(stage.mfu == pytest.approx(0.45) and stage.source == "modelled" for stage in fast.stages)
-    assert fast.gpu_days < forecast.PUBLISHED_GPU_DAYS / 3
+    assert fast.gpu_days < published.PUBLISHED_GPU_DAYS / 3
 
 
 def test_a_step_is_counted_by_hand():
@@ -59,10 +59,59 @@ def test_stages_without_known_work_are_left_out_and_the_sum_says_so():
     assert all(s.cost is not None for s in found.stages if s.task in ("train", "autoencoder", "sample"))
 
 
+def test_hours_of_video_make_the_sum_complete():
+    some, more = (forecast.forecast(example("demo.yaml"), hours_of_video=hours) for hours in (100, 200))
+    assert some.complete and more.complete
+    costs = [[s.cost_micros for s in found.stages if s.task in ("curate", "encode")] for found in (some, more)]
+    assert costs[1] == pytest.approx([2 * cost for cost in costs[0]], rel=1e-5)
+    assert some.cost_micros == sum(stage.cost_micros for stage in some.stages)
+
+
+def test_time_is_modelled_in_three_bands_and_the_mid_one_is_the_forecast():
+    found = forecast.forecast(example("open-sora-2.yaml"))
+    for stage in found.stages:
+        low, mid, high = (stage.bands[name] for name in ("low", "mid", "high"))
+        assert low.mfu < mid.mfu < high.mfu and low.seconds_per_step > mid.seconds_per_step > high.seconds_per_step
+        assert (mid.seconds_per_step, mid.cost, mid.mfu) == (stage.seconds_per_step, stage.cost, stage.mfu)
+        assert stage.assumes
+    assert found.cost_by_band["mid"] == found.cost
+    assert Fraction(found.cost_by_band["low"]) > Fraction(found.cost) > Fraction(found.cost_by_band["high"])
+
+
+def test_a_given_time_has_no_bands_and_a_stated_utilisation_none_either():
+    given = forecast.forecast(example("open-sora-2.yaml"), seconds_per_step=PUBLISHED_SECONDS)
+    stated = forecast.forecast(example("open-sora-2.yaml"), mfu=0.4)
+    assert not any(stage.bands for found in (given, stated) for stage in found.stages)
+    assert set(given.cost_by_band.values()) == {given.cost}
+
+
+def test_overheads_come_on_top():
+    found = forecast.forecast(example("open-sora-2.yaml"))
+    assert Fraction(found.total_cost) == Fraction(found.cost) + Fraction(found.overhead_cost)
+    assert Fraction(found.overhead_cost) > 0
+
+
+def test_the_published_times_imply_the_utilisation_that_the_tables_mean():
+    assert [round(100 * stage.implied_mfu, 1) for stage in published.PUBLISHED] == [15.0, 11.5, 8.9]
+    shares = [round(100 * published.row_utilisation(row), 1) for row in published.ROWS]
+    assert shares == [18.7, 21.9, 20.9, 20.2, 19.0, 19.5, 20.9, 2.5, 5.6, 10.4, 15.4, 15.4]
+
+
+def test_other_models_cost_their_hours():
+    price = "2.00"
+    costs = [forecast.gpu_cost_micros(3600 * run.gpu_hours, 1, price) // 1_000_000 for run in published.OTHER_RUNS]
+    assert costs == [2_500_000, 1_000_000, 199_680]
+
+
 @pytest.mark.parametrize(("mfu", "seconds", "message"), [(0, {}, "mfu"), (1.1, {}, "mfu"), (0.4, {"x": 1}, "no such")])
 def test_wrong_arguments_are_refused(mfu, seconds, message):
     with pytest.raises(ValueError, match=message):
         forecast.forecast(example("tiny.yaml"), mfu=mfu, seconds_per_step=seconds)
+
+
+def test_hours_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="hours of video"):
+        forecast.forecast(example("tiny.yaml"), hours_of_video=0)
 
 
 def test_a_step_time_of_zero_is_refused():
@@ -71,20 +120,20 @@ def test_a_step_time_of_zero_is_refused():
 
 
 def test_micro_batches_that_do_not_divide_evenly_make_gpus_wait():
-    rows = [forecast.RowWork(micro_batches=6, context_parallel=1, flops_per_step=6e12)]
-    work = forecast.StageWork(steps=1, samples_per_step=1, tokens_per_step=1, flops_per_step=6e12, rows=rows)
-    seconds = [forecast.modelled_seconds(work, n, 1.0, 1e12) for n in (1, 2, 3, 4, 6)]
+    rows = [work.RowWork(micro_batches=6, context_parallel=1, flops_per_step=6e12)]
+    step = work.StageWork(steps=1, samples_per_step=1, tokens_per_step=1, flops_per_step=6e12, rows=rows)
+    seconds = [work.modelled_seconds(step, n, 1.0, 1e12) for n in (1, 2, 3, 4, 6)]
     assert seconds == pytest.approx([6, 3, 2, 2, 1])
 
 
 def test_every_row_waits_for_its_own_groups():
     rows = [
-        forecast.RowWork(micro_batches=4, context_parallel=1, flops_per_step=12e12),
-        forecast.RowWork(micro_batches=3, context_parallel=4, flops_per_step=12e12),
+        work.RowWork(micro_batches=4, context_parallel=1, flops_per_step=12e12),
+        work.RowWork(micro_batches=3, context_parallel=4, flops_per_step=12e12),
     ]
-    work = forecast.StageWork(steps=1, samples_per_step=1, tokens_per_step=1, flops_per_step=12e12, rows=rows)
+    step = work.StageWork(steps=1, samples_per_step=1, tokens_per_step=1, flops_per_step=12e12, rows=rows)
     # Of 8 GPUs the first row leaves half without work; of the second row's two groups one has two micro-batches.
-    assert forecast.modelled_seconds(work, 8, 1.0, 1e12) == pytest.approx((1.5 * 2 + 1.5 * 4 / 3) / 2)
+    assert work.modelled_seconds(step, 8, 1.0, 1e12) == pytest.approx((1.5 * 2 + 1.5 * 4 / 3) / 2)
 
 
 @pytest.mark.parametrize(
