@@ -161,7 +161,7 @@ def _warnings(run: VideoTrainingRun) -> tuple[str, ...]:
     if budget is None:
         if hours <= UNBUDGETED_GPU_HOURS:
             return ()
-        amount = f"about {hours:,.0f} GPU-hours{more} ({expected.cost} {expected.currency}) at {expected.mfu:.0%} MFU"
+        amount = f"about {hours:,.0f} GPU-hours{more} ({expected.cost} {expected.currency}) by `videotrain plan`"
         return (f"spec.budget is not set and the run needs {amount}; nothing will stop it from spending more",)
     return _beyond_budget(run, expected, hours, more)
 
@@ -170,7 +170,7 @@ def _beyond_budget(run: VideoTrainingRun, expected: CostForecast, hours: float, 
     budget = run.spec.budget
     if budget is None:
         return ()
-    then = f"at {expected.mfu:.0%} MFU; spec.budget.action is {budget.action}"
+    then = f"by `videotrain plan`; spec.budget.action is {budget.action}"
     found = []
     if budget.max_cost is not None and expected.cost_micros > parse_micros(budget.max_cost):
         limit, currency = budget.max_cost, expected.currency
