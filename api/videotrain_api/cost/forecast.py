@@ -23,7 +23,7 @@ from videotrain_api.cost.published import PublishedStage, published_stage
 from videotrain_api.cost.rates import ASSUMED_UTILISATION, BANDS, BandName, Rates
 from videotrain_api.cost.work import StageWork, modelled_seconds, stage_work
 from videotrain_api.money import cost_micros, format_micros, parse_micros
-from videotrain_api.resource.stages import Bucket, Stage, TrainTask, node_counts
+from videotrain_api.resource.stages import Bucket, Stage, TrainTask, node_counts, ulysses_degree
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 from videotrain_api.schema import ApiModel
 
@@ -155,16 +155,18 @@ def _prepared(run: VideoTrainingRun, hours_of_video: float | None) -> Preparatio
 
 def features(task: TrainTask, bucket: Bucket, shape: flops.MmditShape) -> step_time.Features:
     """What of a train stage decides how fast the steps of a row are."""
-    double, single = flops.recomputed_blocks(shape, task.parallel)
+    layout = task.parallel
+    double, single = flops.recomputed_blocks(shape, layout)
     return step_time.Features(
-        recompute=task.parallel.recompute_of(bucket),
+        recompute=layout.recompute_of(bucket),
         double_blocks=double,
         single_blocks=single,
         compiled=False,
         attention="cudnn",
         eight_bit=False,
-        sharded_gradients=False,
-        gathers_under_forward=False,
+        sharded_gradients=layout.engine == "fsdp2" or layout.zero_stage >= 2,
+        gathers_under_forward=layout.engine == "fsdp2" or layout.zero_stage == 3,
+        offloaded=layout.offload == "optimizer",
     )
 
 
@@ -173,7 +175,8 @@ def row_time(run: VideoTrainingRun, task: TrainTask, bucket: Bucket, gpus: int, 
     spec, layout = run.spec, task.parallel
     model, autoencoder = presets.complete_transformer(spec.model), presets.complete_autoencoder(spec.autoencoder)
     tokens, degree = flops.bucket_tokens(model, autoencoder, bucket), layout.degree_of(bucket)
-    size = step_time.RowSize(tokens, spec.text_encoder.max_tokens, bucket.batch_size, degree)
+    ring = degree // ulysses_degree(degree, spec.pool.gpus_per_node, model.num_heads or 1)
+    size = step_time.RowSize(tokens, spec.text_encoder.max_tokens, bucket.batch_size, degree, ring)
     rounds = -(-layout.micro_batches_of(bucket) // max(1, gpus // degree))
     shape = flops.run_shape(run)
     return step_time.step_time(shape, size, rounds, gpus, features(task, bucket, shape), rates)
@@ -280,7 +283,8 @@ class _Planner:
             "compiled" if first.compiled else "eager",
             f"{first.attention} attention",
             f"recompute {', '.join(kinds)}",
-            "reductions under backward" if first.sharded_gradients else "reductions after backward",
+            f"{task.parallel.engine}, reductions {'under' if first.sharded_gradients else 'after'} backward",
+            *(["optimizer on the host"] if first.offloaded else []),
             *(["FP8"] if first.eight_bit else []),
         ]
 

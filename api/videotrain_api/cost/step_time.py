@@ -30,6 +30,14 @@ _STATE_BYTES: Final = 38
 _UNSHARDED: Final = (18, 8, 36)
 """The same per parameter of the *whole* model where every GPU keeps all gradients in float32: to add a micro-batch's
 gradients up, to scale what was added up, and at the end of the step."""
+_HOST_MEMORY: Final = 25e9
+"""Bytes/s of the host's memory for one of eight GPUs, where the optimizer is there. Assumed."""
+_HOST_LINK: Final = 50e9
+"""Bytes/s between a GPU and pinned memory. Assumed."""
+_MOVED_BYTES: Final = 6
+"""Per parameter: float32 gradients to the host, bf16 weights back."""
+_NODE: Final = 8
+"""GPUs that reach each other without a network."""
 _LAUNCHES: Final = 0.02
 """Seconds of a step's end that are not bytes. Assumed."""
 
@@ -51,6 +59,8 @@ class Features:
     """Gradients are reduced to their owners under the backward pass."""
     gathers_under_forward: bool
     """Weights come together block by block under the forward pass, and not at the end of the step."""
+    offloaded: bool
+    """Master weights and moments are in the host's memory, and are updated there."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,8 @@ class RowSize:
     """Of the data-parallel group."""
     context_parallel: int
     """GPUs of the group."""
+    ring_parts: int = 1
+    """Parts of the sequence that take turns in ring attention, of groups that exchange heads."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,7 @@ def micro_batch_time(shape: MmditShape, row: RowSize, features: Features, rates:
         products=3 * products / product_rate,
         attention=attention * (1 / forward_rate + _BACKWARD_ATTENTION / backward_rate),
         elementwise=_traffic(shape, features) * tokens * work / rates.memory,
-        exchange=_exchanged(shape, tokens, row) / rates.exchange,
+        exchange=_exchange(shape, tokens, row, rates),
         repeated=repeated,
     )
 
@@ -154,11 +166,17 @@ def _traffic(shape: MmditShape, features: Features) -> float:
     return units * shape.hidden * _BYTES
 
 
-def _exchanged(shape: MmditShape, tokens: int, row: RowSize) -> float:
-    """Bytes that a GPU sends for queries, keys, values and outputs, and for their gradients."""
-    degree = row.context_parallel
-    sent = 8 * tokens / degree * shape.hidden * _BYTES * (degree - 1) / degree
-    return (shape.double_blocks + shape.single_blocks) * sent * row.samples
+def _exchange(shape: MmditShape, tokens: int, row: RowSize, rates: Rates) -> float:
+    """Seconds of context parallelism in the forward and the backward pass of all blocks."""
+    heads = row.context_parallel // row.ring_parts
+    # Queries, keys, values and outputs, and their gradients, to the GPUs that have the other heads.
+    sent = 8 * tokens / row.context_parallel * shape.hidden * _BYTES * (heads - 1) / heads
+    # Keys and values of the other parts, in both passes, and their gradients in float32 around the ring.
+    pair = 2 * tokens / row.ring_parts * shape.hidden / heads
+    turns = row.ring_parts - 1
+    ring = pair * (2 * _BYTES * turns + (4 * row.ring_parts if turns else 0))
+    blocks = (shape.double_blocks + shape.single_blocks) * row.samples
+    return blocks * (sent / rates.exchange + ring / rates.reduce)
 
 
 def _tail(size: int, rounds: int, gpus: int, backward: float, features: Features, rates: Rates) -> float:
@@ -168,11 +186,9 @@ def _tail(size: int, rounds: int, gpus: int, backward: float, features: Features
     gather = 0.0 if features.gathers_under_forward else others * 2 * size / bandwidth
     if features.sharded_gradients:
         exposed = max(0.0, others * 4 * size / bandwidth - backward)
-        return _LAUNCHES + _STATE_BYTES / gpus * size / rates.memory + gather + rounds * exposed
+        update = _STATE_BYTES / gpus * size / (_HOST_MEMORY if features.offloaded else rates.memory)
+        moved = _MOVED_BYTES / gpus * size / _HOST_LINK if features.offloaded else 0.0
+        return _LAUNCHES + update + moved + gather + rounds * exposed
     add, scale, end = _UNSHARDED
     passes = add * rounds + scale * (rounds - 1) + end + _STATE_BYTES / gpus
     return passes * size / rates.memory + 2 * others * 4 * size / bandwidth + gather
-
-
-_NODE: Final = 8
-"""GPUs that reach each other without a network."""

@@ -19,6 +19,7 @@ FAST = Features(
     eight_bit=False,
     sharded_gradients=True,
     gathers_under_forward=True,
+    offloaded=False,
 )
 EAGER = replace(FAST, recompute="full", compiled=False, sharded_gradients=False, gathers_under_forward=False)
 ROW = RowSize(image_tokens=2304, text_tokens=512, samples=6, context_parallel=1)
@@ -67,6 +68,19 @@ def test_context_parallelism_divides_the_work_and_adds_an_exchange():
     assert shared.attention == pytest.approx(alone.attention / 4)
     sent = 57 * 8 * (76544 / 4) * 3072 * 2 * 3 / 4
     assert shared.exchange == pytest.approx(sent / 300e9) and alone.exchange == 0
+
+
+def test_a_ring_moves_keys_and_values_of_the_other_parts():
+    long = RowSize(image_tokens=76032, text_tokens=512, samples=1, context_parallel=16, ring_parts=2)
+    found = micro_batch_time(SHAPE, long, FAST, MID)
+    heads = 57 * 8 * (76544 / 16) * 3072 * 2 * 7 / 8 / 300e9
+    pair = 2 * (76544 / 2) * (3072 / 8)
+    assert found.exchange == pytest.approx(heads + 57 * pair * (2 * 2 + 4 * 2) / 330e9)
+
+
+def test_an_optimizer_on_the_host_makes_the_end_of_a_step_longer():
+    near, far = (step_time(SHAPE, ROW, 2, 8, replace(FAST, offloaded=off), MID) for off in (False, True))
+    assert far.tail > near.tail + 1 and far.micro_batch == near.micro_batch
 
 
 def test_gradients_that_hide_under_backward_cost_nothing():
