@@ -12,6 +12,7 @@ from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.architecture import check_architecture
 from videotrain_api.rules.facts import facts_of
 from videotrain_api.rules.layouts import check_layouts
+from videotrain_api.rules.memory import check_memory
 from videotrain_api.rules.metadata import check_metadata
 from videotrain_api.rules.pods import check_pods
 from videotrain_api.rules.sizes import check_frozen_size, check_spec_size
@@ -64,7 +65,7 @@ def check(run: VideoTrainingRun) -> list[Problem]:
         *check_spending(facts),
         *check_pods(facts),
     ]
-    return problems or [*check_affordable(facts), *check_frozen_size(facts)]
+    return problems or [*check_affordable(facts), *check_frozen_size(facts), *check_memory(facts)]
 
 
 def _header(data: Any) -> Iterator[Problem]:

@@ -130,6 +130,14 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="H",
         help="hours of raw video, by which curate and encode stages are modelled",
     )
+    parser.add_argument(
+        "--gpus",
+        type=_world,
+        action="append",
+        default=[],
+        metavar="N",
+        help="tell the memory of a world of so many GPUs, too; may be repeated",
+    )
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     _add_pod_policy(parser)
     parser.set_defaults(handler=_plan)
@@ -242,6 +250,7 @@ def _plan(options: argparse.Namespace) -> int:
         mfu=options.mfu,
         seconds_per_step=dict(options.seconds_per_step),
         hours_of_video=options.hours_of_video,
+        gpus=frozenset(options.gpus),
         **failures,
     )
     return print_plan(options.file, assumptions, options.pod_policy, as_json=options.json)
@@ -309,6 +318,12 @@ def _folder(text: str) -> Path:
 def _natural(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r} is no seed; a whole number from 0 to 2^63 - 1 is needed")
+    return int(text)
+
+
+def _world(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 262_144:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of GPUs; a whole number from 1 to 262144 is needed")
     return int(text)
 
 

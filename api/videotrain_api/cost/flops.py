@@ -7,11 +7,13 @@ never counted, so MFU from these numbers means the same on every layout.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from videotrain_api.capabilities import LINEAR_LAYERS
 from videotrain_api.config import aspect
 from videotrain_api.config.presets import complete_autoencoder, complete_transformer
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.resource.stages import Bucket, ParallelLayout
+from videotrain_api.resource.stages import Bucket, LoraAdapter, ParallelLayout
 from videotrain_api.resource.trainrun import VideoTrainingRun
 
 TIME_FEATURES = 256
@@ -70,15 +72,52 @@ def run_shape(run: VideoTrainingRun) -> MmditShape:
 
 def parameters(shape: MmditShape) -> int:
     """Number of trainable parameters, counted from the shape; equal to that of the model that is built from it."""
-    d, ff, head = shape.hidden, shape.feed_forward, shape.hidden // shape.heads
-    stream = 4 * _linear(d, d) + _linear(d, ff) + _linear(ff, d) + 2 * head + _linear(d, 6 * d)
-    single = _linear(d, 3 * d + ff) + _linear(d + ff, d) + 2 * head + _linear(d, 3 * d)
-    total = 2 * shape.double_blocks * stream + shape.single_blocks * single
+    d = shape.hidden
+    total = shape.double_blocks * block_parameters(shape, "double")
+    total += shape.single_blocks * block_parameters(shape, "single")
     total += _linear(shape.patch_channels, d) + _linear(shape.context, d)
     total += (2 if shape.guidance else 1) * (_linear(TIME_FEATURES, d) + _linear(d, d))
     total += _linear(shape.pooled, d) + _linear(d, d)
     total += _linear(shape.condition_channels, d) if shape.condition_channels else 0
     return total + _linear(d, shape.patch_channels) + _linear(d, 2 * d)
+
+
+def block_parameters(shape: MmditShape, kind: Literal["double", "single"]) -> int:
+    """Parameters of one two-stream or one-stream block."""
+    d, ff, head = shape.hidden, shape.feed_forward, shape.hidden // shape.heads
+    if kind == "double":
+        return 2 * (4 * _linear(d, d) + _linear(d, ff) + _linear(ff, d) + 2 * head + _linear(d, 6 * d))
+    return _linear(d, 3 * d + ff) + _linear(d + ff, d) + 2 * head + _linear(d, 3 * d)
+
+
+def adapter_parameters(shape: MmditShape, lora: LoraAdapter) -> int:
+    """Parameters of the low-rank additions to the layers that an adapter names."""
+    d, ff = shape.hidden, shape.feed_forward
+    widths = {
+        "proj": (d, d),
+        "mlp.0": (d, ff),
+        "mlp.2": (ff, d),
+        "v_mlp": (d, d + ff),
+        "linear2": (d + ff, d),
+        "mod.lin": (d, 6 * d),
+        "modulation.lin": (d, 3 * d),
+        "img_in": (shape.patch_channels, d),
+        "txt_in": (shape.context, d),
+        "cond_in": (shape.condition_channels, d),
+        "time_in.in_layer": (TIME_FEATURES, d),
+        "vector_in.in_layer": (shape.pooled, d),
+        "out_layer": (d, d),
+        "final_layer.linear": (d, shape.patch_channels),
+        "adaLN_modulation.1": (d, 2 * d),
+    }
+    blocks = {"double_blocks": shape.double_blocks, "single_blocks": shape.single_blocks, "": 1}
+    total = 0
+    for kind, layers in LINEAR_LAYERS.items():
+        for layer in layers:
+            if any(f".{kind}.0.{layer}".endswith(f".{target}") for target in lora.targets):
+                width = next(sizes for end, sizes in widths.items() if layer.endswith(end))
+                total += blocks[kind] * lora.rank * sum(width)
+    return total
 
 
 def forward_flops(shape: MmditShape, image_tokens: int, text_tokens: int) -> int:

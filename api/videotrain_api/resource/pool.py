@@ -144,6 +144,9 @@ class Pool(ApiModel):
     gpus_per_node: int = Field(ge=1, le=64)
     """GPUs of a node; a worker pod takes them all and runs one process on each. In `videotrain local` a worker process
     stands for a GPU; it has one of its own if the machine has enough."""
+    gpu_memory_gigabytes: float = Field(default=141.0, gt=0, le=1_000_000)
+    """Memory of one GPU, 10^9 bytes, as its maker names it: 141 for an H200, 80 for an H100. A stage that trains is
+    refused if a row of its bucket table needs more (`videotrain plan` prints it); whoever knows better gives more."""
     gpu_resource: ResourceName = "nvidia.com/gpu"
     """Extended resource name of the GPUs, as the device plugin advertises it."""
     price_per_gpu_hour: Money

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from videotrain.commands import plan_tables
+from videotrain.commands import plan_memory, plan_tables
 from videotrain.errors import UsageError
 from videotrain.manifest_file import load_run
 from videotrain.wording import compact, duration
@@ -36,6 +36,8 @@ class Assumptions:
     """Unexpected interruptions per 1,000 GPU-days."""
     hours_of_video: float | None = None
     """Raw videos for curate and encode stages."""
+    gpus: frozenset[int] = frozenset()
+    """Further worlds to tell the memory of, GPUs."""
 
 
 def print_plan(path: Path, assumptions: Assumptions, pod_policy: PodPolicy, *, as_json: bool) -> int:
@@ -68,12 +70,15 @@ def print_plan(path: Path, assumptions: Assumptions, pod_policy: PodPolicy, *, a
     except ValueError as error:
         raise UsageError(f"--seconds-per-step, --hours-of-video: {error}") from error
     changes = sensitivity(run) if any(stage.task == "train" and stage.bands for stage in planned.stages) else []
+    rows = list(plan_memory.planned_rows(run, plan_memory.usual_worlds(run) | assumptions.gpus))
     if as_json:
-        document = _document(planned, modelled, changes, assumptions)
+        document = _document(planned, modelled, changes, assumptions) | {"memory": plan_memory.memory_document(rows)}
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         return 0
     console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
     _print_tables(console, planned, modelled, changes, assumptions)
+    for table in plan_memory.memory_tables(rows):
+        console.print(table)
     return 0
 
 

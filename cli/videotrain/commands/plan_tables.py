@@ -21,7 +21,7 @@ UNKNOWN = "-"
 def forecast_table(planned: CostForecast) -> Table:
     """Work, time and money of every stage."""
     numbers = ("steps", "GPUs", "tokens/step", "FLOPs/step", "s/step", "", "MFU", "GPU-days", planned.currency)
-    table = _table(f"{planned.run}: forecast", ("stage", "task"), numbers)
+    table = new_table(f"{planned.run}: forecast", ("stage", "task"), numbers)
     for stage in planned.stages:
         table.add_row(stage.name, stage.task, *_work(stage), *_time(stage), _days(stage.gpu_days), _cost(stage))
     table.add_section()
@@ -33,7 +33,7 @@ def forecast_table(planned: CostForecast) -> Table:
 def band_table(planned: CostForecast) -> Table:
     """The modelled stages at low, mid and high rates."""
     title = "Modelled at low, mid and high rates of GEMM, attention, memory and network"
-    table = _table(title, ("stage", "with"), ("s/step", "MFU, %", f"cost, {planned.currency}"))
+    table = new_table(title, ("stage", "with"), ("s/step", "MFU, %", f"cost, {planned.currency}"))
     for stage in planned.stages:
         if stage.bands:
             bands = stage.bands.values()
@@ -53,7 +53,7 @@ def band_table(planned: CostForecast) -> Table:
 def overhead_table(planned: CostForecast) -> Table:
     """What each stage costs beside its steps."""
     numbers = ("start", "checkpoints", "failures", "failures expected", f"cost, {planned.currency}")
-    table = _table("Beside the steps, GPU-hours (modelled)", ("stage",), numbers)
+    table = new_table("Beside the steps, GPU-hours (modelled)", ("stage",), numbers)
     for stage in planned.stages:
         beside = stage.overheads
         if beside:
@@ -70,7 +70,7 @@ def overhead_table(planned: CostForecast) -> Table:
 
 def comparison_table(planned: CostForecast, modelled: CostForecast, *, given: bool) -> Table:
     """Per stage up to three lines: the given step time, the published run, and the model."""
-    table = _table(
+    table = new_table(
         "Beside the published run of Open-Sora 2.0",
         ("stage", ""),
         ("s/step", "MFU", "GPU-days", f"cost, {planned.currency}", "against published"),
@@ -87,7 +87,7 @@ def comparison_table(planned: CostForecast, modelled: CostForecast, *, given: bo
 
 def other_runs_table(planned: CostForecast) -> Table:
     """Table 4 of the report: other models, at the price of the plan, beside this run."""
-    table = _table(
+    table = new_table(
         f"Training of other models: published hours, at {planned.price_per_gpu_hour} {planned.currency} per GPU-hour",
         ("model",),
         ("GPUs", "GPU-hours", f"cost, {planned.currency}", "times this run"),
@@ -103,7 +103,7 @@ def other_runs_table(planned: CostForecast) -> Table:
 def preparation_table(planned: CostForecast, preparation: Preparation) -> Table:
     """What making the data from raw videos costs."""
     title = f"Preparing {preparation.hours_of_video:,g} hours of video (modelled)"
-    table = _table(title, ("task",), ("clips", "encoded per clip", "GPU-hours", f"cost, {planned.currency}"))
+    table = new_table(title, ("task",), ("clips", "encoded per clip", "GPU-hours", f"cost, {planned.currency}"))
     clips, samples = f"{preparation.clips:,.0f}", str(preparation.samples_per_clip)
     for task, hours, shown in (
         ("curate", preparation.curate_gpu_hours, (clips, "")),
@@ -116,13 +116,16 @@ def preparation_table(planned: CostForecast, preparation: Preparation) -> Table:
 
 def sensitivity_table(changes: Sequence[Change], currency: str) -> Table:
     """What one changed rate does to the modelled cost."""
-    table = _table("If one rate is another (modelled)", ("instead of the mid rates",), (f"cost, {currency}", "change"))
+    table = new_table(
+        "If one rate is another (modelled)", ("instead of the mid rates",), (f"cost, {currency}", "change")
+    )
     for change in changes:
         table.add_row(change.what, _money(parse_micros(change.cost)), f"{100 * (change.ratio - 1):+.1f} %")
     return table
 
 
-def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
+def new_table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
+    """An empty table of columns with words, then with numbers."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in words:
         table.add_column(heading, overflow="fold")

@@ -1,0 +1,172 @@
+"""What the rows of a stage need of a GPU's memory: from a manifest to the numbers of `memory`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from videotrain_api.config import aspect, presets
+from videotrain_api.cost import flops
+from videotrain_api.cost.flops import MmditShape
+from videotrain_api.cost.memory import GpuMemory, MicroBatch, gpu_memory
+from videotrain_api.cost.model_state import Parameters, Sharding, model_state
+from videotrain_api.resource.stages import Bucket, EngineName, Offload, Recompute, Stage, TrainTask, node_counts
+from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
+from videotrain_api.schema import ApiModel
+
+GIGA = 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSetting:
+    """How a row of a bucket table is trained: everything that its memory depends on beside model and world."""
+
+    batch_size: int
+    micro_batches: int
+    context_parallel: int
+    recompute: Recompute
+    recomputed: tuple[int | None, int | None]
+    """Blocks of each kind that `full` is for; None for all."""
+    engine: EngineName
+    zero_stage: int
+    offload: Offload
+    compiled: bool
+
+
+class RowMemory(ApiModel):
+    """What a row of a bucket table needs of each GPU."""
+
+    path: str
+    """Of the row in the manifest."""
+    row: str
+    """Such as `256px 5-33f`."""
+    gpus: int
+    """Of the world."""
+    engine: EngineName
+    tokens: int
+    """Of one micro-batch on one GPU, its longest clip in the shape that has most."""
+    memory: GpuMemory
+    total: int
+    """Bytes."""
+    limit: int
+    """Bytes that there are: pool.gpuMemoryGigabytes."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the GPU has as much."""
+        return self.total <= self.limit
+
+
+@dataclass(frozen=True)
+class TrainMemory:
+    """The rows of a train stage of a run whose architectures are complete.
+
+    Args:
+        run: the manifest.
+        index: of one of its train stages.
+    """
+
+    run: VideoTrainingRun
+    index: int
+
+    @property
+    def stage(self) -> Stage:
+        """The stage."""
+        return self.run.spec.stages[self.index]
+
+    @property
+    def task(self) -> TrainTask:
+        """The stage's task."""
+        assert self.stage.train is not None, "made for train stages"
+        return self.stage.train
+
+    @cached_property
+    def shape(self) -> MmditShape:
+        """Sizes of the transformer."""
+        spec = self.run.spec
+        model, autoencoder = presets.complete_transformer(spec.model), presets.complete_autoencoder(spec.autoencoder)
+        return flops.mmdit_shape(model, autoencoder, spec.text_encoder)
+
+    @property
+    def limit(self) -> int:
+        """Bytes of one GPU."""
+        return round(self.run.spec.pool.gpu_memory_gigabytes * GIGA)
+
+    def setting(self, row: Bucket) -> RowSetting:
+        """How the manifest has a row trained."""
+        layout = self.task.parallel
+        return RowSetting(
+            batch_size=row.batch_size,
+            micro_batches=layout.micro_batches_of(row),
+            context_parallel=layout.degree_of(row),
+            recompute=layout.recompute_of(row),
+            recomputed=(layout.checkpoint_double_blocks, layout.checkpoint_single_blocks),
+            engine=layout.engine,
+            zero_stage=layout.zero_stage,
+            offload=layout.offload,
+            compiled=False,
+        )
+
+    def of(self, number: int, gpus: int, setting: RowSetting | None = None) -> RowMemory:
+        """Memory of a row in a world of so many GPUs, as the manifest has it or in another setting."""
+        row = self.task.buckets[number]
+        setting = setting or self.setting(row)
+        image, text = self._tokens(row, setting.context_parallel)
+        batch = MicroBatch(
+            samples=setting.batch_size,
+            image_tokens=image,
+            text_tokens=text,
+            recompute=setting.recompute,
+            recomputed=setting.recomputed,
+            compiled=setting.compiled,
+            float32=self.task.precision == "fp32",
+        )
+        sharding = Sharding(
+            engine=setting.engine,
+            zero_stage=setting.zero_stage,
+            offload=setting.offload,
+            ranks=gpus,
+            float32=self.task.precision == "fp32",
+            average=bool(self.task.ema_decay),
+        )
+        memory = gpu_memory(self.shape, model_state(self._parameters, sharding), batch)
+        return RowMemory(
+            path=f"spec.stages[{self.index}].train.buckets[{number}]",
+            row=row_name(row),
+            gpus=gpus,
+            engine=setting.engine,
+            tokens=setting.batch_size * (image + text),
+            memory=memory,
+            total=memory.total,
+            limit=self.limit,
+        )
+
+    def _tokens(self, row: Bucket, degree: int) -> tuple[int, int]:
+        """Image and text tokens of a sample on one GPU: of the longest clip in the shape that has most."""
+        spec = self.run.spec
+        model, autoencoder = presets.complete_transformer(spec.model), presets.complete_autoencoder(spec.autoencoder)
+        shapes = aspect.shapes(row.resolution, flops.grid(model, autoencoder), row.aspect_ratios)
+        image = max(flops.image_tokens(model, autoencoder, row.frames, *size) for size in shapes.values())
+        return -(-image // degree), -(-spec.text_encoder.max_tokens // degree)
+
+    @cached_property
+    def _parameters(self) -> Parameters:
+        shape, lora = self.shape, self.task.lora
+        everything = flops.parameters(shape)
+        largest = max(flops.block_parameters(shape, "double"), flops.block_parameters(shape, "single"))
+        if lora is None:
+            return Parameters(trained=everything, frozen=0, largest_block=largest)
+        adapter = flops.adapter_parameters(shape, lora)
+        return Parameters(trained=adapter, frozen=everything, largest_block=adapter)
+
+
+def row_name(row: Bucket) -> str:
+    """`256px 5-33f`, or `768px 1f`."""
+    shortest = row.min_frames or row.frames
+    span = f"{row.frames}f" if shortest == row.frames else f"{shortest}-{row.frames}f"
+    return f"{row.resolution} {span}"
+
+
+def worlds_of(run: VideoTrainingRun, stage: Stage) -> list[int]:
+    """GPUs of every world that a stage may have, fewest first. The fewest need most memory."""
+    return [nodes * run.spec.pool.gpus_per_node for nodes in node_counts(node_bounds(run, stage))]

@@ -1,0 +1,114 @@
+"""Memory of one GPU by stage and row of the bucket table, for `videotrain plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Final, get_args
+
+from rich.table import Table
+
+from videotrain.commands.plan_tables import new_table
+from videotrain.wording import compact
+from videotrain_api.cost.stage_memory import GIGA, RowMemory, RowSetting, TrainMemory, worlds_of
+from videotrain_api.resource.stages import EngineName
+from videotrain_api.resource.trainrun import VideoTrainingRun
+
+_PARTS: Final = ("weights", "gradients", "optimizer", "average", "activations", "temporaries", "reserve")
+_COLUMNS: Final = (
+    *("batch", "micro", "degree", "recompute", "tokens"),
+    *("weights", "grad.", "optim.", "EMA", "activ.", "temp.", "reserve", "total"),
+)
+_ENGINES: Final[tuple[EngineName, ...]] = get_args(EngineName)
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row of a stage's bucket table: what it needs as the manifest has it, and under every engine in other worlds."""
+
+    stage: str
+    setting: RowSetting
+    memory: RowMemory
+    """In the smallest world that the stage may have, which needs most."""
+    elsewhere: list[RowMemory]
+    """By engine, then by number of GPUs."""
+
+
+def planned_rows(run: VideoTrainingRun, worlds: Collection[int]) -> Iterator[PlannedRow]:
+    """Every row of every train stage.
+
+    Args:
+        run: a valid manifest.
+        worlds: numbers of GPUs to look at.
+    """
+    for index, stage in enumerate(run.spec.stages):
+        if stage.train is None:
+            continue
+        table = TrainMemory(run, index)
+        for number, row in enumerate(stage.train.buckets):
+            setting = table.setting(row)
+            others = [replace(setting, engine=engine) for engine in _ENGINES]
+            elsewhere = [table.of(number, gpus, other) for other in others for gpus in sorted(worlds)]
+            yield PlannedRow(stage.name, setting, table.of(number, worlds_of(run, stage)[0], setting), elsewhere)
+
+
+def usual_worlds(run: VideoTrainingRun) -> set[int]:
+    """One node, and the smallest and the largest world of every train stage; GPUs."""
+    bounds = [worlds_of(run, stage) for stage in run.spec.stages if stage.train]
+    return {run.spec.pool.gpus_per_node, *(world[0] for world in bounds), *(world[-1] for world in bounds)}
+
+
+def memory_tables(rows: Sequence[PlannedRow]) -> Iterator[Table]:
+    """Parts of the memory in the smallest world of each stage, and totals under every engine in several worlds."""
+    for name, of_stage in groupby(rows, key=lambda row: row.stage):
+        members = list(of_stage)
+        memory = members[0].memory
+        title = f"{name}: GB of a GPU's {_gigabytes(memory.limit)}, on {memory.gpus} GPUs under {memory.engine}"
+        table = new_table(title, ("row",), _COLUMNS)
+        for row in members:
+            table.add_row(*_cells(row))
+        yield table
+    if rows:
+        worlds = list(dict.fromkeys(other.gpus for other in rows[0].elsewhere))
+        title = f"GB in total under {' / '.join(_ENGINES)}; * does not fit"
+        table = new_table(title, ("stage", "row"), [f"{world} GPUs" for world in worlds])
+        for row in rows:
+            table.add_row(row.stage, row.memory.row, *(_totals(row, world) for world in worlds))
+        yield table
+
+
+def _cells(row: PlannedRow) -> tuple[str, ...]:
+    setting, memory = row.setting, row.memory
+    how = (str(setting.batch_size), str(setting.micro_batches), str(setting.context_parallel), setting.recompute)
+    parts = (_gigabytes(getattr(memory.memory, part)) for part in _PARTS)
+    return (memory.row, *how, compact(memory.tokens), *parts, _gigabytes(memory.total))
+
+
+def _totals(row: PlannedRow, gpus: int) -> str:
+    found = [other for other in row.elsewhere if other.gpus == gpus]
+    return " / ".join(_gigabytes(other.total) + ("" if other.fits else "*") for other in found)
+
+
+def memory_document(rows: list[PlannedRow]) -> list[dict[str, Any]]:
+    """The same for machines, bytes."""
+    return [
+        {
+            "stage": row.stage,
+            "batchSize": row.setting.batch_size,
+            "microBatches": row.setting.micro_batches,
+            "contextParallel": row.setting.context_parallel,
+            "recompute": row.setting.recompute,
+            **row.memory.to_wire(),
+            "elsewhere": [
+                {"engine": other.engine, "gpus": other.gpus, "total": other.total, "fits": other.fits}
+                for other in row.elsewhere
+            ],
+        }
+        for row in rows
+    ]
+
+
+def _gigabytes(amount: int) -> str:
+    """Of 10^9 bytes, one decimal."""
+    return f"{amount / GIGA:,.1f}"

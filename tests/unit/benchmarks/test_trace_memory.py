@@ -1,0 +1,106 @@
+"""The table of `videotrain plan` is what the model does, and its formula tells the peak of whole models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+import trace_memory
+from autoencoder_memory import LiveBytes
+from trace_memory import fused_attention
+
+from videotrain_api.cost import traced
+from videotrain_api.cost.flops import MmditShape
+from videotrain_api.cost.memory import RESERVE, MicroBatch, gpu_memory
+from videotrain_api.cost.model_state import ModelState
+from videotrain_trainer.networks.mmdit.model import MMDiT
+from videotrain_trainer.parallel.activation import TrainedBlocks
+
+NOTHING = ModelState(0, 0, 0, 0, 0)
+PATCH, CONDITION, CONTEXT, POOLED = 64, 68, 4096, 768
+
+
+def test_the_table_is_what_the_model_does():
+    blocks = trace_memory.traces("eager")
+    assert trace_memory.stale("eager", trace_memory.trace_edges(), blocks) == []
+    assert set(traced.BLOCKS) == {(kernels, *rest) for kernels, (_, *rest) in product(("eager", "compiled"), blocks)}
+
+
+def test_a_changed_block_is_noticed(monkeypatch):
+    blocks = trace_memory.traces("eager")
+    kept = blocks["eager", "full", "single"].kept + 1
+    blocks["eager", "full", "single"] = blocks["eager", "full", "single"]._replace(kept=kept)
+    assert trace_memory.stale("eager", trace_memory.trace_edges(), blocks) == [str(("eager", "full", "single"))]
+
+
+def shape_of(hidden: int, heads: int, ratio: float, double: int, single: int) -> MmditShape:
+    return MmditShape(
+        hidden=hidden,
+        heads=heads,
+        feed_forward=int(hidden * ratio),
+        double_blocks=double,
+        single_blocks=single,
+        patch_channels=PATCH,
+        condition_channels=CONDITION,
+        guidance=False,
+        context=CONTEXT,
+        pooled=POOLED,
+    )
+
+
+def traced_peak(shape: MmditShape, batch: MicroBatch) -> int:
+    """Bytes beside the weights, counted over a whole step of the whole model."""
+    config = replace(
+        trace_memory.config(shape.double_blocks, shape.single_blocks),
+        hidden_size=shape.hidden,
+        num_heads=shape.heads,
+        mlp_ratio=shape.feed_forward / shape.hidden,
+        in_channels=PATCH,
+        context_dim=CONTEXT,
+    )
+    double, single = batch.recomputed
+    image, text = (batch.samples, batch.image_tokens), (batch.samples, batch.text_tokens)
+    with torch.device("meta"), LiveBytes() as live:
+        model = MMDiT(config).to(torch.bfloat16)
+        limited = [*model.double_blocks[:double], *model.single_blocks[:single]]
+        TrainedBlocks([*model.double_blocks, *model.single_blocks], limited).recompute(batch.recompute)
+        trace_memory.free_gradients(model)
+
+        def loss() -> torch.Tensor:
+            given = (torch.empty(*size) for size in ((*image, PATCH), (*image, 3), (*text, CONTEXT), (*text, 3)))
+            vectors = torch.empty(batch.samples), torch.empty(batch.samples, POOLED)
+            out = model(*given, *vectors, torch.empty(*image, CONDITION), attend=fused_attention)
+            return F.mse_loss(out.float(), torch.empty(*image, PATCH))
+
+        held = live.now
+        live.peak = held
+        loss().backward()
+    return live.peak - held
+
+
+def batch_of(samples: int, image: int, text: int, policy: str, double: int | None = None) -> MicroBatch:
+    counts = {"samples": samples, "image_tokens": image, "text_tokens": text}
+    return MicroBatch(**counts, recompute=policy, recomputed=(double, None), compiled=False)
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch"),
+    [
+        (shape_of(3072, 24, 4.0, 3, 5), batch_of(1, 76_032, 512, "full")),
+        (shape_of(3072, 24, 4.0, 3, 5), batch_of(1, 20_736, 512, "selective")),
+        (shape_of(3072, 24, 4.0, 2, 4), batch_of(12, 2304, 512, "none")),
+        (shape_of(3072, 24, 4.0, 4, 4), batch_of(45, 256, 512, "full", double=1)),
+        (shape_of(1024, 8, 2.0, 2, 3), batch_of(5, 3000, 77, "selective")),
+        (shape_of(1536, 12, 6.0, 2, 2), batch_of(7, 1000, 1300, "none")),
+        (shape_of(2048, 16, 4.0, 0, 3), batch_of(2, 5000, 300, "selective")),
+        (shape_of(2048, 16, 4.0, 3, 0), batch_of(2, 5000, 300, "full")),
+    ],
+)
+def test_the_formula_tells_the_peak_of_models_that_it_was_not_taken_from(shape, batch):
+    counted = traced_peak(shape, batch)
+    told = gpu_memory(shape, NOTHING, batch)
+    # Never too little; at most a block's temporaries beside inputs that are gone by then.
+    assert counted <= told.total - RESERVE <= 1.05 * counted

@@ -1,0 +1,63 @@
+"""`videotrain plan` tells what every row needs of a GPU, under every engine and in several worlds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from videotrain.cli import main
+from videotrain_api.cost.memory import RESERVE
+
+RECIPE = Path(__file__).parents[4] / "manifests/examples/open-sora-2.yaml"
+
+
+def planned(capsys, *arguments: str) -> dict:
+    assert main(["plan", str(RECIPE), "--json", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_every_row_fits_under_both_engines_in_small_and_large_worlds(capsys):
+    rows = planned(capsys, *(part for gpus in (8, 112, 192, 224) for part in ("--gpus", str(gpus))))["memory"]
+    stages = yaml.safe_load(RECIPE.read_text())["spec"]["stages"]
+    assert [row["stage"] for row in rows] == [s["name"] for s in stages for _ in s["train"]["buckets"]]
+    for row in rows:
+        assert row["limit"] == 141 * 10**9
+        assert {(e["engine"], e["gpus"]) for e in row["elsewhere"]} >= {
+            (engine, gpus) for engine in ("deepspeed", "fsdp2") for gpus in (8, 112, 192, 224)
+        }
+        assert all(other["fits"] and other["total"] <= row["limit"] for other in row["elsewhere"])
+
+
+def test_the_parts_are_the_total_and_name_what_is_held(capsys):
+    for row in planned(capsys)["memory"]:
+        assert sum(row["memory"].values()) == row["total"]
+        assert row["memory"]["reserve"] == RESERVE
+        assert row["memory"]["weights"] == pytest.approx(2 * 11_891_390_528, rel=1e-6)
+
+
+def test_more_gpus_hold_less_each(capsys):
+    row = planned(capsys, "--gpus", "8", "--gpus", "64")["memory"][0]
+    totals = {e["gpus"]: e["total"] for e in row["elsewhere"] if e["engine"] == "fsdp2"}
+    assert totals[8] - totals[64] == pytest.approx((16 / 8 - 16 / 64) * 11_891_390_528, rel=1e-6)
+
+
+def test_the_tables_show_rows_worlds_and_what_does_not_fit(capsys):
+    assert main(["plan", str(RECIPE), "--gpus", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "GB of a GPU's 141.0" in shown
+    assert "256px 101-129f" in shown
+    assert "deepspeed / fsdp2" in shown
+    assert "1 GPUs" in shown
+    assert "* /" in shown
+
+
+def test_a_manifest_that_does_not_fit_is_refused(capsys, tmp_path):
+    manifest = yaml.safe_load(RECIPE.read_text())
+    manifest["spec"]["stages"][0]["train"]["buckets"][1]["batchSize"] *= 4
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(yaml.safe_dump(manifest))
+    assert main(["plan", str(changed)]) == 2
+    assert "row 256px 5-33f needs" in capsys.readouterr().err
