@@ -18,12 +18,13 @@ from videotrain_api.crd.definition import custom_resource_definition
 from videotrain_api.generate import alerts, reference
 from videotrain_api.generate.chart_values import CHART, chart_files
 from videotrain_api.generate.dashboards import dashboard_files
+from videotrain_api.generate.speed import speed_page
 
 COMMAND = "python -m videotrain_api.generate write"
 
 
-def generated_files() -> dict[str, str]:
-    """Content of every generated file by its path in the repository."""
+def generated_files(root: Path) -> dict[str, str]:
+    """Content of every generated file by its path below `root`, which holds the example manifests."""
     return {
         f"manifests/crds/{vocabulary.PLURAL}.{vocabulary.GROUP}.yaml": _crd_text(),
         f"{CHART}/files/crds/{vocabulary.PLURAL}.{vocabulary.GROUP}.yaml": _crd_text(),
@@ -34,12 +35,13 @@ def generated_files() -> dict[str, str]:
         "docs/reference/metrics.md": reference.metrics_reference(),
         "docs/reference/exit-codes.md": reference.exit_codes_reference(),
         "docs/reference/reasons.md": reference.reasons_reference(),
+        "docs/reference/modelled-speed.md": speed_page(root),
     }
 
 
 def stale_files(root: Path) -> list[str]:
     """Generated files below `root` that are missing or differ from what the code says."""
-    files = generated_files().items()
+    files = generated_files(root).items()
     return [path for path, text in files if not (root / path).is_file() or (root / path).read_text("utf-8") != text]
 
 
@@ -49,7 +51,7 @@ def write_files(root: Path) -> list[str]:
     for path in changed:
         target = root / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(generated_files()[path], "utf-8")
+        target.write_text(generated_files(root)[path], "utf-8")
     return changed
 
 

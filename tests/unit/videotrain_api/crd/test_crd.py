@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -224,21 +225,28 @@ def test_stages_cannot_be_moved(admission, manifest):
     assert admission.refusals(other, manifest) and admission.refusals(old, manifest)
 
 
-def test_generated_files_are_written_once_and_then_current(tmp_path):
-    assert set(files.write_files(tmp_path)) == set(files.generated_files())
-    assert files.stale_files(tmp_path) == [] and files.write_files(tmp_path) == []
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The root of a repository that holds nothing but the examples."""
+    shutil.copytree(ROOT / "manifests/examples", tmp_path / "manifests/examples")
+    return tmp_path
 
 
-def test_check_fails_and_names_the_command_when_a_file_is_stale(tmp_path):
-    files.write_files(tmp_path)
-    (tmp_path / "docs/reference/api.md").write_text("old")
-    command = [sys.executable, "-m", "videotrain_api.generate", "check", "--root", str(tmp_path)]
+def test_generated_files_are_written_once_and_then_current(root):
+    assert set(files.write_files(root)) == set(files.generated_files(root))
+    assert files.stale_files(root) == [] and files.write_files(root) == []
+
+
+def test_check_fails_and_names_the_command_when_a_file_is_stale(root):
+    files.write_files(root)
+    (root / "docs/reference/api.md").write_text("old")
+    command = [sys.executable, "-m", "videotrain_api.generate", "check", "--root", str(root)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "docs/reference/api.md is stale" in done.stderr and files.COMMAND in done.stderr
 
 
 def test_the_generated_crd_reads_back_as_the_same_object():
-    text = files.generated_files()["manifests/crds/videotrainingruns.videotrain.dev.yaml"]
+    text = files.generated_files(ROOT)["manifests/crds/videotrainingruns.videotrain.dev.yaml"]
     assert yaml.safe_load(text) == custom_resource_definition()
     assert "&id" not in text
