@@ -17,6 +17,8 @@ from videotrain_api.schema import ApiModel, camel_case
 
 CONTEXT_PARALLEL_DEGREES: Final = (1,)
 """Degrees of context parallelism that the trainer has."""
+FP8_MULTIPLE: Final = 16
+"""Tensor cores take FP8 factors whose sides are multiples of it."""
 
 TRAINED: Final = ("train", "autoencoder")
 """Tasks that this is about."""
@@ -32,6 +34,7 @@ SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "checkpoint_double_blocks": ("parallel", "checkpoint_double_blocks"),
     "checkpoint_single_blocks": ("parallel", "checkpoint_single_blocks"),
     "precision": ("precision",),
+    "fp8": ("fp8",),
     "lora": ("lora",),
     "adversarial": ("adversarial",),
 }
@@ -97,6 +100,12 @@ EXCLUSIONS: Final = (
         when={"engine": ("deepspeed",), "zero_stage": (0,), "precision": ("bf16",)},
         blamed="zero_stage",
         allowed="stage 0 keeps no float32 master weights in bf16; allowed: 1 or more, or precision fp32",
+    ),
+    Exclusion(
+        tasks=("train",),
+        when={"fp8": (True,), "precision": ("fp32",)},
+        blamed="fp8",
+        allowed="FP8 products give bf16; allowed: false, or precision bf16",
     ),
     Exclusion(
         when={"engine": ("deepspeed",), "zero_stage": (0,), "offload": ("optimizer",)},

@@ -55,7 +55,8 @@ STORAGE = Storage(uri="s3://unused-bucket")
 CHANNELS, TEXT_TOKENS, CONTEXT, POOLED = 4, 6, 16, 8
 LEARNING_RATE, AUTOENCODER_LEARNING_RATE = 1e-3, 2e-3
 """The most that AdamW moves a weight in a step, so the size that differences are compared with."""
-SIZES = {"64px/8f/1:1": (10, 2, (2, 2, 2)), "64px/16f/1:1": (7, 1, (4, 2, 2))}
+Size = tuple[int, int, tuple[int, int, int]]
+SIZES: dict[str, Size] = {"64px/8f/1:1": (10, 2, (2, 2, 2)), "64px/16f/1:1": (7, 1, (4, 2, 2))}
 """Bucket name to samples, batch size and latent size."""
 
 
@@ -64,12 +65,12 @@ def store() -> ObjectStore:
     return ObjectStore.for_storage(STORAGE)
 
 
-def make_latents(folder: Path, broken: bool = False) -> str:
-    """An encoded set of random latents; its URI. If `broken`, all of them are NaN."""
+def make_latents(folder: Path, broken: bool = False, sizes: dict[str, Size] = SIZES) -> str:
+    """An encoded set of random latents, by SIZES or others; its URI. If `broken`, all of them are NaN."""
     generator = torch.Generator().manual_seed(0)
     scale = float("nan") if broken else 1.0
     uri, rows = f"file://{folder}/latents", []
-    for number, (bucket, (count, _, size)) in enumerate(SIZES.items()):
+    for number, (bucket, (count, _, size)) in enumerate(sizes.items()):
         path = folder / "shard.tar"
         with ShardWriter(path) as shard:
             members = [shard.add(f"{number}-{i:02d}", _sample(size, generator, scale)) for i in range(count)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 
+from videotrain_api.capabilities import FP8_MULTIPLE
 from videotrain_api.config import aspect
 from videotrain_api.config.resolve import stage_paths
 from videotrain_api.resource.architecture import AutoencoderSpec
@@ -77,6 +78,12 @@ def _train(path: str, task: TrainTask, facts: Facts) -> Iterator[Problem]:
         allowed = "a model with a distilled guidance input can only be sampled from; train with false, which drops it"
         yield Problem("spec.model.guidanceEmbed", True, f"{path}: {allowed}")
     yield from _conditioning(f"{path}.conditioning", task.conditioning, facts)
+    if task.fp8 and facts.model is not None:
+        width = facts.model.hidden_size or 0
+        widths = [width, int(width * (facts.model.mlp_ratio or 0))]
+        if any(size % FP8_MULTIPLE for size in widths):
+            allowed = f"needs layers whose widths are multiples of {FP8_MULTIPLE}, spec.model has {widths}; or false"
+            yield Problem(f"{path}.fp8", task.fp8, allowed)
     for number, bounds in enumerate(task.select):
         yield from _score(f"{path}.select[{number}]", bounds)
 

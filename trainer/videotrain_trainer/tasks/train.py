@@ -29,6 +29,7 @@ from videotrain_trainer.diffusion.flow_matching import (
 from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
 from videotrain_trainer.networks.adaptation import adapt_transformer
 from videotrain_trainer.networks.build import build_transformer, initialize
+from videotrain_trainer.networks.fp8 import check_device, use_fp8
 from videotrain_trainer.networks.lora.layers import initialize_adapter, inject, lora_config
 from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.weights import open_weights, start_from
@@ -70,6 +71,9 @@ class FlowObjective:
         self._config, self._store, self._device = config, store, context.world.device
         if self.task.lora is not None:
             self._adapt(self.task.lora)
+        if self.task.fp8:
+            check_device(self._device)
+            use_fp8(self.module)
         self._blocks = transformer_blocks(self.module, self.task.parallel)
         self._facts = model_facts(config.model, config.autoencoder)
         self.data: LatentSet = open_latents(store, config)

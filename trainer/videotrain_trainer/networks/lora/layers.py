@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videotrain_api.resource.stages import LoraAdapter
@@ -56,7 +55,7 @@ class LoraLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., F) to (..., O)."""
         added: Tensor = self.lora_B(self.lora_A(x))
-        return F.linear(x, self.weight, self.bias) + self.scale * added
+        return super().forward(x) + self.scale * added
 
 
 def inject(module: nn.Module, config: LoraConfig) -> list[str]:
