@@ -304,8 +304,8 @@ class TrainTask(ApiModel):
     precision: Literal["bf16", "fp32"] = "bf16"
     """Data type of weights and activations; master weights and optimizer states are always fp32."""
     fp8: bool = False
-    """Multiply the blocks' large linear layers in FP8, rows scaled one by one; their weights' gradients stay bf16, and so
-    does everything else. Needs precision bf16 and GPUs with FP8 (H100, H200 and newer); the CPU computes the same."""
+    """Multiply the blocks' large linear layers in FP8, rows scaled one by one; their weights' gradients stay bf16, and
+    so does all else. Needs precision bf16 and GPUs with FP8 (H100, H200 and newer); the CPU computes the same."""
     parallel: ParallelLayout = ParallelLayout()
     """Parallel layout."""
     lora: LoraAdapter | None = None

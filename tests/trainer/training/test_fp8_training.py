@@ -1,4 +1,4 @@
-"""FP8 products in real worlds: they learn what bf16 learns, and checkpoints do not know of them."""
+"""FP8 products in real worlds under both engines: they learn what bf16 learns, and checkpoints do not know of them."""
 
 from __future__ import annotations
 
