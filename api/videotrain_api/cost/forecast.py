@@ -163,7 +163,7 @@ def features(task: TrainTask, bucket: Bucket, shape: flops.MmditShape) -> step_t
         single_blocks=single,
         compiled=False,
         attention="cudnn",
-        eight_bit=False,
+        eight_bit=task.fp8,
         sharded_gradients=layout.engine == "fsdp2" or layout.zero_stage >= 2,
         gathers_under_forward=layout.engine == "fsdp2" or layout.zero_stage == 3,
         offloaded=layout.offload == "optimizer",

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from videotrain_api.cost import forecast, published, work
 from videotrain_api.money import cost_micros, format_micros, parse_micros, round_half_up
-from videotrain_api.resource.stages import NodeBounds, node_counts
+from videotrain_api.resource.stages import Bucket, NodeBounds, ParallelLayout, node_counts
 from videotrain_api.validation import parse_run
 
 EXAMPLES = Path(__file__).parents[4] / "manifests/examples"
+ROW = Bucket(resolution="256px", frames=33, batch_size=3)
 PUBLISHED_SECONDS = {"256px-t2v": 10.16, "256px-ti2v": 13.29, "768px-ti2v": 53.2}
 
 
@@ -76,6 +77,32 @@ def test_time_is_modelled_in_three_bands_and_the_mid_one_is_the_forecast():
         assert stage.assumes
     assert found.cost_by_band["mid"] == found.cost
     assert Fraction(found.cost_by_band["low"]) > Fraction(found.cost) > Fraction(found.cost_by_band["high"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"fp8": True}, "FP8"),
+        ({"parallel": {"engine": "fsdp2"}}, "fsdp2"),
+        ({"parallel": {"recompute": "none"}}, "recompute none"),
+    ],
+)
+def test_what_makes_steps_faster_makes_them_cheaper_and_is_told(fields, word):
+    run = example("open-sora-2.yaml")
+    stage = run.spec.stages[0]
+    slow_layout = {"micro_batches_per_step": 224, "engine": "deepspeed", "recompute": "full"}
+    slow = stage.train.model_copy(update={"parallel": ParallelLayout(**slow_layout), "buckets": [ROW]})
+    layout = ParallelLayout(**(slow_layout | fields.get("parallel", {})))
+    fast = slow.model_copy(update=fields | {"parallel": layout})
+    before, after = (_first_stage(run, task) for task in (slow, fast))
+    assert after.cost_micros < before.cost_micros
+    assert any(word in part for part in after.assumes) and not any(word in part for part in before.assumes)
+
+
+def _first_stage(run, task):
+    stage = run.spec.stages[0].model_copy(update={"train": task})
+    spec = run.spec.model_copy(update={"stages": [stage]})
+    return forecast.forecast(run.model_copy(update={"spec": spec})).stages[0]
 
 
 def test_a_given_time_has_no_bands_and_a_stated_utilisation_none_either():
