@@ -23,7 +23,7 @@ from videotrain_api.schema import ManifestError, Problem, problems_of
 from videotrain_api.vocabulary import API_VERSION, KIND
 
 
-def parse_run(data: Any) -> VideoTrainingRun:
+def parse_run(data: Any, *, fitting: bool = True) -> VideoTrainingRun:
     """The run that a manifest describes.
 
     Values must have the type that the API server demands (no `"5"` for a number) and the names of the wire
@@ -31,6 +31,7 @@ def parse_run(data: Any) -> VideoTrainingRun:
 
     Args:
         data: JSON-compatible data, as a YAML or JSON parser gives it.
+        fitting: refuse rows that a GPU's memory has no room for, too.
 
     Raises:
         ManifestError: with every problem found; rules between fields are looked at once all types are right.
@@ -45,14 +46,19 @@ def parse_run(data: Any) -> VideoTrainingRun:
         run = VideoTrainingRun.model_validate(data, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         raise ManifestError(problems_of(error, VideoTrainingRun)) from None
-    problems = check(run)
+    problems = check(run, fitting=fitting)
     if problems:
         raise ManifestError(problems)
     return run
 
 
-def check(run: VideoTrainingRun) -> list[Problem]:
-    """Every broken rule between fields; empty if the run can be accepted."""
+def check(run: VideoTrainingRun, *, fitting: bool = True) -> list[Problem]:
+    """Every broken rule between fields; empty if the run can be accepted.
+
+    Args:
+        run: whose values have the right types.
+        fitting: look at the memory of GPUs, too.
+    """
     if too_large := list(check_spec_size(run)):
         return too_large
     facts = facts_of(run)
@@ -65,7 +71,8 @@ def check(run: VideoTrainingRun) -> list[Problem]:
         *check_spending(facts),
         *check_pods(facts),
     ]
-    return problems or [*check_affordable(facts), *check_frozen_size(facts), *check_memory(facts)]
+    unfit = check_memory(facts) if fitting and not problems else ()
+    return problems or [*check_affordable(facts), *check_frozen_size(facts), *unfit]
 
 
 def _header(data: Any) -> Iterator[Problem]:

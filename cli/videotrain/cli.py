@@ -138,6 +138,11 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="N",
         help="tell the memory of a world of so many GPUs, too; may be repeated",
     )
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="look for the fastest micro-batch, recomputation, degree and engine of every row that fit, instead",
+    )
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     _add_pod_policy(parser)
     parser.set_defaults(handler=_plan)
@@ -244,7 +249,10 @@ def _local(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from videotrain.commands.plan import Assumptions, print_plan
+    from videotrain.commands.plan_search import print_search
 
+    if options.search:
+        return print_search(options.file, options.pod_policy, as_json=options.json)
     failures = {} if options.failures is None else {"failures": options.failures}
     assumptions = Assumptions(
         mfu=options.mfu,

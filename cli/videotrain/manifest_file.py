@@ -58,18 +58,19 @@ def read_manifest(path: Path) -> ManifestFile:
     return ManifestFile(run=runs[0], secrets=secrets)
 
 
-def load_run(path: Path, pod_policy: PodPolicy = DEFAULT_POD_POLICY) -> VideoTrainingRun:
+def load_run(path: Path, pod_policy: PodPolicy = DEFAULT_POD_POLICY, *, fitting: bool = True) -> VideoTrainingRun:
     """Read a file and check its run.
 
     Args:
         path: manifest.
         pod_policy: what its worker pods have to keep to, as the operator was told by the chart.
+        fitting: refuse rows that a GPU's memory has no room for, too.
 
     Raises:
         ManifestFileError: the file cannot be read.
         ManifestError: the run is refused; `problems` lists everything wrong with it.
     """
-    run = parse_run(read_manifest(path).run)
+    run = parse_run(read_manifest(path).run, fitting=fitting)
     if problems := pod_problems(run, pod_policy):
         raise ManifestError(problems)
     return run

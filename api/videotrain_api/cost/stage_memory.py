@@ -10,7 +10,16 @@ from videotrain_api.cost import flops
 from videotrain_api.cost.flops import MmditShape
 from videotrain_api.cost.memory import GpuMemory, MicroBatch, gpu_memory
 from videotrain_api.cost.model_state import Parameters, Sharding, model_state
-from videotrain_api.resource.stages import Bucket, EngineName, Offload, Recompute, Stage, TrainTask, node_counts
+from videotrain_api.resource.stages import (
+    Bucket,
+    EngineName,
+    Offload,
+    ParallelLayout,
+    Recompute,
+    Stage,
+    TrainTask,
+    node_counts,
+)
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 from videotrain_api.schema import ApiModel
 
@@ -92,9 +101,9 @@ class TrainMemory:
         """Bytes of one GPU."""
         return round(self.run.spec.pool.gpu_memory_gigabytes * GIGA)
 
-    def setting(self, row: Bucket) -> RowSetting:
-        """How the manifest has a row trained."""
-        layout = self.task.parallel
+    def setting(self, row: Bucket, layout: ParallelLayout | None = None) -> RowSetting:
+        """How a row is trained under a layout, the manifest's if None."""
+        layout = layout or self.task.parallel
         return RowSetting(
             batch_size=row.batch_size,
             micro_batches=layout.micro_batches_of(row),

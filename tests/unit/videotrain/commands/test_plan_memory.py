@@ -61,3 +61,37 @@ def test_a_manifest_that_does_not_fit_is_refused(capsys, tmp_path):
     changed.write_text(yaml.safe_dump(manifest))
     assert main(["plan", str(changed)]) == 2
     assert "row 256px 5-33f needs" in capsys.readouterr().err
+
+
+def test_what_a_search_prints_can_be_pasted_into_the_manifest(capsys, tmp_path):
+    """The manifest does not fit, so nothing but the search takes it."""
+    manifest = yaml.safe_load(RECIPE.read_text())
+    manifest["spec"]["stages"][0]["train"]["buckets"][1]["batchSize"] *= 4
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(manifest))
+    assert main(["plan", str(file), "--search"]) == 0
+    shown = capsys.readouterr().out
+    assert "now fits" in shown
+    found = yaml.safe_load(shown[shown.index("# Modelled") :])["stages"]
+    for stage, parts in zip(manifest["spec"]["stages"], found, strict=True):
+        assert stage["name"] == parts["name"]
+        stage["train"] |= parts["train"]
+    file.write_text(yaml.safe_dump(manifest))
+    assert main(["plan", str(file)]) == 0
+
+
+def test_a_search_tells_machines_what_it_changes(capsys):
+    assert main(["plan", str(RECIPE), "--search", "--json"]) == 0
+    for stage in json.loads(capsys.readouterr().out):
+        for before, after in zip(stage["before"], stage["after"], strict=True):
+            assert after["fits"]
+            assert after["modelledSamplesPerSecond"] >= before["modelledSamplesPerSecond"] / 1.02
+
+
+def test_a_search_says_which_stage_fits_in_no_way(capsys, tmp_path):
+    manifest = yaml.safe_load(RECIPE.read_text())
+    manifest["spec"]["pool"]["gpuMemoryGigabytes"] = 5
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(manifest))
+    assert main(["plan", str(file), "--search"]) == 2
+    assert "'256px-t2v' has a row that fits 5 GB in no way" in capsys.readouterr().err
