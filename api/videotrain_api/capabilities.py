@@ -15,8 +15,6 @@ from videotrain_api.resource.architecture import TransformerSpec
 from videotrain_api.resource.stages import AutoencoderTask, TrainTask
 from videotrain_api.schema import ApiModel, camel_case
 
-CONTEXT_PARALLEL_DEGREES: Final = (1,)
-"""Degrees of context parallelism that the trainer has."""
 FP8_MULTIPLE: Final = 16
 """Tensor cores take FP8 factors whose sides are multiples of it."""
 
@@ -74,13 +72,6 @@ class Exclusion:
 
 
 EXCLUSIONS: Final = (
-    Exclusion(
-        tasks=("train",),
-        when={"context_parallel": AnyBut(CONTEXT_PARALLEL_DEGREES)},
-        blamed="context_parallel",
-        allowed=f"not available in this version of the trainer; allowed: "
-        f"{', '.join(map(str, CONTEXT_PARALLEL_DEGREES))}",
-    ),
     Exclusion(
         tasks=("autoencoder",),
         when={"context_parallel": AnyBut((1,))},
@@ -223,11 +214,9 @@ def rows_of(task: TrainTask | AutoencoderTask) -> list[Row]:
 
 def row_refusals(task: TrainTask | AutoencoderTask) -> Iterator[Refusal]:
     """What the trainer cannot do with a row of the bucket table, in any world."""
-    degrees = CONTEXT_PARALLEL_DEGREES if isinstance(task, TrainTask) else (1,)
-    for row in rows_of(task):
-        if row.degree_path != wire_path("context_parallel") and row.context_parallel not in degrees:
-            allowed = f"not available; allowed: {', '.join(map(str, degrees))}"
-            yield Refusal(row.degree_path, row.context_parallel, allowed)
+    if isinstance(task, AutoencoderTask) and task.bucket.context_parallel not in (None, 1):
+        allowed = "an autoencoder stage does not split clips; allowed: 1"
+        yield Refusal("bucket.contextParallel", task.bucket.context_parallel, allowed)
 
 
 def world_refusals(task: TrainTask | AutoencoderTask, processes: int) -> Iterator[Refusal]:

@@ -234,8 +234,10 @@ class TestWorkers:
         for path, tree in sources("trainer"):
             nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and words.match(node.attr)]
             found |= {path for node in nodes if getattr(node.value, "id", None) == "dist"}
-        # An engine has its own; the drain's flag is agreed upon before there are peers, in a room below theirs.
+        # Engines and shared sequences have their own; the drain's flag is agreed upon before there are peers, in a room
+        # below theirs.
         assert found == {
+            "trainer/videotrain_trainer/parallel/context.py",
             "trainer/videotrain_trainer/parallel/fsdp.py",
             "trainer/videotrain_trainer/parallel/peers.py",
             "trainer/videotrain_trainer/worker/drain.py",

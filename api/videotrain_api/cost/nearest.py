@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import combinations, product
 from typing import Any, Final, Literal, get_args
 
-from videotrain_api.capabilities import CONTEXT_PARALLEL_DEGREES
 from videotrain_api.cost.stage_memory import RowMemory, RowSetting, TrainMemory, worlds_of
 from videotrain_api.resource.stages import Recompute
 
@@ -111,7 +110,7 @@ def waiting(micro_batches: int, groups: int) -> float:
 def degrees(table: TrainMemory) -> list[int]:
     """Degrees of context parallelism that every world of the stage can have, within a node and the heads."""
     gpus, heads = table.run.spec.pool.gpus_per_node, table.shape.heads
-    return [n for n in CONTEXT_PARALLEL_DEGREES if gpus % n == 0 and heads % n == 0]
+    return [n for n in range(1, gpus + 1) if gpus % n == 0 and heads % n == 0]
 
 
 def spelled(change: Change) -> str:

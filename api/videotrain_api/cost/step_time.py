@@ -171,10 +171,10 @@ def _exchange(shape: MmditShape, tokens: int, row: RowSize, rates: Rates) -> flo
     heads = row.context_parallel // row.ring_parts
     # Queries, keys, values and outputs, and their gradients, to the GPUs that have the other heads.
     sent = 8 * tokens / row.context_parallel * shape.hidden * _BYTES * (heads - 1) / heads
-    # Keys and values of the other parts, in both passes, and their gradients in float32 around the ring.
+    # Keys and values of the other parts, in both passes, and their gradients in float32 straight back to those parts.
     pair = 2 * tokens / row.ring_parts * shape.hidden / heads
     turns = row.ring_parts - 1
-    ring = pair * (2 * _BYTES * turns + (4 * row.ring_parts if turns else 0))
+    ring = pair * (2 * _BYTES + 4) * turns
     blocks = (shape.double_blocks + shape.single_blocks) * row.samples
     return blocks * (sent / rates.exchange + ring / rates.reduce)
 

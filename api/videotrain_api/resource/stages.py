@@ -246,7 +246,7 @@ def ulysses_degree(degree: int, gpus_per_node: int, heads: int) -> int:
     They exchange everything with one another, so they are of one node. `degree` over the result is the number of parts
     of the sequence that take turns in ring attention; 1 unless the degree exceeds a node or does not divide the heads.
     """
-    return math.gcd(min(degree, gpus_per_node), heads)
+    return math.gcd(degree, gpus_per_node, heads)
 
 
 class AutoencoderLayout(ParallelLayout):

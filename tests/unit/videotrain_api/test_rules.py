@@ -393,6 +393,25 @@ def test_a_large_enough_budget_is_accepted(manifest):
     assert parse_run(manifest).spec.budget is not None
 
 
+@pytest.mark.parametrize(
+    ("layout", "row", "allowed"),
+    [
+        ({"contextParallel": 2, "microBatchesPerStep": 2}, {}, None),
+        ({"microBatchesPerStep": 4}, {"contextParallel": 2, "microBatches": 2}, None),
+        # Over nodes, and more than the 4 heads: half of the sequence in each of two nodes.
+        ({"contextParallel": 4, "microBatchesPerStep": 1}, {}, [2]),
+        ({"contextParallel": 8, "microBatchesPerStep": 1}, {}, [4]),
+        ({"contextParallel": 8, "microBatchesPerStep": 2, "zeroStage": 2}, {"contextParallel": 4}, [4]),
+    ],
+)
+def test_layouts_that_split_sequences_over_every_allowed_world(layout, row, allowed, manifest, admission):
+    if allowed:
+        manifest["spec"]["stages"][TRAIN]["nodes"] = {"min": min(allowed), "max": max(allowed), "allowed": allowed}
+    task(manifest["spec"], TRAIN)["parallel"] = layout
+    task(manifest["spec"], TRAIN)["buckets"][0].update(row)
+    assert parse_run(manifest) and admission.refusals(manifest) == []
+
+
 def test_given_inputs_replace_stages(manifest, admission):
     without(0, 1, 2)(manifest["spec"])
     manifest["spec"]["dataset"] = {"latents": "s3://sets/latents", "clips": "s3://sets/clips"}

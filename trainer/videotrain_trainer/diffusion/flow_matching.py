@@ -13,8 +13,8 @@ tokens, D text width, P pooled width, I packed latent channels, E packed conditi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -138,6 +138,22 @@ class FlowInputs:
             "pooled_BP": self.pooled_BP,
         }
         return found if self.cond_BNE is None else found | {"cond_BNE": self.cond_BNE}
+
+    def part(self, of: Callable[[Tensor], Tensor]) -> FlowInputs:
+        """The inputs and targets of some of the tokens.
+
+        Args:
+            of: takes them from a tensor whose second dimension is tokens, of text or of the image.
+        """
+        return replace(
+            self,
+            x_t_BNI=of(self.x_t_BNI),
+            img_ids_BN3=of(self.img_ids_BN3),
+            txt_BLD=of(self.txt_BLD),
+            txt_ids_BL3=of(self.txt_ids_BL3),
+            cond_BNE=None if self.cond_BNE is None else of(self.cond_BNE),
+            target_BNI=of(self.target_BNI),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,6 +311,21 @@ def flow_loss(prediction_BNI: Tensor, inputs: FlowInputs, skip_given: bool = Fal
     if skip_given:
         return sample_losses(prediction_BNI, inputs.target_BNI, counted_frames(inputs.given_BT)).mean()
     return F.mse_loss(prediction_BNI.float(), inputs.target_BNI)
+
+
+def token_weights(inputs: FlowInputs, skip_given: bool = False) -> Tensor:
+    """(B, N) float32: how much each token's mean squared error adds to what `flow_loss` gives."""
+    batch, tokens, _ = inputs.x_t_BNI.shape
+    counted_BT = counted_frames(inputs.given_BT) if skip_given else torch.ones_like(inputs.given_BT)
+    per_frame = tokens // counted_BT.shape[1]
+    weights_BT = counted_BT.double() / (batch * per_frame * counted_BT.sum(dim=1, keepdim=True).clamp(min=1))
+    return weights_BT.float().repeat_interleave(per_frame, dim=1)
+
+
+def weighted_loss(prediction_BNI: Tensor, target_BNI: Tensor, weights_BN: Tensor) -> Tensor:
+    """Sum of the tokens' weighted mean squared errors in float32; over all tokens it is what `flow_loss` gives."""
+    error_BN = (prediction_BNI.float() - target_BNI).square().mean(dim=2)
+    return (error_BN * weights_BN).sum()
 
 
 def counted_frames(given_BT: Tensor) -> Tensor:

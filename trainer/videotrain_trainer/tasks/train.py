@@ -21,19 +21,24 @@ from videotrain_trainer.data.sets import LatentSet, null_text_uri, open_latents
 from videotrain_trainer.data.transfer import map_tensors
 from videotrain_trainer.diffusion.flow_batches import FlowLoader, FlowMicroBatch
 from videotrain_trainer.diffusion.flow_matching import (
+    FlowInputs,
     flow_inputs,
     flow_loss,
     model_facts,
+    token_weights,
     validation_draws,
+    weighted_loss,
 )
 from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
 from videotrain_trainer.networks.adaptation import adapt_transformer
+from videotrain_trainer.networks.attention import attention
 from videotrain_trainer.networks.build import build_transformer, initialize
 from videotrain_trainer.networks.fp8 import check_device, use_fp8
 from videotrain_trainer.networks.lora.layers import initialize_adapter, inject, lora_config
 from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.weights import open_weights, start_from
 from videotrain_trainer.parallel.activation import transformer_blocks
+from videotrain_trainer.parallel.context import ContextGroup, ContextGroups
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.text.byte_encoder import TextFeatures
@@ -42,8 +47,8 @@ from videotrain_trainer.training.loop import train
 from videotrain_trainer.training.setup import initial_weights
 from videotrain_trainer.training.step import Model
 from videotrain_trainer.training.step_flops import MicroBatchWork, transformer_work
-from videotrain_trainer.training.validation_loss import ValidationLosses, measure, spread, times_of
-from videotrain_trainer.worker.stage_context import Outcome, StageContext
+from videotrain_trainer.training.validation_loss import ValidationLosses, measure, spread_over_groups, times_of
+from videotrain_trainer.worker.stage_context import Outcome, StageContext, World
 
 
 def run(context: StageContext) -> Outcome:
@@ -82,9 +87,20 @@ class FlowObjective:
         self._recomputed = recomputed_blocks(self._shape, self.task.parallel)
         features = null_text(store, self.data, config.text_encoder)
         self._null_text = map_tensors(features, lambda tensor: tensor.to(self._device))
-        self._numbers = spread(len(self.data.held_out), context.world.rank, context.world.size)
+        self._split_samples(context.world, config.gpus_per_node)
         rows = [self.data.held_out[number] for number in self._numbers]
         self._held_out = held_out_batches(store, self.data, rows)
+
+    def _split_samples(self, world: World, gpus_per_node: int) -> None:
+        """Which ranks share a sample, of every bucket and of every held-out sample. Collective."""
+        layout, heads = self.task.parallel, self.module.config.num_heads
+        degrees = {row_name(row): layout.degree_of(row) for row in self.task.buckets}
+        groups = ContextGroups(world.rank, degrees.values(), gpus_per_node, heads)
+        buckets = zip(self.data.plan.buckets, self.data.degrees, strict=True)
+        self._groups = {bucket.name: groups.of(degree) for bucket, degree in buckets}
+        held_out = [degrees[self.data.manifest_row(number)["row"]] for number in self.data.held_out]
+        self._numbers = spread_over_groups(held_out, world.rank, world.size)
+        self._held_out_groups = [groups.of(held_out[number]) for number in self._numbers]
 
     def _policies_by_bucket(self) -> dict[str, Recompute]:
         """What blocks recompute in the steps of each bucket; where two rows share one, the policy that keeps less."""
@@ -127,11 +143,12 @@ class FlowObjective:
         )
 
     def loss(self, model: Model, batch: FlowMicroBatch) -> tuple[Tensor, MicroBatchWork]:
-        """Mean squared error of the velocity."""
-        policy = self._policies[batch.keys[0].bucket]
+        """Mean squared error of the velocity; see `micro_batch_loss` for ranks that share the batch."""
+        bucket = batch.keys[0].bucket
+        policy = self._policies[bucket]
         self._blocks.recompute(policy)
         inputs = flow_inputs(batch, batch.draws, self._facts, self._null_text)
-        loss = flow_loss(model(**inputs.arguments()), inputs, self.task.skip_given_frames)
+        loss = micro_batch_loss(model, inputs, self._groups[bucket], self.task.skip_given_frames)
         work = transformer_work(
             self._shape,
             batch.latent_BCTHW.shape,
@@ -156,15 +173,26 @@ class FlowObjective:
         )  # without gradients there is nothing to save, and `selective` would hold on to it
 
         def loss(place: int, time: float) -> Tensor:
-            held_out = self._held_out[place]
+            held_out, group = self._held_out[place], self._held_out_groups[place]
             shape_CTHW = held_out.latent_BCTHW.shape[1:]
             draws = validation_draws(held_out.keys, shape_CTHW, self.task, self._facts, time)
             batch = map_tensors(FlowMicroBatch(**vars(held_out), draws=draws), lambda tensor: tensor.to(self._device))
-            inputs = flow_inputs(batch, batch.draws, self._facts, self._null_text)
-            return flow_loss(model(**inputs.arguments()), inputs)
+            found = micro_batch_loss(model, flow_inputs(batch, batch.draws, self._facts, self._null_text), group)
+            return group.sum(found) / group.degree if group else found
 
         buckets = [self.data.manifest_row(number)["bucket"] for number in self.data.held_out]
         return measure(loss, buckets, times_of(self.task.validation.times), self._numbers, peers)
+
+
+def micro_batch_loss(model: Model, inputs: FlowInputs, group: ContextGroup | None, skip_given: bool = False) -> Tensor:
+    """The loss of a micro-batch; of the ranks of a group each has another one, with the micro-batch's as their mean."""
+    if group is None:
+        return flow_loss(model(**inputs.arguments()), inputs, skip_given)
+    mine = inputs.part(group.part)
+    attend = group.attention(attention, inputs.txt_BLD.shape[1], inputs.x_t_BNI.shape[1])
+    prediction_BNI = model(**mine.arguments(), attend=attend)
+    weights_BN = group.part(token_weights(inputs, skip_given))
+    return group.degree * weighted_loss(prediction_BNI, mine.target_BNI, weights_BN)
 
 
 def null_text(store: ObjectStore, data: LatentSet, spec: TextEncoderSpec) -> TextFeatures:

@@ -62,7 +62,8 @@ def _step(run: TrainingRun) -> Wishes:
     run.writer.check()
     order = run.objective.data.plan.step(run.state)
     queued = run.stepper.queue(order)
-    run.trained_steps.add(order, queued.trained)
+    # What a group did is told once, by the rank that speaks for it.
+    run.trained_steps.add(order, queued.trained if queued.share.leads else [])
     run.state = run.objective.data.plan.advance(run.state)
     # Asked when the device is done with a step, or at once where there is none to be read.
     agreed = Wishes(*run.peers.any(run.wishes())) if run.unread is None else _read(run, run.wishes)

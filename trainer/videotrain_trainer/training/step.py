@@ -23,7 +23,15 @@ from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine
 from videotrain_trainer.training.ema import decay_at, update_average
 from videotrain_trainer.training.optim import learning_rate
 from videotrain_trainer.training.step_flops import MicroBatchWork, together
-from videotrain_trainer.training.step_result import RankStep, StepResult, Wishes, check_finite, world_result
+from videotrain_trainer.training.step_result import (
+    RankStep,
+    StepResult,
+    Wishes,
+    check_finite,
+    check_groups,
+    samples_hash,
+    world_result,
+)
 from videotrain_trainer.training.timing import Marks, Timeline, take_memory_peak
 
 Model = Callable[..., Any]
@@ -192,7 +200,7 @@ class Stepper:
         return QueuedStep(
             order=order,
             learning_rate=rate,
-            trained=trained if share.leads else [],
+            trained=trained,
             share=share,
             work=together(works if share.leads else []),
             values=values.to("cpu", non_blocking=True),
@@ -224,10 +232,12 @@ class Stepper:
             hardware_flops=work.hardware_flops,
             useful_flops=work.useful_flops,
             micro_batches=len(losses),
+            samples_hash=samples_hash(uid for found in queued.trained for uid in found.ids),
             **phases,
             memory=queued.memory_bytes,
             **wishes()._asdict(),
         )
         table = self._peers.table(row)
         check_finite(table, queued.order)
+        check_groups(table, queued.share.degree, queued.order)
         return world_result(table, queued.order, finished_at, queued.learning_rate)

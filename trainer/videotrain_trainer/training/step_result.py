@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
@@ -10,7 +12,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from videotrain_trainer.data.sample_order import StepOrder
-from videotrain_trainer.errors import Diverged
+from videotrain_trainer.errors import Diverged, TrainerError
 from videotrain_trainer.worker.stage_reporter import Measured, Work
 
 
@@ -28,6 +30,8 @@ class RankStep(NamedTuple):
     hardware_flops: float
     useful_flops: float
     micro_batches: float
+    samples_hash: float
+    """Of the samples that it trained on."""
     data: float
     """Microseconds, as are the next four; see `timing.Phase`."""
     forward: float
@@ -119,6 +123,30 @@ def check_finite(table: Tensor, order: StepOrder) -> None:
         value = float(columns[name].sum())
         if not math.isfinite(value):
             raise Diverged(f"step {order.step} (bucket {order.bucket}): the {what} is {value}; {advice}")
+
+
+def samples_hash(uids: Iterable[str]) -> float:
+    """48 bits of which samples these are, in order."""
+    return float(int.from_bytes(hashlib.blake2b("\0".join(uids).encode(), digest_size=6).digest(), "big"))
+
+
+def check_groups(table: Tensor, degree: int, order: StepOrder) -> None:
+    """Refuse a step in which ranks that share micro-batches had other samples in them; all ranks do so alike.
+
+    A sample that only one machine reads as damaged has a stand-in on that machine alone.
+
+    Raises:
+        TrainerError: names the ranks.
+    """
+    hashes = table[:, RankStep._fields.index("samples_hash")].view(-1, degree)
+    apart = (hashes != hashes[:, :1]).any(dim=1).nonzero().flatten().tolist()
+    if apart:
+        ranks = ", ".join(f"{group * degree} to {group * degree + degree - 1}" for group in apart)
+        raise TrainerError(
+            f"step {order.step} (bucket {order.bucket}): ranks {ranks} share their micro-batches, but trained on "
+            "different samples: some machine reads as damaged what others read well. Nothing of it is saved; look for "
+            "skipped samples in the logs of these ranks"
+        )
 
 
 def straggler(compute: Tensor, micro_batches: Tensor) -> tuple[int | None, float | None]:

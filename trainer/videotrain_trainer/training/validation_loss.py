@@ -46,6 +46,21 @@ def spread(samples: int, rank: int, size: int) -> list[int]:
     return [min(turn * size + rank, samples - 1) for turn in range(rounds)]
 
 
+def spread_over_groups(degrees: Sequence[int], rank: int, size: int) -> list[int]:
+    """Numbers of the samples that a rank computes, alone or with the ranks of its group, one degree after another.
+
+    Args:
+        degrees: for every sample, ranks that share it; each divides the world.
+        rank: of this process.
+        size: of the world.
+    """
+    numbers: list[int] = []
+    for degree in sorted(set(degrees)):
+        alike = [number for number, other in enumerate(degrees) if other == degree]
+        numbers += [alike[place] for place in spread(len(alike), rank // degree, size // degree)]
+    return numbers
+
+
 def times_of(count: int) -> list[float]:
     """Evenly spaced times in (0, 1), the middles of equal parts."""
     return [(index + 0.5) / count for index in range(count)]

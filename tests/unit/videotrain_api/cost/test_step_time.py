@@ -75,7 +75,7 @@ def test_a_ring_moves_keys_and_values_of_the_other_parts():
     found = micro_batch_time(SHAPE, long, FAST, MID)
     heads = 57 * 8 * (76544 / 16) * 3072 * 2 * 7 / 8 / 300e9
     pair = 2 * (76544 / 2) * (3072 / 8)
-    assert found.exchange == pytest.approx(heads + 57 * pair * (2 * 2 + 4 * 2) / 330e9)
+    assert found.exchange == pytest.approx(heads + 57 * pair * (2 * 2 + 4) / 330e9)
 
 
 def test_an_optimizer_on_the_host_makes_the_end_of_a_step_longer():

@@ -74,7 +74,7 @@ def drawn(spec: dict[str, Any], values: dict[str, Any]) -> None:
             "engine": st.sampled_from(["deepspeed", "fsdp2"]),
             "zeroStage": st.integers(0, 3),
             "offload": st.sampled_from(["none", "optimizer"]),
-            "contextParallel": st.sampled_from([1, 2]),
+            "contextParallel": st.sampled_from([1, 2, 4]),
             "microBatchesPerStep": st.integers(1, 26),
         }
     )
@@ -105,7 +105,7 @@ def train_config(**fields: Any) -> StageConfig:
     ("layout", "message"),
     [
         (ParallelLayout(micro_batches_per_step=3), "microBatchesPerStep: 3: cannot occupy 4 data-parallel groups"),
-        (ParallelLayout(micro_batches_per_step=4, context_parallel=2), "contextParallel: 2: not available in this ver"),
+        (ParallelLayout(micro_batches_per_step=4, context_parallel=3), "contextParallel: 3: must divide the 4 worker"),
         (ParallelLayout(micro_batches_per_step=4, zero_stage=0), "zeroStage: 0: stage 0 keeps no float32 master"),
     ],
 )
