@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from support.model_fixtures import set_threads
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from videotrain_api.resource.stages import LearningRatePiece, Optimizer
 from videotrain_trainer.networks.initial import initialize
@@ -22,13 +24,15 @@ from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.parallel.build import shard_model
 from videotrain_trainer.parallel.data_parallel import share_of
 from videotrain_trainer.parallel.engine import Engine, EngineOptions
-from videotrain_trainer.sharded_state import Quantity, packed_length
+from videotrain_trainer.sharded_state import Quantity, numel, packed_length
 from videotrain_trainer.worker.stage_context import World
 
 LEARNING_RATE = 1e-3
 OPTIMIZER = Optimizer(
     learning_rate=[LearningRatePiece(value=LEARNING_RATE)], epsilon=1e-8, gradient_clip=0.5, weight_decay=0.01
 )
+LARGE = (120, 8)
+"""Width and blocks of a model beside whose weights its activations are small, and beside which one block is."""
 QUANTITIES: tuple[Quantity, ...] = ("master", "exp_avg", "exp_avg_sq")
 
 
@@ -41,18 +45,18 @@ def options(engine: str, precision: str = "fp32", **changes: Any) -> EngineOptio
     return replace(common, zero_stage=int(engine[-1]), offload=offload)  # type: ignore[arg-type]
 
 
-def small_model() -> MMDiT:
-    """Two blocks of each kind; rows that no world of the tests divides."""
+def small_model(width: int = 24, blocks: int = 2) -> MMDiT:
+    """So many blocks of each kind; rows that not every world of the tests divides."""
     config = MMDiTConfig(
         in_channels=5,
         context_dim=6,
         pooled_dim=7,
-        hidden_size=24,
+        hidden_size=width,
         num_heads=2,
-        double_blocks=2,
-        single_blocks=2,
+        double_blocks=blocks,
+        single_blocks=blocks,
         mlp_ratio=2.0,
-        rope_axes=(4, 4, 4),
+        rope_axes=(width // 6, width // 6, width // 6),
         patch_size=1,
         cond_embed=True,
         guidance_embed=False,
@@ -140,24 +144,41 @@ def load_state(engine: Engine, state: dict[str, dict[str, Tensor]], step: int) -
     engine.refresh()
 
 
-def plain(micro_batches: int, steps: int, model: nn.Module | None = None) -> Result:
-    """One process, no engine: sums of float32 gradients and torch's AdamW."""
-    model = model or small_model()
-    spec = OPTIMIZER
+def plain(micro_batches: int, steps: int, precision: str = "fp32") -> Result:
+    """One process, no engine: float32 sums of the gradients of a model in that precision, and torch's AdamW."""
+    masters, spec = small_model(), OPTIMIZER
+    model = small_model().to(torch.bfloat16 if precision == "bf16" else torch.float32)
     optimizer = torch.optim.AdamW(
-        model.parameters(), betas=(spec.beta1, spec.beta2), eps=spec.epsilon, weight_decay=spec.weight_decay
+        masters.parameters(), betas=(spec.beta1, spec.beta2), eps=spec.epsilon, weight_decay=spec.weight_decay
     )
     optimizer.param_groups[0]["lr"] = LEARNING_RATE
     norms = []
     for step in range(steps):
         optimizer.zero_grad()
         for micro_batch in range(micro_batches):
+            model.zero_grad()
             (micro_batch_loss(model, step, micro_batch) / micro_batches).backward()
-        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), spec.gradient_clip)))
+            for master, parameter in zip(masters.parameters(), model.parameters(), strict=True):
+                gradient = parameter.grad.float()
+                master.grad = gradient if master.grad is None else master.grad + gradient
+        norms.append(float(nn.utils.clip_grad_norm_(masters.parameters(), spec.gradient_clip)))
         optimizer.step()
-    named = dict(model.named_parameters())
+        model.load_state_dict(masters.state_dict())
+    named = dict(masters.named_parameters())
     moments = {q: {name: optimizer.state[p][q] for name, p in named.items()} for q in ("exp_avg", "exp_avg_sq")}
     return Result(norms, {"master": {name: p.detach() for name, p in named.items()}, **moments})
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Of the tensor that differs most, relative to its size."""
+    return max(float((one[name] - value).norm() / value.norm()) for name, value in other.items())
+
+
+def distance_of_all(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Of all tensors as one vector, relative to its size."""
+    parts = [(one[name] - value, value) for name, value in other.items()]
+    error, size = (torch.stack([part[index].norm() for part in parts]).norm() for index in (0, 1))
+    return float(error / size)
 
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -213,4 +234,96 @@ def hand_over(world: World, before: str, after: list[str], precision: str) -> di
         held = whole_state(engine, world.rank)
         norms = run_steps(engine, world.rank, world.size, 3, range(2, 3))
         found[name] = (held, Result(norms, whole_state(engine, world.rank)))
+    return found
+
+
+COLLECTIVES = (
+    "all_gather",
+    "all_gather_into_tensor",
+    "all_gather_single",
+    "all_reduce",
+    "all_to_all_single",
+    "broadcast",
+    "reduce",
+    "reduce_scatter",
+    "reduce_scatter_single",
+    "reduce_scatter_tensor",
+)
+
+
+@dataclass
+class Traffic:
+    """Collectives of a step, each as its name, data type and elements of its largest tensor."""
+
+    calls: list[tuple[str, str, int]] = field(default_factory=list)
+
+    def count(self, *names: str) -> int:
+        """Calls of these collectives with more than a number or two."""
+        return sum(name in names and elements > 8 for name, _, elements in self.calls)
+
+    def elements(self, dtype: torch.dtype, *names: str) -> int:
+        """Elements that they moved in a data type."""
+        return sum(n for name, kind, n in self.calls if name in names and kind == str(dtype))
+
+
+def watch(traffic: Traffic) -> None:
+    """Note every collective of this process from now on; one that another calls does not count again."""
+    inside = [False]
+
+    def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **keywords: Any) -> Any:
+            if inside[0]:
+                return call(*arguments, **keywords)
+            given = [*arguments, *keywords.values()]
+            tensors = [t for item in given for t in (item if isinstance(item, list) else [item]) if torch.is_tensor(t)]
+            largest = max(tensors, key=Tensor.numel)
+            traffic.calls.append((name, str(largest.dtype), largest.numel()))
+            inside[0] = True
+            try:
+                return call(*arguments, **keywords)
+            finally:
+                inside[0] = False
+
+        return wrapped
+
+    for name in COLLECTIVES:
+        call = getattr(dist, name, None)
+        if call is not None:
+            wrapped = noted(name, call)
+            for module in (dist, dist.distributed_c10d):
+                setattr(module, name, wrapped)
+
+
+def held_bytes() -> int:
+    """Bytes of all tensors of this process."""
+    gc.collect()
+    seen = {}
+    for item in gc.get_objects():
+        if issubclass(type(item), Tensor):
+            for tensor in (item, item.grad if item.is_leaf else None):
+                if tensor is not None and not isinstance(tensor, DTensor) and not tensor.is_meta:
+                    storage = tensor.untyped_storage()
+                    seen[storage._cdata] = storage.nbytes()
+    return sum(seen.values())
+
+
+def costs(world: World, names: list[str]) -> dict[str, dict[str, Any]]:
+    """What a step of two micro-batches for each rank sends in bf16, and what engines hold between the two."""
+    traffic, found = Traffic(), {}
+    watch(traffic)  # before DeepSpeed looks for its collectives
+    for name in names:
+        before = held_bytes()
+        engine = shard_model(small_model(*LARGE), options(name, "bf16"), world)
+        run_steps(engine, world.rank, world.size, 2 * world.size, range(1))
+        traffic.calls.clear()
+        engine.backward(micro_batch_loss(engine, 1, world.rank), last=False)
+        held = held_bytes() - before
+        engine.backward(micro_batch_loss(engine, 1, world.size + world.rank), last=True)
+        engine.step(LEARNING_RATE)
+        parameters = sum(numel(shape) for shape in engine.shards.shapes.values())
+        found[name] = {
+            "traffic": Traffic(list(traffic.calls)),
+            "bytes per parameter": held / parameters,
+            "parameters": parameters,
+        }
     return found

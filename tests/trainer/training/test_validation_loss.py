@@ -60,9 +60,9 @@ def test_held_out_clips_are_never_trained_on(alone, latents):
     assert buckets[0] != buckets[1]  # from the buckets in turn
 
 
-@pytest.mark.parametrize("zero_stage", [1, 3])
-def test_a_world_of_two_finds_the_losses_of_one(tmp_path, latents, alone, zero_stage):
-    layout = ParallelLayout(micro_batches_per_step=4, zero_stage=zero_stage)
+@pytest.mark.parametrize("engine", [{"zero_stage": 2}, {"zero_stage": 3}, {"engine": "fsdp2"}])
+def test_a_world_of_two_finds_the_losses_of_one(tmp_path, latents, alone, engine):
+    layout = ParallelLayout(micro_batches_per_step=4, **engine)
     result = run_world(tmp_path, train_config(tmp_path, latents, steps=8, validation=SPEC, parallel=layout), 2)
     assert result.outcomes == ["completed"] * 2, result.outcomes
     assert told(result, 0) == told(result, 1)

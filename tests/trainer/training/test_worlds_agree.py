@@ -68,11 +68,21 @@ def test_all_ranks_tell_the_same_story(tmp_path, latents):
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("stage", [0, 2, 3])
-def test_every_zero_stage_learns_what_stage_1_learns(tmp_path, latents, alone, stage):
-    layout = ParallelLayout(micro_batches_per_step=4, zero_stage=stage)
-    result = run_world(tmp_path, train_config(tmp_path, latents, parallel=layout), 2)
-    assert result.outcomes == ["completed"] * 2, result.outcomes
+@pytest.mark.parametrize(
+    ("engine", "size"),
+    [
+        ({"zero_stage": 0}, 2),
+        ({"zero_stage": 1}, 2),
+        ({"zero_stage": 2}, 3),
+        ({"zero_stage": 3}, 3),
+        ({"engine": "fsdp2"}, 3),
+    ],
+)
+def test_every_engine_learns_what_one_process_learns(tmp_path, latents, alone, engine, size):
+    layout = ParallelLayout(micro_batches_per_step=4, **engine)
+    result = run_world(tmp_path, train_config(tmp_path, latents, parallel=layout), size)
+    assert result.outcomes == ["completed"] * size, result.outcomes
+    assert commit_of(tmp_path, 8).order_sha256 == commit_of(alone[0], 8).order_sha256
     assert difference(final_weights(tmp_path), final_weights(alone[0])) < ROUNDING
 
 
@@ -97,10 +107,18 @@ def test_more_recomputed_blocks_than_the_model_has_are_refused(tmp_path, latents
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize(("before", "after"), [(0, 1), (1, 3), (3, 1)])
-def test_a_checkpoint_of_one_zero_stage_is_continued_by_another(tmp_path, latents, alone, before, after):
-    def config(stage):
-        return train_config(tmp_path, latents, parallel=ParallelLayout(micro_batches_per_step=4, zero_stage=stage))
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"zero_stage": 0}, {"zero_stage": 1}),
+        ({"zero_stage": 1}, {"zero_stage": 3}),
+        ({"zero_stage": 3}, {"engine": "fsdp2"}),
+        ({"engine": "fsdp2"}, {"zero_stage": 2}),
+    ],
+)
+def test_a_checkpoint_of_one_engine_is_continued_by_another(tmp_path, latents, alone, before, after):
+    def config(engine):
+        return train_config(tmp_path, latents, parallel=ParallelLayout(micro_batches_per_step=4, **engine))
 
     assert run_world(tmp_path, config(before), 2, Plan(drain_during=4)).outcomes == ["drained"] * 2
     assert run_world(tmp_path, config(after), 4, Plan(generation=2)).outcomes == ["completed"] * 4

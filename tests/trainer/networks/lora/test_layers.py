@@ -197,10 +197,12 @@ def test_checkpoints_hold_the_adapter_alone(alone):
     assert all(".lora_" in name for name in index["shapes"])
 
 
-def test_a_killed_adapter_stage_goes_on_to_the_same_result(tmp_path, latents, base, alone):
+def test_a_killed_adapter_stage_goes_on_to_the_same_result_under_the_other_engine(tmp_path, latents, base, alone):
     config = stage(tmp_path, latents, f"file://{base}")
     killed = run_world(tmp_path, config, 1, Plan(kill_after=5))
     assert killed.outcomes == ["killed"]
+    layout = ParallelLayout(micro_batches_per_step=4, engine="fsdp2")
+    config = stage(tmp_path, latents, f"file://{base}", parallel=layout)
     result = run_world(tmp_path, config, 2, Plan(generation=2))
     assert result.outcomes == ["completed"] * 2, result.outcomes
     assert result.started.resumed_step == 3
