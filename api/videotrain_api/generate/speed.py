@@ -52,7 +52,7 @@ says nothing.
 
 
 @dataclass(frozen=True)
-class _Row:
+class RecipeRow:
     """A published row and the row of the recipe that trains the same clips."""
 
     published: PublishedRow
@@ -61,6 +61,7 @@ class _Row:
 
     @property
     def degree(self) -> int:
+        """GPUs that share one clip."""
         return self.task.parallel.degree_of(self.bucket)
 
     def samples_per_second(self, rates: Rates) -> float:
@@ -69,7 +70,7 @@ class _Row:
         rounds = -(-per_group // self.bucket.batch_size)
         size = RowSize(row_tokens(self.published), TEXT_TOKENS, self.bucket.batch_size, self.degree)
         time = step_time(SHAPE, size, int(rounds), GPUS, features(self.task, self.bucket, SHAPE), rates)
-        return rounds * self.bucket.batch_size * GPUS / self.degree / time.total
+        return per_group * GPUS / self.degree / time.total
 
     def gain(self, rates: Rates) -> float:
         """Over the published throughput."""
@@ -79,20 +80,21 @@ class _Row:
 def speed_page(root: Path) -> str:
     """The page, from the recipe below `root`."""
     run = parse_run(yaml.safe_load((root / RECIPE).read_text("utf-8")))
-    rows = list(_matched(run))
+    rows = list(matched_rows(run))
     return "\n".join([_HEAD, _throughput(rows), _row_sensitivity(rows), _cost(run), _nodes(run)])
 
 
-def _matched(run: VideoTrainingRun) -> Iterable[_Row]:
+def matched_rows(run: VideoTrainingRun) -> Iterable[RecipeRow]:
+    """Every published row beside the row of the recipe that trains it."""
     tasks = [stage.train for stage in run.spec.stages if stage.train]
     for published in ROWS:
         task = tasks[-1] if published.context_parallel > 1 else tasks[0]
         for bucket in task.buckets:
             if (bucket.resolution, bucket.frames) == (published.resolution, published.frames):
-                yield _Row(published, task, bucket)
+                yield RecipeRow(published, task, bucket)
 
 
-def _throughput(rows: Sequence[_Row]) -> str:
+def _throughput(rows: Sequence[RecipeRow]) -> str:
     lines = []
     for row in rows:
         low, mid, high = (row.samples_per_second(BANDS[name]) for name in ("low", "mid", "high"))
@@ -122,7 +124,7 @@ def _throughput(rows: Sequence[_Row]) -> str:
     return f"## Rows of tables 5 and 6\n\n{_table(head, lines)}"
 
 
-def _row_sensitivity(rows: Sequence[_Row]) -> str:
+def _row_sensitivity(rows: Sequence[RecipeRow]) -> str:
     lines = [("mid rates", *(f"{row.gain(MID):.2f}" for row in rows))]
     lines += [(what, *(f"{row.gain(rates):.2f}" for row in rows)) for what, rates in CHANGES.items()]
     return f"## Modelled gain, one rate changed\n\n{_table(('', *(row.published.name for row in rows)), lines)}"

@@ -82,4 +82,5 @@ def test_each_changed_rate_moves_the_cost_its_way():
     better = [what for what, ratio in found.items() if ratio < 1]
     assert better == ["attention by FlashAttention 3, 648/561 TFLOP/s"]
     single = [ratio for what, ratio in found.items() if what.startswith(("matrix products", "attention at"))]
-    assert found["both"] == pytest.approx(1 + sum(ratio - 1 for ratio in single))
+    # Not quite the sum: a longer backward pass hides more of the reductions.
+    assert found["both"] == pytest.approx(1 + sum(ratio - 1 for ratio in single), rel=0.01)

@@ -49,9 +49,9 @@ def test_a_stated_mfu_scales_time_and_money():
 
 def test_a_step_is_counted_by_hand():
     stage = forecast.forecast(example("open-sora-2.yaml")).stages[2]
-    rows = [(9, 2304), (1, 20736), (1, 39168), (1, 57600), (1, 76032)]
-    assert stage.work.tokens_per_step == pytest.approx(sum(192 * b * (n + 512) for b, n in rows) / 5)
-    assert stage.work.samples_per_step == pytest.approx(192 * (9 + 1 + 1 + 1 + 1) / 5)
+    rows = [(38, 2304), (6, 20736), (4, 39168), (3, 57600), (2, 76032)]
+    assert stage.work.tokens_per_step == pytest.approx(sum(48 * b * (n + 512) for b, n in rows) / 5)
+    assert stage.work.samples_per_step == pytest.approx(48 * (38 + 6 + 4 + 3 + 2) / 5)
 
 
 def test_stages_without_known_work_are_left_out_and_the_sum_says_so():
