@@ -167,6 +167,7 @@ def features(task: TrainTask, bucket: Bucket, shape: flops.MmditShape) -> step_t
         sharded_gradients=layout.engine == "fsdp2" or layout.zero_stage >= 2,
         gathers_under_forward=layout.engine == "fsdp2" or layout.zero_stage == 3,
         offloaded=layout.offload == "optimizer",
+        adapter=None if task.lora is None else flops.adapter_parameters(shape, task.lora),
     )
 
 
@@ -286,13 +287,15 @@ class _Planner:
             f"{task.parallel.engine}, reductions {'under' if first.sharded_gradients else 'after'} backward",
             *(["optimizer on the host"] if first.offloaded else []),
             *(["FP8"] if first.eight_bit else []),
+            *(["adapter"] if first.adapter is not None else []),
         ]
 
     def _overheads(self, stage: Stage, gpus: int, steps: int, seconds: float) -> Overheads:
         spec = self._run.spec
         autoencoder = presets.complete_autoencoder(spec.autoencoder)
         if stage.train:
-            size = flops.parameters(flops.run_shape(self._run))
+            shape, lora = flops.run_shape(self._run), stage.train.lora
+            size = flops.parameters(shape) if lora is None else flops.adapter_parameters(shape, lora)
             average = stage.train.ema_decay is not None
         else:
             size, average = autoencoder_flops.autoencoder_parameters(autoencoder), True

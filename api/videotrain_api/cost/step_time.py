@@ -61,6 +61,8 @@ class Features:
     """Weights come together block by block under the forward pass, and not at the end of the step."""
     offloaded: bool
     """Master weights and moments are in the host's memory, and are updated there."""
+    adapter: int | None = None
+    """Parameters of an adapter, beside which all weights are frozen and get no gradients; None if all are trained."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def micro_batch_time(shape: MmditShape, row: RowSize, features: Features, rates:
     repeated = (doubles * double + singles * single) * tokens * work / product_rate
     repeated += attention * (doubles + singles) / blocks / forward_rate
     return MicroBatchTime(
-        products=3 * products / product_rate,
+        products=(3 if features.adapter is None else 2) * products / product_rate,
         attention=attention * (1 / forward_rate + _BACKWARD_ATTENTION / backward_rate),
         elementwise=_traffic(shape, features) * tokens * work / rates.memory,
         exchange=_exchange(shape, tokens, row, rates),
@@ -145,7 +147,8 @@ def micro_batch_time(shape: MmditShape, row: RowSize, features: Features, rates:
 def step_time(shape: MmditShape, row: RowSize, rounds: int, gpus: int, features: Features, rates: Rates) -> StepTime:
     """Time of a step in which every GPU computes so many micro-batches of the row."""
     micro_batch = micro_batch_time(shape, row, features, rates)
-    tail = _tail(parameters(shape), rounds, gpus, micro_batch.backward, features, rates)
+    trained = parameters(shape) if features.adapter is None else features.adapter
+    tail = _tail(trained, rounds, gpus, micro_batch.backward, features, rates)
     return StepTime(micro_batch, rounds, tail, rates.idle * rounds, rates.share)
 
 

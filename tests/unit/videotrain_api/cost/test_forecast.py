@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from videotrain_api.cost import forecast, published, work
 from videotrain_api.money import cost_micros, format_micros, parse_micros, round_half_up
-from videotrain_api.resource.stages import Bucket, NodeBounds, ParallelLayout, node_counts
+from videotrain_api.resource.stages import Bucket, LoraAdapter, NodeBounds, ParallelLayout, node_counts
 from videotrain_api.validation import parse_run
 
 EXAMPLES = Path(__file__).parents[4] / "manifests/examples"
@@ -83,6 +83,7 @@ def test_time_is_modelled_in_three_bands_and_the_mid_one_is_the_forecast():
     ("fields", "word"),
     [
         ({"fp8": True}, "FP8"),
+        ({"lora": LoraAdapter(rank=16)}, "adapter"),
         ({"parallel": {"engine": "fsdp2"}}, "fsdp2"),
         ({"parallel": {"recompute": "none"}}, "recompute none"),
     ],

@@ -83,6 +83,12 @@ def test_an_optimizer_on_the_host_makes_the_end_of_a_step_longer():
     assert far.tail > near.tail + 1 and far.micro_batch == near.micro_batch
 
 
+def test_an_adapter_needs_no_gradients_of_the_weights():
+    whole, part = (step_time(SHAPE, ROW, 2, 8, replace(EAGER, adapter=size), MID) for size in (None, 10_000_000))
+    assert part.micro_batch.products == pytest.approx(whole.micro_batch.products * 2 / 3)
+    assert part.tail < 0.01 * whole.tail + 0.01
+
+
 def test_gradients_that_hide_under_backward_cost_nothing():
     found = step_time(SHAPE, ROW, 2, 224, FAST, MID)
     assert found.tail < 0.03
