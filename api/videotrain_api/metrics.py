@@ -112,7 +112,7 @@ CHECKPOINT_SKIPPED: Final = _agent(
 HOUSEKEEPING_FAILURES: Final = _agent(
     "checkpoint_housekeeping_failures_total",
     "counter",
-    "Failures beside complete checkpoints: of retention, of the order log, of naming the latest one.",
+    "Failures beside checkpoints: of retention, of the order log, of naming the latest one, of copies in memory.",
     more=("task",),
 )
 WORKER_STATE: Final = _agent(

@@ -248,8 +248,9 @@ class HousekeepingRecord(Record):
 
     kind: Literal["housekeeping"] = "housekeeping"
     at: datetime
-    task: Literal["retention", "order", "latest"]
-    """Deleting old checkpoints, the log of the order of samples, or naming the latest checkpoint."""
+    task: Literal["retention", "order", "latest", "copies"]
+    """Deleting old checkpoints, the log of the order of samples, naming the latest checkpoint, or copying the state in
+    memory."""
     message: str
     """For people: the object and what happened to it."""
 

@@ -29,6 +29,7 @@ LONGEST_NONCE: Final = 64
 PROOF_BYTES: Final = 32
 """Length of the nonces and of the proofs by which members of a world meet."""
 _REQUEST, _ANSWER, _DERIVED, _NAME = b"videotrain request 1", b"videotrain answer 1", b"videotrain key 1", b"name"
+_COPY = b"videotrain copy 1"
 _WORLD, _GUEST, _HOST = b"videotrain world 1", b"videotrain guest 1", b"videotrain host 1"
 
 
@@ -87,6 +88,16 @@ def derive_world_key(key: bytes, run_uid: str, generation: int) -> bytes:
         generation: number of the generation.
     """
     return _mac(key, _WORLD, run_uid.encode(), str(generation).encode())
+
+
+def copy_signature(key: bytes, header: bytes) -> str:
+    """The signature of a copy of training state by what describes it; 64 hex digits.
+
+    Args:
+        key: the run's signing key.
+        header: tells all there is to know of the copy, the checksums of its bytes among it.
+    """
+    return _mac(key, _COPY, header).hex()
 
 
 def same_proof(left: bytes, right: bytes) -> bool:

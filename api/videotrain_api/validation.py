@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from videotrain_api.crd.wire import as_served
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.architecture import check_architecture
+from videotrain_api.rules.copies import check_copies
 from videotrain_api.rules.facts import facts_of
 from videotrain_api.rules.layouts import check_layouts
 from videotrain_api.rules.memory import check_memory
@@ -72,7 +73,7 @@ def check(run: VideoTrainingRun, *, fitting: bool = True) -> list[Problem]:
         *check_pods(facts),
     ]
     unfit = check_memory(facts) if fitting and not problems else ()
-    return problems or [*check_affordable(facts), *check_frozen_size(facts), *unfit]
+    return problems or [*check_affordable(facts), *check_frozen_size(facts), *check_copies(facts), *unfit]
 
 
 def _header(data: Any) -> Iterator[Problem]:

@@ -73,6 +73,8 @@ DIR_RUN: Final = "run/videotrain"
 """Scratch shared by agent and workers: records-<generation>-<local rank>.jsonl, exit-<generation>-<local rank>.json,
 stacks-<generation>-<local rank>.txt, worker-<generation>-<local rank>.pid (a worker that obeys SIGTERM)."""
 DIR_CACHE: Final = "var/cache/videotrain"
+DIR_COPIES: Final = "dev/shm/videotrain"
+"""Copies of training state in memory, by which workers of one generation speak to those of the next."""
 
 # Environment of a worker pod.
 ENV_POD_NAME: Final = "VIDEOTRAIN_POD_NAME"

@@ -119,6 +119,12 @@ class ThreadPeers:
     def wait_for_first(self) -> None:
         self._exchange(None)
 
+    def table(self, row: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(self._exchange(list(row)), dtype=torch.float64)
+
+    def swap(self, messages: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [sent[self.rank].clone() for sent in self._exchange(list(messages))]
+
 
 def make_member(prefix: str, rank: int, size: int, generation: int, node: str = "here") -> Member:
     return Member(

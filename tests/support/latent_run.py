@@ -9,6 +9,7 @@ import pytest
 import torch
 from moto.server import ThreadedMotoServer
 from safetensors.torch import save_file
+from support.first_weights import begin
 from support.sampling import TEXT, config_of, context_of
 
 from videotrain_api.resource.stages import (
@@ -105,7 +106,7 @@ class LatentRun:
         )
         config = self.stage("train", task)
         objective = FlowObjective(context_of(self.folder, config), ObjectStore.for_storage(config.storage))
-        objective.initialize()
+        begin(objective)
         state = objective.data.plan.start()
         loader = objective.loader(state, [0])
         batch = loader.fetch(objective.data.plan.step(state), 0)

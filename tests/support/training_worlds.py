@@ -49,7 +49,7 @@ from videotrain_trainer.data.shards import ShardWriter
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.exit_codes import classify
 from videotrain_trainer.worker.main import MODULES
-from videotrain_trainer.worker.stage_context import StageContext, World
+from videotrain_trainer.worker.stage_context import CopyPlace, StageContext, World
 
 STORAGE = Storage(uri="s3://unused-bucket")
 CHANNELS, TEXT_TOKENS, CONTEXT, POOLED = 4, 6, 16, 8
@@ -260,6 +260,8 @@ class Plan:
     saved_step: int = 0
     nodes: tuple[str, ...] = ("here",)
     """Names of the machines, taken in turn by the ranks."""
+    pods: tuple[str, ...] = ()
+    """Pods among which the ranks are shared out in order; each has a folder of its name that stands for its memory."""
     drain_during: int | None = None
     """The last rank is asked to stop while this step runs."""
     kill_after: int | None = None
@@ -361,6 +363,7 @@ def _worker(config: str, folder: str, rank: int, size: int, plan: Plan) -> None:
             drain=sink,
             scratch=scratch,
             cache=scratch,
+            copies=_copy_place(where.parent / "memory", plan.pods, rank, size),
         )
         task = importlib.import_module(MODULES[context.config.stage.task])
         (where / f"outcome-{rank}").write_text(task.run(context))
@@ -378,6 +381,15 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     ["torch._dynamo", "videotrain_trainer.tasks.train", "videotrain_trainer.tasks.autoencoder"]
 )
+
+
+def _copy_place(memory: Path, pods: tuple[str, ...], rank: int, size: int) -> CopyPlace | None:
+    if not pods:
+        return None
+    each = size // len(pods)
+    folder = memory / pods[rank // each]
+    folder.mkdir(parents=True, exist_ok=True)
+    return CopyPlace(folder=folder, key=b"k" * 32, node_ranks=each)
 
 
 def run_world(folder: Path, config: StageConfig, size: int, plan: Plan | None = None) -> WorldResult:

@@ -83,6 +83,14 @@ class Budget(ApiModel):
     release the nodes until the limit is raised, or save and fail."""
 
 
+class PeerCopies(ApiModel):
+    """Copies of the newest state in the memory of other nodes."""
+
+    every_steps: int = Field(ge=1)
+    """After each multiple of so many optimizer steps a node's part of the state is copied to the memory of the next
+    one. A lost node then costs at most so many steps. Copies lie in /dev/shm; see pool.shmGibibytes."""
+
+
 class CheckpointPolicy(ApiModel):
     """When state is saved and what is kept."""
 
@@ -90,6 +98,9 @@ class CheckpointPolicy(ApiModel):
     """A checkpoint is begun after each multiple of so many optimizer steps."""
     every_seconds: int | None = Field(default=None, ge=1, le=LONGEST_SECONDS)
     """A checkpoint is also begun after the first step that ends so many seconds after the one before was begun."""
+    peer_copies: PeerCopies | None = None
+    """Keep copies of the newest state in memory, from which a world goes on that has lost one node. Unset: none are
+    kept, and it goes on from the newest checkpoint. A `train` or `autoencoder` stage goes on from what is newer."""
     keep_last: int = Field(default=3, ge=1)
     """So many newest complete checkpoints of a stage are kept."""
     keep_every_steps: int | None = Field(default=None, ge=1)

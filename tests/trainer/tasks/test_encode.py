@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 from support.batches import training_inputs
+from support.first_weights import begin
 
 from videotrain_api.config.aspect import shapes
 from videotrain_api.config.presets import complete_autoencoder, complete_transformer
@@ -323,7 +324,7 @@ def test_i2v_and_v2v_with_the_causal_autoencoder_encode_and_train(
     ):
         trained = make_config(train_task([row], micro_batches=1, conditioning=mix), latents=config.paths.output)
         objective = FlowObjective(make_context(trained.model_copy(update=causal)), store)
-        objective.initialize()
+        begin(objective)
         loader = objective.loader(objective.data.plan.start(), [[0]] * len(objective.data.plan.buckets))
         batch = loader.fetch(objective.data.plan.step(objective.data.plan.start()), 0)
         loader.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import google_crc32c
 import torch
@@ -22,12 +24,21 @@ class HostFile:
         quantities: names of the vectors.
         length: elements of each vector.
         pinned: page-locked memory, for copies from a GPU.
+        path: a file that is to hold the buffer, so that it outlives this process.
+
+    Raises:
+        OSError: the file system has no room for it.
     """
 
-    def __init__(self, quantities: Sequence[Quantity], length: int, *, pinned: bool) -> None:
+    def __init__(
+        self, quantities: Sequence[Quantity], length: int, *, pinned: bool = False, path: Path | None = None
+    ) -> None:
         header = _header(quantities, length)
         size = len(header) + len(quantities) * length * ELEMENT_BYTES
-        self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        if path is None:
+            self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        else:
+            self._buffer = mapped_file(path, size)
         self._buffer[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
         stride = length * ELEMENT_BYTES
         self.starts: dict[Quantity, int] = {name: len(header) + i * stride for i, name in enumerate(quantities)}
@@ -39,18 +50,41 @@ class HostFile:
         return self._buffer[start : start + self._length * ELEMENT_BYTES].view(torch.float32)
 
     @property
+    def bytes_tensor(self) -> Tensor:
+        """(bytes,) uint8: the whole file, not copied."""
+        return self._buffer
+
+    @property
     def data(self) -> memoryview:
         """The bytes of the whole file, not copied."""
         return self._buffer.numpy().data
 
     def checksums(self, block: int) -> tuple[str, str]:
         """CRC-32C of the whole file, and of each block one behind the other; hex."""
-        data, whole, blocks = self.data, 0, []
-        for start in range(0, len(data), block):
-            piece = bytes(data[start : start + block])
-            blocks.append(f"{google_crc32c.value(piece):08x}")
-            whole = google_crc32c.extend(whole, piece)
-        return f"{whole:08x}", "".join(blocks)
+        return checksums_of(self.data, block)
+
+
+def checksums_of(data: memoryview, block: int) -> tuple[str, str]:
+    """CRC-32C of all the bytes, and of each block one behind the other; hex."""
+    whole, blocks = 0, []
+    for start in range(0, len(data), block):
+        piece = bytes(data[start : start + block])
+        blocks.append(f"{google_crc32c.value(piece):08x}")
+        whole = google_crc32c.extend(whole, piece)
+    return f"{whole:08x}", "".join(blocks)
+
+
+def mapped_file(path: Path, size: int) -> Tensor:
+    """(size,) uint8: the bytes of a file, made as long as that; what is written to the tensor is in the file.
+
+    Raises:
+        OSError: the file system has no room for it. Without the room a write to the tensor would end the process.
+    """
+    with path.open("a+b") as file:
+        file.truncate(size)
+        if size:
+            os.posix_fallocate(file.fileno(), 0, size)
+    return torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
 
 
 def _header(quantities: Sequence[Quantity], length: int) -> bytes:

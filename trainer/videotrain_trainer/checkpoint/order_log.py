@@ -69,17 +69,23 @@ class OrderLog:
         prefix: of the stage.
         resumed: manifest of the checkpoint that training went on from.
         reporter: told what cannot be read or written.
+        unwritten: steps behind that checkpoint which training goes on from as well.
     """
 
     def __init__(
-        self, store: ObjectStore, prefix: str, resumed: CheckpointManifest | None, reporter: StageReporter
+        self,
+        store: ObjectStore,
+        prefix: str,
+        resumed: CheckpointManifest | None,
+        reporter: StageReporter,
+        unwritten: Sequence[OrderLine] = (),
     ) -> None:
         self._store = store
         self._prefix = prefix
         self._resumed = resumed
         self._reporter = reporter
         self._segments: list[OrderSegment] = list(resumed.order) if resumed else []
-        self._unwritten: list[OrderLine] = []
+        self._unwritten: list[OrderLine] = list(unwritten)
         self._hash: Any = None
 
     def append(self, lines: Sequence[OrderLine], generation: int) -> tuple[list[OrderSegment], str]:

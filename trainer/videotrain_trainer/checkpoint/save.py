@@ -59,6 +59,8 @@ class CheckpointWriter:
         self._file: HostFile | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future[None] | None = None
+        self.complete_step = 0
+        """Newest step of this generation that is known to be complete."""
 
     def save(self, state: ShardedState, point: Point) -> int:
         """Copy the state and start writing; waits for the checkpoint before, if that is still being written.
@@ -109,6 +111,7 @@ class CheckpointWriter:
         uri = layout.checkpoint_prefix(self._member.prefix, point.step)
         size = sum(item.bytes for item in manifest.files)
         self._reporter.checkpoint(point.step, point.captured_at, manifest.committed_at, uri, size, stall)
+        self.complete_step = point.step
         if self._committer is not None:
             self._retain(point.step)
 

@@ -49,11 +49,20 @@ def initialize(module: nn.Module, seed: int) -> None:
 def initial_value(module: nn.Module, name: str, seed: int) -> Tensor:
     """The first value of one parameter, float32; see `initialize`. The module itself may be on the `meta` device."""
     shape = module.get_parameter(name).shape
-    return initial_range(module, name, 0, shape.numel(), seed).view(shape)
+    return _first(module, name, seed)(0, shape.numel()).view(shape)
 
 
-def initial_range(module: nn.Module, name: str, start: int, length: int, seed: int) -> Tensor:
-    """(length,) float32: elements of the first value of one flattened parameter, from `start` on.
+def initial_fragments(module: nn.Module, seed: int) -> Fragments:
+    """The first values of a module's parameters, of which each rank draws those that it holds.
+
+    They do not change with what becomes of the module's parameters later.
+    """
+    first = {name: _first(module, name, seed) for name, _ in module.named_parameters()}
+    return Computed(lambda name, start, length: first[name](start, length))
+
+
+def _first(module: nn.Module, name: str, seed: int) -> Callable[[int, int], Tensor]:
+    """(start, length) to elements, float32, of the first value of one flattened parameter.
 
     Random ones are drawn in blocks of DRAWN elements, each from a generator of its own, so that a rank draws little
     more than the elements that it holds.
@@ -61,25 +70,25 @@ def initial_range(module: nn.Module, name: str, start: int, length: int, seed: i
     path, _, kind = name.rpartition(".")
     owner, shape = module.get_submodule(path), module.get_parameter(name).shape
     if isinstance(module, MMDiT) and path == "cond_in":
-        return torch.zeros(length)
+        return lambda _, length: torch.zeros(length)
     constant = module.first_value(name) if isinstance(module, Autoencoder) else None
     if constant is not None:
-        return torch.full((length,), constant)
+        return lambda _, length: torch.full((length,), constant)
     if isinstance(owner, nn.Linear):
         bound = 1.0 / math.sqrt(owner.in_features)
 
         def uniform(out: Tensor, random: torch.Generator) -> Tensor:
             return out.uniform_(-bound, bound, generator=random)
 
-        return _drawn(uniform, name, shape.numel(), start, length, seed)
+        return lambda start, length: _drawn(uniform, name, shape.numel(), start, length, seed)
     if isinstance(owner, nn.Conv2d | nn.Conv3d) and kind == "weight":
         std = 1.0 / math.sqrt(shape[1:].numel())
 
         def normal(out: Tensor, random: torch.Generator) -> Tensor:
             return nn.init.trunc_normal_(out, std=std, a=-2 * std, b=2 * std, generator=random)
 
-        return _drawn(normal, name, shape.numel(), start, length, seed)
-    return torch.full((length,), 0.0 if kind == "bias" else 1.0)
+        return lambda start, length: _drawn(normal, name, shape.numel(), start, length, seed)
+    return lambda _, length: torch.full((length,), 0.0 if kind == "bias" else 1.0)
 
 
 def _drawn(draw: Draw, name: str, total: int, start: int, length: int, seed: int) -> Tensor:
@@ -91,11 +100,6 @@ def _drawn(draw: Draw, name: str, total: int, start: int, length: int, seed: int
         low, high = max(start, block * DRAWN), min(start + length, (block + 1) * DRAWN)
         out[low - start : high - start] = values[low - block * DRAWN : high - block * DRAWN]
     return out
-
-
-def initial_fragments(module: nn.Module, seed: int) -> Fragments:
-    """The first values of a module's parameters, of which each rank draws those that it holds."""
-    return Computed(lambda name, start, length: initial_range(module, name, start, length, seed))
 
 
 def write_initial(

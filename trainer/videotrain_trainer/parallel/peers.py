@@ -75,6 +75,22 @@ class WorldPeers:
         """For each flag, whether some rank has set it."""
         return [bool(flag) for flag in self.table([float(flag) for flag in flags]).any(dim=0)]
 
+    def swap(self, messages: Sequence[Tensor]) -> list[Tensor]:
+        """One vector to each rank, and one from each, by rank; all of one data type, on the CPU.
+
+        Raises:
+            TrainerError: a rank announces more than a rank can have to say.
+        """
+        lengths = torch.tensor([message.numel() for message in messages])
+        coming = torch.empty_like(lengths)
+        dist.all_to_all_single(coming, lengths)
+        for sender, length in enumerate(coming.tolist()):
+            if length:
+                check_length(length * messages[0].element_size(), sender)
+        received = torch.empty(int(coming.sum()), dtype=messages[0].dtype)
+        dist.all_to_all_single(received, torch.cat(list(messages)), coming.tolist(), lengths.tolist())
+        return list(received.tensor_split(coming.cumsum(0)[:-1]))
+
     def _gathered(self, row: Tensor) -> list[Tensor]:
         """On rank 0 the rows of all ranks, which have one length; empty elsewhere."""
         rows = [torch.empty_like(row) for _ in range(dist.get_world_size())] if self.rank == 0 else None

@@ -62,7 +62,8 @@ class ReconstructionObjective:
     def __init__(self, context: StageContext, store: ObjectStore) -> None:
         config = context.config
         self.task = _task(context)
-        self.module = build_autoencoder(config.autoencoder)
+        with torch.device("meta"):
+            self.module = build_autoencoder(config.autoencoder)
         autoencoder_blocks(self.module).recompute(self.task.parallel.recompute_of(self.task.bucket))
         self.data: ClipSet = open_clips(store, config)
         self._config, self._store = config, store
@@ -81,15 +82,15 @@ class ReconstructionObjective:
         distance = load_perceptual(self._store, spec.weights, "autoencoder.perceptual.weights")
         return ReconstructionLoss(spec, distance.to(self._device))
 
-    def initialize(self) -> None:
-        """Random weights, then those that the stage starts from."""
+    def first_weights(self) -> None:
+        """Random weights, then those that the stage starts from: the model and its discriminator have them then."""
         initialize(self.module, self._config.seed)
         if self.discriminator is not None:
             self.discriminator.initialize(self._config.seed)
         if self._config.paths.initial_weights is not None:
-            source = initial_weights(self._store, self._config.paths.initial_weights)
+            weights = initial_weights(self._store, self._config.paths.initial_weights)
             adapt = self.task.init_from is not None and self.task.init_from.adapt == "image-autoencoder"
-            (start_from_image if adapt else load_weights)(self.module, *source)
+            (start_from_image if adapt else load_weights)(self.module, weights)
 
     def export_metadata(self, weights: Mapping[str, Tensor], /) -> dict[str, str]:
         """The scale of the latents: the specification's if it has one, else measured with the final weights.

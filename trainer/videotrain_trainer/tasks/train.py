@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
+import torch
 from torch import Tensor
 
 from videotrain_api.cost.flops import mmdit_shape, recomputed_blocks
@@ -30,13 +31,15 @@ from videotrain_trainer.diffusion.flow_matching import (
     weighted_loss,
 )
 from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
-from videotrain_trainer.networks.adaptation import adapt_transformer
+from videotrain_trainer.networks.adaptation import TRANSFORMER_LATENT_LAYERS
 from videotrain_trainer.networks.attention import attention
-from videotrain_trainer.networks.build import build_transformer, initialize
+from videotrain_trainer.networks.build import build_transformer
 from videotrain_trainer.networks.fp8 import check_device, use_fp8
-from videotrain_trainer.networks.lora.layers import initialize_adapter, inject, lora_config
+from videotrain_trainer.networks.initial import initial_fragments
+from videotrain_trainer.networks.lora.layers import adapter_fragments, inject, lora_config
 from videotrain_trainer.networks.mmdit.model import MMDiT
-from videotrain_trainer.networks.weights import open_weights, start_from
+from videotrain_trainer.networks.weights import Fragments, load_frozen, open_weights, starting_fragments
+from videotrain_trainer.node_cache import NodeCache
 from videotrain_trainer.parallel.activation import transformer_blocks
 from videotrain_trainer.parallel.context import ContextGroup, ContextGroups
 from videotrain_trainer.parallel.peers import WorldPeers
@@ -72,8 +75,10 @@ class FlowObjective:
     def __init__(self, context: StageContext, store: ObjectStore) -> None:
         config = context.config
         self.task = _task(context)
-        self.module: MMDiT = build_transformer(config.model, config.autoencoder, config.text_encoder)
+        with torch.device("meta"):
+            self.module: MMDiT = build_transformer(config.model, config.autoencoder, config.text_encoder)
         self._config, self._store, self._device = config, store, context.world.device
+        self._cache = NodeCache(context.cache, store)
         if self.task.lora is not None:
             self._adapt(self.task.lora)
         if self.task.fp8:
@@ -117,20 +122,22 @@ class FlowObjective:
         source = self._config.paths.initial_weights
         if source is None:
             raise ConfigError("train.lora: an adapter needs weights to start from; set spec.model.weights or initFrom")
-        initialize(self.module, self._config.seed)
-        start_from(self.module, *initial_weights(self._store, source))
+        weights = initial_weights(self._store, source, self._cache)
+        found = starting_fragments(self.module, weights, initial_fragments(self.module, self._config.seed))
         inject(self.module, lora_config(spec))
+        dtype = torch.bfloat16 if self.task.precision == "bf16" else torch.float32
+        load_frozen(self.module, found, self._device, dtype)
 
-    def initialize(self) -> None:
-        """Random weights, then those that the stage starts from; of an adapter its own first values."""
+    def first_weights(self) -> Fragments:
+        """Random weights, or those that the stage starts from; of an adapter its own first values."""
+        own, source = initial_fragments(self.module, self._config.seed), self._config.paths.initial_weights
         if self.task.lora is not None:
-            initialize_adapter(self.module, self._config.seed)
-            return
-        initialize(self.module, self._config.seed)
-        if self._config.paths.initial_weights is not None:
-            source = initial_weights(self._store, self._config.paths.initial_weights)
-            adapt = self.task.init_from is not None and self.task.init_from.adapt == "new-latents"
-            (adapt_transformer if adapt else start_from)(self.module, *source)
+            return adapter_fragments(self.module, self._config.seed)
+        if source is None:
+            return own
+        adapt = self.task.init_from is not None and self.task.init_from.adapt == "new-latents"
+        fresh = TRANSFORMER_LATENT_LAYERS if adapt else ()
+        return starting_fragments(self.module, initial_weights(self._store, source), own, fresh)
 
     def export_metadata(self, _weights: Mapping[str, Tensor], /) -> dict[str, str]:
         """Nothing: whoever draws from the transformer knows the rest from the configuration."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
+from videotrain_trainer.checkpoint.copy_maker import Moment
 from videotrain_trainer.checkpoint.state import Point
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.training.final_weights import export_weights
@@ -30,6 +31,8 @@ def train(context: StageContext, make_objective: MakeObjective, total_steps: int
         return "completed"
     # From here on all ranks hold the state of the newest complete checkpoint (or the first weights) and walk in step.
     with closing(prepare(context, store, make_objective)) as run:
+        # Only if copies in memory were ahead of the newest checkpoint: what is stored is the truth, and catches up.
+        _save(run)
         while run.state.step < total_steps:
             # Relies on `run.state` alone; leaves it one step further. Queues that step, and only then reads the one
             # before, which so costs the device no time. Whether to drain, or to save by the clock, is agreed there, so
@@ -43,17 +46,20 @@ def train(context: StageContext, make_objective: MakeObjective, total_steps: int
             # One that comes with the last step ends as any stage does.
             if agreed.drain and run.state.step < total_steps:
                 _save(run)
-                run.writer.wait()
+                run.wait_until_stored()
                 return "drained"
             # Before the checkpoint of the same step: who resumes from it must not have to validate again.
             _validate(run, total_steps)
             # Only begins to write; the next step computes meanwhile, and waits if the one before is not stored yet.
             if agreed.save or run.state.step % context.config.checkpoint.every_steps == 0:
                 _save(run)
+            if run.copy_is_due():
+                _copy(run)
         # The last step has a checkpoint whatever its number is. It must be stored, for the result is read back from it.
         _save(run)
-        run.writer.wait()
+        run.wait_until_stored()
         export_weights(run)
+        run.forget_copies()
     return "completed"
 
 
@@ -63,8 +69,16 @@ def _step(run: TrainingRun) -> Wishes:
     order = run.objective.data.plan.step(run.state)
     queued = run.stepper.queue(order)
     # What a group did is told once, by the rank that speaks for it.
-    run.trained_steps.add(order, queued.trained if queued.share.leads else [])
+    trained = queued.trained if queued.share.leads else []
+    run.trained_steps.add(order, trained)
+    if run.copies is not None:
+        run.proof.add(trained)
     run.state = run.objective.data.plan.advance(run.state)
+    if run.copies is not None:
+        # While the device computes. So no step is told of whose loss would cost more than policy allows: all ranks meet
+        # in reading it, each with the copy that was due before it.
+        with run.spans.measure("checkpoint"):
+            run.copies.wait()
     # Asked when the device is done with a step, or at once where there is none to be read.
     agreed = Wishes(*run.peers.any(run.wishes())) if run.unread is None else _read(run, run.wishes)
     run.unread = queued
@@ -90,10 +104,10 @@ def _read(run: TrainingRun, wishes: Callable[[], Wishes]) -> Wishes:
 
 
 def _something_is_due(run: TrainingRun, total_steps: int) -> bool:
-    """A validation, a checkpoint or the end of the stage comes after the step that was queued last."""
+    """A validation, a checkpoint, a copy or the end of the stage comes after the step that was queued last."""
     step = run.state.step
     saves = step % run.context.config.checkpoint.every_steps == 0
-    return saves or step == total_steps or _validates(run, total_steps)
+    return saves or run.copy_is_due() or step == total_steps or _validates(run, total_steps)
 
 
 def _validates(run: TrainingRun, total_steps: int) -> bool:
@@ -140,3 +154,20 @@ def _save(run: TrainingRun) -> None:
         run.writer.save(run.engine.shards, point)
     run.trained_steps.clear()
     run.saved_step, run.save_began = run.state.step, time.monotonic()
+
+
+def _copy(run: TrainingRun) -> None:
+    """Begin a copy of the last finished step in the memory of this pod and the next. Its stall is the next step's."""
+    if run.copies is None:
+        return
+    run.proof.forget(run.writer.complete_step)
+    with run.spans.measure("checkpoint"):
+        moment = Moment(
+            step=run.state.step,
+            captured_at=run.finished_at,
+            data_cursor=run.state.to_json(),
+            samples=run.samples,
+            proof_after=run.proof.after,
+            proof=run.proof.told(frozenset(skip.uid for skip in run.loader.skipped)),
+        )
+        run.copies.take(run.engine.shards, moment)

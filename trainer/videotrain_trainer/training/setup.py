@@ -12,23 +12,28 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from videotrain_api.storage import layout
-from videotrain_api.storage.artifacts import CheckpointManifest
 from videotrain_trainer.checkpoint.catalog import find_steps, stored_steps, withdraw
+from videotrain_trainer.checkpoint.copies import CopyFolder
+from videotrain_trainer.checkpoint.copy_maker import CopyMaker
 from videotrain_trainer.checkpoint.fence import Fence
-from videotrain_trainer.checkpoint.load import Loaded, load_newest
 from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.checkpoint.save import CheckpointWriter
 from videotrain_trainer.checkpoint.state import Member
 from videotrain_trainer.data.loader import MicroBatchLoader
-from videotrain_trainer.data.sample_order import OrderPlan, OrderState
+from videotrain_trainer.data.sample_order import OrderState
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.weights import Weights, open_weights
+from videotrain_trainer.node_cache import NodeCache
 from videotrain_trainer.parallel.data_parallel import share_of
 from videotrain_trainer.parallel.engine import Engine, EngineOptions
+from videotrain_trainer.parallel.neighbours import NextPod
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine, build_engine
 from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.training.copy_proof import ProofLog
+from videotrain_trainer.training.first_weights import fill_first_weights
 from videotrain_trainer.training.order_check import TrainedSteps
+from videotrain_trainer.training.resume import Resumed, resume
 from videotrain_trainer.training.stage_check import check_stage
 from videotrain_trainer.training.step import Objective, QueuedStep, Stepper
 from videotrain_trainer.training.step_result import Wishes
@@ -63,6 +68,10 @@ class TrainingRun:
     """Step of the newest checkpoint that was begun."""
     finished_at: datetime
     """End of the last step that was read, or of what came after it."""
+    proof: ProofLog
+    """Of what this rank trained on, for copies of the state in memory."""
+    copies: CopyMaker | None
+    """None if the stage keeps none."""
     unread: QueuedStep | None = None
     """The last step that was queued, until it is read."""
     trained_steps: TrainedSteps = field(default_factory=TrainedSteps)
@@ -82,6 +91,26 @@ class TrainingRun:
     def wishes(self) -> Wishes:
         """What this process asks the world for."""
         return Wishes(drain=self.context.drain.requested(), save=self.save_is_due())
+
+    def copy_is_due(self) -> bool:
+        """Whether the state after the last step is to be copied to the next pod's memory."""
+        policy = self.context.config.checkpoint.peer_copies
+        return self.copies is not None and policy is not None and self.state.step % policy.every_steps == 0
+
+    def wait_until_stored(self) -> None:
+        """Until the last checkpoint is complete and the last copy has gone where it is to go.
+
+        Raises:
+            TrainerError: the checkpoint failed.
+        """
+        self.writer.wait()
+        if self.copies is not None:
+            self.copies.wait()
+
+    def forget_copies(self) -> None:
+        """Free the memory of copies: the stage is complete."""
+        if self.copies is not None:
+            self.copies.forget()
 
     def close(self) -> None:
         """Stop threads; a checkpoint that is still being written stays incomplete."""
@@ -110,8 +139,7 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     objective = make_objective(context, store)
     task = objective.task
     clock.passed("data")
-    if not complete:
-        objective.initialize()
+    first = None if complete else objective.first_weights()
     options = EngineOptions(
         optimizer=task.optimizer,
         precision=task.precision,
@@ -122,15 +150,17 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     )
     engine = build_engine(objective, options, world)
     clock.passed("engine")
-    loaded = load_newest(store, _member(context), complete, engine.shards, peers, context.saved_step)
+    resumed = resume(context, store, _member(context), objective.data, engine.shards, complete, peers)
+    if first is not None and not resumed.from_copies:
+        fill_first_weights(first, engine.shards, peers)
     engine.refresh()
-    state = _order_state(objective.data.plan, loaded.manifest)
-    engine.shards.set_optimizer_step(state.step)
-    clock.passed("checkpoint")
-    run = _assemble(context, store, objective, engine, peers, loaded, state)
+    step = resumed.order.step
+    engine.shards.set_optimizer_step(step)
+    clock.passed("copies" if resumed.from_copies else "checkpoint" if resumed.stored else "weights")
+    run = _assemble(context, store, objective, engine, peers, resumed)
     clock.passed("ready")
-    log.info("ready at step %d of %d: %s", state.step, task.steps, clock)
-    context.reporter.started(world.size, state.step, task.steps, loaded.skipped, clock.phases_us)
+    log.info("ready at step %d of %d: %s", step, task.steps, clock)
+    context.reporter.started(world.size, step, task.steps, list(resumed.skipped), clock.phases_us)
     return run
 
 
@@ -163,36 +193,21 @@ def _claim(context: StageContext, store: ObjectStore, peers: WorldPeers) -> list
     return peers.from_first(_STEPS, complete)
 
 
-def _order_state(plan: OrderPlan, resumed: CheckpointManifest | None) -> OrderState:
-    if resumed is None:
-        return plan.start()
-    try:
-        state = OrderState.from_json(resumed.data_cursor)
-        plan.check(state)
-    except ValueError as error:
-        raise ConfigError(
-            f"the checkpoint at step {resumed.step} cannot be continued: {error}. Give the run another name, or "
-            "restore data set, seed and bucket table"
-        ) from error
-    return state
-
-
 def _assemble(
     context: StageContext,
     store: ObjectStore,
     objective: Objective,
     engine: Engine | AdversarialEngine,
     peers: WorldPeers,
-    loaded: Loaded,
-    state: OrderState,
+    resumed: Resumed,
 ) -> TrainingRun:
-    world, config = context.world, context.config
+    world, config, state = context.world, context.config, resumed.order
     plan, degrees = objective.data.plan, objective.data.degrees
     shares = [
         share_of(world.rank, world.size, plan.micro_batches_of(bucket), degree) for bucket, degree in enumerate(degrees)
     ]
     loader = objective.loader(state, [share.micro_batches for share in shares])
-    order = OrderLog(store, config.paths.output, loaded.manifest, context.reporter)
+    order = OrderLog(store, config.paths.output, resumed.stored, context.reporter, resumed.lines)
     return TrainingRun(
         context=context,
         store=store,
@@ -204,20 +219,36 @@ def _assemble(
         writer=CheckpointWriter(store, _member(context), config.checkpoint, order, context.reporter),
         spans=Spans(),
         state=state,
-        samples=loaded.manifest.samples if loaded.manifest else 0,
-        saved_step=state.step,
+        samples=resumed.samples,
+        saved_step=resumed.stored_step,
         finished_at=datetime.now(UTC),
+        proof=ProofLog(resumed.stored_step, state.step, resumed.lines),
+        copies=_copy_maker(context, peers, resumed),
     )
 
 
-def initial_weights(store: ObjectStore, uri: str) -> tuple[Weights, str]:
-    """Open weights, none of them read yet, and their URI: what `open_weights` takes, or the prefix of a stage.
+def _copy_maker(context: StageContext, peers: WorldPeers, resumed: Resumed) -> CopyMaker | None:
+    place, world = context.copies, context.world
+    if place is None:
+        return None
+    neighbours = NextPod(place.node_ranks) if world.size > place.node_ranks else None
+    folder = CopyFolder(place.folder, place.key, _member(context))
+    return CopyMaker(folder, peers, neighbours, context.reporter, resumed.copies)
+
+
+def initial_weights(store: ObjectStore, uri: str, cache: NodeCache | None = None) -> Weights:
+    """Open weights, none of them read yet.
+
+    Args:
+        store: object store.
+        uri: what `open_weights` takes, or the prefix of a stage.
+        cache: of the pod, if every process is to read all of them.
 
     Raises:
         ConfigError: there are none.
     """
     try:
-        return open_weights(uri, store=store), uri
+        return open_weights(uri, store=store, cache=cache)
     except ConfigError as error:
         raise ConfigError(
             f"{error}. These are the weights to start from; see initFrom and spec.model.weights"

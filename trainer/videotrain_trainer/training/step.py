@@ -16,6 +16,7 @@ from videotrain_api.resource.stages import Optimizer, ParallelLayout
 from videotrain_trainer.data.loader import MicroBatchLoader, SampleKey
 from videotrain_trainer.data.sample_order import OrderState, StepOrder
 from videotrain_trainer.data.sets import TrainingSet
+from videotrain_trainer.networks.weights import Fragments
 from videotrain_trainer.parallel.data_parallel import Share
 from videotrain_trainer.parallel.engine import Engine
 from videotrain_trainer.parallel.peers import WorldPeers
@@ -87,14 +88,16 @@ class Objective(Protocol):
 
     @property
     def module(self) -> nn.Module:
-        """The model, float32, on the CPU."""
+        """The model, float32: its trained parameters on the CPU, or on the `meta` device, without memory."""
 
     @property
     def data(self) -> TrainingSet:
         """Samples and their order."""
 
-    def initialize(self) -> None:
-        """Give the model its first weights; not called if a checkpoint is loaded."""
+    def first_weights(self) -> Fragments | None:
+        """The model's first weights, if it is on the `meta` device; else it is given them here. Not called if there is
+        a checkpoint.
+        """
 
     def export_metadata(self, weights: Mapping[str, Tensor], /) -> dict[str, str]:
         """What is stored with the final weights for those who load them; on rank 0 alone, after the last step."""

@@ -35,7 +35,7 @@ from videotrain_trainer.worker.exit_codes import classify, describe
 from videotrain_trainer.worker.linux import die_with_parent, name_process
 from videotrain_trainer.worker.pod import Pod, RunFiles, load_config, require, write_atomically
 from videotrain_trainer.worker.record_file import RecordFile
-from videotrain_trainer.worker.stage_context import Outcome, StageContext, Task, World
+from videotrain_trainer.worker.stage_context import CopyPlace, Outcome, StageContext, Task, World
 from videotrain_trainer.worker.start_clock import StartClock
 
 MODULES: dict[str, str] = {name: f"videotrain_trainer.tasks.{name}" for name in TASKS}
@@ -66,6 +66,7 @@ class WorkerEnvironment:
     node: str
     files: RunFiles
     cache: Path
+    pod: Pod
     visible_devices: str = ""
     """CUDA_VISIBLE_DEVICES; empty if it is unset."""
 
@@ -91,6 +92,7 @@ class WorkerEnvironment:
             node=environment.get(names.ENV_NODE_NAME) or socket.gethostname(),
             files=pod.files,
             cache=pod.cache,
+            pod=pod,
             visible_devices=environment.get("CUDA_VISIBLE_DEVICES", ""),
         )
 
@@ -204,8 +206,23 @@ class Worker:
             drain=self._drain,
             scratch=scratch,
             cache=environment.cache,
+            copies=self._copies(config),
             start=self._start,
         )
+
+    def _copies(self, config: StageConfig) -> CopyPlace | None:
+        """Where copies of the state lie, if any are kept; those of another stage are of no use, and give room."""
+        environment = self._environment
+        folder = environment.pod.root / names.DIR_COPIES
+        if environment.local_rank == 0 and folder.is_dir():
+            for path in folder.iterdir():
+                if not path.name.startswith(f"{config.stage.name}."):
+                    path.unlink(missing_ok=True)
+        if config.checkpoint.peer_copies is None:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        key = environment.pod.signing_key()
+        return CopyPlace(folder=folder, key=key, node_ranks=environment.local_world_size)
 
     def _record(self, code: ExitCode, outcome: Literal[Outcome, "failed"], message: str) -> ExitCode:
         self._sink.write(

@@ -39,6 +39,18 @@ class Drain(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CopyPlace:
+    """Where copies of training state lie in a pod's memory."""
+
+    folder: Path
+    """Outlives generations, not the pod."""
+    key: bytes
+    """By which whoever made a copy shows that it belongs to the run."""
+    node_ranks: int
+    """Worker processes of each pod; they see one folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageContext:
     """One stage in one generation, seen from one worker process."""
 
@@ -57,6 +69,8 @@ class StageContext:
     """Pod-local folder for temporary files."""
     cache: Path
     """Pod-local folder for things worth keeping between generations."""
+    copies: CopyPlace | None = None
+    """Set where the stage keeps copies of its state in memory."""
     start: StartClock = field(default_factory=StartClock)
     """Of this start; by default it begins now."""
 

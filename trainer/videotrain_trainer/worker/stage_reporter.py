@@ -163,7 +163,7 @@ class StageReporter:
             )
         )
 
-    def housekeeping(self, task: Literal["retention", "order", "latest"], error: Exception) -> None:
+    def housekeeping(self, task: Literal["retention", "order", "latest", "copies"], error: Exception) -> None:
         """Something beside a complete checkpoint failed; logged and recorded, and training goes on.
 
         Args:

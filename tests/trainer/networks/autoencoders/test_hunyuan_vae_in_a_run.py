@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.first_weights import begin
 from support.latent_run import clip_row, storage  # noqa: F401 - a fixture
 from support.sampling import TEXT, config_of, context_of
 
@@ -83,7 +84,7 @@ def test_a_training_step_with_given_frames_runs_on_latents_of_the_hunyuan_vae(en
     )
     config = stage(encoded, "train", task)
     objective = FlowObjective(context_of(encoded, config), ObjectStore.for_storage(config.storage))
-    objective.initialize()
+    begin(objective)
     state = objective.data.plan.start()
     shapes = set()
     loader = objective.loader(state, [0, 1, 2])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from videotrain_api.resource.stages import LoraAdapter
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.common import seeded_generator
+from videotrain_trainer.networks.weights.fragments import Computed, Fragments, whole
 
 TARGETS = tuple(LoraAdapter.model_fields["targets"].default)
 """Layers of an MMDiT's blocks that are adapted unless others are named, by the ends of their names."""
@@ -116,15 +117,27 @@ def _become(layer: nn.Linear, kind: type[nn.Linear]) -> None:
     layer.__class__ = kind
 
 
-def initialize_adapter(module: nn.Module, seed: int) -> None:
+def adapter_fragments(module: nn.Module, seed: int) -> Fragments:
     """First values of an adapter, by seed and name: A uniform as a linear layer starts, B zero."""
+    shapes = {name: parameter.shape for name, parameter in module.named_parameters() if is_adapter(name)}
+
+    def read(name: str, start: int, length: int) -> Tensor:
+        values = torch.zeros(shapes[name].numel())
+        if name.endswith(".lora_A.weight"):
+            bound = 1.0 / math.sqrt(shapes[name][1])
+            values.uniform_(-bound, bound, generator=seeded_generator(seed, name))
+        return values[start : start + length]
+
+    return Computed(read)
+
+
+def initialize_adapter(module: nn.Module, seed: int) -> None:
+    """Give an adapter its first values; see `adapter_fragments`."""
+    found = adapter_fragments(module, seed)
     with torch.no_grad():
-        for name, layer in adapted(module).items():
-            bound = 1.0 / math.sqrt(layer.in_features)
-            values = torch.empty(layer.lora_A.weight.shape)
-            values.uniform_(-bound, bound, generator=seeded_generator(seed, f"{name}.lora_A.weight"))
-            layer.lora_A.weight.copy_(values)
-            layer.lora_B.weight.zero_()
+        for name, parameter in module.named_parameters():
+            if is_adapter(name):
+                parameter.copy_(whole(found, name, tuple(parameter.shape)))
 
 
 def adapted(module: nn.Module) -> dict[str, LoraLinear]:

@@ -12,6 +12,7 @@ from videotrain_trainer.networks.weights.fragments import Fragments
 from videotrain_trainer.networks.weights.layouts import LAYOUTS, ModelConfig
 from videotrain_trainer.networks.weights.loading import (
     Source,
+    load_frozen,
     load_state,
     load_weights,
     start_from,
@@ -36,6 +37,7 @@ __all__ = [
     "Weights",
     "autoencoder_uri",
     "convert",
+    "load_frozen",
     "load_state",
     "load_weights",
     "open_weights",

@@ -25,6 +25,7 @@ from videotrain_trainer.errors import ConfigError, DamagedObject, ObjectMissing
 from videotrain_trainer.files import local_path
 from videotrain_trainer.networks.weights.readers import ByteReader, LocalFile, Memory, StoredObject
 from videotrain_trainer.networks.weights.seal import SEAL, Sealed, checksums_in, seal_of
+from videotrain_trainer.node_cache import NodeCache
 from videotrain_trainer.storage import ObjectStore
 
 LOG = logging.getLogger(__name__)
@@ -203,7 +204,12 @@ class Weights:
         return self.files[name].read(name)
 
 
-def open_weights(source: str | Path | bytes, what: str | None = None, store: ObjectStore | None = None) -> Weights:
+def open_weights(
+    source: str | Path | bytes,
+    what: str | None = None,
+    store: ObjectStore | None = None,
+    cache: NodeCache | None = None,
+) -> Weights:
     """Open weights without reading any tensor.
 
     Args:
@@ -212,6 +218,7 @@ def open_weights(source: str | Path | bytes, what: str | None = None, store: Obj
             result of a stage.
         what: name for messages; the source itself if unset.
         store: serves s3://; by default one with the credentials of the environment.
+        cache: where objects with tensors are fetched whole, which pays where a process reads all of them.
 
     Raises:
         ConfigError: there are no weights, files are damaged, or index and files disagree.
@@ -219,7 +226,7 @@ def open_weights(source: str | Path | bytes, what: str | None = None, store: Obj
     if isinstance(source, bytes):
         name = what or "weights"
         return _of_file(SafetensorsFile.open(Memory(source), name), name)
-    place = Place(source, store)
+    place = Place(source, store, cache)
     file = place.weights_file()
     name = what or str(source)
     if file.endswith(INDEX_SUFFIX):
@@ -251,17 +258,19 @@ class Place:
     Args:
         source: a path, `file://` or `s3://`.
         store: serves s3://; by default one with the credentials of the environment.
+        cache: for objects with tensors; none are kept if unset.
     """
 
-    def __init__(self, source: str | Path, store: ObjectStore | None) -> None:
+    def __init__(self, source: str | Path, store: ObjectStore | None, cache: NodeCache | None = None) -> None:
         text = str(source)
         self.remote = text.startswith("s3://")
         self.root = text if self.remote else str(local_path(text))
         self.store = (store or default_store(text)) if self.remote else None
+        self._cache = cache if self.remote else None
 
     def reconnected(self) -> Self:
         """The same place through connections of its own."""
-        return type(self)(self.root, self.store.reconnected() if self.store else None)
+        return type(self)(self.root, self.store.reconnected() if self.store else None, self._cache)
 
     def weights_file(self) -> str:
         """The file or index that is meant.
@@ -304,6 +313,10 @@ class Place:
 
     def reader(self, file: str) -> ByteReader:
         """Byte ranges of a file or object."""
+        if self._cache is not None and file.endswith(".safetensors"):
+            cached = self._cache.file(file)
+            if cached is not None:
+                return cached
         return StoredObject(self.store, file) if self.store else LocalFile(Path(file))
 
     def beside(self, index: str, name: str) -> str:

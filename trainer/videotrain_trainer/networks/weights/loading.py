@@ -114,6 +114,23 @@ def starting_fragments(module: MMDiT, weights: Weights, own: Fragments, fresh: S
     return Chosen(others, StoredFragments(weights, sides, stored.ours))
 
 
+@torch.no_grad()
+def load_frozen(module: nn.Module, fragments: Fragments, device: torch.device, dtype: torch.dtype) -> None:
+    """Give the parameters that are not trained memory on the device and their values, one after another.
+
+    Args:
+        module: those parameters may be on the `meta` device.
+        fragments: of the module.
+        device: of this process.
+        dtype: that the model computes in.
+    """
+    for name, parameter in list(module.named_parameters()):
+        if not parameter.requires_grad:
+            path, _, leaf = name.rpartition(".")
+            value = whole(fragments, name, tuple(parameter.shape)).to(device=device, dtype=dtype)
+            module.get_submodule(path)._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+
+
 def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     """Copy tensors under the model's own names; nothing may be missing, left over or of another shape.
 
