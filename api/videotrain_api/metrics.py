@@ -106,6 +106,7 @@ CHECKPOINT_COMMITS: Final = _agent("checkpoint_commits_total", "counter", "Check
 CHECKPOINT_BYTES: Final = _agent(
     "checkpoint_last_size_bytes", "gauge", "Size of the newest complete checkpoint in bytes.", "bytes"
 )
+ATTENTION: Final = _agent("attention_info", "gauge", "1 for the kernel that attention runs on.", more=("kernel",))
 CHECKPOINT_SKIPPED: Final = _agent(
     "checkpoint_skipped_total", "counter", "Checkpoints that were refused at a start because they did not fit."
 )

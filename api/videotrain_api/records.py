@@ -107,6 +107,8 @@ class StartedRecord(Record):
     """Optimizer steps, or work units of a stage that does not train."""
     skipped_checkpoints: list[str] = Field(default_factory=list)
     """Newer checkpoints that were refused, with why."""
+    attention: str | None = None
+    """Kernel that attention runs on, such as `cudnn`; None for a stage that has no transformer."""
     phases_us: dict[str, int] = Field(default_factory=dict)
     """What the start went into, from the roster on: microseconds by phase, in their order."""
 
@@ -328,6 +330,8 @@ class GenerationProgress(ApiModel):
     """The first failure of this pod, or the last regular end."""
     stacks: str | None = None
     """Stacks of the workers, captured before a hung generation was killed."""
+    attention: str | None = None
+    """Kernel that attention runs on; None for a stage that has no transformer."""
     skipped_checkpoints: list[str] = Field(default_factory=list)
     """Checkpoints that were refused at start, with why."""
     curation: CurationCounts | None = None

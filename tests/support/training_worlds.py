@@ -266,6 +266,8 @@ class Plan:
     """The last rank is asked to stop while this step runs."""
     kill_after: int | None = None
     """The last rank is killed once this step is recorded."""
+    backend: str = "inductor"
+    """Of torch.compile; `eager` traces as Inductor does, without its minutes of C++."""
     hour_passes_after: int | None = None
     """On the clock of rank 0, once this step is recorded."""
 
@@ -344,6 +346,7 @@ def _worker(config: str, folder: str, rank: int, size: int, plan: Plan) -> None:
     _forbid_pickles_between_ranks()
     where = Path(folder)
     os.environ["LOCAL_RANK"] = str(rank)
+    importlib.import_module("videotrain_trainer.parallel.activation").BACKEND = plan.backend
     sink = Sink(where / f"records-{rank}.jsonl", plan, rank, size)
     code = 0
     try:

@@ -41,6 +41,9 @@ EngineName = Literal["deepspeed", "fsdp2"]
 Offload = Literal["none", "optimizer"]
 """What lies in the host's memory: nothing, or master weights and moments, which are then updated there."""
 
+AttentionKernel = Literal["auto", "cudnn", "flash", "flash2", "flash3", "flash4", "math"]
+"""What attention runs on: cuDNN, torch's own FlashAttention, the packages of FlashAttention 2, 3 and 4, or products."""
+
 PromptStyle = Literal["plain", "fps", "motion", "fps-motion"]
 """What follows a caption in the text that is encoded: nothing, the frame rate, the motion score, or both."""
 
@@ -308,6 +311,12 @@ class TrainTask(ApiModel):
     so does all else. Needs precision bf16 and GPUs with FP8 (H100, H200 and newer); the CPU computes the same."""
     parallel: ParallelLayout = ParallelLayout()
     """Parallel layout."""
+    attention: AttentionKernel = "auto"
+    """What attention runs on, proven by a call at every start. `auto` takes cuDNN on Hopper and later GPUs unless
+    another kernel that is installed is measured to be faster; `flash2`, `flash3` and `flash4` need their packages."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the blocks with torch.compile: on GPUs (auto), always or never. Takes minutes at a run's first start; the
+    result is kept on the pod's cache volume."""
     lora: LoraAdapter | None = None
     """Train an adapter instead of the weights. The result is the model with the adapter merged in, and beside it
     `weights/adapter/` has the adapter alone in PEFT's layout."""

@@ -134,13 +134,26 @@ def timeline_section(summary: Json, drawn: Json | None) -> Html:
             *_steps(g),
             _start(g["start_seconds"]),
             g["end_cause"] or "",
+            g["attention"] or "",
         )
         for s in summary["stages"]
         for g in s["generations"]
     ]
     if not rows:
         return Html("")
-    headings = ("#", "from", "stage", "workers", "why", "", "steps", "lost", "first step after", "ended by")
+    headings = (
+        "#",
+        "from",
+        "stage",
+        "workers",
+        "why",
+        "",
+        "steps",
+        "lost",
+        "first step after",
+        "ended by",
+        "attention",
+    )
     figure = element("div", Html(""), class_="plot", id="timeline") if drawn else Html("")
     lead = "One bar per pod and world. Pale: starting and loading; solid: training; red: work that was lost."
     shown = sorted(rows, key=lambda row: int(row[0]))

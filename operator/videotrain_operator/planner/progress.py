@@ -82,7 +82,7 @@ def merge(known: GenerationProgress | None, reports: Sequence[Report], members: 
         "stacks": _first(facts.stacks for facts in all_facts),
         "skipped_checkpoints": max((facts.skipped_checkpoints for facts in all_facts), key=len),
     }
-    for name in ("world_size", "resumed_step", "total_steps", "curation"):
+    for name in ("world_size", "resumed_step", "total_steps", "curation", "attention"):
         changes[name] = _first(getattr(facts, name) for facts in all_facts)
     return ahead.model_copy(update=changes)
 

@@ -65,6 +65,8 @@ class AgentMetrics:
             self._set(catalogue.WORLD_SIZE, record.stage, record.world_size)
             self._set(catalogue.STEP, record.stage, record.resumed_step)
             self._add(catalogue.CHECKPOINT_SKIPPED, record.stage, len(record.skipped_checkpoints))
+            if record.attention is not None:
+                self._set(catalogue.ATTENTION, record.stage, 1, kernel=record.attention)
         elif isinstance(record, ValidationRecord):
             self._validation(record)
         elif isinstance(record, CheckpointRecord):

@@ -138,6 +138,7 @@ class ProgressFold:
             exit=self.exit,
             stacks=self.stacks,
             skipped_checkpoints=started.skipped_checkpoints if started else [],
+            attention=started.attention if started else None,
             curation=self._curation,
             loss=self._loss,
             validation_loss=self._validation.loss if self._validation else None,

@@ -15,6 +15,7 @@ from videotrain_trainer.parallel.messages import check_length, decode, encode
 
 Value = TypeVar("Value")
 _DONE: Final = TypeAdapter(bool)
+_NAME: Final = TypeAdapter(str)
 
 
 class WorldPeers:
@@ -96,3 +97,8 @@ class WorldPeers:
         rows = [torch.empty_like(row) for _ in range(dist.get_world_size())] if self.rank == 0 else None
         dist.gather(row, rows, dst=0)
         return rows or []
+
+
+def first_choice(choice: str) -> str:
+    """Rank 0's choice of a name, on all ranks. Collective."""
+    return WorldPeers().from_first(_NAME, choice)

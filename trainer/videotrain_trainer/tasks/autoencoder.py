@@ -66,6 +66,7 @@ class ReconstructionObjective:
             self.module = build_autoencoder(config.autoencoder)
         autoencoder_blocks(self.module).recompute(self.task.parallel.recompute_of(self.task.bucket))
         self.data: ClipSet = open_clips(store, config)
+        self.attention: str | None = None
         self._config, self._store = config, store
         self._cache, self._device = context.cache, context.world.device
         self._reconstruction = self._make_reconstruction()
@@ -91,6 +92,9 @@ class ReconstructionObjective:
             weights = initial_weights(self._store, self._config.paths.initial_weights)
             adapt = self.task.init_from is not None and self.task.init_from.adapt == "image-autoencoder"
             (start_from_image if adapt else load_weights)(self.module, weights)
+
+    def compile_ahead(self) -> None:
+        """Nothing: the blocks of an autoencoder are not compiled."""
 
     def export_metadata(self, weights: Mapping[str, Tensor], /) -> dict[str, str]:
         """The scale of the latents: the specification's if it has one, else measured with the final weights.

@@ -10,6 +10,7 @@ import json
 from datetime import UTC, datetime
 from typing import Final
 
+import torch
 from pydantic import TypeAdapter
 
 from videotrain_api.config.stage_config import StageConfig
@@ -18,7 +19,8 @@ from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import VideosIndex
 from videotrain_trainer.checksums import sealed_json
 from videotrain_trainer.data.buckets import bucket_name
-from videotrain_trainer.parallel.peers import WorldPeers
+from videotrain_trainer.networks.attention_kernels import attention_case, attention_kernel
+from videotrain_trainer.parallel.peers import WorldPeers, first_choice
 from videotrain_trainer.sampling.outputs import read_metadata, write_video
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks.sample_draw import StageSampler, request_of
@@ -36,6 +38,13 @@ def run(context: StageContext) -> Outcome:
         ConfigError: the task cannot be done with this model.
         DataError: there are no clips to draw from.
     """
+    device = context.world.device
+    case = attention_case(context.config.model, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    with attention_kernel("auto", case, first_choice) as kernel:
+        return _run(context, kernel)
+
+
+def _run(context: StageContext, attention: str) -> Outcome:
     config, world = context.config, context.world
     store = ObjectStore.for_storage(config.storage)
     sampler = StageSampler(config, store, world.device, context.cache)
@@ -45,7 +54,7 @@ def run(context: StageContext) -> Outcome:
     peers = WorldPeers()
     missing = peers.from_first(_NUMBERS, _missing(context, store, sampler, drawings) if world.rank == 0 else None)
     by_number, kept = {drawing.video.number: drawing for drawing in drawings}, len(drawings) - len(missing)
-    context.reporter.started(world.size, kept, len(drawings))
+    context.reporter.started(world.size, kept, len(drawings), attention=attention)
     for first in range(0, len(missing), world.size):
         numbers = missing[first : first + world.size]
         _round(context, peers, store, sampler, by_number, numbers, kept + first)

@@ -6,6 +6,7 @@ Shapes: B batch, C latent channels, T latent frames, H rows, W columns, L text t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -33,6 +34,7 @@ from videotrain_trainer.diffusion.flow_matching import (
 from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
 from videotrain_trainer.networks.adaptation import TRANSFORMER_LATENT_LAYERS
 from videotrain_trainer.networks.attention import attention
+from videotrain_trainer.networks.attention_kernels import attention_case, attention_kernel
 from videotrain_trainer.networks.build import build_transformer
 from videotrain_trainer.networks.fp8 import check_device, use_fp8
 from videotrain_trainer.networks.initial import initial_fragments
@@ -42,8 +44,9 @@ from videotrain_trainer.networks.weights import Fragments, load_frozen, open_wei
 from videotrain_trainer.node_cache import NodeCache
 from videotrain_trainer.parallel.activation import transformer_blocks
 from videotrain_trainer.parallel.context import ContextGroup, ContextGroups
-from videotrain_trainer.parallel.peers import WorldPeers
+from videotrain_trainer.parallel.peers import WorldPeers, first_choice
 from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.tasks.train_compile import compile_ahead, programs
 from videotrain_trainer.text.byte_encoder import TextFeatures
 from videotrain_trainer.text.encoders import build_text_encoder
 from videotrain_trainer.training.loop import train
@@ -61,7 +64,11 @@ def run(context: StageContext) -> Outcome:
         ConfigError: model, autoencoder and task do not fit together.
         DataError: the encoded set is missing or damaged.
     """
-    return train(context, FlowObjective, _task(context).steps)
+    task = _task(context)
+    dtype = torch.bfloat16 if task.precision == "bf16" else torch.float32
+    case = attention_case(context.config.model, context.world.device, dtype)
+    with attention_kernel(task.attention, case, first_choice) as kernel:
+        return train(context, partial(FlowObjective, attention=kernel), task.steps)
 
 
 class FlowObjective:
@@ -70,11 +77,12 @@ class FlowObjective:
     Args:
         context: of the stage.
         store: object store.
+        attention: kernel that attention runs on.
     """
 
-    def __init__(self, context: StageContext, store: ObjectStore) -> None:
+    def __init__(self, context: StageContext, store: ObjectStore, attention: str | None = None) -> None:
         config = context.config
-        self.task = _task(context)
+        self.task, self.attention = _task(context), attention
         with torch.device("meta"):
             self.module: MMDiT = build_transformer(config.model, config.autoencoder, config.text_encoder)
         self._config, self._store, self._device = config, store, context.world.device
@@ -84,7 +92,9 @@ class FlowObjective:
         if self.task.fp8:
             check_device(self._device)
             use_fp8(self.module)
-        self._blocks = transformer_blocks(self.module, self.task.parallel)
+        on_gpu = context.world.device.type == "cuda"
+        self._compiled = self.task.compile == "on" or (self.task.compile == "auto" and on_gpu)
+        self._blocks = transformer_blocks(self.module, self.task.parallel, self._compiled)
         self._facts = model_facts(config.model, config.autoencoder)
         self.data: LatentSet = open_latents(store, config)
         self._policies = self._policies_by_bucket()
@@ -139,6 +149,26 @@ class FlowObjective:
         fresh = TRANSFORMER_LATENT_LAYERS if adapt else ()
         return starting_fragments(self.module, initial_weights(self._store, source), own, fresh)
 
+    def compile_ahead(self) -> None:
+        """Compile what the steps will run, for every policy of the bucket table."""
+        if not self._compiled:
+            return
+        wanted = programs(self.data, self._policies, self._facts.patch)
+        dtype = torch.bfloat16 if self.task.precision == "bf16" else torch.float32
+        compile_ahead(
+            self._small_model, wanted, self.data.context_length, self._device, dtype, self.task.validation is not None
+        )
+
+    def _small_model(self) -> MMDiT:
+        config = self._config
+        one_each = {"double_blocks": 1, "single_blocks": 1}
+        model = build_transformer(config.model.model_copy(update=one_each), config.autoencoder, config.text_encoder)
+        if self.task.lora is not None:
+            inject(model, lora_config(self.task.lora))
+        if self.task.fp8:
+            use_fp8(model)
+        return model
+
     def export_metadata(self, _weights: Mapping[str, Tensor], /) -> dict[str, str]:
         """Nothing: whoever draws from the transformer knows the rest from the configuration."""
         return {}
@@ -175,9 +205,7 @@ class FlowObjective:
         """Mean squared error on the held-out samples, given frames included. Collective."""
         if self.task.validation is None:
             raise ConfigError(f"stage {self._config.stage.name!r}: train.validation is not set")
-        self._blocks.recompute(
-            "none"
-        )  # without gradients there is nothing to save, and `selective` would hold on to it
+        self._blocks.recompute("none")  # there is no backward pass, for which `selective` would keep values
 
         def loss(place: int, time: float) -> Tensor:
             held_out, group = self._held_out[place], self._held_out_groups[place]

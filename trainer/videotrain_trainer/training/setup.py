@@ -139,6 +139,8 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     objective = make_objective(context, store)
     task = objective.task
     clock.passed("data")
+    objective.compile_ahead()
+    clock.passed("compile")
     first = None if complete else objective.first_weights()
     options = EngineOptions(
         optimizer=task.optimizer,
@@ -160,7 +162,9 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     run = _assemble(context, store, objective, engine, peers, resumed)
     clock.passed("ready")
     log.info("ready at step %d of %d: %s", step, task.steps, clock)
-    context.reporter.started(world.size, step, task.steps, list(resumed.skipped), clock.phases_us)
+    context.reporter.started(
+        world.size, step, task.steps, list(resumed.skipped), clock.phases_us, attention=objective.attention
+    )
     return run
 
 

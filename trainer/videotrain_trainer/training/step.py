@@ -99,6 +99,13 @@ class Objective(Protocol):
         a checkpoint.
         """
 
+    @property
+    def attention(self) -> str | None:
+        """Kernel that attention runs on; None if the model has none."""
+
+    def compile_ahead(self) -> None:
+        """Compile what the steps will run; called before an engine takes the model and the device's memory."""
+
     def export_metadata(self, weights: Mapping[str, Tensor], /) -> dict[str, str]:
         """What is stored with the final weights for those who load them; on rank 0 alone, after the last step."""
 

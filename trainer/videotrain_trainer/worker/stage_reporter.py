@@ -96,6 +96,7 @@ class StageReporter:
         total_steps: int,
         skipped: list[str] | None = None,
         phases_us: dict[str, int] | None = None,
+        attention: str | None = None,
     ) -> None:
         """This process is ready to work.
 
@@ -105,6 +106,7 @@ class StageReporter:
             total_steps: optimizer steps, or work units of a stage that does not train.
             skipped: newer checkpoints that were refused, with why.
             phases_us: what the start went into, microseconds.
+            attention: kernel that it runs on.
         """
         self.sink.write(
             StartedRecord(
@@ -115,6 +117,7 @@ class StageReporter:
                 total_steps=total_steps,
                 skipped_checkpoints=skipped or [],
                 phases_us=phases_us or {},
+                attention=attention,
             )
         )
 

@@ -28,7 +28,7 @@ def filled(generations=1, rates=None, **measured):
     metrics = AgentMetrics(POD)
     for generation in range(1, generations + 1):
         common = {"generation": generation, "stage": "one"}
-        metrics.record(StartedRecord(**common, at=NOW, world_size=4, resumed_step=5, total_steps=9))
+        metrics.record(StartedRecord(**common, at=NOW, world_size=4, resumed_step=5, total_steps=9, attention="cudnn"))
         metrics.record(
             StepRecord(
                 **common,
