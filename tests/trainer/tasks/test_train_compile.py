@@ -1,4 +1,4 @@
-"""Stages whose blocks are compiled; here traced alone, tests/compiled has Inductor's code."""
+"""Stages whose blocks are compiled: traced by torch.compile, and run by its backend `eager`."""
 
 from typing import get_args
 
