@@ -120,6 +120,15 @@ def train_step(peer: str) -> float:
     return float(measure(ROUNDS, [peer])["ratio_to_peer"][peer])
 
 
+@functools.cache
+def _engine_bytes() -> dict[str, float]:
+    from engine_traffic import measure, peer_name
+
+    found = measure(("zero2", "fsdp2"), (2,), ("float32",))
+    peer = found[peer_name("zero2", "float32")]["bytes_per_parameter"]
+    return {name: found[name]["bytes_per_parameter"] / peer for name in ("zero2", "fsdp2")}
+
+
 def stream_rate() -> float:
     """Samples per second from a real S3 server, beside boto3 with as many threads."""
     from stream_s3 import measure_here
@@ -148,6 +157,8 @@ MEASURES: dict[str, Callable[[], float]] = {
     "operator-bytes": functools.partial(closure_bytes, "videotrain-operator", "kubernetes"),
     "train-step-flux": functools.partial(train_step, "diffusers flux"),
     "train-step-hunyuan-video": functools.partial(train_step, "diffusers hunyuan-video"),
+    "engine-bytes-zero2": lambda: _engine_bytes()["zero2"],
+    "engine-bytes-fsdp2": lambda: _engine_bytes()["fsdp2"],
     "stream-rate": stream_rate,
     "recovery": recovery,
 }
