@@ -78,7 +78,8 @@ def model_state(parameters: Parameters, sharding: Sharding) -> ModelState:
 
 def _gradients(trained: int, stage: int, sharding: Sharding) -> int:
     if stage <= 1:
-        return trained * _FLOAT32
+        # In float32, stage 1 adds up copies of what the backward pass leaves.
+        return trained * _FLOAT32 * (2 if stage == 1 and sharding.float32 else 1)
     # Stage 3 has them twice: as they are reduced, and as the update takes them.
     width = 12 if stage == 3 and not sharding.float32 else _FLOAT32
     return _per(trained * width, sharding.ranks)
@@ -89,7 +90,8 @@ def _buffers(parameters: Parameters, stage: int, width: int, sharding: Sharding)
         # Gradients of one block as they come, and of two in float32 on their way.
         return (width + 2 * _FLOAT32) * parameters.largest_block
     bucket = min(ZERO_BUCKET, parameters.trained)
-    reduced = bucket * (2 * width + _FLOAT32) if stage >= 2 else 0  # two buckets, and one in float32 on its way
+    # Two buckets, and one in float32 on its way. Stage 1 in bfloat16 reduces its float32 gradients where they are.
+    reduced = bucket * (2 * width + _FLOAT32) if stage >= 2 or (stage == 1 and sharding.float32) else 0
     return reduced + (min(ZERO_LIVE, parameters.trained) * width if stage == 3 else 0)
 
 
