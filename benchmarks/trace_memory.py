@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -18,15 +18,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from autoencoder_memory import LiveBytes
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.mmdit.model import DoubleBlock, MMDiT, SingleBlock
 from videotrain_trainer.parallel.activation import KEPT, TrainedBlocks
+from videotrain_trainer.parallel.context import SplitAttention
 
+SHARED = ("heads", "ring3", "ring8")
 POLICIES = ("none", "selective", "full")
 FEATURES = (
     *(f"{stream}_{width}" for stream in ("image", "text") for width in ("hidden", "mlp", "heads", "head", "one")),
@@ -61,7 +65,9 @@ class Sizes:
         self.scratch = scratch
         streams = {("image",): IMAGE, ("text",): TEXT, ("image", "text"): IMAGE + TEXT}
         widths = [({"hidden": i, "mlp": j}, i * HIDDEN + j * MLP) for i, j in product(range(8), range(3))][1:]
-        widths += [({"hidden": 0.5}, HIDDEN // 2), ({"heads": 1}, HEADS), ({"heads": 2}, 2 * HEADS)]
+        # Exchanges between four ranks cut a token's width into quarters.
+        widths += [({"hidden": quarters / 4}, quarters * HIDDEN // 4) for quarters in (1, 2, 3, 6)]
+        widths += [({"heads": 1}, HEADS), ({"heads": 2}, 2 * HEADS)]
         widths += [({"head": n / HEAD}, n) for n in (*AXES, *(a // 2 for a in AXES), HEAD, HEAD // 2)]
         widths += [({"one": 1}, 1), ({"one": 3}, 3)]
         for (names, tokens), (counts, width) in product(streams.items(), widths):
@@ -176,7 +182,26 @@ def free_gradients(module: nn.Module) -> None:
         parameter.register_post_accumulate_grad_hook(lambda x: setattr(x, "grad", None))
 
 
-def trace_eager(kind: str, how: str) -> Trace:
+def shared_attention(name: str, tokens: int = IMAGE + TEXT) -> SplitAttention:
+    """Attention of one of several ranks that share a sequence, by `heads` or in so many parts of a `ring`.
+
+    The ranks are pretended: a group of processes that never exchanges anything.
+    """
+    ranks = 4 if name == "heads" else int(name.removeprefix("ring"))
+    if not dist.is_initialized():
+        dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
+    group = dist.group.WORLD.group_name
+    return SplitAttention(
+        attend=fused_attention,
+        lengths=(tokens,) * ranks,
+        place=0,
+        head_ranks=ranks if name == "heads" else 1,
+        head_group=group,
+        ring_group=group,
+    )
+
+
+def trace_eager(kind: str, how: str, attend: Callable[..., Tensor] = fused_attention) -> Trace:
     """One block as torch runs it operation by operation."""
     with torch.device("meta"):
         block = (DoubleBlock if kind == "double" else SingleBlock)(config()).to(torch.bfloat16)
@@ -186,7 +211,7 @@ def trace_eager(kind: str, how: str) -> Trace:
         live = LiveVectors(Sizes())
         live.leave_out((*block.parameters(), *streams, vec, *rope))
         with live:
-            out = block(*streams, vec, rope, fused_attention)
+            out = block(*streams, vec, rope, attend)
             outs = list(out) if isinstance(out, tuple) else [out]
             forward, kept = live.events, live.live
             live.events = []
@@ -306,6 +331,7 @@ from typing import Final, Literal, NamedTuple
 
 Kernels = Literal["eager", "compiled"]
 Kind = Literal["double", "single"]
+Shared = Literal["heads", "ring3", "ring8"]
 Vector = tuple[float, ...]
 """Bytes per unit of each of FEATURES."""
 
@@ -330,7 +356,15 @@ def traces(kernels: str) -> dict[tuple[str, str, str], Trace]:
     return {(kernels, how, kind): trace(kind, how) for how, kind in product(POLICIES, ("double", "single"))}
 
 
-def text_of(edges: Trace, blocks: dict[tuple[str, str, str], Trace]) -> str:
+def shared_traces() -> dict[tuple[str, str, str], Trace]:
+    """Every block under every policy where ranks share sequences."""
+    return {
+        (name, how, kind): trace_eager(kind, how, shared_attention(name))
+        for name, how, kind in product(SHARED, POLICIES, ("double", "single"))
+    }
+
+
+def text_of(edges: Trace, blocks: dict[tuple[str, str, str], Trace], shared: dict[tuple[str, str, str], Trace]) -> str:
     lines = ["FEATURES: Final = (", *(f'    "{name}",' for name in FEATURES), ")"]
     lines += ['"""Tokens of image and text by the width of what a token has; see `videotrain_api.cost.memory`."""']
     lines += ["", "# fmt: off", f"EDGES: Final = {code(edges)}"]
@@ -340,7 +374,16 @@ def text_of(edges: Trace, blocks: dict[tuple[str, str, str], Trace]) -> str:
         *(f"    {key!r}: {code(trace)},".replace("'", '"') for key, trace in blocks.items()),
         "}",
     ]
-    lines += ['"""By kernels, policy of recomputation and kind of block."""', "# fmt: on"]
+    lines += ['"""By kernels, policy of recomputation and kind of block."""']
+    lines += [
+        "SHARED: Final = {",
+        *(f"    {key!r}: {code(trace)},".replace("'", '"') for key, trace in shared.items()),
+        "}",
+    ]
+    lines += [
+        '"""Eager blocks where ranks share a sequence, by heads or in parts of a ring, by one rank\'s tokens."""',
+        "# fmt: on",
+    ]
     return HEADER + "\n".join(lines) + "\n"
 
 
@@ -354,15 +397,14 @@ def code(trace: Trace) -> str:
     return f"Trace(\n    {vector(trace.kept)},\n    {vectors(trace.forward)},\n    {vectors(trace.backward)},\n)"
 
 
-def stale(kernels: str, edges: Trace, blocks: dict[tuple[str, str, str], Trace]) -> list[str]:
-    """What the file says otherwise."""
+def stale(edges: Trace, blocks: dict[tuple[str, str, str], Trace]) -> list[str]:
+    """Names of traces that the file tells otherwise."""
     from videotrain_api.cost import traced
 
     found = [] if traced.FEATURES == FEATURES else ["FEATURES"]
-    for name, trace in [("EDGES", edges), *((key, blocks[key]) for key in blocks if key[0] == kernels)]:
-        space = {"Trace": traced.Trace}
-        there = traced.EDGES if name == "EDGES" else traced.BLOCKS.get(name)
-        if eval(code(trace), space) != there:
+    told = {"EDGES": traced.EDGES, **traced.BLOCKS, **traced.SHARED}
+    for name, trace in {"EDGES": edges, **blocks}.items():
+        if eval(code(trace), {"Trace": traced.Trace}) != told.get(name):
             found.append(str(name))
     return found
 
@@ -373,16 +415,17 @@ def main() -> int:
     parser.add_argument("action", choices=["write", "check"])
     parser.add_argument("--compiled", action="store_true", help="check compiled blocks, too; takes minutes")
     options = parser.parse_args()
-    edges, blocks = trace_edges(), traces("eager")
+    edges, blocks, shared = trace_edges(), traces("eager"), shared_traces()
     if options.compiled or options.action == "write":
         import inductor_for_h200
 
+        dist.destroy_process_group()
         inductor_for_h200.pretend()
         blocks |= traces("compiled")
     if options.action == "write":
-        FILE.write_text(text_of(edges, blocks), "utf-8")
+        FILE.write_text(text_of(edges, blocks, shared), "utf-8")
         return 0
-    old = [name for kernels in ("eager", "compiled") for name in stale(kernels, edges, blocks)]
+    old = stale(edges, {**blocks, **shared})
     sys.stderr.writelines(
         f"{FILE}: {name} is not what the model does; run: python {sys.argv[0]} write\n" for name in old
     )

@@ -8,7 +8,7 @@ backward, beside what the engine holds (`model_state`), and the largest moment i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from videotrain_api.cost import traced
@@ -36,6 +36,10 @@ class MicroBatch:
     compiled: bool = True
     """Blocks run fused by torch.compile, not one operation after another."""
     float32: bool = False
+    shares_heads: bool = False
+    """GPUs of a node share the sequence and split its heads for attention."""
+    ring_parts: int = 1
+    """Parts of the sequence that take turns in attention, on other GPUs."""
 
 
 class GpuMemory(ApiModel):
@@ -127,9 +131,28 @@ def _runs(shape: MmditShape, batch: MicroBatch) -> list[_Run]:
         policies: tuple[tuple[Recompute, int], ...] = ((batch.recompute, recomputed), ("none", blocks - recomputed))
         for policy, count in policies:
             if count:
-                trace = traced.BLOCKS[kernels, policy, kind]
-                found.append(_evaluated(shape, batch, trace, count))
+                block = _evaluated(shape, batch, traced.BLOCKS[kernels, policy, kind], count)
+                found.append(_shared(shape, batch, block, policy, kind))
     return found
+
+
+def _shared(shape: MmditShape, batch: MicroBatch, block: _Run, policy: Recompute, kind: traced.Kind) -> _Run:
+    """The block with what sharing a sequence adds to it, taken from blocks that run operation by operation."""
+    alone = _evaluated(shape, batch, traced.BLOCKS["eager", policy, kind], 1)
+    if batch.shares_heads:
+        heads = _evaluated(shape, batch, traced.SHARED["heads", policy, kind], 1)
+        block = _more(block, heads.kept - alone.kept, heads.forward - alone.forward, heads.backward - alone.backward)
+    if batch.ring_parts > 1:
+        few, many = (_evaluated(shape, batch, traced.SHARED[name, policy, kind], 1) for name in ("ring3", "ring8"))
+        # What is kept grows with every part alike; what a part needs in passing is there from three of them on.
+        grown = (many.kept - few.kept) * (batch.ring_parts - 3) / 5
+        passing = (few.forward - alone.forward + grown, few.backward - alone.backward + grown)
+        block = _more(block, few.kept - alone.kept + grown, *passing)
+    return block
+
+
+def _more(block: _Run, kept: float, forward: float, backward: float) -> _Run:
+    return replace(block, kept=block.kept + kept, forward=block.forward + forward, backward=block.backward + backward)
 
 
 def _evaluated(shape: MmditShape, batch: MicroBatch, trace: traced.Trace, blocks: int) -> _Run:

@@ -19,6 +19,7 @@ from videotrain_api.resource.stages import (
     Stage,
     TrainTask,
     node_counts,
+    ulysses_degree,
 )
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 from videotrain_api.schema import ApiModel
@@ -121,6 +122,8 @@ class TrainMemory:
         row = self.task.buckets[number]
         setting = setting or self.setting(row)
         image, text = self._tokens(row, setting.context_parallel)
+        gpus_per_node = self.run.spec.pool.gpus_per_node
+        heads = ulysses_degree(setting.context_parallel, gpus_per_node, self.shape.heads)
         batch = MicroBatch(
             samples=setting.batch_size,
             image_tokens=image,
@@ -129,6 +132,8 @@ class TrainMemory:
             recomputed=setting.recomputed,
             compiled=setting.compiled,
             float32=self.task.precision == "fp32",
+            shares_heads=heads > 1,
+            ring_parts=setting.context_parallel // heads,
         )
         sharding = Sharding(
             engine=setting.engine,

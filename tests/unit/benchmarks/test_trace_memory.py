@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 import trace_memory
 from autoencoder_memory import LiveBytes
@@ -23,17 +24,26 @@ NOTHING = ModelState(0, 0, 0, 0, 0)
 PATCH, CONDITION, CONTEXT, POOLED = 64, 68, 4096, 768
 
 
-def test_the_table_is_what_the_model_does():
-    blocks = trace_memory.traces("eager")
-    assert trace_memory.stale("eager", trace_memory.trace_edges(), blocks) == []
+def test_the_table_is_what_the_model_does(pretended_ranks):
+    blocks, shared = trace_memory.traces("eager"), trace_memory.shared_traces()
+    assert trace_memory.stale(trace_memory.trace_edges(), {**blocks, **shared}) == []
     assert set(traced.BLOCKS) == {(kernels, *rest) for kernels, (_, *rest) in product(("eager", "compiled"), blocks)}
+    assert set(traced.SHARED) == set(shared)
 
 
 def test_a_changed_block_is_noticed(monkeypatch):
     blocks = trace_memory.traces("eager")
     kept = blocks["eager", "full", "single"].kept + 1
     blocks["eager", "full", "single"] = blocks["eager", "full", "single"]._replace(kept=kept)
-    assert trace_memory.stale("eager", trace_memory.trace_edges(), blocks) == [str(("eager", "full", "single"))]
+    assert trace_memory.stale(trace_memory.trace_edges(), blocks) == [str(("eager", "full", "single"))]
+
+
+@pytest.fixture
+def pretended_ranks():
+    """The process group that `shared_attention` makes goes after the test."""
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def shape_of(hidden: int, heads: int, ratio: float, double: int, single: int) -> MmditShape:
@@ -51,7 +61,7 @@ def shape_of(hidden: int, heads: int, ratio: float, double: int, single: int) ->
     )
 
 
-def traced_peak(shape: MmditShape, batch: MicroBatch) -> int:
+def traced_peak(shape: MmditShape, batch: MicroBatch, attend=fused_attention) -> int:
     """Bytes beside the weights, counted over a whole step of the whole model."""
     config = replace(
         trace_memory.config(shape.double_blocks, shape.single_blocks),
@@ -72,7 +82,7 @@ def traced_peak(shape: MmditShape, batch: MicroBatch) -> int:
         def loss() -> torch.Tensor:
             given = (torch.empty(*size) for size in ((*image, PATCH), (*image, 3), (*text, CONTEXT), (*text, 3)))
             vectors = torch.empty(batch.samples), torch.empty(batch.samples, POOLED)
-            out = model(*given, *vectors, torch.empty(*image, CONDITION), attend=fused_attention)
+            out = model(*given, *vectors, torch.empty(*image, CONDITION), attend=attend)
             return F.mse_loss(out.float(), torch.empty(*image, PATCH))
 
         held = live.now
@@ -104,3 +114,15 @@ def test_the_formula_tells_the_peak_of_models_that_it_was_not_taken_from(shape, 
     told = gpu_memory(shape, NOTHING, batch)
     # Never too little; at most a block's temporaries beside inputs that are gone by then.
     assert counted <= told.total - RESERVE <= 1.05 * counted
+
+
+@pytest.mark.parametrize("policy", ["none", "selective", "full"])
+@pytest.mark.parametrize(
+    ("name", "sharing"), [("heads", {"shares_heads": True}), ("ring3", {"ring_parts": 3}), ("ring5", {"ring_parts": 5})]
+)
+def test_the_formula_knows_what_ranks_that_share_a_sequence_exchange(pretended_ranks, name, sharing, policy):
+    shape, batch = shape_of(1536, 12, 4.0, 2, 3), replace(batch_of(1, 10_000, 128, policy), **sharing)
+    attend = trace_memory.shared_attention(name, batch.image_tokens + batch.text_tokens)
+    counted = traced_peak(shape, batch, attend)
+    # What comes and goes is taken from a ring of three, and a part less as more is kept.
+    assert counted <= gpu_memory(shape, NOTHING, batch).total - RESERVE <= 1.08 * counted
