@@ -37,7 +37,7 @@ def samples_of(manifest, stage, row):
     """Samples of a step of a row."""
     task = manifest["spec"]["stages"][stage]["train"]
     bucket = task["buckets"][row]
-    return bucket["batchSize"] * bucket.get("microBatches", task["parallel"]["microBatchesPerStep"])
+    return bucket["batchSize"] * bucket.get("microBatches", task["parallel"].get("microBatchesPerStep", 1))
 
 
 def refusals(manifest):
@@ -73,13 +73,19 @@ def test_only_the_row_that_does_not_fit_is_named(recipe):
 def test_the_longest_clips_are_refused_if_everything_is_kept_on_one_gpu(recipe):
     last = len(recipe["spec"]["stages"][2]["train"]["buckets"]) - 1
     for policy in ("none", "selective"):
-        problems = refusals(changed(recipe, 2, last, recompute=policy, contextParallel=1, batchSize=1))
+        alone = {"contextParallel": 1, "batchSize": 1, "microBatches": 192}
+        problems = refusals(changed(recipe, 2, last, recompute=policy, **alone))
         assert [p.path for p in problems] == [f"spec.stages[2].train.buckets[{last}].batchSize"]
 
 
 @pytest.mark.parametrize(
     ("stage", "row", "batches", "fields"),
-    [(0, 1, 4, {}), (1, 0, 8, {}), (0, 3, 2, {"recompute": "none", "batchSize": 4}), (2, 4, 1, {"recompute": "none"})],
+    [
+        (0, 1, 4, {}),
+        (1, 0, 8, {}),
+        (0, 3, 2, {"recompute": "none", "batchSize": 4}),
+        (2, 4, 1, {"recompute": "none", "contextParallel": 2}),
+    ],
 )
 def test_each_setting_that_a_refusal_advises_is_accepted(recipe, stage, row, batches, fields):
     manifest = changed(recipe, stage, row, batches=batches, **fields)
