@@ -81,6 +81,22 @@ STEP_SECONDS: Final = _agent(
 WORLD_SPREAD_RATIO: Final = _agent(
     "world_spread_ratio", "gauge", "Slowest minus fastest compute time of the ranks in the last step over their mean."
 )
+STRAGGLER_RATIO: Final = _agent(
+    "straggler_ratio", "gauge", "How much longer than the median the slowest rank took for a micro-batch, last step."
+)
+SLOWEST_STEPS: Final = _agent(
+    "slowest_steps_total", "counter", "Steps in which a rank of this pod was the slowest of the world."
+)
+STEP_PART_SECONDS: Final = _agent(
+    "step_part_seconds_total",
+    "counter",
+    "Time of steps in seconds by what the ranks did: forward, backward, communication that nothing hides, optimizer.",
+    "seconds",
+    ("part",),
+)
+MEMORY_PEAK_BYTES: Final = _agent(
+    "memory_peak_bytes", "gauge", "Most bytes that a GPU of the world held in the last 20 steps.", "bytes"
+)
 SAMPLES: Final = _agent("samples_total", "counter", "Samples of the whole world that were trained on or processed.")
 TOKENS: Final = _agent("tokens_total", "counter", "Image and text tokens of the whole world that were trained on.")
 MODEL_FLOPS: Final = _agent(
@@ -92,6 +108,12 @@ MFU_RATIO: Final = _agent(
     "mfu_ratio",
     "gauge",
     "Model FLOPs per second over the dense bf16 peak of the world's GPUs, last 20 steps; none if a peak is not known.",
+)
+HFU_RATIO: Final = _agent(
+    "hfu_ratio", "gauge", "The same as the MFU with what is computed again in the backward pass, last 20 steps."
+)
+USEFUL_MFU_RATIO: Final = _agent(
+    "useful_mfu_ratio", "gauge", "The same as the MFU as if no text were padded, last 20 steps."
 )
 SAMPLES_PER_SECOND: Final = _agent("samples_per_second", "gauge", "Samples per second of the world, last 20 steps.")
 TOKENS_PER_SECOND: Final = _agent("tokens_per_second", "gauge", "Tokens per second of the world, last 20 steps.")

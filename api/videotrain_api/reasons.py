@@ -46,6 +46,9 @@ class Reason(StrEnum):
     PODS_READY = "PodsReady"
     POD_PUT_BACK = "PodPutBack"
     POD_NOT_ALLOWED = "PodNotAllowed"
+    PROFILE_FAILED = "ProfileFailed"
+    PROFILE_REFUSED = "ProfileRefused"
+    PROFILE_STORED = "ProfileStored"
     QUEUED = "Queued"
     PASSES_FAIL = "PassesFail"
     PASSES_SUCCEED = "PassesSucceed"
@@ -156,6 +159,9 @@ class Message(StrEnum):
         "pods are billed all the same"
     )
     POD_SILENT = "pod {pod} does not answer and its peers lost it"
+    PROFILE_FAILED = "trace {number}: {stored} stored. {why}"
+    PROFILE_REFUSED = "annotation {annotation}: {why}"
+    PROFILE_STORED = "trace {number}: {stored} stored in {folder}"
     QUEUE = "queue {queue}: {admitted} pods are admitted, {gated} wait"
     RECOVERED = (
         "generation {number} trains with {nodes} nodes from step {step} on; {lost} steps were lost, and it took "
@@ -385,6 +391,9 @@ NOTICES: Final[tuple[Notice, ...]] = (
     *_told("Normal", GenerationReason.RESUMED, Message.RESUMED, NOTHING),
     _held(Condition.SUSPENDED, "False", GenerationReason.RESUMED),
     *_told("Normal", Reason.STAGE_SUCCEEDED, Message.STAGE_SUCCEEDED, NOTHING),
+    *_told("Normal", Reason.PROFILE_STORED, Message.PROFILE_STORED, "Open the traces in ui.perfetto.dev."),
+    *_told("Warning", Reason.PROFILE_FAILED, Message.PROFILE_FAILED, "Ask again; training was not disturbed."),
+    *_told("Warning", Reason.PROFILE_REFUSED, Message.PROFILE_REFUSED, "Correct the annotation."),
     *_told("Normal", Reason.SUCCEEDED, Message.ALL_STAGES, NOTHING),
     _held(Condition.COMPLETE, "True", Reason.ALL_STAGES_SUCCEEDED),
     *_told("Warning", Reason.FAILED, Message.FAILED, "See the reason, which is that of the condition Failed."),

@@ -26,6 +26,17 @@ class RosterMember(ApiModel):
     """UID of the pod: one that has the name later is no member."""
 
 
+class ProfileRequest(ApiModel):
+    """Ranks that are to trace some of their steps."""
+
+    number: int = Field(ge=1)
+    """Rises with every request of the run."""
+    steps: int = Field(ge=1, le=100)
+    """Steps to trace, from the next one on."""
+    ranks: list[int] = Field(max_length=64)
+    """Ranks that are to do so; none once it was done."""
+
+
 class Roster(ApiModel):
     """Who is in the world. Members are in order of node rank; the first one leads."""
 
@@ -54,12 +65,17 @@ class Roster(ApiModel):
     """Newest step of the stage that is known to be saved; 0 for none. Workers that find less stored refuse to begin."""
     drain: bool = True
     """Workers of the generation before may finish their step and save first; false after a fault."""
+    profile: ProfileRequest | None = None
+    """The newest request for traces, if there was one."""
     created_at: datetime | None = None
     """When it was published."""
 
-    def order(self) -> tuple[int, bool]:
-        """Compares rosters of one run: an agent obeys the highest that it has seen, run(1) < stop(1) < run(2)."""
-        return self.generation, self.action == "stop"
+    def order(self) -> tuple[int, bool, int]:
+        """Compares rosters of one run: an agent obeys the highest that it has seen, run(1) < stop(1) < run(2).
+
+        One that only asks for a trace lies between the first and the second; its world stays as it is.
+        """
+        return self.generation, self.action == "stop", self.profile.number if self.profile else 0
 
     def rank(self, pod_uid: str) -> int | None:
         """Node rank of a pod; None if it is no member, and then drains and stays idle."""
@@ -208,6 +224,22 @@ class CheckpointRecord(Record):
     """Time for which training stood still for it, microseconds."""
 
 
+class ProfileRecord(Record):
+    """A rank has traced some of its steps."""
+
+    kind: Literal["profile"] = "profile"
+    number: int
+    """Of the request."""
+    rank: int
+    at: datetime
+    first_step: int
+    last_step: int
+    uri: str
+    """Where the trace is: JSON for Perfetto or chrome://tracing, gzip."""
+    error: str = ""
+    """Why it is not there; empty if it is."""
+
+
 class CurationCounts(ApiModel):
     """What a curate stage kept and dropped."""
 
@@ -265,12 +297,39 @@ TrainerRecord = Annotated[
     | CheckpointRecord
     | HousekeepingRecord
     | CurationRecord
+    | ProfileRecord
     | WorkerExit,
     Field(discriminator="kind"),
 ]
 """Anything that a worker tells."""
 TRAINER_RECORD: TypeAdapter[TrainerRecord] = TypeAdapter(TrainerRecord)
 """Parses one line of records-<generation>-<local rank>.jsonl."""
+
+
+class Straggler(ApiModel):
+    """A rank that often was the slowest of the world."""
+
+    rank: int
+    steps: int
+    """Steps of the generation in which it took longest to compute a micro-batch."""
+    share: float
+    """The same over all steps of the generation; in an even world every rank has one share of many."""
+    ratio: float
+    """How much longer than the median it took in these steps, mean, such as 0.25 for a quarter."""
+
+
+class StoredProfile(ApiModel):
+    """What one rank made of a request for a trace."""
+
+    number: int
+    """Of the request."""
+    rank: int
+    first_step: int
+    last_step: int
+    uri: str
+    """Where it is."""
+    error: str = ""
+    """Why it is not there; empty if it is."""
 
 
 class SavedPoint(ApiModel):
@@ -351,6 +410,16 @@ class GenerationProgress(ApiModel):
     mfu: float | None = None
     """model_flops_per_second over the dense bf16 peak of the world's GPUs, such as 0.41; None if the peak
     of a kind of GPU is not known."""
+    hfu: float | None = None
+    """The same with what is computed again in the backward pass."""
+    useful_mfu: float | None = None
+    """The same as mfu as if no text were padded."""
+    memory_bytes: int | None = None
+    """Most bytes that a GPU of the world held in the last 20 steps; on the CPU, a process so far."""
+    profiles: list[StoredProfile] = Field(default_factory=list)
+    """Traces that were asked for, oldest first; the newest 16."""
+    stragglers: list[Straggler] = Field(default_factory=list, max_length=8)
+    """The ranks that were slowest most often, at most three; empty in a world of one."""
 
     def seconds_per_step(self, least: int) -> float | None:
         """Mean over the steps but the first, which compiles and warms up.
@@ -390,6 +459,7 @@ class AgentProgress(ApiModel):
             saved = current.saved[-1].step if current.saved else None
             times = (current.started_at, current.first_step_at, current.ended_at)
             facts += [current.generation, current.state, saved, current.exit is not None, *map(str, times)]
+            facts.append(len(current.profiles))
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

@@ -23,6 +23,8 @@ LABEL_COST_CENTER: Final = "videotrain.dev/cost-center"
 
 ANNOTATION_PRICE: Final = "videotrain.dev/price"
 """On every worker pod: `PRICE CURRENCY` per GPU-hour when the pod was created; the bill uses this snapshot."""
+ANNOTATION_PROFILE: Final = "videotrain.dev/profile"
+"""On a run: asks for a trace of some steps, such as `steps=3 ranks=0,8`; see resource.profiles."""
 ANNOTATION_SUSPENDED_BY: Final = "videotrain.dev/suspended-by"
 """Who set spec.suspend; `videotrain local` resumes only what its own Ctrl-C suspended."""
 
@@ -151,6 +153,15 @@ class GenerationReason(StrEnum):
     PREEMPTED = "Preempted"
     GROW = "Grow"
     SHRINK = "Shrink"
+
+
+class ProfileState(StrEnum):
+    """What became of a request for traces."""
+
+    REQUESTED = "Requested"
+    STORED = "Stored"
+    FAILED = "Failed"
+    REFUSED = "Refused"
 
 
 class Bucket(StrEnum):

@@ -26,6 +26,7 @@ examples:
   videotrain check manifests/examples/demo.yaml
   videotrain render manifests/examples/demo.yaml
   videotrain get --workdir run1
+  videotrain profile --workdir run1 --steps 3 --ranks 0,1
   videotrain cluster up --nodes 2 --gpus-per-node 8
 """
 Handler = Callable[[argparse.Namespace], int]
@@ -75,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_render(commands)
     _add_get(commands)
+    _add_profile(commands)
     _add_cluster(commands)
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(handler=_version)
@@ -180,6 +182,20 @@ def _add_get(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(handler=_get)
 
 
+def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "profile",
+        help="trace some training steps of a local run",
+        description="Ask a local run for a trace of its next training steps by torch's profiler. It is stored in the "
+        "stage's folder of the run's object store; `videotrain get` shows where. On a cluster, set the annotation "
+        "videotrain.dev/profile of the run, such as 'steps=3 ranks=0,8'.",
+    )
+    parser.add_argument("--workdir", type=_folder, required=True, metavar="W", help="working directory of `local`")
+    parser.add_argument("--steps", default="3", metavar="N", help="steps to trace (default 3)")
+    parser.add_argument("--ranks", default="0", metavar="N,N", help="ranks that do so (default 0)")
+    parser.set_defaults(handler=_profile)
+
+
 def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "cluster",
@@ -280,6 +296,12 @@ def _get(options: argparse.Namespace) -> int:
     from videotrain.commands.get import print_state
 
     return print_state(options.workdir, as_json=options.json)
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from videotrain.commands.profile import ask_for_profile
+
+    return ask_for_profile(options.workdir, options.steps, options.ranks)
 
 
 def _cluster_up(options: argparse.Namespace) -> int:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
+
+PROFILE_REQUEST: Final = "profile-request"
+"""In a working directory: the wish for a trace, until the session that runs there has put it on the run."""
 
 
 def replace_file(path: Path, content: bytes | str, *, private: bool = False) -> None:

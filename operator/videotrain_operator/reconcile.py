@@ -15,7 +15,7 @@ from typing import Final
 from videotrain_api.resource.stored_status import with_unknown_fields
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import Json, ManifestError
-from videotrain_api.vocabulary import KIND, Phase
+from videotrain_api.vocabulary import ANNOTATION_PROFILE, KIND, Phase
 from videotrain_operator.cluster.agents import Agents
 from videotrain_operator.cluster.apply import apply, tell_nobody, whenever_changed
 from videotrain_operator.cluster.arrivals import ARRIVAL_SECONDS, Arrivals
@@ -223,7 +223,8 @@ class RunLoop:
         body = event.object
         if body["kind"] == KIND:
             head = body["metadata"]
-            desired = (event.type == "DELETED", head.get("generation"), head.get("deletionTimestamp"))
+            asked = (head.get("annotations") or {}).get(ANNOTATION_PROFILE)
+            desired = (event.type == "DELETED", head.get("generation"), head.get("deletionTimestamp"), asked)
             if desired == self._desired:
                 return
             self._desired = desired

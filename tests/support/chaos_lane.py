@@ -148,7 +148,7 @@ class Lane:
     def _see_roster(self, roster: Roster) -> None:
         known = next((r for r in self.rosters if r.order() == roster.order()), None)
         if known is None:
-            newest = max((r.order() for r in self.rosters), default=(0, False))
+            newest = max((r.order() for r in self.rosters), default=(0, False, 0))
             if roster.order() < newest:
                 self.problems.append(f"roster {roster.order()} came up after {newest}")
             self.rosters.append(roster)

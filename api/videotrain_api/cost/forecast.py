@@ -15,6 +15,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from videotrain_api.config import presets
+from videotrain_api.config.text_classes import planned_text
 from videotrain_api.cost import autoencoder_flops, flops, step_time
 from videotrain_api.cost.gpus import PEAK_FLOPS
 from videotrain_api.cost.overheads import STATE_BYTES, Interruptions, Overheads, overheads
@@ -177,7 +178,8 @@ def row_time(run: VideoTrainingRun, task: TrainTask, bucket: Bucket, gpus: int, 
     model, autoencoder = presets.complete_transformer(spec.model), presets.complete_autoencoder(spec.autoencoder)
     tokens, degree = flops.bucket_tokens(model, autoencoder, bucket), layout.degree_of(bucket)
     ring = degree // ulysses_degree(degree, spec.pool.gpus_per_node, model.num_heads or 1)
-    size = step_time.RowSize(tokens, spec.text_encoder.max_tokens, bucket.batch_size, degree, ring)
+    text = planned_text(task.attend_padding, spec.text_encoder.max_tokens)
+    size = step_time.RowSize(tokens, text, bucket.batch_size, degree, ring)
     rounds = -(-layout.micro_batches_of(bucket) // max(1, gpus // degree))
     shape = flops.run_shape(run)
     return step_time.step_time(shape, size, rounds, gpus, features(task, bucket, shape), rates)

@@ -11,9 +11,10 @@ from typing import Final
 from pydantic import Field
 
 from videotrain_api.config import aspect, presets
+from videotrain_api.config.text_classes import PLANNED_CAPTION_TOKENS, planned_text
 from videotrain_api.cost import autoencoder_flops, flops
 from videotrain_api.cost.gpus import PEAK_FLOPS
-from videotrain_api.resource.stages import Bucket, ParallelLayout, SampleTask, Stage
+from videotrain_api.resource.stages import Bucket, ParallelLayout, SampleTask, Stage, TrainTask
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ApiModel
 
@@ -43,6 +44,8 @@ class StageWork(ApiModel):
     """Image and text tokens of one step, mean over the bucket rows; 0 where there are none."""
     flops_per_step: float
     """Model FLOPs of one step, mean over the bucket rows."""
+    assumed_caption_tokens: int | None = None
+    """Length of a caption where padding is not attended to; None where all are padded to the longest."""
     rows: list[RowWork] = Field(default_factory=list)
     """The bucket rows, each step being one of them; empty for sample stages."""
 
@@ -55,13 +58,14 @@ def stage_work(run: VideoTrainingRun, stage: Stage) -> StageWork | None:
     """
     if stage.train:
         layout, buckets = stage.train.parallel, stage.train.buckets
-        rows = [_train_row(run, layout, bucket) for bucket in buckets]
+        rows = [_train_row(run, stage.train, bucket) for bucket in buckets]
         samples, tokens, work = (fmean(column) for column in zip(*rows, strict=True))
         return StageWork(
             steps=stage.train.steps,
             samples_per_step=samples,
             tokens_per_step=tokens,
             flops_per_step=work,
+            assumed_caption_tokens=None if stage.train.attend_padding else PLANNED_CAPTION_TOKENS,
             rows=[_row_work(layout, bucket, row[2]) for bucket, row in zip(buckets, rows, strict=True)],
         )
     if stage.autoencoder:
@@ -83,11 +87,12 @@ def _waiting(row: RowWork, gpus: int) -> float:
     return -(-row.micro_batches // groups) * groups / row.micro_batches
 
 
-def _train_row(run: VideoTrainingRun, layout: ParallelLayout, bucket: Bucket) -> tuple[int, int, int]:
+def _train_row(run: VideoTrainingRun, task: TrainTask, bucket: Bucket) -> tuple[int, int, int]:
     spec = run.spec
     model, autoencoder = presets.complete_transformer(spec.model), presets.complete_autoencoder(spec.autoencoder)
-    image, text = flops.bucket_tokens(model, autoencoder, bucket), spec.text_encoder.max_tokens
-    samples = layout.micro_batches_of(bucket) * bucket.batch_size
+    image = flops.bucket_tokens(model, autoencoder, bucket)
+    text = planned_text(task.attend_padding, spec.text_encoder.max_tokens)
+    samples = task.parallel.micro_batches_of(bucket) * bucket.batch_size
     shape = flops.mmdit_shape(model, autoencoder, spec.text_encoder)
     return samples, samples * (image + text), samples * flops.train_flops(shape, image, text)
 

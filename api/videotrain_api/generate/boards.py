@@ -223,7 +223,31 @@ RUN: Final = Board(
             (
                 Panel("Samples per second", ((_of_leader(m.SAMPLES_PER_SECOND), "{{stage}}"),)),
                 Panel("Tokens per second", ((_of_leader(m.TOKENS_PER_SECOND), "{{stage}}"),)),
-                Panel("MFU", ((_of_leader(m.MFU_RATIO), "{{stage}}"),), "percentunit"),
+                Panel(
+                    "Utilisation of the GPUs",
+                    (
+                        (_of_leader(m.MFU_RATIO), "MFU, {{stage}}"),
+                        (_of_leader(m.HFU_RATIO), "HFU, {{stage}}"),
+                        (_of_leader(m.USEFUL_MFU_RATIO), "useful MFU, {{stage}}"),
+                    ),
+                    "percentunit",
+                    help="HFU counts what is computed again in the backward pass; useful MFU leaves padded text out.",
+                ),
+                Panel(
+                    "Where the time of a step goes",
+                    (
+                        (
+                            f"max by (part) (rate({m.STEP_PART_SECONDS.name}{_RUN}{_STEP}))",
+                            "{{part}}",
+                        ),
+                        (f"max(rate({m.DATA_STALL_SECONDS.name}{_RUN}{_STEP}))", "waiting for data"),
+                        (f"max(rate({m.CHECKPOINT_STALL_SECONDS.name}{_RUN}{_STEP}))", "waiting for a checkpoint"),
+                    ),
+                    "percentunit",
+                    "stack",
+                    help="Seconds of each second. Communication that hides behind computation is not in it.",
+                ),
+                Panel("Most memory held by a GPU", ((_of_leader(m.MEMORY_PEAK_BYTES), "{{stage}}"),), "bytes"),
                 Panel(
                     "Step time",
                     ((_p(0.5, m.STEP_SECONDS, _RUN), "p50"), (_p(0.99, m.STEP_SECONDS, _RUN), "p99")),
@@ -242,6 +266,19 @@ RUN: Final = Board(
                     ((_of_leader(m.WORLD_SPREAD_RATIO), "{{stage}}"),),
                     "percentunit",
                     help="Slowest minus fastest over the mean; a straggler holds everybody up by this share.",
+                ),
+                Panel(
+                    "Pods whose ranks are slowest most often",
+                    (
+                        (
+                            f"topk(5, max by (pod) (rate({m.SLOWEST_STEPS.name}{_RUN}{_STEP})))"
+                            f" / scalar(max(rate({m.STEP_SECONDS.name}_count{_RUN}{_STEP})))",
+                            "{{pod}}",
+                        ),
+                        (_of_leader(m.STRAGGLER_RATIO), "slowest rank over the median, {{stage}}"),
+                    ),
+                    "percentunit",
+                    help="Share of the steps. In an even world all pods take turns.",
                 ),
                 Panel(
                     "Samples, tokens and FLOPs an hour",

@@ -300,6 +300,10 @@ class TrainTask(ApiModel):
     """Mix of text-only and image/video conditioned samples."""
     text_dropout: float = Field(default=0.31622777, ge=0, lt=1)
     """Probability of dropping each text feature on its own; the default gives 10 % without any text."""
+    attend_padding: bool = True
+    """Pad every caption to textEncoder.maxTokens and attend to the padding, as the released weights were trained. Off,
+    a caption is padded to the next of 96, 160, 256 and 512 tokens, and batches hold captions of one such length. Sets
+    that are encoded already serve either way."""
     motion_score: bool = True
     """Append the clip's motion score to its caption."""
     fps_in_prompt: bool = True

@@ -174,6 +174,37 @@ class OutageStatus(ApiModel):
     """The same in money."""
 
 
+class TraceStatus(ApiModel):
+    """The trace of one rank."""
+
+    rank: int
+    first_step: int
+    last_step: int
+    uri: str
+    """Where it is in the object store."""
+    error: str = ""
+    """Why it is not there; empty if it is."""
+
+
+class ProfileStatus(ApiModel):
+    """The newest request for traces of training steps, made by an annotation."""
+
+    request: str
+    """The annotation's value; empty once the annotation was removed, after which the same value is a new request."""
+    number: int
+    """Rises with every request."""
+    state: str
+    """See vocabulary.ProfileState: Requested, Stored, Failed or Refused."""
+    steps: int | None = None
+    """Steps to trace; unset if it was refused."""
+    ranks: list[int] = Field(default_factory=list)
+    """Ranks that are asked."""
+    message: str = ""
+    """For people."""
+    traces: list[TraceStatus] = Field(default_factory=list)
+    """What is there so far, by rank."""
+
+
 class PodGroupStatus(ApiModel):
     """Pods that the queue admits together, all or none."""
 
@@ -208,6 +239,10 @@ class ThroughputStatus(ApiModel):
     mfu_percent: float | None = None
     """Model FLOPs per second divided by the GPUs' dense bf16 peak; recomputation not counted. None if that peak is not
     known; mfuUnknown says why."""
+    hfu_percent: float | None = None
+    """The same with what is computed again in the backward pass."""
+    useful_mfu_percent: float | None = None
+    """The same as mfuPercent as if no text were padded."""
     mfu_unknown: str | None = None
     """Kinds of GPU whose peak is not known, so that there is no MFU."""
 
@@ -286,6 +321,8 @@ class RunStatus(ApiModel):
     """What is being recovered from; unset while steps go on."""
     storage_denied: StorageDenialStatus | None = None
     """Access that the object store denied; unset once something was saved after it."""
+    profile: ProfileStatus | None = None
+    """The newest request for traces; unset if there was none."""
     pod_groups: list[PodGroupStatus] = Field(default_factory=list)
     """Groups of pods in the queue; empty without spec.queue."""
     pod_groups_made: int = 0

@@ -5,6 +5,7 @@
     encode       manifest.parquet  shards/<bucket>-<number>-<crc>.tar  set.json
     train,       checkpoints/step-<step>/...  commit.json written last
     autoencoder  order/<first>-<last>.g<generation>.jsonl  weights/model.safetensors  fence/g<generation>.json
+                 profiles/<request>/rank-<rank>.g<generation>.steps-<first>-<last>.json.gz
     sample       videos/<number>.mp4  videos.json
 """
 
@@ -79,6 +80,11 @@ def order_segment(prefix: str, first_step: int, last_step: int, generation: int)
 def fence(prefix: str, generation: int) -> str:
     """Mark of a generation; only the highest one that has a mark may write to the stage."""
     return f"{prefix}/fence/g{generation:06d}.json"
+
+
+def profile_trace(prefix: str, number: int, generation: int, rank: int, first_step: int, last_step: int) -> str:
+    """Trace of some steps of one rank, by the number of the request for it."""
+    return f"{prefix}/profiles/{number:04d}/rank-{rank:05d}.g{generation:06d}.steps-{first_step}-{last_step}.json.gz"
 
 
 def videos_index(prefix: str) -> str:

@@ -58,6 +58,11 @@ def _print_run(console: Console, run: dict[str, Any]) -> None:
         console.print(generation_table(status))
     if status.cost:
         console.print(cost_table(status.cost))
+    if status.profile is not None:
+        profile = status.profile
+        console.print(f"trace {profile.number}: {profile.state}  {profile.message}", markup=False, soft_wrap=True)
+        for trace in profile.traces:
+            console.print(f"  rank {trace.rank}: {trace.error or trace.uri}", markup=False, soft_wrap=True)
     for condition in status.conditions:
         console.print(f"{condition.type}={condition.status}  {condition.reason}  {condition.message}", markup=False)
 

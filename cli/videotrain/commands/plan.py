@@ -146,6 +146,8 @@ def _notes(planned: CostForecast, assumptions: Assumptions) -> list[str]:
     if not planned.complete:
         open_stages = ", ".join(stage.name for stage in planned.stages if stage.cost is None)
         notes.append(f"not in the sum: {open_stages} (the work depends on the data; give --hours-of-video).")
+    captions = {s.work.assumed_caption_tokens for s in planned.stages if s.work} - {None}
+    notes += [f"text: captions of {count} tokens are assumed where train.attendPadding is false." for count in captions]
     wall = sum(s.work.steps * s.seconds_per_step for s in planned.stages if s.work and s.seconds_per_step)
     notes.append(f"wall time of the steps of these stages, one after another: {duration(wall)}.")
     return notes

@@ -133,6 +133,13 @@ def _world(generation: GenerationStatus, alive: Collection[str]) -> Text:
             text.append(f"   {progress.samples_per_second:.2f} samples/s")
         if progress.tokens_per_second:
             text.append(f"   {progress.tokens_per_second:,.0f} tokens/s")
+        shares = (("MFU", progress.mfu), ("HFU", progress.hfu), ("useful MFU", progress.useful_mfu))
+        text.append("".join(f"   {name} {share:.1%}" for name, share in shares if share is not None))
+        if progress.memory_bytes:
+            text.append(f"   {progress.memory_bytes / 1e9:.1f} GB")
+        if progress.stragglers:
+            slowest = progress.stragglers[0]
+            text.append(f"   rank {slowest.rank} slowest in {slowest.share:.0%} of steps", style="dim")
     return text
 
 

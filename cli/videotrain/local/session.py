@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from videotrain.embedded.process_nodes import NodeShape, ProcessNodes
 from videotrain.embedded.store import EmbeddedCluster
+from videotrain.files import PROFILE_REQUEST
 from videotrain.local.chaos import FaultInjector
 from videotrain.local.chaos_spec import FiredFaults
 from videotrain.local.display import Display
@@ -26,13 +27,15 @@ from videotrain.report import write_report
 from videotrain.report.summary import SAMPLES_FOLDER, write_summary
 from videotrain.report.workdir import S3Objects
 from videotrain_api.schema import Json
-from videotrain_api.vocabulary import ANNOTATION_SUSPENDED_BY, KIND
+from videotrain_api.vocabulary import ANNOTATION_PROFILE, ANNOTATION_SUSPENDED_BY, KIND
 from videotrain_operator.cluster.interface import NotFound
 
 _log = logging.getLogger(__name__)
 
 SUSPENDER: Final = "videotrain-local"
 """Value of the annotation that marks a suspension as this command's own."""
+REQUEST_SECONDS: Final = 0.5
+"""How often a request for a trace is looked for."""
 SPACE_SECONDS: Final = 2.0
 """How often the free disk space is looked at."""
 
@@ -125,6 +128,7 @@ class Session:
         faults = FaultInjector(prepared.faults, fired, nodes, self._display.event)
         operating = Operating(self._cluster, prepared.run, faults, self._display, self._workdir, self._metrics_port)
         background = [nodes.run(), self._watch_space(), self._suspend_when_asked(prepared)]
+        background.append(self._profile_when_asked(prepared))
         background += [server.ended()] if server else []
         run = await first_of(operating.run(), background)
         outcome = outcome_of(run, self._workdir, interrupted=self._suspend.is_set())
@@ -154,6 +158,16 @@ class Session:
             patch = {"metadata": {"annotations": {ANNOTATION_SUSPENDED_BY: SUSPENDER}}, "spec": {"suspend": True}}
             await self._cluster.patch(KIND, metadata.namespace, metadata.name, patch)
         await asyncio.Event().wait()
+
+    async def _profile_when_asked(self, prepared: Prepared) -> None:
+        """Put the wish of `videotrain profile` on the run, as whoever has a cluster does with an annotation."""
+        path, metadata = self._workdir / PROFILE_REQUEST, prepared.run.metadata
+        while True:
+            if path.is_file():
+                patch = {"metadata": {"annotations": {ANNOTATION_PROFILE: path.read_text(encoding="utf-8")}}}
+                path.unlink()
+                await self._cluster.patch(KIND, metadata.namespace, metadata.name, patch)
+            await asyncio.sleep(REQUEST_SECONDS)
 
     async def _watch_space(self) -> None:
         """Stop before the disk is full: a cut-off database or log would be worse.

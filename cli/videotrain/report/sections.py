@@ -107,6 +107,52 @@ def _loss(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
+def speed_section(summary: Json) -> Html:
+    """Where the time of the steps went, and which ranks were slowest."""
+    stages = [(s["name"], s["speed"]) for s in summary["stages"] if s.get("speed")]
+    if not stages:
+        return Html("")
+    rows = []
+    for name, speed in stages:
+        total = sum(speed["seconds"].values()) or 1.0
+        parts = [f"{100 * speed['seconds'][part] / total:.1f} %" for part in _PARTS]
+        again, useful = (_share(speed[key], speed["model_flops"]) for key in ("hardware_flops", "useful_flops"))
+        memory = f"{compact(speed['memory_bytes'])}B" if speed["memory_bytes"] else ""
+        rows.append((name, speed["steps"], *parts, again, useful, memory))
+    headings = ("stage", "steps", *_PARTS.values(), "FLOPs with recomputing", "without padded text", "most memory")
+    slowest = [
+        (
+            name,
+            one["generation"],
+            one["rank"],
+            one["steps"],
+            f"{100 * one['share']:.0f} %",
+            f"{100 * one['ratio']:+.0f} %",
+        )
+        for name, speed in stages
+        for one in speed["slowest"]
+    ]
+    ranks = ("stage", "world", "rank", "slowest in steps", "share", "over the median")
+    lead = "Mean over the ranks. Communication that hides behind computation is not in it."
+    shown = _capped(ranks, slowest, (1, 2, 3, 4, 5)) if slowest else Html("")
+    return section("Where the time of a step went", table(headings, rows, range(1, 12)), shown, lead=lead)
+
+
+_PARTS = {
+    "data": "waiting for data",
+    "forward": "forward",
+    "backward": "backward",
+    "communication": "exposed communication",
+    "optimizer": "optimizer",
+    "checkpoint": "checkpoints",
+    "rest": "rest",
+}
+
+
+def _share(part: float | None, whole: float) -> str:
+    return f"{100 * part / whole:.0f} %" if part is not None and whole else ""
+
+
 def curve_section(curves: list[Json]) -> Html:
     """Places for the figures that the script draws."""
     if not curves:

@@ -12,6 +12,7 @@ from videotrain import __version__
 from videotrain.files import replace_file
 from videotrain.report.order_check import OrderCheck, check_order
 from videotrain.report.recovery import Recovery, first_step, last_step, lost_steps, recoveries
+from videotrain.report.speed import stage_speed
 from videotrain.report.workdir import (
     DamagedObjectError,
     GenerationRecords,
@@ -108,6 +109,7 @@ def _stage(stage: StageStatus, status: RunStatus, records: RunRecords) -> Json:
         "samples": sum(r.samples for r in kept),
         "tokens": sum(r.tokens for r in kept),
         "model_flops": float(sum(r.model_flops for r in kept)),
+        "speed": stage_speed(stage.name, records),
     }
 
 

@@ -29,6 +29,7 @@ from videotrain_operator.cluster.interface import Cluster
 from videotrain_operator.cluster.missing import Sought, on_record, owners_of, seek
 from videotrain_operator.cluster.podview import pod_view, unreadable
 from videotrain_operator.planner.observed import Observed, PodView
+from videotrain_operator.planner.profiles import asked_members
 
 
 async def observe(
@@ -85,7 +86,7 @@ async def observe(
         lost.append(f"config map {roster_name(name)}: {ROSTER_KEY}")
     return stored, Observed(
         pods=pods,
-        agents=await _ask(agents, key, run, pods),
+        agents=await _ask(agents, key, run, pods, roster),
         signing_key=key,
         service_uid=next((body["metadata"]["uid"] for body in await cluster.list("Service", namespace, labels)), None),
         network_policy=stored_policy(policy.get("spec") or {}) if policy else None,
@@ -176,8 +177,12 @@ def _parse(text: str) -> dict[str, Any] | None:
 _parse_ledger = lru_cache(maxsize=64)(read_ledger)
 
 
-async def _ask(agents: Agents, key: bytes, run: Json, pods: Sequence[PodView]) -> dict[str, AgentProgress]:
+async def _ask(
+    agents: Agents, key: bytes, run: Json, pods: Sequence[PodView], roster: Roster | None
+) -> dict[str, AgentProgress]:
     """Answers of those who have something to tell: the leader and newcomers, and everybody once the leader stops.
+
+    So have the pods that are asked for a trace.
 
     Before the first roster no agent can say anything that matters.
     """
@@ -186,7 +191,7 @@ async def _ask(agents: Agents, key: bytes, run: Json, pods: Sequence[PodView]) -
     if not members:
         return {}
     reachable = {pod.name: pod.address for pod in pods if pod.running and pod.address and not pod.node_lost}
-    followers = set(members[1:])
+    followers = set(members[1:]) - asked_members(roster, members)
     # Newcomers are asked too: the world grows when they are ready.
     first = await ask_all(
         agents, key, [(name, address) for name, address in reachable.items() if name not in followers]

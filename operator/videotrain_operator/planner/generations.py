@@ -20,6 +20,7 @@ from videotrain_operator.planner.configuration import restore_hashes
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.members import dead, eligible, ready_since, was_told
 from videotrain_operator.planner.observed import PodView
+from videotrain_operator.planner.profiles import due_request
 
 GENERATIONS_KEPT: Final = 16
 FRESH: Final = (GenerationReason.STARTED, GenerationReason.STAGE_STARTED, GenerationReason.RESUMED)
@@ -85,6 +86,7 @@ def publish_roster(draft: Draft) -> None:
     due = _due(draft)
     if version is not None and due is not None and _is_spoiled(draft, due):
         draft.apply.append(render_roster(draft.run, due, version))
+        draft.published = due  # and sent: a request for a trace is not to wait until kubelets show it
 
 
 def _is_spoiled(draft: Draft, due: Roster) -> bool:
@@ -243,6 +245,7 @@ def _roster(draft: Draft, number: int, members: list[RosterMember], reason: str)
         processes_per_node=draft.spec.pool.gpus_per_node,
         saved_step=next(known.saved_step for known in draft.status.stages if known.name == stage.name),
         drain=cause in (None, "completed", "drained", "preemption"),
+        profile=due_request(draft) if members else None,
         created_at=draft.now,
     )
 

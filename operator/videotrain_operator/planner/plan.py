@@ -39,6 +39,7 @@ from videotrain_operator.planner.limits import overdue_pods
 from videotrain_operator.planner.members import forgive_nodes, put_back, release_all, settle_pods
 from videotrain_operator.planner.observed import Observed
 from videotrain_operator.planner.outage import track_outage
+from videotrain_operator.planner.profiles import follow_profile
 from videotrain_operator.planner.progress import absorb_progress
 from videotrain_operator.planner.report import write_report
 from videotrain_operator.planner.resize import change_world
@@ -85,6 +86,7 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Cluste
     correct_stamp(draft)
     restore_generation_number(draft)
     absorb_progress(draft)
+    follow_profile(draft)
     # 3. What it cost so far. Late enough to know each step and save, which say where time went; early enough for 4.
     # Nothing decided below is in this bill: it is in the next one.
     track_active_time(draft)

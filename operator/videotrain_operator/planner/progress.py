@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from videotrain_api.records import GenerationProgress, SavedPoint, WorkerExit
+from videotrain_api.records import GenerationProgress, SavedPoint, StoredProfile, WorkerExit
 from videotrain_api.resource.status import GenerationStatus, StageStatus
 from videotrain_api.vocabulary import ExitCode
 from videotrain_operator.planner.draft import Draft
 
 SAVED_KEPT: Final = 8
+PROFILES_KEPT: Final = 16
+"""Traces of a generation; as many as one request may ask for."""
 CONSEQUENCES: Final = frozenset({int(ExitCode.FENCED), int(ExitCode.PEER_LOST)})
 """Exit codes of workers that stopped because of somebody else."""
 State = Literal["starting", "running", "draining", "drained", "failed", "succeeded"]
@@ -82,6 +84,7 @@ def merge(known: GenerationProgress | None, reports: Sequence[Report], members: 
         "stacks": _first(facts.stacks for facts in all_facts),
         "skipped_checkpoints": max((facts.skipped_checkpoints for facts in all_facts), key=len),
     }
+    changes["profiles"] = _profiles(all_facts)
     for name in ("world_size", "resumed_step", "total_steps", "curation", "attention"):
         changes[name] = _first(getattr(facts, name) for facts in all_facts)
     return ahead.model_copy(update=changes)
@@ -109,6 +112,11 @@ def _ended(known: GenerationProgress | None, reports: Sequence[Report]) -> datet
 def _saved(all_facts: Iterable[GenerationProgress]) -> list[SavedPoint]:
     points = {point.step: point for facts in all_facts for point in facts.saved}
     return [points[step] for step in sorted(points)][-SAVED_KEPT:]
+
+
+def _profiles(all_facts: Iterable[GenerationProgress]) -> list[StoredProfile]:
+    traces = {(trace.number, trace.rank): trace for facts in all_facts for trace in facts.profiles}
+    return [traces[key] for key in sorted(traces)][-PROFILES_KEPT:]
 
 
 def _exit(all_facts: Iterable[GenerationProgress]) -> WorkerExit | None:

@@ -85,9 +85,15 @@ def _throughput(live: GenerationStatus | None) -> ThroughputStatus:
     return ThroughputStatus(
         samples_per_second=facts.samples_per_second,
         tokens_per_second=facts.tokens_per_second,
-        mfu_percent=None if facts.mfu is None else round(100 * facts.mfu, 4),
+        mfu_percent=_percent(facts.mfu),
+        hfu_percent=_percent(facts.hfu),
+        useful_mfu_percent=_percent(facts.useful_mfu),
         mfu_unknown=", ".join(gpus.unknown(facts.gpu_kinds or [])) or None,
     )
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 4)
 
 
 def report_pods(draft: Draft, ready: int, needed: int) -> None:

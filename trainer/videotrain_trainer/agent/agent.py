@@ -147,6 +147,13 @@ class Agent:
         roster = self._pending
         if roster is None:
             return
+        known = self._current.roster.generation if self._current else self._refused and self._refused.generation
+        if roster.action == "run" and known == roster.generation:
+            # The same world with a request for traces; whether it runs, has ended or was refused, it stays what it is.
+            self._pending = None
+            if self._current:
+                self._current.ask_for_profile(roster.profile)
+            return
         if self._current and not self._current.finished:
             self._current.stop(roster)
             return

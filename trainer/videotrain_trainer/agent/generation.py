@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ from psutil import Process
 
 from videotrain_api import vocabulary as names
 from videotrain_api.config.stage_config import StageConfig
-from videotrain_api.records import GenerationProgress, Roster, WorkerExit
+from videotrain_api.records import GenerationProgress, ProfileRequest, Roster, WorkerExit
 from videotrain_api.signing import derive_world_key
 from videotrain_api.vocabulary import ExitCode, GenerationReason
 from videotrain_trainer.agent import exits, tree
@@ -25,7 +26,7 @@ from videotrain_trainer.agent.metrics import AgentMetrics
 from videotrain_trainer.agent.progress import ProgressFold
 from videotrain_trainer.agent.tail import RecordTail
 from videotrain_trainer.worker.linux import gpu_kinds
-from videotrain_trainer.worker.pod import Pod
+from videotrain_trainer.worker.pod import Pod, write_atomically
 
 STACKS_LIMIT = 16 * 1024
 """Characters of stacks that /progress carries; the files hold all."""
@@ -67,6 +68,8 @@ class Generation:
         self._fork_server = fork_server
         self._metrics = metrics
         self._fold = ProgressFold(roster.generation, roster.stage, datetime.now(UTC), gpu_kinds())
+        first, workers = (roster.rank(pod.uid) or 0) * roster.processes_per_node, roster.processes_per_node
+        self._ranks = range(first, first + workers)
         self._tail = RecordTail(pod.files.records(roster.generation, 0))
         self._fork_server_pid: int | None = None
         self._launcher_pid: int | None = None
@@ -98,6 +101,7 @@ class Generation:
         }
         if pod.address.startswith("127.") or pod.address == "::1":
             environment["GLOO_SOCKET_IFNAME"] = "lo"
+        self.ask_for_profile(roster.profile)
         with contextlib.closing(self._open_store()) as store:
             order = LaunchOrder(
                 generation=roster.generation,
@@ -174,6 +178,12 @@ class Generation:
             if self._fold.state in ("starting", "running"):
                 self._fold.state = "draining"
 
+    def ask_for_profile(self, request: ProfileRequest | None) -> None:
+        """Hand a request for traces to the workers, which look for it before each step."""
+        if request is not None and not self.finished and set(request.ranks) & set(self._ranks):
+            text = json.dumps(request.to_wire())
+            write_atomically(self._pod.files.profile_request(self.roster.generation), text)
+
     def kill(self, code: ExitCode, message: str) -> None:
         """SIGKILL every process of the generation; `code` and `message` go to workers that leave no record."""
         log.info("killing generation %s: %s", self.roster.generation, message)
@@ -190,7 +200,7 @@ class Generation:
         self.errors += [str(error) for error in bad]
         for record in records:
             self._fold.apply(record)
-            self._metrics.record(record)
+            self._metrics.record(record, self._ranks)
 
     def _worker_pids(self) -> dict[int, int]:
         """Process ids of the live workers that have announced themselves, by local rank."""

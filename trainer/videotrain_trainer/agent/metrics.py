@@ -22,6 +22,8 @@ from videotrain_trainer.worker.pod import Pod
 
 _STATES: tuple[str, ...] = get_args(GenerationProgress.model_fields["state"].annotation)
 _MICROS = 1_000_000
+_PARTS = ("forward", "backward", "communication", "optimizer")
+"""Of a step; waiting for data and checkpoints have series of their own."""
 
 
 def _size_class(bucket: str) -> str:
@@ -56,10 +58,15 @@ class AgentMetrics:
         assert isinstance(family, Counter)
         family.labels(**self._base, stage=stage, **labels).inc(value)
 
-    def record(self, record: TrainerRecord) -> None:
-        """Count one record of the pod's local rank 0."""
+    def record(self, record: TrainerRecord, ranks: range = range(0)) -> None:
+        """Count one record of the pod's local rank 0.
+
+        Args:
+            record: of the pod's current generation.
+            ranks: of the pod's workers in its world.
+        """
         if isinstance(record, StepRecord):
-            self._step(record)
+            self._step(record, ranks)
         elif isinstance(record, StartedRecord):
             self._set(catalogue.STEPS_PLANNED, record.stage, record.total_steps)
             self._set(catalogue.WORLD_SIZE, record.stage, record.world_size)
@@ -85,7 +92,7 @@ class AgentMetrics:
         for name, losses in classes.items():
             self._set(catalogue.VALIDATION_BUCKET_LOSS, record.stage, sum(losses) / len(losses), bucket=name)
 
-    def _step(self, record: StepRecord) -> None:
+    def _step(self, record: StepRecord, ranks: range) -> None:
         stage = record.stage
         self._set(catalogue.STEP, stage, record.step)
         self._set(catalogue.LOSS, stage, record.loss)
@@ -94,6 +101,11 @@ class AgentMetrics:
         self._set(catalogue.GRADIENT_NORM, stage, record.gradient_norm)
         self._set(catalogue.LEARNING_RATE, stage, record.learning_rate)
         self._set(catalogue.WORLD_SPREAD_RATIO, stage, record.world_spread)
+        self._set(catalogue.STRAGGLER_RATIO, stage, record.straggler_ratio)
+        # A series per rank would be thousands; a pod that is often the slowest is looked at as a whole anyway.
+        self._add(catalogue.SLOWEST_STEPS, stage, float(record.slowest_rank in ranks))
+        for part in _PARTS:
+            self._add(catalogue.STEP_PART_SECONDS, stage, (getattr(record, f"{part}_us") or 0) / _MICROS, part=part)
         self._add(catalogue.SAMPLES, stage, record.samples)
         self._add(catalogue.TOKENS, stage, record.tokens)
         self._add(catalogue.MODEL_FLOPS, stage, record.model_flops)
@@ -118,6 +130,9 @@ class AgentMetrics:
         self._set(catalogue.SAMPLES_PER_SECOND, stage, progress.samples_per_second)
         self._set(catalogue.TOKENS_PER_SECOND, stage, progress.tokens_per_second)
         self._set(catalogue.MFU_RATIO, stage, progress.mfu)
+        self._set(catalogue.HFU_RATIO, stage, progress.hfu)
+        self._set(catalogue.USEFUL_MFU_RATIO, stage, progress.useful_mfu)
+        self._set(catalogue.MEMORY_PEAK_BYTES, stage, progress.memory_bytes)
 
     def text(self) -> bytes:
         """The exposition in the Prometheus text format."""

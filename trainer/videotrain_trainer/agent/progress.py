@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
@@ -14,9 +14,12 @@ from videotrain_api.records import (
     CurationRecord,
     GenerationProgress,
     PhaseRecord,
+    ProfileRecord,
     SavedPoint,
     StartedRecord,
     StepRecord,
+    StoredProfile,
+    Straggler,
     TrainerRecord,
     ValidationRecord,
     WorkerExit,
@@ -26,6 +29,10 @@ State = Literal["starting", "running", "draining", "drained", "failed", "succeed
 
 RATE_STEPS = 20
 """Steps over which throughput is averaged."""
+STRAGGLERS = 3
+"""Ranks that are told to be slowest most often."""
+PROFILES = 16
+"""Newest traces that are told."""
 SAVED_POINTS = 8
 """Newest checkpoints that are told."""
 
@@ -45,6 +52,9 @@ class ProgressFold:
         self._started: StartedRecord | None = None
         self._first_step_at: datetime | None = None
         self._recent: deque[StepRecord] = deque(maxlen=RATE_STEPS)
+        self._slowest: defaultdict[int, list[float]] = defaultdict(lambda: [0, 0.0])
+        self._judged = 0
+        self._profiles: deque[StoredProfile] = deque(maxlen=PROFILES)
         self._loss: float | None = None
         self._validation: ValidationRecord | None = None
         self._beside_steps_at: datetime | None = None
@@ -87,14 +97,32 @@ class ProgressFold:
             self._checkpoint_done(record)
         elif isinstance(record, CurationRecord):
             self._curation = record.counts
+        elif isinstance(record, ProfileRecord):
+            self._profile_stored(record)
 
     def _step_done(self, record: StepRecord) -> None:
         if self._first_step_at is None:
             self._first_step_at = record.finished_at
         self._recent.append(record)
         self._loss = record.loss if record.loss is not None else self._loss
+        if record.slowest_rank is not None and self._started is not None and self._started.world_size > 1:
+            self._judged += 1
+            self._slowest[record.slowest_rank][0] += 1
+            self._slowest[record.slowest_rank][1] += record.straggler_ratio or 0.0
         _, data, checkpoint = self._stalls[-1]
         self._stalls.append((record.step, data + record.data_stall_us, checkpoint + record.checkpoint_us))
+
+    def _profile_stored(self, record: ProfileRecord) -> None:
+        self._profiles.append(
+            StoredProfile(
+                number=record.number,
+                rank=record.rank,
+                first_step=record.first_step,
+                last_step=record.last_step,
+                uri=record.uri,
+                error=record.error,
+            )
+        )
 
     def _checkpoint_done(self, record: CheckpointRecord) -> None:
         while len(self._stalls) > 1 and self._stalls[1][0] <= record.step:
@@ -147,11 +175,26 @@ class ProgressFold:
             model_flops_per_second=flops,
             gpu_kinds=list(self._gpu_kinds) or None,
             mfu=gpus.utilisation(flops, world_size, self._gpu_kinds),
+            hfu=gpus.utilisation(self._rate("hardware_flops"), world_size, self._gpu_kinds),
+            useful_mfu=gpus.utilisation(self._rate("useful_flops"), world_size, self._gpu_kinds),
+            memory_bytes=max((r.memory_bytes for r in self._recent if r.memory_bytes is not None), default=None),
+            profiles=list(self._profiles),
+            stragglers=self._stragglers(),
         )
 
-    def _rate(self, quantity: Literal["samples", "tokens", "model_flops"]) -> float | None:
-        if not self._recent:
+    def _stragglers(self) -> list[Straggler]:
+        often = sorted(self._slowest.items(), key=lambda item: (-item[1][0], item[0]))[:STRAGGLERS]
+        return [
+            Straggler(rank=rank, steps=int(steps), share=round(steps / self._judged, 4), ratio=round(ratio / steps, 4))
+            for rank, (steps, ratio) in often
+        ]
+
+    def _rate(
+        self, quantity: Literal["samples", "tokens", "model_flops", "hardware_flops", "useful_flops"]
+    ) -> float | None:
+        found = [getattr(record, quantity) for record in self._recent]
+        if not found or None in found:
             return None
         seconds = (self._recent[-1].finished_at - self._recent[0].started_at).total_seconds()
-        total = float(sum(getattr(record, quantity) for record in self._recent))
+        total = float(sum(found))
         return total / seconds if seconds > 0 else None

@@ -22,6 +22,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
+from videotrain_api.config.text_classes import text_class
 from videotrain_trainer.data.sample_order import OrderState, StepOrder
 from videotrain_trainer.data.sets import LatentSet, TrainingSet
 from videotrain_trainer.data.shards import DamagedSample, Member, read_member
@@ -289,6 +290,8 @@ def load_sample(store: ObjectStore, latents: LatentSet, row: dict[str, Any], key
 def collate(latents: LatentSet, samples: list[LatentSample]) -> LatentBatch:
     """Samples of one shape to a batch, in order."""
     style, length = latents.prompt_style, latents.context_length
+    if not latents.attend_padding:
+        length = max(text_class(sample.text_tokens, length) for sample in samples)  # a bucket has one class
     tensors = [sample.tensors for sample in samples]
     return LatentBatch(
         latent_BCTHW=torch.stack([found["latent"] for found in tensors]),
@@ -299,7 +302,7 @@ def collate(latents: LatentSet, samples: list[LatentSample]) -> LatentBatch:
             for name in tensors[0]
             if name.startswith(REFERENCE)
         },
-        context_BLD=torch.stack([_padded(found[f"context.{style}"], length) for found in tensors]),
+        context_BLD=torch.stack([_padded(found[f"context.{style}"], length, latents) for found in tensors]),
         pooled_BP=torch.stack([found[f"pooled.{style}"] for found in tensors]),
         keys=tuple(sample.key for sample in samples),
         captions=tuple(sample.caption for sample in samples),
@@ -322,11 +325,14 @@ def held_out_batches(store: ObjectStore, latents: LatentSet, numbers: Sequence[i
     return batches
 
 
-def _padded(context_LD: Tensor, length: int) -> Tensor:
-    missing = length - context_LD.shape[0]
-    if missing < 0:
-        raise DataError(f"text features have {context_LD.shape[0]} tokens, textEncoder.maxTokens allows {length}")
-    return torch.nn.functional.pad(context_LD, (0, 0, 0, missing))
+def _padded(context_LD: Tensor, length: int, latents: LatentSet) -> Tensor:
+    """So many rows: zeros are added, or what the encoder has padded beyond the caption's length class is left out."""
+    found = context_LD.shape[0]
+    if found > latents.context_length:
+        raise DataError(
+            f"text features have {found} tokens, textEncoder.maxTokens allows {latents.context_length}; encode again"
+        )
+    return torch.nn.functional.pad(context_LD[:length], (0, 0, 0, max(0, length - found)))
 
 
 def _micro_batches_after(

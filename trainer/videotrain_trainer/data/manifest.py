@@ -63,7 +63,7 @@ LATENT_SCHEMA = pa.schema(
         ("fps", pa.float64()),
         ("caption", pa.string()),
         ("source", pa.string()),
-        ("text_tokens", pa.int32()),
+        ("text_tokens", pa.int32()),  # of the caption in its longest style, padding not counted
         *_SCORE_FIELDS,
     ]
 )

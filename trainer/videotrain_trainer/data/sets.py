@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from videotrain_api.config.stage_config import StageConfig
+from videotrain_api.config.text_classes import text_class
 from videotrain_api.resource.stages import Bucket, ConditionKind, ParallelLayout, PromptStyle, TrainTask, Validation
 from videotrain_api.schema import ApiModel
 from videotrain_api.storage import layout
@@ -96,7 +97,9 @@ class LatentSet(TrainingSet):
 
     prompt_style: PromptStyle
     context_length: int
-    """Text features are padded with zeros to so many tokens."""
+    """Text features are padded with zeros to so many tokens, the longest that the encoder allows."""
+    attend_padding: bool
+    """All of them, or only to the length class of the caption."""
     latent_channels: int
     held_out: tuple[int, ...] = ()
     """Row numbers of the table that validation uses and training does not."""
@@ -125,7 +128,7 @@ def open_latents(store: ObjectStore, config: StageConfig) -> LatentSet:
     _check_info(info, config, task)
     table = read_table(store, layout.latent_manifest(uri), LATENT_SCHEMA)
     chosen = select(table, task.select)
-    groups, held_out = _hold_out(chosen, _train_groups(chosen, task.buckets, config.seed), task.validation)
+    groups, held_out = _hold_out(chosen, _train_groups(chosen, task, config), task.validation)
     if not groups:
         raise DataError(_nothing_left(config, table, chosen, info))
     if task.validation and not held_out:
@@ -141,6 +144,7 @@ def open_latents(store: ObjectStore, config: StageConfig) -> LatentSet:
         degrees=_degrees(groups, task.parallel),
         prompt_style=task.prompt_style,
         context_length=config.text_encoder.max_tokens,
+        attend_padding=task.attend_padding,
         latent_channels=info.latent_channels,
         held_out=held_out,
     )
@@ -214,12 +218,12 @@ def _hold_out(table: Any, groups: Groups, validation: Validation | None) -> tupl
     return kept, tuple(in_turn[: validation.max_samples])
 
 
-def _train_groups(table: Any, rows: Sequence[Bucket], seed: int) -> Groups:
+def _train_groups(table: Any, task: TrainTask, config: StageConfig) -> Groups:
     clips = table.column("clip").to_pylist()
     encoded = table.column("row").to_pylist()
-    buckets = table.column("bucket").to_pylist()
-    chosen = _chosen_rows(clips, encoded, rows, seed)
-    by_name = {row_name(row): row for row in rows}
+    buckets = _bucket_names(table, task, config.text_encoder.max_tokens)
+    chosen = _chosen_rows(clips, encoded, task.buckets, config.seed)
+    by_name = {row_name(row): row for row in task.buckets}
     groups: Groups = {}
     for number in _by_uid(table):
         if encoded[number] in chosen.get(clips[number], ()):
@@ -228,6 +232,15 @@ def _train_groups(table: Any, rows: Sequence[Bucket], seed: int) -> Groups:
             name = _distinct(groups, buckets[number], row)
             groups.setdefault(name, (row, []))[1].append(number)
     return dict(sorted(groups.items()))
+
+
+def _bucket_names(table: Any, task: TrainTask, longest: int) -> list[str]:
+    """What each sample's tensors are shaped by: size, frames and aspect, and the length class of text if it has one."""
+    names: list[str] = table.column("bucket").to_pylist()
+    if task.attend_padding:
+        return names
+    tokens = table.column("text_tokens").to_pylist()
+    return [f"{name}/{text_class(count, longest)}t" for name, count in zip(names, tokens, strict=True)]
 
 
 def _distinct(groups: Groups, name: str, row: Bucket) -> str:

@@ -126,7 +126,8 @@ def engine_config(options: EngineOptions, elements: int, world: World) -> dict[s
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_allreduce_op": "mean" if stage == 3 else "sum",
-        "gradient_clipping": options.optimizer.gradient_clip if stage else 0.0,
+        # DeepSpeed's clipping under stages 1 and 2 reads the norm on the host; `_clip_by_norm` does not.
+        "gradient_clipping": options.optimizer.gradient_clip if stage == 3 else 0.0,
         # torch's fused AdamW is not on DeepSpeed's list; its own would be compiled at start.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -148,7 +149,9 @@ def engine_config(options: EngineOptions, elements: int, world: World) -> dict[s
         config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}
     if options.precision == "bf16":
         # Under stage 1 the bf16 gradients would otherwise live beside the float32 ones until the step.
-        config["bf16"] = {"enabled": True, "immediate_grad_update": True}
+        # A norm that is not finite ends the run one step later (training.step_result); looking at it here, to leave out
+        # the update, would make the host wait for the device in every step.
+        config["bf16"] = {"enabled": True, "immediate_grad_update": True, "check_grad_overflow": False}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
         config["communication_data_type"] = "fp32"
     return config
@@ -163,7 +166,21 @@ def _initialize(
     clipped = None if options.zero_stage else _clip_before_step(optimizer, parameters, limit)
     config = engine_config(options, sum(parameter.numel() for parameter in parameters), world)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
+    if options.zero_stage in (1, 2):
+        _clip_by_norm(optimizer, engine.optimizer, limit)
     return engine, optimizer, clipped
+
+
+def _clip_by_norm(optimizer: torch.optim.Optimizer, sharded: Any, limit: float) -> None:
+    """Clip this rank's part of the gradients before the update, by the norm that DeepSpeed has computed of all."""
+
+    def clip(*_: Any) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        for gradient in gradients:
+            norm = torch.as_tensor(sharded._global_grad_norm, dtype=torch.float32, device=gradient.device)
+            gradient.mul_(1.0 / torch.clamp((norm + 1e-6) / limit, min=1.0))
+
+    optimizer.register_step_pre_hook(clip)
 
 
 def _clip_before_step(

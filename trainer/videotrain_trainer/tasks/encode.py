@@ -103,7 +103,7 @@ class _Encoder:
         with ShardWriter(path) as writer:
             for number, sample in enumerate(plan.samples, start=1):
                 tensors = self._tensors(sample)
-                rows.append(_row(sample, writer.add(sample.uid, tensors), tensors))
+                rows.append(_row(sample, writer.add(sample.uid, tensors), tensors, self._text_tokens(sample)))
                 tick(number)
         name = f"shards/{writer.object_name(plan.bucket, plan.number)}"
         self._store.put(f"{self._config.paths.output}/{name}", path)
@@ -149,9 +149,12 @@ class _Encoder:
             raise DataError(f"{_weights_uri(self._config)}: the autoencoder gives values that are not finite")
         return latent_CTHW.to("cpu", torch.bfloat16)
 
+    def _text_tokens(self, sample: Sample) -> int:
+        """Of the caption in the longest of its styles, padding not counted."""
+        return max(self._text.count(_text_of(sample, style)) for style in self._config.encode_prompts)
+
     def _text_features(self, sample: Sample, style: PromptStyle) -> dict[str, Tensor]:
-        text = caption_text(sample.clip["caption"], style, *sample.rate_and_motion)
-        features = self._text.encode([text])
+        features = self._text.encode([_text_of(sample, style)])
         context_LD = features.context_BLD[0, : features.lengths[0]]
         return {
             f"context.{style}": context_LD.to("cpu", torch.bfloat16),
@@ -215,9 +218,12 @@ def _made_from(weights: Weights, recipe: str) -> str:
     return digest.hexdigest()
 
 
-def _row(sample: Sample, member: Member, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _text_of(sample: Sample, style: PromptStyle) -> str:
+    return caption_text(sample.clip["caption"], style, *sample.rate_and_motion)
+
+
+def _row(sample: Sample, member: Member, tensors: dict[str, Tensor], text_tokens: int) -> dict[str, Any]:
     frames, height, width = tensors["latent"].shape[1:]
-    tokens = max(tensor.shape[0] for name, tensor in tensors.items() if name.startswith("context."))
     return {
         "uid": sample.uid,
         "clip": sample.clip["uid"],
@@ -234,7 +240,7 @@ def _row(sample: Sample, member: Member, tensors: dict[str, Tensor]) -> dict[str
         "fps": sample.fps,
         "caption": sample.clip["caption"],
         "source": sample.clip["source"],
-        "text_tokens": tokens,
+        "text_tokens": text_tokens,
         **{name: sample.clip[name] for name in SCORES},
     }
 

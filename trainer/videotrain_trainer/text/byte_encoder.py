@@ -93,6 +93,10 @@ class ByteTextEncoder(nn.Module):
             lengths=[len(context) for context, _ in rows],
         )
 
+    def count(self, text: str) -> int:
+        """Tokens of a caption, padding not counted."""
+        return len(tokenize(text, self.max_tokens))
+
     def _encode_one(self, tokens: list[int]) -> tuple[Tensor, Tensor]:
         x_LD = self._tokens(tokens)
         # All texts share the statistics of letters; without them pooled features point in clearly different directions.

@@ -43,6 +43,9 @@ class TextEncoder(Protocol):
     def encode(self, texts: Sequence[str]) -> TextFeatures:
         """Features of captions; each one is coded by itself, and the empty string is the null caption."""
 
+    def count(self, text: str) -> int:
+        """Tokens of a caption, padding not counted."""
+
     def to(self, device: torch.device) -> Any:
         """Move the weights, for example off a GPU that others need now."""
 
@@ -118,12 +121,20 @@ class T5ClipEncoder(nn.Module):
             lengths=[len(context) for context in contexts],
         )
 
-    def _context(self, text: str) -> Tensor:
-        padding = False if self.trim else "max_length"
+    def count(self, text: str) -> int:
+        """Tokens of a caption, padding not counted."""
+        return self._ids(text, padding=False).shape[1]
+
+    def _ids(self, text: str, padding: bool | str) -> Tensor:
+        """(1, L): the tokens of a caption, cut to the longest that is allowed."""
         found = self._t5_tokens(
             [text], padding=padding, max_length=self.max_tokens, truncation=True, return_tensors="pt"
         )
-        ids_1L = found["input_ids"].to(self.t5.device)
+        ids_1L: Tensor = found["input_ids"]
+        return ids_1L
+
+    def _context(self, text: str) -> Tensor:
+        ids_1L = self._ids(text, padding=False if self.trim else "max_length").to(self.t5.device)
         # No padding or all of it: in both cases every token is attended to, so there is no mask.
         hidden_1LD: Tensor = self.t5(input_ids=ids_1L, attention_mask=torch.ones_like(ids_1L)).last_hidden_state
         return hidden_1LD[0].float()
@@ -152,6 +163,10 @@ class Remembering:
         """Move the weights; features are given on the host whatever the device."""
         self.encoder.to(device)
         return self
+
+    def count(self, text: str) -> int:
+        """Tokens of a caption, padding not counted."""
+        return self.encoder.count(text)
 
     def encode(self, texts: Sequence[str]) -> TextFeatures:
         """Features of captions, float32 on the CPU."""

@@ -67,7 +67,9 @@ def _step(run: TrainingRun) -> Wishes:
     """Queue the next step and read the one before; what the world is to do behind the step that was queued."""
     run.writer.check()
     order = run.objective.data.plan.step(run.state)
+    run.profiler.before(order.step)
     queued = run.stepper.queue(order)
+    run.profiler.after(order.step)
     # What a group did is told once, by the rank that speaks for it.
     trained = queued.trained if queued.share.leads else []
     run.trained_steps.add(order, trained)

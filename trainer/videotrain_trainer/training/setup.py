@@ -33,6 +33,7 @@ from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.training.copy_proof import ProofLog
 from videotrain_trainer.training.first_weights import fill_first_weights
 from videotrain_trainer.training.order_check import TrainedSteps
+from videotrain_trainer.training.profiling import StepProfiler
 from videotrain_trainer.training.resume import Resumed, resume
 from videotrain_trainer.training.stage_check import check_stage
 from videotrain_trainer.training.step import Objective, QueuedStep, Stepper
@@ -59,6 +60,7 @@ class TrainingRun:
     loader: MicroBatchLoader[Any, Any]
     stepper: Stepper
     writer: CheckpointWriter
+    profiler: StepProfiler
     spans: Spans
     state: OrderState
     """Order after the last step that was queued."""
@@ -116,6 +118,7 @@ class TrainingRun:
         """Stop threads; a checkpoint that is still being written stays incomplete."""
         self.writer.close()
         self.loader.close()
+        self.profiler.close(self.state.step)
 
 
 def is_finished(context: StageContext, store: ObjectStore) -> bool:
@@ -221,6 +224,7 @@ def _assemble(
         loader=loader,
         stepper=Stepper(objective, engine, loader, peers, shares, world.device),
         writer=CheckpointWriter(store, _member(context), config.checkpoint, order, context.reporter),
+        profiler=StepProfiler(context, store),
         spans=Spans(),
         state=state,
         samples=resumed.samples,

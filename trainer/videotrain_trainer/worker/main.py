@@ -207,6 +207,7 @@ class Worker:
             scratch=scratch,
             cache=environment.cache,
             copies=self._copies(config),
+            profile_request=environment.files.profile_request(environment.generation),
             start=self._start,
         )
 

@@ -116,6 +116,10 @@ class RunFiles:
         """Process id of a worker that obeys SIGTERM."""
         return self.directory / f"worker-{generation}-{local_rank}.pid"
 
+    def profile_request(self, generation: int) -> Path:
+        """ProfileRequest for the workers of a generation; absent until there is one."""
+        return self.directory / f"profile-{generation}.json"
+
     def scratch(self, generation: int, local_rank: int) -> Path:
         """Temporary files of a worker; removed by the agent when the generation has ended."""
         return self.directory / f"scratch-{generation}-{local_rank}"
@@ -127,6 +131,7 @@ class RunFiles:
     def tidy(self, generation: int, processes: int) -> None:
         """Remove what nobody needs after the generation's end; records, exits and stacks stay."""
         shutil.rmtree(self.launcher(generation), ignore_errors=True)
+        self.profile_request(generation).unlink(missing_ok=True)
         for local_rank in range(processes):
             shutil.rmtree(self.scratch(generation, local_rank), ignore_errors=True)
             self.worker(generation, local_rank).unlink(missing_ok=True)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import threading
 
-from videotrain_api.records import StartedRecord, StepRecord, TrainerRecord, WorkerExit
+from videotrain_api.records import ProfileRecord, StartedRecord, StepRecord, TrainerRecord, WorkerExit
 from videotrain_trainer.worker.pod import RunFiles, write_atomically
 
 
 class RecordFile:
     """Record sink of one worker: appends to records-<generation>-<local rank>.jsonl on local rank 0.
 
-    A line goes to the kernel in one write, so it survives the death of this process; only a full disk tears one.
+    A line goes to the kernel in one write, so it survives the death of this process; only a full disk tears one. So the
+    few records that are of one rank alone can come from any: the kernel puts each behind what is there.
     """
 
     def __init__(self, files: RunFiles, generation: int, local_rank: int) -> None:
@@ -21,8 +22,8 @@ class RecordFile:
         self._lock = threading.Lock()
         self._step = 0
         files.directory.mkdir(parents=True, exist_ok=True)
-        path = files.records(generation, local_rank)
-        self._file = path.open("ab", buffering=0) if local_rank == 0 else None
+        self._path = files.records(generation, 0)
+        self._file = self._path.open("ab", buffering=0) if local_rank == 0 else None
 
     @property
     def step(self) -> int:
@@ -46,6 +47,9 @@ class RecordFile:
                 self._step = record.step
             if self._file is not None:
                 self._append(self._file.fileno(), record)
+            elif isinstance(record, ProfileRecord):
+                with self._path.open("ab", buffering=0) as file:
+                    self._append(file.fileno(), record)
 
     @staticmethod
     def _append(descriptor: int, record: TrainerRecord) -> None:

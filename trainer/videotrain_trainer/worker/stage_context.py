@@ -71,6 +71,8 @@ class StageContext:
     """Pod-local folder for things worth keeping between generations."""
     copies: CopyPlace | None = None
     """Set where the stage keeps copies of its state in memory."""
+    profile_request: Path | None = None
+    """Where the agent puts a ProfileRequest; None where there is no agent."""
     start: StartClock = field(default_factory=StartClock)
     """Of this start; by default it begins now."""
 

@@ -13,6 +13,7 @@ from videotrain_api.records import (
     CurationRecord,
     HousekeepingRecord,
     PhaseRecord,
+    ProfileRecord,
     StartedRecord,
     StepRecord,
     TrainerRecord,
@@ -195,6 +196,29 @@ class StageReporter:
     def phase(self, phase: Literal["merge", "export"], done: int, total: int) -> None:
         """Work that is no step has got further; see PhaseRecord. A world that tells of nothing counts as hung."""
         self.sink.write(PhaseRecord(**self._origin(), at=datetime.now(UTC), phase=phase, done=done, total=total))
+
+    def profiled(self, number: int, rank: int, steps: range, uri: str, error: str) -> None:
+        """A trace was stored, or could not be; told by the rank that made it.
+
+        Args:
+            number: of the request.
+            rank: of this process.
+            steps: that it shows.
+            uri: where it is, or was to be.
+            error: why it is not there; empty if it is.
+        """
+        self.sink.write(
+            ProfileRecord(
+                **self._origin(),
+                number=number,
+                rank=rank,
+                at=datetime.now(UTC),
+                first_step=steps[0],
+                last_step=steps[-1],
+                uri=uri,
+                error=error,
+            )
+        )
 
     def curated(self, counts: CurationCounts) -> None:
         """A curated set was put together: what was kept and dropped of the whole set."""

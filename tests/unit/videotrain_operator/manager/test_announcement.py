@@ -82,7 +82,7 @@ async def test_a_newer_roster_takes_the_place_of_one_that_is_on_its_way() -> Non
     told.spread(roster(1, "stop"), pods(3))
     await finished(told)
     told.spread(roster(1), pods(3))
-    assert set(crowd.orders.values()) == {(1, True)}
+    assert set(crowd.orders.values()) == {(1, True, 0)}
 
 
 async def test_pods_that_do_not_run_or_are_lost_are_not_told() -> None:

@@ -97,8 +97,9 @@ def test_every_series_is_in_the_catalogue_with_its_labels():
 
 
 def test_every_series_that_the_catalogue_gives_to_the_agent_is_shown():
-    names = ("samples_per_second", "tokens_per_second", "mfu")
-    text = filled(rates=dict.fromkeys(names, 8), gradient_norm=1.0, learning_rate=1e-4, world_spread=0.1)
+    names = ("samples_per_second", "tokens_per_second", "mfu", "hfu", "useful_mfu", "memory_bytes")
+    measured = {"gradient_norm": 1.0, "learning_rate": 1e-4, "world_spread": 0.1, "straggler_ratio": 0.2}
+    text = filled(rates=dict.fromkeys(names, 8), **measured)
     shown = {sample.name.removesuffix("_bucket") for f in text_string_to_metric_families(text) for sample in f.samples}
     assert [metric.name for metric in emitted_by("agent") if metric.name not in shown] == []
 
@@ -113,6 +114,36 @@ def test_counters_go_on_over_generations_and_gauges_show_the_last():
     assert seen["videotrain_generation", *labels] == 3
     assert seen["videotrain_loss", *labels] == 0.5
     assert seen["videotrain_checkpoint_last_size_bytes", *labels] == 1024
+
+
+def test_parts_of_a_step_are_counted_and_a_pod_counts_the_steps_in_which_one_of_its_ranks_was_slowest():
+    labels = [("namespace", "team"), ("pod", "w0"), ("run", "run"), ("stage", "one")]
+    metrics = AgentMetrics(POD)
+    for slowest in (8, 15, 16, 7, None):
+        metrics.record(
+            StepRecord(
+                generation=1,
+                stage="one",
+                step=6,
+                started_at=NOW,
+                finished_at=NOW,
+                data_stall_us=0,
+                checkpoint_us=0,
+                samples=8,
+                tokens=80,
+                model_flops=1e15,
+                forward_us=1_000_000,
+                backward_us=2_000_000,
+                slowest_rank=slowest,
+            ),
+            range(8, 16),
+        )
+    found = values(metrics.text().decode())
+    assert found["videotrain_slowest_steps_total", *labels] == 2
+    parts = ("forward", "backward", "communication", "optimizer")
+    seconds = [found["videotrain_step_part_seconds_total", *sorted([*labels, ("part", part)])] for part in parts]
+    assert seconds == [5, 10, 0, 0]
+    assert not any("rank" in dict(labels) for (_, *labels) in found), "a series per rank would be thousands"
 
 
 def test_promtool_accepts_the_page():

@@ -2,14 +2,17 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from videotrain_api.records import (
+    AgentProgress,
     CheckpointRecord,
     CurationCounts,
     CurationRecord,
     PhaseRecord,
+    ProfileRecord,
     StartedRecord,
     StepRecord,
     ValidationRecord,
@@ -35,7 +38,7 @@ def started(resumed_step):
     )
 
 
-def step(number, *, data_stall_us=0, checkpoint_us=0, seconds=2.0, end=None):
+def step(number, *, data_stall_us=0, checkpoint_us=0, seconds=2.0, end=None, **more):
     finish = at(seconds * number if end is None else end)
     return StepRecord(
         generation=2,
@@ -49,6 +52,7 @@ def step(number, *, data_stall_us=0, checkpoint_us=0, seconds=2.0, end=None):
         tokens=4000,
         model_flops=3e9,
         loss=1 / number,
+        **more,
     )
 
 
@@ -70,6 +74,57 @@ def fold(*records):
     for record in records:
         result.apply(record)
     return result
+
+
+def test_who_is_slowest_most_often_is_told_with_how_much():
+    slow = [(1, 3, 0.5), (2, 3, 0.1), (3, 0, 0.2), (4, 3, 0.3), (5, 1, 0.4), (6, 2, 0.1)]
+    told = fold(started(0), *(step(n, slowest_rank=rank, straggler_ratio=ratio) for n, rank, ratio in slow)).snapshot()
+    assert [(one.rank, one.steps, one.share, one.ratio) for one in told.stragglers] == [
+        (3, 3, 0.5, 0.3),
+        (0, 1, 0.1667, 0.2),
+        (1, 1, 0.1667, 0.4),
+    ]
+    assert fold(started(0), step(1)).snapshot().stragglers == []
+
+
+def test_a_rank_alone_is_no_straggler():
+    alone = started(0).model_copy(update={"world_size": 1})
+    assert fold(alone, step(1, slowest_rank=0, straggler_ratio=0.0)).snapshot().stragglers == []
+
+
+def test_the_most_memory_of_the_last_steps_is_told():
+    assert fold(started(0), step(1, memory_bytes=5), step(2, memory_bytes=4)).snapshot().memory_bytes == 5
+    assert fold(started(0), step(1)).snapshot().memory_bytes is None
+
+
+def test_utilisation_with_recomputation_and_without_padding_are_told_beside_mfu():
+    known = ProgressFold(2, "one", START, ["NVIDIA H200"])
+    for record in (
+        started(0),
+        step(1, hardware_flops=4e9, useful_flops=1.5e9),
+        step(2, hardware_flops=4e9, useful_flops=1.5e9),
+    ):
+        known.apply(record)
+    told = known.snapshot()
+    assert told.hfu == pytest.approx(told.mfu * 4 / 3)
+    assert told.useful_mfu == pytest.approx(told.mfu / 2)
+    assert fold(started(0), step(1)).snapshot().hfu is None
+
+
+def test_traces_are_told_and_make_the_answer_news():
+    before, after = (fold(started(0), step(1), *more).snapshot() for more in ((), (trace(0), trace(8))))
+    assert [(one.number, one.rank, one.uri, one.error) for one in after.profiles] == [
+        (1, 0, "s3://b/0", ""),
+        (1, 8, "s3://b/8", ""),
+    ]
+    answers = [AgentProgress(pod="w0", pod_uid="u", at=START, current=facts) for facts in (before, after)]
+    assert answers[0].tag() != answers[1].tag()
+
+
+def trace(rank):
+    return ProfileRecord(
+        generation=2, stage="one", number=1, rank=rank, at=START, first_step=1, last_step=3, uri=f"s3://b/{rank}"
+    )
 
 
 def test_a_generation_is_starting_until_its_workers_are_ready():

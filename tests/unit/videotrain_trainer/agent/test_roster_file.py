@@ -67,8 +67,8 @@ def test_rosters_are_obeyed_in_strictly_increasing_order_whichever_way_they_come
         roster = rosters.newer()
         if roster is not None:
             obeyed.append(roster.order())
-    keys = [(generation, action == "stop") for generation, action, _ in orders]
-    assert obeyed == [key for i, key in enumerate(keys) if key > max(keys[:i], default=(0, False))]
+    keys = [(generation, action == "stop", 0) for generation, action, _ in orders]
+    assert obeyed == [key for i, key in enumerate(keys) if key > max(keys[:i], default=(0, False, 0))]
 
 
 def test_a_roster_that_was_sent_is_obeyed_though_the_file_is_spoiled(tmp_path):
