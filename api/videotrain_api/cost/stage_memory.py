@@ -114,7 +114,7 @@ class TrainMemory:
             engine=layout.engine,
             zero_stage=layout.zero_stage,
             offload=layout.offload,
-            compiled=False,
+            compiled=self.task.compile != "off",
         )
 
     def of(self, number: int, gpus: int, setting: RowSetting | None = None) -> RowMemory:

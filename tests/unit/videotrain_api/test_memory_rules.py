@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from videotrain_api.cost.stage_memory import TrainMemory
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.facts import facts_of
 from videotrain_api.rules.memory import MOST_ADVISED, check_memory
@@ -118,3 +119,12 @@ def test_so_few_rows_are_advised_that_the_webhook_has_time_for_the_largest_manif
     problems = list(check_memory(facts_of(VideoTrainingRun.from_wire(manifest))))
     assert len(problems) == 32 * 64
     assert sum("it fits with" in problem.message for problem in problems) == MOST_ADVISED
+
+
+def test_a_stage_that_does_not_compile_needs_more(recipe):
+    def total(compile_blocks):
+        manifest = copy.deepcopy(recipe)
+        manifest["spec"]["stages"][0]["train"]["compile"] = compile_blocks
+        return TrainMemory(parse_run(manifest, fitting=False), 0).of(1, 224).total
+
+    assert total("auto") == total("on") < total("off")
