@@ -10,7 +10,24 @@ import sys
 
 import pytest
 
+from videotrain.commands.get import DATABASE_FILE
+from videotrain.embedded.database import read_objects
+from videotrain.objectstore.s3_client import KEY_ID, SECRET_KEY, Credentials, s3_client
+from videotrain.processes.podfiles import secret_value
+from videotrain.report.workdir import S3Objects
+from videotrain_api.vocabulary import KIND
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def store_of(workdir):
+    """The running object store of a working directory, and the status of its run."""
+    (run,) = read_objects(workdir / DATABASE_FILE, KIND)
+    storage = run["spec"]["storage"]
+    secrets = {secret["metadata"]["name"]: secret for secret in read_objects(workdir / DATABASE_FILE, "Secret")}
+    keys = secrets[storage["credentialsSecret"]]
+    credentials = Credentials(*(secret_value(keys, name) for name in (KEY_ID, SECRET_KEY)))
+    return S3Objects(s3_client(storage["endpointUrl"], credentials, "us-east-1")), run["status"]
 
 
 def test_steps_of_two_ranks_on_two_nodes_are_traced_and_stored(start, manifest):
@@ -20,10 +37,13 @@ def test_steps_of_two_ranks_on_two_nodes_are_traced_and_stored(start, manifest):
     subprocess.run([*command, "--steps", "2", "--ranks", "0,1"], check=True)
     told = local.until(lambda line: line.get("message", "").startswith("Profile"))["message"]
     assert told.startswith("ProfileStored: trace 1: 2 stored in s3://"), told
-    traces = sorted(local.workdir.rglob("profiles/0001/rank-*.json.gz"))
-    assert [path.name.split(".")[0] for path in traces] == ["rank-00000", "rank-00001"]
-    for path in traces:
-        events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    objects, status = store_of(local.workdir)
+    traces = status["profile"]["traces"]
+    assert [trace["rank"] for trace in traces] == [0, 1]
+    for trace in traces:
+        assert trace["lastStep"] == trace["firstStep"] + 1
+        assert "/train/profiles/0001/rank-0000" in trace["uri"]
+        events = json.loads(gzip.decompress(objects.get(trace["uri"])))["traceEvents"]
         names = {event.get("name", "") for event in events}
         assert any(name.startswith("aten::") for name in names)
         assert any("Optimizer.step" in name for name in names)

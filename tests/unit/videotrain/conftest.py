@@ -104,6 +104,7 @@ class SyntheticRun:
         loss=None,
         torn: str = "",
         samples: int = 4,
+        measured=None,
     ) -> dict:
         self.number += 1
         created, name = self.now, stage["name"]
@@ -127,6 +128,7 @@ class SyntheticRun:
                     "tokens": 128 * samples,
                     "modelFlops": 1e9,
                     **({"loss": loss(step)} if loss else {}),
+                    **(measured(step) if measured else {}),
                 }
             )
         if cause not in ("completed", "drained"):
