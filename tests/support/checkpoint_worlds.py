@@ -122,6 +122,9 @@ class ThreadPeers:
     def table(self, row: Sequence[float]) -> torch.Tensor:
         return torch.tensor(self._exchange(list(row)), dtype=torch.float64)
 
+    def any(self, flags: Sequence[bool]) -> list[bool]:
+        return [bool(flag) for flag in self.table([float(flag) for flag in flags]).any(dim=0)]
+
     def swap(self, messages: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [sent[self.rank].clone() for sent in self._exchange(list(messages))]
 

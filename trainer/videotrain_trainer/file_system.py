@@ -40,7 +40,7 @@ def read_files(store: ObjectStore, uri: str, read: Callable[[AbstractFileSystem,
         return store.read_by(uri, lambda _: read(LocalFileSystem(), str(local_path(uri))))
 
     def request(storage: Storage) -> Result:
-        with _as_obstore():
+        with as_obstore():
             return read(_s3(storage), uri.removeprefix("s3://").rstrip("/"))
 
     return store.read_by(uri, request)
@@ -58,8 +58,8 @@ def _s3(storage: Storage) -> AbstractFileSystem:
 
 
 @contextmanager
-def _as_obstore() -> Iterator[None]:
-    """The errors of s3fs and botocore as those that ObjectStore knows, with the code that the server gave."""
+def as_obstore() -> Iterator[None]:
+    """Raises the errors of s3fs and botocore as those that ObjectStore knows, with the code that the server gave."""
     try:
         yield
     except FileNotFoundError as error:

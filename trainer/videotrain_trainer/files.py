@@ -36,6 +36,11 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
         remove(partial)
 
 
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give a file its name that other processes have completed; see `replacing` for one that is written here."""
+    partial.replace(path)
+
+
 def remove(path: Path) -> None:
     """Remove a file, or a folder and all below it, if it is there."""
     if path.is_dir():

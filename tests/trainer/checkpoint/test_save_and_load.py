@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from support.checkpoint_worlds import (
     SHAPES,
@@ -25,7 +26,7 @@ from videotrain_trainer.checkpoint.fence import Fence
 from videotrain_trainer.checkpoint.load import open_checkpoint
 from videotrain_trainer.checkpoint.state import BLOCK_BYTES
 from videotrain_trainer.errors import ConfigError, DataError, Fenced
-from videotrain_trainer.training.final_weights import stored_weights
+from videotrain_trainer.training.final_tensors import StoredTensors
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_exported_weights_are_the_moving_average_of_every_parameter(prefix):
     save(make_writers(make_store(), prefix, 3), 10)
     found = open_checkpoint(make_store(), prefix, 10)
     expected = whole_values("ema", SHAPES, 10)
-    exported = dict(stored_weights(make_store(), found))
+    exported = dict(StoredTensors(make_store(), found, torch.float32))
     assert {name: tuple(tensor.shape) for name, tensor in exported.items()} == SHAPES
     assert all(exported[name].flatten().equal(expected[name]) for name in SHAPES)
 

@@ -113,8 +113,9 @@ def test_an_adapter_learns_the_same_in_any_world_on_a_base_without_default_value
     for size, parallel in (
         (1, ParallelLayout(micro_batches_per_step=4)),
         (2, ParallelLayout(micro_batches_per_step=4, engine="fsdp2")),
+        (2, ParallelLayout(micro_batches_per_step=4, zero_stage=2)),
     ):
-        folder = tmp_path / str(size)
+        folder = tmp_path / str(len(results))
         folder.mkdir()
         adapter = LoraAdapter(rank=2)
         config = train_config(folder, latents, steps=2, parallel=parallel, lora=adapter, ema_decay=None)
@@ -122,4 +123,4 @@ def test_an_adapter_learns_the_same_in_any_world_on_a_base_without_default_value
         result = run_world(folder, config.model_copy(update={"paths": paths}), size)
         assert result.outcomes == ["completed"] * size, result.outcomes
         results.append(final_weights(folder))
-    assert difference(*results) < ROUNDING
+    assert max(difference(results[0], other) for other in results[1:]) < ROUNDING

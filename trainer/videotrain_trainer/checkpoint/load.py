@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 import google_crc32c
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
@@ -34,8 +35,8 @@ from videotrain_trainer.errors import ConfigError, ObjectMissing, PeerLost
 from videotrain_trainer.sharded_state import Piece, Quantity, ShardedState, in_parts, pack, packed_length
 from videotrain_trainer.storage import ObjectStore
 
-REQUEST_BLOCKS = 64
-"""Blocks of the longest ranged read: 64 MiB keep a connection busy and bound the memory of a read."""
+REQUEST_BLOCKS = 16
+"""Blocks of the longest ranged read: 16 MiB keep a connection busy and bound the memory of a read."""
 READERS = 4
 PART_ELEMENTS = 1 << 24
 """Elements of each vector that are read at once: 64 MiB, which bounds the memory of a start. At its edges a part reads
@@ -213,9 +214,9 @@ def _fetch(
     data = read_again(store, lambda source: _verified(source, found, file, wanted))
     for span in spans:
         low, high = max(span.start, wanted.start), min(span.stop, wanted.stop)
-        values = torch.frombuffer(bytearray(data[low - wanted.start : high - wanted.start]), dtype=torch.float32)
-        first = (low - span.start) // ELEMENT_BYTES
-        span.target[first : first + len(values)] = values
+        first, count = (low - span.start) // ELEMENT_BYTES, (high - low) // ELEMENT_BYTES
+        values = np.frombuffer(data, dtype=np.float32, count=count, offset=low - wanted.start)
+        span.target.numpy()[first : first + count] = values
 
 
 def _verified(store: ObjectStore, found: StoredCheckpoint, file: StoredFile, wanted: ByteRange) -> bytes:

@@ -87,6 +87,7 @@ class FlowObjective:
             self.module: MMDiT = build_transformer(config.model, config.autoencoder, config.text_encoder)
         self._config, self._store, self._device = config, store, context.world.device
         self._cache = NodeCache(context.cache, store)
+        self.base: Fragments | None = None
         if self.task.lora is not None:
             self._adapt(self.task.lora)
         if self.task.fp8:
@@ -134,6 +135,7 @@ class FlowObjective:
             raise ConfigError("train.lora: an adapter needs weights to start from; set spec.model.weights or initFrom")
         weights = initial_weights(self._store, source, self._cache)
         found = starting_fragments(self.module, weights, initial_fragments(self.module, self._config.seed))
+        self.base = found
         inject(self.module, lora_config(spec))
         dtype = torch.bfloat16 if self.task.precision == "bf16" else torch.float32
         load_frozen(self.module, found, self._device, dtype)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,15 @@ class TrainedTask(Protocol):
     @property
     def ema_decay(self) -> float | None:
         """Decay of the moving average; none is kept for None and 0."""
+
+
+@runtime_checkable
+class HasBase(Protocol):
+    """An objective that may train an adapter."""
+
+    @property
+    def base(self) -> Fragments | None:
+        """The frozen weights under an adapter, which is all that an engine may have of them; None without one."""
 
 
 class KeyedBatch(Protocol):

@@ -9,7 +9,7 @@ Shape letters: F features of a layer's input, O of its output, R rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -163,23 +163,3 @@ def merged(weight_OF: Tensor, a_RF: Tensor, b_OR: Tensor, scale: float) -> Tenso
     """The weight plus scale * B A, summed in float32, in the weight's data type."""
     added_OF = b_OR.float() @ a_RF.float()
     return (weight_OF.float() + scale * added_OF).to(weight_OF.dtype)
-
-
-def merged_state(
-    state: Mapping[str, Tensor], trained: Mapping[str, Tensor], scale: float
-) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a model with its adapter merged in, one after another.
-
-    Args:
-        state: of the adapted model, for what is frozen.
-        trained: the adapter's tensors, which may be newer than the state's.
-        scale: of the addition.
-    """
-    for name, value in state.items():
-        if is_adapter(name):
-            continue
-        layer, _, kind = name.rpartition(".")
-        a_RF = trained.get(f"{layer}.lora_A.weight")
-        if kind == "weight" and a_RF is not None:
-            value = merged(value.detach().cpu(), a_RF, trained[f"{layer}.lora_B.weight"], scale)
-        yield name, value

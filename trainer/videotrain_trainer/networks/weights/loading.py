@@ -151,6 +151,14 @@ def _described(module: nn.Module) -> str:
     return f"the {name} of this run; compare spec.model / spec.autoencoder with the model that wrote the file"
 
 
+def model_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a transformer's parameters as it is built, whatever an engine or an adapter made of them."""
+    config = config_of(module)
+    if not isinstance(config, MMDiTConfig):
+        raise TypeError(type(module))
+    return dict(scheme("open-sora-v2", config).ours)
+
+
 def config_of(module: nn.Module) -> ModelConfig | None:
     """Sizes of a model that has published layouts; None for another one."""
     config = getattr(module, "config", None)

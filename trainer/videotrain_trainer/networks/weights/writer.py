@@ -148,7 +148,7 @@ def _write_file(
     tell: Tell | None,
     sealed: bool,
 ) -> None:
-    file.write(_header(plan, {**metadata, SEAL: unset_seal(len(plan))} if sealed else metadata))
+    file.write(file_header(plan, {**metadata, SEAL: unset_seal(len(plan))} if sealed else metadata))
     written: dict[str, Sealed] = {}
     for planned in plan:
         tensor = make(planned.name)
@@ -166,10 +166,11 @@ def _write_file(
             tell(planned.length)
     if sealed:
         file.seek(0)
-        file.write(_header(plan, {**metadata, SEAL: seal_of(written, metadata)}))
+        file.write(file_header(plan, {**metadata, SEAL: seal_of(written, metadata)}))
 
 
-def _header(plan: Sequence[Planned], metadata: Mapping[str, str]) -> bytes:
+def file_header(plan: Sequence[Planned], metadata: Mapping[str, str]) -> bytes:
+    """All bytes of a file before its first tensor; a multiple of ALIGNMENT."""
     facts: dict[str, object] = {"__metadata__": metadata} if metadata else {}
     offset = 0
     for planned in plan:

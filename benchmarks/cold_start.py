@@ -1,0 +1,190 @@
+"""Cold start of a large model on two CPU ranks: what each rank reads and holds, and what the time goes into.
+
+A transformer of 1.2 B parameters under FSDP2 starts from published weights (bf16, on disk), as a worker pod starts it:
+a real agent, a roster, torchelastic, two workers. Then the same world starts again from the checkpoint that it saved.
+Bytes read are those of the read system calls of a worker since it was announced (/proc/PID/io), memory is its largest
+resident set (VmHWM); both are taken when it tells that it is ready. The share of a rank is what it holds then: master
+weights and both moments in float32.
+
+The column for 11 B parameters on 224 ranks is modelled from these numbers; see `modelled`.
+
+    python benchmarks/cold_start.py            # 25 GB of memory, 20 GB of disk
+    python benchmarks/cold_start.py --ready    # ends when the workers are ready: 17 GB of memory
+    python benchmarks/cold_start.py --small    # 40 M parameters
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import sys
+import tempfile
+from datetime import UTC, date, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from support.agent_pods import Worlds
+from support.training_worlds import make_latents, train_config
+
+from videotrain_api.config.stage_config import StagePaths
+from videotrain_api.cost.peer_copies import STATE_BYTES
+from videotrain_api.records import TRAINER_RECORD, StartedRecord, StepRecord
+from videotrain_api.resource.stages import ParallelLayout
+from videotrain_trainer.networks.build import build_transformer
+from videotrain_trainer.networks.initial import write_initial
+from videotrain_trainer.networks.weights import Destination
+
+RANKS = 2
+FLAGSHIP, FLAGSHIP_RANKS = 11_891_390_528, 224
+"""Parameters of the 11B transformer, and the ranks of its first stage."""
+NODE_BYTES_PER_SECOND = 1e9
+"""Assumed in the modelled column: what a node of eight ranks reads from its object store."""
+LARGE = {"hidden_size": 2048, "num_heads": 16, "double_blocks": 4, "single_blocks": 9}
+SMALL = {"hidden_size": 384, "num_heads": 3, "double_blocks": 4, "single_blocks": 9}
+
+
+def configuration(folder, sizes, latents, weights, steps):
+    layout = ParallelLayout(micro_batches_per_step=RANKS, engine="fsdp2")
+    config = train_config(folder, latents, steps=steps, parallel=layout, precision="bf16", ema_decay=None)
+    head = sizes["hidden_size"] // sizes["num_heads"]
+    side = head * 7 // 32 * 2
+    model = config.model.model_copy(update={**sizes, "mlp_ratio": 4.0, "rope_axes": [head - 2 * side, side, side]})
+    paths = StagePaths(**config.paths.model_dump() | {"initial_weights": str(weights)})
+    limits = {"start_seconds": 3600, "hang_seconds": 3600}
+    return config.model_copy(update={"model": model, "paths": paths, **limits})
+
+
+def write_weights_file(path, config):
+    with torch.device("meta"):
+        model = build_transformer(config.model, config.autoencoder, config.text_encoder)
+    write_initial(model, 1, Destination(target=path), "open-sora-v2", torch.bfloat16)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def process(pid):
+    """Bytes that a process has read, and its largest resident set, bytes."""
+    io = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+    status = Path(f"/proc/{pid}/status").read_text()
+    peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(io["rchar"]), 1024 * int(peak)
+
+
+def records(pod, generation):
+    file = pod.file(f"records-{generation}-0.jsonl")
+    return [TRAINER_RECORD.validate_json(line) for line in file.open("rb")] if file.exists() else []
+
+
+def one(kind, found):
+    return next((record for record in found if isinstance(record, kind)), None)
+
+
+def start(worlds, config, *, to_ready=False):
+    """One start of the world: phases in seconds, and what the ranks read and held when they were ready."""
+    (pod,) = worlds.pods
+    generation = worlds.start(pod, config=config, processes=RANKS, created_at=datetime.now(UTC))
+    pod.until(lambda _: all(pod.file(f"worker-{generation}-{rank}.pid").exists() for rank in range(RANKS)), 600)
+    workers = [worlds.pods[0].worker(generation, rank).pid for rank in range(RANKS)]
+    before = [process(pid)[0] for pid in workers]
+    pod.until(lambda _: one(StartedRecord, records(pod, generation)), 3600)
+    ready = [process(pid) for pid in workers]
+    started = one(StartedRecord, records(pod, generation))
+    phases = {phase: microseconds / 1e6 for phase, microseconds in started.phases_us.items()}
+    if to_ready:
+        pod.close()
+    else:
+        pod.until(lambda _: one(StepRecord, records(pod, generation)), 3600)
+        step = one(StepRecord, records(pod, generation))
+        phases["firstStep"] = (step.finished_at - started.at).total_seconds()
+        pod.until(lambda seen: seen.current.generation == generation and seen.current.saved, 3600)
+    return {
+        "secondsByPhase": {phase: round(seconds, 2) for phase, seconds in phases.items()},
+        "secondsFromRoster": round(sum(phases.values()), 2),
+        "bytesReadByRank": [read - first for (read, _), first in zip(ready, before, strict=True)],
+        "largestResidentByRank": [peak for _, peak in ready],
+    }
+
+
+def beside(found, parameters, bytes_each):
+    """Ratios to what a rank has to read and to hold."""
+    share, held = parameters * bytes_each / RANKS, parameters * STATE_BYTES / RANKS
+    return found | {
+        "shareToRead": round(share),
+        "readOverShare": round(max(found["bytesReadByRank"]) / share, 3),
+        "shareToHold": round(held),
+        "gigabytesAboveShare": round((max(found["largestResidentByRank"]) - held) / 1e9, 2),
+    }
+
+
+def modelled(first, again):
+    """The 11B transformer on 224 ranks, eight to a node; nothing of it was measured.
+
+    What does not depend on the size is taken as measured. Bytes are read at NODE_BYTES_PER_SECOND of a node, with as
+    much more than a share as was measured; what a rank does with its bytes takes as long per byte as here.
+    """
+    out = {}
+    for name, found, bytes_each in (("fromWeights", first, 2), ("fromCheckpoint", again, STATE_BYTES)):
+        if found is None:
+            continue
+        share = FLAGSHIP * bytes_each / FLAGSHIP_RANKS
+        phase = "weights" if bytes_each == 2 else "checkpoint"
+        per_byte = found["secondsByPhase"][phase] / found["shareToRead"]
+        fixed = sum(found["secondsByPhase"][key] for key in ("order", "launch", "join", "claim", "ready"))
+        reading = 8 * share * found["readOverShare"] / NODE_BYTES_PER_SECOND
+        out[name] = {
+            "modelled_bytesReadByRank": round(share * found["readOverShare"]),
+            "modelled_bytesHeldByRank": round(FLAGSHIP * STATE_BYTES / FLAGSHIP_RANKS),
+            "modelled_secondsReading": round(reading, 2),
+            "modelled_secondsOfWork": round(per_byte * share, 2),
+            "modelled_secondsFixed": round(fixed, 2),
+        }
+    return out
+
+
+def measure(folder, sizes, *, to_ready):
+    latents = make_latents(folder)
+    weights = folder / "model.safetensors"
+    config = configuration(folder, sizes, latents, weights, steps=1_000_000)
+    policy = config.checkpoint.model_copy(update={"every_steps": 1})
+    config = config.model_copy(update={"checkpoint": policy})
+    parameters = write_weights_file(weights, config)
+    with contextlib.closing(Worlds(folder / "pods", injected=None, pods=1)) as worlds:
+        worlds.pods[0].until(lambda seen: seen.ready, 600)
+        first = beside(start(worlds, config, to_ready=to_ready), parameters, 2)
+        if to_ready:
+            return parameters, first, None
+        again = beside(start(worlds, config), parameters, STATE_BYTES)
+        worlds.start(action="stop", drain=False)
+        worlds.pods[0].until(lambda seen: seen.current.ended_at, 600)
+    return parameters, first, again
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="a model of 40 M parameters")
+    parser.add_argument("--ready", action="store_true", help="end when the workers are ready for their first step")
+    parser.add_argument("--out", type=Path, help="file to write; by default results/cold-start-DATE.json")
+    options = parser.parse_args()
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        parameters, first, again = measure(Path(folder), SMALL if options.small else LARGE, to_ready=options.ready)
+    result = {
+        "what": "cold start of an MMDiT under FSDP2 on 2 CPU ranks of one pod, by real agents; weights on disk, bf16",
+        "parameters": parameters,
+        "fromWeights": first,
+        "fromCheckpoint": again,
+        "elevenBillionOn224Ranks": modelled(first, again),
+        "hardware": {"cores": os.cpu_count(), "machine": platform.machine(), "loadBefore": round(load, 1)},
+        "versions": {"python": platform.python_version(), "torch": version("torch")},
+    }
+    text = json.dumps(result, indent=2)
+    out = options.out or Path(__file__).parent / "results" / f"cold-start-{date.today()}.json"
+    out.write_text(text + "\n")
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
