@@ -1,0 +1,1 @@
+"""Parts of the benchmark of one rank (rank_replica.py)."""
