@@ -110,6 +110,21 @@ class Record(ApiModel):
     """Hash of the stage's configuration; empty where a process ended before it had read one."""
 
 
+class GradientCheck(ApiModel):
+    """What the gradient check of a start found: a small model through the stage's engine, beside plain sums."""
+
+    engine: str
+    """Engine, offload and precision, such as `deepspeed zeroStage 2, bf16`."""
+    cases: int
+    """Combinations of contextParallel and recompute that were tried."""
+    worst_error: float
+    """Largest difference of a part of the model, relative to the size of its gradient."""
+    bound: float
+    """Largest that is taken for rounding; a start with more ends as GRADIENTS."""
+    duration_us: int = Field(ge=0)
+    """Time that it took, microseconds."""
+
+
 class StartedRecord(Record):
     """A worker is ready to train."""
 
@@ -127,6 +142,8 @@ class StartedRecord(Record):
     """Kernel that attention runs on, such as `cudnn`; None for a stage that has no transformer."""
     phases_us: dict[str, int] = Field(default_factory=dict)
     """What the start went into, from the roster on: microseconds by phase, in their order."""
+    gradient_check: GradientCheck | None = None
+    """Of a stage that trains and is not complete."""
 
 
 class StepRecord(Record):
@@ -393,6 +410,8 @@ class GenerationProgress(ApiModel):
     """Kernel that attention runs on; None for a stage that has no transformer."""
     skipped_checkpoints: list[str] = Field(default_factory=list)
     """Checkpoints that were refused at start, with why."""
+    gradient_check: GradientCheck | None = None
+    """What the gradient check of the start found."""
     curation: CurationCounts | None = None
     """Of a curate stage, once its set was put together."""
     loss: float | None = None

@@ -209,6 +209,8 @@ class ExitCode(IntEnum):
     """Killed by the agent because its step counter stood still."""
     CUDA = 84
     """The GPU or its driver failed: infrastructure, the node is suspect."""
+    GRADIENTS = 85
+    """The gradient check of a start: the engine's gradients are not the sums that they should be: application."""
     TERMINATED = 143
     """SIGTERM outside a drain: preemption."""
     KILLED = 137

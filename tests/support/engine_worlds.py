@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,12 +18,17 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from videotrain_api.resource.stages import LearningRatePiece, Optimizer
+from videotrain_trainer.errors import GradientsLost
 from videotrain_trainer.networks.initial import initialize
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.mmdit.model import MMDiT
+from videotrain_trainer.parallel import gradient_check
 from videotrain_trainer.parallel.build import shard_model
+from videotrain_trainer.parallel.check_models import CheckCase, small_transformer
+from videotrain_trainer.parallel.context import ContextGroups
 from videotrain_trainer.parallel.data_parallel import share_of
 from videotrain_trainer.parallel.engine import Engine, EngineOptions
+from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.sharded_state import Quantity, numel, packed_length
 from videotrain_trainer.worker.stage_context import World
 
@@ -327,3 +332,40 @@ def costs(world: World, names: list[str]) -> dict[str, dict[str, Any]]:
             "parameters": parameters,
         }
     return found
+
+
+Loss = Literal["none", "of a rank", "of a rank in one block", "factor of the degree"]
+
+
+def plant(loss: Loss, engine: Engine, world: World) -> None:
+    """Let an engine lose gradients, as releases of libraries have."""
+    backward, last_rank = engine.backward, world.rank == world.size - 1
+
+    def scaled(value: Tensor, last: bool = True) -> None:
+        backward(value * (0.0 if loss == "of a rank" and last_rank else 2.0), last)
+
+    if loss in ("of a rank", "factor of the degree"):
+        if loss == "factor of the degree" or last_rank:
+            engine.backward = scaled  # type: ignore[method-assign]
+    elif loss == "of a rank in one block" and last_rank:
+        for parameter in engine.module.double_blocks[1].parameters():
+            parameter.register_hook(lambda gradient: 0.0 * gradient)
+
+
+def check_with(world: World, name: str, precision: str, degree: int, loss: Loss) -> tuple[str, Any]:
+    """The gradient check of an engine that loses gradients: what it finds, or how it refuses."""
+
+    def planted(module: nn.Module, chosen: EngineOptions, of: World) -> Engine:
+        engine = shard_model(module, chosen, of)
+        plant(loss, engine, of)
+        return engine
+
+    gradient_check.shard_model = planted  # type: ignore[attr-defined]
+    config = small_model().config
+    groups = ContextGroups(world.rank, [degree], 4, config.num_heads)
+    cases = [CheckCase("none", groups.of(degree)), CheckCase("full", None)]
+    model = small_transformer(config, cases, world.size, world.device)
+    try:
+        return "passed", gradient_check.check_gradients(model, options(name, precision), world, WorldPeers())
+    except GradientsLost as error:
+        return "refused", str(error)

@@ -46,6 +46,7 @@ from videotrain_trainer.checksums import sealed_json
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, to_parquet, uids_hash
 from videotrain_trainer.data.sets import EncodedSetInfo, set_info_uri
 from videotrain_trainer.data.shards import ShardWriter
+from videotrain_trainer.parallel.zero import ZeroEngine
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.exit_codes import classify
 from videotrain_trainer.worker.main import MODULES
@@ -264,6 +265,8 @@ class Plan:
     """Pods among which the ranks are shared out in order; each has a folder of its name that stands for its memory."""
     drain_during: int | None = None
     """The last rank is asked to stop while this step runs."""
+    lose_gradients: bool = False
+    """Backward passes of the last rank count for nothing."""
     kill_after: int | None = None
     """The last rank is killed once this step is recorded."""
     backend: str = "inductor"
@@ -347,6 +350,9 @@ def _worker(config: str, folder: str, rank: int, size: int, plan: Plan) -> None:
     where = Path(folder)
     os.environ["LOCAL_RANK"] = str(rank)
     importlib.import_module("videotrain_trainer.parallel.activation").BACKEND = plan.backend
+    if plan.lose_gradients and rank == size - 1:
+        backward = ZeroEngine.backward
+        ZeroEngine.backward = lambda self, loss, last=True: backward(self, 0.0 * loss, last)  # type: ignore[method-assign]
     sink = Sink(where / f"records-{rank}.jsonl", plan, rank, size)
     code = 0
     try:

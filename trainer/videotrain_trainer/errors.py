@@ -73,6 +73,12 @@ class Diverged(TrainerError):
     exit_code = ExitCode.DIVERGED
 
 
+class GradientsLost(TrainerError):
+    """The engine's gradients are not the sums that they should be."""
+
+    exit_code = ExitCode.GRADIENTS
+
+
 class Fenced(TrainerError):
     """A newer generation exists; this one must not write."""
 

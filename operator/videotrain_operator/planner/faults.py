@@ -43,6 +43,7 @@ EXIT_CODES: Final[dict[int, Verdict]] = {
     ExitCode.PEER_LOST: Verdict("infrastructure", "Restart"),
     ExitCode.HANG: Verdict("hang", "Restart"),
     ExitCode.CUDA: Verdict("infrastructure", "ReplaceNode"),
+    ExitCode.GRADIENTS: Verdict("application", "Restart"),
     ExitCode.TERMINATED: Verdict("preemption", "Restart"),
     ExitCode.KILLED: Verdict("infrastructure", "Restart"),
 }

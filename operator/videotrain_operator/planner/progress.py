@@ -85,7 +85,7 @@ def merge(known: GenerationProgress | None, reports: Sequence[Report], members: 
         "skipped_checkpoints": max((facts.skipped_checkpoints for facts in all_facts), key=len),
     }
     changes["profiles"] = _profiles(all_facts)
-    for name in ("world_size", "resumed_step", "total_steps", "curation", "attention"):
+    for name in ("world_size", "resumed_step", "total_steps", "curation", "attention", "gradient_check"):
         changes[name] = _first(getattr(facts, name) for facts in all_facts)
     return ahead.model_copy(update=changes)
 

@@ -167,6 +167,7 @@ class ProgressFold:
             stacks=self.stacks,
             skipped_checkpoints=started.skipped_checkpoints if started else [],
             attention=started.attention if started else None,
+            gradient_check=started.gradient_check if started else None,
             curation=self._curation,
             loss=self._loss,
             validation_loss=self._validation.loss if self._validation else None,

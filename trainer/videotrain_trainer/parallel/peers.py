@@ -72,6 +72,12 @@ class WorldPeers:
         dist.all_gather_single(out, torch.tensor(row, dtype=torch.float64))
         return out.view(-1, len(row))
 
+    def sum(self, vector: Tensor) -> Tensor:
+        """The sum of the ranks' vectors, which have one length."""
+        total = vector.clone()
+        dist.all_reduce(total)
+        return total
+
     def any(self, flags: Sequence[bool]) -> list[bool]:
         """For each flag, whether some rank has set it."""
         return [bool(flag) for flag in self.table([float(flag) for flag in flags]).any(dim=0)]

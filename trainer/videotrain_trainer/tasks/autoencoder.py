@@ -28,6 +28,7 @@ from videotrain_trainer.networks.losses.discriminator import Discriminator
 from videotrain_trainer.networks.losses.lpips_files import load_perceptual
 from videotrain_trainer.networks.weights import load_state, load_weights
 from videotrain_trainer.parallel.activation import autoencoder_blocks
+from videotrain_trainer.parallel.check_models import CheckModel, small_autoencoder
 from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine
 from videotrain_trainer.reconstruction.losses import AdversarialLosses, ReconstructionLoss, build_discriminator
 from videotrain_trainer.storage import ObjectStore
@@ -35,7 +36,7 @@ from videotrain_trainer.training.loop import train
 from videotrain_trainer.training.setup import initial_weights
 from videotrain_trainer.training.step import Loss, Model
 from videotrain_trainer.training.step_flops import MicroBatchWork, autoencoder_work
-from videotrain_trainer.worker.stage_context import Outcome, StageContext
+from videotrain_trainer.worker.stage_context import Outcome, StageContext, World
 
 MEASURED_BATCHES = 16
 """Micro-batches, from the start of the order, by which the scale of the latents is measured."""
@@ -69,6 +70,7 @@ class ReconstructionObjective:
         self.attention: str | None = None
         self._config, self._store = config, store
         self._cache, self._device = context.cache, context.world.device
+        self._dtype = torch.bfloat16 if self.task.precision == "bf16" else torch.float32
         self._reconstruction = self._make_reconstruction()
         self.adversarial: AdversarialPhase | None = self.task.adversarial
         self.discriminator: Discriminator | None = None
@@ -120,6 +122,10 @@ class ReconstructionObjective:
                 total, count = total + float(latent_BCTHW.square().sum()), count + latent_BCTHW.numel()
         return _checked_scale(math.sqrt(total / count))
 
+    def check_model(self, world: World, /) -> CheckModel:
+        """A small autoencoder."""
+        return small_autoencoder(self.task.parallel.recompute_of(self.task.bucket), world.device, self._dtype)
+
     def loader(self, state: OrderState, micro_batches: Sequence[Sequence[int]]) -> PixelLoader:
         """Batches of this rank's micro-batches."""
         return PixelLoader(self._store, self.data, state, micro_batches, self._cache, self._device)
@@ -130,8 +136,7 @@ class ReconstructionObjective:
         name = f"{first.bucket}/{first.position}"
         as_picture = uniform(self._config.seed, "image", first.bucket, first.position) < self.task.image_ratio
         video_BCTHW = batch.video_BCTHW[:, :, :1] if as_picture else batch.video_BCTHW
-        dtype = next(self.module.parameters()).dtype
-        out_BCTHW: Tensor = model(video_BCTHW.to(dtype))
+        out_BCTHW: Tensor = model(video_BCTHW.to(self._dtype))
         full = self.task.parallel.recompute_of(self.task.bucket) == "full"
         work = autoencoder_work(self._config.autoencoder, video_BCTHW.shape, recompute=full)
         if isinstance(model, AdversarialEngine) and model.active:

@@ -43,6 +43,7 @@ from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.weights import Fragments, load_frozen, open_weights, starting_fragments
 from videotrain_trainer.node_cache import NodeCache
 from videotrain_trainer.parallel.activation import transformer_blocks
+from videotrain_trainer.parallel.check_models import CheckCase, CheckModel, small_transformer
 from videotrain_trainer.parallel.context import ContextGroup, ContextGroups
 from videotrain_trainer.parallel.peers import WorldPeers, first_choice
 from videotrain_trainer.storage import ObjectStore
@@ -111,7 +112,7 @@ class FlowObjective:
         """Which ranks share a sample, of every bucket and of every held-out sample. Collective."""
         layout, heads = self.task.parallel, self.module.config.num_heads
         degrees = {row_name(row): layout.degree_of(row) for row in self.task.buckets}
-        groups = ContextGroups(world.rank, degrees.values(), gpus_per_node, heads)
+        groups = self._context_groups = ContextGroups(world.rank, degrees.values(), gpus_per_node, heads)
         buckets = zip(self.data.plan.buckets, self.data.degrees, strict=True)
         self._groups = {bucket.name: groups.of(degree) for bucket, degree in buckets}
         held_out = [degrees[self.data.manifest_row(number)["row"]] for number in self.data.held_out]
@@ -174,6 +175,13 @@ class FlowObjective:
     def export_metadata(self, _weights: Mapping[str, Tensor], /) -> dict[str, str]:
         """Nothing: whoever draws from the transformer knows the rest from the configuration."""
         return {}
+
+    def check_model(self, world: World, /) -> CheckModel:
+        """A small transformer, run in every way in which a row of the bucket table runs."""
+        layout = self.task.parallel
+        ways = {(layout.degree_of(row), layout.recompute_of(row)): None for row in self.task.buckets}
+        cases = [CheckCase(policy, self._context_groups.of(degree)) for degree, policy in ways]
+        return small_transformer(self.module.config, cases, world.size, world.device)
 
     def loader(self, state: OrderState, micro_batches: Sequence[Sequence[int]]) -> FlowLoader:
         """Batches of this rank's micro-batches."""

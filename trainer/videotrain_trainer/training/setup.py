@@ -26,6 +26,7 @@ from videotrain_trainer.networks.weights import Weights, open_weights
 from videotrain_trainer.node_cache import NodeCache
 from videotrain_trainer.parallel.data_parallel import share_of
 from videotrain_trainer.parallel.engine import Engine, EngineOptions
+from videotrain_trainer.parallel.gradient_check import check_gradients
 from videotrain_trainer.parallel.neighbours import NextPod
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine, build_engine
@@ -153,6 +154,9 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
         offload=task.parallel.offload,
         keep_average=bool(task.ema_decay),
     )
+    check = check_gradients(objective.check_model(world), options, world, peers)
+    log.info("gradient check passed: %s", check)
+    clock.passed("gradients")
     engine = build_engine(objective, options, world)
     clock.passed("engine")
     resumed = resume(context, store, _member(context), objective.data, engine.shards, complete, peers)
@@ -166,7 +170,13 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     clock.passed("ready")
     log.info("ready at step %d of %d: %s", step, task.steps, clock)
     context.reporter.started(
-        world.size, step, task.steps, list(resumed.skipped), clock.phases_us, attention=objective.attention
+        world.size,
+        step,
+        task.steps,
+        list(resumed.skipped),
+        clock.phases_us,
+        attention=objective.attention,
+        gradient_check=check,
     )
     return run
 

@@ -17,6 +17,7 @@ from videotrain_trainer.data.loader import MicroBatchLoader, SampleKey
 from videotrain_trainer.data.sample_order import OrderState, StepOrder
 from videotrain_trainer.data.sets import TrainingSet
 from videotrain_trainer.networks.weights import Fragments
+from videotrain_trainer.parallel.check_models import CheckModel
 from videotrain_trainer.parallel.data_parallel import Share
 from videotrain_trainer.parallel.engine import Engine
 from videotrain_trainer.parallel.peers import WorldPeers
@@ -34,6 +35,7 @@ from videotrain_trainer.training.step_result import (
     world_result,
 )
 from videotrain_trainer.training.timing import Marks, Timeline, take_memory_peak
+from videotrain_trainer.worker.stage_context import World
 
 Model = Callable[..., Any]
 
@@ -117,6 +119,9 @@ class Objective(Protocol):
 
     def export_metadata(self, weights: Mapping[str, Tensor], /) -> dict[str, str]:
         """What is stored with the final weights for those who load them; on rank 0 alone, after the last step."""
+
+    def check_model(self, world: World, /) -> CheckModel:
+        """A small model of the same kinds of layers, run as the stage runs its own."""
 
     def loader(self, state: OrderState, micro_batches: Sequence[Sequence[int]]) -> MicroBatchLoader[Any, Any]:
         """Batches of this rank's micro-batches of every bucket, from `state` on."""

@@ -11,6 +11,7 @@ from videotrain_api.records import (
     CheckpointRecord,
     CurationCounts,
     CurationRecord,
+    GradientCheck,
     HousekeepingRecord,
     PhaseRecord,
     ProfileRecord,
@@ -98,6 +99,7 @@ class StageReporter:
         skipped: list[str] | None = None,
         phases_us: dict[str, int] | None = None,
         attention: str | None = None,
+        gradient_check: GradientCheck | None = None,
     ) -> None:
         """This process is ready to work.
 
@@ -108,6 +110,7 @@ class StageReporter:
             skipped: newer checkpoints that were refused, with why.
             phases_us: what the start went into, microseconds.
             attention: kernel that it runs on.
+            gradient_check: what it found.
         """
         self.sink.write(
             StartedRecord(
@@ -119,6 +122,7 @@ class StageReporter:
                 skipped_checkpoints=skipped or [],
                 phases_us=phases_us or {},
                 attention=attention,
+                gradient_check=gradient_check,
             )
         )
 

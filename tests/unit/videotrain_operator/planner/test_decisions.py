@@ -185,6 +185,7 @@ def fault_of(code: int, rules: list[FailureRule] | None = None, reason: str = "P
         (ExitCode.DISK_FULL, "infrastructure", "ReplaceNode"),
         (ExitCode.CHECKPOINT, "infrastructure", "ReplaceNode"),
         (ExitCode.DIVERGED, "application", "Restart"),
+        (ExitCode.GRADIENTS, "application", "Restart"),
         (ExitCode.HANG, "hang", "Restart"),
         (ExitCode.CUDA, "infrastructure", "ReplaceNode"),
         (ExitCode.TERMINATED, "preemption", "Restart"),
