@@ -193,7 +193,7 @@ def test_a_checkpoint_is_due_by_steps_or_by_the_clock_of_one_rank_whichever_come
 
 def test_a_start_tells_what_it_went_into(alone):
     started = alone[1].started
-    assert list(started.phases_us) == ["claim", "data", "engine", "weights", "ready"]
+    assert list(started.phases_us) == ["claim", "data", "compile", "gradients", "engine", "weights", "ready"]
     assert min(started.phases_us.values()) >= 0
 
 
