@@ -78,7 +78,7 @@ class TrainedBlocks:
         for block in self._blocks:
             own = "none" if policy == "full" and block not in self._limited else policy
             # The class keeps the forward pass itself, so a policy replaces the one before it and never wraps it.
-            block.forward = partial(compiled(own) if self._compiled else FORWARDS[own], block)
+            block.forward = partial(_run_compiled, own, block) if self._compiled else partial(FORWARDS[own], block)
         self._policy = policy
 
 
@@ -114,6 +114,18 @@ def compiled(policy: Recompute) -> Callable[..., Any]:
         FORWARDS[policy], backend=BACKEND, dynamic=True, fullgraph=True, recompile_limit=COMPILED_VARIANTS
     )
     return program
+
+
+def _run_compiled(policy: Recompute, block: nn.Module, *inputs: Any) -> Any:
+    # A view is guarded by the tensor behind it. The first block of each kind gets some, for linear layers and the hooks
+    # of `fully_shard` return views, and would be compiled apart from those that get another block's output.
+    return compiled(policy)(block, *map(_without_base, inputs))
+
+
+def _without_base(given: Any) -> Any:
+    if isinstance(given, torch.Tensor) and given._is_view():
+        return torch.ops.aten._unsafe_view(given, given.shape)
+    return given
 
 
 def _keep_all(block: nn.Module, *inputs: Any) -> Any:
