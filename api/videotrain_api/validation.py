@@ -12,7 +12,7 @@ from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.architecture import check_architecture
 from videotrain_api.rules.copies import check_copies
 from videotrain_api.rules.facts import facts_of
-from videotrain_api.rules.layouts import check_layouts
+from videotrain_api.rules.layouts import check_layouts, check_worlds
 from videotrain_api.rules.memory import check_memory
 from videotrain_api.rules.metadata import check_metadata
 from videotrain_api.rules.pods import check_pods
@@ -72,8 +72,11 @@ def check(run: VideoTrainingRun, *, fitting: bool = True) -> list[Problem]:
         *check_spending(facts),
         *check_pods(facts),
     ]
-    unfit = check_memory(facts) if fitting and not problems else ()
-    return problems or [*check_affordable(facts), *check_frozen_size(facts), *check_copies(facts), *unfit]
+    worlds, unfit = list(check_worlds(facts)), check_memory(facts) if fitting else ()
+    if problems or worlds:
+        # A row that neither has enough micro-batches nor fits is told of both.
+        return [*problems, *worlds, *(() if problems else unfit)]
+    return [*check_affordable(facts), *check_frozen_size(facts), *check_copies(facts), *unfit]
 
 
 def _header(data: Any) -> Iterator[Problem]:

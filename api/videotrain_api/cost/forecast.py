@@ -18,7 +18,8 @@ from videotrain_api.config import presets
 from videotrain_api.config.text_classes import planned_text
 from videotrain_api.cost import autoencoder_flops, flops, step_time
 from videotrain_api.cost.gpus import PEAK_FLOPS
-from videotrain_api.cost.overheads import STATE_BYTES, Interruptions, Overheads, overheads
+from videotrain_api.cost.overheads import Interruptions, Overheads, overheads
+from videotrain_api.cost.peer_copies import AVERAGE_BYTES, STATE_BYTES
 from videotrain_api.cost.preparation import Preparation, preparation
 from videotrain_api.cost.published import PublishedStage, published_stage
 from videotrain_api.cost.rates import ASSUMED_UTILISATION, BANDS, BandName, Rates
@@ -162,8 +163,8 @@ def features(task: TrainTask, bucket: Bucket, shape: flops.MmditShape) -> step_t
         recompute=layout.recompute_of(bucket),
         double_blocks=double,
         single_blocks=single,
-        compiled=False,
-        attention="cudnn",
+        compiled=task.compile != "off",
+        attention=task.attention,
         eight_bit=task.fp8,
         sharded_gradients=layout.engine == "fsdp2" or layout.zero_stage >= 2,
         gathers_under_forward=layout.engine == "fsdp2" or layout.zero_stage == 3,
@@ -284,7 +285,7 @@ class _Planner:
         first = found[0]
         return [
             "compiled" if first.compiled else "eager",
-            f"{first.attention} attention",
+            f"{'cudnn' if first.attention == 'auto' else first.attention} attention",
             f"recompute {', '.join(kinds)}",
             f"{task.parallel.engine}, reductions {'under' if first.sharded_gradients else 'after'} backward",
             *(["optimizer on the host"] if first.offloaded else []),
@@ -307,7 +308,7 @@ class _Planner:
             gpus=gpus,
             steps=steps,
             seconds_per_step=seconds,
-            state_bytes=size * (STATE_BYTES + (4 if average else 0)),
+            state_bytes=size * (STATE_BYTES + (AVERAGE_BYTES if average else 0)),
         )
 
     def _preparation(self, base: StageForecast, index: int) -> StageForecast:

@@ -14,8 +14,6 @@ START_SECONDS: Final = 180.0
 """From the pods of a world to its first step at 11B: image, weights, first compilation. Assumed."""
 COPY_BYTES_PER_SECOND: Final = 50e9
 """From a GPU to pinned memory: the part of a checkpoint for which training stands still. Assumed."""
-STATE_BYTES: Final = 12
-"""Per parameter of a checkpoint: master weights and two moments in float32; a moving average has four more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,7 @@ class Overheads(ApiModel):
     starts: float
     """The first world of the stage comes up."""
     checkpoints: float
-    """Training stands still while state is copied."""
+    """Training stands still while state is copied, for checkpoints and for the memory of other nodes."""
     failures: float
     """Steps that are done again, and the starts after them."""
     expected_failures: float
@@ -64,10 +62,15 @@ def overheads(
         state_bytes: of one checkpoint.
     """
     busy = steps * seconds_per_step
-    interval = min(policy.every_steps * seconds_per_step, policy.every_seconds or busy, busy)
-    copies = max(1.0, busy / interval) * state_bytes / gpus / COPY_BYTES_PER_SECOND
+    saved = min(policy.every_steps * seconds_per_step, policy.every_seconds or busy, busy)
+    times, interval = max(1.0, busy / saved), saved
+    if policy.peer_copies:
+        interval = min(saved, policy.peer_copies.every_steps * seconds_per_step)
+        times += steps / policy.peer_copies.every_steps
+    copies = times * state_bytes / gpus / COPY_BYTES_PER_SECOND
     expected = interruptions.per_1000_gpu_days / 1000 * gpus * busy / 86_400
-    # A failure comes at any time of the interval alike, so half of it is done again.
+    # A failure comes at any time of the interval alike, so half of it is done again. One node at a time is lost, so the
+    # copies of its state in the next node's memory count.
     lost = expected * (interval / 2 + interruptions.start_seconds)
     hours = gpus / 3600
     return Overheads(

@@ -10,10 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Kernel = Literal["cudnn", "flash2", "flash3", "math"]
+from videotrain_api.resource.stages import AttentionKernel
+
 BandName = Literal["low", "mid", "high"]
 
-_CUDNN: Final = (600e12, 516e12)
+
+def _attention(
+    cudnn: tuple[float, float], flash2: tuple[float, float], flash3: tuple[float, float], math: float
+) -> Mapping[AttentionKernel, tuple[float, float]]:
+    """By kernel: `auto` is cuDNN's, torch's own is FlashAttention 2, and 4 is taken to be as fast as 3."""
+    return {
+        "auto": cudnn,
+        "cudnn": cudnn,
+        "flash": flash2,
+        "flash2": flash2,
+        "flash3": flash3,
+        "flash4": flash3,
+        "math": (math, math),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +36,7 @@ class Rates:
 
     products: float
     """Matrix products of the blocks in bf16, FLOP/s. Mid is assumed: 8192 x 8192 x 8192 reaches 788e12 (quoted)."""
-    attention: Mapping[Kernel, tuple[float, float]]
+    attention: Mapping[AttentionKernel, tuple[float, float]]
     """Forward and backward by kernel, FLOP/s, the backward pass counted as 2.5 forward ones. Quoted."""
     memory: float
     """Of elementwise kernels, bytes/s. Assumed; a copy reaches 4.3e12 on an H200."""
@@ -40,7 +54,7 @@ class Rates:
 
 MID: Final = Rates(
     products=700e12,
-    attention={"cudnn": _CUDNN, "flash2": (370e12, 322e12), "flash3": (648e12, 561e12), "math": (40e12, 40e12)},
+    attention=_attention((600e12, 516e12), (370e12, 322e12), (648e12, 561e12), 40e12),
     memory=3.9e12,
     exchange=300e9,
     reduce_in_node=350e9,
@@ -50,12 +64,7 @@ MID: Final = Rates(
 )
 LOW: Final = Rates(
     products=620e12,
-    attention={
-        "cudnn": (520e12, 430e12),
-        "flash2": (330e12, 280e12),
-        "flash3": (560e12, 470e12),
-        "math": (20e12, 20e12),
-    },
+    attention=_attention((520e12, 430e12), (330e12, 280e12), (560e12, 470e12), 20e12),
     memory=3.6e12,
     exchange=220e9,
     reduce_in_node=280e9,
@@ -65,12 +74,7 @@ LOW: Final = Rates(
 )
 HIGH: Final = Rates(
     products=740e12,
-    attention={
-        "cudnn": (631e12, 540e12),
-        "flash2": (370e12, 322e12),
-        "flash3": (700e12, 600e12),
-        "math": (60e12, 60e12),
-    },
+    attention=_attention((631e12, 540e12), (370e12, 322e12), (700e12, 600e12), 60e12),
     memory=4.1e12,
     exchange=350e9,
     reduce_in_node=380e9,

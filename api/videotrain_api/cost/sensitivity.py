@@ -25,7 +25,7 @@ class Change(ApiModel):
 
 
 def _attention(forward: float, backward: float) -> Rates:
-    return replace(MID, attention={**MID.attention, "cudnn": (forward, backward)})
+    return replace(MID, attention={**MID.attention, "auto": (forward, backward), "cudnn": (forward, backward)})
 
 
 CHANGES: Final[Mapping[str, Rates]] = {

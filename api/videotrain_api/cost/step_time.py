@@ -7,12 +7,11 @@ kernels, and those that Inductor makes for sm_90). Rates are assumed or quoted, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from videotrain_api.cost.flops import MmditShape, attention_flops, block_flops, parameters, product_flops
-from videotrain_api.cost.rates import EIGHT_BIT, Kernel, Rates
-
-Recompute = Literal["none", "selective", "full"]
+from videotrain_api.cost.rates import EIGHT_BIT, Rates
+from videotrain_api.resource.stages import AttentionKernel, Recompute
 
 _BYTES: Final = 2
 """Of a number in bf16."""
@@ -52,7 +51,7 @@ class Features:
     single_blocks: int
     """Recomputed whole, under `full`."""
     compiled: bool
-    attention: Kernel
+    attention: AttentionKernel
     eight_bit: bool
     """Large matrix products in FP8."""
     sharded_gradients: bool

@@ -12,22 +12,30 @@ from videotrain_api.schema import Problem
 
 
 def check_layouts(facts: Facts) -> Iterator[Problem]:
-    """What the trainer can do, and micro-batches, heads and blocks, of every stage that trains."""
-    run = facts.run
-    for index, stage in enumerate(run.spec.stages):
-        task = stage.train or stage.autoencoder
-        if task is None:
-            continue
-        path = f"spec.stages[{index}].{stage.task}"
-        refusals = capabilities.refusals(capabilities.settings_of(task), stage.task)
+    """What the trainer can do, degrees and blocks, of every stage that trains."""
+    for path, task, counts in _trained(facts):
+        name = path.rpartition(".")[2]
+        refusals = capabilities.refusals(capabilities.settings_of(task), name)
         for refusal in (*refusals, *capabilities.row_refusals(task)):
             yield Problem(f"{path}.{refusal.path}", refusal.value, refusal.allowed)
-        bounds = node_bounds(run, stage)
-        counts = node_counts(bounds) if bounds.min <= bounds.max else []
         if isinstance(task, TrainTask):
-            yield from _context(path, task, counts, run.spec.pool.gpus_per_node)
+            yield from _context(path, task, counts, facts.run.spec.pool.gpus_per_node)
             yield from _recomputed(f"{path}.parallel", task, facts)
-        yield from _worlds(path, task, counts, run.spec.pool.gpus_per_node)
+
+
+def check_worlds(facts: Facts) -> Iterator[Problem]:
+    """Micro-batches of every stage that trains, for every world that it may have."""
+    for path, task, counts in _trained(facts):
+        yield from _worlds(path, task, counts, facts.run.spec.pool.gpus_per_node)
+
+
+def _trained(facts: Facts) -> Iterator[tuple[str, TrainTask | AutoencoderTask, Sequence[int]]]:
+    """Path, task and node counts of the stages that train."""
+    for index, stage in enumerate(facts.run.spec.stages):
+        task, bounds = stage.train or stage.autoencoder, node_bounds(facts.run, stage)
+        if task is not None:
+            counts = node_counts(bounds) if bounds.min <= bounds.max else []
+            yield f"spec.stages[{index}].{stage.task}", task, counts
 
 
 def _context(path: str, task: TrainTask, counts: Sequence[int], gpus: int) -> Iterator[Problem]:

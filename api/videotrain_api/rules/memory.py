@@ -19,7 +19,7 @@ MOST_ADVISED = 16
 def check_memory(facts: Facts) -> Iterator[Problem]:
     """Every row of a stage that trains must fit in the smallest world that the stage may have.
 
-    Only for runs without another problem: architectures, worlds and layouts have to be right.
+    Only for runs without another problem than too few micro-batches: architectures and layouts have to be right.
     """
     refused = 0
     for index, stage in enumerate(facts.run.spec.stages):

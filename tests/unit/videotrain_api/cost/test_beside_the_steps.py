@@ -13,7 +13,7 @@ from videotrain_api.cost.preparation import CURATE_SECONDS, clip_encoding, prepa
 from videotrain_api.cost.sensitivity import sensitivity
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
 from videotrain_api.resource.stages import Bucket
-from videotrain_api.resource.trainrun import CheckpointPolicy
+from videotrain_api.resource.trainrun import CheckpointPolicy, PeerCopies
 from videotrain_api.validation import parse_run
 
 EXAMPLES = Path(__file__).parents[4] / "manifests/examples"
@@ -40,6 +40,16 @@ def test_saving_by_the_clock_shortens_what_is_done_again():
     policies = [CheckpointPolicy(every_steps=2000), CheckpointPolicy(every_steps=2000, every_seconds=600)]
     rare, often = (overheads(policy, Interruptions(), **STAGE) for policy in policies)
     assert often.failures < rare.failures and often.checkpoints > rare.checkpoints
+
+
+def test_copies_in_other_nodes_memory_shorten_what_is_done_again():
+    copied = CheckpointPolicy(every_steps=2000, peer_copies=PeerCopies(every_steps=20))
+    without, found = (
+        overheads(policy, Interruptions(), **STAGE) for policy in (CheckpointPolicy(every_steps=2000), copied)
+    )
+    assert found.failures < without.failures
+    assert found.failures == pytest.approx(found.expected_failures * (100 + 180) * 100 / 3600)
+    assert found.checkpoints == pytest.approx(without.checkpoints + 8640 / 20 * 10 * 100 / 3600)
 
 
 def rows(resolution: str) -> list[Bucket]:

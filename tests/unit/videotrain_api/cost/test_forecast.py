@@ -83,6 +83,8 @@ def test_time_is_modelled_in_three_bands_and_the_mid_one_is_the_forecast():
     ("fields", "word"),
     [
         ({"fp8": True}, "FP8"),
+        ({"compile": "auto"}, "compiled"),
+        ({"attention": "flash3"}, "flash3"),
         ({"lora": LoraAdapter(rank=16)}, "adapter"),
         ({"parallel": {"engine": "fsdp2"}}, "fsdp2"),
         ({"parallel": {"recompute": "none"}}, "recompute none"),
@@ -92,7 +94,8 @@ def test_what_makes_steps_faster_makes_them_cheaper_and_is_told(fields, word):
     run = example("open-sora-2.yaml")
     stage = run.spec.stages[0]
     slow_layout = {"micro_batches_per_step": 224, "engine": "deepspeed", "recompute": "full"}
-    slow = stage.train.model_copy(update={"parallel": ParallelLayout(**slow_layout), "buckets": [ROW]})
+    plain = {"compile": "off", "attention": "cudnn", "parallel": ParallelLayout(**slow_layout), "buckets": [ROW]}
+    slow = stage.train.model_copy(update=plain)
     layout = ParallelLayout(**(slow_layout | fields.get("parallel", {})))
     fast = slow.model_copy(update=fields | {"parallel": layout})
     before, after = (_first_stage(run, task) for task in (slow, fast))

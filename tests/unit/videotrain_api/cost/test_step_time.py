@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 from videotrain_api.cost.published import ROWS, SHAPE, TEXT_TOKENS, row_flops, row_tokens
 from videotrain_api.cost.rates import BANDS, MID
 from videotrain_api.cost.step_time import Features, RowSize, micro_batch_time, step_time
+from videotrain_api.resource.stages import AttentionKernel
 
 FAST = Features(
     recompute="selective",
@@ -87,6 +89,16 @@ def test_an_adapter_needs_no_gradients_of_the_weights():
     whole, part = (step_time(SHAPE, ROW, 2, 8, replace(EAGER, adapter=size), MID) for size in (None, 10_000_000))
     assert part.micro_batch.products == pytest.approx(whole.micro_batch.products * 2 / 3)
     assert part.tail < 0.01 * whole.tail + 0.01
+
+
+@pytest.mark.parametrize("rates", BANDS.values())
+def test_every_kernel_of_attention_has_rates(rates):
+    assert set(rates.attention) == set(get_args(AttentionKernel))
+    times = {
+        kernel: micro_batch_time(SHAPE, ROW, replace(FAST, attention=kernel), rates).attention
+        for kernel in ("flash3", "cudnn", "flash2", "math")
+    }
+    assert list(times.values()) == sorted(times.values())
 
 
 def test_gradients_that_hide_under_backward_cost_nothing():
