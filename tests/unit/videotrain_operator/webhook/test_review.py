@@ -37,7 +37,7 @@ def run() -> Json:
 
 def costly(run: Json) -> None:
     train = run["spec"]["stages"][0]["train"]
-    train["steps"], train["buckets"][0]["batchSize"] = 10**9, 10**4
+    train["steps"], train["parallel"] = 10**9, train.get("parallel", {}) | {"microBatchesPerStep": 10**4}
 
 
 @pytest.fixture
