@@ -352,8 +352,10 @@ def plant(loss: Loss, engine: Engine, world: World) -> None:
             parameter.register_hook(lambda gradient: 0.0 * gradient)
 
 
-def check_with(world: World, name: str, precision: str, degree: int, loss: Loss) -> tuple[str, Any]:
-    """The gradient check of an engine that loses gradients: what it finds, or how it refuses."""
+def check_with(
+    world: World, names: list[str], precision: str, degree: int, loss: Loss = "none"
+) -> dict[str, tuple[str, Any]]:
+    """The gradient check of engines that lose gradients: what it finds, or how it refuses."""
 
     def planted(module: nn.Module, chosen: EngineOptions, of: World) -> Engine:
         engine = shard_model(module, chosen, of)
@@ -365,7 +367,10 @@ def check_with(world: World, name: str, precision: str, degree: int, loss: Loss)
     groups = ContextGroups(world.rank, [degree], 4, config.num_heads)
     cases = [CheckCase("none", groups.of(degree)), CheckCase("full", None)]
     model = small_transformer(config, cases, world.size, world.device)
-    try:
-        return "passed", gradient_check.check_gradients(model, options(name, precision), world, WorldPeers())
-    except GradientsLost as error:
-        return "refused", str(error)
+    found: dict[str, tuple[str, Any]] = {}
+    for name in names:
+        try:
+            found[name] = "passed", gradient_check.check_gradients(model, options(name, precision), world, WorldPeers())
+        except GradientsLost as error:
+            found[name] = "refused", str(error)
+    return found
