@@ -33,8 +33,8 @@ from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.parallel.context import ContextGroups
 from videotrain_trainer.parallel.data_parallel import share_of
-from videotrain_trainer.tasks.train import micro_batch_loss
 from videotrain_trainer.text.byte_encoder import TextFeatures
+from videotrain_trainer.training.shared_loss import micro_batch_loss
 
 CHANNELS, CONTEXT, POOLED, HEAD = 3, 8, 6, 8
 ROWS = [{"resolution": "64px", "frames": 8, "batchSize": 1}]

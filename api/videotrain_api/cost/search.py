@@ -6,7 +6,7 @@ it is only cut up in another way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import isqrt
@@ -18,6 +18,7 @@ from videotrain_api.cost.nearest import degrees
 from videotrain_api.cost.rates import MID
 from videotrain_api.cost.stage_memory import RowMemory, RowSetting, TrainMemory, worlds_of
 from videotrain_api.resource.stages import Bucket, ParallelLayout, Recompute, TrainTask
+from videotrain_api.schema import ApiModel
 
 ENGINES: Final[tuple[Mapping[str, Any], ...]] = ({"engine": "deepspeed", "zero_stage": 2}, {"engine": "fsdp2"})
 """What a stage may be sharded by."""
@@ -92,25 +93,45 @@ def search_stage(table: TrainMemory) -> StageSearch | None:
 
 
 def _fastest(table: TrainMemory, layout: ParallelLayout, number: int, gpus: int) -> Choice | None:
-    """The fastest setting of a row: of each degree and policy all sizes that fit, in order, until one does not."""
+    found = list(choices(table, layout, number, gpus))
+    least = min((choice.seconds_per_step for choice in found), default=0.0)
+    fast = [choice for choice in found if choice.seconds_per_step <= AS_FAST * least]
+    return max(fast, key=lambda choice: (choice.memory.tokens, -choice.seconds_per_step), default=None)
+
+
+def choices(table: TrainMemory, layout: ParallelLayout, number: int, gpus: int, slack: float = 1.0) -> Iterator[Choice]:
+    """Settings of a row that fit: of each degree and policy the sizes that make as many samples, up to the largest.
+
+    Args:
+        table: of the stage.
+        layout: engine and what is common to all rows.
+        number: of the row.
+        gpus: of the largest world, of which no GPU may be without a micro-batch.
+        slack: how much of the limit may be needed; above 1 for those who measure.
+    """
     row = table.task.buckets[number]
     samples = row.batch_size * table.task.parallel.micro_batches_of(row)
     sizes = _divisors(samples)
-    found: list[Choice] = []
     for degree, policy in product(degrees(table), get_args(Recompute)):
         for size in sizes:
-            # No GPU of any world may be without a micro-batch.
             if samples // size < gpus // degree:
                 break
             changes = {"micro_batches": samples // size, "context_parallel": degree, "recompute": policy}
             bucket = row.model_copy(update={"batch_size": size, **changes})
             choice = _choice(table, layout, number, bucket, gpus)
-            if not choice.memory.fits:
+            if choice.memory.total > slack * choice.memory.limit:
                 break
-            found.append(choice)
-    least = min((choice.seconds_per_step for choice in found), default=0.0)
-    fast = [choice for choice in found if choice.seconds_per_step <= AS_FAST * least]
-    return max(fast, key=lambda choice: (choice.memory.tokens, -choice.seconds_per_step), default=None)
+            yield choice
+
+
+def pasted_fields(buckets: Sequence[Bucket], layout: ParallelLayout) -> dict[str, Any]:
+    """`buckets` and `parallel` of a stage with these settings, in the fields of the manifest."""
+
+    def written(part: ApiModel) -> dict[str, Any]:
+        return part.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+    rows = [_shortened(bucket, layout) for bucket in buckets]
+    return {"buckets": [written(row) for row in rows], "parallel": written(layout)}
 
 
 def _divisors(number: int) -> list[int]:

@@ -155,13 +155,18 @@ class TrainMemory:
             limit=self.limit,
         )
 
-    def _tokens(self, row: Bucket, degree: int) -> tuple[int, int]:
-        """Image and text tokens of a sample on one GPU: of the longest clip in the shape that has most."""
+    def largest_clip(self, row: Bucket) -> tuple[int, int]:
+        """Image tokens and latent frames of a row's longest clip in the shape that has most tokens."""
         spec = self.run.spec
         model, autoencoder = presets.complete_transformer(spec.model), presets.complete_autoencoder(spec.autoencoder)
         shapes = aspect.shapes(row.resolution, flops.grid(model, autoencoder), row.aspect_ratios)
         image = max(flops.image_tokens(model, autoencoder, row.frames, *size) for size in shapes.values())
-        return -(-image // degree), -(-spec.text_encoder.max_tokens // degree)
+        return image, autoencoder.time.latent_frames(row.frames)
+
+    def _tokens(self, row: Bucket, degree: int) -> tuple[int, int]:
+        """Image and text tokens of a sample on one GPU."""
+        image, _ = self.largest_clip(row)
+        return -(-image // degree), -(-self.run.spec.text_encoder.max_tokens // degree)
 
     @cached_property
     def _parameters(self) -> Parameters:

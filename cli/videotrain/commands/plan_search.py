@@ -15,11 +15,10 @@ from rich.table import Table
 from videotrain.commands.plan_tables import new_table
 from videotrain.errors import UsageError
 from videotrain.manifest_file import load_run
-from videotrain_api.cost.search import Choice, StageSearch, search_stage
+from videotrain_api.cost.search import Choice, StageSearch, pasted_fields, search_stage
 from videotrain_api.cost.stage_memory import GIGA, TrainMemory
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.pod_security import PodPolicy
-from videotrain_api.schema import ApiModel
 
 WIDTH = 130
 NOTE = (
@@ -59,7 +58,7 @@ def print_search(path: Path, pod_policy: PodPolicy, *, as_json: bool) -> int:
 
 def pasted(found: list[StageSearch]) -> str:
     """The changed parts of the stages as YAML."""
-    stages = [{"name": stage.stage, "train": _train(stage)} for stage in found]
+    stages = [{"name": stage.stage, "train": pasted_fields(stage.task.buckets, stage.task.parallel)} for stage in found]
     text: str = yaml.safe_dump({"stages": stages}, default_flow_style=None, sort_keys=False, width=120)
     return text
 
@@ -75,13 +74,6 @@ def _searched(run: VideoTrainingRun) -> Iterator[StageSearch]:
                     "smaller model, or see spec.pool.gpuMemoryGigabytes"
                 )
             yield found
-
-
-def _train(stage: StageSearch) -> dict[str, Any]:
-    def written(part: ApiModel) -> dict[str, Any]:
-        return part.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-
-    return {"buckets": [written(bucket) for bucket in stage.task.buckets], "parallel": written(stage.task.parallel)}
 
 
 def _table(stage: StageSearch) -> Table:
@@ -135,7 +127,7 @@ def _document(stage: StageSearch) -> dict[str, Any]:
     return {
         "stage": stage.stage,
         "gpus": stage.gpus,
-        "train": _train(stage),
+        "train": pasted_fields(stage.task.buckets, stage.task.parallel),
         "before": [row(choice) for choice in stage.before],
         "after": [row(choice) for choice in stage.after],
     }

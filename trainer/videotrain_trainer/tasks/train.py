@@ -22,18 +22,9 @@ from videotrain_trainer.data.sample_order import OrderState
 from videotrain_trainer.data.sets import LatentSet, null_text_uri, open_latents
 from videotrain_trainer.data.transfer import map_tensors
 from videotrain_trainer.diffusion.flow_batches import FlowLoader, FlowMicroBatch
-from videotrain_trainer.diffusion.flow_matching import (
-    FlowInputs,
-    flow_inputs,
-    flow_loss,
-    model_facts,
-    token_weights,
-    validation_draws,
-    weighted_loss,
-)
+from videotrain_trainer.diffusion.flow_matching import flow_inputs, model_facts, validation_draws
 from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
 from videotrain_trainer.networks.adaptation import TRANSFORMER_LATENT_LAYERS
-from videotrain_trainer.networks.attention import attention
 from videotrain_trainer.networks.attention_kernels import attention_case, attention_kernel
 from videotrain_trainer.networks.build import build_transformer
 from videotrain_trainer.networks.fp8 import check_device, use_fp8
@@ -44,7 +35,7 @@ from videotrain_trainer.networks.weights import Fragments, load_frozen, open_wei
 from videotrain_trainer.node_cache import NodeCache
 from videotrain_trainer.parallel.activation import transformer_blocks
 from videotrain_trainer.parallel.check_models import CheckCase, CheckModel, small_transformer
-from videotrain_trainer.parallel.context import ContextGroup, ContextGroups
+from videotrain_trainer.parallel.context import ContextGroups
 from videotrain_trainer.parallel.peers import WorldPeers, first_choice
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks.train_compile import compile_ahead, programs
@@ -52,6 +43,7 @@ from videotrain_trainer.text.byte_encoder import TextFeatures
 from videotrain_trainer.text.encoders import build_text_encoder
 from videotrain_trainer.training.loop import train
 from videotrain_trainer.training.setup import initial_weights
+from videotrain_trainer.training.shared_loss import micro_batch_loss
 from videotrain_trainer.training.step import Model
 from videotrain_trainer.training.step_flops import MicroBatchWork, transformer_work
 from videotrain_trainer.training.validation_loss import ValidationLosses, measure, spread_over_groups, times_of
@@ -227,17 +219,6 @@ class FlowObjective:
 
         buckets = [self.data.manifest_row(number)["bucket"] for number in self.data.held_out]
         return measure(loss, buckets, times_of(self.task.validation.times), self._numbers, peers)
-
-
-def micro_batch_loss(model: Model, inputs: FlowInputs, group: ContextGroup | None, skip_given: bool = False) -> Tensor:
-    """The loss of a micro-batch; of the ranks of a group each has another one, with the micro-batch's as their mean."""
-    if group is None:
-        return flow_loss(model(**inputs.arguments()), inputs, skip_given)
-    mine = inputs.part(group.part)
-    attend = group.attention(attention, inputs.txt_BLD.shape[1], inputs.x_t_BNI.shape[1])
-    prediction_BNI = model(**mine.arguments(), attend=attend)
-    weights_BN = group.part(token_weights(inputs, skip_given))
-    return group.degree * weighted_loss(prediction_BNI, mine.target_BNI, weights_BN)
 
 
 def null_text(store: ObjectStore, data: LatentSet, spec: TextEncoderSpec) -> TextFeatures:
