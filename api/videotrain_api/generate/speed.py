@@ -47,7 +47,7 @@ rates of one H200 ([how](../decisions/0802-bands-instead-of-one-utilisation.md))
 and engine. Published numbers are those of the report on Open-Sora 2.0 (arXiv 2503.09642, tables 5 and 6). Their two
 decimals leave 6 % open at 0.08 videos/s, and they do not say whether clips were encoded besides; ours reads latents
 that were encoded before. The published rate of 768px images beside clips is out of line with all others, so its gain
-says nothing.
+says nothing. [`rank_replica.py`](../../benchmarks/rank_replica.py) runs the same rows on one GPU.
 """
 
 

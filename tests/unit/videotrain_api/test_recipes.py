@@ -49,6 +49,15 @@ def test_every_row_of_every_stage_fits(name, engine, gpus):
             assert memory.fits, memory
 
 
+@pytest.mark.parametrize("engine", get_args(EngineName))
+def test_the_recipe_is_accepted_for_one_node_too(engine):
+    changed = manifest(RECIPE)
+    for stage in changed["spec"]["stages"]:
+        stage["nodes"] = {"min": 1, "max": 1}
+        stage["train"]["parallel"]["engine"] = engine
+    assert parse_run(changed).metadata.name == "open-sora-2"
+
+
 def test_a_step_has_the_published_samples_of_each_row():
     _, stages = trained(RECIPE)
     for (_, stage), gpus, rows in zip(stages, (224, 192, 192), (FIRST_STAGES, FIRST_STAGES, LAST_STAGE), strict=True):
