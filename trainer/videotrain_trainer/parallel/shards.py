@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -134,9 +135,16 @@ class Shards:
 
     def _start_moments(self) -> None:
         for master in self.masters:
-            zeros = {name: torch.zeros_like(master, requires_grad=False) for name in MOMENTS}
+            zeros = {name: _zeros_like(master) for name in MOMENTS}
             step = torch.zeros((), dtype=torch.float32, device=master.device)
             self._optimizer.state[master] = {"step": step, **zeros}
+
+
+def _zeros_like(master: Tensor) -> Tensor:
+    """Zeros beside a master tensor. Those on the CPU take memory only once they are written: a start writes none."""
+    if master.device.type != "cpu":
+        return torch.zeros_like(master, requires_grad=False)
+    return torch.from_numpy(np.zeros(tuple(master.shape), dtype=np.float32))
 
 
 def replicated(names: Mapping[Any, str]) -> tuple[list[Tensor], list[Run], list[Run]]:

@@ -449,3 +449,12 @@ def test_named_lists_of_a_template_merge_by_name_and_null_removes() -> None:
         ]
     }
     assert base["hostname"] == "x"
+
+
+def test_a_budget_need_not_last_for_more_steps_than_the_clock_allows_between_two_checkpoints() -> None:
+    facts = progress(1, 35)  # a second a step, six GPUs at 0.001 a second, and 65 steps are left
+    found = seen(*trio(), agents=answers(facts, 41, 0, 1, 2))
+    for policy, within in (({"everySteps": 1000}, "False"), ({"everySteps": 1000, "everySeconds": 10}, "True")):
+        spec = {"budget": {"maxCost": "0.60"}, "checkpoint": policy}
+        status = running(facts=facts) | {"unconfirmed": {"BudgetExceeded": "2026-01-01T12:00:02Z"}}
+        assert condition(decide(status, found, 41, **spec), "BudgetOK").status == within
