@@ -16,7 +16,7 @@ from support.training_worlds import (
     store,
 )
 
-from videotrain_api.resource.stages import Bucket, ParallelLayout, Recompute
+from videotrain_api.resource.stages import AutoencoderLayout, Bucket, Recompute
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.data.pixels import PixelLoader
 from videotrain_trainer.data.sets import open_clips
@@ -30,15 +30,16 @@ def clips(tmp_path_factory):
 
 
 @pytest.mark.numeric
-def test_the_autoencoder_learns_the_same_in_every_world_and_after_a_resize(tmp_path, clips):
+def test_the_autoencoder_learns_the_same_in_every_world_and_engine_and_after_a_resize(tmp_path, clips):
     folders = [tmp_path / "one", tmp_path / "resized"]
     for folder in folders:
         folder.mkdir()
     alone = run_world(folders[0], autoencoder_config(folders[0], clips), 1)
     assert alone.outcomes == ["completed"], alone.outcomes
-    config = autoencoder_config(folders[1], clips)
+    layout = AutoencoderLayout(micro_batches_per_step=2, engine="fsdp2")
+    config = autoencoder_config(folders[1], clips, parallel=layout)
     assert run_world(folders[1], config, 2, Plan(drain_during=2)).outcomes == ["drained"] * 2
-    assert run_world(folders[1], config, 1, Plan(generation=2)).outcomes == ["completed"]
+    assert run_world(folders[1], autoencoder_config(folders[1], clips), 1, Plan(generation=2)).outcomes == ["completed"]
     assert commit_of(folders[0], 6).order_sha256 == commit_of(folders[1], 6).order_sha256
     # Convolutions add in another order when they have other neighbours in memory: a hundredth of a step.
     assert difference(final_weights(folders[0]), final_weights(folders[1])) < 0.01 * AUTOENCODER_LEARNING_RATE
@@ -101,7 +102,9 @@ def test_recomputing_activations_learns_the_same(tmp_path, clips):
     for policy in get_args(Recompute):
         folder = tmp_path / policy
         folder.mkdir()
-        config = autoencoder_config(folder, clips, parallel=ParallelLayout(micro_batches_per_step=2, recompute=policy))
+        config = autoencoder_config(
+            folder, clips, parallel=AutoencoderLayout(micro_batches_per_step=2, recompute=policy)
+        )
         assert run_world(folder, config, 1).outcomes == ["completed"]
     # The same kernels see the same numbers again, so nothing may differ.
     plain = final_weights(tmp_path / "none")
