@@ -30,16 +30,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tag", required=True)
     parser.add_argument("--base-digest", required=True, type=_digest, help="of the base image, sha256:...")
     parser.add_argument("--apt-snapshot", default="", help="for the trainer: Ubuntu's archive as it was then")
+    parser.add_argument("--extra", default="", choices=("", "flash4"), help="for the trainer: FlashAttention 4 as well")
     parser.add_argument("--out", type=Path, required=True, help="folder for the two files")
     options = parser.parse_args(arguments)
     if options.part == "trainer" and not options.apt_snapshot:
         parser.error("--apt-snapshot: a release of the trainer names the state of Ubuntu's archive, 20261101T000000Z")
+    if options.extra and options.part != "trainer":
+        parser.error(f"--extra: the image of the {options.part} has none")
     if changed := _output("git", "status", "--porcelain"):
         parser.error(f"the working tree has changes; a release is built from a commit:\n{changed}")
     started = datetime.now(UTC)
     arguments_of_build = {"RELEASE": "1", "BASE_DIGEST": f"@{options.base_digest}"}
     if options.apt_snapshot:
         arguments_of_build["APT_SNAPSHOT"] = options.apt_snapshot
+    if options.extra:
+        arguments_of_build["EXTRA"] = options.extra
     _build(options.part, options.tag, arguments_of_build)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{options.part}.sbom.cdx.json").write_text(_sbom(options.tag))
@@ -66,7 +71,8 @@ def provenance(
     dockerfile = (ROOT / "images" / f"{part}.Dockerfile").read_text()
     base = re.search(r"^ARG BASE_IMAGE=(\S+)", dockerfile, re.MULTILINE)
     assert base is not None, f"{part}.Dockerfile names no base"
-    files = [str(Path("images", name)) for name in (f"{part}.Dockerfile", f"{part}.lock", "build.lock")]
+    lock = f"{part}-{arguments['EXTRA']}.lock" if "EXTRA" in arguments else f"{part}.lock"
+    files = [str(Path("images", name)) for name in (f"{part}.Dockerfile", lock, "build.lock")]
     materials: list[dict[str, Any]] = [{"name": "source", "digest": {"gitCommit": commit}}]
     materials.append({"uri": f"docker://{base[1]}", "digest": _parts(arguments["BASE_DIGEST"].removeprefix("@"))})
     for file in files:

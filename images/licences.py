@@ -42,7 +42,7 @@ def licence(found: PackageMetadata) -> str:
 def page(before: str) -> str:
     """The page as it should be; `before` as it is."""
     kept = {(name, version): text for name, version, text, _ in ROW.findall(before)}
-    images = {part: pins(ROOT / "images" / f"{part}.lock") for part in ("operator", "trainer")}
+    images = {part: pins(ROOT / "images" / f"{part}.lock") for part in ("operator", "trainer", "trainer-flash4")}
     rows = []
     for name, version in sorted(pins(ROOT / "lock.txt").items()):
         text = kept.get((name, version), UNKNOWN)

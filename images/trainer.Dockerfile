@@ -6,6 +6,8 @@
 #
 # torch brings its CUDA libraries as wheels (13.0, pinned by trainer.lock); the base adds what belongs to the machine. Any base
 # of a Debian kind with Python 3.11 or newer will do.
+# Compiled blocks need a compiler in the pod: Triton builds the launcher of its kernels there, against Python's headers, and
+# Inductor what it leaves to the CPU.
 ARG BASE_IMAGE=docker.io/nvidia/cuda:13.0.1-base-ubuntu24.04
 ARG BASE_DIGEST=
 
@@ -22,21 +24,19 @@ RUN apt-get ${APT_SNAPSHOT:+--snapshot ${APT_SNAPSHOT}} update \
     && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv --without-pip /opt/videotrain && python3 -m venv /opt/installer
 WORKDIR /source
-COPY images/build.lock images/trainer.lock ./
+# `--build-arg EXTRA=flash4` adds FlashAttention 4, for runs with `train.attention: flash4`. The older ones are on no index as
+# wheels for this torch and CUDA; torch's own attention (cuDNN's on Hopper) needs neither.
+ARG EXTRA=
+COPY images/build.lock images/trainer*.lock ./
 COPY api ./api
 COPY trainer ./trainer
 # Whatever comes from an index has a hash; our own wheels are built with what build.lock has brought.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/installer/bin/pip install --require-hashes -r build.lock \
-    && /opt/installer/bin/pip --python /opt/videotrain/bin/python install --no-deps --require-hashes -r trainer.lock
+    && /opt/installer/bin/pip --python /opt/videotrain/bin/python install --no-deps --require-hashes \
+        -r "trainer${EXTRA:+-$EXTRA}.lock"
 RUN for part in api trainer; do (cd $part && /opt/installer/bin/hatchling build -t wheel -d /wheels) || exit 1; done \
     && /opt/installer/bin/pip --python /opt/videotrain/bin/python install --no-deps --no-index /wheels/*.whl
-# FlashAttention is used where it can be imported, cuDNN's attention otherwise. It is no dependency, since its wheels
-# fit one torch and one CUDA each: give a wheel's address or a version, such as flash-attn==2.8.3.
-ARG FLASH_ATTN=
-RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    test -z "${FLASH_ATTN}" || /opt/installer/bin/pip --python /opt/videotrain/bin/python install \
-        --only-binary :all: --no-deps "${FLASH_ATTN}"
 RUN /opt/installer/bin/cyclonedx-py environment --output-reproducible --output-file /opt/videotrain/sbom.cdx.json \
     /opt/videotrain/bin/python
 
@@ -46,7 +46,7 @@ LABEL org.opencontainers.image.title="videotrain trainer" \
 ARG APT_SNAPSHOT=
 RUN apt-get ${APT_SNAPSHOT:+--snapshot ${APT_SNAPSHOT}} update \
     && DEBIAN_FRONTEND=noninteractive apt-get ${APT_SNAPSHOT:+--snapshot ${APT_SNAPSHOT}} install -y --no-install-recommends \
-        ca-certificates libibverbs1 librdmacm1 python3 \
+        ca-certificates g++ libibverbs1 librdmacm1 python3 python3-dev \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/videotrain /opt/videotrain
 # Bytecode is stored already; caches that libraries keep in the home directory go to the run's scratch volumes.

@@ -36,6 +36,14 @@ def operator_image(base: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="session")
+def trainer_image(base: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+    """The trainer's image with FlashAttention 4, built from this repository."""
+    image = Image.build("trainer", tmp_path_factory.mktemp("build"), BASE_IMAGE=base, EXTRA="flash4")
+    yield image
+    image.remove()
+
+
+@pytest.fixture(scope="session")
 def base_bytes(base: str) -> int:
     """Size of the base."""
     return Image(base).size

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from support.model_fixtures import set_threads
+from support.threads import set_threads
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 

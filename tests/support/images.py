@@ -10,7 +10,22 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 BASE = "docker.io/library/python:3.11-slim-bookworm"
-"""What images/operator.Dockerfile starts from."""
+"""What images/operator.Dockerfile starts from. The trainer's is built on it, too: any base of a Debian kind will do."""
+POD = """
+mount --make-rprivate /
+mount --bind "$0" "$0"
+mount -t tmpfs -o mode=1777 tmpfs "$0/tmp"
+mount -t proc proc "$0/proc"
+mount --rbind /dev "$0/dev"
+mkdir "$0/tmp/cache" "$0/tmp/tests"
+chown 1000:1000 "$0/tmp/cache"
+mount --bind -o ro "$1" "$0/tmp/tests"
+mount -o remount,bind,ro "$0"
+shift
+exec chroot --userspec=1000:1000 "$0" "$@"
+"""
+"""Enters a root file system as a pod with `readOnlyRootFilesystem` does: only /tmp can be written. Its cache is
+/tmp/cache, and this repository's tests are below /tmp/tests."""
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -28,12 +43,13 @@ class Image:
     name: str
 
     @classmethod
-    def build(cls, part: str, folder: Path) -> Image:
-        """Build images/PART.Dockerfile."""
+    def build(cls, part: str, folder: Path, **arguments: str) -> Image:
+        """Build images/PART.Dockerfile with those build arguments."""
         image = cls(f"localhost/videotrain/{part}:{folder.name.lower()}")
         dockerfile = f"images/{part}.Dockerfile"
         command = ["build", "--isolation", "chroot", "--layers=false", "--pull-never", "--file", dockerfile]
         command += ["--ignorefile", f"{dockerfile}.dockerignore", "--tag", image.name]
+        command += [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
         if AUTHORITIES.exists():  # this machine may trust more than the base does
             command += ["--volume", f"{AUTHORITIES}:{AUTHORITIES}:ro"]
         buildah(*command, ".")
@@ -57,6 +73,18 @@ class Image:
         container = buildah("from", "--pull-never", self.name).stdout.strip()
         try:
             return buildah("run", "--isolation", "chroot", container, "--", *command, check=False)
+        finally:
+            buildah("rm", container)
+
+    def run_as_a_pod(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as user 1000 on a read-only root with the image's environment; see POD."""
+        container = buildah("from", "--pull-never", self.name).stdout.strip()
+        try:
+            root = buildah("mount", container).stdout.strip()
+            enter = ["unshare", "--mount", "--pid", "--fork", "sh", "-ec", POD, root, str(ROOT / "tests")]
+            environment = [*self.config["Env"], "PYTHONPATH=/tmp/tests"]
+            words = [*enter, "env", "-i", *environment, *command]
+            return subprocess.run(words, capture_output=True, text=True, check=False, timeout=900)
         finally:
             buildah("rm", container)
 

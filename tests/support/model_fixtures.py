@@ -1,15 +1,14 @@
 """Published numeric fixtures of the models: JSON facts and float32 tensors."""
 
 import json
-import os
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 from support.numerics import apart, in_float64
+from support.threads import set_threads
 
 from videotrain_trainer.networks.common import sinusoid
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
@@ -89,11 +88,6 @@ def fixture():
 def mmdit(fixture):
     """Builds the model of a fixture with its weights, float32."""
     return lambda name, **changes: transformer(fixture(name), **changes)
-
-
-def set_threads():
-    """As many threads as the environment says, one if it says nothing: torch alone would take a machine's cores."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(autouse=True)

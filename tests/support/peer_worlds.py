@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
-from support.model_fixtures import set_threads
+from support.threads import set_threads
 
 from videotrain_trainer.errors import TrainerError
 from videotrain_trainer.parallel.peers import WorldPeers

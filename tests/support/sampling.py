@@ -3,7 +3,7 @@
 import json
 
 import torch
-from support.model_fixtures import set_threads
+from support.threads import set_threads
 
 from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.config.stage_config import StageConfig, StagePaths

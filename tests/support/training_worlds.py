@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from support.model_fixtures import set_threads
+from support.threads import set_threads
 from torch.distributed import distributed_c10d
 
 from videotrain_api.config.presets import complete_autoencoder

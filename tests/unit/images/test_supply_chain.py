@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 IMAGES = ROOT / "images"
-LOCKS = ("build", "operator", "trainer")
+LOCKS = ("build", "operator", "trainer", "trainer-flash4")
 DIGEST = "sha256:" + "ab" * 32
 
 
@@ -36,7 +36,7 @@ def test_every_pin_of_an_image_has_hashes_and_no_address(name):
     assert re.fullmatch(f"({entry})+", text)
 
 
-@pytest.mark.parametrize("name", ["operator", "trainer"])
+@pytest.mark.parametrize("name", LOCKS[1:])
 def test_an_image_gets_the_versions_of_the_lock(name):
     assert pins(IMAGES / f"{name}.lock") <= pins(ROOT / "lock.txt")
 
@@ -58,8 +58,7 @@ def test_nothing_of_an_index_is_installed_without_a_hash(part):
     dockerfile = (IMAGES / f"{part}.Dockerfile").read_text().replace("\\\n", " ")
     installs = [line for line in re.split(r"\n|&&", dockerfile) if "bin/pip" in line]
     assert len(installs) >= 3
-    unhashed = [line for line in installs if "--require-hashes" not in line and "--no-index" not in line]
-    assert all("FLASH_ATTN" in line for line in unhashed)
+    assert [line for line in installs if "--require-hashes" not in line and "--no-index" not in line] == []
 
 
 @pytest.mark.parametrize(
@@ -68,6 +67,7 @@ def test_nothing_of_an_index_is_installed_without_a_hash(part):
         (["operator"], "--base-digest"),
         (["operator", "--base-digest", "sha256:12"], "is no digest"),
         (["trainer", "--base-digest", DIGEST], "--apt-snapshot"),
+        (["operator", "--base-digest", DIGEST, "--extra", "flash4"], "--extra"),
     ],
 )
 def test_a_release_that_names_too_little_is_refused(options, problem, tmp_path, capsys):
@@ -75,6 +75,13 @@ def test_a_release_that_names_too_little_is_refused(options, problem, tmp_path, 
         script("build").main([*options, "--tag", "x", "--out", str(tmp_path)])
     assert ended.value.code == 2
     assert problem in capsys.readouterr().err
+
+
+def test_provenance_of_the_trainer_with_an_extra_names_its_lock():
+    arguments = {"RELEASE": "1", "BASE_DIGEST": f"@{DIGEST}", "EXTRA": "flash4"}
+    made = script("build").provenance("trainer", "t:1", DIGEST, "c0ffee", arguments, datetime(2026, 11, 29, tzinfo=UTC))
+    names = {item.get("name") for item in made["predicate"]["buildDefinition"]["resolvedDependencies"]}
+    assert {"images/trainer.Dockerfile", "images/trainer-flash4.lock"} <= names and "images/trainer.lock" not in names
 
 
 def test_provenance_names_image_source_base_and_locks():
@@ -127,5 +134,5 @@ def test_every_pin_has_its_licence_on_the_page():
     page = script("licences")
     rows = {name: (version, text) for name, version, text, _ in page.ROW.findall(page.PAGE.read_text())}
     assert {name: version for name, (version, _) in rows.items()} == page.pins(ROOT / "lock.txt")
-    shipped = page.pins(IMAGES / "operator.lock") | page.pins(IMAGES / "trainer.lock")
+    shipped = page.pins(IMAGES / "operator.lock") | page.pins(IMAGES / "trainer-flash4.lock")
     assert [name for name in shipped if rows[name][1] == page.UNKNOWN] == []
