@@ -143,7 +143,7 @@ class TrainMemory:
             float32=self.task.precision == "fp32",
             average=bool(self.task.ema_decay),
         )
-        memory = gpu_memory(self.shape, model_state(self._parameters, sharding), batch)
+        memory = gpu_memory(self.shape, model_state(self.parameters, sharding), batch)
         return RowMemory(
             path=f"spec.stages[{self.index}].train.buckets[{number}]",
             row=row_name(row),
@@ -169,7 +169,8 @@ class TrainMemory:
         return -(-image // degree), -(-self.run.spec.text_encoder.max_tokens // degree)
 
     @cached_property
-    def _parameters(self) -> Parameters:
+    def parameters(self) -> Parameters:
+        """How many the stage trains and keeps frozen."""
         shape, lora = self.shape, self.task.lora
         everything = flops.parameters(shape)
         largest = max(flops.block_parameters(shape, "double"), flops.block_parameters(shape, "single"))

@@ -71,14 +71,18 @@ def print_plan(path: Path, assumptions: Assumptions, pod_policy: PodPolicy, *, a
         raise UsageError(f"--seconds-per-step, --hours-of-video: {error}") from error
     changes = sensitivity(run) if any(stage.task == "train" and stage.bands for stage in planned.stages) else []
     rows = list(plan_memory.planned_rows(run, plan_memory.usual_worlds(run) | assumptions.gpus))
+    host = plan_memory.host_rows(run)
     if as_json:
-        document = _document(planned, modelled, changes, assumptions) | {"memory": plan_memory.memory_document(rows)}
+        document = _document(planned, modelled, changes, assumptions)
+        document |= {"memory": plan_memory.memory_document(rows), "hostMemory": plan_memory.host_document(host)}
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         return 0
     console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
     _print_tables(console, planned, modelled, changes, assumptions)
     for table in plan_memory.memory_tables(rows):
         console.print(table)
+    if host:
+        console.print(plan_memory.host_table(host))
     return 0
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from videotrain.commands.plan_tables import new_table
 from videotrain.wording import compact
+from videotrain_api.cost.host_memory import PROCESS, HostMemory, host_memory
 from videotrain_api.cost.stage_memory import GIGA, RowMemory, RowSetting, TrainMemory, worlds_of
 from videotrain_api.resource.stages import EngineName
 from videotrain_api.resource.trainrun import VideoTrainingRun
@@ -76,6 +77,32 @@ def memory_tables(rows: Sequence[PlannedRow]) -> Iterator[Table]:
         for row in rows:
             table.add_row(row.stage, row.memory.row, *(_totals(row, world) for world in worlds))
         yield table
+
+
+def host_rows(run: VideoTrainingRun) -> list[tuple[str, int, HostMemory]]:
+    """Every train stage, the GPUs of its smallest world and what a node of it needs."""
+    tables = [TrainMemory(run, index) for index, stage in enumerate(run.spec.stages) if stage.train]
+    worlds = [worlds_of(run, table.stage)[0] for table in tables]
+    return [(t.stage.name, gpus, host_memory(t, gpus)) for t, gpus in zip(tables, worlds, strict=True)]
+
+
+def host_table(rows: Sequence[tuple[str, int, HostMemory]]) -> Table:
+    """The same for people."""
+    title = f"Host memory of a node, GB, {PROCESS / GIGA:.0f} a process assumed, the encoded set's manifest left out"
+    parts = ("processes", "start", "checkpoints", "optimizer", "copies", "batches")
+    table = new_table(title, ("stage",), ("GPUs", *parts, "at start", "in training"))
+    for name, gpus, memory in rows:
+        amounts = [*(getattr(memory, part) for part in parts), memory.at_start, memory.in_training]
+        table.add_row(name, str(gpus), *map(_gigabytes, amounts))
+    return table
+
+
+def host_document(rows: Sequence[tuple[str, int, HostMemory]]) -> list[dict[str, Any]]:
+    """The same for machines, bytes."""
+    return [
+        {"stage": name, "gpus": gpus, **memory.to_wire(), "atStart": memory.at_start, "inTraining": memory.in_training}
+        for name, gpus, memory in rows
+    ]
 
 
 def _cells(row: PlannedRow) -> tuple[str, ...]:

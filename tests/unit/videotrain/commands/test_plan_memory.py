@@ -95,3 +95,13 @@ def test_a_search_says_which_stage_fits_in_no_way(capsys, tmp_path):
     file.write_text(yaml.safe_dump(manifest))
     assert main(["plan", str(file), "--search"]) == 2
     assert "'256px-t2v' has a row that fits 5 GB in no way" in capsys.readouterr().err
+
+
+def test_the_memory_of_a_node_is_told_at_start_and_in_training(capsys):
+    for host in planned(capsys)["hostMemory"]:
+        share = 12 * 11_891_390_528 / host["gpus"]
+        assert host["checkpoints"] == pytest.approx(8 * share, rel=1e-6)
+        assert host["start"] == pytest.approx(8 * (share + 10**9), rel=1e-6)
+        # The weights in float32 in each of eight processes would be 381 GB alone.
+        assert host["atStart"] < 200 * 10**9
+        assert host["inTraining"] >= host["processes"] + host["checkpoints"] + host["batches"]
