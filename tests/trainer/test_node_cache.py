@@ -7,9 +7,11 @@ from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from videotrain_trainer import node_cache
 from videotrain_trainer.errors import ObjectMissing
+from videotrain_trainer.networks.weights import open_weights, weights_bytes
 from videotrain_trainer.node_cache import BLOCK, NodeCache
 
 DATA = bytes(range(256)) * (3 * BLOCK // 256) + b"rest"
@@ -94,6 +96,24 @@ def test_without_room_what_was_not_used_goes_and_then_the_object_itself_is_read(
     assert not old.exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 0))
     assert cache.file(other) is None
+
+
+def test_weights_are_read_from_the_cache_and_from_the_store_where_that_is_damaged(tmp_path, store, storage, counted):
+    tensors = {"a": torch.arange(300_000, dtype=torch.float32), "b": torch.ones(7)}
+    uri = f"{storage.uri}/weights/model.safetensors"
+    store.put(uri, weights_bytes(tensors))
+    size = store.stat(uri).size
+    for _ in range(2):
+        weights = open_weights(storage.uri, store=store, cache=NodeCache(tmp_path, store))
+        assert all(torch.equal(weights.read(name), value) for name, value in tensors.items())
+    assert sum(counted) == size
+    (path,) = (path for path in (tmp_path / node_cache.FOLDER).iterdir() if not path.suffix)
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(bytes(data))
+    weights = open_weights(storage.uri, store=store, cache=NodeCache(tmp_path, store))
+    assert all(torch.equal(weights.read(name), value) for name, value in tensors.items())
+    assert sum(counted) > size
 
 
 def test_a_missing_object_is_told(tmp_path, store, storage):

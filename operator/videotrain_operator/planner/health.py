@@ -180,6 +180,8 @@ def _way_on(draft: Draft, live: GenerationStatus, verdict: Verdict) -> str:
     where = f"from the checkpoint of step {saved}" if saved else "from the beginning of the stage, nothing is saved yet"
     if verdict.cause == "preemption":
         where = f"from where its workers save now, or else {where}"
+    elif draft.spec.checkpoint.peer_copies is not None:
+        where = f"from copies in memory, or else {where}"
     return Message.WAY_ON.text(number=live.number, stage=live.stage, step=step, where=where)
 
 

@@ -458,3 +458,15 @@ def test_a_budget_need_not_last_for_more_steps_than_the_clock_allows_between_two
         spec = {"budget": {"maxCost": "0.60"}, "checkpoint": policy}
         status = running(facts=facts) | {"unconfirmed": {"BudgetExceeded": "2026-01-01T12:00:02Z"}}
         assert condition(decide(status, found, 41, **spec), "BudgetOK").status == within
+
+
+def test_a_fault_says_that_copies_in_memory_may_be_ahead_of_the_checkpoint() -> None:
+    facts = failed(1, 5, 82, at(10), saved=[saved(3, 8)])
+    found = seen(*trio(), agents=answers(facts, 20, 0, 2))
+    policy = {"everySteps": 3, "peerCopies": {"everySteps": 1}}
+    for checkpoint, where in (
+        ({"everySteps": 3}, "from the checkpoint"),
+        (policy, "from copies in memory, or else from"),
+    ):
+        told = [event.message for event in decide(running(facts=facts), found, 20, checkpoint=checkpoint).events]
+        assert any(f"the next one goes on {where} " in message for message in told), told
