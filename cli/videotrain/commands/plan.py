@@ -60,13 +60,15 @@ def print_plan(path: Path, assumptions: Assumptions, pod_policy: PodPolicy, *, a
     interruptions, hours = Interruptions(per_1000_gpu_days=assumptions.failures), assumptions.hours_of_video
     try:
         modelled = forecast(run, mfu=assumptions.mfu, interruptions=interruptions, hours_of_video=hours)
-        planned = forecast(
-            run,
-            mfu=assumptions.mfu,
-            seconds_per_step=assumptions.seconds_per_step,
-            interruptions=interruptions,
-            hours_of_video=hours,
-        )
+        planned = modelled
+        if assumptions.seconds_per_step:
+            planned = forecast(
+                run,
+                mfu=assumptions.mfu,
+                seconds_per_step=assumptions.seconds_per_step,
+                interruptions=interruptions,
+                hours_of_video=hours,
+            )
     except ValueError as error:
         raise UsageError(f"--seconds-per-step, --hours-of-video: {error}") from error
     changes = sensitivity(run) if any(stage.task == "train" and stage.bands for stage in planned.stages) else []
