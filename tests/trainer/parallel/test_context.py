@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.context_worlds import HEAD, Case, compare_all, compile_alone, exchanges_of_a_block, run_ranks
 
+from videotrain_api.resource.stages import ulysses_degree
 from videotrain_trainer.diffusion.conditioning import KINDS
-from videotrain_trainer.parallel.context import part_lengths
+from videotrain_trainer.parallel.context import members, part_lengths
 
 pytestmark = pytest.mark.numeric
 
@@ -34,6 +35,27 @@ def test_parts_differ_by_one_token_at_most_and_leave_none_out(tokens, parts):
     lengths = part_lengths(tokens, parts)
     assert (sum(lengths), len(lengths)) == (tokens, parts)
     assert max(lengths) - min(lengths) <= 1
+
+
+@given(
+    st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 3, 4, 8, 16, 24, 32]), st.integers(1, 32), st.integers(0, 95)
+)
+def test_heads_are_split_within_a_node_and_every_other_rank_has_a_block_of_the_same_heads(gpus, degree, heads, rank):
+    within = ulysses_degree(degree, gpus, heads)
+    everyone, neighbours, others = members(rank, degree, within)
+    assert degree % within == heads % within == 0
+    assert (len(everyone), len(neighbours), len(others)) == (degree, within, degree // within)
+    assert set(neighbours) | set(others) <= set(everyone)
+    assert set(neighbours) & set(others) == {rank}
+    assert len({other // gpus for other in neighbours}) == 1
+    for other in everyone:
+        assert members(other, degree, within)[0] == everyone
+    assert sorted(r for other in others for r in members(other, degree, within)[1]) == list(everyone)
+
+
+def test_sixteen_gpus_of_two_nodes_split_24_heads_by_eight_and_the_sequence_by_two():
+    assert ulysses_degree(16, 8, 24) == 8
+    assert members(27, 16, 8) == (range(16, 32), range(24, 32), range(19, 32, 8))
 
 
 @pytest.mark.parametrize(("size", "cases"), [(2, TWO), (4, FOUR)])

@@ -67,7 +67,7 @@ def test_one_program_for_each_policy_and_for_one_sample_or_several(tmp_path, lat
     mixed = programs(data, {name: "full" if name == long.name else "none" for name in names}, patch=1)
     assert sorted((p.policy, p.samples) for p in mixed) == [("full", 1), ("none", 2)]
     # 64 x 64 pixels and 16 frames are 2 x 2 x 4 latent pixels.
-    assert Program("full", 1, 16) in mixed
+    assert Program("full", 1, 16, degree=1) in mixed
 
 
 def test_compiling_ahead_draws_no_random_number_of_the_training():
@@ -75,6 +75,7 @@ def test_compiling_ahead_draws_no_random_number_of_the_training():
     from videotrain_api.resource.architecture import TextEncoderSpec
     from videotrain_trainer.networks.build import build_transformer
     from videotrain_trainer.parallel import activation
+    from videotrain_trainer.parallel.context import ContextGroups
     from videotrain_trainer.tasks.train_compile import compile_ahead
 
     text = TextEncoderSpec(context_dim=32, pooled_dim=16, max_tokens=32)
@@ -84,5 +85,6 @@ def test_compiling_ahead_draws_no_random_number_of_the_training():
     def build():
         return build_transformer(TRANSFORMERS["mmdit-tiny-dcae"], AUTOENCODERS["dc-ae-tiny"], text)
 
-    compile_ahead(build, [], 8, torch.device("cpu"), torch.float32, validates=False)
+    alone = ContextGroups(0, [1], gpus_per_node=1, heads=4)
+    compile_ahead(build, [], 8, torch.device("cpu"), torch.float32, validates=False, groups=alone)
     assert torch.equal(torch.random.get_rng_state(), before)

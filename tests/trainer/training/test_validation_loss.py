@@ -9,7 +9,7 @@ from videotrain_api.records import StepRecord, ValidationRecord
 from videotrain_api.resource.stages import ParallelLayout, Validation
 from videotrain_trainer.data.sets import is_held_out, open_latents
 from videotrain_trainer.errors import DataError
-from videotrain_trainer.training.validation_loss import spread, times_of
+from videotrain_trainer.training.validation_loss import spread, spread_over_groups, times_of
 
 pytestmark = pytest.mark.numeric
 
@@ -113,3 +113,14 @@ def test_all_ranks_ask_equally_often_and_every_sample_is_asked():
             assert len({len(numbers) for numbers in ranks}) == 1
             assert {number for numbers in ranks for number in numbers} == set(range(samples))
     assert times_of(4) == [0.125, 0.375, 0.625, 0.875]
+
+
+def test_ranks_that_share_sequences_are_asked_the_same_and_all_ranks_equally_often():
+    for degrees in ([1, 2, 2, 4, 1], [4], [2, 4] * 5, [1]):
+        ranks = [spread_over_groups(degrees, rank, 8) for rank in range(8)]
+        assert len({len(numbers) for numbers in ranks}) == 1
+        assert {number for numbers in ranks for number in numbers} == set(range(len(degrees)))
+        for turn in range(len(ranks[0])):
+            asked = [numbers[turn] for numbers in ranks]
+            (degree,) = {degrees[number] for number in asked}
+            assert all(len(set(asked[first : first + degree])) == 1 for first in range(0, 8, degree))

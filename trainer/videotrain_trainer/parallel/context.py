@@ -171,21 +171,31 @@ class ContextGroups:
         return self._groups.get(degree)
 
 
+def members(rank: int, degree: int, head_ranks: int) -> tuple[range, range, range]:
+    """Ranks that share sequences with `rank`; of them those that split heads with it; those with blocks of its heads.
+
+    Args:
+        rank: in the world.
+        degree: ranks of a group, which are neighbours.
+        head_ranks: neighbours within it that split heads.
+    """
+    first, column = rank - rank % degree, rank % head_ranks
+    heads = range(rank - column, rank - column + head_ranks)
+    return range(first, first + degree), heads, range(first + column, first + degree, head_ranks)
+
+
 def _make(rank: int, degree: int, head_ranks: int) -> ContextGroup:
-    first, place = rank - rank % degree, rank % degree
-    everyone = _new_group(range(first, first + degree))
-    column = place % head_ranks
-    heads, ring = everyone, everyone
-    if 1 < head_ranks < degree:
-        heads = _new_group(range(rank - column, rank - column + head_ranks))
-        ring = _new_group(range(first + column, first + degree, head_ranks))
+    everyone, heads, blocks = members(rank, degree, head_ranks)
+    whole = _new_group(everyone)
+    # Otherwise one of the two is everyone, and the other this rank alone, which exchanges nothing.
+    apart = 1 < head_ranks < degree
     return ContextGroup(
         degree=degree,
-        place=place,
+        place=rank % degree,
         head_ranks=head_ranks,
-        head_group=heads.group_name,
-        ring_group=ring.group_name,
-        everyone=everyone,
+        head_group=(_new_group(heads) if apart else whole).group_name,
+        ring_group=(_new_group(blocks) if apart else whole).group_name,
+        everyone=whole,
     )
 
 

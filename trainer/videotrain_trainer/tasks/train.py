@@ -150,9 +150,9 @@ class FlowObjective:
             return
         wanted = programs(self.data, self._policies, self._facts.patch)
         dtype = torch.bfloat16 if self.task.precision == "bf16" else torch.float32
-        compile_ahead(
-            self._small_model, wanted, self.data.context_length, self._device, dtype, self.task.validation is not None
-        )
+        validates = self.task.validation is not None
+        text_tokens = self.data.context_length
+        compile_ahead(self._small_model, wanted, text_tokens, self._device, dtype, validates, self._context_groups)
 
     def _small_model(self) -> MMDiT:
         config = self._config

@@ -16,19 +16,24 @@ import torch
 
 from videotrain_api.resource.stages import ParallelLayout, Recompute
 from videotrain_trainer.data.sets import LatentSet
+from videotrain_trainer.networks.attention import Attention, attention
 from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.parallel.activation import transformer_blocks
+from videotrain_trainer.parallel.context import ContextGroups, part_lengths
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is compiled apart: a policy, for one sample or for several; with the largest micro-batch that runs it."""
+    """What is compiled apart: a policy and a degree, for one sample or several; with the largest micro-batch of it."""
 
     policy: Recompute
     samples: int
     image_tokens: int
+    """Of a sample, on all ranks that share it."""
+    degree: int
+    """Ranks that share it."""
 
 
 def programs(data: LatentSet, policies: Mapping[str, Recompute], patch: int) -> list[Program]:
@@ -39,12 +44,12 @@ def programs(data: LatentSet, policies: Mapping[str, Recompute], patch: int) -> 
         policies: by bucket name.
         patch: rows and columns of latent pixels of an image token.
     """
-    largest: dict[tuple[Recompute, bool], Program] = {}
-    for bucket, members in zip(data.plan.buckets, data.members, strict=True):
+    largest: dict[tuple[Recompute, bool, int], Program] = {}
+    for bucket, members, degree in zip(data.plan.buckets, data.members, data.degrees, strict=True):
         row = data.manifest_row(members[0])
         tokens = row["latent_frames"] * (row["latent_height"] // patch) * (row["latent_width"] // patch)
-        found = Program(policies[bucket.name], bucket.batch_size, tokens)
-        key = (found.policy, found.samples == 1)
+        found = Program(policies[bucket.name], bucket.batch_size, tokens, degree)
+        key = (found.policy, found.samples == 1, degree)
         known = largest.get(key)
         if known is None or known.samples * known.image_tokens < found.samples * found.image_tokens:
             largest[key] = found
@@ -58,8 +63,9 @@ def compile_ahead(
     device: torch.device,
     dtype: torch.dtype,
     validates: bool,
+    groups: ContextGroups,
 ) -> None:
-    """Run each program forward and backward once.
+    """Run each program forward and backward once. Collective where ranks share samples.
 
     Args:
         build: a model with one block of each kind, whatever its weights.
@@ -68,6 +74,7 @@ def compile_ahead(
         device: of the training.
         dtype: of the weights in training.
         validates: compile the forward pass of a single sample without gradients, too.
+        groups: ranks that share samples.
     """
     with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
         model = build().to(dtype)
@@ -75,24 +82,32 @@ def compile_ahead(
         for program in wanted:
             log.info("compile %s", program)
             blocks.recompute(program.policy)
-            torch.autograd.backward(_run(model, program, text_tokens).square().mean())
+            torch.autograd.backward(_run(model, program, text_tokens, groups).square().mean())
             model.zero_grad()
         if validates:
             blocks.recompute("none")
             with torch.no_grad():
-                _run(model, Program("none", 1, min(program.image_tokens for program in wanted)), text_tokens)
+                for degree in sorted({program.degree for program in wanted}):
+                    smallest = min(program.image_tokens for program in wanted if program.degree == degree)
+                    _run(model, Program("none", 1, smallest, degree), text_tokens, groups)
 
 
-def _run(model: MMDiT, program: Program, text_tokens: int) -> torch.Tensor:
+def _run(model: MMDiT, program: Program, text: int, groups: ContextGroups) -> torch.Tensor:
     config, batch, image = model.config, program.samples, program.image_tokens
+    attend: Attention = attention
+    group = groups.of(program.degree)
+    if group is not None:
+        attend = group.attention(attention, text, image)
+        image, text = (part_lengths(tokens, group.degree)[group.place] for tokens in (image, text))
     velocity_BNI: torch.Tensor = model(
         img_BNI=torch.zeros(batch, image, config.in_channels),
         img_ids_BN3=torch.zeros(batch, image, 3),
-        txt_BLD=torch.zeros(batch, text_tokens, config.context_dim),
-        txt_ids_BL3=torch.zeros(batch, text_tokens, 3),
+        txt_BLD=torch.zeros(batch, text, config.context_dim),
+        txt_ids_BL3=torch.zeros(batch, text, 3),
         timesteps_B=torch.zeros(batch),
         pooled_BP=torch.zeros(batch, config.pooled_dim),
         cond_BNE=torch.zeros(batch, image, config.cond_features) if config.cond_embed else None,
         guidance_B=torch.ones(batch) if config.guidance_embed else None,
+        attend=attend,
     )
     return velocity_BNI
