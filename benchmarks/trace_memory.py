@@ -178,7 +178,7 @@ def fused_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def free_gradients(module: nn.Module) -> None:
-    for parameter in module.parameters():
+    for parameter in (p for p in module.parameters() if p.requires_grad):
         parameter.register_post_accumulate_grad_hook(lambda x: setattr(x, "grad", None))
 
 

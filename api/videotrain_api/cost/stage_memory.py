@@ -124,11 +124,13 @@ class TrainMemory:
         image, text = self._tokens(row, setting.context_parallel)
         gpus_per_node = self.run.spec.pool.gpus_per_node
         heads = ulysses_degree(setting.context_parallel, gpus_per_node, self.shape.heads)
+        # Beside an adapter `selective` keeps the products of each layer and of its addition: nearly everything.
+        adapted = self.task.lora is not None and setting.recompute == "selective"
         batch = MicroBatch(
             samples=setting.batch_size,
             image_tokens=image,
             text_tokens=text,
-            recompute=setting.recompute,
+            recompute="none" if adapted else setting.recompute,
             recomputed=setting.recomputed,
             compiled=setting.compiled,
             float32=self.task.precision == "fp32",

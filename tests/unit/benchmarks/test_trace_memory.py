@@ -17,6 +17,7 @@ from videotrain_api.cost import traced
 from videotrain_api.cost.flops import MmditShape
 from videotrain_api.cost.memory import RESERVE, MicroBatch, gpu_memory
 from videotrain_api.cost.model_state import ModelState
+from videotrain_trainer.networks.lora.layers import LoraConfig, inject
 from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.parallel.activation import TrainedBlocks
 
@@ -61,7 +62,7 @@ def shape_of(hidden: int, heads: int, ratio: float, double: int, single: int) ->
     )
 
 
-def traced_peak(shape: MmditShape, batch: MicroBatch, attend=fused_attention) -> int:
+def traced_peak(shape: MmditShape, batch: MicroBatch, attend=fused_attention, adapter: LoraConfig | None = None) -> int:
     """Bytes beside the weights, counted over a whole step of the whole model."""
     config = replace(
         trace_memory.config(shape.double_blocks, shape.single_blocks),
@@ -74,7 +75,10 @@ def traced_peak(shape: MmditShape, batch: MicroBatch, attend=fused_attention) ->
     double, single = batch.recomputed
     image, text = (batch.samples, batch.image_tokens), (batch.samples, batch.text_tokens)
     with torch.device("meta"), LiveBytes() as live:
-        model = MMDiT(config).to(torch.bfloat16)
+        model = MMDiT(config)
+        if adapter:
+            inject(model, adapter)
+        model.to(torch.bfloat16)
         limited = [*model.double_blocks[:double], *model.single_blocks[:single]]
         TrainedBlocks([*model.double_blocks, *model.single_blocks], limited).recompute(batch.recompute)
         trace_memory.free_gradients(model)
@@ -126,3 +130,10 @@ def test_the_formula_knows_what_ranks_that_share_a_sequence_exchange(pretended_r
     counted = traced_peak(shape, batch, attend)
     # What comes and goes is taken from a ring of three, and a part less as more is kept.
     assert counted <= gpu_memory(shape, NOTHING, batch).total - RESERVE <= 1.08 * counted
+
+
+@pytest.mark.parametrize(("policy", "counted_as"), [("none", "none"), ("selective", "none"), ("full", "full")])
+def test_an_adapter_needs_no_more_than_it_counts_as(policy, counted_as):
+    shape = shape_of(1536, 12, 4.0, 2, 3)
+    counted = traced_peak(shape, batch_of(1, 10_000, 128, policy), adapter=LoraConfig(16, 16.0))
+    assert counted <= gpu_memory(shape, NOTHING, batch_of(1, 10_000, 128, counted_as)).total - RESERVE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,14 @@ def test_a_stage_that_does_not_compile_needs_more(recipe):
         return TrainMemory(parse_run(manifest, fitting=False), 0).of(1, 224).total
 
     assert total("auto") == total("on") < total("off")
+
+
+def test_selective_saves_nothing_beside_an_adapter(recipe):
+    manifest = copy.deepcopy(recipe)
+    manifest["spec"]["stages"][0]["train"]["lora"] = {"rank": 16}
+    table = TrainMemory(parse_run(manifest, fitting=False), 0)
+    setting = table.setting(table.task.buckets[1])
+    none, selective, full = (
+        table.of(1, 224, replace(setting, recompute=policy)).total for policy in ("none", "selective", "full")
+    )
+    assert none == selective > full
