@@ -6,6 +6,7 @@ import urllib.request
 
 import psutil
 import pytest
+import yaml
 from support.promtool import check_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -54,6 +55,26 @@ def test_a_lost_node_costs_steps_but_no_samples_and_comes_back(start, manifest, 
     assert sizes == [2, 1, 2], local.told()
     assert summary["gpu_seconds"]["lost"] > 0
     assert summary["restarts"]["infrastructure"] == 1
+    assert_same_samples(summary, undisturbed)
+    assert_bill_is_whole(summary)
+
+
+def test_with_copies_in_memory_a_lost_node_costs_at_most_the_steps_between_two_of_them(
+    start, manifest, undisturbed, tmp_path
+):
+    data = yaml.safe_load(manifest.read_text())
+    data["spec"]["checkpoint"] = {"everySteps": 400, "keepLast": 3, "peerCopies": {"everySteps": 3}}
+    path = tmp_path / "copies.yaml"
+    path.write_text(yaml.safe_dump(data))
+    local = start(path, "--chaos", "kill-node@stage=train,step=100")
+    assert local.end() == 0, local.told()
+    assert local.processes() == []
+    summary = local.summary()
+    (recovery,) = summary["recoveries"]
+    assert recovery["lost_steps"] <= 3
+    generation = stage_of(summary, "train")["generations"][1]
+    assert generation["first_step"] > 95  # and not 1: nothing was stored before
+    assert "copies" in generation["start_seconds"]
     assert_same_samples(summary, undisturbed)
     assert_bill_is_whole(summary)
 

@@ -62,9 +62,8 @@ def learned_the_same(folder, undisturbed):
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("stage", [1, 3])
-def test_a_lost_pod_costs_no_more_steps_than_there_are_between_two_copies(tmp_path, latents, undisturbed, stage):
-    layout = ParallelLayout(micro_batches_per_step=4, zero_stage=stage)
+def test_a_lost_pod_costs_no_more_steps_than_there_are_between_two_copies(tmp_path, latents, undisturbed):
+    layout = ParallelLayout(micro_batches_per_step=4, zero_stage=3)  # cuts every parameter; the others are of stage 2
     task = config(tmp_path, latents, stored=100, parallel=layout)
     killed = run_world(tmp_path, task, 4, Plan(kill_after=5, pods=PODS))
     assert killed.codes[-1] == -9
