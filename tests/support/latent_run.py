@@ -108,7 +108,7 @@ class LatentRun:
         objective = FlowObjective(context_of(self.folder, config), ObjectStore.for_storage(config.storage))
         begin(objective)
         state = objective.data.plan.start()
-        loader = objective.loader(state, [0])
+        loader = objective.loader(state, [[0]] * len(objective.data.plan.buckets))
         batch = loader.fetch(objective.data.plan.step(state), 0)
         loss = objective.loss(objective.module, batch)[0]
         loss.backward()

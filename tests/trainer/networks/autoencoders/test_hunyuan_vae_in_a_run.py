@@ -87,7 +87,7 @@ def test_a_training_step_with_given_frames_runs_on_latents_of_the_hunyuan_vae(en
     begin(objective)
     state = objective.data.plan.start()
     shapes = set()
-    loader = objective.loader(state, [0, 1, 2])
+    loader = objective.loader(state, [[0, 1, 2]] * len(objective.data.plan.buckets))
     order = objective.data.plan.step(state)
     for micro_batch in range(3):
         batch = loader.fetch(order, micro_batch)
