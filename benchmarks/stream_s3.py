@@ -116,7 +116,17 @@ def row(member: Member, shard: str) -> dict[str, object]:
 def latent_set(store: ObjectStore) -> LatentSet:
     table = read_table(store, layout.latent_manifest(PREFIX), LATENT_SCHEMA)
     plan = OrderPlan((OrderBucket("b", SAMPLES, BATCH),), seed=1, micro_batches=1)
-    return LatentSet(PREFIX, table, (tuple(range(SAMPLES)),), plan, (1,), "plain", 8, LATENT[0])
+    return LatentSet(
+        uri=PREFIX,
+        table=table,
+        members=(tuple(range(SAMPLES)),),
+        plan=plan,
+        degrees=(1,),
+        prompt_style="plain",
+        context_length=8,
+        attend_padding=True,
+        latent_channels=LATENT[0],
+    )
 
 
 def ours(store: ObjectStore) -> tuple[float, float]:
