@@ -125,6 +125,15 @@ def test_compiled_blocks_compute_what_blocks_as_written_do(tmp_path):
             assert compiled.difference < 1e-12
 
 
+def test_a_stage_of_traced_blocks_learns_what_one_of_written_ones_does(tmp_path, latents):
+    """Both with shared clips, so that the same numbers are added in the same order."""
+    folders = {name: tmp_path / name for name in ("off", "on")}
+    for name, folder in folders.items():
+        stage = config(folder, latents, 2, 2, compile=name)
+        assert run_world(folder, stage, 2, Plan(backend="eager")).outcomes == ["completed"] * 2
+    assert difference(final_weights(folders["on"]), final_weights(folders["off"])) < ROUNDING
+
+
 def test_a_clip_of_1025_frames_is_trained_over_two_nodes(tmp_path):
     latents = make_latents(tmp_path, sizes=LONG_CLIP)
     row = Bucket(resolution="64px", frames=1025, batch_size=1, micro_batches=1)
