@@ -23,7 +23,9 @@ from videotrain_api.resource.stages import Bucket, ParallelLayout, Validation
 
 pytestmark = pytest.mark.numeric
 
-ROUNDING = 1e-3 * LEARNING_RATE
+ROUNDING = 5e-3 * LEARNING_RATE
+"""Shared clips add the same numbers in another order, and Adam divides by gradients that are almost 0: 5e-4 was seen,
+and another CPU rounds otherwise. A gradient that is lost or counted twice moves weights by about the whole rate."""
 LOSS = 5e-6
 HELD_OUT = Validation(every_steps=4, share=0.3, times=2)
 

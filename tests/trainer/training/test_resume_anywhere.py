@@ -21,8 +21,9 @@ from videotrain_api.resource.stages import ParallelLayout
 
 pytestmark = pytest.mark.numeric
 
-ROUNDING = 1e-3 * LEARNING_RATE
-"""See test_worlds_agree."""
+ROUNDING = 5e-3 * LEARNING_RATE
+"""Shared clips add the same numbers in another order, and Adam divides by gradients that are almost 0: 5e-4 was seen,
+and another CPU rounds otherwise. A gradient that is lost or counted twice moves weights by about the whole rate."""
 FSDP, OFFLOAD = {"engine": "fsdp2"}, {"zero_stage": 2, "offload": "optimizer"}
 ZERO = [{"zero_stage": stage} for stage in range(4)]
 Generation = tuple[dict[str, object], int, int]
