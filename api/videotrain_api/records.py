@@ -327,6 +327,7 @@ class Straggler(ApiModel):
     """A rank that often was the slowest of the world."""
 
     rank: int
+    """Of the process in the world."""
     steps: int
     """Steps of the generation in which it took longest to compute a micro-batch."""
     share: float
@@ -341,8 +342,11 @@ class StoredProfile(ApiModel):
     number: int
     """Of the request."""
     rank: int
+    """Of the process in the world."""
     first_step: int
+    """First step that was traced."""
     last_step: int
+    """Last one."""
     uri: str
     """Where it is."""
     error: str = ""

@@ -249,6 +249,12 @@ RUN: Final = Board(
                 ),
                 Panel("Most memory held by a GPU", ((_of_leader(m.MEMORY_PEAK_BYTES), "{{stage}}"),), "bytes"),
                 Panel(
+                    "Kernel of attention",
+                    ((f"max by (kernel) ({m.ATTENTION.name}{_RUN})", "{{kernel}}"),),
+                    kind="name",
+                    help="Chosen once at the start of a stage; math keeps all scores in memory and is slow.",
+                ),
+                Panel(
                     "Step time",
                     ((_p(0.5, m.STEP_SECONDS, _RUN), "p50"), (_p(0.99, m.STEP_SECONDS, _RUN), "p99")),
                     "s",

@@ -178,8 +178,11 @@ class TraceStatus(ApiModel):
     """The trace of one rank."""
 
     rank: int
+    """Of the process in the world."""
     first_step: int
+    """First step that was traced."""
     last_step: int
+    """Last one."""
     uri: str
     """Where it is in the object store."""
     error: str = ""

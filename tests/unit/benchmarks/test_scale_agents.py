@@ -132,7 +132,7 @@ async def test_the_operators_own_client_is_answered_and_its_roster_reaches_all(c
         assert sorted(await client.tell("127.83.4.1", notice, key)) == ["127.83.4.1", "127.83.4.2"]
         assert (await client.progress("127.83.4.2", key)).roster_generation == 1
         await client.tell("127.83.4.1", notice, key)
-    assert crowd.told == [("uid-a-w0", (1, False)), ("uid-a-w1", (1, False))], "told once each"
+    assert crowd.told == [("uid-a-w0", (1, False, 0)), ("uid-a-w1", (1, False, 0))], "told once each"
 
 
 async def test_another_runs_key_is_refused(crowd):

@@ -40,6 +40,7 @@ numbers = st.integers(1, 500)
 shares = st.floats(0.01, 1, allow_nan=False)
 names = st.from_regex(r"\A[a-z][a-z0-9]{0,12}\Z")
 words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=20)
+lines = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=20)
 money = st.from_regex(r"\A[0-9]{1,5}\.[0-9]{2}\Z")
 
 
@@ -74,7 +75,7 @@ stages = built(Stage, name=names, task=st.just("train"), train=trains, nodes=may
 specs = built(
     VideoTrainingRunSpec,
     autoencoder=st.just({"preset": "dc-ae-tiny"}),
-    dataset=built(Dataset, latents=maybe(words), captions=st.dictionaries(words, words, max_size=2)),
+    dataset=built(Dataset, latents=maybe(lines), captions=st.dictionaries(words, words, max_size=2)),
     storage=st.just(Storage(uri="s3://bucket/prefix")),
     stages=st.lists(stages, min_size=1, max_size=2),
     pool=built(
