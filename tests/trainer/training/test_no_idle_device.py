@@ -145,7 +145,7 @@ def test_the_next_batch_is_made_ready_while_the_model_computes(tmp_path, latents
 
     def slow_model(later, number, **inputs):
         assert ready[later.bucket, later.positions[number][0]].wait(60), "nobody works beside the model"
-        return objective.module(**inputs)
+        return torch.zeros_like(inputs["img_BNI"])
 
     for (order, number), (later, later_number) in pairwise(places):
         objective.loss(partial(slow_model, later, later_number), loader.fetch(order, number))
