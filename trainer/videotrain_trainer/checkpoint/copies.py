@@ -86,11 +86,11 @@ def newest_set(offers: Iterable[Offer], stored_step: int) -> list[Offer] | None:
     for offer in offers:
         if offer.step >= max(stored_step, 1) and offer.proof_after <= stored_step:
             sets[offer.generation, offer.step, offer.world_size].setdefault(offer.rank, offer)
-    whole = [key for key, found in sets.items() if found.keys() == set(range(key[2]))]
+    whole = [key for key, found in sets.items() if found.keys() >= set(range(key[2]))]
     if not whole:
         return None
-    found = sets[max(whole)]
-    return [found[rank] for rank in sorted(found)]
+    best = max(whole)
+    return [sets[best][rank] for rank in range(best[2])]
 
 
 @dataclass(frozen=True)
