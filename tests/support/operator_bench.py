@@ -117,9 +117,10 @@ class Bench:
         return [body for body in ours if (body["metadata"].get("labels") or {}).get(LABEL_RUN) == name]
 
     def roster(self, name: str) -> Json:
-        """The roster of a run; empty before the first."""
+        """The roster of a run; empty before the first, and where a stranger's object has its name."""
         body = self.views["ConfigMap"].objects.get((self.namespace, roster_name(name))) or {}
-        text = (body.get("data") or {}).get(ROSTER_KEY)
+        owned = (body.get("metadata") or {}).get("ownerReferences")
+        text = (body.get("data") or {}).get(ROSTER_KEY) if owned else None
         return dict(json.loads(text)) if text else {}
 
     def has_roster(self, name: str, least: int = 1) -> bool:
