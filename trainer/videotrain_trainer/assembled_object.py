@@ -14,9 +14,9 @@ import boto3
 from botocore.config import Config
 
 from videotrain_api.resource.trainrun import Storage
-from videotrain_trainer.file_system import as_obstore
+from videotrain_trainer.file_system import as_obstore, botocore_settings
 from videotrain_trainer.files import local_path, put_in_place
-from videotrain_trainer.storage import CONNECTION, ObjectStore, disk_full_is_clear, endpoint_of
+from videotrain_trainer.storage import ObjectStore, disk_full_is_clear, endpoint_of
 
 Result = TypeVar("Result")
 PART_BYTES: Final = 1 << 25
@@ -109,10 +109,9 @@ class AssembledObject:
 
 
 def _client(storage: Storage) -> Any:
-    seconds = {name: CONNECTION[name].total_seconds() for name in ("connect_timeout", "read_timeout")}
     return boto3.session.Session().client(
         "s3",
         endpoint_url=endpoint_of(storage),
         region_name=storage.region,
-        config=Config(**seconds, s3={"addressing_style": "path"}),
+        config=Config(**botocore_settings()),
     )

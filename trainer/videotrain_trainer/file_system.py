@@ -46,12 +46,17 @@ def read_files(store: ObjectStore, uri: str, read: Callable[[AbstractFileSystem,
     return store.read_by(uri, request)
 
 
-def _s3(storage: Storage) -> AbstractFileSystem:
+def botocore_settings() -> dict[str, Any]:
+    """Arguments of botocore's Config, so that its clients wait and address as ObjectStore does."""
     seconds = {name: CONNECTION[name].total_seconds() for name in ("connect_timeout", "read_timeout")}
+    return {**seconds, "s3": {"addressing_style": "path"}}
+
+
+def _s3(storage: Storage) -> AbstractFileSystem:
     return S3FileSystem(
         endpoint_url=endpoint_of(storage),
         client_kwargs={"region_name": storage.region},
-        config_kwargs={**seconds, "s3": {"addressing_style": "path"}},
+        config_kwargs=botocore_settings(),
         skip_instance_cache=True,  # credentials and connections of its own
         use_listings_cache=False,
     )

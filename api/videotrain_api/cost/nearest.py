@@ -9,6 +9,7 @@ from itertools import combinations, product
 from typing import Any, Final, Literal, get_args
 
 from videotrain_api.cost.stage_memory import RowMemory, RowSetting, TrainMemory, worlds_of
+from videotrain_api.cost.work import waiting
 from videotrain_api.resource.stages import Recompute
 
 Kind = Literal["zero_stage", "recompute", "context_parallel", "batch_size"]
@@ -99,12 +100,6 @@ def less_kept(setting: RowSetting) -> Sequence[Recompute]:
     """Policies that keep less than a setting's own."""
     policies = get_args(Recompute)
     return policies[policies.index(setting.recompute) + 1 :]
-
-
-def waiting(micro_batches: int, groups: int) -> float:
-    """By how much a step takes longer than if its micro-batches divided evenly over the groups."""
-    groups = max(1, groups)
-    return -(-micro_batches // groups) * groups / micro_batches
 
 
 def degrees(table: TrainMemory) -> list[int]:

@@ -78,13 +78,16 @@ def modelled_seconds(work: StageWork, gpus: int, mfu: float, peak_flops: float =
     delivered = gpus * mfu * peak_flops
     if not work.rows:
         return work.flops_per_step / delivered
-    return fmean(row.flops_per_step * _waiting(row, gpus) for row in work.rows) / delivered
+    return (
+        fmean(row.flops_per_step * waiting(row.micro_batches, gpus // row.context_parallel) for row in work.rows)
+        / delivered
+    )
 
 
-def _waiting(row: RowWork, gpus: int) -> float:
-    """By how much a step of the row takes longer than if its micro-batches divided evenly."""
-    groups = max(1, gpus // row.context_parallel)
-    return -(-row.micro_batches // groups) * groups / row.micro_batches
+def waiting(micro_batches: int, groups: int) -> float:
+    """By how much a step takes longer than if its micro-batches divided evenly over the groups."""
+    groups = max(1, groups)
+    return -(-micro_batches // groups) * groups / micro_batches
 
 
 def _train_row(run: VideoTrainingRun, task: TrainTask, bucket: Bucket) -> tuple[int, int, int]:

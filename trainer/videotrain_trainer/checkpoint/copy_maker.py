@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from videotrain_trainer.checkpoint.copies import CopyFolder, CopyHeader
-from videotrain_trainer.checkpoint.host_file import HostFile, checksums_of, mapped_file
-from videotrain_trainer.checkpoint.state import BLOCK_BYTES, StoredFile
+from videotrain_trainer.checkpoint.host_file import HostFile, mapped_file
 from videotrain_trainer.errors import TrainerError
 from videotrain_trainer.sharded_state import ShardedState, packed_length
 from videotrain_trainer.worker.stage_reporter import StageReporter
@@ -164,16 +163,6 @@ class CopyMaker:
 
     def _header(self, own: str, file: HostFile, state: ShardedState, moment: Moment) -> CopyHeader:
         member = self._folder.member
-        whole, blocks = file.checksums(BLOCK_BYTES)
-        stored = StoredFile(
-            name=own,
-            rank=member.rank,
-            bytes=len(file.data),
-            crc32c=whole,
-            block_crc32c=blocks,
-            vectors=file.starts,
-            pieces=[(piece.parameter, piece.start, piece.length) for piece in state.saved],
-        )
         return CopyHeader(
             run=member.run,
             stage=member.stage,
@@ -186,7 +175,7 @@ class CopyMaker:
             samples=moment.samples,
             proof_after=moment.proof_after,
             proof=moment.proof,
-            file=stored,
+            file=file.described(own, member.rank, state.saved),
         )
 
     def _place_of(self, sealed: bytes) -> Tensor:
@@ -199,11 +188,11 @@ class CopyMaker:
         """Make the copy of another pod count, once its bytes fit their checksums."""
         if not sealed:
             raise TrainerError("the pod before has none to send")
-        file = self._folder.unseal(sealed).file
-        data = mapped_file(self._folder.data(file.name), file.bytes).numpy().data
-        if checksums_of(data, BLOCK_BYTES) != (file.crc32c, file.block_crc32c):
-            raise TrainerError(f"what came of copy {file.name} does not fit its checksums")
-        self._folder.publish(file.name, sealed)
+        header = self._folder.unseal(sealed)
+        name = header.file.name
+        if not self._folder.is_whole(name, header):
+            raise TrainerError(f"what came of copy {name} does not fit its checksums")
+        self._folder.publish(name, sealed)
 
     def _tell(self, message: str) -> None:
         self._reporter.housekeeping("copies", TrainerError(message))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from videotrain_trainer.checkpoint.fragments import ELEMENT_BYTES
-from videotrain_trainer.sharded_state import Quantity
+from videotrain_trainer.checkpoint.state import BLOCK_BYTES, StoredFile
+from videotrain_trainer.sharded_state import Piece, Quantity
 
 ALIGNMENT = 64
 
@@ -59,9 +60,24 @@ class HostFile:
         """The bytes of the whole file, not copied."""
         return self._buffer.numpy().data
 
-    def checksums(self, block: int) -> tuple[str, str]:
-        """CRC-32C of the whole file, and of each block one behind the other; hex."""
-        return checksums_of(self.data, block)
+    def described(self, name: str, rank: int, saved: Sequence[Piece]) -> StoredFile:
+        """What there is to know of the file as it is now; reads all of it.
+
+        Args:
+            name: that it is stored under.
+            rank: whose share it is.
+            saved: what lies in each vector.
+        """
+        whole, blocks = checksums_of(self.data, BLOCK_BYTES)
+        return StoredFile(
+            name=name,
+            rank=rank,
+            bytes=len(self.data),
+            crc32c=whole,
+            block_crc32c=blocks,
+            vectors=self.starts,
+            pieces=[(piece.parameter, piece.start, piece.length) for piece in saved],
+        )
 
 
 def checksums_of(data: memoryview, block: int) -> tuple[str, str]:

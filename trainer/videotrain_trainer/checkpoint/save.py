@@ -26,7 +26,7 @@ from videotrain_trainer.checkpoint.fence import Fence
 from videotrain_trainer.checkpoint.host_file import HostFile
 from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.checkpoint.retention import steps_to_delete
-from videotrain_trainer.checkpoint.state import BLOCK_BYTES, Member, Part, Point, StoredFile
+from videotrain_trainer.checkpoint.state import Member, Part, Point, StoredFile
 from videotrain_trainer.checksums import READINGS
 from videotrain_trainer.errors import ObjectMissing, StorageUnavailable, TrainerError
 from videotrain_trainer.sharded_state import ShardedState, packed_length
@@ -118,17 +118,8 @@ class CheckpointWriter:
     def _upload(self, file: HostFile, state: ShardedState, step: int) -> StoredFile:
         member = self._member
         name = f"g{member.generation:06d}-{member.rank:05d}-of-{member.world_size:05d}.safetensors"
-        whole, blocks = file.checksums(BLOCK_BYTES)
+        part = file.described(name, member.rank, state.saved)
         self._store.put(f"{layout.checkpoint_prefix(member.prefix, step)}/{name}", file.data)
-        part = StoredFile(
-            name=name,
-            rank=member.rank,
-            bytes=len(file.data),
-            crc32c=whole,
-            block_crc32c=blocks,
-            vectors=file.starts,
-            pieces=[(piece.parameter, piece.start, piece.length) for piece in state.saved],
-        )
         uri = part_uri(member.prefix, step, member.generation, member.rank)
         self._store.put_once(uri, seal(Part(file=part)))
         return part
