@@ -10,14 +10,13 @@ from support.context_worlds import Case, compile_block, run_ranks
 from support.training_worlds import (
     LEARNING_RATE,
     Plan,
-    commit_of,
     difference,
     final_weights,
     make_latents,
     run_world,
     train_config,
-    trained_ids,
 )
+from support.world_ends import assert_same_training
 
 from videotrain_api.resource.stages import Bucket, LoraAdapter, ParallelLayout
 
@@ -62,19 +61,12 @@ def alone(tmp_path_factory, latents):
     return folder
 
 
-def assert_same(folder, alone, step=8):
-    manifest, expected = commit_of(folder, step), commit_of(alone, step)
-    assert manifest.order_sha256 == expected.order_sha256
-    assert trained_ids(folder, manifest) == trained_ids(alone, expected)
-    assert difference(final_weights(folder), final_weights(alone)) < ROUNDING
-
-
 @pytest.mark.parametrize(("size", "short", "long"), WORLDS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_learns_the_same_at_every_degree(tmp_path, latents, alone, engine, size, short, long):
     result = run_world(tmp_path, config(tmp_path, latents, short, long, engine), size)
     assert result.outcomes == ["completed"] * size, result.outcomes
-    assert_same(tmp_path, alone)
+    assert_same_training(tmp_path, alone, ROUNDING)
 
 
 CHAINS = [
@@ -93,7 +85,7 @@ def test_a_stage_goes_on_under_other_engines_in_other_worlds_at_other_degrees(tm
         result = run_world(tmp_path, config(tmp_path, latents, short, long, engine), size, plan)
         assert result.outcomes == ["completed" if last else "drained"] * size, (engine, result.outcomes)
         assert result.started.resumed_step == 2 * (number - 1)
-    assert_same(tmp_path, alone)
+    assert_same_training(tmp_path, alone, ROUNDING)
 
 
 @pytest.mark.parametrize(("engine", "recompute"), [("zero2", "selective"), ("fsdp2", "full")])
@@ -145,4 +137,4 @@ def test_a_clip_of_1025_frames_is_trained_over_two_nodes(tmp_path):
         rows = [row.model_copy(update={"context_parallel": size})]
         result = run_world(folders[-1], config(folders[-1], latents, buckets=rows, steps=3), size)
         assert result.outcomes == ["completed"] * size, result.outcomes
-    assert_same(folders[1], folders[0], step=3)
+    assert_same_training(folders[1], folders[0], ROUNDING, step=3)

@@ -38,6 +38,14 @@ __all__ = ["fixture", "mmdit", "threads"]
 OPTIMIZER = Optimizer(learning_rate=[LearningRatePiece(value=1e-3)])
 
 
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URI of an encoded set of random latents, for small real worlds."""
+    from support.training_worlds import make_latents  # brings DeepSpeed, which most tests do without
+
+    return make_latents(tmp_path_factory.mktemp("latents"))
+
+
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")

@@ -12,11 +12,10 @@ from support.training_worlds import (
     commit_of,
     difference,
     final_weights,
-    make_latents,
     run_world,
     train_config,
-    trained_ids,
 )
+from support.world_ends import assert_same_training
 
 from videotrain_api.records import ValidationRecord
 from videotrain_api.resource.stages import Bucket, ParallelLayout, Validation
@@ -28,11 +27,6 @@ ROUNDING = 5e-3 * LEARNING_RATE
 and another CPU rounds otherwise. A gradient that is lost or counted twice moves weights by about the whole rate."""
 LOSS = 5e-6
 HELD_OUT = Validation(every_steps=4, share=0.3, times=2)
-
-
-@pytest.fixture(scope="module")
-def latents(tmp_path_factory):
-    return make_latents(tmp_path_factory.mktemp("latents"))
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +77,7 @@ def test_a_stage_killed_at_one_degree_goes_on_at_others_and_no_sample_is_lost_or
     assert (middle.outcomes, middle.started.resumed_step) == (["drained"] * 2, 3), middle.outcomes
     last = run_world(tmp_path, config(tmp_path, latents, cut=2), 1, Plan(generation=3))
     assert last.outcomes == ["completed"], last.outcomes
-    manifest, expected = commit_of(tmp_path, 8), commit_of(alone[0], 8)
-    assert manifest.order_sha256 == expected.order_sha256
-    assert trained_ids(tmp_path, manifest) == trained_ids(alone[0], expected)
-    assert manifest.samples == expected.samples == len(trained_ids(tmp_path, manifest))
-    assert difference(final_weights(tmp_path), final_weights(alone[0])) < ROUNDING
+    assert_same_training(tmp_path, alone[0], ROUNDING)
 
 
 def test_fully_sharded_worlds_share_sequences_too(tmp_path, latents, alone):

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
-from support.training_worlds import Plan, difference, final_weights, make_latents, run_world, train_config
+from support.training_worlds import Plan, difference, final_weights, run_world, train_config
 
 from videotrain_api.resource.stages import Bucket, ParallelLayout, Recompute, Validation
 from videotrain_trainer.data.sets import open_latents
@@ -17,11 +17,6 @@ TRACED = Plan(backend="eager")
 ROUNDING = 1e-6
 """Largest difference of a weight after two steps."""
 ROWS = {"steps": 2, "buckets": [Bucket(resolution="64px", frames=8, batch_size=2)], "compile": "on"}
-
-
-@pytest.fixture(scope="module")
-def latents(tmp_path_factory):
-    return make_latents(tmp_path_factory.mktemp("latents"))
 
 
 @pytest.fixture(scope="module")

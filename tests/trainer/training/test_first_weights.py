@@ -12,7 +12,6 @@ from support.training_worlds import (
     LEARNING_RATE,
     difference,
     final_weights,
-    make_latents,
     run_world,
     train_config,
 )
@@ -27,11 +26,6 @@ from videotrain_trainer.training.first_weights import fill_first_weights
 
 ROUNDING = 1e-3 * LEARNING_RATE
 """As in test_worlds_agree."""
-
-
-@pytest.fixture(scope="module")
-def latents(tmp_path_factory):
-    return make_latents(tmp_path_factory.mktemp("latents"))
 
 
 def model(config):

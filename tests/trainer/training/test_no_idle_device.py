@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.training_worlds import Plan, commit_of, make_latents, run_world, store, train_config
+from support.training_worlds import Plan, commit_of, run_world, store, train_config
 from support.watched_steps import context_of, watch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -22,11 +22,6 @@ from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.data.transfer import map_tensors
 from videotrain_trainer.diffusion.flow_batches import FlowLoader
 from videotrain_trainer.tasks.train import FlowObjective
-
-
-@pytest.fixture(scope="module")
-def latents(tmp_path_factory):
-    return make_latents(tmp_path_factory.mktemp("latents"))
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,10 @@ import pytest
 from support.training_worlds import (
     LEARNING_RATE,
     Plan,
-    commit_of,
-    difference,
-    final_weights,
-    make_latents,
     run_world,
     train_config,
-    trained_ids,
 )
+from support.world_ends import assert_same_training
 
 from videotrain_api.resource.stages import ParallelLayout
 from videotrain_api.resource.trainrun import CheckpointPolicy, PeerCopies
@@ -26,11 +22,6 @@ from videotrain_api.resource.trainrun import CheckpointPolicy, PeerCopies
 ROUNDING = 1e-3 * LEARNING_RATE
 """As in test_worlds_agree."""
 PODS = ("a", "b")
-
-
-@pytest.fixture(scope="module")
-def latents(tmp_path_factory):
-    return make_latents(tmp_path_factory.mktemp("latents"))
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +44,6 @@ def copies(folder, pod, rank):
     return sorted((folder / "memory" / pod).glob(f"*-{rank:05d}-*.copy"))
 
 
-def learned_the_same(folder, undisturbed):
-    manifest, expected = commit_of(folder, 8), commit_of(undisturbed, 8)
-    assert manifest.order_sha256 == expected.order_sha256
-    assert trained_ids(folder, manifest) == trained_ids(undisturbed, expected)
-    assert manifest.samples == expected.samples
-    assert difference(final_weights(folder), final_weights(undisturbed)) < ROUNDING
-
-
 @pytest.mark.numeric
 def test_a_lost_pod_costs_no_more_steps_than_there_are_between_two_copies(tmp_path, latents, undisturbed):
     layout = ParallelLayout(micro_batches_per_step=4, zero_stage=3)  # cuts every parameter; the others are of stage 2
@@ -75,7 +58,7 @@ def test_a_lost_pod_costs_no_more_steps_than_there_are_between_two_copies(tmp_pa
     # What went on from memory is stored at once, and at the end.
     assert [record.step for record in resumed.checkpoints] == [resumed.started.resumed_step, 8]
     assert list((tmp_path / "memory" / "a").iterdir()) == []
-    learned_the_same(tmp_path, undisturbed)
+    assert_same_training(tmp_path, undisturbed, ROUNDING)
 
 
 def test_copies_and_checkpoints_go_on_together_in_a_larger_world_that_is_killed_again(tmp_path, latents, undisturbed):
@@ -89,7 +72,7 @@ def test_copies_and_checkpoints_go_on_together_in_a_larger_world_that_is_killed_
     third = run_world(tmp_path, task, 2, Plan(generation=3, pods=("c", "d")))
     assert third.outcomes == ["completed"] * 2, third.outcomes
     assert third.started.resumed_step in (4, 5)
-    learned_the_same(tmp_path, undisturbed)
+    assert_same_training(tmp_path, undisturbed, ROUNDING)
 
 
 def test_with_the_peer_lost_as_well_the_newest_checkpoint_is_continued(tmp_path, latents, undisturbed):
@@ -101,7 +84,7 @@ def test_with_the_peer_lost_as_well_the_newest_checkpoint_is_continued(tmp_path,
     assert resumed.outcomes == ["completed"] * 2, resumed.outcomes
     assert resumed.started.resumed_step == 3
     assert "copies" not in resumed.started.phases_us
-    learned_the_same(tmp_path, undisturbed)
+    assert_same_training(tmp_path, undisturbed, ROUNDING)
 
 
 def test_a_damaged_copy_is_refused_and_the_newest_checkpoint_continued(tmp_path, latents, undisturbed):
@@ -115,7 +98,7 @@ def test_a_damaged_copy_is_refused_and_the_newest_checkpoint_continued(tmp_path,
     resumed = run_world(tmp_path, task, 2, Plan(generation=2, saved_step=3, pods=("a",)))
     assert resumed.outcomes == ["completed"] * 2, resumed.outcomes
     assert resumed.started.resumed_step == 3
-    learned_the_same(tmp_path, undisturbed)
+    assert_same_training(tmp_path, undisturbed, ROUNDING)
 
 
 def test_a_stage_that_begins_anew_by_order_takes_no_copies(tmp_path, latents, undisturbed):
@@ -124,4 +107,4 @@ def test_a_stage_that_begins_anew_by_order_takes_no_copies(tmp_path, latents, un
     resumed = run_world(tmp_path, task, 2, Plan(generation=2, restore=False, pods=PODS))
     assert resumed.outcomes == ["completed"] * 2, resumed.outcomes
     assert resumed.started.resumed_step == 0
-    learned_the_same(tmp_path, undisturbed)
+    assert_same_training(tmp_path, undisturbed, ROUNDING)

@@ -8,14 +8,10 @@ import pytest
 from support.training_worlds import (
     LEARNING_RATE,
     Plan,
-    commit_of,
-    difference,
-    final_weights,
-    make_latents,
     run_world,
     train_config,
-    trained_ids,
 )
+from support.world_ends import assert_same_training
 
 from videotrain_api.resource.stages import ParallelLayout
 
@@ -38,11 +34,6 @@ LONG: list[list[Generation]] = [
 
 
 @pytest.fixture(scope="module")
-def latents(tmp_path_factory):
-    return make_latents(tmp_path_factory.mktemp("latents"))
-
-
-@pytest.fixture(scope="module")
 def alone(tmp_path_factory, latents):
     """One process, never disturbed: the yardstick."""
     folder = tmp_path_factory.mktemp("alone")
@@ -59,7 +50,4 @@ def test_every_generation_continues_what_another_engine_and_layout_saved(tmp_pat
         result = run_world(tmp_path, train_config(tmp_path, latents, parallel=layout), size, plan)
         assert result.outcomes == ["completed" if last else "drained"] * size, (number, result.outcomes)
         assert result.started.resumed_step == 2 * (number - 1)
-    manifest, expected = commit_of(tmp_path, 8), commit_of(alone, 8)
-    assert manifest.order_sha256 == expected.order_sha256
-    assert trained_ids(tmp_path, manifest) == trained_ids(alone, expected)
-    assert difference(final_weights(tmp_path), final_weights(alone)) < ROUNDING
+    assert_same_training(tmp_path, alone, ROUNDING)

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from support.training_worlds import Plan, commit_of, make_latents, run_world, train_config, trained_ids
+from support.training_worlds import Plan, commit_of, run_world, train_config, trained_ids
 
 from videotrain_api.records import StepRecord, ValidationRecord
 from videotrain_api.resource.stages import ParallelLayout, Validation
@@ -14,11 +14,6 @@ from videotrain_trainer.training.validation_loss import spread, spread_over_grou
 pytestmark = pytest.mark.numeric
 
 SPEC = Validation(every_steps=3, share=0.4, max_samples=5, times=2)
-
-
-@pytest.fixture(scope="module")
-def latents(tmp_path_factory):
-    return make_latents(tmp_path_factory.mktemp("latents"))
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from support.training_worlds import (
     train_config,
     trained_ids,
 )
+from support.world_ends import assert_same_training
 
 from videotrain_api.records import CheckpointRecord
 from videotrain_api.resource.stages import ParallelLayout
@@ -29,11 +30,6 @@ from videotrain_api.vocabulary import ExitCode
 ROUNDING = 1e-3 * LEARNING_RATE
 LOSS = 5e-6
 """Relative: 40 roundings, since a loss is a mean of thousands of squares, of weights that differ by rounding."""
-
-
-@pytest.fixture(scope="module")
-def latents(tmp_path_factory):
-    return make_latents(tmp_path_factory.mktemp("latents"))
 
 
 @pytest.fixture(scope="module")
@@ -159,11 +155,7 @@ def test_a_killed_run_goes_on_in_another_world_and_no_sample_is_lost_or_repeated
     resumed = run_world(tmp_path, config, 2, Plan(generation=2))
     assert resumed.outcomes == ["completed"] * 2, resumed.outcomes
     assert resumed.started.resumed_step == 3
-    manifest, expected = commit_of(tmp_path, 8), commit_of(alone[0], 8)
-    assert manifest.order_sha256 == expected.order_sha256
-    assert trained_ids(tmp_path, manifest) == trained_ids(alone[0], expected)
-    assert manifest.samples == expected.samples == len(trained_ids(tmp_path, manifest))
-    assert difference(final_weights(tmp_path), final_weights(alone[0])) < ROUNDING
+    assert_same_training(tmp_path, alone[0], ROUNDING)
 
 
 @pytest.mark.numeric

@@ -10,7 +10,6 @@ from support.training_worlds import (
     Plan,
     difference,
     final_weights,
-    make_latents,
     run_world,
     train_config,
 )
@@ -139,11 +138,6 @@ def test_adapters_that_do_not_fit_are_refused_with_the_reason(model, fixture, tm
 def stage(folder, latents, base, **changes):
     config = train_config(folder, latents, lora=LoraAdapter(rank=2, targets=["q_proj", "linear2"]), **changes)
     return config.model_copy(update={"paths": config.paths.model_copy(update={"initial_weights": base})})
-
-
-@pytest.fixture(scope="module")
-def latents(tmp_path_factory):
-    return make_latents(tmp_path_factory.mktemp("latents"))
 
 
 @pytest.fixture(scope="module")
