@@ -10,6 +10,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,13 +71,24 @@ def pretend() -> None:
     reinplace._inplace_generalized_scatter = lambda inp, _src, _view_ops: inp
 
 
-class Lowered(SimpleNamespace):
-    """A block's two graphs: Inductor's Python code for each, and what the forward graph hands to the backward graph."""
+class Code(NamedTuple):
+    """What Inductor makes of a graph."""
 
-    forward: str
-    backward: str
+    text: str
+    """Its Python wrapper."""
+    elementwise_bytes: int
+    """Read and written by its own kernels, those of products and attention left out."""
+
+
+class Lowered(SimpleNamespace):
+    """A block's two graphs: Inductor's code for each, and what the forward graph hands to the backward graph."""
+
+    forward: Code
+    backward: Code
     outputs: int
     """Results of the block among what the forward graph returns; the rest is kept for the backward graph."""
+    kept: list[tuple[int | None, int]]
+    """Of each tensor that is kept: which argument it is or views, parameters first, or None; and its bytes."""
 
 
 class _Enough(Exception):
@@ -122,6 +134,7 @@ def lower(
         return forward, backward
 
     def compile_forward(graph, _inputs):
+        found.kept = kept_values(graph, found.outputs)
         found.forward = code_of(graph, mode, is_backward=False)
         raise _Enough
 
@@ -156,8 +169,27 @@ def mark(joint, kept: frozenset[str]) -> None:
         node.meta["recompute"] = CheckpointPolicy.MUST_SAVE if name in kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def code_of(graph_module, mode: FakeTensorMode, *, is_backward: bool) -> str:
-    """Inductor's Python wrapper of a graph, as for a CUDA device."""
+def kept_values(graph_module, outputs: int) -> list[tuple[int | None, int]]:
+    """See `Lowered.kept`."""
+    aten = torch.ops.aten
+    views = (aten.permute.default, aten.t.default, aten.view.default)
+    arguments = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
+    returned = next(node for node in graph_module.graph.nodes if node.op == "output").args[0]
+    values = {node.name: node for node in returned[outputs:] if hasattr(node, "meta")}
+    found = []
+    for node in values.values():
+        tensor = node.meta["val"]
+        if isinstance(tensor, Tensor):
+            source = node
+            while source.op == "call_function" and source.target in views:
+                source = source.args[0]
+            place = arguments.index(source) if source in arguments else None
+            found.append((place, tensor.numel() * tensor.element_size()))
+    return found
+
+
+def code_of(graph_module, mode: FakeTensorMode, *, is_backward: bool) -> Code:
+    """Inductor's code of a graph, as for a CUDA device."""
     from torch._inductor.compile_fx import _recursive_post_grad_passes, fake_tensor_prop
     from torch._inductor.debug import DebugContext
     from torch._inductor.fx_passes.post_grad import view_to_reshape
@@ -182,7 +214,9 @@ def code_of(graph_module, mode: FakeTensorMode, *, is_backward: bool) -> str:
         with V.set_graph_handler(lowering), V.set_debug_handler(DebugContext()):
             lowering.run(*inputs)
             code, _ = lowering.codegen()
-    return code.value if hasattr(code, "value") else str(code)
+            traffic = lowering.count_bytes()[1]
+    words = sum(count for node, count in traffic if "Extern" not in type(node).__name__)
+    return Code(code.value if hasattr(code, "value") else str(code), 4 * words)  # counted in words of 4 bytes
 
 
 def runnable(code: str) -> Callable[[list[Tensor]], tuple[Tensor, ...]]:

@@ -235,7 +235,7 @@ def trace_compiled(kind: str, how: str) -> Trace:
     live = LiveVectors(Sizes(scratch=True))
     live.leave_out(outside)
     with live, torch.no_grad():
-        results = list(inductor.runnable(lowered.forward)([x.detach() for x in outside]))
+        results = list(inductor.runnable(lowered.forward.text)([x.detach() for x in outside]))
         forward, kept = live.events, live.live
         live.events = []
         outs, saved = results[: lowered.outputs], results[lowered.outputs :]
@@ -243,7 +243,7 @@ def trace_compiled(kind: str, how: str) -> Trace:
         del results, outs
         arguments = [*saved, *gradients]
         del saved, gradients
-        inductor.runnable(lowered.backward)(arguments)
+        inductor.runnable(lowered.backward.text)(arguments)
     return Trace(kept, largest(forward), largest(live.events))
 
 
