@@ -34,9 +34,12 @@ def compiled_block() -> None:
         call(leaf, vec_BD, rope).square().mean().backward()
         return leaf.grad
 
-    difference = (gradient(torch.compile(block, fullgraph=True)) - gradient(block)).abs().max().item()
+    expected = gradient(block)
+    largest = expected.abs().max().item()  # of a mean over 3,072 numbers, so far below one
+    difference = (gradient(torch.compile(block, fullgraph=True)) - expected).abs().max().item()
     kept = list(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).rglob("*.so"))
-    print(difference < 1e-4, len(kept) > 0)
+    # float32 in another order, and other instructions on other CPUs: some hundred roundings of 6e-8.
+    print(difference < 1e-4 * largest, len(kept) > 0)
 
 
 def triton_launcher() -> None:

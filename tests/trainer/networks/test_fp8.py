@@ -196,6 +196,7 @@ def test_a_compiled_block_is_one_graph_with_the_same_values():
         x, vec = random(2 * tokens, 32, 1).reshape(2, tokens, 32), random(2, 32, 2)
         rope = tuple(torch.randn(2, 1, tokens, 8) for _ in range(2))
         with torch.no_grad():
+            # Bit by bit on any CPU: the captured graph is run as it is, operation by operation.
             torch.testing.assert_close(compiled(x, vec, rope), block(x, vec, rope), rtol=0, atol=0)
     assert len(graphs) == 1
 
