@@ -107,13 +107,10 @@ class Result:
 def run_steps(engine: Engine, rank: int, size: int, micro_batches: int, steps: range) -> list[float]:
     """Train as the loop does; gradient norms."""
     share = share_of(rank, size, micro_batches, 1)
-    own, norms = share.micro_batches, []
-    rounds = share.most if engine.in_step else len(own)
+    norms = []
     for step in steps:
-        for turn in range(rounds):
-            scale = share.scale if turn < len(own) else 0.0
-            loss = micro_batch_loss(engine, step, own[min(turn, len(own) - 1)])
-            engine.backward(loss * scale, turn == rounds - 1)
+        for micro_batch, scale, last in share.turns(engine.in_step):
+            engine.backward(micro_batch_loss(engine, step, micro_batch) * scale, last)
         norms.append(float(engine.step(LEARNING_RATE)))
     return norms
 

@@ -69,8 +69,9 @@ def _tuned(table: TrainMemory, world: World, options: argparse.Namespace) -> dic
     from videotrain_api.cost.search import choices, pasted_fields
     from videotrain_api.cost.stage_memory import worlds_of
     from videotrain_trainer.networks.attention_kernels import attention_case, attention_kernel
+    from videotrain_trainer.parallel.engine import compute_dtype
     from videotrain_trainer.parallel.peers import first_choice
-    from videotrain_trainer.training.tuning import Tuner, dtype_of
+    from videotrain_trainer.training.tuning import Tuner
 
     task, gpus = table.task, worlds_of(table.run, table.stage)[-1]
     changes = {"checkpoint_double_blocks": None, "checkpoint_single_blocks": None}
@@ -80,7 +81,7 @@ def _tuned(table: TrainMemory, world: World, options: argparse.Namespace) -> dic
         found = choices(table, layout, number, gpus, SLACK)
         possible = [choice for choice in found if world.size % choice.setting.context_parallel == 0]
         rows.append(sorted(possible, key=lambda choice: choice.seconds_per_step))
-    case = attention_case(complete_transformer(table.run.spec.model), world.device, dtype_of(task.precision))
+    case = attention_case(complete_transformer(table.run.spec.model), world.device, compute_dtype(task.precision))
     buckets = []
     with attention_kernel(task.attention, case, first_choice):
         tuner = Tuner(table, layout, world, {c.setting.context_parallel for row in rows for c in row})

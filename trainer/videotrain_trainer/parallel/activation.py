@@ -21,6 +21,7 @@ from videotrain_api.resource.stages import ParallelLayout, Recompute
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.autoencoders.interface import Autoencoder
 from videotrain_trainer.networks.mmdit.model import MMDiT
+from videotrain_trainer.parallel.blocks import blocks_of
 from videotrain_trainer.parallel.deepspeed_import import deepspeed
 
 KEPT = frozenset(
@@ -97,12 +98,12 @@ def transformer_blocks(model: MMDiT, layout: ParallelLayout, compiled: bool = Fa
     _check("checkpointDoubleBlocks", double, len(model.double_blocks))
     _check("checkpointSingleBlocks", single, len(model.single_blocks))
     limited = [*model.double_blocks[:double], *model.single_blocks[:single]]
-    return TrainedBlocks([*model.double_blocks, *model.single_blocks], limited, compiled)
+    return TrainedBlocks(blocks_of(model), limited, compiled)
 
 
 def autoencoder_blocks(model: Autoencoder) -> TrainedBlocks:
     """The blocks of an autoencoder but the last, which the adaptive weight of a discriminator needs whole."""
-    return TrainedBlocks(model.recomputable_blocks())
+    return TrainedBlocks(blocks_of(model))
 
 
 @cache

@@ -6,7 +6,9 @@ of a group run the same micro-batches. A step holds samples of one bucket, so al
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 def micro_batches_of(group: int, groups: int, micro_batches: int) -> list[int]:
@@ -24,6 +26,16 @@ def loss_scale(groups: int, micro_batches: int) -> float:
     return groups / micro_batches
 
 
+class Turn(NamedTuple):
+    """One forward and backward pass of a rank."""
+
+    micro_batch: int
+    scale: float
+    """Factor on its loss; 0 for one that is run once more, only because others have one more."""
+    last: bool
+    """No other comes before the update."""
+
+
 @dataclass(frozen=True)
 class Share:
     """What one rank does in a step of a bucket."""
@@ -37,6 +49,19 @@ class Share:
     """Micro-batches of the group that has most; others have one less at most."""
     leads: bool
     """This rank speaks for its group, where what the group did is counted once."""
+
+    def turns(self, in_step: bool) -> Iterator[Turn]:
+        """What the rank runs in a step.
+
+        Args:
+            in_step: passes communicate, so every rank must run equally many. Where other groups have one micro-batch
+                more, the last one is run once more at no weight, in a time in which this rank would be idle.
+        """
+        rounds = self.most if in_step else len(self.micro_batches)
+        for number in range(rounds):
+            real = number < len(self.micro_batches)
+            micro_batch = self.micro_batches[number if real else -1]
+            yield Turn(micro_batch, self.scale if real else 0.0, number == rounds - 1)
 
 
 def share_of(rank: int, size: int, micro_batches: int, degree: int) -> Share:

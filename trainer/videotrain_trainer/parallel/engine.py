@@ -13,13 +13,20 @@ from videotrain_api.resource.stages import EngineName, Offload
 from videotrain_api.resource.stages import Optimizer as OptimizerSpec
 from videotrain_trainer.parallel.shards import Shards
 
+Precision = Literal["bf16", "fp32"]
+
+
+def compute_dtype(precision: Precision) -> torch.dtype:
+    """What forward and backward compute in."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """How a model is trained."""
 
     optimizer: OptimizerSpec
-    precision: Literal["bf16", "fp32"]
+    precision: Precision
     keep_average: bool
     """Keep a moving average of the weights."""
     engine: EngineName = "deepspeed"
@@ -30,7 +37,7 @@ class EngineOptions:
     @property
     def dtype(self) -> torch.dtype:
         """What forward and backward compute in."""
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return compute_dtype(self.precision)
 
 
 class Engine(Protocol):

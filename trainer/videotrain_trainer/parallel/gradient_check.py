@@ -86,12 +86,8 @@ def _name(options: EngineOptions) -> str:
 
 def _engine_gradients(engine: Engine, model: CheckModel, case: CheckCase, share: Share) -> None:
     """A step as the loop makes it."""
-    own = share.micro_batches
-    rounds = share.most if engine.in_step else len(own)
-    for turn in range(rounds):
-        scale = share.scale if turn < len(own) else 0.0
-        loss = model.loss(engine, own[min(turn, len(own) - 1)], case.group)
-        engine.backward(loss * scale, last=turn == rounds - 1)
+    for micro_batch, scale, last in share.turns(engine.in_step):
+        engine.backward(model.loss(engine, micro_batch, case.group) * scale, last)
     engine.step(0.0)
 
 

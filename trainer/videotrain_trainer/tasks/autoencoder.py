@@ -29,6 +29,7 @@ from videotrain_trainer.networks.losses.lpips_files import load_perceptual
 from videotrain_trainer.networks.weights import load_state, load_weights
 from videotrain_trainer.parallel.activation import autoencoder_blocks
 from videotrain_trainer.parallel.check_models import CheckModel, small_autoencoder
+from videotrain_trainer.parallel.engine import compute_dtype
 from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine
 from videotrain_trainer.reconstruction.losses import AdversarialLosses, ReconstructionLoss, build_discriminator
 from videotrain_trainer.storage import ObjectStore
@@ -70,7 +71,7 @@ class ReconstructionObjective:
         self.attention: str | None = None
         self._config, self._store = config, store
         self._cache, self._device = context.cache, context.world.device
-        self._dtype = torch.bfloat16 if self.task.precision == "bf16" else torch.float32
+        self._dtype = compute_dtype(self.task.precision)
         self._reconstruction = self._make_reconstruction()
         self.adversarial: AdversarialPhase | None = self.task.adversarial
         self.discriminator: Discriminator | None = None

@@ -36,6 +36,7 @@ from videotrain_trainer.node_cache import NodeCache
 from videotrain_trainer.parallel.activation import transformer_blocks
 from videotrain_trainer.parallel.check_models import CheckCase, CheckModel, small_transformer
 from videotrain_trainer.parallel.context import ContextGroups
+from videotrain_trainer.parallel.engine import compute_dtype
 from videotrain_trainer.parallel.peers import WorldPeers, first_choice
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks.train_compile import compile_ahead, programs
@@ -58,7 +59,7 @@ def run(context: StageContext) -> Outcome:
         DataError: the encoded set is missing or damaged.
     """
     task = _task(context)
-    dtype = torch.bfloat16 if task.precision == "bf16" else torch.float32
+    dtype = compute_dtype(task.precision)
     case = attention_case(context.config.model, context.world.device, dtype)
     with attention_kernel(task.attention, case, first_choice) as kernel:
         return train(context, partial(FlowObjective, attention=kernel), task.steps)
@@ -130,7 +131,7 @@ class FlowObjective:
         found = starting_fragments(self.module, weights, initial_fragments(self.module, self._config.seed))
         self.base = found
         inject(self.module, lora_config(spec))
-        dtype = torch.bfloat16 if self.task.precision == "bf16" else torch.float32
+        dtype = compute_dtype(self.task.precision)
         load_frozen(self.module, found, self._device, dtype)
 
     def first_weights(self) -> Fragments:
@@ -149,7 +150,7 @@ class FlowObjective:
         if not self._compiled:
             return
         wanted = programs(self.data, self._policies, self._facts.patch)
-        dtype = torch.bfloat16 if self.task.precision == "bf16" else torch.float32
+        dtype = compute_dtype(self.task.precision)
         validates = self.task.validation is not None
         text_tokens = self.data.context_length
         compile_ahead(self._small_model, wanted, text_tokens, self._device, dtype, validates, self._context_groups)

@@ -28,6 +28,7 @@ from videotrain_trainer.networks.weights.configuration import metadata_of
 from videotrain_trainer.networks.weights.loading import model_shapes
 from videotrain_trainer.networks.weights.seal import SEAL, Sealed, seal_of, unset_seal
 from videotrain_trainer.networks.weights.writer import file_header
+from videotrain_trainer.parallel.engine import compute_dtype
 from videotrain_trainer.training.final_tensors import FinalTensors, MergedTensors, StoredTensors
 from videotrain_trainer.training.setup import TrainingRun
 from videotrain_trainer.training.step import HasBase
@@ -73,7 +74,7 @@ def _tensors(run: TrainingRun) -> FinalTensors:
     if run.context.world.rank == 0:
         found = read_again(run.store, lambda source: open_checkpoint(source, run.prefix, run.state.step))
     found = run.peers.from_first(_FOUND, found)
-    dtype = torch.bfloat16 if run.objective.task.precision == "bf16" else torch.float32
+    dtype = compute_dtype(run.objective.task.precision)
     stored = StoredTensors(run.store, found, dtype)
     base = run.objective.base if isinstance(run.objective, HasBase) else None
     if base is None:

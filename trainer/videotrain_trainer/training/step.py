@@ -195,23 +195,22 @@ class Stepper:
         share = self._shares[order.bucket_index]
         losses, works, trained = [], [], []
         self._timeline.begin()
-        rounds = share.most if self._engine.in_step else len(share.micro_batches)
-        for turn, micro_batch in enumerate(share.micro_batches, start=1):
-            batch: KeyedBatch = self._loader.fetch(order, micro_batch)
-            self._timeline.mark("data")
-            loss, work = self._objective.loss(self._engine, batch)
-            self._timeline.mark("forward")
-            self._engine.backward(loss * share.scale, last=turn == rounds)
-            self._timeline.mark("backward")
-            losses.append(loss.detach())
-            works.append(work)
-            trained.append(MicroBatchIds(micro_batch, [key.uid for key in batch.keys]))
-        if rounds > len(share.micro_batches):
-            # Other groups have one micro-batch more, and an engine that communicates in it waits for all: the batch at
-            # hand once more, at no weight, in a time in which this rank would be idle.
-            loss, _ = self._objective.loss(self._engine, batch)
-            self._engine.backward(loss * 0.0, last=True)
-            self._timeline.mark("communication")
+        for micro_batch, scale, last in share.turns(self._engine.in_step):
+            if scale:
+                batch: KeyedBatch = self._loader.fetch(order, micro_batch)
+                self._timeline.mark("data")
+                loss, work = self._objective.loss(self._engine, batch)
+                self._timeline.mark("forward")
+                self._engine.backward(loss * scale, last)
+                self._timeline.mark("backward")
+                losses.append(loss.detach())
+                works.append(work)
+                trained.append(MicroBatchIds(micro_batch, [key.uid for key in batch.keys]))
+            else:
+                # The batch at hand once more: nothing is trained, others are waited for.
+                loss, _ = self._objective.loss(self._engine, batch)
+                self._engine.backward(loss * scale, last)
+                self._timeline.mark("communication")
         rate = learning_rate(task.optimizer, order.step)
         norm = self._engine.step(rate)
         self._timeline.mark("communication")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -172,11 +172,6 @@ class Tuner:
             kinds=["t2v"] * batch,
             given_BT=torch.zeros(batch, frames, dtype=torch.bool, device=device),
         )
-
-
-def dtype_of(precision: Literal["bf16", "fp32"]) -> torch.dtype:
-    """What forward and backward compute in."""
-    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 def described(found: Measured, gpus: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -43,3 +44,15 @@ def test_the_ranks_of_a_group_run_the_same_and_one_speaks_for_them(degree, group
     # The engine's mean over the ranks, of losses that are alike within a group.
     mean = sum(share.scale * len(share.micro_batches) for share in shares) / size
     assert mean == pytest.approx(1, rel=micro_batches * sys.float_info.epsilon)
+
+
+def test_where_passes_communicate_every_rank_runs_equally_many_and_each_micro_batch_counts_once():
+    for groups, degree, micro_batches in product((1, 2, 3, 4), (1, 2), (4, 5, 7)):
+        shares = [share_of(rank, groups * degree, micro_batches, degree) for rank in range(groups * degree)]
+        turns = [list(share.turns(in_step=True)) for share in shares]
+        assert {len(found) for found in turns} == {shares[0].most}
+        assert all([turn.last for turn in found] == [False] * (len(found) - 1) + [True] for found in turns)
+        counted = [turn.micro_batch for found in turns for turn in found if turn.scale]
+        assert sorted(counted) == sorted(list(range(micro_batches)) * degree)
+        alone = [turn.micro_batch for share in shares for turn in share.turns(in_step=False)]
+        assert sorted(alone) == sorted(counted)
