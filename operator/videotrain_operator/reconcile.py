@@ -93,6 +93,7 @@ async def reconcile(
     rules: ClusterRules = _DEFAULT_RULES,
     following: Following = _FOLLOWED,
     on_roster: Callable[[Observed, Plan], None] | None = None,
+    while_asking: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
 ) -> Outcome:
     """One pass over one run.
 
@@ -108,6 +109,7 @@ async def reconcile(
         rules: what every run is held to.
         following: how well pods are followed.
         on_roster: told as soon as a roster is stored, while the pass goes on.
+        while_asking: entered while agents are asked.
 
     Raises:
         NotFound: the run is gone.
@@ -117,7 +119,9 @@ async def reconcile(
     # Before the look: asking agents takes a while, and a pod may go meanwhile.
     looked_at = clock() - timedelta(seconds=following.unheard_seconds)
     newest = memory.with_unwritten_status if memory else _as_stored
-    run, observed = await observe(cluster, key.namespace, key.name, agents, departed, following.since, newest)
+    run, observed = await observe(
+        cluster, key.namespace, key.name, agents, departed, following.since, newest, while_asking
+    )
     observed = replace(observed, looked_at=looked_at, nodes_untrusted=nodes_untrusted, time_untrusted=time_untrusted)
     now = clock()
     parse = memory.parse if memory else VideoTrainingRun.from_wire
@@ -166,6 +170,7 @@ class RunLoop:
         clock: Clock,
         memory: Memory | None = None,
         turns: AbstractAsyncContextManager[object] | None = None,
+        while_asking: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
         settle_seconds: float = 0.0,
         nodes_untrusted: Callable[[], str] = lambda: "",
         time_untrusted: Callable[[], str] = lambda: "",
@@ -184,6 +189,7 @@ class RunLoop:
             clock: tells the time, aware.
             memory: what passes leave unwritten; without it every change of the status is written.
             turns: entered around each pass; bounds how many runs are worked on at the same time.
+            while_asking: entered within a pass while agents are asked, of which thousands may do so at the same time.
             settle_seconds: least time between passes, so that changes that come together make one pass. A first
                 change after a calm is acted on at once.
             nodes_untrusted: tells why nodes are not trusted; empty while they are.
@@ -198,6 +204,7 @@ class RunLoop:
         self._memory, self._turns, self._nodes_untrusted = memory, turns or nullcontext(), nodes_untrusted
         self._settle_seconds, self._time_untrusted, self._rules = settle_seconds, time_untrusted, rules
         self._on_roster, self._on_outcome, self._on_error = on_roster, on_outcome, on_error
+        self._while_asking = while_asking
         self._unheard_seconds = unheard_seconds
         self._followed_since: datetime | None = None
         self._woken = asyncio.Event()
@@ -333,6 +340,7 @@ class RunLoop:
                     self._rules,
                     Following(self._followed_since, self._unheard_seconds()),
                     self._on_roster,
+                    self._while_asking,
                 )
         except (NotFound, NamespaceGoing):
             await release_orphans(self._cluster, key.namespace, key.name)

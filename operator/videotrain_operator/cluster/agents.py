@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, Literal, Protocol, TypeVar
 from urllib.parse import quote
-from weakref import WeakValueDictionary
 
 import aiohttp
 from yarl import URL
@@ -28,6 +27,7 @@ from videotrain_operator.cluster.answers import (
     read_receipt,
     shown,
 )
+from videotrain_operator.cluster.connections import Connections
 
 TIMEOUT_SECONDS: Final = 2.0
 HOP_SECONDS: Final = 1.0
@@ -35,7 +35,7 @@ HOP_SECONDS: Final = 1.0
 CONNECTIONS: Final = 1024
 """For questions and rosters; as many again are for questions that agents may hold."""
 CONNECTIONS_OF_A_RUN: Final = 64
-"""Of each of both at most; agents that stall take them from their own run only."""
+"""Of each of both at most, fewer while many runs use them."""
 PASS_SECONDS: Final = 4.0
 """For all questions to the agents of a run that are asked at once; who has not answered by then counts as silent."""
 WAIT_SECONDS: Final = 25
@@ -93,7 +93,7 @@ class AgentClient:
         self._patience = aiohttp.ClientTimeout(total=WAIT_SECONDS + timeout_seconds, sock_connect=timeout_seconds)
         self._session: aiohttp.ClientSession | None = None
         self._held: aiohttp.ClientSession | None = None
-        self._places: WeakValueDictionary[tuple[bytes, bool], asyncio.Semaphore] = WeakValueDictionary()
+        self._connections = {held: Connections(CONNECTIONS, CONNECTIONS_OF_A_RUN) for held in (False, True)}
         self._silent: dict[str, _Silence] = {}
         self._skew_us: dict[str, int] = {}
         self.refused: dict[Refusal, int] = {"unsigned": 0, "unreadable": 0}
@@ -165,14 +165,12 @@ class AgentClient:
         """What a signed answer to a signed question says; None if there is none, and the address is left alone then."""
         session = self._held if held else self._session
         assert session is not None, "use `async with AgentClient()`"
-        place = self._places.get((key, held))
-        if place is None:
-            place = self._places[key, held] = asyncio.Semaphore(CONNECTIONS_OF_A_RUN)
         known = self._silent.get(address)
         # Who goes on like this is told of once: a thousand agents would fill the log.
         level = logging.DEBUG if known else logging.WARNING
         try:
-            async with place:
+            # Whoever waits for a connection was not asked, which is no silence.
+            async with self._connections[held].taken(key):
                 answer = await self._exchange(session, address, page, timeout, key, body)
                 if answer.status == HTTPStatus.UNAUTHORIZED and self._skew_us.get(address):
                     # Its node's clock is known now.
@@ -228,7 +226,8 @@ class AgentClient:
 def _connections() -> aiohttp.ClientSession:
     # A proxy from the environment must not stand between the operator and its pods, and no agent sets a cookie.
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=5),
+        # Its own limit would let questions wait while their time runs.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=5),
         trust_env=False,
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -40,6 +41,7 @@ async def observe(
     departed: Sequence[Json] = (),
     followed_since: datetime | None = None,
     newest: Callable[[Json], Json] = lambda run: run,
+    while_asking: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
 ) -> tuple[Json, Observed]:
     """A snapshot of a run and of everything that belongs to it.
 
@@ -51,6 +53,7 @@ async def observe(
         departed: Pod objects as they were when they were deleted, if a watch saw it.
         followed_since: since when a watch sees it; always if None.
         newest: gives the run with the newest status that was computed, which may not be stored yet.
+        while_asking: entered while agents are asked.
 
     Returns:
         The run object as it is stored, and what was seen.
@@ -84,9 +87,11 @@ async def observe(
     lost = [f"config map {ledger_name(name)}: {LEDGER_KEY}"] if ledger is not None and read is None else []
     if roster is None and roster_text:
         lost.append(f"config map {roster_name(name)}: {ROSTER_KEY}")
+    async with while_asking():
+        answers = await _ask(agents, key, run, pods, roster)
     return stored, Observed(
         pods=pods,
-        agents=await _ask(agents, key, run, pods, roster),
+        agents=answers,
         signing_key=key,
         service_uid=next((body["metadata"]["uid"] for body in await cluster.list("Service", namespace, labels)), None),
         network_policy=stored_policy(policy.get("spec") or {}) if policy else None,

@@ -5,8 +5,37 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+
+
+class Turn:
+    """One that somebody has."""
+
+    def __init__(self, take: Callable[[], Awaitable[None]], give: Callable[[], None]) -> None:
+        self._take, self._give = take, give
+        self._had = True
+
+    @asynccontextmanager
+    async def lent(self, seconds: float) -> AsyncIterator[None]:
+        """Do what needs no turn: if it takes longer than so many seconds, others have the turn meanwhile.
+
+        Whoever leaves without an exception has one again.
+        """
+        timer = asyncio.get_running_loop().call_later(seconds, self.end)
+        try:
+            yield
+        finally:
+            timer.cancel()
+        if not self._had:
+            await self._take()
+            self._had = True
+
+    def end(self) -> None:
+        """Let others have it."""
+        if self._had:
+            self._had = False
+            self._give()
 
 
 class Turns:
@@ -30,17 +59,18 @@ class Turns:
         return any(not turn.done() for _, _, turn in self._waiting)
 
     @asynccontextmanager
-    async def taken(self, patience: float = 0.0) -> AsyncIterator[None]:
+    async def taken(self, patience: float = 0.0) -> AsyncIterator[Turn]:
         """Have a turn.
 
         Args:
             patience: for so many seconds those with less of it go first, also if they come later.
         """
         await self._take(patience)
+        turn = Turn(lambda: self._take(0.0), self._give)
         try:
-            yield
+            yield turn
         finally:
-            self._give()
+            turn.end()
 
     async def _take(self, patience: float) -> None:
         if self._free > 0:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Final
 
@@ -23,7 +23,7 @@ from videotrain_operator.cluster.status_writes import Memory
 from videotrain_operator.cluster.unreconciled import FAILED_PASSES
 from videotrain_operator.kube.cache import Key, Store, key_of
 from videotrain_operator.kube.client import ApiError, ApiUnavailable
-from videotrain_operator.kube.turns import Turns
+from videotrain_operator.kube.turns import Turn, Turns
 from videotrain_operator.manager.agent_watch import Listening
 from videotrain_operator.manager.announcement import Announcement
 from videotrain_operator.manager.node_trust import NodeTrust
@@ -39,6 +39,8 @@ FIRST_PATIENCE_SECONDS: Final = 120.0
 rosters, so a burst that takes longer to begin has pods that run, and cost, without a world."""
 YOUNG_SECONDS: Final = 600.0
 """Age of a world at which half of the second is reached."""
+MOMENT_SECONDS: Final = 0.1
+"""So long a pass waits for answers of agents before others have its turn."""
 GONE_SECONDS: Final = 0.5
 """How long a run that the server does not know and the cache does is left alone."""
 _log = logging.getLogger(__name__)
@@ -65,6 +67,9 @@ class _ManagedRun:
 class _Turn:
     """A turn for one pass of a run: so many passes at the same time, none while it is open how many nodes are lost.
 
+    While agents are asked, which may take seconds, others have the turn: at once if this run's agents ever took long,
+    else after a moment, so that most runs need one turn for a pass.
+
     Runs that were looked at since this process leads go first: one whose pods run and have no roster yet, or that lost
     one, pays for each second. Of the others, as many as there may be on a takeover, those go first whose world is
     young, since it is most likely not complete.
@@ -73,11 +78,22 @@ class _Turn:
     def __init__(self, turns: Turns, node_trust: NodeTrust, patience: Callable[[], float]) -> None:
         self._turns, self._node_trust, self._patience = turns, node_trust, patience
         self._held = AsyncExitStack()
+        self._turn: Turn
+        self._moment = MOMENT_SECONDS
 
     async def __aenter__(self) -> None:
         # Settled first: whoever waits for that holds no turn, and its pass then reads the nodes as they are.
         await self._node_trust.settled()
-        await self._held.enter_async_context(self._turns.taken(self._patience()))
+        self._turn = await self._held.enter_async_context(self._turns.taken(self._patience()))
+
+    @asynccontextmanager
+    async def while_asking(self) -> AsyncIterator[None]:
+        """Entered while agents are asked."""
+        begun = time.monotonic()
+        async with self._turn.lent(self._moment):
+            yield
+            if time.monotonic() - begun >= MOMENT_SECONDS:
+                self._moment = 0.0
 
     async def __aexit__(self, *_: object) -> None:
         await self._held.aclose()
@@ -210,13 +226,15 @@ class Controller:
         def patience() -> float:
             return 0.0 if managed.seen else first_patience(self._stores[KIND].get(key), self._clock.now())
 
+        turn = _Turn(self._turns, self._node_trust, patience)
         loop = RunLoop(
             self._cluster,
             RunKey(namespace=key.namespace, name=key.name),
             self._agents,
             clock=self._clock.now,
             memory=Memory(crowded=lambda: self._turns.crowded),
-            turns=_Turn(self._turns, self._node_trust, patience),
+            turns=turn,
+            while_asking=turn.while_asking,
             settle_seconds=self._settings.settle_seconds,
             nodes_untrusted=lambda: self._node_trust.reason,
             time_untrusted=lambda: self._clock.untrusted,

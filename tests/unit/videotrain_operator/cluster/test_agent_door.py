@@ -221,6 +221,38 @@ async def test_agents_that_stall_keep_no_other_run_from_being_heard(two_runs: Ag
         await asyncio.gather(*stalled, return_exceptions=True)
 
 
+async def test_many_runs_whose_agents_stall_keep_none_from_being_heard(
+    two_runs: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them has few agents, together they want more connections than there are."""
+    monkeypatch.setattr(agents_module, "CONNECTIONS", 128)
+    runs = range(1, 61)
+    wanted = [(f"127.2.{run}.{place}", bytes([run]) * 32) for run in runs for place in range(1, 6)]
+    async with asyncio.timeout(SECONDS), AgentClient(MASTER_KEY, timeout_seconds=SECONDS) as client:
+        stalled = [asyncio.create_task(client.progress(address, key)) for address, key in wanted]
+        stalled += [asyncio.create_task(client.changed(address, "", key)) for address, key in wanted]
+        while len(two_runs.requests) < 2 * len(runs):
+            await asyncio.sleep(0.01)
+        assert await client.progress("127.0.0.1", SIGNING_KEY) is not None
+        assert await client.changed("127.0.0.1", "", SIGNING_KEY) is not None
+        for task in stalled:
+            task.cancel()
+        await asyncio.gather(*stalled, return_exceptions=True)
+
+
+async def test_whoever_waits_for_a_connection_is_not_silent(two_runs: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand leaders hold a question for as long as they have no news, and others are listened to after them."""
+    monkeypatch.setattr(agents_module, "CONNECTIONS", 1)
+    async with asyncio.timeout(SECONDS), AgentClient(MASTER_KEY, timeout_seconds=0.2) as client:
+        monkeypatch.setattr(client, "_patience", agents_module.aiohttp.ClientTimeout(total=0.2))
+        holding = [asyncio.create_task(client.changed(f"127.1.0.{n}", "", bytes([n]) * 32)) for n in (1, 2)]
+        await asyncio.sleep(0)  # they have asked first
+        waiting = asyncio.create_task(client.changed("127.0.0.1", "", SIGNING_KEY))
+        assert await asyncio.gather(*holding) == [None, None], "these were silent, one after the other"
+        assert await waiting is not None
+        assert client.silent_seconds("127.0.0.1") == 0
+
+
 async def test_a_run_is_asked_for_a_limited_time(two_runs: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who answered by then is heard."""
     monkeypatch.setattr(agents_module, "PASS_SECONDS", 0.5)

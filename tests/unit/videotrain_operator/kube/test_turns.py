@@ -95,3 +95,60 @@ async def test_it_is_crowded_while_somebody_waits_who_has_not_given_up() -> None
     assert not turns.crowded
     go.set()
     await first
+
+
+async def lend(turns: Turns, seconds: float, go: asyncio.Event, order: list[str]) -> None:
+    async with turns.taken() as turn:
+        async with turn.lent(seconds):
+            await go.wait()
+        order.append("has it again")
+
+
+async def test_others_have_a_turn_that_is_lent_and_it_comes_back() -> None:
+    turns, order, answered, go = Turns(1), [], asyncio.Event(), asyncio.Event()
+    asking = asyncio.create_task(lend(turns, 0.0, answered, order))
+    other = asyncio.create_task(ask(turns, "other", 0.0, order, go))
+    async with asyncio.timeout(5):
+        while order != ["other"]:
+            await asyncio.sleep(0)
+    answered.set()
+    await settle()
+    assert order == ["other"], "there is one turn, and the other has it"
+    go.set()
+    await asyncio.gather(asking, other)
+    assert order == ["other", "has it again"]
+    async with asyncio.timeout(5), turns.taken():
+        pass
+
+
+async def test_what_takes_a_moment_lends_nothing() -> None:
+    turns, order, answered, go = Turns(1), [], asyncio.Event(), asyncio.Event()
+    asking = asyncio.create_task(lend(turns, 3600.0, answered, order))
+    other = asyncio.create_task(ask(turns, "other", 0.0, order, go))
+    await settle()
+    answered.set()
+    go.set()
+    await asyncio.gather(asking, other)
+    assert order == ["has it again", "other"]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3600.0])
+async def test_who_is_cancelled_while_others_have_its_turn_takes_none_with_it(seconds: float) -> None:
+    turns = Turns(1)
+    asking = asyncio.create_task(lend(turns, seconds, asyncio.Event(), []))
+    await asyncio.sleep(0.01)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    most, there = 0, 0
+
+    async def work() -> None:
+        nonlocal most, there
+        async with turns.taken():
+            there += 1
+            most = max(most, there)
+            await settle()
+            there -= 1
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(work() for _ in range(4)))
+    assert most == 1
