@@ -153,13 +153,15 @@ def make_config(storage: Storage) -> Callable[..., StageConfig]:
 def make_context(tmp_path: Path) -> Callable[..., StageContext]:
     """Contexts of one rank; `.records.all` holds what was written."""
 
-    def make(config: StageConfig, rank: int = 0, size: int = 1, drain: FakeDrain | None = None) -> StageContext:
+    def make(
+        config: StageConfig, rank: int = 0, size: int = 1, drain: FakeDrain | None = None, generation: int = 1
+    ) -> StageContext:
         scratch = tmp_path / f"scratch-{rank}-of-{size}"
         scratch.mkdir(exist_ok=True)
         return StageContext(
             config=config,
             world=World(rank=rank, size=size, local_rank=rank, device=torch.device("cpu")),
-            generation=1,
+            generation=generation,
             restore=True,
             saved_step=0,
             node="here",

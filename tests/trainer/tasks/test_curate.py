@@ -51,9 +51,9 @@ def golden(tmp_path_factory, paint_video, texture) -> Path:
     return folder
 
 
-def run_world(make_context, config, size: int) -> list:
+def run_world(make_context, config, size: int, generation: int = 1) -> list:
     """All ranks of a world, each in a thread as its own process would be."""
-    contexts = [make_context(config, rank, size) for rank in range(size)]
+    contexts = [make_context(config, rank, size, generation=generation) for rank in range(size)]
     outcomes: dict[int, object] = {}
 
     def work(rank: int) -> None:
@@ -181,7 +181,7 @@ def test_a_drained_stage_goes_on_in_another_world_and_makes_the_same_set(
     assert 0 < done < 5
     assert told(first.records) == []
     assert not store.exists(layout.clip_manifest(config.paths.output))
-    ranks = run_world(make_context, config, 2)
+    ranks = run_world(make_context, config, 2, generation=2)
     assert ranks[0].all[0].resumed_step == done
     found = report(store, config.paths.output)
     assert [told(records) for records in ranks] == [[(found["clips"], found["counts"])]] * 2

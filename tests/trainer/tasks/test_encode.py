@@ -66,11 +66,11 @@ def weights(store, storage, make_config) -> str:
     return f"{storage.uri}/ae"
 
 
-def encode_world(make_context, config, size: int) -> None:
+def encode_world(make_context, config, size: int, generation: int = 1) -> None:
     outcomes = {}
 
     def work(rank: int) -> None:
-        outcomes[rank] = encode.run(make_context(config, rank, size))
+        outcomes[rank] = encode.run(make_context(config, rank, size, generation=generation))
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -131,7 +131,7 @@ def test_worlds_of_every_size_and_restarts_make_the_same_set(
             assert encode.run(make_context(config, drain=drain_after(2))) == "drained"
             assert store.list(f"{output}/units")
             assert not store.exists(layout.latent_manifest(output))
-        encode_world(make_context, config, size)
+        encode_world(make_context, config, size, generation=2)
         objects = {found.uri.removeprefix(output): store.get(found.uri) for found in store.list(output)}
         sets.append({key: data for key, data in objects.items() if not key.startswith("/progress")})
     assert sets[0] == sets[1] == sets[2]
@@ -146,7 +146,7 @@ def test_other_weights_are_another_set_and_missing_ones_an_error(
     autoencoder = build_autoencoder(config.autoencoder)
     initialize(autoencoder, seed=6)
     store.put(layout.final_weights(weights), save(autoencoder.state_dict(), {SCALING_FACTOR: "2.0"}))
-    encode_world(make_context, config, 1)
+    encode_world(make_context, config, 1, generation=2)
     assert len({found.uri for found in store.list(f"{config.paths.output}/units")}) == 2 * len(before)
     gone = make_config(EncodeTask(), encode_rows=ROWS, clips=curated, autoencoder_weights=f"{storage.uri}/no")
     with pytest.raises(ObjectMissing, match="weights"):

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 
 import pytest
 
 from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.errors import DataError
+from videotrain_trainer.worker import claims
 from videotrain_trainer.worker import shared_work as units
-from videotrain_trainer.worker.shared_work import Unit, UnitRun
+from videotrain_trainer.worker.shared_work import JSON, Unit, UnitRun, ranges
 
 UNITS = [Unit(f"u{n}", weight=4) for n in range(4)]
 
@@ -21,7 +23,7 @@ def test_each_unit_is_done_once_by_one_rank_and_its_result_is_kept(store, config
     done, runs = [], {}
 
     def work(rank: int) -> None:
-        runs[rank] = UnitRun(make_context(config, rank, 3), store, UNITS)
+        runs[rank] = UnitRun(make_context(config, rank, 3), store, UNITS, JSON)
         assert runs[rank].run(lambda unit, tick: (done.append((rank, unit.name)), {"unit": unit.name})[1])
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
@@ -29,19 +31,19 @@ def test_each_unit_is_done_once_by_one_rank_and_its_result_is_kept(store, config
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(done) == [(0, "u0"), (0, "u3"), (1, "u1"), (2, "u2")]
-    assert runs[1].results() == [{"unit": unit.name} for unit in UNITS]
+    assert sorted(name for _, name in done) == ["u0", "u1", "u2", "u3"]
+    assert list(runs[1].results()) == [{"unit": unit.name} for unit in UNITS]
 
 
 def test_progress_is_told_by_rank_0_for_the_whole_world_and_a_restart_keeps_what_is_committed(
     store, config, make_context, drain_after
 ):
     context = make_context(config, drain=drain_after(2))
-    assert not UnitRun(context, store, UNITS).run(lambda unit, tick: {})
+    assert not UnitRun(context, store, UNITS, JSON).run(lambda unit, tick: {})
     kept = [record.step for record in context.records.all if record.kind == "checkpoint"]
     assert kept[-1] == context.records.steps()[-1] == 8
-    again, redone = make_context(config), []
-    assert UnitRun(again, store, UNITS).run(lambda unit, tick: {"n": redone.append(unit.name)})
+    again, redone = make_context(config, generation=2), []
+    assert UnitRun(again, store, UNITS, JSON).run(lambda unit, tick: {"n": redone.append(unit.name)})
     assert redone == ["u2", "u3"]
     assert (again.records.all[0].resumed_step, again.records.all[0].total_steps) == (8, 16)
     assert again.records.steps() == [12, 16]
@@ -58,7 +60,7 @@ def test_the_step_counter_moves_while_another_rank_is_in_a_long_unit(store, conf
         assert seen.wait(30)
         return {}
 
-    other = threading.Thread(target=lambda: UnitRun(second, store, UNITS[:2]).run(slow))
+    other = threading.Thread(target=lambda: UnitRun(second, store, UNITS[:2], JSON).run(slow))
     other.start()
     assert long.wait(30)
 
@@ -69,7 +71,7 @@ def test_the_step_counter_moves_while_another_rank_is_in_a_long_unit(store, conf
             return False
 
     object.__setattr__(first, "drain", Watching())
-    assert UnitRun(first, store, UNITS[:2]).run(lambda unit, tick: {})
+    assert UnitRun(first, store, UNITS[:2], JSON).run(lambda unit, tick: {})
     other.join()
     assert first.records.steps()[-2:] == [7, 8]
     assert second.records.all == []
@@ -85,30 +87,30 @@ def test_a_unit_that_outlasts_the_grace_period_is_given_up_and_leaves_no_result(
         while True:
             tick(0)
 
-    assert not UnitRun(context, store, UNITS).run(endless)
+    assert not UnitRun(context, store, UNITS, JSON).run(endless)
     assert store.list(f"{config.paths.output}/units") == []
 
 
 def test_it_is_told_that_results_are_read_since_no_step_is_made_meanwhile(store, config, make_context):
     context = make_context(config)
-    run = UnitRun(context, store, UNITS)
+    run = UnitRun(context, store, UNITS, JSON)
     run.run(lambda unit, tick: {"unit": unit.name})
-    run.results()
+    assert len(list(run.results())) == len(UNITS)
     told = context.records.all[-1]
     assert (told.kind, told.phase, told.done, told.total) == ("phase", "merge", len(UNITS), len(UNITS))
 
 
 def test_a_damaged_result_names_the_object(store, config, make_context):
-    run = UnitRun(make_context(config), store, UNITS)
+    run = UnitRun(make_context(config), store, UNITS, JSON)
     run.run(lambda unit, tick: {"clips": 3})
     uri = f"{config.paths.output}/units/u2.json"
     for damage in (b"{", b"[]", b"\xff", store.get(uri).replace(b"3", b"7", 1)):
         store.put(uri, damage)
         with pytest.raises(DataError, match=r"units/u2\.json: damaged.*delete it"):
-            run.results()
+            list(run.results())
     store.delete(uri)
     with pytest.raises(DataError, match=r"units/u2\.json: missing"):
-        run.results()
+        list(run.results())
 
 
 class Misread:
@@ -128,9 +130,9 @@ class Misread:
 
 
 def test_a_misread_result_is_read_again(store, config, make_context):
-    run = UnitRun(make_context(config), Misread(store), UNITS)
+    run = UnitRun(make_context(config), Misread(store), UNITS, JSON)
     run.run(lambda unit, tick: {"unit": unit.name})
-    assert run.results() == [{"unit": unit.name} for unit in UNITS]
+    assert list(run.results()) == [{"unit": unit.name} for unit in UNITS]
 
 
 def test_the_progress_of_others_is_read_again_and_its_damage_names_the_object(store, config, make_context, monkeypatch):
@@ -144,11 +146,107 @@ def test_the_progress_of_others_is_read_again_and_its_damage_names_the_object(st
         tick(1)
         return {}
 
-    assert not UnitRun(make_context(config, 1, 2), store, UNITS[:2]).run(leave_after_three_steps)
-    first = make_context(config, 0, 2)
-    assert UnitRun(first, Misread(store), UNITS[:1]).run(whole)
-    assert first.records.steps()[0] == 1 + 3
-    part = store.list(f"{config.paths.output}/progress")[0].uri
+    assert not UnitRun(make_context(config, 1, 2), store, UNITS[:2], JSON).run(leave_after_three_steps)
+    part = store.list(f"{config.paths.output}/progress/g000001/units/ranks")[0].uri
+    told = store.get(part)
     store.put(part, b"[3")
-    with pytest.raises(DataError, match=r"progress/g\d+/1: damaged"):
-        UnitRun(make_context(config, 0, 2), store, UNITS[2:3]).run(whole)
+    with pytest.raises(DataError, match=r"ranks/00001\.json: damaged"):
+        UnitRun(make_context(config, 0, 2), store, UNITS[2:3], JSON).run(whole)
+    store.put(part, told)
+    first = make_context(config, 0, 2)
+    for found in store.list(f"{config.paths.output}/progress/g000001/units/claims"):
+        store.delete(found.uri)
+    assert UnitRun(first, Misread(store), UNITS[:1], JSON).run(whole)
+    assert first.records.steps()[0] == 1 + 3
+
+
+def test_a_rank_does_what_slower_ones_have_not_begun(store, config, make_context):
+    """Rank 1 sits in its first unit until rank 0 has done all others."""
+    units_of_stage = [Unit(f"n{n:02d}", 1) for n in range(24)]
+    free, done = threading.Event(), {0: [], 1: []}
+
+    def slow(unit: Unit, tick) -> dict:
+        assert free.wait(60)
+        done[1].append(unit.name)
+        return {}
+
+    def fast(unit: Unit, tick) -> dict:
+        done[0].append(unit.name)
+        return {}
+
+    class Watching:
+        def requested(self) -> bool:
+            # All ranges but the one of six units that rank 1 holds.
+            if len(done[0]) == len(units_of_stage) - len(ranges(24, 2)[1]):
+                free.set()
+            return False
+
+    first = make_context(config, 0, 2)
+    object.__setattr__(first, "drain", Watching())
+    second = UnitRun(make_context(config, 1, 2), store, units_of_stage, JSON)
+    other = threading.Thread(target=lambda: second.run(slow))
+    other.start()
+    while not store.list(f"{config.paths.output}/progress/g000001/units/claims"):
+        pass
+    assert UnitRun(first, store, units_of_stage, JSON).run(fast)
+    other.join()
+    assert sorted(done[0] + done[1]) == [unit.name for unit in units_of_stage]
+    assert len(done[1]) == len(ranges(24, 2)[1])
+
+
+def test_a_claim_whose_holder_is_gone_is_taken_over_and_no_unit_has_two_results(
+    store, config, make_context, monkeypatch
+):
+    monkeypatch.setattr(claims, "LAPSE_SECONDS", 0.3)
+    gone = UnitRun(make_context(config, 1, 2), store, UNITS, JSON)
+
+    class Killed(BaseException):
+        pass
+
+    def die(unit: Unit, tick) -> dict:
+        raise Killed
+
+    with pytest.raises(Killed):
+        gone.run(die)
+    first, redone = make_context(config, 0, 2), []
+    board = UnitRun(first, store, UNITS, JSON)
+    assert board.run(lambda unit, tick: (redone.append(unit.name), {"by": 0})[1])
+    assert sorted(redone) == [unit.name for unit in UNITS]
+    late = UnitRun(make_context(config, 1, 2), store, UNITS, JSON)
+    late._keep(UNITS[0], {"by": 1})  # it was not gone after all
+    assert list(board.results()) == [{"by": 0}] * len(UNITS)
+
+
+class Counting:
+    """A store that counts requests by kind."""
+
+    def __init__(self, store) -> None:
+        self._store, self.asked = store, Counter()
+
+    def __getattr__(self, name: str):
+        found = getattr(self._store, name)
+        if not callable(found):
+            return found
+
+        def counted(*arguments, **named):
+            self.asked[name] += 1
+            return found(*arguments, **named)
+
+        return counted
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_requests_grow_with_the_units_and_listings_do_not(store, tmp_path, config, make_context, size):
+    def requests(total: int) -> Counter:
+        output = config.paths.model_copy(update={"output": f"file://{tmp_path}/{total}"})
+        mine, counting = config.model_copy(update={"paths": output}), Counting(store)
+        many = [Unit(f"u{n:06d}", 1) for n in range(total)]
+        for rank in range(size):  # one after another: the first does what the others would have done
+            context = make_context(mine, rank, size)
+            assert UnitRun(context, counting, many, JSON).run(lambda unit, tick: {}) or rank < size - 1
+        return counting.asked
+
+    some, more = requests(200), requests(800)
+    assert more.total() <= 4 * some.total()
+    assert more["list"] <= some["list"] + 12  # the logarithm of the units, not their number
+    assert more["put_once"] == 800

@@ -25,7 +25,7 @@ from videotrain_trainer.curation.source import RawVideo, VideoFolder, content_ha
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, to_parquet
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
-from videotrain_trainer.worker.shared_work import Tick, Unit, UnitRun
+from videotrain_trainer.worker.shared_work import JSON, Tick, Unit, UnitRun
 from videotrain_trainer.worker.stage_context import Outcome, StageContext
 
 STEP_BYTES = 16 * 1024 * 1024
@@ -49,7 +49,7 @@ def run(context: StageContext) -> Outcome:
     folder = VideoFolder(config.dataset.videos, config.storage, captions)
     videos = {_unit_name(video, task, folder.caption(video)): video for video in folder.videos()}
     units = [Unit(name, 1 + video.found.size // STEP_BYTES) for name, video in videos.items()]
-    board = UnitRun(context, store, units)
+    board = UnitRun(context, store, units, JSON)
     curator = _Curator(context, store, folder, task)
     try:
         finished = board.run(lambda unit, tick: curator.curate(videos[unit.name], unit.weight, tick))
@@ -57,7 +57,7 @@ def run(context: StageContext) -> Outcome:
         curator.close()
     manifest = layout.clip_manifest(config.paths.output)
     if finished and context.world.rank == 0:
-        _publish(context, store, board.results(), task, config.dataset.videos)
+        _publish(context, store, list(board.results()), task, config.dataset.videos)
     if not (finished and board.wait_for(manifest)):
         return "drained"
     if context.world.rank != 0:

@@ -43,7 +43,7 @@ from videotrain_trainer.networks.weights import Weights, autoencoder_uri, open_w
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 from videotrain_trainer.tasks.encode_plan import Sample, ShardPlan, plan_samples, plan_shards, why_nothing
 from videotrain_trainer.text.encoders import TextEncoder, load_text_encoder
-from videotrain_trainer.worker.shared_work import Tick, Unit, UnitRun
+from videotrain_trainer.worker.shared_work import JSON, Tick, Unit, UnitRun
 from videotrain_trainer.worker.stage_context import Outcome, StageContext
 
 CENTRE = (0.5, 0.5)
@@ -68,13 +68,13 @@ def run(context: StageContext) -> Outcome:
     recipe = [config.autoencoder.to_wire(), config.text_encoder.to_wire(), config.encode_prompts]
     made_from = _made_from(weights, json.dumps([*recipe, config.encode_references]))
     plans = {shard.name(made_from): shard for shard in shards}
-    board = UnitRun(context, store, [Unit(name, len(shard.samples)) for name, shard in plans.items()])
+    board = UnitRun(context, store, [Unit(name, len(shard.samples)) for name, shard in plans.items()], JSON)
     encoder = _Encoder(context, store, weights)
     try:
         finished = board.run(lambda unit, tick: encoder.encode_shard(plans[unit.name], tick))
         if finished and context.world.rank == 0:
             store.put(null_text_uri(config.paths.output), weights_bytes(encoder.null_text()))
-            _publish(store, config, board.results())
+            _publish(store, config, list(board.results()))
     finally:
         encoder.close()
     return "completed" if finished and board.wait_for(layout.latent_manifest(config.paths.output)) else "drained"

@@ -1,29 +1,42 @@
 """Work that is cut into independent units, shared by the ranks of a world and safe to kill at any time.
 
-A unit's result is one small object that is written last, after everything it refers to. Its name is derived from the
+A unit's result is one object that is written last and once, after everything it refers to. Its name is derived from the
 unit's input, so a restarted world of any size skips what is there and does the rest. Ranks do not talk to each other:
-they meet in the object store, and rank 0 reports for all.
+they claim ranges of units in the object store (`claims`), and rank 0 reports for all.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count
-from typing import Any
+from itertools import count, islice
+from typing import Any, Generic, TypeVar
 
-from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
-from videotrain_trainer.errors import DataError, ObjectMissing
+from videotrain_trainer.checksums import read_checked, sealed_json, sealed_parquet, unsealed_json, unsealed_parquet
+from videotrain_trainer.errors import AlreadyExists, DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.worker.claims import Claim, Claims
 from videotrain_trainer.worker.stage_context import StageContext
 from videotrain_trainer.worker.stage_reporter import Work
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 5.0
+"""Longest pause between two looks at what other ranks do."""
 SHARE_SECONDS = 5.0
-"""How often other ranks tell of a unit that takes long, so that rank 0's step counter keeps moving."""
+"""How often a rank tells how far it is, so that rank 0's step counter moves and its claims do not lapse."""
+RANGES_PER_RANK = 2
+"""A range holds 1 / (RANGES_PER_RANK * ranks) of the units that are left, and at least one."""
+AHEAD = 2
+"""Units that a rank that gets them ready holds at least, while there are so many."""
+READERS = 32
+"""Results that are read at the same time."""
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,21 @@ class Unit:
     """Steps that it counts for in progress."""
 
 
+@dataclass(frozen=True)
+class Form(Generic[Result]):
+    """How results are stored."""
+
+    suffix: str
+    pack: Callable[[Result], bytes]
+    unpack: Callable[[bytes], Result]
+    """Raises ValueError or pyarrow's errors for what is damaged."""
+
+
+JSON: Form[dict[str, Any]] = Form(".json", sealed_json, unsealed_json)
+TABLE: Form[Any] = Form(".parquet", sealed_parquet, unsealed_parquet)
+"""A pyarrow.Table."""
+
+
 class Interrupted(Exception):
     """The unit cannot be finished within the grace period; it will be done again."""
 
@@ -44,70 +72,119 @@ Tick = Callable[[int], None]
 """Called by a unit's work with the steps of this unit that are done."""
 
 
-class UnitRun:
+class UnitRun(Generic[Result]):
     """Does the units of one stage.
 
     Args:
         context: of the stage.
         store: object store.
-        units: all units of the stage, the same list on every rank.
+        units: all units of the stage, the same sequence on every rank; asked for by number, so it may compute them.
+        form: of the results.
+        merging: the units put together what others have left, so they are no steps and are told as a phase.
     """
 
-    def __init__(self, context: StageContext, store: ObjectStore, units: Sequence[Unit]) -> None:
-        self._context = context
-        self._store = store
-        self._units = units
-        self._prefix = context.config.paths.output
-        self._total = sum(unit.weight for unit in units)
-        self._done = self._committed()
-        self._own_part = 0
+    def __init__(
+        self,
+        context: StageContext,
+        store: ObjectStore,
+        units: Sequence[Unit],
+        form: Form[Result],
+        merging: bool = False,
+    ) -> None:
+        self._context, self._store, self._units, self._form = context, store, units, form
+        world, prefix, name = context.world, context.config.paths.output, "parts" if merging else "units"
+        self._folder = f"{prefix}/{name}"
+        told = f"{prefix}/progress/g{context.generation:06d}/{name}"
+        self._ranges = ranges(len(units), world.size)
+        self._claims = Claims(store, told, world.rank, world.size, len(self._ranges))
+        self._todo: deque[tuple[Unit, Claim, bool]] = deque()
+        """Units that are done next, of which range they are, and whether they end it."""
         self._asked_at: float | None = None
         self._shared_at = time.monotonic()
-        self._reporter = _Reporter(context, self._prefix, self._weight(self._done), self._total)
+        self._own_kept = self._own_part = self._signs = 0
+        self._others = 0, 0
+        """What the other ranks have told: steps of this generation in finished units, and in those in the making."""
+        self._reporter = self._begin_report(merging) if world.rank == 0 else None
 
-    def run(self, work: Callable[[Unit, Tick], dict[str, Any]]) -> bool:
-        """Do this rank's share, then wait for the others.
+    def run(self, work: Callable[[Unit, Tick], Result], ahead: Callable[[Unit], None] | None = None) -> bool:
+        """Do units until all units of the world have results.
 
         Args:
-            work: does one unit and returns its result, JSON values only; everything else it made is stored already.
+            work: does one unit and returns its result; everything else it made is stored already.
+            ahead: told of each unit before, so that what it needs is got ready while AHEAD - 1 others are done.
 
         Returns:
-            Whether all units of the world are done; False if the world is asked to leave.
+            Whether all units are done; False if the world is asked to leave.
         """
-        world = self._context.world
-        for unit in self._units[world.rank :: world.size]:
-            if unit.name in self._done:
-                continue
+        told, least = 0, 1 if ahead is None else AHEAD
+        while self._fill(least):
             if self._context.drain.requested():
                 return False
+            for coming, *_ in islice(self._todo, told, least) if ahead is not None else ():
+                ahead(coming)
+            told = min(least, len(self._todo)) - 1
+            unit, claim, last = self._todo.popleft()
             try:
-                result = work(unit, self._tick)
+                self._keep(unit, work(unit, self._tick))
             except Interrupted:
                 return False
-            self._store.put(self._result_uri(unit.name), sealed_json(result))
-            self._own_part = 0
-            self._done.add(unit.name)
-            self._report(force=True)
-        return self._wait(self._all_committed)
+            if last:
+                self._claims.finish(claim)
+        ended = self._claims.all_finished()
+        if ended and self._reporter is not None:
+            self._reporter.ended()
+        return ended
 
-    def results(self) -> list[dict[str, Any]]:
-        """Results of all units, in the units' order. That it gets on is recorded, since no step is made meanwhile.
+    def results(self, numbers: range | None = None) -> Iterator[Result]:
+        """Results of all units, or of some, in the units' order; few are held at a time. That it gets on is recorded,
+        since no step is made meanwhile.
 
         Raises:
             DataError: one is missing or damaged.
         """
-        found: list[dict[str, Any]] = []
-        with ThreadPoolExecutor(8) as pool:
-            for result in pool.map(self._result, [unit.name for unit in self._units]):
-                found.append(result)
-                if len(found) == len(self._units) or time.monotonic() - self._shared_at >= SHARE_SECONDS:
+        wanted = range(len(self._units)) if numbers is None else numbers
+        ahead = deque[Future[Result]]()
+        with ThreadPoolExecutor(READERS) as pool:
+            for done in range(len(wanted)):
+                for further in wanted[done + len(ahead) : done + 2 * READERS]:
+                    ahead.append(pool.submit(self._result, self._units[further].name))
+                yield ahead.popleft().result()
+                if done + 1 == len(wanted) or time.monotonic() - self._shared_at >= SHARE_SECONDS:
                     self._shared_at = time.monotonic()
-                    self._context.reporter.phase("merge", len(found), len(self._units))
-        return found
+                    self._context.reporter.phase("merge", done + 1, len(wanted))
 
     def wait_for(self, uri: str) -> bool:
         """Wait until rank 0 has written the stage's last object; False if the world is asked to leave."""
         return self._wait(lambda: self._store.exists(uri))
+
+    def _fill(self, least: int) -> bool:
+        """Have `least` units to do, if there are so many; wait for the first. False if none is left, or to leave."""
+
+        def found() -> bool:
+            while len(self._todo) < least:
+                claim = self._claims.take()
+                if claim is None:
+                    break
+                units = [self._units[number] for number in self._ranges[claim.number]]
+                left = [unit for unit in units if not self._store.exists(self._result_uri(unit))]
+                self._todo += [(unit, claim, unit is left[-1]) for unit in left]
+                if not left:
+                    self._claims.finish(claim)
+            if not self._todo:
+                self._share()
+            return bool(self._todo) or self._claims.all_finished()
+
+        return self._wait(found) and bool(self._todo)
+
+    def _keep(self, unit: Unit, result: Result) -> None:
+        try:
+            self._store.put_once(self._result_uri(unit), self._form.pack(result))
+            self._own_kept += unit.weight
+        except AlreadyExists:
+            # Another rank held the range as well, was first and has counted the unit.
+            log.info("%s: done by another rank meanwhile", self._result_uri(unit))
+        self._own_part = 0
+        self._share(ended=True)
 
     def _tick(self, part: int) -> None:
         self._own_part = part
@@ -115,8 +192,7 @@ class UnitRun:
             self._asked_at = self._asked_at or time.monotonic()
             if time.monotonic() - self._asked_at > self._context.config.grace_seconds / 2:
                 raise Interrupted
-        if time.monotonic() - self._shared_at >= SHARE_SECONDS:
-            self._report(force=False)
+        self._share()
 
     def _wait(self, ready: Callable[[], bool]) -> bool:
         for turn in count():
@@ -128,67 +204,89 @@ class UnitRun:
             time.sleep(min(POLL_SECONDS, 0.05 * 2 ** min(turn, 8)))
         raise AssertionError("unreachable")
 
-    def _all_committed(self) -> bool:
-        self._done = self._committed()
-        self._report(force=False)
-        return len(self._done) == len(self._units)
-
-    def _report(self, force: bool) -> None:
-        """Rank 0 writes records; the others leave the state of a long unit where rank 0 finds it."""
-        part, now = self._own_part, time.monotonic()
+    def _share(self, ended: bool = False) -> None:
+        """Every rank tells how far it is, now and then; rank 0 puts it together, also when it has `ended` a unit."""
+        now = time.monotonic()
         due = now - self._shared_at >= SHARE_SECONDS
-        if self._context.world.rank == 0:
-            if force or due:
-                self._done |= self._committed()
-                self._shared_at = now
-            self._reporter.write(self._weight(self._done), part + (self._parts_of_others() if due else 0))
-        elif due:
+        if due:
             self._shared_at = now
-            self._store.put(self._part_uri(self._context.world.rank), sealed_json({"steps": part}))
+            self._signs += 1
+            self._claims.show_life({"kept": self._own_kept, "steps": self._own_part, "sign": self._signs})
+        if self._reporter is not None and (due or ended):
+            if due:
+                others = [sign for sign in self._claims.signs() if sign["rank"] != self._context.world.rank]
+                self._others = sum(sign["kept"] for sign in others), sum(sign["steps"] for sign in others)
+            self._reporter.write(self._own_kept + self._others[0], self._own_part + self._others[1])
 
-    def _parts_of_others(self) -> int:
-        found = self._store.list(f"{self._prefix}/progress/g{self._context.generation:06d}")
-        return sum(int(read_checked(self._store, info.uri, unsealed_json)["steps"]) for info in found)
+    def _begin_report(self, merging: bool) -> _Steps | _Phase:
+        found = self._store.list(self._folder)
+        kept = {info.uri.rsplit("/", 1)[1].removesuffix(self._form.suffix) for info in found}
+        weights = [(unit.weight, unit.name in kept) for unit in self._units]
+        done = sum(weight for weight, is_kept in weights if is_kept)
+        total = sum(weight for weight, _ in weights)
+        return _Phase(self._context, done, total) if merging else _Steps(self._context, self._folder, done, total)
 
-    def _committed(self) -> set[str]:
-        names = {unit.name for unit in self._units}
-        found = self._store.list(f"{self._prefix}/units")
-        return names & {info.uri.rsplit("/", 1)[1].removesuffix(".json") for info in found}
-
-    def _weight(self, names: set[str]) -> int:
-        return sum(unit.weight for unit in self._units if unit.name in names)
-
-    def _result(self, name: str) -> dict[str, Any]:
-        uri = self._result_uri(name)
+    def _result(self, name: str) -> Result:
+        uri = f"{self._folder}/{name}{self._form.suffix}"
         try:
-            return read_checked(self._store, uri, unsealed_json, remedy="delete it to have the unit redone")
+            return read_checked(self._store, uri, self._form.unpack, remedy="delete it to have the unit redone")
         except ObjectMissing as error:
             raise DataError(f"{uri}: missing result of a unit; run the stage again to have it redone") from error
 
-    def _result_uri(self, name: str) -> str:
-        return f"{self._prefix}/units/{name}.json"
-
-    def _part_uri(self, rank: int) -> str:
-        return f"{self._prefix}/progress/g{self._context.generation:06d}/{rank}"
+    def _result_uri(self, unit: Unit) -> str:
+        return f"{self._folder}/{unit.name}{self._form.suffix}"
 
 
-class _Reporter:
+def ranges(total: int, ranks: int) -> list[range]:
+    """The units in ranges, the same on every rank: long ones first, single units last, so that all end together."""
+    found: list[range] = []
+    start = 0
+    while start < total:
+        size = max(1, (total - start) // (RANGES_PER_RANK * ranks))
+        found.append(range(start, start + size))
+        start += size
+    return found
+
+
+class _Steps:
     """Turns progress into records: a step for work that is done, a checkpoint for work that a restart keeps."""
 
-    def __init__(self, context: StageContext, prefix: str, resumed: int, total: int) -> None:
-        self._records = context.reporter
-        self._prefix = prefix
+    def __init__(self, context: StageContext, folder: str, resumed: int, total: int) -> None:
+        self._records, self._folder = context.reporter, folder
+        self._resumed, self._total = resumed, total
         self._step = self._kept = resumed
         self._at = datetime.now(UTC)
-        if context.world.rank == 0:
-            self._records.started(context.world.size, resumed, total)
+        self._records.started(context.world.size, resumed, total)
 
     def write(self, kept: int, parts: int) -> None:
-        """Tell of `kept` steps in finished units and `parts` steps in units that are being done."""
-        now = datetime.now(UTC)
-        if kept + parts > self._step:
-            self._records.step(kept + parts, self._at, now, Work(samples=kept + parts - self._step))
-            self._step, self._at = kept + parts, now
+        """Tell of `kept` steps that this generation did in finished units, and `parts` in units that are being done.
+
+        Units that ended before this generation's first look at the results count in it and in `kept`.
+        """
+        now, kept = datetime.now(UTC), min(self._resumed + kept, self._total)
+        step = min(kept + parts, self._total)
+        if step > self._step:
+            self._records.step(step, self._at, now, Work(samples=step - self._step))
+            self._step, self._at = step, now
         if kept > self._kept:
             self._kept = kept
-            self._records.checkpoint(kept, now, now, f"{self._prefix}/units")
+            self._records.checkpoint(kept, now, now, self._folder)
+
+    def ended(self) -> None:
+        """All units have results."""
+        self.write(self._total, 0)
+
+
+class _Phase:
+    """Tells that a merge gets on."""
+
+    def __init__(self, context: StageContext, resumed: int, total: int) -> None:
+        self._reporter, self._resumed, self._total = context.reporter, resumed, total
+
+    def write(self, kept: int, parts: int) -> None:
+        """Of `kept` units in finished parts, and `parts` in those that are being put together."""
+        self._reporter.phase("merge", min(self._resumed + kept + parts, self._total), self._total)
+
+    def ended(self) -> None:
+        """All parts are stored."""
+        self._reporter.phase("merge", self._total, self._total)
