@@ -120,8 +120,9 @@ class UnitRun(Generic[Result]):
         while self._fill(least):
             if self._context.drain.requested():
                 return False
-            for coming, *_ in islice(self._todo, told, least) if ahead is not None else ():
-                ahead(coming)
+            if ahead is not None:
+                for coming, *_ in islice(self._todo, told, least):
+                    ahead(coming)
             told = min(least, len(self._todo)) - 1
             unit, claim, last = self._todo.popleft()
             try:
