@@ -219,12 +219,12 @@ class PhaseRecord(Record):
 
     kind: Literal["phase"] = "phase"
     at: datetime
-    phase: Literal["merge", "export"]
-    """Putting together what units of work left, or storing the final weights."""
+    phase: Literal["list", "merge", "export"]
+    """Finding units of work, putting together what they left, or storing the final weights."""
     done: int = Field(ge=0)
     """Objects or bytes of the whole world so far."""
     total: int = Field(ge=0)
-    """Of how many."""
+    """Of how many; while units are found, the steps of all that were found."""
 
 
 class CheckpointRecord(Record):

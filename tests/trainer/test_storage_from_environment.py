@@ -19,7 +19,7 @@ def test_objects_and_files_go_to_the_endpoint_of_the_environment(s3, tmp_path, m
     store.put(f"{storage.uri}/a.txt", b"x")
     assert pickle.loads(pickle.dumps(store)).get(f"{storage.uri}/a.txt") == b"x"
     store.put(f"{storage.uri}/a.mp4", b"video")
-    assert [video.name for video in VideoFolder(storage.uri, Storage(uri="s3://other"), {}).videos()] == ["a.mp4"]
+    assert [video.name for video in VideoFolder(storage.uri, Storage(uri="s3://other")).videos({})] == ["a.mp4"]
     assert ObjectStore(Storage(uri=storage.uri, endpoint_url=s3)).exists(f"{storage.uri}/a.txt")
 
 

@@ -233,6 +233,26 @@ class ObjectStore:
         """The same store through connections of its own: what one connection spoils, another may give whole."""
         return type(self)(self._storage, self._patience)
 
+    def list_some(self, prefix: str, after: str | None, most: int) -> list[ObjectInfo]:
+        """The first objects below a folder, in the store's order; all that are left if fewer than `most` come.
+
+        Args:
+            prefix: the folder.
+            after: URI of the object behind which the listing begins; the first one if None.
+            most: number of objects. More than the 1,000 of an S3 answer take several requests.
+        """
+        place, offset = _parse(prefix), None if after is None else _parse(after).key
+
+        def first(client: Any, key: str) -> list[ObjectInfo]:
+            found: list[ObjectInfo] = []
+            for page in obstore.list(client, prefix=key or None, offset=offset, chunk_size=most):
+                found += [_info(place, row) for row in page]
+                if len(found) >= most:
+                    break
+            return found[:most]
+
+        return self._retry(prefix, first)
+
     def list(self, prefix: str) -> list[ObjectInfo]:
         """All objects below a folder, sorted by URI; none if the folder does not exist."""
         place = _parse(prefix)

@@ -165,19 +165,31 @@ def test_worlds_of_every_size_make_the_same_set(few, store, storage, make_config
         objects = {
             info.uri.removeprefix(config.paths.output): store.get(info.uri) for info in store.list(config.paths.output)
         }
-        sets.append({name: data for name, data in objects.items() if not name.startswith("/progress")})
+        results = {name: json.loads(data)["results"] for name, data in objects.items() if name.startswith("/units")}
+        whole = {name: data for name, data in objects.items() if not name.startswith(("/progress", "/units"))}
+        sets.append((whole, results))
     assert sets[0] == sets[1]
 
 
+class AfterFirstClip:
+    """A drain that is asked for when a clip is stored."""
+
+    def __init__(self, store, prefix: str) -> None:
+        self._store, self._prefix = store, prefix
+
+    def requested(self) -> bool:
+        return bool(self._store.list(f"{self._prefix}/clips"))
+
+
 def test_a_drained_stage_goes_on_in_another_world_and_makes_the_same_set(
-    few, store, storage, make_config, make_context, drain_after
+    few, store, storage, make_config, make_context
 ):
     whole = make_config(TASK, videos=few.as_uri(), output=f"{storage.uri}/whole")
     run_world(make_context, whole, 1)
     config = make_config(TASK, videos=few.as_uri(), output=f"{storage.uri}/broken")
-    first = make_context(config, 0, 1, drain=drain_after(2))
+    first = make_context(config, 0, 1, drain=AfterFirstClip(store, config.paths.output))
     assert curate.run(first) == "drained"
-    done = len(store.list(f"{config.paths.output}/units"))
+    done = first.records.steps()[-1]
     assert 0 < done < 5
     assert told(first.records) == []
     assert not store.exists(layout.clip_manifest(config.paths.output))
@@ -264,4 +276,27 @@ def test_a_decoder_that_crashes_costs_one_video_and_the_next_one_is_decoded(tmp_
     result = sandbox.curate(path, "x", tmp_path, TASK, kill)
     assert result["dropped"] == ["decoder-crash", "the decoder process ended with SIGSEGV"]
     assert [clip["kept"] for clip in sandbox.curate(short, "y", tmp_path, TASK, lambda share: None)["clips"]] == [True]
+    sandbox.close()
+
+
+def test_a_decoder_that_is_killed_from_outside_costs_nothing(tmp_path, paint_video, texture):
+    path = paint_video(tmp_path / "long.mp4", 200, texture(1))
+    sandbox, killed = Sandbox(), []
+
+    def kill(times: int):
+        def tell(share: float) -> None:
+            if killed.count(sandbox._child.pid) == 0 and len(killed) < times:
+                killed.append(sandbox._child.pid)
+                os.kill(sandbox._child.pid, signal.SIGKILL)
+
+        return tell
+
+    result = sandbox.curate(path, "x", tmp_path, TASK, kill(2))
+    assert len(killed) == 2
+    assert result == sandbox.curate(path, "x", tmp_path, TASK, lambda share: None)
+    killed.clear()
+    assert sandbox.curate(path, "x", tmp_path, TASK, kill(3))["dropped"] == [
+        "decoder-crash",
+        "the decoder process was killed, 3 times",
+    ]
     sandbox.close()

@@ -93,6 +93,8 @@ class ProgressFold:
             self._validation, self._beside_steps_at = record, record.at
         elif isinstance(record, PhaseRecord):
             self._beside_steps_at = record.at
+            if record.phase == "list" and self._started is not None:
+                self._started = self._started.model_copy(update={"total_steps": record.total})
         elif isinstance(record, CheckpointRecord):
             self._checkpoint_done(record)
         elif isinstance(record, CurationRecord):

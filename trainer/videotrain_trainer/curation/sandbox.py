@@ -29,11 +29,18 @@ PLAYED_BYTES = 8192
 """A file may take LEAST_SECONDS and a second for each so many bytes: as long as it would play at 64 kbit/s."""
 MOST_MEMORY = 4 * 1024**3
 """Bytes that the child may have of its own; at most half of what the container has."""
+KILLS = 3
+"""A child that is killed from outside, as by a kernel that runs out of memory, says nothing about its file: so many may
+begin it."""
 OUT_OF_MEMORY = "decoder-memory"
 MOST_FILES = 128
 """Files that the child may have open."""
 TELL_SECONDS = 0.5
 MODULE = "videotrain_trainer.curation.sandbox"
+
+
+class _Killed(Exception):
+    """The child was killed from outside."""
 
 
 class Sandbox:
@@ -50,6 +57,19 @@ class Sandbox:
 
         Its reasons are `decoder-crash`, `decoder-stuck`, `decoder-slow` and `decoder-memory`.
         """
+        for _ in range(KILLS - 1):
+            try:
+                return self._once(path, content, out, task, progress)
+            except _Killed:
+                continue
+        try:
+            return self._once(path, content, out, task, progress)
+        except _Killed:
+            return _dropped("decoder-crash", f"the decoder process was killed, {KILLS} times")
+
+    def _once(
+        self, path: Path, content: str, out: Path, task: CurateTask, progress: Callable[[float], None]
+    ) -> dict[str, Any]:
         request = {"path": str(path), "content": content, "out": str(out), "task": task.to_wire()}
         child = self._ready()
         assert child.stdin is not None
@@ -104,6 +124,8 @@ class Sandbox:
     def _crashed(self, child: subprocess.Popen[str]) -> dict[str, Any]:
         code = child.wait()
         self._child = None
+        if code == -signal.SIGKILL:
+            raise _Killed
         cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return _dropped("decoder-crash", f"the decoder process ended with {cause}")
 

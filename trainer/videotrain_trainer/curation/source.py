@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import unquote
 
 import xxhash
@@ -25,6 +29,8 @@ BLOCK = 8 * 1024 * 1024
 _MD5 = re.compile(r"[0-9a-f]{32}")
 LISTINGS = 5
 """At most, until one has everything that those before it had."""
+LISTED = 1000
+"""Objects that are listed at a time: an answer of S3."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +41,25 @@ class RawVideo:
     """Path below the folder."""
     found: ObjectInfo
     """As it was listed."""
+    text: ObjectInfo | None = None
+    """The text file of the same stem, if there is one."""
+    caption: str = ""
+    """What the run says of it, else the words of its stem: counts where there is no text, or an empty one."""
 
     @property
     def tag(self) -> str:
-        """Changes when the file is replaced, and is the same on every node: an inode is not."""
-        local = self.found.uri.startswith("file://")
-        return self.found.modified.isoformat() if local else self.found.etag
+        """Changes when the file or its text is replaced, and is the same on every node."""
+        return f"{_tag(self.found)} {_tag(self.text) if self.text else ''}"
 
-    @property
-    def stem(self) -> str:
-        """File name without folder and extension."""
-        return PurePosixPath(self.name).stem
+    def fields(self) -> dict[str, Any]:
+        """JSON values, for `from_fields`."""
+        return asdict(self) | {"found": _fields(self.found), "text": self.text and _fields(self.text)}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> RawVideo:
+        """What `fields` gave."""
+        text = fields["text"] and _info(fields["text"])
+        return cls(fields["name"], _info(fields["found"]), text, fields["caption"])
 
 
 class VideoFolder:
@@ -54,42 +68,59 @@ class VideoFolder:
     Args:
         uri: s3://, file:// or package:// URI of the folder.
         storage: endpoint and region for s3://.
-        captions: captions by path below the folder, or by stem, for videos without a text file.
 
     Raises:
         DataError: the package of a package:// URI is not installed here.
     """
 
-    def __init__(self, uri: str, storage: Storage, captions: Mapping[str, str]) -> None:
+    def __init__(self, uri: str, storage: Storage) -> None:
         self.uri = uri
-        self._captions = captions
         root = resolve_package(uri).rstrip("/")
         self._local = root.startswith("file://")
         self._root = local_path(root).as_uri() if self._local else root
         self._store = ObjectStore.for_storage(storage)
-        self._texts: dict[str, str] = {}
 
-    def videos(self) -> list[RawVideo]:
-        """All videos at any depth, by name.
+    def videos(self, captions: Mapping[str, str]) -> Iterator[RawVideo]:
+        """All videos at any depth, by name, each as soon as its listing is believed.
+
+        Args:
+            captions: captions by path below the folder, or by stem, for videos without a text file.
 
         Raises:
             DataError: the folder is missing or holds no video.
             StorageUnavailable: of LISTINGS listings, none has everything that those before it had.
         """
         self._check_local()
-        prefix = f"{self._root}/"
+        videos = others = 0
+        texts: dict[str, ObjectInfo] = {}
+        held: deque[tuple[str, ObjectInfo]] = deque()
         with self._field_is_named():
-            names = {found.uri.removeprefix(prefix): found for found in self._listed()}
-        if self._local:
-            names = {unquote(name): found for name, found in names.items()}
-        self._texts = {_without_suffix(name): found.uri for name, found in names.items() if _text(name)}
-        videos = [RawVideo(name, found) for name, found in sorted(names.items()) if _video(name)]
+            for window, ended in self._windows():
+                for name, found in window:
+                    others += not _video(name)
+                    if _text(name):
+                        texts[_without_suffix(name)] = found
+                    elif _video(name):
+                        held.append((name, found))
+                # Whatever begins with a stem and a dot stands before the stem and a slash.
+                while held and (ended or f"{_without_suffix(held[0][0])}/" <= window[-1][0]):
+                    videos += 1
+                    yield self._raw(*held.popleft(), texts, captions)
+                wanted = {_without_suffix(name) for name, _ in held}
+                last = window[-1][0] if window else ""
+                texts = {stem: found for stem, found in texts.items() if stem in wanted or f"{stem}/" > last}
         if not videos:
             raise DataError(
-                f"spec.dataset.videos: {self.uri} holds no video ({len(names)} other files), listed again; looked for "
+                f"spec.dataset.videos: {self.uri} holds no video ({others} other files), listed again; looked for "
                 f"{', '.join(sorted(EXTENSIONS))}"
             )
-        return videos
+
+    def _raw(
+        self, name: str, found: ObjectInfo, texts: Mapping[str, ObjectInfo], captions: Mapping[str, str]
+    ) -> RawVideo:
+        stem = PurePosixPath(name).stem
+        caption = captions.get(name) or captions.get(stem) or stem_words(stem)
+        return RawVideo(name, found, texts.get(_without_suffix(name)), caption)
 
     def fetch(self, video: RawVideo, scratch: Path) -> Path:
         """A local copy as large as it was listed, or the file itself if it is local already.
@@ -116,30 +147,49 @@ class VideoFolder:
 
     def caption(self, video: RawVideo) -> str:
         """The text file of the same stem, else what the run says of path or stem, else the words of the stem."""
-        uri = self._texts.get(_without_suffix(video.name))
-        if uri is not None:
+        if video.text is not None:
             with self._field_is_named():
-                text = self._store.get(uri).decode("utf-8", errors="replace")
+                text = self._store.get(video.text.uri).decode("utf-8", errors="replace")
             if text.strip():
                 return " ".join(text.split())
-        return self._captions.get(video.name) or self._captions.get(video.stem) or stem_words(video.stem)
+        return video.caption
 
-    def _listed(self) -> list[ObjectInfo]:
-        """A store may answer with an old listing, with a part of one or with something that reads as an empty one: a
-        listing counts once it has everything that those before it had, and none but empty ones are an empty folder.
+    def _windows(self) -> Iterator[tuple[list[tuple[str, ObjectInfo]], bool]]:
+        """Files by name, in windows of neighbours, and whether a window is the last one."""
+        prefix, after, ended = f"{self._root}/", None, False
+        while not ended:
+            window, ended = self._believed(after)
+            after = window[-1].uri if window else None
+            names = [(found.uri.removeprefix(prefix), found) for found in window]
+            yield (sorted((unquote(name), found) for name, found in names) if self._local else names), ended
+
+    def _believed(self, after: str | None) -> tuple[list[ObjectInfo], bool]:
+        """A window of the listing, and whether it is the last one.
+
+        A store may answer with an old listing, with a part of one or with something that reads as an empty one: a
+        window counts once it has everything that those before it had, and none but empty ones are an empty folder.
         """
         store, seen = self._store, set[str]()
         for number in range(1, LISTINGS + 1):
-            found = store.list(self._root)
-            uris = {item.uri for item in found}
-            if number >= (2 if found else READINGS) and seen <= uris:
-                return found
+            found = self._window(store, after)
+            uris, last = {item.uri for item in found}, found[-1].uri if len(found) == LISTED and not self._local else ""
+            known = {uri for uri in seen if not last or uri <= last}
+            if number >= (2 if found else READINGS) and known <= uris:
+                return found, not last
             seen |= uris
             store = self._store.reconnected()
         raise StorageUnavailable(
             f"{self.uri}: listed {LISTINGS} times, and each listing lacks objects of those before; objects are being "
             "deleted from the folder, or the object store gives old listings"
         )
+
+    def _window(self, store: ObjectStore, after: str | None) -> list[ObjectInfo]:
+        if self._local:
+            return store.list(self._root)  # a file system has no order to begin in
+        found = store.list_some(self._root, after, LISTED)
+        if any(one.uri >= other.uri for one, other in pairwise(found)):
+            raise StorageUnavailable(f"{self.uri}: the object store does not list by name; give the run one that does")
+        return found
 
     @contextmanager
     def _field_is_named(self) -> Iterator[None]:
@@ -177,6 +227,19 @@ def stem_words(stem: str) -> str:
 
 def _without_suffix(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
+
+
+def _fields(found: ObjectInfo) -> dict[str, Any]:
+    return asdict(found) | {"modified": found.modified.isoformat()}
+
+
+def _info(fields: Mapping[str, Any]) -> ObjectInfo:
+    return ObjectInfo(**dict(fields) | {"modified": datetime.fromisoformat(fields["modified"])})
+
+
+def _tag(found: ObjectInfo) -> str:
+    """Changes when the file is replaced, and is the same on every node: an inode is not."""
+    return found.modified.isoformat() if found.uri.startswith("file://") else found.etag
 
 
 def _video(name: str) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,23 @@ import xxhash
 
 from videotrain_api.records import CurationCounts
 from videotrain_api.resource.stages import CurateTask
+from videotrain_api.resource.trainrun import Dataset, Storage
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import DropReport
 from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
 from videotrain_trainer.curation.caption_table import read_captions
 from videotrain_trainer.curation.merge import merge, refuse_empty
 from videotrain_trainer.curation.normalise import FILE_VERSION
-from videotrain_trainer.curation.sandbox import Sandbox
+from videotrain_trainer.curation.sandbox import MOST_MEMORY, Sandbox, container_memory
 from videotrain_trainer.curation.source import RawVideo, VideoFolder, content_hash
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, to_parquet
+from videotrain_trainer.engines.board import wait_for
+from videotrain_trainer.engines.interface import FactUnit, cut_ranges
+from videotrain_trainer.engines.local import LocalRun
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
-from videotrain_trainer.worker.shared_work import JSON, Tick, Unit, UnitRun
+from videotrain_trainer.worker.linux import container_cpus
+from videotrain_trainer.worker.shared_work import Tick
 from videotrain_trainer.worker.stage_context import Outcome, StageContext
 
 STEP_BYTES = 16 * 1024 * 1024
@@ -43,22 +50,15 @@ def run(context: StageContext) -> Outcome:
         raise ConfigError(f"stage {config.stage.name!r}: curate and spec.dataset.videos must be set")
     store = ObjectStore.for_storage(config.storage)
     store.check()
-    captions = dict(config.dataset.captions)
-    if config.dataset.caption_table is not None:
-        captions = read_captions(store, config.dataset.caption_table, config.dataset.videos) | captions
-    folder = VideoFolder(config.dataset.videos, config.storage, captions)
-    videos = {_unit_name(video, task, folder.caption(video)): video for video in folder.videos()}
-    units = [Unit(name, 1 + video.found.size // STEP_BYTES) for name, video in videos.items()]
-    board = UnitRun(context, store, units, JSON)
-    curator = _Curator(context, store, folder, task)
-    try:
-        finished = board.run(lambda unit, tick: curator.curate(videos[unit.name], unit.weight, tick))
-    finally:
-        curator.close()
+    work = CurateWork(config.dataset.videos, config.storage, config.paths.output, task)
+    ranges = cut_ranges(_units(work, config.dataset))
+    engine = LocalRun(context, store, work, ranges, _threads(config.gpus_per_node))
+    finished = engine.run()
     manifest = layout.clip_manifest(config.paths.output)
     if finished and context.world.rank == 0:
-        _publish(context, store, list(board.results()), task, config.dataset.videos)
-    if not (finished and board.wait_for(manifest)):
+        results = engine.board.results(engine.names(), context)
+        _publish(context, store, list(results), task, config.dataset.videos)
+    if not (finished and wait_for(context, store, manifest)):
         return "drained"
     if context.world.rank != 0:
         uri = layout.drop_report(config.paths.output)
@@ -66,27 +66,43 @@ def run(context: StageContext) -> Outcome:
     return "completed"
 
 
-class _Curator:
-    """Does the raw videos of one rank."""
+@dataclass(frozen=True)
+class CurateWork:
+    """Curation of raw videos, one a unit."""
 
-    def __init__(self, context: StageContext, store: ObjectStore, folder: VideoFolder, task: CurateTask) -> None:
-        self._prefix = context.config.paths.output
-        self._scratch = context.scratch / "curate"
-        self._store = store
-        self._folder = folder
-        self._task = task
+    videos: str
+    """spec.dataset.videos."""
+    storage: Storage
+    output: str
+    """Prefix of the stage's output."""
+    task: CurateTask
+
+    def open(self, scratch: Path) -> _Curator:
+        """A decoder process, started when the first video comes."""
+        return _Curator(self, scratch)
+
+
+class _Curator:
+    """Does raw videos, one after the other."""
+
+    def __init__(self, work: CurateWork, scratch: Path) -> None:
+        self._work = work
+        self._scratch = scratch
+        self._store = ObjectStore.for_storage(work.storage)
+        self._folder = VideoFolder(work.videos, work.storage)
         self._sandbox = Sandbox()
 
-    def curate(self, video: RawVideo, weight: int, tick: Tick) -> dict[str, Any]:
+    def do(self, unit: FactUnit, tick: Tick) -> dict[str, Any]:
         """One raw video; its clips are in the store when this returns."""
-        out = self._clean_scratch()
+        video, out = RawVideo.from_fields(unit.facts), self._clean_scratch()
         path = self._folder.fetch(video, self._scratch)
         content = content_hash(path)
         with disk_full_is_clear(self._scratch):
-            result = self._sandbox.curate(path, content, out, self._task, lambda share: tick(int(share * weight)))
+            done = lambda share: tick(int(share * unit.weight))  # noqa: E731
+            result = self._sandbox.curate(path, content, out, self._work.task, done)
         for clip in result["clips"]:
             if clip["kept"]:
-                self._store.put(f"{self._prefix}/clips/{clip['uid']}.mp4", out / f"{clip['uid']}.mp4")
+                self._store.put(f"{self._work.output}/clips/{clip['uid']}.mp4", out / f"{clip['uid']}.mp4")
         return {"name": video.name, "content": content, "caption": self._folder.caption(video), **result}
 
     def close(self) -> None:
@@ -102,10 +118,22 @@ class _Curator:
         return out
 
 
-def _unit_name(video: RawVideo, task: CurateTask, caption: str) -> str:
-    facts = [FILE_VERSION, video.name, video.found.size, video.tag, caption, task.to_wire()]
-    text = json.dumps(facts, sort_keys=True)
-    return str(xxhash.xxh3_128_hexdigest(text.encode()))
+def _units(work: CurateWork, dataset: Dataset) -> Iterator[FactUnit]:
+    """A unit per raw video, each as soon as its listing is believed; text files are read with their videos."""
+    captions = dict(dataset.captions)
+    if dataset.caption_table is not None:
+        store = ObjectStore.for_storage(work.storage)
+        captions = read_captions(store, dataset.caption_table, work.videos) | captions
+    for video in VideoFolder(work.videos, work.storage).videos(captions):
+        facts = [FILE_VERSION, video.name, video.found.size, video.tag, video.caption, work.task.to_wire()]
+        name = xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())
+        yield FactUnit(str(name), 1 + video.found.size // STEP_BYTES, video.fields())
+
+
+def _threads(processes: int) -> int:
+    """Videos that a process does at the same time: its share of the pod's cores, as far as all decoders have room."""
+    most = min(container_cpus(), container_memory() // MOST_MEMORY)
+    return max(1, most // max(1, processes))
 
 
 def _publish(

@@ -55,6 +55,19 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
+def container_cpus(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this container may use at a time, at least one; those of this process where nothing limits it."""
+    found = len(os.sched_getaffinity(0))
+    new, old = groups / "cpu.max", groups / "cpu" / "cpu.cfs_quota_us"
+    if new.is_file():
+        quota, period = new.read_text().split()
+    elif old.is_file():
+        quota, period = old.read_text().strip(), (old.parent / "cpu.cfs_period_us").read_text().strip()
+    else:
+        return found
+    return max(1, min(found, int(quota) // int(period))) if quota.isdigit() else found
+
+
 def gpu_kinds(folder: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
     """Kinds of the GPUs that this pod has, as their driver names them, each once; empty without NVIDIA's driver.
 

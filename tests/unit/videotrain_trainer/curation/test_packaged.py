@@ -23,8 +23,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_videos_of_a_package_are_listed_without_importing_it(folder):
-    found = VideoFolder("package://packed_clips.inner/data", STORAGE, {})
-    assert [video.name for video in found.videos()] == ["a.mp4"]
+    found = VideoFolder("package://packed_clips.inner/data", STORAGE)
+    assert [video.name for video in found.videos({})] == ["a.mp4"]
     assert found.uri == "package://packed_clips.inner/data"
     assert "packed_clips" not in sys.modules
 
@@ -47,6 +47,6 @@ def test_other_uris_are_left_alone(tmp_path):
 )
 def test_what_is_not_there_is_a_data_error_that_names_the_field_and_the_way_out(folder, uri, told):
     with pytest.raises(DataError) as refused:
-        VideoFolder(uri, STORAGE, {})
+        VideoFolder(uri, STORAGE)
     assert told in str(refused.value)
     assert str(refused.value).startswith(f"spec.dataset.videos: {uri}")

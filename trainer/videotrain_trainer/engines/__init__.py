@@ -1,0 +1,1 @@
+"""Who does the units of a stage: the processes of the pods themselves, or a Ray cluster."""

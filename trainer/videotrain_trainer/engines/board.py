@@ -1,0 +1,234 @@
+"""The units of a stage in the object store: the ranges that were found, and the results of those that are done.
+
+    progress/g000001/ranges/00000000.json   a range of units that has no result yet, in the order in which it was found
+    progress/g000001/ranges/all.json        how many there are, once all are found
+    units/RANGE.json                        results of a range, written once and last
+    begun/RANGE/WHO.json                    results of some units of a range, while it is not done
+
+Requests grow with the number of ranges: no rank asks for the whole list, and nobody asks for a unit.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
+from videotrain_trainer.engines.interface import UnitRange
+from videotrain_trainer.errors import AlreadyExists, DataError, ObjectMissing
+from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.worker.stage_context import StageContext
+
+READERS = 32
+"""Objects that are read at the same time when results are put together."""
+POLL_SECONDS = 0.5
+TELL_SECONDS = 5.0
+"""How often it is told how far that is."""
+
+Results = dict[str, dict[str, Any]]
+"""Results by the names of their units."""
+
+
+@dataclass
+class OpenRange:
+    """A range that this process does."""
+
+    number: int
+    units: UnitRange
+    results: Results
+    stored: int = 0
+    """Results of it that a restart keeps."""
+
+    @property
+    def done(self) -> bool:
+        """Every unit has a result."""
+        return len(self.results) == len(self.units.units)
+
+
+class Board:
+    """What the processes of a stage know of each other's units.
+
+    Args:
+        store: object store.
+        prefix: of the stage's output.
+        generation: of the world; each finds the ranges anew, and keeps results of those before it.
+        who: this process, among all that ever work at the stage.
+    """
+
+    def __init__(self, store: ObjectStore, prefix: str, generation: int, who: str) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._who = who
+        self.folder = f"{prefix}/progress/g{generation:06d}"
+
+    def publish(self, number: int, found: UnitRange | None) -> None:
+        """Let all ranks see a range, or how many there are."""
+        if found is None:
+            self._store.put(f"{self.folder}/ranges/all.json", sealed_json({"ranges": number}))
+        else:
+            self._store.put(f"{self.folder}/ranges/{number:08d}.json", sealed_json(found.fields()))
+
+    def published(self, number: int) -> UnitRange | None:
+        """A range, if it was published."""
+        fields = self._read(f"{self.folder}/ranges/{number:08d}.json")
+        return None if fields is None else UnitRange.from_fields(fields)
+
+    def published_end(self) -> int | None:
+        """How many ranges there are, once that is known."""
+        fields = self._read(f"{self.folder}/ranges/all.json")
+        return None if fields is None else int(fields["ranges"])
+
+    def finished(self) -> set[str]:
+        """Names of ranges that have all their results."""
+        found = self._store.list(f"{self._prefix}/units")
+        return {info.uri.rsplit("/", 1)[1].removesuffix(".json") for info in found}
+
+    def begun(self) -> set[str]:
+        """Names of ranges that have some."""
+        return {info.uri.rsplit("/", 2)[1] for info in self._store.list(f"{self._prefix}/begun")}
+
+    def open(self, number: int, units: UnitRange) -> OpenRange:
+        """A range, with what others left of it."""
+        left: Results = {}
+        for info in self._store.list(f"{self._prefix}/begun/{units.name}"):
+            left |= self._read(info.uri) or {}
+        return OpenRange(number, units, left, len(left))
+
+    def keep(self, held: OpenRange, results: Results) -> None:
+        """Store the results so far of a range that is not done."""
+        if len(results) > held.stored:
+            self._store.put(f"{self._prefix}/begun/{held.units.name}/{self._who}.json", sealed_json(results))
+            held.stored = len(results)
+
+    def finish(self, held: OpenRange) -> bool:
+        """Store the results of a range that is done; False if another process was first."""
+        name = held.units.name
+        results = [held.results[unit.name] for unit in held.units.units]
+        try:
+            self._store.put_once(self._uri(name), sealed_json({"by": self._who, "results": results}))
+            first = True
+        except AlreadyExists:
+            first = False
+        for info in self._store.list(f"{self._prefix}/begun/{name}") if held.stored else ():
+            self._store.delete(info.uri)
+        return first
+
+    def results(self, names: Iterable[str], context: StageContext) -> Iterator[dict[str, Any]]:
+        """Results of all units of ranges, in their order. That it gets on is recorded, since no step is made meanwhile.
+
+        Raises:
+            DataError: one is missing or damaged.
+        """
+        asked, told = list(names), time.monotonic()
+        with ThreadPoolExecutor(READERS) as pool:
+            for number, results in enumerate(pool.map(self._results_of, asked), start=1):
+                yield from results
+                if number == len(asked) or time.monotonic() - told >= TELL_SECONDS:
+                    told = time.monotonic()
+                    context.reporter.phase("merge", number, len(asked))
+
+    def _results_of(self, name: str) -> list[dict[str, Any]]:
+        fields = self._read(self._uri(name))
+        if fields is None:
+            uri = self._uri(name)
+            raise DataError(f"{uri}: missing results of a range of units; run the stage again to have them redone")
+        found: list[dict[str, Any]] = fields["results"]
+        return found
+
+    def _read(self, uri: str) -> dict[str, Any] | None:
+        try:
+            return read_checked(self._store, uri, unsealed_json, remedy="delete it to have its units redone")
+        except ObjectMissing:
+            return None
+
+    def _uri(self, name: str) -> str:
+        return f"{self._prefix}/units/{name}.json"
+
+
+@dataclass
+class Found:
+    """What the listing has found so far."""
+
+    names: list[str] = field(default_factory=list)
+    """Of the ranges, in their order."""
+    weight: int = 0
+    """Steps of all units."""
+    kept: int = 0
+    """Steps of units that had results before."""
+    offered: int = 0
+    complete: bool = False
+
+
+class Listing:
+    """Finds the ranges of a stage in a thread of its own, while the first of them are done already.
+
+    Args:
+        board: of the stage.
+        ranges: finds them; used from the thread.
+        offer: gets those that are not done, with their numbers; then None and how many they are. May wait.
+    """
+
+    def __init__(
+        self, board: Board, ranges: Iterator[UnitRange], offer: Callable[[int, UnitRange | None], None]
+    ) -> None:
+        self.found = Found()
+        self._board = board
+        self._ranges = ranges
+        self._offer = offer
+        self._trouble: BaseException | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="listing", daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether all are found, which is waited for so long.
+
+        Raises:
+            Exception: that ended the listing.
+        """
+        self._ended.wait(seconds)
+        if self._trouble is not None:
+            raise self._trouble
+        return self.found.complete
+
+    def _run(self) -> None:
+        try:
+            finished, begun = self._board.finished(), self._board.begun()
+            for units in self._ranges:
+                self._take(units, finished, begun)
+            self._offer(self.found.offered, None)
+            self.found.complete = True
+        except BaseException as error:
+            self._trouble = error
+        finally:
+            self._ended.set()
+
+    def _take(self, units: UnitRange, finished: set[str], begun: set[str]) -> None:
+        found, name = self.found, units.name
+        if name in finished:
+            found.kept += units.weight
+        else:
+            if name in begun:
+                results: Mapping[str, Any] = self._board.open(0, units).results
+                found.kept += sum(unit.weight for unit in units.units if unit.name in results)
+            self._offer(found.offered, units)
+            found.offered += 1
+        found.weight += units.weight
+        found.names.append(name)
+
+
+def wait_for(context: StageContext, store: ObjectStore, uri: str) -> bool:
+    """Wait until rank 0 has written the stage's last object; False if the world is asked to leave."""
+    for turn in count():
+        if store.exists(uri):
+            return True
+        if context.drain.requested():
+            return False
+        # The first looks are quick ones: most waits are for what is nearly there.
+        time.sleep(min(POLL_SECONDS, 0.05 * 2 ** min(turn, 8)))
+    raise AssertionError("unreachable")

@@ -1,0 +1,97 @@
+"""What a stage gives to an engine: units, found while others are done already, and who does one of them.
+
+An engine promises that every unit is done, that each has exactly one result, and that a restart of any size, also by
+the other engine, does only what has no result yet. A unit may be begun more than once, so what it leaves in the object
+store must be the same each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import xxhash
+
+from videotrain_trainer.worker.shared_work import Tick, Unit
+
+RANGE_UNITS = 64
+"""Units of a range at most: the results of a range are one object."""
+RANGE_STEPS = 128
+"""Steps of progress of a range of several units at most."""
+
+
+@dataclass(frozen=True)
+class FactUnit(Unit):
+    """A unit with all that whoever does it has to know."""
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values."""
+
+
+class Worker(Protocol):
+    """Does one unit at a time, in one thread."""
+
+    def do(self, unit: FactUnit, tick: Tick) -> dict[str, Any]:
+        """Do it and return its result, JSON values only; everything else it made is stored already."""
+
+    def close(self) -> None:
+        """End what was started; called once."""
+
+
+class Work(Protocol):
+    """Makes workers. It is pickled and sent to other machines."""
+
+    def open(self, scratch: Path) -> Worker:
+        """A worker.
+
+        Args:
+            scratch: folder of its own for temporary files; removed by whoever gives it.
+        """
+
+
+@dataclass(frozen=True)
+class UnitRange:
+    """Neighbouring units whose results are stored together."""
+
+    units: tuple[FactUnit, ...]
+
+    @property
+    def name(self) -> str:
+        """Hash of its units; names its results."""
+        return str(xxhash.xxh3_128_hexdigest("\n".join(unit.name for unit in self.units).encode()))
+
+    @property
+    def weight(self) -> int:
+        """Steps that it counts for in progress."""
+        return sum(unit.weight for unit in self.units)
+
+    def fields(self) -> dict[str, Any]:
+        """JSON values, for `from_fields`."""
+        return {"units": [[unit.name, unit.weight, unit.facts] for unit in self.units]}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> UnitRange:
+        """What `fields` gave."""
+        return cls(tuple(FactUnit(*unit) for unit in fields["units"]))
+
+
+def cut_ranges(units: Iterable[FactUnit]) -> Iterator[UnitRange]:
+    """Units in ranges, each as soon as it is known.
+
+    About every RANGE_UNITS / 2 units the name of one ends a range, wherever it stands, so a unit that is added changes
+    its own range and no other.
+    """
+    held: list[FactUnit] = []
+    for unit in units:
+        if held and sum(other.weight for other in held) + unit.weight > RANGE_STEPS:
+            yield UnitRange(tuple(held))
+            held = []
+        held.append(unit)
+        ends = xxhash.xxh3_64_intdigest(unit.name.encode()) % (RANGE_UNITS // 2) == 0
+        if ends or len(held) == RANGE_UNITS:
+            yield UnitRange(tuple(held))
+            held = []
+    if held:
+        yield UnitRange(tuple(held))

@@ -1,0 +1,238 @@
+"""The local engine: every process of the world does units in as many threads as its share of the pod's cores.
+
+What needs a process of its own, as the decoding of untrusted files does, is started by the threads' workers. Ranks
+claim ranges in the object store, so a fast one does what a slow one has not begun.
+"""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from videotrain_trainer.engines.board import Board, Listing, OpenRange
+from videotrain_trainer.engines.interface import FactUnit, UnitRange, Work
+from videotrain_trainer.engines.progress import UnitReporter
+from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.worker.claims import Claim, Claims
+from videotrain_trainer.worker.shared_work import Interrupted, Tick
+from videotrain_trainer.worker.stage_context import StageContext
+
+SHARE_SECONDS = 5.0
+"""How often a process stores results of ranges that are not done and tells how far it is."""
+POLL_SECONDS = 0.5
+"""Longest pause between two looks for work that others found or left."""
+LISTING_SECONDS = 20.0
+"""So long records wait for the listing to end, since they tell how much there is; work does not."""
+
+
+@dataclass
+class _Held:
+    """A range that this process does, and the steps of it that this process has done."""
+
+    claim: Claim
+    range: OpenRange
+    done: int = 0
+    kept: int = 0
+
+
+@dataclass
+class _Count:
+    """Steps of this process in this generation."""
+
+    done: int = 0
+    kept: int = 0
+    parts: dict[str, int] = field(default_factory=dict)
+    """Of units that are being done."""
+
+
+class LocalRun:
+    """One process's part of a stage.
+
+    Args:
+        context: of the stage.
+        store: object store.
+        work: does units.
+        ranges: finds them; used by rank 0 alone.
+        threads: units that are done at the same time.
+    """
+
+    def __init__(
+        self, context: StageContext, store: ObjectStore, work: Work, ranges: Iterator[UnitRange], threads: int
+    ) -> None:
+        world, prefix = context.world, context.config.paths.output
+        self._context, self._work, self._threads = context, work, threads
+        self.board = Board(store, prefix, context.generation, f"g{context.generation:06d}-{world.rank:05d}")
+        self._claims = Claims(store, self.board.folder, world.rank, world.size, 0)
+        self._listing = Listing(self.board, ranges, self.board.publish) if world.rank == 0 else None
+        self._reporter: UnitReporter | None = None
+        self._next = world.rank
+        self._all_seen = False
+        self._todo: queue.SimpleQueue[tuple[_Held, FactUnit] | None] = queue.SimpleQueue()
+        self._open: dict[int, _Held] = {}
+        self._count, self._others = _Count(), _Count()
+        self._lock = threading.Lock()
+        self._woken, self._leaving = threading.Event(), threading.Event()
+        self._trouble: BaseException | None = None
+        self._asked_at: float | None = None
+        self._began = self._shared_at = time.monotonic()
+        self._beat = 0
+
+    def run(self) -> bool:
+        """Do units until all of the world are done.
+
+        Returns:
+            Whether they are; False if the world is asked to leave, and what is done is stored.
+        """
+        threads = [threading.Thread(target=self._serve, args=(number,), daemon=True) for number in range(self._threads)]
+        for thread in threads:
+            thread.start()
+        try:
+            finished = self._drive()
+        finally:
+            self._leaving.set()
+            for _ in threads:
+                self._todo.put(None)
+            for thread in threads:
+                thread.join()
+        if self._trouble is not None:
+            raise self._trouble
+        self._share()
+        self._report(ended=True)
+        return finished
+
+    def names(self) -> list[str]:
+        """Rank 0's: of all ranges, in their order."""
+        assert self._listing is not None
+        return self._listing.found.names
+
+    def _drive(self) -> bool:
+        pause = 0.05
+        while self._trouble is None:
+            self._woken.clear()
+            if self._context.drain.requested():
+                return False
+            claimed = self._todo.qsize() < self._threads and self._claim()
+            if time.monotonic() - self._shared_at >= SHARE_SECONDS:
+                self._share()
+            self._report()
+            if claimed:
+                continue
+            if not self._open and self._all_seen and self._claims.all_finished():
+                return True
+            pause = 0.05 if self._woken.wait(pause) else min(2 * pause, POLL_SECONDS)
+        return False
+
+    def _claim(self) -> bool:
+        """Take a range that nobody does, if there is one."""
+        self._look_for_ranges()
+        claim = self._claims.take()
+        if claim is None:
+            return False
+        units = self.board.published(claim.number)
+        assert units is not None, "what is claimed was seen"
+        held = _Held(claim, self.board.open(claim.number, units))
+        with self._lock:
+            self._open[claim.number] = held
+        missing = [unit for unit in units.units if unit.name not in held.range.results]
+        for unit in missing:
+            self._todo.put((held, unit))
+        if not missing:
+            self._finish(held)
+        return True
+
+    def _look_for_ranges(self) -> None:
+        """Ranges are published in their order, so this rank's next one tells of all before it."""
+        if self._all_seen:
+            return
+        end = self.board.published_end()
+        if end is not None:
+            self._all_seen = True
+            self._claims.extend(end)
+        elif self.board.published(self._next) is not None:
+            self._claims.extend(self._next + 1)
+            self._next += self._context.world.size
+
+    def _serve(self, number: int) -> None:
+        """One thread: units until there are none, or the process leaves."""
+        scratch = self._context.scratch / f"worker-{number}"
+        try:
+            worker = self._work.open(scratch)
+            try:
+                while (item := self._todo.get()) is not None and not self._leaving.is_set():
+                    held, unit = item
+                    self._finished(held, unit, worker.do(unit, self._tick_of(unit)))
+            finally:
+                worker.close()
+        except Interrupted:
+            pass  # its unit is done by another generation
+        except BaseException as error:
+            self._trouble = self._trouble or error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            self._woken.set()
+
+    def _tick_of(self, unit: FactUnit) -> Tick:
+        def tick(part: int) -> None:
+            self._count.parts[unit.name] = part
+            if self._leaving.is_set() or self._context.drain.requested():
+                self._asked_at = self._asked_at or time.monotonic()
+                if time.monotonic() - self._asked_at > self._context.config.grace_seconds / 2:
+                    raise Interrupted
+
+        return tick
+
+    def _finished(self, held: _Held, unit: FactUnit, result: dict[str, Any]) -> None:
+        with self._lock:
+            held.range.results[unit.name] = result
+            held.done += unit.weight
+            self._count.done += unit.weight
+            self._count.parts.pop(unit.name, None)
+            whole = held.range.done
+        if whole:
+            self._finish(held)
+        self._woken.set()
+
+    def _finish(self, held: _Held) -> None:
+        first = self.board.finish(held.range)
+        self._claims.finish(held.claim)
+        with self._lock:
+            del self._open[held.claim.number]
+            self._count.kept += (held.done if first else 0) - held.kept
+            self._count.done -= 0 if first else held.done
+
+    def _share(self) -> None:
+        """Store what is done of open ranges, and tell of it; rank 0 hears what the others tell."""
+        self._shared_at = time.monotonic()
+        with self._lock:
+            held_ranges = [(held, held.done, dict(held.range.results)) for held in self._open.values()]
+        for held, done, results in held_ranges:
+            self.board.keep(held.range, results)
+            with self._lock:
+                if held.claim.number in self._open:
+                    self._count.kept += done - held.kept
+                    held.kept = done
+        self._beat += 1
+        parts = sum(list(self._count.parts.values()))
+        sign = {"beat": self._beat, "kept": self._count.kept, "done": self._count.done, "parts": parts}
+        self._claims.show_life(sign)
+        if self._listing is not None:
+            signs = [sign for sign in self._claims.signs() if sign["rank"] != 0]
+            done, kept, parts = (sum(sign[name] for sign in signs) for name in ("done", "kept", "parts"))
+            self._others = _Count(done, kept, {"": parts})
+
+    def _report(self, ended: bool = False) -> None:
+        if self._listing is None:
+            return
+        complete = self._listing.wait(0)
+        if self._reporter is None:
+            if not (complete or ended or time.monotonic() - self._began >= LISTING_SECONDS):
+                return
+            self._reporter = UnitReporter(self._context, self._listing.found)
+        mine, others = self._count, self._others
+        kept, done = mine.kept + others.kept, mine.done + others.done
+        self._reporter.write(kept, done - kept + sum(list(mine.parts.values())) + sum(others.parts.values()))
