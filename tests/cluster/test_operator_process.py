@@ -4,6 +4,7 @@ VIDEOTRAIN_KILLS says how often the leader is killed under load (3 if unset).
 """
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -52,7 +53,11 @@ class Edits:
     async def carried_out(self):
         """Wait until each has its effect."""
         await self.bench.rosters(self.resumed[-1:], least=2)
-        await until(lambda: not self.not_stopped(), "runs are stopped", lambda: f"{self.not_stopped()}")
+        await until(lambda: not self.not_stopped(), "runs are stopped", self.explain)
+
+    def explain(self):
+        runs = {name: (self.bench.status(name), self.bench.pods(name)) for name in self.not_stopped()}
+        return f"{json.dumps(runs, indent=1)}\n{self.bench.operators.tail()}"
 
     def not_stopped(self):
         bench = self.bench
@@ -263,11 +268,18 @@ async def test_a_roster_whose_labels_were_taken_away_gets_them_back_and_the_worl
     name, world = roster_name("bare"), [pod["metadata"]["uid"] for pod in bench.pods("bare")]
     before = await bench.client.get("ConfigMap", bench.namespace, name)
     gone = {"metadata": {"labels": dict.fromkeys(before["metadata"]["labels"])}}
-    await bench.client.patch("ConfigMap", bench.namespace, name, gone, manager="test")
-    await until(lambda: bench.has_roster("bare"), "the labels are back", bench.operators.tail)
-    after = await bench.client.get("ConfigMap", bench.namespace, name)
-    assert after["metadata"]["uid"] == before["metadata"]["uid"]
-    assert after["metadata"]["labels"] == before["metadata"]["labels"]
+    bare = await bench.client.patch("ConfigMap", bench.namespace, name, gone, manager="test")
+    assert "labels" not in bare["metadata"]
+    maps, version = bench.views["ConfigMap"].objects, int(bare["metadata"]["resourceVersion"])
+
+    def labelled():
+        head = maps[bench.namespace, name]["metadata"]
+        return head if int(head["resourceVersion"]) > version and "labels" in head else None
+
+    after = await until(labelled, "the labels are back", bench.operators.tail)
+    assert after["uid"] == before["metadata"]["uid"]
+    assert after["labels"] == before["metadata"]["labels"]
+    await bench.rosters(["bare"])
     assert [pod["metadata"]["uid"] for pod in bench.pods("bare")] == world
     assert bench.generations["bare"] == {1}
 

@@ -22,7 +22,7 @@ from videotrain_api.metrics import LEADER
 from videotrain_api.vocabulary import KIND
 from videotrain_operator.kube.informer import Watch
 
-PATIENCE = 240.0
+PATIENCE = 600.0
 """Seconds that anything may take on a busy machine."""
 LEASE_SECONDS = 10
 NODE_GRACE_SECONDS = 12

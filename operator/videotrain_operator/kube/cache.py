@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
 
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import LABEL_RUN_UID
+
+ANSWER_SECONDS: Final = 300.0
+"""No answer to a write comes later than that after the watch has told what happened since."""
 
 
 class Key(NamedTuple):
@@ -31,10 +35,19 @@ class Store:
     """Newest known state of every object of a kind.
 
     The answer to a write is stored at once, so a watch that lags never makes the operator do a thing twice. An older
-    version never replaces a newer one, and an object that we removed does not come back through a late event.
+    version never replaces a newer one. An object that we removed does not come back through a late event, nor one of
+    whose end the watch told through an answer that comes after that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Nothing is known.
+
+        Args:
+            monotonic: the clock by which it is forgotten what has ended, seconds.
+        """
+        self._monotonic = monotonic
+        self._gone: dict[str, tuple[int, float]] = {}
+        """By uid, in order of time: the version that told of its end, and when it did."""
         self._objects: dict[Key, Json] = {}
         self._by_run: dict[str, dict[Key, Json]] = {}
         self._by_node: dict[str, dict[Key, Json]] = {}
@@ -68,7 +81,7 @@ class Store:
         """Store a state; whether it is news."""
         key, uid = key_of(body), body["metadata"]["uid"]
         known = self._objects.get(key)
-        if uid in self._removed:
+        if uid in self._removed or (uid in self._gone and version_of(body) <= self._gone[uid][0]):
             return False
         if known is not None and version_of(body) <= version_of(known):
             return False
@@ -94,6 +107,7 @@ class Store:
             self._removed.add(uid)
         else:
             self._removed.discard(uid)
+            self._note_end(uid, version_of(body))
         known = self._objects.get(key)
         if known is None or known["metadata"]["uid"] != uid:
             return None
@@ -114,7 +128,15 @@ class Store:
         gone = [body for body in missing if version_of(body) <= version]
         for body in gone:
             self.remove(body)
+            self._note_end(body["metadata"]["uid"], version)
         return gone
+
+    def _note_end(self, uid: str, version: int) -> None:
+        now = self._monotonic()
+        self._gone.pop(uid, None)
+        self._gone[uid] = version, now
+        while (first := next(iter(self._gone))) and now - self._gone[first][1] > ANSWER_SECONDS:
+            del self._gone[first]
 
     def _indices(self, body: Json) -> Iterator[tuple[dict[str, dict[Key, Json]], str]]:
         run = (body["metadata"].get("labels") or {}).get(LABEL_RUN_UID)

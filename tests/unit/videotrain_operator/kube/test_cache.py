@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain_operator.kube.cache import Key, Store, key_of
+from videotrain_operator.kube.cache import ANSWER_SECONDS, Key, Store, key_of
 
 
 def pod(name="tiny-w0", uid="u1", version=1, run="r1", node=None, namespace="default", created="2026-01-01T00:00:00Z"):
@@ -41,6 +41,43 @@ def test_what_we_removed_does_not_come_back_through_a_late_event():
     assert not store.put(pod(version=2)), "an event from before the deletion"
     assert store.remove(pod(version=3)) is None, "the watch confirms the deletion"
     assert store.put(pod(uid="u2", version=4)), "the name is free again"
+
+
+def test_what_the_watch_told_the_end_of_does_not_come_back_through_a_late_answer():
+    """That to a delete tells of a pod that is being deleted, that to a create of a new one."""
+    store = Store()
+    store.put(pod(version=1))
+    store.remove(pod(version=5))
+    assert not store.put(pod(version=3)), "the answer comes after the watch"
+    assert store.get(Key("default", "tiny-w0")) is None
+    store.keep_only([], version=9)
+    assert not store.put(pod(version=3))
+    assert store.put(pod(uid="u2", version=6)), "the name is free again"
+
+
+def test_what_a_list_did_not_hold_does_not_come_back_through_a_late_answer():
+    store = Store()
+    store.put(pod(version=2))
+    store.keep_only([], version=10)
+    assert not store.put(pod(version=9))
+
+
+def test_an_object_that_carries_our_labels_again_is_taken_again():
+    """A watch by labels tells of its end when they are taken away."""
+    store = Store()
+    store.put(pod(version=1))
+    store.remove(pod(version=5))
+    assert store.put(pod(version=6))
+
+
+def test_ends_are_forgotten_when_no_answer_can_come_any_more():
+    now = [0.0]
+    store = Store(lambda: now[0])
+    for number in range(1000):
+        now[0] += 1.0
+        store.remove(pod(uid=f"u{number}", version=number + 1))
+    assert len(store._gone) <= ANSWER_SECONDS + 1
+    assert not store.put(pod(uid="u999", version=1))
 
 
 def test_removing_one_pod_leaves_its_successor_of_the_same_name():
