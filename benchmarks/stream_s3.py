@@ -26,16 +26,20 @@ from typing import Any
 
 import boto3
 import google_crc32c
+import pyarrow as pa
 import torch
 from botocore.config import Config
 
+from videotrain_api.resource.stages import Bucket
 from videotrain_api.resource.trainrun import Storage
 from videotrain_api.storage import layout
+from videotrain_trainer.data.index_writer import write_index
 from videotrain_trainer.data.loader import LatentLoader
 from videotrain_trainer.data.manifest import LATENT_SCHEMA, read_table, to_parquet
 from videotrain_trainer.data.sample_order import OrderBucket, OrderPlan
-from videotrain_trainer.data.sets import LatentSet
+from videotrain_trainer.data.sets import LatentSet, sample_index
 from videotrain_trainer.data.shards import Member, ShardWriter
+from videotrain_trainer.data.stage_samples import Group
 from videotrain_trainer.storage import ObjectStore
 
 SAMPLES, PER_SHARD, BATCH, STEPS, ROUNDS, THREADS = 256, 64, 4, 100, 5, 8
@@ -88,7 +92,9 @@ def write_set(store: ObjectStore, folder: Path) -> None:
         name = f"shards/{writer.object_name('bench', shard)}"
         store.put(f"{PREFIX}/{name}", folder / "shard.tar")
         rows += [row(member, name) for member in members]
-    store.put(layout.latent_manifest(PREFIX), to_parquet(rows, LATENT_SCHEMA))
+    catalogue = to_parquet(rows, LATENT_SCHEMA)
+    store.put(layout.latent_manifest(PREFIX), catalogue)
+    write_index(store, PREFIX, pa.Table.from_pylist(rows, LATENT_SCHEMA), len(catalogue))
 
 
 def sample(seed: int) -> dict[str, torch.Tensor]:
@@ -114,12 +120,11 @@ def row(member: Member, shard: str) -> dict[str, object]:
 
 
 def latent_set(store: ObjectStore) -> LatentSet:
-    table = read_table(store, layout.latent_manifest(PREFIX), LATENT_SCHEMA)
+    (bucket,) = sample_index(store, PREFIX, None).buckets
     plan = OrderPlan((OrderBucket("b", SAMPLES, BATCH),), seed=1, micro_batches=1)
     return LatentSet(
         uri=PREFIX,
-        table=table,
-        members=(tuple(range(SAMPLES)),),
+        groups=(Group("b", Bucket(resolution="256px", frames=32, batch_size=BATCH), ("r",), bucket, None, 0),),
         plan=plan,
         degrees=(1,),
         prompt_style="plain",

@@ -105,8 +105,13 @@ def sealed_parquet(table: Any) -> bytes:
     return bytes(data)
 
 
-def unsealed_parquet(data: bytes) -> Any:
+def unsealed_parquet(data: bytes, columns: Sequence[str] | None = None, repeated: Sequence[str] = ()) -> Any:
     """The pyarrow.Table of a Parquet file. One without a seal, as other programs write it, has its pages verified.
+
+    Args:
+        data: the file.
+        columns: to read; those that are not there are left out. All if None.
+        repeated: columns to read as dictionaries, for they hold few values often.
 
     Raises:
         ValueError: it does not fit its checksum; or pyarrow's own errors.
@@ -117,7 +122,9 @@ def unsealed_parquet(data: bytes) -> Any:
         blank = data[:place] + _UNSET + data[place + len(_UNSET) :]
         if stored != checksum(blank).encode():
             raise ValueError(f"the content does not fit its checksum {stored!r}")
-    return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+    with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True, read_dictionary=list(repeated)) as file:
+        known = file.schema_arrow.names
+        return file.read(None if columns is None else [name for name in columns if name in known])
 
 
 def _seal_of(data: bytes | bytearray) -> int:

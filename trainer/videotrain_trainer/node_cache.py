@@ -56,20 +56,22 @@ class NodeCache:
             ObjectMissing: there is no such object.
             StorageUnavailable: it does not come whole.
         """
-        found = self.store.stat(uri)
+        return self.listed(self.store.stat(uri))
+
+    def listed(self, found: ObjectInfo) -> CachedFile | None:
+        """The same for an object of which is known what the store says of it, so that it is not asked."""
         name = sha256(f"{found.uri} {found.etag} {found.size}".encode()).hexdigest()[:32]
         path = self.volume / FOLDER / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock")):
             if not (path.exists() and path.stat().st_size == found.size and path.with_suffix(".crc").exists()):
                 if not self._make_room(path, found.size):
-                    log.warning(
-                        "%s: no room for its %d bytes in %s; it is read from the store", uri, found.size, self.volume
-                    )
+                    told = (found.uri, found.size, self.volume)
+                    log.warning("%s: no room for its %d bytes in %s; it is read from the store", *told)
                     return None
                 self._fetch(found, path)
         os.utime(path)
-        return CachedFile(path, json.loads(path.with_suffix(".crc").read_text()), self.store, uri)
+        return CachedFile(path, json.loads(path.with_suffix(".crc").read_text()), self.store, found.uri)
 
     def _make_room(self, path: Path, size: int) -> bool:
         """Remove what was not used for longest, until there is room."""
@@ -150,7 +152,8 @@ class CachedFile:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file of the volume; other processes and threads wait, and who dies gives it up."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -2,7 +2,7 @@
 
 <storage.uri>/<run name>/<stage>/
     curate       manifest.parquet  clips/<uid>.mp4  drop-report.json
-    encode       manifest.parquet  shards/<bucket>-<number>-<crc>.tar  set.json
+    encode       manifest.parquet  shards/<bucket>-<number>-<crc>.tar  set.json  index/index.json
     train,       checkpoints/step-<step>/...  commit.json written last
     autoencoder  order/<first>-<last>.g<generation>.jsonl  weights/model.safetensors  fence/g<generation>.json
                  profiles/<request>/rank-<rank>.g<generation>.steps-<first>-<last>.json.gz
@@ -28,8 +28,13 @@ def drop_report(prefix: str) -> str:
 
 
 def latent_manifest(prefix: str) -> str:
-    """Parquet table of encoded samples."""
+    """Parquet catalogue of encoded samples, for people; training reads the sample index."""
     return f"{prefix}/manifest.parquet"
+
+
+def sample_index(prefix: str) -> str:
+    """SampleIndexInfo of an encoded set; its files lie beside it."""
+    return f"{prefix}/index/index.json"
 
 
 def checkpoints(prefix: str) -> str:

@@ -100,8 +100,6 @@ def test_batches_hold_the_samples_that_the_order_names(store, encoded, make_conf
             assert batch.context_BLD.shape == (len(numbers), 48, 16)
             assert batch.context_BLD[:, :, 0].sum(dim=1).tolist() == [n + 1 for n in numbers]
             assert batch.pooled_BP.shape == (len(numbers), 8)
-            assert list(batch.captions) == [f"clip {n}" for n in numbers]
-            assert set(batch.fps) == {12.0}
     loader.close()
 
 
@@ -170,7 +168,7 @@ def test_only_selected_clips_are_trained_on_and_the_order_knows_it(store, encode
     bounds = [ScoreBounds(score="motion", min=2.0, max=4.0)]
     some = open_latents(store, make_config(train_task([LONG, SHORT], select=bounds), latents=prefix))
     assert [bucket.size for bucket in some.plan.buckets] == [3, 3]
-    assert {some.row(0, n)["motion"] for n in range(3)} == {2.0, 3.0, 4.0}
+    assert [[some.uid(bucket, n)[-2:] for n in range(3)] for bucket in (0, 1)] == [["02", "03", "04"]] * 2
     with pytest.raises(ValueError, match="another data set"):
         some.plan.check(everything.plan.start())
 

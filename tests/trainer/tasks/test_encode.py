@@ -99,7 +99,8 @@ def test_clips_become_latents_and_text_features_that_a_train_stage_reads(
     batch = loader.fetch(order, 0)
     loader.close()
     assert torch.isfinite(batch.latent_BCTHW.float()).all()
-    row = latents.row(order.bucket_index, order.micro_batches[0][0])
+    uid = latents.uid(order.bucket_index, order.micro_batches[0][0])
+    row = next(row for row in rows if row["uid"] == uid)
     text = f"{row['caption']} 24 FPS, {int(row['motion'] + 0.5)} motion score."
     expected = build_text_encoder(config.text_encoder).encode([text])
     assert torch.equal(batch.context_BLD[0], expected.context_BLD[0].bfloat16())
@@ -291,7 +292,9 @@ def test_pictures_are_encoded_without_rate_and_motion(store, curated, weights, m
     loader = LatentLoader(store, latents, latents.plan.start(), [[0]] * len(latents.plan.buckets))
     batch = loader.fetch(latents.plan.step(latents.plan.start()), 0)
     loader.close()
-    expected = build_text_encoder(config.text_encoder).encode([batch.captions[0]])
+    rows = read_table(store, layout.latent_manifest(config.paths.output), LATENT_SCHEMA).to_pylist()
+    (caption,) = (row["caption"] for row in rows if row["uid"] == batch.keys[0].uid)
+    expected = build_text_encoder(config.text_encoder).encode([caption])
     assert torch.equal(batch.context_BLD[0], expected.context_BLD[0].bfloat16())
 
 

@@ -175,7 +175,7 @@ def broken_from(folder, step):
         config = train_config(folder, uri, buckets=rows_of, parallel=ParallelLayout(micro_batches_per_step=2))
         data = open_latents(store(), config)
         order = next(islice(data.plan.walk(data.plan.start()), step - 1, None))
-        spoiled = {data.row(0, order.micro_batches[1][0])["uid"]}
+        spoiled = {data.uid(0, order.micro_batches[1][0])}
     return config
 
 

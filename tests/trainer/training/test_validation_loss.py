@@ -7,7 +7,8 @@ from support.training_worlds import Plan, commit_of, run_world, train_config, tr
 
 from videotrain_api.records import StepRecord, ValidationRecord
 from videotrain_api.resource.stages import ParallelLayout, Validation
-from videotrain_trainer.data.sets import is_held_out, open_latents
+from videotrain_trainer.data.sets import open_latents
+from videotrain_trainer.data.stage_samples import is_held_out
 from videotrain_trainer.errors import DataError
 from videotrain_trainer.training.validation_loss import spread, spread_over_groups, times_of
 
@@ -50,8 +51,8 @@ def test_held_out_clips_are_never_trained_on(alone, latents):
     trained = {f"clip-{uid}" for uid in trained_ids(folder, commit_of(folder, 8))}
     assert trained & held_out == set()
     data = open_latents(store(), train_config(folder, latents, validation=SPEC))
-    assert {data.manifest_row(number)["clip"] for number in data.held_out} <= held_out
-    buckets = [data.manifest_row(number)["bucket"] for number in data.held_out]
+    assert {f"clip-{sample.bucket.uid(sample.number)}" for sample in data.held_out} <= held_out
+    buckets = [sample.bucket.info.bucket for sample in data.held_out]
     assert buckets[0] != buckets[1]  # from the buckets in turn
 
 

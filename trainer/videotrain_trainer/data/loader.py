@@ -17,15 +17,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
+from typing import Final, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from videotrain_api.config.text_classes import text_class
+from videotrain_trainer.data.sample_index import BucketIndex, SamplePlace
 from videotrain_trainer.data.sample_order import OrderState, StepOrder
 from videotrain_trainer.data.sets import LatentSet, TrainingSet
 from videotrain_trainer.data.shards import DamagedSample, Member, read_member
+from videotrain_trainer.data.stage_samples import HeldOut
 from videotrain_trainer.data.transfer import Transfer, transfer_to
 from videotrain_trainer.errors import DamagedObject, DataError
 from videotrain_trainer.storage import ObjectStore
@@ -67,8 +69,6 @@ class LatentBatch:
     """Text features, zeros behind the last token."""
     pooled_BP: Tensor
     keys: tuple[SampleKey, ...]
-    captions: tuple[str, ...]
-    fps: tuple[float, ...]
     text_tokens: tuple[int, ...]
     """Of each caption, padding not counted."""
 
@@ -183,8 +183,8 @@ class MicroBatchLoader(ABC, Generic[Sample, Batch]):
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     @abstractmethod
-    def _load(self, row: dict[str, Any], key: SampleKey) -> Sample:
-        """One sample by its manifest row; called in a thread, raises DamagedSample."""
+    def _load(self, bucket: int, index: int, key: SampleKey) -> Sample:
+        """An element of a bucket of the plan; called in a thread, raises DamagedSample."""
 
     @abstractmethod
     def _collate(self, samples: list[Sample]) -> Batch:
@@ -214,13 +214,13 @@ class MicroBatchLoader(ABC, Generic[Sample, Batch]):
         failed: list[tuple[str, str]] = []
         for attempt in range(SPARES + 1):
             chosen = self._data.plan.spare(order.bucket_index, position, attempt) if attempt else index
-            row = self._data.row(order.bucket_index, chosen)
+            key = SampleKey(self._data.uid(order.bucket_index, chosen), order.bucket, position)
             try:
-                sample = self._load(row, SampleKey(row["uid"], order.bucket, position))
+                sample = self._load(order.bucket_index, chosen, key)
             except DamagedSample as error:
-                failed.append((row["uid"], str(error)))
+                failed.append((key.uid, str(error)))
                 continue
-            self._note([SkippedSample(uid, row["uid"], reason) for uid, reason in failed])
+            self._note([SkippedSample(uid, key.uid, reason) for uid, reason in failed])
             return sample
         raise DamagedObject(f"{len(failed)} damaged samples for one place in the order, the first one: {failed[0][1]}")
 
@@ -244,8 +244,6 @@ class LatentSample(NamedTuple):
 
     tensors: dict[str, Tensor]
     key: SampleKey
-    caption: str
-    fps: float
     text_tokens: int
 
 
@@ -264,27 +262,29 @@ class LatentLoader(MicroBatchLoader[LatentSample, LatentBatch]):
         self._latents = latents
         super().__init__(latents, state, micro_batches_of_rank, threads=8, device=device)
 
-    def _load(self, row: dict[str, Any], key: SampleKey) -> LatentSample:
-        return load_sample(self._store, self._latents, row, key)
+    def _load(self, bucket: int, index: int, key: SampleKey) -> LatentSample:
+        latents = self._latents
+        return load_sample(self._store, latents, latents.groups[bucket].bucket, latents.place(bucket, index), key)
 
     def _collate(self, samples: list[LatentSample]) -> LatentBatch:
         return collate(self._latents, samples)
 
 
-def load_sample(store: ObjectStore, latents: LatentSet, row: dict[str, Any], key: SampleKey) -> LatentSample:
-    """One encoded sample by its manifest row.
+def load_sample(
+    store: ObjectStore, latents: LatentSet, bucket: BucketIndex, place: SamplePlace, key: SampleKey
+) -> LatentSample:
+    """One encoded sample by its row of the index.
 
     Raises:
-        DamagedSample: it is missing, does not fit its checksum or has another shape than its manifest says.
+        DamagedSample: it is missing, does not fit its checksum or has another shape than its bucket.
     """
-    uri = f"{latents.uri}/{row['shard']}"
-    member = Member(name=row["uid"], offset=row["offset"], length=row["length"], crc32c=row["crc32c"])
+    uri = f"{latents.uri}/{place.shard}"
+    member = Member(name=place.uid, offset=place.offset, length=place.length, crc32c=place.crc32c)
     tensors = read_member(store, uri, member)
-    sizes = (row["latent_frames"], row["latent_height"], row["latent_width"])
-    expected, found = (latents.latent_channels, *sizes), tuple(tensors["latent"].shape)
+    expected, found = (latents.latent_channels, *bucket.info.latent), tuple(tensors["latent"].shape)
     if found != expected:
-        raise DamagedSample(f"{uri}: sample {member.name} has shape {found}, its manifest says {expected}")
-    return LatentSample(tensors, key, row["caption"], row["fps"], row["text_tokens"])
+        raise DamagedSample(f"{uri}: sample {member.name} has shape {found}, its bucket {expected}")
+    return LatentSample(tensors, key, place.text_tokens)
 
 
 def collate(latents: LatentSet, samples: list[LatentSample]) -> LatentBatch:
@@ -305,23 +305,21 @@ def collate(latents: LatentSet, samples: list[LatentSample]) -> LatentBatch:
         context_BLD=torch.stack([_padded(found[f"context.{style}"], length, latents) for found in tensors]),
         pooled_BP=torch.stack([found[f"pooled.{style}"] for found in tensors]),
         keys=tuple(sample.key for sample in samples),
-        captions=tuple(sample.caption for sample in samples),
-        fps=tuple(sample.fps for sample in samples),
         text_tokens=tuple(sample.text_tokens for sample in samples),
     )
 
 
-def held_out_batches(store: ObjectStore, latents: LatentSet, numbers: Sequence[int]) -> list[LatentBatch]:
+def held_out_batches(store: ObjectStore, latents: LatentSet, samples: Sequence[HeldOut]) -> list[LatentBatch]:
     """Held-out samples as batches of one, keyed by their uid.
 
     Raises:
         DataError: one is damaged; a validation loss over other samples would not compare.
     """
     batches = []
-    for number in numbers:
-        row = latents.manifest_row(number)
-        key = SampleKey(row["uid"], row["uid"], 0)
-        batches.append(collate(latents, [load_sample(store, latents, row, key)]))
+    for held in samples:
+        place = held.bucket.place(held.number)
+        key = SampleKey(place.uid, place.uid, 0)
+        batches.append(collate(latents, [load_sample(store, latents, held.bucket, place, key)]))
     return batches
 
 

@@ -1,4 +1,4 @@
-"""Parquet tables that say what a curated or an encoded set holds.
+"""Parquet tables that say what a curated or an encoded set holds, for people and for the stages that make sets.
 
 Payloads never change; texts, scores and places live here, so a new score or caption is a new table over the
 same objects.
@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from videotrain_api.resource.stages import ScoreBounds
 from videotrain_trainer.checksums import read_checked, sealed_parquet, unsealed_parquet
 from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
@@ -86,25 +85,24 @@ def read_table(store: ObjectStore, uri: str, schema: Any) -> Any:
         table = read_checked(store, uri, unsealed_parquet)
     except ObjectMissing as error:
         raise DataError(f"{uri}: the manifest of the data set is missing; was the stage that makes it run?") from error
-    missing = [name for name in schema.names if name not in table.column_names]
+    missing_columns(uri, table, schema.names)
+    return table.select(schema.names).cast(schema)
+
+
+def missing_columns(uri: str, table: Any, names: Iterable[str]) -> None:
+    """Refuse a table that lacks columns.
+
+    Raises:
+        DataError: it does.
+    """
+    missing = [name for name in names if name not in table.column_names]
     if missing:
         raise DataError(f"{uri}: columns {missing} are missing; it has {table.column_names}")
-    return table.select(schema.names).cast(schema)
 
 
 def kept_clips(table: Any) -> Any:
     """Rows of a clip table that were not dropped."""
     return table.filter(pc.field("kept"))
-
-
-def select(table: Any, bounds: Sequence[ScoreBounds]) -> Any:
-    """Rows whose scores lie within all bounds, ends included."""
-    for bound in bounds:
-        if bound.min is not None:
-            table = table.filter(pc.field(bound.score) >= bound.min)
-        if bound.max is not None:
-            table = table.filter(pc.field(bound.score) <= bound.max)
-    return table
 
 
 def uids_hash(uids: Iterable[str]) -> str:

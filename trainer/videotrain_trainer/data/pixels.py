@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -71,7 +70,8 @@ class PixelLoader(MicroBatchLoader[tuple[Tensor, SampleKey], PixelBatch]):
         self._cache = FrameCache(cache / "frames")
         super().__init__(clips, state, micro_batches_of_rank, threads=2, device=device)
 
-    def _load(self, row: dict[str, Any], key: SampleKey) -> tuple[Tensor, SampleKey]:
+    def _load(self, bucket: int, index: int, key: SampleKey) -> tuple[Tensor, SampleKey]:
+        row = self._clips.row(bucket, index)
         target = self._clips.shapes[key.bucket]
         uri = f"{self._clips.uri}/{row['uri']}"
         name = f"{row['uid']}-{target[0]}x{target[1]}"

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from hashlib import sha256
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from videotrain_api.config.aspect import shapes
 from videotrain_api.config.stage_config import StageConfig
-from videotrain_api.config.text_classes import text_class
-from videotrain_api.resource.stages import Bucket, ConditionKind, ParallelLayout, PromptStyle, TrainTask, Validation
+from videotrain_api.resource.stages import Bucket, ConditionKind, ParallelLayout, PromptStyle, TrainTask
 from videotrain_api.schema import ApiModel
 from videotrain_api.storage import layout
 from videotrain_trainer.checksums import read_checked, unsealed_json
-from videotrain_trainer.data.buckets import (
-    aspect_names,
-    assign,
-    bucket_name,
-    frame_stride,
-    keeps,
-    nearest_aspect,
-    row_name,
-    uniform,
+from videotrain_trainer.data.buckets import aspect_names, bucket_name, frame_stride, nearest_aspect, row_name
+from videotrain_trainer.data.checked_file import Column
+from videotrain_trainer.data.index_writer import made_in_memory, read_catalogue, write_index
+from videotrain_trainer.data.manifest import CLIP_SCHEMA, kept_clips, read_table
+from videotrain_trainer.data.sample_index import (
+    SampleIndex,
+    SamplePlace,
+    index_in_memory,
+    open_index,
+    sample_digests,
 )
-from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, kept_clips, read_table, select, uids_hash
 from videotrain_trainer.data.sample_order import OrderBucket, OrderPlan
+from videotrain_trainer.data.stage_samples import Group, HeldOut, StageSamples, stage_samples
 from videotrain_trainer.errors import DataError, ObjectMissing
+from videotrain_trainer.node_cache import NodeCache, locked
 from videotrain_trainer.storage import ObjectStore
+
+log = logging.getLogger(__name__)
 
 
 class EncodedSetInfo(ApiModel):
@@ -69,54 +75,77 @@ def null_text_uri(prefix: str) -> str:
 
 
 @dataclass(frozen=True)
-class TrainingSet:
+class TrainingSet(ABC):
     """Samples of one stage, grouped into buckets, and their order."""
 
     uri: str
     """Prefix of the stored set."""
-    table: Any
-    """pyarrow.Table of the manifest."""
-    members: tuple[tuple[int, ...], ...]
-    """For every bucket of the plan, row numbers of the table; an order's index counts in here."""
     plan: OrderPlan
     degrees: tuple[int, ...]
     """For every bucket of the plan, ranks that share a sample."""
 
-    def row(self, bucket: int, index: int) -> dict[str, Any]:
-        """Manifest row of element `index` of a bucket."""
-        return self.manifest_row(self.members[bucket][index])
-
-    def manifest_row(self, number: int) -> dict[str, Any]:
-        """Row of the table."""
-        return {name: self.table.column(name)[number].as_py() for name in self.table.column_names}
+    @abstractmethod
+    def uid(self, bucket: int, index: int) -> str:
+        """Name of the sample that element `index` of a bucket of the plan is."""
 
 
 @dataclass(frozen=True)
 class LatentSet(TrainingSet):
     """Encoded samples of a train stage."""
 
+    groups: tuple[Group, ...]
+    """For every bucket of the plan, its rows of the sample index."""
     prompt_style: PromptStyle
     context_length: int
     """Text features are padded with zeros to so many tokens, the longest that the encoder allows."""
     attend_padding: bool
     """All of them, or only to the length class of the caption."""
     latent_channels: int
-    held_out: tuple[int, ...] = ()
-    """Row numbers of the table that validation uses and training does not."""
+    held_out: tuple[HeldOut, ...] = ()
+    """What validation uses and training does not."""
+
+    def uid(self, bucket: int, index: int) -> str:
+        """Name of a sample."""
+        group = self.groups[bucket]
+        return group.bucket.uid(group.number(index))
+
+    def place(self, bucket: int, index: int) -> SamplePlace:
+        """Where a sample lies."""
+        group = self.groups[bucket]
+        return group.bucket.place(group.number(index))
 
 
 @dataclass(frozen=True)
 class ClipSet(TrainingSet):
     """Curated clips of an autoencoder stage."""
 
+    table: Any
+    """pyarrow.Table of the manifest."""
+    members: tuple[Column, ...]
+    """For every bucket of the plan, row numbers of the table."""
     shapes: dict[str, tuple[int, int]]
     """(height, width) in pixels by bucket name."""
     frames: int
     """Frames of a sample."""
 
+    def uid(self, bucket: int, index: int) -> str:
+        """Name of a clip."""
+        uid: str = self.table.column("uid")[self.members[bucket][index]].as_py()
+        return uid
 
-def open_latents(store: ObjectStore, config: StageConfig) -> LatentSet:
+    def row(self, bucket: int, index: int) -> dict[str, Any]:
+        """Manifest row of a clip."""
+        number = self.members[bucket][index]
+        return {name: self.table.column(name)[number].as_py() for name in self.table.column_names}
+
+
+def open_latents(store: ObjectStore, config: StageConfig, cache: NodeCache | None = None) -> LatentSet:
     """The samples of a train stage and their order.
+
+    Args:
+        store: object store.
+        config: of the stage.
+        cache: of this node, where the sample index is kept; in memory if None.
 
     Raises:
         DataError: the set is missing, lacks what the stage needs, or nothing is left after selection.
@@ -126,28 +155,64 @@ def open_latents(store: ObjectStore, config: StageConfig) -> LatentSet:
         raise DataError(f"stage {config.stage.name!r}: paths.latents is not set or the stage does not train")
     info = read_set_info(store, uri)
     _check_info(info, config, task)
-    table = read_table(store, layout.latent_manifest(uri), LATENT_SCHEMA)
-    chosen = select(table, task.select)
-    groups, held_out = _hold_out(chosen, _train_groups(chosen, task, config), task.validation)
-    if not groups:
-        raise DataError(_nothing_left(config, table, chosen, info))
-    if task.validation and not held_out:
+    index = sample_index(store, uri, cache)
+    longest = config.text_encoder.max_tokens
+    samples = stage_samples(index, task, config.seed, longest, cache.volume if cache else None)
+    if not samples.groups:
+        raise DataError(_nothing_left(config, index, samples, info))
+    if task.validation and not samples.held_out:
         raise DataError(
             f"{uri}: none of the stage's clips falls into the held-out share; raise train.validation.share from "
             f"{task.validation.share} or leave train.validation out"
         )
+    index.fetch_ahead({group.bucket.info.bucket: group.bucket for group in samples.groups}.values())
     return LatentSet(
         uri=uri,
-        table=chosen,
-        members=tuple(tuple(rows) for _, rows in groups.values()),
-        plan=_plan(chosen, groups, config.seed, task.parallel),
-        degrees=_degrees(groups, task.parallel),
+        plan=_plan(samples.groups, config.seed, task.parallel),
+        degrees=tuple(task.parallel.degree_of(group.row) for group in samples.groups),
+        groups=samples.groups,
         prompt_style=task.prompt_style,
-        context_length=config.text_encoder.max_tokens,
+        context_length=longest,
         attend_padding=task.attend_padding,
         latent_channels=info.latent_channels,
-        held_out=held_out,
+        held_out=samples.held_out,
     )
+
+
+def sample_index(store: ObjectStore, uri: str, cache: NodeCache | None) -> SampleIndex:
+    """The index of an encoded set, made from its catalogue if it has none: once per node, for the set may not be ours.
+
+    Args:
+        store: object store.
+        uri: prefix of the set.
+        cache: of this node; without one, what is made is held in memory.
+
+    Raises:
+        DataError: the set has neither index nor catalogue.
+    """
+    try:
+        return open_index(store, uri, cache)
+    except ObjectMissing:
+        log.warning(
+            "%s has no sample index: it is made of the catalogue, on every node, which takes a minute for some "
+            "millions of samples; `videotrain-trainer index %s` writes it once and for all",
+            uri,
+            uri,
+        )
+    if cache is None:
+        return index_in_memory(uri, *made_in_memory(read_catalogue(store, uri)))
+    try:
+        found = store.stat(layout.latent_manifest(uri))
+    except ObjectMissing as error:
+        raise DataError(
+            f"{uri}: neither {layout.sample_index(uri)} nor {layout.latent_manifest(uri)} is there"
+        ) from error
+    folder = cache.volume / "indexes" / sha256(f"{found.uri} {found.etag} {found.size}".encode()).hexdigest()[:32]
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder.with_suffix(".lock")):
+        if not store.exists(layout.sample_index(folder.as_uri())):
+            write_index(store, folder.as_uri(), read_catalogue(store, uri), None)
+    return open_index(store, folder.as_uri(), None)
 
 
 def open_clips(store: ObjectStore, config: StageConfig) -> ClipSet:
@@ -160,22 +225,28 @@ def open_clips(store: ObjectStore, config: StageConfig) -> ClipSet:
     if task is None or uri is None:
         raise DataError(f"stage {config.stage.name!r}: paths.clips is not set or it is no autoencoder stage")
     table = kept_clips(read_table(store, layout.clip_manifest(uri), CLIP_SCHEMA))
-    grid = config.autoencoder.spatial_compression
     row = task.bucket.model_copy(update={"aspect_ratios": task.bucket.aspect_ratios or ["1:1"]})
-    groups = _clip_groups(table, row, grid)
-    if not groups:
-        longest = max((_usable_frames(clip) for clip in table.to_pylist()), default=0)
+    members, frames = _clips_by_bucket(table, row, config.autoencoder.spatial_compression)
+    if not members:
         raise DataError(
-            f"{uri}: none of its {table.num_rows} clips has {row.frames} frames (the longest has {longest} at up to "
-            f"24 fps); lower spec.stages[{config.stage.name}].autoencoder.bucket.frames"
+            f"{uri}: none of its {table.num_rows} clips has {row.frames} frames (the longest has "
+            f"{int(frames.max(initial=0))} at up to 24 fps); lower "
+            f"spec.stages[{config.stage.name}].autoencoder.bucket.frames"
         )
+    order = tuple(
+        OrderBucket(name, len(numbers), row.batch_size, micro_batches=row.micro_batches)
+        for name, numbers in members.items()
+    )
+    used = table.column("uid").take(pa.array(np.sort(np.concatenate([*members.values()]))))
+    digest = int(sample_digests(np.array([uid.encode() for uid in used.to_pylist()]), None, None).sum())
+    table_of_shapes = shapes(row.resolution, config.autoencoder.spatial_compression, row.aspect_ratios)
     return ClipSet(
         uri=uri,
         table=table,
-        members=tuple(tuple(rows) for _, rows in groups.values()),
-        plan=_plan(table, groups, config.seed, task.parallel),
-        degrees=_degrees(groups, task.parallel),
-        shapes=_clip_shapes(row, grid, groups),
+        members=tuple(members.values()),
+        plan=OrderPlan(order, config.seed, task.parallel.micro_batches_per_step, f"{digest:016x}"),
+        degrees=tuple(task.parallel.degree_of(row) for _ in members),
+        shapes={name: table_of_shapes[name.rsplit("/", 1)[1]] for name in members},
         frames=row.frames,
     )
 
@@ -192,117 +263,34 @@ def read_set_info(store: ObjectStore, uri: str) -> EncodedSetInfo:
         raise DataError(f"{set_info_uri(uri)}: missing; no encode stage has finished there") from error
 
 
-Groups = dict[str, tuple[Bucket, list[int]]]
-"""Bucket name to the row of the bucket table that it belongs to, and numbers of the set's rows."""
-
-
-def is_held_out(clip: str, share: float) -> bool:
-    """Whether a clip is kept for validation: by its uid alone, so it is never trained on in any stage."""
-    return uniform(0, "validation", clip) < share
-
-
-def _hold_out(table: Any, groups: Groups, validation: Validation | None) -> tuple[Groups, tuple[int, ...]]:
-    """Groups without the held-out clips, and the rows to validate on, taken from the buckets in turn."""
-    if validation is None:
-        return groups, ()
-    clips = table.column("clip").to_pylist()
-    kept: Groups = {}
-    apart: list[list[int]] = []
-    for name, (of_table, rows) in groups.items():
-        mine = [row for row in rows if is_held_out(clips[row], validation.share)]
-        rest = [row for row in rows if not is_held_out(clips[row], validation.share)]
-        apart.append(mine)
-        if rest:
-            kept[name] = (of_table, rest)
-    in_turn = [row for layer in zip_longest(*apart) for row in layer if row is not None]
-    return kept, tuple(in_turn[: validation.max_samples])
-
-
-def _train_groups(table: Any, task: TrainTask, config: StageConfig) -> Groups:
-    clips = table.column("clip").to_pylist()
-    encoded = table.column("row").to_pylist()
-    buckets = _bucket_names(table, task, config.text_encoder.max_tokens)
-    chosen = _chosen_rows(clips, encoded, task.buckets, config.seed)
-    by_name = {row_name(row): row for row in task.buckets}
-    groups: Groups = {}
-    for number in _by_uid(table):
-        if encoded[number] in chosen.get(clips[number], ()):
-            row = by_name[encoded[number]]
-            # Two rows may share a shape (a long clip's rest); they only share a bucket if they share a batch size.
-            name = _distinct(groups, buckets[number], row)
-            groups.setdefault(name, (row, []))[1].append(number)
-    return dict(sorted(groups.items()))
-
-
-def _bucket_names(table: Any, task: TrainTask, longest: int) -> list[str]:
-    """What each sample's tensors are shaped by: size, frames and aspect, and the length class of text if it has one."""
-    names: list[str] = table.column("bucket").to_pylist()
-    if task.attend_padding:
-        return names
-    tokens = table.column("text_tokens").to_pylist()
-    return [f"{name}/{text_class(count, longest)}t" for name, count in zip(names, tokens, strict=True)]
-
-
-def _distinct(groups: Groups, name: str, row: Bucket) -> str:
-    same = name not in groups or groups[name][0].batch_size == row.batch_size
-    return name if same else f"{name} x{row.batch_size}"
-
-
-def _chosen_rows(
-    clips: Iterable[str], encoded: Iterable[str], rows: Sequence[Bucket], seed: int
-) -> dict[str, set[str]]:
-    """For every clip the rows that it is trained in: one for video, and the image rows whose draw it wins."""
-    present: defaultdict[str, set[str]] = defaultdict(set)
-    for clip, row in zip(clips, encoded, strict=True):
-        present[clip].add(row)
-    images = [row for row in rows if row.frames == 1]
-    chosen: dict[str, set[str]] = {}
-    for clip, names in present.items():
-        video = assign(clip, names, rows, seed)
-        chosen[clip] = {row_name(row) for row in images if row_name(row) in names and keeps(row, seed, clip)}
-        chosen[clip] |= {row_name(video)} if video else set()
-    return chosen
-
-
-def _clip_groups(table: Any, row: Bucket, grid: int) -> Groups:
+def _clips_by_bucket(table: Any, row: Bucket, grid: int) -> tuple[dict[str, Column], Column]:
+    """Row numbers of the clips of each bucket in order of uid, buckets by name; and frames of all clips, thinned."""
     names = aspect_names(row, grid)
-    groups: Groups = {}
-    clips = table.to_pylist()
-    for number in _by_uid(table):
-        clip = clips[number]
-        if _usable_frames(clip) >= row.frames:
-            name = bucket_name(row.resolution, row.frames, nearest_aspect(clip["height"], clip["width"], names))
-            groups.setdefault(name, (row, []))[1].append(number)
-    return dict(sorted(groups.items()))
+    rates, of_rate = np.unique(table.column("fps").to_numpy(), return_inverse=True)
+    strides = np.array([frame_stride(float(rate))[0] for rate in rates], np.int64)
+    frames = table.column("frames").to_numpy() // strides[of_rate] if len(of_rate) else np.empty(0, np.int64)
+    sizes = np.stack([table.column("height").to_numpy(), table.column("width").to_numpy()], axis=1)
+    distinct, of_size = np.unique(sizes, axis=0, return_inverse=True)
+    aspects = [nearest_aspect(int(height), int(width), names) for height, width in distinct]
+    by_uid = pc.sort_indices(table.column("uid")).to_numpy() if table.num_rows else np.empty(0, np.int64)
+    long_enough = by_uid[frames[by_uid] >= row.frames]
+    found: dict[str, Column] = {}
+    for aspect in sorted(set(aspects)):
+        mine = long_enough[
+            np.isin(of_size.reshape(-1)[long_enough], [n for n, name in enumerate(aspects) if name == aspect])
+        ]
+        if len(mine):
+            found[bucket_name(row.resolution, row.frames, aspect)] = mine
+    return dict(sorted(found.items())), frames
 
 
-def _clip_shapes(row: Bucket, grid: int, groups: Groups) -> dict[str, tuple[int, int]]:
-    from videotrain_api.config.aspect import shapes
-
-    table = shapes(row.resolution, grid, row.aspect_ratios)
-    return {name: table[name.rsplit("/", 1)[1]] for name in groups}
-
-
-def _usable_frames(clip: dict[str, Any]) -> int:
-    return int(clip["frames"]) // frame_stride(clip["fps"])[0]
-
-
-def _by_uid(table: Any) -> list[int]:
-    return list(pc.sort_indices(table.column("uid")).to_pylist()) if table.num_rows else []
-
-
-def _plan(table: Any, groups: Groups, seed: int, parallel: ParallelLayout) -> OrderPlan:
-    used = sorted(number for _, rows in groups.values() for number in rows)
-    uids = table.column("uid").take(pa.array(used, pa.int64())).to_pylist()
+def _plan(groups: Sequence[Group], seed: int, parallel: ParallelLayout) -> OrderPlan:
     order = tuple(
-        OrderBucket(name, len(rows), row.batch_size, micro_batches=row.micro_batches)
-        for name, (row, rows) in groups.items()
+        OrderBucket(group.name, group.size, group.row.batch_size, micro_batches=group.row.micro_batches)
+        for group in groups
     )
-    return OrderPlan(order, seed, parallel.micro_batches_per_step, uids_hash(uids))
-
-
-def _degrees(groups: Groups, parallel: ParallelLayout) -> tuple[int, ...]:
-    return tuple(parallel.degree_of(row) for row, _ in groups.values())
+    digest = sum(group.digest for group in groups) % 2**64
+    return OrderPlan(order, seed, parallel.micro_batches_per_step, f"{digest:016x}")
 
 
 def _check_info(info: EncodedSetInfo, config: StageConfig, task: TrainTask) -> None:
@@ -331,10 +319,10 @@ def _check_info(info: EncodedSetInfo, config: StageConfig, task: TrainTask) -> N
         )
 
 
-def _nothing_left(config: StageConfig, table: Any, chosen: Any, info: EncodedSetInfo) -> str:
+def _nothing_left(config: StageConfig, index: SampleIndex, samples: StageSamples, info: EncodedSetInfo) -> str:
     task = config.stage.train
     wanted = [row_name(row) for row in task.buckets] if task else []
     return (
-        f"{config.paths.latents}: no sample is left for stage {config.stage.name!r}: {table.num_rows} encoded, "
-        f"{chosen.num_rows} after train.select; the stage's buckets are {wanted}, the set was encoded for {info.rows}"
+        f"{config.paths.latents}: no sample is left for stage {config.stage.name!r}: {index.samples} encoded, "
+        f"{samples.selected} after train.select; the stage's buckets are {wanted}, the set was encoded for {info.rows}"
     )

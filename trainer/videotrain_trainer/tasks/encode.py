@@ -13,6 +13,7 @@ import shutil
 from typing import Any
 
 import google_crc32c
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from videotrain_api.resource.references import applicable, reference_frames, tak
 from videotrain_api.resource.stages import PromptStyle
 from videotrain_api.storage import layout
 from videotrain_trainer.checksums import read_again, read_checked, sealed_json
+from videotrain_trainer.data.index_writer import write_index
 from videotrain_trainer.data.loader import REFERENCE
 from videotrain_trainer.data.manifest import (
     CLIP_SCHEMA,
@@ -246,7 +248,7 @@ def _row(sample: Sample, member: Member, tensors: dict[str, Tensor], text_tokens
 
 
 def _publish(store: ObjectStore, config: StageConfig, results: list[dict[str, Any]]) -> None:
-    """Description first, manifest last: the manifest makes the set exist."""
+    """Description and index first, the catalogue last, by which the other ranks know that the set is there."""
     rows = [row for result in results for row in result["rows"]]
     info = EncodedSetInfo(
         samples=len(rows),
@@ -263,4 +265,6 @@ def _publish(store: ObjectStore, config: StageConfig, results: list[dict[str, An
         autoencoder_weights=_weights_uri(config),
     )
     store.put(set_info_uri(config.paths.output), sealed_json(info.to_wire()))
-    store.put(layout.latent_manifest(config.paths.output), to_parquet(rows, LATENT_SCHEMA))
+    catalogue = to_parquet(rows, LATENT_SCHEMA)
+    write_index(store, config.paths.output, pa.Table.from_pylist(rows, LATENT_SCHEMA), len(catalogue))
+    store.put(layout.latent_manifest(config.paths.output), catalogue)

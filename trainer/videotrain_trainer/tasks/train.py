@@ -91,15 +91,15 @@ class FlowObjective:
         self._compiled = self.task.compile == "on" or (self.task.compile == "auto" and on_gpu)
         self._blocks = transformer_blocks(self.module, self.task.parallel, self._compiled)
         self._facts = model_facts(config.model, config.autoencoder)
-        self.data: LatentSet = open_latents(store, config)
+        self.data: LatentSet = open_latents(store, config, self._cache)
         self._policies = self._policies_by_bucket()
         self._shape = mmdit_shape(config.model, config.autoencoder, config.text_encoder)
         self._recomputed = recomputed_blocks(self._shape, self.task.parallel)
         features = null_text(store, self.data, config.text_encoder)
         self._null_text = map_tensors(features, lambda tensor: tensor.to(self._device))
         self._split_samples(context.world, config.gpus_per_node)
-        rows = [self.data.held_out[number] for number in self._numbers]
-        self._held_out = held_out_batches(store, self.data, rows)
+        mine = [self.data.held_out[number] for number in self._numbers]
+        self._held_out = held_out_batches(store, self.data, mine)
 
     def _split_samples(self, world: World, gpus_per_node: int) -> None:
         """Which ranks share a sample, of every bucket and of every held-out sample. Collective."""
@@ -108,7 +108,7 @@ class FlowObjective:
         groups = self._context_groups = ContextGroups(world.rank, degrees.values(), gpus_per_node, heads)
         buckets = zip(self.data.plan.buckets, self.data.degrees, strict=True)
         self._groups = {bucket.name: groups.of(degree) for bucket, degree in buckets}
-        held_out = [degrees[self.data.manifest_row(number)["row"]] for number in self.data.held_out]
+        held_out = [degrees[sample.row] for sample in self.data.held_out]
         self._numbers = spread_over_groups(held_out, world.rank, world.size)
         self._held_out_groups = [groups.of(held_out[number]) for number in self._numbers]
 
@@ -116,10 +116,8 @@ class FlowObjective:
         """What blocks recompute in the steps of each bucket; where two rows share one, the policy that keeps less."""
         layout, saving = self.task.parallel, get_args(Recompute)
         policies = {row_name(row): layout.recompute_of(row) for row in self.task.buckets}
-        rows = self.data.table.column("row")
         return {
-            bucket.name: max((policies[name] for name in rows.take(members).unique().to_pylist()), key=saving.index)
-            for bucket, members in zip(self.data.plan.buckets, self.data.members, strict=True)
+            group.name: max((policies[name] for name in group.rows), key=saving.index) for group in self.data.groups
         }
 
     def _adapt(self, spec: LoraAdapter) -> None:
@@ -218,7 +216,7 @@ class FlowObjective:
             found = micro_batch_loss(model, flow_inputs(batch, batch.draws, self._facts, self._null_text), group)
             return group.sum(found) / group.degree if group else found
 
-        buckets = [self.data.manifest_row(number)["bucket"] for number in self.data.held_out]
+        buckets = [sample.bucket.info.bucket for sample in self.data.held_out]
         return measure(loss, buckets, times_of(self.task.validation.times), self._numbers, peers)
 
 

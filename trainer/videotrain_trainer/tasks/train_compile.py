@@ -45,9 +45,9 @@ def programs(data: LatentSet, policies: Mapping[str, Recompute], patch: int) -> 
         patch: rows and columns of latent pixels of an image token.
     """
     largest: dict[tuple[Recompute, bool, int], Program] = {}
-    for bucket, members, degree in zip(data.plan.buckets, data.members, data.degrees, strict=True):
-        row = data.manifest_row(members[0])
-        tokens = row["latent_frames"] * (row["latent_height"] // patch) * (row["latent_width"] // patch)
+    for bucket, group, degree in zip(data.plan.buckets, data.groups, data.degrees, strict=True):
+        frames, height, width = group.bucket.info.latent
+        tokens = frames * (height // patch) * (width // patch)
         found = Program(policies[bucket.name], bucket.batch_size, tokens, degree)
         key = (found.policy, found.samples == 1, degree)
         known = largest.get(key)

@@ -78,15 +78,10 @@ def order_lines(data: TrainingSet, steps: Sequence[StepOrder], ranks: Sequence[R
 def _check_micro_batch(data: TrainingSet, order: StepOrder, found: MicroBatchIds, skipped: Collection[str]) -> None:
     planned = order.micro_batches[found.micro_batch]
     for index, position, uid in zip(planned, order.positions[found.micro_batch], found.ids, strict=True):
-        bucket, expected = order.bucket_index, _uid(data, order.bucket_index, index)
-        spares = (_uid(data, bucket, data.plan.spare(bucket, position, number)) for number in range(1, SPARES + 1))
+        bucket, expected = order.bucket_index, data.uid(order.bucket_index, index)
+        spares = (data.uid(bucket, data.plan.spare(bucket, position, number)) for number in range(1, SPARES + 1))
         if uid != expected and not (expected in skipped and uid in spares):
             raise TrainerError(
                 f"step {order.step}, micro-batch {found.micro_batch}: trained on sample {uid} where the order "
                 f"has {expected}"
             )
-
-
-def _uid(data: TrainingSet, bucket: int, index: int) -> str:
-    uid: str = data.table.column("uid")[data.members[bucket][index]].as_py()
-    return uid

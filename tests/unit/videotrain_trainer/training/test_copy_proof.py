@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,13 +14,16 @@ from videotrain_trainer.training.order_check import RankSteps, order_lines
 from videotrain_trainer.training.step import MicroBatchIds
 
 PLAN = OrderPlan((OrderBucket("b", 7, 2),), seed=1, micro_batches=3)
-DATA = TrainingSet(
-    uri="file:///none",
-    table=pa.table({"uid": [f"u{number}" for number in range(7)]}),
-    members=(tuple(range(7)),),
-    plan=PLAN,
-    degrees=(1,),
-)
+
+
+class Numbered(TrainingSet):
+    """Samples that are named by their place."""
+
+    def uid(self, bucket, index):
+        return f"u{index}"
+
+
+DATA = Numbered(uri="file:///none", plan=PLAN, degrees=(1,))
 
 
 def trained(order, rank, size):

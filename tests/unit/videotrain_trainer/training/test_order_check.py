@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pyarrow as pa
 import pytest
 
 from videotrain_trainer.data.sample_order import OrderBucket, OrderPlan
@@ -10,13 +9,16 @@ from videotrain_trainer.training.order_check import RankSteps, order_lines
 from videotrain_trainer.training.step import MicroBatchIds
 
 PLAN = OrderPlan((OrderBucket("b", 6, 2),), seed=1, micro_batches=2)
-DATA = TrainingSet(
-    uri="file:///none",
-    table=pa.table({"uid": [f"u{number}" for number in range(6)]}),
-    members=(tuple(range(6)),),
-    plan=PLAN,
-    degrees=(1,),
-)
+
+
+class Numbered(TrainingSet):
+    """Samples that are named by their place."""
+
+    def uid(self, bucket, index):
+        return f"u{index}"
+
+
+DATA = Numbered(uri="file:///none", plan=PLAN, degrees=(1,))
 
 
 @pytest.fixture
