@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from videotrain_api.config import aspect, presets
 from videotrain_api.cost import flops
@@ -41,6 +42,15 @@ class RowSetting:
     zero_stage: int
     offload: Offload
     compiled: bool
+
+    def row_fields(self) -> dict[str, Any]:
+        """What a row of a bucket table says of it, by the manifest's names."""
+        return {
+            "batchSize": self.batch_size,
+            "microBatches": self.micro_batches,
+            "contextParallel": self.context_parallel,
+            "recompute": self.recompute,
+        }
 
 
 class RowMemory(ApiModel):

@@ -65,7 +65,7 @@ def memory_tables(rows: Sequence[PlannedRow]) -> Iterator[Table]:
     for name, of_stage in groupby(rows, key=lambda row: row.stage):
         members = list(of_stage)
         memory = members[0].memory
-        title = f"{name}: GB of a GPU's {_gigabytes(memory.limit)}, on {memory.gpus} GPUs under {memory.engine}"
+        title = f"{name}: GB of a GPU's {gigabytes(memory.limit)}, on {memory.gpus} GPUs under {memory.engine}"
         table = new_table(title, ("row",), _COLUMNS)
         for row in members:
             table.add_row(*_cells(row))
@@ -93,7 +93,7 @@ def host_table(rows: Sequence[tuple[str, int, HostMemory]]) -> Table:
     table = new_table(title, ("stage",), ("GPUs", *parts, "at start", "in training"))
     for name, gpus, memory in rows:
         amounts = [*(getattr(memory, part) for part in parts), memory.at_start, memory.in_training]
-        table.add_row(name, str(gpus), *map(_gigabytes, amounts))
+        table.add_row(name, str(gpus), *map(gigabytes, amounts))
     return table
 
 
@@ -108,13 +108,13 @@ def host_document(rows: Sequence[tuple[str, int, HostMemory]]) -> list[dict[str,
 def _cells(row: PlannedRow) -> tuple[str, ...]:
     setting, memory = row.setting, row.memory
     how = (str(setting.batch_size), str(setting.micro_batches), str(setting.context_parallel), setting.recompute)
-    parts = (_gigabytes(getattr(memory.memory, part)) for part in _PARTS)
-    return (memory.row, *how, compact(memory.tokens), *parts, _gigabytes(memory.total))
+    parts = (gigabytes(getattr(memory.memory, part)) for part in _PARTS)
+    return (memory.row, *how, compact(memory.tokens), *parts, gigabytes(memory.total))
 
 
 def _totals(row: PlannedRow, gpus: int) -> str:
     found = [other for other in row.elsewhere if other.gpus == gpus]
-    return " / ".join(_gigabytes(other.total) + ("" if other.fits else "*") for other in found)
+    return " / ".join(gigabytes(other.total) + ("" if other.fits else "*") for other in found)
 
 
 def memory_document(rows: list[PlannedRow]) -> list[dict[str, Any]]:
@@ -122,10 +122,7 @@ def memory_document(rows: list[PlannedRow]) -> list[dict[str, Any]]:
     return [
         {
             "stage": row.stage,
-            "batchSize": row.setting.batch_size,
-            "microBatches": row.setting.micro_batches,
-            "contextParallel": row.setting.context_parallel,
-            "recompute": row.setting.recompute,
+            **row.setting.row_fields(),
             **row.memory.to_wire(),
             "elsewhere": [
                 {"engine": other.engine, "gpus": other.gpus, "total": other.total, "fits": other.fits}
@@ -136,6 +133,6 @@ def memory_document(rows: list[PlannedRow]) -> list[dict[str, Any]]:
     ]
 
 
-def _gigabytes(amount: int) -> str:
+def gigabytes(amount: int) -> str:
     """Of 10^9 bytes, one decimal."""
     return f"{amount / GIGA:,.1f}"

@@ -12,11 +12,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from videotrain.commands.plan_memory import gigabytes
 from videotrain.commands.plan_tables import new_table
 from videotrain.errors import UsageError
 from videotrain.manifest_file import load_run
 from videotrain_api.cost.search import Choice, StageSearch, pasted_fields, search_stage
-from videotrain_api.cost.stage_memory import GIGA, TrainMemory
+from videotrain_api.cost.stage_memory import TrainMemory
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.pod_security import PodPolicy
 
@@ -106,17 +107,14 @@ def _cut(choice: Choice) -> str:
 
 
 def _speed(choice: Choice) -> tuple[str, str]:
-    return f"{choice.memory.total / GIGA:,.1f}", f"{choice.samples_per_second:,.1f}"
+    return gigabytes(choice.memory.total), f"{choice.samples_per_second:,.1f}"
 
 
 def _document(stage: StageSearch) -> dict[str, Any]:
     def row(choice: Choice) -> dict[str, Any]:
         return {
             "row": choice.memory.row,
-            "batchSize": choice.setting.batch_size,
-            "microBatches": choice.setting.micro_batches,
-            "contextParallel": choice.setting.context_parallel,
-            "recompute": choice.setting.recompute,
+            **choice.setting.row_fields(),
             "engine": choice.setting.engine,
             "bytes": choice.memory.total,
             "fits": choice.memory.fits,

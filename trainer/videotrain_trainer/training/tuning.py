@@ -186,10 +186,7 @@ def described(found: Measured, gpus: int) -> dict[str, Any]:
     samples = setting.batch_size * setting.micro_batches
     return {
         "row": memory.row,
-        "batchSize": setting.batch_size,
-        "microBatches": setting.micro_batches,
-        "contextParallel": setting.context_parallel,
-        "recompute": setting.recompute,
+        **setting.row_fields(),
         "outOfMemory": seconds is None,
         "microBatchSeconds": found.micro_batch_seconds,
         "updateSeconds": found.update_seconds,
