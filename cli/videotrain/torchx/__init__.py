@@ -1,0 +1,1 @@
+"""TorchX's side of the command: `torchx run -s videotrain vtr.run --manifest RUN.yaml`."""
