@@ -18,6 +18,8 @@ from videotrain_api.schema import ApiModel, camel_case
 FP8_MULTIPLE: Final = 16
 """Tensor cores take FP8 factors whose sides are multiples of it."""
 
+TASKS_WITHOUT_GPUS: Final = ("curate",)
+"""Tasks whose stages can have nodes without GPUs; all others compute on GPUs."""
 TRAINED: Final = ("train", "autoencoder")
 """Tasks that this is about."""
 SET: Final = "(set)"

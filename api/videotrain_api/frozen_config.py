@@ -18,6 +18,7 @@ from videotrain_api.resource.mutability import (
     without_live,
 )
 from videotrain_api.resource.pool import Pool
+from videotrain_api.resource.stages import Stage
 from videotrain_api.resource.trainrun import FailurePolicy, VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.schema import Problem
 from videotrain_api.validation import check
@@ -35,14 +36,25 @@ def effective_run(run: VideoTrainingRun, frozen: dict[str, Any] | None) -> Video
         return run
     spec = _parse_spec(_canonical(frozen))
     now = run.spec
-    nodes = {stage.name: stage.nodes for stage in now.stages}
+    stages = {stage.name: stage for stage in now.stages}
     policy = {name: getattr(now.failure_policy, name) for name in _LIVE_FAILURE_POLICY}
     changes: dict[str, Any] = {name: getattr(now, name) for name in (*_LIVE, *_WHILE_NO_PODS)}
-    changes["pool"] = now.pool.model_copy(update={name: getattr(spec.pool, name) for name in _FIXED_POOL})
+    changes["pool"] = now.pool.model_copy(update=_fixed_parts(spec.pool) | {"currency": spec.pool.currency})
     changes["failure_policy"] = spec.failure_policy.model_copy(update=policy)
-    changes["stages"] = [stage.model_copy(update={"nodes": nodes.get(stage.name)}) for stage in spec.stages]
+    changes["stages"] = [_effective_stage(stage, stages.get(stage.name)) for stage in spec.stages]
     merged = spec.model_copy(update=changes)
     return run if merged == now else run.model_copy(update={"spec": merged})
+
+
+def _effective_stage(frozen: Stage, now: Stage | None) -> Stage:
+    pool = frozen.pool
+    if pool is not None and now is not None and now.pool is not None:
+        pool = now.pool.model_copy(update=_fixed_parts(pool))
+    return frozen.model_copy(update={"nodes": now.nodes if now else None, "pool": pool})
+
+
+def _fixed_parts(pool: Pool) -> dict[str, Any]:
+    return {name: getattr(pool, name) for name in _FIXED_POOL}
 
 
 def config_data(run: VideoTrainingRun) -> dict[str, str]:
@@ -103,7 +115,9 @@ def _config_data(canonical: str) -> tuple[tuple[str, str], ...]:
     configs = _resolved(canonical)
     whole = json.loads(canonical)["spec"]
     spec = {name: value for name, value in without_live(whole).items() if name not in WHILE_NO_PODS}
-    # The price is required, and always taken from the present spec.
-    spec["pool"] = {name: whole["pool"][name] for name in FIXED_POOL} | {"pricePerGpuHour": "0"}
+    spec["pool"] = {name: whole["pool"][name] for name in (*FIXED_POOL, "currency")}
+    for stage in spec["stages"]:
+        if stage["pool"] is not None:
+            stage["pool"] = {name: stage["pool"][name] for name in FIXED_POOL}
     files = {f"{config.stage.name}.json": config.canonical_json() for config in configs}
     return tuple((files | {FROZEN_SPEC_KEY: _canonical(spec)}).items())

@@ -18,11 +18,14 @@ FIELD_MANAGER: Final = "videotrain-operator"
 LABEL_RUN: Final = "videotrain.dev/run"
 LABEL_RUN_UID: Final = "videotrain.dev/run-uid"
 LABEL_INDEX: Final = "videotrain.dev/index"
+LABEL_POOL: Final = "videotrain.dev/pool"
+"""On a worker pod: the first stage with the pool that it was made for; absent for spec.pool."""
 LABEL_TEAM: Final = "videotrain.dev/team"
 LABEL_COST_CENTER: Final = "videotrain.dev/cost-center"
 
 ANNOTATION_PRICE: Final = "videotrain.dev/price"
-"""On every worker pod: `PRICE CURRENCY` per GPU-hour when the pod was created; the bill uses this snapshot."""
+"""On every worker pod: `PRICE CURRENCY` per hour of a GPU, or of a node without GPUs, when the pod was created; the
+bill uses this snapshot."""
 ANNOTATION_PROFILE: Final = "videotrain.dev/profile"
 """On a run: asks for a trace of some steps, such as `steps=3 ranks=0,8`; see resource.profiles."""
 ANNOTATION_SUSPENDED_BY: Final = "videotrain.dev/suspended-by"
@@ -79,6 +82,7 @@ DIR_COPIES: Final = "dev/shm/videotrain"
 """Copies of training state in memory, by which workers of one generation speak to those of the next."""
 
 # Environment of a worker pod.
+ENV_VISIBLE_GPUS: Final = "CUDA_VISIBLE_DEVICES"
 ENV_POD_NAME: Final = "VIDEOTRAIN_POD_NAME"
 ENV_POD_UID: Final = "VIDEOTRAIN_POD_UID"
 ENV_POD_IP: Final = "VIDEOTRAIN_POD_IP"

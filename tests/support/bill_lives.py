@@ -17,7 +17,14 @@ from support.planner_builders import manifest, train_stage
 from videotrain_api.resource.status import CostStatus
 from videotrain_api.schema import Json
 from videotrain_api.times import rfc3339
-from videotrain_api.vocabulary import ANNOTATION_PRICE, FIELD_MANAGER, LABEL_INDEX, LABEL_RUN, LABEL_RUN_UID
+from videotrain_api.vocabulary import (
+    ANNOTATION_PRICE,
+    FIELD_MANAGER,
+    LABEL_INDEX,
+    LABEL_POOL,
+    LABEL_RUN,
+    LABEL_RUN_UID,
+)
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.cluster.status_writes import Memory
 from videotrain_operator.reconcile import Following, Outcome, RunKey, reconcile
@@ -32,6 +39,27 @@ SECONDS: Final = (12, 32)
 PRICES: Final = ("3.60", "7.20", "1.80")
 """Each a whole number of micros per GPU-second, so that nothing is rounded."""
 SECOND: Final = timedelta(seconds=1)
+BARE: Final = {"gpusPerNode": 0, "pricePerNodeHour": "3.60"}
+"""Nodes without GPUs."""
+STAGES: Final = {
+    "curate": "curate",
+    "train": "",
+    "curate-more": "curate",
+    "train-more": "train-more",
+}
+"""Stages of a life with several pools, and by which the pods of each are marked."""
+
+
+def stages_of(dice: random.Random) -> list[Json]:
+    """Two that curate on the same nodes without GPUs, one that trains in the run's pool, and one on other GPUs."""
+    curate = {"task": "curate", "curate": {}, "pool": BARE, "nodes": {"min": 1, "max": dice.choice([1, 3])}}
+    others = {"gpusPerNode": 1, "pricePerGpuHour": "1.80"}
+    return [
+        {"name": "curate", **curate},
+        train_stage(steps=dice.randint(2, 6)),
+        {"name": "curate-more", **curate},
+        train_stage("train-more", steps=dice.choice([4, 500]), pool=others),
+    ]
 
 
 @dataclass
@@ -39,7 +67,11 @@ class Fate:
     """What really became of a pod."""
 
     price: str
-    """Per GPU-hour when it was made."""
+    """Per hour of a GPU, or of a node without GPUs, when it was made."""
+    pool: str
+    """As it was marked when it was made."""
+    priced: int
+    """How many times it costs that."""
     bound: datetime | None = None
     told_end: datetime | None = None
     """When its container ended, by the clock of its node."""
@@ -53,7 +85,7 @@ class Fate:
 class UnreliableCluster(SimulatedCluster):
     """Keeps account of what really happens, and shows the operator less."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, pools: bool) -> None:
         self.random = random.Random(seed)
         self.fates: dict[str, Fate] = {}
         self.hidden: set[str] = set()
@@ -63,7 +95,8 @@ class UnreliableCluster(SimulatedCluster):
         self.frozen_at: datetime | None = None
         self.skew = {f"node-{number}": self.random.choice([0, 0, 0, -2, -1, 1]) for number in range(3)}
         spec: dict[str, Any] = {
-            "stages": [train_stage(steps=500)],
+            "stages": stages_of(self.random) if pools else [train_stage(steps=500)],
+            "dataset": {"videos": "s3://videotrain/raw", "latents": "s3://videotrain/latents"},
             "nodes": {"min": 1, "max": self.random.choice([1, 2])},
             "elasticity": {"waitForMaxSeconds": self.random.choice([1, 4, 30]), "minGainSeconds": 0},
             "failurePolicy": {"hangSeconds": 8, "startSeconds": 30, "graceSeconds": 3},
@@ -76,7 +109,10 @@ class UnreliableCluster(SimulatedCluster):
         super().put(kind, body)
         if kind == "Pod":
             price = body["metadata"]["annotations"][ANNOTATION_PRICE].split()[0]
-            self.fates.setdefault(body["metadata"]["uid"], Fate(price))
+            pool = body["metadata"]["labels"].get(LABEL_POOL, "")
+            limits = body["spec"]["containers"][0]["resources"]["limits"]
+            priced = int(limits.get("nvidia.com/gpu", 1))
+            self.fates.setdefault(body["metadata"]["uid"], Fate(price, pool, priced))
 
     def remove(self, kind: str, name: str) -> None:
         """The object goes; a container that ran ends with it."""
@@ -265,6 +301,8 @@ class Verdict:
     """Micros by the later of what nodes told and what happened."""
     silent: int
     """Pods that were held and of whose end nothing was told."""
+    told_by_pool: dict[str, int]
+    """`told` by what the pods were marked with."""
 
     @property
     def billed(self) -> int:
@@ -274,20 +312,37 @@ class Verdict:
     def estimated(self) -> bool:
         return self.cost is not None and self.cost.estimated
 
+    def billed_by_pool(self) -> dict[str, int]:
+        """What the stages of a pool cost, of pools that cost anything."""
+        found: dict[str, int] = {}
+        for stage in self.cost.stages if self.cost else ():
+            pool = STAGES[stage.name]
+            found[pool] = found.get(pool, 0) + stage.total_micros
+        return {pool: micros for pool, micros in found.items() if micros}
+
     def problem(self) -> str:
         """What is wrong with the bill; empty if nothing is."""
         if self.cost is not None and sum(self.cost.micros_by_bucket.values()) != self.billed:
             return f"life {self.seed}: the buckets do not sum to the bill"
+        if self.cost is not None and sum(stage.total_micros for stage in self.cost.stages) != self.billed:
+            return f"life {self.seed}: the stages do not sum to the bill"
         if self.billed > self.most:
             return f"life {self.seed}: {self.billed} micros are billed, {self.most} were held"
         if not self.estimated and (self.billed != self.told or self.silent):
             return f"life {self.seed}: {self.billed} micros are billed as exact, {self.told} were held ({self.silent})"
+        if not self.estimated and self.billed_by_pool() != self.told_by_pool:
+            return f"life {self.seed}: {self.billed_by_pool()} are billed by pool, {self.told_by_pool} were held"
         return ""
 
 
-async def live(seed: int) -> Verdict:
-    """One life, and its bill when the run rests."""
-    cluster = UnreliableCluster(seed)
+async def live(seed: int, *, pools: bool = False) -> Verdict:
+    """One life, and its bill when the run rests.
+
+    Args:
+        seed: of everything that happens.
+        pools: the run has four stages with three pools, and goes from one to the next.
+    """
+    cluster = UnreliableCluster(seed, pools=pools)
     process, dice = Process(cluster), cluster.random
     for _ in range(dice.randint(*SECONDS)):
         if dice.random() < 0.25:
@@ -320,16 +375,18 @@ def _holding(cluster: UnreliableCluster) -> list[Json]:
 
 
 def _judge(seed: int, cluster: UnreliableCluster, cost: CostStatus | None) -> Verdict:
-    told = most = silent = 0
+    most = silent = 0
+    told: dict[str, int] = {}
     moment = min(fate.bound for fate in cluster.fates.values() if fate.bound) if _held(cluster) else cluster.now
     while moment <= cluster.now:
         for fate in _held(cluster):
-            a_second = round(float(fate.price) * 1_000_000) * GPUS // 3600
-            told += a_second * fate.held_at(moment, fate.told_end or fate.end)
+            a_second = round(float(fate.price) * 1_000_000) * fate.priced // 3600
+            told[fate.pool] = told.get(fate.pool, 0) + a_second * fate.held_at(moment, fate.told_end or fate.end)
             most += a_second * fate.held_at(moment, max(filter(None, (fate.told_end, fate.end)), default=None))
         moment += SECOND
     silent = sum(fate.told_end is None for fate in _held(cluster))
-    return Verdict(seed, cost, told, most, silent)
+    by_pool = {pool: micros for pool, micros in told.items() if micros}
+    return Verdict(seed, cost, sum(told.values()), most, silent, by_pool)
 
 
 def _held(cluster: UnreliableCluster) -> list[Fate]:

@@ -9,7 +9,7 @@ from videotrain_api.config.presets import complete_autoencoder, complete_transfo
 from videotrain_api.config.stage_config import StageConfig, StagePaths
 from videotrain_api.resource.architecture import AutoencoderSpec, TransformerSpec
 from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle, Stage, Task
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of
 from videotrain_api.schema import ManifestError, Problem
 from videotrain_api.storage import layout
 
@@ -174,7 +174,8 @@ def _stage_config(
     spec, stage = run.spec, run.spec.stages[index]
     return StageConfig(
         run=f"{run.metadata.namespace}/{run.metadata.name}",
-        stage=stage.model_copy(update={"nodes": None}),  # elastic bounds may change while the stage runs
+        # Elastic bounds may change while the stage runs, and its pool while nothing runs.
+        stage=stage.model_copy(update={"nodes": None, "pool": None}),
         model=model,
         autoencoder=autoencoder,
         text_encoder=spec.text_encoder,
@@ -186,7 +187,7 @@ def _stage_config(
         encode_prompts=encode_prompts(spec.stages, index) if stage.task == "encode" else [],
         encode_references=encode_references(spec.stages, index) if stage.task == "encode" else [],
         seed=stage_seed(spec.seed, stage.name),
-        gpus_per_node=spec.pool.gpus_per_node,
+        gpus_per_node=pool_of(run, stage).gpus_per_node,
         hang_seconds=spec.failure_policy.hang_seconds,
         start_seconds=spec.failure_policy.start_seconds,
         grace_seconds=spec.failure_policy.grace_seconds,

@@ -41,7 +41,7 @@ class StageConfig(ApiModel):
     run: str
     """namespace/name, for logs and for names of output."""
     stage: Stage
-    """The stage without its node bounds, which may change while it runs."""
+    """The stage without its node bounds and its pool, which may change."""
     model: TransformerSpec
     """Resolved: every architecture field is set."""
     autoencoder: AutoencoderSpec
@@ -60,6 +60,7 @@ class StageConfig(ApiModel):
     seed: int
     """Seed of this stage, derived from the run's seed and the stage's name."""
     gpus_per_node: int
+    """0 for a stage on nodes without GPUs."""
     hang_seconds: int
     start_seconds: int
     grace_seconds: int

@@ -25,8 +25,9 @@ from videotrain_api.cost.published import PublishedStage, published_stage
 from videotrain_api.cost.rates import ASSUMED_UTILISATION, BANDS, BandName, Rates
 from videotrain_api.cost.work import StageWork, modelled_seconds, stage_work
 from videotrain_api.money import cost_micros, format_micros, parse_micros
+from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.stages import Bucket, Stage, TrainTask, node_counts, ulysses_degree
-from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
+from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds, pool_of
 from videotrain_api.schema import ApiModel
 
 MID: Final[BandName] = "mid"
@@ -48,7 +49,9 @@ class StageForecast(ApiModel):
     task: str
     nodes: int
     gpus: int
-    """GPUs held: the most nodes that the stage may use."""
+    """GPUs held: the most nodes that the stage may use; 0 on nodes without GPUs."""
+    price: str
+    """Of an hour of a GPU, or of a node without GPUs; decimal string in the run's currency."""
     work: StageWork | None = None
     """None for curate and encode, whose work grows with the hours of video."""
     seconds_per_step: float | None = None
@@ -58,9 +61,13 @@ class StageForecast(ApiModel):
     mfu: float | None = None
     """Model FLOPs utilisation: the stated or modelled one, or what the given time means."""
     gpu_days: float | None = None
+    node_days: float | None = None
+    """Of nodes without GPUs."""
     cost_micros: int | None = None
     cost: str | None = None
     """Decimal string in the run's currency, without the overheads."""
+    cost_on_run_pool: str | None = None
+    """What a curate or encode stage with a pool of its own would cost in spec.pool."""
     bands: dict[BandName, Band] = Field(default_factory=dict)
     """The same at low, mid and high rates, where time is modelled."""
     assumes: list[str] = Field(default_factory=list)
@@ -77,6 +84,7 @@ class CostForecast(ApiModel):
     run: str
     currency: str
     price_per_gpu_hour: str
+    """Of spec.pool."""
     mfu: float | None
     """Stated model FLOPs utilisation; None if it is modelled."""
     peak_flops: float
@@ -129,8 +137,10 @@ def forecast(
     planner = _Planner(run, mfu, given, peak_flops, interruptions or Interruptions(), hours_of_video, rates)
     stages = [planner.stage(index) for index in range(len(run.spec.stages))]
     total = sum(stage.cost_micros or 0 for stage in stages)
-    price = run.spec.pool.price_per_gpu_hour
-    beside = sum(gpu_cost_micros(3600 * stage.overheads.gpu_hours, 1, price) for stage in stages if stage.overheads)
+    price = run.spec.pool.price
+    beside = sum(
+        gpu_cost_micros(3600 * stage.overheads.gpu_hours, 1, stage.price) for stage in stages if stage.overheads
+    )
     return CostForecast(
         run=run.metadata.name,
         currency=run.spec.pool.currency,
@@ -173,12 +183,14 @@ def features(task: TrainTask, bucket: Bucket, shape: flops.MmditShape) -> step_t
     )
 
 
-def row_time(run: VideoTrainingRun, task: TrainTask, bucket: Bucket, gpus: int, rates: Rates) -> step_time.StepTime:
+def row_time(
+    run: VideoTrainingRun, task: TrainTask, bucket: Bucket, gpus: int, rates: Rates, gpus_per_node: int
+) -> step_time.StepTime:
     """Time of a step of one row of a train stage on so many GPUs."""
     spec, layout = run.spec, task.parallel
     model, autoencoder = presets.complete_transformer(spec.model), presets.complete_autoencoder(spec.autoencoder)
     tokens, degree = flops.bucket_tokens(model, autoencoder, bucket), layout.degree_of(bucket)
-    ring = degree // ulysses_degree(degree, spec.pool.gpus_per_node, model.num_heads or 1)
+    ring = degree // ulysses_degree(degree, gpus_per_node, model.num_heads or 1)
     text = planned_text(task.attend_padding, spec.text_encoder.max_tokens)
     size = step_time.RowSize(tokens, text, bucket.batch_size, degree, ring)
     rounds = -(-layout.micro_batches_of(bucket) // max(1, gpus // degree))
@@ -189,6 +201,11 @@ def row_time(run: VideoTrainingRun, task: TrainTask, bucket: Bucket, gpus: int, 
 def gpu_cost_micros(seconds: float, gpus: int, price: str) -> int:
     """What so many GPUs cost for so long, in micros."""
     return cost_micros(round(Fraction(seconds) * 1_000_000) * gpus, parse_micros(price))
+
+
+def node_cost_micros(hours: float, pool: Pool) -> int:
+    """What nodes of a pool cost for so many hours of one, in micros."""
+    return gpu_cost_micros(hours * 3600, pool.gpus_per_node or 1, pool.price)
 
 
 def _check_arguments(
@@ -225,21 +242,21 @@ class _Planner:
     ) -> None:
         self._run, self._mfu, self._given, self._peak = run, mfu, given, peak_flops
         self._interruptions, self._hours, self._rates = interruptions, hours_of_video, rates
-        self._price = run.spec.pool.price_per_gpu_hour
 
     def stage(self, index: int) -> StageForecast:
         """Forecast of the stage at `index`."""
         run, stage = self._run, self._run.spec.stages[index]
         nodes = node_counts(node_bounds(run, stage))[-1]
-        gpus = nodes * run.spec.pool.gpus_per_node
-        base = StageForecast(name=stage.name, task=stage.task, nodes=nodes, gpus=gpus)
+        pool = pool_of(run, stage)
+        gpus = nodes * pool.gpus_per_node
+        base = StageForecast(name=stage.name, task=stage.task, nodes=nodes, gpus=gpus, price=pool.price)
         work = stage_work(run, stage)
         if work is None:
             return self._preparation(base, index)
         given = self._given.get(stage.name)
         times = {} if given or self._mfu else self._times(stage, work, gpus)
         seconds = given or (modelled_seconds(work, gpus, self._mfu, self._peak) if self._mfu else times[MID])
-        mid = self._band(work, gpus, seconds)
+        mid = self._band(work, gpus, seconds, pool.price)
         task = stage.train or stage.autoencoder
         return base.model_copy(
             update={
@@ -251,18 +268,18 @@ class _Planner:
                 "cost_micros": parse_micros(mid.cost),
                 "cost": mid.cost,
                 "assumes": self._assumes(stage) if times else [],
-                "bands": {name: self._band(work, gpus, each) for name, each in times.items()},
+                "bands": {name: self._band(work, gpus, each, pool.price) for name, each in times.items()},
                 "overheads": self._overheads(stage, gpus, work.steps, seconds) if task else None,
                 "published": published_stage(work.steps, gpus, stage.train.buckets) if stage.train else None,
             }
         )
 
-    def _band(self, work: StageWork, gpus: int, seconds: float) -> Band:
+    def _band(self, work: StageWork, gpus: int, seconds: float, price: str) -> Band:
         return Band(
             seconds_per_step=seconds,
             mfu=work.flops_per_step / (seconds * gpus * self._peak),
             gpu_days=seconds * work.steps * gpus / 86_400,
-            cost=format_micros(gpu_cost_micros(seconds * work.steps, gpus, self._price)),
+            cost=format_micros(gpu_cost_micros(seconds * work.steps, gpus, price)),
         )
 
     def _times(self, stage: Stage, work: StageWork, gpus: int) -> dict[BandName, float]:
@@ -270,9 +287,9 @@ class _Planner:
         if stage.train is None:
             shares = ASSUMED_UTILISATION.items()
             return {name: modelled_seconds(work, gpus, share, self._peak) for name, share in shares}
-        task = stage.train
+        task, each = stage.train, pool_of(self._run, stage).gpus_per_node
         return {
-            name: fmean(row_time(self._run, task, bucket, gpus, rates).total for bucket in task.buckets)
+            name: fmean(row_time(self._run, task, bucket, gpus, rates, each).total for bucket in task.buckets)
             for name, rates in self._rates.items()
         }
 
@@ -317,7 +334,19 @@ class _Planner:
             return base
         spec = self._run.spec
         found = preparation(self._hours, spec.stages, spec.autoencoder, spec.text_encoder, index)
-        hours = found.curate_gpu_hours if base.task == "curate" else found.encode_gpu_hours
-        micros = gpu_cost_micros(hours * 3600, 1, self._price)
-        update = {"gpu_days": hours / 24, "cost_micros": micros, "cost": format_micros(micros), "source": "modelled"}
-        return base.model_copy(update=update)
+        pool, usual = pool_of(self._run, spec.stages[index]), spec.pool
+        hours = found.node_hours(base.task, pool)
+        if hours is None:
+            return base
+        there = None if pool is usual else found.node_hours(base.task, usual)
+        micros = node_cost_micros(hours, pool)
+        return base.model_copy(
+            update={
+                "gpu_days": hours * pool.gpus_per_node / 24,
+                "node_days": None if pool.gpus_per_node else hours / 24,
+                "cost_micros": micros,
+                "cost": format_micros(micros),
+                "cost_on_run_pool": None if there is None else format_micros(node_cost_micros(there, usual)),
+                "source": "modelled",
+            }
+        )

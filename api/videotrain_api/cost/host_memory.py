@@ -48,7 +48,7 @@ class HostMemory(ApiModel):
 
 def host_memory(table: TrainMemory, gpus: int) -> HostMemory:
     """Of each node of a world of so many GPUs; the smallest world needs most."""
-    pool, layout, task = table.run.spec.pool, table.task.parallel, table.task
+    pool, layout, task = table.pool, table.task.parallel, table.task
     processes, trained = min(pool.gpus_per_node, gpus), table.parameters.trained
     width = STATE_BYTES + (AVERAGE_BYTES if task.ema_decay else 0)
     ranks = 1 if layout.engine == "deepspeed" and layout.zero_stage == 0 else gpus

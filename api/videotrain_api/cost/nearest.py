@@ -104,7 +104,7 @@ def less_kept(setting: RowSetting) -> Sequence[Recompute]:
 
 def degrees(table: TrainMemory) -> list[int]:
     """Degrees of context parallelism that every world of the stage can have, within a node and the heads."""
-    gpus, heads = table.run.spec.pool.gpus_per_node, table.shape.heads
+    gpus, heads = table.pool.gpus_per_node, table.shape.heads
     return [n for n in range(1, gpus + 1) if gpus % n == 0 and heads % n == 0]
 
 

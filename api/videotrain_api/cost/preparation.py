@@ -1,6 +1,7 @@
 """What curating and encoding videos costs, from the hours of video: modelled from counts and measured CPU seconds.
 
-Both hold GPUs: a worker process stands beside each, and decodes on one core.
+Curation works on every core of its nodes. Encoding holds GPUs: a worker process stands beside each, and decodes on one
+core.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from videotrain_api.config.presets import complete_autoencoder
 from videotrain_api.config.resolve import encode_buckets
 from videotrain_api.cost.autoencoder_flops import encoder_cost
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
+from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.stages import Bucket, Stage
 from videotrain_api.schema import ApiModel
 
@@ -53,9 +55,19 @@ class Preparation(ApiModel):
     """If everything is kept."""
     samples_per_clip: int
     """Windows of a clip that are encoded, whether a stage takes them or not."""
-    curate_gpu_hours: float
-    """Held, one core beside each GPU."""
+    curate_core_hours: float
+    """Of one core."""
     encode_gpu_hours: float
+
+    def node_hours(self, task: str, pool: Pool) -> float | None:
+        """Of nodes of a pool that curate or encode all of it; None if nobody says how many cores they have.
+
+        Curation without a number of cores has one beside each GPU.
+        """
+        if task == "encode":
+            return self.encode_gpu_hours / pool.gpus_per_node if pool.gpus_per_node else None
+        cores = pool.cores or pool.gpus_per_node
+        return self.curate_core_hours / cores if cores else None
 
 
 def preparation(
@@ -77,7 +89,7 @@ def preparation(
         hours_of_video=hours_of_video,
         clips=clips,
         samples_per_clip=one.samples,
-        curate_gpu_hours=hours_of_video * CURATE_SECONDS,
+        curate_core_hours=hours_of_video * CURATE_SECONDS,
         encode_gpu_hours=clips * one.seconds / 3600,
     )
 

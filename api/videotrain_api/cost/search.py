@@ -148,7 +148,7 @@ def _choice(table: TrainMemory, layout: ParallelLayout, number: int, bucket: Buc
     setting = table.setting(bucket, layout)
     memory = table.of(number, worlds_of(table.run, table.stage)[0], setting)
     task = table.task.model_copy(update={"parallel": layout})
-    return Choice(bucket, setting, memory, row_time(table.run, task, bucket, gpus, MID).total)
+    return Choice(bucket, setting, memory, row_time(table.run, task, bucket, gpus, MID, table.pool.gpus_per_node).total)
 
 
 def _shortened(bucket: Bucket, layout: ParallelLayout) -> Bucket:

@@ -11,6 +11,7 @@ from videotrain_api.cost import flops
 from videotrain_api.cost.flops import MmditShape
 from videotrain_api.cost.memory import GpuMemory, MicroBatch, gpu_memory
 from videotrain_api.cost.model_state import Parameters, Sharding, model_state
+from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.stages import (
     Bucket,
     EngineName,
@@ -22,7 +23,7 @@ from videotrain_api.resource.stages import (
     node_counts,
     ulysses_degree,
 )
-from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
+from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds, pool_of
 from videotrain_api.schema import ApiModel
 
 GIGA = 10**9
@@ -95,6 +96,11 @@ class TrainMemory:
         return self.run.spec.stages[self.index]
 
     @property
+    def pool(self) -> Pool:
+        """Its nodes."""
+        return pool_of(self.run, self.stage)
+
+    @property
     def task(self) -> TrainTask:
         """The stage's task."""
         assert self.stage.train is not None, "made for train stages"
@@ -110,7 +116,7 @@ class TrainMemory:
     @property
     def limit(self) -> int:
         """Bytes of one GPU."""
-        return round(self.run.spec.pool.gpu_memory_gigabytes * GIGA)
+        return round(self.pool.gpu_memory_gigabytes * GIGA)
 
     def setting(self, row: Bucket, layout: ParallelLayout | None = None) -> RowSetting:
         """How a row is trained under a layout, the manifest's if None."""
@@ -132,7 +138,7 @@ class TrainMemory:
         row = self.task.buckets[number]
         setting = setting or self.setting(row)
         image, text = self._tokens(row, setting.context_parallel)
-        gpus_per_node = self.run.spec.pool.gpus_per_node
+        gpus_per_node = self.pool.gpus_per_node
         heads = ulysses_degree(setting.context_parallel, gpus_per_node, self.shape.heads)
         # Beside an adapter `selective` keeps the products of each layer and of its addition: nearly everything.
         adapted = self.task.lora is not None and setting.recompute == "selective"
@@ -201,4 +207,4 @@ def row_name(row: Bucket) -> str:
 
 def worlds_of(run: VideoTrainingRun, stage: Stage) -> list[int]:
     """GPUs of every world that a stage may have, fewest first. The fewest need most memory."""
-    return [nodes * run.spec.pool.gpus_per_node for nodes in node_counts(node_bounds(run, stage))]
+    return [nodes * pool_of(run, stage).gpus_per_node for nodes in node_counts(node_bounds(run, stage))]

@@ -17,7 +17,15 @@ from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.crd.cel import CelRule, at_most, names
 from videotrain_api.crd.transitions import TRANSITIONS
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.resource.pool import ENV_ADVICE, ENV_NAME, RESERVED_ENV, RESERVED_ENV_PREFIXES, CacheVolume, Pool
+from videotrain_api.resource.pool import (
+    ENV_ADVICE,
+    ENV_NAME,
+    RESERVED_ENV,
+    RESERVED_ENV_PREFIXES,
+    CacheVolume,
+    Pool,
+    RunPool,
+)
 from videotrain_api.resource.references import REFERENCES, Reference
 from videotrain_api.resource.stages import (
     TASKS,
@@ -117,7 +125,7 @@ def _starts_from(task: str) -> CelRule:
     return CelRule(rule, f"{task}.initFrom.stage must name an earlier stage with task {task}", ".stages")
 
 
-_GPUS: Final = "self.pool.gpusPerNode"
+_GPUS: Final = "(has(s.pool) ? s.pool.gpusPerNode : self.pool.gpusPerNode)"
 _TRAIN: Final = "s.train.parallel"
 
 
@@ -136,19 +144,26 @@ def _enough_micro_batches(row: str, layout: str) -> str:
     return f"{groups} <= {_own(row, 'microBatches', layout)}"
 
 
+def _costs(pool: str) -> str:
+    prices = (
+        f"has({pool}.{field}) && double({pool}.{field}) > 0.0" for field in ("pricePerGpuHour", "pricePerNodeHour")
+    )
+    return " || ".join(prices)
+
+
 _ANY_NODES: Final = "has(s.nodes) && has(s.nodes.allowed) || !has(s.nodes) && has(self.nodes.allowed)"
 _LAYOUTS: Final = (
     CelRule(
         f"self.stages.all(s, !has(s.train) || {_fits_node(f'{_TRAIN}.contextParallel')} && "
         f"s.train.buckets.all(b, !has(b.contextParallel) || {_fits_node('b.contextParallel')}))",
-        "contextParallel must divide pool.gpusPerNode or be a multiple of it",
+        "contextParallel must divide gpusPerNode of the pool or be a multiple of it",
         ".stages",
     ),
     CelRule(
         f"self.stages.all(s, {_ANY_NODES} || "
         f"(!has(s.train) || s.train.buckets.all(b, {_enough_micro_batches('b', _TRAIN)})) && "
         f"(!has(s.autoencoder) || {_enough_micro_batches('s.autoencoder.bucket', 's.autoencoder.parallel')}))",
-        "microBatchesPerStep or a row's microBatches must be at least nodes.max * pool.gpusPerNode / contextParallel: "
+        "microBatchesPerStep or a row's microBatches must be at least nodes.max * gpusPerNode / contextParallel: "
         "lower nodes.max",
         ".stages",
     ),
@@ -226,9 +241,15 @@ _SPEC: Final = (
         ".model",
     ),
     CelRule(
-        "!has(self.budget) || !has(self.budget.maxCost) || double(self.pool.pricePerGpuHour) > 0.0",
-        "budget.maxCost can never be reached at pool.pricePerGpuHour 0; use budget.maxGpuHours",
+        f"!has(self.budget) || !has(self.budget.maxCost) || {_costs('self.pool')} || "
+        f"self.stages.exists(s, has(s.pool) && ({_costs('s.pool')}))",
+        "budget.maxCost can never be reached at a price of 0; use budget.maxGpuHours",
         ".budget",
+    ),
+    CelRule(
+        f"self.stages.all(s, s.task in {names(capabilities.TASKS_WITHOUT_GPUS)} || {_GPUS} > 0)",
+        f"a stage computes on GPUs, all but {', '.join(capabilities.TASKS_WITHOUT_GPUS)}: set gpusPerNode of its pool",
+        ".stages",
     ),
 )
 
@@ -272,6 +293,30 @@ def _reference(reference: Reference) -> CelRule:
 
 _RESERVED_PREFIX: Final = " || ".join(f"k.startsWith('{prefix}')" for prefix in RESERVED_ENV_PREFIXES)
 _PIECES: Final = f"{_INDICES}.all(i, i == 0 || i >= size(self.learningRate) || "
+
+_POOL: Final = (
+    CelRule(
+        f"!has(self.env) || self.env.all(k, k.matches('{ENV_NAME}'))",
+        "names of variables are letters, digits, '-', '_' and '.', and do not start with a digit",
+        ".env",
+    ),
+    CelRule(
+        f"!has(self.env) || !self.env.exists(k, k in {names(RESERVED_ENV)} || {_RESERVED_PREFIX})",
+        ENV_ADVICE,
+        ".env",
+        "FieldValueForbidden",
+    ),
+    CelRule(
+        "(self.gpusPerNode > 0) == has(self.pricePerGpuHour)",
+        "pricePerGpuHour must be set if the nodes have GPUs, and only then",
+        ".pricePerGpuHour",
+    ),
+    CelRule(
+        "(self.gpusPerNode == 0) == has(self.pricePerNodeHour)",
+        "pricePerNodeHour must be set if gpusPerNode is 0, and only then",
+        ".pricePerNodeHour",
+    ),
+)
 
 _STATE: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
     VideoTrainingRunSpec: _SPEC,
@@ -363,19 +408,8 @@ _STATE: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
             ".keepEverySteps",
         ),
     ),
-    Pool: (
-        CelRule(
-            f"!has(self.env) || self.env.all(k, k.matches('{ENV_NAME}'))",
-            "names of variables are letters, digits, '-', '_' and '.', and do not start with a digit",
-            ".env",
-        ),
-        CelRule(
-            f"!has(self.env) || !self.env.exists(k, k in {names(RESERVED_ENV)} || {_RESERVED_PREFIX})",
-            ENV_ADVICE,
-            ".env",
-            "FieldValueForbidden",
-        ),
-    ),
+    RunPool: _POOL,
+    Pool: _POOL,
     CacheVolume: (
         CelRule(
             "!has(self.claimName) || !has(self.sizeGibibytes) && !has(self.storageClassName)",

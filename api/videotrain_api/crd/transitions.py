@@ -16,7 +16,7 @@ from videotrain_api.resource.mutability import (
     LIVE_FAILURE_POLICY,
     WHILE_NO_PODS,
 )
-from videotrain_api.resource.pool import Pool
+from videotrain_api.resource.pool import Pool, RunPool
 from videotrain_api.resource.stages import TASKS, Stage
 from videotrain_api.resource.trainrun import FailurePolicy, VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.schema import ApiModel
@@ -25,6 +25,7 @@ _ANEW: Final = (
     f"delete the run and create it anew (a running one takes changes of {', '.join(LIVE)} and of "
     f"{', '.join(f'failurePolicy.{name}' for name in LIVE_FAILURE_POLICY)})"
 )
+_NEW: Final = "delete the run and create it anew"
 _SUSPEND: Final = "set suspend: true, wait for phase Suspended, change it, then set suspend: false"
 _HOLDS_NO_POD: Final = (
     "has(self.status) && has(self.status.phase) && (self.status.phase == 'Invalid' || "
@@ -51,8 +52,21 @@ def _while_no_pods(field: str) -> CelRule:
     return CelRule(rule, message, f".spec.{field}", "FieldValueForbidden")
 
 
+def _own_pools(of: str) -> str:
+    return f"{of}.spec.stages.map(s, has(s.pool) ? [s.pool] : [])"
+
+
 TRANSITIONS: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
-    VideoTrainingRun: tuple(_while_no_pods(field) for field in WHILE_NO_PODS),
+    VideoTrainingRun: (
+        *(_while_no_pods(field) for field in WHILE_NO_PODS),
+        CelRule(
+            f"!self.spec.stages.exists(s, has(s.pool)) || {_own_pools('self')} == {_own_pools('oldSelf')} || "
+            f"{_HOLDS_NO_POD}",
+            f"the pool of a stage cannot change while the run may hold pods: {_SUSPEND}",
+            ".spec.stages",
+            "FieldValueForbidden",
+        ),
+    ),
     VideoTrainingRunSpec: (
         *(_fixed(VideoTrainingRunSpec, field) for field in FIXED),
         CelRule(
@@ -62,11 +76,18 @@ TRANSITIONS: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
             "FieldValueForbidden",
         ),
     ),
-    Pool: tuple(_fixed(Pool, field, "delete the run and create it anew") for field in FIXED_POOL),
+    RunPool: tuple(_fixed(RunPool, field, _NEW) for field in (*FIXED_POOL, "currency")),
+    Pool: tuple(_fixed(Pool, field, _NEW) for field in FIXED_POOL),
     FailurePolicy: tuple(_fixed(FailurePolicy, field) for field in FIXED_FAILURE_POLICY),
     Stage: (
         CelRule("self.task == oldSelf.task", f"task cannot change; {_ANEW}", ".task", "FieldValueForbidden"),
-        *(_fixed(Stage, member, "of a stage only nodes may; delete the run and create it anew") for member in TASKS),
+        *(_fixed(Stage, member, f"of a stage only nodes may; {_NEW}") for member in TASKS),
+        CelRule(
+            "has(self.pool) == has(oldSelf.pool)",
+            f"a stage cannot get or lose a pool of its own; {_NEW}",
+            ".pool",
+            "FieldValueForbidden",
+        ),
     ),
 }
 """Rules about updates, by the model at which they stand."""

@@ -166,13 +166,11 @@ def _nodes(run: VideoTrainingRun) -> str:
     for nodes in NODES:
         gpus = [min(nodes, least) * pool.gpus_per_node for least in most]
         steps = [
-            fmean(row_time(run, task, bucket, count, MID).total for bucket in task.buckets)
+            fmean(row_time(run, task, bucket, count, MID, pool.gpus_per_node).total for bucket in task.buckets)
             for (_, task), count in zip(tasks, gpus, strict=True)
         ]
         seconds = [task.steps * step for (_, task), step in zip(tasks, steps, strict=True)]
-        costs = [
-            gpu_cost_micros(each, count, pool.price_per_gpu_hour) for each, count in zip(seconds, gpus, strict=True)
-        ]
+        costs = [gpu_cost_micros(each, count, pool.price) for each, count in zip(seconds, gpus, strict=True)]
         days = sum(each * count for each, count in zip(seconds, gpus, strict=True)) / 86_400
         lines.append(
             (

@@ -6,12 +6,13 @@ from typing import Any, Final
 
 from videotrain_api import vocabulary as names
 from videotrain_api.render.volumes import mounts
+from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.trainrun import VideoTrainingRun
 
 COMMAND: Final = ["videotrain-trainer", "agent"]
 
 
-def worker_container(run: VideoTrainingRun) -> dict[str, Any]:
+def worker_container(run: VideoTrainingRun, pool: Pool) -> dict[str, Any]:
     """The container, fit for a namespace that enforces the restricted Pod Security Standard."""
     policy = run.spec.image_pull_policy
     return {
@@ -19,9 +20,9 @@ def worker_container(run: VideoTrainingRun) -> dict[str, Any]:
         "image": run.spec.image,
         **({"imagePullPolicy": policy} if policy else {}),
         "command": list(COMMAND),
-        "env": _environment(run),
+        "env": _environment(run, pool),
         "ports": [{"name": "agent", "containerPort": names.PORT_AGENT, "protocol": "TCP"}],
-        "resources": _resources(run),
+        "resources": _resources(pool),
         # For people and queues only. Nothing here may kill: a late answer does not mean that the pod is dead.
         "readinessProbe": {
             "httpGet": {"path": "/healthz", "port": names.PORT_AGENT},
@@ -35,14 +36,13 @@ def worker_container(run: VideoTrainingRun) -> dict[str, Any]:
             "capabilities": {"drop": ["ALL"]},
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": mounts(run),
+        "volumeMounts": mounts(pool),
     }
 
 
-def _resources(run: VideoTrainingRun) -> dict[str, Any]:
+def _resources(pool: Pool) -> dict[str, Any]:
     """Devices and memory are requested as they are limited; CPU is only requested."""
-    pool = run.spec.pool
-    limits = {pool.gpu_resource: str(pool.gpus_per_node)}
+    limits = {pool.gpu_resource: str(pool.gpus_per_node)} if pool.gpus_per_node else {}
     if pool.rdma_resource:
         limits[pool.rdma_resource] = str(pool.rdma_count)
     if pool.memory:
@@ -50,7 +50,7 @@ def _resources(run: VideoTrainingRun) -> dict[str, Any]:
     return {"limits": limits, "requests": limits | ({"cpu": pool.cpu} if pool.cpu else {})}
 
 
-def _environment(run: VideoTrainingRun) -> list[dict[str, Any]]:
+def _environment(run: VideoTrainingRun, pool: Pool) -> list[dict[str, Any]]:
     fields = {
         names.ENV_POD_NAME: "metadata.name",
         names.ENV_POD_UID: "metadata.uid",
@@ -65,4 +65,6 @@ def _environment(run: VideoTrainingRun) -> list[dict[str, Any]]:
     secret = run.spec.storage.credentials_secret
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if secret else ():
         environment.append({"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
-    return environment + [{"name": name, "value": value} for name, value in run.spec.pool.env.items()]
+    # Where the GPUs' runtime is that of all pods, one that asks for no GPU sees those of the node.
+    hidden = {} if pool.gpus_per_node else {names.ENV_VISIBLE_GPUS: ""}
+    return environment + [{"name": name, "value": value} for name, value in (hidden | pool.env).items()]

@@ -11,7 +11,7 @@ from pydantic import Field
 from videotrain_api.crd.wire import Manifest
 from videotrain_api.render.names import metadata, policy_name, run_labels, selector
 from videotrain_api.resource.network_peers import DNS_PEERS, Cidr, Peer, Port
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun, pools_of
 from videotrain_api.schema import ApiModel
 from videotrain_api.vocabulary import CONTAINER_WORKER, PORT_AGENT
 
@@ -133,8 +133,8 @@ def _endpoints(run: VideoTrainingRun) -> Iterator[str]:
     template = run.spec.pod_template.spec if run.spec.pod_template else {}
     workers = [c for c in template.get("containers") or [] if c.get("name") == CONTAINER_WORKER]
     given = [item for container in workers for item in container.get("env") or []]
-    pool = [{"name": name, "value": value} for name, value in run.spec.pool.env.items()]
-    for item in [*pool, *given]:
+    pools = [{"name": name, "value": value} for pool in pools_of(run).values() for name, value in pool.env.items()]
+    for item in [*pools, *given]:
         if item.get("name") in _ENDPOINT_VARIABLES and isinstance(item.get("value"), str):
             yield item["value"]
 

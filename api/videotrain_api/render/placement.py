@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from videotrain_api.render.names import selector
+from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.trainrun import VideoTrainingRun
 
 LOST_NODE_SECONDS: Final = 45
@@ -16,11 +17,12 @@ _PREFERRED: Final = "preferredDuringSchedulingIgnoredDuringExecution"
 _HIGHEST_WEIGHT: Final = 100
 
 
-def affinity(run: VideoTrainingRun, given: dict[str, Any] | None, avoid: Sequence[str]) -> dict[str, Any]:
+def affinity(run: VideoTrainingRun, pool: Pool, given: dict[str, Any] | None, avoid: Sequence[str]) -> dict[str, Any]:
     """The affinity of a worker.
 
     Args:
         run: the run.
+        pool: of the stage that the pod is made for.
         given: affinity of the pod template; all of it is kept.
         avoid: names of nodes to stay away from.
     """
@@ -29,7 +31,7 @@ def affinity(run: VideoTrainingRun, given: dict[str, Any] | None, avoid: Sequenc
     # Each key counts twice as much as all that follow it would alone.
     near = [
         {"weight": _HIGHEST_WEIGHT >> rank, "podAffinityTerm": _beside(run, key)}
-        for rank, key in enumerate(run.spec.pool.topology_keys)
+        for rank, key in enumerate(pool.topology_keys)
     ]
     _add(result, "podAffinity", _PREFERRED, near)
     if avoid:
@@ -37,11 +39,11 @@ def affinity(run: VideoTrainingRun, given: dict[str, Any] | None, avoid: Sequenc
     return result
 
 
-def tolerations(run: VideoTrainingRun) -> list[dict[str, Any]]:
+def tolerations(pool: Pool) -> list[dict[str, Any]]:
     """Tolerations of the pool, and those for nodes that are away for a moment."""
     keys = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
     base = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": LOST_NODE_SECONDS}
-    return [item.to_wire() for item in run.spec.pool.tolerations] + [{"key": key} | base for key in keys]
+    return [item.to_wire() for item in pool.tolerations] + [{"key": key} | base for key in keys]
 
 
 def _add(affinity: dict[str, Any], kind: str, when: str, terms: list[dict[str, Any]]) -> None:

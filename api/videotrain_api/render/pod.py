@@ -14,8 +14,9 @@ from videotrain_api.render.merge import strategic_merge
 from videotrain_api.render.names import key_name, metadata, pod_name, service_name, worker_labels
 from videotrain_api.render.placement import affinity, tolerations
 from videotrain_api.render.volumes import volumes
-from videotrain_api.resource.pool import PodTemplate
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.resource.pool import PodTemplate, Pool
+from videotrain_api.resource.stages import Stage
+from videotrain_api.resource.trainrun import VideoTrainingRun, pool_name, pool_of
 
 GRACE_MARGIN_SECONDS: Final = 30
 """For the agent itself, beyond what the workers get."""
@@ -28,6 +29,7 @@ def render_pod(
     avoid: Collection[str] = (),
     group: PodGroup | None = None,
     key: bytes | None = None,
+    stage: Stage | None = None,
 ) -> Manifest:
     """A worker pod with `podTemplate` laid over it.
 
@@ -38,15 +40,19 @@ def render_pod(
         avoid: names of nodes to stay away from.
         group: with which pods Kueue admits it, if the run has a queue; those of the first attempt if unset.
         key: the signing key of the run, whose Secret the pod mounts; unset where nobody has one, as in `render`.
+        stage: for whose pool it is made; the first one if unset.
     """
+    stage = stage or run.spec.stages[0]
+    pool = pool_of(run, stage)
     group = group or replace(pod_group(run), place=index)
     head = metadata(run, pod_name(run.metadata.name, index), worker_labels(run, index) | queue_labels(run, group))
-    pool = run.spec.pool
-    price = {names.ANNOTATION_PRICE: f"{pool.price_per_gpu_hour} {pool.currency}"}
+    name = pool_name(run, stage)
+    head["labels"] |= {names.LABEL_POOL: name} if name else {}
+    price = {names.ANNOTATION_PRICE: f"{pool.price} {run.spec.pool.currency}"}
     head["annotations"] = price | queue_annotations(run, group)
     template = run.spec.pod_template or PodTemplate()
-    spec = strategic_merge(_spec(run, index, config_map, key_name(run, key)), template.spec)
-    spec["affinity"] = affinity(run, spec.get("affinity"), sorted(avoid))
+    spec = strategic_merge(_spec(run, pool, index, config_map, key_name(run, key)), template.spec)
+    spec["affinity"] = affinity(run, pool, spec.get("affinity"), sorted(avoid))
     return {"apiVersion": "v1", "kind": "Pod", "metadata": _with_metadata(head, template), "spec": spec}
 
 
@@ -60,7 +66,7 @@ def _with_metadata(head: dict[str, Any], template: PodTemplate) -> dict[str, Any
     }
 
 
-def _spec(run: VideoTrainingRun, index: int, config_map: str, key: str) -> dict[str, Any]:
+def _spec(run: VideoTrainingRun, pool: Pool, index: int, config_map: str, key: str) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "hostname": pod_name(run.metadata.name, index),
@@ -76,11 +82,10 @@ def _spec(run: VideoTrainingRun, index: int, config_map: str, key: str) -> dict[
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "tolerations": tolerations(run),
-        "containers": [worker_container(run)],
-        "volumes": volumes(run, config_map, key),
+        "tolerations": tolerations(pool),
+        "containers": [worker_container(run, pool)],
+        "volumes": volumes(run, pool, config_map, key),
     }
-    pool = run.spec.pool
     optional = {
         "nodeSelector": pool.node_selector,
         "priorityClassName": pool.priority_class_name,

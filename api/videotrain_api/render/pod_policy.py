@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from videotrain_api.render.pod import render_pod
 from videotrain_api.resource.pool import PodTemplate
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun, pool_name, pool_path
 from videotrain_api.rules.pod_security import Breach, Path, PodPolicy, breaches
 from videotrain_api.rules.template import MERGE_KEYS
 from videotrain_api.schema import Problem
@@ -25,26 +25,34 @@ def pod_problems(run: VideoTrainingRun, policy: PodPolicy) -> list[Problem]:
     if policy == "any":
         return []
     template = run.spec.pod_template or PodTemplate()
-    pod = render_pod(run, 0, "config")
     found = [
         Breach(path=("spec", field), value=template.spec[field], allowed="unset; set spec.pool.serviceAccountName",
                looser="any")
         for field in _ACCOUNT_FIELDS
         if template.spec.get(field) is not None
     ]  # fmt: skip
-    return [_problem(pod, template, breach, policy) for breach in [*found, *breaches(pod, policy)]]
+    first = {pool_name(run, stage): index for index, stage in reversed(list(enumerate(run.spec.stages)))}
+    problems: list[Problem] = []
+    for index in sorted(first.values()):
+        pod = render_pod(run, 0, "config", stage=run.spec.stages[index])
+        told = (
+            _problem(pod, template, breach, policy, pool_path(run, index))
+            for breach in [*found, *breaches(pod, policy)]
+        )
+        problems += [problem for problem in told if problem not in problems]
+    return problems
 
 
-def _problem(pod: dict[str, Any], template: PodTemplate, breach: Breach, policy: PodPolicy) -> Problem:
+def _problem(pod: dict[str, Any], template: PodTemplate, breach: Breach, policy: PodPolicy, pool: str) -> Problem:
     where = f"who installed the operator can allow it by the chart's value podTemplate.policy: {breach.looser}"
     message = f"allowed under podTemplate.policy {policy}: {breach.allowed}; {where}"
-    return Problem(_run_path(pod, template, breach.path), breach.value, message)
+    return Problem(_run_path(pod, template, breach.path, pool), breach.value, message)
 
 
-def _run_path(pod: dict[str, Any], template: PodTemplate, path: Path) -> str:
+def _run_path(pod: dict[str, Any], template: PodTemplate, path: Path, pool: str) -> str:
     """The field of the run that a field of its pod comes from."""
     if path == ("spec", "priorityClassName") and path[1] not in template.spec:
-        return "spec.pool.priorityClassName"
+        return f"{pool}.priorityClassName"
     here: Any = pod
     given: Any = {"metadata": template.metadata.to_wire(), "spec": template.spec}
     shown, field = _TEMPLATE, ""

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from videotrain_api import vocabulary as names
 from videotrain_api.render.names import roster_name, run_labels
+from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.trainrun import VideoTrainingRun
 
 _MOUNTS: Final = {
@@ -23,11 +24,12 @@ _OWNER_READS: Final = 0o400
 """Where the pod has an fsGroup, the kubelet lets that group read too."""
 
 
-def volumes(run: VideoTrainingRun, config_map: str, key: str) -> list[dict[str, Any]]:
+def volumes(run: VideoTrainingRun, pool: Pool, config_map: str, key: str) -> list[dict[str, Any]]:
     """The volumes.
 
     Args:
         run: the run.
+        pool: of the stage that the pod is made for.
         config_map: name of the ConfigMap with the frozen configuration.
         key: name of the Secret with the signing key.
     """
@@ -36,28 +38,28 @@ def volumes(run: VideoTrainingRun, config_map: str, key: str) -> list[dict[str, 
         {"name": "config", "configMap": {"name": config_map}},
         {"name": names.KEY_VOLUME, "secret": {"secretName": key, "defaultMode": _OWNER_READS}},
         {"name": "run", "emptyDir": {}},
-        {"name": "cache", **_cache(run)},
+        {"name": "cache", **_cache(run, pool)},
         {"name": "tmp", "emptyDir": {}},
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{run.spec.pool.shm_gibibytes}Gi"}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{pool.shm_gibibytes}Gi"}},
     ]
 
 
-def mounts(run: VideoTrainingRun) -> list[dict[str, Any]]:
+def mounts(pool: Pool) -> list[dict[str, Any]]:
     """Where the volumes are mounted; what the operator writes is read-only."""
     found: list[dict[str, Any]] = []
     for name, path in _MOUNTS.items():
         mount: dict[str, Any] = {"name": name, "mountPath": path}
         if name in ("roster", "config", names.KEY_VOLUME):
             mount["readOnly"] = True
-        if name == "cache" and run.spec.pool.cache.claim_name:
+        if name == "cache" and pool.cache.claim_name:
             # Pod names are stable and no two runs of a namespace share one, so workers never write to one file.
             mount["subPathExpr"] = f"$({names.ENV_POD_NAME})"
         found.append(mount)
     return found
 
 
-def _cache(run: VideoTrainingRun) -> dict[str, Any]:
-    cache = run.spec.pool.cache
+def _cache(run: VideoTrainingRun, pool: Pool) -> dict[str, Any]:
+    cache = pool.cache
     size = {"sizeLimit": f"{cache.size_gibibytes}Gi"} if cache.size_gibibytes else {}
     if cache.claim_name:
         return {"persistentVolumeClaim": {"claimName": cache.claim_name}}

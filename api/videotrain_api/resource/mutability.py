@@ -25,11 +25,13 @@ LIVE: Final = (
 )
 """Fields of spec that may change at any time; also LIVE_FAILURE_POLICY and `nodes` of each stage."""
 WHILE_NO_PODS: Final = ("image", "imagePullPolicy", "pool", "queue")
-"""Fields of spec that may change while the run holds no pod: it is suspended, or was never accepted."""
+"""Fields of spec that may change while the run holds no pod: it is suspended, or was never accepted; also `pool` of a
+stage that has one."""
 FIXED: Final = ("autoencoder", "checkpoint", "dataset", "model", "seed", "storage", "textEncoder")
 """Fields of spec that never change. podTemplate is fixed as well, but CEL cannot look into it: the operator tells."""
-FIXED_POOL: Final = ("gpusPerNode", "gpuResource", "currency")
-"""Fields of pool that not even a suspended run may change: the bill and the world sizes rest on them."""
+FIXED_POOL: Final = ("gpusPerNode", "gpuResource")
+"""Fields of a pool that not even a suspended run may change, nor the currency: the bill and the world sizes rest on
+them."""
 FIXED_FAILURE_POLICY: Final = ("hangSeconds", "startSeconds", "graceSeconds")
 """Fields of failurePolicy that are part of running pods."""
 LIVE_FAILURE_POLICY: Final = ("limits", "rules", "sameStepLimit")

@@ -139,20 +139,22 @@ class CacheVolume(ApiModel):
 
 
 class Pool(ApiModel):
-    """The nodes to run on and what they cost."""
+    """The nodes of a stage and what they cost."""
 
-    gpus_per_node: int = Field(ge=1, le=64)
+    gpus_per_node: int = Field(ge=0, le=64)
     """GPUs of a node; a worker pod takes them all and runs one process on each. In `videotrain local` a worker process
-    stands for a GPU; it has one of its own if the machine has enough."""
+    stands for a GPU; it has one of its own if the machine has enough. 0: nodes without GPUs, for stages that curate; one
+    process uses all cores that its pod has. Such nodes need pricePerNodeHour."""
     gpu_memory_gigabytes: float = Field(default=141.0, gt=0, le=1_000_000)
     """Memory of one GPU, 10^9 bytes, as its maker names it: 141 for an H200, 80 for an H100. A stage that trains is
     refused if a row of its bucket table needs more (`videotrain plan` prints it); whoever knows better gives more."""
     gpu_resource: ResourceName = "nvidia.com/gpu"
     """Extended resource name of the GPUs, as the device plugin advertises it."""
-    price_per_gpu_hour: Money
-    """What one GPU costs for an hour, decimal string in `currency`. A pod is billed at the price of its creation."""
-    currency: Currency = "USD"
-    """Currency of every amount of the run."""
+    price_per_gpu_hour: Money | None = None
+    """What one GPU costs for an hour, decimal string in the run's currency; required unless gpusPerNode is 0. A pod is
+    billed at the price of its creation."""
+    price_per_node_hour: Money | None = None
+    """What a node without GPUs costs for an hour, likewise. Only with gpusPerNode 0, and always then."""
     cpu: Cpu | None = None
     """CPU requested by a worker pod, in cores; never a limit, since a throttled data loader starves GPUs. Nothing is
     requested if unset: set it where nodes are shared."""
@@ -188,6 +190,30 @@ class Pool(ApiModel):
     the Kubernetes API is mounted."""
     image_pull_secrets: list[ObjectName] = Field(default_factory=list, max_length=16)
     """Names of image pull secrets."""
+
+    @property
+    def processes(self) -> int:
+        """Worker processes of a pod: one for each GPU; one where there is none."""
+        return self.gpus_per_node or 1
+
+    @property
+    def price(self) -> str:
+        """Of an hour of a GPU, or of a node that has none."""
+        return (self.price_per_gpu_hour if self.gpus_per_node else self.price_per_node_hour) or "0"
+
+    @property
+    def cores(self) -> float | None:
+        """Of a pod, as far as they are asked for."""
+        if self.cpu is None:
+            return None
+        return int(self.cpu[:-1]) / 1000 if self.cpu.endswith("m") else float(self.cpu)
+
+
+class RunPool(Pool):
+    """The nodes to run on and what they cost, for every stage that has no pool of its own."""
+
+    currency: Currency = "USD"
+    """Currency of every amount of the run."""
 
 
 def _bounded(value: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from videotrain_api.resource import sampling
 from videotrain_api.resource.locations import Location
+from videotrain_api.resource.pool import Pool
 from videotrain_api.schema import ApiModel, patterned
 
 DNS_LABEL = patterned(
@@ -503,6 +504,9 @@ class Stage(ApiModel):
     """What the stage does."""
     nodes: NodeBounds | None = None
     """Node bounds of this stage; spec.nodes if unset."""
+    pool: Pool | None = None
+    """Nodes of this stage and their price; spec.pool if unset. Nothing is taken over from there. Between stages of
+    different pools the old pods go before the new ones are made; stages with equal pools share their pods."""
     curate: CurateTask | None = None
     """Set when task is `curate`."""
     autoencoder: AutoencoderTask | None = None

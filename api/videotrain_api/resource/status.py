@@ -104,8 +104,23 @@ class RestartCounts(ApiModel):
     """Hangs: step counters that stood still."""
 
 
+class StageCost(ApiModel):
+    """What one stage cost: its pods from when they got their nodes, each at its own price."""
+
+    name: str
+    """As in spec.stages."""
+    total_micros: int
+    """Spent so far, millionths of the currency unit."""
+    total: str
+    """The same as a decimal string, for people."""
+    held_gpu_microseconds: int
+    """GPU time held so far; 0 on nodes without GPUs."""
+    held_node_microseconds: int
+    """Time of whole nodes."""
+
+
 class CostStatus(ApiModel):
-    """The bill. Buckets are exclusive and sum to heldGpuMicroseconds and totalMicros exactly."""
+    """The bill. Buckets are exclusive and sum to heldGpuMicroseconds and totalMicros exactly; so do stages."""
 
     currency: str
     """As in spec.pool."""
@@ -119,8 +134,11 @@ class CostStatus(ApiModel):
     """heldGpuMicroseconds by what the time went into; the buckets sum to it."""
     micros_by_bucket: dict[str, int] = Field(default_factory=dict)
     """totalMicros by what the money went into; the buckets sum to it."""
+    stages: list[StageCost] = Field(default_factory=list)
+    """totalMicros by stage, in their order. A pod that never worked for a stage and was made when that was complete
+    counts to the next."""
     rate_per_hour: str = "0"
-    """What the GPUs held now cost in an hour, decimal string."""
+    """What the nodes held now cost in an hour, decimal string."""
     forecast: str | None = None
     """Expected total at the end of the run, decimal string (modelled from the measured step time)."""
     budget_percent: float | None = None
@@ -215,6 +233,8 @@ class PodGroupStatus(ApiModel):
     """Name of the group; never used again once its pods are gone."""
     pods: int
     """Total count that the queue waits for."""
+    pool: str | None = None
+    """The first stage with the pool of its pods; unset for spec.pool."""
     seen: bool = False
     """Pods of it were seen; once none is left, it is over."""
 

@@ -8,7 +8,16 @@ from pydantic import Field
 
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.resource.locations import Location, StorageUri
-from videotrain_api.resource.pool import AnnotationKey, LabelKey, LabelValue, Money, ObjectName, PodTemplate, Pool
+from videotrain_api.resource.pool import (
+    AnnotationKey,
+    LabelKey,
+    LabelValue,
+    Money,
+    ObjectName,
+    PodTemplate,
+    Pool,
+    RunPool,
+)
 from videotrain_api.resource.stages import DNS_LABEL, NodeBounds, Stage
 from videotrain_api.schema import ApiModel
 from videotrain_api.vocabulary import API_VERSION, KIND
@@ -75,7 +84,7 @@ class Budget(ApiModel):
     max_cost: Money | None = None
     """Most money to spend, decimal string in pool.currency."""
     max_gpu_hours: float | None = Field(default=None, gt=0)
-    """Most GPU-hours to hold."""
+    """Most GPU-hours to hold; nodes without GPUs do not count."""
     warn_at_percent: list[Annotated[int, Field(ge=1, le=100)]] = Field(default_factory=lambda: [50, 80], max_length=100)
     """A warning event is emitted when so many percent are spent."""
     action: Literal["Notify", "Shrink", "CheckpointAndSuspend", "Fail"] = "CheckpointAndSuspend"
@@ -183,8 +192,8 @@ class VideoTrainingRunSpec(ApiModel):
     """Stages, run one after another."""
     nodes: NodeBounds = NodeBounds()
     """Elastic bounds; a stage may set its own. May be changed while running."""
-    pool: Pool
-    """Nodes and their price."""
+    pool: RunPool
+    """Nodes and their price; a stage may have its own."""
     image: str = Field(default="videotrain/trainer:0.1.0", min_length=1, max_length=512)
     """Trainer image; name a digest where tags may move, since pods of one world must run one program."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
@@ -231,3 +240,26 @@ class VideoTrainingRun(ApiModel):
 def node_bounds(run: VideoTrainingRun, stage: Stage | None) -> NodeBounds:
     """Node bounds of a stage: its own, else the run's. Those of the run if there is no stage."""
     return (stage.nodes if stage else None) or run.spec.nodes
+
+
+def pool_of(run: VideoTrainingRun, stage: Stage | None) -> Pool:
+    """Pool of a stage: its own, else the run's. That of the run if there is no stage."""
+    return (stage.pool if stage else None) or run.spec.pool
+
+
+def pool_name(run: VideoTrainingRun, stage: Stage | None) -> str | None:
+    """By which pods of a stage's pool are told: the first stage that has such a pool; None for that of the run."""
+    if stage is None or stage.pool is None:
+        return None
+    return next(each.name for each in run.spec.stages if each.pool == stage.pool)
+
+
+def pools_of(run: VideoTrainingRun) -> dict[str, Pool]:
+    """Every pool that a run names, by its field: `spec.pool`, and `spec.stages[1].pool` of stages with their own."""
+    own = {f"spec.stages[{index}].pool": stage.pool for index, stage in enumerate(run.spec.stages)}
+    return {"spec.pool": run.spec.pool} | {path: pool for path, pool in own.items() if pool is not None}
+
+
+def pool_path(run: VideoTrainingRun, index: int) -> str:
+    """The field with the pool of the stage at `index`."""
+    return "spec.pool" if run.spec.stages[index].pool is None else f"spec.stages[{index}].pool"

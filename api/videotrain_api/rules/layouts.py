@@ -3,46 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from videotrain_api import capabilities
 from videotrain_api.resource.stages import AutoencoderTask, ParallelLayout, TrainTask, node_counts
-from videotrain_api.resource.trainrun import node_bounds
+from videotrain_api.resource.trainrun import node_bounds, pool_of, pool_path
 from videotrain_api.rules.facts import Facts, shown
 from videotrain_api.schema import Problem
 
 
 def check_layouts(facts: Facts) -> Iterator[Problem]:
     """What the trainer can do, degrees and blocks, of every stage that trains."""
-    for path, task, counts in _trained(facts):
+    for path, task, nodes in _trained(facts):
         name = path.rpartition(".")[2]
         refusals = capabilities.refusals(capabilities.settings_of(task), name)
         for refusal in (*refusals, *capabilities.row_refusals(task)):
             yield Problem(f"{path}.{refusal.path}", refusal.value, refusal.allowed)
         if isinstance(task, TrainTask):
-            yield from _context(path, task, counts, facts.run.spec.pool.gpus_per_node)
+            yield from _context(path, task, nodes)
             yield from _recomputed(f"{path}.parallel", task, facts)
 
 
 def check_worlds(facts: Facts) -> Iterator[Problem]:
     """Micro-batches of every stage that trains, for every world that it may have."""
-    for path, task, counts in _trained(facts):
-        yield from _worlds(path, task, counts, facts.run.spec.pool.gpus_per_node)
+    for path, task, nodes in _trained(facts):
+        yield from _worlds(path, task, nodes.counts, nodes.gpus)
 
 
-def _trained(facts: Facts) -> Iterator[tuple[str, TrainTask | AutoencoderTask, Sequence[int]]]:
-    """Path, task and node counts of the stages that train."""
+@dataclass(frozen=True)
+class _Nodes:
+    """Of a stage."""
+
+    counts: Sequence[int]
+    gpus: int
+    """Of a node."""
+    pool: str
+    """Field with the pool."""
+
+
+def _trained(facts: Facts) -> Iterator[tuple[str, TrainTask | AutoencoderTask, _Nodes]]:
+    """Path, task and nodes of the stages that train; those without GPUs are another rule's matter."""
     for index, stage in enumerate(facts.run.spec.stages):
         task, bounds = stage.train or stage.autoencoder, node_bounds(facts.run, stage)
-        if task is not None:
+        gpus = pool_of(facts.run, stage).gpus_per_node
+        if task is not None and gpus:
             counts = node_counts(bounds) if bounds.min <= bounds.max else []
-            yield f"spec.stages[{index}].{stage.task}", task, counts
+            yield f"spec.stages[{index}].{stage.task}", task, _Nodes(counts, gpus, pool_path(facts.run, index))
 
 
-def _context(path: str, task: TrainTask, counts: Sequence[int], gpus: int) -> Iterator[Problem]:
+def _context(path: str, task: TrainTask, nodes: _Nodes) -> Iterator[Problem]:
+    counts, gpus = nodes.counts, nodes.gpus
     for row in capabilities.rows_of(task):
         degree, where = row.context_parallel, f"{path}.{row.degree_path}"
         if gpus % degree and degree % gpus:
-            allowed = f"must divide spec.pool.gpusPerNode ({gpus}) and so every world size, or be a multiple of it"
+            allowed = f"must divide {nodes.pool}.gpusPerNode ({gpus}) and so every world size, or be a multiple of it"
             yield Problem(where, degree, allowed)
         elif odd := [n for n in counts if n * gpus % degree]:
             allowed = (

@@ -7,6 +7,7 @@ from itertools import islice
 
 from videotrain_api.cost.nearest import nearest, spelled
 from videotrain_api.cost.stage_memory import GIGA, RowMemory, TrainMemory, worlds_of
+from videotrain_api.resource.trainrun import pool_of, pool_path
 from videotrain_api.rules.facts import Facts
 from videotrain_api.schema import Problem
 
@@ -23,7 +24,7 @@ def check_memory(facts: Facts) -> Iterator[Problem]:
     """
     refused = 0
     for index, stage in enumerate(facts.run.spec.stages):
-        if stage.train is None:
+        if stage.train is None or not pool_of(facts.run, stage).gpus_per_node:
             continue
         table, gpus = TrainMemory(facts.run, index), worlds_of(facts.run, stage)[0]
         for number, row in enumerate(stage.train.buckets):
@@ -32,7 +33,8 @@ def check_memory(facts: Facts) -> Iterator[Problem]:
                 refused += 1
                 near = islice(nearest(table, number) if refused <= MOST_ADVISED else (), MOST_ADVICE)
                 ways = [f"{spelled(change)} ({told(there.total)})" for change, there in near]
-                yield Problem(f"{memory.path}.batchSize", row.batch_size, _refused(memory, ways))
+                where = f"{pool_path(facts.run, index)}.gpuMemoryGigabytes"
+                yield Problem(f"{memory.path}.batchSize", row.batch_size, _refused(memory, ways, where))
 
 
 def told(amount: int) -> str:
@@ -40,7 +42,7 @@ def told(amount: int) -> str:
     return f"{amount / GIGA:.1f} GB"
 
 
-def _refused(memory: RowMemory, ways: list[str]) -> str:
+def _refused(memory: RowMemory, ways: list[str], field: str) -> str:
     parts = memory.memory
     needed = (
         f"row {memory.row} needs {told(memory.total)} of each of {memory.gpus} GPUs, which have {told(memory.limit)}: "
@@ -48,5 +50,5 @@ def _refused(memory: RowMemory, ways: list[str]) -> str:
         f"average {told(parts.average)}, activations {told(parts.activations)}, temporaries {told(parts.temporaries)}, "
         f"reserve {told(parts.reserve)}"
     )
-    more = "more nodes, or spec.pool.gpuMemoryGigabytes if the GPUs have more"
+    more = f"more nodes, or {field} if the GPUs have more"
     return f"{needed}; it fits with {', or '.join(ways)}; or {more}" if ways else f"{needed}; allowed: {more}"

@@ -1,10 +1,12 @@
-"""Pool and pod template: what the worker pods may be told."""
+"""Pools and pod template: what the worker pods may be told."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from videotrain_api.capabilities import TASKS_WITHOUT_GPUS
 from videotrain_api.resource.pool import ENV_ADVICE, CacheVolume, Pool, reserved_env
+from videotrain_api.resource.trainrun import pool_of, pool_path, pools_of
 from videotrain_api.rules.facts import Facts
 from videotrain_api.rules.template import check_template
 from videotrain_api.schema import Problem
@@ -13,32 +15,54 @@ _GIBIBYTES = {"Mi": 1 / 1024, "Gi": 1.0, "Ti": 1024.0}
 
 
 def check_pods(facts: Facts) -> Iterator[Problem]:
-    """Reserved names, volumes that contradict themselves, memory below what /dev/shm may take."""
+    """Reserved names, volumes that contradict themselves, memory below what /dev/shm may take, nodes without GPUs."""
     spec = facts.run.spec
-    yield from _pool(spec.pool)
-    yield from _cache("spec.pool.cache", spec.pool.cache)
+    for path, pool in pools_of(facts.run).items():
+        yield from _pool(path, pool)
+        yield from _kind(path, pool)
+        yield from _cache(f"{path}.cache", pool.cache)
+    for index, stage in enumerate(spec.stages):
+        if not pool_of(facts.run, stage).gpus_per_node and stage.task not in TASKS_WITHOUT_GPUS:
+            allowed = (
+                f"stage {stage.name!r} computes on GPUs, as every task but {', '.join(TASKS_WITHOUT_GPUS)}; allowed: 1 "
+                f"to 64, or another pool in spec.stages[{index}].pool"
+            )
+            yield Problem(f"{pool_path(facts.run, index)}.gpusPerNode", 0, allowed)
     if spec.pod_template is not None:
         yield from check_template("spec.podTemplate", spec.pod_template)
 
 
-def _pool(pool: Pool) -> Iterator[Problem]:
+def _kind(path: str, pool: Pool) -> Iterator[Problem]:
+    """Nodes with GPUs are priced by the GPU, others as a whole."""
+    bare = pool.gpus_per_node == 0
+    fields = {
+        "pricePerGpuHour": (pool.price_per_gpu_hour, not bare),
+        "pricePerNodeHour": (pool.price_per_node_hour, bare),
+    }
+    for name, (value, needed) in fields.items():
+        if (value is not None) != needed:
+            allowed = "required with" if needed else "leave it out with"
+            yield Problem(f"{path}.{name}", value, f"{allowed} gpusPerNode {pool.gpus_per_node}")
+
+
+def _pool(path: str, pool: Pool) -> Iterator[Problem]:
     for name, value in pool.env.items():
         if reserved_env(name):
-            yield Problem(f"spec.pool.env.{name}", value, f"reserved; {ENV_ADVICE}")
+            yield Problem(f"{path}.env.{name}", value, f"reserved; {ENV_ADVICE}")
     if len(set(pool.topology_keys)) != len(pool.topology_keys):
-        yield Problem("spec.pool.topologyKeys", pool.topology_keys, "every key may appear once")
+        yield Problem(f"{path}.topologyKeys", pool.topology_keys, "every key may appear once")
     gibibytes = int(pool.memory[:-2]) * _GIBIBYTES[pool.memory[-2:]] if pool.memory else None
     if gibibytes is not None and gibibytes <= pool.shm_gibibytes:
-        allowed = f"shared memory may take {pool.shm_gibibytes}Gi of it: raise it, or lower spec.pool.shmGibibytes"
-        yield Problem("spec.pool.memory", pool.memory, allowed)
+        allowed = f"shared memory may take {pool.shm_gibibytes}Gi of it: raise it, or lower {path}.shmGibibytes"
+        yield Problem(f"{path}.memory", pool.memory, allowed)
     for number, toleration in enumerate(pool.tolerations):
-        path = f"spec.pool.tolerations[{number}]"
+        item = f"{path}.tolerations[{number}]"
         if toleration.key is None and toleration.operator != "Exists":
-            yield Problem(f"{path}.key", None, "a toleration without key needs operator Exists")
+            yield Problem(f"{item}.key", None, "a toleration without key needs operator Exists")
         if toleration.operator == "Exists" and toleration.value:
-            yield Problem(f"{path}.value", toleration.value, "operator Exists takes no value")
+            yield Problem(f"{item}.value", toleration.value, "operator Exists takes no value")
         if toleration.toleration_seconds is not None and toleration.effect != "NoExecute":
-            yield Problem(f"{path}.tolerationSeconds", toleration.toleration_seconds, "needs effect NoExecute")
+            yield Problem(f"{item}.tolerationSeconds", toleration.toleration_seconds, "needs effect NoExecute")
 
 
 def _cache(path: str, cache: CacheVolume) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from videotrain.embedded.database import read_objects
-from videotrain.local.screen import cost_table, render_screen
+from videotrain.local.screen import cost_table, render_screen, stage_table
 from videotrain.manifest_file import ManifestFileError
 from videotrain_api.resource.name_ranges import short_names
 from videotrain_api.resource.status import RunStatus
@@ -58,6 +58,8 @@ def _print_run(console: Console, run: dict[str, Any]) -> None:
         console.print(generation_table(status))
     if status.cost:
         console.print(cost_table(status.cost))
+        if status.cost.stages:
+            console.print(stage_table(status.cost))
     if status.profile is not None:
         profile = status.profile
         console.print(f"trace {profile.number}: {profile.state}  {profile.message}", markup=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from videotrain_api.cost.forecast import CostForecast, forecast
 from videotrain_api.cost.overheads import FAILURES_PER_1000_GPU_DAYS, Interruptions
 from videotrain_api.cost.published import OTHER_RUNS, PUBLISHED, PUBLISHED_COST, PUBLISHED_GPU_DAYS
 from videotrain_api.cost.sensitivity import Change, sensitivity
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.pod_security import PodPolicy
 
 TABLE_WIDTH = 130
@@ -80,7 +81,7 @@ def print_plan(path: Path, assumptions: Assumptions, pod_policy: PodPolicy, *, a
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         return 0
     console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
-    _print_tables(console, planned, modelled, changes, assumptions)
+    _print_tables(console, run, planned, modelled, changes, assumptions)
     for table in plan_memory.memory_tables(rows):
         console.print(table)
     if host:
@@ -110,12 +111,15 @@ def _document(
 
 def _print_tables(
     console: Console,
+    run: VideoTrainingRun,
     planned: CostForecast,
     modelled: CostForecast,
     changes: list[Change],
     assumptions: Assumptions,
 ) -> None:
     console.print(plan_tables.forecast_table(planned))
+    if any(stage.pool for stage in run.spec.stages):
+        console.print(plan_tables.pool_table(run, planned))
     if any(stage.bands for stage in planned.stages):
         console.print(plan_tables.band_table(planned))
     if any(stage.overheads for stage in planned.stages):
@@ -127,7 +131,7 @@ def _print_tables(
     if published:
         console.print(plan_tables.other_runs_table(planned))
     if planned.preparation:
-        console.print(plan_tables.preparation_table(planned, planned.preparation))
+        console.print(plan_tables.preparation_table(run, planned, planned.preparation))
     if changes:
         console.print(plan_tables.sensitivity_table(changes, planned.currency))
     for note in _notes(planned, assumptions):

@@ -14,7 +14,7 @@ from videotrain.wording import compact
 from videotrain_api.cost.host_memory import PROCESS, HostMemory, host_memory
 from videotrain_api.cost.stage_memory import GIGA, RowMemory, RowSetting, TrainMemory, worlds_of
 from videotrain_api.resource.stages import EngineName
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of
 
 _PARTS: Final = ("weights", "gradients", "optimizer", "average", "activations", "temporaries", "reserve")
 _COLUMNS: Final = (
@@ -56,8 +56,13 @@ def planned_rows(run: VideoTrainingRun, worlds: Collection[int]) -> Iterator[Pla
 
 def usual_worlds(run: VideoTrainingRun) -> set[int]:
     """One node, and the smallest and the largest world of every train stage; GPUs."""
-    bounds = [worlds_of(run, stage) for stage in run.spec.stages if stage.train]
-    return {run.spec.pool.gpus_per_node, *(world[0] for world in bounds), *(world[-1] for world in bounds)}
+    trained = [stage for stage in run.spec.stages if stage.train]
+    bounds = [worlds_of(run, stage) for stage in trained]
+    return {
+        *(pool_of(run, stage).gpus_per_node for stage in trained),
+        *(world[0] for world in bounds),
+        *(world[-1] for world in bounds),
+    }
 
 
 def memory_tables(rows: Sequence[PlannedRow]) -> Iterator[Table]:

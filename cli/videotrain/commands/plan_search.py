@@ -18,7 +18,7 @@ from videotrain.errors import UsageError
 from videotrain.manifest_file import load_run
 from videotrain_api.cost.search import Choice, StageSearch, pasted_fields, search_stage
 from videotrain_api.cost.stage_memory import TrainMemory
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of, pool_path
 from videotrain_api.rules.pod_security import PodPolicy
 
 WIDTH = 130
@@ -69,10 +69,10 @@ def _searched(run: VideoTrainingRun) -> Iterator[StageSearch]:
         if stage.train is not None:
             found = search_stage(TrainMemory(run, index))
             if found is None:
-                limit = f"{run.spec.pool.gpu_memory_gigabytes:g} GB"
+                limit = f"{pool_of(run, stage).gpu_memory_gigabytes:g} GB"
                 raise UsageError(
                     f"--search: stage {stage.name!r} has a row that fits {limit} in no way; take more nodes, or a "
-                    "smaller model, or see spec.pool.gpuMemoryGigabytes"
+                    f"smaller model, or see {pool_path(run, index)}.gpuMemoryGigabytes"
                 )
             yield found
 

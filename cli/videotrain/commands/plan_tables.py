@@ -9,11 +9,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from videotrain.wording import compact
-from videotrain_api.cost.forecast import CostForecast, StageForecast, gpu_cost_micros
+from videotrain_api.cost.forecast import CostForecast, StageForecast, gpu_cost_micros, node_cost_micros
 from videotrain_api.cost.preparation import Preparation
 from videotrain_api.cost.published import OTHER_RUNS, PUBLISHED, PUBLISHED_COST, PUBLISHED_GPU_DAYS
 from videotrain_api.cost.sensitivity import Change
 from videotrain_api.money import MICROS, parse_micros
+from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of
 
 UNKNOWN = "-"
 
@@ -23,7 +24,8 @@ def forecast_table(planned: CostForecast) -> Table:
     numbers = ("steps", "GPUs", "tokens/step", "FLOPs/step", "s/step", "", "MFU", "GPU-days", planned.currency)
     table = new_table(f"{planned.run}: forecast", ("stage", "task"), numbers)
     for stage in planned.stages:
-        table.add_row(stage.name, stage.task, *_work(stage), *_time(stage), _days(stage.gpu_days), _cost(stage))
+        days = _days(stage.gpu_days) if stage.node_days is None else f"{_days(stage.node_days)} of nodes"
+        table.add_row(stage.name, stage.task, *_work(stage), *_time(stage), days, _cost(stage))
     table.add_section()
     label = "total" if planned.complete else "total, at least"
     table.add_row(label, *[""] * 8, _days(planned.gpu_days), _money(planned.cost_micros), style="bold")
@@ -50,6 +52,25 @@ def band_table(planned: CostForecast) -> Table:
     return table
 
 
+def pool_table(run: VideoTrainingRun, planned: CostForecast) -> Table:
+    """What the stages with a pool of their own cost there, and would cost on the nodes of the others."""
+    numbers = ("nodes", "GPUs", "price", f"cost, {planned.currency}", "in spec.pool")
+    table = new_table("Pools of their own (modelled)", ("stage",), numbers)
+    for stage, planned_stage in zip(run.spec.stages, planned.stages, strict=True):
+        if stage.pool is not None:
+            price = f"{planned_stage.price} per {'GPU' if stage.pool.gpus_per_node else 'node'}-hour"
+            usual = planned_stage.cost_on_run_pool
+            table.add_row(
+                stage.name,
+                str(planned_stage.nodes),
+                str(planned_stage.gpus),
+                price,
+                _cost(planned_stage),
+                UNKNOWN if usual is None else _money(parse_micros(usual)),
+            )
+    return table
+
+
 def overhead_table(planned: CostForecast) -> Table:
     """What each stage costs beside its steps."""
     numbers = ("start", "checkpoints", "failures", "failures expected", f"cost, {planned.currency}")
@@ -58,7 +79,7 @@ def overhead_table(planned: CostForecast) -> Table:
         beside = stage.overheads
         if beside:
             hours = (beside.starts, beside.checkpoints, beside.failures)
-            micros = gpu_cost_micros(3600 * beside.gpu_hours, 1, planned.price_per_gpu_hour)
+            micros = gpu_cost_micros(3600 * beside.gpu_hours, 1, stage.price)
             shown = (f"{value:,.3g}" for value in hours)
             table.add_row(stage.name, *shown, f"{beside.expected_failures:.2g}", _money(micros))
     table.add_section()
@@ -100,17 +121,19 @@ def other_runs_table(planned: CostForecast) -> Table:
     return table
 
 
-def preparation_table(planned: CostForecast, preparation: Preparation) -> Table:
-    """What making the data from raw videos costs."""
+def preparation_table(run: VideoTrainingRun, planned: CostForecast, preparation: Preparation) -> Table:
+    """What making the data from raw videos costs, each task in the pool of its stage, if there is one."""
     title = f"Preparing {preparation.hours_of_video:,g} hours of video (modelled)"
     table = new_table(title, ("task",), ("clips", "encoded per clip", "GPU-hours", f"cost, {planned.currency}"))
     clips, samples = f"{preparation.clips:,.0f}", str(preparation.samples_per_clip)
-    for task, hours, shown in (
-        ("curate", preparation.curate_gpu_hours, (clips, "")),
-        ("encode", preparation.encode_gpu_hours, (clips, samples)),
-    ):
-        micros = gpu_cost_micros(3600 * hours, 1, planned.price_per_gpu_hour)
-        table.add_row(task, *shown, f"{hours:,.0f}", _money(micros))
+    for task, shown in (("curate", (clips, "")), ("encode", (clips, samples))):
+        pool = pool_of(run, next((stage for stage in run.spec.stages if stage.task == task), None))
+        hours = preparation.node_hours(task, pool)
+        if hours is None:
+            table.add_row(task, *shown, UNKNOWN, UNKNOWN)
+            continue
+        held = f"{hours * pool.gpus_per_node:,.0f}" if pool.gpus_per_node else f"{hours:,.0f} of nodes"
+        table.add_row(task, *shown, held, _money(node_cost_micros(hours, pool)))
     return table
 
 
@@ -137,7 +160,7 @@ def new_table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table
 def _work(stage: StageForecast) -> tuple[str, str, str, str]:
     work = stage.work
     if work is None:
-        return UNKNOWN, str(stage.gpus), UNKNOWN, UNKNOWN
+        return UNKNOWN, str(stage.gpus or f"{stage.nodes} nodes"), UNKNOWN, UNKNOWN
     tokens = compact(work.tokens_per_step) if work.tokens_per_step else UNKNOWN
     return f"{work.steps:,}", str(stage.gpus), tokens, compact(work.flops_per_step)
 

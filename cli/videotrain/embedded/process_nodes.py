@@ -57,7 +57,7 @@ class NodeCluster(WatchedCluster, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class NodeShape:
-    """What every node offers."""
+    """What a node offers."""
 
     allocatable: Mapping[str, int]
     """Extended resources, such as the worker processes that stand for GPUs."""
@@ -87,7 +87,7 @@ class ProcessNodes:
         cluster: NodeCluster,
         workdir: Path,
         nodes: Mapping[str, Sequence[str]],
-        shape: NodeShape,
+        shapes: Mapping[str, NodeShape],
         namespace: str,
     ) -> None:
         """Nodes of one cluster.
@@ -96,14 +96,14 @@ class ProcessNodes:
             cluster: holds the pods.
             workdir: for their files and logs.
             nodes: names of the nodes, each with the GPUs that its pods share; none for pods on the CPU.
-            shape: what every node offers to the scheduler.
+            shapes: what each of them offers to the scheduler.
             namespace: of the pods.
         """
         self._cluster = cluster
         self._workdir = workdir.resolve()
         self._devices = {name: NodeDevices(devices) for name, devices in nodes.items()}
         self._names = list(nodes)
-        self._shape = shape
+        self._shapes = shapes
         self._namespace = namespace
         self._down: set[str] = set()
         self._hosted: dict[str, _HostedPod] = {}
@@ -181,11 +181,12 @@ class ProcessNodes:
             raise KeyError(f"node {name!r}: the nodes are {', '.join(self._names)}")
 
     async def _register(self, name: str) -> None:
-        manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": dict(self._shape.labels)}}
+        shape = self._shapes[name]
+        manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": dict(shape.labels)}}
         await self._cluster.apply(manifest)
 
         def describe(node: Json) -> None:
-            amounts = {resource: str(amount) for resource, amount in self._shape.allocatable.items()}
+            amounts = {resource: str(amount) for resource, amount in shape.allocatable.items()}
             node.setdefault("status", {}).update({"allocatable": amounts, "capacity": amounts})
             _beat(node)
 
@@ -307,7 +308,7 @@ class ProcessNodes:
         logs = self._workdir / "logs"
         logs.mkdir(exist_ok=True)
         write_volumes(pod, hosted.root, lookup)
-        wanted = sum(demand(pod, resource) for resource in self._shape.allocatable)
+        wanted = sum(demand(pod, resource) for resource in self._shapes[hosted.node].allocatable)
         env = environment(pod, hosted.root, lookup, self._devices[hosted.node].take(metadata["uid"], wanted))
         return await SupervisedProcess.start(
             command_line(container_of(pod), env),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from videotrain.embedded.process_nodes import NodeShape
 from videotrain.errors import UsageError
 from videotrain.extras import needs
 from videotrain.local.chaos_spec import ChaosError, Fault, parse_faults
@@ -22,9 +23,10 @@ from videotrain.objectstore.s3_client import (
     is_external,
     secret_manifest,
 )
-from videotrain.processes.devices import Device, Found, Need, Shares, share_devices
+from videotrain.processes.devices import Device, Found, Need, Shares, find_devices, share_devices
 from videotrain.processes.programs import TRAINER, find_program
-from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
+from videotrain_api.resource.pool import Pool
+from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds, pool_name, pool_of
 from videotrain_api.schema import Json
 from videotrain_api.validation import parse_run
 
@@ -47,6 +49,8 @@ class Prepared:
     faults: tuple[Fault, ...]
     shares: Shares
     """The nodes' GPUs."""
+    shapes: tuple[NodeShape, ...]
+    """What each node offers."""
 
     @property
     def storage_secret(self) -> str:
@@ -95,21 +99,42 @@ def prepare(
     manifest["metadata"].setdefault("namespace", run.metadata.namespace)
     secrets = [secret | {"metadata": secret["metadata"] | {"namespace": run.metadata.namespace}}
                for secret in document.secrets]  # fmt: skip
+    shares, shapes = _nodes(run, device, found)
     return Prepared(
         manifest=manifest,
         run=parse_run(manifest),
         secrets=tuple(secrets),
         credentials=credentials,
         faults=tuple(faults),
-        shares=share_devices(device, _need(run), found),
+        shares=shares,
+        shapes=shapes,
     )
 
 
-def _need(run: VideoTrainingRun) -> Need:
-    """As many nodes as any stage may use."""
-    nodes = max(node_bounds(run, stage).max for stage in run.spec.stages)
-    fields = "nodes.max or pool.gpusPerNode of the manifest's spec"
-    return Need(nodes=nodes, per_node=run.spec.pool.gpus_per_node, fields=fields)
+def _nodes(run: VideoTrainingRun, device: Device, found: Found | None) -> tuple[Shares, tuple[NodeShape, ...]]:
+    """Of each pool as many nodes as any of its stages may use. One pool works at a time, so they share the GPUs."""
+    pools: dict[str | None, tuple[Pool, int]] = {}
+    for stage in run.spec.stages:
+        name, nodes = pool_name(run, stage), node_bounds(run, stage).max
+        pools[name] = (pool_of(run, stage), max(nodes, pools[name][1] if name in pools else 0))
+    if device != "cpu" and len(pools) > 1:
+        found = found or find_devices()
+    shared: list[tuple[str, ...]] = []
+    shapes: list[NodeShape] = []
+    told: dict[str, None] = {}
+    for pool, nodes in pools.values():
+        if pool.gpus_per_node:
+            fields = "nodes.max or pool.gpusPerNode of the manifest's spec"
+            need = Need(nodes=nodes, per_node=pool.gpus_per_node, fields=fields)
+            shares = share_devices(device, need, found, first=len(shared))
+            told[shares.summary] = None
+            shared += shares.nodes
+        else:
+            told[f"node-{len(shared)} and on: {nodes} without GPUs"] = None
+            shared += [()] * nodes
+        offered = {pool.gpu_resource: pool.gpus_per_node} if pool.gpus_per_node else {}
+        shapes += [NodeShape(allocatable=offered, labels=pool.node_selector)] * nodes
+    return Shares(nodes=tuple(shared), summary="; ".join(told)), tuple(shapes)
 
 
 def _require_trainer() -> None:

@@ -177,12 +177,25 @@ def cost_table(cost: CostStatus) -> Table:
         table.add_column(heading, justify="left" if heading == "bucket" else "right")
     held = max(1, cost.held_gpu_microseconds)
     for bucket, label in BUCKET_LABELS.items():
-        micros = cost.gpu_microseconds_by_bucket.get(bucket, 0)
-        if micros:
-            amounts = _amounts(micros, held, cost.micros_by_bucket.get(bucket, 0))
-            table.add_row(label, *amounts, style=BUCKET_STYLES[bucket])
+        micros, spent = cost.gpu_microseconds_by_bucket.get(bucket, 0), cost.micros_by_bucket.get(bucket, 0)
+        if micros or spent:
+            table.add_row(label, *_amounts(micros, held, spent), style=BUCKET_STYLES[bucket])
     table.add_section()
     table.add_row("held", *_amounts(cost.held_gpu_microseconds, held, cost.total_micros), style="bold")
+    return table
+
+
+def stage_table(cost: CostStatus) -> Table:
+    """The bill by stage; its amounts sum to its last line exactly."""
+    table = Table(title="What each stage cost", title_justify="left")
+    for heading in ("stage", "node-seconds", "GPU-seconds", cost.currency):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    for stage in cost.stages:
+        held = (stage.held_node_microseconds, stage.held_gpu_microseconds, stage.total_micros)
+        table.add_row(stage.name, *map(exact, held))
+    table.add_section()
+    nodes = sum(stage.held_node_microseconds for stage in cost.stages)
+    table.add_row("all", *map(exact, (nodes, cost.held_gpu_microseconds, cost.total_micros)), style="bold")
     return table
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from videotrain.embedded.process_nodes import NodeShape, ProcessNodes
+from videotrain.embedded.process_nodes import ProcessNodes
 from videotrain.embedded.store import EmbeddedCluster
 from videotrain.files import PROFILE_REQUEST
 from videotrain.local.chaos import FaultInjector
@@ -118,11 +118,9 @@ class Session:
     async def _serve(self, prepared: Prepared, server: ObjectServer | None) -> Outcome:
         self._display.event(prepared.shares.summary)
         await self._submit(prepared)
-        pool = prepared.run.spec.pool
-        shape = NodeShape(allocatable={pool.gpu_resource: pool.gpus_per_node}, labels=pool.node_selector)
-        nodes = ProcessNodes(
-            self._cluster, self._workdir, prepared.shares.by_name(), shape, prepared.run.metadata.namespace
-        )
+        devices = prepared.shares.by_name()
+        shapes = dict(zip(devices, prepared.shapes, strict=True))
+        nodes = ProcessNodes(self._cluster, self._workdir, devices, shapes, prepared.run.metadata.namespace)
         await nodes.recover()
         fired = FiredFaults(self._workdir / "chaos.json")
         faults = FaultInjector(prepared.faults, fired, nodes, self._display.event)

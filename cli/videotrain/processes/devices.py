@@ -19,9 +19,10 @@ from videotrain.errors import UsageError
 from videotrain.processes.podfiles import ContainerConfigError
 from videotrain.processes.programs import TRAINER, find_program
 from videotrain_api.records import DeviceReport
+from videotrain_api.vocabulary import ENV_VISIBLE_GPUS
 
 Device = Literal["auto", "cpu", "cuda"]
-VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+VISIBLE: Final = ENV_VISIBLE_GPUS
 DRIVER: Final = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 """One of these exists where an NVIDIA driver is (the last one in Windows' Linux)."""
 PATIENCE_SECONDS: Final = 120.0
@@ -66,13 +67,14 @@ class Need:
         return f"{shape} would need {_count(self.nodes * self.per_node, 'GPU')}, one for each process"
 
 
-def share_devices(device: Device, need: Need, found: Found | None = None) -> Shares:
+def share_devices(device: Device, need: Need, found: Found | None = None, first: int = 0) -> Shares:
     """Share out the GPUs of this machine.
 
     Args:
         device: `cpu`; `cuda`; or `auto` for GPUs if there are enough of them, and else the CPU.
         need: nodes, and GPUs of each.
         found: the GPUs; those of this machine if None.
+        first: number of the first node.
 
     Raises:
         UsageError: `cuda`, and there are too few.
@@ -84,7 +86,7 @@ def share_devices(device: Device, need: Need, found: Found | None = None) -> Sha
     names, total = found.names, need.nodes * need.per_node
     if len(names) >= total:
         parts = tuple(names[number * need.per_node : (number + 1) * need.per_node] for number in range(need.nodes))
-        each = "; ".join(f"node-{number}: {', '.join(part)}" for number, part in enumerate(parts))
+        each = "; ".join(f"node-{number}: {', '.join(part)}" for number, part in enumerate(parts, first))
         return Shares(nodes=parts, summary=f"devices: GPUs, one for each worker process ({each}); {found.detail}")
     if device == "cuda":
         raise UsageError(

@@ -235,27 +235,40 @@ def bill_section(run: Json, summary: Json) -> Html:
     """The GPU time by bucket, as a bar and as a table that adds up."""
     micros, cost = summary["gpu_microseconds"], summary["cost"]
     held = micros["held"]
-    if not held:
+    if not cost["total_micros"] and not held:
         return Html("")
-    present = [b for b in BUCKET_LABELS if micros[b]]
-    bar = element("div", Html("".join(_slice(b, micros[b], held) for b in present)), class_="stack", role="img")
+    present = [b for b in BUCKET_LABELS if micros[b] or cost["by_bucket"][b]]
+    bar = element(
+        "div", Html("".join(_slice(b, micros[b], held) for b in present if micros[b])), class_="stack", role="img"
+    )
     rows: list[tuple[Any, ...]] = [
         (
             Html(f"{element('i', Html(''), class_=f'key {b}')}{text(BUCKET_LABELS[b])}"),
             exact(micros[b]),
-            f"{100 * micros[b] / held:.1f} %",
+            f"{100 * micros[b] / max(1, held):.1f} %",
             exact(cost["by_bucket"][b]),
             element("span", text(BUCKET_MEANINGS[b]), class_="dim"),
         )
         for b in present
     ]
     rows.append(tuple(element("b", text(v)) for v in ("held", exact(held), "100 %", exact(cost["total_micros"]), "")))
-    price = run["spec"]["pool"].get("pricePerGpuHour")
-    lead = f"{price} {cost['currency']} per GPU-hour. {summary['note']}"
+    pools = [run["spec"]["pool"], *(stage["pool"] for stage in run["spec"]["stages"] if stage.get("pool"))]
+    lead = f"{', '.join(dict.fromkeys(_price(pool, cost['currency']) for pool in pools))}. {summary['note']}"
     if cost["estimated"]:
         lead += " Some pods vanished without a finish time; their end was bounded by the last look at them."
     headings = ("bucket", "GPU-seconds", "share", cost["currency"], "")
-    return section("What every GPU-second bought", bar, table(headings, rows, (1, 2, 3)), lead=lead)
+    by_stage = [
+        (s["name"], *map(exact, (s["held_node_microseconds"], s["held_gpu_microseconds"], s["total_micros"])))
+        for s in cost["stages"]
+    ]
+    stages = table(("stage", "node-seconds", "GPU-seconds", cost["currency"]), by_stage, (1, 2, 3))
+    return section("What every GPU-second bought", bar, table(headings, rows, (1, 2, 3)), stages, lead=lead)
+
+
+def _price(pool: Json, currency: str) -> str:
+    if pool.get("gpusPerNode"):
+        return f"{pool.get('pricePerGpuHour')} {currency} per GPU-hour"
+    return f"{pool.get('pricePerNodeHour')} {currency} per node-hour"
 
 
 def _slice(bucket: str, micros: int, held: int) -> str:
@@ -308,7 +321,7 @@ def _picture(workdir: Path, file: str | None, label: str, budget: list[int]) -> 
 
 def restart_section(run: Json, summary: Json) -> Html:
     """What every fault cost."""
-    price = parse_micros(str(run["spec"]["pool"].get("pricePerGpuHour", "0")))
+    named = {stage["name"]: stage.get("pool") for stage in run["spec"]["stages"]}
     rows = [
         (
             r["generation"],
@@ -318,7 +331,7 @@ def restart_section(run: Json, summary: Json) -> Html:
             "" if r["seconds"] is None else f"{r['seconds']:.1f} s",
             element("span", text(", ".join(f"{_PHASES[p]} {s:.1f} s" for p, s in r["phases"].items())), class_="dim"),
             r["lost_steps"],
-            money(cost_micros(round(r["gpu_seconds"] * 1e6), price), summary["cost"]["currency"]),
+            _recovery_cost(r, named.get(r["stage"]) or run["spec"]["pool"], summary["cost"]["currency"]),
         )
         for r in summary["recoveries"]
     ]
@@ -327,6 +340,14 @@ def restart_section(run: Json, summary: Json) -> Html:
     headings = ("world", "stage", "cause", "at", "back after", "of which", "steps lost", "cost, about")
     lead = "From the first sign of a fault to the end of the first step after it."
     return section("Restarts", _capped(headings, rows, (0, 4, 6, 7)), lead=lead)
+
+
+def _recovery_cost(recovery: Json, pool: Json, currency: str) -> str:
+    """Of the GPUs; nothing is told for nodes without."""
+    price = pool.get("pricePerGpuHour")
+    return (
+        "" if price is None else money(cost_micros(round(recovery["gpu_seconds"] * 1e6), parse_micros(price)), currency)
+    )
 
 
 _PHASES = {"noticed": "new roster", "launched": "processes", "ready": "checkpoint loaded", "firstStep": "first step"}

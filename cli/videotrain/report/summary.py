@@ -212,6 +212,7 @@ def _money(cost: CostStatus | None) -> Json:
             "currency": cost.currency,
             "total_micros": cost.total_micros,
             "total": cost.total,
+            "stages": [stage.model_dump() for stage in cost.stages],
             "by_bucket": {b.value: cost.micros_by_bucket.get(b.value, 0) for b in Bucket},
             "goodput_percent": cost.goodput_percent,
             "estimated": cost.estimated,

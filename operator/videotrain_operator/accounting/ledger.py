@@ -24,6 +24,7 @@ from videotrain_operator.accounting.stored_ledger import (
     Awaited,
     Kind,
     Record,
+    StageTotals,
     awaited_in,
     name_parts,
     records_in,
@@ -47,13 +48,15 @@ class Holding(NamedTuple):
     pod: str
     gpus: int
     price: str
-    """`PRICE CURRENCY` per GPU-hour when it was created."""
+    """`PRICE CURRENCY` per hour of a GPU, or of a node without GPUs, when it was created."""
     created_at: datetime
     bound_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
     gone: bool = False
     """The object was deleted, which is sure; this is how it was last seen."""
+    pool: str = ""
+    """See `Kind`."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,12 @@ class Bill:
     """The ledger to store, without pods that are awaited; equal to the one before if nothing was closed or is new."""
     gpu_microseconds: dict[str, int]
     micros: dict[str, int]
+    stages: dict[str, StageTotals]
+    """By stage; micros and GPU time sum to the totals."""
     estimated: bool
     gpus_held: int
     rate_micros_per_hour: int
-    """What the GPUs held now cost in an hour."""
+    """What the nodes held now cost in an hour."""
 
     @cached_property
     def held(self) -> int:
@@ -89,12 +94,20 @@ class Window(NamedTuple):
     end: int
     final: bool
     """Its facts can no longer change."""
+    stage: str
+    """What was worked on."""
+    complete: int
+    """When that was complete; FOREVER if it was not."""
+    following: str
+    """What the next roster works on."""
 
 
 @dataclass
 class _Amounts:
     """What a window of a pod amounts to; the same for all pods with the same history."""
 
+    stage: str
+    node_microseconds: int
     gpu_microseconds: dict[str, int]
     micros: dict[str, int]
     open_windows: int = 0
@@ -119,7 +132,11 @@ class _Book:
     """When each of `lives` was created."""
     numbers: list[int]
     """Of `windows`, ascending."""
+    pools: Mapping[str, str]
+    """By stage."""
     known: dict[tuple[Any, ...], _Amounts] = field(default_factory=dict)
+    stages: dict[tuple[int, str, bool], str] = field(default_factory=dict)
+    """What `_stage_of` found, by window, pool of the pod, and whether it was made late."""
 
 
 def settle(
@@ -130,6 +147,8 @@ def settle(
     now: datetime,
     observed_at: datetime | None,
     run_over: bool,
+    stage: str = "",
+    pools: Mapping[str, str] | None = None,
     missing: Collection[str] = (),
     incomplete: bool = False,
 ) -> Bill:
@@ -143,11 +162,13 @@ def settle(
         observed_at: time of the pass before, at which every pod that was told then was there; bounds the end of a pod
             that vanished. One that vanished without any is billed for nothing, and the bill marked as estimated.
         run_over: the run succeeded or failed; no later generation can change what steps were worth.
+        stage: what is worked on now, for time of which no generation tells.
+        pools: of every stage, in their order, as pods are marked with them.
         missing: uids of pods that are missing, which nothing proves to be gone. They are billed up to when they were
             seen last, and from there on if they are seen again.
         incomplete: some pod may have been held of which nothing is known; marks the bill as estimated.
     """
-    book = _open(document, generations, now, run_over=run_over)
+    book = _open(document, generations, now, run_over=run_over, stage=stage, pools=pools or {})
     book.folded["estimated"] = book.folded["estimated"] or incomplete
     seen = _record(book, holdings)
     last_look = None if observed_at is None else microseconds(observed_at)
@@ -161,13 +182,18 @@ def settle(
 
 
 def rebuild(
-    gpu_microseconds: Mapping[str, int], micros: Mapping[str, int], holdings: Iterable[Holding], until: datetime
+    gpu_microseconds: Mapping[str, int],
+    micros: Mapping[str, int],
+    stages: Mapping[str, StageTotals],
+    holdings: Iterable[Holding],
+    until: datetime,
 ) -> Json:
     """A ledger that stands in for a lost one: the totals up to a time, and the pods from there on.
 
     Args:
         gpu_microseconds: totals by bucket.
         micros: totals by bucket.
+        stages: totals by stage.
         holdings: pods that are there.
         until: up to when the totals were counted.
     """
@@ -175,6 +201,7 @@ def rebuild(
         "entries": 0,
         "gpuMicroseconds": dict(gpu_microseconds),
         "micros": dict(micros),
+        "stages": {name: list(totals) for name, totals in stages.items()},
         "estimated": True,
         "until": rfc3339(until),
     }
@@ -185,14 +212,21 @@ def rebuild(
 
 
 def _open(
-    document: Mapping[str, Any] | None, generations: Sequence[GenerationStatus], now: datetime, *, run_over: bool
+    document: Mapping[str, Any] | None,
+    generations: Sequence[GenerationStatus],
+    now: datetime,
+    *,
+    run_over: bool,
+    stage: str,
+    pools: Mapping[str, str],
 ) -> _Book:
     stored = document or {}
     folded = stored.get("folded", {"entries": 0, "gpuMicroseconds": {}, "micros": {}, "estimated": False})
     newest = len(generations) - 1
     lives = [life_of(each, run_over=run_over and index == newest) for index, each in enumerate(generations)]
     pods = records_in(stored)
-    windows = _windows(generations, max((record.closed_through for record in pods.values()), default=-1), run_over)
+    closed = max((record.closed_through for record in pods.values()), default=-1)
+    windows = _windows(generations, lives, closed, run_over, stage)
     return _Book(
         before=stored,
         pods=pods,
@@ -201,6 +235,7 @@ def _open(
             **folded,
             "gpuMicroseconds": dict(folded["gpuMicroseconds"]),
             "micros": dict(folded["micros"]),
+            "stages": folded.get("stages", {}),
         },
         lives=lives,
         windows=windows,
@@ -208,6 +243,7 @@ def _open(
         worlds=_worlds(lives),
         begun=[life.created for life in lives],
         numbers=[window.number for window in windows],
+        pools=pools,
     )
 
 
@@ -222,19 +258,27 @@ def _worlds(lives: Sequence[Life]) -> dict[str, int]:
     return worlds
 
 
-def _windows(generations: Sequence[GenerationStatus], closed: int, run_over: bool) -> list[Window]:
+def _windows(
+    generations: Sequence[GenerationStatus], lives: Sequence[Life], closed: int, run_over: bool, stage: str
+) -> list[Window]:
     """The time between rosters. `closed` is the newest window that is closed for any pod, -1 for none."""
     starts = [microseconds(generation.created_at) for generation in generations]
     ends = [*starts[1:], FOREVER]
     # A status that was emptied knows no generation, and the time goes on after what is closed.
     unknown = max(closed, 0) if run_over else closed + 1
     first = generations[0].number - 1 if generations else unknown
-    windows = [Window(first, -(FOREVER), starts[0] if starts else FOREVER, bool(generations) or run_over)]
+    names = [*(generation.stage for generation in generations), stage]
+    start = starts[0] if starts else FOREVER
+    windows = [Window(first, -(FOREVER), start, bool(generations) or run_over, names[0], FOREVER, "")]
     for index, generation in enumerate(generations):
         later = generations[index + 1 :]
         resumed = any(g.progress is not None and g.progress.resumed_step is not None for g in later)
         final = run_over or resumed or len(later) >= GENERATIONS_OPEN
-        windows.append(Window(generation.number, starts[index], ends[index], final))
+        over = lives[index].over if generation.end_cause == "completed" else None
+        complete, following = FOREVER if over is None else over, names[index + 1]
+        windows.append(
+            Window(generation.number, starts[index], ends[index], final, generation.stage, complete, following)
+        )
     return windows
 
 
@@ -271,7 +315,7 @@ def _record(book: _Book, holdings: Iterable[Holding]) -> set[str]:
 def _new_record(held: Holding, awaited: Awaited | None = None) -> Record:
     made_before = awaited is not None and awaited.since <= microseconds(held.created_at) + ROUNDED_US
     price = awaited.kind.price if awaited is not None and made_before else held.price
-    kind = Kind(held.gpus, price)
+    kind = Kind(held.gpus, price, held.pool)
     return Record(held.pod, kind, microseconds(held.created_at), microseconds(held.bound_at))
 
 
@@ -316,31 +360,51 @@ def _post(book: _Book, uid: str, record: Record) -> bool:
             record.closed_through = window.number
             if end > start:
                 record.closed_until = end
-                book.entries.append(_entry(uid, record, window, start, end, _amounts(book, record, start, end)))
+                amounts = _amounts(book, record, start, end, _stage_of(book, record, window))
+                book.entries.append(_entry(uid, record, window, start, end, amounts))
             if over:
                 return True
             continue
         closing = False  # windows close in order, so that one number per pod tells what is closed
         if end > start:
-            _amounts(book, record, start, end).open_windows += 1
+            _amounts(book, record, start, end, _stage_of(book, record, window)).open_windows += 1
         if over:
             return False
     return False
 
 
-def _amounts(book: _Book, record: Record, start: int, end: int) -> _Amounts:
+def _stage_of(book: _Book, record: Record, window: Window) -> str:
+    """The stage that a pod was there for: the window's, or the next for one that was made once that was complete.
+
+    A pod of another pool waits for a stage to come, or is on its way out of one that is over.
+    """
+    # Members are made before their roster, by times of whole seconds.
+    late, pool = record.created >= max(window.start, window.complete - ROUNDED_US), record.kind.pool
+    key = (window.number, pool, late)
+    if key not in book.stages:
+        names = list(book.pools)
+        past = names[: names.index(window.stage)] if window.stage in names else []
+        earlier = reversed(past)
+        order = [window.following, window.stage, *earlier] if late else [window.stage, *earlier, window.following]
+        fits = (name for name in order if name and book.pools.get(name, pool) == pool)
+        book.stages[key] = next(fits, window.stage)
+    return book.stages[key]
+
+
+def _amounts(book: _Book, record: Record, start: int, end: int, stage: str) -> _Amounts:
     """GPU microseconds and micros by bucket; pods with the same history share the computation."""
     # A pod that took the name of a member later is not the member.
     older = bisect_left(book.begun, record.created)
     worlds = book.worlds.get(record.pod, 0) >> older << older
     # When a pod was started matters only until it is a member.
-    key = (worlds, None if worlds & 1 else record.started, start, end, record.kind)
+    key = (worlds, None if worlds & 1 else record.started, start, end, record.kind, stage)
     if key not in book.known:
         member_of = [bool(worlds >> index & 1) for index in range(len(book.lives))]
         chain = pod_life(book.lives, member_of, record.started)
-        gpu_us = {bucket: amount * record.kind.gpus for bucket, amount in use(chain, start, end).items()}
-        price, _ = parse_price(record.kind.price)
-        book.known[key] = _Amounts(gpu_us, price_buckets(gpu_us, price))
+        kind, parts = record.kind, use(chain, start, end)
+        gpu_us = {bucket: amount * kind.gpus for bucket, amount in parts.items()} if kind.gpus else {}
+        micros = price_buckets(gpu_us or parts, parse_price(kind.price)[0])
+        book.known[key] = _Amounts(stage, end - start, gpu_us, micros)
     return book.known[key]
 
 
@@ -349,6 +413,7 @@ def _entry(uid: str, record: Record, window: Window, start: int, end: int, amoun
         "uid": uid,
         "pod": record.pod,
         "generation": window.number,
+        "stage": amounts.stage,
         "from": rfc3339(EPOCH + timedelta(microseconds=start)),
         "to": rfc3339(EPOCH + timedelta(microseconds=end)),
         "gpus": record.kind.gpus,
@@ -368,7 +433,31 @@ def _fold(book: _Book) -> None:
         book.folded["until"] = max(book.folded.get("until", entry["to"]), entry["to"], key=_us)
         for name in ("gpuMicroseconds", "micros"):
             _add(book.folded[name], entry[name])
+    folded = _stage_totals(book.folded["stages"], book.entries[:surplus])
+    book.folded["stages"] = {name: list(totals) for name, totals in folded.items()}
     del book.entries[:surplus]
+
+
+def _stage_totals(folded: Mapping[str, Sequence[int]], entries: Iterable[Json]) -> dict[str, StageTotals]:
+    """What is folded, and entries; one of a version that noted no stage counts to none."""
+    totals = {name: StageTotals(*known) for name, known in folded.items()}
+    for entry in entries:
+        held = _us(entry["to"]) - _us(entry["from"])
+        _add_to_stage(totals, entry.get("stage", ""), held, entry["gpuMicroseconds"], entry["micros"])
+    return totals
+
+
+def _add_to_stage(
+    totals: dict[str, StageTotals],
+    stage: str,
+    held: int,
+    gpu_microseconds: Mapping[str, int],
+    micros: Mapping[str, int],
+    times: int = 1,
+) -> None:
+    more = (held, sum(gpu_microseconds.values()), sum(micros.values()))
+    known = totals.get(stage, StageTotals())
+    totals[stage] = StageTotals(*(old + new * times for old, new in zip(known, more, strict=True)))
 
 
 def _add(totals: dict[str, int], more: Mapping[str, int], times: int = 1) -> None:
@@ -381,20 +470,24 @@ def _bill(book: _Book) -> Bill:
     for entry in book.entries:
         _add(gpu_us, entry["gpuMicroseconds"])
         _add(micros, entry["micros"])
+    stages = _stage_totals(book.folded["stages"], book.entries)
     for amounts in book.known.values():
         if amounts.open_windows:
             _add(gpu_us, amounts.gpu_microseconds, amounts.open_windows)
             _add(micros, amounts.micros, amounts.open_windows)
+            parts = (amounts.node_microseconds, amounts.gpu_microseconds, amounts.micros)
+            _add_to_stage(stages, amounts.stage, *parts, amounts.open_windows)
     held = [record for record in book.pods.values() if record.ended is None]
     marked = book.folded["estimated"] or any(entry["estimated"] for entry in book.entries)
-    parts = rows_of(book.pods, book.before)
+    rows = rows_of(book.pods, book.before)
     return Bill(
-        document={"version": VERSION} | parts | {"entries": book.entries, "folded": book.folded},
+        document={"version": VERSION} | rows | {"entries": book.entries, "folded": book.folded},
         gpu_microseconds=gpu_us,
         micros=micros,
+        stages=stages,
         estimated=marked or any(record.estimated or record.seen is not None for record in book.pods.values()),
         gpus_held=sum(record.kind.gpus for record in held),
-        rate_micros_per_hour=sum(record.kind.gpus * parse_price(record.kind.price)[0] for record in held),
+        rate_micros_per_hour=sum((record.kind.gpus or 1) * parse_price(record.kind.price)[0] for record in held),
     )
 
 

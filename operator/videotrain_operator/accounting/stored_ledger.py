@@ -4,11 +4,12 @@ A ledger of which any part cannot be read is no ledger: a bill from the rest wou
 in the status take its place, as if it had been deleted, and the bill counts as estimated from then on.
 
     pod      what the names of all pods begin with, such as `demo-w`
-    kinds    GPUs and price of pods: [8, "2.50 USD"]
+    kinds    GPUs and price of pods: [8, "2.50 USD"], by the GPU; of a pool of some stages, without GPUs and
+             so by the node: [0, "1.60 USD", "curate"]
     pods     by uid: [number or name, kind, created, bound, started, ended, closed through, closed until, seen, marks]
     awaited  pods that were made or are about to be: [first number, last number, kind, since]
     entries  newest closed windows
-    folded   totals of all older ones
+    folded   totals of all older ones; by stage: [microseconds of nodes, of GPUs, micros]
 
 Times are microseconds since 1970.
 """
@@ -44,7 +45,13 @@ class Kind(NamedTuple):
 
     gpus: int
     price: str
-    """`PRICE CURRENCY` per GPU-hour."""
+    """`PRICE CURRENCY` per hour of a GPU, or of a node without GPUs."""
+    pool: str = ""
+    """The first stage with the pool that it was made for; empty for that of the run."""
+
+    def to_row(self) -> list[Any]:
+        """As it is stored."""
+        return list(self) if self.pool else [self.gpus, self.price]
 
 
 @dataclass(slots=True)
@@ -65,6 +72,14 @@ class Record:
     """When it was seen last, while it is missing and nothing proves that it is gone."""
     gone: bool = False
     estimated: bool = False
+
+
+class StageTotals(NamedTuple):
+    """What a stage took."""
+
+    node_microseconds: int = 0
+    gpu_microseconds: int = 0
+    micros: int = 0
 
 
 class Awaited(NamedTuple):
@@ -140,7 +155,7 @@ def rows_of(records: Mapping[str, Record], before: Mapping[str, Any]) -> Json:
         kind = kinds.setdefault(r.kind, len(kinds))
         marks = GONE * r.gone + ESTIMATED * r.estimated
         rows[uid] = [pod, kind, r.created, r.bound, r.started, r.ended, r.closed_through, r.closed_until, r.seen, marks]
-    return {"pod": prefix, "kinds": [list(kind) for kind in kinds], "pods": rows, "awaited": []}
+    return {"pod": prefix, "kinds": [kind.to_row() for kind in kinds], "pods": rows, "awaited": []}
 
 
 def with_awaited(document: Json, awaited: Mapping[int, Awaited]) -> Json:
@@ -159,7 +174,7 @@ def with_awaited(document: Json, awaited: Mapping[int, Awaited]) -> Json:
             spans[-1][1] = number
         else:
             spans.append([number, number, kind, note.since])
-    return document | {"kinds": [list(kind) for kind in kinds], "awaited": spans}
+    return document | {"kinds": [kind.to_row() for kind in kinds], "awaited": spans}
 
 
 def name_parts(pod: str) -> tuple[str, int | None]:
@@ -182,6 +197,7 @@ class _Amounts(_Part):
 
 class _Entry(_Amounts):
     uid: str
+    stage: str = ""
     generation: int
     gpus: int
     from_: datetime
@@ -190,6 +206,7 @@ class _Entry(_Amounts):
 
 
 class _Folded(_Amounts):
+    stages: dict[str, tuple[int, int, int]] | None = None
     entries: int
     estimated: bool
     until: datetime | None = None
@@ -201,7 +218,7 @@ _Row = tuple[int | str, int, int, int, _Time, _Time, int, _Time, _Time, int]
 
 class _Ledger(_Part):
     pod: str
-    kinds: list[tuple[int, str]]
+    kinds: list[tuple[int, str] | tuple[int, str, str]]
     pods: dict[str, _Row]
     awaited: list[tuple[int, int, int, int]]
     entries: list[_Entry]
@@ -209,14 +226,15 @@ class _Ledger(_Part):
 
 
 def _check(ledger: _Ledger) -> None:
-    for _, price in ledger.kinds:
-        parse_price(price)
-    kinds = range(len(ledger.kinds))
+    known = [Kind(*kind) for kind in ledger.kinds]
+    for kind in known:
+        parse_price(kind.price)
+    kinds = range(len(known))
     sizes = sum(last - first + 1 for first, last, *_ in ledger.awaited)
     odd = [
         any(implausible(ledger)),
         any(abs(number) > LARGEST for row in ledger.pods.values() for number in row if isinstance(number, int)),
-        any(not 0 <= gpus <= LARGEST for gpus, _ in ledger.kinds),
+        any(not 0 <= kind.gpus <= LARGEST for kind in known),
         any(row[1] not in kinds or min(row[2:4]) < 0 for row in ledger.pods.values()),
         any(not 0 <= first <= last or kind not in kinds for first, last, kind, _ in ledger.awaited),
         sizes > 2 * LARGEST_GROUP,

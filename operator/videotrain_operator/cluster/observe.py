@@ -28,7 +28,7 @@ from videotrain_operator.accounting.stored_ledger import read_ledger
 from videotrain_operator.cluster.agents import Agents, ask_all
 from videotrain_operator.cluster.interface import Cluster
 from videotrain_operator.cluster.missing import Sought, on_record, owners_of, seek
-from videotrain_operator.cluster.podview import pod_view, unreadable
+from videotrain_operator.cluster.podview import gpu_resources, pod_view, unreadable
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.profiles import asked_members
 
@@ -66,7 +66,7 @@ async def observe(
     run = newest(stored)
     labels = {LABEL_RUN: name, LABEL_RUN_UID: run["metadata"]["uid"]}
     nodes = {node["metadata"]["name"]: node for node in await cluster.list("Node", "")}
-    resource = run.get("spec", {}).get("pool", {}).get("gpuResource", "nvidia.com/gpu")
+    resources = gpu_resources(run)
     listed = await cluster.list("Pod", namespace, labels)
     maps = {item["metadata"]["name"]: item for item in await cluster.list("ConfigMap", namespace, labels)}
     policies = await cluster.list("NetworkPolicy", namespace, labels)
@@ -82,7 +82,7 @@ async def observe(
     own = [pod for pod in departed if _is_own(pod, labels) or pod["metadata"]["name"] in names]
     found = await seek(cluster, run, listed, own, recorded)
     bodies = [*listed, *found.there]
-    pods = tuple(pod_view(pod, nodes, resource) for pod in bodies)
+    pods = tuple(pod_view(pod, nodes, resources) for pod in bodies)
     there = {pod.uid for pod in pods}
     lost = [f"config map {ledger_name(name)}: {LEDGER_KEY}"] if ledger is not None and read is None else []
     if roster is None and roster_text:
@@ -97,7 +97,7 @@ async def observe(
         network_policy=stored_policy(policy.get("spec") or {}) if policy else None,
         config_maps=frozenset(maps),
         frozen_spec=_frozen_spec(run, maps),
-        departed=tuple(pod_view(pod, nodes, resource) for pod in own if pod["metadata"]["uid"] not in there),
+        departed=tuple(pod_view(pod, nodes, resources) for pod in own if pod["metadata"]["uid"] not in there),
         followed_since=followed_since,
         missing=found.unknown,
         misplaced=_misplaced(bodies, pods, labels, recorded),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -13,6 +13,7 @@ from videotrain_api.vocabulary import (
     KEY_VOLUME,
     LABEL_GROUP_PLACE,
     LABEL_POD_GROUP,
+    LABEL_POOL,
 )
 from videotrain_operator.accounting.money import parse_price
 from videotrain_operator.planner.observed import PodView
@@ -57,13 +58,23 @@ def parse_time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text).astimezone(UTC) if text else None
 
 
-def pod_view(pod: Json, nodes: Mapping[str, Json], gpu_resource: str) -> PodView:
+def gpu_resources(run: Json) -> frozenset[str]:
+    """Extended resource names of the GPUs in all pools of a run, whose spec may hold anything."""
+    spec = run.get("spec")
+    spec = spec if isinstance(spec, Mapping) else {}
+    stages = spec.get("stages")
+    owners = [spec, *(stages if isinstance(stages, list) else ())]
+    pools = [owner.get("pool") for owner in owners if isinstance(owner, Mapping)]
+    return frozenset(str(pool.get("gpuResource", "nvidia.com/gpu")) for pool in pools if isinstance(pool, Mapping))
+
+
+def pod_view(pod: Json, nodes: Mapping[str, Json], resources: Collection[str]) -> PodView:
     """A pod as the planner sees it.
 
     Args:
         pod: a Pod object.
         nodes: all Node objects by name.
-        gpu_resource: extended resource name of the GPUs.
+        resources: extended resource names of GPUs, see `gpu_resources`.
     """
     head, spec, status = pod["metadata"], pod.get("spec", {}), pod.get("status", {})
     annotations = head.get("annotations") or {}
@@ -95,10 +106,11 @@ def pod_view(pod: Json, nodes: Mapping[str, Json], gpu_resource: str) -> PodView
         unschedulable=_unschedulable(conditions) if node_name is None else "",
         image_problem=_image_problem(status),
         gated=bool(spec.get("schedulingGates")),
+        pool=(head.get("labels") or {}).get(LABEL_POOL),
         group=(head.get("labels") or {}).get(LABEL_POD_GROUP),
         place=_place((head.get("labels") or {}).get(LABEL_GROUP_PLACE)),
         finalizing=_is_finalizing(head, status, node_name),
-        gpus=_gpus(spec, gpu_resource),
+        gpus=_gpus(spec, resources),
         price=_price(annotations.get(ANNOTATION_PRICE)),
         node_lost=node_name is not None and (node is None or node_is_lost(node)),
         node_reason=_node_reason(node) if node_name is not None else "",
@@ -251,7 +263,7 @@ def _node_reason(node: Json | None) -> str:
     return "the node is cordoned" if node.get("spec", {}).get("unschedulable") else ""
 
 
-def _gpus(spec: Json, resource: str) -> int:
+def _gpus(spec: Json, resources: Collection[str]) -> int:
     limits = [(c.get("resources") or {}).get("limits") or {} for c in spec.get("containers") or []]
-    counts = [str(limit.get(resource, 0)) for limit in limits]
+    counts = [str(limit.get(resource, 0)) for limit in limits for resource in resources]
     return sum(int(count) for count in counts if _is_number(count))

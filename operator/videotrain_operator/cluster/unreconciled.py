@@ -9,7 +9,7 @@ from videotrain_api.reasons import Message, Reason
 from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID, Condition
 from videotrain_operator.cluster.apply import delete_seen
 from videotrain_operator.cluster.interface import Cluster
-from videotrain_operator.cluster.podview import pod_view
+from videotrain_operator.cluster.podview import gpu_resources, pod_view
 from videotrain_operator.planner.conditions import stored_with_condition
 from videotrain_operator.planner.limits import overdue_pods
 
@@ -33,10 +33,7 @@ async def hold_to_limits(cluster: Cluster, namespace: str, name: str, now: datet
     """
     run = await cluster.get(KIND, namespace, name)
     labels = {LABEL_RUN: name, LABEL_RUN_UID: run["metadata"]["uid"]}
-    spec = run.get("spec")
-    pool = spec.get("pool") if isinstance(spec, dict) else None
-    resource = str(pool.get("gpuResource", "nvidia.com/gpu")) if isinstance(pool, dict) else "nvidia.com/gpu"
-    pods = [pod_view(pod, {}, resource) for pod in await cluster.list("Pod", namespace, labels)]
+    pods = [pod_view(pod, {}, gpu_resources(run)) for pod in await cluster.list("Pod", namespace, labels)]
     await delete_seen(cluster, namespace, overdue_pods(run, pods, now, time_untrusted))
 
 

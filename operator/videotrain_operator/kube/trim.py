@@ -19,6 +19,7 @@ from videotrain_api.vocabulary import (
     KIND,
     KUEUE,
     LABEL_INDEX,
+    LABEL_POOL,
     LABEL_RUN,
     LABEL_RUN_UID,
     LEDGER_KEY,
@@ -36,7 +37,7 @@ _HEAD: Final = (
     "deletionGracePeriodSeconds",
     "finalizers",
 )
-_LABELS: Final = (LABEL_RUN, LABEL_RUN_UID, LABEL_INDEX)
+_LABELS: Final = (LABEL_RUN, LABEL_RUN_UID, LABEL_INDEX, LABEL_POOL)
 _LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 _WORD: Final = 40
 _CONDITION: Final = ("type", "status", "reason", "message", "lastTransitionTime")

@@ -11,6 +11,7 @@ from typing import Any
 
 from videotrain_api.crd.wire import Manifest
 from videotrain_api.render.names import pod_name
+from videotrain_api.resource.trainrun import pool_name
 from videotrain_operator.accounting.attribution import microseconds
 from videotrain_operator.accounting.stored_ledger import Awaited, Kind, awaited_in, name_parts
 from videotrain_operator.planner.draft import Draft
@@ -59,8 +60,9 @@ def with_new_pods(draft: Draft, made: Iterable[Manifest]) -> dict[int, Awaited]:
         awaited = {
             number: note for number, note in awaited.items() if pod_name(draft.run.metadata.name, number) in draft.pods
         }
-    pool = draft.spec.pool
-    note = Awaited(Kind(pool.gpus_per_node, f"{pool.price_per_gpu_hour} {pool.currency}"), microseconds(draft.now))
+    pool = draft.pool()
+    kind = Kind(pool.gpus_per_node, draft.price(pool), pool_name(draft.run, draft.present()) or "")
+    note = Awaited(kind, microseconds(draft.now))
     numbers = (name_parts(item["metadata"]["name"])[1] for item in made)
     same = {number for number, known in awaited.items() if known.kind == note.kind}
     return awaited | {number: note for number in numbers if number is not None and number not in same}

@@ -11,7 +11,8 @@ from videotrain_api.money import cost_micros, format_micros
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.config import render_ledger
 from videotrain_api.render.names import ledger_name, pod_name
-from videotrain_api.resource.status import CostStatus
+from videotrain_api.resource.status import CostStatus, StageCost
+from videotrain_api.resource.trainrun import pool_name, pool_of
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Bucket
 from videotrain_operator.accounting.attribution import microseconds
@@ -21,6 +22,7 @@ from videotrain_operator.accounting.stored_ledger import (
     ENDED,
     RECOMPUTED,
     Awaited,
+    StageTotals,
     awaited_in,
     with_awaited,
 )
@@ -49,9 +51,17 @@ def settle_bill(draft: Draft) -> Bill:
         now=draft.now,
         observed_at=draft.before.observed_at,
         run_over=draft.finished(),
+        stage=_current_stage(draft),
+        pools={stage.name: pool_name(draft.run, stage) or "" for stage in draft.spec.stages},
         missing=frozenset(draft.observed.missing.values()),
         incomplete=incomplete,
     )
+
+
+def _current_stage(draft: Draft) -> str:
+    """The last one, once all are complete."""
+    stage = draft.stage() or (draft.status.stages[-1] if draft.status.stages else None)
+    return stage.name if stage is not None else ""
 
 
 def _rebuilt(draft: Draft, holdings: list[Holding]) -> Json | None:
@@ -62,7 +72,15 @@ def _rebuilt(draft: Draft, holdings: list[Holding]) -> Json | None:
     until = draft.before.observed_at or draft.now
     message = Message.LEDGER_REBUILT.text(name=draft.before.ledger, total=cost.total, currency=cost.currency)
     draft.tell("Warning", Reason.LEDGER_REBUILT, message)
-    return rebuild(cost.gpu_microseconds_by_bucket, cost.micros_by_bucket, holdings, until)
+    stages = {
+        stage.name: StageTotals(
+            node_microseconds=stage.held_node_microseconds,
+            gpu_microseconds=stage.held_gpu_microseconds,
+            micros=stage.total_micros,
+        )
+        for stage in cost.stages
+    }
+    return rebuild(cost.gpu_microseconds_by_bucket, cost.micros_by_bucket, stages, holdings, until)
 
 
 def store_ledger(draft: Draft, bill: Bill) -> None:
@@ -139,6 +157,7 @@ def write_cost(draft: Draft, bill: Bill) -> None:
         held_gpu_microseconds=bill.held,
         gpu_microseconds_by_bucket=gpu_us,
         micros_by_bucket={bucket.value: bill.micros.get(bucket.value, 0) for bucket in Bucket},
+        stages=_stage_costs(draft, bill),
         rate_per_hour=format_micros(bill.rate_micros_per_hour),
         forecast=None if forecast is None else format_micros(forecast),
         budget_percent=spent_percent(draft.spec.budget, bill),
@@ -148,14 +167,31 @@ def write_cost(draft: Draft, bill: Bill) -> None:
     draft.update(cost=cost)
 
 
+def _stage_costs(draft: Draft, bill: Bill) -> list[StageCost]:
+    named = [(stage.name, bill.stages.get(stage.name)) for stage in draft.status.stages]
+    return [
+        StageCost(
+            name=name,
+            total_micros=totals.micros,
+            total=format_micros(totals.micros),
+            held_gpu_microseconds=totals.gpu_microseconds,
+            held_node_microseconds=totals.node_microseconds,
+        )
+        for name, totals in named
+        if totals is not None
+    ]
+
+
 def _holdings(draft: Draft, pods: list[PodView] | tuple[PodView, ...], *, gone: bool) -> list[Holding]:
-    pool = draft.spec.pool
+    pools = {pool_name(draft.run, stage): pool_of(draft.run, stage) for stage in draft.spec.stages}
+    made_for = {pod.uid: pools.get(pod.pool, draft.spec.pool) for pod in pods}
     return [
         Holding(
             uid=pod.uid,
             pod=pod.name,
-            gpus=pod.gpus or pool.gpus_per_node,
-            price=pod.price or f"{pool.price_per_gpu_hour} {pool.currency}",
+            gpus=pod.gpus or made_for[pod.uid].gpus_per_node,
+            price=pod.price or draft.price(made_for[pod.uid]),
+            pool=pod.pool or "",
             created_at=pod.created_at,
             bound_at=pod.bound_at,
             started_at=pod.started_at,

@@ -76,7 +76,7 @@ def _warn(draft: Draft, budget: Budget, percent: float | None) -> None:
 
 
 def _would_pass(draft: Draft, budget: Budget, bill: Bill) -> bool:
-    seconds = _until_saved(draft) if bill.gpus_held else 0.0
+    seconds = _until_saved(draft) if bill.gpus_held or bill.rate_micros_per_hour else 0.0
     if budget.max_cost is not None:
         more = Fraction(seconds) * bill.rate_micros_per_hour / 3600
         if bill.total + more >= parse_micros(budget.max_cost):

@@ -14,10 +14,11 @@ from typing import Any, Final, Literal
 
 from videotrain_api.crd.wire import Manifest
 from videotrain_api.records import Roster
-from videotrain_api.resource.stages import NodeBounds, node_counts
+from videotrain_api.resource.pool import Pool
+from videotrain_api.resource.stages import NodeBounds, Stage, node_counts
 from videotrain_api.resource.status import GenerationStatus, RunStatus, StageStatus
 from videotrain_api.resource.stored_size import cut
-from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec, node_bounds
+from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec, node_bounds, pool_name, pool_of
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.accounting.stored_ledger import Awaited
 from videotrain_operator.planner.cluster_rules import ClusterRules
@@ -98,11 +99,28 @@ class Draft:
         """No pod is wanted any more: the run is over, suspended, or being deleted."""
         return self.finished() or self.suspend_reason is not None or self.being_deleted()
 
-    def bounds(self) -> NodeBounds:
-        """Node bounds of the current stage as they are now."""
+    def present(self) -> Stage | None:
+        """The stage that is worked on, as the spec has it."""
         current = self.stage()
         name = current.name if current else None
-        return node_bounds(self.run, next((stage for stage in self.spec.stages if stage.name == name), None))
+        return next((stage for stage in self.spec.stages if stage.name == name), None)
+
+    def bounds(self) -> NodeBounds:
+        """Node bounds of the current stage as they are now."""
+        return node_bounds(self.run, self.present())
+
+    def pool(self) -> Pool:
+        """Pool of the current stage."""
+        return pool_of(self.run, self.present())
+
+    def in_pool(self, pods: Iterable[PodView]) -> list[PodView]:
+        """The pods that were made for the current stage's pool; the others only have to go."""
+        name = pool_name(self.run, self.present())
+        return [pod for pod in pods if pod.pool == name]
+
+    def price(self, pool: Pool) -> str:
+        """What pods of a pool are billed at: `PRICE CURRENCY` of an hour of a GPU, or of a node without GPUs."""
+        return f"{pool.price} {self.spec.pool.currency}"
 
     def sizes(self) -> Sequence[int]:
         """World sizes in nodes that may be used now, ascending."""

@@ -242,7 +242,7 @@ def _roster(draft: Draft, number: int, members: list[RosterMember], reason: str)
         reason=reason,
         members=members,
         port=PORT_RENDEZVOUS + number % RENDEZVOUS_PORTS,
-        processes_per_node=draft.spec.pool.gpus_per_node,
+        processes_per_node=draft.pool().processes,
         saved_step=next(known.saved_step for known in draft.status.stages if known.name == stage.name),
         drain=cause in (None, "completed", "drained", "preemption"),
         profile=due_request(draft) if members else None,
@@ -252,7 +252,7 @@ def _roster(draft: Draft, number: int, members: list[RosterMember], reason: str)
 
 def _record(draft: Draft, roster: Roster, at: datetime, message: str = "") -> None:
     """Note a published generation in the status."""
-    gpus = len(roster.members) * draft.spec.pool.gpus_per_node
+    gpus = len(roster.members) * draft.pool().gpus_per_node
     if not message and draft.last is not None:
         message = draft.last.end_message if draft.last.end_reason == roster.reason else ""
     _close_last(draft, at)

@@ -24,7 +24,7 @@ from videotrain_api.crd.wire import Manifest
 from videotrain_api.reasons import FaultReason, Message, Reason
 from videotrain_api.render.kueue import FINAL, PodGroup, pod_group
 from videotrain_api.resource.status import PodGroupStatus
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun, pool_name
 from videotrain_api.vocabulary import Condition, GenerationReason
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
@@ -42,7 +42,7 @@ def settle_groups(draft: Draft, wanted: int) -> list[tuple[int, PodGroup]]:
         Index and group of each pod to create.
     """
     _forget(draft)
-    missing = wanted - sum(not pod.finalizing for pod in draft.observed.pods)
+    missing = wanted - sum(not pod.finalizing for pod in draft.in_pool(draft.observed.pods))
     places = list(_places(draft))  # of groups on record: one that is founded now has to wait
     if missing > len(places):
         _found(draft, missing - len(places))
@@ -64,9 +64,10 @@ def _forget(draft: Draft) -> None:
 
 
 def _places(draft: Draft) -> Iterator[PodGroup]:
-    """Every place in a group that no pod takes."""
+    """Every place that no pod takes, in a group of the present pool."""
     holders = [pod for pod in draft.observed.pods if not pod.finalizing or pod.phase == "Succeeded"]
-    for group in draft.status.pod_groups:
+    pool = pool_name(draft.run, draft.present())
+    for group in (group for group in draft.status.pod_groups if group.pool == pool):
         held = [pod.place for pod in holders if pod.group == group.name]
         taken = set(held)
         free = [place for place in range(group.pods) if place not in taken]
@@ -83,14 +84,16 @@ def stopping_groups(draft: Draft) -> set[str | None]:
 def _found(draft: Draft, pods: int) -> None:
     """A new group; its pods are created once it is on record."""
     number = draft.status.pod_groups_made + 1
-    group = PodGroupStatus(name=pod_group(draft.run, number, pods).name, pods=pods)
+    pool = pool_name(draft.run, draft.present())
+    group = PodGroupStatus(name=pod_group(draft.run, number, pods).name, pods=pods, pool=pool)
     draft.update(pod_groups=[*draft.status.pod_groups, group], pod_groups_made=number)
     draft.look_again(0)
 
 
 def surplus(draft: Draft, wanted: int) -> set[str]:
     """Names of pods that are not wanted: those beyond the wanted number, and groups that can no longer be admitted."""
-    standing = sorted((pod for pod in draft.observed.pods if not pod.finalizing), key=lambda pod: pod.index)
+    fitting = draft.in_pool(draft.observed.pods)
+    standing = sorted((pod for pod in fitting if not pod.finalizing), key=lambda pod: pod.index)
     rest, kept = standing[wanted:], standing[:wanted]
     names = {pod.name for pod in rest}
     counts = Counter(pod.group for pod in kept)
@@ -132,7 +135,9 @@ def report_quota(draft: Draft) -> None:
         return
     name = draft.spec.queue.name
     gated = sum(pod.gated for pod in draft.observed.pods)
-    admitted = sum(not pod.gated and not pod.deleting and not pod.finalizing for pod in draft.observed.pods)
+    admitted = sum(
+        not pod.gated and not pod.deleting and not pod.finalizing for pod in draft.in_pool(draft.observed.pods)
+    )
     enough = bool(draft.sizes()) and admitted >= draft.sizes()[0]
     if not draft.observed.pods:
         set_condition(draft, Condition.QUOTA_RESERVED, False, Reason.NO_PODS, Message.NO_PODS.text(queue=name))

@@ -95,15 +95,28 @@ def _plus(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
 
 
 def _worth(spec: Mapping[str, Any], pod: PodView, held: timedelta) -> tuple[int, int]:
-    pool = spec.get("pool")
-    pool = pool if isinstance(pool, Mapping) else {}
-    gpus = pod.gpus or pool.get("gpusPerNode")
-    microseconds = max(0, held // _MICROSECOND) * (gpus if isinstance(gpus, int) else 1)
+    run_pool = spec.get("pool")
+    run_pool = run_pool if isinstance(run_pool, Mapping) else {}
+    pool = _own_pool(spec, pod.pool) if pod.pool else run_pool
+    found = pod.gpus or pool.get("gpusPerNode")
+    gpus = found if isinstance(found, int) else 1
+    microseconds, field = max(0, held // _MICROSECOND), "pricePerGpuHour" if gpus else "pricePerNodeHour"
     try:
-        price, _ = parse_price(pod.price or f"{pool.get('pricePerGpuHour')} {pool.get('currency', 'USD')}")
+        price, _ = parse_price(pod.price or f"{pool.get(field)} {run_pool.get('currency', 'USD')}")
     except ValueError:
         price = 0  # hours are bounded all the same
-    return microseconds, cost_micros(microseconds, price)
+    return microseconds * gpus, cost_micros(microseconds * (gpus or 1), price)
+
+
+def _own_pool(spec: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Pool of the stage of that name."""
+    stages = spec.get("stages")
+    named = [
+        stage.get("pool")
+        for stage in (stages if isinstance(stages, list) else ())
+        if isinstance(stage, Mapping) and stage.get("name") == name
+    ]
+    return named[0] if named and isinstance(named[0], Mapping) else {}
 
 
 def _is_spent(budget: Budget, gpu_microseconds: int, micros: int) -> bool:

@@ -38,7 +38,7 @@ DRAIN_MARGIN_SECONDS: Final = 10
 def eligible(draft: Draft) -> list[PodView]:
     """Pods that could be members of a new generation, by index."""
     suspects, stopping = suspect_names(draft), stopping_groups(draft)
-    there = (pod for pod in draft.observed.pods if pod.alive and pod.address and not pod.leaving)
+    there = (pod for pod in draft.in_pool(draft.observed.pods) if pod.alive and pod.address and not pod.leaving)
     stays = (pod for pod in there if pod.node not in suspects and pod.group not in stopping)
     return sorted(stays, key=lambda pod: pod.index)
 
@@ -132,7 +132,9 @@ def settle_pods(draft: Draft, *, remake_unplaced: bool) -> None:
         members = {member.pod for member in draft.published.members}
     keep = set() if draft.live is None or draft.finished() else members
     suspects = suspect_names(draft)
-    unwanted = surplus(draft, wanted) if draft.queued else {p.name for p in draft.observed.pods if p.index >= wanted}
+    fitting = draft.in_pool(draft.observed.pods)
+    unwanted = surplus(draft, wanted) if draft.queued else {pod.name for pod in fitting if pod.index >= wanted}
+    unwanted |= {pod.name for pod in draft.observed.pods} - {pod.name for pod in fitting}
     freed: set[str] = set()
     # What a generation was ended for stays visible until its end is on record.
     for pod in () if draft.ended else draft.observed.pods:
@@ -202,7 +204,7 @@ def _failed(pod: PodView) -> bool:
 
 def _delete(draft: Draft, pod: PodView, grace_seconds: int | None) -> None:
     draft.delete.append(Deletion(kind="Pod", name=pod.name, uid=pod.uid, grace_seconds=grace_seconds))
-    given_up = draft.releases_all() or pod.gated
+    given_up = draft.releases_all() or pod.gated or not draft.in_pool([pod])
     if pod.group is not None and pod.node_lost:
         draft.apply.append(render_without_finalizers(draft.run, pod))
     elif pod.group is not None and given_up:
@@ -234,4 +236,4 @@ def _create_missing(draft: Draft, wanted: int, freed: set[str]) -> None:
         # Before the pods that mount it, and each time: the operator has no right to look whether it is there.
         draft.apply.append(render_key(draft.run, key))
     for index, group in missing:
-        draft.apply.append(render_pod(draft.run, index, config_map, avoid, group, key))
+        draft.apply.append(render_pod(draft.run, index, config_map, avoid, group, key, draft.present()))

@@ -44,6 +44,8 @@ class PodView:
     """Why its container cannot be made, such as `ImagePullBackOff: ...`; empty if nothing is wrong."""
     gated: bool = False
     """A queue holds it back: the scheduler does not look at it yet."""
+    pool: str | None = None
+    """For whose pool it was made, see `pool_name`; None for that of the run."""
     group: str | None = None
     """Pod group in the queue."""
     place: int | None = None

@@ -87,7 +87,9 @@ def test_no_allowed_number_of_nodes_leaves_many_gpus_waiting(name):
     for _, stage in stages:
         counts = node_counts(node_bounds(run, stage))
         held = {
-            nodes: 8 * nodes * sum(row_time(run, stage.train, row, 8 * nodes, MID).total for row in stage.train.buckets)
+            nodes: 8
+            * nodes
+            * sum(row_time(run, stage.train, row, 8 * nodes, MID, 8).total for row in stage.train.buckets)
             for nodes in counts
         }
         assert max(held.values()) / min(held.values()) < 1.2, (stage.name, held)

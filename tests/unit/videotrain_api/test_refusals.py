@@ -11,10 +11,10 @@ from videotrain_api.schema import ManifestError
 from videotrain_api.validation import parse_run
 
 CASES: dict[str, tuple[str, Any, str]] = {
-    "a word for an integer": ("pool.gpusPerNode", "two", "allowed: an integer from 1 to 64, without quotes"),
-    "a fraction for an integer": ("pool.gpusPerNode", 2.5, "allowed: an integer from 1 to 64"),
-    "a switch for an integer": ("pool.gpusPerNode", True, "allowed: an integer from 1 to 64"),
-    "an integer below its limit": ("pool.gpusPerNode", 0, "allowed: a number from 1 to 64"),
+    "a word for an integer": ("pool.gpusPerNode", "two", "allowed: an integer from 0 to 64, without quotes"),
+    "a fraction for an integer": ("pool.gpusPerNode", 2.5, "allowed: an integer from 0 to 64"),
+    "a switch for an integer": ("pool.gpusPerNode", True, "allowed: an integer from 0 to 64"),
+    "an integer below its limit": ("pool.gpusPerNode", -1, "allowed: a number from 0 to 64"),
     "an integer with one limit": ("checkpoint.everySteps", "1e3", "allowed: an integer, at least 1, without quotes"),
     "a word for a switch": ("suspend", "yes", "allowed: true or false, without quotes"),
     "a number for a mapping of fields": ("nodes", 3, "allowed: a mapping of the fields allowed, max, min"),

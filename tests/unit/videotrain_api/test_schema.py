@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from videotrain_api.generate.reference import reachable_models
 from videotrain_api.records import GenerationProgress, SavedPoint
-from videotrain_api.resource.pool import PodTemplate, PodTemplateMetadata, Pool, Toleration
+from videotrain_api.resource.pool import PodTemplate, PodTemplateMetadata, Pool, RunPool, Toleration
 from videotrain_api.resource.stages import (
     Bucket,
     ConditioningMix,
@@ -71,7 +71,14 @@ trains = built(
     parallel=built(ParallelLayout, micro_batches_per_step=numbers, zero_stage=st.sampled_from([0, 1, 2, 3])),
     ema_decay=maybe(st.floats(0.1, 0.9)),
 )
-stages = built(Stage, name=names, task=st.just("train"), train=trains, nodes=maybe(built(NodeBounds, max=numbers)))
+stages = built(
+    Stage,
+    name=names,
+    task=st.just("train"),
+    train=trains,
+    nodes=maybe(built(NodeBounds, max=numbers)),
+    pool=maybe(built(Pool, gpus_per_node=st.integers(0, 8), price_per_node_hour=maybe(money))),
+)
 specs = built(
     VideoTrainingRunSpec,
     autoencoder=st.just({"preset": "dc-ae-tiny"}),
@@ -79,7 +86,7 @@ specs = built(
     storage=st.just(Storage(uri="s3://bucket/prefix")),
     stages=st.lists(stages, min_size=1, max_size=2),
     pool=built(
-        Pool,
+        RunPool,
         gpus_per_node=st.integers(1, 8),
         price_per_gpu_hour=money,
         tolerations=st.lists(built(Toleration, key=maybe(words)), max_size=2),

@@ -66,7 +66,7 @@ class Tuner:
 
     def __init__(self, table: TrainMemory, layout: ParallelLayout, world: World, degrees: set[int]) -> None:
         self._table, self._layout, self._world = table, layout, world
-        gpus_per_node = min(table.run.spec.pool.gpus_per_node, world.size)
+        gpus_per_node = min(table.pool.gpus_per_node, world.size)
         self._groups = ContextGroups(world.rank, degrees, gpus_per_node, table.shape.heads)
         self._peers = WorldPeers()
         self._clock: Clock = DeviceClock(world.device) if world.device.type == "cuda" else HostClock()

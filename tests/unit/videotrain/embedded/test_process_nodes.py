@@ -29,7 +29,8 @@ class Site:
 
     async def open(self):
         self.cluster = EmbeddedCluster(self.workdir / "cluster.db")
-        self.nodes = ProcessNodes(self.cluster, self.workdir, self.devices, NodeShape(allocatable={GPU: 2}), "default")
+        shapes = dict.fromkeys(self.devices, NodeShape(allocatable={GPU: 2}))
+        self.nodes = ProcessNodes(self.cluster, self.workdir, self.devices, shapes, "default")
         await self.nodes.recover()
         self.task = asyncio.create_task(self.nodes.run())
 
@@ -382,7 +383,7 @@ async def test_what_an_earlier_life_left_running_is_killed_before_anything_start
     await stray.stdout.readline()
     os.kill(stray.pid, signal.SIGSTOP)
     cluster = EmbeddedCluster(tmp_path / "cluster.db")
-    nodes = ProcessNodes(cluster, tmp_path, {"node-0": ()}, NodeShape(allocatable={}), "default")
+    nodes = ProcessNodes(cluster, tmp_path, {"node-0": ()}, {"node-0": NodeShape(allocatable={})}, "default")
     await nodes.recover()
     assert not alive(stray.pid)
     cluster.close()

@@ -57,7 +57,7 @@ class Scene:
         }  # fmt: skip
         agent = AgentProgress(pod="p0", pod_uid="u", at=NOW, current=progress)
         nodes = {node["metadata"]["name"]: node for node in await self.cluster.list("Node", "")}
-        pods = [pod_view(pod, nodes, "nvidia.com/gpu") for pod in await self.cluster.list("Pod", "default")]
+        pods = [pod_view(pod, nodes, ["nvidia.com/gpu"]) for pod in await self.cluster.list("Pod", "default")]
         run = {"metadata": {"name": "r"}, "status": {"generations": [generation]}}
         await injector.look(run, Observed(pods=tuple(pods), agents={"p0": agent}, signing_key=bytes(32)))
 
@@ -75,11 +75,14 @@ async def until(condition):
     return found
 
 
+SHAPES = dict.fromkeys(("node-0", "node-1"), NodeShape(allocatable={}))
+
+
 @pytest.fixture
 async def scene(tmp_path):
     assert ctypes.CDLL(None).prctl is not None
     cluster = EmbeddedCluster(tmp_path / "cluster.db")
-    nodes = ProcessNodes(cluster, tmp_path, {"node-0": (), "node-1": ()}, NodeShape(allocatable={}), "default")
+    nodes = ProcessNodes(cluster, tmp_path, dict.fromkeys(SHAPES, ()), SHAPES, "default")
     await nodes.recover()
     task = asyncio.create_task(nodes.run())
     for name, index in (("p0", "0"), ("p1", "1")):

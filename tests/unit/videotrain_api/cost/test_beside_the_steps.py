@@ -76,7 +76,7 @@ def test_preparation_grows_with_the_hours_and_the_length_of_the_clips():
     run = example("open-sora-2.yaml")
     found = preparation(1000, run.spec.stages, run.spec.autoencoder, run.spec.text_encoder)
     assert found.clips == 450_000
-    assert found.curate_gpu_hours == 1000 * CURATE_SECONDS
+    assert found.curate_core_hours == 1000 * CURATE_SECONDS
     assert forecast(run, hours_of_video=1000).preparation == found
     assert forecast(run).preparation is None
 

@@ -91,7 +91,7 @@ def test_no_setting_of_the_engine_that_was_found_is_faster():
             changes = {"batch_size": size, "micro_batches": samples // size, "context_parallel": degree}
             bucket = row.model_copy(update={**changes, "recompute": policy})
             if table.of(number, smallest, table.setting(bucket, stage.task.parallel)).fits:
-                seconds = row_time(run, stage.task, bucket, largest, MID).total
+                seconds = row_time(run, stage.task, bucket, largest, MID, run.spec.pool.gpus_per_node).total
                 assert after.seconds_per_step <= AS_FAST * seconds
 
 

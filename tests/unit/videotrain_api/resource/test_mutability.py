@@ -3,7 +3,7 @@
 import pytest
 
 from videotrain_api.resource import mutability
-from videotrain_api.resource.pool import Pool
+from videotrain_api.resource.pool import Pool, RunPool
 from videotrain_api.resource.stages import TASKS, Stage
 from videotrain_api.resource.trainrun import FailurePolicy, VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.schema import camel_case
@@ -24,13 +24,15 @@ def test_every_field_of_the_failure_policy_is_on_one_list():
     assert sorted(lists) == wire_names(FailurePolicy)
 
 
-def test_of_a_stage_nodes_alone_may_change():
-    assert sorted(["name", "task", "nodes", *TASKS]) == wire_names(Stage)
+def test_of_a_stage_nodes_may_change_and_parts_of_its_pool():
+    assert sorted(["name", "task", "nodes", "pool", *TASKS]) == wire_names(Stage)
 
 
 def test_the_fixed_fields_of_the_pool_are_fields_of_it():
     assert set(mutability.FIXED_POOL) < set(wire_names(Pool))
-    assert mutability.attributes(Pool, mutability.FIXED_POOL) == ("gpus_per_node", "gpu_resource", "currency")
+    names = ("gpus_per_node", "gpu_resource")
+    assert mutability.attributes(RunPool, mutability.FIXED_POOL) == names
+    assert set(wire_names(RunPool)) - set(wire_names(Pool)) == {"currency"}
 
 
 @pytest.fixture

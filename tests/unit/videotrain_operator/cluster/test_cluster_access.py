@@ -54,7 +54,7 @@ def kubernetes_pod(**status: Any) -> dict[str, Any]:
 
 
 def view(pod: dict[str, Any], nodes: dict[str, Any] | None = None) -> Any:
-    return pod_view(pod, NODES if nodes is None else nodes, "nvidia.com/gpu")
+    return pod_view(pod, NODES if nodes is None else nodes, ["nvidia.com/gpu"])
 
 
 def ended(**terminated: Any) -> list[dict[str, Any]]:

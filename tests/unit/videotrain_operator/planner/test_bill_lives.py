@@ -8,6 +8,7 @@ import pytest
 from support.bill_lives import live
 
 LIVES = int(os.environ.get("VIDEOTRAIN_BILL_LIVES", "300"))
+POOLED = LIVES // 10
 BATCHES = 10
 
 
@@ -18,3 +19,10 @@ async def test_a_bill_is_exact_or_marked_as_estimated_and_never_too_high(batch: 
     held = [verdict for verdict in verdicts if verdict.told]
     assert sum(verdict.billed > 0 for verdict in held) > 0.9 * len(held)
     assert sum(not verdict.estimated for verdict in held) > 0.5 * len(held), "an estimate is the exception"
+
+
+async def test_a_bill_over_several_pools_is_exact_for_each_or_marked_as_estimated() -> None:
+    verdicts = [await live(seed, pools=True) for seed in range(POOLED)]
+    assert [problem for problem in (verdict.problem() for verdict in verdicts) if problem] == []
+    assert sum(not verdict.estimated for verdict in verdicts) > 0.4 * len(verdicts), "an estimate is the exception"
+    assert sum(len(verdict.told_by_pool) > 1 for verdict in verdicts) > 0.1 * len(verdicts), "runs change their pool"

@@ -63,7 +63,7 @@ async def test_the_secret_of_a_pod_is_known_of_what_the_operator_keeps_in_memory
     await running(cluster)
     (name,) = keys_of(cluster)
     kept = [trim(body) for body in cluster.pods()]
-    assert {pod_view(body, {}, GPU_RESOURCE).key_secret for body in kept} == {name}
+    assert {pod_view(body, {}, [GPU_RESOURCE]).key_secret for body in kept} == {name}
     for body in kept:
         body["spec"]["volumes"] = []
-    assert {pod_view(body, {}, GPU_RESOURCE).key_secret for body in kept} == {None}
+    assert {pod_view(body, {}, [GPU_RESOURCE]).key_secret for body in kept} == {None}
