@@ -143,8 +143,8 @@ class Pool(ApiModel):
 
     gpus_per_node: int = Field(ge=0, le=64)
     """GPUs of a node; a worker pod takes them all and runs one process on each. In `videotrain local` a worker process
-    stands for a GPU; it has one of its own if the machine has enough. 0: nodes without GPUs, for stages that curate; one
-    process uses all cores that its pod has. Such nodes need pricePerNodeHour."""
+    stands for a GPU; it has one of its own if the machine has enough. 0: nodes without GPUs, for stages that curate;
+    one process uses all cores that its pod has. Such nodes need pricePerNodeHour."""
     gpu_memory_gigabytes: float = Field(default=141.0, gt=0, le=1_000_000)
     """Memory of one GPU, 10^9 bytes, as its maker names it: 141 for an H200, 80 for an H100. A stage that trains is
     refused if a row of its bucket table needs more (`videotrain plan` prints it); whoever knows better gives more."""
