@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,8 @@ async def test_leaders_killed_under_load_are_replaced_in_time_make_no_pod_twice_
     undisturbed = {*made} - {*edits.resumed, *edits.suspended}
     assert {name: bench.generations[name] for name in undisturbed} == {name: {1} for name in undisturbed}
     expected = {f"{name}-w{index}": lives[name] for name in made for index in range(PODS)}
-    assert dict(bench.pods_made()) == expected
+    certain = bench.pods_made()
+    assert certain <= Counter(expected) <= certain + bench.pods_perhaps_made()
     assert {f"{run}-w{index}": len(uids) for (run, index), uids in bench.lives.items()} == expected
 
 

@@ -15,6 +15,8 @@ Json = dict[str, Any]
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 DONE = 300
 """Statuses from here on say that nothing was done."""
+UNKNOWN = 500
+"""But for those from here on, which do not say it."""
 
 
 class AuditedControlPlane(ControlPlane):

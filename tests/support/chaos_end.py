@@ -128,6 +128,9 @@ async def _undisturbed(lane: Lane, objects: S3Objects, steps: int) -> list[Order
     prefix = layout.stage_prefix("s3://chaos/runs", name, "train")
     commit = CheckpointManifest.model_validate_json(objects.get(layout.checkpoint_commit(prefix, steps)))
     lines = [text for segment in commit.order for text in objects.get(segment.uri).splitlines()]
+    await rig.client.delete("Namespace", "", name)
+    namespaces = rig.views["Namespace"].objects
+    await until(lambda: ("", name) not in namespaces, "the undisturbed run is gone", rig.operators.tail)
     return [OrderLine.model_validate_json(line) for line in lines]
 
 

@@ -6,7 +6,8 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import psutil
 from support.chaos_records import Generation, RecordKeeper
 from support.chaos_rig import PATIENCE, Rig, until
+from support.training_worlds import make_latents
 
 from videotrain_api.records import Roster
 from videotrain_api.resource.name_ranges import spelled_out
@@ -21,6 +23,7 @@ from videotrain_api.times import rfc3339
 from videotrain_api.vocabulary import API_VERSION, DIR_RUN, KIND, LABEL_RUN, ROSTER_KEY
 from videotrain_operator.accounting.attribution import EPOCH
 from videotrain_operator.accounting.stored_ledger import records_in
+from videotrain_operator.kube.client import connect
 
 PHASES = ("starting", "running", "checkpointing", "suspending")
 EVERY_STEPS = 12
@@ -84,6 +87,8 @@ class Lane:
         self.nodes = [f"{phase}-{number}" for number in range(3)]
         """One more than it needs: a node that failed may be avoided for a while."""
         self.lives = 0
+        self.changes: dict[str, dict[str, Any]] = {}
+        """What of the spec's sections is other than in `manifest`."""
         self.node = ""
         """That of the follower when it was last disturbed; its pod may be gone since."""
         self.events: list[dict[str, Any]] = []
@@ -123,6 +128,8 @@ class Lane:
         await self.rig.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}}, USER)
         env = {"CHAOS_FOLDER": str(self.folder)}
         run = manifest(self.name, self.name, self.latents, self.nodes, env)
+        for section, change in self.changes.items():
+            run["spec"][section] |= change
         await self.rig.client.create(run, USER)
 
     async def renew(self) -> None:
@@ -346,4 +353,31 @@ class Lane:
         )
 
 
-__all__ = ["PATIENCE", "PHASES", "Lane", "manifest"]
+@asynccontextmanager
+async def one_lane(plane: Any, folder: Path, refresh_seconds: float | None = None) -> AsyncIterator[Lane]:
+    """A lane of the phase `running` with a rig of its own; both end with it.
+
+    However busy the machine is, none of its steps counts as a hang, and no world begins without its second node.
+
+    Args:
+        plane: the control plane.
+        folder: for everything that is written.
+        refresh_seconds: between a node's looks at what its pods have mounted; its default if None.
+    """
+    keeper = RecordKeeper(folder / "nodes" / "pods", folder / "records")
+    async with connect(str(plane.kubeconfig())) as client:
+        rig = Rig(plane, client, folder)
+        lane = Lane(rig, keeper, "running", make_latents(folder))
+        lane.changes = {"failurePolicy": {"hangSeconds": 1800, "startSeconds": 1800}, "nodes": {"min": 2}}
+        try:
+            await rig.start("chaos", lane.nodes, refresh_seconds=refresh_seconds)
+            yield lane
+            await client.delete("Namespace", "", lane.name)
+            namespaces, key = rig.views["Namespace"].objects, ("", lane.name)
+            await until(lambda: key not in namespaces, "the namespace is gone", lane.explain)
+        finally:
+            await rig.stop()
+            keeper.close()
+
+
+__all__ = ["PATIENCE", "PHASES", "Lane", "manifest", "one_lane"]

@@ -81,7 +81,7 @@ class Store:
         """Store a state; whether it is news."""
         key, uid = key_of(body), body["metadata"]["uid"]
         known = self._objects.get(key)
-        if uid in self._removed or (uid in self._gone and version_of(body) <= self._gone[uid][0]):
+        if uid in self._removed or self._has_ended(body):
             return False
         if known is not None and version_of(body) <= version_of(known):
             return False
@@ -104,7 +104,8 @@ class Store:
         """
         key, uid = key_of(body), body["metadata"]["uid"]
         if ours:
-            self._removed.add(uid)
+            if not self._has_ended(body):
+                self._removed.add(uid)
         else:
             self._removed.discard(uid)
             self._note_end(uid, version_of(body))
@@ -130,6 +131,11 @@ class Store:
             self.remove(body)
             self._note_end(body["metadata"]["uid"], version)
         return gone
+
+    def _has_ended(self, body: Json) -> bool:
+        """This state of the object is from before its end, of which the watch has told."""
+        end = self._gone.get(body["metadata"]["uid"])
+        return end is not None and version_of(body) <= end[0]
 
     def _note_end(self, uid: str, version: int) -> None:
         now = self._monotonic()

@@ -52,6 +52,8 @@ def test_what_the_watch_told_the_end_of_does_not_come_back_through_a_late_answer
     assert store.get(Key("default", "tiny-w0")) is None
     store.keep_only([], version=9)
     assert not store.put(pod(version=3))
+    store.remove(pod(version=4), ours=True)
+    assert not store._removed, "no watch will ever confirm it"
     assert store.put(pod(uid="u2", version=6)), "the name is free again"
 
 
