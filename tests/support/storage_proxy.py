@@ -102,6 +102,8 @@ class StorageProxy(HttpFaultProxy):
     def __init__(self, upstream: str) -> None:
         super().__init__()
         self.weather: Weather = lambda _: None
+        self.delay: Callable[[StorageRequest], float] = lambda _: 0.0
+        """Seconds before a request without a fault goes on."""
         self.passed: list[Passed] = []
         """Every request, in the order of their answers."""
         self._upstream = upstream
@@ -116,6 +118,7 @@ class StorageProxy(HttpFaultProxy):
         seen = Passed(asked, 0, fault)
         self.passed.append(seen)
         if fault is None:
+            await asyncio.sleep(self.delay(asked))
             return _plain(request, await self._pass_on(request, seen))
         self.suffered[f"{asked.kind} {fault}"] += 1
         if fault == "reset":

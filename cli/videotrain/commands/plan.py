@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from videotrain_api.cost.forecast import CostForecast, forecast
 from videotrain_api.cost.overheads import FAILURES_PER_1000_GPU_DAYS, Interruptions
 from videotrain_api.cost.published import OTHER_RUNS, PUBLISHED, PUBLISHED_COST, PUBLISHED_GPU_DAYS
 from videotrain_api.cost.sensitivity import Change, sensitivity
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.cost.stage_data_wait import SECOND_REQUEST, STORE, StageDataWait, stage_data_wait
+from videotrain_api.resource.stages import node_counts
+from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 from videotrain_api.rules.pod_security import PodPolicy
 
 TABLE_WIDTH = 130
@@ -75,18 +78,39 @@ def print_plan(path: Path, assumptions: Assumptions, pod_policy: PodPolicy, *, a
     changes = sensitivity(run) if any(stage.task == "train" and stage.bands for stage in planned.stages) else []
     rows = list(plan_memory.planned_rows(run, plan_memory.usual_worlds(run) | assumptions.gpus))
     host = plan_memory.host_rows(run)
+    waits = list(_data_waits(run))
     if as_json:
         document = _document(planned, modelled, changes, assumptions)
         document |= {"memory": plan_memory.memory_document(rows), "hostMemory": plan_memory.host_document(host)}
+        document["dataWait"] = [{"asked": once.to_wire(), "askedTwice": twice.to_wire()} for once, twice in waits]
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         return 0
     console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
     _print_tables(console, run, planned, modelled, changes, assumptions)
+    if waits:
+        console.print(plan_tables.data_table(waits, planned.currency))
+        console.print(Text(_STORE_NOTE, style="dim"))
     for table in plan_memory.memory_tables(rows):
         console.print(table)
     if host:
         console.print(plan_memory.host_table(host))
     return 0
+
+
+def _data_waits(run: VideoTrainingRun) -> Iterator[tuple[StageDataWait, StageDataWait]]:
+    """What train stages wait for data in their smallest and largest worlds, without and with second requests."""
+    for index, stage in enumerate(run.spec.stages):
+        if stage.train is not None:
+            counts = node_counts(node_bounds(run, stage))
+            for nodes in dict.fromkeys((counts[0], counts[-1])):
+                yield stage_data_wait(run, index, nodes), stage_data_wait(run, index, nodes, SECOND_REQUEST)
+
+
+_STORE_NOTE = (
+    f"data: answers of the object store assumed as {1000 * STORE.p50_seconds:g} ms at the median and "
+    f"{1000 * STORE.p99_seconds:g} ms at the p99, {100 * STORE.stalled_share:g} % of them stalled for "
+    f"{STORE.stall_seconds:g} s; asked twice: a second request after the p95."
+)
 
 
 def _document(

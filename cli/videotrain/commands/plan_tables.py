@@ -13,6 +13,7 @@ from videotrain_api.cost.forecast import CostForecast, StageForecast, gpu_cost_m
 from videotrain_api.cost.preparation import Preparation
 from videotrain_api.cost.published import OTHER_RUNS, PUBLISHED, PUBLISHED_COST, PUBLISHED_GPU_DAYS
 from videotrain_api.cost.sensitivity import Change
+from videotrain_api.cost.stage_data_wait import StageDataWait
 from videotrain_api.money import MICROS, parse_micros
 from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of
 
@@ -68,6 +69,24 @@ def pool_table(run: VideoTrainingRun, planned: CostForecast) -> Table:
                 _cost(planned_stage),
                 UNKNOWN if usual is None else _money(parse_micros(usual)),
             )
+    return table
+
+
+def data_table(waits: Sequence[tuple[StageDataWait, StageDataWait]], currency: str) -> Table:
+    """What each stage waits for data in its smallest and its largest world; each also with second requests."""
+    numbers = ("nodes", "samples/s", "MB/s of a node", "waits", "GPU-hours", f"cost, {currency}", "asked twice")
+    table = new_table("Waiting for data (modelled, on top of the steps)", ("stage",), numbers)
+    for wait, asked_twice in waits:
+        table.add_row(
+            wait.stage,
+            str(wait.nodes),
+            f"{wait.reads_per_second:,.0f}",
+            f"{wait.node_bytes_per_second / 1e6:,.0f}",
+            f"{100 * wait.share:.1f} %",
+            f"{wait.gpu_hours:,.0f}",
+            _money(parse_micros(wait.cost)),
+            _money(parse_micros(asked_twice.cost)),
+        )
     return table
 
 

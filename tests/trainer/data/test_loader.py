@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import threading
+import time
 from itertools import islice
 
 import pytest
 import torch
+from support.storage_proxy import ThreadedProxy
 
 from videotrain_api.config.presets import AUTOENCODERS
+from videotrain_api.cost.data_wait import LOADER_THREADS, MICRO_BATCHES_AHEAD, Latency, Reading, StepLoad, data_wait
 from videotrain_api.resource.stages import Bucket, ScoreBounds
 from videotrain_api.storage import layout
 from videotrain_trainer.checksums import sealed_json
@@ -15,6 +19,7 @@ from videotrain_trainer.data.manifest import LATENT_SCHEMA, to_parquet
 from videotrain_trainer.data.sets import EncodedSetInfo, open_latents, set_info_uri
 from videotrain_trainer.data.shards import ShardWriter
 from videotrain_trainer.errors import DataError
+from videotrain_trainer.storage import ObjectStore
 
 CHANNELS = AUTOENCODERS["dc-ae-tiny"].latent_channels
 LONG = Bucket(resolution="64px", frames=16, batch_size=2)
@@ -190,3 +195,62 @@ def test_a_stage_whose_needs_the_set_does_not_meet_is_told_what_is_there(store, 
 def test_a_rank_without_micro_batches_waits_for_nothing(store, encoded, make_config, train_task):
     latents = open_latents(store, make_config(train_task([LONG]), latents=encoded[0]))
     LatentLoader(store, latents, latents.plan.start(), [[]]).close()
+
+
+class Answered:
+    """What each sample really took, by its place in the order."""
+
+    def __init__(self, places: dict[tuple[str, int], int]) -> None:
+        self.places, self.took, self.lock = places, {}, threading.Lock()
+
+    def seconds(self, rank: int, number: int) -> float:
+        return self.took[number]
+
+
+class TimedLoader(LatentLoader):
+    """Notes how long samples take."""
+
+    answered: Answered
+
+    def _load(self, bucket, index, key):
+        begun = time.perf_counter()
+        sample = super()._load(bucket, index, key)
+        with self.answered.lock:
+            self.answered.took[self.answered.places[key.bucket, key.position]] = time.perf_counter() - begun
+        return sample
+
+
+def test_a_replay_predicts_what_the_loader_waits(storage, encoded, make_config, train_task):
+    """Behind a proxy whose answers are late: what each sample took is given to the replay, the queues are its own."""
+    micro_batches, steps = 2, 25
+    late = Latency(p50_seconds=0.1, p99_seconds=0.4, stalled_share=0.02, stall_seconds=1.0)
+    with ThreadedProxy(storage.endpoint_url) as behind:
+        store = ObjectStore.for_storage(storage.model_copy(update={"endpoint_url": behind.proxy.url}))
+        config = make_config(train_task([LONG, SHORT], micro_batches=micro_batches), latents=encoded[0])
+        latents = open_latents(store, config)
+        orders = list(islice(latents.plan.walk(latents.plan.start()), steps + MICRO_BATCHES_AHEAD))
+        keys = [(o.bucket, p) for o in orders for m in range(micro_batches) for p in o.positions[m]]
+        answered = Answered({key: number for number, key in enumerate(keys)})
+        behind.proxy.delay = lambda asked: late.seconds(0, len(behind.proxy.passed)) if "GET" in asked.kind else 0.0
+        TimedLoader.answered = answered
+        loader = TimedLoader(store, latents, latents.plan.start(), [range(micro_batches)] * 2)
+        waits, loads = [], []
+        for order in orders[:steps]:
+            waited = worked = 0.0
+            for micro_batch in range(micro_batches):
+                begun = time.perf_counter()
+                loader.fetch(order, micro_batch)
+                ready = time.perf_counter()
+                threading.Event().wait(0.02)  # the step computes meanwhile
+                waited, worked = waited + ready - begun, worked + time.perf_counter() - ready
+            waits.append(waited)
+            samples = len(order.micro_batches[0])
+            loads.append(StepLoad(micro_batches=micro_batches, samples=samples, sample_bytes=0, seconds=worked / 2))
+        loader.close()
+    ranks_own = {"threads": LOADER_THREADS, "ahead": MICRO_BATCHES_AHEAD, "rank_bytes_per_second": float("inf")}
+    told = data_wait(loads, 1, Reading(answers=answered, **ranks_own))
+    assert sum(waits[1:]) > 0.5, "the store is so slow that there is something to predict"
+    # Beside the queues there is collation, and threads wake late on a busy machine: a wait may be a little longer.
+    assert told.waited == pytest.approx(sum(waits[1:]), rel=0.25)
+    nothing_ahead = data_wait(loads, 1, Reading(answers=answered, **ranks_own | {"ahead": 0}))
+    assert nothing_ahead.waited > 1.25 * told.waited, "another loader would be told apart"

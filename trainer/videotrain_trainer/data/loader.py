@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from videotrain_api.config.text_classes import text_class
+from videotrain_api.cost.data_wait import LOADER_THREADS, MICRO_BATCHES_AHEAD
 from videotrain_trainer.data.sample_index import BucketIndex, SamplePlace
 from videotrain_trainer.data.sample_order import OrderState, StepOrder
 from videotrain_trainer.data.sets import LatentSet, TrainingSet
@@ -37,8 +38,6 @@ log = logging.getLogger(__name__)
 REFERENCE = "reference."
 """Prefix of a sample's tensors that hold the separately encoded frames of a v2v kind."""
 HOST: Final = torch.device("cpu")
-MICRO_BATCHES_AHEAD = 4
-"""Batches that are being made ready while one is trained on; enough for 100 ms of latency at published step times."""
 SPARES = 3
 """Stand-ins that are tried for one damaged sample."""
 DAMAGED_SHARE = 0.01
@@ -260,7 +259,7 @@ class LatentLoader(MicroBatchLoader[LatentSample, LatentBatch]):
     ) -> None:
         self._store = store
         self._latents = latents
-        super().__init__(latents, state, micro_batches_of_rank, threads=8, device=device)
+        super().__init__(latents, state, micro_batches_of_rank, threads=LOADER_THREADS, device=device)
 
     def _load(self, bucket: int, index: int, key: SampleKey) -> LatentSample:
         latents = self._latents

@@ -28,7 +28,7 @@ from videotrain_api import vocabulary as names
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.records import WorkerExit
 from videotrain_api.resource.stages import TASKS
-from videotrain_api.vocabulary import ExitCode
+from videotrain_api.vocabulary import ENV_VISIBLE_GPUS, ExitCode
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.worker.drain import SignalDrain
 from videotrain_trainer.worker.exit_codes import classify, describe
@@ -93,7 +93,7 @@ class WorkerEnvironment:
             files=pod.files,
             cache=pod.cache,
             pod=pod,
-            visible_devices=environment.get("CUDA_VISIBLE_DEVICES", ""),
+            visible_devices=environment.get(ENV_VISIBLE_GPUS, ""),
         )
 
 
