@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from support.first_weights import begin
 from support.sampling import TEXT, config_of, context_of
 
+from videotrain_api.config.stage_config import LatentReader
 from videotrain_api.resource.stages import (
     Bucket,
     ConditioningMix,
@@ -89,7 +90,8 @@ class LatentRun:
 
     def encode(self, storage):
         """Encode the clips; gives the rows of the manifest."""
-        work = {"encode_buckets": self.rows, "encode_prompts": ["fps-motion"], "storage": storage}
+        reader = LatentReader(stage="train", seed=1, buckets=self.rows, prompt_style="fps-motion")
+        work = {"latent_readers": [reader], "storage": storage}
         config = self.stage("encode", EncodeTask(), **work)
         assert encode.run(context_of(self.folder, config)) == "completed"
         store = ObjectStore.for_storage(config.storage)

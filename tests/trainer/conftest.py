@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 from support.model_fixtures import fixture, mmdit, threads
 
 from videotrain_api.config.presets import complete_autoencoder, complete_transformer
-from videotrain_api.config.stage_config import StageConfig, StagePaths
+from videotrain_api.config.stage_config import LatentReader, StageConfig, StagePaths
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.resource.stages import (
     AutoencoderLayout,
@@ -137,8 +137,11 @@ def make_config(storage: Storage) -> Callable[..., StageConfig]:
             storage=storage,
             checkpoint=CheckpointPolicy(),
             paths=StagePaths(output=output, **paths),
-            encode_buckets=encode_rows or [],
-            encode_prompts=["fps-motion", "plain"] if encode_rows else [],
+            latent_readers=[
+                LatentReader(stage="train", seed=11, buckets=encode_rows, prompt_style=style)
+                for style in ("fps-motion", "plain")
+                if encode_rows
+            ],
             seed=11,
             gpus_per_node=1,
             hang_seconds=60,

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Protocol, Self, TypeVar
 
 import google_crc32c
@@ -103,6 +105,17 @@ def sealed_parquet(table: Any) -> bytes:
     place = _seal_of(data)
     data[place : place + len(_UNSET)] = checksum(bytes(data)).encode()
     return bytes(data)
+
+
+def sealed_parquet_file(path: Path, tables: Iterable[Any], schema: Any) -> None:
+    """The same in a file, from tables that are held one at a time."""
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema))
+        writer.add_key_value_metadata({FOOTER_KEY: _UNSET})
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
+        place = data.rfind(FOOTER_KEY) + len(FOOTER_KEY) + 2
+        data[place : place + len(_UNSET)] = checksum(memoryview(data)).encode()
 
 
 def unsealed_parquet(data: bytes, columns: Sequence[str] | None = None, repeated: Sequence[str] = ()) -> Any:

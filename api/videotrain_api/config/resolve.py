@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Sequence
 
 from videotrain_api.config.presets import complete_autoencoder, complete_transformer
-from videotrain_api.config.stage_config import StageConfig, StagePaths
+from videotrain_api.config.stage_config import LatentReader, StageConfig, StagePaths
 from videotrain_api.resource.architecture import AutoencoderSpec, TransformerSpec
-from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle, Stage, Task
+from videotrain_api.resource.stages import Stage, Task, TrainTask
 from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of
 from videotrain_api.schema import ManifestError, Problem
 from videotrain_api.storage import layout
@@ -58,47 +58,34 @@ def missing_inputs(run: VideoTrainingRun, index: int) -> list[Problem]:
     ]
 
 
-def encode_buckets(stages: Sequence[Stage], index: int) -> list[Bucket]:
-    """Sizes that the encode stage at `index` makes: the rows of the train stages that read it, each size once.
+def latent_readers(stages: Sequence[Stage], index: int, run_seed: int) -> list[LatentReader]:
+    """The train stages that read what the encode stage at `index` makes. A later encode stage takes over from there.
 
-    A later encode stage takes over from there. Rows of one size are merged with the greatest keep probability and
-    batch size, so that every clip that some stage may take is there; how training spreads them is of no account.
+    Args:
+        stages: of the run.
+        index: of the encode stage; -1 for all train stages up to the first encode stage.
+        run_seed: `spec.seed`.
     """
-    rows: dict[tuple[object, ...], Bucket] = {}
-    for stage in stages[index + 1 :]:
-        if stage.task == "encode":
-            break
-        for row in stage.train.buckets if stage.train else []:
-            key = (row.resolution, row.frames, row.min_frames, tuple(row.aspect_ratios or ()))
-            seen = rows.get(key, row)
-            most = {name: max(getattr(seen, name), getattr(row, name)) for name in ("batch_size", "keep_probability")}
-            rows[key] = seen.model_copy(update={**most, "micro_batches": None, "context_parallel": None})
-    return list(rows.values())
-
-
-def encode_prompts(stages: Sequence[Stage], index: int) -> list[PromptStyle]:
-    """Prompt styles of the train stages that read what the encode stage at `index` makes, each once."""
-    styles: dict[PromptStyle, None] = {}
+    found = []
     for stage in stages[index + 1 :]:
         if stage.task == "encode":
             break
         if stage.train:
-            styles[stage.train.prompt_style] = None
-    return list(styles)
+            found.append(latent_reader(stage.name, stage.train, stage_seed(run_seed, stage.name)))
+    return found
 
 
-def encode_references(stages: Sequence[Stage], index: int) -> list[ConditionKind]:
-    """The v2v kinds of the train stages that read what the encode stage at `index` makes, each once.
-
-    A causal autoencoder encodes their frames by themselves; pictures are always encoded.
-    """
-    kinds: dict[ConditionKind, None] = {}
-    for stage in stages[index + 1 :]:
-        if stage.task == "encode":
-            break
-        if stage.train:
-            kinds |= dict.fromkeys(kind for kind in stage.train.conditioning.kinds if kind.startswith("v2v"))
-    return list(kinds)
+def latent_reader(name: str, task: TrainTask, seed: int) -> LatentReader:
+    """How a train stage chooses samples of an encoded set."""
+    spread = dict.fromkeys(("micro_batches", "context_parallel", "recompute"))
+    return LatentReader(
+        stage=name,
+        seed=seed,
+        buckets=[row.model_copy(update={**spread, "batch_size": 1}) for row in task.buckets],
+        select=task.select,
+        prompt_style=task.prompt_style,
+        references=[kind for kind in task.conditioning.kinds if kind.startswith("v2v")],
+    )
 
 
 _READS: dict[Task, tuple[str, ...]] = {
@@ -183,9 +170,7 @@ def _stage_config(
         storage=spec.storage,
         checkpoint=spec.checkpoint,
         paths=stage_paths(run, index),
-        encode_buckets=encode_buckets(spec.stages, index) if stage.task == "encode" else [],
-        encode_prompts=encode_prompts(spec.stages, index) if stage.task == "encode" else [],
-        encode_references=encode_references(spec.stages, index) if stage.task == "encode" else [],
+        latent_readers=latent_readers(spec.stages, index, spec.seed) if stage.task == "encode" else [],
         seed=stage_seed(spec.seed, stage.name),
         gpus_per_node=pool_of(run, stage).gpus_per_node,
         hang_seconds=spec.failure_policy.hang_seconds,

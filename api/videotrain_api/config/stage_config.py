@@ -12,7 +12,7 @@ import json
 from pydantic import Field
 
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle, Stage
+from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle, ScoreBounds, Stage
 from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, Storage
 from videotrain_api.schema import ApiModel
 
@@ -34,6 +34,23 @@ class StagePaths(ApiModel):
     """Transformer to sample from; a file's URI or a finished stage's prefix."""
 
 
+class LatentReader(ApiModel):
+    """A train stage that reads an encoded set: all that decides which samples it takes, and what it needs of them."""
+
+    stage: str
+    """Name of the stage."""
+    seed: int
+    """Of the stage; draws of `keepProbability` depend on it."""
+    buckets: list[Bucket]
+    """Its bucket rows, without what only says how training spreads them."""
+    select: list[ScoreBounds] = Field(default_factory=list)
+    """Bounds on the scores of the clips that it takes."""
+    prompt_style: PromptStyle
+    """Of its texts."""
+    references: list[ConditionKind] = Field(default_factory=list)
+    """Its v2v kinds. A causal autoencoder encodes their frames by themselves; pictures are always encoded."""
+
+
 class StageConfig(ApiModel):
     """Everything a trainer needs to run one stage."""
 
@@ -51,12 +68,8 @@ class StageConfig(ApiModel):
     storage: Storage
     checkpoint: CheckpointPolicy
     paths: StagePaths
-    encode_buckets: list[Bucket] = Field(default_factory=list)
-    """For encode: the bucket rows of the later train stages that read it, each size once."""
-    encode_prompts: list[PromptStyle] = Field(default_factory=list)
-    """For encode: the prompt styles of those stages, each once."""
-    encode_references: list[ConditionKind] = Field(default_factory=list)
-    """For encode: the v2v kinds of those stages, each once."""
+    latent_readers: list[LatentReader] = Field(default_factory=list)
+    """For encode: the later train stages that read what it makes."""
     seed: int
     """Seed of this stage, derived from the run's seed and the stage's name."""
     gpus_per_node: int

@@ -1,18 +1,20 @@
 """What curating and encoding videos costs, from the hours of video: modelled from counts and measured CPU seconds.
 
-Curation works on every core of its nodes. Encoding holds GPUs: a worker process stands beside each, and decodes on one
-core.
+Curation works on every core of its nodes. An encoded clip is decoded once, by the cores beside a GPU, while the GPU
+encodes the clips before it: it takes as long as the slower of the two.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from videotrain_api.config import aspect
 from videotrain_api.config.presets import complete_autoencoder
-from videotrain_api.config.resolve import encode_buckets
+from videotrain_api.config.resolve import latent_readers
+from videotrain_api.config.stage_config import LatentReader
 from videotrain_api.cost.autoencoder_flops import encoder_cost
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
 from videotrain_api.resource.pool import Pool
@@ -21,12 +23,16 @@ from videotrain_api.schema import ApiModel
 
 CURATE_SECONDS: Final = 0.63
 """CPU seconds of one core per second of 720p video: probe, shots, scores, normalised files. Measured."""
-DECODE_SECONDS: Final[dict[bool, float]] = {False: 4.4e-3, True: 9.5e-3}
-"""CPU seconds per frame to decode 720p and scale it to a small or (True) a large class. Measured, one core."""
+DECODE_SECONDS: Final = 1.9e-3
+"""CPU seconds of one core per frame of 720p to decode it. Measured."""
+RESIZE_SECONDS: Final[dict[bool, float]] = {False: 2.5e-3, True: 7.6e-3}
+"""CPU seconds of one core per frame to scale it to a small or (True) a large class, beside decoding. Measured."""
+CORES: Final = 12
+"""That decode beside each GPU, where the pool does not say. Assumed: 96 of a node of 8."""
 LARGE: Final = 512
 """Pixels of the side from which a class is large."""
 ENCODE_FLOPS: Final = 200e12
-"""FLOP/s of autoencoder and text encoder at batch 1. Assumed."""
+"""FLOP/s of autoencoder and text encoder. Assumed."""
 T5_FLOPS_PER_TOKEN: Final = 2 * 4.76e9
 """Of the encoder of T5 v1.1 XXL."""
 FPS: Final = 24
@@ -37,14 +43,16 @@ CLIP_SECONDS: Final = 8.0
 
 @dataclass(frozen=True)
 class ClipEncoding:
-    """What encoding one clip takes, for all rows of the stages that read it."""
+    """What encoding one clip takes, for all stages that read it, on the average over the draws of keepProbability."""
 
-    samples: int
-    """Windows of the clip that are encoded."""
-    decodes: int
-    """Times that the clip is decoded: once for every length and class."""
-    seconds: float
-    """Of one GPU and its core, one after the other."""
+    samples: float
+    """Windows of the clip that some stage takes."""
+    texts: float
+    """Captions that are encoded: with rate and motion for videos, without for pictures."""
+    core_seconds: float
+    """Of one core: one pass over the clip, each frame scaled once to each size."""
+    gpu_seconds: float
+    """Of autoencoder and text encoder."""
 
 
 class Preparation(ApiModel):
@@ -53,19 +61,27 @@ class Preparation(ApiModel):
     hours_of_video: float
     clips: float
     """If everything is kept."""
-    samples_per_clip: int
-    """Windows of a clip that are encoded, whether a stage takes them or not."""
+    samples_per_clip: float
+    """Windows of a clip that a stage takes, which are those that are encoded."""
+    texts_per_clip: float
+    """Captions that are encoded."""
     curate_core_hours: float
     """Of one core."""
+    encode_core_hours: float
+    """Of one core that decodes."""
     encode_gpu_hours: float
+    """Of one GPU that never waits for a core."""
 
     def node_hours(self, task: str, pool: Pool) -> float | None:
         """Of nodes of a pool that curate or encode all of it; None if nobody says how many cores they have.
 
-        Curation without a number of cores has one beside each GPU.
+        Without a number of cores curation has one beside each GPU, and encoding CORES.
         """
         if task == "encode":
-            return self.encode_gpu_hours / pool.gpus_per_node if pool.gpus_per_node else None
+            if not pool.gpus_per_node:
+                return None
+            cores = pool.cores or CORES * pool.gpus_per_node
+            return max(self.encode_core_hours / cores, self.encode_gpu_hours / pool.gpus_per_node)
         cores = pool.cores or pool.gpus_per_node
         return self.curate_core_hours / cores if cores else None
 
@@ -83,41 +99,74 @@ def preparation(
         index: of the encode stage; -1 encodes for all train stages.
     """
     seconds = next((stage.curate.max_seconds for stage in stages if stage.curate), CLIP_SECONDS)
-    one = clip_encoding(encode_buckets(stages, index), autoencoder, text, seconds)
+    one = clip_encoding(latent_readers(stages, index, 0), autoencoder, text, seconds)
     clips = 3600 * hours_of_video / seconds
     return Preparation(
         hours_of_video=hours_of_video,
         clips=clips,
         samples_per_clip=one.samples,
+        texts_per_clip=one.texts,
         curate_core_hours=hours_of_video * CURATE_SECONDS,
-        encode_gpu_hours=clips * one.seconds / 3600,
+        encode_core_hours=clips * one.core_seconds / 3600,
+        encode_gpu_hours=clips * one.gpu_seconds / 3600,
     )
 
 
 def clip_encoding(
-    rows: Sequence[Bucket], autoencoder: AutoencoderSpec, text: TextEncoderSpec, clip_seconds: float
+    readers: Sequence[LatentReader], autoencoder: AutoencoderSpec, text: TextEncoderSpec, clip_seconds: float
 ) -> ClipEncoding:
-    """What one clip takes that is large enough for every row.
+    """What one clip takes that is large enough for every row, and within the selection of every stage.
 
     Args:
-        rows: bucket rows of the stages to come, each size once.
+        readers: the stages that read the set.
         autoencoder: may name a preset.
         text: of the captions.
         clip_seconds: length of the clip at 24 frames per second.
     """
     spec = complete_autoencoder(autoencoder)
     frames = round(clip_seconds * FPS)
-    found = [(row.resolution, length) for row in rows for length in _windows(row, frames, spec.temporal_compression)]
-    seconds = 0.0
-    for resolution, length in found:
-        side = aspect.side_of(resolution)
-        seconds += _encoder_flops(spec, length, side) / ENCODE_FLOPS
-    decoded = set(found)
-    for resolution, _ in decoded:
-        seconds += frames * DECODE_SECONDS[aspect.side_of(resolution) >= LARGE]
-        if text.kind == "t5-clip":
-            seconds += T5_FLOPS_PER_TOKEN * text.max_tokens / ENCODE_FLOPS
-    return ClipEncoding(len(found), len(decoded), seconds)
+    samples = flops = 0.0
+    last: defaultdict[str, float] = defaultdict(float)
+    """Frames that are decoded and scaled, by size."""
+    untaken = {False: 1.0, True: 1.0}
+    """Chance that no picture, or no video, of the clip is taken."""
+    for row, chance in _chances(readers, frames, spec.temporal_compression):
+        side, found = aspect.side_of(row.resolution), _windows(row, frames, spec.temporal_compression)
+        samples += chance * len(found)
+        last[row.resolution] = max(last[row.resolution], chance * sum(found))
+        untaken[row.frames > 1] *= 1 - chance
+        ends = 2 * _encoder_flops(spec, 1, side) if row.frames > 1 else 0  # the first and the last frame by themselves
+        flops += chance * sum(_encoder_flops(spec, length, side) + ends for length in found)
+    texts = 2 - sum(untaken.values())
+    if text.kind == "t5-clip":
+        flops += texts * T5_FLOPS_PER_TOKEN * text.max_tokens
+    scaled = sum(count * RESIZE_SECONDS[aspect.side_of(size) >= LARGE] for size, count in last.items())
+    return ClipEncoding(
+        samples=samples,
+        texts=texts,
+        core_seconds=max(last.values(), default=0.0) * DECODE_SECONDS + scaled,
+        gpu_seconds=flops / ENCODE_FLOPS,
+    )
+
+
+def _chances(readers: Sequence[LatentReader], frames: int, step: int) -> list[tuple[Bucket, float]]:
+    """Rows that a clip fits, each size once, and the chance that some stage takes the clip in it."""
+    untaken: dict[tuple[object, ...], tuple[Bucket, float]] = {}
+    for reader in readers:
+        fits = [row for row in reader.buckets if _windows(row, frames, step)]
+        longest: dict[int, Bucket] = {}
+        for row in sorted(fits, key=lambda row: row.frames):
+            if row.frames > 1:
+                longest[aspect.side_of(row.resolution)] = row
+        chances = [(row, row.keep_probability) for row in fits if row.frames == 1]
+        left = 1.0  # a video goes to the largest size, and to the next smaller one if its draw fails
+        for _, row in sorted(longest.items(), reverse=True):
+            chances.append((row, left * row.keep_probability))
+            left *= 1 - row.keep_probability
+        for row, chance in chances:
+            key = (row.resolution, row.frames, row.min_frames, tuple(row.aspect_ratios or ()))
+            untaken[key] = row, untaken.get(key, (row, 1.0))[1] * (1 - chance)
+    return [(row, 1 - chance) for row, chance in untaken.values() if chance < 1]
 
 
 def _encoder_flops(spec: AutoencoderSpec, frames: int, side: int) -> int:

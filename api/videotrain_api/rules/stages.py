@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from videotrain_api.config.resolve import encode_buckets, missing_inputs, stage_paths
+from videotrain_api.config.resolve import latent_readers, missing_inputs, stage_paths
 from videotrain_api.resource.references import misfits
 from videotrain_api.resource.stages import TASKS, NodeBounds, Prompt, SampleTask, Stage, WeightsFrom
 from videotrain_api.resource.trainrun import VideoTrainingRun
@@ -43,7 +43,7 @@ def _member(path: str, stage: Stage) -> Iterator[Problem]:
 
 def _needless(path: str, run: VideoTrainingRun, index: int) -> Iterator[Problem]:
     stage = run.spec.stages[index]
-    if stage.task == "encode" and not encode_buckets(run.spec.stages, index):
+    if stage.task == "encode" and not latent_readers(run.spec.stages, index, run.spec.seed):
         yield Problem(f"{path}.task", "encode", "no train stage reads it: put one after it or remove it")
     if stage.sample:
         yield from _sample(f"{path}.sample", stage.sample, stage_paths(run, index).clips is not None)

@@ -2,7 +2,7 @@
 
 <storage.uri>/<run name>/<stage>/
     curate       manifest.parquet  clips/<uid>.mp4  drop-report.json
-    encode       manifest.parquet  shards/<bucket>-<number>-<crc>.tar  set.json  index/index.json
+    encode       manifest.parquet  shards/clips-<unit>-<crc>.tar  set.json  index/index.json
     train,       checkpoints/step-<step>/...  commit.json written last
     autoencoder  order/<first>-<last>.g<generation>.jsonl  weights/model.safetensors  fence/g<generation>.json
                  profiles/<request>/rank-<rank>.g<generation>.steps-<first>-<last>.json.gz

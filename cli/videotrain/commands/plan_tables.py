@@ -144,7 +144,7 @@ def preparation_table(run: VideoTrainingRun, planned: CostForecast, preparation:
     """What making the data from raw videos costs, each task in the pool of its stage, if there is one."""
     title = f"Preparing {preparation.hours_of_video:,g} hours of video (modelled)"
     table = new_table(title, ("task",), ("clips", "encoded per clip", "GPU-hours", f"cost, {planned.currency}"))
-    clips, samples = f"{preparation.clips:,.0f}", str(preparation.samples_per_clip)
+    clips, samples = f"{preparation.clips:,.0f}", f"{preparation.samples_per_clip:.1f}"
     for task, shown in (("curate", (clips, "")), ("encode", (clips, samples))):
         pool = pool_of(run, next((stage for stage in run.spec.stages if stage.task == task), None))
         hours = preparation.node_hours(task, pool)

@@ -314,7 +314,8 @@ def test_i2v_and_v2v_with_the_causal_autoencoder_encode_and_train(
     row = Bucket(resolution="64px", frames=45, batch_size=1, aspect_ratios=["1:1"])
     clips = config.paths.output
     config = make_config(EncodeTask(), encode_rows=[row], clips=clips, autoencoder_weights=f"{storage.uri}/vae")
-    config = config.model_copy(update=causal | {"encode_references": ["v2v_head", "v2v_tail"]})
+    readers = [reader.model_copy(update={"references": ["v2v_head", "v2v_tail"]}) for reader in config.latent_readers]
+    config = config.model_copy(update=causal | {"latent_readers": readers})
     autoencoder = build_autoencoder(config.autoencoder)
     initialize(autoencoder, seed=5)
     store.put(layout.final_weights(f"{storage.uri}/vae"), save(autoencoder.state_dict(), {SCALING_FACTOR: "1.0"}))

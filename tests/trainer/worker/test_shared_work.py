@@ -3,13 +3,25 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+import pyarrow as pa
 import pytest
 
 from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.errors import DataError
 from videotrain_trainer.worker import claims
 from videotrain_trainer.worker import shared_work as units
-from videotrain_trainer.worker.shared_work import JSON, Unit, UnitRun, ranges
+from videotrain_trainer.worker.shared_work import Unit, UnitRun, ranges
+
+
+def row(**fields) -> pa.Table:
+    """A result."""
+    return pa.Table.from_pylist([fields])
+
+
+def told(board: UnitRun) -> list[dict]:
+    """The results of all units."""
+    return [fields for table in board.results() for fields in table.to_pylist()]
+
 
 UNITS = [Unit(f"u{n}", weight=4) for n in range(4)]
 
@@ -23,8 +35,8 @@ def test_each_unit_is_done_once_by_one_rank_and_its_result_is_kept(store, config
     done, runs = [], {}
 
     def work(rank: int) -> None:
-        runs[rank] = UnitRun(make_context(config, rank, 3), store, UNITS, JSON)
-        assert runs[rank].run(lambda unit, tick: (done.append((rank, unit.name)), {"unit": unit.name})[1])
+        runs[rank] = UnitRun(make_context(config, rank, 3), store, UNITS)
+        assert runs[rank].run(lambda unit, tick: (done.append((rank, unit.name)), row(unit=unit.name))[1])
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
     for thread in threads:
@@ -32,18 +44,18 @@ def test_each_unit_is_done_once_by_one_rank_and_its_result_is_kept(store, config
     for thread in threads:
         thread.join()
     assert sorted(name for _, name in done) == ["u0", "u1", "u2", "u3"]
-    assert list(runs[1].results()) == [{"unit": unit.name} for unit in UNITS]
+    assert told(runs[1]) == [{"unit": unit.name} for unit in UNITS]
 
 
 def test_progress_is_told_by_rank_0_for_the_whole_world_and_a_restart_keeps_what_is_committed(
     store, config, make_context, drain_after
 ):
     context = make_context(config, drain=drain_after(2))
-    assert not UnitRun(context, store, UNITS, JSON).run(lambda unit, tick: {})
+    assert not UnitRun(context, store, UNITS).run(lambda unit, tick: row())
     kept = [record.step for record in context.records.all if record.kind == "checkpoint"]
     assert kept[-1] == context.records.steps()[-1] == 8
     again, redone = make_context(config, generation=2), []
-    assert UnitRun(again, store, UNITS, JSON).run(lambda unit, tick: {"n": redone.append(unit.name)})
+    assert UnitRun(again, store, UNITS).run(lambda unit, tick: row(n=redone.append(unit.name)))
     assert redone == ["u2", "u3"]
     assert (again.records.all[0].resumed_step, again.records.all[0].total_steps) == (8, 16)
     assert again.records.steps() == [12, 16]
@@ -54,13 +66,13 @@ def test_the_step_counter_moves_while_another_rank_is_in_a_long_unit(store, conf
     long, seen = threading.Event(), threading.Event()
     first, second = make_context(config, 0, 2), make_context(config, 1, 2)
 
-    def slow(unit: Unit, tick) -> dict:
+    def slow(unit: Unit, tick) -> pa.Table:
         tick(3)
         long.set()
         assert seen.wait(30)
-        return {}
+        return row()
 
-    other = threading.Thread(target=lambda: UnitRun(second, store, UNITS[:2], JSON).run(slow))
+    other = threading.Thread(target=lambda: UnitRun(second, store, UNITS[:2]).run(slow))
     other.start()
     assert long.wait(30)
 
@@ -71,7 +83,7 @@ def test_the_step_counter_moves_while_another_rank_is_in_a_long_unit(store, conf
             return False
 
     object.__setattr__(first, "drain", Watching())
-    assert UnitRun(first, store, UNITS[:2], JSON).run(lambda unit, tick: {})
+    assert UnitRun(first, store, UNITS[:2]).run(lambda unit, tick: row())
     other.join()
     assert first.records.steps()[-2:] == [7, 8]
     assert second.records.all == []
@@ -83,33 +95,33 @@ def test_a_unit_that_outlasts_the_grace_period_is_given_up_and_leaves_no_result(
     impatient = config.model_copy(update={"grace_seconds": 0})
     context = make_context(impatient, drain=drain_after(1))
 
-    def endless(unit: Unit, tick) -> dict:
+    def endless(unit: Unit, tick) -> pa.Table:
         while True:
             tick(0)
 
-    assert not UnitRun(context, store, UNITS, JSON).run(endless)
+    assert not UnitRun(context, store, UNITS).run(endless)
     assert store.list(f"{config.paths.output}/units") == []
 
 
 def test_it_is_told_that_results_are_read_since_no_step_is_made_meanwhile(store, config, make_context):
     context = make_context(config)
-    run = UnitRun(context, store, UNITS, JSON)
-    run.run(lambda unit, tick: {"unit": unit.name})
+    run = UnitRun(context, store, UNITS)
+    run.run(lambda unit, tick: row(unit=unit.name))
     assert len(list(run.results())) == len(UNITS)
-    told = context.records.all[-1]
-    assert (told.kind, told.phase, told.done, told.total) == ("phase", "merge", len(UNITS), len(UNITS))
+    last = context.records.all[-1]
+    assert (last.kind, last.phase, last.done, last.total) == ("phase", "merge", len(UNITS), len(UNITS))
 
 
 def test_a_damaged_result_names_the_object(store, config, make_context):
-    run = UnitRun(make_context(config), store, UNITS, JSON)
-    run.run(lambda unit, tick: {"clips": 3})
-    uri = f"{config.paths.output}/units/u2.json"
-    for damage in (b"{", b"[]", b"\xff", store.get(uri).replace(b"3", b"7", 1)):
+    run = UnitRun(make_context(config), store, UNITS)
+    run.run(lambda unit, tick: row(clips=3))
+    uri = f"{config.paths.output}/units/u2.parquet"
+    for damage in (b"{", b"[]", b"\xff", store.get(uri)[:-9] + b"\x07" + store.get(uri)[-8:]):
         store.put(uri, damage)
-        with pytest.raises(DataError, match=r"units/u2\.json: damaged.*delete it"):
+        with pytest.raises(DataError, match=r"units/u2\.parquet: damaged.*delete it"):
             list(run.results())
     store.delete(uri)
-    with pytest.raises(DataError, match=r"units/u2\.json: missing"):
+    with pytest.raises(DataError, match=r"units/u2\.parquet: missing"):
         list(run.results())
 
 
@@ -130,33 +142,33 @@ class Misread:
 
 
 def test_a_misread_result_is_read_again(store, config, make_context):
-    run = UnitRun(make_context(config), Misread(store), UNITS, JSON)
-    run.run(lambda unit, tick: {"unit": unit.name})
-    assert list(run.results()) == [{"unit": unit.name} for unit in UNITS]
+    run = UnitRun(make_context(config), Misread(store), UNITS)
+    run.run(lambda unit, tick: row(unit=unit.name))
+    assert told(run) == [{"unit": unit.name} for unit in UNITS]
 
 
 def test_the_progress_of_others_is_read_again_and_its_damage_names_the_object(store, config, make_context, monkeypatch):
     monkeypatch.setattr(units, "SHARE_SECONDS", 0.0)
 
-    def leave_after_three_steps(unit: Unit, tick) -> dict:
+    def leave_after_three_steps(unit: Unit, tick) -> pa.Table:
         tick(3)
         raise units.Interrupted
 
-    def whole(unit: Unit, tick) -> dict:
+    def whole(unit: Unit, tick) -> pa.Table:
         tick(1)
-        return {}
+        return row()
 
-    assert not UnitRun(make_context(config, 1, 2), store, UNITS[:2], JSON).run(leave_after_three_steps)
+    assert not UnitRun(make_context(config, 1, 2), store, UNITS[:2]).run(leave_after_three_steps)
     part = store.list(f"{config.paths.output}/progress/g000001/units/ranks")[0].uri
-    told = store.get(part)
+    whole_part = store.get(part)
     store.put(part, b"[3")
     with pytest.raises(DataError, match=r"ranks/00001\.json: damaged"):
-        UnitRun(make_context(config, 0, 2), store, UNITS[2:3], JSON).run(whole)
-    store.put(part, told)
+        UnitRun(make_context(config, 0, 2), store, UNITS[2:3]).run(whole)
+    store.put(part, whole_part)
     first = make_context(config, 0, 2)
     for found in store.list(f"{config.paths.output}/progress/g000001/units/claims"):
         store.delete(found.uri)
-    assert UnitRun(first, Misread(store), UNITS[:1], JSON).run(whole)
+    assert UnitRun(first, Misread(store), UNITS[:1]).run(whole)
     assert first.records.steps()[0] == 1 + 3
 
 
@@ -165,14 +177,14 @@ def test_a_rank_does_what_slower_ones_have_not_begun(store, config, make_context
     units_of_stage = [Unit(f"n{n:02d}", 1) for n in range(24)]
     free, done = threading.Event(), {0: [], 1: []}
 
-    def slow(unit: Unit, tick) -> dict:
+    def slow(unit: Unit, tick) -> pa.Table:
         assert free.wait(60)
         done[1].append(unit.name)
-        return {}
+        return row()
 
-    def fast(unit: Unit, tick) -> dict:
+    def fast(unit: Unit, tick) -> pa.Table:
         done[0].append(unit.name)
-        return {}
+        return row()
 
     class Watching:
         def requested(self) -> bool:
@@ -183,12 +195,12 @@ def test_a_rank_does_what_slower_ones_have_not_begun(store, config, make_context
 
     first = make_context(config, 0, 2)
     object.__setattr__(first, "drain", Watching())
-    second = UnitRun(make_context(config, 1, 2), store, units_of_stage, JSON)
+    second = UnitRun(make_context(config, 1, 2), store, units_of_stage)
     other = threading.Thread(target=lambda: second.run(slow))
     other.start()
     while not store.list(f"{config.paths.output}/progress/g000001/units/claims"):
         pass
-    assert UnitRun(first, store, units_of_stage, JSON).run(fast)
+    assert UnitRun(first, store, units_of_stage).run(fast)
     other.join()
     assert sorted(done[0] + done[1]) == [unit.name for unit in units_of_stage]
     assert len(done[1]) == len(ranges(24, 2)[1])
@@ -198,23 +210,23 @@ def test_a_claim_whose_holder_is_gone_is_taken_over_and_no_unit_has_two_results(
     store, config, make_context, monkeypatch
 ):
     monkeypatch.setattr(claims, "LAPSE_SECONDS", 0.3)
-    gone = UnitRun(make_context(config, 1, 2), store, UNITS, JSON)
+    gone = UnitRun(make_context(config, 1, 2), store, UNITS)
 
     class Killed(BaseException):
         pass
 
-    def die(unit: Unit, tick) -> dict:
+    def die(unit: Unit, tick) -> pa.Table:
         raise Killed
 
     with pytest.raises(Killed):
         gone.run(die)
     first, redone = make_context(config, 0, 2), []
-    board = UnitRun(first, store, UNITS, JSON)
-    assert board.run(lambda unit, tick: (redone.append(unit.name), {"by": 0})[1])
+    board = UnitRun(first, store, UNITS)
+    assert board.run(lambda unit, tick: (redone.append(unit.name), row(by=0))[1])
     assert sorted(redone) == [unit.name for unit in UNITS]
-    late = UnitRun(make_context(config, 1, 2), store, UNITS, JSON)
-    late._keep(UNITS[0], {"by": 1})  # it was not gone after all
-    assert list(board.results()) == [{"by": 0}] * len(UNITS)
+    late = UnitRun(make_context(config, 1, 2), store, UNITS)
+    late._keep(UNITS[0], row(by=1))  # it was not gone after all
+    assert told(board) == [{"by": 0}] * len(UNITS)
 
 
 class Counting:
@@ -243,7 +255,7 @@ def test_requests_grow_with_the_units_and_listings_do_not(store, tmp_path, confi
         many = [Unit(f"u{n:06d}", 1) for n in range(total)]
         for rank in range(size):  # one after another: the first does what the others would have done
             context = make_context(mine, rank, size)
-            assert UnitRun(context, counting, many, JSON).run(lambda unit, tick: {}) or rank < size - 1
+            assert UnitRun(context, counting, many).run(lambda unit, tick: row()) or rank < size - 1
         return counting.asked
 
     some, more = requests(200), requests(800)

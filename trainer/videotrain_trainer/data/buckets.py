@@ -9,12 +9,13 @@ its rest away. And a row of one frame takes the first frame of every clip, since
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil, floor, inf
+from typing import Any
 
 from videotrain_api.config.aspect import shapes, side_of
-from videotrain_api.resource.stages import Bucket
+from videotrain_api.resource.stages import Bucket, ScoreBounds
 
 FPS_MAX = 24
 """Clips are thinned out to at most so many frames per second."""
@@ -138,6 +139,21 @@ def assign(clip: str, encoded: Collection[str], rows: Sequence[Bucket], seed: in
         if row is not None and keeps(row, seed, clip):
             return row
     return None
+
+
+def within(scores: Mapping[str, Any], bounds: Sequence[ScoreBounds]) -> bool:
+    """Whether scores lie within all bounds, ends included; one that is missing lies in none.
+
+    Args:
+        scores: by name.
+        bounds: of a stage.
+    """
+    for bound in bounds:
+        low, high = -inf if bound.min is None else bound.min, inf if bound.max is None else bound.max
+        score = scores[bound.score]
+        if (bound.min, bound.max) != (None, None) and not (score is not None and low <= score <= high):
+            return False
+    return True
 
 
 def _height_by_width(name: str) -> float:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from videotrain_api.storage import layout
 from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_parquet
 from videotrain_trainer.data.checked_file import CheckedFileInfo, Column, checked_bytes
-from videotrain_trainer.data.manifest import SCORES, missing_columns
+from videotrain_trainer.data.manifest import LATENT_SCHEMA, SCORES, missing_columns
 from videotrain_trainer.data.sample_index import (
     BucketInfo,
     KindInfo,
@@ -30,12 +30,15 @@ from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 
 CLIP_ROWS = "clip_rows"
-"""Column of tables that are written as an index: names of all rows that a row's clip has samples of, one to a line."""
+"""Column of the catalogue: names of all rows that a row's clip fits, one to a line, encoded or not: of these each stage
+chooses. A catalogue without it was encoded for all of them."""
+CATALOGUE_SCHEMA = LATENT_SCHEMA.append(pa.field(CLIP_ROWS, pa.string()))
+"""What an encode stage writes."""
 LATENT_SIZES = ("latent_frames", "latent_height", "latent_width")
 INDEXED = ("uid", "clip", "row", "bucket", "shard", "offset", "length", "crc32c", "text_tokens", *LATENT_SIZES, *SCORES)
 """Columns of the catalogue that an index is made from."""
 _TEXTS = ("uid", "clip", "row", "bucket", "shard")
-_REPEATED = ("row", "bucket", "shard")
+REPEATED = ("row", "bucket", "shard")
 log = logging.getLogger(__name__)
 
 
@@ -112,7 +115,8 @@ def read_catalogue(store: ObjectStore, prefix: str) -> Any:
     """
     uri = layout.latent_manifest(prefix)
     try:
-        table = read_checked(store, uri, lambda data: unsealed_parquet(data, INDEXED, _REPEATED))
+        columns, repeated = (*INDEXED, CLIP_ROWS), (*REPEATED, CLIP_ROWS)
+        table = read_checked(store, uri, lambda data: unsealed_parquet(data, columns, repeated))
     except ObjectMissing as error:
         raise DataError(f"{uri}: the manifest of the data set is missing; was the stage that makes it run?") from error
     missing_columns(uri, table, INDEXED)

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from videotrain_api.resource.stages import ScoreName
 from videotrain_trainer.checksums import read_checked, sealed_parquet, unsealed_parquet
 from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 
-SCORES: tuple[str, ...] = get_args(ScoreName)
-"""Columns that ScoreBounds may name; both tables have them. Null where a score was not measured."""
+SCORES = ("motion", "blur", "duration", "aspect")
+"""Columns that ScoreBounds may name; both tables have them."""
 _SCORE_FIELDS = [(name, pa.float64()) for name in SCORES]
 
 CLIP_SCHEMA = pa.schema(
@@ -28,7 +27,7 @@ CLIP_SCHEMA = pa.schema(
         ("source", pa.string()),  # path of the raw video below the dataset's folder
         ("start", pa.float64()),  # seconds in the raw video
         ("end", pa.float64()),
-        ("uri", pa.string()),  # relative to the set; empty if no file was written. Dropped clips may have one
+        ("uri", pa.string()),  # relative to the set; empty for dropped clips
         ("bytes", pa.int64()),
         ("crc32c", pa.uint32()),
         ("width", pa.int32()),
@@ -41,8 +40,6 @@ CLIP_SCHEMA = pa.schema(
         ("kept", pa.bool_()),
         ("reason", pa.string()),  # why it was dropped; empty for kept clips
         ("detail", pa.string()),
-        ("value", pa.float64()),  # of the score that dropped it
-        ("bound", pa.float64()),
     ]
 )
 """One row per clip, kept or dropped, in order of uid."""

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from videotrain_api.config.aspect import shapes
-from videotrain_api.config.stage_config import StageConfig
+from videotrain_api.config.stage_config import LatentReader, StageConfig
 from videotrain_api.resource.stages import Bucket, ConditionKind, ParallelLayout, PromptStyle, TrainTask
 from videotrain_api.schema import ApiModel
 from videotrain_api.storage import layout
@@ -49,6 +49,8 @@ class EncodedSetInfo(ApiModel):
     """manifest.uids_hash of the set."""
     rows: list[str]
     """Names of the bucket rows that were encoded."""
+    readers: list[LatentReader] = Field(default_factory=list)
+    """The stages that the set was made for: it has the samples that they take, and no others."""
     prompts: list[PromptStyle]
     """Prompt styles with text features."""
     latent_channels: int

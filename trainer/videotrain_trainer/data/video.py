@@ -9,7 +9,7 @@ Arrays are (H, W, 3) uint8.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -169,6 +169,49 @@ def read_covering(source: Source, target: tuple[int, int]) -> Frame:
     if not frames:
         raise Unreadable("no frame could be decoded")
     return np.stack(frames)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is wanted of a video: some frames, resized to cover a size and cropped to it in the middle."""
+
+    frames: range
+    size: tuple[int, int]
+    """(height, width)."""
+
+    @property
+    def bytes(self) -> int:
+        """Of the pixels."""
+        return len(self.frames) * self.size[0] * self.size[1] * 3
+
+
+def read_cuts(source: Source, cuts: Sequence[Cut]) -> list[Frame]:
+    """Several cuts of a video, each (T, height, width, 3), in one pass that ends with the last frame that is wanted.
+
+    Pixels are those of `read_covering`. A frame is resized once for all cuts of a size.
+
+    Raises:
+        Unreadable: the video ends before a frame that is wanted, or a frame is damaged.
+    """
+    found = [np.empty((len(cut.frames), *cut.size, 3), np.uint8) for cut in cuts]
+    last = max((cut.frames[-1] for cut in cuts), default=-1)
+    number, shown = -1, (0, 0)
+    with _stream(source) as (_, stream):
+        for number, frame in enumerate(_frames(stream)):
+            if number == 0:
+                shown = _shown_size(stream, frame)
+            wanted = [(cut, pixels) for cut, pixels in zip(cuts, found, strict=True) if number in cut.frames]
+            for size in {cut.size for cut, _ in wanted}:
+                whole = _upright(frame, cover_size(*shown, size), "rgb24")
+                top, left = (whole.shape[0] - size[0]) // 2, (whole.shape[1] - size[1]) // 2
+                for cut, pixels in wanted:
+                    if cut.size == size:
+                        pixels[cut.frames.index(number)] = whole[top : top + size[0], left : left + size[1]]
+            if number == last:
+                return found
+    if last >= 0:
+        raise Unreadable(f"frame {last} is wanted, and {number + 1} frames could be decoded")
+    return found
 
 
 @contextmanager

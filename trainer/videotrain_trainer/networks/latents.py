@@ -5,13 +5,14 @@ Shapes: B batch, C channels, T frames, H rows, W columns (of pixels or latents).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from videotrain_api.resource.autoencoder_kinds import TimeAxis
-from videotrain_trainer.networks.autoencoders.interface import Autoencoder
+from videotrain_trainer.networks.autoencoders.interface import Autoencoder, Posterior
 from videotrain_trainer.networks.common import seeded_generator
 
 PosteriorUse = Literal["mode", "sample"]
@@ -19,25 +20,35 @@ PosteriorUse = Literal["mode", "sample"]
 
 
 def encode_latents(
-    autoencoder: Autoencoder, posterior: PosteriorUse | None, x_BCTHW: Tensor, seed: int, name: str
-) -> Tensor:
-    """Scaled latents of a clip.
+    autoencoder: Autoencoder, posterior: PosteriorUse | None, x_BCTHW: Tensor, seed: int, names: Sequence[Sequence[str]]
+) -> list[list[Tensor]]:
+    """Scaled latents of clips of one shape.
 
     Args:
         autoencoder: in evaluation mode.
         posterior: of `spec.autoencoder`: whether latents are sampled; a DC-AE has nothing to sample.
         x_BCTHW: pixels in [-1, 1].
         seed: of the run.
-        name: of the clip. Seed and name alone decide what is sampled, whatever the rank and the order.
+        names: of what is drawn of each clip's distribution. Seed and name alone decide what is sampled, whatever the
+            rank, the order and the neighbours.
+
+    Returns:
+        For each clip its latents (C, T, H, W), one for each name.
 
     Raises:
-        ValueError: the clip has a size that the autoencoder cannot encode.
+        ValueError: the clips have a size that the autoencoder cannot encode.
     """
     found = autoencoder.posterior(x_BCTHW)
-    if posterior != "sample" or not found.is_sampled:
-        return autoencoder.normalise(found.mean_BCTHW)
-    noise_BCTHW = torch.randn(found.mean_BCTHW.shape, generator=seeded_generator(seed, name))
-    return autoencoder.normalise(found.sample(noise_BCTHW))
+    if posterior != "sample" or found.logvar_BCTHW is None:
+        latent_BCTHW = autoencoder.normalise(found.mean_BCTHW)
+        return [[latent_BCTHW[place]] * len(mine) for place, mine in enumerate(names)]
+    drawn = []
+    for place, mine in enumerate(names):
+        one = Posterior(found.mean_BCTHW[place : place + 1], found.logvar_BCTHW[place : place + 1])
+        shape = one.mean_BCTHW.shape
+        noise = (torch.randn(shape, generator=seeded_generator(seed, name)) for name in mine)
+        drawn.append([autoencoder.normalise(one.sample(noise_1CTHW))[0] for noise_1CTHW in noise])
+    return drawn
 
 
 def time_axis(autoencoder: Autoencoder) -> TimeAxis:

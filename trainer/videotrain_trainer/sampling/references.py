@@ -85,7 +85,7 @@ def encode_given(
     def encoded(part_CFHW: Tensor, end: str) -> Tensor:
         name = f"{hashlib.sha256(to_uint8(part_CFHW).cpu().numpy().tobytes()).hexdigest()}/{end}"
         part_1CFHW = part_CFHW[None].to(like.device, like.dtype)
-        return encode_latents(autoencoder, posterior, part_1CFHW, seed, name)[0].float()
+        return encode_latents(autoencoder, posterior, part_1CFHW, seed, [[name]])[0][0].float()
 
     head = encoded(pixels_CFHW, "head") if takes_head(kind) else None
     if not takes_tail(kind):

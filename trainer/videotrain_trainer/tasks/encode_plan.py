@@ -1,31 +1,41 @@
-"""What an encode stage makes: pure arithmetic from clip rows and bucket rows to samples and shards.
+"""What an encode stage makes of a clip, and how its clips are cut into units: pure arithmetic.
 
-A unit is one shard, cut from its bucket's samples in order of uid, so shards do not depend on how many ranks write.
+Only windows are made that a stage of the run takes. `stage_samples.needed_draws` and `buckets.keeps` say so, as they
+do when that stage opens the set.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from videotrain_api.config.aspect import shapes
-from videotrain_api.resource.stages import Bucket
+from videotrain_api.config.aspect import shapes, side_of
+from videotrain_api.config.stage_config import LatentReader
+from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle
 from videotrain_trainer.data.buckets import (
     Window,
     aspect_names,
     bucket_name,
     fits_area,
     frame_stride,
+    keeps,
     nearest_aspect,
     row_name,
     windows,
+    within,
 )
+from videotrain_trainer.data.stage_samples import needed_draws
+from videotrain_trainer.data.video import Cut
+from videotrain_trainer.worker.shared_work import Unit
 
-ENCODING_VERSION = 3
-"""Rises when the same clip would give another sample."""
+ENCODING_VERSION = 4
+"""Rises when the same clip would give other samples."""
+MOST_CLIPS = 256
+"""Clips of a unit at most: what a rank that is killed has done for nothing."""
 BYTES_PER_VALUE = 2
 
 
@@ -42,6 +52,10 @@ class Sample:
     window: Window
     shape: tuple[int, int]
     """(height, width), pixels."""
+    styles: tuple[PromptStyle, ...]
+    """Prompt styles of the stages that take it."""
+    clip_rows: tuple[str, ...]
+    """Names of all rows that the clip fits, sorted: of these a stage chooses, whether they are encoded or not."""
 
     @property
     def fps(self) -> float:
@@ -53,89 +67,162 @@ class Sample:
         """What the text tells about them: nothing for a picture."""
         return (None, None) if self.window.frames == 1 else (self.fps, self.clip["motion"])
 
+    @property
+    def cut(self) -> Cut:
+        """Its pixels in the clip's video."""
+        start, stride = self.window.start, self.window.stride
+        return Cut(range(start, start + self.window.frames * stride, stride), self.shape)
+
 
 @dataclass(frozen=True)
-class ShardPlan:
-    """Samples of one shard."""
-
-    bucket: str
-    number: int
-    """Place among the bucket's shards."""
-    samples: tuple[Sample, ...]
-
-    def name(self, *made_from: str) -> str:
-        """Hash of all that the shard's bytes depend on, `made_from` being weights and encoders."""
-        digest = hashlib.sha256("\0".join([str(ENCODING_VERSION), self.bucket, *made_from]).encode())
-        for sample in self.samples:
-            digest.update(f"{sample.uid} {sample.clip['crc32c']} {sample.clip['caption']}\n".encode())
-        return digest.hexdigest()[:32]
-
-
-def plan_samples(clips: Sequence[Mapping[str, Any]], rows: Sequence[Bucket], grid: int, step: int) -> list[Sample]:
-    """All samples: for every clip and row that it fits, its windows. Sorted by bucket and uid.
+class EncodePlan:
+    """What is made of clips.
 
     Args:
-        clips: kept rows of the clip manifest.
-        rows: bucket rows of the stages to come.
+        readers: the stages that read the set.
         grid: pixels to whose multiples sides are rounded.
         step: the autoencoder's temporal compression.
     """
-    found = [sample for row in rows for clip in clips for sample in _samples(clip, row, grid, step)]
-    return sorted(found, key=lambda sample: (sample.bucket, sample.uid))
 
+    readers: Sequence[LatentReader]
+    grid: int
+    step: int
 
-def why_nothing(clips: Sequence[Mapping[str, Any]], rows: Sequence[Bucket]) -> str:
-    """Counts of the reasons for which clips fit no row, for the error message."""
-    reasons = Counter(
-        f"too small for {row.resolution}"
-        if not fits_area(clip["height"], clip["width"], row.resolution)
-        else f"too short for {row_name(row)}"
-        for row in rows
-        for clip in clips
-    )
-    return ", ".join(f"{count} times {reason}" for reason, count in sorted(reasons.items()))
+    @cached_property
+    def rows(self) -> dict[str, Bucket]:
+        """Bucket rows of all readers by name, each size once."""
+        return {row_name(row): row for reader in self.readers for row in reader.buckets}
 
+    @cached_property
+    def prompts(self) -> list[PromptStyle]:
+        """Prompt styles of all readers, each once, in their order."""
+        return list(dict.fromkeys(reader.prompt_style for reader in self.readers))
 
-def plan_shards(samples: Sequence[Sample], sample_bytes: int, shard_bytes: int) -> list[ShardPlan]:
-    """Cut each bucket's samples into shards of about `shard_bytes`.
+    @cached_property
+    def references(self) -> list[ConditionKind]:
+        """The v2v kinds of all readers, each once, in their order."""
+        return list(dict.fromkeys(kind for reader in self.readers for kind in reader.references))
 
-    Args:
-        samples: as `plan_samples` sorts them.
-        sample_bytes: bytes per sample beside its latents (text features, headers).
-        shard_bytes: target size.
-    """
-    shards: list[ShardPlan] = []
-    for bucket in dict.fromkeys(sample.bucket for sample in samples):
-        members = [sample for sample in samples if sample.bucket == bucket]
-        window, (height, width) = members[0].window, members[0].shape
+    def fitting(self, clip: Mapping[str, Any]) -> dict[str, list[Window]]:
+        """Windows that a clip has for each row that it fits."""
+        found = {
+            name: windows(clip["frames"], clip["fps"], row, self.step)
+            for name, row in self.rows.items()
+            if fits_area(clip["height"], clip["width"], row.resolution)
+        }
+        return {name: cuts for name, cuts in found.items() if cuts}
+
+    def samples(self, clip: Mapping[str, Any]) -> list[Sample]:
+        """The samples of a clip that some reader takes, in order of uid."""
+        fits = self.fitting(clip)
+        clip_rows = tuple(sorted(fits))
+        styles: dict[str, dict[PromptStyle, None]] = {}
+        for reader in self.readers:
+            if within(clip, reader.select):
+                for name in fits:
+                    if self._takes(reader, clip["uid"], name, clip_rows):
+                        styles.setdefault(name, {})[reader.prompt_style] = None
+        found = [
+            self._sample(clip, name, window, tuple(style for style in self.prompts if style in wanted), clip_rows)
+            for name, wanted in styles.items()
+            for window in fits[name]
+        ]
+        return sorted(found, key=lambda sample: sample.uid)
+
+    def _takes(self, reader: LatentReader, clip: str, row: str, clip_rows: tuple[str, ...]) -> bool:
+        key = (reader.stage, row, clip_rows)
+        if key not in self._draws:  # there are few, however many clips
+            self._draws[key] = needed_draws(row, clip_rows, reader.buckets)
+        draws = self._draws[key]
+        return draws is not None and all(keeps(of, reader.seed, clip) == wanted for of, wanted in draws)
+
+    @cached_property
+    def _draws(self) -> dict[tuple[str, str, tuple[str, ...]], list[tuple[Bucket, bool]] | None]:
+        return {}
+
+    def largest(self, text_bytes: int) -> int:
+        """Bytes that a clip gives at most, about: to each reader its largest row of pictures and of video.
+
+        Args:
+            text_bytes: of a sample's text features.
+        """
+        rows = self.rows.values()
         # A quarter of the pixels' own bytes bounds the latents of both autoencoders from above (16 of 4x8x8 or 128 of
         # 4x32x32 values per pixel block), so shards come out below their target rather than above.
-        latents = (window.frames + 8) * height * width * BYTES_PER_VALUE // 16
-        each = max(1, shard_bytes // (latents + sample_bytes))
-        cuts = range(0, len(members), each)
-        shards += [ShardPlan(bucket, n, tuple(members[at : at + each])) for n, at in enumerate(cuts)]
-    return shards
+        sizes = [(row.frames + 8) * side_of(row.resolution) ** 2 * BYTES_PER_VALUE // 16 + text_bytes for row in rows]
+        pictures = sum(size for row, size in zip(rows, sizes, strict=True) if row.frames == 1)
+        videos = {side_of(row.resolution): 0 for row in rows if row.frames > 1}
+        for row, size in zip(rows, sizes, strict=True):
+            if row.frames > 1:
+                videos[side_of(row.resolution)] = max(videos[side_of(row.resolution)], size)
+        return pictures + sum(videos.values())
 
-
-def _samples(clip: Mapping[str, Any], row: Bucket, grid: int, step: int) -> list[Sample]:
-    if not fits_area(clip["height"], clip["width"], row.resolution):
-        return []
-    aspect = nearest_aspect(clip["height"], clip["width"], aspect_names(row, grid))
-    shape = shapes(row.resolution, grid, row.aspect_ratios)[aspect]
-    return [
-        Sample(
-            uid=_sample_uid(clip["uid"], row, window),
+    def _sample(
+        self,
+        clip: Mapping[str, Any],
+        name: str,
+        window: Window,
+        styles: tuple[PromptStyle, ...],
+        clip_rows: tuple[str, ...],
+    ) -> Sample:
+        row = self.rows[name]
+        aspect = nearest_aspect(clip["height"], clip["width"], aspect_names(row, self.grid))
+        # Rows with the same frames but other shapes must not collide, hence the row's hash.
+        tag = hashlib.sha256(name.encode()).hexdigest()[:4]
+        return Sample(
+            uid=f"{clip['uid']}.{tag}.{window.frames}f{window.start}",
             clip=clip,
-            row=row_name(row),
+            row=name,
             bucket=bucket_name(row.resolution, window.frames, aspect),
             window=window,
-            shape=shape,
+            shape=shapes(row.resolution, self.grid, row.aspect_ratios)[aspect],
+            styles=styles,
+            clip_rows=clip_rows,
         )
-        for window in windows(clip["frames"], clip["fps"], row, step)
-    ]
 
 
-def _sample_uid(clip: str, row: Bucket, window: Window) -> str:
-    """Clip, row and first frame; rows with the same frames but other shapes must not collide, hence the row's hash."""
-    tag = hashlib.sha256(row_name(row).encode()).hexdigest()[:4]
-    return f"{clip}.{tag}.{window.frames}f{window.start}"
+@dataclass(frozen=True)
+class ClipUnits(Sequence[Unit]):
+    """The units of an encode stage: so many neighbouring clips of the manifest each, and no list of them anywhere."""
+
+    clips: int
+    each: int
+    """Clips of a unit; the last one may have fewer."""
+    made_from: str
+    """Hash of all that samples depend on: clips, weights, encoders and readers."""
+
+    def __len__(self) -> int:
+        return -(-self.clips // self.each)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return Unit(f"{self.made_from[:24]}-{number:08d}", len(self.numbers(number)))
+
+    def numbers(self, number: int) -> range:
+        """Numbers of a unit's clips."""
+        return range(number * self.each, min((number + 1) * self.each, self.clips))
+
+
+def number_of(unit: Unit) -> int:
+    """Place of a unit among its ClipUnits."""
+    return int(unit.name.rsplit("-", 1)[1])
+
+
+def why_nothing(clips: Iterator[Mapping[str, Any]], plan: EncodePlan) -> str:
+    """Counts of the reasons for which clips give no sample, for the error message."""
+    reasons: Counter[str] = Counter()
+    for clip in clips:
+        fits = plan.fitting(clip)
+        for name, row in plan.rows.items():
+            if name not in fits:
+                small = not fits_area(clip["height"], clip["width"], row.resolution)
+                reasons[f"too small for {row.resolution}" if small else f"too short for {name}"] += 1
+        chosen = [reader for reader in plan.readers if within(clip, reader.select)]
+        if fits and not chosen:
+            reasons["outside train.select of every stage"] += 1
+        elif fits:
+            reasons["left out by keepProbability of every stage"] += 1
+    return ", ".join(f"{count} times {reason}" for reason, count in sorted(reasons.items()))

@@ -50,7 +50,9 @@ class TextEncoder(Protocol):
         """Move the weights, for example off a GPU that others need now."""
 
 
-def load_text_encoder(spec: TextEncoderSpec, store: ObjectStore, cache: Path, device: torch.device) -> TextEncoder:
+def load_text_encoder(
+    spec: TextEncoderSpec, store: ObjectStore, cache: Path, device: torch.device, at_once: int = 1
+) -> TextEncoder:
     """The text encoder of a run, in evaluation mode on its device.
 
     Args:
@@ -58,6 +60,8 @@ def load_text_encoder(spec: TextEncoderSpec, store: ObjectStore, cache: Path, de
         store: holds the weights, if they are not in a mounted directory.
         cache: local folder; fetched weights stay there.
         device: bfloat16 is used on CUDA, float32 elsewhere.
+        at_once: texts of one length that T5 takes together, whose features differ by roundings from those that each has
+            alone.
 
     Raises:
         ConfigError: weights are missing, incomplete or of other sizes than the specification's.
@@ -68,7 +72,7 @@ def load_text_encoder(spec: TextEncoderSpec, store: ObjectStore, cache: Path, de
         raise ConfigError("spec.textEncoder.weights: not set; kind t5-clip needs the folder with both encoders")
     folders = find_encoders(local_folder(spec.weights, store, cache), spec.weights)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return Remembering(T5ClipEncoder(spec, folders, dtype).to(device))
+    return Remembering(T5ClipEncoder(spec, folders, dtype, at_once).to(device))
 
 
 def build_text_encoder(spec: TextEncoderSpec) -> ByteTextEncoder:
@@ -92,16 +96,17 @@ class T5ClipEncoder(nn.Module):
         spec: sizes, longest caption and padding.
         folders: where both encoders and their tokenizers lie.
         dtype: of the weights; features are float32 in any case.
+        at_once: texts of one length that T5 takes together.
 
     Raises:
         ConfigError: a file is missing or its sizes are others.
     """
 
-    def __init__(self, spec: TextEncoderSpec, folders: EncoderFolders, dtype: torch.dtype) -> None:
+    def __init__(self, spec: TextEncoderSpec, folders: EncoderFolders, dtype: torch.dtype, at_once: int = 1) -> None:
         from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
         super().__init__()
-        self.max_tokens, self.trim = spec.max_tokens, spec.trim_padding
+        self.max_tokens, self.trim, self.at_once = spec.max_tokens, spec.trim_padding, at_once
         self.t5 = _load(T5EncoderModel, folders.t5, dtype)
         self.clip = _load(CLIPTextModel, folders.clip, dtype)
         self._t5_tokens: Any = AutoTokenizer.from_pretrained(str(folders.t5_tokenizer), local_files_only=True)
@@ -113,7 +118,7 @@ class T5ClipEncoder(nn.Module):
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> TextFeatures:
         """Features of captions, float32 on the encoder's device."""
-        contexts = [self._context(text) for text in texts]
+        contexts = self._contexts(texts)
         padded = [F.pad(context, (0, 0, 0, self.max_tokens - len(context))) for context in contexts]
         return TextFeatures(
             context_BLD=torch.stack(padded),
@@ -133,11 +138,18 @@ class T5ClipEncoder(nn.Module):
         ids_1L: Tensor = found["input_ids"]
         return ids_1L
 
-    def _context(self, text: str) -> Tensor:
-        ids_1L = self._ids(text, padding=False if self.trim else "max_length").to(self.t5.device)
-        # No padding or all of it: in both cases every token is attended to, so there is no mask.
-        hidden_1LD: Tensor = self.t5(input_ids=ids_1L, attention_mask=torch.ones_like(ids_1L)).last_hidden_state
-        return hidden_1LD[0].float()
+    def _contexts(self, texts: Sequence[str]) -> list[Tensor]:
+        """(L, D) of each text. Padding is all there or not at all: every token is attended to, so there is no mask."""
+        ids = [self._ids(text, padding=False if self.trim else "max_length") for text in texts]
+        found: dict[int, Tensor] = {}
+        for length in {len(ids_1L[0]) for ids_1L in ids}:
+            places = [place for place, ids_1L in enumerate(ids) if len(ids_1L[0]) == length]
+            for start in range(0, len(places), self.at_once):
+                some = places[start : start + self.at_once]
+                ids_BL = torch.cat([ids[place] for place in some]).to(self.t5.device)
+                hidden_BLD = self.t5(input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL)).last_hidden_state
+                found |= dict(zip(some, hidden_BLD.float(), strict=True))
+        return [found[place] for place in range(len(texts))]
 
     def _pooled(self, text: str) -> Tensor:
         limit = self.clip.config.max_position_embeddings
@@ -170,7 +182,11 @@ class Remembering:
 
     def encode(self, texts: Sequence[str]) -> TextFeatures:
         """Features of captions, float32 on the CPU."""
-        rows = [self._row(text) for text in texts]
+        missing = [text for text in dict.fromkeys(texts) if text not in self._rows]
+        new = dict(zip(missing, self._asked(missing), strict=True))
+        rows = [new.get(text) or self._rows[text] for text in texts]
+        for text in texts:
+            self._remember(text, new.get(text))
         padded = [F.pad(context, (0, 0, 0, self._max_tokens - len(context))) for context, _, _ in rows]
         return TextFeatures(
             context_BLD=torch.stack(padded),
@@ -178,19 +194,23 @@ class Remembering:
             lengths=[length for _, _, length in rows],
         )
 
-    def _row(self, text: str) -> Row:
+    def _asked(self, texts: Sequence[str]) -> list[Row]:
+        self.asked += len(texts)
+        if not texts:
+            return []
+        features = self.encoder.encode(texts)
+        lengths, contexts, pooled = features.lengths, features.context_BLD.cpu(), features.pooled_BP.cpu()
+        return [(contexts[n, : lengths[n]].clone(), pooled[n].clone(), lengths[n]) for n in range(len(texts))]
+
+    def _remember(self, text: str, row: Row | None) -> None:
+        """The text is the newest; those that were not used for longest go."""
         if text in self._rows:
             self._rows.move_to_end(text)
-            return self._rows[text]
-        self.asked += 1
-        features = self.encoder.encode([text])
-        length = features.lengths[0]
-        row = features.context_BLD[0, :length].cpu(), features.pooled_BP[0].cpu(), length
-        self._rows[text] = row
-        self._bytes += _size(row)
-        while self._bytes > self._budget and len(self._rows) > 1:
-            self._bytes -= _size(self._rows.popitem(last=False)[1])
-        return row
+        elif row is not None:
+            self._rows[text] = row
+            self._bytes += _size(row)
+            while self._bytes > self._budget and len(self._rows) > 1:
+                self._bytes -= _size(self._rows.popitem(last=False)[1])
 
 
 def _size(row: Row) -> int:

@@ -1,6 +1,6 @@
 """Work that is cut into independent units, shared by the ranks of a world and safe to kill at any time.
 
-A unit's result is one object that is written last and once, after everything it refers to. Its name is derived from the
+A unit's result is one table that is written last and once, after everything it refers to. Its name is derived from the
 unit's input, so a restarted world of any size skips what is there and does the rest. Ranks do not talk to each other:
 they claim ranges of units in the object store (`claims`), and rank 0 reports for all.
 """
@@ -15,9 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count, islice
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from videotrain_trainer.checksums import read_checked, sealed_json, sealed_parquet, unsealed_json, unsealed_parquet
+from videotrain_trainer.checksums import read_checked, sealed_parquet, unsealed_parquet
 from videotrain_trainer.errors import AlreadyExists, DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.claims import Claim, Claims
@@ -34,7 +34,6 @@ AHEAD = 2
 """Units that a rank that gets them ready holds at least, while there are so many."""
 READERS = 32
 """Results that are read at the same time."""
-Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -49,21 +48,6 @@ class Unit:
     """Steps that it counts for in progress."""
 
 
-@dataclass(frozen=True)
-class Form(Generic[Result]):
-    """How results are stored."""
-
-    suffix: str
-    pack: Callable[[Result], bytes]
-    unpack: Callable[[bytes], Result]
-    """Raises ValueError or pyarrow's errors for what is damaged."""
-
-
-JSON: Form[dict[str, Any]] = Form(".json", sealed_json, unsealed_json)
-TABLE: Form[Any] = Form(".parquet", sealed_parquet, unsealed_parquet)
-"""A pyarrow.Table."""
-
-
 class Interrupted(Exception):
     """The unit cannot be finished within the grace period; it will be done again."""
 
@@ -72,14 +56,13 @@ Tick = Callable[[int], None]
 """Called by a unit's work with the steps of this unit that are done."""
 
 
-class UnitRun(Generic[Result]):
+class UnitRun:
     """Does the units of one stage.
 
     Args:
         context: of the stage.
         store: object store.
         units: all units of the stage, the same sequence on every rank; asked for by number, so it may compute them.
-        form: of the results.
         merging: the units put together what others have left, so they are no steps and are told as a phase.
     """
 
@@ -88,10 +71,9 @@ class UnitRun(Generic[Result]):
         context: StageContext,
         store: ObjectStore,
         units: Sequence[Unit],
-        form: Form[Result],
         merging: bool = False,
     ) -> None:
-        self._context, self._store, self._units, self._form = context, store, units, form
+        self._context, self._store, self._units = context, store, units
         world, prefix, name = context.world, context.config.paths.output, "parts" if merging else "units"
         self._folder = f"{prefix}/{name}"
         told = f"{prefix}/progress/g{context.generation:06d}/{name}"
@@ -106,11 +88,11 @@ class UnitRun(Generic[Result]):
         """What the other ranks have told: steps of this generation in finished units, and in those in the making."""
         self._reporter = self._begin_report(merging) if world.rank == 0 else None
 
-    def run(self, work: Callable[[Unit, Tick], Result], ahead: Callable[[Unit], None] | None = None) -> bool:
+    def run(self, work: Callable[[Unit, Tick], Any], ahead: Callable[[Unit], None] | None = None) -> bool:
         """Do units until all units of the world have results.
 
         Args:
-            work: does one unit and returns its result; everything else it made is stored already.
+            work: does one unit and returns its result, a pyarrow.Table; everything else it made is stored already.
             ahead: told of each unit before, so that what it needs is got ready while AHEAD - 1 others are done.
 
         Returns:
@@ -136,7 +118,7 @@ class UnitRun(Generic[Result]):
             self._reporter.ended()
         return ended
 
-    def results(self, numbers: range | None = None) -> Iterator[Result]:
+    def results(self, numbers: range | None = None) -> Iterator[Any]:
         """Results of all units, or of some, in the units' order; few are held at a time. That it gets on is recorded,
         since no step is made meanwhile.
 
@@ -144,7 +126,7 @@ class UnitRun(Generic[Result]):
             DataError: one is missing or damaged.
         """
         wanted = range(len(self._units)) if numbers is None else numbers
-        ahead = deque[Future[Result]]()
+        ahead = deque[Future[Any]]()
         with ThreadPoolExecutor(READERS) as pool:
             for done in range(len(wanted)):
                 for further in wanted[done + len(ahead) : done + 2 * READERS]:
@@ -177,9 +159,9 @@ class UnitRun(Generic[Result]):
 
         return self._wait(found) and bool(self._todo)
 
-    def _keep(self, unit: Unit, result: Result) -> None:
+    def _keep(self, unit: Unit, result: Any) -> None:
         try:
-            self._store.put_once(self._result_uri(unit), self._form.pack(result))
+            self._store.put_once(self._result_uri(unit), sealed_parquet(result))
             self._own_kept += unit.weight
         except AlreadyExists:
             # Another rank held the range as well, was first and has counted the unit.
@@ -221,21 +203,21 @@ class UnitRun(Generic[Result]):
 
     def _begin_report(self, merging: bool) -> _Steps | _Phase:
         found = self._store.list(self._folder)
-        kept = {info.uri.rsplit("/", 1)[1].removesuffix(self._form.suffix) for info in found}
+        kept = {info.uri.rsplit("/", 1)[1].removesuffix(".parquet") for info in found}
         weights = [(unit.weight, unit.name in kept) for unit in self._units]
         done = sum(weight for weight, is_kept in weights if is_kept)
         total = sum(weight for weight, _ in weights)
         return _Phase(self._context, done, total) if merging else _Steps(self._context, self._folder, done, total)
 
-    def _result(self, name: str) -> Result:
-        uri = f"{self._folder}/{name}{self._form.suffix}"
+    def _result(self, name: str) -> Any:
+        uri = f"{self._folder}/{name}.parquet"
         try:
-            return read_checked(self._store, uri, self._form.unpack, remedy="delete it to have the unit redone")
+            return read_checked(self._store, uri, unsealed_parquet, remedy="delete it to have the unit redone")
         except ObjectMissing as error:
             raise DataError(f"{uri}: missing result of a unit; run the stage again to have it redone") from error
 
     def _result_uri(self, unit: Unit) -> str:
-        return f"{self._folder}/{unit.name}{self._form.suffix}"
+        return f"{self._folder}/{unit.name}.parquet"
 
 
 def ranges(total: int, ranks: int) -> list[range]:

@@ -8,6 +8,7 @@ from support.latent_run import clip_row, storage  # noqa: F401 - a fixture
 from support.sampling import TEXT, config_of, context_of
 
 from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
+from videotrain_api.config.stage_config import LatentReader
 from videotrain_api.resource.stages import (
     Bucket,
     ConditioningMix,
@@ -61,7 +62,8 @@ def stage(folder, name, task, **changes):
 
 @pytest.fixture
 def encoded(folder, storage):  # noqa: F811 - the fixture
-    work = {"encode_buckets": ROWS, "encode_prompts": ["fps-motion"], "storage": storage}
+    reader = LatentReader(stage="train", seed=1, buckets=ROWS, prompt_style="fps-motion")
+    work = {"latent_readers": [reader], "storage": storage}
     config = stage(folder, "encode", EncodeTask(), **work)
     assert encode.run(context_of(folder, config)) == "completed"
     return folder
@@ -119,9 +121,9 @@ def test_latents_are_sampled_from_the_seed_and_name_alone(folder):
     autoencoder = load_autoencoder(SPEC, (folder / "autoencoder.safetensors").read_bytes(), "autoencoder")
     pixels = torch.rand(1, 3, 5, 16, 16) * 2 - 1
     with torch.inference_mode():
-        drawn = [encode_latents(autoencoder, SPEC.posterior, pixels, 7, name) for name in ("a", "b", "a")]
+        (drawn,) = encode_latents(autoencoder, SPEC.posterior, pixels, 7, [["a", "b", "a"]])
         assert torch.equal(drawn[0], drawn[2])
         assert not torch.equal(drawn[0], drawn[1])
-        assert torch.equal(encode_latents(autoencoder, "mode", pixels, 7, "a"), autoencoder.encode(pixels))
+        assert torch.equal(encode_latents(autoencoder, "mode", pixels, 7, [["a"]])[0][0], autoencoder.encode(pixels)[0])
         spread = (drawn[0] - autoencoder.encode(pixels)) / (0.5 * autoencoder.posterior(pixels).logvar_BCTHW).exp()
     assert 0.3 < float(spread.std()) / 0.476986 < 2

@@ -46,22 +46,26 @@ def test_given_sets_and_weights_are_used_where_no_stage_makes_them(manifest):
     assert (sample.clips, sample.autoencoder_weights) == ("s3://sets/clips", "s3://weights/autoencoder")
 
 
-def test_encode_makes_each_size_of_the_stages_that_read_it_once(manifest):
+def test_encode_knows_how_the_stages_that_read_it_choose(manifest):
     stages = manifest["spec"]["stages"]
     second = copy.deepcopy(stages[3]) | {"name": "second"}
     second["train"]["buckets"] = [
-        {"resolution": "64px", "frames": 8, "batchSize": 9, "keepProbability": 0.5},
+        {"resolution": "64px", "frames": 8, "batchSize": 9, "keepProbability": 0.5, "microBatches": 4},
         {"resolution": "128px", "frames": 4, "batchSize": 1},
     ]
+    second["train"]["select"] = [{"score": "motion", "min": 2}]
     third = copy.deepcopy(stages[3]) | {"name": "third"}
     third["train"]["buckets"] = [{"resolution": "256px", "frames": 4, "batchSize": 1}]
     stages[4:4] = [second, {"name": "again", "task": "encode", "encode": {}}, third]
     configs = {config.stage.name: config for config in resolve(parse_run(manifest))}
-    first = [(b.resolution, b.frames, b.batch_size, b.keep_probability) for b in configs["encode"].encode_buckets]
-    assert first == [("64px", 8, 9, 1.0), ("128px", 4, 1, 1.0)]
-    assert [b.resolution for b in configs["again"].encode_buckets] == ["256px"]
+    first, other = configs["encode"].latent_readers
+    assert (first.stage, other.stage) == ("train", "second")
+    assert (other.seed, other.select) == (configs["second"].seed, configs["second"].stage.train.select)
+    found = [(b.resolution, b.frames, b.keep_probability, b.batch_size, b.micro_batches) for b in other.buckets]
+    assert found == [("64px", 8, 0.5, 1, None), ("128px", 4, 1.0, 1, None)]
+    assert [reader.stage for reader in configs["again"].latent_readers] == ["third"]
     assert configs["third"].paths.latents == configs["again"].paths.output
-    assert configs["train"].encode_buckets == []
+    assert configs["train"].latent_readers == []
 
 
 def test_presets_are_filled_in_and_the_configuration_survives_the_wire(manifest):

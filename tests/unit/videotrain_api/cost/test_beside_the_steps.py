@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from videotrain_api.config.stage_config import LatentReader
 from videotrain_api.cost.forecast import forecast
 from videotrain_api.cost.overheads import Interruptions, overheads
-from videotrain_api.cost.preparation import CURATE_SECONDS, clip_encoding, preparation
+from videotrain_api.cost.preparation import CORES, CURATE_SECONDS, clip_encoding, preparation
 from videotrain_api.cost.sensitivity import sensitivity
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
+from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.stages import Bucket
 from videotrain_api.resource.trainrun import CheckpointPolicy, PeerCopies
 from videotrain_api.validation import parse_run
@@ -57,19 +59,45 @@ def rows(resolution: str) -> list[Bucket]:
     return [Bucket(resolution=resolution, frames=n, min_frames=m, batch_size=1) for n, m in spans]
 
 
-def test_a_clip_is_encoded_for_every_row_and_decoded_for_every_length():
-    # 192 frames: a picture, 5 x 33 + 25, 2 x 65 + 61, 97 + 93, 129.
-    found = clip_encoding(rows("256px"), VAE, T5, 8.0)
-    assert (found.samples, found.decodes) == (13, 8)
-    assert found.seconds == pytest.approx(9, rel=0.1)
-    both = clip_encoding([*rows("256px"), *rows("768px")], VAE, T5, 8.0)
-    assert (both.samples, both.decodes) == (26, 16)
-    assert both.seconds > 4 * found.seconds
+def reader(stage: str, *tables: list[Bucket], keep: float = 1.0) -> LatentReader:
+    found = [row.model_copy(update={"keep_probability": keep}) for table in tables for row in table]
+    return LatentReader(stage=stage, seed=1, buckets=found, prompt_style="fps-motion")
+
+
+def test_a_clip_is_decoded_once_and_encoded_for_what_stages_take():
+    # 192 frames: a picture and 129 frames; the stages share the first, and one has the second at another size.
+    small, large = reader("one", rows("256px")), reader("two", rows("256px")[:1], rows("768px")[1:])
+    one, both = clip_encoding([small], VAE, T5, 8.0), clip_encoding([small, large], VAE, T5, 8.0)
+    assert (one.samples, one.texts) == (2, 2)
+    assert (both.samples, both.texts) == (3, 2)
+    assert one.core_seconds == pytest.approx(129 * (1.9e-3 + 2.5e-3), rel=0.01)
+    assert both.core_seconds == pytest.approx(129 * (1.9e-3 + 2.5e-3 + 7.6e-3), rel=0.01)
+    assert one.gpu_seconds < 0.6 and both.gpu_seconds > 8 * one.gpu_seconds
+
+
+def test_a_clip_that_loses_its_draw_goes_to_the_next_smaller_size():
+    halved = reader("one", rows("768px")[1:], keep=0.5)
+    halved = halved.model_copy(update={"buckets": [*halved.buckets, *rows("256px")[1:]]})
+    assert clip_encoding([halved], VAE, T5, 8.0).samples == 1
+    assert clip_encoding([reader("one", rows("768px"), keep=0.5)], VAE, T5, 8.0).samples == 1
+    assert clip_encoding([halved, reader("two", rows("768px")[1:])], VAE, T5, 8.0).samples == pytest.approx(1.5)
 
 
 def test_a_clip_shorter_than_a_row_gives_it_nothing():
-    assert clip_encoding(rows("256px"), VAE, T5, 1.0).samples == 2
-    assert clip_encoding(rows("256px")[2:], VAE, T5, 1.0).seconds == 0
+    assert clip_encoding([reader("one", rows("256px"))], VAE, T5, 1.0).samples == 2
+    assert clip_encoding([reader("one", rows("256px")[2:])], VAE, T5, 1.0).gpu_seconds == 0
+
+
+def test_the_published_recipe_encodes_what_its_stages_take():
+    run = example("open-sora-2.yaml")
+    found = preparation(1000, run.spec.stages, run.spec.autoencoder, run.spec.text_encoder)
+    # 256px, 768px and three in four 1024px pictures, since two stages draw; 129 frames at 256px and at 768px.
+    assert found.samples_per_clip == pytest.approx(4.75)
+    assert found.texts_per_clip == 2
+    cheap = Pool(gpus_per_node=8, price_per_gpu_hour="2")
+    assert found.node_hours("encode", cheap) == found.encode_gpu_hours / 8
+    few = found.model_copy(update={"encode_core_hours": 2 * CORES * found.encode_gpu_hours})
+    assert few.node_hours("encode", cheap) == pytest.approx(found.encode_gpu_hours / 4)
 
 
 def test_preparation_grows_with_the_hours_and_the_length_of_the_clips():

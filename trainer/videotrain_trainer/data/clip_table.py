@@ -1,0 +1,128 @@
+"""The manifest of a curated set, read by ranges of rows: no process holds the whole of a large one."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from videotrain_api.storage import layout
+from videotrain_trainer.checksums import READINGS, read_again
+from videotrain_trainer.data.manifest import CLIP_SCHEMA, missing_columns
+from videotrain_trainer.errors import DamagedObject, DataError, ObjectMissing
+from videotrain_trainer.storage import ObjectStore
+
+Found = TypeVar("Found")
+FOOTER_BYTES = 8
+"""Length of the footer and the file's mark, at the end of a Parquet file."""
+
+
+class ClipTable:
+    """The kept clips of a curated set, numbered in the manifest's order.
+
+    Args:
+        store: where the set lies.
+        uri: prefix of the set.
+
+    Raises:
+        DataError: the manifest is missing or damaged, or lacks columns.
+    """
+
+    def __init__(self, store: ObjectStore, uri: str) -> None:
+        self._store, self._uri = store, layout.clip_manifest(uri)
+        try:
+            found = self._read(lambda file: (file.identity(), file.opened.metadata, file.opened.read(["kept"])))
+        except ObjectMissing as error:
+            raise DataError(
+                f"{self._uri}: the manifest of the data set is missing; was the stage that makes it run?"
+            ) from error
+        self.identity, metadata, kept = found
+        missing_columns(self._uri, metadata.schema.to_arrow_schema().empty_table(), CLIP_SCHEMA.names)
+        self._kept: NDArray[np.uint32] = np.flatnonzero(kept.column("kept")).astype(np.uint32)
+        """Rows of the kept clips."""
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        self._ends = np.cumsum(sizes)
+        self._group: tuple[int, Any] = -1, None
+        """The last row group that was read, and its clips."""
+
+    def __len__(self) -> int:
+        """Kept clips."""
+        return len(self._kept)
+
+    def clips(self, numbers: range) -> list[dict[str, Any]]:
+        """Some clips as rows of CLIP_SCHEMA. Neighbouring ranges are read once."""
+        wanted = self._kept[numbers.start : numbers.stop]
+        found: list[dict[str, Any]] = []
+        for group in np.unique(np.searchsorted(self._ends, wanted, side="right")).tolist():
+            first, table = int(self._ends[group - 1]) if group else 0, self._group_of(group)
+            mine = wanted[(wanted >= first) & (wanted < self._ends[group])]
+            found += table.take(pa.array(mine - first)).to_pylist()
+        return found
+
+    def _group_of(self, number: int) -> Any:
+        if self._group[0] != number:
+            table = self._read(lambda file: file.opened.read_row_group(number, CLIP_SCHEMA.names))
+            self._group = number, table.cast(CLIP_SCHEMA)
+        return self._group[1]
+
+    def _read(self, read: Callable[[_OpenTable], Found]) -> Found:
+        damaged = (ValueError, pa.ArrowException, OSError)
+        try:
+            return read_again(self._store, lambda store: read(_OpenTable(store, self._uri)), (*damaged, ObjectMissing))
+        except damaged as error:
+            raise DamagedObject(
+                f"{self._uri}: damaged, as {READINGS} readings say; have the stage that makes it run again: {error}"
+            ) from error
+
+
+class _OpenTable:
+    """A Parquet file in the object store, of which no more is read than is asked for; its pages are verified."""
+
+    def __init__(self, store: ObjectStore, uri: str) -> None:
+        self._file = _Ranged(store, uri)
+        self.opened = pq.ParquetFile(self._file, page_checksum_verification=True)
+
+    def identity(self) -> str:
+        """Hash of the footer, which has the places, statistics and the checksum of all content."""
+        size = self._file.seek(0, io.SEEK_END)
+        self._file.seek(size - FOOTER_BYTES)
+        length = int.from_bytes(self._file.read(4), "little")
+        self._file.seek(size - FOOTER_BYTES - length)
+        return hashlib.sha256(self._file.read(length)).hexdigest()
+
+
+class _Ranged(io.RawIOBase):
+    """An object as a file, read by ranged requests."""
+
+    def __init__(self, store: ObjectStore, uri: str) -> None:
+        super().__init__()
+        self._store, self._uri = store, uri
+        self._size, self._at = store.stat(uri).size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self._size - self._at)
+        wanted = left if size is None or size < 0 else min(size, left)
+        data = self._store.get_range(self._uri, self._at, wanted) if wanted else b""
+        if len(data) != wanted:
+            raise OSError(f"{len(data)} of {wanted} bytes from {self._at} on came")
+        self._at += wanted
+        return data
