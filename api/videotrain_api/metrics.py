@@ -120,6 +120,18 @@ TOKENS_PER_SECOND: Final = _agent("tokens_per_second", "gauge", "Tokens per seco
 DATA_STALL_SECONDS: Final = _agent(
     "data_stall_seconds_total", "counter", "Time in which steps waited for input in seconds.", "seconds"
 )
+SAMPLE_REQUESTS: Final = _agent(
+    "sample_requests_total",
+    "counter",
+    "Requests for samples of the whole world: the first, a second one beside one that is late, or again for damage.",
+    more=("kind",),
+)
+SLOWEST_SAMPLE_SECONDS: Final = _agent(
+    "slowest_sample_seconds",
+    "gauge",
+    "99th percentile of the time that a sample takes to arrive in seconds, newest 256 of the slowest rank.",
+    "seconds",
+)
 CHECKPOINT_STALL_SECONDS: Final = _agent(
     "checkpoint_stall_seconds_total", "counter", "Time in which steps waited for a checkpoint in seconds.", "seconds"
 )

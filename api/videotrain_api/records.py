@@ -192,6 +192,14 @@ class StepRecord(Record):
     """Rank that took longest to compute a micro-batch."""
     straggler_ratio: float | None = None
     """How much longer it took than the median of the ranks, such as 0.25 for a quarter."""
+    sample_requests: int | None = Field(default=None, ge=0)
+    """Requests for samples of the whole world since the step before; one a sample if all goes well."""
+    second_requests: int | None = Field(default=None, ge=0)
+    """Of those, made beside one that was late."""
+    repeated_requests: int | None = Field(default=None, ge=0)
+    """Of those, made because a sample was damaged or its shard missing."""
+    slowest_sample_us: int | None = Field(default=None, ge=0)
+    """99th percentile of the time that a sample takes to arrive, newest 256 of the slowest rank, microseconds."""
 
 
 class ValidationRecord(Record):

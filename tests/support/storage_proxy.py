@@ -36,6 +36,10 @@ _REFUSALS = {
 BURSTS = ("503 burst", "credentials expired")
 """Faults that meet several requests of a kind in a row."""
 FAULTS = ("reset", "cut", *_REFUSALS, "stale list", "flipped bit", "silence", "lost answer", "slow body")
+READING_FAULTS = ("reset", "cut", "503 burst", "short body", "wrong length", "flipped bit", "silence", "slow body",
+    "credentials expired", "403", "404", "500", "200 with an error document", "lost answer")  # fmt: skip
+"""What a reader of many samples meets; `short body` is told to be whole, `wrong length` has bytes behind its own
+and says that it is no part."""
 KINDS = (
     "LIST", "HEAD", "GET", "ranged GET", "PUT", "conditional PUT", "DELETE",
     "multipart create", "multipart part", "multipart complete",
@@ -179,7 +183,13 @@ async def _spoilt(request: web.Request, answer: _Answer, fault: str) -> web.Stre
     if fault == "flipped bit" and answer.body:
         middle = len(answer.body) // 2
         answer.body = answer.body[:middle] + bytes([answer.body[middle] ^ 1]) + answer.body[middle + 1 :]
-    if fault in ("stale list", "flipped bit"):
+    if fault == "short body":
+        answer.body = answer.body[: len(answer.body) // 2]
+    if fault == "wrong length":
+        answer.body += b"more"
+        answer.headers.popall("Content-Range", None)
+        answer.status = 200
+    if fault in ("stale list", "flipped bit", "short body", "wrong length"):
         return _plain(request, answer)
     response = web.StreamResponse(status=answer.status, headers=answer.headers)
     response.content_length = len(answer.body) or 1

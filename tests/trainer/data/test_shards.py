@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from videotrain_trainer.data.shards import DamagedSample, Member, ShardWriter, read_member
+from videotrain_trainer.data.sample_reader import SampleReader
+from videotrain_trainer.data.shards import DamagedSample, Member, ShardWriter
 from videotrain_trainer.storage import ObjectStore
+
+
+def read_member(store, uri, member):
+    return SampleReader(store).tensors(uri, member)
 
 
 def tensors(seed: int) -> dict[str, torch.Tensor]:

@@ -110,6 +110,11 @@ class AgentMetrics:
         self._add(catalogue.TOKENS, stage, record.tokens)
         self._add(catalogue.MODEL_FLOPS, stage, record.model_flops)
         self._add(catalogue.DATA_STALL_SECONDS, stage, record.data_stall_us / _MICROS)
+        extra = {"second": record.second_requests or 0, "again": record.repeated_requests or 0}
+        for kind, count in {"first": (record.sample_requests or 0) - sum(extra.values()), **extra}.items():
+            self._add(catalogue.SAMPLE_REQUESTS, stage, count, kind=kind)
+        if record.slowest_sample_us is not None:
+            self._set(catalogue.SLOWEST_SAMPLE_SECONDS, stage, record.slowest_sample_us / _MICROS)
         self._add(catalogue.CHECKPOINT_STALL_SECONDS, stage, record.checkpoint_us / _MICROS)
         family = self._families[catalogue.STEP_SECONDS.name]
         assert isinstance(family, Histogram)

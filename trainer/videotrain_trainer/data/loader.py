@@ -26,8 +26,9 @@ from videotrain_api.config.text_classes import text_class
 from videotrain_api.cost.data_wait import LOADER_THREADS, MICRO_BATCHES_AHEAD
 from videotrain_trainer.data.sample_index import BucketIndex, SamplePlace
 from videotrain_trainer.data.sample_order import OrderState, StepOrder
+from videotrain_trainer.data.sample_reader import ReadingCounts, SampleReader
 from videotrain_trainer.data.sets import LatentSet, TrainingSet
-from videotrain_trainer.data.shards import DamagedSample, Member, read_member
+from videotrain_trainer.data.shards import DamagedSample, Member
 from videotrain_trainer.data.stage_samples import HeldOut
 from videotrain_trainer.data.transfer import Transfer, transfer_to
 from videotrain_trainer.errors import DamagedObject, DataError
@@ -181,6 +182,10 @@ class MicroBatchLoader(ABC, Generic[Sample, Batch]):
         """Stop the threads; fetches that have begun are waited for."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def reading(self) -> ReadingCounts:
+        """What was asked of the object store so far; nothing where samples are not read one by one."""
+        return ReadingCounts()
+
     @abstractmethod
     def _load(self, bucket: int, index: int, key: SampleKey) -> Sample:
         """An element of a bucket of the plan; called in a thread, raises DamagedSample."""
@@ -257,20 +262,29 @@ class LatentLoader(MicroBatchLoader[LatentSample, LatentBatch]):
         micro_batches_of_rank: Sequence[Sequence[int]],
         device: torch.device = HOST,
     ) -> None:
-        self._store = store
+        self._reader = SampleReader(store)
         self._latents = latents
         super().__init__(latents, state, micro_batches_of_rank, threads=LOADER_THREADS, device=device)
 
     def _load(self, bucket: int, index: int, key: SampleKey) -> LatentSample:
         latents = self._latents
-        return load_sample(self._store, latents, latents.groups[bucket].bucket, latents.place(bucket, index), key)
+        return load_sample(self._reader, latents, latents.groups[bucket].bucket, latents.place(bucket, index), key)
+
+    def reading(self) -> ReadingCounts:
+        """Requests for samples."""
+        return self._reader.counts()
+
+    def close(self) -> None:
+        """Stop the threads."""
+        super().close()
+        self._reader.close()
 
     def _collate(self, samples: list[LatentSample]) -> LatentBatch:
         return collate(self._latents, samples)
 
 
 def load_sample(
-    store: ObjectStore, latents: LatentSet, bucket: BucketIndex, place: SamplePlace, key: SampleKey
+    reader: SampleReader, latents: LatentSet, bucket: BucketIndex, place: SamplePlace, key: SampleKey
 ) -> LatentSample:
     """One encoded sample by its row of the index.
 
@@ -279,7 +293,7 @@ def load_sample(
     """
     uri = f"{latents.uri}/{place.shard}"
     member = Member(name=place.uid, offset=place.offset, length=place.length, crc32c=place.crc32c)
-    tensors = read_member(store, uri, member)
+    tensors = reader.tensors(uri, member)
     expected, found = (latents.latent_channels, *bucket.info.latent), tuple(tensors["latent"].shape)
     if found != expected:
         raise DamagedSample(f"{uri}: sample {member.name} has shape {found}, its bucket {expected}")
@@ -314,11 +328,12 @@ def held_out_batches(store: ObjectStore, latents: LatentSet, samples: Sequence[H
     Raises:
         DataError: one is damaged; a validation loss over other samples would not compare.
     """
-    batches = []
+    batches, reader = [], SampleReader(store)
     for held in samples:
         place = held.bucket.place(held.number)
         key = SampleKey(place.uid, place.uid, 0)
-        batches.append(collate(latents, [load_sample(store, latents, held.bucket, place, key)]))
+        batches.append(collate(latents, [load_sample(reader, latents, held.bucket, place, key)]))
+    reader.close()
     return batches
 
 

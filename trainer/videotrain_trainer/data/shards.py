@@ -18,9 +18,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from videotrain_trainer.checksums import READINGS, read_again
-from videotrain_trainer.errors import DataError, ObjectMissing
-from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
+from videotrain_trainer.errors import DataError
+from videotrain_trainer.storage import disk_full_is_clear
 
 BLOCK = 512
 
@@ -84,29 +83,25 @@ class ShardWriter:
         self._crc = google_crc32c.extend(self._crc, data)
 
 
-def read_member(store: ObjectStore, uri: str, member: Member) -> dict[str, torch.Tensor]:
-    """One sample in one ranged GET. The checksum is verified before a byte is interpreted; a mismatch is fetched again,
-    and so is a shard that is missing.
+def check_member(uri: str, member: Member, data: bytes) -> None:
+    """Refuse bytes that are not those that were written.
 
     Raises:
-        DamagedSample: READINGS times in a row the shard was missing or the bytes did not fit their checksum.
+        DamagedSample: they do not fit the member's length or checksum.
     """
-
-    def whole(source: ObjectStore) -> bytes:
-        data = source.get_range(uri, member.offset, member.length)
-        if len(data) == member.length and google_crc32c.value(data) == member.crc32c:
-            return data
+    if len(data) != member.length or google_crc32c.value(data) != member.crc32c:
         raise DamagedSample(
             f"{uri}: sample {member.name} at offset {member.offset} does not fit its checksum: {len(data)} of "
             f"{member.length} bytes, crc32c {google_crc32c.value(data):08x} instead of {member.crc32c:08x}"
         )
 
-    try:
-        data = read_again(store, whole, (DamagedSample, ObjectMissing))
-    except ObjectMissing as error:
-        raise DamagedSample(
-            f"{uri}: the shard of sample {member.name} is missing, as {READINGS} readings say"
-        ) from error
+
+def tensors_of(uri: str, member: Member, data: bytes) -> dict[str, torch.Tensor]:
+    """The tensors of a sample whose bytes were verified.
+
+    Raises:
+        DamagedSample: they are no safetensors file.
+    """
     try:
         return dict(load(data))
     except SafetensorError as error:

@@ -14,8 +14,9 @@ from videotrain_api.storage import layout
 from videotrain_trainer.data.buckets import Window, frame_stride
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, kept_clips, read_table
 from videotrain_trainer.data.pixels import crop_window
+from videotrain_trainer.data.sample_reader import SampleReader
 from videotrain_trainer.data.sets import read_set_info, set_info_uri
-from videotrain_trainer.data.shards import Member, read_member
+from videotrain_trainer.data.shards import Member
 from videotrain_trainer.data.video import Frame, decode, read_covering
 from videotrain_trainer.errors import ConfigError, DataError
 from videotrain_trainer.storage import ObjectStore
@@ -108,16 +109,17 @@ def _latents(store: ObjectStore, uri: str, clips: str) -> list[Item]:
     if missing:
         raise DataError(f"{uri}: {len(missing)} of its clips are not in {clips}, such as {missing[0]}")
     unit = read_set_info(store, uri).spatial_compression
-    return [_latent_item(store, uri, row, clips, by_uid[row["clip"]], unit) for row in rows]
+    reader = SampleReader(store)
+    return [_latent_item(store, reader, uri, row, clips, by_uid[row["clip"]], unit) for row in rows]
 
 
 def _latent_item(
-    store: ObjectStore, uri: str, row: dict[str, Any], clips: str, clip: dict[str, Any], unit: int
+    store: ObjectStore, reader: SampleReader, uri: str, row: dict[str, Any], clips: str, clip: dict[str, Any], unit: int
 ) -> Item:
     member = Member(name=row["uid"], offset=row["offset"], length=row["length"], crc32c=row["crc32c"])
 
     def latent() -> Tensor:
-        return read_member(store, f"{uri}/{row['shard']}", member)["latent"].float()
+        return reader.tensors(f"{uri}/{row['shard']}", member)["latent"].float()
 
     def pixels() -> Tensor:
         size = (row["latent_height"] * unit, row["latent_width"] * unit)

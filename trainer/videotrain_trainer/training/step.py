@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from videotrain_api.resource.stages import Optimizer, ParallelLayout
 from videotrain_trainer.data.loader import MicroBatchLoader, SampleKey
 from videotrain_trainer.data.sample_order import OrderState, StepOrder
+from videotrain_trainer.data.sample_reader import ReadingCounts
 from videotrain_trainer.data.sets import TrainingSet
 from videotrain_trainer.networks.weights import Fragments
 from videotrain_trainer.parallel.check_models import CheckModel
@@ -187,6 +188,7 @@ class Stepper:
         self._shares = shares
         self._device = device
         self._timeline = Timeline(device)
+        self._reading = ReadingCounts()
         engine.around_update(lambda: self._timeline.mark("communication"), lambda: self._timeline.mark("optimizer"))
 
     def queue(self, order: StepOrder) -> QueuedStep:
@@ -244,6 +246,8 @@ class Stepper:
         finished_at = queued.marks.wait()
         *losses, norm, critic_norm = queued.values.tolist()
         work, phases = queued.work, queued.marks.totals()
+        before, reading = self._reading, self._loader.reading()
+        self._reading = reading
         row = RankStep(
             # The losses of a group's ranks have the micro-batch's as their mean.
             loss=sum(losses) / queued.share.degree,
@@ -258,6 +262,10 @@ class Stepper:
             samples_hash=samples_hash(uid for found in queued.trained for uid in found.ids),
             **phases,
             memory=queued.memory_bytes,
+            requests=reading.requests - before.requests,
+            second=reading.second - before.second,
+            again=reading.again - before.again,
+            slowest_sample=reading.slowest_us,
             **wishes()._asdict(),
         )
         table = self._peers.table(row)

@@ -40,6 +40,12 @@ class RankStep(NamedTuple):
     optimizer: float
     memory: float
     """Most bytes held."""
+    requests: float
+    """For samples, since the step before; see `data.sample_reader.ReadingCounts`."""
+    second: float
+    again: float
+    slowest_sample: float
+    """Microseconds."""
     drain: float
     """1 for yes; see Wishes."""
     save: float
@@ -93,6 +99,10 @@ def world_result(table: Tensor, order: StepOrder, finished_at: datetime, learnin
         "world_spread": _spread(compute),
         "slowest_rank": slowest,
         "straggler_ratio": excess,
+        "sample_requests": int(totals["requests"]),
+        "second_requests": int(totals["second"]),
+        "repeated_requests": int(totals["again"]),
+        "slowest_sample_us": int(columns["slowest_sample"].max()),
     }
     work = Work(
         samples=int(totals["samples"]),

@@ -62,6 +62,10 @@ class Measured(TypedDict, total=False):
     world_spread: float | None
     slowest_rank: int | None
     straggler_ratio: float | None
+    sample_requests: int | None
+    second_requests: int | None
+    repeated_requests: int | None
+    slowest_sample_us: int | None
 
 
 class ValidationLosses(TypedDict):

@@ -1,0 +1,237 @@
+"""Reads samples from the object store: one ranged GET each, and a second one for what is late.
+
+A few answers of any object store take seconds where most take milliseconds, and a step waits for its slowest sample. A
+request that takes longer than 95 of 100 like it is asked a second time over other connections, and whichever answer
+comes first whole and right is taken. A budget bounds what is asked beyond one request a sample, so that a store that is
+slow as a whole is not asked twice for everything.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor
+
+from videotrain_trainer.checksums import READINGS
+from videotrain_trainer.data.shards import DamagedSample, Member, check_member, tensors_of
+from videotrain_trainer.errors import ObjectMissing
+from videotrain_trainer.storage import ObjectStore
+
+AT_ONCE: Final = 64
+"""Requests of a process that may be on their way; most wait for nothing but a stalled answer."""
+EXTRA_SHARE: Final = 0.1
+"""Requests beyond one a sample, over the samples that were asked for."""
+EXTRA_AT_ONCE: Final = 8
+"""So many may come in a row, also before a share of that many has been saved up."""
+PAUSE_SECONDS: Final = 1.0
+"""Before a sample is read again without budget, times the reading."""
+KNOWN: Final = 20
+"""Answers by which it is known what is late."""
+LATE_UNKNOWN_SECONDS: Final = 2.0
+"""What is late before that."""
+LEAST_LATE_SECONDS: Final = 0.02
+RECENT: Final = 256
+"""Answers of a size that are remembered."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingCounts:
+    """What was asked for samples so far, in this process."""
+
+    samples: int = 0
+    requests: int = 0
+    """All of them, without those that the client of the object store repeats by itself."""
+    second: int = 0
+    """Requests beside one that was late."""
+    second_first: int = 0
+    """Of those, how many were answered first."""
+    again: int = 0
+    """Requests for samples whose bytes did not fit or whose shard was not there."""
+    slowest_us: int = 0
+    """99th percentile of the time from asking for a sample until it is there, of the last RECENT, microseconds."""
+
+
+class Budget:
+    """Allows extra requests as a share of all. Safe to use from any thread."""
+
+    def __init__(self, share: float = EXTRA_SHARE, at_once: float = EXTRA_AT_ONCE) -> None:
+        self._share, self._most, self._saved = share, at_once, at_once
+        self._lock = threading.Lock()
+
+    def earn(self) -> None:
+        """A sample is asked for."""
+        with self._lock:
+            self._saved = min(self._most, self._saved + self._share)
+
+    def take(self) -> bool:
+        """May one more request be made?"""
+        with self._lock:
+            if self._saved < 1:
+                return False
+            self._saved -= 1
+            return True
+
+
+class Latencies:
+    """How long answers of about a size take. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_size: dict[int, deque[float]] = {}
+        self._late: dict[int, float] = {}
+        self._all: deque[float] = deque(maxlen=RECENT)
+
+    def add(self, length: int, seconds: float) -> None:
+        """Note an answer of `length` bytes."""
+        size = length.bit_length()
+        with self._lock:
+            self._all.append(seconds)
+            known = self._by_size.setdefault(size, deque(maxlen=RECENT))
+            known.append(seconds)
+            # Sorted anew now and then: what is late changes slowly.
+            if len(known) >= KNOWN and (size not in self._late or len(self._all) % 16 == 0):
+                self._late[size] = max(LEAST_LATE_SECONDS, sorted(known)[int(0.95 * len(known))])
+
+    def late(self, length: int) -> float:
+        """Seconds after which 95 of 100 such answers are there."""
+        with self._lock:
+            return self._late.get(length.bit_length(), LATE_UNKNOWN_SECONDS)
+
+    def slowest(self) -> float:
+        """99th percentile of the newest answers, seconds."""
+        with self._lock:
+            return sorted(self._all)[int(0.99 * len(self._all))] if self._all else 0.0
+
+
+class SampleReader:
+    """Reads members of shards, verified. Safe to use from any thread.
+
+    Args:
+        store: where shards lie.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store, self._beside = store, store.reconnected()
+        self._budget, self._latencies = Budget(), Latencies()
+        self._lock = threading.Lock()
+        self._counts = ReadingCounts()
+        self._requests = _Threads(AT_ONCE)
+
+    def counts(self) -> ReadingCounts:
+        """So far."""
+        with self._lock:
+            found = self._counts
+        return ReadingCounts(**{**vars(found), "slowest_us": int(1e6 * self._latencies.slowest())})
+
+    def close(self) -> None:
+        """Begin no request any more; one that is stalled is not waited for."""
+        self._requests.close()
+
+    def read(self, uri: str, member: Member) -> bytes:
+        """The bytes of a sample.
+
+        Raises:
+            DamagedSample: READINGS times in a row the shard was missing or the bytes did not fit their checksum.
+            StorageUnavailable: the object store keeps failing.
+        """
+        self._budget.earn()
+        self._count(samples=1)
+        began, store = time.monotonic(), self._store
+        for reading in range(1, READINGS + 1):
+            try:
+                data = self._first_of_two(store, uri, member)
+                break
+            except (DamagedSample, ObjectMissing) as error:
+                if reading == READINGS and isinstance(error, ObjectMissing):
+                    raise DamagedSample(
+                        f"{uri}: the shard of sample {member.name} is missing, as {READINGS} readings say"
+                    ) from error
+                if reading == READINGS:
+                    raise
+                log.info("read again: %s", error)
+            if not self._budget.take():
+                time.sleep(PAUSE_SECONDS * reading)
+            self._count(again=1)
+            store = store.reconnected()
+        self._latencies.add(member.length, time.monotonic() - began)
+        return data
+
+    def tensors(self, uri: str, member: Member) -> dict[str, Tensor]:
+        """The tensors of a sample; the checksum was verified before a byte is interpreted. Raises as `read` does."""
+        return tensors_of(uri, member, self.read(uri, member))
+
+    def _first_of_two(self, store: ObjectStore, uri: str, member: Member) -> bytes:
+        first = self._ask(store, uri, member)
+        with suppress(TimeoutError):
+            return first.result(self._latencies.late(member.length))
+        if first.done() or not self._budget.take():
+            return first.result()
+        self._count(second=1)
+        second = self._ask(self._beside, uri, member)
+        done, waiting = wait((first, second), return_when=FIRST_COMPLETED)
+        if all(future.exception() is not None for future in done) and waiting:
+            done, _ = wait(waiting)  # what one connection spoils, the other may give whole
+        answer = next((future for future in done if future.exception() is None), first)
+        self._count(second_first=int(answer is second))
+        return answer.result()
+
+    def _ask(self, store: ObjectStore, uri: str, member: Member) -> Future[bytes]:
+        self._count(requests=1)
+
+        def ask() -> bytes:
+            data = store.get_range(uri, member.offset, member.length)
+            check_member(uri, member, data)
+            return data
+
+        return self._requests.submit(ask)
+
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            counts = vars(self._counts)
+            self._counts = ReadingCounts(**{**counts, **{name: counts[name] + by for name, by in more.items()}})
+
+
+class _Threads:
+    """Runs calls in threads that no end of the process waits for: one may hang in a request for a minute."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._started, self._unfinished = most, 0, 0
+        self._lock = threading.Lock()
+        self._calls: queue.SimpleQueue[tuple[Future[bytes], Callable[[], bytes]] | None] = queue.SimpleQueue()
+
+    def submit(self, call: Callable[[], bytes]) -> Future[bytes]:
+        """Have a call made."""
+        future: Future[bytes] = Future()
+        with self._lock:
+            self._calls.put((future, call))
+            self._unfinished += 1
+            if self._started < min(self._unfinished, self._most):
+                self._started += 1
+                threading.Thread(target=self._work, name=f"sample-{self._started}", daemon=True).start()
+        return future
+
+    def close(self) -> None:
+        """Let the threads end, each after the call that it is in."""
+        with self._lock:
+            for _ in range(self._started):
+                self._calls.put(None)
+
+    def _work(self) -> None:
+        while (found := self._calls.get()) is not None:
+            future, call = found
+            try:
+                future.set_result(call())
+            except BaseException as error:  # told by whoever asks for the result
+                future.set_exception(error)
+            with self._lock:
+                self._unfinished -= 1
