@@ -111,9 +111,7 @@ def open_once(uri: str, steps: int, select: float | None) -> dict[str, Any]:
         "step_ms_p50": round(1e3 * sorted(seconds)[len(seconds) // 2], 3),
         "places_per_step": MICRO_BATCHES * BATCH,
         "memory_bytes": memory("Pss") - before,
-        "of_it_private_bytes": memory("Pss_Anon")
-        if "Pss_Anon" in Path("/proc/self/smaps_rollup").read_text()
-        else None,
+        "of_it_private_bytes": memory("Pss_Anon") - private,
     }
 
 

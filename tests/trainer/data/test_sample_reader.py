@@ -81,6 +81,14 @@ def test_a_late_answer_is_not_waited_for_where_a_second_one_comes_first():
     stalled.set()
 
 
+def test_a_second_answer_that_is_late_too_is_not_waited_for_either():
+    stalled = threading.Event()
+    reader = SampleReader(Scripted(stalled, stalled))
+    assert reader.read("s3://x", MEMBER) == DATA
+    assert counts(reader) == (1, 3, 2, 1, 0)
+    stalled.set()
+
+
 @pytest.mark.parametrize("trouble", [bytes(200), DATA[:50], ObjectMissing("gone"), StorageUnavailable("away")])
 def test_a_second_answer_that_is_no_good_leaves_the_first_one(trouble):
     stalled = threading.Event()

@@ -1,9 +1,9 @@
 """Reads samples from the object store: one ranged GET each, and a second one for what is late.
 
 A few answers of any object store take seconds where most take milliseconds, and a step waits for its slowest sample. A
-request that takes longer than 95 of 100 like it is asked a second time over other connections, and whichever answer
-comes first whole and right is taken. A budget bounds what is asked beyond one request a sample, so that a store that is
-slow as a whole is not asked twice for everything.
+request that takes longer than 95 of 100 like it is asked a second time over other connections, and a third time if that
+is late too; whichever answer comes first whole and right is taken. A budget bounds what is asked beyond one request a
+sample, so that a store that is slow as a whole is not asked twice for everything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +33,8 @@ EXTRA_AT_ONCE: Final = 8
 """So many may come in a row, also before a share of that many has been saved up."""
 PAUSE_SECONDS: Final = 1.0
 """Before a sample is read again without budget, times the reading."""
+MOST_OF_A_SAMPLE: Final = 3
+"""Requests that are waited for at a time: of the thousands of samples of a step some are unlucky twice."""
 KNOWN: Final = 20
 """Answers by which it is known what is late."""
 LATE_UNKNOWN_SECONDS: Final = 2.0
@@ -52,7 +53,7 @@ class ReadingCounts:
     requests: int = 0
     """All of them, without those that the client of the object store repeats by itself."""
     second: int = 0
-    """Requests beside one that was late."""
+    """Requests beside ones that were late."""
     second_first: int = 0
     """Of those, how many were answered first."""
     again: int = 0
@@ -149,7 +150,7 @@ class SampleReader:
         began, store = time.monotonic(), self._store
         for reading in range(1, READINGS + 1):
             try:
-                data = self._first_of_two(store, uri, member)
+                data = self._first_answer(store, uri, member)
                 break
             except (DamagedSample, ObjectMissing) as error:
                 if reading == READINGS and isinstance(error, ObjectMissing):
@@ -170,20 +171,22 @@ class SampleReader:
         """The tensors of a sample; the checksum was verified before a byte is interpreted. Raises as `read` does."""
         return tensors_of(uri, member, self.read(uri, member))
 
-    def _first_of_two(self, store: ObjectStore, uri: str, member: Member) -> bytes:
-        first = self._ask(store, uri, member)
-        with suppress(TimeoutError):
-            return first.result(self._latencies.late(member.length))
-        if first.done() or not self._budget.take():
-            return first.result()
-        self._count(second=1)
-        second = self._ask(self._beside, uri, member)
-        done, waiting = wait((first, second), return_when=FIRST_COMPLETED)
-        if all(future.exception() is not None for future in done) and waiting:
-            done, _ = wait(waiting)  # what one connection spoils, the other may give whole
-        answer = next((future for future in done if future.exception() is None), first)
-        self._count(second_first=int(answer is second))
-        return answer.result()
+    def _first_answer(self, store: ObjectStore, uri: str, member: Member) -> bytes:
+        asked = [self._ask(store, uri, member)]
+        while True:
+            done, waiting = wait(asked, self._latencies.late(member.length), FIRST_COMPLETED)
+            answer = next((future for future in done if future.exception() is None), None)
+            if answer is not None:
+                self._count(second_first=int(answer is not asked[0]))
+                return answer.result()
+            if not waiting:
+                return asked[0].result()
+            # What one connection spoils another may give whole, so an answer that is no good leaves the others.
+            if len(asked) == MOST_OF_A_SAMPLE or done or not self._budget.take():
+                wait(waiting, return_when=FIRST_COMPLETED)
+                continue
+            self._count(second=1)
+            asked.append(self._ask(self._beside, uri, member))
 
     def _ask(self, store: ObjectStore, uri: str, member: Member) -> Future[bytes]:
         self._count(requests=1)
