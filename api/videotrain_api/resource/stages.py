@@ -49,6 +49,10 @@ PromptStyle = Literal["plain", "fps", "motion", "fps-motion"]
 """What follows a caption in the text that is encoded: nothing, the frame rate, the motion score, or both."""
 
 
+ScoreName = Literal["motion", "blur", "duration", "aspect", "jitter", "border", "watermark", "text"]
+"""Scores of a clip, columns of its catalogue; docs/how-to/curate.md says what each measures."""
+
+
 class NodeBounds(ApiModel):
     """How many nodes a stage may use. The operator decides the number within the bounds."""
 
@@ -70,7 +74,7 @@ def node_counts(bounds: NodeBounds) -> Sequence[int]:
 class ScoreBounds(ApiModel):
     """Keeps the clips whose score lies within the bounds."""
 
-    score: Literal["motion", "blur", "duration", "aspect"]
+    score: ScoreName
     """Column of the clip manifest."""
     min: float | None = None
     """Lowest score kept; no bound if unset."""
@@ -79,7 +83,11 @@ class ScoreBounds(ApiModel):
 
 
 class CurateTask(ApiModel):
-    """Raw videos to clips: probe, shots, scores, drops with reasons, normalised mp4 files."""
+    """Raw videos to clips: probe, shots, borders, scores, drops with reasons, normalised mp4 files.
+
+    Bounds on scores of clips (motion, blur, jitter, border, watermark, text), dedupDistance and dropSources may change
+    without a video being read again; the others decide what is read and written.
+    """
 
     min_seconds: float = Field(default=2.0, gt=0)
     """Shortest video and shortest clip kept, seconds."""
@@ -93,14 +101,33 @@ class CurateTask(ApiModel):
     """Lowest width / height."""
     max_aspect: float = Field(default=3.0, gt=0)
     """Highest width / height."""
+    drop_codecs: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
+        default_factory=lambda: ["h264/Constrained Baseline"], max_length=64
+    )
+    """Raw videos of these codecs are dropped: FFmpeg's name of a codec, or name/profile."""
+    drop_sources: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
+        default_factory=list, max_length=1000
+    )
+    """Raw videos whose path below spec.dataset.videos fits one of these patterns (* ? [...]) are dropped unread."""
     shot_threshold: float = Field(default=27.0, gt=0)
     """Content change (HSV distance, 0-255) that counts as a cut."""
     min_motion: float = Field(default=0.05, ge=0)
-    """Lowest motion score (mean absolute luma difference of neighbouring frames, 0-255)."""
+    """Lowest motion score: FFmpeg's vmafmotion at 256 lines, grey levels by which neighbouring frames differ."""
     max_motion: float = Field(default=60.0, gt=0)
     """Highest motion score."""
     min_blur: float = Field(default=5.0, ge=0)
-    """Lowest sharpness (variance of the Laplacian, majority of five frames)."""
+    """Lowest sharpness (variance of the Laplacian at 256 lines, majority of five frames)."""
+    max_jitter: float = Field(default=1.5, gt=0)
+    """Most shake: change of the picture's shift from frame to frame, percent of its height."""
+    max_border: float = Field(default=0.5, ge=0, le=1)
+    """Largest share of the picture that black borders may take. Smaller ones are cut off."""
+    max_watermark: float = Field(default=0.002, ge=0, le=1)
+    """Largest share of the picture that marks may take which stand still while the scene moves."""
+    text_area: bool = False
+    """Look for written text (PP-OCRv4 on three frames), a second of a core for each clip. Needs the trainer's extra
+    `curate`."""
+    max_text: float = Field(default=0.05, ge=0, le=1)
+    """Largest share of the picture that text may take, where textArea looks for it."""
     dedup_distance: int = Field(default=4, ge=0, le=64)
     """Clips whose perceptual hashes (64 bits, three frames) differ in at most so many bits are duplicates."""
     long_side: int = Field(default=1080, ge=32, le=65_536)

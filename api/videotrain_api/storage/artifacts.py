@@ -134,6 +134,10 @@ class DroppedItem(ApiModel):
     """One word, such as unreadable, too-short, aspect, duplicate."""
     detail: str = ""
     """The measured value and the bound."""
+    value: float | None = None
+    """What was measured, where it is a number."""
+    bound: float | None = None
+    """What it should have been at least or at most."""
 
 
 class DropReport(ApiModel):
@@ -146,3 +150,5 @@ class DropReport(ApiModel):
     dropped: list[DroppedItem] = Field(default_factory=list)
     counts: dict[str, int] = Field(default_factory=dict)
     """Dropped items by reason."""
+    curate: dict[str, object] = Field(default_factory=dict)
+    """The task whose bounds decided, as in the run's manifest."""

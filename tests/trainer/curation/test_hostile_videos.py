@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from videotrain_api.resource.stages import CurateTask
-from videotrain_trainer.curation import sandbox, scan
+from videotrain_trainer.curation import sandbox, shots
 from videotrain_trainer.curation.draft import Dropped
 from videotrain_trainer.curation.sandbox import Sandbox, container_memory
 from videotrain_trainer.data import video
@@ -105,6 +105,8 @@ def test_a_cinema_sized_frame_is_decoded_and_a_larger_one_is_not(decoder, tmp_pa
     assert result["dropped"] == [
         "unreadable",
         f"frames of 8192x8192 pixels; at most {LARGEST_FRAME} in all are decoded",
+        None,
+        None,
     ]
     assert_the_next_file_is_decoded(decoder, neighbour, tmp_path)
 
@@ -201,23 +203,23 @@ def test_telling_without_coming_further_or_for_too_long_is_given_up(
 
 def test_a_day_at_sixty_frames_per_second_fits_in_memory():
     frames = 100_000
-    kept = scan.collect((n / 60, 1.0, 2.0, n, [n] if n % 600 == 0 else []) for n in range(frames))
-    parts = (kept.times, kept.change, kept.sharpness, kept.hashes)
+    kept = shots.collect((n / 60, (0, 1, 2, 3), [n] if n % 600 == 0 else []) for n in range(frames))
+    parts = (kept.times, kept.borders)
     per_frame = sum(part.nbytes for part in parts) / frames
-    assert per_frame == 24
-    assert scan.MOST_FRAMES == 5_184_000
-    assert per_frame * scan.MOST_FRAMES < 128 * 2**20
+    assert per_frame == 16
+    assert shots.MOST_FRAMES == 5_184_000
+    assert per_frame * shots.MOST_FRAMES < 128 * 2**20
     assert len(kept.cuts) == frames // 600
 
 
 def test_more_frames_than_a_day_and_a_cut_in_every_frame_are_dropped(monkeypatch):
-    monkeypatch.setattr(scan, "MOST_FRAMES", 100)
-    monkeypatch.setattr(scan, "MOST_CUTS", 50)
-    rows = [(n / 60, 1.0, 2.0, 0, []) for n in range(101)]
+    monkeypatch.setattr(shots, "MOST_FRAMES", 100)
+    monkeypatch.setattr(shots, "MOST_CUTS", 50)
+    rows = [(n / 60, (0, 0, 0, 0), []) for n in range(101)]
     with pytest.raises(Dropped, match="too-long: more than 100 frames"):
-        scan.collect(iter(rows))
+        shots.collect(iter(rows))
     with pytest.raises(Dropped, match="too-many-cuts: more than 50 cuts in 51 frames"):
-        scan.collect((*row[:4], [number]) for number, row in enumerate(rows))
+        shots.collect((*row[:2], [number]) for number, row in enumerate(rows))
 
 
 def assert_the_next_file_is_decoded(decoder: Sandbox, good: Path, out: Path) -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise, product
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 HASH_BITS = 64
 HASH_DIGITS = HASH_BITS // 4
+HASHES = 3
+"""Of every clip."""
+PAIRS_AT_ONCE = 1 << 21
+"""Pairs that are compared at once; 17 MB of hashes."""
+Words = NDArray[np.uint64]
+Indices = NDArray[np.int64]
 
 
 def first_of_content(videos: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -31,53 +41,120 @@ def near_duplicates(clips: Sequence[Mapping[str, Any]], distance: int) -> dict[s
     All three frame hashes must differ in at most `distance` bits. Clips of one video are not compared: pieces of a
     steady shot look alike and still show different moments.
     """
-    index = _Bands(distance)
-    found: dict[str, tuple[str, int]] = {}
-    for clip in sorted(clips, key=lambda clip: str(clip["uid"])):
-        hashes = _hashes(clip["phash"])
-        match = index.nearest(hashes, clip["source"])
-        if match is None:
-            index.add(hashes, clip["uid"], clip["source"])
+    ordered = sorted(clips, key=lambda clip: str(clip["uid"]))
+    if not ordered:
+        return {}
+    digits = "".join(clip["phash"] for clip in ordered)
+    hashes = np.frombuffer(bytes.fromhex(digits), ">u8").reshape(-1, HASHES).astype(np.uint64)
+    words, group_of = np.unique(hashes, axis=0, return_inverse=True)
+    groups = group_of.reshape(-1).astype(np.int64)
+    found = _greedy(groups, [clip["source"] for clip in ordered], _neighbours(words, distance))
+    return {
+        ordered[clip]["uid"]: (ordered[twin]["uid"], int(np.bitwise_count(hashes[clip] ^ hashes[twin]).max()))
+        for clip, twin in found
+    }
+
+
+def _greedy(
+    groups: Indices, sources: Sequence[str], neighbours: Mapping[int, Sequence[int]]
+) -> Iterator[tuple[int, int]]:
+    """(clip, the first that it looks like), in order.
+
+    Of clips with equal hashes those that are kept are of one video, for each drops those of others: so the first kept
+    one of a group stands for all of them.
+
+    Args:
+        groups: number of equal hashes, for every clip.
+        sources: video of every clip.
+        neighbours: groups that look like a group, itself not among them.
+    """
+    sizes = np.bincount(groups)
+    lonely = np.array([size == 1 and group not in neighbours for group, size in enumerate(sizes)])
+    first_kept: dict[int, int] = {}
+    for clip in np.flatnonzero(~lonely[groups]).tolist():
+        group = int(groups[clip])
+        kept = (first_kept.get(other) for other in (group, *neighbours.get(group, ())))
+        twin = min((other for other in kept if other is not None and sources[other] != sources[clip]), default=None)
+        if twin is None:
+            first_kept.setdefault(group, clip)
         else:
-            found[clip["uid"]] = match
+            yield clip, twin
+
+
+def _neighbours(words: Words, distance: int) -> dict[int, list[int]]:
+    """Rows of `words` (N, HASHES) that differ from a row in at most `distance` bits of each word.
+
+    Two words that differ in at most d bits agree in at least one of d + 1 bands. So rows are sorted once by every
+    choice of bands, and only those that share one are compared. The sorts are independent, and each core does some.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(lambda bands: _alike(words, bands, distance), _choices(len(words), distance)))
+    pairs = np.unique(np.concatenate(parts), axis=0)
+    found: dict[int, list[int]] = {}
+    for one, other in pairs.tolist():
+        found.setdefault(one, []).append(other)
+        found.setdefault(other, []).append(one)
     return found
 
 
-class _Bands:
-    """Finds hashes within a distance without comparing all pairs.
+Band = tuple[int, int]
+"""First bit and width."""
 
-    Two words that differ in at most d bits agree in at least one of d + 1 bands, so only clips that share a band of
-    their first frame need a look.
+
+def _choices(rows: int, distance: int) -> list[tuple[Band, ...]]:
+    """Every choice of one band of each of the first words.
+
+    Bands of more words make fewer rows agree by chance, and more choices: the cheapest number of words is taken.
     """
+    number = min(distance + 1, HASH_BITS)
+    edges = [HASH_BITS * band // number for band in range(number + 1)]
+    bands = [(low, high - low) for low, high in pairwise(edges)]
+    if distance >= HASH_BITS:
+        return [((0, 0),)]
 
-    def __init__(self, distance: int) -> None:
-        self._distance = distance
-        number = min(distance + 1, HASH_BITS)
-        self._edges = [HASH_BITS * band // number for band in range(number + 1)]
-        self._bands: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-        self._clips: list[tuple[tuple[int, ...], str, str]] = []
+    def cost(used: int) -> float:
+        return float(number**used * (rows + rows**2 / 2.0 ** (used * HASH_BITS / number)))
 
-    def add(self, hashes: tuple[int, ...], uid: str, source: str) -> None:
-        for key in self._keys(hashes[0]):
-            self._bands[key].append(len(self._clips))
-        self._clips.append((hashes, uid, source))
-
-    def nearest(self, hashes: tuple[int, ...], source: str) -> tuple[str, int] | None:
-        if self._distance >= HASH_BITS:
-            candidates = set(range(len(self._clips)))
-        else:
-            candidates = {number for key in self._keys(hashes[0]) for number in self._bands.get(key, ())}
-        for number in sorted(candidates):
-            other, uid, other_source = self._clips[number]
-            bits = max((a ^ b).bit_count() for a, b in zip(hashes, other, strict=True))
-            if bits <= self._distance and other_source != source:
-                return uid, bits
-        return None
-
-    def _keys(self, word: int) -> list[tuple[int, int]]:
-        pairs = pairwise(self._edges)
-        return [(band, word >> low & (1 << (high - low)) - 1) for band, (low, high) in enumerate(pairs)]
+    return list(product(bands, repeat=min(range(1, HASHES + 1), key=cost)))
 
 
-def _hashes(text: str) -> tuple[int, ...]:
-    return tuple(int(text[at : at + HASH_DIGITS], 16) for at in range(0, len(text), HASH_DIGITS))
+def _alike(words: Words, bands: Sequence[Band], distance: int) -> Indices:
+    """Pairs of rows (P, 2), lower first, that agree in the bands and differ in at most `distance` bits of each word."""
+    key = np.zeros(len(words), np.uint64)
+    for word, (low, width) in enumerate(bands):
+        part = words[:, word] >> np.uint64(low) & np.uint64((1 << width) - 1)
+        key = part if word == 0 else key << np.uint64(width) | part
+    order = np.argsort(key, kind="stable").astype(np.int64)
+    ordered = key[order]
+    found = [np.empty((0, 2), np.int64)]
+    for one, other in _pairs_of_runs(ordered):
+        left, right = order[one], order[other]
+        near = np.ones(len(left), bool)
+        for word in range(HASHES):
+            left, right = left[near], right[near]
+            near = np.bitwise_count(words[left, word] ^ words[right, word]) <= distance
+        left, right = left[near], right[near]
+        found.append(np.stack([np.minimum(left, right), np.maximum(left, right)], axis=1))
+    return np.concatenate(found)
+
+
+def _pairs_of_runs(ordered: Words) -> Iterator[tuple[Indices, Indices]]:
+    """Positions of all pairs of equal numbers in a sorted array, some at a time.
+
+    First those that are one apart, then two, and so on while runs are long enough.
+    """
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    length = np.diff(np.append(starts, len(ordered)))
+    starts, length = starts[length > 1], length[length > 1]
+    ends = np.repeat(starts + length, length)
+    members = np.arange(len(ends)) + np.repeat(starts - np.cumsum(length) + length, length)
+    apart = 1
+    while True:
+        inside = members + apart < ends
+        members, ends = members[inside], ends[inside]
+        if not len(members):
+            return
+        for at in range(0, len(members), PAIRS_AT_ONCE):
+            one = members[at : at + PAIRS_AT_ONCE]
+            yield one, one + apart
+        apart += 1

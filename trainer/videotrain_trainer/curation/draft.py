@@ -10,32 +10,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from videotrain_trainer.curation.borders import Crop
 from videotrain_trainer.data.video import VideoInfo
 
 
 class Dropped(Exception):
-    """The whole raw video is dropped."""
+    """The whole raw video is dropped.
 
-    def __init__(self, reason: str, detail: str) -> None:
+    Args:
+        reason: one word.
+        detail: the measured value and the bound, for people.
+        value: what was measured, where it is a number.
+        bound: what it should have been at least or at most.
+    """
+
+    def __init__(self, reason: str, detail: str, value: float | None = None, bound: float | None = None) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.value = value
+        self.bound = bound
 
 
 @dataclass
 class Scan:
-    """What the one pass over all frames measured; 24 bytes per frame, which are 124 MB for a day at 60 per second."""
+    """What the one pass over all frames found; 16 bytes per frame, which are 83 MB for a day at 60 per second."""
 
     times: NDArray[np.float64]
     """Seconds from the first frame."""
-    change: NDArray[np.float32]
-    """Mean absolute luma difference to the frame before, 0-255; 0 for the first."""
-    sharpness: NDArray[np.float32]
-    """Variance of the Laplacian at SCAN_LINES lines."""
-    hashes: NDArray[np.uint64]
-    """Perceptual hash of the luma, as imagehash's 16 hex digits."""
+    borders: NDArray[np.uint16]
+    """(frames, 4) black lines at the edges at SCAN_LINES lines: above, below, left, right."""
     cuts: list[int]
     """First frames of new shots."""
+    dissolves: list[tuple[int, int]] = field(default_factory=list)
+    """First and end frames of passages in which one shot fades into another."""
 
 
 @dataclass
@@ -47,20 +55,22 @@ class Piece:
     reason: str = ""
     """Why it is dropped; empty while it is kept."""
     detail: str = ""
-    scores: dict[str, float] = field(default_factory=dict)
-    phash: str = ""
+    value: float | None = None
+    bound: float | None = None
+    crop: Crop | None = None
+    """What is left without black borders; None for all of it."""
     row: dict[str, Any] = field(default_factory=dict)
-    """Columns that the written file decides."""
+    """Columns of the catalogue: scores, and what the written file decides."""
 
     @property
     def kept(self) -> bool:
         """Nothing has dropped it yet."""
         return not self.reason
 
-    def drop(self, reason: str, detail: str) -> None:
+    def drop(self, reason: str, detail: str, value: float, bound: float | None) -> None:
         """Drop it; the first reason stays."""
         if self.kept:
-            self.reason, self.detail = reason, detail
+            self.reason, self.detail, self.value, self.bound = reason, detail, value, bound
 
 
 @dataclass
@@ -84,7 +94,7 @@ class Draft:
         return self.info
 
     def measured(self) -> Scan:
-        """What `scan` found; to be read after it only."""
+        """What `shots` found; to be read after it only."""
         assert self.scan is not None
         return self.scan
 

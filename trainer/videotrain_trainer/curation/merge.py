@@ -1,18 +1,21 @@
-"""From the results of all raw videos to the clip manifest and the drop report."""
+"""From the results of all raw videos to the clip catalogue and the drop report."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from videotrain_api.resource.stages import CurateTask
 from videotrain_api.storage.artifacts import DroppedItem, DropReport
+from videotrain_trainer.curation.bounds import SCORE_REASONS, drop_by
 from videotrain_trainer.curation.dedup import first_of_content, near_duplicates
 from videotrain_trainer.data.manifest import CLIP_SCHEMA
 from videotrain_trainer.errors import DataError
 
 Row = dict[str, Any]
+DUPLICATE = "duplicate"
+_STAYS = {"kept": True, "reason": "", "detail": "", "value": None, "bound": None}
 
 
 def merge(results: Sequence[Mapping[str, Any]], task: CurateTask) -> tuple[list[Row], DropReport]:
@@ -20,21 +23,38 @@ def merge(results: Sequence[Mapping[str, Any]], task: CurateTask) -> tuple[list[
 
     Args:
         results: per raw video `name`, `content`, `caption`, `dropped` and `clips`.
-        task: its dedup_distance is read.
+        task: its bounds on scores and dedup_distance are read.
     """
-    again = first_of_content((result["name"], result["content"]) for result in results)
+    again = first_of_content((result["name"], result["content"]) for result in results if result["content"])
     videos = [_whole_video(result, again.get(result["name"])) for result in results]
     rows = [_row(result, clip) for result in results if result["name"] not in again for clip in result["clips"]]
+    return rows, decide(rows, [item for item in videos if item], len(results), task)
+
+
+def decide(rows: Sequence[Row], videos: Iterable[DroppedItem], count: int, task: CurateTask) -> DropReport:
+    """Keep or drop every clip by its scores and its look-alikes, whatever was decided before.
+
+    Args:
+        rows: of the catalogue; changed in place.
+        videos: raw videos that were dropped whole.
+        count: all raw videos.
+        task: bounds on scores and dedup_distance.
+    """
+    for row in rows:
+        if row["kept"] or row["reason"] in SCORE_REASONS or row["reason"] == DUPLICATE:
+            row.update(_STAYS)
+            if drop := drop_by(row, task):
+                row.update(drop, kept=False)
     _mark_duplicates(rows, task.dedup_distance)
-    dropped = [item for item in videos if item] + [_piece(row) for row in rows if not row["kept"]]
+    dropped = [*videos, *(_piece(row) for row in rows if not row["kept"])]
     dropped.sort(key=lambda item: (item.source, item.span or []))
-    report = DropReport(
-        videos=len(results),
+    return DropReport(
+        videos=count,
         clips=sum(row["kept"] for row in rows),
         dropped=dropped,
         counts=dict(sorted(Counter(item.reason for item in dropped).items())),
+        curate=task.to_wire(),
     )
-    return rows, report
 
 
 def refuse_empty(report: DropReport, uri: str) -> None:
@@ -49,28 +69,27 @@ def refuse_empty(report: DropReport, uri: str) -> None:
 
 def _whole_video(result: Mapping[str, Any], same_as: str | None) -> DroppedItem | None:
     if same_as is not None:
-        return DroppedItem(source=result["name"], reason="duplicate", detail=f"same bytes as {same_as}")
+        return DroppedItem(source=result["name"], reason=DUPLICATE, detail=f"same bytes as {same_as}")
     if result["dropped"] is None:
         return None
-    reason, detail = result["dropped"]
-    return DroppedItem(source=result["name"], reason=reason, detail=detail)
+    reason, detail, value, bound = result["dropped"]
+    return DroppedItem(source=result["name"], reason=reason, detail=detail, value=value, bound=bound)
 
 
 def _row(result: Mapping[str, Any], clip: Mapping[str, Any]) -> Row:
     row = {**clip, "source": result["name"], "caption": result["caption"]}
     row["uri"] = f"clips/{clip['uid']}.mp4" if clip["kept"] else ""
-    return {name: row[name] for name in CLIP_SCHEMA.names}
+    return {name: row.get(name) for name in CLIP_SCHEMA.names}
 
 
-def _mark_duplicates(rows: list[Row], distance: int) -> None:
-    kept = [row for row in rows if row["kept"]]
-    sources = {row["uid"]: row["source"] for row in kept}
-    for uid, (twin, bits) in near_duplicates(kept, distance).items():
-        row = next(row for row in kept if row["uid"] == uid)
-        detail = f"{bits} of 64 bits differ from clip {twin} of {sources[twin]}, more than {distance} needed"
-        row.update(kept=False, uri="", reason="duplicate", detail=detail)
+def _mark_duplicates(rows: Sequence[Row], distance: int) -> None:
+    kept = {row["uid"]: row for row in rows if row["kept"]}
+    for uid, (twin, bits) in near_duplicates(list(kept.values()), distance).items():
+        source = kept[twin]["source"]
+        detail = f"{bits} of 64 bits differ from clip {twin} of {source}, more than {distance} needed"
+        kept[uid].update(kept=False, reason=DUPLICATE, detail=detail, value=float(bits), bound=float(distance))
 
 
 def _piece(row: Row) -> DroppedItem:
-    span = [row["start"], row["end"]]
-    return DroppedItem(source=row["source"], span=span, reason=row["reason"], detail=row["detail"])
+    told = {name: row[name] for name in ("source", "reason", "detail", "value", "bound")}
+    return DroppedItem(span=[row["start"], row["end"]], **told)

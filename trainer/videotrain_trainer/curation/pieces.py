@@ -1,4 +1,4 @@
-"""Stage 3: shots between cuts, and clips of the wanted length in them."""
+"""Stage 3: shots between cuts without their black borders, and clips of the wanted length in them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,30 @@ from itertools import pairwise
 from math import ceil
 
 from videotrain_api.resource.stages import CurateTask
+from videotrain_trainer.curation.borders import crop_of
 from videotrain_trainer.curation.draft import Draft, Piece
+from videotrain_trainer.curation.shots import scan_size
 
 
 def run(draft: Draft, task: CurateTask) -> None:
     """Cut shots into pieces. A shot shorter than the minimum becomes a dropped piece."""
-    scan, fps = draft.measured(), float(draft.header().fps)
-    edges = [0, *scan.cuts, len(scan.times)]
+    scan, info = draft.measured(), draft.header()
+    fps, size = float(info.fps), (info.height, info.width)
+    edges = sorted({0, *scan.cuts, len(scan.times), *(edge for span in scan.dissolves for edge in span)})
     for first, end in pairwise(edges):
+        crop = crop_of(scan.borders[first:end], scan_size(info), size)
+        if (first, end) in scan.dissolves:
+            piece = Piece(first, end, crop=crop)
+            seconds = (end - first) / fps
+            piece.drop("dissolve", f"one shot fades into the next for {seconds:.3g} s", seconds, None)
+            draft.pieces.append(piece)
+            continue
         for start, stop in cut_shot(first, end, fps, task.min_seconds, task.max_seconds):
-            piece = Piece(start, stop)
+            piece = Piece(start, stop, crop=crop)
             seconds = (stop - start) / fps
             if stop - start < ceil(task.min_seconds * fps - 0.5):
-                piece.drop("too-short", f"shot of {seconds:.3g} s, at least {task.min_seconds:g} s")
+                detail = f"shot of {seconds:.3g} s, at least {task.min_seconds:g} s"
+                piece.drop("too-short", detail, seconds, task.min_seconds)
             draft.pieces.append(piece)
 
 

@@ -1,4 +1,8 @@
-"""The stages of curation in their order: cheap before dear, and every drop with its reason."""
+"""The stages of curation in their order: cheap before dear, and every drop with its reason.
+
+A stage that drops is one that saves the work of those after it. All other drops are bounds on the scores of whole clips
+(`bounds`): they are applied to the catalogue, and change without a video being read again.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from videotrain_api.resource.stages import CurateTask
-from videotrain_trainer.curation import normalise, pieces, probe, scan, scores
+from videotrain_trainer.curation import clips, pieces, probe, shots
 from videotrain_trainer.curation.draft import Draft, Dropped, Piece
 
 Stage = Callable[[Draft, CurateTask], None]
 STAGES: tuple[tuple[str, Stage], ...] = (
     ("probe", probe.run),
-    ("scan", scan.run),
+    ("shots", shots.run),
     ("pieces", pieces.run),
-    ("scores", scores.run),
-    ("normalise", normalise.run),
+    ("clips", clips.run),
 )
 """Each stage adds to the draft, drops pieces of it, or raises Dropped for the whole video."""
 
@@ -34,19 +37,23 @@ def curate_file(
         progress: told the share of the work that is done.
 
     Returns:
-        `dropped`: [reason, detail] or None for the whole video; `clips`: a row per piece, kept or not.
+        `dropped`: [reason, detail, value, bound] or None for the whole video; `clips`: a row per piece, dropped or not.
     """
     draft = Draft(path=path, content=content, out=out, progress=progress)
     try:
         for _, stage in STAGES:
             stage(draft, task)
     except Dropped as dropped:
-        return {"dropped": [dropped.reason, dropped.detail], "clips": []}
+        return {"dropped": [dropped.reason, dropped.detail, dropped.value, dropped.bound], "clips": []}
     return {"dropped": None, "clips": [_row(draft, piece) for piece in draft.pieces]}
 
 
 def _row(draft: Draft, piece: Piece) -> dict[str, Any]:
     start, end = draft.seconds(piece)
-    row = {"frames": piece.end - piece.first, "bytes": 0, "crc32c": 0} | piece.row | piece.scores
-    row |= {"start": round(start, 6), "end": round(end, 6), "phash": piece.phash, "kept": piece.kept}
-    return row | {"reason": piece.reason, "detail": piece.detail}
+    info, crop = draft.header(), piece.crop
+    shown = (crop.width, crop.height) if crop else (info.width, info.height)
+    row = {"frames": piece.end - piece.first, "bytes": 0, "crc32c": 0} | piece.row
+    row |= {"start": round(start, 6), "end": round(end, 6), "duration": round(end - start, 6)}
+    row |= {"aspect": shown[0] / shown[1], "border": 1 - shown[0] * shown[1] / (info.width * info.height)}
+    row |= {"kept": piece.kept, "reason": piece.reason, "detail": piece.detail}
+    return row | {"value": piece.value, "bound": piece.bound}

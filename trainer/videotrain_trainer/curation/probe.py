@@ -11,25 +11,38 @@ def run(draft: Draft, task: CurateTask) -> None:
     """Read the header and drop what cannot become a clip.
 
     Raises:
-        Dropped: unreadable, one-frame, too-short, low-fps, aspect or low-bitrate.
+        Dropped: unreadable, one-frame, codec, too-short, low-fps, aspect or low-bitrate.
     """
     try:
         info = draft.info = probe(draft.path)
     except Unreadable as error:
         raise Dropped("unreadable", str(error)) from error
     if info.frames == 1:
-        raise Dropped("one-frame", "1 frame, at least 2 needed")
+        raise Dropped("one-frame", "1 frame, at least 2 needed", 1, 2)
+    _check_codec(info, task)
     if 0 < info.seconds < task.min_seconds:
-        raise Dropped("too-short", f"{info.seconds:.3g} s, at least {task.min_seconds:g} s")
+        detail = f"{info.seconds:.3g} s, at least {task.min_seconds:g} s"
+        raise Dropped("too-short", detail, info.seconds, task.min_seconds)
+    rate = float(info.fps)
     if info.fps < task.min_fps:
-        raise Dropped("low-fps", f"{float(info.fps):.4g} fps, at least {task.min_fps:g} fps")
+        raise Dropped("low-fps", f"{rate:.4g} fps, at least {task.min_fps:g} fps", rate, task.min_fps)
     aspect = info.width / info.height
     if not task.min_aspect <= aspect <= task.max_aspect:
+        bound = task.min_aspect if aspect < task.min_aspect else task.max_aspect
         allowed = f"{task.min_aspect:.3g} to {task.max_aspect:.3g}"
-        raise Dropped("aspect", f"width / height {aspect:.3g} ({info.width}x{info.height}), allowed {allowed}")
+        detail = f"width / height {aspect:.3g} ({info.width}x{info.height}), allowed {allowed}"
+        raise Dropped("aspect", detail, aspect, bound)
     bits = bits_per_pixel(info, draft.path.stat().st_size)
     if bits < task.min_bits_per_pixel:
-        raise Dropped("low-bitrate", f"{bits:.3g} bits per pixel, at least {task.min_bits_per_pixel:g}")
+        detail = f"{bits:.3g} bits per pixel, at least {task.min_bits_per_pixel:g}"
+        raise Dropped("low-bitrate", detail, bits, task.min_bits_per_pixel)
+
+
+def _check_codec(info: VideoInfo, task: CurateTask) -> None:
+    """Some encoders' profiles tell of what made a video: Constrained Baseline is that of video calls."""
+    for name in (info.codec, f"{info.codec}/{info.profile}"):
+        if name in task.drop_codecs:
+            raise Dropped("codec", f"{name}, one of dropCodecs ({', '.join(task.drop_codecs)})")
 
 
 def bits_per_pixel(info: VideoInfo, size: int) -> float:

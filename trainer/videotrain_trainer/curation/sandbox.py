@@ -139,7 +139,7 @@ class Sandbox:
 
 
 def _dropped(reason: str, detail: str) -> dict[str, Any]:
-    return {"dropped": [reason, detail], "clips": []}
+    return {"dropped": [reason, detail, None, None], "clips": []}
 
 
 def _pump(stream: IO[str], lines: queue.Queue[str | None]) -> None:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from videotrain_api.resource.stages import ScoreName
 from videotrain_trainer.checksums import read_checked, sealed_parquet, unsealed_parquet
 from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 
-SCORES = ("motion", "blur", "duration", "aspect")
-"""Columns that ScoreBounds may name; both tables have them."""
+SCORES: tuple[str, ...] = get_args(ScoreName)
+"""Columns that ScoreBounds may name; both tables have them. Null where a score was not measured."""
 _SCORE_FIELDS = [(name, pa.float64()) for name in SCORES]
 
 CLIP_SCHEMA = pa.schema(
@@ -27,7 +28,7 @@ CLIP_SCHEMA = pa.schema(
         ("source", pa.string()),  # path of the raw video below the dataset's folder
         ("start", pa.float64()),  # seconds in the raw video
         ("end", pa.float64()),
-        ("uri", pa.string()),  # relative to the set; empty for dropped clips
+        ("uri", pa.string()),  # relative to the set; empty if no file was written. Dropped clips may have one
         ("bytes", pa.int64()),
         ("crc32c", pa.uint32()),
         ("width", pa.int32()),
@@ -40,6 +41,8 @@ CLIP_SCHEMA = pa.schema(
         ("kept", pa.bool_()),
         ("reason", pa.string()),  # why it was dropped; empty for kept clips
         ("detail", pa.string()),
+        ("value", pa.float64()),  # of the score that dropped it
+        ("bound", pa.float64()),
     ]
 )
 """One row per clip, kept or dropped, in order of uid."""

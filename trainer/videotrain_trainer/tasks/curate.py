@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from videotrain_api.resource.trainrun import Dataset, Storage
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import DropReport
 from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
+from videotrain_trainer.curation.bounds import LOOSE_FIELDS
 from videotrain_trainer.curation.caption_table import read_captions
+from videotrain_trainer.curation.clips import FILE_VERSION
 from videotrain_trainer.curation.merge import merge, refuse_empty
-from videotrain_trainer.curation.normalise import FILE_VERSION
 from videotrain_trainer.curation.sandbox import MOST_MEMORY, Sandbox, container_memory
+from videotrain_trainer.curation.scores import table as scores
 from videotrain_trainer.curation.source import RawVideo, VideoFolder, content_hash
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, to_parquet
 from videotrain_trainer.engines.board import wait_for
@@ -48,6 +51,7 @@ def run(context: StageContext) -> Outcome:
     config, task = context.config, context.config.stage.curate
     if task is None or config.dataset.videos is None:
         raise ConfigError(f"stage {config.stage.name!r}: curate and spec.dataset.videos must be set")
+    scores.check(task)
     store = ObjectStore.for_storage(config.storage)
     store.check()
     work = CurateWork(config.dataset.videos, config.storage, config.paths.output, task)
@@ -94,14 +98,18 @@ class _Curator:
 
     def do(self, unit: FactUnit, tick: Tick) -> dict[str, Any]:
         """One raw video; its clips are in the store when this returns."""
-        video, out = RawVideo.from_fields(unit.facts), self._clean_scratch()
+        video = RawVideo.from_fields(unit.facts)
+        if pattern := _unwanted(video, self._work.task):
+            dropped = ["source", f"fits {pattern!r} of dropSources", None, None]
+            return {"name": video.name, "content": "", "caption": "", "dropped": dropped, "clips": []}
+        out = self._clean_scratch()
         path = self._folder.fetch(video, self._scratch)
         content = content_hash(path)
         with disk_full_is_clear(self._scratch):
             done = lambda share: tick(int(share * unit.weight))  # noqa: E731
             result = self._sandbox.curate(path, content, out, self._work.task, done)
         for clip in result["clips"]:
-            if clip["kept"]:
+            if clip["kept"]:  # by what was read; bounds on its scores are applied once all are known
                 self._store.put(f"{self._work.output}/clips/{clip['uid']}.mp4", out / f"{clip['uid']}.mp4")
         return {"name": video.name, "content": content, "caption": self._folder.caption(video), **result}
 
@@ -124,8 +132,11 @@ def _units(work: CurateWork, dataset: Dataset) -> Iterator[FactUnit]:
     if dataset.caption_table is not None:
         store = ObjectStore.for_storage(work.storage)
         captions = read_captions(store, dataset.caption_table, work.videos) | captions
+    # Other bounds on scores find the same results again.
+    reading = work.task.model_dump(mode="json", exclude=set(LOOSE_FIELDS))
     for video in VideoFolder(work.videos, work.storage).videos(captions):
-        facts = [FILE_VERSION, video.name, video.found.size, video.tag, video.caption, work.task.to_wire()]
+        facts = [FILE_VERSION, video.name, video.found.size, video.tag, video.caption, reading]
+        facts.append(_unwanted(video, work.task))
         name = xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())
         yield FactUnit(str(name), 1 + video.found.size // STEP_BYTES, video.fields())
 
@@ -134,6 +145,11 @@ def _threads(processes: int) -> int:
     """Videos that a process does at the same time: its share of the pod's cores, as far as all decoders have room."""
     most = min(container_cpus(), container_memory() // MOST_MEMORY)
     return max(1, most // max(1, processes))
+
+
+def _unwanted(video: RawVideo, task: CurateTask) -> str | None:
+    """The pattern of drop_sources that a video's path fits."""
+    return next((pattern for pattern in task.drop_sources if fnmatchcase(video.name, pattern)), None)
 
 
 def _publish(
@@ -145,7 +161,7 @@ def _publish(
     store.put(layout.drop_report(prefix), sealed_json(report.to_wire()))
     _tell(context, report)  # before a set without clips is refused: that is when the reasons are needed most
     refuse_empty(report, videos)
-    _remove_unused(store, prefix, {row["uri"] for row in rows if row["kept"]})
+    _remove_unused(store, prefix, {row["uri"] for row in rows})
     store.put(layout.clip_manifest(prefix), to_parquet(rows, CLIP_SCHEMA))
 
 
@@ -155,7 +171,7 @@ def _tell(context: StageContext, report: DropReport) -> None:
 
 
 def _remove_unused(store: ObjectStore, prefix: str, wanted: set[str]) -> None:
-    """Files of clips that turned out to be duplicates."""
+    """Files of no clip: other settings made them. Those of dropped clips stay, for bounds may change."""
     for found in store.list(f"{prefix}/clips"):
         if found.uri.removeprefix(f"{prefix}/") not in wanted:
             store.delete(found.uri)

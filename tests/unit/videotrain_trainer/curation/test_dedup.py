@@ -53,3 +53,12 @@ def test_banded_search_finds_what_comparing_all_pairs_finds(words, flips, distan
         else:
             kept.append(word)
     assert set(near_duplicates(clips, distance)) == expected
+
+
+def test_many_clips_of_equal_looks_are_told_apart_by_their_videos():
+    """Of 3,000 clips that look the same, those of the first one's video stay."""
+    clips = [clip(f"{n:05d}", (7, 7, 7), f"v{n % 3}") for n in range(3000)]
+    found = near_duplicates(clips, 4)
+    assert len(found) == 2000
+    assert set(found.values()) == {("00000", 0)}
+    assert all(int(uid) % 3 for uid in found)

@@ -1,4 +1,4 @@
-"""Stage 2: one decode of every frame that feeds all measurements, and the check that the file is whole."""
+"""Stage 2: one decode of every frame that finds cuts and black borders, and the check that the file is whole."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from array import array
 from collections.abc import Iterable, Iterator
 
 import cv2
-import imagehash
 import numpy as np
-from PIL import Image
 from scenedetect import FrameTimecode
 from scenedetect.detectors import ContentDetector
 
 from videotrain_api.resource.stages import CurateTask
+from videotrain_trainer.curation.borders import Border, border_of
+from videotrain_trainer.curation.dissolves import Dissolves
 from videotrain_trainer.curation.draft import Draft, Dropped, Scan
-from videotrain_trainer.data.video import Unreadable, decode
+from videotrain_trainer.data.video import Unreadable, VideoInfo, decode
 
 SCAN_LINES = 256
-"""Scores depend on the resolution, so every video is measured at this height."""
-THUMB = 32
+"""Cuts and borders are looked for at this height."""
 MOST_FRAMES = 24 * 3600 * 60
 """Frames of a video: a day at 60 per second."""
 MOST_CUTS = 100_000
@@ -28,66 +27,66 @@ SHORTEST_SHOT = 1
 
 
 def run(draft: Draft, task: CurateTask) -> None:
-    """Measure every frame.
+    """Look at every frame.
 
     Raises:
         Dropped: unreadable, one-frame, too-short, too-long or too-many-cuts.
     """
+    dissolves = Dissolves()
     try:
-        draft.scan = collect(_measure(draft, task))
+        draft.scan = collect(_looked_at(draft, task, dissolves))
     except Unreadable as error:
         raise Dropped("unreadable", str(error)) from error
+    draft.scan.dissolves = [
+        span for span in dissolves.spans() if not any(span[0] < cut < span[1] for cut in draft.scan.cuts)
+    ]
     frames = len(draft.scan.times)
     if frames < 2:
-        raise Dropped("one-frame", f"{frames} frames, at least 2 needed")
+        raise Dropped("one-frame", f"{frames} frames, at least 2 needed", frames, 2)
     seconds = draft.scan.times[-1] + 1 / float(draft.header().fps)
     if seconds < task.min_seconds:
-        raise Dropped("too-short", f"{seconds:.3g} s, at least {task.min_seconds:g} s")
+        raise Dropped("too-short", f"{seconds:.3g} s, at least {task.min_seconds:g} s", seconds, task.min_seconds)
 
 
-Row = tuple[float, float, float, int, list[int]]
-"""Time, change, sharpness, hash, cuts found."""
+def scan_size(info: VideoInfo) -> tuple[int, int]:
+    """(height, width) at which a video is looked at."""
+    return SCAN_LINES, max(16, round(info.width * SCAN_LINES / info.height / 2) * 2)
+
+
+Row = tuple[float, Border, list[int]]
+"""Time, black lines at the edges, cuts found."""
 
 
 def collect(rows: Iterable[Row]) -> Scan:
-    """Keep what was measured in bounded memory.
+    """Keep what was found in bounded memory.
 
     Raises:
         Dropped: too-long or too-many-cuts.
     """
-    times, change, sharpness, hashes = array("d"), array("f"), array("f"), array("Q")
+    times, borders = array("d"), array("H")
     cuts: set[int] = set()
-    for time, moved, sharp, phash, found in rows:
+    for time, border, found in rows:
         if len(times) == MOST_FRAMES:
             raise Dropped("too-long", f"more than {MOST_FRAMES} frames; split the video")
         times.append(time)
-        change.append(moved)
-        sharpness.append(sharp)
-        hashes.append(phash)
+        borders.extend(border)
         cuts.update(found)
         if len(cuts) > MOST_CUTS:
             raise Dropped("too-many-cuts", f"more than {MOST_CUTS} cuts in {len(times)} frames")
     return Scan(
         times=np.array(times, np.float64),
-        change=np.array(change, np.float32),
-        sharpness=np.array(sharpness, np.float32),
-        hashes=np.array(hashes, np.uint64),
+        borders=np.array(borders, np.uint16).reshape(-1, 4),
         cuts=sorted(cut for cut in cuts if 0 < cut < len(times)),
     )
 
 
-def _measure(draft: Draft, task: CurateTask) -> Iterator[Row]:
+def _looked_at(draft: Draft, task: CurateTask, dissolves: Dissolves) -> Iterator[Row]:
     info = draft.header()
-    size = (SCAN_LINES, max(16, round(info.width * SCAN_LINES / info.height / 2) * 2))
     expected = info.frames or max(1, int(info.seconds * float(info.fps)))
     detector = ContentDetector(threshold=task.shot_threshold, min_scene_len=SHORTEST_SHOT)
-    before = None
-    for number, (time, frame) in enumerate(decode(draft.path, size, "bgr24")):
-        luma = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        change = 0.0 if before is None else float(cv2.absdiff(luma, before).mean())
+    for number, (time, frame) in enumerate(decode(draft.path, scan_size(info), "bgr24")):
         found = detector.process_frame(FrameTimecode(number, fps=float(info.fps)), frame)
-        thumb = cv2.resize(luma, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
-        phash = int(str(imagehash.phash(Image.fromarray(thumb))), 16)
-        yield time, change, float(cv2.Laplacian(luma, cv2.CV_32F).var()), phash, [cut.frame_num for cut in found]
-        before = luma
+        grey = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), np.uint8)
+        dissolves.see(grey)
+        yield time, border_of(grey), [cut.frame_num for cut in found]
         draft.progress(0.5 * min(1.0, number / expected))

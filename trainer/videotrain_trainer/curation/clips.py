@@ -1,4 +1,7 @@
-"""Stage 5: the pieces that are left as files of one kind: H.264, at most 30 frames per second, limited size."""
+"""Stage 4: every piece as a file of one kind, measured on its way: H.264, at most 30 frames per second, limited size.
+
+One decode of the raw video feeds the files and all scores.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +9,48 @@ from collections.abc import Iterator
 from fractions import Fraction
 from math import ceil
 
+import cv2
 import google_crc32c
 import numpy as np
 import xxhash
 
 from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.curation.draft import Draft, Dropped, Piece
+from videotrain_trainer.curation.scores.table import ClipScores
 from videotrain_trainer.data.video import Frame, Unreadable, decode, even_size, write_mp4
 
 MAX_FPS = 30
-FILE_VERSION = 1
-"""Part of every uid; rises when the same piece would give another file."""
+FILE_VERSION = 2
+"""Part of every uid; rises when the same piece would give another file or other scores."""
 
 
 def run(draft: Draft, task: CurateTask) -> None:
-    """Name all pieces and write those that are kept, in one more decode of the raw video.
+    """Name all pieces; write and measure those that are left.
 
     Raises:
-        Dropped: unreadable; only if the file changed since it was scanned.
+        Dropped: unreadable; only if the file changed since it was looked at.
     """
     info = draft.header()
-    size = even_size(info.height, info.width, task.long_side)
     fps = info.fps / ceil(info.fps / MAX_FPS)
     for piece in draft.pieces:
-        piece.row = {"uid": uid(draft.content, piece, task), "width": size[1], "height": size[0], "fps": float(fps)}
+        height, width = clip_size(draft, piece, task)
+        piece.row = {"uid": uid(draft.content, piece, task), "width": width, "height": height, "fps": float(fps)}
+    # Borders are cut off in the video's own pixels; without any, the decoder scales at once, which is faster.
+    cropped = any(piece.crop for piece in draft.pieces)
+    size = (info.height, info.width) if cropped else even_size(info.height, info.width, task.long_side)
     try:
         frames = _told(draft, size)
         for piece in draft.pieces:
             if piece.kept:
-                _write(draft, piece, frames, fps)
+                _write(draft, piece, frames, fps, task)
     except Unreadable as error:
         raise Dropped("unreadable", str(error)) from error
+
+
+def clip_size(draft: Draft, piece: Piece, task: CurateTask) -> tuple[int, int]:
+    """(height, width) of a piece's file."""
+    part = piece.crop or draft.header()
+    return even_size(part.height, part.width, task.long_side)
 
 
 def uid(content: str, piece: Piece, task: CurateTask) -> str:
@@ -55,15 +69,18 @@ def picks(draft: Draft, piece: Piece, fps: Fraction) -> list[int]:
     return [piece.first + int(number) for number in nearest]
 
 
-def _write(draft: Draft, piece: Piece, frames: Iterator[tuple[int, Frame]], fps: Fraction) -> None:
+def _write(draft: Draft, piece: Piece, frames: Iterator[tuple[int, Frame]], fps: Fraction, task: CurateTask) -> None:
     path = draft.out / f"{piece.row['uid']}.mp4"
-    count = write_mp4(_chosen(frames, picks(draft, piece, fps)), path, fps)
+    numbers = picks(draft, piece, fps)
+    scores = ClipScores(task, len(numbers))
+    shown = _cropped(_chosen(frames, numbers), piece, clip_size(draft, piece, task))
+    count = write_mp4(scores.watch(shown), path, fps)
     data = path.read_bytes()
-    piece.row |= {"frames": count, "bytes": len(data), "crc32c": google_crc32c.value(data)}
+    piece.row |= {"frames": count, "bytes": len(data), "crc32c": google_crc32c.value(data), **scores.columns()}
 
 
 def _told(draft: Draft, size: tuple[int, int]) -> Iterator[tuple[int, Frame]]:
-    """All frames with their numbers; each counts as progress, also between the pieces that are kept."""
+    """All frames with their numbers; each counts as progress, also between the pieces that are left."""
     total = len(draft.measured().times)
     for number, (_, frame) in enumerate(decode(draft.path, size)):
         yield number, frame
@@ -77,3 +94,13 @@ def _chosen(frames: Iterator[tuple[int, Frame]], numbers: list[int]) -> Iterator
         while number < wanted:
             number, frame = next(frames)
         yield frame
+
+
+def _cropped(frames: Iterator[Frame], piece: Piece, size: tuple[int, int]) -> Iterator[Frame]:
+    """Frames without borders, scaled to (height, width)."""
+    crop = piece.crop
+    for frame in frames:
+        part = frame[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width] if crop else frame
+        if part.shape[:2] != size:
+            part = np.asarray(cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+        yield np.ascontiguousarray(part)

@@ -1,0 +1,66 @@
+"""Which clips are kept: bounds on scores that the catalogue holds, so that they change without a video being read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from videotrain_api.resource.stages import CurateTask
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One bound of the curate task."""
+
+    score: str
+    """Column of the catalogue."""
+    field: str
+    """Of CurateTask."""
+    side: Literal["least", "most"]
+    reason: str
+    """Why a clip beyond it is dropped."""
+    noun: str
+    """What the score is called in messages."""
+
+    def value(self, task: CurateTask) -> float | None:
+        """The bound as the task has it."""
+        found: float | None = getattr(task, self.field)
+        return found
+
+    def holds(self, score: float | None, task: CurateTask) -> bool:
+        """Whether a clip with this score stays; what was not measured does."""
+        limit = self.value(task)
+        if score is None or limit is None:
+            return True
+        return score >= limit if self.side == "least" else score <= limit
+
+
+BOUNDS = (
+    Bound("motion", "min_motion", "least", "still", "motion"),
+    Bound("motion", "max_motion", "most", "too-fast", "motion"),
+    Bound("blur", "min_blur", "least", "blurred", "sharpness"),
+    Bound("jitter", "max_jitter", "most", "shaken", "jitter"),
+    Bound("border", "max_border", "most", "borders", "share of black borders"),
+    Bound("watermark", "max_watermark", "most", "watermark", "share of still marks"),
+    Bound("text", "max_text", "most", "text", "share of text"),
+)
+"""In the order in which they are told; the first that does not hold is the reason. How a blurred picture is shaken is
+hard to tell, so that comes last of the two."""
+MOVING_ONLY = frozenset({"motion", "jitter"})
+"""Scores that a picture has none of."""
+SCORE_REASONS = frozenset(bound.reason for bound in BOUNDS)
+LOOSE_FIELDS = frozenset({bound.field for bound in BOUNDS} | {"dedup_distance", "drop_sources"})
+"""Fields of CurateTask that need no video to be read again when they change."""
+
+
+def drop_by(row: Mapping[str, Any], task: CurateTask) -> dict[str, Any] | None:
+    """Why a clip is dropped, as columns of the catalogue: `reason`, `detail`, `value`, `bound`; None if it stays."""
+    for bound in BOUNDS:
+        score = row.get(bound.score)
+        if (row["frames"] == 1 and bound.score in MOVING_ONLY) or bound.holds(score, task):
+            continue
+        limit = bound.value(task)
+        detail = f"{bound.noun} {score:.3g}, at {bound.side} {limit:g}"
+        return {"reason": bound.reason, "detail": detail, "value": score, "bound": limit}
+    return None
