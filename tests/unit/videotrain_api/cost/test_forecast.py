@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videotrain_api.cost import forecast, published, work
+from videotrain_api.cost.preparation import CURATE_SECONDS
 from videotrain_api.money import cost_micros, format_micros, parse_micros, round_half_up
 from videotrain_api.resource.stages import Bucket, LoraAdapter, NodeBounds, ParallelLayout, node_counts
 from videotrain_api.validation import parse_run
@@ -198,3 +199,19 @@ def test_cost_is_the_nearest_micro(microseconds, price):
 
 def test_halves_are_rounded_up():
     assert [round_half_up(Fraction(n, 2)) for n in (0, 1, 2, 3)] == [0, 1, 1, 2]
+
+
+def test_a_stage_is_priced_by_its_own_pool_and_told_beside_that_of_the_run():
+    run = example("open-sora-2-from-videos.yaml")
+    planned = forecast.forecast(run, hours_of_video=1000)
+    curate, encode, train = planned.stages[:3]
+    hours = 1000 * CURATE_SECONDS / 96
+    assert (curate.gpus, curate.gpu_days, curate.price) == (0, 0, "2.40")
+    assert curate.node_days == pytest.approx(hours / 24)
+    assert float(curate.cost) == pytest.approx(hours * 2.40, abs=1e-6)
+    assert float(curate.cost_on_run_pool) == pytest.approx(hours * 8 * 2.00, abs=1e-6), "96 cores beside eight GPUs"
+    assert encode.node_days is None and encode.price == "0.80"
+    assert float(encode.cost) == pytest.approx(24 * encode.gpu_days * 0.80, abs=1e-6)
+    assert float(encode.cost_on_run_pool) == pytest.approx(24 * encode.gpu_days * 2.00, abs=1e-6)
+    assert train.price == "2.00" and train.cost_on_run_pool is None
+    assert planned.cost_micros == sum(stage.cost_micros for stage in planned.stages)

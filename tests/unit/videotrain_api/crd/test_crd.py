@@ -216,6 +216,40 @@ def test_not_even_a_suspended_run_changes_what_its_bill_rests_on(change, admissi
     assert text.startswith(f"spec.pool.{next(iter(change))}:") and "cannot change" in text
 
 
+BARE = {"gpusPerNode": 0, "pricePerNodeHour": "1.60", "nodeSelector": {"class": "cpu"}}
+
+
+@pytest.fixture
+def pooled(manifest):
+    manifest["spec"]["stages"][0]["pool"] = copy.deepcopy(BARE)
+    return manifest
+
+
+def test_the_pool_of_a_stage_may_change_only_while_there_are_no_pods(admission, pooled):
+    def refusals(change: dict, *, suspend: bool, phase: str) -> list[str]:
+        old = copy.deepcopy(pooled) | {"status": RunStatus(phase=phase).to_wire()}
+        old["spec"]["suspend"] = suspend
+        new = copy.deepcopy(old)
+        new["spec"]["stages"][0]["pool"] |= change
+        return admission.refusals(new, old)
+
+    dearer = {"pricePerNodeHour": "2.00", "nodeSelector": {"class": "other"}}
+    assert refusals(dearer, suspend=True, phase="Suspended") == []
+    (text,) = refusals(dearer, suspend=False, phase="Running")
+    assert text.startswith("spec.stages: the pool of a stage cannot change while")
+    assert refusals({}, suspend=False, phase="Running") == []
+    for change in ({"gpuResource": "amd.com/gpu"}, {"gpusPerNode": 4, "pricePerGpuHour": "1.00"}):
+        assert any("cannot change" in text for text in refusals(change, suspend=True, phase="Suspended"))
+
+
+def test_a_stage_neither_gets_nor_loses_a_pool(admission, pooled):
+    without = copy.deepcopy(pooled)
+    del without["spec"]["stages"][0]["pool"]
+    for new, old in ((pooled, without), (without, pooled)):
+        rested = {"status": RunStatus(phase="Suspended").to_wire(), "spec": old["spec"] | {"suspend": True}}
+        assert any("cannot get or lose" in text for text in admission.refusals(new | {"status": {}}, old | rested))
+
+
 def test_stages_cannot_be_moved(admission, manifest):
     old = copy.deepcopy(manifest)
     manifest["spec"]["stages"].append(manifest["spec"]["stages"][4] | {"name": "again"})
