@@ -68,3 +68,20 @@ def test_nothing_is_started_for_a_refused_device(tmp_path, videos, capsys, monke
     told = capsys.readouterr()
     assert told.out == "" and "0 GPUs can be used here (CUDA_VISIBLE_DEVICES names no GPU)" in told.err
     assert not workdir.exists()
+
+
+def test_every_pool_has_its_nodes_and_pools_share_the_gpus(two_nodes, videos):
+    manifest = yaml.safe_load(two_nodes.read_text())
+    stages = {stage["task"]: stage for stage in manifest["spec"]["stages"]}
+    stages["curate"]["pool"] = {"gpusPerNode": 0, "pricePerNodeHour": "1.00", "nodeSelector": {"class": "cpu"}}
+    stages["curate"]["nodes"] = {"min": 1, "max": 3}
+    others = {"gpusPerNode": 2, "gpuResource": "amd.com/gpu", "pricePerGpuHour": "1.00", "nodeSelector": {"class": "b"}}
+    stages["encode"]["pool"] = others
+    stages["encode"]["nodes"] = {"min": 1, "max": 1}
+    two_nodes.write_text(yaml.safe_dump(manifest))
+    prepared = prepare(two_nodes, videos, None, (), "auto", gpus(2))
+    assert prepared.shares.nodes == ((), (), (), ("0",), ("1",), ("0", "1"))
+    assert "node-5: 0, 1" in prepared.shares.summary
+    offered = [(dict(shape.allocatable), dict(shape.labels)) for shape in prepared.shapes]
+    plain = ({"nvidia.com/gpu": 1}, {})
+    assert offered == [({}, {"class": "cpu"})] * 3 + [plain] * 2 + [({"amd.com/gpu": 2}, {"class": "b"})]
