@@ -35,8 +35,8 @@ class Store:
     """Newest known state of every object of a kind.
 
     The answer to a write is stored at once, so a watch that lags never makes the operator do a thing twice. An older
-    version never replaces a newer one. An object that we removed does not come back through a late event, nor one of
-    whose end the watch told through an answer that comes after that.
+    version never replaces a newer one. An object that we removed does not come back through a late event, nor does one
+    through a late answer if the watch has told of its end or a list did not hold it any more.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -48,6 +48,8 @@ class Store:
         self._monotonic = monotonic
         self._gone: dict[str, tuple[int, float]] = {}
         """By uid, in order of time: the version that told of its end, and when it did."""
+        self._listed: dict[str, int] = {}
+        """By namespace, or for all of them: version of the newest list."""
         self._objects: dict[Key, Json] = {}
         self._by_run: dict[str, dict[Key, Json]] = {}
         self._by_node: dict[str, dict[Key, Json]] = {}
@@ -83,7 +85,8 @@ class Store:
         known = self._objects.get(key)
         if uid in self._removed or self._has_ended(body):
             return False
-        if known is not None and version_of(body) <= version_of(known):
+        before = version_of(known) if known is not None else self._listed.get(key.namespace, self._listed.get("", -1))
+        if version_of(body) <= before:
             return False
         if known is not None:
             self._unlink(key, known)
@@ -116,6 +119,17 @@ class Store:
         self._unlink(key, known)
         return known
 
+    def begin_list(self, namespace: str = "") -> None:
+        """A list is about to be stored: all that it holds is there, however old.
+
+        Args:
+            namespace: the namespace that is listed; all if empty.
+        """
+        if namespace:
+            self._listed.pop(namespace, None)
+        else:
+            self._listed.clear()
+
     def keep_only(self, keys: Iterable[Key], version: int, namespace: str = "") -> list[Json]:
         """Forget what a list of that resourceVersion does not hold; returns it. Younger objects stay.
 
@@ -124,6 +138,7 @@ class Store:
             version: resourceVersion of the list.
             namespace: the namespace that was listed; all if empty.
         """
+        self._listed[namespace] = version
         listed = set(keys)
         missing = [body for body in self.all(namespace) if key_of(body) not in listed]
         gone = [body for body in missing if version_of(body) <= version]

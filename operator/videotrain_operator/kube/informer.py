@@ -159,6 +159,7 @@ class Informer(Watch):
 
     def replaced(self, items: list[Json], version: int, /) -> None:
         """Make the store hold these, and no others of the namespace."""
+        self.store.begin_list(self.namespace)
         for body in items:
             if self.store.put(body):
                 self._on_event(WatchEvent("MODIFIED", body))

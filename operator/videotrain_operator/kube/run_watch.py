@@ -44,6 +44,7 @@ class Runs:
     def begin_list(self) -> None:
         """A list is about to be read beside the watch: what is deleted from now on stays so, whatever it holds."""
         self._gone.clear()
+        self._store.begin_list()
 
     def keep_only(self, keys: Iterable[Key], version: int, namespace: str) -> None:
         """Forget runs that a list of that resourceVersion does not hold."""

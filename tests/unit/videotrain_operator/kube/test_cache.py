@@ -54,7 +54,7 @@ def test_what_the_watch_told_the_end_of_does_not_come_back_through_a_late_answer
     assert not store.put(pod(version=3))
     store.remove(pod(version=4), ours=True)
     assert not store._removed, "no watch will ever confirm it"
-    assert store.put(pod(uid="u2", version=6)), "the name is free again"
+    assert store.put(pod(uid="u2", version=10)), "the name is free again"
 
 
 def test_what_a_list_did_not_hold_does_not_come_back_through_a_late_answer():
@@ -80,6 +80,86 @@ def test_ends_are_forgotten_when_no_answer_can_come_any_more():
         store.remove(pod(uid=f"u{number}", version=number + 1))
     assert len(store._gone) <= ANSWER_SECONDS + 1
     assert not store.put(pod(uid="u999", version=1))
+
+
+def test_the_answer_to_a_creation_that_comes_after_a_list_without_the_pod_is_old():
+    """The watch broke meanwhile, so nobody told of the pod at all."""
+    store = Store()
+    store.keep_only([], version=10, namespace="default")
+    assert not store.put(pod(version=9))
+    assert store.put(pod("elsewhere", "u2", version=9, namespace="other"))
+    assert store.put(pod(version=11))
+    store.begin_list("default")
+    assert store.put(pod("listed", "u3", version=5)), "a list from before, of a server that was restored"
+
+
+class Server:
+    """Tells by a watch, in order, and by answers, whenever they come, what was done to its pods."""
+
+    def __init__(self, store):
+        self.store, self.version, self.pods, self.events, self.answers = store, 0, {}, [], []
+
+    def changed(self, name, uid="", deleted=False):
+        self.version += 1
+        body = pod(name, uid or self.pods[name]["metadata"]["uid"], self.version)
+        self.events.append((deleted, body))
+        if deleted:
+            del self.pods[name]
+        else:
+            self.pods[name] = body
+        return body
+
+    def create(self, name):
+        if name not in self.pods:
+            self.answers.append((self.store.put, self.changed(name, f"u{self.version}")))
+
+    def delete(self, name):
+        """It goes later."""
+        if name in self.pods:
+            self.answers.append((self.store.put, self.changed(name)))
+
+    def force(self, name):
+        if name in self.pods:
+            body = self.changed(name, deleted=True)
+            self.answers.append((lambda body: self.store.remove(body, ours=True), body))
+
+    def end(self, name):
+        if name in self.pods:
+            self.changed(name, deleted=True)
+
+    def tell(self, name):
+        """The watch goes on by one event."""
+        if self.events:
+            deleted, body = self.events.pop(0)
+            (self.store.remove if deleted else self.store.put)(body)
+
+    def answer(self, name):
+        """One of the answers comes, not always that which was asked for first."""
+        if self.answers:
+            take, body = self.answers.pop(len(name) * self.version % len(self.answers))
+            take(body)
+
+    def list(self, name):
+        """The watch broke and begins anew."""
+        self.events.clear()
+        self.store.begin_list()
+        for body in self.pods.values():
+            self.store.put(body)
+        self.store.keep_only([key_of(body) for body in self.pods.values()], self.version)
+
+
+STEPS = ("create", "delete", "force", "end", "tell", "tell", "answer", "list")
+
+
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from(["a", "bb", "ccc"])), max_size=60))
+def test_in_whatever_order_watch_and_answers_come_in_the_end_the_cache_is_what_there_is(steps):
+    server = Server(Store())
+    for what, name in steps:
+        getattr(server, what)(name)
+    while server.events or server.answers:
+        server.tell("")
+        server.answer("a")
+    assert {key.name: server.store.get(key) for key in server.store.names()} == server.pods
 
 
 def test_removing_one_pod_leaves_its_successor_of_the_same_name():
