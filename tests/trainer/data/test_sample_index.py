@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from pathlib import Path
 
@@ -284,6 +285,19 @@ def test_a_row_costs_one_block_and_no_row_is_an_object(tmp_path):
     for number in range(1000):
         assert file.row("a", number) == number
     assert asked == [0]
+
+
+def test_ten_times_the_rows_are_no_more_objects(tmp_path):
+    made = []
+    for rows in (sample_rows(4, 30), sample_rows(4, 300)):
+        info, files = made_in_memory(pa.Table.from_pylist(rows, LATENT_SCHEMA))
+        gc.collect()
+        before = len(gc.get_objects())
+        found = stage_samples.stage_samples(index_in_memory("file:///none", info, files), task_of(), 1, LONGEST, None)
+        made.append((len(gc.get_objects()) - before, sum(group.size for group in found.groups)))
+    (few, of_few), (many, of_many) = made
+    assert of_many > 5 * of_few
+    assert many - few < (of_many - of_few) / 2  # what there is belongs to buckets, kinds and groups
 
 
 def test_parts_that_several_processes_write_make_the_index_of_one(tmp_path):
