@@ -53,9 +53,10 @@ class ScoreInfo(ApiModel):
     """A score of a bucket's samples."""
 
     file: CheckedFileInfo
-    lowest: float | None
+    lowest: float | None = None
     """None if a sample has no score."""
-    highest: float | None
+    highest: float | None = None
+    """Likewise."""
 
 
 class BucketInfo(ApiModel):
