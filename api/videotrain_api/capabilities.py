@@ -12,7 +12,7 @@ from functools import reduce
 from typing import Any, Final
 
 from videotrain_api.resource.architecture import TransformerSpec
-from videotrain_api.resource.stages import AutoencoderTask, TrainTask
+from videotrain_api.resource.stages import AttentionKernel, AutoencoderTask, TrainTask, ulysses_degree
 from videotrain_api.schema import ApiModel, camel_case
 
 FP8_MULTIPLE: Final = 16
@@ -39,6 +39,10 @@ SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "adversarial": ("adversarial",),
 }
 """What of a stage the exclusions are about: the attributes that lead to it from the task."""
+MAY_BE_UNSET: Final = ("zero_stage",)
+"""Settings without a default that have other values than SET."""
+RING_KERNELS: Final[tuple[AttentionKernel, ...]] = ("auto", "flash", "flash3", "flash4")
+"""Kernels of attention that run where parts of a sequence take turns: FlashAttention's, by torch's operator."""
 
 _STREAM: Final = ("mod.lin", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.proj", "mlp.0", "mlp.2")
 _EMBEDDER: Final = ("in_layer", "out_layer")
@@ -88,6 +92,11 @@ EXCLUSIONS: Final = (
             allowed="an autoencoder has no such blocks, see autoencoder.parallel.recompute; leave it out",
         )
         for name in ("checkpoint_double_blocks", "checkpoint_single_blocks")
+    ),
+    Exclusion(
+        when={"engine": ("fsdp2",), "zero_stage": AnyBut((None,))},
+        blamed="zero_stage",
+        allowed="fsdp2 has no stages, it shards what stage 2 does; leave it out, or take engine deepspeed",
     ),
     Exclusion(
         when={"engine": ("deepspeed",), "zero_stage": (0,), "precision": ("bf16",)},
@@ -219,6 +228,19 @@ def row_refusals(task: TrainTask | AutoencoderTask) -> Iterator[Refusal]:
     if isinstance(task, AutoencoderTask) and task.bucket.context_parallel not in (None, 1):
         allowed = "an autoencoder stage does not split clips; allowed: 1"
         yield Refusal("bucket.contextParallel", task.bucket.context_parallel, allowed)
+
+
+def ring_refusals(task: TrainTask, gpus_per_node: int, heads: int) -> Iterator[Refusal]:
+    """Kernels of attention that a row could not run on, because its sequences are shared in a ring."""
+    for row in rows_of(task):
+        ring = row.context_parallel > ulysses_degree(row.context_parallel, gpus_per_node, heads)
+        if ring and task.attention not in RING_KERNELS:
+            allowed = (
+                f"{row.degree_path} {row.context_parallel} is more than nodes of {gpus_per_node} GPUs and {heads} "
+                f"heads can share without a ring, which runs on FlashAttention; allowed: {', '.join(RING_KERNELS)}"
+            )
+            yield Refusal("attention", task.attention, allowed)
+            return
 
 
 def world_refusals(task: TrainTask | AutoencoderTask, processes: int) -> Iterator[Refusal]:

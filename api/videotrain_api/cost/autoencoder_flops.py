@@ -61,6 +61,18 @@ def autoencoder_parameters(spec: AutoencoderSpec) -> int:
     return _encode(spec, 1, side, side).parameters + _decode(spec, 1, side, side).parameters
 
 
+def largest_unit(spec: AutoencoderSpec) -> int:
+    """Parameters of the largest part of a DC-AE that is gathered and reduced as one: a block, or what is in none."""
+    widths, depths, decoder_depths, _ = _shape(spec)
+    blocks: list[int] = []
+    for stage, width in enumerate(widths):
+        one = _Tally()
+        _dc_blocks(one, stage, width, 1, (1, 1))
+        # The decoder's last block is never computed again and belongs to the rest.
+        blocks += [one.parameters] * (depths[stage] + decoder_depths[stage] - (stage == 0))
+    return max(*blocks, autoencoder_parameters(spec) - sum(blocks))
+
+
 def autoencoder_train_flops(spec: AutoencoderSpec, frames: int, height: int, width: int) -> int:
     """Forward and backward FLOPs (three times forward) of one training clip, which is never cut into tiles."""
     return 3 * (_encode(spec, frames, height, width).flops + _decode(spec, frames, height, width).flops)
@@ -84,10 +96,19 @@ _Half = Callable[[AutoencoderSpec, int, int, int], _Tally]
 
 
 def _tiled(spec: AutoencoderSpec, half: _Half, frames: int, height: int, width: int) -> AutoencoderCost:
-    whole, tiles = half(spec, frames, height, width), spec.tiling
+    whole = half(spec, frames, height, width)
+    shapes = Counter(product(*tile_sizes(spec, (frames, height, width), decoding=half is _decode)))
+    return AutoencoderCost(whole.parameters, sum(n * half(spec, *shape).flops for shape, n in shapes.items()))
+
+
+def tile_sizes(
+    spec: AutoencoderSpec, size: tuple[int, int, int], *, decoding: bool
+) -> tuple[list[int], list[int], list[int]]:
+    """Frames, rows and columns of the tiles in which a clip of that size in pixels is coded: one of each if in none."""
+    (frames, height, width), tiles = size, spec.tiling
     if tiles is None:
-        return AutoencoderCost(whole.parameters, whole.flops)
-    decoding, unit, step = half is _decode, spec.spatial_compression, spec.temporal_compression
+        return [frames], [height], [width]
+    unit, step = spec.spatial_compression, spec.temporal_compression
     latents = spec.time.latent_frames(frames)
     counts = _tiles(latents, tiles.frames and tiles.frames // step, tiles.overlap, spec.causal, decoding)
     times = [frames if count == latents else step * (count - spec.causal) + spec.causal for count in counts]
@@ -95,10 +116,10 @@ def _tiled(spec: AutoencoderSpec, half: _Half, frames: int, height: int, width: 
     # A picture that does not fit into a tile is cut along both sides, also along one that would fit.
     cut = side is not None and max(height, width) > unit * side
     rows, columns = (
-        [unit * count for count in _tiles(size // unit, side, tiles.overlap, always=cut)] for size in (height, width)
+        [unit * count for count in _tiles(length // unit, side, tiles.overlap, always=cut)]
+        for length in (height, width)
     )
-    shapes = Counter(product(times, rows, columns))
-    return AutoencoderCost(whole.parameters, sum(n * half(spec, *shape).flops for shape, n in shapes.items()))
+    return times, rows, columns
 
 
 def _tiles(

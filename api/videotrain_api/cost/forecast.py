@@ -176,8 +176,8 @@ def features(task: TrainTask, bucket: Bucket, shape: flops.MmditShape) -> step_t
         compiled=task.compile != "off",
         attention=task.attention,
         eight_bit=task.fp8,
-        sharded_gradients=layout.engine == "fsdp2" or layout.zero_stage >= 2,
-        gathers_under_forward=layout.engine == "fsdp2" or layout.zero_stage == 3,
+        sharded_gradients=layout.engine == "fsdp2" or layout.deepspeed_stage >= 2,
+        gathers_under_forward=layout.engine == "fsdp2" or layout.deepspeed_stage == 3,
         offloaded=layout.offload == "optimizer",
         adapter=None if task.lora is None else flops.adapter_parameters(shape, task.lora),
     )

@@ -51,7 +51,7 @@ def host_memory(table: TrainMemory, gpus: int) -> HostMemory:
     pool, layout, task = table.pool, table.task.parallel, table.task
     processes, trained = min(pool.gpus_per_node, gpus), table.parameters.trained
     width = STATE_BYTES + (AVERAGE_BYTES if task.ema_decay else 0)
-    ranks = 1 if layout.engine == "deepspeed" and layout.zero_stage == 0 else gpus
+    ranks = 1 if layout.engine == "deepspeed" and layout.deepspeed_stage == 0 else gpus
     share = -(-trained // ranks) * width
     nodes = -(-gpus // pool.gpus_per_node)
     return HostMemory(

@@ -86,6 +86,14 @@ def gpu_memory(shape: MmditShape, state: ModelState, batch: MicroBatch) -> GpuMe
     )
 
 
+def drawing_memory(shape: MmditShape, batch: MicroBatch) -> int:
+    """Most bytes beside the weights of a forward pass without gradients, block by block, as videos are drawn."""
+    batch = replace(batch, recompute="full", recomputed=(None, None))
+    edges, runs = _evaluated(shape, batch, traced.EDGES, 1), _runs(shape, batch)
+    # A block is given what another one made, and keeps nothing else.
+    return round(edges.kept + max([edges.forward, *(run.kept + run.forward for run in runs)]))
+
+
 @dataclass(frozen=True)
 class _Moment:
     activations: float

@@ -26,6 +26,8 @@ _WIRE: Final = {
     "context_parallel": "contextParallel",
     "engine": "engine",
     "zero_stage": "zeroStage",
+    "frames": "frames",
+    "resolution": "resolution",
 }
 
 

@@ -20,7 +20,10 @@ from videotrain_api.cost.stage_memory import RowMemory, RowSetting, TrainMemory,
 from videotrain_api.resource.stages import Bucket, ParallelLayout, Recompute, TrainTask
 from videotrain_api.schema import ApiModel
 
-ENGINES: Final[tuple[Mapping[str, Any], ...]] = ({"engine": "deepspeed", "zero_stage": 2}, {"engine": "fsdp2"})
+ENGINES: Final[tuple[Mapping[str, Any], ...]] = (
+    {"engine": "deepspeed", "zero_stage": None},
+    {"engine": "fsdp2", "zero_stage": None},
+)
 """What a stage may be sharded by."""
 LAST_RESORT: Final[Mapping[str, Any]] = {"engine": "deepspeed", "zero_stage": 3}
 """Where no other fits: it gathers all weights for every micro-batch, which the model of speed leaves out."""
@@ -99,7 +102,7 @@ def _fastest(table: TrainMemory, layout: ParallelLayout, number: int, gpus: int)
     best = max(fast, key=lambda choice: (choice.memory.tokens, -choice.seconds_per_step), default=None)
     # Nobody who asks for the fastest wants to be given something slower than what stands in the manifest.
     setting = table.setting(table.task.buckets[number], table.task.parallel)
-    present = replace(setting, engine=layout.engine, zero_stage=layout.zero_stage)
+    present = replace(setting, engine=layout.engine, zero_stage=layout.deepspeed_stage)
     as_now = [choice for choice in fast if choice.setting == present]
     return min([best, *as_now], key=lambda choice: choice.seconds_per_step) if best else None
 

@@ -128,7 +128,7 @@ class TrainMemory:
             recompute=layout.recompute_of(row),
             recomputed=(layout.checkpoint_double_blocks, layout.checkpoint_single_blocks),
             engine=layout.engine,
-            zero_stage=layout.zero_stage,
+            zero_stage=layout.deepspeed_stage,
             offload=layout.offload,
             compiled=self.task.compile != "off",
         )

@@ -182,17 +182,20 @@ def _exclusions(task: str, member: type[ApiModel]) -> tuple[CelRule, ...]:
     for exclusion in capabilities.EXCLUSIONS:
         fields = [capabilities.SETTINGS[name][0] for name in exclusion.when]
         if task in exclusion.tasks and all(field in member.model_fields for field in fields):
-            met = " && ".join(_met(capabilities.wire_path(name), values) for name, values in exclusion.when.items())
+            met = " && ".join(_met(name, values) for name, values in exclusion.when.items())
             blamed = capabilities.wire_path(exclusion.blamed)
             rules.append(CelRule(f"!({met})", f"{blamed}: {exclusion.allowed}", f".{blamed}"))
     return tuple(rules)
 
 
-def _met(path: str, values: tuple[object, ...] | capabilities.AnyBut) -> str:
+def _met(name: str, values: tuple[object, ...] | capabilities.AnyBut) -> str:
+    path = capabilities.wire_path(name)
     if values in ((capabilities.SET,), capabilities.AnyBut((None,))):
         return f"has(self.{path})"
     listed = values.values if isinstance(values, capabilities.AnyBut) else values
     inside = f"self.{path} in {json.dumps(listed)}"
+    if name in capabilities.MAY_BE_UNSET:
+        inside = f"has(self.{path}) && {inside}"
     return f"!({inside})" if isinstance(values, capabilities.AnyBut) else inside
 
 

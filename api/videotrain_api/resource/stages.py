@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, ClassVar, Final, Literal, get_args
 
 from pydantic import Field
 
@@ -229,6 +229,8 @@ class Validation(ApiModel):
 class ParallelLayout(ApiModel):
     """How a step is spread over the GPUs."""
 
+    _USUAL_STAGE: ClassVar[Literal[0, 1, 2, 3]] = 2
+
     micro_batches_per_step: int = Field(default=1, ge=1, le=1_000_000)
     """Micro-batches of one optimizer step (the logical data-parallel size). It fixes the global batch: worlds of any
     size share these micro-batches, so the sample order never depends on the number of nodes. A row of a bucket table
@@ -242,10 +244,10 @@ class ParallelLayout(ApiModel):
     """Who shards weights, gradients and optimizer. `fsdp2` is torch's fully_shard: as little memory as zeroStage 2, one
     gather and one reduction per block, all of them beside the computation. Each continues the other's checkpoints. An
     autoencoder stage with `adversarial` takes `deepspeed`."""
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    """What DeepSpeed shards, unused by `fsdp2`: nothing (fp32 alone), optimizer and master weights (1), gradients as
-    well (2), weights as well (3). On N GPUs in bf16 a parameter takes 6 + 12/N, 2 + 16/N or 26/N bytes in stage 1, 2 or
-    3. An autoencoder stage takes 1 if it is unset, and with `adversarial` 0 or 1."""
+    zero_stage: Literal[0, 1, 2, 3] | None = None
+    """What DeepSpeed shards: nothing (0, fp32 alone), optimizer and master weights (1), gradients as well (2), weights
+    as well (3). On N GPUs in bf16 a parameter takes 6 + 12/N, 2 + 16/N or 26/N bytes in stage 1, 2 or 3. If unset 2, in
+    an autoencoder stage 1; with `adversarial` 0 or 1. Not with engine `fsdp2`, which always shards as stage 2 does."""
     offload: Offload = "none"
     """`optimizer`: keep master weights and moments in the host's memory and update them there; 12/N bytes less per
     parameter on the GPU for a slower step. Not with zeroStage 0."""
@@ -257,6 +259,11 @@ class ParallelLayout(ApiModel):
     """`full` is for the first so many two-stream blocks, the others keep everything; for all of them if unset."""
     checkpoint_single_blocks: int | None = Field(default=None, ge=0)
     """`full` is for the first so many one-stream blocks, the others keep everything; for all of them if unset."""
+
+    @property
+    def deepspeed_stage(self) -> Literal[0, 1, 2, 3]:
+        """The ZeRO stage that DeepSpeed runs in."""
+        return self._USUAL_STAGE if self.zero_stage is None else self.zero_stage
 
     def recompute_of(self, row: Bucket) -> Recompute:
         """What blocks compute again in steps of a row of the bucket table."""
@@ -283,8 +290,7 @@ def ulysses_degree(degree: int, gpus_per_node: int, heads: int) -> int:
 class AutoencoderLayout(ParallelLayout):
     """How a step of autoencoder training is spread over the GPUs."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    """As in a train stage, but 1 if unset; with `adversarial` 0 or 1."""
+    _USUAL_STAGE: ClassVar[Literal[0, 1, 2, 3]] = 1
 
 
 class WeightsFrom(ApiModel):
@@ -345,7 +351,8 @@ class TrainTask(ApiModel):
     """Parallel layout."""
     attention: AttentionKernel = "auto"
     """What attention runs on, proven by a call at every start. `auto` takes cuDNN on Hopper and later GPUs unless
-    another kernel that is installed is measured to be faster; `flash2`, `flash3` and `flash4` need their packages."""
+    another kernel that is installed is measured to be faster; `flash2`, `flash3` and `flash4` need their packages. Ring
+    attention (see contextParallel) takes `auto`, `flash`, `flash3` or `flash4`."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the blocks with torch.compile: on GPUs (auto), always or never. Takes minutes at a run's first start; the
     result is kept on the pod's cache volume."""

@@ -22,6 +22,9 @@ def check_layouts(facts: Facts) -> Iterator[Problem]:
         if isinstance(task, TrainTask):
             yield from _context(path, task, nodes)
             yield from _recomputed(f"{path}.parallel", task, facts)
+            heads = facts.model.num_heads if facts.model else None
+            for refusal in capabilities.ring_refusals(task, nodes.gpus, heads) if heads else ():
+                yield Problem(f"{path}.{refusal.path}", refusal.value, refusal.allowed)
 
 
 def check_worlds(facts: Facts) -> Iterator[Problem]:

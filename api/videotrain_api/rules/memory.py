@@ -1,13 +1,17 @@
-"""Rows of bucket tables that fit into the memory of a GPU."""
+"""Stages that fit into the memory of a GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
 
+from videotrain_api.config import presets
+from videotrain_api.cost import clip_nearest
+from videotrain_api.cost.clip_stage_memory import COUNTED, AutoencoderMemory, CodingMemory, drawing, encode_rows
 from videotrain_api.cost.nearest import nearest, spelled
 from videotrain_api.cost.stage_memory import GIGA, RowMemory, TrainMemory, worlds_of
-from videotrain_api.resource.trainrun import pool_of, pool_path
+from videotrain_api.resource.stages import Stage
+from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of, pool_path
 from videotrain_api.rules.facts import Facts
 from videotrain_api.schema import Problem
 
@@ -18,28 +22,88 @@ MOST_ADVISED = 16
 
 
 def check_memory(facts: Facts) -> Iterator[Problem]:
-    """Every row of a stage that trains must fit in the smallest world that the stage may have.
+    """Every row of a stage that trains must fit in the smallest world that the stage may have; clips that are encoded
+    and videos that are drawn must fit on one GPU.
 
     Only for runs without another problem than too few micro-batches: architectures and layouts have to be right.
     """
     refused = 0
     for index, stage in enumerate(facts.run.spec.stages):
-        if stage.train is None or not pool_of(facts.run, stage).gpus_per_node:
-            continue
-        table, gpus = TrainMemory(facts.run, index), worlds_of(facts.run, stage)[0]
-        for number, row in enumerate(stage.train.buckets):
-            memory = table.of(number, gpus)
-            if not memory.fits:
-                refused += 1
-                near = islice(nearest(table, number) if refused <= MOST_ADVISED else (), MOST_ADVICE)
-                ways = [f"{spelled(change)} ({told(there.total)})" for change, there in near]
-                where = f"{pool_path(facts.run, index)}.gpuMemoryGigabytes"
-                yield Problem(f"{memory.path}.batchSize", row.batch_size, _refused(memory, ways, where))
+        for problem in _of_stage(facts, index, stage, MOST_ADVISED - refused):
+            refused += 1
+            yield problem
+
+
+def _of_stage(facts: Facts, index: int, stage: Stage, advised: int) -> Iterator[Problem]:
+    if not pool_of(facts.run, stage).gpus_per_node:
+        return
+    counted = facts.autoencoder is not None and facts.autoencoder.kind in COUNTED
+    if stage.train is not None:
+        yield from _trained(TrainMemory(facts.run, index), advised)
+    elif stage.autoencoder is not None and counted:
+        yield from _autoencoder(AutoencoderMemory(facts.run, index), advised)
+    elif stage.encode is not None and counted and facts.model is not None:
+        yield from _encoded(facts, index, advised)
+    elif stage.sample is not None and counted:
+        yield from _drawn(facts, index, advised)
+
+
+def _trained(table: TrainMemory, advised: int) -> Iterator[Problem]:
+    gpus, refused = worlds_of(table.run, table.stage)[0], 0
+    for number, row in enumerate(table.task.buckets):
+        memory = table.of(number, gpus)
+        if not memory.fits:
+            near = islice(nearest(table, number) if refused < advised else (), MOST_ADVICE)
+            refused += 1
+            ways = [f"{spelled(change)} ({told(there.total)})" for change, there in near]
+            yield Problem(
+                f"{memory.path}.batchSize", row.batch_size, _refused(memory, ways, _pool_memory(table.run, table.index))
+            )
+
+
+def _autoencoder(table: AutoencoderMemory, advised: int) -> Iterator[Problem]:
+    memory = table.of(worlds_of(table.run, table.stage)[0])
+    if not memory.fits:
+        near = islice(clip_nearest.training(table) if advised > 0 else (), MOST_ADVICE)
+        ways = [f"{spelled(change)} ({told(there.total)})" for change, there in near]
+        yield Problem(
+            f"{memory.path}.batchSize",
+            table.task.bucket.batch_size,
+            _refused(memory, ways, _pool_memory(table.run, table.index)),
+        )
+
+
+def _encoded(facts: Facts, index: int, advised: int) -> Iterator[Problem]:
+    for row, memory in encode_rows(facts.run, index):
+        if not memory.fits:
+            near = islice(clip_nearest.encoding_sizes(facts.run, index, row) if advised > 0 else (), MOST_ADVICE)
+            advised -= 1
+            yield Problem(
+                "spec.autoencoder.tiling", _tiling(facts), _too_large(memory, [*near], _pool_memory(facts.run, index))
+            )
+
+
+def _drawn(facts: Facts, index: int, advised: int) -> Iterator[Problem]:
+    task = facts.run.spec.stages[index].sample
+    assert task is not None, "asked of sample stages"
+    memory = drawing(facts.run, index, task, presets.complete_autoencoder(facts.run.spec.autoencoder))
+    if not memory.fits:
+        near = islice(clip_nearest.drawing_sizes(facts.run, index) if advised > 0 else (), MOST_ADVICE)
+        yield Problem(f"{memory.path}.frames", task.frames, _too_large(memory, [*near], _pool_memory(facts.run, index)))
+
+
+def _tiling(facts: Facts) -> object:
+    tiling = facts.autoencoder.tiling if facts.autoencoder else None
+    return tiling.to_wire() if tiling else None
 
 
 def told(amount: int) -> str:
     """Bytes in gigabytes of 10^9, as a table of `videotrain plan` has them."""
     return f"{amount / GIGA:.1f} GB"
+
+
+def _pool_memory(run: VideoTrainingRun, index: int) -> str:
+    return f"{pool_path(run, index)}.gpuMemoryGigabytes"
 
 
 def _refused(memory: RowMemory, ways: list[str], field: str) -> str:
@@ -51,4 +115,14 @@ def _refused(memory: RowMemory, ways: list[str], field: str) -> str:
         f"reserve {told(parts.reserve)}"
     )
     more = f"more nodes, or {field} if the GPUs have more"
+    return f"{needed}; it fits with {', or '.join(ways)}; or {more}" if ways else f"{needed}; allowed: {more}"
+
+
+def _too_large(memory: CodingMemory, near: list[tuple[str, CodingMemory]], field: str) -> str:
+    needed = (
+        f"{memory.row} in {memory.path} needs {told(memory.total)} of a GPU, which has {told(memory.limit)}: models "
+        f"{told(memory.models)}, {memory.doing} {told(memory.work)}, reserve {told(memory.reserve)}"
+    )
+    ways = [f"{change} ({told(there.total)})" for change, there in near]
+    more = f"{field} if the GPUs have more"
     return f"{needed}; it fits with {', or '.join(ways)}; or {more}" if ways else f"{needed}; allowed: {more}"

@@ -77,11 +77,12 @@ def print_plan(path: Path, assumptions: Assumptions, pod_policy: PodPolicy, *, a
         raise UsageError(f"--seconds-per-step, --hours-of-video: {error}") from error
     changes = sensitivity(run) if any(stage.task == "train" and stage.bands for stage in planned.stages) else []
     rows = list(plan_memory.planned_rows(run, plan_memory.usual_worlds(run) | assumptions.gpus))
-    host = plan_memory.host_rows(run)
+    coding, host = list(plan_memory.coding_rows(run)), plan_memory.host_rows(run)
     waits = list(_data_waits(run))
     if as_json:
         document = _document(planned, modelled, changes, assumptions)
         document |= {"memory": plan_memory.memory_document(rows), "hostMemory": plan_memory.host_document(host)}
+        document["codingMemory"] = plan_memory.coding_document(coding)
         document["dataWait"] = [{"asked": once.to_wire(), "askedTwice": twice.to_wire()} for once, twice in waits]
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         return 0
@@ -92,6 +93,8 @@ def print_plan(path: Path, assumptions: Assumptions, pod_policy: PodPolicy, *, a
         console.print(Text(_STORE_NOTE, style="dim"))
     for table in plan_memory.memory_tables(rows):
         console.print(table)
+    if coding:
+        console.print(plan_memory.coding_table(coding))
     if host:
         console.print(plan_memory.host_table(host))
     return 0

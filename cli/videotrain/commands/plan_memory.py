@@ -1,4 +1,4 @@
-"""Memory of one GPU by stage and row of the bucket table, for `videotrain plan`."""
+"""Memory of one GPU by stage and row or size, for `videotrain plan`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from rich.table import Table
 
 from videotrain.commands.plan_tables import new_table
 from videotrain.wording import compact
+from videotrain_api.config import presets
+from videotrain_api.cost.clip_stage_memory import COUNTED, AutoencoderMemory, CodingMemory, drawing, encode_rows
 from videotrain_api.cost.host_memory import PROCESS, HostMemory, host_memory
 from videotrain_api.cost.stage_memory import GIGA, RowMemory, RowSetting, TrainMemory, worlds_of
 from videotrain_api.resource.stages import EngineName
@@ -37,13 +39,18 @@ class PlannedRow:
 
 
 def planned_rows(run: VideoTrainingRun, worlds: Collection[int]) -> Iterator[PlannedRow]:
-    """Every row of every train stage.
+    """Every row of every stage that trains.
 
     Args:
         run: a valid manifest.
         worlds: numbers of GPUs to look at.
     """
     for index, stage in enumerate(run.spec.stages):
+        if stage.autoencoder is not None and _counted(run):
+            clips = AutoencoderMemory(run, index)
+            setting = clips.setting()
+            elsewhere = [clips.of(gpus, replace(setting, engine=e)) for e in _ENGINES for gpus in sorted(worlds)]
+            yield PlannedRow(stage.name, setting, clips.of(worlds_of(run, stage)[0]), elsewhere)
         if stage.train is None:
             continue
         table = TrainMemory(run, index)
@@ -54,9 +61,24 @@ def planned_rows(run: VideoTrainingRun, worlds: Collection[int]) -> Iterator[Pla
             yield PlannedRow(stage.name, setting, table.of(number, worlds_of(run, stage)[0], setting), elsewhere)
 
 
+def coding_rows(run: VideoTrainingRun) -> Iterator[tuple[str, CodingMemory]]:
+    """Stages that encode clips or draw videos, and what each of their sizes needs."""
+    for index, stage in enumerate(run.spec.stages):
+        if not _counted(run) or not pool_of(run, stage).gpus_per_node:
+            continue
+        if stage.encode is not None:
+            yield from ((stage.name, memory) for _, memory in encode_rows(run, index))
+        if stage.sample is not None:
+            yield stage.name, drawing(run, index, stage.sample, presets.complete_autoencoder(run.spec.autoencoder))
+
+
+def _counted(run: VideoTrainingRun) -> bool:
+    return presets.complete_autoencoder(run.spec.autoencoder).kind in COUNTED
+
+
 def usual_worlds(run: VideoTrainingRun) -> set[int]:
-    """One node, and the smallest and the largest world of every train stage; GPUs."""
-    trained = [stage for stage in run.spec.stages if stage.train]
+    """One node, and the smallest and the largest world of every stage that trains; GPUs."""
+    trained = [stage for stage in run.spec.stages if stage.train or stage.autoencoder]
     bounds = [worlds_of(run, stage) for stage in trained]
     return {
         *(pool_of(run, stage).gpus_per_node for stage in trained),
@@ -82,6 +104,21 @@ def memory_tables(rows: Sequence[PlannedRow]) -> Iterator[Table]:
         for row in rows:
             table.add_row(row.stage, row.memory.row, *(_totals(row, world) for world in worlds))
         yield table
+
+
+def coding_table(rows: Sequence[tuple[str, CodingMemory]]) -> Table:
+    """The same of what is encoded and drawn."""
+    title = f"Encoding and drawing: GB of a GPU's {gigabytes(rows[0][1].limit)} at the largest moment"
+    table = new_table(title, ("stage", "size", "moment"), ("models", "work", "reserve", "total"))
+    for name, memory in rows:
+        amounts = (memory.models, memory.work, memory.reserve, memory.total)
+        table.add_row(name, memory.row, memory.doing, *map(gigabytes, amounts))
+    return table
+
+
+def coding_document(rows: Sequence[tuple[str, CodingMemory]]) -> list[dict[str, Any]]:
+    """The same for machines, bytes."""
+    return [{"stage": name, **memory.to_wire(), "fits": memory.fits} for name, memory in rows]
 
 
 def host_rows(run: VideoTrainingRun) -> list[tuple[str, int, HostMemory]]:
@@ -114,7 +151,7 @@ def _cells(row: PlannedRow) -> tuple[str, ...]:
     setting, memory = row.setting, row.memory
     how = (str(setting.batch_size), str(setting.micro_batches), str(setting.context_parallel), setting.recompute)
     parts = (gigabytes(getattr(memory.memory, part)) for part in _PARTS)
-    return (memory.row, *how, compact(memory.tokens), *parts, gigabytes(memory.total))
+    return (memory.row, *how, compact(memory.tokens) if memory.tokens else "-", *parts, gigabytes(memory.total))
 
 
 def _totals(row: PlannedRow, gpus: int) -> str:

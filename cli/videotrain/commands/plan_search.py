@@ -80,7 +80,7 @@ def _searched(run: VideoTrainingRun) -> Iterator[StageSearch]:
 def _table(stage: StageSearch) -> Table:
     """What there is and what was found, row by row."""
     layout = stage.task.parallel
-    engine = layout.engine if layout.engine == "fsdp2" else f"{layout.engine}, zeroStage {layout.zero_stage}"
+    engine = layout.engine if layout.engine == "fsdp2" else f"{layout.engine}, zeroStage {layout.deepspeed_stage}"
     title = f"{stage.stage}: fastest that fits, {engine}, {stage.gpus} GPUs (modelled)"
     columns = (
         "batch x micro",

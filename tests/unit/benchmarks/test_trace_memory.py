@@ -15,7 +15,7 @@ from trace_memory import fused_attention
 
 from videotrain_api.cost import traced
 from videotrain_api.cost.flops import MmditShape
-from videotrain_api.cost.memory import RESERVE, MicroBatch, gpu_memory
+from videotrain_api.cost.memory import RESERVE, MicroBatch, drawing_memory, gpu_memory
 from videotrain_api.cost.model_state import ModelState
 from videotrain_trainer.networks.lora.layers import LoraConfig, inject
 from videotrain_trainer.networks.mmdit.model import MMDiT
@@ -137,3 +137,19 @@ def test_an_adapter_needs_no_more_than_it_counts_as(policy, counted_as):
     shape = shape_of(1536, 12, 4.0, 2, 3)
     counted = traced_peak(shape, batch_of(1, 10_000, 128, policy), adapter=LoraConfig(16, 16.0))
     assert counted <= gpu_memory(shape, NOTHING, batch_of(1, 10_000, 128, counted_as)).total - RESERVE
+
+
+def test_the_formula_tells_the_peak_of_drawing_with_a_whole_transformer():
+    shape = shape_of(1536, 12, 4.0, 2, 3)
+    batch = MicroBatch(samples=3, image_tokens=6000, text_tokens=256, compiled=False)
+    config = replace(
+        trace_memory.config(2, 3), hidden_size=1536, num_heads=12, mlp_ratio=4.0, in_channels=PATCH, context_dim=CONTEXT
+    )
+    image, text = (3, 6000), (3, 256)
+    with torch.device("meta"), torch.no_grad(), LiveBytes() as live:
+        model = MMDiT(config).to(torch.bfloat16)
+        held = live.now
+        live.peak = held
+        sizes = ((*image, PATCH), (*image, 3), (*text, CONTEXT), (*text, 3), (3,), (3, POOLED), (*image, CONDITION))
+        model(*(torch.empty(*size) for size in sizes), attend=fused_attention)
+    assert live.peak - held <= drawing_memory(shape, batch) <= 1.08 * (live.peak - held)

@@ -140,3 +140,42 @@ def test_selective_saves_nothing_beside_an_adapter(recipe):
         table.of(1, 224, replace(setting, recompute=policy)).total for policy in ("none", "selective", "full")
     )
     assert none == selective > full
+
+
+BAD = Path(__file__).parent / "bad"
+
+
+@pytest.mark.parametrize(
+    "name", ["an-autoencoder-that-does-not-fit", "clips-that-cannot-be-encoded", "videos-that-cannot-be-decoded"]
+)
+def test_what_is_advised_for_clips_and_videos_is_accepted(name):
+    manifest = yaml.safe_load((BAD / f"99-{name}.yaml").read_text())
+    (problem,) = refusals(manifest)
+    ways = problem.message.partition("it fits with ")[2].partition("; or ")[0].split(", or ")
+    assert len(ways) >= 2
+    for way in ways:
+        advised = copy.deepcopy(manifest)
+        stages = {stage["task"]: stage[stage["task"]] for stage in advised["spec"]["stages"]}
+        rows = stages["train"]["buckets"] if "train" in stages else []
+        targets = [stages["autoencoder"]["bucket"]] if "autoencoder" in stages else rows or [stages["sample"]]
+        change = re.sub(r" in the rows of train stages| \([\d.]+ GB\)", "", way)
+        if change.startswith("spec.autoencoder.tiling: "):
+            advised["spec"]["autoencoder"]["tiling"] = yaml.safe_load(change.partition(": ")[2])
+        else:
+            for target in targets:
+                target |= yaml.safe_load("{" + change + "}")
+        parse_run(advised)
+
+
+def test_offloading_spares_the_models_that_are_not_in_use():
+    manifest = yaml.safe_load((BAD / "99-videos-that-cannot-be-decoded.yaml").read_text())
+    spec = manifest["spec"]
+    spec["autoencoder"] = {"preset": "hunyuan-vae", "weights": "s3://weights/vae.safetensors"}
+    spec["model"]["preset"] = "mmdit-11b"
+    spec["textEncoder"] = {"kind": "t5-clip", "weights": "s3://weights/text"}
+    spec["pool"]["gpuMemoryGigabytes"] = 44
+    (problem,) = refusals(manifest)
+    assert "models 34.0 GB" in problem.message
+    assert "it fits with offload: true" in problem.message
+    spec["stages"][0]["sample"]["offload"] = True
+    parse_run(manifest)

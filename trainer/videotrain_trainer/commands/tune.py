@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         choices=get_args(EngineName),
-        help="instead of the manifest's; under deepspeed its zeroStage applies",
+        help="instead of the manifest's, in the engine's usual zeroStage",
     )
     parser.add_argument("--tries", type=_positive, default=4, metavar="N", help="settings of each row (4)")
     parser.add_argument("--micro-batches", type=_positive, default=3, metavar="N", help="of each measurement (3)")
@@ -74,8 +74,10 @@ def _tuned(table: TrainMemory, world: World, options: argparse.Namespace) -> dic
     from videotrain_trainer.training.tuning import Tuner
 
     task, gpus = table.task, worlds_of(table.run, table.stage)[-1]
-    changes = {"checkpoint_double_blocks": None, "checkpoint_single_blocks": None}
-    layout = task.parallel.model_copy(update=changes | ({"engine": options.engine} if options.engine else {}))
+    changes: dict[str, Any] = {"checkpoint_double_blocks": None, "checkpoint_single_blocks": None}
+    if options.engine and options.engine != task.parallel.engine:
+        changes |= {"engine": options.engine, "zero_stage": None}
+    layout = task.parallel.model_copy(update=changes)
     rows = []
     for number in range(len(task.buckets)):
         found = choices(table, layout, number, gpus, SLACK)

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from videotrain_api.resource.stages import EngineName, Offload
+from videotrain_api.resource.stages import EngineName, Offload, ParallelLayout
 from videotrain_api.resource.stages import Optimizer as OptimizerSpec
 from videotrain_trainer.parallel.shards import Shards
 
@@ -38,6 +38,43 @@ class EngineOptions:
     def dtype(self) -> torch.dtype:
         """What forward and backward compute in."""
         return compute_dtype(self.precision)
+
+
+class TrainedTask(Protocol):
+    """What `train` and `autoencoder` tasks have in common."""
+
+    @property
+    def optimizer(self) -> OptimizerSpec:
+        """Optimizer and learning rate."""
+
+    @property
+    def parallel(self) -> ParallelLayout:
+        """How its batches and its model are spread over ranks."""
+
+    @property
+    def steps(self) -> int:
+        """How many optimizer steps the stage has."""
+
+    @property
+    def precision(self) -> Any:
+        """What forward and backward compute in: `bf16` or `fp32`."""
+
+    @property
+    def ema_decay(self) -> float | None:
+        """Decay of the moving average; none is kept for None and 0."""
+
+
+def engine_options(task: TrainedTask, layout: ParallelLayout | None = None) -> EngineOptions:
+    """How the engine of a stage trains, under its own layout or another."""
+    layout = layout or task.parallel
+    return EngineOptions(
+        optimizer=task.optimizer,
+        precision=task.precision,
+        keep_average=bool(task.ema_decay),
+        engine=layout.engine,
+        zero_stage=layout.deepspeed_stage,
+        offload=layout.offload,
+    )
 
 
 class Engine(Protocol):

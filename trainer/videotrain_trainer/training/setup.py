@@ -25,7 +25,7 @@ from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.weights import Weights, open_weights
 from videotrain_trainer.node_cache import NodeCache
 from videotrain_trainer.parallel.data_parallel import share_of
-from videotrain_trainer.parallel.engine import Engine, EngineOptions
+from videotrain_trainer.parallel.engine import Engine, engine_options
 from videotrain_trainer.parallel.gradient_check import check_gradients
 from videotrain_trainer.parallel.neighbours import NextPod
 from videotrain_trainer.parallel.peers import WorldPeers
@@ -146,14 +146,7 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     objective.compile_ahead()
     clock.passed("compile")
     first = None if complete else objective.first_weights()
-    options = EngineOptions(
-        optimizer=task.optimizer,
-        precision=task.precision,
-        engine=task.parallel.engine,
-        zero_stage=task.parallel.zero_stage,
-        offload=task.parallel.offload,
-        keep_average=bool(task.ema_decay),
-    )
+    options = engine_options(task)
     check = check_gradients(objective.check_model(world), options, world, peers)
     log.info("gradient check passed: %s", check)
     clock.passed("gradients")

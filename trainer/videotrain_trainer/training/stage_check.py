@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from videotrain_api.capabilities import refusals, row_refusals, settings_of, world_refusals
+from videotrain_api.capabilities import refusals, ring_refusals, row_refusals, settings_of, world_refusals
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.resource.autoencoder_kinds import KINDS
 from videotrain_api.resource.references import frames_refusal
@@ -30,6 +30,8 @@ def check_stage(config: StageConfig, processes: int) -> None:
     if task is None:
         raise ConfigError(f"stage {stage.name!r}: {stage.task} must be set")
     found = [*refusals(settings_of(task), stage.task), *row_refusals(task), *world_refusals(task, processes)]
+    if stage.train and config.model.num_heads:
+        found += ring_refusals(stage.train, config.gpus_per_node, config.model.num_heads)
     problems = [f"{stage.task}.{item.path}: {item.value}: {item.allowed}" for item in found]
     if stage.autoencoder:
         problems += _of_autoencoder(config, stage.autoencoder.bucket.frames)

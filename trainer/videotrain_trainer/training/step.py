@@ -12,7 +12,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from videotrain_api.resource.stages import Optimizer, ParallelLayout
 from videotrain_trainer.data.loader import MicroBatchLoader, SampleKey
 from videotrain_trainer.data.sample_order import OrderState, StepOrder
 from videotrain_trainer.data.sample_reader import ReadingCounts
@@ -20,7 +19,7 @@ from videotrain_trainer.data.sets import TrainingSet
 from videotrain_trainer.networks.weights import Fragments
 from videotrain_trainer.parallel.check_models import CheckModel
 from videotrain_trainer.parallel.data_parallel import Share
-from videotrain_trainer.parallel.engine import Engine
+from videotrain_trainer.parallel.engine import Engine, TrainedTask
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.reconstruction.joint_engine import AdversarialEngine
 from videotrain_trainer.training.ema import decay_at, update_average
@@ -48,30 +47,6 @@ class Loss(Protocol):
 
     def detach(self) -> Tensor:
         """The value to report, without its graph."""
-
-
-class TrainedTask(Protocol):
-    """What `train` and `autoencoder` tasks have in common."""
-
-    @property
-    def optimizer(self) -> Optimizer:
-        """Optimizer and learning rate."""
-
-    @property
-    def parallel(self) -> ParallelLayout:
-        """How its batches and its model are spread over ranks."""
-
-    @property
-    def steps(self) -> int:
-        """How many optimizer steps the stage has."""
-
-    @property
-    def precision(self) -> Any:
-        """What forward and backward compute in: `bf16` or `fp32`."""
-
-    @property
-    def ema_decay(self) -> float | None:
-        """Decay of the moving average; none is kept for None and 0."""
 
 
 @runtime_checkable

@@ -23,7 +23,7 @@ from videotrain_trainer.networks.lora.layers import inject, lora_config
 from videotrain_trainer.parallel.activation import transformer_blocks
 from videotrain_trainer.parallel.build import shard_model
 from videotrain_trainer.parallel.context import ContextGroups
-from videotrain_trainer.parallel.engine import EngineOptions
+from videotrain_trainer.parallel.engine import engine_options
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.training.shared_loss import micro_batch_loss
 from videotrain_trainer.training.timing import Clock, DeviceClock, HostClock, take_memory_peak
@@ -85,15 +85,7 @@ class Tuner:
             use_fp8(module)
         compiled = task.compile == "on" or (task.compile == "auto" and device.type == "cuda")
         self._blocks = transformer_blocks(module, self._layout, compiled)
-        options = EngineOptions(
-            optimizer=task.optimizer,
-            precision=task.precision,
-            keep_average=bool(task.ema_decay),
-            engine=self._layout.engine,
-            zero_stage=self._layout.zero_stage,
-            offload=self._layout.offload,
-        )
-        self._engine = shard_model(module, options, self._world)
+        self._engine = shard_model(module, engine_options(task, self._layout), self._world)
         with torch.no_grad():
             frozen = [p for p in module.parameters() if not p.requires_grad]
             for values in (*self._engine.shards.masters, *frozen):

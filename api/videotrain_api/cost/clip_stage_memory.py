@@ -1,0 +1,259 @@
+"""What stages that handle pixels need of a GPU's memory: training an autoencoder, encoding clips and drawing videos.
+
+Autoencoders of kind `diffusers` are left out: only the folder of their weights tells their layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final
+
+from videotrain_api.config import aspect, presets
+from videotrain_api.config.resolve import encode_buckets
+from videotrain_api.cost import flops
+from videotrain_api.cost.autoencoder_flops import autoencoder_parameters, largest_unit
+from videotrain_api.cost.autoencoder_memory import ClipBatch, clip_memory, critic_parameters
+from videotrain_api.cost.coding_memory import decode_memory, encode_memory
+from videotrain_api.cost.memory import RESERVE, MicroBatch, drawing_memory
+from videotrain_api.cost.model_state import ModelState, Parameters, Sharding, model_state
+from videotrain_api.cost.stage_memory import GIGA, RowMemory, RowSetting, row_name
+from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
+from videotrain_api.resource.references import reference_frames
+from videotrain_api.resource.stages import AutoencoderTask, Bucket, SampleTask, Stage
+from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of
+from videotrain_api.schema import ApiModel
+
+_BYTES: Final = 2
+COUNTED: Final = ("dc-ae", "hunyuan-vae")
+"""Kinds of autoencoders whose layers are known."""
+_T5: Final[Mapping[int, tuple[int, int]]] = {
+    512: (35_332_800, 6),
+    768: (109_628_544, 12),
+    1024: (341_231_104, 16),
+    2048: (1_223_527_424, 32),
+    4096: (4_762_310_656, 64),
+}
+"""Parameters and heads of the encoders of T5 1.1 (small, base, large, XL and XXL), by the width of their features."""
+_CLIP: Final[Mapping[int, int]] = {768: 123_060_480}
+"""Parameters of CLIP's text encoder (large), by the width of the pooled feature."""
+_SCORE_BYTES: Final = 14
+"""Of one of T5's attention scores: the bias of its position, the score, and its weight in float32 and rounded."""
+
+
+class CodingMemory(ApiModel):
+    """What a size of an encode or sample stage needs of each GPU."""
+
+    path: str
+    """Of the stage in the manifest."""
+    row: str
+    """Such as `768px 129f`."""
+    models: int
+    """Weights that are on the GPU at its largest moment, bytes."""
+    work: int
+    """What is computed then: text, a clip in tiles, or latents; bytes."""
+    doing: str
+    """What that is: `text`, `encoding`, `drawing` or `decoding`."""
+    reserve: int = RESERVE
+    """See `memory.RESERVE`."""
+    total: int
+    """Bytes."""
+    limit: int
+    """Bytes that there are: pool.gpuMemoryGigabytes."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the GPU has as much."""
+        return self.total <= self.limit
+
+
+@dataclass(frozen=True)
+class AutoencoderMemory:
+    """The clips of an autoencoder stage of a run whose architectures are complete.
+
+    Args:
+        run: the manifest.
+        index: of one of its autoencoder stages.
+    """
+
+    run: VideoTrainingRun
+    index: int
+
+    @property
+    def stage(self) -> Stage:
+        """The stage."""
+        return self.run.spec.stages[self.index]
+
+    @property
+    def task(self) -> AutoencoderTask:
+        """The stage's task."""
+        assert self.stage.autoencoder is not None, "made for autoencoder stages"
+        return self.stage.autoencoder
+
+    @cached_property
+    def spec(self) -> AutoencoderSpec:
+        """The autoencoder, complete."""
+        return presets.complete_autoencoder(self.run.spec.autoencoder)
+
+    def setting(self) -> RowSetting:
+        """How the manifest has it."""
+        layout, row = self.task.parallel, self.task.bucket
+        return RowSetting(
+            batch_size=row.batch_size,
+            micro_batches=layout.micro_batches_of(row),
+            context_parallel=1,
+            recompute=layout.recompute_of(row),
+            recomputed=(None, None),
+            engine=layout.engine,
+            zero_stage=layout.deepspeed_stage,
+            offload=layout.offload,
+            compiled=False,
+        )
+
+    def of(self, gpus: int, setting: RowSetting | None = None, row: Bucket | None = None) -> RowMemory:
+        """Memory in a world of so many GPUs, as the manifest has it, or in another setting or size."""
+        setting, row, task = setting or self.setting(), row or self.task.bucket, self.task
+        float32 = task.precision == "fp32"
+        sharding = Sharding(
+            engine=setting.engine,
+            zero_stage=setting.zero_stage,
+            offload=setting.offload,
+            ranks=gpus,
+            float32=float32,
+            average=bool(task.ema_decay),
+        )
+        sides = aspect.shapes(row.resolution, self.spec.spatial_compression, row.aspect_ratios or ["1:1"]).values()
+        batch = ClipBatch(
+            samples=setting.batch_size,
+            size=(row.frames, *max(sides, key=lambda side: side[0] * side[1])),
+            recompute=setting.recompute,
+            perceptual=task.perceptual is not None,
+            adversarial=task.adversarial,
+            float32=float32,
+        )
+        memory = clip_memory(self.spec, self._state(sharding), batch)
+        return RowMemory(
+            path=f"spec.stages[{self.index}].autoencoder.bucket",
+            row=row_name(row),
+            gpus=gpus,
+            engine=setting.engine,
+            tokens=0,
+            memory=memory,
+            total=memory.total,
+            limit=limit_of(self.run, self.stage),
+        )
+
+    def _state(self, sharding: Sharding) -> ModelState:
+        trained = autoencoder_parameters(self.spec)
+        state = model_state(Parameters(trained=trained, frozen=0, largest_block=largest_unit(self.spec)), sharding)
+        if self.task.adversarial is None:
+            return state
+        critic = critic_parameters(self.task.adversarial)
+        beside = model_state(
+            Parameters(trained=critic, frozen=0, largest_block=critic), replace(sharding, average=False)
+        )
+        return ModelState(
+            weights=state.weights + beside.weights,
+            gradients=state.gradients + beside.gradients,
+            optimizer=state.optimizer + beside.optimizer,
+            average=state.average,
+            buffers=state.buffers + beside.buffers,
+        )
+
+
+def limit_of(run: VideoTrainingRun, stage: Stage) -> int:
+    """Bytes of one GPU of a stage."""
+    return round(pool_of(run, stage).gpu_memory_gigabytes * GIGA)
+
+
+def encode_rows(run: VideoTrainingRun, index: int) -> Iterator[tuple[Bucket, CodingMemory]]:
+    """Every size that an encode stage makes; none if the autoencoder's layers are not known."""
+    spec = presets.complete_autoencoder(run.spec.autoencoder)
+    if spec.kind in COUNTED:
+        for row in encode_buckets(run.spec.stages, index):
+            yield row, encoding(run, index, row, spec)
+
+
+def encoding(run: VideoTrainingRun, index: int, row: Bucket, spec: AutoencoderSpec) -> CodingMemory:
+    """A size of an encode stage, with an autoencoder that is complete and may have other tiles than the manifest's."""
+    model = presets.complete_transformer(run.spec.model)
+    sides = aspect.shapes(row.resolution, flops.grid(model, spec), row.aspect_ratios).values()
+    models = _BYTES * autoencoder_parameters(spec) + text_bytes(run.spec.text_encoder)
+    work = {
+        "encoding": max(encode_memory(spec, (row.frames, *side)) for side in sides),
+        "text": text_work(run.spec.text_encoder),
+    }
+    doing = max(work, key=lambda name: work[name])
+    return _coding(run, index, row_name(row), models, work[doing], doing)
+
+
+def drawing(run: VideoTrainingRun, index: int, task: SampleTask, spec: AutoencoderSpec) -> CodingMemory:
+    """The videos of a sample stage, with another task or other tiles than the manifest's; `spec` is complete."""
+    model, text = presets.complete_transformer(run.spec.model), run.spec.text_encoder
+    side = aspect.shape_of(task.resolution, task.aspect_ratio, flops.grid(model, spec))
+    shape = flops.mmdit_shape(model, spec, text)
+    batch = MicroBatch(
+        samples=1 if task.offload else branches(task, guidance_embed=bool(model.guidance_embed)),
+        image_tokens=flops.image_tokens(model, spec, task.frames, *side),
+        text_tokens=text.max_tokens,
+        compiled=False,
+    )
+    weights = {
+        "text": text_bytes(text),
+        "drawing": _BYTES * flops.parameters(shape),
+        "decoding": _BYTES * autoencoder_parameters(spec),
+    }
+    given = max((reference_frames(prompt.condition, spec.time) for prompt in task.prompts), default=0)
+    given = max(given, 1 if task.from_dataset else 0)
+    work = {
+        "text": text_work(text),
+        "drawing": drawing_memory(shape, batch),
+        "decoding": max(decode_memory(spec, (task.frames, *side)), encode_memory(spec, (given, *side)) if given else 0),
+    }
+
+    def needed(name: str) -> int:
+        return work[name] + (weights[name] if task.offload else 0)
+
+    doing = max(work, key=needed)
+    models = weights[doing] if task.offload else sum(weights.values())
+    row = f"{task.resolution} {task.frames}f"
+    return _coding(run, index, row, models, work[doing], doing)
+
+
+def _coding(run: VideoTrainingRun, index: int, row: str, models: int, work: int, doing: str) -> CodingMemory:
+    stage = run.spec.stages[index]
+    total = models + work + RESERVE
+    return CodingMemory(
+        path=f"spec.stages[{index}].{stage.task}",
+        row=row,
+        models=models,
+        work=work,
+        doing=doing,
+        total=total,
+        limit=limit_of(run, stage),
+    )
+
+
+def branches(task: SampleTask, *, guidance_embed: bool) -> int:
+    """Branches of guidance that are computed at once."""
+    if guidance_embed:
+        return 1
+    conditioned = task.from_dataset or any(prompt.condition != "t2v" for prompt in task.prompts)
+    return 3 if conditioned and task.frames > 1 else 2
+
+
+def text_bytes(text: TextEncoderSpec) -> int:
+    """Weights of the text encoders; those of sizes that are not published are not counted."""
+    if text.kind == "bytes":
+        return 0
+    return _BYTES * (_T5.get(text.context_dim, (0, 0))[0] + _CLIP.get(text.pooled_dim, 0))
+
+
+def text_work(text: TextEncoderSpec) -> int:
+    """Most bytes of encoding one caption of all tokens, beside the weights."""
+    if text.kind == "bytes":
+        return 0
+    _, heads = _T5.get(text.context_dim, (0, 64))
+    # Beside the scores of a layer a token has less than forty features as wide as the encoder.
+    return text.max_tokens * (heads * text.max_tokens * _SCORE_BYTES + 40 * _BYTES * text.context_dim)
