@@ -31,7 +31,7 @@ AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 def buildah(*arguments: str, check: bool = True, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run buildah."""
-    done = subprocess.run(["buildah", *arguments], capture_output=True, text=True, check=False, cwd=cwd, timeout=1200)
+    done = subprocess.run(["buildah", *arguments], capture_output=True, text=True, check=False, cwd=cwd, timeout=3400)
     assert not check or done.returncode == 0, f"buildah {' '.join(arguments)}\n{done.stdout[-4000:]}{done.stderr}"
     return done
 
