@@ -6,9 +6,9 @@ import copy
 from functools import cache
 from itertools import permutations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import torch
 import yaml
@@ -19,7 +19,7 @@ from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.resource.stages import ulysses_degree
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.validation import check
-from videotrain_trainer.data.sets import _bucket_names
+from videotrain_trainer.data.stage_samples import _Choice
 from videotrain_trainer.networks.attention_kernels import KERNELS
 from videotrain_trainer.networks.build import build_autoencoder, build_transformer
 from videotrain_trainer.networks.fp8 import use_fp8
@@ -96,9 +96,9 @@ def set_up(config: StageConfig, patch: pytest.MonkeyPatch) -> str:
         blocks = transformer_blocks(module, stage.train.parallel, stage.train.compile == "on")
         blocks.recompute(stage.train.parallel.recompute)
         degree, heads = stage.train.parallel.context_parallel, config.model.num_heads
-        texts = pa.table({"bucket": ["b"], "text_tokens": [7]})
+        captions = SimpleNamespace(info=SimpleNamespace(text_tokens=(7, 7)))
         found += [degree, ulysses_degree(degree, config.gpus_per_node, heads), KERNELS.get(stage.train.attention)]
-        found += [_bucket_names(texts, stage.train, longest=512)]
+        found += [_Choice._classes(SimpleNamespace(task=stage.train, longest=512), captions)]
     else:
         autoencoder_blocks(module).recompute(task.parallel.recompute)
         found += [stage.autoencoder.adversarial]
