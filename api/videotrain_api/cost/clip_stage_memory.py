@@ -11,11 +11,11 @@ from functools import cached_property
 from typing import Final
 
 from videotrain_api.config import aspect, presets
-from videotrain_api.config.resolve import encode_buckets
+from videotrain_api.config.resolve import latent_readers
 from videotrain_api.cost import flops
 from videotrain_api.cost.autoencoder_flops import autoencoder_parameters, largest_unit
 from videotrain_api.cost.autoencoder_memory import ClipBatch, clip_memory, critic_parameters
-from videotrain_api.cost.coding_memory import decode_memory, encode_memory
+from videotrain_api.cost.coding_memory import decode_memory, encode_batch_memory, encode_memory
 from videotrain_api.cost.memory import RESERVE, MicroBatch, drawing_memory
 from videotrain_api.cost.model_state import ModelState, Parameters, Sharding, model_state
 from videotrain_api.cost.stage_memory import GIGA, RowMemory, RowSetting, row_name
@@ -171,7 +171,9 @@ def encode_rows(run: VideoTrainingRun, index: int) -> Iterator[tuple[Bucket, Cod
     """Every size that an encode stage makes; none if the autoencoder's layers are not known."""
     spec = presets.complete_autoencoder(run.spec.autoencoder)
     if spec.kind in COUNTED:
-        for row in encode_buckets(run.spec.stages, index):
+        rows = [row for reader in latent_readers(run.spec.stages, index, run.spec.seed) for row in reader.buckets]
+        sizes = {(row.resolution, row.frames, row.min_frames, tuple(row.aspect_ratios or ())): row for row in rows}
+        for row in sizes.values():
             yield row, encoding(run, index, row, spec)
 
 
@@ -181,7 +183,7 @@ def encoding(run: VideoTrainingRun, index: int, row: Bucket, spec: AutoencoderSp
     sides = aspect.shapes(row.resolution, flops.grid(model, spec), row.aspect_ratios).values()
     models = _BYTES * autoencoder_parameters(spec) + text_bytes(run.spec.text_encoder)
     work = {
-        "encoding": max(encode_memory(spec, (row.frames, *side)) for side in sides),
+        "encoding": max(encode_batch_memory(spec, (frames, *side)) for side in sides for frames in {1, row.frames}),
         "text": text_work(run.spec.text_encoder),
     }
     doing = max(work, key=lambda name: work[name])

@@ -17,6 +17,8 @@ from videotrain_api.resource.architecture import AutoencoderSpec
 
 NORM_VALUES: Final = 2**26
 """Values of one norm of a DC-AE; of more a range of frames at a time."""
+PIXELS_AT_ONCE: Final = 65 * 256 * 256
+"""Of clips that a GPU encodes together: as many as one tile of a long video has, so that memory stays what it is."""
 CONV_VALUES: Final = 2**27
 """Input values of one convolution of a HunyuanVideo VAE; more are convolved in ranges of frames."""
 _BYTES: Final = 2
@@ -36,6 +38,14 @@ def encode_memory(spec: AutoencoderSpec, size: Size) -> int:
     # Moments of a tile are faded into those of its neighbours and copied to their place: in time, rows and columns.
     latents = 3 * moments * (_latents(spec, size) + _latents(spec, tile))
     return round(_BYTES * (_COLOURS * prod(size) + latents) + _most(encoder_layers(spec, tile)))
+
+
+def encode_batch_memory(spec: AutoencoderSpec, size: Size) -> int:
+    """The same of as many clips as are encoded together: one after the other in tiles, or all at once."""
+    clips = max(1, PIXELS_AT_ONCE // prod(size))
+    if spec.tiling is None:
+        return clips * encode_memory(spec, size)
+    return encode_memory(spec, size) + (clips - 1) * _BYTES * _COLOURS * prod(size)
 
 
 def decode_memory(spec: AutoencoderSpec, size: Size) -> int:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from videotrain_api.config.stage_config import StageConfig
+from videotrain_api.cost.coding_memory import PIXELS_AT_ONCE
 from videotrain_api.resource.references import applicable, reference_frames, takes_head
 from videotrain_api.resource.stages import PromptStyle
 from videotrain_trainer.checksums import read_checked
@@ -36,8 +37,6 @@ from videotrain_trainer.text.encoders import TextEncoder, load_text_encoder
 
 DECODED_BYTES = 4 * 2**30
 """Pixels of clips that are being decoded or wait for the device, of one process. A clip of 8 s at 768px has 0.3 GB."""
-PIXELS_AT_ONCE = 65 * 256 * 256
-"""Of clips that a GPU encodes together: as many as one tile of a long video has, so that memory stays what it is."""
 TEXTS_AT_ONCE = 16
 """Captions that a GPU encodes together."""
 Clip = Mapping[str, Any]
