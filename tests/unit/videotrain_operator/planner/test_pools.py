@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from videotrain_api.vocabulary import ANNOTATION_PRICE, LABEL_POOL
 from videotrain_operator.cluster.podview import gpu_resources, pod_view
 from videotrain_operator.kube.trim import trim
 from videotrain_operator.simulation.cluster import SimulatedCluster
+from videotrain_operator.simulation.objects import OperatorCrash
 from videotrain_operator.simulation.queue import PodGroupQueue
 from videotrain_operator.simulation.replay import settle
 
@@ -195,3 +197,16 @@ async def test_what_the_operator_keeps_of_a_pod_tells_its_pool_its_gpus_and_its_
     for body in cluster.pods():
         kept = pod_view(trim(body), {}, gpu_resources(cluster.run))
         assert (kept.pool, kept.gpus, kept.price) == ("curate", 0, "3.60 USD")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("write", range(1, 50, 6))
+async def test_an_operator_that_dies_at_any_write_bills_each_pod_once(write: int, after: bool) -> None:
+    watched = Watched(pooled([CURATE, train_stage(steps=4)]))
+    watched.cluster.crash_at, watched.cluster.crash_after = write, after
+    with suppress(OperatorCrash):
+        await watched.to_the_end()
+    watched.cluster.crash_at = None
+    status = await watched.to_the_end()
+    assert len(watched.pods) == 6
+    assert by_stage(status.cost).keys() == {"curate", "train"}
