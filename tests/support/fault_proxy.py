@@ -47,8 +47,9 @@ class Asked:
 
 Fault = str
 """A status such as `429`: refused and not passed on. `drop`: the connection breaks, nothing is passed on. `lose`:
-passed on, and the connection breaks instead of an answer. `late-2.5`: passed on after so many seconds, also if whoever
-asked has gone meanwhile. Of watches: `410`: the version is too old, told at once;
+passed on, and the connection breaks instead of an answer. `held`: passed on as soon as `released` is set, `late-2.5`:
+after so many seconds, both also if whoever asked has gone meanwhile. Of watches: `410`: the version is too old, told at
+once;
 `expire`: the same as an event in the stream; `cut`: ended without a word after one event; `silence`: stays open and
 tells nothing more."""
 Weather = Callable[[Asked], Fault | None]
@@ -115,7 +116,9 @@ class FaultProxy(HttpFaultProxy):
         super().__init__()
         self.weather: Weather = clear
         self.held = 0
-        """Late requests that are on their way."""
+        """Late requests that are on their way, or not answered yet."""
+        self.released = asyncio.Event()
+        """Lets those go on that suffer `held`."""
         self._upstream, self._folder = kubeconfig, folder
         self._streams: set[asyncio.Task[Any]] = set()
 
@@ -158,21 +161,19 @@ class FaultProxy(HttpFaultProxy):
             return _refusal(int(fault))
         if asked.watch:
             return await self._watch(request, fault)
+        late = fault is not None and fault.startswith(("held", "late-"))
+        self.held += late
         try:
-            if fault is not None and fault.startswith("late-"):
-                await self._hold(request, float(fault.removeprefix("late-")))
+            if late:
+                await request.read()  # while there is somebody to read it from
+                seconds = fault.removeprefix("late-")
+                await (self.released.wait() if fault == "held" else asyncio.sleep(float(seconds)))
             status, kind, body = await self._pass_on(request)
         except aiohttp.ClientError:
             return break_off(request)
-        return break_off(request) if fault == "lose" else web.Response(status=status, content_type=kind, body=body)
-
-    async def _hold(self, request: web.Request, seconds: float) -> None:
-        await request.read()  # while there is somebody to read it from
-        self.held += 1
-        try:
-            await asyncio.sleep(seconds)
         finally:
-            self.held -= 1
+            self.held -= late
+        return break_off(request) if fault == "lose" else web.Response(status=status, content_type=kind, body=body)
 
     async def _pass_on(self, request: web.Request) -> tuple[int, str, bytes]:
         url, headers = self._target(request)
