@@ -227,7 +227,7 @@ class PhaseRecord(Record):
 
     kind: Literal["phase"] = "phase"
     at: datetime
-    phase: Literal["list", "merge", "export"]
+    phase: Literal["list", "merge", "export", "captions"]
     """Finding units of work, putting together what they left, or storing the final weights."""
     done: int = Field(ge=0)
     """Objects or bytes of the whole world so far."""

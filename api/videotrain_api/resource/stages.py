@@ -13,7 +13,7 @@ from pydantic import Field
 
 from videotrain_api.resource import sampling
 from videotrain_api.resource.locations import Location
-from videotrain_api.resource.pool import Pool
+from videotrain_api.resource.pool import Money, Pool
 from videotrain_api.schema import ApiModel, patterned
 
 DNS_LABEL = patterned(
@@ -82,6 +82,45 @@ class ScoreBounds(ApiModel):
     """Highest score kept; no bound if unset."""
 
 
+CAPTION_PROMPT: Final = (
+    "Describe this video clip in one paragraph of 75 words or more: its subjects, what they do, the surroundings, "
+    "light and atmosphere, how the camera moves, and the style. Tell only what can be seen."
+)
+
+
+class CaptionEndpoint(ApiModel):
+    """A model that captions clips, behind an OpenAI-compatible endpoint such as vLLM's."""
+
+    url: Annotated[str, patterned(r"^https?://[^\s]+$", "an http:// or https:// URL", max_length=2048)]
+    """Base of the API, such as http://vllm:8000/v1."""
+    model: str = Field(min_length=1, max_length=256)
+    """Name of the model there."""
+    prompt: str = Field(default=CAPTION_PROMPT, min_length=1, max_length=10_000)
+    """What is asked about the frames."""
+    frames: int = Field(default=8, ge=1, le=64)
+    """Frames of a clip that are shown, spread over it."""
+    frame_side: int = Field(default=512, ge=32, le=4096)
+    """Longer side of a frame, pixels."""
+    max_tokens: int = Field(default=512, ge=1, le=65_536)
+    """Longest answer."""
+    language: Annotated[str, patterned(r"^[a-z]{2}$", "two letters of ISO 639-1", max_length=2)] | None = None
+    """Captions in another language are asked for once more, then counted as missing; any will do if unset."""
+    replace: bool = False
+    """Also caption clips of videos that have a text of their own."""
+    concurrency: int = Field(default=32, ge=1, le=1024)
+    """Requests at a time."""
+    tries: int = Field(default=6, ge=1, le=100)
+    """Of one clip, while the endpoint is overloaded, fails or is cut off."""
+    timeout_seconds: float = Field(default=120.0, gt=0)
+    """Longest time for one answer."""
+    key_env: str = Field(default="OPENAI_API_KEY", min_length=1, max_length=256)
+    """Variable of the worker's environment that holds the API's key; no key is sent where it is not set."""
+    price_per_million_prompt_tokens: Money = "0"
+    """What is paid, decimal string in pool.currency."""
+    price_per_million_completion_tokens: Money = "0"
+    """What is paid, decimal string in pool.currency."""
+
+
 class CurateTask(ApiModel):
     """Raw videos to clips: probe, shots, borders, scores, drops with reasons, normalised mp4 files.
 
@@ -125,13 +164,15 @@ class CurateTask(ApiModel):
     """Largest share of the picture that marks may take which stand still while the scene moves."""
     text_area: bool = False
     """Look for written text (PP-OCRv4 on three frames), a second of a core for each clip. Needs the trainer's extra
-    `curate`."""
+    `curate` and rapidocr-onnxruntime; docs/how-to/curate.md."""
     max_text: float = Field(default=0.05, ge=0, le=1)
     """Largest share of the picture that text may take, where textArea looks for it."""
     dedup_distance: int = Field(default=4, ge=0, le=64)
     """Clips whose perceptual hashes (64 bits, three frames) differ in at most so many bits are duplicates."""
     long_side: int = Field(default=1080, ge=32, le=65_536)
     """Clips are scaled down to this longer side, pixels; never up."""
+    captions: CaptionEndpoint | None = None
+    """Have kept clips captioned that have no text of their own; their name is their caption if unset."""
 
 
 class LearningRatePiece(ApiModel):

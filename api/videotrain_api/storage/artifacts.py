@@ -6,6 +6,7 @@ from datetime import datetime
 
 from pydantic import Field
 
+from videotrain_api.resource.pool import Money
 from videotrain_api.resource.stages import ConditionKind
 from videotrain_api.schema import ApiModel
 
@@ -140,6 +141,23 @@ class DroppedItem(ApiModel):
     """What it should have been at least or at most."""
 
 
+class CaptionReport(ApiModel):
+    """Captions that a curate stage asked an endpoint for."""
+
+    asked: int
+    """Kept clips without a text of their own."""
+    captioned: int
+    """Of these, with a caption now."""
+    missing: dict[str, int] = Field(default_factory=dict)
+    """Clips without one, by reason."""
+    tries: int = 0
+    """Requests of the life of the stage that wrote this; the following are of it as well."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: Money = "0"
+    """Of these tokens at the endpoint's prices."""
+
+
 class DropReport(ApiModel):
     """drop-report.json of a curate stage."""
 
@@ -152,3 +170,5 @@ class DropReport(ApiModel):
     """Dropped items by reason."""
     curate: dict[str, object] = Field(default_factory=dict)
     """The task whose bounds decided, as in the run's manifest."""
+    captions: CaptionReport | None = None
+    """If the task asks an endpoint for captions."""

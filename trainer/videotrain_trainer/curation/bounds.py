@@ -50,7 +50,7 @@ hard to tell, so that comes last of the two."""
 MOVING_ONLY = frozenset({"motion", "jitter"})
 """Scores that a picture has none of."""
 SCORE_REASONS = frozenset(bound.reason for bound in BOUNDS)
-LOOSE_FIELDS = frozenset({bound.field for bound in BOUNDS} | {"dedup_distance", "drop_sources"})
+LOOSE_FIELDS = frozenset({bound.field for bound in BOUNDS} | {"dedup_distance", "drop_sources", "captions"})
 """Fields of CurateTask that need no video to be read again when they change."""
 
 

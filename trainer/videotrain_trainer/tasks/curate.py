@@ -6,6 +6,7 @@ A unit is one raw video, so a restarted stage of any world size goes on where it
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,15 +17,17 @@ from typing import Any
 import xxhash
 
 from videotrain_api.records import CurationCounts
-from videotrain_api.resource.stages import CurateTask
+from videotrain_api.resource.stages import CaptionEndpoint, CurateTask
 from videotrain_api.resource.trainrun import Dataset, Storage
 from videotrain_api.storage import layout
-from videotrain_api.storage.artifacts import DropReport
+from videotrain_api.storage.artifacts import CaptionReport, DropReport
 from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
+from videotrain_trainer.curation import captions
 from videotrain_trainer.curation.bounds import LOOSE_FIELDS
 from videotrain_trainer.curation.caption_table import read_captions
 from videotrain_trainer.curation.clips import FILE_VERSION
 from videotrain_trainer.curation.merge import merge, refuse_empty
+from videotrain_trainer.curation.pictures import read_pictures
 from videotrain_trainer.curation.sandbox import MOST_MEMORY, Sandbox, container_memory
 from videotrain_trainer.curation.scores import table as scores
 from videotrain_trainer.curation.source import RawVideo, VideoFolder, content_hash
@@ -52,6 +55,8 @@ def run(context: StageContext) -> Outcome:
     if task is None or config.dataset.videos is None:
         raise ConfigError(f"stage {config.stage.name!r}: curate and spec.dataset.videos must be set")
     scores.check(task)
+    if task.captions is not None:
+        captions.check(task.captions)
     store = ObjectStore.for_storage(config.storage)
     store.check()
     work = CurateWork(config.dataset.videos, config.storage, config.paths.output, task)
@@ -61,7 +66,7 @@ def run(context: StageContext) -> Outcome:
     manifest = layout.clip_manifest(config.paths.output)
     if finished and context.world.rank == 0:
         results = engine.board.results(engine.names(), context)
-        _publish(context, store, list(results), task, config.dataset.videos)
+        finished = _publish(context, store, list(results), task, config.dataset.videos)
     if not (finished and wait_for(context, store, manifest)):
         return "drained"
     if context.world.rank != 0:
@@ -154,15 +159,41 @@ def _unwanted(video: RawVideo, task: CurateTask) -> str | None:
 
 def _publish(
     context: StageContext, store: ObjectStore, results: list[dict[str, Any]], task: CurateTask, videos: str
-) -> None:
-    """Report first, manifest last: the manifest makes the set exist."""
+) -> bool:
+    """Report first, manifest last: the manifest makes the set exist. False if the world is asked to leave meanwhile."""
     prefix = context.config.paths.output
     rows, report = merge(results, task)
+    if task.captions is not None:
+        report = report.model_copy(update={"captions": _caption(context, store, rows, task.captions)})
+        if context.drain.requested():
+            return False
     store.put(layout.drop_report(prefix), sealed_json(report.to_wire()))
     _tell(context, report)  # before a set without clips is refused: that is when the reasons are needed most
     refuse_empty(report, videos)
     _remove_unused(store, prefix, {row["uri"] for row in rows})
     store.put(layout.clip_manifest(prefix), to_parquet(rows, CLIP_SCHEMA))
+    return True
+
+
+def _caption(
+    context: StageContext, store: ObjectStore, rows: list[dict[str, Any]], endpoint: CaptionEndpoint
+) -> CaptionReport:
+    """Have kept clips captioned, as far as the world is not asked to leave meanwhile."""
+    prefix = context.config.paths.output
+    wanted = [row for row in rows if row["kept"] and (endpoint.replace or captions.has_no_text(row))]
+    captioner = captions.Captioner(
+        endpoint,
+        store,
+        f"{prefix}/captions",
+        os.environ.get(endpoint.key_env, ""),
+        lambda row: read_pictures(store, prefix, row, endpoint.frames, endpoint.frame_side),
+    )
+    found = captioner.captions(
+        wanted, context.drain.requested, lambda done: context.reporter.phase("captions", done, len(wanted))
+    )
+    for row in wanted:
+        row["caption"] = found.get(row["uid"], row["caption"])
+    return captioner.report(len(wanted), len(found))
 
 
 def _tell(context: StageContext, report: DropReport) -> None:

@@ -201,7 +201,7 @@ class StageReporter:
         self.sink.write(ValidationRecord(**self._origin(), step=step, at=now, duration_us=duration_us, **losses))
         return now
 
-    def phase(self, phase: Literal["list", "merge", "export"], done: int, total: int) -> None:
+    def phase(self, phase: Literal["list", "merge", "export", "captions"], done: int, total: int) -> None:
         """Work that is no step has got further; see PhaseRecord. A world that tells of nothing counts as hung."""
         self.sink.write(PhaseRecord(**self._origin(), at=datetime.now(UTC), phase=phase, done=done, total=total))
 

@@ -45,7 +45,8 @@ def refuse_missing() -> None:
     """Raises ConfigError if the reader is not installed here."""
     if importlib.util.find_spec("rapidocr_onnxruntime") is None:
         raise ConfigError(
-            "curate.textArea: rapidocr-onnxruntime is not installed here; install videotrain-trainer[curate]"
+            "curate.textArea: rapidocr-onnxruntime is not installed here; install videotrain-trainer[curate], and "
+            "rapidocr-onnxruntime with --no-deps"
         )
 
 

@@ -17,6 +17,10 @@ REACH = 9
 """Pixels over which edges belong to one mark."""
 SMALLEST, LARGEST = 1e-3, 0.1
 """Shares of the picture: less is chance, more is no mark but the scene."""
+CHANGES = 4.0
+"""Grey levels (standard deviation) from which on a pixel changes."""
+MOVING = 0.3
+"""Share of the picture that must change; less, and it is the scene that stands still."""
 MARKS = 4
 """At most."""
 THEIRS = 0.6
@@ -40,7 +44,7 @@ class Watermark:
 
     def columns(self) -> Columns:
         """What was measured."""
-        if len(self._frames) < FRAMES // 2:
+        if len(self._frames) < FRAMES // 2 or (np.std(self._frames, axis=0) > CHANGES).mean() < MOVING:
             return {"watermark": 0.0}
         near, steady = np.ones((REACH, REACH), np.uint8), [self._steady(axis) for axis in ((1, 0), (0, 1))]
         both = [cv2.dilate(edges.astype(np.uint8), near) for edges in steady]

@@ -1,0 +1,106 @@
+"""Two hundred painted videos: whatever is planted is dropped with its reason, and good ones stay.
+
+Takes minutes, so it is an environment of its own: `tox -e planted`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support import planted_faults as planted
+
+from videotrain_api.resource.stages import CurateTask
+from videotrain_trainer.curation.merge import merge
+from videotrain_trainer.curation.pipeline import curate_file
+from videotrain_trainer.curation.source import content_hash
+
+GOOD = 100
+EACH = 10
+TASK = CurateTask(min_seconds=1.0, text_area=True)
+FAULTS = {
+    "still": (planted.still, planted.FRAMES),
+    "shaken": (planted.shaken, planted.FRAMES),
+    "blurred": (planted.blurred, planted.FRAMES),
+    "watermark": (planted.marked, planted.FRAMES),
+    "text": (planted.written, planted.FRAMES),
+    "borders": (lambda seed: planted.bordered(seed, 40, 40), planted.FRAMES),
+}
+
+
+@pytest.fixture(scope="module")
+def curated(tmp_path_factory) -> tuple[list[dict], dict[str, list]]:
+    """Rows of the catalogue and drops, by video."""
+    folder = tmp_path_factory.mktemp("planted")
+    results, seed = [], 0
+
+    def add(name: str, path: Path) -> None:
+        result = curate_file(path, content_hash(path), folder, TASK, lambda share: None)
+        results.append({"name": name, "content": content_hash(path), "caption": name, **result})
+        path.unlink()
+
+    for number in range(GOOD):
+        add(f"good-{number}", planted.paint(folder / "raw.mp4", planted.scene(seed := seed + 1)))
+    for kind, (make, frames) in FAULTS.items():
+        for number in range(EACH):
+            add(f"{kind}-{number}", planted.paint(folder / "raw.mp4", make(seed := seed + 1), frames))
+    for number in range(EACH):
+        add(f"letterbox-{number}", planted.paint(folder / "raw.mp4", planted.bordered(seed := seed + 1, 22, 0)))
+        add(f"cut-{number}", planted.paint(folder / "raw.mp4", planted.cut(seed := seed + 1), 2 * planted.FRAMES))
+        fading = planted.dissolve(seed := seed + 1, 12 + 2 * number)
+        add(f"dissolve-{number}", planted.paint(folder / "raw.mp4", fading, 2 * planted.FRAMES))
+        again = planted.scene(number + 1)
+        add(f"again-{number}", planted.paint(folder / "raw.mp4", again, size=(270, 480), crf=26))
+    rows, report = merge(results, TASK)
+    dropped: dict[str, list] = {}
+    for item in report.dropped:
+        dropped.setdefault(item.source, []).append(item)
+    return rows, dropped
+
+
+def kept(rows: list[dict], kind: str) -> Counter[str]:
+    return Counter(row["source"] for row in rows if row["kept"] and row["source"].startswith(kind))
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.timeout(3600)
+def test_every_planted_fault_is_dropped_for_what_it_is(curated, kind):
+    _, dropped = curated
+    found = {
+        f"{kind}-{number}": [item.reason for item in dropped.get(f"{kind}-{number}", [])] for number in range(EACH)
+    }
+    assert found == {name: [kind] for name in found}
+    for name in found:
+        (item,) = dropped[name]
+        assert item.value is not None
+        assert item.bound is not None
+
+
+def test_of_each_pair_of_look_alikes_one_is_dropped(curated):
+    _, dropped = curated
+    for number in range(EACH):
+        both = (f"again-{number}", f"good-{number}")
+        reasons = [item.reason for name in both for item in dropped.get(name, [])]
+        assert reasons == ["duplicate"], (both, reasons)
+
+
+def test_cuts_and_dissolves_part_two_shots(curated):
+    rows, dropped = curated
+    assert kept(rows, "cut") == {f"cut-{number}": 2 for number in range(EACH)}
+    assert kept(rows, "dissolve") == {f"dissolve-{number}": 2 for number in range(EACH)}
+    assert {item.reason for name in dropped if name.startswith("dissolve") for item in dropped[name]} == {"dissolve"}
+
+
+def test_a_letterbox_is_cut_off(curated):
+    rows, _ = curated
+    boxed = [row for row in rows if row["source"].startswith("letterbox")]
+    assert all(row["kept"] for row in boxed)
+    assert all((row["width"], row["height"]) == (320, 132) for row in boxed)
+
+
+def test_at_most_one_in_fifty_good_clips_is_dropped(curated):
+    _, dropped = curated
+    lost = {name: [item.reason for item in dropped[name]] for name in dropped if name.startswith("good")}
+    lost = {name: reasons for name, reasons in lost.items() if reasons != ["duplicate"]}
+    assert len(lost) <= GOOD / 50, lost
