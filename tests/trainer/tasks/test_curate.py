@@ -5,13 +5,15 @@ import os
 import shutil
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
 import numpy as np
 import pytest
+from support.caption_endpoint import ENGLISH, Endpoint
 
-from videotrain_api.resource.stages import CurateTask
+from videotrain_api.resource.stages import CaptionEndpoint, CurateTask
 from videotrain_api.storage import layout
 from videotrain_trainer.curation.sandbox import Sandbox
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, read_table
@@ -218,6 +220,31 @@ def test_a_drop_report_is_read_again_and_its_damage_names_it(few, store, make_co
     damaged = 1000
     with pytest.raises(DataError, match=r"/drop-report\.json: damaged"):
         curate.run(make_context(config, 1, 2))
+
+
+def test_clips_without_a_text_are_captioned_once_whatever_bounds_change(
+    golden, tmp_path, store, storage, make_config, make_context, monkeypatch
+):
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for name in ("moving.mp4", "moving.txt", "cut.mp4"):
+        shutil.copy(golden / name, folder / name)
+    endpoint = Endpoint({})
+    captions = CaptionEndpoint(url=endpoint.url, model="vlm", frames=2, key_env="MY_KEY")
+    monkeypatch.setenv("MY_KEY", "secret")
+    task = TASK.model_copy(update={"captions": captions})
+    run_world(make_context, make_config(task, videos=folder.as_uri()), 1)
+    monkeypatch.setattr(Sandbox, "curate", None)  # no video is read again
+    config = make_config(task.model_copy(update={"min_motion": 0.1}), videos=folder.as_uri())
+    assert curate.run(replace(make_context(config), generation=2)) == "completed"
+    endpoint.server.shutdown()
+    endpoint.server.server_close()
+    found = {(clip["source"], clip["caption"]) for clip in clips(store, config.paths.output)}
+    assert found == {("moving.mp4", "A pattern moves left."), ("cut.mp4", f"{ENGLISH} picture")}
+    assert endpoint.asked == {"picture": 2}
+    assert endpoint.keys == {"Bearer secret"}
+    told = report(store, config.paths.output)["captions"]
+    assert (told["asked"], told["captioned"], told["missing"], told["tries"]) == (2, 2, {}, 0)
 
 
 def test_raw_videos_are_read_from_s3(golden, store, storage, s3, make_config, make_context):
