@@ -117,7 +117,6 @@ class Bench:
         data = config_data(run)
         observed = Observed(
             pods=tuple(worker(i) for i in range(pods)),
-            service_uid="uid-service",
             signing_key=bytes(KEY_BYTES),
             frozen_spec=json.loads(data[FROZEN_SPEC_KEY]),
         )

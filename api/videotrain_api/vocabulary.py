@@ -58,21 +58,22 @@ SIGNING_KEY: Final = "key"
 
 CONTAINER_WORKER: Final = "worker"
 """The container of a worker pod that runs the agent; podTemplate may add others beside it."""
-KEY_VOLUME: Final = "key"
-"""The volume of a worker pod with the Secret of the run's signing key."""
-VOLUMES_FIXED: Final = ("roster", "config", KEY_VOLUME, "run")
+FILES_VOLUME: Final = "files"
+"""The volume of a worker pod with what the operator tells it: roster, frozen configuration, signing key."""
+VOLUMES_FIXED: Final = (FILES_VOLUME, "run")
 """Volumes by which operator, agent and workers speak; podTemplate may not touch them."""
 VOLUMES: Final = (*VOLUMES_FIXED, "cache", "tmp", "shm")
 """All volumes that the operator makes; podTemplate may give the last three another source."""
 
 # Files of a worker pod, relative to the pod's root (ENV_POD_ROOT, `/` in a container).
 ENV_POD_ROOT: Final = "VIDEOTRAIN_POD_ROOT"
+DIR_FILES: Final = "etc/videotrain"
 DIR_ROSTER: Final = "etc/videotrain/roster"
 """Holds ROSTER_KEY: the run's roster, a mounted ConfigMap that the operator replaces. A kubelet may show a new one
 after a minute or more, so the operator also sends it to the agents."""
 DIR_KEY: Final = "etc/videotrain/key"
 """Holds SIGNING_KEY, 32 bytes; a mounted immutable Secret."""
-DIR_CONFIG: Final = "etc/videotrain/config"
+DIR_CONFIG: Final = DIR_FILES
 """Holds `<stage>.json`, a StageConfig each; a mounted immutable ConfigMap."""
 DIR_RUN: Final = "run/videotrain"
 """Scratch shared by agent and workers: records-<generation>-<local rank>.jsonl, exit-<generation>-<local rank>.json,

@@ -116,7 +116,7 @@ class Runs:
         return phases
 
     async def leftovers(self, client: KubeClient) -> int:
-        kinds = (KIND, "Pod", "Service", "ConfigMap", "NetworkPolicy")
+        kinds = (KIND, "Pod", "ConfigMap", "NetworkPolicy")
         pages = [await client.list_page(kind, NAMESPACE, limit="2") for kind in kinds[:1]]
         pages += [await client.list_page(kind, NAMESPACE, labelSelector=LABEL_RUN, limit="1") for kind in kinds[1:]]
         return sum(len(page["items"]) for page in pages)

@@ -242,7 +242,7 @@ class RunLoop:
             if self._later is None:
                 self._later = asyncio.get_running_loop().call_later(ARRIVAL_SECONDS, self.wake)
             return
-        if body["kind"] in ("ConfigMap", "Service", "NetworkPolicy") and event.type != "DELETED":
+        if body["kind"] in ("ConfigMap", "NetworkPolicy") and event.type != "DELETED":
             return
         self.wake()
 

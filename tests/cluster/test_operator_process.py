@@ -170,7 +170,7 @@ async def test_what_the_models_refuse_is_marked_invalid_with_the_reason_and_gets
     assert field in await bench.message(name, r"Warning Invalid: ")
     assert bench.status(name)["phase"] == "Invalid"
     await bench.rosters(["before", "after"])
-    owned = [key for kind, (_, key) in bench.left() if kind in ("Pod", "Service", "ConfigMap", "NetworkPolicy")]
+    owned = [key for kind, (_, key) in bench.left() if kind in ("Pod", "ConfigMap", "NetworkPolicy")]
     assert [key for key in owned if key.startswith(f"{name}-")] == []
     assert bench.nobody_ended()
 
@@ -207,7 +207,6 @@ STRANGERS = [
     ("Pod", "w0", {"spec": {"containers": [{"name": "c", "image": "i"}]}}),
     ("ConfigMap", "ledger", {"data": {"ledger.json": "precious"}}),
     ("ConfigMap", "roster", {"data": {"roster.json": "precious"}}),
-    ("Service", "workers", {"spec": {"ports": [{"port": 80}]}}),
     ("NetworkPolicy", "workers", {"spec": {"podSelector": {}}}),
 ]
 LEFT = {"app.kubernetes.io/managed-by": "videotrain-operator", LABEL_RUN_UID: "of-a-run-that-owns-it-no-more"}

@@ -79,7 +79,7 @@ def test_the_objects_of_every_example_are_admitted(path: Path, kubectl: Run, res
     rendered = render_objects(run)
     admitted = [(item["kind"], item["metadata"]["name"]) for item in admit(kubectl, restricted, rendered)]
     assert admitted == [(item["kind"], item["metadata"]["name"]) for item in rendered]
-    assert {kind for kind, _ in admitted} == {"Service", "ConfigMap", "NetworkPolicy", "Pod"}
+    assert {kind for kind, _ in admitted} == {"ConfigMap", "NetworkPolicy", "Pod"}
     assert len(set(admitted)) == len(admitted)
 
 

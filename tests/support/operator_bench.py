@@ -33,7 +33,7 @@ NODES = 6
 BENCH_LABEL = "bench"
 """Label of a bench's nodes; its value is the namespace."""
 LEASE_SECONDS = "5"
-KINDS = (KIND, "Pod", "Service", "ConfigMap", "NetworkPolicy", "Event")
+KINDS = (KIND, "Pod", "ConfigMap", "NetworkPolicy", "Event")
 
 
 class Bench:

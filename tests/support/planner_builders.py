@@ -145,5 +145,5 @@ def condition(plan: Plan, kind: str) -> Any:
 
 
 def seen(*pods: PodView, **more: Any) -> Observed:
-    facts = {"service_uid": "uid-service", "signing_key": SIGNING_KEY, "roster_resource_version": "7"}
+    facts = {"signing_key": SIGNING_KEY, "roster_resource_version": "7"}
     return Observed(pods=tuple(pods), **(facts | more))

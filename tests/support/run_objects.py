@@ -24,7 +24,7 @@ from videotrain_operator.planner.plan import plan
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "limits.md"
 LONGEST_NAME = "a" * 40
-OTHERS = {"Pod": "pod", "Service": "service", "Secret": "key", "NetworkPolicy": "network policy"}
+OTHERS = {"Pod": "pod", "Secret": "key", "NetworkPolicy": "network policy"}
 SECONDS = 600
 """Between two generations."""
 
@@ -126,8 +126,6 @@ class RunObjects:
             text = data[ROSTER_KEY]
             roster = Roster.from_wire(json.loads(text)) if text else None
             self.seen = replace(self.seen, roster=roster, roster_resource_version="1")
-        elif what == "service":
-            self.seen = replace(self.seen, service_uid="s" * 36)
         elif what == "network policy":
             self.seen = replace(self.seen, network_policy=item["spec"])
         elif what == "configuration":

@@ -73,13 +73,6 @@ RIGHTS: Final = (
     Right(
         Place.RUNS,
         "",
-        "services",
-        (*_READ, "create", "patch", "delete"),
-        "The headless service that gives workers their names. It goes before the last pods do.",
-    ),
-    Right(
-        Place.RUNS,
-        "",
         "configmaps",
         (*_READ, "create", "patch"),
         "Frozen stage configurations and the ledger. Informers select them by label; RBAC cannot.",

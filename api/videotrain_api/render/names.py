@@ -27,11 +27,6 @@ def pod_name(run: str, index: int) -> str:
     return f"{run}{POD_SEPARATOR}{index}"
 
 
-def service_name(run: VideoTrainingRun) -> str:
-    """Headless service of the worker pods."""
-    return f"{run.metadata.name}-workers"
-
-
 def policy_name(run: str) -> str:
     """Network policy of the worker pods of the run of that name."""
     return f"{run}-workers"

@@ -9,13 +9,12 @@ from videotrain_api.render.names import config_map_name
 from videotrain_api.render.network import NetworkRules, render_network_policy
 from videotrain_api.render.pod import render_pod
 from videotrain_api.render.roster import render_roster
-from videotrain_api.render.service import render_service
 from videotrain_api.resource.stages import node_counts
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 
 
 def render_objects(run: VideoTrainingRun, network: NetworkRules | None = None) -> list[Manifest]:
-    """The service, the config maps, the network policy and the worker pods of the first stage.
+    """The config maps, the network policy and the worker pods of the first stage.
 
     Args:
         run: the run.
@@ -27,6 +26,6 @@ def render_objects(run: VideoTrainingRun, network: NetworkRules | None = None) -
     data = config_data(run)
     name = config_map_name(run, data_hash(data))
     pods = node_counts(node_bounds(run, run.spec.stages[0]))[-1]
-    fixed = [render_service(run), render_config_map(run, name, data), render_roster(run, None, None)]
+    fixed = [render_config_map(run, name, data), render_roster(run, None, None)]
     fixed.append(render_network_policy(run, network or NetworkRules()))
     return fixed + [render_pod(run, index, name) for index in range(pods)]

@@ -11,7 +11,7 @@ from videotrain_api.crd.wire import Manifest
 from videotrain_api.render.container import worker_container
 from videotrain_api.render.kueue import PodGroup, pod_group, queue_annotations, queue_labels
 from videotrain_api.render.merge import strategic_merge
-from videotrain_api.render.names import key_name, metadata, pod_name, service_name, worker_labels
+from videotrain_api.render.names import key_name, metadata, pod_name, worker_labels
 from videotrain_api.render.placement import affinity, tolerations
 from videotrain_api.render.volumes import volumes
 from videotrain_api.resource.pool import PodTemplate, Pool
@@ -69,8 +69,6 @@ def _with_metadata(head: dict[str, Any], template: PodTemplate) -> dict[str, Any
 def _spec(run: VideoTrainingRun, pool: Pool, index: int, config_map: str, key: str) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
-        "hostname": pod_name(run.metadata.name, index),
-        "subdomain": service_name(run),
         "terminationGracePeriodSeconds": run.spec.failure_policy.grace_seconds + GRACE_MARGIN_SECONDS,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -83,7 +81,7 @@ def _spec(run: VideoTrainingRun, pool: Pool, index: int, config_map: str, key: s
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "tolerations": tolerations(pool),
-        "containers": [worker_container(run, pool)],
+        "containers": [worker_container(run, pool, pod_name(run.metadata.name, index))],
         "volumes": volumes(run, pool, config_map, key),
     }
     optional = {

@@ -10,9 +10,7 @@ from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.trainrun import VideoTrainingRun
 
 _MOUNTS: Final = {
-    "roster": f"/{names.DIR_ROSTER}",
-    "config": f"/{names.DIR_CONFIG}",
-    names.KEY_VOLUME: f"/{names.DIR_KEY}",
+    names.FILES_VOLUME: f"/{names.DIR_FILES}",
     "run": f"/{names.DIR_RUN}",
     "cache": f"/{names.DIR_CACHE}",
     "tmp": "/tmp",  # noqa: S108  a mount point in the container, not a file of ours
@@ -34,9 +32,7 @@ def volumes(run: VideoTrainingRun, pool: Pool, config_map: str, key: str) -> lis
         key: name of the Secret with the signing key.
     """
     return [
-        {"name": "roster", "configMap": {"name": roster_name(run.metadata.name)}},
-        {"name": "config", "configMap": {"name": config_map}},
-        {"name": names.KEY_VOLUME, "secret": {"secretName": key, "defaultMode": _OWNER_READS}},
+        {"name": names.FILES_VOLUME, "projected": {"sources": _sources(run, config_map, key)}},
         {"name": "run", "emptyDir": {}},
         {"name": "cache", **_cache(run, pool)},
         {"name": "tmp", "emptyDir": {}},
@@ -49,13 +45,28 @@ def mounts(pool: Pool) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name, path in _MOUNTS.items():
         mount: dict[str, Any] = {"name": name, "mountPath": path}
-        if name in ("roster", "config", names.KEY_VOLUME):
+        if name == names.FILES_VOLUME:
             mount["readOnly"] = True
         if name == "cache" and pool.cache.claim_name:
             # Pod names are stable and no two runs of a namespace share one, so workers never write to one file.
             mount["subPathExpr"] = f"$({names.ENV_POD_NAME})"
         found.append(mount)
     return found
+
+
+def _sources(run: VideoTrainingRun, config_map: str, key: str) -> list[dict[str, Any]]:
+    """One volume of three objects: each volume of its own makes the stored pod 300 bytes larger."""
+    roster = [{"key": names.ROSTER_KEY, "path": _below(names.DIR_ROSTER, names.ROSTER_KEY)}]
+    signing = [{"key": names.SIGNING_KEY, "path": _below(names.DIR_KEY, names.SIGNING_KEY), "mode": _OWNER_READS}]
+    return [
+        {"configMap": {"name": roster_name(run.metadata.name), "items": roster}},
+        {"configMap": {"name": config_map}},
+        {"secret": {"name": key, "items": signing}},
+    ]
+
+
+def _below(directory: str, file: str) -> str:
+    return f"{directory.removeprefix(names.DIR_FILES + '/')}/{file}"
 
 
 def _cache(run: VideoTrainingRun, pool: Pool) -> dict[str, Any]:

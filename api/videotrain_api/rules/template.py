@@ -37,7 +37,7 @@ _DIRECTIVES: Final = ("delete", "replace", "merge")
 _RENDERED: Final = {
     "restartPolicy": "the operator restarts workers, the kubelet must not",
     "hostname": "it is the pod's name",
-    "subdomain": "it is the run's service",
+    "subdomain": "workers find each other by address, and a run has no service",
     "nodeName": "it would go past the scheduler; use spec.pool.nodeSelector",
     "terminationGracePeriodSeconds": "set spec.failurePolicy.graceSeconds",
     "ephemeralContainers": "they cannot be part of a new pod",
@@ -58,7 +58,7 @@ def check_template(path: str, template: PodTemplate) -> Iterator[Problem]:
                 yield Problem(f"{path}.metadata.{field}.{key}", "(set)", f"names below {GROUP}/ are the operator's")
     for key in LABELS_FIXED:
         if key in template.metadata.labels:
-            allowed = "set by the operator, whose services and policies go by it; choose another name"
+            allowed = "set by the operator, whose policies go by it; choose another name"
             yield Problem(f"{path}.metadata.labels.{key}", template.metadata.labels[key], allowed)
     shape = list(_shape(f"{path}.spec", template.spec))
     yield from shape

@@ -154,7 +154,7 @@ def write_volumes(pod: Json, root: Path, lookup: Lookup) -> None:
         folder = root / mount["mountPath"].lstrip("/")
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in _volume_files(volumes[name], pod, lookup):
-            refresh_file(folder / path, content, secret="secret" in volumes[name])
+            refresh_file(folder / path, content, secret=_has_secrets(volumes[name]))
 
 
 def refresh_volumes(pod: Json, root: Path, lookup: Lookup) -> None:
@@ -168,23 +168,27 @@ def refresh_volumes(pod: Json, root: Path, lookup: Lookup) -> None:
             _log.warning("volume %s of pod %s stays as it is: %s", mount["name"], pod["metadata"]["name"], error)
             continue
         for path, content in files:
-            refresh_file(root / mount["mountPath"].lstrip("/") / path, content, secret="secret" in (volume or {}))
+            refresh_file(root / mount["mountPath"].lstrip("/") / path, content, secret=_has_secrets(volume or {}))
+
+
+def _has_secrets(volume: Json) -> bool:
+    return "secret" in volume or "projected" in volume
 
 
 def _volume_files(volume: Json, pod: Json, lookup: Lookup) -> Iterator[tuple[str, bytes]]:
-    if "downwardAPI" in volume:
-        yield from _downward_files(volume, pod)
-    elif "configMap" in volume:
-        yield from source_files("ConfigMap", volume["configMap"]["name"], volume["configMap"], lookup)
-    elif "secret" in volume:
-        yield from source_files("Secret", volume["secret"]["secretName"], volume["secret"], lookup)
-    elif "emptyDir" not in volume:
-        kind = next((name for name in volume if name != "name"), "none")
-        raise ContainerConfigError(f"volume {volume['name']!r}: type {kind!r} is not supported in the embedded cluster")
-
-
-def _downward_files(volume: Json, pod: Json) -> Iterator[tuple[str, bytes]]:
-    yield from downward_files(volume["downwardAPI"], pod)
+    for part in volume["projected"].get("sources", []) if "projected" in volume else [volume]:
+        if "downwardAPI" in part:
+            yield from downward_files(part["downwardAPI"], pod)
+        elif "configMap" in part:
+            yield from source_files("ConfigMap", part["configMap"]["name"], part["configMap"], lookup)
+        elif "secret" in part:  # whose Secret is called `name` in a projected volume
+            name = part["secret"].get("secretName") or part["secret"]["name"]
+            yield from source_files("Secret", name, part["secret"], lookup)
+        elif "emptyDir" not in part:
+            kind = next((name for name in part if name != "name"), "none")
+            raise ContainerConfigError(
+                f"volume {volume['name']!r}: type {kind!r} is not supported in the embedded cluster"
+            )
 
 
 def downward_files(source: Json, pod: Json) -> Iterator[tuple[str, bytes]]:

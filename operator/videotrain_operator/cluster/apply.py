@@ -93,17 +93,15 @@ async def _free_names(cluster: Cluster, head: Json, plan: Plan) -> tuple[list[Ma
 
 
 async def delete_seen(cluster: Cluster, namespace: str, items: Iterable[Deletion]) -> None:
-    """Delete objects, each if it still is the one that was seen, pods after everything else.
+    """Delete objects, each if it still is the one that was seen.
 
     Never all that carry a label in one request: one of an operator that leads no more, arriving late, would take the
     pods that the next one has made.
     """
-    ordered = sorted(items, key=lambda item: item.kind == "Pod")
-    for _, group in groupby(ordered, key=lambda item: item.kind == "Pod"):
-        await _together(
-            cluster.delete(item.kind, namespace, item.name, uid=item.uid, grace_seconds=item.grace_seconds)
-            for item in group
-        )
+    await _together(
+        cluster.delete(item.kind, namespace, item.name, uid=item.uid, grace_seconds=item.grace_seconds)
+        for item in items
+    )
 
 
 def batches(manifests: Iterable[Manifest]) -> Iterator[list[Manifest]]:

@@ -32,7 +32,7 @@ class NotFound(Exception):
 
 
 class Cluster(Protocol):
-    """Access to nodes and to namespaced objects: VideoTrainingRun, Pod, Service, ConfigMap, Secret, NetworkPolicy and
+    """Access to nodes and to namespaced objects: VideoTrainingRun, Pod, ConfigMap, Secret, NetworkPolicy and
     Event.
     """
 

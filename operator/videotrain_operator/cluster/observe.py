@@ -93,7 +93,6 @@ async def observe(
         pods=pods,
         agents=answers,
         signing_key=key,
-        service_uid=next((body["metadata"]["uid"] for body in await cluster.list("Service", namespace, labels)), None),
         network_policy=stored_policy(policy.get("spec") or {}) if policy else None,
         config_maps=frozenset(maps),
         frozen_spec=_frozen_spec(run, maps),

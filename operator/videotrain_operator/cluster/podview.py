@@ -10,7 +10,7 @@ from videotrain_api.render.names import POD_SEPARATOR
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import (
     ANNOTATION_PRICE,
-    KEY_VOLUME,
+    FILES_VOLUME,
     LABEL_GROUP_PLACE,
     LABEL_POD_GROUP,
     LABEL_POOL,
@@ -120,9 +120,10 @@ def pod_view(pod: Json, nodes: Mapping[str, Json], resources: Collection[str]) -
 
 
 def _key_secret(spec: Json) -> str | None:
-    mounted = [volume for volume in spec.get("volumes") or [] if volume["name"] == KEY_VOLUME]
-    name: str | None = (mounted[0].get("secret") or {}).get("secretName") if mounted else None
-    return name
+    mounted = [volume for volume in spec.get("volumes") or [] if volume["name"] == FILES_VOLUME]
+    sources = (mounted[0].get("projected") or {}).get("sources") or [] if mounted else []
+    names: list[str | None] = [source["secret"].get("name") for source in sources if source.get("secret")]
+    return names[0] if names else None
 
 
 def node_is_lost(node: Json) -> bool:

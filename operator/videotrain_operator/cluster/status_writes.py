@@ -17,7 +17,7 @@ WORDS_SECONDS: Final = 10.0
 BEGIN_SECONDS: Final = 3.0
 """How far may lag behind that a run was accepted and that its world begins. Whoever leads next finds both again, in the
 manifest and in the published roster. Waiting makes one write of both, and of the first step if that comes soon."""
-CROWDED_BEGIN_SECONDS: Final = 15.0
+CROWDED_BEGIN_SECONDS: Final = 30.0
 """The same while other runs wait for a pass: what they wait for goes before what people read."""
 _WORDS: Final = ("phase", "startTime", "activeSince")
 """Derived from conditions and pods at each look."""

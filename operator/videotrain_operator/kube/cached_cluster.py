@@ -17,7 +17,7 @@ from videotrain_operator.kube.cache import Key, Store
 from videotrain_operator.kube.client import ApiError, KubeClient
 from videotrain_operator.kube.trim import trim
 
-CACHED: Final = ("Pod", "Service", "ConfigMap", "NetworkPolicy", "Node", KIND)
+CACHED: Final = ("Pod", "ConfigMap", "NetworkPolicy", "Node", KIND)
 """Kinds that are read from the cache; any other is read from the server."""
 POD_PATIENCE_SECONDS: Final = 5.0
 EVENT_PATIENCE_SECONDS: Final = 5.0

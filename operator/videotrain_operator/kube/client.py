@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -29,8 +30,9 @@ from videotrain_api.schema import Json
 from videotrain_api.vocabulary import ENV_POD_ROOT
 from videotrain_operator.cluster.clock import Clock
 from videotrain_operator.cluster.interface import Conflict, NotFound, WatchEvent
-from videotrain_operator.kube.json_text import read_json
+from videotrain_operator.kube.json_text import read_json, write_json
 from videotrain_operator.kube.kinds import KINDS
+from videotrain_operator.kube.pace import FEWEST, Pace
 from videotrain_operator.kube.turns import Turns
 
 REQUEST_SECONDS: Final = 30.0
@@ -41,8 +43,6 @@ SILENCE_SECONDS: Final = WATCH_SECONDS + 20.0
 """A watch from which nothing came for so long is dead, whatever TCP says."""
 PAGE: Final = 500
 """Objects of one page of a list."""
-CONCURRENCY: Final = 16
-"""Requests in flight beside watches. The server's priority and fairness does the rest."""
 RETRIES: Final = 4
 LONGEST_RETRY_SECONDS: Final = 5.0
 """Longest that a server may have one request wait by `Retry-After`: it holds a permit meanwhile."""
@@ -91,9 +91,6 @@ async def load_configuration(kubeconfig: str | None = None, context: str | None 
         InClusterConfigLoader(str(root / "token"), str(root / "ca.crt")).load_and_set(configuration)
     else:
         await load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
-    configuration.connection_pool_maxsize = 0  # watches hold connections; CONCURRENCY bounds the rest
-    # Looking for a proxy costs a tenth of a request, each time.
-    configuration.client_session_kwargs = {"trust_env": bool(getproxies())}
     return configuration
 
 
@@ -126,7 +123,8 @@ class KubeClient:
         self.clock = clock or Clock()
         """The server's time, from every answer of its."""
         self._on_request = on_request
-        self._permits = Turns(CONCURRENCY)
+        self._permits = Turns(FEWEST)
+        self._pace = Pace(self._permits)
         self._fence: Callable[[], None] = lambda: None
 
     def fenced(self, fence: Callable[[], None]) -> KubeClient:
@@ -136,7 +134,7 @@ class KubeClient:
             fence: raises if this process must not write. A write may have waited long since it was asked for.
         """
         client = KubeClient(self._api, self._on_request, self.clock)
-        client._permits, client._fence = self._permits, fence
+        client._permits, client._pace, client._fence = self._permits, self._pace, fence
         return client
 
     def apart(self) -> KubeClient:
@@ -348,31 +346,51 @@ class KubeClient:
         self, method: str, kind: str, path: str, query: Mapping[str, str], body: Any, content: str, verb: str
     ) -> Json:
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+        data = None if body is None else write_json(body)
+        sent = time.monotonic()
         try:
-            response = await self._send(method, path, query, body, content, timeout)
+            response = await self._send(method, path, query, data, content, timeout)
             async with response:
                 await self._check(verb, kind, response)
                 answer: Json = read_json(await response.read())
-                return answer
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             self._tell(verb, kind, 0)
             raise ApiUnavailable(0, "ConnectionLost", f"{verb} {path}: {error!r}") from error
+        if method != "GET":  # what a read takes depends on what is there
+            self._pace.answered(verb, kind, time.monotonic() - sent)
+        return answer
 
     async def _send(
         self,
         method: str,
         path: str,
         query: Mapping[str, str],
-        body: Any,
+        data: bytes | None,
         content: str = "application/json",
         timeout: aiohttp.ClientTimeout | None = None,
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": "application/json", "Content-Type": content, "User-Agent": "videotrain"}
-        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        url = self.server + path + (f"?{urlencode(query)}" if query else "")
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, data)
+        url = self.server + path + (f"?{_encoded(tuple(query.items()))}" if query else "")
+        rest = self._api.rest_client
+        if rest.pool_manager is None:
+            # Watches hold connections, so the pool has no bound. Looking for a proxy costs a tenth of a request, each
+            # time.
+            connector = aiohttp.TCPConnector(limit=0, ssl=rest.ssl_context)
+            rest.pool_manager = aiohttp.ClientSession(connector=connector, trust_env=bool(getproxies()))
         sent = time.monotonic()
-        answer = await self._api.rest_client.request(method, url, headers=headers, body=body, _request_timeout=timeout)
-        response: aiohttp.ClientResponse = answer.response
+        # Past the library's own request, which takes half as long again: it writes JSON by Python's writer and looks
+        # through each request for what it is.
+        response: aiohttp.ClientResponse = await rest.pool_manager.request(
+            method,
+            url,
+            data=data,
+            headers=headers,
+            timeout=timeout,
+            proxy=rest.proxy,
+            proxy_headers=rest.proxy_headers,
+            server_hostname=self.configuration.tls_server_name or None,
+        )
         self._note_time(response, sent)
         return response
 
@@ -404,6 +422,12 @@ class KubeClient:
     def _tell(self, verb: str, kind: str, status: int) -> None:
         if self._on_request is not None:
             self._on_request(verb, kind, status)
+
+
+@lru_cache(maxsize=256)
+def _encoded(query: tuple[tuple[str, str], ...]) -> str:
+    """Most requests have one of a few queries."""
+    return urlencode(query)
 
 
 def _watch_event(event: Json) -> WatchEvent | str:

@@ -14,8 +14,8 @@ from videotrain_api.render.network import stored_policy
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import (
     DOMAIN,
+    FILES_VOLUME,
     FROZEN_SPEC_KEY,
-    KEY_VOLUME,
     KIND,
     KUEUE,
     LABEL_INDEX,
@@ -94,9 +94,9 @@ def _pod(body: Json) -> Json:
         for container in spec.get("containers") or []
     ]
     volumes = [
-        {"name": KEY_VOLUME, "secret": _pick(volume.get("secret") or {}, ("secretName",))}
+        {"name": FILES_VOLUME, "projected": {"sources": _secrets(volume)}}
         for volume in spec.get("volumes") or []
-        if volume["name"] == KEY_VOLUME
+        if volume["name"] == FILES_VOLUME
     ]
     kept = _pick(status, ("phase", "podIP", "reason", "message", "startTime"))
     kept["conditions"] = [_pick(item, _CONDITION) for item in status.get("conditions") or []]
@@ -106,6 +106,11 @@ def _pod(body: Json) -> Json:
         "spec": _pick(spec, ("nodeName", "schedulingGates")) | {"containers": containers, "volumes": volumes},
         "status": kept,
     }
+
+
+def _secrets(volume: Json) -> list[Json]:
+    sources = (volume.get("projected") or {}).get("sources") or []
+    return [{"secret": _pick(source["secret"], ("name",))} for source in sources if source.get("secret")]
 
 
 def _limits(container: Json) -> Json:
@@ -136,7 +141,6 @@ _REDUCERS: Final[dict[str, Callable[[Json], Json]]] = {
     "Pod": _pod,
     "Node": _node,
     "ConfigMap": _config_map,
-    "Service": lambda _body: {},
     "NetworkPolicy": lambda body: {"spec": _lean(stored_policy(body.get("spec") or {}))},
 }
 

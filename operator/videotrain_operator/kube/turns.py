@@ -48,7 +48,9 @@ class Turns:
             most: how many have one at the same time.
             monotonic: the clock by which patience is measured, seconds.
         """
-        self._free = most
+        self.most = most
+        """May be changed while turns are taken; counts for whoever comes next."""
+        self._taken = 0
         self._monotonic = monotonic
         self._asked = 0
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
@@ -73,8 +75,8 @@ class Turns:
             turn.end()
 
     async def _take(self, patience: float) -> None:
-        if self._free > 0:
-            self._free -= 1
+        if self._taken < self.most and not self._waiting:
+            self._taken += 1
             return
         turn = asyncio.get_running_loop().create_future()
         self._asked += 1
@@ -87,9 +89,9 @@ class Turns:
             raise
 
     def _give(self) -> None:
-        while self._waiting:
+        self._taken -= 1
+        while self._waiting and self._taken < self.most:
             turn = heapq.heappop(self._waiting)[2]
             if not turn.done():
                 turn.set_result(None)
-                return
-        self._free += 1
+                self._taken += 1

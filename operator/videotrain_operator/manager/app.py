@@ -113,7 +113,7 @@ class Operator:
         """Of nodes, which is the first, and of what runs own: everywhere, or in each namespace that is served."""
         notice = self._controller.notice
         yield Informer(self._client, "Node", self._stores["Node"], notice)
-        kinds = ("Pod", "Service", "ConfigMap", *(("NetworkPolicy",) if self._settings.network_policy else ()))
+        kinds = ("Pod", "ConfigMap", *(("NetworkPolicy",) if self._settings.network_policy else ()))
         for kind in kinds:
             for namespace in self._settings.namespaces or ("",):
                 yield Informer(self._client, kind, self._stores[kind], notice, namespace=namespace, labels=OWNED)

@@ -209,11 +209,3 @@ class Draft:
             unreadable=(*(f"status.{path}" for path in self.unreadable), *self.observed.unreadable),
             roster=self.published or self.observed.roster,
         )
-
-    def deletes_all_pods(self) -> bool:
-        """No pod is wanted any more, and every one that is left is asked to go, with its own grace."""
-        if not self.releases_all():
-            return False
-        pods = [item for item in self.delete if item.kind == "Pod"]
-        left = {pod.uid for pod in self.observed.pods if not pod.deleting} - {item.uid for item in pods}
-        return len(pods) > 1 and not left and all(item.grace_seconds is None for item in pods)

@@ -87,7 +87,6 @@ class Observed:
     pods: tuple[PodView, ...] = ()
     agents: Mapping[str, AgentProgress] = field(default_factory=dict)
     """Answers of the agents by pod name; those that did not answer are absent."""
-    service_uid: str | None = None
     network_policy: Mapping[str, Any] | None = None
     """Spec of the run's network policy, see `videotrain_api.render.network.stored_policy`; None if there is none."""
     config_maps: frozenset[str] = frozenset()

@@ -10,9 +10,8 @@ from typing import Any, Final
 from videotrain_api.frozen_config import effective_run
 from videotrain_api.reasons import Reason
 from videotrain_api.render.config import render_config_map
-from videotrain_api.render.names import key_name, service_name
+from videotrain_api.render.names import key_name
 from videotrain_api.render.network import render_network_policy
-from videotrain_api.render.service import render_service
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ManifestError
@@ -23,7 +22,7 @@ from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.planner.conditions import make_condition, reconciled, with_condition
 from videotrain_operator.planner.configuration import accept
 from videotrain_operator.planner.deadlines import check_deadlines, track_active_time
-from videotrain_operator.planner.decision import Deletion, Event, Plan
+from videotrain_operator.planner.decision import Event, Plan
 from videotrain_operator.planner.denial import wait_for_storage
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.finish import expire_run
@@ -115,9 +114,7 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Cluste
     _settle_fixed_objects(draft)
     put_back(draft)
     settle_pods(draft, remake_unplaced=forgiven)
-    _retire_service(draft)
     publish_roster(draft)
-    _create_service(draft)
     store_ledger(draft, bill)
     # 9. The status. The cost of an outage is read from the cost, and the report tells of both; the run itself may go
     # only when all of it is said.
@@ -175,23 +172,6 @@ def _open(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Clust
         status=status.model_copy(update={"unconfirmed": None}),
         unreadable=stored.unreadable,
     )
-
-
-def _retire_service(draft: Draft) -> None:
-    """Where all pods go the service goes first, or each pod that leaves costs its endpoints two writes."""
-    if draft.deletes_all_pods() and draft.observed.service_uid is not None:
-        name = service_name(draft.run)
-        draft.delete.insert(0, Deletion(kind="Service", name=name, uid=draft.observed.service_uid))
-
-
-def _create_service(draft: Draft) -> None:
-    """Create the service where it is missing, from the first generation on and after its roster.
-
-    A roster carries addresses, so no world waits for names, and a service that is made when all its pods run costs its
-    endpoints one write instead of one for each pod.
-    """
-    if draft.live is not None and draft.observed.service_uid is None and not draft.finished():
-        draft.apply.append(render_service(draft.run))
 
 
 def _settle_fixed_objects(draft: Draft) -> None:

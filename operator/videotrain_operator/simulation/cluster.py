@@ -12,7 +12,7 @@ from videotrain_api.records import AgentProgress, GenerationProgress, Roster
 from videotrain_api.render.names import roster_name
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.signing import KEY_BYTES, derive_signing_key
-from videotrain_api.vocabulary import ENV_REPLACEABLE, KIND, ROSTER_KEY, SIGNING_KEY
+from videotrain_api.vocabulary import ENV_REPLACEABLE, FILES_VOLUME, KIND, ROSTER_KEY, SIGNING_KEY
 from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.simulation.objects import Objects, clone
 from videotrain_operator.simulation.world import Agent, Pace, World
@@ -167,7 +167,8 @@ class SimulatedCluster(Objects):
             self._obey(agent, roster)
 
     def _mounted_key(self, body: Json) -> bytes | None:
-        name = next(v["secret"]["secretName"] for v in body["spec"]["volumes"] if v["name"] == "key")
+        files = next(volume["projected"] for volume in body["spec"]["volumes"] if volume["name"] == FILES_VOLUME)
+        name = next(source["secret"]["name"] for source in files["sources"] if "secret" in source)
         secret = self.objects.get(("Secret", name))
         return None if secret is None else base64.b64decode(secret["data"][SIGNING_KEY])
 

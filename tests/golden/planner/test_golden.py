@@ -73,7 +73,6 @@ def read_observed(case: str) -> tuple[Observed, datetime]:
         pods=pods,
         agents=agents,
         signing_key=SIGNING_KEY,
-        service_uid="uid-service" if given.get("service", True) else None,
         config_maps=frozenset(given.get("configMaps", [])),
         roster=Roster.from_wire(given["roster"]) if "roster" in given else None,
         roster_resource_version="7" if given.get("rosterMap", True) else None,

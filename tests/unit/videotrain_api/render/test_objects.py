@@ -89,9 +89,12 @@ def test_every_mount_has_its_volume_and_shared_memory_is_memory() -> None:
     mounts = {mount["name"]: mount for mount in container(pod)["volumeMounts"]}
     assert set(volumes) == set(mounts)
     assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "128Gi"}
-    assert volumes["config"]["configMap"] == {"name": "demo-config-x"}
-    assert volumes["roster"]["configMap"]["name"].endswith("-roster")
-    assert mounts["roster"] == {"name": "roster", "mountPath": "/etc/videotrain/roster", "readOnly": True}
+    roster, config, key = volumes["files"]["projected"]["sources"]
+    assert config["configMap"] == {"name": "demo-config-x"}
+    assert roster["configMap"]["name"].endswith("-roster")
+    assert roster["configMap"]["items"] == [{"key": "roster.json", "path": "roster/roster.json"}]
+    assert key["secret"]["items"] == [{"key": "key", "path": "key/key", "mode": 0o400}]
+    assert mounts["files"] == {"name": "files", "mountPath": "/etc/videotrain", "readOnly": True}
 
 
 def test_two_workers_of_a_run_never_share_a_node() -> None:
@@ -152,6 +155,7 @@ def test_it_knows_who_it_is() -> None:
     env = {item["name"]: item for item in container(worker())["env"]}
     fields = {"VIDEOTRAIN_POD_NAME", "VIDEOTRAIN_POD_UID", "VIDEOTRAIN_POD_IP", "VIDEOTRAIN_NODE_NAME"}
     assert fields <= set(env) and env["VIDEOTRAIN_RUN"]["value"] == "demo"
+    assert env["VIDEOTRAIN_POD_NAME"]["value"] == worker()["metadata"]["name"]
     assert container(worker())["command"] == ["videotrain-trainer", "agent"]
 
 
@@ -207,10 +211,9 @@ def test_a_template_adds_to_the_pod_and_cannot_steal_its_identity() -> None:
 
 def test_all_objects_belong_to_the_run_and_the_configuration_is_immutable() -> None:
     objects = render_objects(run_of(manifest()))
-    kinds = ["Service", "ConfigMap", "ConfigMap", "NetworkPolicy", "Pod", "Pod", "Pod"]
+    kinds = ["ConfigMap", "ConfigMap", "NetworkPolicy", "Pod", "Pod", "Pod"]
     assert [item["kind"] for item in objects] == kinds
     for item in objects:
         (owner,) = item["metadata"]["ownerReferences"]
         assert owner["uid"] == RUN_UID and owner["controller"] is True
-    assert objects[0]["spec"]["clusterIP"] == "None" and objects[0]["spec"]["publishNotReadyAddresses"] is True
-    assert objects[1]["immutable"] is True
+    assert objects[0]["immutable"] is True

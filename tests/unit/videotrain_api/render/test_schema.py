@@ -59,5 +59,5 @@ def test_a_pod_with_a_template(template: dict[str, Any]):
     assert kubernetes_validate.validate(pod, RELEASE, strict=True)
     worker = next(item for item in pod["spec"]["containers"] if item["name"] == "worker")
     assert worker["command"] == ["videotrain-trainer", "agent"]
-    assert {"roster", "config", "run"} <= {mount["name"] for mount in worker["volumeMounts"]}
+    assert {"files", "run"} <= {mount["name"] for mount in worker["volumeMounts"]}
     assert {volume["name"] for volume in pod["spec"]["volumes"]} >= {m["name"] for m in worker["volumeMounts"]}

@@ -55,8 +55,8 @@ def test_mounts_merge_by_path_and_volumes_by_name():
     spec = rendered(patch | {"volumes": [{"name": "scratch", "emptyDir": {}}, {"name": "nfs", "nfs": {"path": "/"}}]})
     mounts = by("mountPath", worker(spec)["volumeMounts"])
     assert mounts["/tmp"]["name"] == "scratch" and mounts["/data"]["name"] == "nfs"
-    assert {"roster", "config", "run", "shm"} <= {mount["name"] for mount in mounts.values()}
-    assert {"roster", "cache", "scratch", "nfs"} <= set(by("name", spec["volumes"]))
+    assert {"files", "run", "shm"} <= {mount["name"] for mount in mounts.values()}
+    assert {"files", "cache", "scratch", "nfs"} <= set(by("name", spec["volumes"]))
 
 
 def test_another_source_of_a_volume_replaces_the_old_one():
@@ -148,7 +148,7 @@ REFUSED: dict[str, tuple[Json, str]] = {
     "containers null": ({"containers": None}, "cannot be removed"),
     "everything replaced": ({"$patch": "replace", "containers": []}, "cannot be replaced or deleted"),
     "volume deleted": ({"volumes": [{"name": "tmp", "$patch": "delete"}]}, "cannot be removed"),
-    "roster elsewhere": ({"volumes": [{"name": "roster", "emptyDir": {}}]}, "belongs to the operator"),
+    "roster elsewhere": ({"volumes": [{"name": "files", "emptyDir": {}}]}, "belongs to the operator"),
     "rank": (worker_patch(env=[{"name": "RANK", "value": "0"}]), "reserved"),
     "secret in clear": (worker_patch(env=[{"name": "AWS_SECRET_ACCESS_KEY", "value": "x"}]), "credentialsSecret"),
     "mount deleted": (worker_patch(volumeMounts=[{"mountPath": "/tmp", "$patch": "delete"}]), "agent needs"),

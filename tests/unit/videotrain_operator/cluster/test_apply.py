@@ -13,10 +13,10 @@ def pod(index):
 
 
 def test_pods_go_together_and_the_roster_goes_alone():
-    service, config = {"kind": "Service", "metadata": {}}, {"kind": "ConfigMap", "metadata": {}}
+    policy, config = {"kind": "NetworkPolicy", "metadata": {}}, {"kind": "ConfigMap", "metadata": {}}
     roster = {"kind": "ConfigMap", "metadata": {"resourceVersion": "7"}, "data": {"roster.json": "{}"}}
-    found = list(batches([service, config, pod(0), pod(1), roster, config]))
-    assert found == [[service, config], [pod(0), pod(1)], [roster], [config]]
+    found = list(batches([policy, config, pod(0), pod(1), roster, config]))
+    assert found == [[policy, config], [pod(0), pod(1)], [roster], [config]]
 
 
 async def test_a_failed_write_is_raised_when_its_neighbours_are_done():
@@ -47,13 +47,11 @@ class Deletes:
         self.under_way -= 1
 
 
-async def test_every_object_goes_by_its_uid_and_pods_go_after_all_else():
+async def test_every_pod_goes_by_its_uid():
     cluster = Deletes()
     pods = [Deletion(kind="Pod", name=f"w{index}", uid=f"u{index}") for index in range(4096)]
-    service = Deletion(kind="Service", name="workers", uid="s")
-    await delete_seen(cluster, "team", [*pods, service])
-    assert cluster.asked[0] == ("Service", "workers", "s")
-    assert sorted(cluster.asked[1:]) == sorted(("Pod", pod.name, pod.uid) for pod in pods)
+    await delete_seen(cluster, "team", pods)
+    assert sorted(cluster.asked) == sorted(("Pod", pod.name, pod.uid) for pod in pods)
     assert max(cluster.together) > 1
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from kubernetes.aio.client import ApiClient, Configuration
 
-from videotrain_operator.kube.client import CONCURRENCY, ApiUnavailable, KubeClient
+from videotrain_operator.kube.client import ApiUnavailable, KubeClient
+from videotrain_operator.kube.pace import FEWEST
 
 
 class NotLeading(Exception):
@@ -50,7 +51,7 @@ async def test_a_delete_that_waited_behind_others_asks_the_fence_when_it_is_sent
             raise NotLeading
 
     client = server.fenced(fence)
-    reads = [asyncio.create_task(server.get("Pod", "team", "a")) for _ in range(CONCURRENCY)]
+    reads = [asyncio.create_task(server.get("Pod", "team", "a")) for _ in range(FEWEST)]
     await asyncio.sleep(0)
     write = asyncio.create_task(client.delete("Pod", "team", "a"))
     await asyncio.sleep(0)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videotrain_operator.kube.json_text import DEEPEST, read_json
+from videotrain_api.vocabulary import Phase
+from videotrain_operator.kube.json_text import DEEPEST, read_json, write_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(st.characters(exclude_categories=["Cs"])),
@@ -51,3 +52,17 @@ def test_a_hundred_thousand_levels_end_no_process() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, str(2 * DEEPEST + len("None")))
+
+
+def test_what_is_written_is_read_the_same() -> None:
+    data = {"a": [1, 1e-15, True, None, "ä\u2028\x00", {"b": {}}], "c": (1, 2), "phase": Phase.RUNNING}
+    assert json.loads(write_json(data)) == {**data, "c": [1, 2], "phase": "Running"}
+
+
+def test_half_a_letter_of_a_stranger_is_written_too() -> None:
+    assert json.loads(write_json({"message": "\ud800"})) == {"message": "\ud800"}
+
+
+def test_what_is_no_json_is_not_written() -> None:
+    with pytest.raises(TypeError):
+        write_json({"a": object()})

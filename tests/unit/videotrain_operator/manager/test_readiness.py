@@ -107,8 +107,8 @@ async def test_silence_about_the_runs_is_noticed_although_kopf_tells_of_no_bookm
 
 async def test_a_server_that_says_nothing_at_all_is_noticed_by_every_watch(api: SmallApi, replica: Replica) -> None:
     await replica.ready()
-    api.silent |= {"pods", "services", "configmaps", "nodes", PLURAL}
-    await replica.unready("Node", "Pod", "Service", "ConfigMap", KIND)
+    api.silent |= {"pods", "configmaps", "nodes", PLURAL}
+    await replica.unready("Node", "Pod", "ConfigMap", KIND)
 
 
 async def test_bookmarks_alone_keep_it_ready_and_the_metric_tells_how_long_ago_each_was(
@@ -119,5 +119,5 @@ async def test_bookmarks_alone_keep_it_ready_and_the_metric_tells_how_long_ago_e
     await replica.unready("Node")
     _, text = await replica.get("/metrics")
     ages = dict(re.findall(r'videotrain_watch_silent_seconds{kind="(\w+)"} ([\d.]+)', text))
-    assert set(ages) == {"Node", "Pod", "Service", "ConfigMap", KIND}
+    assert set(ages) == {"Node", "Pod", "ConfigMap", KIND}
     assert float(ages["Node"]) > 1.0 > float(ages["Pod"]), "no object of either kind exists"

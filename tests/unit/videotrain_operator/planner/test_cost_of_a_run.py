@@ -16,8 +16,8 @@ from videotrain_operator.cluster.status_writes import Memory
 from videotrain_operator.reconcile import Outcome, reconcile
 
 NODES = 8
-FIXED_WRITES = 8
-"""Secret, frozen configuration, roster twice, ledger twice, Service, NetworkPolicy."""
+FIXED_WRITES = 7
+"""Secret, frozen configuration, roster twice, ledger twice, NetworkPolicy."""
 POD_BYTES = 3400
 """Of a pod as it is sent; the API server stores two and a half times that."""
 

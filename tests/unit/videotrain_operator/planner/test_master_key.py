@@ -14,8 +14,9 @@ OTHER = b"o" * KEY_BYTES
 
 
 def keys_of(cluster: SimulatedCluster) -> set[str]:
-    volumes = (volume for body in cluster.pods() for volume in body["spec"]["volumes"] if volume["name"] == "key")
-    return {volume["secret"]["secretName"] for volume in volumes}
+    volumes = (volume for body in cluster.pods() for volume in body["spec"]["volumes"] if volume["name"] == "files")
+    sources = (source for volume in volumes for source in volume["projected"]["sources"])
+    return {source["secret"]["name"] for source in sources if "secret" in source}
 
 
 async def test_a_run_goes_on_with_pods_of_the_new_key_and_loses_no_step() -> None:

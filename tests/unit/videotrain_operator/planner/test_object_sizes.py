@@ -16,7 +16,7 @@ from support.stored_sizes import go_json
 from videotrain_api.records import AgentProgress, RosterMember, RosterNotice
 from videotrain_api.render.key import render_key
 from videotrain_api.render.kueue import pod_group
-from videotrain_api.render.names import config_map_name, ledger_name, pod_name, roster_name, service_name
+from videotrain_api.render.names import config_map_name, ledger_name, pod_name, roster_name
 from videotrain_api.render.pod import render_pod
 from videotrain_api.resource.stages import NodeBounds
 from videotrain_api.resource.status import ConditionStatus, GenerationStatus, RunStatus, StageStatus
@@ -29,7 +29,7 @@ from videotrain_operator.planner.generations import GENERATIONS_KEPT
 from videotrain_operator.planner.progress import Report, merge
 
 SIZES = [(nodes, name) for nodes in (1, 224, 1024, 4096) for name in ("demo", LONGEST_NAME)]
-COLUMNS = ("status", "roster", "ledger", "configuration", "pod", "key", "service", "network policy")
+COLUMNS = ("status", "roster", "ledger", "configuration", "pod", "key", "network policy")
 LONGEST_LABEL = 63
 LONGEST_NOTICE = 2 * 2**20
 """Of the agent's server."""
@@ -101,7 +101,7 @@ def test_the_longest_names_are_names() -> None:
     body["metadata"] |= {"name": LONGEST_NAME, "uid": "f" * 36}
     run = run_of(body)
     last = 3 * 4096  # of a queue's stand-ins
-    names = [pod_name(run.metadata.name, last), service_name(run), pod_group(run, 99_999, 4096).name]
+    names = [pod_name(run.metadata.name, last), pod_group(run, 99_999, 4096).name]
     assert max(map(len, names)) <= LONGEST_LABEL
     pod = render_pod(run, last, config_map_name(run, "0" * 16), group=pod_group(run, 99_999, 4096), key=bytes(32))
     assert all(len(value) <= LONGEST_LABEL for value in pod["metadata"]["labels"].values())

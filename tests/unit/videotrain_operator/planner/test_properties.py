@@ -44,7 +44,6 @@ EVENTS = (
     "fewer",
     "more",
     "delete-config",
-    "delete-service",
     "delete-ledger",
     "force-delete",
     "evict-pod",
@@ -59,7 +58,6 @@ EVENTS = (
 )
 BY_HAND = {
     "delete-config": ("ConfigMap", "config"),
-    "delete-service": ("Service", "workers"),
     "delete-policy": ("NetworkPolicy", "workers"),
     "delete-ledger": ("ConfigMap", "ledger"),
 }

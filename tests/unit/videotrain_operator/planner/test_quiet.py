@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from support.planner_lives import KEY, cluster_of, condition, pass_seconds, running
+from support.planner_lives import cluster_of, condition, pass_seconds, running
 
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.times import rfc3339
@@ -17,7 +17,6 @@ from videotrain_operator.cluster.observe import observe
 from videotrain_operator.cluster.podview import parse_time
 from videotrain_operator.planner.plan import plan
 from videotrain_operator.planner.report import LONGEST_LOOK_SECONDS
-from videotrain_operator.reconcile import reconcile
 from videotrain_operator.simulation.cluster import SimulatedCluster
 from videotrain_operator.simulation.replay import settle
 
@@ -61,29 +60,6 @@ async def test_a_suspended_run_asks_for_no_look() -> None:
     assert (await settle(cluster)).plan.status.to_wire() == before
 
 
-async def test_where_all_pods_go_the_service_goes_first() -> None:
-    """Else each pod that leaves costs its endpoints two writes."""
-    cluster = cluster_of(steps=8)
-    orders = []
-    for _ in range(25):
-        decided = (await settle(cluster)).plan
-        orders.append([item.kind for item in decided.delete])
-        cluster.tick()
-    assert ["Service", "Pod", "Pod", "Pod"] in orders
-
-
-async def test_a_service_stays_while_pods_are_made_anew() -> None:
-    cluster = cluster_of()
-    await running(cluster)
-    cluster.draining.update(cluster.nodes)
-    deleted: list[str] = []
-    for _ in range(15):
-        decided = (await reconcile(cluster, KEY, lambda: cluster.now, cluster)).plan
-        deleted += [item.kind for item in decided.delete]
-        cluster.tick()
-    assert deleted == ["Pod"] * 3
-
-
 async def test_pods_that_are_bound_one_after_another_make_one_ledger_write() -> None:
     cluster = cluster_of(machines=0, elasticity={"waitForMaxSeconds": 30})
     versions = {}
@@ -124,18 +100,6 @@ async def test_what_is_spent_does_not_reword_the_budgets_condition() -> None:
         said |= {budget.message} if budget.status == "False" else set()
         cluster.tick()
     assert len(said) == 1
-
-
-async def test_the_service_comes_with_the_first_roster() -> None:
-    cluster = cluster_of()
-    await settle(cluster)
-    cluster.tick()
-    assert ("Service", "demo-workers") not in cluster.objects
-    await running(cluster)
-    assert ("Service", "demo-workers") in cluster.objects
-    cluster.drop("Service", "workers")
-    await settle(cluster)
-    assert ("Service", "demo-workers") in cluster.objects
 
 
 async def test_a_roster_names_only_pods_that_run() -> None:

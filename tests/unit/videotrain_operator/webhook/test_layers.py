@@ -26,7 +26,7 @@ from videotrain_operator.webhook.review import review_request
 Json = dict[str, Any]
 ADMISSION = OfflineAdmission()
 MANY = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-OWNED = ("Pod", "Service", "ConfigMap")
+OWNED = ("Pod", "ConfigMap")
 
 
 def problems(manifest: Any) -> str:
