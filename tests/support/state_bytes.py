@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import torch
-from support.engine_worlds import micro_batch_loss, options, small_model
+from support.engine_worlds import LARGE, micro_batch_loss, options, small_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from videotrain_trainer.parallel.build import shard_model
+from videotrain_trainer.parallel.zero import engine_config, partition_each
 from videotrain_trainer.worker.stage_context import World
 
 
@@ -31,6 +35,43 @@ def held_bytes(world: World, engines: list[tuple[str, str]]) -> dict[tuple[str, 
         engine.backward(micro_batch_loss(engine, 1, 1), True)
         del engine
     return found
+
+
+class Storages(TorchDispatchMode):
+    """Bytes of all storages that operations made and that are alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: dict[int, object] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for value in tree_flatten(out)[0]:
+            if isinstance(value, torch.Tensor) and not value.is_meta:
+                storage = value.untyped_storage()
+                key, size = storage._cdata, storage.nbytes()
+                if key not in self._known:
+                    self._known[key] = weakref.ref(storage, lambda _, key=key, size=size: self._forget(key, size))
+                    self.now += size
+                    self.peak = max(self.peak, self.now)
+        return out
+
+    def _forget(self, key: int, size: int) -> None:
+        del self._known[key]
+        self.now -= size
+
+
+def cutting_up(world: World) -> dict[str, int]:
+    """Bytes at the most while the parameters of a model on the meta device are cut up, and afterwards."""
+    with torch.device("meta"):
+        model = small_model(*LARGE)
+    largest = max(parameter.numel() for parameter in model.parameters())
+    size = sum(parameter.numel() for parameter in model.parameters())
+    config = engine_config(options("zero3", "bf16"), size, world)
+    with Storages() as storages:
+        partition_each(model, config, world.device, torch.bfloat16)
+    return {"peak": storages.peak, "after": storages.now, "largest": largest, "size": size}
 
 
 def _bytes() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from support.engine_worlds import in_world, options, small_model
-from support.state_bytes import held_bytes
+from support.state_bytes import cutting_up, held_bytes
 
 from videotrain_api.cost.model_state import Parameters, Sharding, model_state
 from videotrain_trainer.parallel.blocks import blocks_of
@@ -37,3 +37,11 @@ def test_engines_hold_between_backward_passes_what_the_formula_says(tmp_path):
         held = state.weights + state.gradients + state.optimizer
         # Rows are cut unevenly and flat tensors are padded: by less than a hundredth even here.
         assert 0.99 * held <= found <= 1.01 * (held + state.buffers), (precision, name, found / size, held / size)
+
+
+def test_no_rank_ever_holds_all_weights_of_a_model_that_stage_3_cuts_up(tmp_path):
+    for found in in_world(tmp_path, RANKS, cutting_up):
+        share, layer = found["size"] // RANKS * 2, found["largest"] * 2
+        assert share <= found["after"] <= 1.1 * share
+        # A layer as it is made, and as it is cut up.
+        assert found["peak"] <= 1.1 * share + 3 * layer < 2 * found["size"]

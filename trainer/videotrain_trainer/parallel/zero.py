@@ -7,7 +7,7 @@ The engine is given no topology (`mpu=None`) and one micro-batch per rank; how t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.parallel.deepspeed_import import deepspeed
 from videotrain_trainer.parallel.engine import EngineOptions, adamw, materialise
 from videotrain_trainer.parallel.shards import Run, Shards, partitioned, replicated, sliced
+from videotrain_trainer.sharded_state import numel
 from videotrain_trainer.worker.stage_context import World
 
 REDUCE_BUCKET = 200_000_000
@@ -43,8 +44,12 @@ class ZeroEngine:
         shapes = {name: tuple(p.shape) for name, p in module.named_parameters() if p.requires_grad}
         # Converting a module gives its parameters new storage; what is remembered here keeps the full precision.
         initial = {n: p.detach() for n, p in module.named_parameters() if p.requires_grad and not p.is_meta}
-        materialise(module, world.device, self.dtype)
-        self._engine, optimizer, self._clipped = _initialize(module, options, world)
+        config = engine_config(options, sum(map(numel, shapes.values())), world)
+        if options.zero_stage == 3:
+            partition_each(module, config, world.device, self.dtype)
+        else:
+            materialise(module, world.device, self.dtype)
+        self._engine, optimizer, self._clipped = _initialize(module, options, config)
         names = {p: name for name, p in self._engine.module.named_parameters() if name in shapes}
         masters, runs, saved = _layout(self._engine, names, options.zero_stage)
         self.shards = Shards(shapes, masters, runs, saved, optimizer, keep_average=options.keep_average)
@@ -157,14 +162,32 @@ def engine_config(options: EngineOptions, elements: int, world: World) -> dict[s
     return config
 
 
+def partition_each(module: nn.Module, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> None:
+    """Cut up the parameters of one layer after the other, so that no rank holds more than one layer beside its share.
+
+    DeepSpeed would take them as they are, all of them whole. Collective.
+    """
+    first: Any = None
+    for part in module.modules():
+        own = {id(parameter) for parameter in part.parameters(recurse=False)}
+        if own:
+            materialise(part, device, dtype, lambda tensor, own=own: id(tensor) in own)  # type: ignore[misc]
+            parameters = list(part.parameters(recurse=False))
+            if first is None:
+                deepspeed.zero.Init(module=nn.ParameterList(parameters), config_dict_or_path=config, dtype=dtype)
+                first = parameters[0]
+            else:
+                first.convert_to_zero_parameters(param_list=parameters)
+    materialise(module, device, dtype, lambda tensor: not isinstance(tensor, nn.Parameter))
+
+
 def _initialize(
-    module: nn.Module, options: EngineOptions, world: World
+    module: nn.Module, options: EngineOptions, config: dict[str, Any]
 ) -> tuple[Any, torch.optim.Optimizer, Callable[[], Tensor] | None]:
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = adamw(parameters, options.optimizer)
     limit = options.optimizer.gradient_clip
     clipped = None if options.zero_stage else _clip_before_step(optimizer, parameters, limit)
-    config = engine_config(options, sum(parameter.numel() for parameter in parameters), world)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
     if options.zero_stage in (1, 2):
         _clip_by_norm(optimizer, engine.optimizer, limit)
