@@ -33,6 +33,9 @@ class Sharding:
     """Forward and backward in float32 instead of bfloat16."""
     average: bool
     """A moving average of the weights is kept."""
+    keeps_gathered: bool = False
+    """What stage 3 gathers stays until the backward pass: linear layers that run one operation after another, without
+    recomputation, keep a view of their weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,8 @@ def model_state(parameters: Parameters, sharding: Sharding) -> ModelState:
     masters = 0 if stage == 0 else _FLOAT32
     optimizer = 0 if sharding.offload == "optimizer" else _per(trained * (masters + _MOMENTS), share)
     weights = _per(trained * width, ranks if stage == 3 else 1) + parameters.frozen * width
+    if stage == 3 and sharding.keeps_gathered:
+        weights += trained * width
     return ModelState(
         weights=weights,
         gradients=_gradients(trained, stage, sharding),

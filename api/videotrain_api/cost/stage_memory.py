@@ -160,6 +160,7 @@ class TrainMemory:
             ranks=gpus,
             float32=self.task.precision == "fp32",
             average=bool(self.task.ema_decay),
+            keeps_gathered=not setting.compiled and (setting.recompute == "none" or setting.recomputed != (None, None)),
         )
         memory = gpu_memory(self.shape, model_state(self.parameters, sharding), batch)
         return RowMemory(

@@ -131,6 +131,20 @@ def test_a_stage_that_does_not_compile_needs_more(recipe):
     assert total("auto") == total("on") < total("off")
 
 
+def test_uncompiled_layers_keep_what_stage_3_gathers_for_them(recipe):
+    manifest = copy.deepcopy(recipe)
+    table = TrainMemory(parse_run(manifest, fitting=False), 0)
+    sharded = {"engine": "deepspeed", "zero_stage": 3, "recomputed": (None, None)}
+    setting = replace(table.setting(table.task.buckets[0]), **sharded)
+    weights = {
+        (compiled, policy): table.of(0, 224, replace(setting, compiled=compiled, recompute=policy)).memory.weights
+        for compiled in (True, False)
+        for policy in ("none", "full")
+    }
+    assert weights[False, "none"] - weights[True, "none"] == 2 * table.parameters.trained
+    assert weights[False, "full"] == weights[True, "full"] == weights[True, "none"]
+
+
 def test_selective_saves_nothing_beside_an_adapter(recipe):
     manifest = copy.deepcopy(recipe)
     manifest["spec"]["stages"][0]["train"]["lora"] = {"rank": 16}
