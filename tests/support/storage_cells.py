@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from support.storage_proxy import BURST, BURSTS, FAULTS, KINDS, StorageRequest
 
 PLANNED = "planned kill"
+CAPTIONS = "captions"
+"""What the keys of a table of captions have in common, and no others outside of a run's folder."""
 PHASES = ("curate", "encode", "start", "running", "checkpoint", "resume", "stage end")
 EVERY_STEPS = 10
 STEPS = 50
@@ -84,6 +86,8 @@ class Course:
         """One of PHASES, or None where no fault is wanted."""
         _, _, inside = request.key.partition(f"/{self._run}/")
         stage, _, rest = inside.partition("/")
+        if not stage and CAPTIONS in request.key:
+            return "curate"
         self._move(stage, rest, request.kind)
         if self._stage in ("curate", "encode"):
             return self._stage if stage in (self._stage, "autoencoder", "curate") or "/raw" in request.key else None
@@ -92,9 +96,11 @@ class Course:
         return None
 
     def what(self, request: StorageRequest) -> str:
-        """The kind of object that is asked for; raw videos are all of a kind."""
+        """The kind of object that is asked for; raw videos are all of a kind, and so is what a table consists of."""
         _, found, inside = request.key.partition(f"/{self._run}/")
-        return re.sub(r"[0-9a-f]{8,}|\d+", "*", inside).rstrip("/") if found else "raw"
+        if not found:
+            return CAPTIONS if CAPTIONS in request.key else "raw"
+        return re.sub(r"[0-9a-f]{8,}|\d+", "*", inside).rstrip("/")
 
     def _move(self, stage: str, rest: str, kind: str) -> None:
         if rest == "weights/model.safetensors" and kind in ("PUT", "multipart complete"):

@@ -64,8 +64,11 @@ def object_server(folder: Path) -> Iterator[StoredVideos]:
         loop.close()
 
 
-def manifest(name: str, endpoint: str, credentials: Credentials) -> list[dict[str, Any]]:
-    """The tiny example with a store of its own, and patience enough for many faults in one run."""
+def manifest(name: str, endpoint: str, credentials: Credentials, captions: str = "") -> list[dict[str, Any]]:
+    """The tiny example with a store of its own, and patience enough for many faults in one run.
+
+    With a table of captions it curates one video and ends.
+    """
     run = copy.deepcopy(yaml.safe_load(EXAMPLE.read_text()))
     run["metadata"]["name"] = name
     spec = run["spec"]
@@ -79,6 +82,9 @@ def manifest(name: str, endpoint: str, credentials: Credentials) -> list[dict[st
     stages = {stage["name"]: stage for stage in spec["stages"]}
     stages["autoencoder"]["autoencoder"]["steps"] = EVERY_STEPS
     stages["train"]["train"]["steps"] = STEPS
+    if captions:
+        spec["dataset"] = {"videos": "s3://bucket/one", "captionTable": f"s3://bucket/{captions}"}
+        spec["stages"] = [stages["curate"]]
     return [run, secret_manifest("keys", "default", credentials)]
 
 
@@ -103,15 +109,22 @@ class Told:
         return self.code == 0 and self.summary.get("phase") == "Succeeded"
 
 
-def one_run(server: StoredVideos, name: str, wanted: Mapping[Place, str] | None = None, *, killed: bool = True) -> Told:
-    """Run it to its end while every wanted place meets its fault."""
+def one_run(
+    server: StoredVideos,
+    name: str,
+    wanted: Mapping[Place, str] | None = None,
+    *,
+    killed: bool = True,
+    captions: str = "",
+) -> Told:
+    """Run it to its end while every wanted place meets its fault; `captions` is the key of its table, if it has one."""
     workdir = server.folder / name
     course = Course(name)
     with ThreadedProxy(server.endpoint) as threaded:
         director = Director(course, wanted or {}, (lambda: kill_worker(workdir)) if killed else None)
         threaded.proxy.weather = director
         path = server.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump_all(manifest(name, threaded.proxy.url, server.credentials)))
+        path.write_text(yaml.safe_dump_all(manifest(name, threaded.proxy.url, server.credentials, captions)))
         local = LocalProcess(path, workdir, "--device", "cpu")
         code = local.end()
         left = [f"{process.pid} {process.name()}" for process in local.processes()]

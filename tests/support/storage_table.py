@@ -16,6 +16,8 @@ from support.storage_proxy import BURST, FAULTS, KINDS, SLOW_SECONDS
 from support.storage_runs import MOST_LOST, Cell
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "storage-faults.md"
+CAPTIONS_HEADING = "\n## Tables of captions\n"
+"""The last section, which a test of its own writes."""
 
 
 class Table:
@@ -52,7 +54,7 @@ class Table:
         text = self._text()
         print(f"\n{text}")
         if os.environ.get("VIDEOTRAIN_WRITE_DOCS") == "1" and not set(FAULTS) - set(self._cells):
-            PAGE.write_text(text)
+            PAGE.write_text(text + "".join(PAGE.read_text().partition(CAPTIONS_HEADING)[1:]))
 
     def _text(self) -> str:
         parts = [_MEANING]
@@ -126,16 +128,22 @@ In every run that these cells are from, beside its bill and its order:
 - the last loss of every stage was the same to the last bit, so no wrong value had been read."""
 
 
-def _setting(seconds: float) -> str:
+def written(seconds: float) -> str:
+    """When, how long and on what a part of the page was measured."""
     memory = psutil.virtual_memory().total / 2**30
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()}) and {memory:.0f} GiB of memory"
+    return f"""\
+Written by `VIDEOTRAIN_WRITE_DOCS=1 tox -e storage` on {datetime.now(UTC):%Y-%m-%d}, in {seconds / 60:.0f} minutes, on
+one machine with {machine}, without a GPU, beside other work."""
+
+
+def _setting(seconds: float) -> str:
     names = ("videotrain-trainer", "torch", "obstore", "s3fs")
     software = ", ".join(f"{name} {version(name)}" for name in names)
     return f"""\
 ## How this was measured
 
-Written by `VIDEOTRAIN_WRITE_DOCS=1 tox -e storage` on {datetime.now(UTC):%Y-%m-%d}, in {seconds / 60:.0f} minutes, on
-one machine with {machine}, without a GPU, beside other work.
+{written(seconds)}
 
 - Real: whole runs of `videotrain local` with the agent, the fork server and a worker; an S3 server (SeaweedFS), and
   before it a proxy that spoils one answer after another. Python {platform.python_version()}, {software}.
