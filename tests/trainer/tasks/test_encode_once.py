@@ -1,0 +1,203 @@
+"""A clip is decoded once, its caption encoded once, and what lies in the set is what training reads."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from fractions import Fraction
+
+import google_crc32c
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from videotrain_api.config.stage_config import LatentReader
+from videotrain_api.resource.stages import Bucket, EncodeTask
+from videotrain_api.storage import layout
+from videotrain_trainer.data import video
+from videotrain_trainer.data.buckets import Window
+from videotrain_trainer.data.clip_table import ClipTable
+from videotrain_trainer.data.decode_ahead import DecodeAhead
+from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, read_table, to_parquet
+from videotrain_trainer.data.pixels import crop_window
+from videotrain_trainer.data.video import Cut, read_covering, read_cuts, write_mp4
+from videotrain_trainer.networks.build import SCALING_FACTOR, build_autoencoder, initialize
+from videotrain_trainer.networks.weights import open_weights
+from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.tasks import encode
+from videotrain_trainer.tasks.encode_clips import ClipEncoder, texts_of
+from videotrain_trainer.tasks.encode_plan import EncodePlan
+
+ROWS = [
+    Bucket(resolution="64px", frames=1, batch_size=1),
+    Bucket(resolution="32px", frames=1, batch_size=1),
+    Bucket(resolution="32px", frames=16, min_frames=8, batch_size=1, aspect_ratios=["16:9"]),
+    Bucket(resolution="64px", frames=16, min_frames=8, batch_size=1, aspect_ratios=["16:9"]),
+]
+READERS = [
+    LatentReader(stage="small", seed=1, buckets=ROWS[:3], prompt_style="fps-motion"),
+    LatentReader(stage="large", seed=2, buckets=[ROWS[0], ROWS[3]], prompt_style="fps-motion"),
+]
+
+
+@pytest.fixture
+def config(store, storage, make_config, tmp_path):
+    """An encode stage of six clips of noise, 20 frames each, in units of one clip."""
+    rows = []
+    for number in range(6):
+        frames = np.random.default_rng(number).integers(0, 255, (20, 90, 160, 3), dtype=np.uint8)
+        write_mp4(list(frames), tmp_path / "clip.mp4", Fraction(24))
+        data = (tmp_path / "clip.mp4").read_bytes()
+        store.put(f"{storage.uri}/clips/clips/{number:02x}.mp4", data)
+        facts = {"uid": f"{number:02x}", "uri": f"clips/{number:02x}.mp4", "caption": f"Noise {number}.", "kept": True}
+        facts |= {
+            "frames": 20,
+            "fps": 24.0,
+            "height": 90,
+            "width": 160,
+            "motion": 3.0,
+            "source": "n",
+            "bytes": len(data),
+        }
+        rows.append(dict.fromkeys(CLIP_SCHEMA.names) | facts | {"crc32c": google_crc32c.value(data)})
+    dropped = dict.fromkeys(CLIP_SCHEMA.names) | {"uid": "00a", "kept": False, "reason": "static"}
+    store.put(layout.clip_manifest(f"{storage.uri}/clips"), to_parquet([*rows, dropped], CLIP_SCHEMA))
+    made = make_config(
+        EncodeTask(shard_bytes=65536), clips=f"{storage.uri}/clips", autoencoder_weights=f"{storage.uri}/ae"
+    )
+    autoencoder = build_autoencoder(made.autoencoder)
+    initialize(autoencoder, seed=5)
+    store.put(layout.final_weights(f"{storage.uri}/ae"), save(autoencoder.state_dict(), {SCALING_FACTOR: "2.0"}))
+    return made.model_copy(update={"latent_readers": READERS})
+
+
+def test_one_decode_and_one_pass_per_text_and_no_byte_that_nobody_reads(store, config, make_context, monkeypatch):
+    opened: Counter[str] = Counter()
+    whole = video._opened
+    monkeypatch.setattr(video, "_opened", lambda source: (opened.update(["clip"]), whole(source))[1])
+    assert encode.run(make_context(config)) == "completed"
+    rows = read_table(store, layout.latent_manifest(config.paths.output), LATENT_SCHEMA).to_pylist()
+    assert len(rows) == 6 * 4  # two pictures, and a video at either size
+    assert opened["clip"] == 6
+    read = sum(row["length"] for row in rows)
+    stored = sum(found.size for found in store.list(f"{config.paths.output}/shards"))
+    # A tar has a header and padding for each member, and two blocks at its end: nothing beside a sample of megabytes.
+    assert read < stored <= read + 1024 * (len(rows) + 6)
+
+
+def test_texts_are_encoded_once_each(store, config):
+    plan, weights = EncodePlan(READERS, 32, 4), open_weights(config.paths.autoencoder_weights, store=store)
+    encoder = ClipEncoder(config, plan, store, weights, torch.device("cpu"), None)
+    clips = ClipTable(store, config.paths.clips).clips(range(6))
+    texts = {text for clip in clips for sample in plan.samples(clip) for _, text in texts_of(sample)}
+    encoder.announce(clips)
+    assert len(list(encoder.samples(6, lambda _: None))) == 24
+    encoder.close()
+    assert encoder.meter.texts == len(texts) == 12  # with rate and motion, and without
+
+
+def test_clips_that_are_encoded_together_are_what_each_is_alone(store, config):
+    """As a GPU does it. Products over other batches round otherwise: a part in 2^8 of bfloat16, and one step more."""
+    plan, weights = EncodePlan(READERS, 32, 4), open_weights(config.paths.autoencoder_weights, store=store)
+    clips = ClipTable(store, config.paths.clips).clips(range(6))
+    found = []
+    for at_once in (0, 4 * 16 * 64 * 64):
+        encoder = ClipEncoder(config, plan, store, weights, torch.device("cpu"), None, at_once)
+        encoder.announce(clips)
+        found.append({one.sample.uid: one.tensors for one in encoder.samples(6, lambda _: None)})
+        encoder.close()
+    alone, together = found
+    assert alone.keys() == together.keys()
+    for uid, tensors in alone.items():
+        for name, tensor in tensors.items():
+            other = together[uid][name].float()
+            assert (tensor.float() - other).abs().max() <= 2**-7 * tensor.float().abs().max(), (uid, name)
+
+
+def test_cuts_are_the_pixels_of_the_whole_clip(tmp_path, paint_video, texture):
+    path = paint_video(tmp_path / "clip.mp4", 30, texture(2))
+    cuts = [Cut(range(1), (32, 64)), Cut(range(3, 23, 2), (64, 64)), Cut(range(5, 9), (32, 64))]
+    for cut, pixels in zip(cuts, read_cuts(path, cuts), strict=True):
+        window = Window(cut.frames.start, len(cut.frames), cut.frames.step)
+        expected = crop_window(read_covering(path, cut.size), window, cut.size, (0.5, 0.5))
+        found = torch.from_numpy(pixels).float().permute(3, 0, 1, 2) / 127.5 - 1.0
+        assert torch.equal(found, expected)
+    with pytest.raises(video.Unreadable, match="frame 30 is wanted, and 30 frames could be decoded"):
+        read_cuts(path, [Cut(range(29, 31), (32, 32))])
+
+
+def test_decoding_goes_ahead_as_far_as_bytes_allow():
+    ahead: DecodeAhead[int] = DecodeAhead(threads=2, budget=100)
+    for number, size in enumerate((60, 30, 30, 500, 10)):
+        ahead.put(size, lambda number=number: number)
+    assert ahead.held == 90
+    held = []
+    for number in range(5):
+        assert ahead.take() == number
+        held.append(ahead.held)
+    assert held == [60, 30, 500, 10, 0]  # what is larger than the budget is alone
+    ahead.close()
+
+
+def test_the_manifest_is_read_by_ranges_and_damage_is_noticed(store, config):
+    table = ClipTable(store, config.paths.clips)
+    assert len(table) == 6
+    assert [clip["uid"] for clip in table.clips(range(2, 5))] == ["02", "03", "04"]
+    uri = layout.clip_manifest(config.paths.clips)
+    data = store.get(uri)
+    assert ClipTable(store, config.paths.clips).identity == table.identity
+    noticed = 0
+    for bit in random.Random(4).sample(range(8 * len(data)), 30):
+        harmed = bytearray(data)
+        harmed[bit // 8] ^= 1 << bit % 8
+        store.put(uri, bytes(harmed))
+        try:
+            again = ClipTable(store, config.paths.clips)
+            assert again.clips(range(6)) == table.clips(range(6)) or again.identity != table.identity
+        except Exception as error:
+            noticed += uri in str(error)
+    assert noticed
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize(
+    ("what", "when"),
+    [
+        ("/shards/", "behind"),
+        ("/units/", "before"),
+        ("/parts/", "before"),
+        ("/index/", "before"),
+        ("/manifest.parquet", "before"),
+        ("/manifest.parquet", "behind"),
+    ],
+)
+def test_whatever_write_it_is_killed_at_every_clip_is_there_once(
+    store, storage, config, make_context, monkeypatch, what, when
+):
+    """The process ends at a write of each kind; another world of the next generation goes on."""
+    put, seen = ObjectStore.put, Counter()
+
+    def deadly(self, uri: str, data, only_if_absent: bool = False) -> str:
+        mine = uri.startswith(f"{config.paths.output}{what}")
+        seen.update(["write"] if mine else [])
+        if mine and seen["write"] == 1 and when == "before":
+            raise Killed
+        etag = put(self, uri, data, only_if_absent)
+        if mine and seen["write"] == 1:
+            raise Killed
+        return etag
+
+    monkeypatch.setattr(ObjectStore, "put", deadly)
+    with pytest.raises(Killed):
+        encode.run(make_context(config))
+    assert encode.run(make_context(config, generation=2)) == "completed"
+    rows = read_table(store, layout.latent_manifest(config.paths.output), LATENT_SCHEMA).to_pylist()
+    assert len({row["uid"] for row in rows}) == len(rows) == 6 * 4
+    shards = {
+        found.uri.removeprefix(f"{config.paths.output}/") for found in store.list(f"{config.paths.output}/shards")
+    }
+    assert shards == {row["shard"] for row in rows}
