@@ -139,7 +139,7 @@ def effect(task: str, values: tuple[tuple[tuple[str, ...], str], ...]) -> str | 
 def test_every_value_is_refused_or_makes_a_difference(task, beside, changed):
     for given in SETTINGS[task][beside]:
         found = [
-            effect(task, ((beside, yaml.safe_dump(given)), (changed, yaml.safe_dump(value))))
+            effect(task, tuple(sorted({beside: yaml.safe_dump(given), changed: yaml.safe_dump(value)}.items())))
             for value in SETTINGS[task][changed]
         ]
         taken = [effects for effects in found if effects is not None]
