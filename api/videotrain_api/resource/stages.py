@@ -121,6 +121,10 @@ class CaptionEndpoint(ApiModel):
     """What is paid, decimal string in pool.currency."""
 
 
+UnitEngine = Literal["local", "ray"]
+"""Who does the units of a stage: the processes of its pods, or Ray Data in a cluster that the pods form."""
+
+
 class CurateTask(ApiModel):
     """Raw videos to clips: probe, shots, borders, scores, drops with reasons, normalised mp4 files.
 
@@ -128,6 +132,9 @@ class CurateTask(ApiModel):
     without a video being read again; the others decide what is read and written.
     """
 
+    engine: UnitEngine = "local"
+    """Who does the videos: the processes of the pods, or Ray Data in a cluster that the pods form. Either goes on where
+    the other was."""
     min_seconds: float = Field(default=2.0, gt=0)
     """Shortest video and shortest clip kept, seconds."""
     max_seconds: float = Field(default=8.0, gt=0)

@@ -10,7 +10,7 @@ import pytest
 
 from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.engines import local
-from videotrain_trainer.engines.interface import FactUnit, cut_ranges
+from videotrain_trainer.engines.interface import FactUnit, Member, cut_ranges
 from videotrain_trainer.engines.local import LocalRun
 from videotrain_trainer.errors import DataError, StorageUnavailable
 from videotrain_trainer.worker import claims
@@ -45,7 +45,7 @@ class Tally:
 
 
 def rank_of(context, store, work, found, threads=2):
-    return LocalRun(context, store, work, iter(cut_ranges(found)), threads)
+    return LocalRun(Member.of(context), store, work, iter(cut_ranges(found)), threads)
 
 
 def later(context):
@@ -53,8 +53,8 @@ def later(context):
     return replace(context, generation=context.generation + 1)
 
 
-def results(run, context):
-    return [result["n"] for result in run.board.results(run.names(), context)]
+def results(run):
+    return [result["n"] for result in run.board.results(run.names())]
 
 
 def test_every_unit_is_done_once_by_some_rank_and_results_come_in_the_order_of_the_listing(store, config, make_context):
@@ -66,7 +66,7 @@ def test_every_unit_is_done_once_by_some_rank_and_results_come_in_the_order_of_t
 
     in_threads(rank, 3)
     assert work.done == Counter(unit.name for unit in units(300))
-    assert results(runs[0], make_context(config)) == list(range(300))
+    assert results(runs[0]) == list(range(300))
     assert work.closed == 6
 
 
@@ -134,7 +134,7 @@ def test_what_a_lost_rank_had_claimed_is_taken_over_and_its_late_results_change_
         else:
             run = rank_of(make_context(config, 0, 2), store, alive, found)
             finished.append(run.run())
-            assert results(run, make_context(config)) == list(range(200))
+            assert results(run) == list(range(200))
             freed.set()
 
     in_threads(rank, 2)
@@ -162,7 +162,7 @@ def test_a_world_that_leaves_keeps_what_is_done_and_another_of_any_size_does_the
     started = again.records.all[0]
     assert (started.kind, started.resumed_step, started.total_steps) == ("started", len(work.done), 200)
     assert again.records.steps()[-1] == 200
-    assert results(runs[0], make_context(config)) == list(range(200))
+    assert results(runs[0]) == list(range(200))
 
 
 def test_units_that_are_added_or_gone_change_their_own_range_only(store, config, make_context):
@@ -174,7 +174,7 @@ def test_units_that_are_added_or_gone_change_their_own_range_only(store, config,
     assert run.run()
     assert "u0149b" in again.done
     assert len(again.done) <= 65
-    assert results(run, context) == [*range(150), -1, *range(150, 300)]
+    assert results(run) == [*range(150), -1, *range(150, 300)]
 
 
 def test_a_unit_that_outlasts_the_grace_period_is_given_up(store, config, make_context, drain_after):

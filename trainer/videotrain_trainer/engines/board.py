@@ -19,10 +19,9 @@ from itertools import count
 from typing import Any
 
 from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
-from videotrain_trainer.engines.interface import UnitRange
+from videotrain_trainer.engines.interface import Member, UnitRange
 from videotrain_trainer.errors import AlreadyExists, DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
-from videotrain_trainer.worker.stage_context import StageContext
 
 READERS = 32
 """Objects that are read at the same time when results are put together."""
@@ -55,16 +54,15 @@ class Board:
 
     Args:
         store: object store.
-        prefix: of the stage's output.
-        generation: of the world; each finds the ranges anew, and keeps results of those before it.
-        who: this process, among all that ever work at the stage.
+        member: this process.
     """
 
-    def __init__(self, store: ObjectStore, prefix: str, generation: int, who: str) -> None:
+    def __init__(self, store: ObjectStore, member: Member) -> None:
         self._store = store
-        self._prefix = prefix
-        self._who = who
-        self.folder = f"{prefix}/progress/g{generation:06d}"
+        self._member = member
+        self._prefix = member.prefix
+        self._who = f"g{member.generation:06d}-{member.rank:05d}"
+        self.folder = f"{member.prefix}/progress/g{member.generation:06d}"
 
     def publish(self, number: int, found: UnitRange | None) -> None:
         """Let all ranks see a range, or how many there are."""
@@ -118,7 +116,7 @@ class Board:
             self._store.delete(info.uri)
         return first
 
-    def results(self, names: Iterable[str], context: StageContext) -> Iterator[dict[str, Any]]:
+    def results(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
         """Results of all units of ranges, in their order. That it gets on is recorded, since no step is made meanwhile.
 
         Raises:
@@ -130,7 +128,7 @@ class Board:
                 yield from results
                 if number == len(asked) or time.monotonic() - told >= TELL_SECONDS:
                     told = time.monotonic()
-                    context.reporter.phase("merge", number, len(asked))
+                    self._member.reporter.phase("merge", number, len(asked))
 
     def _results_of(self, name: str) -> list[dict[str, Any]]:
         fields = self._read(self._uri(name))
@@ -222,12 +220,12 @@ class Listing:
         found.names.append(name)
 
 
-def wait_for(context: StageContext, store: ObjectStore, uri: str) -> bool:
+def wait_for(member: Member, store: ObjectStore, uri: str) -> bool:
     """Wait until rank 0 has written the stage's last object; False if the world is asked to leave."""
     for turn in count():
         if store.exists(uri):
             return True
-        if context.drain.requested():
+        if member.asked_to_leave():
             return False
         # The first looks are quick ones: most waits are for what is nearly there.
         time.sleep(min(POLL_SECONDS, 0.05 * 2 ** min(turn, 8)))

@@ -7,7 +7,7 @@ store must be the same each time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import xxhash
 
 from videotrain_trainer.worker.shared_work import Tick, Unit
+from videotrain_trainer.worker.stage_context import StageContext
+from videotrain_trainer.worker.stage_reporter import StageReporter
 
 RANGE_UNITS = 64
 """Units of a range at most: the results of a range are one object."""
@@ -28,6 +30,41 @@ class FactUnit(Unit):
 
     facts: Mapping[str, Any] = field(default_factory=dict)
     """JSON values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A process that takes part in doing the units of a stage."""
+
+    prefix: str
+    """URI below which the stage's output lies."""
+    generation: int
+    """Of the world; each finds the units anew, and keeps results of those before it."""
+    rank: int
+    size: int
+    """Processes of the world."""
+    saved_step: int
+    """Steps that are known to have results already."""
+    grace_seconds: int
+    """Time for which a process that is asked to leave may stay."""
+    asked_to_leave: Callable[[], bool]
+    reporter: StageReporter
+    scratch: Path
+
+    @classmethod
+    def of(cls, context: StageContext) -> Member:
+        """The member that a worker process is."""
+        return cls(
+            prefix=context.config.paths.output,
+            generation=context.generation,
+            rank=context.world.rank,
+            size=context.world.size,
+            saved_step=context.saved_step if context.restore else 0,
+            grace_seconds=context.config.grace_seconds,
+            asked_to_leave=context.drain.requested,
+            reporter=context.reporter,
+            scratch=context.scratch,
+        )
 
 
 class Worker(Protocol):

@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from videotrain_trainer.engines.board import Board, Listing, OpenRange
-from videotrain_trainer.engines.interface import FactUnit, UnitRange, Work
+from videotrain_trainer.engines.interface import FactUnit, Member, UnitRange, Work
 from videotrain_trainer.engines.progress import UnitReporter
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.claims import Claim, Claims
 from videotrain_trainer.worker.shared_work import Interrupted, Tick
-from videotrain_trainer.worker.stage_context import StageContext
 
 SHARE_SECONDS = 5.0
 """How often a process stores results of ranges that are not done and tells how far it is."""
@@ -54,7 +53,7 @@ class LocalRun:
     """One process's part of a stage.
 
     Args:
-        context: of the stage.
+        member: this process.
         store: object store.
         work: does units.
         ranges: finds them; used by rank 0 alone.
@@ -62,15 +61,14 @@ class LocalRun:
     """
 
     def __init__(
-        self, context: StageContext, store: ObjectStore, work: Work, ranges: Iterator[UnitRange], threads: int
+        self, member: Member, store: ObjectStore, work: Work, ranges: Iterator[UnitRange], threads: int
     ) -> None:
-        world, prefix = context.world, context.config.paths.output
-        self._context, self._work, self._threads = context, work, threads
-        self.board = Board(store, prefix, context.generation, f"g{context.generation:06d}-{world.rank:05d}")
-        self._claims = Claims(store, self.board.folder, world.rank, world.size, 0)
-        self._listing = Listing(self.board, ranges, self.board.publish) if world.rank == 0 else None
+        self._member, self._work, self._threads = member, work, threads
+        self.board = Board(store, member)
+        self._claims = Claims(store, self.board.folder, member.rank, member.size, 0)
+        self._listing = Listing(self.board, ranges, self.board.publish) if member.rank == 0 else None
         self._reporter: UnitReporter | None = None
-        self._next = world.rank
+        self._next = member.rank
         self._all_seen = False
         self._todo: queue.SimpleQueue[tuple[_Held, FactUnit] | None] = queue.SimpleQueue()
         self._open: dict[int, _Held] = {}
@@ -114,7 +112,7 @@ class LocalRun:
         pause = 0.05
         while self._trouble is None:
             self._woken.clear()
-            if self._context.drain.requested():
+            if self._member.asked_to_leave():
                 return False
             claimed = self._todo.qsize() < self._threads and self._claim()
             if time.monotonic() - self._shared_at >= SHARE_SECONDS:
@@ -155,11 +153,11 @@ class LocalRun:
             self._claims.extend(end)
         elif self.board.published(self._next) is not None:
             self._claims.extend(self._next + 1)
-            self._next += self._context.world.size
+            self._next += self._member.size
 
     def _serve(self, number: int) -> None:
         """One thread: units until there are none, or the process leaves."""
-        scratch = self._context.scratch / f"worker-{number}"
+        scratch = self._member.scratch / f"worker-{number}"
         try:
             worker = self._work.open(scratch)
             try:
@@ -179,9 +177,9 @@ class LocalRun:
     def _tick_of(self, unit: FactUnit) -> Tick:
         def tick(part: int) -> None:
             self._count.parts[unit.name] = part
-            if self._leaving.is_set() or self._context.drain.requested():
+            if self._leaving.is_set() or self._member.asked_to_leave():
                 self._asked_at = self._asked_at or time.monotonic()
-                if time.monotonic() - self._asked_at > self._context.config.grace_seconds / 2:
+                if time.monotonic() - self._asked_at > self._member.grace_seconds / 2:
                     raise Interrupted
 
         return tick
@@ -232,7 +230,7 @@ class LocalRun:
         if self._reporter is None:
             if not (complete or ended or time.monotonic() - self._began >= LISTING_SECONDS):
                 return
-            self._reporter = UnitReporter(self._context, self._listing.found)
+            self._reporter = UnitReporter(self._member, self._listing.found)
         mine, others = self._count, self._others
         kept, done = mine.kept + others.kept, mine.done + others.done
         self._reporter.write(kept, done - kept + sum(list(mine.parts.values())) + sum(others.parts.values()))

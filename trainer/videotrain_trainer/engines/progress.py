@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from videotrain_trainer.engines.board import Found
-from videotrain_trainer.worker.stage_context import StageContext
+from videotrain_trainer.engines.interface import Member
 from videotrain_trainer.worker.stage_reporter import Work
 
 
@@ -13,18 +13,18 @@ class UnitReporter:
     """Writes the records of the world's rank 0.
 
     Args:
-        context: of the stage.
+        member: this process.
         found: by the listing, which may still go on.
     """
 
-    def __init__(self, context: StageContext, found: Found) -> None:
-        self._records, self._found = context.reporter, found
-        self._uri = f"{context.config.paths.output}/units"
+    def __init__(self, member: Member, found: Found) -> None:
+        self._records, self._found = member.reporter, found
+        self._uri = f"{member.prefix}/units"
         self._total = found.weight
-        self._saved = context.saved_step if context.restore else 0
+        self._saved = member.saved_step
         self._step = self._kept = self._before()
         self._at = datetime.now(UTC)
-        self._records.started(context.world.size, self._step, max(self._step, found.weight))
+        self._records.started(member.size, self._step, max(self._step, found.weight))
 
     def write(self, kept: int, parts: int) -> None:
         """Tell how far the world is.

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_trainer.worker.stage_reporter import RecordSink, StageReporter
 from videotrain_trainer.worker.start_clock import StartClock
+
+if TYPE_CHECKING:
+    import torch  # takes seconds and memory of each process that only curates
 
 Outcome = Literal["completed", "drained"]
 """How a task ended: all of its work is done, or it stopped at a step boundary and saved because it was asked to."""

@@ -185,6 +185,11 @@ def test_a_phase_is_a_sign_of_life_beside_steps_until_a_step_comes_after_it():
     assert fold(started(10), record, step(30)).snapshot().last_sign_at is None
 
 
+def test_what_is_found_while_units_are_done_counts_as_steps_to_do():
+    record = PhaseRecord(generation=2, stage="one", at=at(50), phase="list", done=3, total=1234)
+    assert fold(started(10), step(11), record).snapshot().total_steps == 1234
+
+
 def test_no_rate_is_told_before_the_first_step():
     assert fold(started(0)).snapshot().samples_per_second is None
 

@@ -1,0 +1,114 @@
+"""Curation as units of work: a raw video each, found in the folder, and what does one of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from videotrain_api.resource.stages import CurateTask
+from videotrain_api.resource.trainrun import Dataset, Storage
+from videotrain_trainer.curation.bounds import LOOSE_FIELDS
+from videotrain_trainer.curation.caption_table import read_captions
+from videotrain_trainer.curation.clips import FILE_VERSION
+from videotrain_trainer.curation.sandbox import MOST_MEMORY, Sandbox, container_memory
+from videotrain_trainer.curation.source import RawVideo, VideoFolder, content_hash
+from videotrain_trainer.engines.interface import FactUnit, UnitRange, cut_ranges
+from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
+from videotrain_trainer.worker.linux import container_cpus
+from videotrain_trainer.worker.shared_work import Tick
+
+STEP_BYTES = 16 * 1024 * 1024
+"""A raw video counts as one step of progress for every such piece that it has or begins."""
+
+
+@dataclass(frozen=True)
+class CurateWork:
+    """Curation of raw videos, one a unit."""
+
+    videos: str
+    """spec.dataset.videos."""
+    storage: Storage
+    output: str
+    """Prefix of the stage's output."""
+    task: CurateTask
+
+    def open(self, scratch: Path) -> _Curator:
+        """A decoder process, started when the first video comes."""
+        return _Curator(self, scratch)
+
+
+class _Curator:
+    """Does raw videos, one after the other."""
+
+    def __init__(self, work: CurateWork, scratch: Path) -> None:
+        self._work = work
+        self._scratch = scratch
+        self._store = ObjectStore.for_storage(work.storage)
+        self._folder = VideoFolder(work.videos, work.storage)
+        self._sandbox = Sandbox()
+
+    def do(self, unit: FactUnit, tick: Tick) -> dict[str, Any]:
+        """One raw video; its clips are in the store when this returns."""
+        video = RawVideo.from_fields(unit.facts)
+        if pattern := _unwanted(video, self._work.task):
+            dropped = ["source", f"fits {pattern!r} of dropSources", None, None]
+            return {"name": video.name, "content": "", "caption": "", "dropped": dropped, "clips": []}
+        out = self._clean_scratch()
+        path = self._folder.fetch(video, self._scratch)
+        content = content_hash(path)
+        with disk_full_is_clear(self._scratch):
+            done = lambda share: tick(int(share * unit.weight))  # noqa: E731
+            result = self._sandbox.curate(path, content, out, self._work.task, done)
+        for clip in result["clips"]:
+            if clip["kept"]:  # by what was read; bounds on its scores are applied once all are known
+                self._store.put(f"{self._work.output}/clips/{clip['uid']}.mp4", out / f"{clip['uid']}.mp4")
+        return {"name": video.name, "content": content, "caption": self._folder.caption(video), **result}
+
+    def close(self) -> None:
+        """End the decoder process and remove temporary files."""
+        self._sandbox.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _clean_scratch(self) -> Path:
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        out = self._scratch / "clips"
+        with disk_full_is_clear(out):
+            out.mkdir(parents=True)
+        return out
+
+
+def find_ranges(work: CurateWork, dataset: Dataset) -> Iterator[UnitRange]:
+    """Ranges of raw videos, each as soon as its listing is believed."""
+    return cut_ranges(_units(work, dataset))
+
+
+def decoders() -> int:
+    """Videos that a pod curates at the same time: one on every core, as far as all decoders have room."""
+    return max(1, min(container_cpus(), container_memory() // MOST_MEMORY))
+
+
+def _units(work: CurateWork, dataset: Dataset) -> Iterator[FactUnit]:
+    """A unit per raw video, each as soon as its listing is believed; text files are read with their videos."""
+    captions = dict(dataset.captions)
+    if dataset.caption_table is not None:
+        store = ObjectStore.for_storage(work.storage)
+        captions = read_captions(store, dataset.caption_table, work.videos) | captions
+    # Other bounds on scores and another engine find the same results again.
+    reading = work.task.model_dump(mode="json", exclude={*LOOSE_FIELDS, "engine"})
+    for video in VideoFolder(work.videos, work.storage).videos(captions):
+        facts = [FILE_VERSION, video.name, video.found.size, video.tag, video.caption, reading]
+        facts.append(_unwanted(video, work.task))
+        name = xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())
+        yield FactUnit(str(name), 1 + video.found.size // STEP_BYTES, video.fields())
+
+
+def _unwanted(video: RawVideo, task: CurateTask) -> str | None:
+    """The pattern of drop_sources that a video's path fits."""
+    return next((pattern for pattern in task.drop_sources if fnmatchcase(video.name, pattern)), None)

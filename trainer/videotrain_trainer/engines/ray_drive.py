@@ -1,0 +1,188 @@
+"""What runs inside a Ray cluster: a stream of Ray Data over units that come while it runs.
+
+The drive is an actor. A task without a CPU of its own reads units from it, a pool of actors that grows with the cluster
+does them, and the drive holds their results until it is asked. The stream bounds what is under way: a unit is handed
+out when an actor has room for it.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from videotrain_trainer.engines.interface import FactUnit, Work
+from videotrain_trainer.errors import TrainerError
+
+TELL_SECONDS = 2.0
+"""How often an actor tells how far its unit is."""
+BUSY = 1.0
+"""Units per actor, under way or waiting for it, from which on there are more actors where a node has room."""
+
+
+class Drive:
+    """An actor; see the module.
+
+    Args:
+        work: does units.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._offered: queue.SimpleQueue[tuple[str, int, dict[str, Any]] | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self._parts: dict[str, int] = {}
+        self._ended = False
+        self._trouble = ""
+        self._self = ray.get_runtime_context().current_actor
+        threading.Thread(target=self._run, name="stream", daemon=True).start()
+
+    def offer(self, units: list[tuple[str, int, dict[str, Any]]], last: bool) -> None:
+        """Take units.
+
+        Args:
+            units: names, weights and facts.
+            last: no more will come.
+        """
+        for unit in units:
+            self._offered.put(unit)
+        if last:
+            self._offered.put(None)
+
+    def next(self, seconds: float) -> list[tuple[str, int, dict[str, Any]]] | None:
+        """The next unit, for the task that reads; none came in so many seconds if empty, and None after the last."""
+        try:
+            unit = self._offered.get(timeout=seconds)
+        except queue.Empty:
+            return []
+        if unit is None:
+            self._offered.put(None)  # for a task that reads again
+            return None
+        return [unit]
+
+    def tick(self, name: str, part: int) -> None:
+        """An actor has done so many steps of a unit."""
+        self._parts[name] = part
+
+    def poll(self, seconds: float) -> dict[str, Any]:
+        """What came since the last call; waits for something so long.
+
+        Returns:
+            `results`: names, and JSON of `result` or of `error` and `text`. `parts`: steps by unit. `ended`: the stream
+            is over, and `trouble` says why if it is no regular end. `cpus`: of the cluster.
+        """
+        results: list[tuple[str, str]] = []
+        end = time.monotonic() + seconds
+        while not results and not self._ended and time.monotonic() < end:
+            try:
+                results.append(self._results.get(timeout=max(0.0, end - time.monotonic())))
+            except queue.Empty:
+                break
+        while not self._results.empty():
+            results.append(self._results.get())
+        for name, _ in results:
+            self._parts.pop(name, None)
+        ended = self._ended and self._results.empty()
+        cpus = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
+        return {"results": results, "parts": dict(self._parts), "ended": ended, "trouble": self._trouble, "cpus": cpus}
+
+    def _run(self) -> None:
+        try:
+            context = DataContext.get_current()
+            context.target_max_block_size = 1  # a block per unit, so that each goes to whoever is free
+            context.enable_progress_bars = False
+            context.autoscaling_config.actor_pool_util_upscaling_threshold = BUSY
+            pool = ActorPoolStrategy(min_size=1, max_tasks_in_flight_per_actor=2)
+            units = ray.data.read_datasource(
+                UnitSource(self._self, ray.get_runtime_context().get_node_id()),
+                override_num_blocks=1,
+                ray_remote_args={"num_cpus": 0},
+            )
+            done = units.map_batches(
+                Doer,
+                fn_constructor_args=(self._work, self._self),
+                compute=pool,
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=1,
+            )
+            for row in done.iter_rows():
+                self._results.put((row["name"], row["told"]))
+        except BaseException as error:
+            self._trouble = f"{type(error).__name__}: {error}"
+        finally:
+            self._ended = True
+
+
+class UnitSource(Datasource):
+    """Units that the drive is offered, read by one task as they come.
+
+    Args:
+        drive: the actor.
+        node: on which it runs; the task runs there too, so that it is lost with the drive only.
+    """
+
+    def __init__(self, drive: Any, node: str) -> None:
+        self._drive = drive
+        self._node = node
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Nobody knows."""
+        return None
+
+    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
+        """One task that ends with the last unit."""
+        drive = self._drive
+
+        def read() -> Iterator[Any]:
+            while (units := ray.get(drive.next.remote(1.0))) is not None:
+                for name, weight, facts in units:
+                    yield pa.table({"name": [name], "weight": [weight], "facts": [json.dumps(facts)]})
+
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(read, metadata)]
+
+
+class Doer:
+    """An actor of the pool: does units with a worker of its own.
+
+    Args:
+        work: makes the worker.
+        drive: hears how far units are.
+    """
+
+    def __init__(self, work: Work, drive: Any) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="vt-work-")
+        self._worker = work.open(Path(self._folder.name) / "scratch")
+        self._drive = drive
+        self._told_at = 0.0
+
+    def __call__(self, batch: Any) -> Any:
+        """One unit, as a table of one row: its name, and JSON of its result or of the error that ends the stage."""
+        (row,) = batch.to_pylist()
+        unit = FactUnit(row["name"], row["weight"], json.loads(row["facts"]))
+
+        def tick(part: int) -> None:
+            if time.monotonic() - self._told_at >= TELL_SECONDS:
+                self._told_at = time.monotonic()
+                self._drive.tick.remote(unit.name, part)
+
+        try:
+            told: dict[str, Any] = {"result": self._worker.do(unit, tick)}
+        except TrainerError as error:
+            told = {"error": type(error).__name__, "text": str(error)}
+        return pa.table({"name": [unit.name], "told": [json.dumps(told)]})
+
+    def __del__(self) -> None:
+        self._worker.close()
+        self._folder.cleanup()
