@@ -124,6 +124,15 @@ def test_a_stage_gets_the_samples_of_the_plain_rules_in_their_order(task, set_se
     assert [sample.row for sample in found.held_out] == [by_uid[uid] for uid in held_out]
 
 
+def test_a_bucket_of_which_nothing_is_selected_is_left_out():
+    nothing = [ScoreBounds(score="motion", min=2.0)]
+    for row in TABLE:
+        found = stage_samples.stage_samples(
+            in_memory(sample_rows(0, 40)), task_of(buckets=[row], select=nothing), 0, LONGEST, None
+        )
+        assert (found.groups, found.selected) == ((), 0)
+
+
 def test_the_digest_names_the_samples_however_they_are_grouped():
     rows = sample_rows(5, 50)
     table = [row.model_copy(update={"keep_probability": 1.0}) for row in TABLE]
@@ -135,8 +144,10 @@ def test_the_digest_names_the_samples_however_they_are_grouped():
     whole = digests(rows)
     assert digests(list(reversed(rows))) == whole
     assert digests(rows, attend_padding=False) == whole
-    assert digests(rows[1:]) != whole
-    assert digests([rows[0] | {"uid": rows[0]["uid"] + "0"}, *rows[1:]]) != whole
+    (_, (_, uids)), *_ = plain_groups(rows, task_of(buckets=table), 1, LONGEST)[0].items()
+    (used,), others = [row for row in rows if row["uid"] == uids[0]], [row for row in rows if row["uid"] != uids[0]]
+    assert digests(others) != whole
+    assert digests([used | {"uid": used["uid"] + "0"}, *others]) != whole
 
 
 def test_a_row_takes_about_thirty_bytes():

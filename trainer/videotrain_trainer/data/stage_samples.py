@@ -148,8 +148,8 @@ class _Choice:
         for name, of_class in self._by_class(bucket, numbers):
             for place, (batch, mine) in enumerate(self._by_batch(bucket, of_class)):
                 # Two rows may share a shape (a long clip's rest); they only share a bucket if they share a batch size.
-                group = self._group(f"{name} x{batch}" if place else name, bucket, mine)
-                found += [group] if group.size else []
+                if mine is None or len(mine):
+                    found.append(self._group(f"{name} x{batch}" if place else name, bucket, mine))
         return found
 
     def _group(self, name: str, bucket: BucketIndex, numbers: Column | None, row: Bucket | None = None) -> Group:
@@ -160,7 +160,7 @@ class _Choice:
             first = int(bucket.file().row("kind", 0)) if len({kind.row for kind in kinds}) > 1 else 0
         else:
             of_rows = bucket.file().column("kind")[numbers]
-            first, present = int(of_rows[0]) if len(of_rows) else 0, np.unique(of_rows).tolist()
+            first, present = int(of_rows[0]), np.unique(of_rows).tolist()
             digest = self._digest(bucket, numbers, present)
         by_name = self._rows
         rows = tuple(sorted({kinds[number].row for number in present}))
