@@ -124,7 +124,7 @@ def unsealed_parquet(data: bytes, columns: Sequence[str] | None = None, repeated
     Args:
         data: the file.
         columns: to read; those that are not there are left out. All if None.
-        repeated: columns to read as dictionaries, for they hold few values often.
+        repeated: columns to read as dictionaries where they are there, for they hold few values often.
 
     Raises:
         ValueError: it does not fit its checksum; or pyarrow's own errors.
@@ -135,8 +135,9 @@ def unsealed_parquet(data: bytes, columns: Sequence[str] | None = None, repeated
         blank = data[:place] + _UNSET + data[place + len(_UNSET) :]
         if stored != checksum(blank).encode():
             raise ValueError(f"the content does not fit its checksum {stored!r}")
-    with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True, read_dictionary=list(repeated)) as file:
-        known = file.schema_arrow.names
+    known = pq.read_schema(io.BytesIO(data)).names
+    often = [name for name in repeated if name in known]
+    with pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True, read_dictionary=often) as file:
         return file.read(None if columns is None else [name for name in columns if name in known])
 
 

@@ -119,6 +119,8 @@ def read_catalogue(store: ObjectStore, prefix: str) -> Any:
         table = read_checked(store, uri, lambda data: unsealed_parquet(data, columns, repeated))
     except ObjectMissing as error:
         raise DataError(f"{uri}: the manifest of the data set is missing; was the stage that makes it run?") from error
+    for name in set(SCORES) - set(table.column_names):  # scores of later versions were not measured then
+        table = table.append_column(name, pa.nulls(table.num_rows, pa.float64()))
     missing_columns(uri, table, INDEXED)
     return table
 
