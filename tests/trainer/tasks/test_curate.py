@@ -325,5 +325,7 @@ def test_a_decoder_that_is_killed_from_outside_costs_nothing(tmp_path, paint_vid
     assert sandbox.curate(path, "x", tmp_path, TASK, kill(3))["dropped"] == [
         "decoder-crash",
         "the decoder process was killed, 3 times",
+        None,
+        None,
     ]
     sandbox.close()
