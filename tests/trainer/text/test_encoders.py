@@ -127,6 +127,22 @@ def test_a_caption_has_the_same_features_in_every_batch(saved):
         assert torch.equal(alone.pooled_BP[0], together.pooled_BP[index])
 
 
+@pytest.mark.parametrize("trim", [False, True])
+def test_captions_that_t5_takes_together_are_what_each_is_alone(saved, trim):
+    """Products over more rows round otherwise: a thousandth is 2^13 steps of float32."""
+    texts = ["a red car", "a blue boat", "rain", "snow", "a red car on a bridge"]
+    alone = encoder_of(saved[0], trim_padding=trim)
+    together = T5ClipEncoder(
+        SPEC.model_copy(update={"trim_padding": trim}), find_encoders(saved[0], "folder"), torch.float32, at_once=2
+    )
+    one, other = alone.encode(texts), together.encode(texts)
+    assert one.lengths == other.lengths
+    torch.testing.assert_close(
+        other.context_BLD, one.context_BLD, rtol=1e-3, atol=1e-3 * float(one.context_BLD.abs().max())
+    )
+    assert torch.equal(one.pooled_BP, other.pooled_BP)
+
+
 def test_captions_that_are_too_long_are_cut(saved):
     long = " ".join(["cat"] * 40)
     features = encoder_of(saved[0], trim_padding=True, max_tokens=5).encode([long])
