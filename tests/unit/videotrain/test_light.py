@@ -55,7 +55,7 @@ def test_plan():
 
 def test_render():
     items = json.loads(shown("render", EXAMPLES / "tiny.yaml", "--json"))["items"]
-    assert {item["kind"] for item in items} == {"Service", "ConfigMap", "NetworkPolicy", "Pod"}
+    assert {item["kind"] for item in items} == {"ConfigMap", "NetworkPolicy", "Pod"}
     assert "kind: Pod" in shown("render", EXAMPLES / "tiny.yaml")
 
 
