@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import combinations, product
 from typing import Any, Final, Literal, get_args
 
+from videotrain_api import capabilities
 from videotrain_api.cost.stage_memory import RowMemory, RowSetting, TrainMemory, worlds_of
 from videotrain_api.cost.work import waiting
 from videotrain_api.resource.stages import Recompute
@@ -54,7 +55,10 @@ def nearest(table: TrainMemory, number: int) -> Iterator[tuple[Change, RowMemory
 
 def _kinds(table: TrainMemory, setting: RowSetting) -> dict[Kind, list[Change]]:
     """Each kind of change that saves memory, the smallest first; the kinds by what they cost in speed."""
-    sharded = [stage for stage in (2, 3) if setting.engine == "deepspeed" and stage > setting.zero_stage]
+    task, sharded = capabilities.settings_of(table.task), []
+    if setting.engine == "deepspeed":
+        higher = [stage for stage in (2, 3) if stage > setting.zero_stage]
+        sharded = [one for one in higher if not any(capabilities.refusals(task | {"zero_stage": one}, "train"))]
     kinds: dict[Kind, list[Change]] = {
         "zero_stage": [{"zero_stage": stage} for stage in sharded],
         "recompute": [{"recompute": policy} for policy in less_kept(setting)],

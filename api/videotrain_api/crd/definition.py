@@ -7,6 +7,7 @@ schema into one, with the field documentation and the CEL rules of `admission`.
 from __future__ import annotations
 
 import copy
+import re
 from typing import Final
 
 from videotrain_api import vocabulary
@@ -17,6 +18,8 @@ from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunS
 from videotrain_api.schema import ApiModel, Json
 
 _INT64_MAX: Final = 2**53
+_CLAUSE: Final = re.compile(r"[.;] ")
+"""Between two sentences, or halves of one."""
 _LIST_KEYS: Final = {"stages": "name", "conditions": "type"}
 """Lists of objects that are merged by a key; all others are replaced as a whole."""
 _KEPT: Final = (
@@ -110,18 +113,26 @@ def structural(model: type[ApiModel], description: str) -> Json:
 
 
 class _Converter:
-    """Walks a JSON schema of pydantic; holds its definitions and the rules by model name."""
+    """Walks a JSON schema of pydantic; holds its definitions and the rules by model name.
+
+    A field that stands in several places is described in full in the one nearest to the root, and by its first
+    clause in the others: the whole definition must fit into an annotation.
+    """
 
     def __init__(self, definitions: Json, rules: dict[str, list[dict[str, str]]]) -> None:
         self.definitions = definitions
         self.rules = rules
+        self.told: set[str] = set()
 
     def convert(self, schema: Json, name: str = "") -> Json:
         """One node; `name` is the property under which it stands."""
         schema = self._resolved(schema)
         node = {key: copy.deepcopy(schema[key]) for key in _KEPT if schema.get(key) is not None}
         if "description" in node:
-            node["description"] = _text(node["description"]) + _spoken_default(node)
+            text = _text(node["description"])
+            node["description"] = _first(text) if text in self.told else text
+            node["description"] += _spoken_default(node)
+            self.told.add(text)
         if node.get("type") == "object":
             node |= self._object(schema, node)
         if node.get("type") == "array":
@@ -154,7 +165,13 @@ class _Converter:
             if values is True or values is None:
                 return {"x-kubernetes-preserve-unknown-fields": True}
             return {"additionalProperties": self.convert(values)}
-        properties = {name: self.convert(prop, name) for name, prop in schema["properties"].items()}
+        fields = schema["properties"]
+        # Lists last: what is below their items is farther from the root.
+        done = {
+            name: self.convert(fields[name], name)
+            for name in sorted(fields, key=lambda name: "items" in self._resolved(fields[name]))
+        }
+        properties = {name: done[name] for name in fields}
         found: Json = {"properties": properties}
         if isinstance(node.get("default"), dict):
             # Spelled out, since the rules at this place are checked on the default as it is written.
@@ -198,6 +215,10 @@ def _ordered(node: Json) -> Json:
 
 def _text(documentation: str | None) -> str:
     return " ".join((documentation or "").split())
+
+
+def _first(text: str) -> str:
+    return _CLAUSE.split(text)[0].rstrip(".") + "."
 
 
 def _spoken_default(node: Json) -> str:

@@ -265,8 +265,7 @@ def _windows(
     starts = [microseconds(generation.created_at) for generation in generations]
     ends = [*starts[1:], FOREVER]
     # A status that was emptied knows no generation, and the time goes on after what is closed.
-    unknown = max(closed, 0) if run_over else closed + 1
-    first = generations[0].number - 1 if generations else unknown
+    first = generations[0].number - 1 if generations else closed + 1
     names = [*(generation.stage for generation in generations), stage]
     start = starts[0] if starts else FOREVER
     windows = [Window(first, -(FOREVER), start, bool(generations) or run_over, names[0], FOREVER, "")]

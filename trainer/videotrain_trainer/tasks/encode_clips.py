@@ -5,6 +5,7 @@ Shapes: B batch, C channels, T frames, H height, W width, L text tokens, D text 
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import defaultdict
@@ -35,6 +36,7 @@ from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks.encode_plan import EncodePlan, Sample
 from videotrain_trainer.text.encoders import TextEncoder, load_text_encoder
 
+log = logging.getLogger(__name__)
 DECODED_BYTES = 4 * 2**30
 """Pixels of clips that are being decoded or wait for the device, of one process. A clip of 8 s at 768px has 0.3 GB."""
 TEXTS_AT_ONCE = 16
@@ -48,6 +50,8 @@ Tensors = dict[str, Tensor]
 class EncodeMeter:
     """What encoding has taken so far."""
 
+    clips: int = 0
+    """That were begun."""
     texts: int = 0
     """That were encoded."""
     waited: float = 0.0
@@ -150,6 +154,7 @@ class ClipEncoder:
                 waiting[shape].append(part)
                 if len(waiting[shape]) >= self._at_once // part.pixels_THWC[..., 0].numel():
                     yield from self._encode(waiting.pop(shape))
+            self.meter.clips += 1
             tick(number)
         for parts in waiting.values():
             yield from self._encode(parts)
@@ -160,8 +165,17 @@ class ClipEncoder:
         return {"context": features.context_BLD[0, : features.lengths[0]].contiguous(), "pooled": features.pooled_BP[0]}
 
     def close(self) -> None:
-        """End the decoders."""
+        """End the decoders, and say what the device was given to do."""
         self._decoding.close()
+        meter = self.meter
+        log.info(
+            "%d clips and %d texts encoded in %.1f s of %s; it waited %.1f s for decoded clips",
+            meter.clips,
+            meter.texts,
+            meter.busy,
+            self._device.type,
+            meter.waited,
+        )
 
     def _parts(self, samples: Sequence[Sample], texts: Mapping[str, Tensors]) -> Iterator[_Part]:
         """What the autoencoder has to encode for the samples of a clip, which is waited for."""
