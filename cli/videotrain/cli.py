@@ -141,6 +141,11 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="tell the memory of a world of so many GPUs, too; may be repeated",
     )
     parser.add_argument(
+        "--data-wait",
+        action="store_true",
+        help="replay the loaders: what train stages wait for their data, and what that costs; takes seconds",
+    )
+    parser.add_argument(
         "--search",
         action="store_true",
         help="look for the fastest micro-batch, recomputation, degree and engine of every row that fit, instead",
@@ -275,6 +280,7 @@ def _plan(options: argparse.Namespace) -> int:
         seconds_per_step=dict(options.seconds_per_step),
         hours_of_video=options.hours_of_video,
         gpus=frozenset(options.gpus),
+        data_wait=options.data_wait,
         **failures,
     )
     return print_plan(options.file, assumptions, options.pod_policy, as_json=options.json)

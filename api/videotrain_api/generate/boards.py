@@ -268,6 +268,16 @@ RUN: Final = Board(
                     "percentunit",
                 ),
                 Panel(
+                    "Arrival of a sample, p99 of the slowest rank",
+                    ((_of_leader(m.SLOWEST_SAMPLE_SECONDS), "{{stage}}"),),
+                    "s",
+                ),
+                Panel(
+                    "Requests for samples per second",
+                    ((f"sum by (kind) (rate({m.SAMPLE_REQUESTS.name}{_RUN}{_STEP}))", "{{kind}}"),),
+                    help="Second ones go out beside first ones that are late; others follow damage.",
+                ),
+                Panel(
                     "Spread of the ranks' compute time",
                     ((_of_leader(m.WORLD_SPREAD_RATIO), "{{stage}}"),),
                     "percentunit",

@@ -42,6 +42,8 @@ class Assumptions:
     """Raw videos for curate and encode stages."""
     gpus: frozenset[int] = frozenset()
     """Further worlds to tell the memory of, GPUs."""
+    data_wait: bool = False
+    """Replay what the train stages wait for their data, which takes seconds."""
 
 
 def print_plan(path: Path, assumptions: Assumptions, pod_policy: PodPolicy, *, as_json: bool) -> int:
@@ -78,12 +80,13 @@ def print_plan(path: Path, assumptions: Assumptions, pod_policy: PodPolicy, *, a
     changes = sensitivity(run) if any(stage.task == "train" and stage.bands for stage in planned.stages) else []
     rows = list(plan_memory.planned_rows(run, plan_memory.usual_worlds(run) | assumptions.gpus))
     coding, host = list(plan_memory.coding_rows(run)), plan_memory.host_rows(run)
-    waits = list(_data_waits(run))
+    waits = list(_data_waits(run)) if assumptions.data_wait else []
     if as_json:
         document = _document(planned, modelled, changes, assumptions)
         document |= {"memory": plan_memory.memory_document(rows), "hostMemory": plan_memory.host_document(host)}
         document["codingMemory"] = plan_memory.coding_document(coding)
-        document["dataWait"] = [{"asked": once.to_wire(), "askedTwice": twice.to_wire()} for once, twice in waits]
+        if waits:
+            document["dataWait"] = [{"asked": once.to_wire(), "askedTwice": twice.to_wire()} for once, twice in waits]
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         return 0
     console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)

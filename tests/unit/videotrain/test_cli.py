@@ -202,9 +202,9 @@ def test_rendered_objects_are_valid_kubernetes_objects(capsys, name):
     for each in objects:
         kubernetes_validate.validate(each, "1.33", strict=True)
     kinds = [each["kind"] for each in objects]
-    assert kinds[:3] == ["Service", "ConfigMap", "ConfigMap"], "the frozen configuration and the roster before the pods"
-    assert kinds[3] == "NetworkPolicy", "before the pods, too"
-    assert set(kinds[4:]) == {"Pod"}
+    assert kinds[:2] == ["ConfigMap", "ConfigMap"], "the frozen configuration and the roster before the pods"
+    assert kinds[2] == "NetworkPolicy", "before the pods, too"
+    assert set(kinds[3:]) == {"Pod"}
 
 
 def test_all_worker_pods_of_the_first_stage_are_rendered(capsys):

@@ -70,6 +70,18 @@ def test_what_is_found_is_accepted_fits_and_makes_as_many_samples_no_slower(name
             assert TrainMemory(again, index).setting(row) == after.setting
 
 
+@pytest.mark.parametrize("lora", [None, {"rank": 16}])
+def test_nothing_is_proposed_that_would_be_refused(lora):
+    manifest = manifest_of("open-sora-2", gpuMemoryGigabytes=38)
+    for stage in manifest["spec"]["stages"]:
+        stage["train"]["parallel"] = {"engine": "deepspeed"}
+        if lora:
+            stage["train"]["lora"] = lora
+    with pytest.raises(ManifestError, match="GPUs, which have") as refused:
+        parse_run(manifest)
+    assert ("zeroStage: 3" in str(refused.value)) == (lora is None)
+
+
 def test_a_manifest_that_does_not_fit_is_made_to():
     manifest = manifest_of("open-sora-2", gpuMemoryGigabytes=80)
     with pytest.raises(ManifestError, match="GPUs, which have"):
