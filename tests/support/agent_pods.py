@@ -59,7 +59,6 @@ class AgentPod:
     def __init__(self, name, root, address, injected=INJECTED):
         self.name, self.root, self.address, self.uid = name, root, address, f"uid-{name}"
         (root / names.DIR_ROSTER).mkdir(parents=True)
-        (root / names.DIR_CONFIG).mkdir(parents=True)
         (root / names.DIR_KEY).mkdir(parents=True)
         (root / names.DIR_KEY / names.SIGNING_KEY).write_bytes(KEY)
         self.environment = os.environ | {

@@ -142,8 +142,6 @@ def inputs(case: Case, micro_batch: int) -> FlowInputs:
         context_BLD=draw(case.batch, case.text, CONTEXT),
         pooled_BP=draw(case.batch, POOLED),
         keys=tuple(SampleKey(f"u{n}", "b", case.batch * micro_batch + n) for n in range(case.batch)),
-        captions=("",) * case.batch,
-        fps=(24.0,) * case.batch,
         text_tokens=(case.text,) * case.batch,
     )
     mix = ConditioningMix(**dict.fromkeys(KINDS, 1.0)) if case.condition else ConditioningMix()
