@@ -379,6 +379,8 @@ def _stage_of(book: _Book, record: Record, window: Window) -> str:
     """
     # Members are made before their roster, by times of whole seconds.
     late, pool = record.created >= max(window.start, window.complete - ROUNDED_US), record.kind.pool
+    if window.stage and not late and book.pools.get(window.stage, pool) == pool:
+        return window.stage
     key = (window.number, pool, late)
     if key not in book.stages:
         names = list(book.pools)
@@ -432,21 +434,45 @@ def _fold(book: _Book) -> None:
         book.folded["until"] = max(book.folded.get("until", entry["to"]), entry["to"], key=_us)
         for name in ("gpuMicroseconds", "micros"):
             _add(book.folded[name], entry[name])
-    folded = _stage_totals(book.folded["stages"], book.entries[:surplus])
+    folded = _stage_totals(book.folded["stages"], _sums(book.entries[:surplus]))
     book.folded["stages"] = {name: list(totals) for name, totals in folded.items()}
     del book.entries[:surplus]
 
 
-def _stage_totals(folded: Mapping[str, Sequence[int]], entries: Iterable[Json]) -> dict[str, StageTotals]:
-    """What is folded, and entries; one of a version that noted no stage counts to none."""
-    totals = {name: [*known] for name, known in folded.items()}
-    for entry in entries:  # a thousand of them in every pass of a large run
-        gpu_us, gpus = sum(entry["gpuMicroseconds"].values()), entry["gpus"]
-        known = totals.setdefault(entry.get("stage", ""), [0, 0, 0])
-        known[0] += gpu_us // gpus if gpus else _us(entry["to"]) - _us(entry["from"])
-        known[1] += gpu_us
-        known[2] += sum(entry["micros"].values())
-    return {name: StageTotals(*known) for name, known in totals.items()}
+@dataclass
+class _Sum:
+    """Entries of one stage on nodes of as many GPUs."""
+
+    gpu_microseconds: dict[str, int] = field(default_factory=dict)
+    micros: dict[str, int] = field(default_factory=dict)
+    nodes: int = 0
+    """Microseconds of nodes without GPUs."""
+
+
+def _sums(entries: Iterable[Json]) -> dict[tuple[str, int], _Sum]:
+    """Entries by stage and GPUs; one of a version that noted no stage is of none. A large run has a thousand of them in
+    every pass, so each is looked at once.
+    """
+    found: dict[tuple[str, int], _Sum] = {}
+    for entry in entries:
+        key = entry.get("stage", ""), entry["gpus"]
+        one = found.get(key)
+        if one is None:
+            one = found[key] = _Sum()
+        _add(one.gpu_microseconds, entry["gpuMicroseconds"])
+        _add(one.micros, entry["micros"])
+        if not key[1]:
+            one.nodes += _us(entry["to"]) - _us(entry["from"])
+    return found
+
+
+def _stage_totals(folded: Mapping[str, Sequence[int]], sums: Mapping[tuple[str, int], _Sum]) -> dict[str, StageTotals]:
+    """What is folded, and entries."""
+    totals = {name: StageTotals(*known) for name, known in folded.items()}
+    for (stage, gpus), one in sums.items():
+        held = sum(one.gpu_microseconds.values()) // gpus if gpus else one.nodes
+        _add_to_stage(totals, stage, held, one.gpu_microseconds, one.micros)
+    return totals
 
 
 def _add_to_stage(
@@ -469,10 +495,11 @@ def _add(totals: dict[str, int], more: Mapping[str, int], times: int = 1) -> Non
 
 def _bill(book: _Book) -> Bill:
     gpu_us, micros = dict(book.folded["gpuMicroseconds"]), dict(book.folded["micros"])
-    for entry in book.entries:
-        _add(gpu_us, entry["gpuMicroseconds"])
-        _add(micros, entry["micros"])
-    stages = _stage_totals(book.folded["stages"], book.entries)
+    sums = _sums(book.entries)
+    for one in sums.values():
+        _add(gpu_us, one.gpu_microseconds)
+        _add(micros, one.micros)
+    stages = _stage_totals(book.folded["stages"], sums)
     for amounts in book.known.values():
         if amounts.open_windows:
             _add(gpu_us, amounts.gpu_microseconds, amounts.open_windows)

@@ -20,6 +20,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from videotrain_api.render.names import POD_SEPARATOR
@@ -177,6 +178,7 @@ def with_awaited(document: Json, awaited: Mapping[int, Awaited]) -> Json:
     return document | {"kinds": [kind.to_row() for kind in kinds], "awaited": spans}
 
 
+@lru_cache(maxsize=16384)
 def name_parts(pod: str) -> tuple[str, int | None]:
     """What the names of a run's pods begin with, and the number of this one; None for a name that no run gives."""
     head, _, number = pod.rpartition(POD_SEPARATOR)
