@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from videotrain_api.resource.stages import CurateTask
-from videotrain_trainer.engines import local
+from videotrain_trainer.engines import progress
 from videotrain_trainer.engines.interface import FactUnit, Member, cut_ranges
 from videotrain_trainer.engines.local import LocalRun
 from videotrain_trainer.errors import DataError, StorageUnavailable
@@ -205,7 +205,7 @@ def test_an_error_of_a_unit_and_one_of_the_listing_end_the_run(store, config, ma
 
 
 def test_the_first_unit_is_done_before_the_listing_has_ended(store, config, make_context, monkeypatch):
-    monkeypatch.setattr(local, "LISTING_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LISTING_SECONDS", 0.0)
     done = threading.Event()
 
     def found():

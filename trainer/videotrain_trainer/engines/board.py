@@ -11,24 +11,18 @@ Requests grow with the number of ranges: no rank asks for the whole list, and no
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
 from videotrain_trainer.engines.interface import Member, UnitRange
 from videotrain_trainer.errors import AlreadyExists, DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.worker.shared_work import read_in_order, wait_until
 
-READERS = 32
-"""Objects that are read at the same time when results are put together."""
 POLL_SECONDS = 0.5
-TELL_SECONDS = 5.0
-"""How often it is told how far that is."""
-
+"""Longest pause between two looks for the stage's last object."""
 Results = dict[str, dict[str, Any]]
 """Results by the names of their units."""
 
@@ -122,13 +116,8 @@ class Board:
         Raises:
             DataError: one is missing or damaged.
         """
-        asked, told = list(names), time.monotonic()
-        with ThreadPoolExecutor(READERS) as pool:
-            for number, results in enumerate(pool.map(self._results_of, asked), start=1):
-                yield from results
-                if number == len(asked) or time.monotonic() - told >= TELL_SECONDS:
-                    told = time.monotonic()
-                    self._member.reporter.phase("merge", number, len(asked))
+        for results in read_in_order(self._results_of, list(names), self._member.reporter):
+            yield from results
 
     def _results_of(self, name: str) -> list[dict[str, Any]]:
         fields = self._read(self._uri(name))
@@ -222,11 +211,4 @@ class Listing:
 
 def wait_for(member: Member, store: ObjectStore, uri: str) -> bool:
     """Wait until rank 0 has written the stage's last object; False if the world is asked to leave."""
-    for turn in count():
-        if store.exists(uri):
-            return True
-        if member.asked_to_leave():
-            return False
-        # The first looks are quick ones: most waits are for what is nearly there.
-        time.sleep(min(POLL_SECONDS, 0.05 * 2 ** min(turn, 8)))
-    raise AssertionError("unreachable")
+    return wait_until(lambda: store.exists(uri), member.asked_to_leave, POLL_SECONDS)

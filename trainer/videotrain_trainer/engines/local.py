@@ -25,8 +25,6 @@ SHARE_SECONDS = 5.0
 """How often a process stores results of ranges that are not done and tells how far it is."""
 POLL_SECONDS = 0.5
 """Longest pause between two looks for work that others found or left."""
-LISTING_SECONDS = 20.0
-"""So long records wait for the listing to end, since they tell how much there is; work does not."""
 
 
 @dataclass
@@ -67,7 +65,7 @@ class LocalRun:
         self.board = Board(store, member)
         self._claims = Claims(store, self.board.folder, member.rank, member.size, 0)
         self._listing = Listing(self.board, ranges, self.board.publish) if member.rank == 0 else None
-        self._reporter: UnitReporter | None = None
+        self._reporter = UnitReporter(member, self._listing) if self._listing is not None else None
         self._next = member.rank
         self._all_seen = False
         self._todo: queue.SimpleQueue[tuple[_Held, FactUnit] | None] = queue.SimpleQueue()
@@ -77,7 +75,7 @@ class LocalRun:
         self._woken, self._leaving = threading.Event(), threading.Event()
         self._trouble: BaseException | None = None
         self._asked_at: float | None = None
-        self._began = self._shared_at = time.monotonic()
+        self._shared_at = time.monotonic()
         self._beat = 0
 
     def run(self) -> bool:
@@ -224,13 +222,8 @@ class LocalRun:
             self._others = _Count(done, kept, {"": parts})
 
     def _report(self, ended: bool = False) -> None:
-        if self._listing is None:
-            return
-        complete = self._listing.wait(0)
         if self._reporter is None:
-            if not (complete or ended or time.monotonic() - self._began >= LISTING_SECONDS):
-                return
-            self._reporter = UnitReporter(self._member, self._listing.found)
+            return
         mine, others = self._count, self._others
         kept, done = mine.kept + others.kept, mine.done + others.done
-        self._reporter.write(kept, done - kept + sum(list(mine.parts.values())) + sum(others.parts.values()))
+        self._reporter.write(kept, done - kept + sum(list(mine.parts.values())) + sum(others.parts.values()), ended)

@@ -2,48 +2,54 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import time
 
-from videotrain_trainer.engines.board import Found
+from videotrain_trainer.engines.board import Listing
 from videotrain_trainer.engines.interface import Member
-from videotrain_trainer.worker.stage_reporter import Work
+from videotrain_trainer.worker.shared_work import StepRecords
+
+LISTING_SECONDS = 20.0
+"""So long records wait for the listing to end, since they tell how much there is; work does not."""
 
 
 class UnitReporter:
-    """Writes the records of the world's rank 0.
+    """Writes the records of the world's rank 0, once it is known or long enough waited for how much there is to do.
 
     Args:
         member: this process.
-        found: by the listing, which may still go on.
+        listing: which may still go on.
     """
 
-    def __init__(self, member: Member, found: Found) -> None:
-        self._records, self._found = member.reporter, found
-        self._uri = f"{member.prefix}/units"
-        self._total = found.weight
-        self._saved = member.saved_step
-        self._step = self._kept = self._before()
-        self._at = datetime.now(UTC)
-        self._records.started(member.size, self._step, max(self._step, found.weight))
+    def __init__(self, member: Member, listing: Listing) -> None:
+        self._member, self._listing, self._found = member, listing, listing.found
+        self._began = time.monotonic()
+        self._records: StepRecords | None = None
+        self._total = 0
 
-    def write(self, kept: int, parts: int) -> None:
+    def write(self, kept: int, parts: int, ended: bool = False) -> None:
         """Tell how far the world is.
 
         Args:
             kept: steps of this generation whose results are stored.
             parts: other steps that are done.
+            ended: nothing more will be told.
+
+        Raises:
+            Exception: that ended the listing.
         """
-        now, kept = datetime.now(UTC), kept + self._before()
-        if self._found.weight > self._total:
-            self._total = self._found.weight
-            self._records.phase("list", len(self._found.names), self._total)
-        if kept + parts > self._step:
-            self._records.step(kept + parts, self._at, now, Work(samples=kept + parts - self._step))
-            self._step, self._at = kept + parts, now
-        if kept > self._kept:
-            self._kept = kept
-            self._records.checkpoint(kept, now, now, self._uri)
+        complete, found = self._listing.wait(0), self._found
+        if self._records is None:
+            if not (complete or ended or time.monotonic() - self._began >= LISTING_SECONDS):
+                return
+            self._total, resumed = found.weight, self._before()
+            total, uri = max(resumed, self._total), f"{self._member.prefix}/units"
+            self._records = StepRecords(self._member.reporter, uri, self._member.size, resumed, total)
+        if found.weight > self._total:
+            self._total = found.weight
+            self._member.reporter.phase("list", len(found.names), self._total)
+        kept += self._before()
+        self._records.write(kept + parts, kept)
 
     def _before(self) -> int:
         """Steps of earlier generations; as the operator knows them while the listing has not come so far."""
-        return self._found.kept if self._found.complete else max(self._found.kept, self._saved)
+        return self._found.kept if self._found.complete else max(self._found.kept, self._member.saved_step)

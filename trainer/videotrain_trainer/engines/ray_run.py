@@ -21,7 +21,7 @@ from typing import Any
 from videotrain_trainer import errors
 from videotrain_trainer.engines.board import Board, Listing, OpenRange
 from videotrain_trainer.engines.interface import FactUnit, Member, UnitRange, Work
-from videotrain_trainer.engines.local import LISTING_SECONDS, SHARE_SECONDS
+from videotrain_trainer.engines.local import SHARE_SECONDS
 from videotrain_trainer.engines.progress import UnitReporter
 from videotrain_trainer.engines.ray_node import Cluster, require_ray
 from videotrain_trainer.errors import ConfigError, TrainerError
@@ -56,7 +56,7 @@ class RayRun:
         self.board = Board(store, member)
         self._ranges: queue.Queue[tuple[int, UnitRange | None]] = queue.Queue(RANGES_AHEAD)
         self._listing = Listing(self.board, ranges, lambda number, units: self._ranges.put((number, units)))
-        self._reporter: UnitReporter | None = None
+        self._reporter = UnitReporter(member, self._listing)
         self._listed = False
         self._waiting: deque[FactUnit] = deque()
         self._under_way: dict[str, FactUnit] = {}
@@ -64,7 +64,7 @@ class RayRun:
         """By the names of units that have no result."""
         self._done = self._kept = 0
         self._parts: dict[str, int] = {}
-        self._began = self._shared_at = time.monotonic()
+        self._shared_at = time.monotonic()
         self._cpus = 1.0
 
     def run(self) -> bool:
@@ -164,12 +164,7 @@ class RayRun:
         self._kept = self._done
 
     def _report(self, ended: bool = False) -> None:
-        complete = self._listing.wait(0)
-        if self._reporter is None:
-            if not (complete or ended or time.monotonic() - self._began >= LISTING_SECONDS):
-                return
-            self._reporter = UnitReporter(self._member, self._listing.found)
-        self._reporter.write(self._kept, self._done - self._kept + sum(self._parts.values()))
+        self._reporter.write(self._kept, self._done - self._kept + sum(self._parts.values()), ended)
 
 
 def _error(name: str, text: str) -> TrainerError:

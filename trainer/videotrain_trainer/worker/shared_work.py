@@ -11,18 +11,18 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count, islice
-from typing import Any
+from typing import Any, TypeVar
 
 from videotrain_trainer.checksums import read_checked, sealed_parquet, unsealed_parquet
 from videotrain_trainer.errors import AlreadyExists, DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.claims import Claim, Claims
 from videotrain_trainer.worker.stage_context import StageContext
-from videotrain_trainer.worker.stage_reporter import Work
+from videotrain_trainer.worker.stage_reporter import StageReporter, Work
 
 POLL_SECONDS = 5.0
 """Longest pause between two looks at what other ranks do."""
@@ -35,6 +35,8 @@ AHEAD = 2
 READERS = 32
 """Results that are read at the same time."""
 
+Key = TypeVar("Key")
+Found = TypeVar("Found")
 log = logging.getLogger(__name__)
 
 
@@ -126,19 +128,11 @@ class UnitRun:
             DataError: one is missing or damaged.
         """
         wanted = range(len(self._units)) if numbers is None else numbers
-        ahead = deque[Future[Any]]()
-        with ThreadPoolExecutor(READERS) as pool:
-            for done in range(len(wanted)):
-                for further in wanted[done + len(ahead) : done + 2 * READERS]:
-                    ahead.append(pool.submit(self._result, self._units[further].name))
-                yield ahead.popleft().result()
-                if done + 1 == len(wanted) or time.monotonic() - self._shared_at >= SHARE_SECONDS:
-                    self._shared_at = time.monotonic()
-                    self._context.reporter.phase("merge", done + 1, len(wanted))
+        return read_in_order(lambda number: self._result(self._units[number].name), wanted, self._context.reporter)
 
     def wait_for(self, uri: str) -> bool:
         """Wait until rank 0 has written the stage's last object; False if the world is asked to leave."""
-        return self._wait(lambda: self._store.exists(uri))
+        return wait_until(lambda: self._store.exists(uri), self._context.drain.requested, POLL_SECONDS)
 
     def _fill(self, least: int) -> bool:
         """Have `least` units to do, if there are so many; wait for the first. False if none is left, or to leave."""
@@ -157,7 +151,7 @@ class UnitRun:
                 self._share()
             return bool(self._todo) or self._claims.all_finished()
 
-        return self._wait(found) and bool(self._todo)
+        return wait_until(found, self._context.drain.requested, POLL_SECONDS) and bool(self._todo)
 
     def _keep(self, unit: Unit, result: Any) -> None:
         try:
@@ -176,16 +170,6 @@ class UnitRun:
             if time.monotonic() - self._asked_at > self._context.config.grace_seconds / 2:
                 raise Interrupted
         self._share()
-
-    def _wait(self, ready: Callable[[], bool]) -> bool:
-        for turn in count():
-            if ready():
-                return True
-            if self._context.drain.requested():
-                return False
-            # The first looks are quick ones: most waits are for units that end at about the same time.
-            time.sleep(min(POLL_SECONDS, 0.05 * 2 ** min(turn, 8)))
-        raise AssertionError("unreachable")
 
     def _share(self, ended: bool = False) -> None:
         """Every rank tells how far it is, now and then; rank 0 puts it together, also when it has `ended` a unit."""
@@ -231,29 +215,76 @@ def ranges(total: int, ranks: int) -> list[range]:
     return found
 
 
-class _Steps:
-    """Turns progress into records: a step for work that is done, a checkpoint for work that a restart keeps."""
+def read_in_order(read: Callable[[Key], Found], keys: Sequence[Key], reporter: StageReporter) -> Iterator[Found]:
+    """What is read for each key, in the order of the keys; READERS read ahead, and few results are held at a time. That
+    it gets on is recorded, since no step is made meanwhile.
+    """
+    told, asked = time.monotonic(), iter(keys)
+    with ThreadPoolExecutor(READERS) as pool:
+        ahead = deque(pool.submit(read, key) for key in islice(asked, 2 * READERS))
+        for done in range(1, len(keys) + 1):
+            found = ahead.popleft()
+            ahead.extend(pool.submit(read, key) for key in islice(asked, 1))
+            yield found.result()
+            if done == len(keys) or time.monotonic() - told >= SHARE_SECONDS:
+                told = time.monotonic()
+                reporter.phase("merge", done, len(keys))
 
-    def __init__(self, context: StageContext, folder: str, resumed: int, total: int) -> None:
-        self._records, self._folder = context.reporter, folder
-        self._resumed, self._total = resumed, total
+
+def wait_until(ready: Callable[[], bool], leaving: Callable[[], bool], longest: float) -> bool:
+    """Look until something is ready, with pauses of at most `longest` seconds; False if the process is to leave."""
+    for turn in count():
+        if ready():
+            return True
+        if leaving():
+            return False
+        # The first looks are quick ones: most waits are for what is nearly there.
+        time.sleep(min(longest, 0.05 * 2 ** min(turn, 8)))
+    raise AssertionError("unreachable")
+
+
+class StepRecords:
+    """Turns progress into records: a step for work that is done, a checkpoint for work that a restart keeps.
+
+    Args:
+        reporter: of the stage.
+        uri: where kept work lies.
+        size: worker processes.
+        resumed: steps that earlier generations have done.
+        total: of the stage, as far as it is known.
+    """
+
+    def __init__(self, reporter: StageReporter, uri: str, size: int, resumed: int, total: int) -> None:
+        self._reporter, self._uri = reporter, uri
         self._step = self._kept = resumed
         self._at = datetime.now(UTC)
-        self._records.started(context.world.size, resumed, total)
+        reporter.started(size, resumed, total)
+
+    def write(self, step: int, kept: int) -> None:
+        """Tell that `step` steps are done and `kept` of them kept, those of earlier generations included."""
+        now = datetime.now(UTC)
+        if step > self._step:
+            self._reporter.step(step, self._at, now, Work(samples=step - self._step))
+            self._step, self._at = step, now
+        if kept > self._kept:
+            self._kept = kept
+            self._reporter.checkpoint(kept, now, now, self._uri)
+
+
+class _Steps:
+    """Records of units that are steps."""
+
+    def __init__(self, context: StageContext, folder: str, resumed: int, total: int) -> None:
+        self._records = StepRecords(context.reporter, folder, context.world.size, resumed, total)
+        self._resumed, self._total = resumed, total
 
     def write(self, kept: int, parts: int) -> None:
         """Tell of `kept` steps that this generation did in finished units, and `parts` in units that are being done.
 
         Units that ended before this generation's first look at the results count in it and in `kept`.
         """
-        now, kept = datetime.now(UTC), min(self._resumed + kept, self._total)
-        step = min(kept + parts, self._total)
-        if step > self._step:
-            self._records.step(step, self._at, now, Work(samples=step - self._step))
-            self._step, self._at = step, now
-        if kept > self._kept:
-            self._kept = kept
-            self._records.checkpoint(kept, now, now, self._folder)
+        kept = min(self._resumed + kept, self._total)
+        self._records.write(min(kept + parts, self._total), kept)
 
     def ended(self) -> None:
         """All units have results."""
