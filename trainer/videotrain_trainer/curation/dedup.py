@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise, product
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from videotrain_trainer.worker.linux import container_cpus
 
 HASH_BITS = 64
 HASH_DIGITS = HASH_BITS // 4
@@ -87,7 +88,7 @@ def _neighbours(words: Words, distance: int) -> dict[int, list[int]]:
     Two words that differ in at most d bits agree in at least one of d + 1 bands. So rows are sorted once by every
     choice of bands, and only those that share one are compared. The sorts are independent, and each core does some.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(container_cpus()) as pool:
         parts = list(pool.map(lambda bands: _alike(words, bands, distance), _choices(len(words), distance)))
     pairs = np.unique(np.concatenate(parts), axis=0)
     found: dict[int, list[int]] = {}

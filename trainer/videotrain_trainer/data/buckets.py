@@ -9,7 +9,7 @@ its rest away. And a row of one frame takes the first frame of every clip, since
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf
 from typing import Any
@@ -105,13 +105,33 @@ def row_name(row: Bucket) -> str:
 
 def uniform(seed: int, *parts: object) -> float:
     """A number in [0, 1) that only its arguments decide."""
-    text = "\0".join(map(str, (seed, *parts))).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big") / 2.0**56
+    *shared, last = map(str, parts)
+    return uniforms(seed, *shared)(last)
+
+
+def uniforms(seed: int, *shared: object) -> Callable[[str], float]:
+    """`uniform` of any number of last arguments; what they share is hashed once."""
+    begun = hashlib.blake2b("".join(f"{part}\0" for part in (seed, *shared)).encode(), digest_size=7)
+
+    def uniform_of(last: str) -> float:
+        digest = begun.copy()
+        digest.update(last.encode())
+        return int.from_bytes(digest.digest(), "big") / 2.0**56
+
+    return uniform_of
 
 
 def keeps(row: Bucket, seed: int, clip: str) -> bool:
     """The draw of `keepProbability`: one per clip and resolution, the same in every process and every attempt."""
-    return row.keep_probability >= 1 or uniform(seed, "keep", row.resolution, clip) < row.keep_probability
+    return keeper(row, seed)(clip)
+
+
+def keeper(row: Bucket, seed: int) -> Callable[[str], bool]:
+    """`keeps` of any number of clips."""
+    if row.keep_probability >= 1:
+        return lambda _: True
+    draw = uniforms(seed, "keep", row.resolution)
+    return lambda clip: draw(clip) < row.keep_probability
 
 
 def preference(rows: Sequence[Bucket]) -> list[list[Bucket]]:

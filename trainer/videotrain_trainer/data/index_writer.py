@@ -143,8 +143,7 @@ def columns_of(bucket: str, table: Any) -> BucketColumns:
     Raises:
         DataError: they do not have one shape.
     """
-    for name in ("uid", "clip"):  # beyond 2 GiB of text, Arrow's plain strings cannot be put in order
-        table = _replaced(table, name, pc.cast(table.column(name), pa.large_string()))
+    table = sortable(table, ("uid", "clip"))
     table = table.take(pc.sort_indices(table.column("uid")))
     shapes = {name: pc.unique(table.column(name)).to_pylist() for name in LATENT_SIZES}
     if any(len(found) != 1 for found in shapes.values()):
@@ -250,8 +249,11 @@ def _texts(values: Sequence[str]) -> Column:
     return found if len(found) else np.empty(0, "S1")
 
 
-def _replaced(table: Any, name: str, column: Any) -> Any:
-    return table.set_column(table.column_names.index(name), name, column)
+def sortable(table: Any, texts: Sequence[str]) -> Any:
+    """The table with columns of text that can be put in order; beyond 2 GiB Arrow's plain strings cannot."""
+    for name in texts:
+        table = table.set_column(table.column_names.index(name), name, table.column(name).cast(pa.large_string()))
+    return table
 
 
 def _numbered(column: Any) -> tuple[list[str], Column]:

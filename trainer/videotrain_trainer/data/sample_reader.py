@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from torch import Tensor
@@ -132,7 +132,7 @@ class SampleReader:
         """So far."""
         with self._lock:
             found = self._counts
-        return ReadingCounts(**{**vars(found), "slowest_us": int(1e6 * self._latencies.slowest())})
+        return replace(found, slowest_us=int(1e6 * self._latencies.slowest()))
 
     def close(self) -> None:
         """Begin no request any more; one that is stalled is not waited for."""
@@ -200,8 +200,8 @@ class SampleReader:
 
     def _count(self, **more: int) -> None:
         with self._lock:
-            counts = vars(self._counts)
-            self._counts = ReadingCounts(**{**counts, **{name: counts[name] + by for name, by in more.items()}})
+            counts = {name: getattr(self._counts, name) + by for name, by in more.items()}
+            self._counts = replace(self._counts, **counts)
 
 
 class _Threads:

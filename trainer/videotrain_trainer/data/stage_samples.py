@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -22,7 +22,7 @@ import numpy as np
 from videotrain_api.config.text_classes import TEXT_CLASSES, text_class
 from videotrain_api.resource.stages import Bucket, ScoreBounds, TrainTask
 from videotrain_trainer.checksums import sealed_json, unsealed_json
-from videotrain_trainer.data.buckets import preference, row_name, uniform
+from videotrain_trainer.data.buckets import keeper, preference, row_name, uniform
 from videotrain_trainer.data.checked_file import CheckedFile, CheckedFileInfo, Column, checked_bytes
 from videotrain_trainer.data.sample_index import BucketIndex, SampleIndex, text_of
 from videotrain_trainer.errors import DamagedObject
@@ -228,7 +228,7 @@ class _Choice:
         for number, draws in taken.items():
             for row, wanted in draws:
                 mine = np.flatnonzero(mask & (kind == number))
-                drawn = _per_clip(bucket, mine, _keeps(row, self.seed))
+                drawn = _per_clip(bucket, mine, keeper(row, self.seed))
                 mask[mine[drawn != wanted]] = False
         return np.flatnonzero(mask).astype("<u4" if len(mask) < 2**32 else "<u8")
 
@@ -319,18 +319,6 @@ def _first_choices(clip_rows: Sequence[str], table: Sequence[Bucket]) -> list[Bu
 def is_held_out(clip: str, share: float) -> bool:
     """Whether a clip is kept for validation: by its uid alone, so it is never trained on in any stage."""
     return uniform(0, "validation", clip) < share
-
-
-def _keeps(row: Bucket, seed: int) -> Callable[[str], bool]:
-    """buckets.keeps of one row, with what all clips share hashed once."""
-    begun = blake2b(f"{seed}\0keep\0{row.resolution}\0".encode(), digest_size=7)
-
-    def keeps(clip: str) -> bool:
-        digest = begun.copy()
-        digest.update(clip.encode())
-        return int.from_bytes(digest.digest(), "big") / 2.0**56 < row.keep_probability
-
-    return keeps
 
 
 def _per_clip(bucket: BucketIndex, numbers: Column, test: Callable[[str], bool]) -> Column:

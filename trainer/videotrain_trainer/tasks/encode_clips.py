@@ -6,7 +6,6 @@ Shapes: B batch, C channels, T frames, H height, W width, L text tokens, D text 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,6 +34,7 @@ from videotrain_trainer.networks.weights import Weights, autoencoder_uri
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks.encode_plan import EncodePlan, Sample
 from videotrain_trainer.text.encoders import TextEncoder, load_text_encoder
+from videotrain_trainer.worker.linux import container_cpus
 
 log = logging.getLogger(__name__)
 DECODED_BYTES = 4 * 2**30
@@ -121,7 +121,7 @@ class ClipEncoder:
         self._text: TextEncoder = load_text_encoder(
             config.text_encoder, store, cache, device, at_once=TEXTS_AT_ONCE if gpu else 1
         )
-        cores = len(os.sched_getaffinity(0)) // max(1, config.gpus_per_node)
+        cores = container_cpus() // max(1, config.gpus_per_node)
         self._decoding: DecodeAhead[list[Frame]] = DecodeAhead(max(1, cores), DECODED_BYTES)
         self._announced: list[list[Sample]] = []
         """Samples of each clip that was announced and not asked for."""

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from videotrain_api.storage import layout
 from videotrain_trainer.checksums import sealed_json, sealed_parquet_file
 from videotrain_trainer.data.clip_table import ClipTable
-from videotrain_trainer.data.index_writer import CATALOGUE_SCHEMA, CLIP_ROWS, INDEXED, REPEATED, write_index
+from videotrain_trainer.data.index_writer import CATALOGUE_SCHEMA, CLIP_ROWS, INDEXED, REPEATED, sortable, write_index
 from videotrain_trainer.data.sets import EncodedSetInfo, null_text_uri, set_info_uri
 from videotrain_trainer.errors import DataError
 from videotrain_trainer.networks.weights import weights_bytes
@@ -151,13 +151,5 @@ class Merge:
 
     def _sorted(self) -> Iterator[Any]:
         """All parts as one: those of a curated set whose clips are not in order of uid, as others may have made it."""
-        table = pa.concat_tables(self._merging.results())
-        for name in (
-            "uid",
-            "clip",
-            "caption",
-            "source",
-            "shard",
-        ):  # beyond 2 GiB Arrow cannot put plain strings in order
-            table = table.set_column(table.column_names.index(name), name, table.column(name).cast(pa.large_string()))
+        table = sortable(pa.concat_tables(self._merging.results()), ("uid", "clip", "caption", "source", "shard"))
         yield table.sort_by("uid").cast(CATALOGUE_SCHEMA)
