@@ -18,11 +18,11 @@ from videotrain_api.cost.autoencoder_memory import ClipBatch, clip_memory, criti
 from videotrain_api.cost.coding_memory import decode_memory, encode_batch_memory, encode_memory
 from videotrain_api.cost.memory import RESERVE, MicroBatch, drawing_memory
 from videotrain_api.cost.model_state import ModelState, Parameters, Sharding, model_state
-from videotrain_api.cost.stage_memory import GIGA, RowMemory, RowSetting, row_name
+from videotrain_api.cost.stage_memory import RowMemory, RowSetting, limit_of, row_name
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
 from videotrain_api.resource.references import reference_frames
 from videotrain_api.resource.stages import AutoencoderTask, Bucket, SampleTask, Stage
-from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ApiModel
 
 _BYTES: Final = 2
@@ -160,11 +160,6 @@ class AutoencoderMemory:
             average=state.average,
             buffers=state.buffers + beside.buffers,
         )
-
-
-def limit_of(run: VideoTrainingRun, stage: Stage) -> int:
-    """Bytes of one GPU of a stage."""
-    return round(pool_of(run, stage).gpu_memory_gigabytes * GIGA)
 
 
 def encode_rows(run: VideoTrainingRun, index: int) -> Iterator[tuple[Bucket, CodingMemory]]:

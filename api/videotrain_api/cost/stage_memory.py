@@ -78,6 +78,11 @@ class RowMemory(ApiModel):
         return self.total <= self.limit
 
 
+def limit_of(run: VideoTrainingRun, stage: Stage) -> int:
+    """Bytes of one GPU of a stage."""
+    return round(pool_of(run, stage).gpu_memory_gigabytes * GIGA)
+
+
 @dataclass(frozen=True)
 class TrainMemory:
     """The rows of a train stage of a run whose architectures are complete.
@@ -116,7 +121,7 @@ class TrainMemory:
     @property
     def limit(self) -> int:
         """Bytes of one GPU."""
-        return round(self.pool.gpu_memory_gigabytes * GIGA)
+        return limit_of(self.run, self.stage)
 
     def setting(self, row: Bucket, layout: ParallelLayout | None = None) -> RowSetting:
         """How a row is trained under a layout, the manifest's if None."""

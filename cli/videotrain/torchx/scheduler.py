@@ -118,12 +118,12 @@ class VideoTrainScheduler(Scheduler[Mapping[str, Any]]):  # type: ignore[misc]  
             RunRefused: the API server or its admission refuses the run, or it exists.
         """
         run = dryrun_info.request.run
-        namespace, name = run["metadata"]["namespace"], run["metadata"]["name"]
+        app_id = _app_id(run)
         try:
-            self._runs.create_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, run)
+            self._runs.create_namespaced_custom_object(GROUP, VERSION, run["metadata"]["namespace"], PLURAL, run)
         except ApiException as error:
-            raise RunRefused(f"run {namespace}/{name}: {_told(error)}") from error
-        return f"{namespace}:{name}"
+            raise RunRefused(f"run {app_id.replace(':', '/')}: {_told(error)}") from error
+        return app_id
 
     def describe(self, app_id: str) -> DescribeAppResponse | None:
         """State, restarts and worker pods of a run; None if there is none."""
@@ -153,10 +153,10 @@ class VideoTrainScheduler(Scheduler[Mapping[str, Any]]):  # type: ignore[misc]  
 
     def _cancel_existing(self, app_id: str) -> None:
         # A patch of one field: the run's other fields may have been edited since it was read.
-        self._runs.patch_namespaced_custom_object(GROUP, VERSION, *_place(app_id, PLURAL), {"spec": {"suspend": True}})
+        self._runs.patch_namespaced_custom_object(GROUP, VERSION, *_place(app_id), {"spec": {"suspend": True}})
 
     def _delete_existing(self, app_id: str) -> None:
-        self._runs.delete_namespaced_custom_object(GROUP, VERSION, *_place(app_id, PLURAL))
+        self._runs.delete_namespaced_custom_object(GROUP, VERSION, *_place(app_id))
 
     def log_iter(
         self,
@@ -219,14 +219,14 @@ class VideoTrainScheduler(Scheduler[Mapping[str, Any]]):  # type: ignore[misc]  
 
     def _read(self, app_id: str) -> Json | None:
         try:
-            return cast(Json, self._runs.get_namespaced_custom_object(GROUP, VERSION, *_place(app_id, PLURAL)))
+            return cast(Json, self._runs.get_namespaced_custom_object(GROUP, VERSION, *_place(app_id)))
         except ApiException as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
 
     def _pods_of(self, app_id: str) -> builtins.list[Json]:
-        namespace, name = app_id.split(":")
+        namespace, _, name = _place(app_id)
         found = self._pods.list_namespaced_pod(namespace, label_selector=f"{LABEL_RUN}={name}", _preload_content=False)
         return cast("builtins.list[Json]", json.loads(found.data)["items"])
 
@@ -236,12 +236,12 @@ def create_scheduler(session_name: str, **_: object) -> VideoTrainScheduler:
     return VideoTrainScheduler(session_name)
 
 
-def _place(app_id: str, plural: str) -> tuple[str, str, str]:
+def _place(app_id: str) -> tuple[str, str, str]:
     """Namespace, plural and name, as the client wants them."""
     namespace, _, name = app_id.partition(":")
     if not namespace or not name:
         raise ValueError(f"application {app_id!r}: NAMESPACE:NAME is needed, such as default:demo")
-    return namespace, plural, name
+    return namespace, PLURAL, name
 
 
 def _app_id(run: Json) -> str:

@@ -8,6 +8,7 @@ from torchx.schedulers.api import DescribeAppResponse
 from torchx.specs import AppState, ReplicaState, ReplicaStatus, RoleStatus
 
 from videotrain.torchx.app import worker_role
+from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import Json, ManifestError
@@ -56,7 +57,7 @@ def described(app_id: str, run: Json, pods: list[Json]) -> DescribeAppResponse:
         app_id=app_id,
         state=app_state(run),
         num_restarts=restarts.application + restarts.infrastructure + restarts.preemption + restarts.hang,
-        msg=_message(run),
+        msg=_message(status),
         roles_statuses=[RoleStatus(CONTAINER_WORKER, [replica_status(pod) for pod in by_index(pods)])],
         roles=_roles(run),
     )
@@ -87,9 +88,8 @@ def pod_index(pod: Json) -> int:
     return int(text) if text.isdecimal() else -1
 
 
-def _message(run: Json) -> str:
+def _message(status: RunStatus) -> str:
     """Phase, progress, and why it is so: the first condition that explains the phase."""
-    status = read_status(run.get("status")).status
     told = {condition.type: condition for condition in status.conditions if condition.status == "True"}
     refused = [one for one in status.conditions if (one.type, one.status) == (Condition.ACCEPTED, "False")]
     reasons = (Condition.FAILED, Condition.SUSPENDED, Condition.RESTARTING, Condition.COMPLETE, Condition.RUNNING)

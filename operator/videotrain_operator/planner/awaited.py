@@ -11,7 +11,6 @@ from typing import Any
 
 from videotrain_api.crd.wire import Manifest
 from videotrain_api.render.names import pod_name
-from videotrain_api.resource.trainrun import pool_name
 from videotrain_operator.accounting.attribution import microseconds
 from videotrain_operator.accounting.stored_ledger import Awaited, Kind, awaited_in, name_parts
 from videotrain_operator.planner.draft import Draft
@@ -61,7 +60,7 @@ def with_new_pods(draft: Draft, made: Iterable[Manifest]) -> dict[int, Awaited]:
             number: note for number, note in awaited.items() if pod_name(draft.run.metadata.name, number) in draft.pods
         }
     pool = draft.pool()
-    kind = Kind(pool.gpus_per_node, draft.price(pool), pool_name(draft.run, draft.present()) or "")
+    kind = Kind(pool.gpus_per_node, draft.price(pool), draft.pool_mark() or "")
     note = Awaited(kind, microseconds(draft.now))
     numbers = (name_parts(item["metadata"]["name"])[1] for item in made)
     same = {number for number, known in awaited.items() if known.kind == note.kind}

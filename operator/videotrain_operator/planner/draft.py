@@ -115,8 +115,12 @@ class Draft:
 
     def in_pool(self, pods: Iterable[PodView]) -> list[PodView]:
         """The pods that were made for the current stage's pool; the others only have to go."""
-        name = pool_name(self.run, self.present())
-        return [pod for pod in pods if pod.pool == name]
+        mark = self.pool_mark()
+        return [pod for pod in pods if pod.pool == mark]
+
+    def pool_mark(self) -> str | None:
+        """By which pods of the current stage's pool are told, see `pool_name`."""
+        return pool_name(self.run, self.present())
 
     def price(self, pool: Pool) -> str:
         """What pods of a pool are billed at: `PRICE CURRENCY` of an hour of a GPU, or of a node without GPUs."""

@@ -24,7 +24,7 @@ from videotrain_api.crd.wire import Manifest
 from videotrain_api.reasons import FaultReason, Message, Reason
 from videotrain_api.render.kueue import FINAL, PodGroup, pod_group
 from videotrain_api.resource.status import PodGroupStatus
-from videotrain_api.resource.trainrun import VideoTrainingRun, pool_name
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.vocabulary import Condition, GenerationReason
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
@@ -66,7 +66,7 @@ def _forget(draft: Draft) -> None:
 def _places(draft: Draft) -> Iterator[PodGroup]:
     """Every place that no pod takes, in a group of the present pool."""
     holders = [pod for pod in draft.observed.pods if not pod.finalizing or pod.phase == "Succeeded"]
-    pool = pool_name(draft.run, draft.present())
+    pool = draft.pool_mark()
     for group in (group for group in draft.status.pod_groups if group.pool == pool):
         held = [pod.place for pod in holders if pod.group == group.name]
         taken = set(held)
@@ -84,7 +84,7 @@ def stopping_groups(draft: Draft) -> set[str | None]:
 def _found(draft: Draft, pods: int) -> None:
     """A new group; its pods are created once it is on record."""
     number = draft.status.pod_groups_made + 1
-    pool = pool_name(draft.run, draft.present())
+    pool = draft.pool_mark()
     group = PodGroupStatus(name=pod_group(draft.run, number, pods).name, pods=pods, pool=pool)
     draft.update(pod_groups=[*draft.status.pod_groups, group], pod_groups_made=number)
     draft.look_again(0)

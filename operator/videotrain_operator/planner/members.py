@@ -204,7 +204,7 @@ def _failed(pod: PodView) -> bool:
 
 def _delete(draft: Draft, pod: PodView, grace_seconds: int | None) -> None:
     draft.delete.append(Deletion(kind="Pod", name=pod.name, uid=pod.uid, grace_seconds=grace_seconds))
-    given_up = draft.releases_all() or pod.gated or not draft.in_pool([pod])
+    given_up = draft.releases_all() or pod.gated or pod.pool != draft.pool_mark()
     if pod.group is not None and pod.node_lost:
         draft.apply.append(render_without_finalizers(draft.run, pod))
     elif pod.group is not None and given_up:
