@@ -11,6 +11,7 @@ from videotrain_api.money import cost_micros, format_micros
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.config import render_ledger
 from videotrain_api.render.names import ledger_name, pod_name
+from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.status import CostStatus, StageCost
 from videotrain_api.resource.trainrun import pool_name, pool_of
 from videotrain_api.schema import Json
@@ -184,13 +185,16 @@ def _stage_costs(draft: Draft, bill: Bill) -> list[StageCost]:
 
 def _holdings(draft: Draft, pods: list[PodView] | tuple[PodView, ...], *, gone: bool) -> list[Holding]:
     pools = {pool_name(draft.run, stage): pool_of(draft.run, stage) for stage in draft.spec.stages}
-    made_for = {pod.uid: pools.get(pod.pool, draft.spec.pool) for pod in pods}
+
+    def made_for(pod: PodView) -> Pool:
+        return pools.get(pod.pool, draft.spec.pool)
+
     return [
         Holding(
             uid=pod.uid,
             pod=pod.name,
-            gpus=pod.gpus or made_for[pod.uid].gpus_per_node,
-            price=pod.price or draft.price(made_for[pod.uid]),
+            gpus=pod.gpus or made_for(pod).gpus_per_node,
+            price=pod.price or draft.price(made_for(pod)),
             pool=pod.pool or "",
             created_at=pod.created_at,
             bound_at=pod.bound_at,
