@@ -20,7 +20,7 @@ import torch
 from autoencoder_memory import LiveBytes
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
-from trace_memory import free_gradients
+from trace_memory import Trace, free_gradients
 
 from videotrain_api.cost.autoencoder_layers import Layer
 from videotrain_api.cost.autoencoder_memory import features
@@ -54,14 +54,6 @@ class Events(LiveBytes):
         out = super().__torch_dispatch__(function, types, args, kwargs)
         self.events.append(self.now)
         return out
-
-
-class Trace(NamedTuple):
-    """One layer; vectors of bytes by feature."""
-
-    kept: np.ndarray
-    forward: list[np.ndarray]
-    backward: list[np.ndarray]
 
 
 class Run(NamedTuple):

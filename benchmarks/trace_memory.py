@@ -145,7 +145,7 @@ class LiveVectors(LiveBytes):
 
 
 class Trace(NamedTuple):
-    """One block; vectors of bytes by feature."""
+    """One block or layer; vectors of bytes by feature."""
 
     kept: np.ndarray
     """From its forward to its backward pass, its output with it."""

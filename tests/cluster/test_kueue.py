@@ -13,7 +13,6 @@ from support.queue_bench import POOL, GracefulPlane, QueueBench
 from videotrain.controlplane.kwok import create_nodes
 from videotrain_api.vocabulary import KIND
 from videotrain_operator.kube.client import connect
-from videotrain_operator.kube.informer import Watch
 
 NODES = 6
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -46,21 +45,11 @@ async def bench(kueue, tmp_path):
     async with connect(str(plane.kubeconfig())) as client:
         bench = QueueBench(plane, client, namespace, tmp_path)
         bench.kueue = manager
-        await bench.agents.start()
-        watching = [
-            asyncio.create_task(Watch(client, kind, view, starting=True).run()) for kind, view in bench.views.items()
-        ]
         try:
-            await bench.start(replicas=1)
-            yield bench
-            await bench.clear()
+            async with bench.served():
+                yield bench
+                await bench.clear()
         finally:
-            if hasattr(bench, "operators"):
-                bench.operators.end_all()
-            for task in watching:
-                task.cancel()
-            await asyncio.gather(*watching, return_exceptions=True)
-            await bench.agents.stop()
             await asyncio.to_thread(delete_nodes, plane, nodes)
 
 

@@ -14,7 +14,6 @@ from videotrain.controlplane.kwok import H200_NODE, create_nodes
 from videotrain_api.vocabulary import ANNOTATION_PRICE, KIND, LABEL_POOL
 from videotrain_operator.cluster.podview import pod_view
 from videotrain_operator.kube.client import connect
-from videotrain_operator.kube.informer import Watch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 BARE_NODE = {name: amount for name, amount in H200_NODE.items() if "nvidia" not in name and "rdma" not in name}
@@ -53,21 +52,11 @@ async def bench(plane, tmp_path):
     async with connect(str(plane.kubeconfig())) as client:
         bench = PoolBench(plane, client, namespace, tmp_path)
         del bench.views["Workload"]  # no queue here
-        await bench.agents.start()
-        watching = [
-            asyncio.create_task(Watch(client, kind, view, starting=True).run()) for kind, view in bench.views.items()
-        ]
         try:
-            await bench.start(replicas=1)
-            yield bench
-            await client.delete("Namespace", "", namespace)
+            async with bench.served():
+                yield bench
+                await client.delete("Namespace", "", namespace)
         finally:
-            if hasattr(bench, "operators"):
-                bench.operators.end_all()
-            for task in watching:
-                task.cancel()
-            await asyncio.gather(*watching, return_exceptions=True)
-            await bench.agents.stop()
             await asyncio.to_thread(delete_nodes, plane, [*bare, *full])
 
 

@@ -6,7 +6,8 @@ import asyncio
 import base64
 import json
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from videotrain.controlplane.commands import KWOK, Layout
 from videotrain.controlplane.settings import Kwok, Settings
 from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID, PORT_AGENT, SIGNING_KEY
 from videotrain_operator.kube.client import KubeClient
+from videotrain_operator.kube.informer import Watch
 
 GPUS = 8
 """Of each pod, and of each node."""
@@ -117,6 +119,23 @@ class QueueBench(Bench):
         self.views["Pod"].listeners.append(self._see_agent_pod)
         self.graces: dict[str, int] = {}
         """Seconds that each deleted pod was given, by uid."""
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[None]:
+        """Agents answer, objects are watched, and an operator serves; all of them end with it."""
+        await self.agents.start()
+        watches = [Watch(self.client, kind, view, starting=True) for kind, view in self.views.items()]
+        watching = [asyncio.create_task(watch.run()) for watch in watches]
+        try:
+            await self.start(replicas=1)
+            yield
+        finally:
+            if hasattr(self, "operators"):
+                self.operators.end_all()
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
+            await self.agents.stop()
 
     async def start(self, *flags: str, **options: Any) -> None:
         """Start operators, and give their key to the agents."""
