@@ -165,6 +165,21 @@ def test_a_world_that_leaves_keeps_what_is_done_and_another_of_any_size_does_the
     assert results(runs[0]) == list(range(200))
 
 
+def test_the_end_is_told_whole_although_others_have_told_of_none_of_their_units(store, config, make_context):
+    first, second = make_context(config, 0, 2), make_context(config, 1, 2)
+    begun = threading.Event()
+
+    def rank(number: int) -> None:
+        work = Tally(lambda unit, tick: begun.set() if number else begun.wait(60))
+        run = rank_of((first, second)[number], store, work, units(200))
+        if number == 1:
+            run._share = lambda: None
+        assert run.run()
+
+    in_threads(rank, 2)
+    assert first.records.steps()[-1] == 200
+
+
 def test_units_that_are_added_or_gone_change_their_own_range_only(store, config, make_context):
     first = Tally()
     assert rank_of(make_context(config), store, first, units(300)).run()

@@ -98,7 +98,10 @@ class LocalRun:
         if self._trouble is not None:
             raise self._trouble
         self._share()
-        self._report(ended=True)
+        if not finished:
+            self._report(ended=True)
+        elif self._reporter is not None:
+            self._reporter.finished()  # others tell of their last units in their own time
         return finished
 
     def names(self) -> list[str]:

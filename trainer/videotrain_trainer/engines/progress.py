@@ -50,6 +50,11 @@ class UnitReporter:
         kept += self._before()
         self._records.write(kept + parts, kept)
 
+    def finished(self) -> None:
+        """Tell that every unit of the world is done."""
+        self._listing.wait(LISTING_SECONDS)  # its thread may be at its last line
+        self.write(self._found.weight - self._before(), 0, ended=True)
+
     def _before(self) -> int:
         """Steps of earlier generations; as the operator knows them while the listing has not come so far."""
         return self._found.kept if self._found.complete else max(self._found.kept, self._member.saved_step)
