@@ -18,7 +18,7 @@ BEGIN_SECONDS: Final = 3.0
 """How far may lag behind that a run was accepted and that its world begins. Whoever leads next finds both again, in the
 manifest and in the published roster. Waiting makes one write of both, and of the first step if that comes soon."""
 CROWDED_BEGIN_SECONDS: Final = 30.0
-"""The same while other runs wait for a pass: what they wait for goes before what people read."""
+"""The same while other runs wait for a pass or for a request: what they wait for goes before what people read."""
 _WORDS: Final = ("phase", "startTime", "activeSince")
 """Derived from conditions and pods at each look."""
 PROGRESS_SECONDS: Final = 60.0
@@ -55,7 +55,7 @@ class Memory:
 
         Args:
             monotonic: the clock by which a status grows old, seconds.
-            crowded: tells whether other runs wait for a pass.
+            crowded: tells whether other runs wait for a pass or for a request.
         """
         self._monotonic, self._crowded = monotonic, crowded
         self._written_at = monotonic()

@@ -123,8 +123,8 @@ class KubeClient:
         self.clock = clock or Clock()
         """The server's time, from every answer of its."""
         self._on_request = on_request
-        self._permits = Turns(FEWEST)
-        self._pace = Pace(self._permits)
+        self.permits = Turns(FEWEST)
+        self._pace = Pace(self.permits)
         self._fence: Callable[[], None] = lambda: None
 
     def fenced(self, fence: Callable[[], None]) -> KubeClient:
@@ -134,7 +134,7 @@ class KubeClient:
             fence: raises if this process must not write. A write may have waited long since it was asked for.
         """
         client = KubeClient(self._api, self._on_request, self.clock)
-        client._permits, client._pace, client._fence = self._permits, self._pace, fence
+        client.permits, client._pace, client._fence = self.permits, self._pace, fence
         return client
 
     def apart(self) -> KubeClient:
@@ -322,7 +322,7 @@ class KubeClient:
         verb: str | None = None,
         patience: float = 0.0,
     ) -> Json:
-        async with self._permits.taken(patience):
+        async with self.permits.taken(patience):
             return await self._retried(method, kind, path, query or {}, body, content, verb or method.lower())
 
     async def _retried(

@@ -83,6 +83,7 @@ class Operator:
             lambda: self._informers[0].heard_at,
             client.clock,
             self._pods_heard_at,
+            lambda: client.permits.crowded,
         )
         self._informers = list(self._make_informers())
         self._runs = Runs(self._stores[KIND], self._controller.notice)

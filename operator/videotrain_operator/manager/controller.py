@@ -121,6 +121,7 @@ class Controller:
         nodes_heard_at: Callable[[], float],
         clock: Clock,
         pods_heard_at: Callable[[str], float] = lambda _: time.monotonic(),
+        requests_wait: Callable[[], bool] = lambda: False,
     ) -> None:
         """Begin without loops; `lead` starts one for each run.
 
@@ -133,11 +134,13 @@ class Controller:
             nodes_heard_at: monotonic time of the last sign of the API server about nodes.
             clock: the API server's.
             pods_heard_at: monotonic time of its last sign about pods of a namespace.
+            requests_wait: tells whether requests wait to be sent to it.
         """
         self._clock = clock
         self._cluster, self._stores, self._agents = cluster, stores, agents
         self._metrics, self._settings = metrics, settings
         self._nodes_heard_at, self._pods_heard_at = nodes_heard_at, pods_heard_at
+        self._requests_wait = requests_wait
         self._node_trust = NodeTrust(settings.node_trust_max_lost_percent)
         self._rules = settings.cluster_rules()
         self._turns = Turns(settings.concurrent_passes)
@@ -232,7 +235,7 @@ class Controller:
             RunKey(namespace=key.namespace, name=key.name),
             self._agents,
             clock=self._clock.now,
-            memory=Memory(crowded=lambda: self._turns.crowded),
+            memory=Memory(crowded=lambda: self._turns.crowded or self._requests_wait()),
             turns=turn,
             while_asking=turn.while_asking,
             settle_seconds=self._settings.settle_seconds,

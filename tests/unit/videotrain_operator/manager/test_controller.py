@@ -15,7 +15,8 @@ from support.processes import SECONDS
 from support.server_clock import server_clock
 
 from videotrain_api.signing import derive_signing_key
-from videotrain_api.vocabulary import KIND
+from videotrain_api.vocabulary import ANNOTATION_PROFILE, KIND
+from videotrain_operator.cluster import status_writes
 from videotrain_operator.cluster.interface import NotFound, WatchEvent
 from videotrain_operator.kube.cache import Key, Store
 from videotrain_operator.kube.cached_cluster import CACHED
@@ -212,3 +213,44 @@ async def test_a_former_leader_tells_nothing_of_runs_any_more() -> None:
         await asyncio.gather(task, return_exceptions=True)
         controller.look_at_nodes()
         assert series.findall(metrics.text()) == []
+
+
+class Passes(OperatorMetrics):
+    """Is told of passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: asyncio.Queue[Json] = asyncio.Queue()
+
+    def note_pass(self, run: Json, status: Json, *rest: Any) -> None:
+        self.done.put_nowait(status)
+
+
+async def test_while_requests_wait_what_people_read_of_a_run_that_begins_is_not_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Passes may have their turns at once, since what is slow is the server."""
+    monkeypatch.setattr(status_writes, "BEGIN_SECONDS", 0.0)
+    cluster, metrics, waiting = Taking(Exception()), Passes(), [True]
+    controller = Controller(
+        cluster,  # type: ignore[arg-type]
+        cluster.stores,
+        Silent(),  # type: ignore[arg-type]
+        metrics,
+        Settings(),
+        lambda: 0.0,
+        server_clock(),
+        requests_wait=lambda: waiting[0],
+    )
+    (run,) = cluster.stores[KIND].all("team")
+    task = asyncio.create_task(controller.lead())
+    async with asyncio.timeout(SECONDS):
+        begun = await metrics.done.get()
+        assert begun["conditions"] and cluster.statuses.empty()
+        waiting[0] = False
+        run["metadata"]["annotations"] = {ANNOTATION_PROFILE: "1"}
+        controller.notice(WatchEvent("MODIFIED", run))
+        await metrics.done.get()
+        assert cluster.statuses.get_nowait()["observedGeneration"] == 1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
