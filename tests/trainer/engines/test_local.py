@@ -9,11 +9,10 @@ from dataclasses import replace
 import pytest
 
 from videotrain_api.resource.stages import CurateTask
-from videotrain_trainer.engines import progress
-from videotrain_trainer.engines.interface import FactUnit, Member, cut_ranges
+from videotrain_trainer.engines import claims, progress
+from videotrain_trainer.engines.interface import Member, Unit, cut_ranges
 from videotrain_trainer.engines.local import LocalRun
 from videotrain_trainer.errors import DataError, StorageUnavailable
-from videotrain_trainer.worker import claims
 
 
 @pytest.fixture
@@ -21,15 +20,17 @@ def config(make_config):
     return make_config(CurateTask(), videos="file:///nowhere")
 
 
-def units(count: int, weight: int = 1) -> list[FactUnit]:
-    return [FactUnit(f"u{n:04d}", weight, {"n": n}) for n in range(count)]
+def units(count: int, weight: int = 1) -> list[Unit]:
+    return [Unit(f"u{n:04d}", weight, {"n": n}) for n in range(count)]
 
 
 class Tally:
     """Work that counts how often each unit was done; `during` sees each while it is done."""
 
-    def __init__(self, during=None) -> None:
-        self.done, self.during, self.closed = Counter(), during, 0
+    gpus = 0
+
+    def __init__(self, during=None, units_at_once=1) -> None:
+        self.done, self.during, self.closed, self.units_at_once = Counter(), during, 0, units_at_once
 
     def open(self, scratch):
         return self
@@ -183,7 +184,7 @@ def test_the_end_is_told_whole_although_others_have_told_of_none_of_their_units(
 def test_units_that_are_added_or_gone_change_their_own_range_only(store, config, make_context):
     first = Tally()
     assert rank_of(make_context(config), store, first, units(300)).run()
-    changed, again = [*units(150), FactUnit("u0149b", 1, {"n": -1}), *units(300)[150:]], Tally()
+    changed, again = [*units(150), Unit("u0149b", 1, {"n": -1}), *units(300)[150:]], Tally()
     context = later(make_context(config))
     run = rank_of(context, store, again, changed)
     assert run.run()
@@ -226,7 +227,7 @@ def test_the_first_unit_is_done_before_the_listing_has_ended(store, config, make
     def found():
         yield from units(64, weight=2)
         assert done.wait(60)
-        yield from [FactUnit(f"v{n}", 2, {"n": 64 + n}) for n in range(6)]
+        yield from [Unit(f"v{n}", 2, {"n": 64 + n}) for n in range(6)]
 
     context = make_context(config)
     assert rank_of(context, store, Tally(lambda unit, tick: done.set()), found()).run()

@@ -91,8 +91,7 @@ def test_texts_are_encoded_once_each(store, config):
     encoder = ClipEncoder(config, plan, store, weights, torch.device("cpu"), None)
     clips = ClipTable(store, config.paths.clips).clips(range(6))
     texts = {text for clip in clips for sample in plan.samples(clip) for _, text in texts_of(sample)}
-    encoder.announce(clips)
-    assert len(list(encoder.samples(6, lambda _: None))) == 24
+    assert len(list(encoder.samples(encoder.announce(clips), lambda _: None))) == 24
     encoder.close()
     assert encoder.meter.texts == len(texts) == 12  # with rate and motion, and without
 
@@ -104,8 +103,8 @@ def test_clips_that_are_encoded_together_are_what_each_is_alone(store, config):
     found = []
     for at_once in (0, 4 * 16 * 64 * 64):
         encoder = ClipEncoder(config, plan, store, weights, torch.device("cpu"), None, at_once)
-        encoder.announce(clips)
-        found.append({one.sample.uid: one.tensors for one in encoder.samples(6, lambda _: None)})
+        announced = encoder.announce(clips)
+        found.append({one.sample.uid: one.tensors for one in encoder.samples(announced, lambda _: None)})
         encoder.close()
     alone, together = found
     assert alone.keys() == together.keys()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import xxhash
 
@@ -19,10 +19,9 @@ from videotrain_trainer.curation.caption_table import read_captions
 from videotrain_trainer.curation.clips import FILE_VERSION
 from videotrain_trainer.curation.sandbox import MOST_MEMORY, Sandbox, container_memory
 from videotrain_trainer.curation.source import RawVideo, VideoFolder, content_hash
-from videotrain_trainer.engines.interface import FactUnit, UnitRange, cut_ranges
+from videotrain_trainer.engines.interface import Tick, Unit, UnitRange, cut_ranges
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 from videotrain_trainer.worker.linux import container_cpus
-from videotrain_trainer.worker.shared_work import Tick
 
 STEP_BYTES = 16 * 1024 * 1024
 """A raw video counts as one step of progress for every such piece that it has or begins."""
@@ -38,6 +37,8 @@ class CurateWork:
     output: str
     """Prefix of the stage's output."""
     task: CurateTask
+    units_at_once: ClassVar[int] = 1
+    gpus: ClassVar[int] = 0
 
     def open(self, scratch: Path) -> _Curator:
         """A decoder process, started when the first video comes."""
@@ -54,7 +55,7 @@ class _Curator:
         self._folder = VideoFolder(work.videos, work.storage)
         self._sandbox = Sandbox()
 
-    def do(self, unit: FactUnit, tick: Tick) -> dict[str, Any]:
+    def do(self, unit: Unit, tick: Tick) -> dict[str, Any]:
         """One raw video; its clips are in the store when this returns."""
         video = RawVideo.from_fields(unit.facts)
         if pattern := _unwanted(video, self._work.task):
@@ -94,7 +95,7 @@ def decoders() -> int:
     return max(1, min(container_cpus(), container_memory() // MOST_MEMORY))
 
 
-def _units(work: CurateWork, dataset: Dataset) -> Iterator[FactUnit]:
+def _units(work: CurateWork, dataset: Dataset) -> Iterator[Unit]:
     """A unit per raw video, each as soon as its listing is believed; text files are read with their videos."""
     captions = dict(dataset.captions)
     if dataset.caption_table is not None:
@@ -106,7 +107,7 @@ def _units(work: CurateWork, dataset: Dataset) -> Iterator[FactUnit]:
         facts = [FILE_VERSION, video.name, video.found.size, video.tag, video.caption, reading]
         facts.append(_unwanted(video, work.task))
         name = xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())
-        yield FactUnit(str(name), 1 + video.found.size // STEP_BYTES, video.fields())
+        yield Unit(str(name), 1 + video.found.size // STEP_BYTES, video.fields())
 
 
 def _unwanted(video: RawVideo, task: CurateTask) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,9 +17,10 @@ class _Waiting(NamedTuple, Generic[Result]):
 
 
 class DecodeAhead(Generic[Result]):
-    """Results in the order in which their work was put, made by threads meanwhile. For one thread that puts and takes.
+    """Results in the order in which their work was put, made by threads meanwhile.
 
-    Decoders release Python's lock while they decode and resize, so threads do.
+    For one thread that takes at a time, and others that put. Decoders release Python's lock while they decode and
+    resize, so threads do.
 
     Args:
         threads: pieces of work at the same time.
@@ -31,6 +33,7 @@ class DecodeAhead(Generic[Result]):
         self._most, self._budget = 4 * threads, budget
         self._waiting: deque[_Waiting[Result]] = deque()
         self._begun: deque[tuple[int, Future[Result]]] = deque()
+        self._lock = threading.Lock()
         self.held = 0
         """Bytes of results that are being made or wait to be taken."""
 
@@ -41,8 +44,9 @@ class DecodeAhead(Generic[Result]):
             size: of the result, bytes.
             work: makes it, in a thread.
         """
-        self._waiting.append(_Waiting(size, work))
-        self._begin()
+        with self._lock:
+            self._waiting.append(_Waiting(size, work))
+            self._begin()
 
     def take(self) -> Result:
         """The next result, waited for; what its work raised is raised here."""
@@ -50,13 +54,15 @@ class DecodeAhead(Generic[Result]):
         try:
             return result.result()
         finally:
-            self._begun.popleft()
-            self.held -= size
-            self._begin()
+            with self._lock:
+                self._begun.popleft()
+                self.held -= size
+                self._begin()
 
     def close(self) -> None:
         """Give up what has not begun, and wait for the rest."""
-        self._waiting.clear()
+        with self._lock:
+            self._waiting.clear()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _begin(self) -> None:

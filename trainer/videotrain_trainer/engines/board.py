@@ -11,20 +11,27 @@ Requests grow with the number of ranges: no rank asks for the whole list, and no
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import count, islice
+from typing import Any, TypeVar
 
 from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
-from videotrain_trainer.engines.interface import Member, UnitRange
+from videotrain_trainer.engines.interface import SHARE_SECONDS, Member, UnitRange
 from videotrain_trainer.errors import AlreadyExists, DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
-from videotrain_trainer.worker.shared_work import read_in_order, wait_until
 
 POLL_SECONDS = 0.5
 """Longest pause between two looks for the stage's last object."""
+READERS = 32
+"""Results that are read at the same time."""
 Results = dict[str, dict[str, Any]]
 """Results by the names of their units."""
+Key = TypeVar("Key")
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -116,7 +123,8 @@ class Board:
         Raises:
             DataError: one is missing or damaged.
         """
-        for results in read_in_order(self._results_of, list(names), self._member.reporter):
+        tell = self._member.reporter.phase
+        for results in read_in_order(self._results_of, list(names), lambda done, total: tell("merge", done, total)):
             yield from results
 
     def _results_of(self, name: str) -> list[dict[str, Any]]:
@@ -138,7 +146,7 @@ class Board:
 
 
 @dataclass
-class Found:
+class Listed:
     """What the listing has found so far."""
 
     names: list[str] = field(default_factory=list)
@@ -163,7 +171,7 @@ class Listing:
     def __init__(
         self, board: Board, ranges: Iterator[UnitRange], offer: Callable[[int, UnitRange | None], None]
     ) -> None:
-        self.found = Found()
+        self.found = Listed()
         self._board = board
         self._ranges = ranges
         self._offer = offer
@@ -212,3 +220,37 @@ class Listing:
 def wait_for(member: Member, store: ObjectStore, uri: str) -> bool:
     """Wait until rank 0 has written the stage's last object; False if the world is asked to leave."""
     return wait_until(lambda: store.exists(uri), member.asked_to_leave, POLL_SECONDS)
+
+
+def wait_until(ready: Callable[[], bool], leaving: Callable[[], bool], longest: float) -> bool:
+    """Look until something is ready, with pauses of at most `longest` seconds; False if the process is to leave."""
+    for turn in count():
+        if ready():
+            return True
+        if leaving():
+            return False
+        # The first looks are quick ones: most waits are for what is nearly there.
+        time.sleep(min(longest, 0.05 * 2 ** min(turn, 8)))
+    raise AssertionError("unreachable")
+
+
+def read_in_order(
+    read: Callable[[Key], Found], keys: Sequence[Key], tell: Callable[[int, int], None]
+) -> Iterator[Found]:
+    """What is read for each key, in the order of the keys; READERS read ahead, and few results are held at a time.
+
+    Args:
+        read: reads one; in threads.
+        keys: what to read.
+        tell: told now and then, and at the end, how many are read, and of how many.
+    """
+    told, asked = time.monotonic(), iter(keys)
+    with ThreadPoolExecutor(READERS) as pool:
+        ahead = deque(pool.submit(read, key) for key in islice(asked, 2 * READERS))
+        for done in range(1, len(keys) + 1):
+            found = ahead.popleft()
+            ahead.extend(pool.submit(read, key) for key in islice(asked, 1))
+            yield found.result()
+            if done == len(keys) or time.monotonic() - told >= SHARE_SECONDS:
+                told = time.monotonic()
+                tell(done, len(keys))

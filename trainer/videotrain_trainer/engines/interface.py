@@ -2,7 +2,7 @@
 
 An engine promises that every unit is done, that each has exactly one result, and that a restart of any size, also by
 the other engine, does only what has no result yet. A unit may be begun more than once, so what it leaves in the object
-store must be the same each time.
+store must be the same each time, or have a name of its content.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import xxhash
 
-from videotrain_trainer.worker.shared_work import Tick, Unit
 from videotrain_trainer.worker.stage_context import StageContext
 from videotrain_trainer.worker.stage_reporter import StageReporter
 
@@ -24,10 +23,24 @@ RANGE_STEPS = 128
 """Steps of progress of a range of several units at most."""
 
 
-@dataclass(frozen=True)
-class FactUnit(Unit):
-    """A unit with all that whoever does it has to know."""
+SHARE_SECONDS = 5.0
+"""How often a process stores results of ranges that are not done and tells how far it is."""
+Tick = Callable[[int], None]
+"""Called by a unit's work with the steps of this unit that are done."""
 
+
+class Interrupted(Exception):
+    """The unit cannot be finished within the grace period; it will be done again."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of work, with all that whoever does it has to know."""
+
+    name: str
+    """Hash of its input; names its result."""
+    weight: int
+    """Steps that it counts for in progress."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """JSON values."""
 
@@ -68,9 +81,9 @@ class Member:
 
 
 class Worker(Protocol):
-    """Does one unit at a time, in one thread."""
+    """Does `Work.units_at_once` units at the same time, each in a thread of its own."""
 
-    def do(self, unit: FactUnit, tick: Tick) -> dict[str, Any]:
+    def do(self, unit: Unit, tick: Tick) -> dict[str, Any]:
         """Do it and return its result, JSON values only; everything else it made is stored already."""
 
     def close(self) -> None:
@@ -80,7 +93,15 @@ class Worker(Protocol):
 class Work(Protocol):
     """Makes workers. It is pickled and sent to other machines."""
 
-    def open(self, scratch: Path) -> Worker:
+    @property
+    def units_at_once(self) -> int:
+        """Units that a worker does at the same time."""
+
+    @property
+    def gpus(self) -> int:
+        """Devices that a worker has for itself."""
+
+    def open(self, scratch: Path, /) -> Worker:
         """A worker.
 
         Args:
@@ -92,7 +113,7 @@ class Work(Protocol):
 class UnitRange:
     """Neighbouring units whose results are stored together."""
 
-    units: tuple[FactUnit, ...]
+    units: tuple[Unit, ...]
 
     @property
     def name(self) -> str:
@@ -111,16 +132,16 @@ class UnitRange:
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> UnitRange:
         """What `fields` gave."""
-        return cls(tuple(FactUnit(*unit) for unit in fields["units"]))
+        return cls(tuple(Unit(*unit) for unit in fields["units"]))
 
 
-def cut_ranges(units: Iterable[FactUnit]) -> Iterator[UnitRange]:
+def cut_ranges(units: Iterable[Unit]) -> Iterator[UnitRange]:
     """Units in ranges, each as soon as it is known.
 
     About every RANGE_UNITS / 2 units the name of one ends a range, wherever it stands, so a unit that is added changes
     its own range and no other.
     """
-    held: list[FactUnit] = []
+    held: list[Unit] = []
     for unit in units:
         if held and sum(other.weight for other in held) + unit.weight > RANGE_STEPS:
             yield UnitRange(tuple(held))

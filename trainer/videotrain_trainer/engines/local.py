@@ -1,4 +1,4 @@
-"""The local engine: every process of the world does units in as many threads as its share of the pod's cores.
+"""The local engine: every process of the world does units in threads, as many as its share of the pod has room for.
 
 What needs a process of its own, as the decoding of untrusted files does, is started by the threads' workers. Ranks
 claim ranges in the object store, so a fast one does what a slow one has not begun.
@@ -15,14 +15,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from videotrain_trainer.engines.board import Board, Listing, OpenRange
-from videotrain_trainer.engines.interface import FactUnit, Member, UnitRange, Work
-from videotrain_trainer.engines.progress import UnitReporter
+from videotrain_trainer.engines.claims import Claim, Claims
+from videotrain_trainer.engines.interface import (
+    SHARE_SECONDS,
+    Interrupted,
+    Member,
+    Tick,
+    Unit,
+    UnitRange,
+    Work,
+    Worker,
+)
+from videotrain_trainer.engines.progress import Phase, UnitReporter
 from videotrain_trainer.storage import ObjectStore
-from videotrain_trainer.worker.claims import Claim, Claims
-from videotrain_trainer.worker.shared_work import Interrupted, Tick
 
-SHARE_SECONDS = 5.0
-"""How often a process stores results of ranges that are not done and tells how far it is."""
 POLL_SECONDS = 0.5
 """Longest pause between two looks for work that others found or left."""
 
@@ -55,20 +61,29 @@ class LocalRun:
         store: object store.
         work: does units.
         ranges: finds them; used by rank 0 alone.
-        threads: units that are done at the same time.
+        workers: that this process has.
+        board: keeps the results; by default those of a range together.
+        phase: the units are no steps of the stage but this phase of it.
     """
 
     def __init__(
-        self, member: Member, store: ObjectStore, work: Work, ranges: Iterator[UnitRange], threads: int
+        self,
+        member: Member,
+        store: ObjectStore,
+        work: Work,
+        ranges: Iterator[UnitRange],
+        workers: int,
+        board: Board | None = None,
+        phase: Phase | None = None,
     ) -> None:
-        self._member, self._work, self._threads = member, work, threads
-        self.board = Board(store, member)
+        self._member, self._work, self._workers = member, work, workers
+        self.board = board or Board(store, member)
         self._claims = Claims(store, self.board.folder, member.rank, member.size, 0)
         self._listing = Listing(self.board, ranges, self.board.publish) if member.rank == 0 else None
-        self._reporter = UnitReporter(member, self._listing) if self._listing is not None else None
+        self._reporter = UnitReporter(member, self._listing, phase) if self._listing is not None else None
         self._next = member.rank
         self._all_seen = False
-        self._todo: queue.SimpleQueue[tuple[_Held, FactUnit] | None] = queue.SimpleQueue()
+        self._todo: queue.SimpleQueue[tuple[_Held, Unit] | None] = queue.SimpleQueue()
         self._open: dict[int, _Held] = {}
         self._count, self._others = _Count(), _Count()
         self._lock = threading.Lock()
@@ -84,14 +99,14 @@ class LocalRun:
         Returns:
             Whether they are; False if the world is asked to leave, and what is done is stored.
         """
-        threads = [threading.Thread(target=self._serve, args=(number,), daemon=True) for number in range(self._threads)]
+        threads = [threading.Thread(target=self._serve, args=(number,), daemon=True) for number in range(self._workers)]
         for thread in threads:
             thread.start()
         try:
             finished = self._drive()
         finally:
             self._leaving.set()
-            for _ in threads:
+            for _ in range(self._workers * self._work.units_at_once):
                 self._todo.put(None)
             for thread in threads:
                 thread.join()
@@ -115,7 +130,7 @@ class LocalRun:
             self._woken.clear()
             if self._member.asked_to_leave():
                 return False
-            claimed = self._todo.qsize() < self._threads and self._claim()
+            claimed = self._lacks_units() and self._claim()
             if time.monotonic() - self._shared_at >= SHARE_SECONDS:
                 self._share()
             self._report()
@@ -125,6 +140,12 @@ class LocalRun:
                 return True
             pause = 0.05 if self._woken.wait(pause) else min(2 * pause, POLL_SECONDS)
         return False
+
+    def _lacks_units(self) -> bool:
+        """Where a worker does several units, the next one is begun early enough to be claimed when a thread is free."""
+        if self._work.units_at_once > 1:
+            return self._todo.empty() and len(self._open) < self._workers * self._work.units_at_once
+        return self._todo.qsize() < self._workers
 
     def _claim(self) -> bool:
         """Take a range that nobody does, if there is one."""
@@ -157,25 +178,41 @@ class LocalRun:
             self._next += self._member.size
 
     def _serve(self, number: int) -> None:
-        """One thread: units until there are none, or the process leaves."""
+        """One worker, in a thread for each of the units that it does at the same time."""
         scratch = self._member.scratch / f"worker-{number}"
         try:
             worker = self._work.open(scratch)
             try:
-                while (item := self._todo.get()) is not None and not self._leaving.is_set():
-                    held, unit = item
-                    self._finished(held, unit, worker.do(unit, self._tick_of(unit)))
+                threads = [
+                    threading.Thread(target=self._do_units, args=(worker,), daemon=True)
+                    for _ in range(self._work.units_at_once)
+                ]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
             finally:
                 worker.close()
-        except Interrupted:
-            pass  # its unit is done by another generation
         except BaseException as error:
             self._trouble = self._trouble or error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             self._woken.set()
 
-    def _tick_of(self, unit: FactUnit) -> Tick:
+    def _do_units(self, worker: Worker) -> None:
+        """Units until there are none, or the process leaves."""
+        try:
+            while (item := self._todo.get()) is not None and not self._leaving.is_set():
+                held, unit = item
+                self._finished(held, unit, worker.do(unit, self._tick_of(unit)))
+        except Interrupted:
+            pass  # its unit is done by another generation
+        except BaseException as error:
+            self._trouble = self._trouble or error
+        finally:
+            self._woken.set()
+
+    def _tick_of(self, unit: Unit) -> Tick:
         def tick(part: int) -> None:
             self._count.parts[unit.name] = part
             if self._leaving.is_set() or self._member.asked_to_leave():
@@ -185,7 +222,7 @@ class LocalRun:
 
         return tick
 
-    def _finished(self, held: _Held, unit: FactUnit, result: dict[str, Any]) -> None:
+    def _finished(self, held: _Held, unit: Unit, result: dict[str, Any]) -> None:
         with self._lock:
             held.range.results[unit.name] = result
             held.done += unit.weight

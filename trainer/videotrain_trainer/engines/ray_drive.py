@@ -21,7 +21,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from videotrain_trainer.engines.interface import FactUnit, Work
+from videotrain_trainer.engines.interface import Unit, Work
 from videotrain_trainer.errors import TrainerError
 
 TELL_SECONDS = 2.0
@@ -170,7 +170,7 @@ class Doer:
     def __call__(self, batch: Any) -> Any:
         """One unit, as a table of one row: its name, and JSON of its result or of the error that ends the stage."""
         (row,) = batch.to_pylist()
-        unit = FactUnit(row["name"], row["weight"], json.loads(row["facts"]))
+        unit = Unit(row["name"], row["weight"], json.loads(row["facts"]))
 
         def tick(part: int) -> None:
             if time.monotonic() - self._told_at >= TELL_SECONDS:

@@ -20,8 +20,7 @@ from typing import Any
 
 from videotrain_trainer import errors
 from videotrain_trainer.engines.board import Board, Listing, OpenRange
-from videotrain_trainer.engines.interface import FactUnit, Member, UnitRange, Work
-from videotrain_trainer.engines.local import SHARE_SECONDS
+from videotrain_trainer.engines.interface import SHARE_SECONDS, Member, Unit, UnitRange, Work
 from videotrain_trainer.engines.progress import UnitReporter
 from videotrain_trainer.engines.ray_node import Cluster, require_ray
 from videotrain_trainer.errors import ConfigError, TrainerError
@@ -58,8 +57,8 @@ class RayRun:
         self._listing = Listing(self.board, ranges, lambda number, units: self._ranges.put((number, units)))
         self._reporter = UnitReporter(member, self._listing)
         self._listed = False
-        self._waiting: deque[FactUnit] = deque()
-        self._under_way: dict[str, FactUnit] = {}
+        self._waiting: deque[Unit] = deque()
+        self._under_way: dict[str, Unit] = {}
         self._open: dict[str, OpenRange] = {}
         """By the names of units that have no result."""
         self._done = self._kept = 0
@@ -119,7 +118,7 @@ class RayRun:
             if told["ended"]:
                 return True
 
-    def _next_units(self) -> list[FactUnit]:
+    def _next_units(self) -> list[Unit]:
         """As many as the cluster should have beside what is under way."""
         most = AHEAD * max(1, int(self._cpus))
         while len(self._waiting) + len(self._under_way) < most and not self._listed:
@@ -183,7 +182,7 @@ class _Remote:
     def __init__(self, ray: Any, actor: Any) -> None:
         self._ray, self._actor = ray, actor
 
-    def offer(self, units: list[FactUnit], last: bool) -> None:
+    def offer(self, units: list[Unit], last: bool) -> None:
         if units or last:
             self._get(self._actor.offer.remote([(unit.name, unit.weight, dict(unit.facts)) for unit in units], last))
 

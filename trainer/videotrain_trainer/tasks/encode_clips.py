@@ -44,6 +44,8 @@ TEXTS_AT_ONCE = 16
 Clip = Mapping[str, Any]
 """Row of the clip manifest."""
 Tensors = dict[str, Tensor]
+Announced = list[list[Sample]]
+"""Samples of clips that are being decoded, by clip."""
 
 
 @dataclass
@@ -88,7 +90,8 @@ class _Part:
 
 
 class ClipEncoder:
-    """Makes the samples of clips. For one thread; decoding has threads of its own.
+    """Makes the samples of clips. One thread encodes at a time, and others may announce meanwhile; decoding has threads
+    of its own.
 
     Args:
         config: of the encode stage.
@@ -123,29 +126,26 @@ class ClipEncoder:
         )
         cores = container_cpus() // max(1, config.gpus_per_node)
         self._decoding: DecodeAhead[list[Frame]] = DecodeAhead(max(1, cores), DECODED_BYTES)
-        self._announced: list[list[Sample]] = []
-        """Samples of each clip that was announced and not asked for."""
 
-    def announce(self, clips: Sequence[Clip]) -> None:
-        """Have clips decoded that `samples` will be asked for, in this order."""
-        for clip in clips:
-            samples = self.plan.samples(clip)
-            self._announced.append(samples)
+    def announce(self, clips: Sequence[Clip]) -> Announced:
+        """Have clips decoded; what `samples` has to be called with, in the order of the announcements."""
+        announced = [self.plan.samples(clip) for clip in clips]
+        for clip, samples in zip(clips, announced, strict=True):
             if samples:
                 size = sum(sample.cut.bytes for sample in samples) + int(clip["bytes"] or 0)
                 self._decoding.put(size, partial(self._decode, clip, samples))
+        return announced
 
     @torch.inference_mode()
-    def samples(self, count: int, tick: Callable[[int], None]) -> Iterator[Encoded]:
-        """The samples of the first `count` announced clips, each as soon as it is whole.
+    def samples(self, clips: Announced, tick: Callable[[int], None]) -> Iterator[Encoded]:
+        """The samples of clips that were announced together, each as soon as it is whole.
 
         Which pixels are encoded together depends on these clips and their order alone.
 
         Args:
-            count: of clips.
+            clips: as announced.
             tick: told how many of them have been begun.
         """
-        clips, self._announced = self._announced[:count], self._announced[count:]
         texts = self._texts({text: None for samples in clips for one in samples for _, text in texts_of(one)})
         waiting: defaultdict[tuple[int, ...], list[_Part]] = defaultdict(list)
         for number, samples in enumerate(clips, start=1):

@@ -30,12 +30,14 @@ from videotrain_trainer.data.buckets import (
 )
 from videotrain_trainer.data.stage_samples import needed_draws
 from videotrain_trainer.data.video import Cut
-from videotrain_trainer.worker.shared_work import Unit
+from videotrain_trainer.engines.interface import Unit
 
 ENCODING_VERSION = 4
 """Rises when the same clip would give other samples."""
 MOST_CLIPS = 256
 """Clips of a unit at most: what a rank that is killed has done for nothing."""
+PART_UNITS = 512
+"""Units whose tables make a part."""
 BYTES_PER_VALUE = 2
 
 
@@ -182,7 +184,7 @@ class EncodePlan:
 
 
 @dataclass(frozen=True)
-class ClipUnits(Sequence[Unit]):
+class ClipUnits:
     """The units of an encode stage: so many neighbouring clips of the manifest each, and no list of them anywhere."""
 
     clips: int
@@ -194,21 +196,20 @@ class ClipUnits(Sequence[Unit]):
     def __len__(self) -> int:
         return -(-self.clips // self.each)
 
-    def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [self[one] for one in range(*number.indices(len(self)))]
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        return Unit(f"{self.made_from[:24]}-{number:08d}", len(self.numbers(number)))
+    def __iter__(self) -> Iterator[Unit]:
+        for number in range(len(self)):
+            clips = [number * self.each, min((number + 1) * self.each, self.clips)]
+            yield Unit(self.name(number), clips[1] - clips[0], {"number": number, "clips": clips})
 
-    def numbers(self, number: int) -> range:
-        """Numbers of a unit's clips."""
-        return range(number * self.each, min((number + 1) * self.each, self.clips))
+    def name(self, number: int) -> str:
+        """Of a unit, and of the part of the set that has this number."""
+        return f"{self.made_from[:24]}-{number:08d}"
 
-
-def number_of(unit: Unit) -> int:
-    """Place of a unit among its ClipUnits."""
-    return int(unit.name.rsplit("-", 1)[1])
+    def parts(self) -> list[Unit]:
+        """Of PART_UNITS units each, whose tables are put together."""
+        starts = range(0, len(self), PART_UNITS)
+        cuts = [[start, min(start + PART_UNITS, len(self))] for start in starts]
+        return [Unit(self.name(number), cut[1] - cut[0], {"units": cut}) for number, cut in enumerate(cuts)]
 
 
 def why_nothing(clips: Iterator[Mapping[str, Any]], plan: EncodePlan) -> str:

@@ -17,7 +17,7 @@ from videotrain_api.resource.stages import (
     TrainTask,
 )
 from videotrain_trainer.data.buckets import row_name
-from videotrain_trainer.tasks.encode_plan import ClipUnits, EncodePlan, number_of, why_nothing
+from videotrain_trainer.tasks.encode_plan import ClipUnits, EncodePlan, why_nothing
 
 ROWS = [
     Bucket(resolution="64px", frames=16, batch_size=2),
@@ -64,7 +64,7 @@ def test_why_there_is_nothing_is_counted():
 def test_units_are_ranges_of_clips_named_by_what_they_are_made_from():
     units = ClipUnits(clips=10, each=4, made_from="0123456789abcdef" * 4)
     assert [unit.weight for unit in units] == [4, 4, 2]
-    assert [list(units.numbers(number_of(unit))) for unit in units] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [list(range(*unit.facts["clips"])) for unit in units] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     other = replace(units, made_from="f" * 64)
     assert not {unit.name for unit in units} & {unit.name for unit in other}
     assert len(ClipUnits(clips=0, each=4, made_from="f" * 64)) == 0
