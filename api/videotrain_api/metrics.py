@@ -185,6 +185,18 @@ COST_RATE_PER_HOUR: Final = _run(
 FORECAST_COST: Final = _run(
     "forecast_cost", "gauge", "Expected total cost at the end of the run in the currency.", more=("currency",)
 )
+FORECAST_COST_BOUND: Final = _run(
+    "forecast_cost_bound",
+    "gauge",
+    "Bounds between which the total cost should be four times of five, in the currency.",
+    more=("bound", "currency"),
+)
+STAGE_FORECAST_COST: Final = _run(
+    "stage_forecast_cost",
+    "gauge",
+    "Expected cost of a stage, without failures and idle nodes, in the currency.",
+    more=("stage", "currency"),
+)
 BUDGET_RATIO: Final = _run("budget_ratio", "gauge", "Spent share of the tighter budget limit.")
 GOODPUT_RATIO: Final = _run("goodput_ratio", "gauge", "Productive share of the GPU time held so far.")
 RECOVERY_SECONDS: Final = _run(

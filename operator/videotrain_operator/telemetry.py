@@ -242,6 +242,12 @@ def _cost_samples(cost: CostStatus) -> Iterator[Sample]:
     yield catalogue.COST_RATE_PER_HOUR, (cost.currency,), float(cost.rate_per_hour)
     if cost.forecast is not None:
         yield catalogue.FORECAST_COST, (cost.currency,), float(cost.forecast)
+    for bound, amount in (("low", cost.forecast_low), ("high", cost.forecast_high)):
+        if amount is not None:
+            yield catalogue.FORECAST_COST_BOUND, (bound, cost.currency), float(amount)
+    for stage in cost.expected_stages:
+        if stage.total is not None:
+            yield catalogue.STAGE_FORECAST_COST, (stage.name, cost.currency), float(stage.total)
     if cost.budget_percent is not None:
         yield catalogue.BUDGET_RATIO, (), cost.budget_percent / 100
     if cost.goodput_percent is not None:

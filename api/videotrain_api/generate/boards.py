@@ -189,6 +189,14 @@ RUN: Final = Board(
                     (
                         (f"sum by (currency) ({m.COST_MICROS.name}{_RUN}) / 1e6", "spent {{currency}}"),
                         (f"max by (currency) ({m.FORECAST_COST.name}{_RUN})", "expected {{currency}}"),
+                        (
+                            f"max by (bound, currency) ({m.FORECAST_COST_BOUND.name}{_RUN})",
+                            "expected {{currency}}, 80 % {{bound}}",
+                        ),
+                        (
+                            f"max by (stage, currency) ({m.STAGE_FORECAST_COST.name}{_RUN})",
+                            "{{stage}}, expected {{currency}}",
+                        ),
                     ),
                     kind="number",
                     span=6,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from fractions import Fraction
+from typing import Literal
 
 from pydantic import Field
 
@@ -119,6 +120,17 @@ class StageCost(ApiModel):
     """Time of whole nodes."""
 
 
+class ExpectedStage(ApiModel):
+    """What one stage is expected to cost."""
+
+    name: str
+    """As in spec.stages."""
+    total: str | None = None
+    """Decimal string; unset if nothing tells it yet, so that the forecast leaves the stage out."""
+    source: Literal["spent", "measured", "modelled", "unknown"]
+    """spent: it is over. measured: by its own steps. modelled: by its FLOPs and by stages that were measured."""
+
+
 class CostStatus(ApiModel):
     """The bill. Buckets are exclusive and sum to heldGpuMicroseconds and totalMicros exactly; so do stages."""
 
@@ -140,7 +152,14 @@ class CostStatus(ApiModel):
     rate_per_hour: str = "0"
     """What the nodes held now cost in an hour, decimal string."""
     forecast: str | None = None
-    """Expected total at the end of the run, decimal string (modelled from the measured step time)."""
+    """Expected total at the end of the run, decimal string: what is spent, and what is left of each stage by measured
+    steps, or by its FLOPs and those of stages that were measured. Unset until steps were."""
+    forecast_low: str | None = None
+    """The total should be between this and forecastHigh four times of five, decimal string."""
+    forecast_high: str | None = None
+    """See forecastLow."""
+    expected_stages: list[ExpectedStage] = Field(default_factory=list)
+    """What forecast takes each stage for, without failures and idle nodes; empty once the run is over."""
     budget_percent: float | None = None
     """Share of the tighter limit that is spent."""
     goodput_percent: float | None = None

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from videotrain.wording import BUCKET_LABELS, GPU_NOTE, duration, exact, money
+from videotrain_api.money import parse_micros
 from videotrain_api.resource.name_ranges import short_names
 from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus, StageStatus
 from videotrain_api.resource.stored_status import read_status
@@ -151,8 +152,17 @@ def _bill(cost: CostStatus) -> Group:
     if cost.goodput_percent is not None:
         line.append(f", {cost.goodput_percent:.0f}% productive")
     if cost.forecast:
-        line.append(f", forecast {cost.forecast} {cost.currency}", style="dim")
+        line.append(f", forecast {forecast_words(cost)}", style="dim")
     return Group(line, _bucket_bar(cost), Text(GPU_NOTE, style="dim italic"))
+
+
+def forecast_words(cost: CostStatus) -> str:
+    """The expected total and its interval, such as `9.10 USD (8.20 to 10.40)`; empty if there is none."""
+    if cost.forecast is None:
+        return ""
+    text = money(parse_micros(cost.forecast), cost.currency)
+    bounds = [money(parse_micros(b), "").strip() for b in (cost.forecast_low, cost.forecast_high) if b is not None]
+    return f"{text} ({' to '.join(bounds)})" if len(set(bounds)) > 1 else text
 
 
 def _bucket_bar(cost: CostStatus) -> Text:

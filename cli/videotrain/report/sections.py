@@ -265,6 +265,19 @@ def bill_section(run: Json, summary: Json) -> Html:
     return section("What every GPU-second bought", bar, table(headings, rows, (1, 2, 3)), stages, lead=lead)
 
 
+def forecast_section(summary: Json) -> Html:
+    """What the run is expected to cost in the end, stage by stage; nothing once it is over."""
+    cost = summary["cost"]
+    if not cost["expected_stages"]:
+        return Html("")
+    lead = (
+        f"{cost['forecast']} {cost['currency']}, and four times of five between {cost['forecast_low']} and "
+        f"{cost['forecast_high']}. Failures and idle nodes are in the sum as they were seen so far, not in the stages."
+    )
+    rows = [(stage["name"], stage["total"] or "not known yet", stage["source"]) for stage in cost["expected_stages"]]
+    return section("Expected in the end", table(("stage", cost["currency"], "by what is"), rows, (1,)), lead=lead)
+
+
 def _price(pool: Json, currency: str) -> str:
     if pool.get("gpusPerNode"):
         return f"{pool.get('pricePerGpuHour')} {currency} per GPU-hour"

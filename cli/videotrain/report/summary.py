@@ -216,6 +216,10 @@ def _money(cost: CostStatus | None) -> Json:
             "by_bucket": {b.value: cost.micros_by_bucket.get(b.value, 0) for b in Bucket},
             "goodput_percent": cost.goodput_percent,
             "estimated": cost.estimated,
+            "forecast": cost.forecast,
+            "forecast_low": cost.forecast_low,
+            "forecast_high": cost.forecast_high,
+            "expected_stages": [stage.model_dump() for stage in cost.expected_stages],
         },
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from videotrain_api.money import cost_micros, format_micros
+from videotrain_api.money import format_micros
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.config import render_ledger
 from videotrain_api.render.names import ledger_name, pod_name
@@ -30,8 +30,8 @@ from videotrain_operator.accounting.stored_ledger import (
 from videotrain_operator.planner.awaited import resolve_awaited, with_new_pods
 from videotrain_operator.planner.budget import spent_percent
 from videotrain_operator.planner.draft import Draft
+from videotrain_operator.planner.forecast import forecast_bill
 from videotrain_operator.planner.observed import PodView
-from videotrain_operator.planner.rates import step_seconds
 from videotrain_operator.planner.status_backup import status_backup
 
 PATIENCE_SECONDS: Final = 10.0
@@ -150,7 +150,7 @@ def write_cost(draft: Draft, bill: Bill) -> None:
     """Put the bill into the status, for people and dashboards."""
     gpu_us = {bucket.value: bill.gpu_microseconds.get(bucket.value, 0) for bucket in Bucket}
     productive = gpu_us[Bucket.PRODUCTIVE.value]
-    forecast = _forecast(draft, bill)
+    expected = forecast_bill(draft, bill)
     cost = CostStatus(
         currency=draft.spec.pool.currency,
         total_micros=bill.total,
@@ -160,7 +160,10 @@ def write_cost(draft: Draft, bill: Bill) -> None:
         micros_by_bucket={bucket.value: bill.micros.get(bucket.value, 0) for bucket in Bucket},
         stages=_stage_costs(draft, bill),
         rate_per_hour=format_micros(bill.rate_micros_per_hour),
-        forecast=None if forecast is None else format_micros(forecast),
+        forecast=format_micros(expected.micros) if expected else None,
+        forecast_low=format_micros(expected.low) if expected else None,
+        forecast_high=format_micros(expected.high) if expected else None,
+        expected_stages=expected.stages if expected else [],
         budget_percent=spent_percent(draft.spec.budget, bill),
         goodput_percent=round(productive * 100 / bill.held, 2) if bill.held else None,
         estimated=bill.estimated,
@@ -205,16 +208,3 @@ def _holdings(draft: Draft, pods: list[PodView] | tuple[PodView, ...], *, gone: 
         for pod in pods
         if pod.bound_at is not None
     ]
-
-
-def _forecast(draft: Draft, bill: Bill) -> int | None:
-    """Expected total: what is spent, and the steps left of all training stages at the measured speed and size."""
-    live = draft.live
-    if draft.finished():
-        return bill.total
-    each = step_seconds(draft, len(live.members)) if live else None
-    if each is None or live is None:
-        return None
-    left = sum(max(0, s.total_steps - s.step) for s in draft.status.stages if s.total_steps and s.state != "Succeeded")
-    rate = bill.rate_micros_per_hour
-    return bill.total + cost_micros(round(left * each * 1_000_000), rate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -26,6 +26,9 @@ class Pace:
     """Steps between two checkpoints, which take no time."""
     full_nodes: int | None = None
     """Nodes that make one step a second; fewer take longer in proportion. One step a second with any number if None."""
+    node_seconds: Mapping[str, float] = field(default_factory=dict)
+    """By stage, seconds of one node for a step, whatever the number of nodes. For stages that it names not, full_nodes
+    counts."""
 
 
 @dataclass
@@ -110,9 +113,10 @@ class World:
             self.state, self.ended = "succeeded", now
 
     def _makes_a_step(self, nodes: int, pace: Pace) -> bool:
-        if pace.full_nodes is None:
+        for_one = pace.node_seconds.get(self.roster.stage, pace.full_nodes)
+        if for_one is None:
             return True
-        self.credit += nodes / pace.full_nodes
+        self.credit += nodes / for_one
         if self.credit < 1.0:
             return False
         self.credit -= 1.0

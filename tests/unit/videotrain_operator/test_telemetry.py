@@ -20,7 +20,14 @@ from videotrain_api.metrics import (
     emitted_by,
 )
 from videotrain_api.records import CurationCounts
-from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus, StageStatus, ThroughputStatus
+from videotrain_api.resource.status import (
+    CostStatus,
+    ExpectedStage,
+    GenerationStatus,
+    RunStatus,
+    StageStatus,
+    ThroughputStatus,
+)
 from videotrain_api.vocabulary import ExitCode
 from videotrain_operator.planner.plan import plan
 from videotrain_operator.telemetry import OperatorMetrics
@@ -77,6 +84,12 @@ def full_status() -> RunStatus:
             gpu_microseconds_by_bucket={"productive": 10},
             micros_by_bucket={"productive": 10},
             forecast="9",
+            forecast_low="8",
+            forecast_high="10",
+            expected_stages=[
+                ExpectedStage(name="train", total="9", source="measured"),
+                ExpectedStage(name="sample", source="unknown"),
+            ],
             budget_percent=10.0,
             goodput_percent=90.0,
         ),
