@@ -49,7 +49,7 @@ PromptStyle = Literal["plain", "fps", "motion", "fps-motion"]
 """What follows a caption in the text that is encoded: nothing, the frame rate, the motion score, or both."""
 
 
-ScoreName = Literal["motion", "blur", "duration", "aspect", "jitter", "border", "watermark", "text"]
+ScoreName = Literal["motion", "blur", "duration", "aspect", "jitter", "border", "watermark", "text", "change"]
 """Scores of a clip, columns of its catalogue; docs/how-to/curate.md says what each measures."""
 
 
@@ -128,8 +128,8 @@ UnitEngine = Literal["local", "ray"]
 class CurateTask(ApiModel):
     """Raw videos to clips: probe, shots, borders, scores, drops with reasons, normalised mp4 files.
 
-    Bounds on scores of clips (motion, blur, jitter, border, watermark, text), dedupDistance and dropSources may change
-    without a video being read again; the others decide what is read and written.
+    Bounds on scores of clips (motion, change, blur, jitter, border, watermark, text), dedupDistance and dropSources may
+    change without a video being read again; the others decide what is read and written.
     """
 
     engine: UnitEngine = "local"
@@ -159,6 +159,9 @@ class CurateTask(ApiModel):
     """Content change (HSV distance, 0-255) that counts as a cut."""
     min_motion: float = Field(default=0.05, ge=0)
     """Lowest motion score: FFmpeg's vmafmotion at 256 lines, grey levels by which neighbouring frames differ."""
+    min_change: float = Field(default=3.0, ge=0)
+    """Lowest change: grey levels by which blocks of the picture differ over an eighth of the clip. A still picture
+    under a sensor's noise has about 1."""
     max_motion: float = Field(default=60.0, gt=0)
     """Highest motion score."""
     min_blur: float = Field(default=5.0, ge=0)

@@ -69,7 +69,7 @@ def test_the_page_shows_reasons_histograms_and_frames_and_needs_nothing_else(mad
     for reason in ("still", "shaken", "blurred", "duplicate", "kept"):
         assert f"<h2>{reason}:" in html
     assert html.count("data:image/jpeg;base64,") == 7 + 1  # every clip, and the twin of the duplicate
-    assert html.count("<svg") == 7
+    assert html.count("<svg") == 8
     assert "not measured" in html  # no text was looked for
     assert "<tr><td>torn.mp4<td>unreadable<td>no frame" in html
 
@@ -81,12 +81,13 @@ def test_bounds_move_without_a_video_and_only_retune_keeps_them(made, tmp_path, 
     main(["curate", "report", str(made), "--set", "maxJitter=50", "--output", str(page)])
     assert ": 4 of 7 clips" in capsys.readouterr().out
     assert kept(made) == before
-    main(["curate", "retune", str(made), "--set", "maxJitter=50", "--set", "minMotion=0"])
+    still = ["--set", "minMotion=0", "--set", "minChange=0"]
+    main(["curate", "retune", str(made), "--set", "maxJitter=50", *still])
     assert capsys.readouterr().out.startswith(
         "3 clips were kept, now 5 are; dropped: 1 blurred, 1 duplicate, 1 unreadable"
     )
     assert kept(made) == before | {"shaken.mp4", "still.mp4"}
-    main(["curate", "retune", str(made), "--set", "maxJitter=1.5", "--set", "minMotion=0.05"])
+    main(["curate", "retune", str(made), "--set", "maxJitter=1.5", "--set", "minMotion=0.05", "--set", "minChange=3"])
     assert kept(made) == before
     assert counts(made) == {"blurred": 1, "duplicate": 1, "shaken": 1, "still": 1, "unreadable": 1}
 

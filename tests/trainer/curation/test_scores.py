@@ -16,6 +16,7 @@ from videotrain_trainer.curation.pipeline import curate_file
 from videotrain_trainer.curation.scores.interface import ClipFrame
 from videotrain_trainer.curation.scores.motion import Motion
 from videotrain_trainer.curation.scores.table import ClipScores
+from videotrain_trainer.curation.shots import is_shifted
 
 TASK = CurateTask(min_seconds=1.0)
 
@@ -73,3 +74,45 @@ def test_a_planted_fault_is_dropped_for_what_it_is(tmp_path, fault, reason, seed
 def test_a_good_clip_stays(tmp_path, seed):
     (clip,) = curated(tmp_path, planted.scene(seed))["clips"]
     assert drop_by(clip, TASK) is None
+
+
+def noisy(seed: int, strength: float, moving: bool) -> planted.Scene:
+    """A scene under strong noise, that stands still or moves slowly."""
+    inner = planted.scene(seed, 0.3)
+    first = inner(0)
+
+    def frame(number: int) -> np.ndarray:
+        noise = np.random.default_rng((seed, number, 1)).normal(0, strength, first.shape)
+        return np.clip((inner(number) if moving else first) + noise, 0, 255).astype(np.uint8)
+
+    return frame
+
+
+@pytest.mark.parametrize("seed", [5, 6])
+def test_noise_over_a_still_picture_is_no_motion_and_slow_motion_under_it_is(seed):
+    still, slow = (measured(noisy(seed, 8, moving)) for moving in (False, True))
+    assert still["motion"] > TASK.min_motion  # which neighbouring frames alone do not tell
+    assert still["change"] < TASK.min_change / 1.5
+    assert slow["change"] > 1.5 * TASK.min_change
+
+
+def test_a_railing_that_a_camera_pans_along_is_no_watermark():
+    inner = planted.scene(31, 2.0)
+
+    def railed(number: int) -> np.ndarray:
+        picture = inner(number)
+        for left in (-60, 60, 180):
+            at = (left + number % 3, number % 3)  # along itself
+            for paint, aside in (((20, 20, 20), 0), ((230, 230, 230), 6)):
+                ends = (at[0] + aside - 400, at[1] - 400), (at[0] + aside + 400, at[1] + 400)
+                cv2.line(picture, *ends, paint, 4, cv2.LINE_AA)
+        return picture
+
+    assert measured(railed)["watermark"] == 0
+
+
+def test_fast_and_shaken_pictures_are_no_cuts():
+    wide, draw = planted.canvas(np.random.default_rng(7), 400, 700).astype(np.uint8), np.random.default_rng(8)
+    before, shaken, other = wide[100:356, 150:600], wide[112:368, 138:588], planted.canvas(draw, 256, 450)
+    assert is_shifted(before.mean(axis=2).astype(np.uint8), shaken.mean(axis=2).astype(np.uint8))
+    assert not is_shifted(before.mean(axis=2).astype(np.uint8), other.mean(axis=2).astype(np.uint8))

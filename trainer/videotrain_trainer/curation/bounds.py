@@ -38,6 +38,7 @@ class Bound:
 
 BOUNDS = (
     Bound("motion", "min_motion", "least", "still", "motion"),
+    Bound("change", "min_change", "least", "still", "change"),
     Bound("motion", "max_motion", "most", "too-fast", "motion"),
     Bound("blur", "min_blur", "least", "blurred", "sharpness"),
     Bound("jitter", "max_jitter", "most", "shaken", "jitter"),
@@ -47,7 +48,7 @@ BOUNDS = (
 )
 """In the order in which they are told; the first that does not hold is the reason. How a blurred picture is shaken is
 hard to tell, so that comes last of the two."""
-MOVING_ONLY = frozenset({"motion", "jitter"})
+MOVING_ONLY = frozenset({"motion", "change", "jitter"})
 """Scores that a picture has none of."""
 SCORE_REASONS = frozenset(bound.reason for bound in BOUNDS)
 LOOSE_FIELDS = frozenset({bound.field for bound in BOUNDS} | {"dedup_distance", "drop_sources", "captions"})

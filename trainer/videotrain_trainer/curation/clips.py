@@ -20,7 +20,7 @@ from videotrain_trainer.curation.scores.table import ClipScores
 from videotrain_trainer.data.video import Frame, Unreadable, decode, even_size, write_mp4
 
 MAX_FPS = 30
-FILE_VERSION = 2
+FILE_VERSION = 3
 """Part of every uid; rises when the same piece would give another file or other scores."""
 
 

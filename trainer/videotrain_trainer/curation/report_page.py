@@ -15,7 +15,7 @@ import numpy as np
 
 from videotrain_api.resource.stages import CurateTask
 from videotrain_api.storage.artifacts import DropReport
-from videotrain_trainer.curation.bounds import BOUNDS, Bound
+from videotrain_trainer.curation.bounds import BOUNDS
 from videotrain_trainer.curation.merge import DUPLICATE
 from videotrain_trainer.data.manifest import SCORES
 
@@ -69,12 +69,11 @@ def page(uri: str, rows: Sequence[Row], report: DropReport, picture: Picture) ->
 def _reasons(report: DropReport, rows: Sequence[Row], task: CurateTask) -> str:
     """Every reason with how many it dropped, and for bounds how many it alone drops."""
     total = max(1, len(report.dropped) + report.clips)
-    by_reason = {bound.reason: bound for bound in BOUNDS}
     lines = []
     for reason, count in sorted(report.counts.items(), key=lambda item: -item[1]):
-        bound = by_reason.get(reason)
-        limit = f"{bound.score} at {bound.side} {bound.value(task):g}" if bound else ""
-        alone = f"{_alone(bound, rows, task):,}" if bound else ""
+        bounds = [bound for bound in BOUNDS if bound.reason == reason]
+        limit = ", ".join(f"{bound.score} at {bound.side} {bound.value(task):g}" for bound in bounds)
+        alone = f"{_alone(reason, rows, task):,}" if bounds else ""
         lines.append(
             f"<tr><td>{_text(reason)}<td class=n>{count:,}<td class=n>{count / total:.1%}<td>{limit}<td class=n>{alone}"
         )
@@ -84,12 +83,10 @@ def _reasons(report: DropReport, rows: Sequence[Row], task: CurateTask) -> str:
     )
 
 
-def _alone(bound: Bound, rows: Sequence[Row], task: CurateTask) -> int:
-    """Clips that no other bound drops."""
-    others = [other for other in BOUNDS if other is not bound]
-    return sum(
-        row["reason"] == bound.reason and all(other.holds(row[other.score], task) for other in others) for row in rows
-    )
+def _alone(reason: str, rows: Sequence[Row], task: CurateTask) -> int:
+    """Clips that no bound of another reason drops."""
+    others = [bound for bound in BOUNDS if bound.reason != reason]
+    return sum(row["reason"] == reason and all(other.holds(row[other.score], task) for other in others) for row in rows)
 
 
 def _histogram(name: str, rows: Sequence[Row], task: CurateTask) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from scenedetect import FrameTimecode
 from scenedetect.detectors import ContentDetector
 
@@ -24,6 +25,10 @@ MOST_CUTS = 100_000
 """Cuts of a video; each is a row of the drop report or a clip."""
 SHORTEST_SHOT = 1
 """Frames between two cuts that the detector tells apart; too short shots are dropped later, with a reason."""
+
+SHIFTED = 0.5
+"""Response of phase correlation from which on two pictures are one, shifted; above 0.8 for shaken and fast ones, below
+0.2 across cuts."""
 
 
 def run(draft: Draft, task: CurateTask) -> None:
@@ -80,13 +85,29 @@ def collect(rows: Iterable[Row]) -> Scan:
     )
 
 
+def is_shifted(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> bool:
+    """Whether one picture (H, W) is the other, shifted: a camera that shakes or turns fast, which is no cut.
+
+    A detector of changes takes each frame of it for a new shot.
+    """
+    size = (max(8, before.shape[1] // 2), max(8, before.shape[0] // 2))
+    one, other = (
+        np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32) for picture in (before, after)
+    )
+    _, response = cv2.phaseCorrelate(one, other, cv2.createHanningWindow(size, cv2.CV_32F))
+    return bool(response > SHIFTED)
+
+
 def _looked_at(draft: Draft, task: CurateTask, dissolves: Dissolves) -> Iterator[Row]:
     info = draft.header()
     expected = info.frames or max(1, int(info.seconds * float(info.fps)))
     detector = ContentDetector(threshold=task.shot_threshold, min_scene_len=SHORTEST_SHOT)
+    before = np.zeros((0, 0), np.uint8)
     for number, (time, frame) in enumerate(decode(draft.path, scan_size(info), "bgr24")):
         found = detector.process_frame(FrameTimecode(number, fps=float(info.fps)), frame)
         grey = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), np.uint8)
         dissolves.see(grey)
-        yield time, border_of(grey), [cut.frame_num for cut in found]
+        cuts = [cut.frame_num for cut in found]
+        yield time, border_of(grey), [] if cuts and number and is_shifted(before, grey) else cuts
+        before = grey
         draft.progress(0.5 * min(1.0, number / expected))

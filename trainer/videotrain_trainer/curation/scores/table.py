@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.curation.scores.blur import Blur
+from videotrain_trainer.curation.scores.change import Change
 from videotrain_trainer.curation.scores.interface import ClipFrame, Columns, Score
 from videotrain_trainer.curation.scores.jitter import Jitter
 from videotrain_trainer.curation.scores.looks import Looks
@@ -14,7 +15,7 @@ from videotrain_trainer.curation.scores.text import TextArea, refuse_missing
 from videotrain_trainer.curation.scores.watermark import Watermark
 from videotrain_trainer.data.video import Frame
 
-SCORES: tuple[Callable[[], Score], ...] = (Motion, Blur, Jitter, Watermark, Looks)
+SCORES: tuple[Callable[[], Score], ...] = (Motion, Change, Blur, Jitter, Watermark, Looks)
 """A new score is a module here, a row, and a column of the catalogue (`data.manifest`)."""
 
 

@@ -18,6 +18,9 @@ LINES = 480
 CONFIDENCE = 0.7
 """Of the reader; what it believes less is taken for texture."""
 
+LETTERS = 2
+"""Fewest of a text: the reader takes round shapes of any size for a single digit, with confidences up to 0.84."""
+
 
 class TextArea:
     """Share of the picture that boxes of text cover, mean of three spread frames."""
@@ -33,7 +36,11 @@ class TextArea:
             size = (max(1, round(width * LINES / height)), LINES)
             picture = cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA)
             found, _ = self._reader(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), use_cls=False)
-            boxes = [np.asarray(box, np.float32) for box, _, sure in found or [] if float(sure) > CONFIDENCE]
+            boxes = [
+                np.asarray(box, np.float32)
+                for box, read, sure in found or []
+                if float(sure) > CONFIDENCE and len(read.strip()) >= LETTERS
+            ]
             self._areas.append(sum(float(cv2.contourArea(box)) for box in boxes) / (size[0] * size[1]))
 
     def columns(self) -> Columns:

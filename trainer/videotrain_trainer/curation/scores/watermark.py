@@ -15,23 +15,28 @@ STEADY = 0.5
 """Of its mean strength an edge keeps so much in every frame."""
 REACH = 9
 """Pixels over which edges belong to one mark."""
+AROUND = 17
+"""Side of the square, in pixels, in which a mark has edges of several directions."""
+TURNED = 0.2
+"""Share of the strength along the main direction of those edges that is left across it; a straight line has none."""
 SMALLEST, LARGEST = 1e-3, 0.1
 """Shares of the picture: less is chance, more is no mark but the scene."""
 CHANGES = 4.0
 """Grey levels (standard deviation) from which on a pixel changes."""
-MOVING = 0.3
+MOVING = 0.2
 """Share of the picture that must change; less, and it is the scene that stands still."""
 MARKS = 4
 """At most."""
-THEIRS = 0.6
-"""Share of all steady edges that marks must have; elsewhere too, and it is the camera that stands still."""
+THEIRS = 0.4
+"""Share of all steady edges that marks must have. Filmed streets and faces before a fixed camera have at most 0.13 in
+what might be marks, since all that stands still has such edges."""
 
 
 class Watermark:
     """Share of the picture that such marks cover, by the edges of spread frames.
 
-    It is 0 where the scene itself stands still: nothing tells a mark from it. A mark has edges in both directions; the
-    horizon of a pan has them in one, and is none.
+    It is 0 where the scene itself stands still: nothing tells a mark from it. A mark has edges of several directions; a
+    horizon or a railing that a camera pans along has them in one, and is none.
     """
 
     def __init__(self) -> None:
@@ -46,19 +51,33 @@ class Watermark:
         """What was measured."""
         if len(self._frames) < FRAMES // 2 or (np.std(self._frames, axis=0) > CHANGES).mean() < MOVING:
             return {"watermark": 0.0}
-        near, steady = np.ones((REACH, REACH), np.uint8), [self._steady(axis) for axis in ((1, 0), (0, 1))]
-        both = [cv2.dilate(edges.astype(np.uint8), near) for edges in steady]
-        _, marks, found, _ = cv2.connectedComponentsWithStats(both[0] & both[1])
+        edges, turned = self._steady_edges()
+        near = cv2.dilate(edges.astype(np.uint8), np.ones((REACH, REACH), np.uint8))
+        _, marks, found, _ = cv2.connectedComponentsWithStats(near * turned.astype(np.uint8))
         areas = found[:, cv2.CC_STAT_AREA] / marks.size
         largest = [mark for mark in np.argsort(-areas) if mark != 0 and areas[mark] >= SMALLEST][:MARKS]
-        edges, total = steady[0] | steady[1], float(areas[largest].sum())
+        total = float(areas[largest].sum())
         theirs = float((edges & np.isin(marks, largest)).sum())
         if total > LARGEST or theirs < THEIRS * edges.sum():
             return {"watermark": 0.0}
         return {"watermark": total}
 
-    def _steady(self, axis: tuple[int, int]) -> NDArray[np.bool_]:
-        gradients = np.stack([cv2.Sobel(grey, cv2.CV_32F, *axis, scale=1 / 8) for grey in self._frames])
-        mean = gradients.mean(axis=0)
-        kept = (np.sign(mean) * gradients >= STEADY * np.abs(mean)).all(axis=0)
-        return np.asarray(kept & (np.abs(mean) > STRONG))
+    def _steady_edges(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Pixels (LINES, W) on edges that no frame lacks, and those around which such edges have several directions.
+
+        The directions are told by the structure tensor of the mean gradients, whose eigenvalues are the strengths along
+        and across the main one.
+        """
+        across, down = (
+            np.stack([cv2.Sobel(grey, cv2.CV_32F, *axis, scale=1 / 8) for grey in self._frames])
+            for axis in ((1, 0), (0, 1))
+        )
+        x, y = across.mean(axis=0), down.mean(axis=0)
+        strength = x**2 + y**2
+        kept = (across * x + down * y >= STEADY * strength).all(axis=0)
+        edges = np.asarray(kept & (strength > STRONG**2))
+        xx, yy, xy = (
+            cv2.boxFilter(edges * part, cv2.CV_32F, (AROUND, AROUND), normalize=False) for part in (x * x, y * y, x * y)
+        )
+        spread = np.sqrt((xx - yy) ** 2 + 4 * xy**2)
+        return edges, np.asarray(xx + yy - spread > TURNED * (xx + yy + spread))
