@@ -68,8 +68,9 @@ class History:
         - A whole checkpoint loses its commit manifest although fewer than `keep_last` newer whole ones are there.
         - A commit manifest is replaced by another content.
         - A file that a present commit manifest lists is deleted or replaced by another content.
-        - A commit manifest is written whose files are not all there, and no newer whole checkpoint is there. (Where one
-          is, the writer was overtaken between its last look at the fence and this request.)
+        - A commit manifest is written whose files are not all there.
+
+        An empty commit manifest closes a step that was given up, or deletes a complete checkpoint.
         """
         model = _Model(self.keep_last)
         return [f"event {number}: {event}: {wrong}" for number, event in enumerate(self.events)
@@ -100,7 +101,10 @@ class _Model:
     def apply(self, event: Event) -> Iterator[str]:
         match = _IN_STEP.search(event.key)
         step, name = (int(match.group(1)), match.group(2)) if match else (None, "")
-        if event.kind in WRITES:
+        if event.kind in WRITES and name == "commit.json" and not event.data:
+            yield from self._delete(event, step, name)
+            self._objects[event.key] = b""
+        elif event.kind in WRITES:
             yield from self._write(event, step, name)
         elif event.kind == "delete":
             yield from self._delete(event, step, name)
@@ -117,7 +121,7 @@ class _Model:
                 yield "replaces a commit manifest by another"
             self.commits[step] = CheckpointManifest.model_validate_json(event.data)
             self._folders[step] = event.key.removesuffix("commit.json")
-            if not self.is_whole(step) and not self._newer_whole(step):
+            if not self.is_whole(step):
                 yield f"commits a checkpoint without its files; there are {sorted(self._objects)}"
         elif before is not None and before != event.data and self._listed(step, name):
             yield "replaces a file of a complete checkpoint by another content"

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,17 +19,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from hypothesis.strategies import integers, sampled_from
 from support.checkpoint_worlds import load, make_writers, save
-from support.storage_history import OUTCOMES, Crash, Outcome, Process, record
+from support.storage_history import OUTCOMES, Crash, History, Outcome, Process, record
 
 from videotrain_api.resource.trainrun import CheckpointPolicy
-from videotrain_trainer.checkpoint.catalog import find_steps
+from videotrain_trainer.checkpoint.catalog import StoredSteps, find_steps, give_up, stored_steps
 from videotrain_trainer.checkpoint.fence import Fence
-from videotrain_trainer.errors import StorageUnavailable
+from videotrain_trainer.errors import Fenced, StorageUnavailable
 
 SHAPES = {"weight": (4, 2)}
 EVERY = 10
-WAIT = 20.0
-"""Seconds after which a thread that neither ends nor asks for anything is stuck."""
+WAIT = 120.0
+"""Seconds after which a thread that neither ends nor asks for anything is stuck, however busy the machine is."""
 
 
 class Life:
@@ -72,7 +73,8 @@ class Life:
         with self._changed:
             self._waiting += 1
             self._changed.notify_all()
-            assert self._changed.wait_for(lambda: self._granted, WAIT)
+            # As long as it takes: while another generation has its turns, this one stands still.
+            self._changed.wait_for(lambda: self._granted)
             self._granted -= 1
             self._changed.notify_all()
 
@@ -170,6 +172,51 @@ class Generations(RuleBasedStateMachine):
                 self.saved_step = max(self.saved_step, step)
         finally:
             writers[0].close()
+
+
+class Held(Process):
+    """Stands still before it creates a commit manifest."""
+
+    def __init__(self, name: str, history: History) -> None:
+        super().__init__(name, history)
+        self.reached, self.freed = threading.Event(), threading.Event()
+
+    def request(self, kind, key, data, send):
+        """As of any process, but for that."""
+        if kind == "create" and key.endswith("commit.json"):
+            self.reached.set()
+            assert self.freed.wait(WAIT)
+        return super().request(kind, key, data, send)
+
+
+@pytest.mark.parametrize("again", [20, 30], ids=["saves the same step", "saves a later one"])
+def test_who_is_overtaken_before_its_last_request_completes_nothing_of_which_files_are_gone(
+    monkeypatch, tmp_path, again
+):
+    history, prefix = record(monkeypatch, 1), f"file://{tmp_path}/stage"
+    old, new, policy = Held("old", history), Process("new", history), CheckpointPolicy(keep_last=1)
+    with ThreadPoolExecutor(1) as thread:
+        overtaken = thread.submit(save, make_writers(old, prefix, 1, 1, policy), 20, shapes=SHAPES)
+        assert old.reached.wait(WAIT)
+        newer = make_writers(new, prefix, 1, 2, policy)
+        save(newer, again, shapes=SHAPES)
+        save(newer, 40, since=again, shapes=SHAPES)
+        old.freed.set()
+        with pytest.raises(Fenced, match="generation 2 has begun"):
+            overtaken.result()
+    assert list(history.committed()) == stored_steps(new, prefix).complete == [40]
+    assert history.problems() == [], history.tail()
+
+
+def test_a_step_that_was_given_up_can_be_saved_again(monkeypatch, tmp_path):
+    history, prefix = record(monkeypatch, 1), f"file://{tmp_path}/stage"
+    store = Process("new", history)
+    assert give_up(store, prefix, 20)
+    assert stored_steps(store, prefix) == StoredSteps([], [], [])
+    save(make_writers(store, prefix, 2, 1), 20, shapes=SHAPES)
+    assert not give_up(store, prefix, 20)
+    assert list(history.committed()) == [20]
+    assert history.problems() == [], history.tail()
 
 
 class GenerationsThatKeepOne(Generations):

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import CheckpointManifest, LatestCheckpoint
 from videotrain_trainer.checkpoint.damage import DamagedCheckpointError, read_again, seal, unseal
-from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing, StorageUnavailable
+from videotrain_trainer.errors import AlreadyExists, ConfigError, DataError, ObjectMissing, StorageUnavailable
 from videotrain_trainer.storage import ObjectStore
 
+_GENERATION = re.compile(r"/g(\d+)-[^/]+$")
 _STEP = re.compile(r"/checkpoints/step-(\d+)/(.+)$")
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ class StoredSteps:
     refused: list[int]
     """Complete once; two machines have found the same damage."""
     incomplete: list[int]
-    """Objects without either: being written, or left behind by a process that died."""
+    """Objects without either: being written, left behind by a process that died, or not yet removed by `give_up`."""
 
     def account_for(self, step: int) -> bool:
         """Whether it can be that `step` was saved and this is what is left."""
@@ -37,7 +38,8 @@ def stored_steps(store: ObjectStore, prefix: str) -> StoredSteps:
     complete, refused, seen = set(), set(), set()
     for item in store.list(layout.checkpoints(prefix)):
         match = _STEP.search(item.uri)
-        if match:
+        closed = match and match.group(2) == "commit.json" and not item.size
+        if match and not closed:
             step = int(match.group(1))
             seen.add(step)
             if match.group(2) == "commit.json":
@@ -99,12 +101,14 @@ def read_commit(store: ObjectStore, prefix: str, step: int, owner: tuple[str, st
         owner: run and stage that must have written it; None if that is not asked.
 
     Raises:
-        ObjectMissing: there is none, so the checkpoint is not complete.
+        ObjectMissing: there is none, so the checkpoint is not complete; or an empty one: the step was given up.
         DamagedCheckpointError: it does not fit its checksum, or is of another step.
         ConfigError: another run or stage wrote it.
     """
     uri = layout.checkpoint_commit(prefix, step)
     data = store.get(uri)
+    if not data:
+        raise ObjectMissing(f"{uri}: is empty; a later generation has given this step up")
     manifest = unseal(CheckpointManifest, uri, data)
     if manifest.step != step:
         raise DamagedCheckpointError(uri, f"step {manifest.step}", f"is of step {manifest.step}")
@@ -135,10 +139,46 @@ def _latest_step(store: ObjectStore, prefix: str) -> int:
 
 
 def delete_checkpoint(store: ObjectStore, prefix: str, step: int) -> None:
-    """Remove a checkpoint; its commit manifest first, so that it is never complete and half gone."""
-    store.delete(layout.checkpoint_commit(prefix, step))
-    for item in store.list(layout.checkpoint_prefix(prefix, step)):
-        store.delete(item.uri)
+    """Remove a complete checkpoint; its commit manifest first, so that it is never complete and half gone.
+
+    Where another generation has left files of the same step, it may be about to complete it with these, so the step is
+    closed as in `give_up`. One that comes later finds the fence before it creates the commit manifest.
+
+    Raises:
+        StorageUnavailable: the commit manifest is still there, so its files were left in place.
+    """
+    commit = layout.checkpoint_commit(prefix, step)
+    found = store.list(layout.checkpoint_prefix(prefix, step))
+    if len({match.group(1) for item in found if (match := _GENERATION.search(item.uri))}) == 1:
+        store.delete(commit)
+    else:
+        store.put(commit, b"")
+        if store.reconnected().stat(commit).size:
+            raise StorageUnavailable(f"{commit}: was emptied, and is not empty; nothing was deleted")
+    for item in found:
+        if item.uri != commit:
+            store.delete(item.uri)
+
+
+def give_up(store: ObjectStore, prefix: str, step: int) -> bool:
+    """Remove what there is of a checkpoint that is not complete, so that nobody completes it meanwhile.
+
+    The process that wrote it may be past its last look at the fence, about to create the commit manifest. So an empty
+    one takes that place first, and stays: of the two that create it, the store lets one be first.
+
+    Returns:
+        False if the checkpoint turns out to be complete; then nothing was removed.
+    """
+    commit = layout.checkpoint_commit(prefix, step)
+    try:
+        store.put_once(commit, b"")
+    except AlreadyExists:
+        return False
+    found = store.list(layout.checkpoint_prefix(prefix, step))
+    for item in found:
+        if item.uri != commit:
+            store.delete(item.uri)
+    return True
 
 
 def withdraw(store: ObjectStore, prefix: str, step: int) -> None:

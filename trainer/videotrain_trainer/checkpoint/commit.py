@@ -168,9 +168,17 @@ class Committer:
         return CheckpointFile(name=name, bytes=len(data), crc32c=checksum(data))
 
     def _put_commit(self, manifest: CheckpointManifest) -> None:
-        uri = layout.checkpoint_commit(self._member.prefix, manifest.step)
+        uri, data = layout.checkpoint_commit(self._member.prefix, manifest.step), seal(manifest)
         try:
-            self._store.put_once(uri, seal(manifest))
+            try:
+                self._store.put_once(uri, data)
+            except AlreadyExists:
+                if self._store.reconnected().stat(uri).size:
+                    raise
+                # Given up: by a newer generation, or by one before, whose later checkpoints were refused since.
+                self._fence.check()
+                self._store.delete(uri)
+                self._store.put_once(uri, data)
         except AlreadyExists:
             # An older generation that was about to end got there first. Both hold the same samples, and so the same
             # weights, or something is badly wrong.

@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from videotrain_api.resource.trainrun import CheckpointPolicy
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import CheckpointManifest
-from videotrain_trainer.checkpoint.catalog import delete_checkpoint, read_commit, stored_steps
+from videotrain_trainer.checkpoint.catalog import delete_checkpoint, give_up, read_commit, stored_steps
 from videotrain_trainer.checkpoint.commit import Committer, Waiter, part_uri
 from videotrain_trainer.checkpoint.damage import DamagedCheckpointError, read_again, seal
 from videotrain_trainer.checkpoint.fence import Fence
@@ -154,12 +154,9 @@ class CheckpointWriter:
                 keep_every=self._policy.keep_every_steps,
             ):
                 self._fence.check()
-                if old in found.incomplete and self._is_complete(old):
-                    continue
-                delete_checkpoint(self._store, self._member.prefix, old)
+                if old in found.complete:
+                    delete_checkpoint(self._store, self._member.prefix, old)
+                else:
+                    give_up(self._store, self._member.prefix, old)
         except TrainerError as error:
             self._reporter.housekeeping("retention", error)
-
-    def _is_complete(self, step: int) -> bool:
-        """Asked by name and over another connection: a listing that lacks one entry must not delete a checkpoint."""
-        return self._store.reconnected().exists(layout.checkpoint_commit(self._member.prefix, step))
