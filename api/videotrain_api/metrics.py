@@ -179,6 +179,19 @@ COST_MICROS: Final = _run(
     "Money spent in millionths of the currency by what it bought.",
     more=("bucket", "currency"),
 )
+STAGE_COST_MICROS: Final = _run(
+    "stage_cost_micros_total",
+    "counter",
+    "Money spent in millionths of the currency by stage.",
+    more=("stage", "currency"),
+)
+WASTE_MICROS: Final = _run(
+    "waste_micros_total",
+    "counter",
+    "Money in millionths of the currency that bought no progress, by why: start, idle, data, checkpoint, or what ended "
+    "a generation.",
+    more=("cause", "currency"),
+)
 COST_RATE_PER_HOUR: Final = _run(
     "cost_rate_per_hour", "gauge", "What the GPUs held now cost in an hour in the currency.", more=("currency",)
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Final
 
@@ -38,3 +39,15 @@ def cost_micros(gpu_microseconds: int, price_micros_per_hour: int) -> int:
 def round_half_up(amount: Fraction) -> int:
     """Nearest integer; a half goes up."""
     return (2 * amount.numerator + amount.denominator) // (2 * amount.denominator)
+
+
+def split(total: int, weights: Mapping[str, int]) -> dict[str, int]:
+    """`total` in proportion to the weights as integers that sum to it (largest remainder; ties by name)."""
+    whole = sum(weights.values())
+    if whole == 0:
+        return dict.fromkeys(weights, 0)
+    parts = {name: divmod(total * weight, whole) for name, weight in weights.items()}
+    left = total - sum(quotient for quotient, _ in parts.values())
+    by_remainder = sorted(parts, key=lambda name: (-parts[name][1], name))
+    extra = set(by_remainder[:left])
+    return {name: quotient + (name in extra) for name, (quotient, _) in parts.items()}

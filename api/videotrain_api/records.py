@@ -412,6 +412,10 @@ class GenerationProgress(ApiModel):
     """Time in which steps waited for input, microseconds."""
     checkpoint_us: int = 0
     """Time in which steps waited for a checkpoint, microseconds."""
+    tokens: int = 0
+    """Image and text tokens of the whole world in all steps of this generation."""
+    frames: int = 0
+    """The same in frames of video."""
     saved: list[SavedPoint] = Field(default_factory=list)
     """Checkpoints completed in this generation, oldest first; the newest 8."""
     exit: WorkerExit | None = None

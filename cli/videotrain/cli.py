@@ -26,6 +26,8 @@ examples:
   videotrain check manifests/examples/demo.yaml
   videotrain render manifests/examples/demo.yaml
   videotrain get --workdir run1
+  videotrain bill demo --workdir run1
+  videotrain bill --since 2026-11-01 --by team
   videotrain profile --workdir run1 --steps 3 --ranks 0,1
   videotrain cluster up --nodes 2 --gpus-per-node 8
 """
@@ -76,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_render(commands)
     _add_get(commands)
+    _add_bill(commands)
     _add_profile(commands)
     _add_cluster(commands)
     version = commands.add_parser("version", help="print the version")
@@ -185,6 +188,36 @@ def _add_get(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--workdir", type=_folder, required=True, metavar="W", help="working directory of `local`")
     parser.add_argument("--json", action="store_true", help="the VideoTrainingRun as JSON")
     parser.set_defaults(handler=_get)
+
+
+def _add_bill(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "bill",
+        help="say what a run cost, or all runs by team, stage, node or cause",
+        description="What runs cost: those that a cluster has and those whose bill its operator has kept, those of a "
+        "local working directory, or those whose bills lie in a bucket. Without RUN, all of them.",
+    )
+    parser.add_argument("run", nargs="?", metavar="RUN", help="name of one run: its whole bill")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--workdir", type=_folder, metavar="W", help="working directory of `local`")
+    place.add_argument("--bucket", metavar="URI", help="spec.storage.uri of runs, such as s3://videotrain/runs")
+    place.add_argument("--context", metavar="C", help="context of the kubeconfig (default: the current one)")
+    parser.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig (default: the usual files)")
+    parser.add_argument("-n", "--namespace", metavar="N", help="only runs of this namespace (default: of all)")
+    parser.add_argument("--endpoint-url", metavar="URL", help="of the bucket's object store (default: AWS)")
+    parser.add_argument("--since", metavar="TIME", help="only what was held from then on, such as 2026-11-01 (UTC)")
+    parser.add_argument("--until", metavar="TIME", help="only what was held before then")
+    parser.add_argument(
+        "--by",
+        choices=("team", "namespace", "run", "stage", "node", "cause", "bucket"),
+        help="a line for each (default run); with --since and --until, the money of those that were held then",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print (default table)")
+    form.add_argument("--csv", action="store_const", const="csv", dest="output", help="print CSV")
+    form.add_argument("--focus", action="store_const", const="focus", dest="output", help="print FOCUS 1.3 rows as CSV")
+    parser.add_argument("--parquet", type=Path, metavar="FILE", help="write a Parquet file instead of printing")
+    parser.set_defaults(handler=_bill)
 
 
 def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -302,6 +335,27 @@ def _get(options: argparse.Namespace) -> int:
     from videotrain.commands.get import print_state
 
     return print_state(options.workdir, as_json=options.json)
+
+
+def _bill(options: argparse.Namespace) -> int:
+    from videotrain.commands.bill import BillOptions, moment, print_bill
+
+    return print_bill(
+        BillOptions(
+            run=options.run,
+            workdir=options.workdir,
+            bucket=options.bucket,
+            endpoint_url=options.endpoint_url,
+            kubeconfig=options.kubeconfig,
+            context=options.context,
+            namespace=options.namespace,
+            since=moment(options.since) if options.since else None,
+            until=moment(options.until) if options.until else None,
+            by=options.by,
+            output=options.output,
+            parquet=options.parquet,
+        )
+    )
 
 
 def _profile(options: argparse.Namespace) -> int:

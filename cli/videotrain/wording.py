@@ -30,6 +30,21 @@ BUCKET_MEANINGS = {
     "idle": "Held, but not a member of any world.",
 }
 
+CAUSE_MEANINGS = {
+    "start": "From nodes to the first step of a stage.",
+    "idle": "Held, but not a member of any world.",
+    "data": "Training waited for samples.",
+    "checkpoint": "Training stood still for a checkpoint.",
+    "application": "Faults of the program: lost steps, and the way to the next first step.",
+    "infrastructure": "Lost nodes, failed GPUs, storage outages: the same.",
+    "preemption": "Reclaimed or drained nodes: the same.",
+    "hang": "Steps that stood still: the same.",
+    "drained": "The world was changed on purpose: saving, and the way to the next first step.",
+    "completed": "From the end of a stage to the next one.",
+    "unknown": "What ended the world is not on record.",
+}
+"""Why money bought no progress."""
+
 
 def duration(seconds: float) -> str:
     """Seconds for people: `75.2` becomes `1m15s`."""

@@ -37,11 +37,17 @@ Sample = tuple[catalogue.Metric, tuple[str, ...], float]
 
 @dataclass
 class _Shown:
-    """Counters of one run by bucket."""
+    """Counters of one run."""
 
     uid: str
     gpu_microseconds: dict[str, int] = field(default_factory=dict)
+    """By bucket."""
     micros: dict[str, int] = field(default_factory=dict)
+    """By bucket."""
+    stages: dict[str, int] = field(default_factory=dict)
+    """Micros by stage."""
+    waste: dict[str, int] = field(default_factory=dict)
+    """Micros by cause."""
 
 
 @dataclass(eq=False)
@@ -90,6 +96,8 @@ class OperatorMetrics(Collector):
             shown = self._shown[key] = _Shown(uid)
         shown.gpu_microseconds = raised(shown.gpu_microseconds, cost.get("gpuMicrosecondsByBucket") or {})
         shown.micros = raised(shown.micros, cost.get("microsByBucket") or {})
+        shown.stages = raised(shown.stages, {s["name"]: s["totalMicros"] for s in cost.get("stages") or ()})
+        shown.waste = raised(shown.waste, cost.get("wasteMicrosByCause") or {})
 
     def note_conflict(self) -> None:
         """A write was refused because the object had changed."""
@@ -236,6 +244,10 @@ def _counter_samples(shown: _Shown, currency: str) -> Iterator[Sample]:
         yield catalogue.GPU_SECONDS, (bucket,), amount / 1_000_000
     for bucket, micros in shown.micros.items():
         yield catalogue.COST_MICROS, (bucket, currency), micros
+    for stage, micros in shown.stages.items():
+        yield catalogue.STAGE_COST_MICROS, (stage, currency), micros
+    for cause, micros in shown.waste.items():
+        yield catalogue.WASTE_MICROS, (cause, currency), micros
 
 
 def _cost_samples(cost: CostStatus) -> Iterator[Sample]:

@@ -320,12 +320,17 @@ class Verdict:
             found[pool] = found.get(pool, 0) + stage.total_micros
         return {pool: micros for pool, micros in found.items() if micros}
 
+    def _productive(self) -> int:
+        return self.cost.micros_by_bucket["productive"] if self.cost else 0
+
     def problem(self) -> str:
         """What is wrong with the bill; empty if nothing is."""
         if self.cost is not None and sum(self.cost.micros_by_bucket.values()) != self.billed:
             return f"life {self.seed}: the buckets do not sum to the bill"
         if self.cost is not None and sum(stage.total_micros for stage in self.cost.stages) != self.billed:
             return f"life {self.seed}: the stages do not sum to the bill"
+        if self.cost is not None and sum(self.cost.waste_micros_by_cause.values()) != self.billed - self._productive():
+            return f"life {self.seed}: the waste by cause is not what was not productive"
         if self.billed > self.most:
             return f"life {self.seed}: {self.billed} micros are billed, {self.most} were held"
         if not self.estimated and (self.billed != self.told or self.silent):

@@ -150,5 +150,12 @@ def held_microseconds(pods: list[Holding], now: datetime) -> int:
 def check_identity(one: Bill, pods: list[Holding], now: float) -> None:
     assert one.held == held_microseconds(pods, at(now))
     assert all(amount >= 0 for amount in one.gpu_microseconds.values())
-    entries = one.document["entries"]
+    entries, folded = one.document["entries"], one.document["folded"]
     assert all(sum(e["micros"].values()) >= 0 for e in entries)
+    assert sum(one.totals.waste.values()) == one.total - one.micros.get("productive", 0)
+    assert sum(one.totals.generations.values()) == one.total
+    assert sum(stage.micros for stage in one.stages.values()) == one.total
+    assert all(
+        sum(e["waste"].values()) == sum(e["micros"].values()) - e["micros"].get("productive", 0) for e in entries
+    )
+    assert sum(sum(g["micros"].values()) for g in folded["groups"]) == sum(folded["micros"].values())

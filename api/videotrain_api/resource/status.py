@@ -84,6 +84,10 @@ class StageStatus(ApiModel):
     """Step of the newest complete checkpoint."""
     total_steps: int | None = None
     """Steps that it will have; unset while that is not known, as for a stage without optimizer before it runs."""
+    tokens_per_step: float | None = None
+    """Image and text tokens of a step, mean of the steps of the generations that told; unset before the first."""
+    frames_per_step: float | None = None
+    """The same in frames of video."""
     curation: CurationCounts | None = None
     """What a curate stage kept and dropped, once its set was put together."""
     started_at: datetime | None = None
@@ -118,6 +122,28 @@ class StageCost(ApiModel):
     """GPU time held so far; 0 on nodes without GPUs."""
     held_node_microseconds: int
     """Time of whole nodes."""
+    per_thousand_steps: str | None = None
+    """Cost of 1,000 steps that are done and kept, decimal string; everything that the stage cost is in it."""
+    per_thousand_video_seconds: str | None = None
+    """The same of 1,000 seconds of video that were trained on, at 24 frames per second; frames per step are those of
+    the generations in this status. Unset before the first step and for stages without frames."""
+    per_billion_tokens: str | None = None
+    """The same of a billion image and text tokens."""
+
+
+class GenerationCost(ApiModel):
+    """What one generation cost; see `generations` for what ended it."""
+
+    number: int
+    """As in status.generations."""
+    total_micros: int
+    """From its roster to the next one, millionths of the currency unit, whatever the pods did."""
+    total: str
+    """The same as a decimal string, for people."""
+    wasted_micros: int
+    """What its end cost, here and in the generation after it: steps that were lost, the way out, the next start."""
+    wasted: str
+    """The same as a decimal string, for people."""
 
 
 class ExpectedStage(ApiModel):
@@ -149,6 +175,11 @@ class CostStatus(ApiModel):
     stages: list[StageCost] = Field(default_factory=list)
     """totalMicros by stage, in their order. A pod that never worked for a stage and was made when that was complete
     counts to the next."""
+    generations: list[GenerationCost] = Field(default_factory=list)
+    """Of the generations that the status lists."""
+    waste_micros_by_cause: dict[str, int] = Field(default_factory=dict)
+    """totalMicros without the productive ones by why they bought no progress: start, idle, data, checkpoint, or what
+    ended generations (application, infrastructure, preemption, hang, drained, completed)."""
     rate_per_hour: str = "0"
     """What the nodes held now cost in an hour, decimal string."""
     forecast: str | None = None

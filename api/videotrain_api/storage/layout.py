@@ -1,5 +1,6 @@
 """Where a run keeps things in its object store: one function per kind of object.
 
+<storage.uri>/<run name>/bill.json
 <storage.uri>/<run name>/<stage>/
     curate       manifest.parquet  clips/<uid>.mp4  drop-report.json
     encode       manifest.parquet  shards/clips-<unit>-<crc>.tar  set.json  index/index.json
@@ -10,6 +11,11 @@
 """
 
 from __future__ import annotations
+
+from typing import Final
+
+BILL_FILE: Final = "bill.json"
+"""Name of a run's bill, beside the folders of its stages."""
 
 
 def stage_prefix(storage_uri: str, run_name: str, stage: str) -> str:

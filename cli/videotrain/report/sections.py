@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from videotrain.report.markup import Html, element, join, section, table, text
-from videotrain.wording import BUCKET_LABELS, BUCKET_MEANINGS, compact, duration, exact, money
+from videotrain.wording import BUCKET_LABELS, BUCKET_MEANINGS, CAUSE_MEANINGS, compact, duration, exact, money
 from videotrain_api.money import cost_micros, parse_micros
 from videotrain_api.schema import Json
 from videotrain_api.storage.artifacts import DropReport
@@ -71,6 +71,8 @@ def _card(label: str, value: str, note: str) -> Html:
 
 def stage_section(summary: Json) -> Html:
     """One row per stage."""
+    costs = {stage["name"]: stage for stage in summary["cost"]["stages"]}
+    currency = summary["cost"]["currency"]
     rows = [
         (
             s["name"],
@@ -84,6 +86,8 @@ def stage_section(summary: Json) -> Html:
             _loss(s["first_tenth_loss"]),
             _loss(s["last_tenth_loss"]),
             f"{100 * (s['last_tenth_loss'] / s['first_tenth_loss'] - 1):+.0f} %" if s["first_tenth_loss"] else "",
+            money(costs[s["name"]]["total_micros"], currency) if s["name"] in costs else "",
+            *(_unit_price(costs.get(s["name"], {}).get(name)) for name in _UNITS),
         )
         for s in summary["stages"]
     ]
@@ -99,8 +103,24 @@ def stage_section(summary: Json) -> Html:
         "loss, first tenth",
         "last tenth",
         "change",
+        "cost",
+        *_UNITS.values(),
     )
-    return section("Stages", table(headings, rows, range(3, 11))) if rows else Html("")
+    return section("Stages", table(headings, rows, range(3, 15))) if rows else Html("")
+
+
+_UNITS = {
+    "per_thousand_steps": "per 1,000 steps",
+    "per_thousand_video_seconds": "per 1,000 s of video",
+    "per_billion_tokens": "per billion tokens",
+}
+
+
+def _unit_price(amount: str | None) -> str:
+    if amount is None:
+        return ""
+    value = float(amount)
+    return f"{value:,.2f}" if value >= 1 else f"{value:.3g}"
 
 
 def _loss(value: float | None) -> str:
@@ -169,7 +189,10 @@ def curve_section(curves: list[Json]) -> Html:
 
 
 def timeline_section(summary: Json, drawn: Json | None) -> Html:
-    """Who was in the world when, and why it changed."""
+    """Who was in the world when, why it changed, and what that cost."""
+    spent = {
+        g["number"]: {"total": g["total_micros"], "wasted": g["wasted_micros"]} for g in summary["cost"]["generations"]
+    }
     rows = [
         (
             g["number"],
@@ -180,6 +203,7 @@ def timeline_section(summary: Json, drawn: Json | None) -> Html:
             *_steps(g),
             _start(g["start_seconds"]),
             g["end_cause"] or "",
+            *(exact(spent[g["number"]][name]) if g["number"] in spent else "" for name in ("total", "wasted")),
             g["attention"] or "",
         )
         for s in summary["stages"]
@@ -198,12 +222,14 @@ def timeline_section(summary: Json, drawn: Json | None) -> Html:
         "lost",
         "first step after",
         "ended by",
+        summary["cost"]["currency"],
+        "of it, by its end",
         "attention",
     )
     figure = element("div", Html(""), class_="plot", id="timeline") if drawn else Html("")
     lead = "One bar per pod and world. Pale: starting and loading; solid: training; red: work that was lost."
     shown = sorted(rows, key=lambda row: int(row[0]))
-    return section("Who was in the world", figure, _capped(headings, shown, (0, 3, 6, 7)), lead=lead)
+    return section("Who was in the world", figure, _capped(headings, shown, (0, 3, 6, 7, 10, 11)), lead=lead)
 
 
 def _why(generation: Json) -> tuple[str, Html]:
@@ -262,7 +288,11 @@ def bill_section(run: Json, summary: Json) -> Html:
         for s in cost["stages"]
     ]
     stages = table(("stage", "node-seconds", "GPU-seconds", cost["currency"]), by_stage, (1, 2, 3))
-    return section("What every GPU-second bought", bar, table(headings, rows, (1, 2, 3)), stages, lead=lead)
+    wasted = sorted(cost["waste_micros_by_cause"].items(), key=lambda item: (-item[1], item[0]))
+    causes = [(c, exact(m), element("span", text(CAUSE_MEANINGS.get(c, "")), class_="dim")) for c, m in wasted]
+    waste = table(("no progress because of", cost["currency"], ""), causes, (1,)) if causes else Html("")
+    parts = (bar, table(headings, rows, (1, 2, 3)), stages, waste)
+    return section("What every GPU-second bought", *parts, lead=lead)
 
 
 def forecast_section(summary: Json) -> Html:

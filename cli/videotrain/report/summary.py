@@ -213,6 +213,8 @@ def _money(cost: CostStatus | None) -> Json:
             "total_micros": cost.total_micros,
             "total": cost.total,
             "stages": [stage.model_dump() for stage in cost.stages],
+            "generations": [generation.model_dump() for generation in cost.generations],
+            "waste_micros_by_cause": dict(cost.waste_micros_by_cause),
             "by_bucket": {b.value: cost.micros_by_bucket.get(b.value, 0) for b in Bucket},
             "goodput_percent": cost.goodput_percent,
             "estimated": cost.estimated,

@@ -40,6 +40,8 @@ class Span(NamedTuple):
     """Of it: waiting for input."""
     checkpoint_us: int = 0
     """Of it: waiting for a checkpoint."""
+    cause: str = ""
+    """Why it bought no progress, see `cause_of`; empty where that follows from the bucket alone."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +59,54 @@ class Life:
     """From `created` to FOREVER."""
 
 
-def life_of(generation: GenerationStatus, *, run_over: bool) -> Life:
-    """The uses of a member's time. What is not known yet is provisional; see `ledger.settle` for when it is final."""
+def life_of(generation: GenerationStatus, before: GenerationStatus | None = None, *, run_over: bool) -> Life:
+    """The uses of a member's time. What is not known yet is provisional; see `ledger.settle` for when it is final.
+
+    Args:
+        generation: whose members.
+        before: the generation before it, whose end made it necessary.
+        run_over: the run succeeded or failed.
+    """
     facts = generation.progress
     created = microseconds(generation.created_at)
     work = _at(facts.started_at if facts else None, created)
     last = _at(facts.last_step_at if facts else None, work or created)
     over = _at(facts.ended_at if facts else None, last or work or created)
     first = generation.reason in (GenerationReason.STARTED, GenerationReason.STAGE_STARTED)
-    marks = [Span(created, work or over or FOREVER, Bucket.STARTING if first else Bucket.RESTARTING)]
+    begun = Bucket.STARTING if first else Bucket.RESTARTING
+    end, cause = _end_cause(generation), "" if first or before is None else _end_cause(before)
+    marks = [Span(created, work or over or FOREVER, begun, cause=cause)]
     if facts is not None and work is not None:
         if last is not None:
             marks += _work(generation, facts, work, last)
-        marks.append(Span(last or work, over or FOREVER, _tail_bucket(generation, facts)))
+        marks.append(Span(last or work, over or FOREVER, _tail_bucket(generation, facts), cause=end))
     if over is not None:
-        marks.append(Span(over, FOREVER, _after_bucket(generation, run_over=run_over)))
+        marks.append(Span(over, FOREVER, _after_bucket(generation, run_over=run_over), cause=end))
     spans = tuple(span for span in marks if span.end > span.start)
     return Life(generation.number, tuple(generation.members), created, work, over, spans)
+
+
+def _end_cause(generation: GenerationStatus) -> str:
+    """Such as `infrastructure/3`, with the generation's number; `unknown/3` while it is not on record."""
+    return f"{generation.end_cause or 'unknown'}/{generation.number}"
+
+
+_WAITS: Final = {
+    Bucket.STARTING: "start",
+    Bucket.IDLE: "idle",
+    Bucket.DATA_STALL: "data",
+    Bucket.CHECKPOINT: "checkpoint",
+}
+"""Buckets that nobody's end is the cause of."""
+
+
+def cause_of(bucket: Bucket, span: Span) -> str:
+    """Why time bought no progress; empty if it did.
+
+    `start`, `idle`, `data` or `checkpoint`, or what ended a generation, with its number: `infrastructure/3`. What that
+    includes: steps that were lost, the way out, and everything up to when the next generation's workers are ready.
+    """
+    return "" if bucket is Bucket.PRODUCTIVE else _WAITS.get(bucket) or span.cause or "unknown"
 
 
 def _at(at: datetime | None, earliest: int) -> int | None:
@@ -85,7 +118,10 @@ def _work(generation: GenerationStatus, facts: GenerationProgress, work: int, la
     cut, data_us, checkpoint_us = _kept(generation.lost_from_step, facts, work, last)
     data_us = min(data_us, cut - work)
     checkpoint_us = min(checkpoint_us, cut - work - data_us)
-    return [Span(work, cut, Bucket.PRODUCTIVE, data_us, checkpoint_us), Span(cut, last, Bucket.LOST)]
+    return [
+        Span(work, cut, Bucket.PRODUCTIVE, data_us, checkpoint_us),
+        Span(cut, last, Bucket.LOST, cause=_end_cause(generation)),
+    ]
 
 
 def _kept(resumed: int | None, facts: GenerationProgress, work: int, last: int) -> tuple[int, int, int]:
@@ -180,22 +216,24 @@ def _wait(chain: Sequence[Piece], life: Life, since: int) -> list[Piece]:
     return _cut(chain, since) + [piece for piece in waiting if piece.end > piece.start]
 
 
-def use(chain: Sequence[Piece], start: int, end: int) -> dict[str, int]:
-    """Microseconds by bucket between two times; they sum to `end - start`."""
-    buckets: dict[str, int] = {}
+def use(chain: Sequence[Piece], start: int, end: int) -> dict[str, dict[str, int]]:
+    """Microseconds between two times by bucket, and in each by cause; they sum to `end - start`. See `cause_of`."""
+    buckets: dict[str, dict[str, int]] = {}
     for piece in chain:
         a, b = max(piece.start, start), min(piece.end, end)
         if b > a:
             for bucket, amount in _parts(piece.span, a, b):
-                buckets[bucket] = buckets.get(bucket, 0) + amount
-    return {name: amount for name, amount in buckets.items() if amount}
+                if amount:
+                    causes, cause = buckets.setdefault(bucket.value, {}), cause_of(bucket, piece.span)
+                    causes[cause] = causes.get(cause, 0) + amount
+    return buckets
 
 
-def _parts(span: Span, start: int, end: int) -> list[tuple[str, int]]:
+def _parts(span: Span, start: int, end: int) -> list[tuple[Bucket, int]]:
     data = _share(span, span.data_us, end) - _share(span, span.data_us, start)
     checkpoint = _share(span, span.checkpoint_us, end) - _share(span, span.checkpoint_us, start)
     rest = (end - start) - data - checkpoint
-    return [(span.bucket.value, rest), (Bucket.DATA_STALL.value, data), (Bucket.CHECKPOINT.value, checkpoint)]
+    return [(span.bucket, rest), (Bucket.DATA_STALL, data), (Bucket.CHECKPOINT, checkpoint)]
 
 
 def _share(span: Span, amount: int, at: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from videotrain_operator.accounting.money import split
+from videotrain_api.money import split
 
 
 def raised(shown: Mapping[str, int], actual: Mapping[str, int]) -> dict[str, int]:

@@ -11,13 +11,15 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
+from videotrain_api.money import split
 from videotrain_api.resource.status import GenerationStatus
 from videotrain_api.schema import Json
 from videotrain_api.times import rfc3339
 from videotrain_operator.accounting.attribution import EPOCH, FOREVER, Life, life_of, microseconds, pod_life, use
+from videotrain_operator.accounting.entries import Totals, fold, instant
 from videotrain_operator.accounting.money import parse_price, price_buckets
 from videotrain_operator.accounting.stored_ledger import (
     VERSION,
@@ -31,14 +33,15 @@ from videotrain_operator.accounting.stored_ledger import (
     rows_of,
 )
 
-ENTRIES_LISTED: Final = 400
-"""Closed entries that the document lists, at about 300 bytes each; a config map holds 1 MiB, and a pod takes 142."""
 GENERATIONS_OPEN: Final = 14
 """Older generations are closed with what is known; status forgets them at 16."""
 ROUNDED_US: Final = 1_000_000
 """The API server writes the creation of a pod in whole seconds."""
 AHEAD_US: Final = 2_000_000
 """By so much the clock of a node may be ahead and is believed."""
+
+
+_NOTHING_FOLDED: Final[Json] = Totals().to_folded() | {"groups": [], "entries": 0, "estimated": False}
 
 
 class Holding(NamedTuple):
@@ -57,22 +60,35 @@ class Holding(NamedTuple):
     """The object was deleted, which is sure; this is how it was last seen."""
     pool: str = ""
     """See `Kind`."""
+    node: str = ""
 
 
 @dataclass(frozen=True)
 class Bill:
-    """Totals by bucket: closed, and with the open windows."""
+    """Everything up to now, closed windows and open ones."""
 
     document: Json
     """The ledger to store, without pods that are awaited; equal to the one before if nothing was closed or is new."""
-    gpu_microseconds: dict[str, int]
-    micros: dict[str, int]
-    stages: dict[str, StageTotals]
-    """By stage; micros and GPU time sum to the totals."""
+    totals: Totals
     estimated: bool
     gpus_held: int
     rate_micros_per_hour: int
     """What the nodes held now cost in an hour."""
+
+    @property
+    def gpu_microseconds(self) -> dict[str, int]:
+        """By bucket."""
+        return self.totals.gpu_microseconds
+
+    @property
+    def micros(self) -> dict[str, int]:
+        """By bucket."""
+        return self.totals.micros
+
+    @property
+    def stages(self) -> dict[str, StageTotals]:
+        """Micros and GPU time sum to the totals."""
+        return self.totals.stages
 
     @cached_property
     def held(self) -> int:
@@ -107,9 +123,11 @@ class _Amounts:
     """What a window of a pod amounts to; the same for all pods with the same history."""
 
     stage: str
+    generation: int
     node_microseconds: int
     gpu_microseconds: dict[str, int]
     micros: dict[str, int]
+    waste: dict[str, int]
     open_windows: int = 0
     """How many open windows amount to this."""
 
@@ -177,7 +195,7 @@ def settle(
         if _post(book, uid, record) and record.gone:
             book.folded["estimated"] = book.folded["estimated"] or record.estimated  # there may be no entry of it
             del book.pods[uid]
-    _fold(book)
+    fold(book.entries, book.folded)
     return _bill(book)
 
 
@@ -185,6 +203,7 @@ def rebuild(
     gpu_microseconds: Mapping[str, int],
     micros: Mapping[str, int],
     stages: Mapping[str, StageTotals],
+    waste: Mapping[str, int],
     holdings: Iterable[Holding],
     until: datetime,
 ) -> Json:
@@ -194,6 +213,7 @@ def rebuild(
         gpu_microseconds: totals by bucket.
         micros: totals by bucket.
         stages: totals by stage.
+        waste: micros that bought no progress, by cause.
         holdings: pods that are there.
         until: up to when the totals were counted.
     """
@@ -201,7 +221,10 @@ def rebuild(
         "entries": 0,
         "gpuMicroseconds": dict(gpu_microseconds),
         "micros": dict(micros),
+        "waste": dict(waste),
+        "generations": {},
         "stages": {name: list(totals) for name, totals in stages.items()},
+        "groups": [],
         "estimated": True,
         "until": rfc3339(until),
     }
@@ -221,9 +244,12 @@ def _open(
     pools: Mapping[str, str],
 ) -> _Book:
     stored = document or {}
-    folded = stored.get("folded", {"entries": 0, "gpuMicroseconds": {}, "micros": {}, "estimated": False})
+    folded = stored.get("folded", _NOTHING_FOLDED)
     newest = len(generations) - 1
-    lives = [life_of(each, run_over=run_over and index == newest) for index, each in enumerate(generations)]
+    lives = [
+        life_of(each, generations[index - 1] if index else None, run_over=run_over and index == newest)
+        for index, each in enumerate(generations)
+    ]
     pods = records_in(stored)
     closed = max((record.closed_through for record in pods.values()), default=-1)
     windows = _windows(generations, lives, closed, run_over, stage)
@@ -231,12 +257,7 @@ def _open(
         before=stored,
         pods=pods,
         entries=list(stored.get("entries", [])),
-        folded={
-            **folded,
-            "gpuMicroseconds": dict(folded["gpuMicroseconds"]),
-            "micros": dict(folded["micros"]),
-            "stages": folded.get("stages", {}),
-        },
+        folded=dict(folded),
         lives=lives,
         windows=windows,
         now=microseconds(now),
@@ -315,18 +336,19 @@ def _new_record(held: Holding, awaited: Awaited | None = None) -> Record:
     made_before = awaited is not None and awaited.since <= microseconds(held.created_at) + ROUNDED_US
     price = awaited.kind.price if awaited is not None and made_before else held.price
     kind = Kind(held.gpus, price, held.pool)
-    return Record(held.pod, kind, microseconds(held.created_at), microseconds(held.bound_at))
+    created, bound = microseconds(held.created_at), microseconds(held.bound_at)
+    return Record(held.pod, kind, created, bound, node=held.node)
 
 
 def _leave_out_closed(book: _Book, record: Record, newest: Json | None) -> None:
     """What is closed for a pod that has no record, or may be, is not billed again; `newest` is its newest entry."""
     if newest is not None:
-        record.closed_until = _us(newest["to"])
+        record.closed_until = instant(newest["to"])
         return
     until = book.folded.get("until")
-    if until is not None and record.bound < _us(until):
+    if until is not None and record.bound < instant(until):
         book.folded["estimated"] = True  # it may be in totals that do not say whose they are
-        record.closed_until = _us(until)
+        record.closed_until = instant(until)
 
 
 def _bound_vanished(book: _Book, seen: set[str], missing: Collection[str], last_look: int | None) -> None:
@@ -359,14 +381,14 @@ def _post(book: _Book, uid: str, record: Record) -> bool:
             record.closed_through = window.number
             if end > start:
                 record.closed_until = end
-                amounts = _amounts(book, record, start, end, _stage_of(book, record, window))
+                amounts = _amounts(book, record, window, start, end)
                 book.entries.append(_entry(uid, record, window, start, end, amounts))
             if over:
                 return True
             continue
         closing = False  # windows close in order, so that one number per pod tells what is closed
         if end > start:
-            _amounts(book, record, start, end, _stage_of(book, record, window)).open_windows += 1
+            _amounts(book, record, window, start, end).open_windows += 1
         if over:
             return False
     return False
@@ -392,20 +414,25 @@ def _stage_of(book: _Book, record: Record, window: Window) -> str:
     return book.stages[key]
 
 
-def _amounts(book: _Book, record: Record, start: int, end: int, stage: str) -> _Amounts:
+def _amounts(book: _Book, record: Record, window: Window, start: int, end: int) -> _Amounts:
     """GPU microseconds and micros by bucket; pods with the same history share the computation."""
     # A pod that took the name of a member later is not the member.
     older = bisect_left(book.begun, record.created)
-    worlds = book.worlds.get(record.pod, 0) >> older << older
+    worlds, stage = book.worlds.get(record.pod, 0) >> older << older, _stage_of(book, record, window)
     # When a pod was started matters only until it is a member.
-    key = (worlds, None if worlds & 1 else record.started, start, end, record.kind, stage)
+    key = (worlds, None if worlds & 1 else record.started, start, end, record.kind, stage, window.number)
     if key not in book.known:
         member_of = [bool(worlds >> index & 1) for index in range(len(book.lives))]
-        chain = pod_life(book.lives, member_of, record.started)
-        kind, parts = record.kind, use(chain, start, end)
+        kind, causes = record.kind, use(pod_life(book.lives, member_of, record.started), start, end)
+        parts = {bucket: sum(by_cause.values()) for bucket, by_cause in causes.items()}
         gpu_us = {bucket: amount * kind.gpus for bucket, amount in parts.items()} if kind.gpus else {}
         micros = price_buckets(gpu_us or parts, parse_price(kind.price)[0])
-        book.known[key] = _Amounts(stage, end - start, gpu_us, micros)
+        waste: dict[str, int] = {}
+        for bucket, by_cause in causes.items():
+            for cause, amount in split(micros[bucket], by_cause).items():
+                if cause and amount:
+                    waste[cause] = waste.get(cause, 0) + amount
+        book.known[key] = _Amounts(stage, window.number, end - start, gpu_us, micros, waste)
     return book.known[key]
 
 
@@ -413,6 +440,7 @@ def _entry(uid: str, record: Record, window: Window, start: int, end: int, amoun
     return {
         "uid": uid,
         "pod": record.pod,
+        "node": record.node,
         "generation": window.number,
         "stage": amounts.stage,
         "from": rfc3339(EPOCH + timedelta(microseconds=start)),
@@ -421,105 +449,25 @@ def _entry(uid: str, record: Record, window: Window, start: int, end: int, amoun
         "price": record.kind.price,
         "gpuMicroseconds": dict(amounts.gpu_microseconds),
         "micros": dict(amounts.micros),
+        "waste": dict(amounts.waste),
         "estimated": record.estimated,
     }
 
 
-def _fold(book: _Book) -> None:
-    """Keep the newest entries; add the others to the folded totals."""
-    surplus = max(0, len(book.entries) - ENTRIES_LISTED)
-    for entry in book.entries[:surplus]:
-        book.folded["entries"] += 1
-        book.folded["estimated"] = book.folded["estimated"] or entry["estimated"]
-        book.folded["until"] = max(book.folded.get("until", entry["to"]), entry["to"], key=_us)
-        for name in ("gpuMicroseconds", "micros"):
-            _add(book.folded[name], entry[name])
-    folded = _stage_totals(book.folded["stages"], _sums(book.entries[:surplus]))
-    book.folded["stages"] = {name: list(totals) for name, totals in folded.items()}
-    del book.entries[:surplus]
-
-
-@dataclass
-class _Sum:
-    """Entries of one stage on nodes of as many GPUs."""
-
-    gpu_microseconds: dict[str, int] = field(default_factory=dict)
-    micros: dict[str, int] = field(default_factory=dict)
-    nodes: int = 0
-    """Microseconds of nodes without GPUs."""
-
-
-def _sums(entries: Iterable[Json]) -> dict[tuple[str, int], _Sum]:
-    """Entries by stage and GPUs; one of a version that noted no stage is of none. A large run has a thousand of them in
-    every pass, so each is looked at once.
-    """
-    found: dict[tuple[str, int], _Sum] = {}
-    for entry in entries:
-        key = entry.get("stage", ""), entry["gpus"]
-        one = found.get(key)
-        if one is None:
-            one = found[key] = _Sum()
-        _add(one.gpu_microseconds, entry["gpuMicroseconds"])
-        _add(one.micros, entry["micros"])
-        if not key[1]:
-            one.nodes += _us(entry["to"]) - _us(entry["from"])
-    return found
-
-
-def _stage_totals(folded: Mapping[str, Sequence[int]], sums: Mapping[tuple[str, int], _Sum]) -> dict[str, StageTotals]:
-    """What is folded, and entries."""
-    totals = {name: StageTotals(*known) for name, known in folded.items()}
-    for (stage, gpus), one in sums.items():
-        held = sum(one.gpu_microseconds.values()) // gpus if gpus else one.nodes
-        _add_to_stage(totals, stage, held, one.gpu_microseconds, one.micros)
-    return totals
-
-
-def _add_to_stage(
-    totals: dict[str, StageTotals],
-    stage: str,
-    held: int,
-    gpu_microseconds: Mapping[str, int],
-    micros: Mapping[str, int],
-    times: int = 1,
-) -> None:
-    more = (held, sum(gpu_microseconds.values()), sum(micros.values()))
-    known = totals.get(stage, StageTotals())
-    totals[stage] = StageTotals(*(old + new * times for old, new in zip(known, more, strict=True)))
-
-
-def _add(totals: dict[str, int], more: Mapping[str, int], times: int = 1) -> None:
-    for bucket, amount in more.items():
-        totals[bucket] = totals.get(bucket, 0) + amount * times
-
-
 def _bill(book: _Book) -> Bill:
-    gpu_us, micros = dict(book.folded["gpuMicroseconds"]), dict(book.folded["micros"])
-    sums = _sums(book.entries)
-    for one in sums.values():
-        _add(gpu_us, one.gpu_microseconds)
-        _add(micros, one.micros)
-    stages = _stage_totals(book.folded["stages"], sums)
-    for amounts in book.known.values():
-        if amounts.open_windows:
-            _add(gpu_us, amounts.gpu_microseconds, amounts.open_windows)
-            _add(micros, amounts.micros, amounts.open_windows)
-            parts = (amounts.node_microseconds, amounts.gpu_microseconds, amounts.micros)
-            _add_to_stage(stages, amounts.stage, *parts, amounts.open_windows)
+    totals = Totals.of_folded(book.folded)
+    totals.add_entries(book.entries)
+    for one in book.known.values():
+        if one.open_windows:
+            parts = (one.node_microseconds, one.gpu_microseconds, one.micros, one.waste)
+            totals.add(one.stage, one.generation, *parts, one.open_windows)
     held = [record for record in book.pods.values() if record.ended is None]
     marked = book.folded["estimated"] or any(entry["estimated"] for entry in book.entries)
     rows = rows_of(book.pods, book.before)
     return Bill(
         document={"version": VERSION} | rows | {"entries": book.entries, "folded": book.folded},
-        gpu_microseconds=gpu_us,
-        micros=micros,
-        stages=stages,
+        totals=totals,
         estimated=marked or any(record.estimated or record.seen is not None for record in book.pods.values()),
         gpus_held=sum(record.kind.gpus for record in held),
         rate_micros_per_hour=sum((record.kind.gpus or 1) * parse_price(record.kind.price)[0] for record in held),
     )
-
-
-@lru_cache(maxsize=16384)
-def _us(text: str) -> int:
-    return microseconds(datetime.fromisoformat(text))

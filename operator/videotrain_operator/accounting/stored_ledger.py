@@ -4,12 +4,14 @@ A ledger of which any part cannot be read is no ledger: a bill from the rest wou
 in the status take its place, as if it had been deleted, and the bill counts as estimated from then on.
 
     pod      what the names of all pods begin with, such as `demo-w`
+    node     what the names of all nodes begin and end with
     kinds    GPUs and price of pods: [8, "2.50 USD"], by the GPU; of a pool of some stages, without GPUs and
              so by the node: [0, "1.60 USD", "curate"]
-    pods     by uid: [number or name, kind, created, bound, started, ended, closed through, closed until, seen, marks]
+    pods     by uid: [number or name, kind, created, bound, started, ended, closed through, closed until, seen, marks,
+             rest of the node's name]
     awaited  pods that were made or are about to be: [first number, last number, kind, since]
     entries  newest closed windows
-    folded   totals of all older ones; by stage: [microseconds of nodes, of GPUs, micros]
+    folded   totals of all older ones; by stage: [microseconds of nodes, of GPUs, micros]; and groups of them
 
 Times are microseconds since 1970.
 """
@@ -17,7 +19,7 @@ Times are microseconds since 1970.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -73,6 +75,8 @@ class Record:
     """When it was seen last, while it is missing and nothing proves that it is gone."""
     gone: bool = False
     estimated: bool = False
+    node: str = ""
+    """Its name; empty if it is not known."""
 
 
 class StageTotals(NamedTuple):
@@ -112,13 +116,15 @@ def read_ledger(text: str) -> Json | None:
 def records_in(document: Mapping[str, Any]) -> dict[str, Record]:
     """The pods of a ledger by uid; they are the caller's."""
     kinds = [Kind(*kind) for kind in document.get("kinds", ())]
-    prefix = document.get("pod", "")
+    prefix, (head, tail) = document.get("pod", ""), document.get("node", ("", ""))
     found = {}
     for uid, row in document.get("pods", {}).items():
-        pod, kind, created, bound, started, ended, through, until, seen, marks = row
+        pod, kind, created, bound, started, ended, through, until, seen, marks, *node = row
         name = pod if isinstance(pod, str) else f"{prefix}{pod}"
         gone, estimated = bool(marks & GONE), bool(marks & ESTIMATED)
-        found[uid] = Record(name, kinds[kind], created, bound, started, ended, through, until, seen, gone, estimated)
+        on = head + node[0] + tail if node and node[0] is not None else ""
+        times = (created, bound, started, ended, through, until, seen)
+        found[uid] = Record(name, kinds[kind], *times, gone, estimated, on)
     return found
 
 
@@ -149,14 +155,36 @@ def rows_of(records: Mapping[str, Record], before: Mapping[str, Any]) -> Json:
     """
     prefix = before.get("pod") or next((name_parts(record.pod)[0] for record in records.values()), "")
     kinds = {Kind(*kind): number for number, kind in enumerate(before.get("kinds", ()))}
+    first, last = _common({r.node for r in records.values() if r.node}, before.get("node", ("", "")))
     rows = {}
     for uid, r in records.items():
         head, number = name_parts(r.pod)
         pod = number if number is not None and head == prefix else r.pod
         kind = kinds.setdefault(r.kind, len(kinds))
         marks = GONE * r.gone + ESTIMATED * r.estimated
-        rows[uid] = [pod, kind, r.created, r.bound, r.started, r.ended, r.closed_through, r.closed_until, r.seen, marks]
-    return {"pod": prefix, "kinds": [kind.to_row() for kind in kinds], "pods": rows, "awaited": []}
+        node = r.node[len(first) : len(r.node) - len(last)] if r.node else None
+        times = (r.created, r.bound, r.started, r.ended, r.closed_through, r.closed_until, r.seen)
+        rows[uid] = [pod, kind, *times, marks, node]
+    kept = [kind.to_row() for kind in kinds]
+    return {"pod": prefix, "node": [first, last], "kinds": kept, "pods": rows, "awaited": []}
+
+
+def _common(names: set[str], before: Sequence[str]) -> tuple[str, str]:
+    """What all names begin and end with; as before if that still holds, so that rows stay."""
+    first, last = before
+    least = len(first) + len(last)
+    if any(before) and all(len(n) >= least and n.startswith(first) and n.endswith(last) for n in names):
+        return first, last
+    first = _beginning(names)
+    return first, _beginning({name[len(first) :][::-1] for name in names})[::-1]
+
+
+def _beginning(names: set[str]) -> str:
+    if not names:
+        return ""
+    low, high = min(names), max(names)  # what these have in common, all between them have
+    same = next((index for index, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+    return low[:same]
 
 
 def with_awaited(document: Json, awaited: Mapping[int, Awaited]) -> Json:
@@ -195,33 +223,52 @@ class _Part(ApiModel):
 class _Amounts(_Part):
     gpu_microseconds: dict[str, int]
     micros: dict[str, int]
+    waste: dict[str, int] | None = None
 
 
 class _Entry(_Amounts):
     uid: str
+    node: str = ""
     stage: str = ""
     generation: int
     gpus: int
+    price: str
     from_: datetime
     to: datetime
     estimated: bool
 
 
+class _Group(_Amounts):
+    node: str
+    stage: str
+    gpus: int
+    price: str
+    from_: datetime
+    to: datetime
+    estimated: bool
+    node_microseconds: int
+
+
 class _Folded(_Amounts):
     stages: dict[str, tuple[int, int, int]] | None = None
+    generations: dict[str, int] | None = None
+    groups: list[_Group] | None = None
     entries: int
     estimated: bool
     until: datetime | None = None
 
 
 _Time = int | None
-_Row = tuple[int | str, int, int, int, _Time, _Time, int, _Time, _Time, int]
+_RowOfBefore = tuple[int | str, int, int, int, _Time, _Time, int, _Time, _Time, int]
+"""Without a node."""
+_Row = tuple[int | str, int, int, int, _Time, _Time, int, _Time, _Time, int, str | None]
 
 
 class _Ledger(_Part):
     pod: str
+    node: tuple[str, str] = ("", "")
     kinds: list[tuple[int, str] | tuple[int, str, str]]
-    pods: dict[str, _Row]
+    pods: dict[str, _Row | _RowOfBefore]
     awaited: list[tuple[int, int, int, int]]
     entries: list[_Entry]
     folded: _Folded

@@ -23,7 +23,7 @@ from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config import load_kube_config
+from kubernetes.aio.config import ConfigException, load_kube_config
 from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 
 from videotrain_api.schema import Json
@@ -67,6 +67,10 @@ class ApiError(Exception):
         """HTTP status; 0 if there was no answer."""
         self.reason = reason
         """Reason of the Status object, such as Forbidden, Invalid, AlreadyExists, Expired."""
+
+
+ConfigurationError = ConfigException
+"""There is no usable configuration; the library's own."""
 
 
 class ApiUnavailable(ApiError):

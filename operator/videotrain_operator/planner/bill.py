@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime
+from fractions import Fraction
 from typing import Any, Final
 
-from videotrain_api.money import format_micros
+from videotrain_api.money import format_micros, round_half_up
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.config import render_ledger
 from videotrain_api.render.names import ledger_name, pod_name
 from videotrain_api.resource.pool import Pool
-from videotrain_api.resource.status import CostStatus, StageCost
+from videotrain_api.resource.sampling import FPS
+from videotrain_api.resource.status import CostStatus, GenerationCost, StageCost
 from videotrain_api.resource.trainrun import pool_name, pool_of
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Bucket
 from videotrain_operator.accounting.attribution import microseconds
+from videotrain_operator.accounting.entries import without_numbers
 from videotrain_operator.accounting.ledger import Bill, Holding, rebuild, settle
 from videotrain_operator.accounting.stored_ledger import (
     BOUND,
@@ -81,7 +84,8 @@ def _rebuilt(draft: Draft, holdings: list[Holding]) -> Json | None:
         )
         for stage in cost.stages
     }
-    return rebuild(cost.gpu_microseconds_by_bucket, cost.micros_by_bucket, stages, holdings, until)
+    waste = cost.waste_micros_by_cause
+    return rebuild(cost.gpu_microseconds_by_bucket, cost.micros_by_bucket, stages, waste, holdings, until)
 
 
 def store_ledger(draft: Draft, bill: Bill) -> None:
@@ -159,6 +163,8 @@ def write_cost(draft: Draft, bill: Bill) -> None:
         gpu_microseconds_by_bucket=gpu_us,
         micros_by_bucket={bucket.value: bill.micros.get(bucket.value, 0) for bucket in Bucket},
         stages=_stage_costs(draft, bill),
+        generations=_generation_costs(draft, bill),
+        waste_micros_by_cause=without_numbers(bill.totals.waste),
         rate_per_hour=format_micros(bill.rate_micros_per_hour),
         forecast=format_micros(expected.micros) if expected else None,
         forecast_low=format_micros(expected.low) if expected else None,
@@ -172,17 +178,48 @@ def write_cost(draft: Draft, bill: Bill) -> None:
 
 
 def _stage_costs(draft: Draft, bill: Bill) -> list[StageCost]:
-    named = [(stage.name, bill.stages.get(stage.name)) for stage in draft.status.stages]
-    return [
-        StageCost(
-            name=name,
-            total_micros=totals.micros,
-            total=format_micros(totals.micros),
-            held_gpu_microseconds=totals.gpu_microseconds,
-            held_node_microseconds=totals.node_microseconds,
+    found = []
+    for stage in draft.status.stages:
+        totals = bill.stages.get(stage.name)
+        if totals is None:
+            continue
+        frames, tokens = stage.frames_per_step, stage.tokens_per_step
+        found.append(
+            StageCost(
+                name=stage.name,
+                total_micros=totals.micros,
+                total=format_micros(totals.micros),
+                held_gpu_microseconds=totals.gpu_microseconds,
+                held_node_microseconds=totals.node_microseconds,
+                per_thousand_steps=_per(totals.micros, stage.step, 1000),
+                per_thousand_video_seconds=_per(totals.micros, stage.step * (frames or 0) / FPS, 1000),
+                per_billion_tokens=_per(totals.micros, stage.step * (tokens or 0), 1_000_000_000),
+            )
         )
-        for name, totals in named
-        if totals is not None
+    return found
+
+
+def _per(micros: int, done: float, many: int) -> str | None:
+    """What so many cost if `done` of them cost that; None if none is done."""
+    return format_micros(round_half_up(Fraction(micros * many) / Fraction(done))) if done else None
+
+
+def _generation_costs(draft: Draft, bill: Bill) -> list[GenerationCost]:
+    wasted: dict[int, int] = {}
+    for cause, micros in bill.totals.waste.items():
+        number = cause.partition("/")[2]
+        if number:
+            wasted[int(number)] = wasted.get(int(number), 0) + micros
+    totals = bill.totals.generations
+    return [
+        GenerationCost(
+            number=number,
+            total_micros=totals.get(number, 0),
+            total=format_micros(totals.get(number, 0)),
+            wasted_micros=wasted.get(number, 0),
+            wasted=format_micros(wasted.get(number, 0)),
+        )
+        for number in (generation.number for generation in draft.status.generations)
     ]
 
 
@@ -199,6 +236,7 @@ def _holdings(draft: Draft, pods: list[PodView] | tuple[PodView, ...], *, gone: 
             gpus=pod.gpus or made_for(pod).gpus_per_node,
             price=pod.price or draft.price(made_for(pod)),
             pool=pod.pool or "",
+            node=pod.node or "",
             created_at=pod.created_at,
             bound_at=pod.bound_at,
             started_at=pod.started_at,

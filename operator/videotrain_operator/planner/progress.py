@@ -172,4 +172,9 @@ def _note_stage(draft: Draft, stage: StageStatus) -> None:
     if optimizer_steps:
         total = stage.total_steps or total
     curation = _first([f.curation for f in reversed(facts)]) or stage.curation
-    draft.update_stage(stage.name, saved_step=saved, step=step, total_steps=total, curation=curation)
+    changes: dict[str, Any] = {"saved_step": saved, "step": step, "total_steps": total, "curation": curation}
+    steps = sum(f.step - (f.resumed_step or 0) for f in facts)
+    for name in ("tokens", "frames"):
+        done = sum(getattr(f, name) for f in facts)
+        changes[f"{name}_per_step"] = done / steps if done and steps > 0 else getattr(stage, f"{name}_per_step")
+    draft.update_stage(stage.name, **changes)

@@ -25,6 +25,7 @@ from videotrain_api.resource.status import (
     ExpectedStage,
     GenerationStatus,
     RunStatus,
+    StageCost,
     StageStatus,
     ThroughputStatus,
 )
@@ -82,7 +83,11 @@ def full_status() -> RunStatus:
         cost=CostStatus(
             currency="USD",
             gpu_microseconds_by_bucket={"productive": 10},
-            micros_by_bucket={"productive": 10},
+            micros_by_bucket={"productive": 10, "lost": 4},
+            stages=[
+                StageCost(name="train", total_micros=14, total="0", held_gpu_microseconds=10, held_node_microseconds=5)
+            ],
+            waste_micros_by_cause={"application": 4},
             forecast="9",
             forecast_low="8",
             forecast_high="10",

@@ -54,6 +54,7 @@ class ProgressFold:
         self._recent: deque[StepRecord] = deque(maxlen=RATE_STEPS)
         self._slowest: defaultdict[int, list[float]] = defaultdict(lambda: [0, 0.0])
         self._judged = 0
+        self._tokens = self._frames = 0
         self._profiles: deque[StoredProfile] = deque(maxlen=PROFILES)
         self._loss: float | None = None
         self._validation: ValidationRecord | None = None
@@ -111,6 +112,10 @@ class ProgressFold:
             self._judged += 1
             self._slowest[record.slowest_rank][0] += 1
             self._slowest[record.slowest_rank][1] += record.straggler_ratio or 0.0
+        self._tokens += record.tokens
+        if record.bucket is not None:
+            _, frames, _ = record.bucket.split("/")  # such as 256px/33f/16:9
+            self._frames += record.samples * int(frames.removesuffix("f"))
         _, data, checkpoint = self._stalls[-1]
         self._stalls.append((record.step, data + record.data_stall_us, checkpoint + record.checkpoint_us))
 
@@ -164,6 +169,8 @@ class ProgressFold:
             ended_at=self.ended_at,
             data_stall_us=data,
             checkpoint_us=checkpoint,
+            tokens=self._tokens,
+            frames=self._frames,
             saved=list(self._saved),
             exit=self.exit,
             stacks=self.stacks,

@@ -189,3 +189,27 @@ def test_markup_escapes_everything_that_is_not_markup():
     assert text('<a href="x">') == "&lt;a href=&quot;x&quot;&gt;"
     assert element("p", text("a & b"), title='"x"') == '<p title="&quot;x&quot;">a &amp; b</p>'
     assert "<td>&lt;i&gt;</td>" in table(["h"], [["<i>"]])
+
+
+def test_stages_have_prices_and_waste_has_causes(finished):
+    run = finished.run()
+    name = finished.stages[-1]["name"]
+    stage = {
+        "name": name,
+        "totalMicros": 7_000_000,
+        "total": "7.00",
+        "heldGpuMicroseconds": 1,
+        "heldNodeMicroseconds": 1,
+    }
+    prices = {"perThousandSteps": "58.333333", "perThousandVideoSeconds": "44.5", "perBillionTokens": "71234.5"}
+    number = run["status"]["generations"][-1]["number"]
+    spent = {"number": number, "totalMicros": 4_200_042, "total": "4.2", "wastedMicros": 1_300_013, "wasted": "1.3"}
+    run["status"]["cost"] |= {
+        "stages": [stage | prices],
+        "generations": [spent],
+        "wasteMicrosByCause": {"infrastructure": 1_300_013, "start": 5},
+    }
+    write_summary(finished.workdir, run, finished.objects)
+    page = write_report(finished.workdir, run).read_text()
+    for told in ("7.00", "58.33", "44.50", "71,234.50", "4.200042", "1.300013", "infrastructure"):
+        assert told in page, told

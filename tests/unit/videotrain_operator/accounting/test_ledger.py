@@ -8,7 +8,7 @@ from typing import Any
 from support.ledgers import SECOND, bill, generation, holding, seconds
 from support.planner_builders import at, progress, saved
 
-from videotrain_operator.accounting import ledger as ledger_module
+from videotrain_operator.accounting.entries import ENTRIES_LISTED, GROUPS_LISTED
 from videotrain_operator.accounting.ledger import rebuild
 from videotrain_operator.accounting.stored_ledger import records_in
 
@@ -130,7 +130,7 @@ def test_a_deleted_pod_whose_end_was_seen_is_exact() -> None:
 
 def test_a_deleted_pod_that_the_folded_totals_may_hold_is_not_billed_again_and_marked() -> None:
     gone = holding(0, 4, finished_at=at(33), gone=True)
-    lost = rebuild({"starting": 29 * SECOND}, {"starting": 29_000}, {}, [], at(40))
+    lost = rebuild({"starting": 29 * SECOND}, {"starting": 29_000}, {}, {"start": 29_000}, [], at(40))
     lost["folded"]["estimated"] = False
     one = bill(60, [gone], [], document=lost)
     assert one.held == 29 * SECOND and one.estimated
@@ -155,7 +155,7 @@ def test_a_rebuilt_ledger_counts_nothing_twice_and_says_that_it_is_estimated() -
     world = generation(1, 10, [0], progress=progress(1, 30, started_at=at(20), last_step_at=at(50)))
     held = [holding(0, 4), holding(1, 55)]
     lost = bill(52, held[:1], [world])
-    document = rebuild(lost.gpu_microseconds, lost.micros, lost.stages, held, at(52))
+    document = rebuild(lost.gpu_microseconds, lost.micros, lost.stages, lost.totals.waste, held, at(52))
     after = bill(60, held, [world], document=document)
     assert after.held == lost.held + 8 * SECOND + 5 * SECOND
     assert sum(after.micros.values()) == after.total == lost.total + 13_000
@@ -170,7 +170,7 @@ def test_the_document_stays_small_and_the_totals_stay_right() -> None:
         one = bill(index + 3, [pod], [], document=document, observed_at=at(index + 3), run_over=True)
         document = json.loads(json.dumps(one.document))
     assert one.held == 2000 * SECOND
-    assert len(one.document["entries"]) <= ledger_module.ENTRIES_LISTED
+    assert len(one.document["entries"]) <= ENTRIES_LISTED
     assert len(json.dumps(one.document)) < 200_000
 
 
@@ -207,3 +207,36 @@ def test_a_pod_that_was_replaced_is_dropped_once_nothing_of_it_is_open() -> None
         document = json.loads(json.dumps(one.document))
         pods = max(pods, len(document["pods"]))
     assert pods <= 2
+
+
+def test_what_a_fault_cost_is_told_with_its_generation_up_to_the_next_start() -> None:
+    first = progress(1, 30, "failed", started_at=at(20), last_step_at=at(50), ended_at=at(51), saved=[saved(20, 40)])
+    second = progress(2, 25, resumed_step=20, launched_at=at(61), started_at=at(70), last_step_at=at(75))
+    worlds = [
+        generation(1, 10, [0], progress=first, end_cause="application", end_reason="WorkerFailed", lost_from_step=20),
+        generation(2, 60, [0], progress=second),
+    ]
+    one = bill(75, [holding(0, 4)], worlds)
+    # 10 s of steps and 1 s of the way out were lost, 9 s to the next roster, 10 s to ready workers: 1,000 micros each.
+    assert one.totals.waste == {"start": 16_000, "application/1": 30_000}
+    assert one.totals.generations == {0: 6_000, 1: 50_000, 2: 15_000}
+
+
+def test_folded_entries_are_told_by_node_stage_and_month_and_are_bounded() -> None:
+    document, last = None, 0.0
+    for index in range(3 * ENTRIES_LISTED):
+        pod = holding(index, index, finished_at=at(index + 2), node=f"node-{index % 300}")
+        last = index + 3
+        one = bill(last, [pod], [], document=document, observed_at=at(last), run_over=True)
+        document = json.loads(json.dumps(one.document))
+        assert sum(sum(g["micros"].values()) for g in document["folded"]["groups"]) == sum(
+            document["folded"]["micros"].values()
+        )
+    groups = document["folded"]["groups"]
+    assert 1 < len(groups) <= GROUPS_LISTED + 1 and {group["price"] for group in groups} == {"3.60 USD"}
+    few = [holding(i, i, finished_at=at(i + 2), node=f"node-{i % 2}") for i in range(ENTRIES_LISTED + 10)]
+    one = bill(1000, few, [], run_over=True)
+    assert {group["node"]: group["micros"] for group in one.document["folded"]["groups"]} == {
+        "node-0": {"starting": 10_000},
+        "node-1": {"starting": 10_000},
+    }

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.ledgers import SECOND, bill, generation, holding
 from support.planner_builders import at, progress
 
-from videotrain_operator.accounting import ledger as ledger_module
+from videotrain_operator.accounting.entries import ENTRIES_LISTED
 from videotrain_operator.accounting.ledger import Bill
 
 
@@ -76,7 +76,7 @@ def test_a_pod_that_is_closed_and_told_of_again_is_not_billed_again() -> None:
 
 def folded_away(pods: int = 3) -> Bill:
     """A run is over that had more pods than entries are listed: bound at 4, ended at 20."""
-    many = [holding(i, 4, finished_at=at(20)) for i in range(ledger_module.ENTRIES_LISTED + pods)]
+    many = [holding(i, 4, finished_at=at(20)) for i in range(ENTRIES_LISTED + pods)]
     over = bill(30, many, [], run_over=True)
     return bill(31, [], [], run_over=True, document=over.document, observed_at=at(30))
 

@@ -11,7 +11,7 @@ from support.ledgers import SECOND, bill, generation, holding
 from support.planner_builders import at, progress
 
 from videotrain_api.resource.stored_status import LARGEST_GROUP
-from videotrain_operator.accounting.ledger import ENTRIES_LISTED
+from videotrain_operator.accounting.entries import ENTRIES_LISTED
 from videotrain_operator.accounting.stored_ledger import (
     Awaited,
     Kind,
@@ -27,6 +27,10 @@ CONFIG_MAP_BYTES = 1_048_576
 NAME = "n" * 40
 
 
+def node_name(index: int) -> str:
+    return f"ip-10-0-{index // 256}-{index % 256}.us-west-2.compute.internal"
+
+
 def stored(document: dict[str, Any]) -> str:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
@@ -34,7 +38,15 @@ def stored(document: dict[str, Any]) -> str:
 def test_the_ledger_of_the_largest_run_fits_with_a_quarter_to_spare() -> None:
     names = [f"{NAME}-w{index}" for index in range(LARGEST_GROUP)]
     pods = [
-        holding(index, 4, pod=name, uid=str(uuid.UUID(int=2**127 + index)), gpus=8, finished_at=at(3000))
+        holding(
+            index,
+            4,
+            pod=name,
+            uid=str(uuid.UUID(int=2**127 + index)),
+            gpus=8,
+            finished_at=at(3000),
+            node=node_name(index),
+        )
         for index, name in enumerate(names)
     ]
     facts = progress(1, 30, started_at=at(20), last_step_at=at(50), resumed_step=0, data_stall_us=SECOND)
@@ -52,11 +64,16 @@ def test_the_ledger_of_the_largest_run_fits_with_a_quarter_to_spare() -> None:
 
 
 def test_what_is_stored_is_what_was_known() -> None:
-    pods = [holding(0, 4), holding(1, 5, pod="a stranger's name", finished_at=at(9)), holding(2, 6, gpus=4)]
+    pods = [
+        holding(0, 4, node="node-10"),
+        holding(1, 5, pod="a stranger's name", finished_at=at(9)),
+        holding(2, 6, gpus=4, node="node-1"),
+    ]
     one = bill(20, pods, [generation(1, 10, [0, 2])])
     back = read_ledger(stored(one.document))
     assert back == one.document
     assert [(r.pod, r.kind.gpus) for r in records_in(back).values()] == [(p.pod, p.gpus) for p in pods]
+    assert [record.node for record in records_in(back).values()] == [pod.node for pod in pods]
 
 
 def test_pods_that_are_awaited_are_told_in_spans() -> None:

@@ -1,0 +1,1 @@
+"""Where bills are found, and how they are shown."""

@@ -1,0 +1,135 @@
+"""Bills of the runs of a working directory, of a cluster or of a bucket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from videotrain.embedded.database import read_objects
+from videotrain.errors import UsageError
+from videotrain_api.billing.document import BillError, RunBill, bill_of, read_bill
+from videotrain_api.render.names import ledger_name
+from videotrain_api.schema import Json
+from videotrain_api.storage.layout import BILL_FILE
+from videotrain_api.vocabulary import BILL_KEY, KIND, LABEL_BILL, LABEL_RUN, LEDGER_KEY
+
+DATABASE_FILE = "cluster.db"
+
+
+def bills_in_folder(workdir: Path) -> list[RunBill]:
+    """Of the run of `videotrain local`, also while it goes on.
+
+    Raises:
+        UsageError: the folder holds no run.
+    """
+    path = workdir / DATABASE_FILE
+    try:
+        runs, maps = read_objects(path, KIND), read_objects(path, "ConfigMap")
+    except FileNotFoundError:
+        hint = f"give the folder that `videotrain local RUN.yaml --workdir {workdir}` made"
+        raise UsageError(f"{workdir}: there is no {DATABASE_FILE} here; {hint}") from None
+    return newest([*_of_runs(runs, maps), *_kept(maps)])
+
+
+def bills_of_cluster(kubeconfig: str | None, context: str | None, namespace: str | None) -> list[RunBill]:
+    """Of all runs that a cluster has, and of those of which the operator has kept the bill.
+
+    Args:
+        kubeconfig: file; the usual ones if None.
+        context: context in it; its current one if None.
+        namespace: of the runs; all if None.
+
+    Raises:
+        UsageError: the cluster cannot be reached, or does not let this user read.
+    """
+    # Here, since the light command has no operator.
+    from videotrain_operator.kube.client import ApiError, ConfigurationError, connect
+
+    async def read() -> tuple[list[Json], list[Json], list[Json]]:
+        async with connect(kubeconfig, context) as client:
+            runs = await client.list(KIND, namespace or "")
+            owned = await client.list("ConfigMap", namespace or "", LABEL_RUN)
+            return runs, owned, await client.list("ConfigMap", "", LABEL_BILL)
+
+    try:
+        runs, owned, kept = asyncio.run(read())
+    except (ApiError, ConfigurationError, OSError) as error:
+        raise UsageError(f"the cluster was not read: {error}") from None
+    found = newest([*_of_runs(runs, owned), *_kept(kept)])
+    return [bill for bill in found if namespace in (None, bill.namespace)]
+
+
+def bills_in_bucket(uri: str, endpoint_url: str | None) -> list[RunBill]:
+    """Of all runs under a storage URI whose bills were stored; with the account's AWS credentials.
+
+    Raises:
+        UsageError: the bucket cannot be read.
+    """
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, prefix = uri.removeprefix("s3://").rstrip("/").partition("/")
+    try:
+        client = boto3.client("s3", endpoint_url=endpoint_url)
+        pages = client.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", Delimiter="/"
+        )
+        folders = [each["Prefix"] for page in pages for each in page.get("CommonPrefixes", ())]
+        texts = []
+        for folder in folders:
+            try:
+                texts.append(client.get_object(Bucket=bucket, Key=f"{folder}{BILL_FILE}")["Body"].read())
+            except client.exceptions.NoSuchKey:
+                continue
+    except (BotoCoreError, ClientError) as error:
+        raise UsageError(f"--bucket {uri}: {error}") from None
+    return newest(_read(text, f"s3://{bucket}") for text in texts)
+
+
+def newest(bills: Iterable[RunBill]) -> list[RunBill]:
+    """One bill of each run: the one that is closed, else the one that goes furthest."""
+    found: dict[str, RunBill] = {}
+    for bill in bills:
+        other = found.get(bill.uid)
+        if other is None or _later(bill) > _later(other):
+            found[bill.uid] = bill
+    return sorted(found.values(), key=lambda bill: (str(bill.created_at), bill.uid))
+
+
+def _later(bill: RunBill) -> tuple[bool, str]:
+    return bill.closed, bill.as_of.isoformat() if bill.as_of else ""
+
+
+def _of_runs(runs: list[Json], maps: list[Json]) -> Iterable[RunBill]:
+    texts = {(one["metadata"]["namespace"], one["metadata"]["name"]): one.get("data") or {} for one in maps}
+    for run in runs:
+        head = run["metadata"]
+        text = texts.get((head["namespace"], ledger_name(head["name"])), {}).get(LEDGER_KEY)
+        bill = bill_of(run, _ledger(text))
+        if bill is not None:
+            yield bill
+
+
+def _ledger(text: str | None) -> Json | None:
+    try:
+        document: Any = json.loads(text or "null")
+    except ValueError:
+        return None  # the operator says so in an event; the status has all totals
+    return document if isinstance(document, dict) else None
+
+
+def _kept(maps: list[Json]) -> Iterable[RunBill]:
+    for one in maps:
+        head, text = one["metadata"], (one.get("data") or {}).get(BILL_KEY)
+        if text is not None:
+            yield _read(text, f"config map {head['namespace']}/{head['name']}")
+
+
+def _read(text: str | bytes, where: str) -> RunBill:
+    try:
+        return read_bill(json.loads(text))
+    except (ValueError, BillError) as error:
+        raise UsageError(f"{where}: {error}") from None

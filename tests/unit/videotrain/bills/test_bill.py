@@ -1,0 +1,110 @@
+"""`videotrain bill`: one run's bill and sums of many, from a working directory."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+from decimal import Decimal
+
+import pyarrow.parquet as pq
+import pytest
+from support.planner_lives import cluster_of, pass_seconds
+
+from videotrain.bills.sources import newest
+from videotrain.cli import main
+from videotrain.embedded.database import Database, Key, Row
+from videotrain_api.billing.document import bill_of, read_bill
+from videotrain_api.schema import Json
+
+
+@pytest.fixture(scope="module")
+def life() -> tuple[Json, list[Json]]:
+    """A run that lost a node, and its config maps."""
+
+    async def live() -> tuple[Json, list[Json]]:
+        cluster = cluster_of(machines=3, steps=60)
+        await pass_seconds(cluster, 30)
+        cluster.lose_node("node-0")
+        await pass_seconds(cluster, 30)
+        return cluster.run, [body for (kind, _), body in cluster.objects.items() if kind == "ConfigMap"]
+
+    return asyncio.run(live())
+
+
+@pytest.fixture
+def workdir(tmp_path, life):
+    run, maps = life
+    database = Database(tmp_path / "cluster.db")
+    rows = {}
+    for number, body in enumerate([run, *maps], 1):
+        head = body["metadata"]
+        rows[Key(body["kind"], head["namespace"], head["name"])] = Row(number, body)
+    database.commit(rows, 7)
+    database.close()
+    return tmp_path
+
+
+def output(capsys, *arguments: str) -> str:
+    assert main(["bill", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_run_s_bill_tells_stages_causes_and_what_ended_its_generations(workdir, life, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    told = output(capsys, "demo", "--workdir", str(workdir))
+    cost = life[0]["status"]["cost"]
+    for text in ("What each stage cost", "infrastructure", "node-0", cost["stages"][0]["perThousandSteps"]):
+        assert text in told, text
+
+
+def test_the_same_as_json_is_a_bill_with_its_checksum(workdir, life, capsys):
+    document = json.loads(output(capsys, "demo", "--workdir", str(workdir), "-o", "json"))
+    assert read_bill(document).total_micros == life[0]["status"]["cost"]["totalMicros"]
+
+
+@pytest.mark.parametrize("by", ["team", "stage", "node", "cause", "bucket", "run", "namespace"])
+def test_lines_of_csv_sum_to_the_bill(workdir, life, capsys, by):
+    lines = list(csv.DictReader(io.StringIO(output(capsys, "--workdir", str(workdir), "--by", by, "--csv"))))
+    assert sum(Decimal(line["cost"]) for line in lines) * 10**6 == life[0]["status"]["cost"]["totalMicros"]
+    assert len(lines) == 1 or by not in ("team", "stage", "run", "namespace")
+
+
+def test_focus_rows_and_parquet_files_have_the_same_money(workdir, life, capsys, tmp_path):
+    total = life[0]["status"]["cost"]["totalMicros"]
+    rows = list(csv.DictReader(io.StringIO(output(capsys, "--workdir", str(workdir), "--focus"))))
+    assert sum(Decimal(row["BilledCost"]) for row in rows) * 10**6 == total
+    for arguments, column in ((["--focus"], "BilledCost"), (["--by", "node"], "cost")):
+        file = tmp_path / f"{column}.parquet"
+        assert output(capsys, "--workdir", str(workdir), *arguments, "--parquet", str(file)) == ""
+        assert sum(pq.read_table(file).column(column).to_pylist()) * 10**6 == total
+
+
+def test_a_day_without_pods_costs_nothing_and_a_cut_day_is_its_part(workdir, life, capsys):
+    total = life[0]["status"]["cost"]["totalMicros"]
+    middle = life[0]["status"]["generations"][0]["endedAt"]
+    halves = []
+    for cut in (["--until", middle], ["--since", middle]):
+        lines = csv.DictReader(io.StringIO(output(capsys, "--workdir", str(workdir), "--csv", *cut)))
+        halves.append(sum(Decimal(line["cost"]) for line in lines) * 10**6)
+    assert sum(halves) == total and min(halves) > 0
+    assert output(capsys, "--workdir", str(workdir), "--csv", "--until", "2020-01-01").count("\n") == 1
+
+
+def test_what_is_not_there_or_no_time_is_said(workdir, capsys, tmp_path):
+    assert main(["bill", "other", "--workdir", str(workdir)]) == 1
+    assert "no bill of other" in capsys.readouterr().err
+    assert main(["bill", "--workdir", str(workdir), "--since", "yesterday"]) == 2
+    assert "2026-11-01" in capsys.readouterr().err
+    assert main(["bill", "--workdir", str(tmp_path / "nothing")]) == 2
+    assert "there is no cluster.db here" in capsys.readouterr().err
+
+
+def test_of_a_run_s_bills_the_closed_one_counts_else_the_newest(life):
+    run, _ = life
+    bill = bill_of(run, None)
+    assert bill is not None
+    older = bill.model_copy(update={"as_of": bill.created_at})
+    closed = older.model_copy(update={"closed": True})
+    assert newest([bill, older]) == [bill] and newest([bill, closed, older]) == [closed]
