@@ -81,7 +81,7 @@ class Cluster(Protocol):
         """
 
     async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
-        """Record an Event about an object."""
+        """Record an Event about an object, now or soon; one that is refused is logged."""
 
 
 class WatchedCluster(Cluster, Protocol):

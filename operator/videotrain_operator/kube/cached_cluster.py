@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Mapping
@@ -20,8 +21,10 @@ from videotrain_operator.kube.trim import trim
 CACHED: Final = ("Pod", "ConfigMap", "NetworkPolicy", "Node", KIND)
 """Kinds that are read from the cache; any other is read from the server."""
 POD_PATIENCE_SECONDS: Final = 5.0
-EVENT_PATIENCE_SECONDS: Final = 5.0
+EVENT_PATIENCE_SECONDS: Final = 60.0
 """How long other requests go before the creation of a pod, and before an event."""
+MOST_EVENTS: Final = 1000
+"""Events that wait to be recorded; who tells of more waits."""
 _log = logging.getLogger(__name__)
 
 
@@ -48,6 +51,7 @@ class KubeCluster:
         self._client = client.fenced(fence)
         self._stores = stores
         self._host = host
+        self._events: set[asyncio.Task[None]] = set()
 
     async def get(self, kind: str, namespace: str, name: str) -> Json:
         """The object; see Cluster.get."""
@@ -201,13 +205,20 @@ class KubeCluster:
         return body
 
     async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
-        """Record an Event. One that cannot be recorded is logged, and counted among the failed requests."""
+        """Record an Event, soon: no pass waits for what people read."""
+        while len(self._events) >= MOST_EVENTS:
+            await asyncio.wait(self._events, return_when=asyncio.FIRST_COMPLETED)
+        task = asyncio.create_task(self._record(self._event(regarding, type_, reason, message)))
+        self._events.add(task)
+        task.add_done_callback(self._events.discard)
+
+    async def _record(self, event: Json) -> None:
+        """One that cannot be recorded is logged, and counted among the failed requests."""
         try:
-            event = self._event(regarding, type_, reason, message)
             await self._client.create(event, FIELD_MANAGER, patience=EVENT_PATIENCE_SECONDS)
         except (ApiError, Conflict, NotFound) as error:
-            head = regarding["metadata"]
-            _log.warning("run=%s/%s event %s was not recorded: %s", head.get("namespace"), head["name"], reason, error)
+            about, reason = event["involvedObject"], event["reason"]
+            _log.warning("run=%s/%s event %s was not recorded: %s", about["namespace"], about["name"], reason, error)
 
     def _event(self, regarding: Json, type_: str, reason: str, message: str) -> Json:
         head = regarding["metadata"]
