@@ -23,7 +23,7 @@ from videotrain_operator.cluster.interface import Cluster, Conflict, NamespaceGo
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.cluster.orphans import release_orphans
 from videotrain_operator.cluster.status_writes import Memory
-from videotrain_operator.cluster.unreconciled import FAILED_PASSES, hold_to_limits, tell_unreconciled
+from videotrain_operator.cluster.unreconciled import FAILED_PASSES, hold_to_limits, tell_unreconciled, warn_unreconciled
 from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.observed import Observed
@@ -215,7 +215,8 @@ class RunLoop:
         self._may_have_orphans = False
         self.failures = 0
         """Passes that failed in a row, conflicts not counted."""
-        self._told = False
+        self._warned, self._told = False, False
+        """Of passes that fail an event was told, and the status tells."""
 
     def wake(self) -> None:
         """Make the next pass now, or right after the one that goes on."""
@@ -282,7 +283,7 @@ class RunLoop:
                 continue
             # Only a whole pass, with all its writes, makes good for those that failed.
             backoff = FIRST_BACKOFF_SECONDS
-            self.failures, self._told = 0, False
+            self.failures, self._warned, self._told = 0, False, False
             self._expect_arrivals(outcome)
             # Late enough that the status is stored, early enough to listen to the agents of a new world before resting.
             if self._on_outcome is not None:
@@ -354,6 +355,9 @@ class RunLoop:
         key, now = self._key, self._clock()
         try:
             await hold_to_limits(self._cluster, key.namespace, key.name, now, self._time_untrusted())
+            if not self._warned:
+                await warn_unreconciled(self._cluster, key.namespace, key.name, error, self.failures)
+                self._warned = True
             if not self._told:
                 await tell_unreconciled(self._cluster, key.namespace, key.name, error, self.failures, now)
                 self._told = True

@@ -37,10 +37,27 @@ async def hold_to_limits(cluster: Cluster, namespace: str, name: str, now: datet
     await delete_seen(cluster, namespace, overdue_pods(run, pods, now, time_untrusted))
 
 
+async def warn_unreconciled(cluster: Cluster, namespace: str, name: str, error: Exception, count: int) -> None:
+    """Tell by an event that passes fail: of the first time, since the status may be what is refused again and again.
+
+    Args:
+        cluster: where the run lives.
+        namespace: its namespace.
+        name: its name.
+        error: of the last pass.
+        count: passes that failed in a row.
+
+    Raises:
+        NotFound: the run is gone.
+    """
+    run = await cluster.get(KIND, namespace, name)
+    await cluster.emit_event(run, "Warning", Reason.PASSES_FAIL, _words(error, count))
+
+
 async def tell_unreconciled(
     cluster: Cluster, namespace: str, name: str, error: Exception, count: int, now: datetime
 ) -> None:
-    """Put on record that passes fail: a Warning, and the condition Reconciled; all else in the status stays as it is.
+    """Set the condition Reconciled to False; all else in the status stays as it is.
 
     Args:
         cluster: where the run lives.
@@ -55,8 +72,9 @@ async def tell_unreconciled(
         Conflict: it changed meanwhile.
     """
     run = await cluster.get(KIND, namespace, name)
-    message = Message.PASSES_FAIL.text(count=count, why=f"{type(error).__name__}: {error}")
-    # The event first: the status may be what is refused.
-    await cluster.emit_event(run, "Warning", Reason.PASSES_FAIL, message)
-    status = stored_with_condition(run, Condition.RECONCILED, False, Reason.PASSES_FAIL, message, now)
+    status = stored_with_condition(run, Condition.RECONCILED, False, Reason.PASSES_FAIL, _words(error, count), now)
     await cluster.replace_status(KIND, namespace, name, status, run["metadata"].get("resourceVersion", ""))
+
+
+def _words(error: Exception, count: int) -> str:
+    return Message.PASSES_FAIL.text(count=count, why=f"{type(error).__name__}: {error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -15,7 +16,7 @@ from videotrain_api.vocabulary import API_VERSION, FIELD_MANAGER, KIND, LABEL_RU
 from videotrain_operator.cluster.interface import Conflict, NamespaceGoing, NotFound
 from videotrain_operator.cluster.missing import owners_of
 from videotrain_operator.kube.cache import Key, Store
-from videotrain_operator.kube.client import ApiError, KubeClient
+from videotrain_operator.kube.client import ApiError, ApiUnavailable, KubeClient
 from videotrain_operator.kube.trim import trim
 
 CACHED: Final = ("Pod", "ConfigMap", "NetworkPolicy", "Node", KIND)
@@ -23,8 +24,12 @@ CACHED: Final = ("Pod", "ConfigMap", "NetworkPolicy", "Node", KIND)
 POD_PATIENCE_SECONDS: Final = 5.0
 EVENT_PATIENCE_SECONDS: Final = 60.0
 """How long other requests go before the creation of a pod, and before an event."""
-MOST_EVENTS: Final = 1000
-"""Events that wait to be recorded; who tells of more waits."""
+MOST_EVENTS: Final = 10_000
+"""Events that wait to be recorded; more are only logged."""
+EVENT_SECONDS: Final = 600.0
+FIRST_EVENT_PAUSE_SECONDS: Final = 1.0
+LONGEST_EVENT_PAUSE_SECONDS: Final = 30.0
+"""How long an event is tried again while the server does not answer, and after how long each time."""
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +53,7 @@ class KubeCluster:
             fence: raises if this process must not write.
             host: who reports events.
         """
-        self._client = client.fenced(fence)
+        self._client, self._unfenced = client.fenced(fence), client
         self._stores = stores
         self._host = host
         self._events: set[asyncio.Task[None]] = set()
@@ -206,19 +211,35 @@ class KubeCluster:
 
     async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
         """Record an Event, soon: no pass waits for what people read."""
-        while len(self._events) >= MOST_EVENTS:
-            await asyncio.wait(self._events, return_when=asyncio.FIRST_COMPLETED)
-        task = asyncio.create_task(self._record(self._event(regarding, type_, reason, message)))
+        event = self._event(regarding, type_, reason, message)
+        if len(self._events) >= MOST_EVENTS:
+            _not_recorded(event, f"{MOST_EVENTS} others wait")
+            return
+        task = asyncio.create_task(self._record(event))
         self._events.add(task)
         task.add_done_callback(self._events.discard)
 
     async def _record(self, event: Json) -> None:
-        """One that cannot be recorded is logged, and counted among the failed requests."""
-        try:
-            await self._client.create(event, FIELD_MANAGER, patience=EVENT_PATIENCE_SECONDS)
-        except (ApiError, Conflict, NotFound) as error:
-            about, reason = event["involvedObject"], event["reason"]
-            _log.warning("run=%s/%s event %s was not recorded: %s", about["namespace"], about["name"], reason, error)
+        """Record it, after an outage of the server if need be: the status has it already, so nobody tells it again.
+
+        Past the fence: it tells what this process did while it led, under a name that is its own.
+        """
+        ends, pause = time.monotonic() + EVENT_SECONDS, FIRST_EVENT_PAUSE_SECONDS
+        while True:
+            try:
+                await self._unfenced.create(event, FIELD_MANAGER, patience=EVENT_PATIENCE_SECONDS)
+            except ApiUnavailable as error:
+                if time.monotonic() < ends:
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_EVENT_PAUSE_SECONDS)
+                    continue
+                _not_recorded(event, error)
+            except Conflict as error:
+                if isinstance(error, NamespaceGoing) or pause == FIRST_EVENT_PAUSE_SECONDS:
+                    _not_recorded(event, error)  # else the server took it, and its answer was lost
+            except (ApiError, NotFound) as error:
+                _not_recorded(event, error)
+            return
 
     def _event(self, regarding: Json, type_: str, reason: str, message: str) -> Json:
         head = regarding["metadata"]
@@ -246,6 +267,11 @@ class KubeCluster:
             "reportingComponent": FIELD_MANAGER,
             "reportingInstance": self._host,
         }
+
+
+def _not_recorded(event: Json, why: object) -> None:
+    about = event["involvedObject"]
+    _log.warning("run=%s/%s event %s was not recorded: %s", about["namespace"], about["name"], event["reason"], why)
 
 
 def _selector(labels: Mapping[str, str]) -> str:

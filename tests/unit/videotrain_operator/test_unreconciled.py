@@ -10,6 +10,7 @@ from support.planner_builders import manifest, train_stage
 
 from videotrain_api.schema import Json
 from videotrain_operator import reconcile as reconcile_module
+from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.reconcile import RunKey, RunLoop
 from videotrain_operator.simulation.cluster import SimulatedCluster
 from videotrain_operator.simulation.world import Pace
@@ -86,6 +87,25 @@ async def test_three_failed_passes_are_a_condition_and_one_event_until_a_pass_su
     await rig.passes_of(3)
     assert (rig.reconciled or {})["status"] == "True"
     assert rig.loop.failures == 0
+
+
+async def test_while_the_status_is_refused_too_the_event_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event waits for the end of an outage: one for each attempt would come then, all of them together."""
+    rig = Rig(monkeypatch)
+    await rig.passes_of(10)
+    replace_status, refused = rig.cluster.replace_status, []
+
+    async def refuse(*given: Any) -> Json:
+        refused.append(given)
+        raise Conflict("somebody wrote")
+
+    rig.broken = True
+    monkeypatch.setattr(rig.cluster, "replace_status", refuse)
+    await rig.passes_of(8)
+    assert len(refused) > 2 and rig.told().count("PassesFail") == 1
+    monkeypatch.setattr(rig.cluster, "replace_status", replace_status)
+    await rig.passes_of(1)
+    assert (rig.reconciled or {})["reason"] == "PassesFail" and rig.told().count("PassesFail") == 1
 
 
 @pytest.mark.parametrize(
