@@ -124,7 +124,7 @@ def latent_set(store: ObjectStore) -> LatentSet:
     plan = OrderPlan((OrderBucket("b", SAMPLES, BATCH),), seed=1, micro_batches=1)
     return LatentSet(
         uri=PREFIX,
-        groups=(Group("b", Bucket(resolution="256px", frames=32, batch_size=BATCH), ("r",), bucket, None, 0),),
+        groups=((Group("b", Bucket(resolution="256px", frames=32, batch_size=BATCH), ("r",), bucket, None, 0),),),
         plan=plan,
         degrees=(1,),
         prompt_style="plain",

@@ -17,6 +17,7 @@ from videotrain_api.rules.memory import check_memory
 from videotrain_api.rules.metadata import check_metadata
 from videotrain_api.rules.pods import check_pods
 from videotrain_api.rules.sizes import check_frozen_size, check_spec_size
+from videotrain_api.rules.sources import check_sources
 from videotrain_api.rules.spending import check_affordable, check_spending
 from videotrain_api.rules.stages import check_stages
 from videotrain_api.rules.training import check_training
@@ -67,6 +68,7 @@ def check(run: VideoTrainingRun, *, fitting: bool = True) -> list[Problem]:
         *check_metadata(facts),
         *check_architecture(facts),
         *check_stages(facts),
+        *check_sources(facts),
         *check_layouts(facts),
         *check_training(facts),
         *check_spending(facts),

@@ -109,9 +109,9 @@ _MADE_BY: dict[str, Task] = {
     "model_weights": "train",
 }
 _HOW = {
-    "videos": "spec.dataset.videos",
+    "videos": "raw videos: set spec.dataset.videos or spec.dataset.sources",
     "clips": "clips: set spec.dataset.clips or put a stage with task 'curate' before it",
-    "latents": "latents: set spec.dataset.latents or put a stage with task 'encode' before it",
+    "latents": "latents: set spec.dataset.latents or spec.dataset.sources, or put a stage with task 'encode' before it",
     "autoencoder_weights": "an autoencoder: set spec.autoencoder.weights or put a stage with task 'autoencoder' before",
     "model_weights": "a transformer: set spec.model.weights or put a stage with task 'train' before it",
 }
@@ -126,9 +126,9 @@ def _source(run: VideoTrainingRun, index: int, name: str) -> str | None:
 def _given(run: VideoTrainingRun, name: str) -> str | None:
     spec = run.spec
     return {
-        "videos": spec.dataset.videos,
+        "videos": next(iter(spec.dataset.raw.values()), None),
         "clips": spec.dataset.clips,
-        "latents": spec.dataset.latents,
+        "latents": next(iter(spec.dataset.encoded.values()), None),
         "autoencoder_weights": spec.autoencoder.weights,
         "model_weights": spec.model.weights,
     }[name]

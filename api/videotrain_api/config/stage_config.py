@@ -25,7 +25,7 @@ class StagePaths(ApiModel):
     clips: str | None = None
     """Curated set to read."""
     latents: str | None = None
-    """Encoded set to read."""
+    """Encoded set to read; the first one, where the sources of the dataset are encoded sets."""
     autoencoder_weights: str | None = None
     """Safetensors of the autoencoder; a file's URI or a finished autoencoder stage's prefix."""
     initial_weights: str | None = None

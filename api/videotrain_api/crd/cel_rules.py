@@ -58,12 +58,13 @@ def _union(member: str) -> CelRule:
     return CelRule(rule, f"{member} must be set if task is {member}, and only then", f".{member}")
 
 
-def _made_before(task: str, maker: str, given: str, message: str) -> CelRule:
-    """Every stage of `task` needs the field `given` or an earlier stage with task `maker`."""
+def _made_before(task: str, maker: str, given: tuple[str, ...], message: str) -> CelRule:
+    """Every stage of `task` needs one of the fields `given` or an earlier stage with task `maker`."""
     before = f"{_INDICES}.exists(j, j < i && self.stages[j].task == '{maker}')"
     each = f"{_INDICES}.all(i, i >= size(self.stages) || self.stages[i].task != '{task}' || {before})"
     none = _no_stage(f"s.task == '{task}'")
-    return CelRule(f"has(self.{given}) || {none} || {each}", message, ".stages")
+    present = " || ".join(f"has(self.{field})" for field in given)
+    return CelRule(f"{present} || {none} || {each}", message, ".stages")
 
 
 def _no_stage(condition: str) -> str:
@@ -75,42 +76,42 @@ _INPUTS: Final = (
     _made_before(
         "autoencoder",
         "curate",
-        "dataset.clips",
+        ("dataset.clips",),
         "a stage with task autoencoder needs clips: set dataset.clips or put a curate stage before it",
     ),
     _made_before(
         "encode",
         "curate",
-        "dataset.clips",
+        ("dataset.clips",),
         "a stage with task encode needs clips: set dataset.clips or put a curate stage before it",
     ),
     _made_before(
         "encode",
         "autoencoder",
-        "autoencoder.weights",
+        ("autoencoder.weights",),
         "a stage with task encode needs an autoencoder: set autoencoder.weights or put an autoencoder stage before it",
     ),
     _made_before(
         "train",
         "encode",
-        "dataset.latents",
-        "a stage with task train needs latents: set dataset.latents or put an encode stage before it",
+        ("dataset.latents", "dataset.sources"),
+        "a stage with task train needs latents: set dataset.latents or sources, or put an encode stage before it",
     ),
     _made_before(
         "sample",
         "train",
-        "model.weights",
+        ("model.weights",),
         "a stage with task sample needs a transformer: set model.weights or put a train stage before it",
     ),
     _made_before(
         "sample",
         "autoencoder",
-        "autoencoder.weights",
+        ("autoencoder.weights",),
         "a stage with task sample needs an autoencoder: set autoencoder.weights or put an autoencoder stage before it",
     ),
     CelRule(
-        "has(self.dataset.videos) || !self.stages.exists(s, s.task == 'curate')",
-        "a stage with task curate needs dataset.videos",
+        "has(self.dataset.videos) || has(self.dataset.sources) || !self.stages.exists(s, s.task == 'curate')",
+        "a stage with task curate needs dataset.videos or dataset.sources",
         ".dataset",
     ),
 )

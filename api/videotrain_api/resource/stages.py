@@ -14,6 +14,7 @@ from pydantic import Field
 from videotrain_api.resource import sampling
 from videotrain_api.resource.locations import Location
 from videotrain_api.resource.pool import Money, Pool
+from videotrain_api.resource.sources import SourceWeights
 from videotrain_api.schema import ApiModel, patterned
 
 DNS_LABEL = patterned(
@@ -421,6 +422,8 @@ class TrainTask(ApiModel):
     """Initial weights: the previous train stage by default, else spec.model.weights, else random."""
     select: list[ScoreBounds] = Field(default_factory=list, max_length=16)
     """Clips to train on; all clips of the dataset if empty."""
+    source_weights: list[SourceWeights] = Field(default_factory=list, max_length=32)
+    """Weights of dataset.sources in this stage, in order of untilStep; their own if empty."""
 
     @property
     def prompt_style(self) -> PromptStyle:

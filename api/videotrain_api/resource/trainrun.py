@@ -18,6 +18,7 @@ from videotrain_api.resource.pool import (
     Pool,
     RunPool,
 )
+from videotrain_api.resource.sources import Source
 from videotrain_api.resource.stages import DNS_LABEL, NodeBounds, Stage
 from videotrain_api.schema import ApiModel
 from videotrain_api.vocabulary import API_VERSION, KIND
@@ -76,6 +77,20 @@ class Dataset(ApiModel):
     """URI of a curated set (manifest.parquet and mp4 files); made by a `curate` stage if unset."""
     latents: Location | None = None
     """URI of an encoded set (manifest.parquet and tar shards); made by an `encode` stage if unset."""
+    sources: list[Source] = Field(default_factory=list, max_length=64)
+    """Several folders instead of `videos`, or encoded sets instead of `latents`, each with its share of training."""
+
+    @property
+    def raw(self) -> dict[str, str]:
+        """Folders of raw videos by name of the source; `videos` by the empty name."""
+        given = {"": self.videos} if self.videos is not None else {}
+        return given | {source.name: source.uri for source in self.sources if source.form == "folder"}
+
+    @property
+    def encoded(self) -> dict[str, str]:
+        """Encoded sets by name of the source; `latents` by the empty name."""
+        given = {"": self.latents} if self.latents is not None else {}
+        return given | {source.name: source.uri for source in self.sources if source.form == "latents"}
 
 
 class Budget(ApiModel):

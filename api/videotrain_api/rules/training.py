@@ -24,6 +24,7 @@ from videotrain_api.resource.stages import (
 from videotrain_api.rules.adapters import check_adapter
 from videotrain_api.rules.autoencoders import check_autoencoder_losses
 from videotrain_api.rules.facts import Facts
+from videotrain_api.rules.pieces import check_pieces
 from videotrain_api.schema import Problem
 
 
@@ -162,19 +163,8 @@ def _shortest(bucket: Bucket) -> int:
 def _optimizer(path: str, optimizer: Optimizer, steps: int) -> Iterator[Problem]:
     if optimizer.warmup_steps > steps:
         yield Problem(f"{path}.warmupSteps", optimizer.warmup_steps, f"must be at most steps ({steps})")
-    before, last = 0, len(optimizer.learning_rate) - 1
-    for number, piece in enumerate(optimizer.learning_rate):
-        where, until = f"{path}.learningRate[{number}].untilStep", piece.until_step
-        if until is None and number != last:
-            yield Problem(where, None, "only the last piece may leave it out")
-            return
-        if until is not None and until <= before:
-            yield Problem(where, until, f"pieces must be in order; allowed: more than {before}")
-        if until is not None and number != last and until >= steps:
-            yield Problem(where, until, f"the pieces after it are never used; allowed: less than steps ({steps})")
-        if until is not None and number == last and until < steps:
-            yield Problem(where, until, f"no rate after it; leave it out or set it to steps ({steps}) or more")
-        before = until or before
+    ends = [piece.until_step for piece in optimizer.learning_rate]
+    yield from check_pieces(f"{path}.learningRate", ends, steps, "rate")
 
 
 def _conditioning(path: str, mix: ConditioningMix, facts: Facts) -> Iterator[Problem]:

@@ -11,15 +11,27 @@ from videotrain_api.resource.stages import ConditionKind
 from videotrain_api.schema import ApiModel
 
 
+class SourceIds(ApiModel):
+    """Which samples of a step are of one source."""
+
+    name: str
+    epoch: int
+    """Pass over the source's samples of the bucket in which the first of them lies, from 0."""
+    places: list[int]
+    """In the step's `ids`, ascending."""
+
+
 class OrderLine(ApiModel):
     """One line of an order segment: the samples of one optimizer step, in micro-batch order."""
 
     step: int
     epoch: int
-    """Pass over the bucket's clips in which the step's first sample lies, from 0."""
+    """Pass over the bucket's clips in which the step's first sample lies, from 0; 0 where there are sources."""
     bucket: str
     ids: list[str]
     """Sample uids, micro-batch after micro-batch. Gathered from the ranks that trained on them, not recomputed."""
+    sources: list[SourceIds] | None = None
+    """Where the dataset has several sources: each sample is of one, and each source has passes of its own."""
 
 
 class OrderSegment(ApiModel):

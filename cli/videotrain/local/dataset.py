@@ -6,26 +6,32 @@ import importlib.util
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from videotrain_api.resource.trainrun import Dataset
+
 
 class DatasetError(Exception):
     """The raw videos are not where the run says."""
 
 
-def resolve_videos(videos: str | None, data: Path | None) -> str | None:
-    """The URI of the raw videos for the trainer.
+def resolve_videos(dataset: Dataset, data: Path | None) -> dict[str, str]:
+    """Where the trainer finds the raw videos, by name of the source: see Dataset.raw.
 
     Args:
-        videos: spec.dataset.videos.
-        data: folder of --data; it wins.
+        dataset: of the manifest.
+        data: folder of --data; it is used instead of spec.dataset.videos.
 
     Raises:
-        DatasetError: the folder or package is missing, or there is no file in it.
+        DatasetError: a folder or package is missing, or there is no file in it; or --data meets several sources.
     """
+    if data is not None and dataset.sources:
+        raise DatasetError(f"--data {data}: the run names spec.dataset.sources; change them there")
     if data is not None:
-        return _folder(data.absolute(), f"--data {data}")
-    if videos is None:
-        return None
-    field = f"spec.dataset.videos {videos!r}"
+        return {"": _folder(data.absolute(), f"--data {data}")}
+    return {name: _resolved(uri, name) for name, uri in dataset.raw.items()}
+
+
+def _resolved(videos: str, source: str) -> str:
+    field = f"spec.dataset.sources[{source}].uri {videos!r}" if source else f"spec.dataset.videos {videos!r}"
     parts = urlsplit(videos)
     if parts.scheme == "package":
         return _folder(_package_folder(parts.netloc, parts.path.strip("/"), field), field)

@@ -87,13 +87,15 @@ def prepare(
     run = parse_run(manifest)
     _require_trainer()
     try:
-        videos = resolve_videos(run.spec.dataset.videos, data)
+        videos = resolve_videos(run.spec.dataset, data)
         faults = parse_faults(chaos, {stage.name: stage.total_steps for stage in run.spec.stages})
         credentials = _external(run, document.secrets)
     except (DatasetError, ChaosError, StorageError) as error:
         raise UsageError(str(error)) from None
-    if videos is not None:
-        manifest["spec"]["dataset"]["videos"] = videos
+    if "" in videos:
+        manifest["spec"]["dataset"]["videos"] = videos[""]
+    for source in manifest["spec"]["dataset"].get("sources", []):
+        source["uri"] = videos.get(source["name"], source["uri"])
     if seed is not None:
         manifest["spec"]["seed"] = seed
     manifest["metadata"].setdefault("namespace", run.metadata.namespace)

@@ -32,6 +32,8 @@ class OrderCheck:
     """SHA-256 over one line `<step> <id> <id> ...` per step, recomputed here."""
     problems: list[str] = field(default_factory=list)
     """Contradictions, for people; empty if all is well."""
+    sources: dict[str, int] = field(default_factory=dict)
+    """Samples by source that went into the weights; empty if the dataset has not several."""
 
 
 def check_order(objects: ObjectReader, commit_uri: str) -> OrderCheck:
@@ -59,6 +61,7 @@ def check_order(objects: ObjectReader, commit_uri: str) -> OrderCheck:
         lost=max(0, manifest.samples - consumed),
         order_sha256=digest,
         problems=problems,
+        sources=_by_source(lines),
     )
 
 
@@ -71,12 +74,13 @@ def order_digest(lines: list[OrderLine]) -> str:
 
 
 def count_repeated(lines: list[OrderLine]) -> int:
-    """Samples that a bucket gave twice within one pass over its clips.
+    """Samples that a bucket gave twice within one pass over its clips, or over those of one source.
 
     A bucket is an endless stream in which every pass holds each of its n clips once, whatever the world did. n is the
-    number of distinct clips, or more if the recorded pass numbers say that the first pass was longer.
+    number of distinct clips, or more if the recorded pass numbers say that the first pass was longer. With several
+    sources it is a stream of each.
     """
-    by_bucket: dict[str, list[OrderLine]] = {}
+    by_stream: dict[tuple[str, str], list[OrderLine]] = {}
     steps: set[int] = set()
     again = 0
     for line in lines:
@@ -84,11 +88,22 @@ def count_repeated(lines: list[OrderLine]) -> int:
             again += len(line.ids)
             continue
         steps.add(line.step)
-        by_bucket.setdefault(line.bucket, []).append(line)
-    return again + sum(_repeated_in_bucket(found) for found in by_bucket.values())
+        if line.sources is None:
+            by_stream.setdefault((line.bucket, ""), []).append(line)
+        for source in line.sources or []:
+            part = line.model_copy(update={"epoch": source.epoch, "ids": [line.ids[place] for place in source.places]})
+            by_stream.setdefault((line.bucket, source.name), []).append(part)
+    return again + sum(_repeated_in_stream(found) for found in by_stream.values())
 
 
-def _repeated_in_bucket(lines: list[OrderLine]) -> int:
+def _by_source(lines: list[OrderLine]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for line in lines:
+        found.update({source.name: len(source.places) for source in line.sources or []})
+    return dict(sorted(found.items()))
+
+
+def _repeated_in_stream(lines: list[OrderLine]) -> int:
     ids: list[str] = []
     clips = 1
     for line in lines:

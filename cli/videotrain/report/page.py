@@ -19,6 +19,7 @@ from videotrain.report.sections import (
     forecast_section,
     headline,
     restart_section,
+    source_section,
     speed_section,
     stage_section,
     timeline_section,
@@ -70,6 +71,7 @@ def _document(workdir: Path, run: Json, summary: Json) -> str:
     body = join(
         headline(run, summary),
         stage_section(summary),
+        source_section(summary),
         curve_section(figures["curves"]),
         speed_section(summary),
         timeline_section(summary, figures["timeline"]),

@@ -123,6 +123,18 @@ def _unit_price(amount: str | None) -> str:
     return f"{value:,.2f}" if value >= 1 else f"{value:.3g}"
 
 
+def source_section(summary: Json) -> Html:
+    """How many samples of each source went into the weights."""
+    rows = [
+        (stage["name"], name, f"{count:,}", f"{100 * count / stage['consumed']:.1f} %")
+        for stage in summary["samples"]["stages"]
+        for name, count in stage.get("sources", {}).items()
+    ]
+    return (
+        section("Samples by source", table(("stage", "source", "samples", "share"), rows, (2, 3))) if rows else Html("")
+    )
+
+
 def _loss(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 

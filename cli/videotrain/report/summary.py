@@ -194,7 +194,8 @@ def _samples(checks: list[OrderCheck]) -> Json:
     return {field: sum(getattr(one, field) for one in checks) for field in fields} | {
         "order_sha256": combined.hexdigest() if checks else None,
         "stages": [
-            {"name": e.stage, "step": e.step, **{f: getattr(e, f) for f in (*fields, "order_sha256")}} for e in checks
+            {"name": e.stage, "step": e.step, **{f: getattr(e, f) for f in (*fields, "order_sha256", "sources")}}
+            for e in checks
         ],
         "problems": [f"{e.stage}: {problem}" for e in checks for problem in e.problems],
     }

@@ -14,10 +14,12 @@ from support.first_weights import begin
 from videotrain_api.config.aspect import shapes
 from videotrain_api.config.presets import complete_autoencoder, complete_transformer
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.sources import Source
 from videotrain_api.resource.stages import Bucket, ConditioningMix, CurateTask, EncodeTask
+from videotrain_api.resource.trainrun import Dataset
 from videotrain_api.storage import layout
 from videotrain_trainer.data.loader import LatentLoader
-from videotrain_trainer.data.manifest import LATENT_SCHEMA, read_table
+from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, read_table
 from videotrain_trainer.data.pixels import PixelLoader
 from videotrain_trainer.data.sets import null_text_uri, open_clips, open_latents, read_set_info
 from videotrain_trainer.diffusion.flow_matching import ModelFacts
@@ -105,6 +107,40 @@ def test_clips_become_latents_and_text_features_that_a_train_stage_reads(
     expected = build_text_encoder(config.text_encoder).encode([text])
     assert torch.equal(batch.context_BLD[0], expected.context_BLD[0].bfloat16())
     assert torch.equal(batch.pooled_BP[0], expected.pooled_BP[0].bfloat16())
+
+
+def test_folders_of_several_sources_become_one_set_that_is_trained_on_by_weight(
+    store, tmp_path, paint_video, texture, weights, make_config, make_context, train_task
+):
+    for number, name in enumerate(("film/same.mp4", "own/same.mp4", "own/deeper/other.mp4")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        paint_video(tmp_path / name, 36, texture(number))
+    (tmp_path / "own/copy.mp4").write_bytes((tmp_path / "film/same.mp4").read_bytes())
+    (tmp_path / "film/same.txt").write_text("A text beside it.")
+    sources = [
+        Source(name=name, uri=(tmp_path / name).as_uri(), weight=weight) for name, weight in (("film", 3), ("own", 1))
+    ]
+    dataset = Dataset(sources=sources, captions={"own/deeper/other.mp4": "By its path.", "same": "By its stem."})
+
+    def with_sources(config):
+        return config.model_copy(update={"dataset": dataset})
+
+    curating = with_sources(make_config(CurateTask(min_seconds=1.0, drop_sources=["film/*.mkv"])))
+    assert curate.run(make_context(curating)) == "completed"
+    rows = read_table(store, layout.clip_manifest(curating.paths.output), CLIP_SCHEMA).to_pylist()
+    assert {row["source"]: row["caption"] for row in rows} == {
+        "film/same.mp4": "A text beside it.",
+        "own/same.mp4": "By its stem.",
+        "own/deeper/other.mp4": "By its path.",
+    }, "the copy is of the source that has it first"
+    paths = {"clips": curating.paths.output, "autoencoder_weights": weights}
+    config = with_sources(make_config(EncodeTask(), encode_rows=ROWS, **paths))
+    encode_world(make_context, config, 1)
+    assert read_set_info(store, config.paths.output).sources == ["film", "own"]
+    plan = open_latents(store, with_sources(make_config(train_task(ROWS), latents=config.paths.output))).plan
+    parts = {bucket.name: bucket.parts for bucket in plan.buckets}
+    assert parts == {"32px/1f/1:1": (1, 2), "64px/16f/16:9": (2, 4)}
+    assert [phase.weights for phase in plan.phases] == [(3.0, 1.0)]
 
 
 def test_the_first_and_last_frame_are_encoded_alone(store, curated, weights, make_config, make_context, train_task):

@@ -24,7 +24,7 @@ def digest_line(line: OrderLine) -> bytes:
 
 def encode_segment(lines: Iterable[OrderLine]) -> bytes:
     """The lines as they are stored: one JSON document per line."""
-    return b"".join(line.model_dump_json(by_alias=True).encode() + b"\n" for line in lines)
+    return b"".join(line.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n" for line in lines)
 
 
 def read_segment(store: ObjectStore, segment: OrderSegment) -> list[OrderLine]:

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     if task.captions is not None:
         captions.check(task.captions)
     storage, output = Storage(uri="s3://from-the-environment"), options.output.rstrip("/")
-    work = CurateWork(options.videos, storage, output, task)
+    work = CurateWork({"": options.videos}, storage, output, task)
     store, shown, leave = ObjectStore.for_storage(storage), _Shown(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: leave.set())

@@ -29,12 +29,14 @@ def run(options: argparse.Namespace) -> int:
     """
     from videotrain_api.storage import layout
     from videotrain_trainer.data.index_writer import read_catalogue, write_index
+    from videotrain_trainer.data.sets import read_set_info, set_info_uri
     from videotrain_trainer.evaluation.videos import uri_of
 
     uri = uri_of(options.set)
     store = ObjectStore.for_storage(Storage(uri="s3://from-the-environment"))
     size = store.stat(layout.latent_manifest(uri)).size
-    info = write_index(store, uri, read_catalogue(store, uri), size)
+    sources = read_set_info(store, uri).sources if store.exists(set_info_uri(uri)) else []
+    info = write_index(store, uri, read_catalogue(store, uri, sources), size, sources)
     total = sum(bucket.file.size for bucket in info.buckets)
     samples = sum(bucket.samples for bucket in info.buckets)
     sys.stdout.write(

@@ -20,7 +20,7 @@ COLUMNS = ["path", "text"]
 FIELD = "spec.dataset.captionTable"
 
 
-def read_captions(store: ObjectStore, uri: str, videos: str) -> dict[str, str]:
+def read_captions(store: ObjectStore, uri: str, videos: str | None) -> dict[str, str]:
     """Captions by the path of a video below its folder, or by its stem: what stands in the column `path`.
 
     Of a Parquet file only the two columns are fetched. Such a table has no checksum that covers it, so two readings, by
@@ -29,7 +29,7 @@ def read_captions(store: ObjectStore, uri: str, videos: str) -> dict[str, str]:
     Args:
         store: serves s3:// and file://.
         uri: a .csv or .parquet file, or a folder of .parquet files.
-        videos: spec.dataset.videos; a path in the table may begin with it.
+        videos: spec.dataset.videos, if that is set; a path in the table may begin with it.
 
     Raises:
         DataError: there is no such table, it is damaged, or it has other columns.
@@ -40,7 +40,7 @@ def read_captions(store: ObjectStore, uri: str, videos: str) -> dict[str, str]:
         raise DataError(f"{FIELD}: {error}") from error
     except TrainerError as error:
         raise type(error)(f"{FIELD}: {uri}: {str(error).removeprefix(f'{uri}: ')}") from error
-    prefix = f"{videos.rstrip('/')}/"
+    prefix = f"{videos.rstrip('/')}/" if videos else ""
     pairs = zip(*(table.column(name).to_pylist() for name in COLUMNS), strict=True)
     captions = {str(path).removeprefix(prefix).removeprefix("./"): str(text or "").split() for path, text in pairs}
     return {path: " ".join(words) for path, words in captions.items() if words}

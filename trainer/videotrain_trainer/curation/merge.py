@@ -62,7 +62,7 @@ def refuse_empty(report: DropReport, uri: str) -> None:
     if not report.clips:
         reasons = ", ".join(f"{count} {reason}" for reason, count in report.counts.items())
         raise DataError(
-            f"spec.dataset.videos: none of the {report.videos} videos in {uri} gave a clip; dropped: {reasons}. "
+            f"spec.dataset: none of the {report.videos} videos in {uri} gave a clip; dropped: {reasons}. "
             "drop-report.json has the measured value of each; loosen the bounds of the curate stage or add videos"
         )
 

@@ -38,13 +38,15 @@ class RawVideo:
     """A file that might be a video."""
 
     name: str
-    """Path below the folder."""
+    """Path below the folder, behind the name of its source and a slash if there are several."""
     found: ObjectInfo
     """As it was listed."""
     text: ObjectInfo | None = None
     """The text file of the same stem, if there is one."""
     caption: str = ""
     """What the run says of it, else the words of its stem: counts where there is no text, or an empty one."""
+    source: str = ""
+    """Name of its source; empty if there are not several."""
 
     @property
     def tag(self) -> str:
@@ -59,23 +61,25 @@ class RawVideo:
     def from_fields(cls, fields: Mapping[str, Any]) -> RawVideo:
         """What `fields` gave."""
         text = fields["text"] and _info(fields["text"])
-        return cls(fields["name"], _info(fields["found"]), text, fields["caption"])
+        return cls(fields["name"], _info(fields["found"]), text, fields["caption"], fields["source"])
 
 
 class VideoFolder:
-    """spec.dataset.videos.
+    """spec.dataset.videos, or the folder of one of spec.dataset.sources.
 
     Args:
         uri: s3://, file:// or package:// URI of the folder.
         storage: endpoint and region for s3://.
+        source: name of the source, with which the names of its videos begin; none if empty.
 
     Raises:
         DataError: the package of a package:// URI is not installed here.
     """
 
-    def __init__(self, uri: str, storage: Storage) -> None:
-        self.uri = uri
-        root = resolve_package(uri).rstrip("/")
+    def __init__(self, uri: str, storage: Storage, source: str = "") -> None:
+        self.uri, self._source = uri, source
+        self._field = f"spec.dataset.sources[{source}]" if source else "spec.dataset.videos"
+        root = resolve_package(uri, self._field).rstrip("/")
         self._local = root.startswith("file://")
         self._root = local_path(root).as_uri() if self._local else root
         self._store = ObjectStore.for_storage(storage)
@@ -84,7 +88,7 @@ class VideoFolder:
         """All videos at any depth, by name, each as soon as its listing is believed.
 
         Args:
-            captions: captions by path below the folder, or by stem, for videos without a text file.
+            captions: captions by name, or by stem, for videos without a text file.
 
         Raises:
             DataError: the folder is missing or holds no video.
@@ -111,16 +115,16 @@ class VideoFolder:
                 texts = {stem: found for stem, found in texts.items() if stem in wanted or f"{stem}/" > last}
         if not videos:
             raise DataError(
-                f"spec.dataset.videos: {self.uri} holds no video ({others} other files), listed again; looked for "
+                f"{self._field}: {self.uri} holds no video ({others} other files), listed again; looked for "
                 f"{', '.join(sorted(EXTENSIONS))}"
             )
 
     def _raw(
         self, name: str, found: ObjectInfo, texts: Mapping[str, ObjectInfo], captions: Mapping[str, str]
     ) -> RawVideo:
-        stem = PurePosixPath(name).stem
-        caption = captions.get(name) or captions.get(stem) or stem_words(stem)
-        return RawVideo(name, found, texts.get(_without_suffix(name)), caption)
+        stem, full = PurePosixPath(name).stem, f"{self._source}/{name}" if self._source else name
+        caption = captions.get(full) or captions.get(stem) or stem_words(stem)
+        return RawVideo(full, found, texts.get(_without_suffix(name)), caption, self._source)
 
     def fetch(self, video: RawVideo, scratch: Path) -> Path:
         """A local copy as large as it was listed, or the file itself if it is local already.
@@ -198,7 +202,7 @@ class VideoFolder:
         except DiskFull:
             raise
         except TrainerError as error:
-            raise type(error)(f"spec.dataset.videos: {error}") from error
+            raise type(error)(f"{self._field}: {error}") from error
 
     def _check_local(self) -> None:
         """The object store takes a folder that is missing or may not be read for an empty one."""
@@ -206,9 +210,9 @@ class VideoFolder:
             return
         root = local_path(self._root)
         if not root.exists():
-            raise DataError(f"spec.dataset.videos: {self.uri} does not exist")
+            raise DataError(f"{self._field}: {self.uri} does not exist")
         if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
-            raise StorageDenied(f"spec.dataset.videos: {self.uri} may not be read, or is not a folder")
+            raise StorageDenied(f"{self._field}: {self.uri} may not be read, or is not a folder")
 
 
 def content_hash(path: Path) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,8 +32,8 @@ STEP_BYTES = 16 * 1024 * 1024
 class CurateWork:
     """Curation of raw videos, one a unit."""
 
-    videos: str
-    """spec.dataset.videos."""
+    folders: Mapping[str, str]
+    """Of raw videos, by name of the source: Dataset.raw."""
     storage: Storage
     output: str
     """Prefix of the stage's output."""
@@ -52,7 +53,7 @@ class _Curator:
         self._work = work
         self._scratch = scratch
         self._store = ObjectStore.for_storage(work.storage)
-        self._folder = VideoFolder(work.videos, work.storage)
+        self._folders = {name: VideoFolder(uri, work.storage, name) for name, uri in work.folders.items()}
         self._sandbox = Sandbox()
 
     def do(self, unit: Unit, tick: Tick) -> dict[str, Any]:
@@ -61,8 +62,8 @@ class _Curator:
         if pattern := _unwanted(video, self._work.task):
             dropped = ["source", f"fits {pattern!r} of dropSources", None, None]
             return {"name": video.name, "content": "", "caption": "", "dropped": dropped, "clips": []}
-        out = self._clean_scratch()
-        path = self._folder.fetch(video, self._scratch)
+        out, folder = self._clean_scratch(), self._folders[video.source]
+        path = folder.fetch(video, self._scratch)
         content = content_hash(path)
         with disk_full_is_clear(self._scratch):
             done = lambda share: tick(int(share * unit.weight))  # noqa: E731
@@ -70,7 +71,7 @@ class _Curator:
         for clip in result["clips"]:
             if clip["kept"]:  # by what was read; bounds on its scores are applied once all are known
                 self._store.put(f"{self._work.output}/clips/{clip['uid']}.mp4", out / f"{clip['uid']}.mp4")
-        return {"name": video.name, "content": content, "caption": self._folder.caption(video), **result}
+        return {"name": video.name, "content": content, "caption": folder.caption(video), **result}
 
     def close(self) -> None:
         """End the decoder process and remove temporary files."""
@@ -100,10 +101,11 @@ def _units(work: CurateWork, dataset: Dataset) -> Iterator[Unit]:
     captions = dict(dataset.captions)
     if dataset.caption_table is not None:
         store = ObjectStore.for_storage(work.storage)
-        captions = read_captions(store, dataset.caption_table, work.videos) | captions
+        captions = read_captions(store, dataset.caption_table, dataset.videos) | captions
     # Other bounds on scores and another engine find the same results again.
     reading = work.task.model_dump(mode="json", exclude={*LOOSE_FIELDS, "engine"})
-    for video in VideoFolder(work.videos, work.storage).videos(captions):
+    folders = [VideoFolder(uri, work.storage, name) for name, uri in work.folders.items()]
+    for video in chain.from_iterable(folder.videos(captions) for folder in folders):
         facts = [FILE_VERSION, video.name, video.found.size, video.tag, video.caption, reading]
         facts.append(_unwanted(video, work.task))
         name = xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())

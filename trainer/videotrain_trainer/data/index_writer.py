@@ -39,6 +39,8 @@ INDEXED = ("uid", "clip", "row", "bucket", "shard", "offset", "length", "crc32c"
 """Columns of the catalogue that an index is made from."""
 _TEXTS = ("uid", "clip", "row", "bucket", "shard")
 REPEATED = ("row", "bucket", "shard")
+_SOURCE_NAME = "source name"
+"""Column of a table in the making."""
 log = logging.getLogger(__name__)
 
 
@@ -58,8 +60,8 @@ class BucketColumns:
     """`S<bytes>`, where there are no suffixes."""
     kind: Column
     """Numbers of `kinds`."""
-    kinds: Sequence[tuple[str, Sequence[str]]]
-    """Row that asked for the samples, and all rows that their clips have samples of."""
+    kinds: Sequence[tuple[str, Sequence[str], str | None]]
+    """Row that asked for the samples, all rows that their clips have samples of, and their source, if there are any."""
     shard: Column
     """Numbers of `shards`."""
     shards: Sequence[str]
@@ -72,16 +74,19 @@ class BucketColumns:
     """float64, NaN for none."""
 
 
-def write_index(store: ObjectStore, prefix: str, table: Any, catalogue_bytes: int | None) -> SampleIndexInfo:
+def write_index(
+    store: ObjectStore, prefix: str, table: Any, catalogue_bytes: int | None, sources: Sequence[str] = ()
+) -> SampleIndexInfo:
     """The index of a whole set.
 
     Args:
         store: where the set lies.
         prefix: of the set.
-        table: pyarrow.Table with the columns INDEXED, in any order of rows.
+        table: pyarrow.Table with the columns INDEXED, in any order of rows; with sources also `source`.
         catalogue_bytes: size of the catalogue beside it, if there is one.
+        sources: names of dataset.sources that the set was made of: see `source_names`.
     """
-    infos = [write_bucket(store, prefix, columns) for columns in buckets_of(table)]
+    infos = [write_bucket(store, prefix, columns) for columns in buckets_of(table, sources)]
     return publish_index(store, prefix, infos, catalogue_bytes)
 
 
@@ -100,22 +105,22 @@ def publish_index(
     return info
 
 
-def made_in_memory(table: Any) -> tuple[SampleIndexInfo, dict[str, bytes]]:
+def made_in_memory(table: Any, sources: Sequence[str] = ()) -> tuple[SampleIndexInfo, dict[str, bytes]]:
     """The index of a table, and its files by name."""
     files: dict[str, bytes] = {}
-    infos = [_write(columns, files.__setitem__) for columns in buckets_of(table)]
+    infos = [_write(columns, files.__setitem__) for columns in buckets_of(table, sources)]
     return _index_of(infos, None), files
 
 
-def read_catalogue(store: ObjectStore, prefix: str) -> Any:
-    """The columns of a set's catalogue that an index is made from, as a pyarrow.Table.
+def read_catalogue(store: ObjectStore, prefix: str, sources: Sequence[str] = ()) -> Any:
+    """The columns of a set's catalogue that an index is made from, as a pyarrow.Table; with sources also `source`.
 
     Raises:
         DataError: there is no catalogue, or it lacks columns.
     """
     uri = layout.latent_manifest(prefix)
     try:
-        columns, repeated = (*INDEXED, CLIP_ROWS), (*REPEATED, CLIP_ROWS)
+        columns, repeated = (*INDEXED, CLIP_ROWS, *(("source",) if sources else ())), (*REPEATED, CLIP_ROWS)
         table = read_checked(store, uri, lambda data: unsealed_parquet(data, columns, repeated))
     except ObjectMissing as error:
         raise DataError(f"{uri}: the manifest of the data set is missing; was the stage that makes it run?") from error
@@ -125,8 +130,25 @@ def read_catalogue(store: ObjectStore, prefix: str) -> Any:
     return table
 
 
-def buckets_of(table: Any) -> Iterator[BucketColumns]:
+def source_names(column: Any, sources: Sequence[str]) -> Any:
+    """Names of the sources of clips or samples, by their column `source`, which then begins with one and a slash.
+
+    Raises:
+        DataError: one begins with no name of `sources`.
+    """
+    names = pc.list_element(pc.split_pattern(pc.cast(column, pa.large_string()), "/", max_splits=1), 0)
+    strange = sorted(set(pc.unique(names).to_pylist()) - set(sources))
+    if strange:
+        raise DataError(
+            f"column source: {strange[:3]} are none of the sources {list(sources)} that the set was made of"
+        )
+    return names
+
+
+def buckets_of(table: Any, sources: Sequence[str] = ()) -> Iterator[BucketColumns]:
     """The buckets of a table with the columns INDEXED, sorted by name; one at a time is held beside it."""
+    if sources:
+        table = table.append_column(_SOURCE_NAME, source_names(table.column("source"), sources).dictionary_encode())
     if CLIP_ROWS not in table.column_names:
         table = _with_clip_rows(table)
     for bucket in sorted(pc.unique(table.column("bucket")).to_pylist()):
@@ -213,8 +235,14 @@ def _write(columns: BucketColumns, put: Callable[[str, bytes], Any]) -> BucketIn
         latent=columns.latent,
         text_tokens=(int(columns.text_tokens.min()), int(columns.text_tokens.max())),
         kinds=[
-            KindInfo(row=row, clip_rows=sorted(rows), samples=int(mine.sum()), digest=int(digests[mine].sum()))
-            for number, (row, rows) in enumerate(columns.kinds)
+            KindInfo(
+                row=row,
+                clip_rows=sorted(rows),
+                source=source,
+                samples=int(mine.sum()),
+                digest=int(digests[mine].sum()),
+            )
+            for number, (row, rows, source) in enumerate(columns.kinds)
             for mine in [columns.kind == number]
         ],
         file=written(slug, parts),
@@ -270,11 +298,20 @@ def _numbered(column: Any) -> tuple[list[str], Column]:
     return [str(values[code]) for code in ordered], new[codes]
 
 
-def _kinds(table: Any) -> tuple[Column, list[tuple[str, list[str]]]]:
+def _kinds(table: Any) -> tuple[Column, list[tuple[str, list[str], str | None]]]:
     rows, row = _numbered(table.column("row"))
     lists, listed = _numbered(table.column(CLIP_ROWS))
-    pairs, kind = np.unique(row * len(lists) + listed, return_inverse=True)
-    return kind, [(rows[pair // len(lists)], lists[pair % len(lists)].split("\n")) for pair in pairs.tolist()]
+    names: list[str | None] = [None]
+    named: Column = np.zeros(1, np.int64)
+    if _SOURCE_NAME in table.column_names:
+        found, named = _numbered(table.column(_SOURCE_NAME))
+        names = [*found]
+    numbers, kind = np.unique((row * len(lists) + listed) * len(names) + named, return_inverse=True)
+    kinds = []
+    for number in numbers.tolist():
+        pair, name = divmod(number, len(names))
+        kinds.append((rows[pair // len(lists)], lists[pair % len(lists)].split("\n"), names[name]))
+    return kind, kinds
 
 
 def _names(clips: Any, uids: Any) -> tuple[Column, Column | None, list[str], Column | None]:

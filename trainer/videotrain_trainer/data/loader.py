@@ -217,7 +217,7 @@ class MicroBatchLoader(ABC, Generic[Sample, Batch]):
     def _load_or_spare(self, order: StepOrder, position: int, index: int) -> Sample:
         failed: list[tuple[str, str]] = []
         for attempt in range(SPARES + 1):
-            chosen = self._data.plan.spare(order.bucket_index, position, attempt) if attempt else index
+            chosen = self._data.plan.spare(order.bucket_index, index, position, attempt) if attempt else index
             key = SampleKey(self._data.uid(order.bucket_index, chosen), order.bucket, position)
             try:
                 sample = self._load(order.bucket_index, chosen, key)
@@ -268,7 +268,8 @@ class LatentLoader(MicroBatchLoader[LatentSample, LatentBatch]):
 
     def _load(self, bucket: int, index: int, key: SampleKey) -> LatentSample:
         latents = self._latents
-        return load_sample(self._reader, latents, latents.groups[bucket].bucket, latents.place(bucket, index), key)
+        group, number = latents.find(bucket, index)
+        return load_sample(self._reader, latents, group.bucket, group.bucket.place(number), key)
 
     def reading(self) -> ReadingCounts:
         """Requests for samples."""
@@ -291,7 +292,7 @@ def load_sample(
     Raises:
         DamagedSample: it is missing, does not fit its checksum or has another shape than its bucket.
     """
-    uri = f"{latents.uri}/{place.shard}"
+    uri = f"{bucket.uri}/{place.shard}"
     member = Member(name=place.uid, offset=place.offset, length=place.length, crc32c=place.crc32c)
     tensors = reader.tensors(uri, member)
     expected, found = (latents.latent_channels, *bucket.info.latent), tuple(tensors["latent"].shape)

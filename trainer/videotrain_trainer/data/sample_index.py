@@ -44,6 +44,8 @@ class KindInfo(ApiModel):
     """buckets.row_name of the row that asked for them."""
     clip_rows: list[str]
     """All rows that their clips have samples of, sorted: which of them a clip is trained in, each stage decides."""
+    source: str | None = None
+    """Of dataset.sources; None in a set that was made of one folder."""
     samples: int
     digest: int
     """Sum of their `sample_digests`, modulo 2^64."""
@@ -103,10 +105,12 @@ class BucketIndex:
     Args:
         info: of the bucket.
         read: opens a file of the index.
+        uri: prefix of the set.
     """
 
     info: BucketInfo
     read: Callable[[CheckedFileInfo], CheckedFile]
+    uri: str
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -206,13 +210,14 @@ class SampleIndex:
             threading.Thread(target=work, name=f"index-{number}", daemon=True).start()
 
 
-def open_index(store: ObjectStore, uri: str, cache: NodeCache | None) -> SampleIndex:
+def open_index(store: ObjectStore, uri: str, cache: NodeCache | None, samples: str | None = None) -> SampleIndex:
     """The index of an encoded set. One object is read; files come to the node when they are needed, and once.
 
     Args:
         store: where the set lies.
         uri: prefix of the set.
         cache: of this node; without one, files of an object store are held in memory.
+        samples: prefix of the set that the samples lie in, if that is another one.
 
     Raises:
         ObjectMissing: the set has no index.
@@ -250,7 +255,7 @@ def open_index(store: ObjectStore, uri: str, cache: NodeCache | None) -> SampleI
             return CheckedFile.at(kept.path, file, whole)
         return CheckedFile(file, np.frombuffer(whole(), np.uint8), whole)
 
-    return SampleIndex(uri, identity, tuple(BucketIndex(bucket, read) for bucket in info.buckets))
+    return SampleIndex(uri, identity, tuple(BucketIndex(bucket, read, samples or uri) for bucket in info.buckets))
 
 
 def index_in_memory(uri: str, info: SampleIndexInfo, files: Mapping[str, bytes]) -> SampleIndex:
@@ -260,7 +265,7 @@ def index_in_memory(uri: str, info: SampleIndexInfo, files: Mapping[str, bytes])
         return CheckedFile(file, np.frombuffer(files[file.name], np.uint8), lambda: files[file.name])
 
     identity = checksum(info.model_dump_json().encode())
-    return SampleIndex(uri, identity, tuple(BucketIndex(bucket, read) for bucket in info.buckets))
+    return SampleIndex(uri, identity, tuple(BucketIndex(bucket, read, uri) for bucket in info.buckets))
 
 
 def parsed(data: bytes) -> SampleIndexInfo:

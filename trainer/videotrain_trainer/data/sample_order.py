@@ -6,19 +6,30 @@ step takes the next `micro_batches * batch_size` positions of one bucket; micro-
 `batch_size` of them.
 Whoever knows the cursors knows the rest of the order, which is why the state is a few numbers.
 
-Which bucket is next: a visit that starts at cursor c of a bucket has the virtual time (c + u * width) / (weight * n)
-with u drawn from (seed, bucket, c), and the earliest visit wins. Buckets so interleave evenly but not in lockstep, and
-because the time depends on cursors only, a change of `micro_batches` neither repeats nor loses a sample.
+Which bucket is next: a visit that starts at cursor c of a bucket has the virtual time (c + u * width) / n with u drawn
+from (seed, bucket, c), and the earliest visit wins. Buckets so interleave evenly but not in lockstep, and because the
+time depends on cursors only, a change of `micro_batches` neither repeats nor loses a sample.
+
+Where sources have weights, a bucket's stream is an interleaving of a stream per source, each with epochs of its own.
+Source k of n_k samples, n_bk of them in bucket b, has the rate weight_k * n_bk / n_k there: the bucket is visited as
+the sum of its rates says, and its positions are spread over its sources by them. So a source has its share of all
+samples, and its buckets come to the end of an epoch together. Where weights change at a step, the state keeps how far
+each source had come, and the arithmetic begins anew from there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import Any, overload
+
+from videotrain_trainer.data.interleaving import Interleaving
 
 ORDER_VERSION = 1
 """Rises when the same state would give another order."""
@@ -40,15 +51,37 @@ class OrderBucket:
     """Number of samples."""
     batch_size: int
     """Samples of one micro-batch."""
-    weight: float = 1.0
-    """How often the bucket's samples are seen, relative to the other buckets'."""
     micro_batches: int | None = None
     """Micro-batches of a step of this bucket; as many as the plan says if None."""
+    parts: tuple[int, ...] = ()
+    """How many of its samples are of each of the plan's sources, in whose order they lie; empty if it has none."""
+
+
+@dataclass(frozen=True)
+class OrderPhase:
+    """Steps with the same weights."""
+
+    weights: tuple[float, ...]
+    """Of the plan's sources: shares of the samples, relative to each other; 0 leaves a source out."""
+    until_step: int | None = None
+    """Last step; only the last phase has none."""
+
+
+@dataclass(frozen=True)
+class OrderMark:
+    """Where an order stood when its weights changed."""
+
+    step: int
+    """Last step with the weights before."""
+    cursors: tuple[int, ...]
+    """Of every bucket, then."""
+    taken: tuple[tuple[int, ...], ...]
+    """For every bucket, samples that each source had given by then."""
 
 
 @dataclass(frozen=True)
 class OrderState:
-    """How far an order has come. The same on every rank, saved once, below 16 KB of JSON."""
+    """How far an order has come. The same on every rank, saved once, below 16 KB of JSON if weights do not change."""
 
     step: int
     """Steps done."""
@@ -57,15 +90,21 @@ class OrderState:
     fingerprint: str
     """Names the plan; another data set, seed or schedule has another one."""
     version: int = ORDER_VERSION
+    since: OrderMark | None = None
+    """The last change of weights; None before the first one."""
 
     def to_json(self) -> dict[str, object]:
         """For the commit manifest of a checkpoint."""
-        return {
+        fields: dict[str, object] = {
             "step": self.step,
             "cursors": list(self.cursors),
             "fingerprint": self.fingerprint,
             "version": self.version,
         }
+        if self.since is not None:
+            taken = [list(of_bucket) for of_bucket in self.since.taken]
+            fields["since"] = {"step": self.since.step, "cursors": list(self.since.cursors), "taken": taken}
+        return fields
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> OrderState:
@@ -76,7 +115,11 @@ class OrderState:
         """
         try:
             cursors = tuple(int(cursor) for cursor in data["cursors"])
-            return cls(int(data["step"]), cursors, str(data["fingerprint"]), int(data["version"]))
+            since = None
+            if mark := data.get("since"):
+                taken = tuple(tuple(int(count) for count in of_bucket) for of_bucket in mark["taken"])
+                since = OrderMark(int(mark["step"]), tuple(int(cursor) for cursor in mark["cursors"]), taken)
+            return cls(int(data["step"]), cursors, str(data["fingerprint"]), int(data["version"]), since)
         except (KeyError, TypeError) as error:
             raise ValueError(f"state of the sample order: {error!r} in {json.dumps(data)[:200]}") from error
 
@@ -88,6 +131,8 @@ class MicroBatchIndices(Sequence[list[int]]):
     plan: OrderPlan
     bucket: int
     cursor: int
+    phase: int
+    since: OrderMark | None
 
     def __len__(self) -> int:
         return self.plan.micro_batches_of(self.bucket)
@@ -103,7 +148,8 @@ class MicroBatchIndices(Sequence[list[int]]):
             raise IndexError(micro_batch)
         batch = self.plan.buckets[self.bucket].batch_size
         first = self.cursor + micro_batch % len(self) * batch
-        return [self.plan.index_at(self.bucket, position) for position in range(first, first + batch)]
+        positions = range(first, first + batch)
+        return [self.plan.index_at(self.bucket, position, self.phase, self.since) for position in positions]
 
 
 @dataclass(frozen=True)
@@ -116,11 +162,13 @@ class StepOrder:
     bucket_index: int
     """Place of the bucket in the plan."""
     epoch: int
-    """Pass over the bucket in which the step's first sample lies, from 0."""
+    """Pass over the bucket in which the step's first sample lies, from 0; 0 where sources have passes of their own."""
     micro_batches: Sequence[list[int]]
     """For every micro-batch, indices in the bucket."""
     positions: Sequence[range]
     """For every micro-batch, positions in the bucket's endless stream; these key the samples' random numbers."""
+    source_epochs: tuple[int, ...] = ()
+    """For every source of the plan, pass over its samples of the bucket in which the next one lies, from 0."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +180,18 @@ class OrderPlan:
         seed: of the stage.
         micro_batches: micro-batches of one step over the whole world, of buckets without a number of their own.
         manifest: hash of the manifest whose rows the indices mean.
+        sources: names of the sources that have weights, if any; each bucket then has `parts`.
+        phases: their weights, in order of steps.
     """
 
     buckets: tuple[OrderBucket, ...]
     seed: int
     micro_batches: int
     manifest: str = ""
-    _times: dict[int, tuple[int, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    sources: tuple[str, ...] = ()
+    phases: tuple[OrderPhase, ...] = ()
+    _times: dict[int, tuple[int, int, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _mixed: dict[int, list[_Mixed | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.buckets:
@@ -148,8 +201,19 @@ class OrderPlan:
         if len({bucket.name for bucket in self.buckets}) < len(self.buckets):
             raise ValueError(f"buckets: names must be unique, got {[bucket.name for bucket in self.buckets]}")
         for bucket in self.buckets:
-            if min(bucket.size, bucket.batch_size, bucket.micro_batches or 1) < 1 or not bucket.weight > 0:
-                raise ValueError(f"buckets: size, batch_size, micro_batches and weight must be positive: {bucket}")
+            if min(bucket.size, bucket.batch_size, bucket.micro_batches or 1) < 1:
+                raise ValueError(f"buckets: size, batch_size and micro_batches must be positive: {bucket}")
+            if len(bucket.parts) != len(self.sources) or (self.sources and sum(bucket.parts) != bucket.size):
+                raise ValueError(
+                    f"buckets: {bucket} must have parts of {len(self.sources)} sources that sum to its size"
+                )
+        if bool(self.sources) != bool(self.phases):
+            raise ValueError(f"phases: {self.phases}; sources have weights, and nothing else has: {self.sources}")
+        for phase in self.phases:
+            if len(phase.weights) != len(self.sources) or min(phase.weights) < 0:
+                raise ValueError(f"phases: {phase} must have a weight of at least 0 for each of {self.sources}")
+            if not any(self._weight_of(phase, source) for source in range(len(self.sources))):
+                raise ValueError(f"phases: {phase} leaves no sample of {self.sources}")
 
     def micro_batches_of(self, bucket: int) -> int:
         """Micro-batches of a step of a bucket, by its place in the plan."""
@@ -158,7 +222,10 @@ class OrderPlan:
     @cached_property
     def fingerprint(self) -> str:
         """Names everything that the meaning of cursors depends on; `micro_batches` may change, so it is not in it."""
-        parts = [ORDER_VERSION, self.seed, self.manifest, [[b.name, b.size, b.weight] for b in self.buckets]]
+        parts: list[Any] = [ORDER_VERSION, self.seed, self.manifest, [[b.name, b.size, 1.0] for b in self.buckets]]
+        if self.sources:
+            phases = [[phase.until_step, phase.weights] for phase in self.phases]
+            parts += [self.sources, phases, [bucket.parts for bucket in self.buckets]]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def start(self) -> OrderState:
@@ -175,22 +242,25 @@ class OrderPlan:
             raise ValueError(f"state of the sample order has version {state.version}, this trainer {ORDER_VERSION}")
         if state.fingerprint != self.fingerprint or len(state.cursors) != len(self.buckets):
             raise ValueError(
-                f"state of the sample order belongs to another data set, seed or bucket table: its fingerprint is "
+                f"state of the sample order belongs to another data set, seed or bucket table, or to other sources or "
+                f"weights: its fingerprint is "
                 f"{state.fingerprint}, that of this stage {self.fingerprint}"
             )
 
     def step(self, state: OrderState) -> StepOrder:
         """The step after `state`. O(number of buckets), whatever their sizes."""
         number = self._next_bucket(state)
-        bucket, cursor = self.buckets[number], state.cursors[number]
+        bucket, cursor, phase = self.buckets[number], state.cursors[number], self._phase(state.step + 1)
         ends = range(cursor, cursor + self._step_size(number), bucket.batch_size)
+        taken = self.taken(state, number)
         return StepOrder(
             step=state.step + 1,
             bucket=bucket.name,
             bucket_index=number,
-            epoch=cursor // bucket.size,
-            micro_batches=MicroBatchIndices(self, number, cursor),
+            epoch=0 if self.sources else cursor // bucket.size,
+            micro_batches=MicroBatchIndices(self, number, cursor, phase, state.since),
             positions=[range(first, first + bucket.batch_size) for first in ends],
+            source_epochs=tuple(done // max(1, size) for done, size in zip(taken, bucket.parts, strict=True)),
         )
 
     def advance(self, state: OrderState) -> OrderState:
@@ -198,7 +268,16 @@ class OrderPlan:
         number = self._next_bucket(state)
         cursors = list(state.cursors)
         cursors[number] += self._step_size(number)
-        return replace(state, step=state.step + 1, cursors=tuple(cursors))
+        step, since = state.step + 1, state.since
+        done = replace(state, step=step, cursors=tuple(cursors))
+        if self._phase(step + 1) != self._phase(step):
+            taken = tuple(self._taken(done, bucket, self._phase(step)) for bucket in range(len(cursors)))
+            since = OrderMark(step, done.cursors, taken)
+        return replace(done, since=since)
+
+    def taken(self, state: OrderState, bucket: int) -> tuple[int, ...]:
+        """How many samples each source has given to a bucket before `state`; empty without sources."""
+        return self._taken(state, bucket, self._phase(state.step + 1)) if self.sources else ()
 
     def walk(self, state: OrderState) -> Iterator[StepOrder]:
         """All steps after `state`, without end."""
@@ -206,44 +285,115 @@ class OrderPlan:
             yield self.step(state)
             state = self.advance(state)
 
-    def index_at(self, bucket: int, position: int) -> int:
-        """Element of the bucket at a position of its stream."""
-        size = self.buckets[bucket].size
-        epoch, place = divmod(position, size)
-        return permute(place, size, _round_keys(self.seed, self.buckets[bucket].name, f"epoch {epoch}"))
-
-    def spare(self, bucket: int, position: int, attempt: int) -> int:
-        """Element that stands in for a damaged sample at `position`: a function of the place, not of the world.
+    def index_at(self, bucket: int, position: int, phase: int = 0, since: OrderMark | None = None) -> int:
+        """Element of the bucket at a position of its stream.
 
         Args:
             bucket: place of the bucket in the plan.
+            position: in its stream; with sources not before those of `since`.
+            phase: in which the position is reached, if there are sources.
+            since: the change of weights with which that phase began.
+        """
+        name, size, first, purpose = self.buckets[bucket].name, self.buckets[bucket].size, 0, "epoch"
+        mixed = self._mixed_in(phase)[bucket]
+        if mixed is not None:
+            source, position = mixed.interleaving.locate(position - (since.cursors[bucket] if since else 0))
+            position += since.taken[bucket][source] if since else 0
+            size, first = self.buckets[bucket].parts[source], mixed.firsts[source]
+            purpose = f"source {self.sources[source]} epoch"
+        epoch, place = divmod(position, size)
+        return first + permute(place, size, _round_keys(self.seed, name, f"{purpose} {epoch}"))
+
+    def source_of(self, bucket: int, index: int) -> int:
+        """Place among the sources of the one that an element of a bucket is of; there must be some."""
+        return bisect_right(list(accumulate(self.buckets[bucket].parts)), index)
+
+    def spare(self, bucket: int, index: int, position: int, attempt: int) -> int:
+        """Element that stands in for a damaged sample of the same source: a function of the place, not of the world.
+
+        Args:
+            bucket: place of the bucket in the plan.
+            index: element that is damaged.
             position: of the damaged sample.
             attempt: from 1; later ones are for spares that are damaged too.
         """
-        size = self.buckets[bucket].size
+        size, first = self.buckets[bucket].size, 0
+        if self.sources:
+            source = self.source_of(bucket, index)
+            size, first = self.buckets[bucket].parts[source], sum(self.buckets[bucket].parts[:source])
         keys = _round_keys(self.seed, self.buckets[bucket].name, f"spare {position}")
-        return permute((attempt - 1) % size, size, keys)
+        return first + permute((attempt - 1) % size, size, keys)
 
     def _next_bucket(self, state: OrderState) -> int:
-        times = self._times
+        times, phase = self._times, self._phase(state.step + 1)
         best, best_time = 0, float("inf")
         for number, cursor in enumerate(state.cursors):
             known = times.get(number)
-            if known is None or known[0] != cursor:
+            if known is None or known[:2] != (cursor, phase):
                 # Only the bucket of the last step has a new cursor; its neighbours' times are still right.
-                known = times[number] = (cursor, self._visit_time(number, cursor))
-            if known[1] < best_time:
-                best, best_time = number, known[1]
+                known = times[number] = (cursor, phase, self._visit_time(state, number))
+            if known[2] < best_time:
+                best, best_time = number, known[2]
         return best
 
-    def _visit_time(self, number: int, cursor: int) -> float:
-        bucket = self.buckets[number]
+    def _visit_time(self, state: OrderState, number: int) -> float:
+        bucket, cursor = self.buckets[number], state.cursors[number]
         offset = mix(_round_keys(self.seed, bucket.name, "visits")[0] + cursor * GOLDEN) / 2**64
-        return (cursor + offset * self._step_size(number)) / (bucket.weight * bucket.size)
+        ahead = offset * self._step_size(number)
+        if not self.sources:
+            return (cursor + ahead) / bucket.size
+        mixed = self._mixed_in(self._phase(state.step + 1))[number]
+        if mixed is None:
+            return float("inf")
+        return (cursor - (state.since.cursors[number] if state.since else 0) + ahead) / mixed.rate
 
     def _step_size(self, number: int) -> int:
         """Samples of a step of a bucket."""
         return self.micro_batches_of(number) * self.buckets[number].batch_size
+
+    def _phase(self, step: int) -> int:
+        """Place of the phase that a step lies in; 0 if there is none."""
+        ended = (phase.until_step is not None and phase.until_step < step for phase in self.phases[:-1])
+        return sum(ended)
+
+    def _taken(self, state: OrderState, bucket: int, phase: int) -> tuple[int, ...]:
+        since, mixed = state.since, self._mixed_in(phase)[bucket]
+        before = since.taken[bucket] if since else (0,) * len(self.sources)
+        if mixed is None:
+            return before
+        more = mixed.interleaving.counts(state.cursors[bucket] - (since.cursors[bucket] if since else 0))
+        return tuple(one + other for one, other in zip(before, more, strict=True))
+
+    def _mixed_in(self, phase: int) -> list[_Mixed | None]:
+        """For every bucket how its sources are mixed in a phase; None without sources, or if all weigh nothing."""
+        if phase not in self._mixed:
+            weights = [self._weight_of(self.phases[phase], k) for k in range(len(self.sources))]
+            self._mixed[phase] = [_Mixed.of(bucket.parts, weights) for bucket in self.buckets]
+        return self._mixed[phase]
+
+    def _weight_of(self, phase: OrderPhase, source: int) -> Fraction:
+        """What each sample of a source weighs; 0 if it has none."""
+        samples = sum(bucket.parts[source] for bucket in self.buckets)
+        # The decimal that was written, not the binary number next to it.
+        return Fraction(repr(phase.weights[source])) / samples if samples else Fraction(0)
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    """The sources of a bucket in one phase."""
+
+    interleaving: Interleaving
+    rate: float
+    """Of all of them."""
+    firsts: tuple[int, ...]
+    """First element of each source."""
+
+    @classmethod
+    def of(cls, parts: Sequence[int], weights: Sequence[Fraction]) -> _Mixed | None:
+        rates = tuple(weight * size for weight, size in zip(weights, parts, strict=True))
+        if not any(rates):
+            return None
+        return cls(Interleaving(rates), float(sum(rates)), tuple(accumulate(parts[:-1], initial=0)))
 
 
 def mix(value: int) -> int:

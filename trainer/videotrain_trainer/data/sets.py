@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,21 +18,21 @@ from pydantic import Field
 from videotrain_api.config.aspect import shapes
 from videotrain_api.config.stage_config import LatentReader, StageConfig
 from videotrain_api.resource.stages import Bucket, ConditionKind, ParallelLayout, PromptStyle, TrainTask
+from videotrain_api.resource.trainrun import Dataset
 from videotrain_api.schema import ApiModel
 from videotrain_api.storage import layout
 from videotrain_trainer.checksums import read_checked, unsealed_json
 from videotrain_trainer.data.buckets import aspect_names, bucket_name, frame_stride, nearest_aspect, row_name
 from videotrain_trainer.data.checked_file import Column
-from videotrain_trainer.data.index_writer import made_in_memory, read_catalogue, write_index
+from videotrain_trainer.data.index_writer import made_in_memory, read_catalogue, source_names, write_index
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, kept_clips, read_table
 from videotrain_trainer.data.sample_index import (
     SampleIndex,
-    SamplePlace,
     index_in_memory,
     open_index,
     sample_digests,
 )
-from videotrain_trainer.data.sample_order import OrderBucket, OrderPlan
+from videotrain_trainer.data.sample_order import OrderBucket, OrderPhase, OrderPlan
 from videotrain_trainer.data.stage_samples import Group, HeldOut, StageSamples, stage_samples
 from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.node_cache import NodeCache, locked
@@ -49,6 +50,8 @@ class EncodedSetInfo(ApiModel):
     """manifest.uids_hash of the set."""
     rows: list[str]
     """Names of the bucket rows that were encoded."""
+    sources: list[str] = Field(default_factory=list)
+    """Names of the dataset.sources that its clips came from; with them the `source` of each begins."""
     readers: list[LatentReader] = Field(default_factory=list)
     """The stages that the set was made for: it has the samples that they take, and no others."""
     prompts: list[PromptStyle]
@@ -93,10 +96,10 @@ class TrainingSet(ABC):
 
 @dataclass(frozen=True)
 class LatentSet(TrainingSet):
-    """Encoded samples of a train stage."""
+    """Encoded samples of a train stage; `uri` is the first of several sets."""
 
-    groups: tuple[Group, ...]
-    """For every bucket of the plan, its rows of the sample index."""
+    groups: tuple[tuple[Group, ...], ...]
+    """For every bucket of the plan, its rows of sample indexes, those of one source behind those of another."""
     prompt_style: PromptStyle
     context_length: int
     """Text features are padded with zeros to so many tokens, the longest that the encoder allows."""
@@ -108,13 +111,16 @@ class LatentSet(TrainingSet):
 
     def uid(self, bucket: int, index: int) -> str:
         """Name of a sample."""
-        group = self.groups[bucket]
-        return group.bucket.uid(group.number(index))
+        group, number = self.find(bucket, index)
+        return group.bucket.uid(number)
 
-    def place(self, bucket: int, index: int) -> SamplePlace:
-        """Where a sample lies."""
-        group = self.groups[bucket]
-        return group.bucket.place(group.number(index))
+    def find(self, bucket: int, index: int) -> tuple[Group, int]:
+        """The group of a sample, and its row of the group's index."""
+        for group in self.groups[bucket]:
+            if index < group.size:
+                return group, group.number(index)
+            index -= group.size
+        raise IndexError(f"bucket {bucket} has {index} samples less than asked for")
 
 
 @dataclass(frozen=True)
@@ -152,33 +158,81 @@ def open_latents(store: ObjectStore, config: StageConfig, cache: NodeCache | Non
     Raises:
         DataError: the set is missing, lacks what the stage needs, or nothing is left after selection.
     """
-    task, uri = config.stage.train, config.paths.latents
-    if task is None or uri is None:
+    task, first = config.stage.train, config.paths.latents
+    if task is None or first is None:
         raise DataError(f"stage {config.stage.name!r}: paths.latents is not set or the stage does not train")
-    info = read_set_info(store, uri)
-    _check_info(info, config, task)
-    index = sample_index(store, uri, cache)
-    longest = config.text_encoder.max_tokens
-    samples = stage_samples(index, task, config.seed, longest, cache.volume if cache else None)
-    if not samples.groups:
-        raise DataError(_nothing_left(config, index, samples, info))
-    if task.validation and not samples.held_out:
+    sources = weighed_sources(config.dataset)
+    encoded = {source.name: source.uri for source in config.dataset.sources if source.form == "latents"}
+    opened = [_open_set(store, config, task, uri, cache) for uri in encoded.values() or [first]]
+    groups = [group for samples in opened for group in samples.groups]
+    if encoded and sources:
+        named = zip(encoded, opened, strict=True)
+        groups = [replace(group, source=name) for name, samples in named for group in samples.groups]
+    in_turn = zip_longest(*(samples.held_out for samples in opened))
+    held_out = [sample for layer in in_turn for sample in layer if sample is not None]
+    if task.validation and not held_out:
         raise DataError(
-            f"{uri}: none of the stage's clips falls into the held-out share; raise train.validation.share from "
+            f"{first}: none of the stage's clips falls into the held-out share; raise train.validation.share from "
             f"{task.validation.share} or leave train.validation out"
         )
-    index.fetch_ahead({group.bucket.info.bucket: group.bucket for group in samples.groups}.values())
+    buckets = _buckets_of(groups, sources)
+    rows = [of_bucket[0].row for of_bucket in buckets.values()]
+    order = [
+        OrderBucket(
+            name,
+            sum(group.size for group in mine),
+            row.batch_size,
+            row.micro_batches,
+            tuple(sum(group.size for group in mine if group.source == source) for source in sources),
+        )
+        for (name, mine), row in zip(buckets.items(), rows, strict=True)
+    ]
+    digest = sum(group.digest for group in groups) % 2**64
     return LatentSet(
-        uri=uri,
-        plan=_plan(samples.groups, config.seed, task.parallel),
-        degrees=tuple(task.parallel.degree_of(group.row) for group in samples.groups),
-        groups=samples.groups,
+        uri=first,
+        plan=_plan(order, config, task.parallel, digest),
+        degrees=tuple(task.parallel.degree_of(row) for row in rows),
+        groups=tuple(map(tuple, buckets.values())),
         prompt_style=task.prompt_style,
-        context_length=longest,
+        context_length=config.text_encoder.max_tokens,
         attend_padding=task.attend_padding,
-        latent_channels=info.latent_channels,
-        held_out=samples.held_out,
+        latent_channels=config.autoencoder.latent_channels or 0,
+        held_out=tuple(held_out[: task.validation.max_samples] if task.validation else ()),
     )
+
+
+def weighed_sources(dataset: Dataset) -> list[str]:
+    """Names of the sources that samples are told apart by; none if there is only one."""
+    return [source.name for source in dataset.sources] if len(dataset.sources) > 1 else []
+
+
+def _open_set(
+    store: ObjectStore, config: StageConfig, task: TrainTask, uri: str, cache: NodeCache | None
+) -> StageSamples:
+    """What a stage takes of one encoded set; samples of several raw sources are told apart."""
+    info = read_set_info(store, uri)
+    _check_info(info, uri, config, task)
+    index = sample_index(store, uri, cache)
+    volume, longest = cache.volume if cache else None, config.text_encoder.max_tokens
+    by_source = len(config.dataset.raw) > 1
+    samples = stage_samples(index, task, config.seed, longest, volume, by_source)
+    if not samples.groups:
+        raise DataError(_nothing_left(config, index, samples, info))
+    index.fetch_ahead({group.bucket.info.bucket: group.bucket for group in samples.groups}.values())
+    return samples
+
+
+def _buckets_of(groups: Sequence[Group], sources: Sequence[str]) -> dict[str, list[Group]]:
+    """Groups by the name of their bucket of the order, in order of sources; buckets sorted by name."""
+    found: dict[str, list[Group]] = {}
+    place = {source: number for number, source in enumerate(sources)}
+    for group in sorted(groups, key=lambda group: (group.name, place.get(group.source or "", 0))):
+        name, batch = group.name, group.row.batch_size
+        if name in found and found[name][0].row.batch_size != batch:
+            # Another set has samples of another batch size under this name.
+            name = f"{name.partition(' x')[0]} x{batch}"
+        found.setdefault(name, []).append(group)
+    return dict(sorted(found.items()))
 
 
 def sample_index(store: ObjectStore, uri: str, cache: NodeCache | None) -> SampleIndex:
@@ -202,7 +256,8 @@ def sample_index(store: ObjectStore, uri: str, cache: NodeCache | None) -> Sampl
             uri,
         )
     if cache is None:
-        return index_in_memory(uri, *made_in_memory(read_catalogue(store, uri)))
+        sources = read_set_info(store, uri).sources
+        return index_in_memory(uri, *made_in_memory(read_catalogue(store, uri, sources), sources))
     try:
         found = store.stat(layout.latent_manifest(uri))
     except ObjectMissing as error:
@@ -213,8 +268,9 @@ def sample_index(store: ObjectStore, uri: str, cache: NodeCache | None) -> Sampl
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder.with_suffix(".lock")):
         if not store.exists(layout.sample_index(folder.as_uri())):
-            write_index(store, folder.as_uri(), read_catalogue(store, uri), None)
-    return open_index(store, folder.as_uri(), None)
+            sources = read_set_info(store, uri).sources
+            write_index(store, folder.as_uri(), read_catalogue(store, uri, sources), None, sources)
+    return open_index(store, folder.as_uri(), None, samples=uri)
 
 
 def open_clips(store: ObjectStore, config: StageConfig) -> ClipSet:
@@ -235,10 +291,11 @@ def open_clips(store: ObjectStore, config: StageConfig) -> ClipSet:
             f"{int(frames.max(initial=0))} at up to 24 fps); lower "
             f"spec.stages[{config.stage.name}].autoencoder.bucket.frames"
         )
-    order = tuple(
-        OrderBucket(name, len(numbers), row.batch_size, micro_batches=row.micro_batches)
+    members, parts = _by_source(table, members, weighed_sources(config.dataset))
+    order = [
+        OrderBucket(name, len(numbers), row.batch_size, row.micro_batches, parts[name])
         for name, numbers in members.items()
-    )
+    ]
     used = table.column("uid").take(pa.array(np.sort(np.concatenate([*members.values()]))))
     digest = int(sample_digests(np.array([uid.encode() for uid in used.to_pylist()]), None, None).sum())
     table_of_shapes = shapes(row.resolution, config.autoencoder.spatial_compression, row.aspect_ratios)
@@ -246,7 +303,7 @@ def open_clips(store: ObjectStore, config: StageConfig) -> ClipSet:
         uri=uri,
         table=table,
         members=tuple(members.values()),
-        plan=OrderPlan(order, config.seed, task.parallel.micro_batches_per_step, f"{digest:016x}"),
+        plan=_plan(order, config, task.parallel, digest),
         degrees=tuple(task.parallel.degree_of(row) for _ in members),
         shapes={name: table_of_shapes[name.rsplit("/", 1)[1]] for name in members},
         frames=row.frames,
@@ -286,17 +343,56 @@ def _clips_by_bucket(table: Any, row: Bucket, grid: int) -> tuple[dict[str, Colu
     return dict(sorted(found.items())), frames
 
 
-def _plan(groups: Sequence[Group], seed: int, parallel: ParallelLayout) -> OrderPlan:
-    order = tuple(
-        OrderBucket(group.name, group.size, group.row.batch_size, micro_batches=group.row.micro_batches)
-        for group in groups
+def _by_source(
+    table: Any, members: dict[str, Column], sources: Sequence[str]
+) -> tuple[dict[str, Column], dict[str, tuple[int, ...]]]:
+    """Row numbers of the clips of each bucket by source, those of one in order of uid; and how many each has."""
+    if not sources:
+        return members, dict.fromkeys(members, ())
+    names = source_names(table.column("source"), sources)
+    places = pc.index_in(names, value_set=pa.array(sources, pa.large_string())).to_numpy()
+    ordered = {name: mine[np.argsort(places[mine], kind="stable")] for name, mine in members.items()}
+    counts = {name: np.bincount(places[mine], minlength=len(sources)).tolist() for name, mine in members.items()}
+    return ordered, {name: tuple(of_bucket) for name, of_bucket in counts.items()}
+
+
+def _plan(order: Sequence[OrderBucket], config: StageConfig, parallel: ParallelLayout, digest: int) -> OrderPlan:
+    sources = weighed_sources(config.dataset)
+    totals = [sum(bucket.parts[number] for bucket in order) for number in range(len(sources))]
+    phases = _phases(config, totals) if sources else []
+    for number, name in enumerate(sources):
+        if not totals[number] and any(phase.weights[number] for phase in phases):
+            raise DataError(
+                f"spec.dataset.sources: stage {config.stage.name!r} finds no sample in source {name!r}, which has a "
+                "weight; remove the source, give it weight 0 in train.sourceWeights, or loosen buckets and select"
+            )
+    return OrderPlan(
+        tuple(order), config.seed, parallel.micro_batches_per_step, f"{digest:016x}", tuple(sources), tuple(phases)
     )
-    digest = sum(group.digest for group in groups) % 2**64
-    return OrderPlan(order, seed, parallel.micro_batches_per_step, f"{digest:016x}")
 
 
-def _check_info(info: EncodedSetInfo, config: StageConfig, task: TrainTask) -> None:
-    uri = config.paths.latents
+def _phases(config: StageConfig, totals: Sequence[int]) -> list[OrderPhase]:
+    """Weights of the stage's sources: its own, else those of the sources, else as many as each has samples."""
+    sources, train = config.dataset.sources, config.stage.train
+    if train and train.source_weights:
+        return [
+            OrderPhase(tuple(piece.weights[source.name] for source in sources), piece.until_step)
+            for piece in train.source_weights
+        ]
+    return [
+        OrderPhase(
+            tuple(
+                float(total) if source.weight is None else source.weight
+                for source, total in zip(sources, totals, strict=True)
+            )
+        )
+    ]
+
+
+def _check_info(info: EncodedSetInfo, uri: str, config: StageConfig, task: TrainTask) -> None:
+    raw = list(config.dataset.raw) if len(config.dataset.raw) > 1 else []
+    if raw and info.sources != raw:
+        raise DataError(f"{uri}: was made of sources {info.sources}, this run has {raw}; encode it again")
     expected = {
         "latent_channels": (info.latent_channels, config.autoencoder.latent_channels),
         "spatial_compression": (info.spatial_compression, config.autoencoder.spatial_compression),

@@ -60,6 +60,8 @@ class Group:
     """Rows of the bucket's index, ascending; all of them if None."""
     digest: int
     """Sum of sample_index.sample_digests, modulo 2^64."""
+    source: str | None = None
+    """Of dataset.sources, if samples are told apart by it."""
 
     @property
     def size(self) -> int:
@@ -76,13 +78,15 @@ class StageSamples:
     """What a stage trains and validates on."""
 
     groups: tuple[Group, ...]
-    """Sorted by name."""
+    """Sorted by name, those of one name by source."""
     held_out: tuple[HeldOut, ...]
     selected: int
     """Samples of the set within `select`, of whatever row."""
 
 
-def stage_samples(index: SampleIndex, task: TrainTask, seed: int, longest: int, volume: Path | None) -> StageSamples:
+def stage_samples(
+    index: SampleIndex, task: TrainTask, seed: int, longest: int, volume: Path | None, by_source: bool = False
+) -> StageSamples:
     """The samples of a stage.
 
     Args:
@@ -91,14 +95,16 @@ def stage_samples(index: SampleIndex, task: TrainTask, seed: int, longest: int, 
         seed: of the stage.
         longest: caption that the text encoder allows, tokens.
         volume: the node's cache, where what was found is kept; nothing is if None.
+        by_source: tell the sources that the set was made of apart.
     """
-    choice = _Choice(index, task, seed, longest)
+    choice = _Choice(index, task, seed, longest, by_source)
     if volume is None or choice.is_whole():
         return choice.make()
     folder = volume / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     parts = [index.identity, seed, longest, [row.to_wire() for row in task.buckets], task.attend_padding]
     parts += [[bound.to_wire() for bound in task.select], task.validation.to_wire() if task.validation else None]
+    parts += ["by source"] if by_source else []
     path = folder / sha256(json.dumps(parts).encode()).hexdigest()[:32]
     with locked(path.with_suffix(".lock")):
         if path.exists():
@@ -120,11 +126,13 @@ class _Choice:
     task: TrainTask
     seed: int
     longest: int
+    by_source: bool
 
     def is_whole(self) -> bool:
         """Does no column have to be read?"""
         return self.task.validation is None and all(
-            self._whole(bucket) and len(self._classes(bucket)) == 1 and len(self._batches(bucket)) == 1
+            self._whole(bucket)
+            and len(self._classes(bucket)) == len(self._batches(bucket)) == len(self._sources(bucket)) == 1
             for bucket in self.index.buckets
             if self._taken(bucket)
         )
@@ -132,7 +140,7 @@ class _Choice:
     def make(self) -> StageSamples:
         """All groups."""
         groups = [group for bucket in self.index.buckets for group in self._groups(bucket)]
-        groups.sort(key=lambda group: group.name)
+        groups.sort(key=lambda group: (group.name, group.source or ""))
         held_out: tuple[HeldOut, ...] = ()
         if self.task.validation is not None:
             groups, held_out = self._hold_out(groups)
@@ -149,10 +157,35 @@ class _Choice:
             for place, (batch, mine) in enumerate(self._by_batch(bucket, of_class)):
                 # Two rows may share a shape (a long clip's rest); they only share a bucket if they share a batch size.
                 if mine is None or len(mine):
-                    found.append(self._group(f"{name} x{batch}" if place else name, bucket, mine))
+                    named = f"{name} x{batch}" if place else name
+                    parts = self._by_source(bucket, mine)
+                    found += [self._group(named, bucket, part, source=source) for source, part in parts]
         return found
 
-    def _group(self, name: str, bucket: BucketIndex, numbers: Column | None, row: Bucket | None = None) -> Group:
+    def _sources(self, bucket: BucketIndex) -> dict[str | None, list[int]]:
+        """Kinds by source, if sources are told apart; sorted."""
+        found: dict[str | None, list[int]] = {}
+        for number, kind in sorted(enumerate(bucket.info.kinds), key=lambda pair: pair[1].source or ""):
+            found.setdefault(kind.source if self.by_source else None, []).append(number)
+        return found
+
+    def _by_source(self, bucket: BucketIndex, numbers: Column | None) -> list[tuple[str | None, Column | None]]:
+        sources = self._sources(bucket)
+        if len(sources) == 1:
+            return [(next(iter(sources)), numbers)]
+        kind = bucket.file().column("kind")
+        every: Column = np.arange(len(kind), dtype="<u4") if numbers is None else numbers
+        parts = [(source, every[np.isin(kind[every], kinds)]) for source, kinds in sources.items()]
+        return [(source, part) for source, part in parts if len(part)]
+
+    def _group(
+        self,
+        name: str,
+        bucket: BucketIndex,
+        numbers: Column | None,
+        row: Bucket | None = None,
+        source: str | None = None,
+    ) -> Group:
         kinds = bucket.info.kinds
         if numbers is None:
             present = list(range(len(kinds)))
@@ -164,7 +197,7 @@ class _Choice:
             digest = self._digest(bucket, numbers, present)
         by_name = self._rows
         rows = tuple(sorted({kinds[number].row for number in present}))
-        return Group(name, row or by_name[kinds[first].row], rows, bucket, numbers, digest % 2**64)
+        return Group(name, row or by_name[kinds[first].row], rows, bucket, numbers, digest % 2**64, source)
 
     @staticmethod
     def _digest(bucket: BucketIndex, numbers: Column, present: Sequence[int]) -> int:
@@ -282,7 +315,7 @@ class _Choice:
             mine = every[held][: validation.max_samples].tolist()
             apart.append([HeldOut(group.bucket, number, names[int(kind[number])]) for number in mine])
             if not held.all():
-                kept.append(self._group(group.name, group.bucket, every[~held], group.row))
+                kept.append(self._group(group.name, group.bucket, every[~held], group.row, group.source))
         in_turn = [sample for layer in zip_longest(*apart) for sample in layer if sample is not None]
         return kept, tuple(in_turn[: validation.max_samples])
 
@@ -341,7 +374,14 @@ def _keep(made: StageSamples, choice: _Choice, data: Path, listed: Path) -> None
     info, content = checked_bytes("selection", columns)
     data.write_bytes(content)
     groups = [
-        [group.name, choice.task.buckets.index(group.row), group.rows, places[group.bucket.info.bucket], group.digest]
+        [
+            group.name,
+            choice.task.buckets.index(group.row),
+            group.rows,
+            places[group.bucket.info.bucket],
+            group.digest,
+            group.source,
+        ]
         for group in made.groups
     ]
     held_out = [[places[found.bucket.info.bucket], found.number, found.row] for found in made.held_out]
@@ -362,8 +402,9 @@ def _kept(path: Path, choice: _Choice) -> StageSamples:
             buckets[place],
             file.column(str(number)) if str(number) in info.columns else None,
             digest,
+            source,
         )
-        for number, (name, row, rows, place, digest) in enumerate(fields["groups"])
+        for number, (name, row, rows, place, digest, source) in enumerate(fields["groups"])
     )
     held_out = tuple(HeldOut(buckets[place], number, row) for place, number, row in fields["held_out"])
     return StageSamples(groups, held_out, fields["selected"])

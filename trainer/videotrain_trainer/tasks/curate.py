@@ -28,14 +28,15 @@ def run(context: StageContext) -> Outcome:
         DataError: there is no video, or nothing is kept.
     """
     config, task = context.config, context.config.stage.curate
-    if task is None or config.dataset.videos is None:
-        raise ConfigError(f"stage {config.stage.name!r}: curate and spec.dataset.videos must be set")
+    folders = config.dataset.raw
+    if task is None or not folders:
+        raise ConfigError(f"stage {config.stage.name!r}: curate and spec.dataset.videos or sources must be set")
     scores.check(task)
     if task.captions is not None:
         captions.check(task.captions)
     member, store = Member.of(context), ObjectStore.for_storage(config.storage)
     store.check()
-    work = CurateWork(config.dataset.videos, config.storage, config.paths.output, task)
+    work = CurateWork(folders, config.storage, config.paths.output, task)
     ranges, threads = find_ranges(work, config.dataset), decoders()
     engine: LocalRun | RayPods
     if task.engine == "ray":

@@ -114,8 +114,9 @@ class Merge:
         path = scratch / "manifest.parquet"
         info, shards = self._catalogue(path, self._parts() if in_order else self._sorted())
         self._store.put(set_info_uri(self._output), sealed_json(info.to_wire()))
-        table = pq.read_table(path, columns=[*INDEXED, CLIP_ROWS], read_dictionary=[*REPEATED, CLIP_ROWS])
-        write_index(self._store, self._output, table, path.stat().st_size)
+        columns = [*INDEXED, CLIP_ROWS, *(["source"] if info.sources else [])]
+        table = pq.read_table(path, columns=columns, read_dictionary=[*REPEATED, CLIP_ROWS])
+        write_index(self._store, self._output, table, path.stat().st_size, info.sources)
         self._store.put(layout.latent_manifest(self._output), path)
         path.unlink()
         for found in self._store.list(f"{self._output}/shards"):
@@ -141,6 +142,7 @@ class Merge:
             samples=samples,
             manifest_hash=digest.hexdigest()[:16],
             rows=sorted(self._work.plan.rows),
+            sources=[source.name for source in config.dataset.sources],
             readers=config.latent_readers,
             prompts=self._work.plan.prompts,
             latent_channels=config.autoencoder.latent_channels or 0,

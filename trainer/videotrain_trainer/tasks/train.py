@@ -117,7 +117,8 @@ class FlowObjective:
         layout, saving = self.task.parallel, get_args(Recompute)
         policies = {row_name(row): layout.recompute_of(row) for row in self.task.buckets}
         return {
-            group.name: max((policies[name] for name in group.rows), key=saving.index) for group in self.data.groups
+            bucket.name: max((policies[name] for group in groups for name in group.rows), key=saving.index)
+            for bucket, groups in zip(self.data.plan.buckets, self.data.groups, strict=True)
         }
 
     def _adapt(self, spec: LoraAdapter) -> None:

@@ -45,8 +45,8 @@ def programs(data: LatentSet, policies: Mapping[str, Recompute], patch: int) -> 
         patch: rows and columns of latent pixels of an image token.
     """
     largest: dict[tuple[Recompute, bool, int], Program] = {}
-    for bucket, group, degree in zip(data.plan.buckets, data.groups, data.degrees, strict=True):
-        frames, height, width = group.bucket.info.latent
+    for bucket, groups, degree in zip(data.plan.buckets, data.groups, data.degrees, strict=True):
+        frames, height, width = groups[0].bucket.info.latent
         tokens = frames * (height // patch) * (width // patch)
         found = Program(policies[bucket.name], bucket.batch_size, tokens, degree)
         key = (found.policy, found.samples == 1, degree)

@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from videotrain_api.storage.artifacts import OrderLine
+from videotrain_api.storage.artifacts import OrderLine, SourceIds
 from videotrain_trainer.data.loader import SPARES
 from videotrain_trainer.data.sample_order import StepOrder
 from videotrain_trainer.data.sets import TrainingSet
@@ -71,15 +71,28 @@ def order_lines(data: TrainingSet, steps: Sequence[StepOrder], ranks: Sequence[R
         for found in done:
             _check_micro_batch(data, order, found, skipped)
         ids = [uid for found in done for uid in found.ids]
-        lines.append(OrderLine(step=order.step, epoch=order.epoch, bucket=order.bucket, ids=ids))
+        sources = _sources(data, order) if data.plan.sources else None
+        lines.append(OrderLine(step=order.step, epoch=order.epoch, bucket=order.bucket, ids=ids, sources=sources))
     return lines
+
+
+def _sources(data: TrainingSet, order: StepOrder) -> list[SourceIds]:
+    """The sources of a step's samples; one that stands in for a damaged sample is of the same source."""
+    planned = [index for micro_batch in order.micro_batches for index in micro_batch]
+    places: dict[int, list[int]] = {}
+    for place, index in enumerate(planned):
+        places.setdefault(data.plan.source_of(order.bucket_index, index), []).append(place)
+    return [
+        SourceIds(name=data.plan.sources[source], epoch=order.source_epochs[source], places=places[source])
+        for source in sorted(places)
+    ]
 
 
 def _check_micro_batch(data: TrainingSet, order: StepOrder, found: MicroBatchIds, skipped: Collection[str]) -> None:
     planned = order.micro_batches[found.micro_batch]
     for index, position, uid in zip(planned, order.positions[found.micro_batch], found.ids, strict=True):
         bucket, expected = order.bucket_index, data.uid(order.bucket_index, index)
-        spares = (data.uid(bucket, data.plan.spare(bucket, position, number)) for number in range(1, SPARES + 1))
+        spares = (data.uid(bucket, data.plan.spare(bucket, index, position, number)) for number in range(1, SPARES + 1))
         if uid != expected and not (expected in skipped and uid in spares):
             raise TrainerError(
                 f"step {order.step}, micro-batch {found.micro_batch}: trained on sample {uid} where the order "

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from videotrain.report.order_check import check_order, count_repeated, order_digest
 from videotrain.report.workdir import ObjectMissingError
-from videotrain_api.storage.artifacts import OrderLine
+from videotrain_api.storage.artifacts import OrderLine, SourceIds
 
 
 def lines_of(ids, per_step, clips):
@@ -44,6 +44,22 @@ def test_a_step_trained_twice_is_counted_as_repeated():
 def test_buckets_are_counted_apart():
     lines = [OrderLine(step=n, epoch=0, bucket=b, ids=["x"]) for n, b in enumerate("abc", start=1)]
     assert count_repeated(lines) == 0
+
+
+def by_source(step, **sources):
+    """A line whose ids are those of the sources in turn; each with its pass."""
+    ids, told = [], []
+    for name, (epoch, of_source) in sources.items():
+        told.append(SourceIds(name=name, epoch=epoch, places=list(range(len(ids), len(ids) + len(of_source)))))
+        ids += of_source
+    return OrderLine(step=step, epoch=0, bucket="b", ids=ids, sources=told)
+
+
+def test_sources_of_a_bucket_have_passes_of_their_own():
+    lines = [by_source(1, film=(0, ["a"]), own=(0, ["x", "y"])), by_source(2, film=(1, ["a"]), own=(0, ["z", "w"]))]
+    assert count_repeated(lines) == 0
+    assert count_repeated([*lines, by_source(3, film=(2, ["a"]), own=(0, ["x", "v"]))]) == 1
+    assert count_repeated([by_source(1, film=(0, ["a", "b"])), by_source(2, film=(0, ["a", "c"]))]) == 1
 
 
 def test_the_digest_is_that_of_the_documented_lines():

@@ -30,8 +30,8 @@ def test_the_videos_of_a_package_are_listed_without_importing_it(folder):
 
 
 def test_other_uris_are_left_alone(tmp_path):
-    assert resolve_package("s3://bucket/videos") == "s3://bucket/videos"
-    assert resolve_package(tmp_path.as_uri()) == tmp_path.as_uri()
+    assert resolve_package("s3://bucket/videos", "f") == "s3://bucket/videos"
+    assert resolve_package(tmp_path.as_uri(), "f") == tmp_path.as_uri()
 
 
 @pytest.mark.parametrize(

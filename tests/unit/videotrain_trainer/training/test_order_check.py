@@ -57,7 +57,7 @@ def test_a_micro_batch_that_nobody_or_two_ranks_ran_is_refused(steps):
 def test_a_stand_in_is_accepted_only_for_a_damaged_sample(steps):
     order = steps[0]
     damaged, kept = planned(order, 0).ids
-    stand_in = f"u{PLAN.spare(0, order.positions[0][0], 1)}"
+    stand_in = f"u{PLAN.spare(0, order.micro_batches[0][0], order.positions[0][0], 1)}"
     trained = [[MicroBatchIds(0, [stand_in, kept]), planned(order, 1)]]
     assert order_lines(DATA, [order], [RankSteps(trained, frozenset({damaged}))])[0].ids[0] == stand_in
     if stand_in != damaged:
