@@ -6,8 +6,10 @@ counts where nothing waits; of repeated rounds the middle counts, and check_rang
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
+import json
 import os
 import statistics
 import subprocess
@@ -21,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 PASSES, ROUNDS, STARTS, STEPS = 200, 5, 5, 300
+INDEX_ROWS = 2_600_000
 
 
 def processor_seconds(work: Callable[[], Any]) -> float:
@@ -129,6 +132,53 @@ def _engine_bytes() -> dict[str, float]:
     return {name: found[name]["bytes_per_parameter"] / peer for name in ("zero2", "fsdp2")}
 
 
+@functools.cache
+def _generated_index() -> str:
+    """An index of 2.6 million rows in files, for as long as this process lives."""
+    from sample_index import write
+
+    from videotrain_api.resource.trainrun import Storage
+    from videotrain_trainer.storage import ObjectStore
+
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    uri = Path(folder.name).as_uri()
+    write(ObjectStore.for_storage(Storage(uri="s3://unused")), uri, INDEX_ROWS)
+    return uri
+
+
+def index_open() -> float:
+    """From an index on disk to the places of the first step, beside reading its list of files."""
+    from sample_index import first_step
+
+    uri = _generated_index()
+    listed = Path(uri.removeprefix("file://")) / "index" / "index.json"
+    mine, others = in_turns(lambda: first_step(uri, None), lambda: json.loads(listed.read_bytes()), ROUNDS * 3)
+    return statistics.median(mine) / statistics.median(others)
+
+
+def index_select() -> float:
+    """The half of an index that has a score, beside the checksums of the bytes that have to be read for it."""
+    import google_crc32c
+    from sample_index import first_step
+
+    uri = _generated_index()
+    folder = Path(uri.removeprefix("file://")) / "index"
+    data = [path.read_bytes() for path in sorted(folder.glob("*.idx"))]
+    mine, others = in_turns(
+        lambda: first_step(uri, 0.5), lambda: [google_crc32c.value(content) for content in data], ROUNDS
+    )
+    return statistics.median(mine) / statistics.median(others)
+
+
+def stalled_requests() -> float:
+    """The 99th percentile of the wait for a sample when 1 of 100 requests stalls, replayed, beside that without."""
+    from support.request_replay import percentile, waits
+
+    stalled, unharmed = ([each for seed in range(4) for each in waits(share, 4000, seed)[0]] for share in (0.01, 0.0))
+    return percentile(stalled, 99) / percentile(unharmed, 99)
+
+
 def stream_rate() -> float:
     """Samples per second from a real S3 server, beside boto3 with as many threads."""
     from stream_s3 import measure_here
@@ -159,6 +209,9 @@ MEASURES: dict[str, Callable[[], float]] = {
     "train-step-hunyuan-video": functools.partial(train_step, "diffusers hunyuan-video"),
     "engine-bytes-zero2": lambda: _engine_bytes()["zero2"],
     "engine-bytes-fsdp2": lambda: _engine_bytes()["fsdp2"],
+    "index-open": index_open,
+    "index-select": index_select,
+    "stalled-requests": stalled_requests,
     "stream-rate": stream_rate,
     "recovery": recovery,
 }

@@ -25,8 +25,8 @@ from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.data.index_writer import BucketColumns, publish_index, write_bucket
 from videotrain_trainer.data.manifest import SCORES
 from videotrain_trainer.data.sample_index import open_index
-from videotrain_trainer.data.sample_order import OrderBucket, OrderPlan
-from videotrain_trainer.data.stage_samples import stage_samples
+from videotrain_trainer.data.sample_order import OrderBucket, OrderPlan, StepOrder
+from videotrain_trainer.data.stage_samples import Group, stage_samples
 from videotrain_trainer.storage import ObjectStore
 
 PER_CLIP, MICRO_BATCHES, BATCH = 13, 8, 4
@@ -84,29 +84,52 @@ def memory(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(f"{field}:"))
 
 
-def open_once(uri: str, steps: int, select: float | None) -> dict[str, Any]:
-    """In a process of its own: open, plan, first step, more steps."""
+def opened(uri: str, select: float | None, kept: Path | None) -> tuple[tuple[Group, ...], OrderPlan]:
+    """What a stage trains on, and in which order.
+
+    Args:
+        uri: prefix of the set.
+        select: the least score of its clips.
+        kept: folder for what was chosen by it.
+    """
     optimizer = Optimizer(learning_rate=[LearningRatePiece(value=1e-4)])
     bounds = [] if select is None else [{"score": SCORES[0], "min": select}]
     task = TrainTask(steps=1, buckets=ROWS, optimizer=optimizer, parallel=ParallelLayout(), select=bounds)
     store = ObjectStore.for_storage(Storage(uri="s3://unused"))
-    before, private = memory("Pss"), memory("Pss_Anon")
-    began = time.perf_counter()
-    samples = stage_samples(open_index(store, uri, None), task, 1, 512, Path(uri.removeprefix("file://")) / "cache")
+    samples = stage_samples(open_index(store, uri, None), task, 1, 512, kept)
     order = tuple(OrderBucket(group.name, group.size, BATCH) for group in samples.groups)
-    plan = OrderPlan(order, 1, MICRO_BATCHES, f"{sum(group.digest for group in samples.groups) % 2**64:016x}")
-    state, opened, seconds = plan.start(), since(began), []
+    digest = sum(group.digest for group in samples.groups) % 2**64
+    return samples.groups, OrderPlan(order, 1, MICRO_BATCHES, f"{digest:016x}")
+
+
+def read_places(groups: tuple[Group, ...], step: StepOrder) -> None:
+    """The rows of a step's samples."""
+    group = groups[step.bucket_index]
+    for micro_batch in step.micro_batches:
+        assert all(group.bucket.place(group.number(index)).uid for index in micro_batch)
+
+
+def first_step(uri: str, select: float | None) -> None:
+    """Open, plan, and find the samples of the first step; keep nothing."""
+    groups, plan = opened(uri, select, None)
+    read_places(groups, plan.step(plan.start()))
+
+
+def open_once(uri: str, steps: int, select: float | None) -> dict[str, Any]:
+    """In a process of its own: open, plan, first step, more steps."""
+    before, private = memory("Pss"), memory("Pss_Anon")
+    began, cpu = time.perf_counter(), time.process_time()
+    groups, plan = opened(uri, select, Path(uri.removeprefix("file://")) / "cache")
+    state, took, cpu, seconds = plan.start(), since(began), time.process_time() - cpu, []
     for _ in range(steps):
         begun = time.perf_counter()
-        step = plan.step(state)
-        group = samples.groups[step.bucket_index]
-        for micro_batch in step.micro_batches:
-            assert all(group.bucket.place(group.number(index)).uid for index in micro_batch)
+        read_places(groups, plan.step(state))
         state = plan.advance(state)
         seconds.append(time.perf_counter() - begun)
     return {
-        "rows": sum(group.size for group in samples.groups),
-        "open_seconds": opened,
+        "rows": sum(group.size for group in groups),
+        "open_seconds": took,
+        "open_cpu_seconds": round(cpu, 3),
         "first_step_seconds": round(seconds[0], 4),
         "step_ms_p50": round(1e3 * sorted(seconds)[len(seconds) // 2], 3),
         "places_per_step": MICRO_BATCHES * BATCH,

@@ -3,7 +3,8 @@
 The server is one of this file's: it answers ranged GETs as S3 does, after a delay that is drawn as those of object
 stores look (median 30 ms, 99th percentile 100 ms), and stalls every hundredth request on average. Reading is the
 loader's own, by as many threads. Without stalls, with them, and with them but no second requests: in turns, in one
-process.
+process. `replayed` is the same without a server and without waiting: the reader's code on a clock that jumps from event
+to event (`tests/support/request_replay.py`), which no other work on the machine changes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from typing import Any
 import google_crc32c
 from aiohttp import web
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.request_replay import MEDIAN, SPREAD, STALL_SECONDS, percentile
+from support.request_replay import waits as replayed
+
 from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.data import sample_reader
 from videotrain_trainer.data.sample_reader import Budget, SampleReader
@@ -33,8 +38,8 @@ from videotrain_trainer.data.shards import Member
 from videotrain_trainer.storage import ObjectStore
 
 BODY = bytes(range(256)) * 256
-MEDIAN, SPREAD, STALL_SECONDS = 0.030, 0.52, 2.0
 THREADS, READS, ROUNDS = 8, 1000, 5
+REPLAYS, REPLAYED_READS = 6, 4000
 
 
 def serve() -> None:
@@ -69,7 +74,7 @@ def serve() -> None:
 def waits(store: ObjectStore, stall: float, second: bool) -> dict[str, Any]:
     reader = SampleReader(store)
     if not second:
-        reader._budget = Budget(share=0.0, at_once=0.0)
+        without_second_requests(reader)
     member = Member(name="x", offset=0, length=len(BODY), crc32c=google_crc32c.value(BODY))
 
     def read(_: int) -> float:
@@ -92,6 +97,23 @@ def waits(store: ObjectStore, stall: float, second: bool) -> dict[str, Any]:
         "second": counts.second,
         "second_first": counts.second_first,
     }
+
+
+def replays() -> dict[str, Any]:
+    """99th percentiles on the clock that jumps, for each seed of the delays."""
+    told = []
+    for seed in range(REPLAYS):
+        unharmed, _ = replayed(0.0, REPLAYED_READS, seed)
+        stalled, counts = replayed(0.01, REPLAYED_READS, seed)
+        alone, _ = replayed(0.01, REPLAYED_READS, seed, prepare=without_second_requests)
+        p99 = [percentile(found, 99) for found in (unharmed, stalled, alone)]
+        told.append([*p99, p99[1] / p99[0], counts.requests / counts.samples])
+    names = ("unharmed", "stalled", "stalled_without_second_requests", "stalled_over_unharmed", "requests_a_sample")
+    return {name: [round(each[n], 3) for each in told] for n, name in enumerate(names)}
+
+
+def without_second_requests(reader: SampleReader) -> None:
+    reader._budget = Budget(share=0.0, at_once=0.0)
 
 
 def main() -> None:
@@ -132,6 +154,7 @@ def main() -> None:
         "goal": {"p99_stalled_over_unharmed": 1.3},
         "p99_ms_median_of_rounds": middle,
         "p99_stalled_over_unharmed": round(middle["stalled"] / middle["unharmed"], 2),
+        "replayed_p99_seconds_by_seed": replays(),
         "rounds": found,
     }
     text = json.dumps(result, indent=1)

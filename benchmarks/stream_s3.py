@@ -17,10 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def ports(number: int) -> list[int]:
 
 def start_server(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
     identity = {"credentials": [{"accessKey": "AK", "secretKey": "SK"}], "name": "bench", "actions": ["Admin"]}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    anyone = {"name": "anonymous", "actions": ["Read", "List"]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity, anyone]}))
     names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
     taken = ports(8)
     weed = Path(sys.executable).with_name("weed")
@@ -84,17 +86,23 @@ def make_bucket(url: str) -> None:
     raise SystemExit("the S3 server did not start")
 
 
-def write_set(store: ObjectStore, folder: Path) -> None:
-    rows = []
-    for shard in range(SAMPLES // PER_SHARD):
+def write_set(
+    store: ObjectStore, folder: Path, prefix: str, samples: Iterable[dict[str, torch.Tensor]], per_shard: int
+) -> None:
+    """A set of one bucket, as encode stages write it."""
+    rows, left = [], iter(samples)
+    for shard in count():
+        tensors = list(islice(left, per_shard))
+        if not tensors:
+            break
         with ShardWriter(folder / "shard.tar") as writer:
-            members = [writer.add(f"{shard:02d}-{n:03d}", sample(shard * PER_SHARD + n)) for n in range(PER_SHARD)]
+            members = [writer.add(f"{shard:02d}-{n:03d}", found) for n, found in enumerate(tensors)]
         name = f"shards/{writer.object_name('bench', shard)}"
-        store.put(f"{PREFIX}/{name}", folder / "shard.tar")
-        rows += [row(member, name) for member in members]
+        store.put(f"{prefix}/{name}", folder / "shard.tar")
+        rows += [row(member, name, found) for member, found in zip(members, tensors, strict=True)]
     catalogue = to_parquet(rows, LATENT_SCHEMA)
-    store.put(layout.latent_manifest(PREFIX), catalogue)
-    write_index(store, PREFIX, pa.Table.from_pylist(rows, LATENT_SCHEMA), len(catalogue))
+    store.put(layout.latent_manifest(prefix), catalogue)
+    write_index(store, prefix, pa.Table.from_pylist(rows, LATENT_SCHEMA), len(catalogue))
 
 
 def sample(seed: int) -> dict[str, torch.Tensor]:
@@ -105,7 +113,7 @@ def sample(seed: int) -> dict[str, torch.Tensor]:
     return {"latent": latent, "cond_first": picture, "cond_last": picture.clone(), **text}
 
 
-def row(member: Member, shard: str) -> dict[str, object]:
+def row(member: Member, shard: str, tensors: dict[str, torch.Tensor]) -> dict[str, object]:
     known: dict[str, object] = {
         "uid": member.name,
         "clip": member.name,
@@ -115,28 +123,38 @@ def row(member: Member, shard: str) -> dict[str, object]:
         "source": "x",
     }
     known |= {"offset": member.offset, "length": member.length, "crc32c": member.crc32c, "caption": ""}
-    known |= dict(zip(("latent_frames", "latent_height", "latent_width"), LATENT[1:], strict=True))
+    known |= dict(zip(("latent_frames", "latent_height", "latent_width"), tensors["latent"].shape[1:], strict=True))
+    known["text_tokens"] = len(tensors["context.plain"])
     return dict.fromkeys(LATENT_SCHEMA.names, 0) | known
 
 
-def latent_set(store: ObjectStore) -> LatentSet:
-    (bucket,) = sample_index(store, PREFIX, None).buckets
-    plan = OrderPlan((OrderBucket("b", SAMPLES, BATCH),), seed=1, micro_batches=1)
+def latent_set(store: ObjectStore, prefix: str, channels: int, batch: int, longest: int) -> LatentSet:
+    """A set of one bucket, to be read in batches.
+
+    Args:
+        store: where it lies.
+        prefix: of the set.
+        channels: of its latents.
+        batch: samples of a micro-batch, of which a step has one.
+        longest: caption, tokens.
+    """
+    (bucket,) = sample_index(store, prefix, None).buckets
+    plan = OrderPlan((OrderBucket("b", bucket.info.samples, batch),), seed=1, micro_batches=1)
     return LatentSet(
-        uri=PREFIX,
-        groups=((Group("b", Bucket(resolution="256px", frames=32, batch_size=BATCH), ("r",), bucket, None, 0),),),
+        uri=prefix,
+        groups=((Group("b", Bucket(resolution="256px", frames=32, batch_size=batch), ("r",), bucket, None, 0),),),
         plan=plan,
         degrees=(1,),
         prompt_style="plain",
-        context_length=8,
+        context_length=longest,
         attend_padding=True,
-        latent_channels=LATENT[0],
+        latent_channels=channels,
     )
 
 
 def ours(store: ObjectStore) -> tuple[float, float]:
     """Samples per second through the loader (batches of tensors), and CPU milliseconds per sample."""
-    latents = latent_set(store)
+    latents = latent_set(store, PREFIX, LATENT[0], BATCH, 8)
     loader = LatentLoader(store, latents, latents.plan.start(), [[0]])
     orders = list(islice(latents.plan.walk(latents.plan.start()), STEPS))
     wall, cpu = time.perf_counter(), time.process_time()
@@ -176,7 +194,7 @@ def summary(rounds: list[tuple[float, float]]) -> dict[str, Any]:
 
 def measure(url: str, folder: Path, rounds: int) -> dict[str, object]:
     store = ObjectStore.for_storage(Storage(uri="s3://bench/run", endpoint_url=url))
-    write_set(store, folder)
+    write_set(store, folder, PREFIX, map(sample, range(SAMPLES)), PER_SHARD)
     mine, others = [], []
     for _ in range(rounds):
         mine.append(ours(store))

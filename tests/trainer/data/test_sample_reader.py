@@ -11,6 +11,7 @@ import google_crc32c
 import pytest
 import torch
 from support import storage_proxy
+from support.request_replay import STALL_SECONDS, percentile, waits
 from support.storage_proxy import BURST, BURSTS, READING_FAULTS, ThreadedProxy
 from support.training_worlds import SIZES, make_latents, train_config
 
@@ -280,3 +281,21 @@ def test_samples_are_asked_for_in_the_order_in_which_steps_need_them(everything,
         gate.set()
         loader.close()
     assert set(SIZES) == {bucket.name for bucket in data.plan.buckets}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_stalled_requests_hardly_lengthen_the_wait_for_a_sample(seed, monkeypatch):
+    monkeypatch.setattr(sample_reader, "LATE_UNKNOWN_SECONDS", 2.0)
+    unharmed, asked = waits(0.0, 4000, seed)
+    stalled, asked_then = waits(0.01, 4000, seed)
+    assert percentile(stalled, 99) < 1.3 * percentile(unharmed, 99)
+    assert max(stalled) < 0.2 * STALL_SECONDS  # nobody waits for a stalled answer
+    # Twenty-to-one odds of a late answer are a twentieth more requests; the budget allows a tenth.
+    assert asked.requests < 1.1 * asked.samples
+    assert asked_then.requests < 1.1 * asked_then.samples
+
+
+def test_without_second_requests_one_sample_in_a_hundred_waits_for_a_stalled_answer():
+    found, asked = waits(0.01, 4000, 0, prepare=lambda reader: setattr(reader, "_budget", Budget(0.0, 0.0)))
+    assert 20 < sum(seconds >= STALL_SECONDS for seconds in found) < 80
+    assert asked.requests == asked.samples

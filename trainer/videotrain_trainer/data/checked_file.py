@@ -141,5 +141,5 @@ class CheckedFile:
             self._fits[number] = True
 
     def _block_fits(self, number: int) -> bool:
-        block = self._data[number * BLOCK : min((number + 1) * BLOCK, self.info.payload)].tobytes()
+        block = self._data[number * BLOCK : min((number + 1) * BLOCK, self.info.payload)]
         return bool(google_crc32c.value(block) == int(self._checksums[number]))

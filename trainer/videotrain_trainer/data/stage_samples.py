@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -29,8 +30,11 @@ from videotrain_trainer.errors import DamagedObject
 from videotrain_trainer.files import replacing
 from videotrain_trainer.node_cache import locked
 
-AT_ONCE: Final = 1 << 22
-"""Rows of which temporary arrays are held at the same time."""
+AT_ONCE: Final = 1 << 16
+"""Rows of which temporary arrays are made at a time: they stay in the processor's cache, and the system need not find
+memory for them anew."""
+BUCKETS_AT_ONCE: Final = 4
+"""Buckets that are looked through beside each other, each with some bytes per row of temporary memory."""
 FOLDER: Final = "selections"
 log = logging.getLogger(__name__)
 
@@ -139,7 +143,8 @@ class _Choice:
 
     def make(self) -> StageSamples:
         """All groups."""
-        groups = [group for bucket in self.index.buckets for group in self._groups(bucket)]
+        with ThreadPoolExecutor(BUCKETS_AT_ONCE, thread_name_prefix="select") as pool:
+            groups = list(chain.from_iterable(pool.map(self._groups, self.index.buckets)))
         groups.sort(key=lambda group: (group.name, group.source or ""))
         held_out: tuple[HeldOut, ...] = ()
         if self.task.validation is not None:
@@ -193,7 +198,7 @@ class _Choice:
             first = int(bucket.file().row("kind", 0)) if len({kind.row for kind in kinds}) > 1 else 0
         else:
             of_rows = bucket.file().column("kind")[numbers]
-            first, present = int(of_rows[0]), np.unique(of_rows).tolist()
+            first, present = int(of_rows[0]), np.flatnonzero(np.bincount(of_rows)).tolist()
             digest = self._digest(bucket, numbers, present)
         by_name = self._rows
         rows = tuple(sorted({kinds[number].row for number in present}))
