@@ -99,6 +99,8 @@ class RunBill(ApiModel):
     """When pods were last looked at; the bill goes so far."""
     closed: bool = False
     """Nothing of it can change any more."""
+    generation: int = 0
+    """Newest generation of the run."""
     currency: str
     total: str
     """Decimal string, for people."""
@@ -160,6 +162,7 @@ def bill_of(run: Mapping[str, Any], ledger: Mapping[str, Any] | None) -> RunBill
         completed_at=status.completion_time,
         as_of=status.observed_at,
         closed=finished and float(cost.rate_per_hour) == 0 and _booked(ledger or {}) == cost.total_micros,
+        generation=status.generation,
         currency=cost.currency,
         total=cost.total,
         total_micros=cost.total_micros,

@@ -123,6 +123,13 @@ RIGHTS: Final = (
     ),
     Right(
         Place.RELEASE,
+        "",
+        "configmaps",
+        ("get", "create", "patch"),
+        "Keep the bill of each run, which outlives the run and its namespace.",
+    ),
+    Right(
+        Place.RELEASE,
         "coordination.k8s.io",
         "leases",
         ("get", "update"),

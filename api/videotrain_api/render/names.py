@@ -51,6 +51,11 @@ def ledger_name(run: str) -> str:
     return f"{run}-ledger"
 
 
+def bill_name(uid: str) -> str:
+    """Config map, in the operator's namespace, with the bill of the run of that uid."""
+    return f"videotrain-bill-{uid}"
+
+
 def roster_name(run: str) -> str:
     """Config map with the roster of the run of that name."""
     return f"{run}-roster"

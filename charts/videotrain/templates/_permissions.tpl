@@ -51,6 +51,9 @@
 {{- end }}
 {{- end }}
 {{- define "videotrain.permissions.release" -}}
+- apiGroups: [""]
+  resources: ["configmaps"]
+  verbs: ["get", "create", "patch"]
 - apiGroups: ["coordination.k8s.io"]
   resources: ["leases"]
   resourceNames: [{{ include "videotrain.fullname" . | quote }}]

@@ -10,7 +10,7 @@ from typing import Any
 
 from videotrain.embedded.database import read_objects
 from videotrain.errors import UsageError
-from videotrain_api.billing.document import BillError, RunBill, bill_of, read_bill
+from videotrain_api.billing.document import BillError, RunBill, bill_of, read_bill, sealed
 from videotrain_api.render.names import ledger_name
 from videotrain_api.schema import Json
 from videotrain_api.storage.layout import BILL_FILE
@@ -62,6 +62,26 @@ def bills_of_cluster(kubeconfig: str | None, context: str | None, namespace: str
     return [bill for bill in found if namespace in (None, bill.namespace)]
 
 
+def store_bill(client: Any, storage_uri: str, bill: RunBill) -> str:
+    """Write a bill beside what its run left in the object store; its URI.
+
+    Args:
+        client: boto3's, for S3.
+        storage_uri: spec.storage.uri of the run.
+        bill: closed, so that writing it again changes nothing.
+    """
+    bucket, key = _place(f"{storage_uri.rstrip('/')}/{bill.run}/{BILL_FILE}")
+    text = json.dumps(sealed(bill), indent=2, ensure_ascii=False)
+    client.put_object(Bucket=bucket, Key=key, Body=text.encode(), ContentType="application/json")
+    return f"s3://{bucket}/{key}"
+
+
+def _place(uri: str) -> tuple[str, str]:
+    """Bucket and key."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
 def bills_in_bucket(uri: str, endpoint_url: str | None) -> list[RunBill]:
     """Of all runs under a storage URI whose bills were stored; with the account's AWS credentials.
 
@@ -71,7 +91,7 @@ def bills_in_bucket(uri: str, endpoint_url: str | None) -> list[RunBill]:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
-    bucket, _, prefix = uri.removeprefix("s3://").rstrip("/").partition("/")
+    bucket, prefix = _place(uri.rstrip("/"))
     try:
         client = boto3.client("s3", endpoint_url=endpoint_url)
         pages = client.get_paginator("list_objects_v2").paginate(
@@ -86,7 +106,7 @@ def bills_in_bucket(uri: str, endpoint_url: str | None) -> list[RunBill]:
                 continue
     except (BotoCoreError, ClientError) as error:
         raise UsageError(f"--bucket {uri}: {error}") from None
-    return newest(_read(text, f"s3://{bucket}") for text in texts)
+    return newest(_read(text, uri) for text in texts)
 
 
 def newest(bills: Iterable[RunBill]) -> list[RunBill]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from videotrain.bills.sources import bills_in_folder, store_bill
 from videotrain.embedded.process_nodes import ProcessNodes
 from videotrain.embedded.store import EmbeddedCluster
 from videotrain.files import PROFILE_REQUEST
@@ -181,8 +182,11 @@ class Session:
         storage = prepared.run.spec.storage
         keys = prepared.credentials
         assert keys is not None, "with_storage() has filled them in"
-        objects = S3Objects(s3_client(storage.endpoint_url, Credentials(*keys), storage.region))
-        files = {"summary": write_summary(self._workdir, run, objects)}
+        client = s3_client(storage.endpoint_url, Credentials(*keys), storage.region)
+        files = {"summary": write_summary(self._workdir, run, S3Objects(client))}
+        for bill in bills_in_folder(self._workdir):
+            if bill.closed:
+                store_bill(client, storage.uri, bill)
         files["report"] = write_report(self._workdir, run)
         samples = self._workdir / SAMPLES_FOLDER
         return files | ({"samples": samples} if samples.is_dir() else {}) | {"logs": self._workdir / "logs"}

@@ -23,6 +23,7 @@ from videotrain_operator.kube.cached_cluster import CACHED, KubeCluster
 from videotrain_operator.kube.client import ApiUnavailable, KubeClient, connect, load_configuration, service_account
 from videotrain_operator.kube.informer import Informer
 from videotrain_operator.kube.run_watch import Runs
+from videotrain_operator.manager.bills import BillKeeper
 from videotrain_operator.manager.controller import Controller
 from videotrain_operator.manager.election import Election
 from videotrain_operator.manager.election_thread import ElectionThread, RelayedClock
@@ -84,6 +85,7 @@ class Operator:
             client.clock,
             self._pods_heard_at,
             lambda: client.permits.crowded,
+            BillKeeper(client.fenced(fence), self._namespace, client.clock.now),
         )
         self._informers = list(self._make_informers())
         self._runs = Runs(self._stores[KIND], self._controller.notice)

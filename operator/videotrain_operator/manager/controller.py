@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from videotrain_api.reasons import Reason
-from videotrain_api.render.names import POD_SEPARATOR
+from videotrain_api.render.names import POD_SEPARATOR, ledger_name
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID, Condition
@@ -26,6 +26,7 @@ from videotrain_operator.kube.client import ApiError, ApiUnavailable
 from videotrain_operator.kube.turns import Turn, Turns
 from videotrain_operator.manager.agent_watch import Listening
 from videotrain_operator.manager.announcement import Announcement
+from videotrain_operator.manager.bills import BillKeeper, LastSeen, tell_trouble
 from videotrain_operator.manager.node_trust import NodeTrust
 from videotrain_operator.manager.settings import Settings
 from videotrain_operator.planner.conditions import stored_with_condition
@@ -57,6 +58,8 @@ class _ManagedRun:
         self.told: dict[str, float] = {}
         self.seen = False
         """A pass over it succeeded."""
+        self.last: LastSeen | None = None
+        """As it was after its newest pass."""
 
     def close(self) -> None:
         """Speak with no agent any more."""
@@ -122,6 +125,7 @@ class Controller:
         clock: Clock,
         pods_heard_at: Callable[[str], float] = lambda _: time.monotonic(),
         requests_wait: Callable[[], bool] = lambda: False,
+        bills: BillKeeper | None = None,
     ) -> None:
         """Begin without loops; `lead` starts one for each run.
 
@@ -135,8 +139,9 @@ class Controller:
             clock: the API server's.
             pods_heard_at: monotonic time of its last sign about pods of a namespace.
             requests_wait: tells whether requests wait to be sent to it.
+            bills: keeps the bills of runs that go; none are kept if None.
         """
-        self._clock = clock
+        self._clock, self._bills = clock, bills
         self._cluster, self._stores, self._agents = cluster, stores, agents
         self._metrics, self._settings = metrics, settings
         self._nodes_heard_at, self._pods_heard_at = nodes_heard_at, pods_heard_at
@@ -257,6 +262,8 @@ class Controller:
             managed.close()
             if self._managed.get(key) is managed:
                 del self._managed[key]
+        if managed.last is not None:
+            self._close_bill(managed.last)
         # A run of the same name may have been created while this one's last pass went on. Or the server does not know a
         # run of which the watch tells no end: it has gone just now, or the server has just started.
         if self._stores[KIND].get(key) is None:
@@ -283,11 +290,26 @@ class Controller:
         if managed is None:
             return
         managed.seen = True
+        self._keep_bill(key, managed, dict(outcome.run) | {"status": outcome.status})
         managed.told.clear()  # it works again: the next refusal is news
         generations = outcome.plan.status.generations
         live = generations and generations[-1].end_cause is None
         managed.listening.attend(outcome.observed, generations[-1].members if live else ())
         managed.announcement.spread(outcome.plan.roster, outcome.observed)
+
+    def _keep_bill(self, key: Key, managed: _ManagedRun, run: Json) -> None:
+        ledger = self._stores["ConfigMap"].get(Key(key.namespace, ledger_name(key.name)))
+        seen = managed.last = LastSeen(run, ledger)
+        if self._bills is not None and self._group is not None and self._bills.due(run):
+            self._group.create_task(tell_trouble(self._bills.keep(seen), run, self._metrics.note_error))
+
+    def _close_bill(self, seen: LastSeen) -> None:
+        """The run is gone; its pods may take a while."""
+        if self._bills is None or self._group is None:
+            return
+        uid = seen.run["metadata"]["uid"]
+        work = self._bills.close(seen, lambda: self._stores["Pod"].of_run(uid))
+        self._group.create_task(tell_trouble(work, seen.run, self._metrics.note_error))
 
     def _note_error(self, key: Key, error: Exception) -> None:
         if isinstance(error, Conflict):

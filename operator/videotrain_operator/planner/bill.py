@@ -41,11 +41,16 @@ PATIENCE_SECONDS: Final = 10.0
 """How long the ledger of a run without a world may lag behind pods that were bound; it says that they are awaited."""
 
 
-def settle_bill(draft: Draft) -> Bill:
-    """What is held and spent up to now, from the stored ledger and the pods that are there or were seen to go."""
+def settle_bill(draft: Draft, *, gone: bool = False) -> Bill:
+    """What is held and spent up to now, from the stored ledger and the pods that are there or were seen to go.
+
+    Args:
+        draft: of the pass.
+        gone: the run does not exist any more.
+    """
     present = {pod.uid for pod in draft.observed.pods}
-    gone = [pod for pod in draft.observed.departed if pod.uid not in present]
-    holdings = [*_holdings(draft, draft.observed.pods, gone=False), *_holdings(draft, gone, gone=True)]
+    departed = [pod for pod in draft.observed.departed if pod.uid not in present]
+    holdings = [*_holdings(draft, draft.observed.pods, gone=False), *_holdings(draft, departed, gone=True)]
     ledger = _rebuilt(draft, holdings) or draft.observed.ledger
     incomplete = resolve_awaited(draft, ledger or {})
     return settle(
@@ -54,7 +59,7 @@ def settle_bill(draft: Draft) -> Bill:
         draft.status.generations,
         now=draft.now,
         observed_at=draft.before.observed_at,
-        run_over=draft.finished(),
+        run_over=gone or draft.finished(),
         stage=_current_stage(draft),
         pools={stage.name: pool_name(draft.run, stage) or "" for stage in draft.spec.stages},
         missing=frozenset(draft.observed.missing.values()),

@@ -12,9 +12,10 @@ from videotrain_api.reasons import Reason
 from videotrain_api.render.config import render_config_map
 from videotrain_api.render.names import key_name
 from videotrain_api.render.network import render_network_policy
+from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.resource.trainrun import VideoTrainingRun
-from videotrain_api.schema import ManifestError
+from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import Condition, Phase
 from videotrain_operator.planner.bill import settle_bill, store_ledger, write_cost
 from videotrain_operator.planner.budget import check_budget
@@ -150,6 +151,23 @@ def plan_refusal(run: Mapping[str, Any], observed: Observed, error: ManifestErro
         delete=overdue_pods(run, observed.pods, now, observed.time_untrusted),
         requeue_seconds=REFUSED_LOOK_SECONDS if observed.pods else None,
     )
+
+
+def settle_gone(run: VideoTrainingRun, observed: Observed, now: datetime) -> tuple[RunStatus, Json]:
+    """The last bill of a run that does not exist any more.
+
+    Args:
+        run: as it was after its last pass.
+        observed: its pods as they were when they went, and its ledger.
+        now: the time, aware.
+
+    Returns:
+        Its status with the bill, and its ledger, all of it closed.
+    """
+    draft = _open(run, observed, now, _DEFAULT_RULES)
+    bill = settle_bill(draft, gone=True)
+    write_cost(draft, bill)
+    return draft.status, bill.document
 
 
 def _open(run: VideoTrainingRun, observed: Observed, now: datetime, rules: ClusterRules) -> Draft:

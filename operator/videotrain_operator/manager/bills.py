@@ -1,0 +1,174 @@
+"""Bills that outlive their runs: config maps in the operator's own namespace, one for each run.
+
+Everything that a run owns goes with it, and a namespace takes all that is in it. The operator has no credentials of any
+run's object store, so what it keeps, it keeps where it lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from videotrain_api.billing.document import RunBill, bill_of, sealed
+from videotrain_api.render.names import bill_name
+from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.schema import Json, ManifestError
+from videotrain_api.vocabulary import BILL_KEY, FIELD_MANAGER, LABEL_BILL, LABEL_TEAM, LEDGER_KEY
+from videotrain_operator.accounting.stored_ledger import read_ledger
+from videotrain_operator.cluster.interface import NotFound
+from videotrain_operator.cluster.podview import gpu_resources, pod_view
+from videotrain_operator.planner.observed import Observed
+from videotrain_operator.planner.plan import settle_gone
+
+KEEP_SECONDS: Final = 3600.0
+"""A bill that grows is kept anew after so long, so that no more is lost if a run goes while no operator looks."""
+LEAVE_SECONDS: Final = 600.0
+"""So long the pods of a run that is gone may take to go, and are billed."""
+LOOK_SECONDS: Final = 1.0
+WRITERS: Final = 4
+"""Bills that are written at the same time."""
+_log = logging.getLogger(__name__)
+
+
+class Writer(Protocol):
+    """What is needed of the operator's client."""
+
+    async def get(self, kind: str, namespace: str, name: str) -> Json:
+        """See KubeClient.get."""
+
+    async def apply(self, manifest: Json, manager: str, *, force: bool = True) -> Json:
+        """See KubeClient.apply."""
+
+
+@dataclass(frozen=True)
+class LastSeen:
+    """A run with its status, and the config map with its ledger, after a pass."""
+
+    run: Json
+    ledger: Json | None
+
+
+@dataclass(frozen=True)
+class _Kept:
+    generation: int
+    closed: bool
+    at: datetime
+
+
+class BillKeeper:
+    """Keeps a bill when a world begins, once an hour, and when it can change no more, which is the last time."""
+
+    def __init__(self, writer: Writer, namespace: str, now: Callable[[], datetime]) -> None:
+        """Begin with nothing kept; what an earlier process has kept is found when a bill is due.
+
+        Args:
+            writer: reads and writes config maps.
+            namespace: where they are.
+            now: tells the time.
+        """
+        self._writer, self._namespace, self._now = writer, namespace, now
+        self._kept: dict[str, _Kept] = {}
+        self._writing: set[str] = set()
+        self._turns = asyncio.Semaphore(WRITERS)
+
+    def due(self, run: Json) -> bool:
+        """Whether the bill of a run, which has its status, must be kept now."""
+        uid, status = run["metadata"]["uid"], run.get("status") or {}
+        cost, kept = status.get("cost"), self._kept.get(uid)
+        if not cost or not cost.get("totalMicros") or uid in self._writing or (kept is not None and kept.closed):
+            return False
+        finished = bool(status.get("completionTime")) and float(cost.get("ratePerHour") or 0) == 0
+        begun = kept is None or kept.generation != status.get("generation", 0)
+        return finished or begun or (kept is not None and self._now() - kept.at >= timedelta(seconds=KEEP_SECONDS))
+
+    async def keep(self, seen: LastSeen) -> None:
+        """Write the bill of a run up to its newest pass, unless a closed one is there."""
+        uid = seen.run["metadata"]["uid"]
+        if uid in self._writing:
+            return
+        self._writing.add(uid)
+        try:
+            await self._write(bill_of(seen.run, _ledger_of(seen)))
+        finally:
+            self._writing.discard(uid)
+
+    async def close(self, seen: LastSeen, pods: Callable[[], list[Json]]) -> None:
+        """Write the last bill of a run that is gone, when its pods have gone, too.
+
+        Args:
+            seen: the run after its last pass.
+            pods: tells its pods that are left.
+        """
+        await self.keep(seen)  # whoever dies while pods go has this one
+        uid, left = seen.run["metadata"]["uid"], dict[str, Json]()
+        if uid in self._kept and self._kept[uid].closed:
+            return
+        until = self._now() + timedelta(seconds=LEAVE_SECONDS)
+        while (present := pods()) and self._now() < until:
+            left |= {pod["metadata"]["uid"]: pod for pod in present}
+            await asyncio.sleep(LOOK_SECONDS)
+        bill = self._last(seen, [*left.values()])
+        await self._write(None if bill is None else bill.model_copy(update={"closed": True}))
+        self._kept.pop(uid, None)
+
+    def _last(self, seen: LastSeen, left: list[Json]) -> RunBill | None:
+        resources, ledger = gpu_resources(seen.run), _ledger_of(seen)
+        departed = tuple(pod_view(pod, {}, resources) for pod in left)  # a bill asks of no node how it is
+        try:
+            run = VideoTrainingRun.from_wire(seen.run)
+        except ManifestError:
+            return bill_of(seen.run, ledger)  # as far as it was counted
+        observed = Observed(departed=departed, ledger=ledger, signing_key=b"")
+        status, document = settle_gone(run, observed, self._now())
+        return bill_of(seen.run | {"status": status.to_wire()}, document)
+
+    async def _write(self, bill: RunBill | None) -> None:
+        if bill is None or not bill.total_micros:
+            return
+        name = bill_name(bill.uid)
+        async with self._turns:
+            try:
+                stored = await self._writer.get("ConfigMap", self._namespace, name)
+            except NotFound:
+                stored = {}
+            if not stored.get("immutable"):
+                await self._writer.apply(self._config_map(bill, stored), FIELD_MANAGER)
+        closed = bill.closed or bool(stored.get("immutable"))
+        self._kept[bill.uid] = _Kept(bill.generation, closed, self._now())
+        _log.info("run=%s/%s bill=%s closed=%s", bill.namespace, bill.run, bill.total, closed)
+
+    def _config_map(self, bill: RunBill, stored: Json) -> Json:
+        labels = {LABEL_BILL: bill.uid, "app.kubernetes.io/managed-by": FIELD_MANAGER}
+        head: Json = {"name": bill_name(bill.uid), "namespace": self._namespace, "labels": labels}
+        if bill.team:
+            labels[LABEL_TEAM] = bill.team
+        if stored:
+            head["resourceVersion"] = stored["metadata"]["resourceVersion"]
+        text = json.dumps(sealed(bill), separators=(",", ":"), ensure_ascii=False)
+        return {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": head,
+            "immutable": bill.closed,
+            "data": {BILL_KEY: text},
+        }
+
+
+def _ledger_of(seen: LastSeen) -> Json | None:
+    text = ((seen.ledger or {}).get("data") or {}).get(LEDGER_KEY)
+    return None if text is None else read_ledger(text)
+
+
+async def tell_trouble(work: Awaitable[None], run: Json, report: Callable[[Exception], None]) -> None:
+    """Await the keeping of a bill; what goes wrong is reported, and the next pass tries again."""
+    try:
+        await work
+    except Exception as error:
+        head = run["metadata"]
+        _log.warning("run=%s/%s bill was not kept: %s", head["namespace"], head["name"], error)
+        report(error)

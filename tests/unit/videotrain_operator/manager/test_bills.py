@@ -1,0 +1,151 @@
+"""Bills that outlive their runs: kept when a world begins and when nothing can change, once, and after a deletion."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from support.planner_lives import cluster_of, pass_seconds, running
+
+from videotrain_api.billing.document import RunBill, read_bill
+from videotrain_api.money import parse_micros
+from videotrain_api.schema import Json
+from videotrain_api.times import rfc3339
+from videotrain_api.vocabulary import BILL_KEY, LABEL_BILL, LABEL_TEAM
+from videotrain_operator.cluster.interface import Conflict, NotFound
+from videotrain_operator.manager import bills as module
+from videotrain_operator.manager.bills import BillKeeper, LastSeen
+from videotrain_operator.simulation.cluster import SimulatedCluster
+from videotrain_operator.simulation.objects import OperatorCrash
+
+NAMESPACE = "videotrain-system"
+
+
+class Maps:
+    """Config maps of a server, which refuses what a real one refuses, and of which an operator may die."""
+
+    def __init__(self) -> None:
+        self.stored: dict[str, Json] = {}
+        self.writes = 0
+        self.crash_at: int | None = None
+        self.crash_after = False
+
+    async def get(self, kind: str, namespace: str, name: str) -> Json:
+        assert (kind, namespace) == ("ConfigMap", NAMESPACE)
+        if name not in self.stored:
+            raise NotFound(name)
+        return self.stored[name]
+
+    async def apply(self, manifest: Json, manager: str, *, force: bool = True) -> Json:
+        self.writes += 1
+        if self.writes == self.crash_at and not self.crash_after:
+            raise OperatorCrash
+        head = manifest["metadata"]
+        old = self.stored.get(head["name"])
+        version = old["metadata"]["resourceVersion"] if old else None
+        if head.get("resourceVersion") != version or (old and old["immutable"]):
+            raise Conflict(head["name"])
+        body = json.loads(json.dumps(manifest | {"metadata": head | {"resourceVersion": str(self.writes)}}))
+        self.stored[head["name"]] = body
+        if self.writes == self.crash_at:
+            raise OperatorCrash
+        return body
+
+    def bill(self) -> RunBill:
+        (body,) = self.stored.values()
+        assert body["metadata"]["name"] == f"videotrain-bill-{body['metadata']['labels'][LABEL_BILL]}"
+        return read_bill(json.loads(body["data"][BILL_KEY]))
+
+
+def seen_in(cluster: SimulatedCluster) -> LastSeen:
+    head = cluster.run["metadata"]
+    run: dict[str, Any] = cluster.run | {"metadata": head | {"labels": {LABEL_TEAM: "vision"}}}
+    return LastSeen(run, cluster.objects.get(("ConfigMap", f"{cluster.name}-ledger")))
+
+
+async def live(cluster: SimulatedCluster, keeper: BillKeeper, seconds: int) -> None:
+    for _ in range(seconds):
+        await pass_seconds(cluster, 1)
+        seen = seen_in(cluster)
+        if keeper.due(seen.run):
+            await keeper.keep(seen)
+
+
+async def test_a_bill_is_kept_when_a_world_begins_and_once_for_ever_when_the_run_is_over() -> None:
+    cluster, maps = cluster_of(machines=2, steps=20), Maps()
+    keeper = BillKeeper(maps, NAMESPACE, lambda: cluster.now)
+    await live(cluster, keeper, 16)
+    assert maps.writes == 1 and not maps.bill().closed
+    assert maps.bill().team == "vision"
+    await live(cluster, keeper, 60)
+    cost = cluster.run["status"]["cost"]
+    assert cluster.run["status"]["phase"] == "Succeeded"
+    assert maps.bill().closed and maps.bill().total_micros == cost["totalMicros"] > 0
+    assert maps.writes <= 3 and next(iter(maps.stored.values()))["immutable"]
+    writes, again = maps.writes, BillKeeper(maps, NAMESPACE, lambda: cluster.now)
+    await again.keep(seen_in(cluster))
+    assert maps.writes == writes and not again.due(seen_in(cluster).run), "another process finds it closed"
+
+
+async def test_a_bill_that_grows_is_kept_every_hour() -> None:
+    cluster, maps = cluster_of(machines=2, steps=500), Maps()
+    late = timedelta(0)
+    keeper = BillKeeper(maps, NAMESPACE, lambda: cluster.now + late)
+    await live(cluster, keeper, 16)
+    assert not keeper.due(seen_in(cluster).run)
+    late = timedelta(hours=1)
+    assert keeper.due(seen_in(cluster).run)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("write", [1, 2, 3])
+async def test_an_operator_that_dies_at_any_write_leaves_one_whole_bill(write: int, after: bool) -> None:
+    cluster, maps = cluster_of(machines=2, steps=10), Maps()
+    maps.crash_at, maps.crash_after = write, after
+    keeper = BillKeeper(maps, NAMESPACE, lambda: cluster.now)
+    for _ in range(60):
+        try:
+            await live(cluster, keeper, 1)
+        except OperatorCrash:
+            keeper = BillKeeper(maps, NAMESPACE, lambda: cluster.now)
+    assert maps.bill().closed and maps.bill().total_micros == cluster.run["status"]["cost"]["totalMicros"]
+
+
+async def test_a_run_that_is_deleted_is_billed_until_its_pods_have_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    cluster, maps = cluster_of(machines=3, steps=500), Maps()
+    keeper = BillKeeper(maps, NAMESPACE, lambda: cluster.now)
+    await running(cluster, 20)
+    seen, bodies = seen_in(cluster), cluster.pods()
+    bound = {pod["metadata"]["uid"]: pod["status"]["conditions"] for pod in bodies}
+    assert len(bound) == 3
+    ends = [cluster.now + timedelta(seconds=7 + 4 * index) for index, _ in enumerate(bodies)]
+    end_of = dict(zip(bound, ends, strict=True))
+
+    def pods() -> list[Json]:
+        """They end one after another, and a second later their objects go."""
+        cluster.now += timedelta(seconds=1)
+        found = []
+        for pod in bodies:
+            end = end_of[pod["metadata"]["uid"]]
+            if cluster.now >= end:
+                terminated = {"exitCode": 0, "finishedAt": rfc3339(end)}
+                status = pod["status"] | {
+                    "containerStatuses": [{"name": "worker", "state": {"terminated": terminated}}]
+                }
+                pod = pod | {"status": status | {"phase": "Succeeded"}}
+            if cluster.now < end + timedelta(seconds=2):
+                found.append(pod)
+        return found
+
+    before = seen.run["status"]["cost"]["totalMicros"]
+    looked = cluster.now
+    await keeper.close(seen, pods)
+    price = parse_micros(seen.run["spec"]["pool"]["pricePerGpuHour"]) * seen.run["spec"]["pool"]["gpusPerNode"]
+    more = sum(price * ((end - looked) // timedelta(microseconds=1)) // 3_600_000_000 for end in ends)
+    bill = maps.bill()
+    assert bill.closed and not bill.estimated and abs(bill.total_micros - before - more) <= 3
+    assert sum(row.total for row in bill.rows) == bill.total_micros
+    assert {row.node for row in bill.rows} == {"node-0", "node-1", "node-2"}
