@@ -212,6 +212,17 @@ class PodTemplates(_Values):
     priority class."""
 
 
+class Prices(_Values):
+    """What nodes cost, whatever runs say. If it has no prices, those of the runs' pools hold."""
+
+    currency: str = Field("USD", pattern=r"^[A-Z]{3}$")
+    """Of every amount. Runs in another currency have the prices of their pools."""
+    prices: list[Free] = Field(default=[])
+    """Prices in the order in which they are tried: nodeLabels, capacity (on-demand, spot or reserved), pricePerGpuHour
+    or pricePerNodeHour, validFrom, validTo, runsMayOverride. The first that fits and is valid holds; one that changes
+    holds from then on, also for pods that run."""
+
+
 class Monitor(_Values):
     """A Prometheus Operator object; needs the CRDs of monitoring.coreos.com."""
 
@@ -286,6 +297,7 @@ class ChartValues(_Values):
     webhook: Webhook = Webhook()
     pod_template: PodTemplates = PodTemplates()
     network_policy: NetworkPolicies = NetworkPolicies()
+    price_list: Prices = Prices()
     monitoring: Monitoring = Monitoring()
 
 

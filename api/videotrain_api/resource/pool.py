@@ -152,7 +152,7 @@ class Pool(ApiModel):
     """Extended resource name of the GPUs, as the device plugin advertises it."""
     price_per_gpu_hour: Money | None = None
     """What one GPU costs for an hour, decimal string in the run's currency; required unless gpusPerNode is 0. A pod is
-    billed at the price of its creation."""
+    billed at the price of its creation, or by the cluster's price list where that has one for its node."""
     price_per_node_hour: Money | None = None
     """What a node without GPUs costs for an hour, likewise. Only with gpusPerNode 0, and always then."""
     cpu: Cpu | None = None

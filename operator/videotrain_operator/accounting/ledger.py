@@ -8,7 +8,7 @@ was away changes nothing. The document is bounded: only the newest entries are l
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -20,7 +20,7 @@ from videotrain_api.schema import Json
 from videotrain_api.times import rfc3339
 from videotrain_operator.accounting.attribution import EPOCH, FOREVER, Life, life_of, microseconds, pod_life, use
 from videotrain_operator.accounting.entries import Totals, fold, instant
-from videotrain_operator.accounting.money import parse_price, price_buckets
+from videotrain_operator.accounting.money import parse_price, price_at, price_buckets, price_schedule, with_later_prices
 from videotrain_operator.accounting.stored_ledger import (
     VERSION,
     Awaited,
@@ -61,6 +61,9 @@ class Holding(NamedTuple):
     pool: str = ""
     """See `Kind`."""
     node: str = ""
+    listed: str = ""
+    """Schedule of prices by the cluster's list, see `money.price_schedule`, which holds whatever the run says; empty
+    where the list has none."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ def settle(
     """
     book = _open(document, generations, now, run_over=run_over, stage=stage, pools=pools or {})
     book.folded["estimated"] = book.folded["estimated"] or incomplete
-    seen = _record(book, holdings)
+    seen = _record(book, holdings, None if observed_at is None else microseconds(observed_at))
     last_look = None if observed_at is None else microseconds(observed_at)
     _bound_vanished(book, seen, missing, last_look)
     for uid, record in list(book.pods.items()):
@@ -302,12 +305,13 @@ def _windows(
     return windows
 
 
-def _record(book: _Book, holdings: Iterable[Holding]) -> set[str]:
+def _record(book: _Book, holdings: Iterable[Holding], last_look: int | None) -> set[str]:
     """Note every pod that is there or was seen to go; return their UIDs.
 
     A pod that was missing and is there again was never gone: what was taken for its end is taken back. What was closed
     by that stays, and the time since `closed_until` is open again. The price and the GPUs are those of the first look,
-    or of when the pod was made, where that was noted.
+    or of when the pod was made, where that was noted; a price list that is another since the last look holds from
+    there on, or from when its prices do.
     """
     seen = set()
     awaited = awaited_in(book.before)
@@ -322,6 +326,9 @@ def _record(book: _Book, holdings: Iterable[Holding]) -> set[str]:
             record = book.pods[held.uid] = _new_record(held, None if number is None else awaited.get(number))
             _leave_out_closed(book, record, newest)
         seen.add(held.uid)
+        if held.listed and held.listed != record.kind.price:
+            since = max(record.bound + 1, book.now if last_look is None else last_look, record.closed_until or 0)
+            record.kind = record.kind._replace(price=with_later_prices(record.kind.price, held.listed, since))
         if record.gone and not held.gone:
             record.closed_through, record.gone, record.ended, record.estimated = -1, False, None, False
         # No look had it before it went, whatever the time of the newest.
@@ -335,7 +342,7 @@ def _record(book: _Book, holdings: Iterable[Holding]) -> set[str]:
 def _new_record(held: Holding, awaited: Awaited | None = None) -> Record:
     made_before = awaited is not None and awaited.since <= microseconds(held.created_at) + ROUNDED_US
     price = awaited.kind.price if awaited is not None and made_before else held.price
-    kind = Kind(held.gpus, price, held.pool)
+    kind = Kind(held.gpus, held.listed or price, held.pool)
     created, bound = microseconds(held.created_at), microseconds(held.bound_at)
     return Record(held.pod, kind, created, bound, node=held.node)
 
@@ -379,19 +386,28 @@ def _post(book: _Book, uid: str, record: Record) -> bool:
         over = record.ended is not None and record.ended <= min(window.end, book.now)
         if closing and window.final and (over or window.end <= book.now):
             record.closed_through = window.number
-            if end > start:
-                record.closed_until = end
-                amounts = _amounts(book, record, window, start, end)
-                book.entries.append(_entry(uid, record, window, start, end, amounts))
+            for begin, until, price in _priced(record.kind, start, end):
+                record.closed_until = until
+                amounts = _amounts(book, record, window, begin, until, price)
+                book.entries.append(_entry(uid, record, window, (begin, until, price), amounts))
             if over:
                 return True
             continue
         closing = False  # windows close in order, so that one number per pod tells what is closed
-        if end > start:
-            _amounts(book, record, window, start, end).open_windows += 1
+        for begin, until, price in _priced(record.kind, start, end):
+            _amounts(book, record, window, begin, until, price).open_windows += 1
         if over:
             return False
     return False
+
+
+def _priced(kind: Kind, start: int, end: int) -> Iterator[tuple[int, int, str]]:
+    """The parts of a time with one price each; none if it is empty."""
+    prices = price_schedule(kind.price)
+    for index, (since, price) in enumerate(prices):
+        begin, until = max(start, since), min(end, prices[index + 1][0] if index + 1 < len(prices) else end)
+        if until > begin:
+            yield begin, until, price
 
 
 def _stage_of(book: _Book, record: Record, window: Window) -> str:
@@ -414,19 +430,19 @@ def _stage_of(book: _Book, record: Record, window: Window) -> str:
     return book.stages[key]
 
 
-def _amounts(book: _Book, record: Record, window: Window, start: int, end: int) -> _Amounts:
+def _amounts(book: _Book, record: Record, window: Window, start: int, end: int, price: str) -> _Amounts:
     """GPU microseconds and micros by bucket; pods with the same history share the computation."""
     # A pod that took the name of a member later is not the member.
     older = bisect_left(book.begun, record.created)
     worlds, stage = book.worlds.get(record.pod, 0) >> older << older, _stage_of(book, record, window)
     # When a pod was started matters only until it is a member.
-    key = (worlds, None if worlds & 1 else record.started, start, end, record.kind, stage, window.number)
+    key = (worlds, None if worlds & 1 else record.started, start, end, record.kind, stage, window.number, price)
     if key not in book.known:
         member_of = [bool(worlds >> index & 1) for index in range(len(book.lives))]
         kind, causes = record.kind, use(pod_life(book.lives, member_of, record.started), start, end)
         parts = {bucket: sum(by_cause.values()) for bucket, by_cause in causes.items()}
         gpu_us = {bucket: amount * kind.gpus for bucket, amount in parts.items()} if kind.gpus else {}
-        micros = price_buckets(gpu_us or parts, parse_price(kind.price)[0])
+        micros = price_buckets(gpu_us or parts, parse_price(price)[0])
         waste: dict[str, int] = {}
         for bucket, by_cause in causes.items():
             for cause, amount in split(micros[bucket], by_cause).items():
@@ -436,7 +452,8 @@ def _amounts(book: _Book, record: Record, window: Window, start: int, end: int) 
     return book.known[key]
 
 
-def _entry(uid: str, record: Record, window: Window, start: int, end: int, amounts: _Amounts) -> Json:
+def _entry(uid: str, record: Record, window: Window, part: tuple[int, int, str], amounts: _Amounts) -> Json:
+    start, end, price = part
     return {
         "uid": uid,
         "pod": record.pod,
@@ -446,7 +463,7 @@ def _entry(uid: str, record: Record, window: Window, start: int, end: int, amoun
         "from": rfc3339(EPOCH + timedelta(microseconds=start)),
         "to": rfc3339(EPOCH + timedelta(microseconds=end)),
         "gpus": record.kind.gpus,
-        "price": record.kind.price,
+        "price": price,
         "gpuMicroseconds": dict(amounts.gpu_microseconds),
         "micros": dict(amounts.micros),
         "waste": dict(amounts.waste),
@@ -469,5 +486,7 @@ def _bill(book: _Book) -> Bill:
         totals=totals,
         estimated=marked or any(record.estimated or record.seen is not None for record in book.pods.values()),
         gpus_held=sum(record.kind.gpus for record in held),
-        rate_micros_per_hour=sum((record.kind.gpus or 1) * parse_price(record.kind.price)[0] for record in held),
+        rate_micros_per_hour=sum(
+            (record.kind.gpus or 1) * parse_price(price_at(record.kind.price, book.now))[0] for record in held
+        ),
     )

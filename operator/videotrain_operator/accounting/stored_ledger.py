@@ -6,7 +6,7 @@ in the status take its place, as if it had been deleted, and the bill counts as 
     pod      what the names of all pods begin with, such as `demo-w`
     node     what the names of all nodes begin and end with
     kinds    GPUs and price of pods: [8, "2.50 USD"], by the GPU; of a pool of some stages, without GPUs and
-             so by the node: [0, "1.60 USD", "curate"]
+             so by the node: [0, "1.60 USD", "curate"]; prices that change are schedules, see `money.price_schedule`
     pods     by uid: [number or name, kind, created, bound, started, ended, closed through, closed until, seen, marks,
              rest of the node's name]
     awaited  pods that were made or are about to be: [first number, last number, kind, since]
@@ -29,7 +29,7 @@ from videotrain_api.render.names import POD_SEPARATOR
 from videotrain_api.resource.stored_status import LARGEST, LARGEST_GROUP, implausible
 from videotrain_api.schema import ApiModel, Json
 from videotrain_operator.accounting.attribution import microseconds
-from videotrain_operator.accounting.money import parse_price
+from videotrain_operator.accounting.money import parse_price, price_schedule
 
 VERSION: Final = 2
 GONE: Final = 1
@@ -277,7 +277,7 @@ class _Ledger(_Part):
 def _check(ledger: _Ledger) -> None:
     known = [Kind(*kind) for kind in ledger.kinds]
     for kind in known:
-        parse_price(kind.price)
+        price_schedule(kind.price)
     kinds = range(len(known))
     sizes = sum(last - first + 1 for first, last, *_ in ledger.awaited)
     odd = [

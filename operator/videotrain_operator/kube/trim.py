@@ -53,15 +53,15 @@ def trim(body: Json) -> Json:
     return {
         "apiVersion": sys.intern(body["apiVersion"]),
         "kind": sys.intern(body["kind"]),
-        "metadata": _metadata(body["metadata"]),
+        "metadata": _metadata(body["metadata"], all_labels=body["kind"] == "Node"),  # by which nodes are priced
     } | reduce(body)
 
 
-def _metadata(head: Json) -> Json:
+def _metadata(head: Json, *, all_labels: bool) -> Json:
     labels = {
         _shared(key): _shared(value)
         for key, value in (head.get("labels") or {}).items()
-        if key in _LABELS or key.startswith(f"{KUEUE}/")
+        if all_labels or key in _LABELS or key.startswith(f"{KUEUE}/")
     }
     annotations = {
         _shared(key): _shared(value) for key, value in (head.get("annotations") or {}).items() if key.startswith(DOMAIN)

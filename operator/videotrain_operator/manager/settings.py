@@ -10,6 +10,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Final, cast, get_args
 
 from videotrain_api.render.network import NetworkRules
+from videotrain_api.resource.prices import PriceList
 from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
 from videotrain_operator.planner.cluster_rules import ClusterRules
 
@@ -74,6 +75,11 @@ class Settings:
         "JSON of what the network policies of runs allow (see videotrain_api.render.network.NetworkRules), such as "
         '{"operator": [{"podSelector": {}}]}; runs get no policy if empty.',
     )
+    price_list: str = _setting(
+        "",
+        "JSON of what nodes cost, whatever runs say (see videotrain_api.resource.prices.PriceList), such as "
+        '{"prices": [{"pricePerGpuHour": "2.50"}]}; the prices of the runs hold if empty.',
+    )
     webhook_client_ca: str = _setting(
         "",
         "PEM file with the authorities of the API server's client certificate, which is then asked for and verified; "
@@ -101,7 +107,8 @@ class Settings:
     def cluster_rules(self) -> ClusterRules:
         """What every run is held to."""
         rules = NetworkRules.from_wire(json.loads(self.network_policy)) if self.network_policy else None
-        return ClusterRules(pods=cast(PodPolicy, self.pod_policy), network=rules)
+        prices = PriceList.from_wire(json.loads(self.price_list)) if self.price_list else PriceList()
+        return ClusterRules(pods=cast(PodPolicy, self.pod_policy), network=rules, prices=prices)
 
     @classmethod
     def load(cls, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
@@ -121,14 +128,13 @@ class Settings:
                 text, source = environment.get(variable), variable
             if text is not None:
                 values[item.name] = _parse(item, text, source)
-        settings = cls(**values)
-        try:
-            settings.cluster_rules()
-        except ValueError as error:
-            raise SettingsError(
-                f"{_flag('network_policy')}={settings.network_policy}: must be JSON of its rules: {error}"
-            ) from None
-        return settings
+        for name, model in (("network_policy", NetworkRules), ("price_list", PriceList)):
+            if text := values.get(name):
+                try:
+                    model.from_wire(json.loads(text))
+                except ValueError as error:
+                    raise SettingsError(f"{_flag(name)}={text}: must be JSON of its rules: {error}") from None
+        return cls(**values)
 
 
 def _flag(name: str) -> str:

@@ -21,6 +21,7 @@ from videotrain_api.vocabulary import Bucket
 from videotrain_operator.accounting.attribution import microseconds
 from videotrain_operator.accounting.entries import without_numbers
 from videotrain_operator.accounting.ledger import Bill, Holding, rebuild, settle
+from videotrain_operator.accounting.money import schedule_text
 from videotrain_operator.accounting.stored_ledger import (
     BOUND,
     ENDED,
@@ -228,6 +229,16 @@ def _generation_costs(draft: Draft, bill: Bill) -> list[GenerationCost]:
     ]
 
 
+def _listed(draft: Draft, pod: PodView, pool: Pool) -> str:
+    """Schedule of prices of the cluster's list; empty if it has none for the pod."""
+    if pod.bound_at is None or not pod.node_labels or not draft.rules.prices.prices:
+        return ""
+    own = pod.price or draft.price(pool)
+    gpus = bool(pod.gpus or pool.gpus_per_node)
+    found = draft.rules.prices.of_pod(pod.node_labels, own, gpus=gpus, bound_at=pod.bound_at)
+    return schedule_text([(microseconds(at), price) for at, price in found]) if found else ""
+
+
 def _holdings(draft: Draft, pods: list[PodView] | tuple[PodView, ...], *, gone: bool) -> list[Holding]:
     pools = {pool_name(draft.run, stage): pool_of(draft.run, stage) for stage in draft.spec.stages}
 
@@ -242,6 +253,7 @@ def _holdings(draft: Draft, pods: list[PodView] | tuple[PodView, ...], *, gone: 
             price=pod.price or draft.price(made_for(pod)),
             pool=pod.pool or "",
             node=pod.node or "",
+            listed=_listed(draft, pod, made_for(pod)),
             created_at=pod.created_at,
             bound_at=pod.bound_at,
             started_at=pod.started_at,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from videotrain_api.render.network import NetworkRules
+from videotrain_api.resource.prices import PriceList
 from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
 
 
@@ -16,3 +17,5 @@ class ClusterRules:
     """What the pods of a run may be when it is accepted, and when it begins anew after it held none."""
     network: NetworkRules | None = None
     """What the network policies of runs say; runs get none if None."""
+    prices: PriceList = field(default_factory=PriceList)
+    """What nodes cost, whatever runs say."""

@@ -23,6 +23,8 @@ class PodView:
     created_at: datetime
     resource_version: str = ""
     node: str | None = None
+    node_labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Of its node; nothing if that is not known."""
     address: str | None = None
     """Pod IP."""
     running: bool = False
