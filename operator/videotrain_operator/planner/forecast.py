@@ -108,6 +108,8 @@ def forecast_bill(draft: Draft, bill: Bill) -> Forecast | None:
     """
     if draft.finished():
         return Forecast(bill.total, bill.total, bill.total, [])
+    if not all(node_counts(node_bounds(draft.run, stage)) for stage in draft.spec.stages):
+        return None  # the present spec cannot be run
     head = draft.run.metadata
     hashes = tuple(stage.config_hash for stage in draft.status.stages)
     models = _models(_Question(head.uid, head.generation, hashes, ref(draft.run)))
