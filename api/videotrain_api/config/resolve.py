@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from videotrain_api.config.presets import complete_autoencoder, complete_transformer
 from videotrain_api.config.stage_config import LatentReader, StageConfig, StagePaths
 from videotrain_api.resource.architecture import AutoencoderSpec, TransformerSpec
-from videotrain_api.resource.stages import Stage, Task, TrainTask
+from videotrain_api.resource.stages import Stage, Subset, Task, TrainTask
 from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of
 from videotrain_api.schema import ManifestError, Problem
 from videotrain_api.storage import layout
@@ -73,6 +73,15 @@ def latent_readers(stages: Sequence[Stage], index: int, run_seed: int) -> list[L
         if stage.train:
             found.append(latent_reader(stage.name, stage.train, stage_seed(run_seed, stage.name)))
     return found
+
+
+def with_subset(stage: Stage, subsets: Sequence[Subset]) -> Stage:
+    """The stage with the bounds of the subset that it names among those that it selects by."""
+    if stage.train is None or stage.train.subset is None:
+        return stage
+    bounds = next(subset.select for subset in subsets if subset.name == stage.train.subset)
+    task = stage.train.model_copy(update={"subset": None, "select": [*bounds, *stage.train.select]})
+    return stage.model_copy(update={"train": task})
 
 
 def latent_reader(name: str, task: TrainTask, seed: int) -> LatentReader:
@@ -158,7 +167,9 @@ def _model(run: VideoTrainingRun) -> TransformerSpec:
 def _stage_config(
     run: VideoTrainingRun, index: int, model: TransformerSpec, autoencoder: AutoencoderSpec
 ) -> StageConfig:
-    spec, stage = run.spec, run.spec.stages[index]
+    spec = run.spec
+    stages = [with_subset(stage, spec.dataset.subsets) for stage in spec.stages]
+    stage = stages[index]
     return StageConfig(
         run=f"{run.metadata.namespace}/{run.metadata.name}",
         # Elastic bounds may change while the stage runs, and its pool while nothing runs.
@@ -166,11 +177,11 @@ def _stage_config(
         model=model,
         autoencoder=autoencoder,
         text_encoder=spec.text_encoder,
-        dataset=spec.dataset,
+        dataset=spec.dataset.model_copy(update={"subsets": []}),  # they are resolved, and others change no stage
         storage=spec.storage,
         checkpoint=spec.checkpoint,
         paths=stage_paths(run, index),
-        latent_readers=latent_readers(spec.stages, index, spec.seed) if stage.task == "encode" else [],
+        latent_readers=latent_readers(stages, index, spec.seed) if stage.task == "encode" else [],
         seed=stage_seed(spec.seed, stage.name),
         gpus_per_node=pool_of(run, stage).gpus_per_node,
         hang_seconds=spec.failure_policy.hang_seconds,

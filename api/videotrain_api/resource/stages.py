@@ -83,6 +83,15 @@ class ScoreBounds(ApiModel):
     """Highest score kept; no bound if unset."""
 
 
+class Subset(ApiModel):
+    """Clips within bounds on their scores, by a name that train stages use."""
+
+    name: StageName
+    """What `train.subset` calls it."""
+    select: list[ScoreBounds] = Field(min_length=1, max_length=16)
+    """All must hold."""
+
+
 CAPTION_PROMPT: Final = (
     "Describe this video clip in one paragraph of 75 words or more: its subjects, what they do, the surroundings, "
     "light and atmosphere, how the camera moves, and the style. Tell only what can be seen."
@@ -420,8 +429,10 @@ class TrainTask(ApiModel):
     is kept if unset."""
     init_from: WeightsFrom | None = None
     """Initial weights: the previous train stage by default, else spec.model.weights, else random."""
+    subset: StageName | None = None
+    """Name of the subset of spec.dataset.subsets to train on; all clips of the dataset if unset."""
     select: list[ScoreBounds] = Field(default_factory=list, max_length=16)
-    """Clips to train on; all clips of the dataset if empty."""
+    """Clips of it to train on; all if empty."""
     source_weights: list[SourceWeights] = Field(default_factory=list, max_length=32)
     """Weights of dataset.sources in this stage, in order of untilStep; their own if empty."""
 

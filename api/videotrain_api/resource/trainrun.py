@@ -19,7 +19,7 @@ from videotrain_api.resource.pool import (
     RunPool,
 )
 from videotrain_api.resource.sources import Source
-from videotrain_api.resource.stages import DNS_LABEL, NodeBounds, Stage
+from videotrain_api.resource.stages import DNS_LABEL, NodeBounds, Stage, Subset
 from videotrain_api.schema import ApiModel
 from videotrain_api.vocabulary import API_VERSION, KIND
 
@@ -79,6 +79,8 @@ class Dataset(ApiModel):
     """URI of an encoded set (manifest.parquet and tar shards); made by an `encode` stage if unset."""
     sources: list[Source] = Field(default_factory=list, max_length=64)
     """Several folders instead of `videos`, or encoded sets instead of `latents`, each with its share of training."""
+    subsets: list[Subset] = Field(default_factory=list, max_length=16)
+    """Selections by scores that train stages name, such as the tiers of a pyramid."""
 
     @property
     def raw(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ from videotrain_api.resource.references import misfits
 from videotrain_api.resource.stages import TASKS, NodeBounds, Prompt, SampleTask, Stage, WeightsFrom
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.facts import Facts
+from videotrain_api.rules.training import check_bounds
 from videotrain_api.schema import Problem, camel_case
 
 
@@ -17,6 +18,7 @@ def check_stages(facts: Facts) -> Iterator[Problem]:
     run = facts.run
     yield from _bounds("spec.nodes", run.spec.nodes)
     yield from _unused_dataset(run)
+    yield from _subsets(run)
     first: dict[str, int] = {}
     for index, stage in enumerate(run.spec.stages):
         path = f"spec.stages[{index}]"
@@ -99,6 +101,19 @@ def _adapted(where: str, stage: Stage, source: WeightsFrom) -> Iterator[Problem]
     if stage.train and stage.train.lora is not None:
         allowed = "new layers must be trained, but with train.lora only the adapter is: leave one of the two out"
         yield Problem(f"{where}.adapt", source.adapt, allowed)
+
+
+def _subsets(run: VideoTrainingRun) -> Iterator[Problem]:
+    used = {stage.train.subset for stage in run.spec.stages if stage.train}
+    seen: set[str] = set()
+    for number, subset in enumerate(run.spec.dataset.subsets):
+        path = f"spec.dataset.subsets[{number}]"
+        if subset.name in seen:
+            yield Problem(f"{path}.name", subset.name, "names must be unique; an earlier subset has it already")
+        elif subset.name not in used:
+            yield Problem(f"{path}.name", subset.name, "no stage has it as its train.subset: use or remove it")
+        seen.add(subset.name)
+        yield from check_bounds(f"{path}.select", subset.select)
 
 
 def _unused_dataset(run: VideoTrainingRun) -> Iterator[Problem]:

@@ -85,8 +85,11 @@ def _train(path: str, task: TrainTask, facts: Facts) -> Iterator[Problem]:
         if any(size % FP8_MULTIPLE for size in widths):
             allowed = f"needs layers whose widths are multiples of {FP8_MULTIPLE}, spec.model has {widths}; or false"
             yield Problem(f"{path}.fp8", task.fp8, allowed)
-    for number, bounds in enumerate(task.select):
-        yield from _score(f"{path}.select[{number}]", bounds)
+    names = [subset.name for subset in facts.run.spec.dataset.subsets]
+    if task.subset is not None and task.subset not in names:
+        allowed = f"must name one of spec.dataset.subsets; allowed: {', '.join(names) or 'none, there are none'}"
+        yield Problem(f"{path}.subset", task.subset, allowed)
+    yield from check_bounds(f"{path}.select", task.select)
 
 
 def _autoencoder(path: str, task: AutoencoderTask, facts: Facts) -> Iterator[Problem]:
@@ -181,11 +184,13 @@ def _needs_condition_input(path: str, kinds: Sequence[str], facts: Facts) -> Ite
         yield Problem(path, ", ".join(kinds), allowed)
 
 
-def _score(path: str, bounds: ScoreBounds) -> Iterator[Problem]:
-    if bounds.min is None and bounds.max is None:
-        yield Problem(path, bounds.to_wire(), "set min, max or both")
-    elif bounds.min is not None and bounds.max is not None and bounds.min > bounds.max:
-        yield Problem(f"{path}.min", bounds.min, f"must be at most max ({bounds.max})")
+def check_bounds(path: str, select: Sequence[ScoreBounds]) -> Iterator[Problem]:
+    """Every selection has a bound, and none that excludes all."""
+    for number, bounds in enumerate(select):
+        if bounds.min is None and bounds.max is None:
+            yield Problem(f"{path}[{number}]", bounds.to_wire(), "set min, max or both")
+        elif bounds.min is not None and bounds.max is not None and bounds.min > bounds.max:
+            yield Problem(f"{path}[{number}].min", bounds.min, f"must be at most max ({bounds.max})")
 
 
 def _curate(path: str, task: CurateTask) -> Iterator[Problem]:

@@ -28,6 +28,13 @@ def with_select(**bounds: Any) -> Callable[[Spec], None]:
     return lambda spec: task(spec, TRAIN).update(select=[{"score": "motion", **bounds}])
 
 
+def with_subsets(*subsets: Spec, named: str) -> Callable[[Spec], None]:
+    return lambda spec: (spec["dataset"].update(subsets=list(subsets)), task(spec, TRAIN).update(subset=named))
+
+
+TIER = {"name": "tier", "select": [{"score": "motion", "min": 1}]}
+
+
 def with_rates(*pieces: Spec, **more: Any) -> Callable[[Spec], None]:
     return lambda spec: task(spec, TRAIN).update(optimizer={"learningRate": list(pieces), **more})
 
@@ -240,6 +247,25 @@ CASES: dict[str, tuple[Callable[[Spec], Any], str, str, bool]] = {
         "spec.stages[3].train.optimizer.learningRate[0].untilStep",
         "never used",
         MODELS_ONLY,
+    ),
+    "a subset that is not there": (
+        with_subsets(TIER, named="tear"),
+        "spec.stages[3].train.subset",
+        "allowed: tier",
+        MODELS_ONLY,
+    ),
+    "two subsets of a name": (with_subsets(TIER, TIER, named="tier"), "spec.dataset.subsets[1].name", "unique", False),
+    "a subset that no stage uses": (
+        with_subsets(TIER, {**TIER, "name": "spare"}, named="tier"),
+        "spec.dataset.subsets[1].name",
+        "use or remove it",
+        MODELS_ONLY,
+    ),
+    "a subset of crossed bounds": (
+        with_subsets({**TIER, "select": [{"score": "motion", "min": 2, "max": 1}]}, named="tier"),
+        "spec.dataset.subsets[0].select[0].min",
+        "at most max",
+        BOTH,
     ),
     "a selection without bounds": (with_select(), "spec.stages[3].train.select[0]", "min, max or both", BOTH),
     "a selection with crossed bounds": (

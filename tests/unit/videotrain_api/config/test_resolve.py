@@ -68,6 +68,24 @@ def test_encode_knows_how_the_stages_that_read_it_choose(manifest):
     assert configs["train"].latent_readers == []
 
 
+def test_a_stage_selects_by_the_subset_that_it_names_and_the_encoder_knows(manifest):
+    stages, plain = manifest["spec"]["stages"], resolve(parse_run(copy.deepcopy(manifest)))
+    tiers = [{"name": "large", "select": [{"score": "motion", "min": 1}]}]
+    tiers.append({"name": "small", "select": [{"score": "motion", "min": 2}, {"score": "text", "max": 0.01}]})
+    manifest["spec"]["dataset"]["subsets"] = tiers
+    stages[3]["train"]["subset"] = "large"
+    second = copy.deepcopy(stages[3]) | {"name": "second"}
+    second["train"] |= {"subset": "small", "select": [{"score": "blur", "min": 9}]}
+    stages[4:4] = [second]
+    configs = {config.stage.name: config for config in resolve(parse_run(manifest))}
+    selected = [[(b.score, b.min, b.max) for b in configs[name].stage.train.select] for name in ("train", "second")]
+    assert selected == [[("motion", 1, None)], [("motion", 2, None), ("text", None, 0.01), ("blur", 9, None)]]
+    assert [reader.select for reader in configs["encode"].latent_readers] == [
+        configs[name].stage.train.select for name in ("train", "second")
+    ]
+    assert configs["curate"].hash() == plain[0].hash()  # a subset changes only the stages that name it
+
+
 def test_presets_are_filled_in_and_the_configuration_survives_the_wire(manifest):
     for config in resolve(parse_run(manifest)):
         assert config.model.hidden_size == 64 and config.autoencoder.widths == [8, 16, 32, 32, 128, 128]
