@@ -35,6 +35,8 @@ LOSABLE_STEPS = 3
 """Steps without a checkpoint that a running lane has before it is disturbed, so that there is something to lose."""
 USER = "chaos"
 PACE = Path(__file__).with_name("chaos_pace")
+PYTHONPATH = os.pathsep.join([str(PACE), *filter(None, [os.environ.get("PYTHONPATH")])])
+"""Of worker pods, which shall run the code that the operators run."""
 MODEL = {
     "hiddenSize": 32, "numHeads": 2, "doubleBlocks": 1, "singleBlocks": 1, "mlpRatio": 2.0, "ropeAxes": [4, 6, 6],
     "patchSize": 1, "condEmbed": True, "guidanceEmbed": False,
@@ -66,7 +68,7 @@ def manifest(name: str, namespace: str, latents: str, nodes: list[str], env: dic
             "dataset": {"latents": latents},
             "storage": {"uri": "s3://chaos/runs"},
             "nodes": {"min": 1, "max": 2},
-            "pool": {"gpusPerNode": 1, "pricePerGpuHour": "2.00", "env": {"PYTHONPATH": str(PACE), **env}},
+            "pool": {"gpusPerNode": 1, "pricePerGpuHour": "2.00", "env": {"PYTHONPATH": PYTHONPATH, **env}},
             "checkpoint": {"everySteps": EVERY_STEPS, "keepLast": 100_000},
             "elasticity": {"waitForMaxSeconds": 60, "minGainSeconds": 0},
             "failurePolicy": {
