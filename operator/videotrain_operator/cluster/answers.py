@@ -6,13 +6,14 @@ text with characters that would forge a line of a log or a terminal's colours.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from videotrain_api.records import AgentProgress, RosterReceipt
 from videotrain_api.resource.stored_size import cut
-from videotrain_api.schema import ManifestError
+from videotrain_api.schema import ApiModel, ManifestError, problems_of
 
 LARGEST_ANSWER: Final = 256 * 1024
 """Bytes of an answer; more are not read."""
@@ -25,6 +26,7 @@ LONGEST_TEXT: Final = 1000
 LONGEST: Final = {"stacks": 4000, "skippedCheckpoints": 300, "gpuKinds": 100}
 """Stacks: the pods' logs hold them whole."""
 LONGEST_KEY: Final = 64
+Said = TypeVar("Said", bound=ApiModel)
 MOST: Final = {"skippedCheckpoints": 8, "gpuKinds": 16, "saved": 8}
 """Items of some lists."""
 LARGEST_NUMBER: Final = 2**53
@@ -44,7 +46,7 @@ def read_progress(body: bytes) -> AgentProgress:
         UnreadableAnswerError: it is too large or too deep, no JSON, or no progress.
     """
     try:
-        return AgentProgress.from_wire(_bounded(_parsed(body), LONGEST_TEXT, 0))
+        return _model(AgentProgress, _bounded(_parsed(body), LONGEST_TEXT, 0))
     except (ValueError, ManifestError) as error:
         raise UnreadableAnswerError(shown(str(error))) from None
 
@@ -56,7 +58,7 @@ def read_receipt(body: bytes) -> RosterReceipt:
         UnreadableAnswerError: it is too large or too deep, no JSON, or no receipt.
     """
     try:
-        return RosterReceipt.from_wire(_parsed(body))
+        return _model(RosterReceipt, _parsed(body))
     except (ValueError, ManifestError) as error:
         raise UnreadableAnswerError(shown(str(error))) from None
 
@@ -70,6 +72,14 @@ def _parsed(body: bytes) -> Any:
     if len(body) > LARGEST_ANSWER:
         raise ValueError(f"the answer is longer than {LARGEST_ANSWER} bytes")
     return from_json(body, allow_inf_nan=False)  # has a limit of its own on nesting and needs no stack of Python's
+
+
+def _model(model: type[Said], data: Any) -> Said:
+    """What an agent of a later version tells beside is passed over: it trains, and must not count as silent."""
+    try:
+        return model.model_validate(data, extra="ignore")
+    except ValidationError as error:
+        raise ManifestError(problems_of(error, model)) from None
 
 
 def _bounded(data: Any, longest: int, depth: int) -> Any:

@@ -146,6 +146,15 @@ def test_a_number_that_others_would_read_as_another_is_refused(number: int) -> N
         read_progress(json.dumps(facts(step=number)).encode())
 
 
+def test_what_an_agent_of_a_later_version_tells_beside_is_passed_over() -> None:
+    """It would count as silent, and its run would start for ever while it trains and is paid for."""
+    plain = facts()
+    later = facts(shape={"frames": [1, 2]}) | {"mood": "good"}
+    assert read_progress(json.dumps(later).encode()) == read_progress(json.dumps(plain).encode())
+    with pytest.raises(UnreadableAnswerError, match="step"):
+        read_progress(json.dumps(facts(step="many")).encode())
+
+
 def test_an_honest_answer_is_kept_as_it_is() -> None:
     answer = AgentProgress(pod="demo-w0", pod_uid="u0", at=at(9), current=progress(1, 5), error="zwei\nZeilen: é")
     assert read_progress(json.dumps(answer.to_wire()).encode()) == answer
