@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ LONGEST_BACKOFF_SECONDS: Final = 10.0
 EXPIRED: Final = 410
 REFUSED_SECONDS: Final = 60.0
 """A server that starts may refuse what it granted before; one that does so for longer means it."""
+OUTAGE_SECONDS: Final = 5.0
+"""A server that is away for so long has missed what others would have told it."""
 OnEvent = Callable[[WatchEvent], None]
 _log = logging.getLogger(__name__)
 
@@ -62,6 +65,8 @@ class Watch:
         self.synced = asyncio.Event()
         self.heard_at = 0.0
         """Monotonic time of the last sign of the server: a list, an event, a bookmark or the end of a watch in time."""
+        self.returned_at = -math.inf
+        """Monotonic time of its first sign after it had been away for OUTAGE_SECONDS or longer."""
         self.restarts = 0
         """Watches that broke or expired."""
         self.namespace = namespace
@@ -71,6 +76,7 @@ class Watch:
         self._starting = starting
         self._version = ""
         self._refused_since: float | None = None
+        self._away_since: float | None = None
 
     async def run(self) -> None:
         """Follow until cancelled.
@@ -89,6 +95,7 @@ class Watch:
                 self._heard()
                 backoff = FIRST_BACKOFF_SECONDS
             except ApiUnavailable as error:
+                self._away_since = self._away_since or time.monotonic()
                 self._broke(error)
                 heard = time.monotonic() - self.heard_at < LONGEST_BACKOFF_SECONDS
                 backoff = FIRST_BACKOFF_SECONDS if heard else min(2 * backoff, LONGEST_BACKOFF_SECONDS)
@@ -119,6 +126,9 @@ class Watch:
     def _heard(self) -> None:
         self._refused_since = None
         self.heard_at = time.monotonic()
+        if self._away_since is not None and self.heard_at - self._away_since >= OUTAGE_SECONDS:
+            self.returned_at = self.heard_at
+        self._away_since = None
 
     async def _list(self) -> None:
         found: list[Json] = []

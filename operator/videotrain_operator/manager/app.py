@@ -86,6 +86,7 @@ class Operator:
             self._pods_heard_at,
             lambda: client.permits.crowded,
             BillKeeper(client.fenced(fence), self._namespace, client.clock.now),
+            lambda: self._informers[0].returned_at,
         )
         self._informers = list(self._make_informers())
         self._runs = Runs(self._stores[KIND], self._controller.notice)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -126,6 +127,7 @@ class Controller:
         pods_heard_at: Callable[[str], float] = lambda _: time.monotonic(),
         requests_wait: Callable[[], bool] = lambda: False,
         bills: BillKeeper | None = None,
+        nodes_returned_at: Callable[[], float] = lambda: -math.inf,
     ) -> None:
         """Begin without loops; `lead` starts one for each run.
 
@@ -140,12 +142,13 @@ class Controller:
             pods_heard_at: monotonic time of its last sign about pods of a namespace.
             requests_wait: tells whether requests wait to be sent to it.
             bills: keeps the bills of runs that go; none are kept if None.
+            nodes_returned_at: monotonic time at which it told of nodes again after its last outage.
         """
         self._clock, self._bills = clock, bills
         self._cluster, self._stores, self._agents = cluster, stores, agents
         self._metrics, self._settings = metrics, settings
         self._nodes_heard_at, self._pods_heard_at = nodes_heard_at, pods_heard_at
-        self._requests_wait = requests_wait
+        self._requests_wait, self._nodes_returned_at = requests_wait, nodes_returned_at
         self._node_trust = NodeTrust(settings.node_trust_max_lost_percent)
         self._rules = settings.cluster_rules()
         self._turns = Turns(settings.concurrent_passes)
@@ -276,7 +279,8 @@ class Controller:
         """Decide again whether nodes are trusted; wakes every run when that changes."""
         names = {pod["spec"].get("nodeName") for pod in self._stores["Pod"].all()} - {None}
         before = self._node_trust.reason
-        self._node_trust.assess((self._stores["Node"].get(Key("", name)) for name in names), self._nodes_heard_at())
+        nodes = (self._stores["Node"].get(Key("", name)) for name in names)
+        self._node_trust.assess(nodes, self._nodes_heard_at(), self._nodes_returned_at())
         if self._group is not None:
             self._metrics.note_node_trust(self._node_trust.reason)
         if bool(before) != bool(self._node_trust.reason):

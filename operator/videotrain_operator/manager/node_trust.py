@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -22,6 +23,8 @@ SETTLE_SECONDS: Final = 1.5
 """How long a first lost node is waited upon to see whether others follow."""
 STALE_SECONDS: Final = 200.0
 """A view of nodes that was not confirmed for so long is not acted upon."""
+RETURN_SECONDS: Final = 30.0
+"""After an outage of the API server nodes have so long to report: kubelets do it every 10 s."""
 _log = logging.getLogger(__name__)
 
 
@@ -66,12 +69,14 @@ class NodeTrust:
         """Return when no node was lost just now."""
         await self._settled.wait()
 
-    def assess(self, nodes_in_use: Iterable[Json | None], heard_at: float) -> str:
+    def assess(self, nodes_in_use: Iterable[Json | None], heard_at: float, returned_at: float = -math.inf) -> str:
         """Decide anew from the nodes that hold pods of runs.
 
         Args:
             nodes_in_use: Node objects, None for one that is gone.
             heard_at: monotonic time of the last sign of the API server about nodes.
+            returned_at: monotonic time at which the server came back after its last outage. The node controller may
+                declare nodes lost then that only could not report to it.
 
         Returns:
             Why nodes are not trusted; empty if they are.
@@ -86,6 +91,8 @@ class NodeTrust:
                 reason = "more nodes than can be believed are lost at the same time"
         else:
             self._since = None
+        if now - returned_at < RETURN_SECONDS and any(node is not None and node_is_lost(node) for node in nodes):
+            reason = reason or "the API server was away until just now, and no node could report to it"
         if now - heard_at > STALE_SECONDS:
             reason = f"the API server has told nothing about nodes for more than {STALE_SECONDS:.0f} s"
         if reason != self.reason:

@@ -98,6 +98,19 @@ async def test_an_outage_at_the_start_is_waited_out():
     assert informer.synced.is_set()
 
 
+@pytest.mark.parametrize(("seconds", "counts"), [(0.0, True), (3600.0, False)])
+async def test_it_tells_when_the_server_came_back_from_an_outage(monkeypatch, seconds, counts):
+    monkeypatch.setattr(informers, "OUTAGE_SECONDS", seconds)
+    down = ApiUnavailable(0, "ConnectionLost", "refused")
+    informer, _ = await follow(Server([([pod("a", 3)], "5")], [[down], [down], [WatchEvent("ADDED", pod("b", 6))]]))
+    assert (informer.returned_at == informer.heard_at) == counts
+
+
+async def test_one_that_was_never_away_never_came_back():
+    informer, _ = await follow(Server([([pod("a", 3)], "5")], [[WatchEvent("ADDED", pod("b", 6))]]))
+    assert informer.returned_at < 0
+
+
 async def test_a_refusal_ends_it_loudly():
     with pytest.raises(ApiError, match="forbidden"):
         await follow(Server([ApiError(403, "Forbidden", "forbidden")], []))

@@ -34,6 +34,18 @@ def test_a_server_that_tells_nothing_about_nodes_is_not_believed():
     assert NodeTrust(55, lambda: 1000.0).assess(nodes(0, 3), heard_at=1000.0 - node_trust.STALE_SECONDS - 1)
 
 
+def test_after_an_outage_of_the_server_nodes_have_time_to_report():
+    """Its node controller declares those lost that could not reach it, some of them before they can."""
+    now = [1000.0]
+    view = NodeTrust(55, lambda: now[0])
+    assert not view.assess(nodes(0, 8), heard_at=now[0], returned_at=now[0]), "all of them are there"
+    assert not view.assess([node(True), None], heard_at=now[0], returned_at=now[0]), "somebody deleted it"
+    now[0] += node_trust.RETURN_SECONDS - 1
+    assert "was away" in view.assess(nodes(1, 8), heard_at=now[0], returned_at=1000.0)
+    now[0] += 1
+    assert not view.assess(nodes(1, 8), heard_at=now[0], returned_at=1000.0)
+
+
 async def test_the_first_silent_node_holds_all_passes_until_it_is_clear_how_many(monkeypatch):
     monkeypatch.setattr(node_trust, "SETTLE_SECONDS", 0.2)
     view = NodeTrust(55)
