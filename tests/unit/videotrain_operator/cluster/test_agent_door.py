@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
@@ -263,8 +264,10 @@ async def test_whoever_waits_for_a_connection_is_not_silent(two_runs: Agent, mon
 
 
 async def test_a_run_is_asked_for_a_limited_time(two_runs: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who answered by then is heard."""
-    monkeypatch.setattr(agents_module, "PASS_SECONDS", 0.5)
+    """Who answered by then is heard; how long that takes depends on who else has the machine."""
     async with asyncio.timeout(SECONDS), AgentClient(MASTER_KEY, timeout_seconds=SECONDS) as client:
+        begun = time.monotonic()
+        assert await client.progress("127.0.0.1", SIGNING_KEY) is not None
+        monkeypatch.setattr(agents_module, "PASS_SECONDS", max(0.5, min(50 * (time.monotonic() - begun), SECONDS / 2)))
         pods = [("honest", "127.0.0.1"), *((address, address) for address in MANY)]
         assert set(await ask_all(client, SIGNING_KEY, pods)) == {"honest"}
