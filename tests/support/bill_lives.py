@@ -12,8 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from prometheus_client.parser import text_string_to_metric_families
+from support.bills import ledger_in
 from support.planner_builders import manifest, train_stage
 
+from videotrain_api.billing.document import RunBill, bill_of
+from videotrain_api.billing.focus import focus_rows
+from videotrain_api.billing.sums import rows_within
+from videotrain_api.money import parse_micros
 from videotrain_api.resource.status import CostStatus
 from videotrain_api.schema import Json
 from videotrain_api.times import rfc3339
@@ -31,6 +37,7 @@ from videotrain_operator.reconcile import Following, Outcome, RunKey, reconcile
 from videotrain_operator.simulation.cluster import SimulatedCluster
 from videotrain_operator.simulation.objects import OperatorCrash, clone
 from videotrain_operator.simulation.world import Pace
+from videotrain_operator.telemetry import OperatorMetrics
 
 KEY: Final = RunKey(namespace="default", name="demo")
 GPUS: Final = 2
@@ -229,6 +236,37 @@ class Process:
         return outcome
 
 
+class Monitor:
+    """What Prometheus would show of a run, whose operator's counters outlive the passes and not the process."""
+
+    def __init__(self) -> None:
+        self.metrics = OperatorMetrics()
+        self.status: Json = {}
+        self.most = 0
+
+    def note(self, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            self.status = outcome.status
+            self.metrics.note_pass(outcome.run, outcome.status, 0.0, ())
+            self.most = max(self.most, (outcome.status.get("cost") or {}).get("totalMicros", 0))
+
+    def counted(self) -> int:
+        """Micros by bucket, together; by stage and by cause they must not be more."""
+        found = dict.fromkeys(("cost_micros", "stage_cost_micros", "waste_micros"), 0)
+        for family in text_string_to_metric_families(self.metrics.text().decode()):
+            name = family.name.removeprefix("videotrain_")
+            if name in found:
+                found[name] = sum(round(sample.value) for sample in family.samples)
+        assert found["stage_cost_micros"] == found["cost_micros"] >= found["waste_micros"], found
+        return found["cost_micros"]
+
+
+def focus_micros(bill: RunBill) -> int:
+    """What the FOCUS rows of a bill sum to."""
+    rows = focus_rows(rows_within([bill], None, None), "cluster")
+    return sum(parse_micros(row["BilledCost"] or "") for row in rows)
+
+
 def disturb(process: Process) -> None:
     """Something happens, or nothing."""
     cluster, dice = process.cluster, process.cluster.random
@@ -303,6 +341,14 @@ class Verdict:
     """Pods that were held and of whose end nothing was told."""
     told_by_pool: dict[str, int]
     """`told` by what the pods were marked with."""
+    booked: int
+    """Micros of the rows of the bill, which are of the ledger."""
+    focus: int
+    """Micros of its FOCUS rows."""
+    counted: int
+    """What the operator's counters by bucket show."""
+    most_billed: int
+    """The highest that the bill ever was, and so what counters that never fall show."""
 
     @property
     def billed(self) -> int:
@@ -331,6 +377,10 @@ class Verdict:
             return f"life {self.seed}: the stages do not sum to the bill"
         if self.cost is not None and sum(self.cost.waste_micros_by_cause.values()) != self.billed - self._productive():
             return f"life {self.seed}: the waste by cause is not what was not productive"
+        if not self.booked == self.focus == self.billed:
+            return f"life {self.seed}: {self.booked} micros in rows, {self.focus} in FOCUS, {self.billed} billed"
+        if self.counted != self.most_billed:
+            return f"life {self.seed}: counters show {self.counted} micros of {self.most_billed} that were billed"
         if self.billed > self.most:
             return f"life {self.seed}: {self.billed} micros are billed, {self.most} were held"
         if not self.estimated and (self.billed != self.told or self.silent):
@@ -349,11 +399,12 @@ async def live(seed: int, *, pools: bool = False) -> Verdict:
     """
     cluster = UnreliableCluster(seed, pools=pools)
     process, dice = Process(cluster), cluster.random
+    monitor = Monitor()
     for _ in range(dice.randint(*SECONDS)):
         if dice.random() < 0.25:
             disturb(process)
         if dice.random() < 0.45:
-            await process.look()
+            monitor.note(await process.look())
         if cluster.frozen is not None and dice.random() < 0.3:
             cluster.thaw()
         cluster.tick()
@@ -364,14 +415,16 @@ async def live(seed: int, *, pools: bool = False) -> Verdict:
     cluster.edit(suspend=True)
     for _ in range(60):
         outcome = await process.look()
+        monitor.note(outcome)
         if outcome is not None and outcome.plan.status.phase == "Suspended" and not _holding(cluster):
             break
         cluster.tick()
     for _ in range(3):
         outcome = await process.look()
+        monitor.note(outcome)
         cluster.tick()
     assert outcome is not None and not _holding(cluster), f"life {seed} does not come to rest"
-    return _judge(seed, cluster, outcome.plan.status.cost)
+    return _judge(seed, cluster, outcome.plan.status.cost, monitor)
 
 
 def _holding(cluster: UnreliableCluster) -> list[Json]:
@@ -379,7 +432,7 @@ def _holding(cluster: UnreliableCluster) -> list[Json]:
     return [body for body in cluster.pods() if body["status"]["phase"] not in ("Succeeded", "Failed")]
 
 
-def _judge(seed: int, cluster: UnreliableCluster, cost: CostStatus | None) -> Verdict:
+def _judge(seed: int, cluster: UnreliableCluster, cost: CostStatus | None, monitor: Monitor) -> Verdict:
     most = silent = 0
     told: dict[str, int] = {}
     moment = min(fate.bound for fate in cluster.fates.values() if fate.bound) if _held(cluster) else cluster.now
@@ -391,7 +444,20 @@ def _judge(seed: int, cluster: UnreliableCluster, cost: CostStatus | None) -> Ve
         moment += SECOND
     silent = sum(fate.told_end is None for fate in _held(cluster))
     by_pool = {pool: micros for pool, micros in told.items() if micros}
-    return Verdict(seed, cost, sum(told.values()), most, silent, by_pool)
+    # With the newest status: what is in memory may not be written yet.
+    bill = bill_of(cluster.run | {"status": monitor.status}, ledger_in(cluster))
+    return Verdict(
+        seed,
+        cost,
+        sum(told.values()),
+        most,
+        silent,
+        by_pool,
+        booked=sum(row.total for row in bill.rows) if bill else 0,
+        focus=focus_micros(bill) if bill else 0,
+        counted=monitor.counted(),
+        most_billed=monitor.most,
+    )
 
 
 def _held(cluster: UnreliableCluster) -> list[Fate]:
