@@ -175,26 +175,33 @@ class Generations(RuleBasedStateMachine):
 
 
 class Held(Process):
-    """Stands still before it creates a commit manifest."""
+    """Stands still before a request for a commit manifest.
 
-    def __init__(self, name: str, history: History) -> None:
+    Args:
+        name: for the history.
+        history: that of all processes.
+        kind: of the request: create, or the get that looks whether it is stored.
+    """
+
+    def __init__(self, name: str, history: History, kind: str) -> None:
         super().__init__(name, history)
-        self.reached, self.freed = threading.Event(), threading.Event()
+        self.reached, self.freed, self._kind = threading.Event(), threading.Event(), kind
 
     def request(self, kind, key, data, send):
         """As of any process, but for that."""
-        if kind == "create" and key.endswith("commit.json"):
+        if kind == self._kind and key.endswith("commit.json"):
             self.reached.set()
             assert self.freed.wait(WAIT)
         return super().request(kind, key, data, send)
 
 
+@pytest.mark.parametrize("before", ["create", "get"])
 @pytest.mark.parametrize("again", [20, 30], ids=["saves the same step", "saves a later one"])
-def test_who_is_overtaken_before_its_last_request_completes_nothing_of_which_files_are_gone(
-    monkeypatch, tmp_path, again
+def test_who_is_overtaken_as_it_completes_a_step_completes_nothing_of_which_files_are_gone(
+    monkeypatch, tmp_path, again, before
 ):
     history, prefix = record(monkeypatch, 1), f"file://{tmp_path}/stage"
-    old, new, policy = Held("old", history), Process("new", history), CheckpointPolicy(keep_last=1)
+    old, new, policy = Held("old", history, before), Process("new", history), CheckpointPolicy(keep_last=1)
     with ThreadPoolExecutor(1) as thread:
         overtaken = thread.submit(save, make_writers(old, prefix, 1, 1, policy), 20, shapes=SHAPES)
         assert old.reached.wait(WAIT)

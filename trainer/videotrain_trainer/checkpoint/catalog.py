@@ -138,18 +138,25 @@ def _latest_step(store: ObjectStore, prefix: str) -> int:
         return 1
 
 
-def delete_checkpoint(store: ObjectStore, prefix: str, step: int) -> None:
+def delete_checkpoint(store: ObjectStore, prefix: str, step: int, generation: int) -> None:
     """Remove a complete checkpoint; its commit manifest first, so that it is never complete and half gone.
 
-    Where another generation has left files of the same step, it may be about to complete it with these, so the step is
-    closed as in `give_up`. One that comes later finds the fence before it creates the commit manifest.
+    Where another generation has left files of the step, it may be about to complete it with these, or to repeat what
+    completed it since it has no answer yet. So the step is closed as in `give_up`. A generation that comes later finds
+    the fence before it creates the commit manifest.
+
+    Args:
+        store: object store.
+        prefix: of the stage.
+        step: of the checkpoint.
+        generation: whose process deletes it.
 
     Raises:
         StorageUnavailable: the commit manifest is still there, so its files were left in place.
     """
     commit = layout.checkpoint_commit(prefix, step)
     found = store.list(layout.checkpoint_prefix(prefix, step))
-    if len({match.group(1) for item in found if (match := _GENERATION.search(item.uri))}) == 1:
+    if {int(match.group(1)) for item in found if (match := _GENERATION.search(item.uri))} == {generation}:
         store.delete(commit)
     else:
         store.put(commit, b"")

@@ -155,7 +155,7 @@ class CheckpointWriter:
             ):
                 self._fence.check()
                 if old in found.complete:
-                    delete_checkpoint(self._store, self._member.prefix, old)
+                    delete_checkpoint(self._store, self._member.prefix, old, self._member.generation)
                 else:
                     give_up(self._store, self._member.prefix, old)
         except TrainerError as error:
