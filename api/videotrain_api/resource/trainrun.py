@@ -84,9 +84,9 @@ class Dataset(ApiModel):
 
     @property
     def raw(self) -> dict[str, str]:
-        """Folders of raw videos by name of the source; `videos` by the empty name."""
+        """Where raw videos are, by name of the source; `videos` by the empty name."""
         given = {"": self.videos} if self.videos is not None else {}
-        return given | {source.name: source.uri for source in self.sources if source.form == "folder"}
+        return given | {source.name: source.uri for source in self.sources if source.form != "latents"}
 
     @property
     def encoded(self) -> dict[str, str]:

@@ -19,14 +19,15 @@ def check_sources(facts: Facts) -> Iterator[Problem]:
     yield from _beside(dataset)
     yield from _each_by_itself(dataset.sources)
     forms = sorted({source.form for source in dataset.sources})
-    if len(forms) > 1:
+    raw, encoded = [form for form in forms if form != "latents"], "latents" in forms
+    if raw and encoded:
         yield Problem(_PATH, forms, "sources of a run are all raw, or all encoded: encode the raw ones in another run")
-    maker = "curate" if "folder" in forms else "encode"
-    made = [stage.name for stage in stages if stage.task == maker]
-    if forms == ["folder"] and not made:
+    curating, encoding = ([stage.name for stage in stages if stage.task == task] for task in ("curate", "encode"))
+    if raw and not curating:
         yield Problem(_PATH, forms, "no stage reads raw videos: put a stage with task 'curate' first")
-    if forms == ["latents"] and made:
-        yield Problem(_PATH, forms, f"no stage reads it, since stage '{made[0]}' makes latents: remove one of the two")
+    if encoded and not raw and encoding:
+        allowed = f"no stage reads it, since stage '{encoding[0]}' makes latents: remove one of the two"
+        yield Problem(_PATH, forms, allowed)
     for index, stage in enumerate(stages):
         if stage.train and stage.train.source_weights:
             path = f"spec.stages[{index}].train.sourceWeights"

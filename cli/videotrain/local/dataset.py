@@ -27,7 +27,8 @@ def resolve_videos(dataset: Dataset, data: Path | None) -> dict[str, str]:
         raise DatasetError(f"--data {data}: the run names spec.dataset.sources; change them there")
     if data is not None:
         return {"": _folder(data.absolute(), f"--data {data}")}
-    return {name: _resolved(uri, name) for name, uri in dataset.raw.items()}
+    files = {source.name for source in dataset.sources if source.form == "list"}
+    return {name: uri if name in files else _resolved(uri, name) for name, uri in dataset.raw.items()}
 
 
 def _resolved(videos: str, source: str) -> str:

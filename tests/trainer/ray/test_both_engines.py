@@ -88,11 +88,11 @@ def make_member(tmp_path) -> Callable[..., Member]:
 
 
 def work_of(member: Member, raw: Path) -> CurateWork:
-    return CurateWork({"": raw.as_uri()}, STORAGE, member.prefix, TASK)
+    return CurateWork(Dataset(videos=raw.as_uri()), STORAGE, member.prefix, TASK)
 
 
 def ranges_of(work: CurateWork) -> Iterator:
-    return find_ranges(work, Dataset(videos=work.folders[""]))
+    return find_ranges(work)
 
 
 def catalogue(store: ObjectStore, member: Member) -> tuple[bytes, bytes, list[str]]:

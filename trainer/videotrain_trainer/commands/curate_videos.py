@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     if task.captions is not None:
         captions.check(task.captions)
     storage, output = Storage(uri="s3://from-the-environment"), options.output.rstrip("/")
-    work = CurateWork({"": options.videos}, storage, output, task)
+    work = CurateWork(Dataset(videos=options.videos, caption_table=options.captions), storage, output, task)
     store, shown, leave = ObjectStore.for_storage(storage), _Shown(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: leave.set())
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
             reporter=StageReporter(sink=shown, generation=generation, stage="curate", config_hash=""),
             scratch=Path(scratch),
         )
-        ranges = find_ranges(work, Dataset(videos=options.videos, caption_table=options.captions))
+        ranges = find_ranges(work)
         engine: LocalRun | RayRun
         if task.engine == "ray":
             engine = RayRun(member, store, work, ranges, Cluster(options.address, ""))

@@ -36,7 +36,7 @@ def publish(member: Member, store: ObjectStore, work: CurateWork, results: Itera
             return False
     store.put(layout.drop_report(work.output), sealed_json(report.to_wire()))
     tell(member, report)  # before a set without clips is refused: that is when the reasons are needed most
-    refuse_empty(report, ", ".join(work.folders.values()))
+    refuse_empty(report, ", ".join(work.dataset.raw.values()))
     _remove_unused(store, work.output, {row["uri"] for row in rows})
     store.put(layout.clip_manifest(work.output), to_parquet(rows, CLIP_SCHEMA))
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections import deque
@@ -25,6 +26,9 @@ from videotrain_trainer.files import local_path
 from videotrain_trainer.storage import ObjectInfo, ObjectStore, disk_full_is_clear
 
 EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
+TEXT_ENDINGS = (".txt", ".json")
+TEXT_KEYS = ("text", "caption", "cap", "prompt")
+"""Fields that hold a text, as published lists name them; the first one that is there counts."""
 BLOCK = 8 * 1024 * 1024
 _MD5 = re.compile(r"[0-9a-f]{32}")
 LISTINGS = 5
@@ -42,16 +46,19 @@ class RawVideo:
     found: ObjectInfo
     """As it was listed."""
     text: ObjectInfo | None = None
-    """The text file of the same stem, if there is one."""
+    """The .txt or .json file of the same stem, if there is one."""
     caption: str = ""
     """What the run says of it, else the words of its stem: counts where there is no text, or an empty one."""
     source: str = ""
     """Name of its source; empty if there are not several."""
+    offset: int | None = None
+    """Where it begins in the object that `found` says, of which it is a part then; `found.size` is that of the part."""
 
     @property
     def tag(self) -> str:
         """Changes when the file or its text is replaced, and is the same on every node."""
-        return f"{_tag(self.found)} {_tag(self.text) if self.text else ''}"
+        part = "" if self.offset is None else f" {self.offset}"
+        return f"{_tag(self.found)} {_tag(self.text) if self.text else ''}{part}"
 
     def fields(self) -> dict[str, Any]:
         """JSON values, for `from_fields`."""
@@ -61,7 +68,8 @@ class RawVideo:
     def from_fields(cls, fields: Mapping[str, Any]) -> RawVideo:
         """What `fields` gave."""
         text = fields["text"] and _info(fields["text"])
-        return cls(fields["name"], _info(fields["found"]), text, fields["caption"], fields["source"])
+        source, offset = fields["source"], fields["offset"]
+        return cls(fields["name"], _info(fields["found"]), text, fields["caption"], source, offset)
 
 
 class VideoFolder:
@@ -77,7 +85,7 @@ class VideoFolder:
     """
 
     def __init__(self, uri: str, storage: Storage, source: str = "") -> None:
-        self.uri, self._source = uri, source
+        self.uri, self.source = uri, source
         self._field = f"spec.dataset.sources[{source}]" if source else "spec.dataset.videos"
         root = resolve_package(uri, self._field).rstrip("/")
         self._local = root.startswith("file://")
@@ -101,10 +109,10 @@ class VideoFolder:
         with self._field_is_named():
             for window, ended in self._windows():
                 for name, found in window:
-                    others += not _video(name)
+                    others += not is_video(name)
                     if _text(name):
                         texts[_without_suffix(name)] = found
-                    elif _video(name):
+                    elif is_video(name):
                         held.append((name, found))
                 # Whatever begins with a stem and a dot stands before the stem and a slash.
                 while held and (ended or f"{_without_suffix(held[0][0])}/" <= window[-1][0]):
@@ -122,9 +130,9 @@ class VideoFolder:
     def _raw(
         self, name: str, found: ObjectInfo, texts: Mapping[str, ObjectInfo], captions: Mapping[str, str]
     ) -> RawVideo:
-        stem, full = PurePosixPath(name).stem, f"{self._source}/{name}" if self._source else name
+        stem, full = PurePosixPath(name).stem, f"{self.source}/{name}" if self.source else name
         caption = captions.get(full) or captions.get(stem) or stem_words(stem)
-        return RawVideo(full, found, texts.get(_without_suffix(name)), caption, self._source)
+        return RawVideo(full, found, texts.get(_without_suffix(name)), caption, self.source)
 
     def fetch(self, video: RawVideo, scratch: Path) -> Path:
         """A local copy as large as it was listed, or the file itself if it is local already.
@@ -135,27 +143,32 @@ class VideoFolder:
         Raises:
             StorageUnavailable: it cannot be read, or only in part, or each time as something else.
         """
-        if self._local:
+        if video.offset is None and video.found.uri.startswith("file://"):
             return local_path(video.found.uri)
         target = scratch / f"raw{PurePosixPath(video.name).suffix}"
         with self._field_is_named(), disk_full_is_clear(target):
             store, read = self._store, ""
             for _ in range(READINGS):
-                store.fetch(video.found, target)
+                _copy(store, video, target)
                 with target.open("rb") as file:
                     before, read = read, hashlib.file_digest(file, "md5").hexdigest()
-                if read in (before, video.found.etag) or not _MD5.fullmatch(video.found.etag):
+                known = video.offset is None and not _MD5.fullmatch(video.found.etag)
+                if read in (before, video.found.etag) or known:
                     return target
                 store = self._store.reconnected()
             raise StorageUnavailable(f"{video.found.uri}: read {READINGS} times, and each reading gave other bytes")
 
     def caption(self, video: RawVideo) -> str:
-        """The text file of the same stem, else what the run says of path or stem, else the words of the stem."""
+        """The file of the same stem with its text, else what the run says of path or stem, else the words of the stem.
+
+        Raises:
+            DataError: it is a .json file that is not JSON.
+        """
         if video.text is not None:
             with self._field_is_named():
-                text = self._store.get(video.text.uri).decode("utf-8", errors="replace")
-            if text.strip():
-                return " ".join(text.split())
+                text = text_in(self._store.get(video.text.uri), video.text.uri, needed=False)
+            if text:
+                return text
         return video.caption
 
     def _windows(self) -> Iterator[tuple[list[tuple[str, ObjectInfo]], bool]]:
@@ -229,6 +242,54 @@ def stem_words(stem: str) -> str:
     return " ".join(re.split(r"[\s_.\-]+", stem)).strip() or stem
 
 
+def text_in(data: bytes, name: str, needed: bool = True) -> str:
+    """The text of a .txt or .json file, its words parted by single spaces.
+
+    Args:
+        data: the file.
+        name: of it, for its ending and for messages.
+        needed: refuse a .json file whose fields hold no text; it may be there for something else.
+
+    Raises:
+        DataError: a .json file is not JSON, or has no text.
+    """
+    text = data.decode("utf-8", errors="replace")
+    if not name.lower().endswith(".json"):
+        return " ".join(text.split())
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{name}: not JSON: {error}") from error
+    if not needed and not (isinstance(fields, dict) and any(key in fields for key in TEXT_KEYS)):
+        return ""
+    return text_of(fields, name)
+
+
+def text_of(fields: Any, where: str) -> str:
+    """The text among the fields of a clip; of several texts the first one.
+
+    Raises:
+        DataError: there is none, or it is no text.
+    """
+    found = next((fields[key] for key in TEXT_KEYS if key in fields), None) if isinstance(fields, dict) else None
+    if isinstance(found, list) and found:
+        found = found[0]
+    if not isinstance(found, str):
+        raise DataError(f"{where}: no text; one of the fields {', '.join(TEXT_KEYS)} must hold it")
+    return " ".join(found.split())
+
+
+def _copy(store: ObjectStore, video: RawVideo, target: Path) -> None:
+    """The object, or the part of it that the video is."""
+    if video.offset is None:
+        store.fetch(video.found, target)
+        return
+    with target.open("wb") as file:
+        for at in range(0, video.found.size, BLOCK):
+            size = min(BLOCK, video.found.size - at)
+            file.write(store.get_range(video.found.uri, video.offset + at, size))
+
+
 def _without_suffix(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
@@ -246,9 +307,10 @@ def _tag(found: ObjectInfo) -> str:
     return found.modified.isoformat() if found.uri.startswith("file://") else found.etag
 
 
-def _video(name: str) -> bool:
+def is_video(name: str) -> bool:
+    """Whether a file might be a video, by its name's ending."""
     return PurePosixPath(name).suffix.lower() in EXTENSIONS
 
 
 def _text(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() == ".txt"
+    return PurePosixPath(name).suffix.lower() in TEXT_ENDINGS

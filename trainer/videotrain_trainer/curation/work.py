@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain
@@ -19,7 +19,8 @@ from videotrain_trainer.curation.bounds import LOOSE_FIELDS
 from videotrain_trainer.curation.caption_table import read_captions
 from videotrain_trainer.curation.clips import FILE_VERSION
 from videotrain_trainer.curation.sandbox import MOST_MEMORY, Sandbox, container_memory
-from videotrain_trainer.curation.source import RawVideo, VideoFolder, content_hash
+from videotrain_trainer.curation.source import RawVideo, content_hash
+from videotrain_trainer.curation.source_forms import open_sources
 from videotrain_trainer.engines.interface import Tick, Unit, UnitRange, cut_ranges
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 from videotrain_trainer.worker.linux import container_cpus
@@ -32,8 +33,7 @@ STEP_BYTES = 16 * 1024 * 1024
 class CurateWork:
     """Curation of raw videos, one a unit."""
 
-    folders: Mapping[str, str]
-    """Of raw videos, by name of the source: Dataset.raw."""
+    dataset: Dataset
     storage: Storage
     output: str
     """Prefix of the stage's output."""
@@ -53,7 +53,7 @@ class _Curator:
         self._work = work
         self._scratch = scratch
         self._store = ObjectStore.for_storage(work.storage)
-        self._folders = {name: VideoFolder(uri, work.storage, name) for name, uri in work.folders.items()}
+        self._sources = open_sources(work.dataset, work.storage)
         self._sandbox = Sandbox()
 
     def do(self, unit: Unit, tick: Tick) -> dict[str, Any]:
@@ -62,8 +62,8 @@ class _Curator:
         if pattern := _unwanted(video, self._work.task):
             dropped = ["source", f"fits {pattern!r} of dropSources", None, None]
             return {"name": video.name, "content": "", "caption": "", "dropped": dropped, "clips": []}
-        out, folder = self._clean_scratch(), self._folders[video.source]
-        path = folder.fetch(video, self._scratch)
+        out, source = self._clean_scratch(), self._sources[video.source]
+        path = source.fetch(video, self._scratch)
         content = content_hash(path)
         with disk_full_is_clear(self._scratch):
             done = lambda share: tick(int(share * unit.weight))  # noqa: E731
@@ -71,7 +71,7 @@ class _Curator:
         for clip in result["clips"]:
             if clip["kept"]:  # by what was read; bounds on its scores are applied once all are known
                 self._store.put(f"{self._work.output}/clips/{clip['uid']}.mp4", out / f"{clip['uid']}.mp4")
-        return {"name": video.name, "content": content, "caption": folder.caption(video), **result}
+        return {"name": video.name, "content": content, "caption": source.caption(video), **result}
 
     def close(self) -> None:
         """End the decoder process and remove temporary files."""
@@ -86,9 +86,9 @@ class _Curator:
         return out
 
 
-def find_ranges(work: CurateWork, dataset: Dataset) -> Iterator[UnitRange]:
+def find_ranges(work: CurateWork) -> Iterator[UnitRange]:
     """Ranges of raw videos, each as soon as its listing is believed."""
-    return cut_ranges(_units(work, dataset))
+    return cut_ranges(_units(work))
 
 
 def decoders() -> int:
@@ -96,16 +96,17 @@ def decoders() -> int:
     return max(1, min(container_cpus(), container_memory() // MOST_MEMORY))
 
 
-def _units(work: CurateWork, dataset: Dataset) -> Iterator[Unit]:
+def _units(work: CurateWork) -> Iterator[Unit]:
     """A unit per raw video, each as soon as its listing is believed; text files are read with their videos."""
+    dataset = work.dataset
     captions = dict(dataset.captions)
     if dataset.caption_table is not None:
         store = ObjectStore.for_storage(work.storage)
         captions = read_captions(store, dataset.caption_table, dataset.videos) | captions
     # Other bounds on scores and another engine find the same results again.
     reading = work.task.model_dump(mode="json", exclude={*LOOSE_FIELDS, "engine"})
-    folders = [VideoFolder(uri, work.storage, name) for name, uri in work.folders.items()]
-    for video in chain.from_iterable(folder.videos(captions) for folder in folders):
+    sources = open_sources(dataset, work.storage).values()
+    for video in chain.from_iterable(source.videos(captions) for source in sources):
         facts = [FILE_VERSION, video.name, video.found.size, video.tag, video.caption, reading]
         facts.append(_unwanted(video, work.task))
         name = xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())

@@ -85,7 +85,7 @@ class _OpenTable:
     """A Parquet file in the object store, of which no more is read than is asked for; its pages are verified."""
 
     def __init__(self, store: ObjectStore, uri: str) -> None:
-        self._file = _Ranged(store, uri)
+        self._file = RangedFile(store, uri, store.stat(uri).size)
         self.opened = pq.ParquetFile(self._file, page_checksum_verification=True)
 
     def identity(self) -> str:
@@ -97,28 +97,43 @@ class _OpenTable:
         return hashlib.sha256(self._file.read(length)).hexdigest()
 
 
-class _Ranged(io.RawIOBase):
-    """An object as a file, read by ranged requests."""
+class RangedFile(io.RawIOBase):
+    """An object as a file, read by ranged requests.
 
-    def __init__(self, store: ObjectStore, uri: str) -> None:
+    Args:
+        store: where it lies.
+        uri: of the object.
+        size: of it, bytes.
+    """
+
+    def __init__(self, store: ObjectStore, uri: str, size: int) -> None:
         super().__init__()
         self._store, self._uri = store, uri
-        self._size, self._at = store.stat(uri).size, 0
+        self._size, self._at = size, 0
 
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def seekable(self) -> bool:
+        """It is."""
         return True
 
     def tell(self) -> int:
+        """Where the next reading begins."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place, from the start, from here or from the end."""
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         return self._at
 
     def read(self, size: int | None = -1) -> bytes:
+        """So many bytes, fewer at the end, all that are left if negative.
+
+        Raises:
+            OSError: not all came.
+        """
         left = max(0, self._size - self._at)
         wanted = left if size is None or size < 0 else min(size, left)
         data = self._store.get_range(self._uri, self._at, wanted) if wanted else b""

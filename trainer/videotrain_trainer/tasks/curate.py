@@ -28,16 +28,15 @@ def run(context: StageContext) -> Outcome:
         DataError: there is no video, or nothing is kept.
     """
     config, task = context.config, context.config.stage.curate
-    folders = config.dataset.raw
-    if task is None or not folders:
+    if task is None or not config.dataset.raw:
         raise ConfigError(f"stage {config.stage.name!r}: curate and spec.dataset.videos or sources must be set")
     scores.check(task)
     if task.captions is not None:
         captions.check(task.captions)
     member, store = Member.of(context), ObjectStore.for_storage(config.storage)
     store.check()
-    work = CurateWork(folders, config.storage, config.paths.output, task)
-    ranges, threads = find_ranges(work, config.dataset), decoders()
+    work = CurateWork(config.dataset, config.storage, config.paths.output, task)
+    ranges, threads = find_ranges(work), decoders()
     engine: LocalRun | RayPods
     if task.engine == "ray":
         gpus = config.gpus_per_node if context.world.device.type == "cuda" else 0

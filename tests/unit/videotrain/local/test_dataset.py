@@ -37,6 +37,10 @@ def test_object_storage_and_nothing_are_left_alone():
 def test_each_folder_of_several_sources_is_found_and_named_where_it_is_missing(package, tmp_path):
     found = [Source(name="own", uri="package://some_clips.inner/data"), Source(name="web", uri="s3://bucket/web")]
     assert resolve_videos(Dataset(sources=found), None) == {"own": package.as_uri(), "web": "s3://bucket/web"}
+    listed = Source(name="list", form="list", uri="file:///lists/a.csv")
+    assert resolve_videos(Dataset(sources=[listed]), None) == {"list": "file:///lists/a.csv"}, (
+        "the trainer looks into it"
+    )
     missing = Source(name="lost", uri=(tmp_path / "none").as_uri())
     with pytest.raises(DatasetError, match=r"spec\.dataset\.sources\[lost\]\.uri .* does not exist"):
         resolve_videos(Dataset(sources=[*found, missing]), None)

@@ -1,0 +1,207 @@
+"""Raw sources as they are published: sidecars, lists of paths and texts, tar files; misfits are named by row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from videotrain_api.resource.sources import Source
+from videotrain_api.resource.stages import CurateTask
+from videotrain_api.resource.trainrun import Dataset
+from videotrain_api.storage import layout
+from videotrain_trainer.curation.source import VideoFolder
+from videotrain_trainer.curation.source_forms import VideoList, VideoShards, open_sources
+from videotrain_trainer.data.manifest import CLIP_SCHEMA, read_table
+from videotrain_trainer.errors import DataError
+from videotrain_trainer.tasks import curate
+
+ROWS = [
+    {"path": "a.mp4", "text": "A red  car."},
+    {"path": "deeper/b c.mp4", "text": "Blue."},
+    {"path": "d.mp4", "text": None},
+]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory, paint_video, texture):
+    """Three videos in a folder."""
+    folder = tmp_path_factory.mktemp("forms") / "videos"
+    (folder / "deeper").mkdir(parents=True)
+    for number, row in enumerate(ROWS):
+        paint_video(folder / row["path"], 36, texture(number))
+    return folder
+
+
+def write_list(path, rows):
+    """A list in the form that its ending says."""
+    if path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        path.write_text(json.dumps(rows))
+    return path.as_uri()
+
+
+def listed(uri, storage, form=VideoList):
+    return [(video.name, video.caption) for video in form(uri, storage, "own").videos({})]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl", ".json"])
+def test_a_list_names_videos_beside_it_and_their_texts(clips, storage, ending):
+    uri = write_list(clips / f"list{ending}", [row | {"num_frames": 36} for row in ROWS])
+    assert listed(uri, storage) == [("own/a.mp4", "A red car."), ("own/deeper/b c.mp4", "Blue."), ("own/d.mp4", "d")]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"file_name": row["path"], "caption": row["text"]} for row in ROWS[:2]],
+        [{"path": row["path"], "cap": [row["text"], "another"], "fps": 24} for row in ROWS[:2]],
+        [{"video": row["path"], "prompt": row["text"]} for row in ROWS[:2]],
+    ],
+)
+def test_columns_may_have_the_names_of_published_lists(clips, storage, rows):
+    assert listed(write_list(clips / "metadata.jsonl", rows), storage) == [
+        ("own/a.mp4", "A red car."),
+        ("own/deeper/b c.mp4", "Blue."),
+    ]
+
+
+def test_a_list_in_the_object_store_may_name_videos_in_another_bucket_and_a_folder_of_tables(
+    clips, store, storage, tmp_path
+):
+    store.put(f"{storage.uri}/far/x y.mp4", (clips / "a.mp4").read_bytes())
+    store.put(f"{storage.uri}/lists/near.mp4", (clips / "d.mp4").read_bytes())
+    for number, path in enumerate((f"{storage.uri}/far/x y.mp4", "near.mp4")):
+        write_list(tmp_path / "part.parquet", [{"path": path, "text": f"text {number}"}])
+        store.put(f"{storage.uri}/lists/{number}.parquet", (tmp_path / "part.parquet").read_bytes())
+    source = VideoList(f"{storage.uri}/lists", storage, "own")
+    found = list(source.videos({}))
+    assert [video.caption for video in found] == ["text 0", "text 1"]
+    assert [source.fetch(video, tmp_path).read_bytes() for video in found] == [
+        (clips / name).read_bytes() for name in ("a.mp4", "d.mp4")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([*ROWS, {"path": "none.mp4", "text": "x"}], r"row 4: file://.*/none\.mp4 is not there"),
+        ([*ROWS, ROWS[1]], r"row 4: 'deeper/b c\.mp4' stands in row 2 already"),
+        ([ROWS[0], {"path": "", "text": "x"}], r"row 2: no path in the column"),
+        ([ROWS[0], {"path": "a.txt", "text": "x"}], r"row 2: 'a\.txt' is no video: \.avi"),
+        ([{"uri": "a.mp4"}], r"row 1: no column path or file_name or video; it has uri"),
+        ([ROWS[0], {"path": "d.mp4", "text": 3}], r"row 2: no text; one of the fields"),
+        (["a.mp4"], r"row 1: 'a\.mp4' has no columns"),
+        ([], "has no rows"),
+    ],
+)
+def test_a_wrong_row_is_refused_by_its_number(clips, storage, rows, told):
+    with pytest.raises(DataError, match=r"^spec\.dataset\.sources\[own\]: file://.*list\.json:? .*" + told):
+        listed(write_list(clips / "list.json", rows), storage)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("l.json", b"{"), ("l.jsonl", b"{}\nx"), ("l.parquet", b"PAR1"), ("l.csv", b"\xff\xfe")]
+)
+def test_what_is_no_list_is_refused(tmp_path, storage, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"^spec\.dataset\.sources\[own\]: .*{name}"):
+        listed((tmp_path / name).as_uri(), storage)
+    with pytest.raises(DataError, match=r"^spec\.dataset\.sources\[own\]: .*none"):
+        listed((tmp_path / "none.csv").as_uri(), storage)
+
+
+def tar_of(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("where", ["store", "folder"])
+def test_tar_files_hold_videos_with_their_texts(clips, store, storage, tmp_path, where):
+    videos = [(clips / row["path"]).read_bytes() for row in ROWS]
+    first = tar_of(
+        **{"0001.txt": b"One.\n", "0001.mp4": videos[0], "0002.mp4": videos[1], "0002.json": b'{"caption": "Two."}'}
+    )
+    second = tar_of(**{"deep/k.1.mp4": videos[2], "deep/k.jpg": b"x", "README": b"x"})
+    root = storage.uri if where == "store" else tmp_path.as_uri()
+    store.put(f"{root}/shards/00000.tar", first)
+    store.put(f"{root}/shards/00001.tar", second)
+    source = VideoShards(f"{root}/shards", storage, "own")
+    found = list(source.videos({}))
+    assert [(video.name, video.caption) for video in found] == [
+        ("own/00000.tar/0001.mp4", "One."),
+        ("own/00000.tar/0002.mp4", "Two."),
+        ("own/00001.tar/deep/k.1.mp4", "k 1"),
+    ]
+    assert [source.fetch(video, tmp_path).read_bytes() for video in found] == videos
+    assert len({video.tag for video in found}) == 3
+
+
+def test_damaged_and_empty_tar_files_are_refused_by_name(clips, store, storage):
+    store.put(f"{storage.uri}/torn/0.tar", tar_of(**{"a.mp4": bytes(4000), "b.mp4": bytes(4000)})[:6000])
+    with pytest.raises(DataError, match=r"sources\[own\]: s3://.*/torn/0\.tar: not a whole tar file"):
+        listed(f"{storage.uri}/torn", storage, VideoShards)
+    store.put(f"{storage.uri}/empty/0.tar", tar_of(**{"a.jpg": b"x"}))
+    with pytest.raises(DataError, match=r"sources\[own\]: s3://.*/empty holds no video \(1 tar files\)"):
+        listed(f"{storage.uri}/empty", storage, VideoShards)
+    store.put(f"{storage.uri}/textless/0.tar", tar_of(**{"a.mp4": b"x", "a.json": b'{"fps": 3}'}))
+    with pytest.raises(DataError, match=r"textless/0\.tar: a\.json: no text; one of the fields text, caption"):
+        listed(f"{storage.uri}/textless", storage, VideoShards)
+
+
+def test_a_folder_has_texts_in_json_files_beside_its_videos(clips, storage, tmp_path):
+    (tmp_path / "a.mp4").write_bytes((clips / "a.mp4").read_bytes())
+    (tmp_path / "a.json").write_text('{"caption": "From\\n JSON.", "fps": 24}')
+    folder = VideoFolder(tmp_path.as_uri(), storage)
+    (video,) = folder.videos({})
+    assert folder.caption(video) == "From JSON."
+    (tmp_path / "a.json").write_text('{"fps": 24}')
+    assert folder.caption(video) == "a", "it is there for something else"
+    (tmp_path / "a.json").write_text('{"caption": 3}')
+    with pytest.raises(DataError, match=r"a\.json: no text"):
+        folder.caption(video)
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(DataError, match=r"a\.json: not JSON"):
+        folder.caption(video)
+    (tmp_path / "a.txt").write_text("The text file counts.")
+    (video,) = folder.videos({})
+    assert folder.caption(video) == "The text file counts."
+
+
+def test_all_forms_are_curated_into_one_set(clips, store, storage, make_config, make_context):
+    store.put(f"{storage.uri}/shards/0.tar", tar_of(**{"k.txt": b"In a tar.", "k.mp4": (clips / "d.mp4").read_bytes()}))
+    (clips / "only.csv").write_text("path,text\na.mp4,In a list.\n")
+    dataset = Dataset(
+        sources=[
+            Source(name="folder", uri=(clips / "deeper").as_uri()),
+            Source(name="list", form="list", uri=(clips / "only.csv").as_uri()),
+            Source(name="tars", form="webdataset", uri=f"{storage.uri}/shards"),
+        ]
+    )
+    assert list(open_sources(dataset, storage)) == ["folder", "list", "tars"]
+    config = make_config(CurateTask(min_seconds=1.0)).model_copy(update={"dataset": dataset})
+    assert curate.run(make_context(config)) == "completed"
+    rows = read_table(store, layout.clip_manifest(config.paths.output), CLIP_SCHEMA).to_pylist()
+    assert {row["source"]: row["caption"] for row in rows if row["kept"]} == {
+        "folder/b c.mp4": "b c",
+        "list/a.mp4": "In a list.",
+        "tars/0.tar/k.mp4": "In a tar.",
+    }
