@@ -120,7 +120,7 @@ class LatentSet(TrainingSet):
             if index < group.size:
                 return group, group.number(index)
             index -= group.size
-        raise IndexError(f"bucket {bucket} has {index} samples less than asked for")
+        raise IndexError(f"bucket {self.plan.buckets[bucket].name}: {index} behind its last sample")
 
 
 @dataclass(frozen=True)

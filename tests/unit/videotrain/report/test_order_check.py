@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videotrain.report.order_check import check_order, count_repeated, order_digest
+from videotrain.report.sections import source_section
 from videotrain.report.workdir import ObjectMissingError
 from videotrain_api.storage.artifacts import OrderLine, SourceIds
 
@@ -60,6 +61,16 @@ def test_sources_of_a_bucket_have_passes_of_their_own():
     assert count_repeated(lines) == 0
     assert count_repeated([*lines, by_source(3, film=(2, ["a"]), own=(0, ["x", "v"]))]) == 1
     assert count_repeated([by_source(1, film=(0, ["a", "b"])), by_source(2, film=(0, ["a", "c"]))]) == 1
+
+
+def test_the_report_tells_samples_by_source():
+    stages = [
+        {"name": "train", "consumed": 4000, "sources": {"film": 3000, "web": 1000}},
+        {"name": "before", "consumed": 10, "sources": {}},
+    ]
+    shown = source_section({"samples": {"stages": stages}})
+    assert "Samples by source" in shown and "3,000" in shown and "75.0 %" in shown and "before" not in shown
+    assert source_section({"samples": {"stages": stages[1:]}}) == ""
 
 
 def test_the_digest_is_that_of_the_documented_lines():
