@@ -8,15 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from videotrain.embedded.database import read_objects
+from videotrain.embedded.database import DATABASE_FILE, read_objects
 from videotrain.errors import UsageError
 from videotrain_api.billing.document import BillError, RunBill, bill_of, read_bill, sealed
 from videotrain_api.render.names import ledger_name
 from videotrain_api.schema import Json
 from videotrain_api.storage.layout import BILL_FILE
 from videotrain_api.vocabulary import BILL_KEY, KIND, LABEL_BILL, LABEL_RUN, LEDGER_KEY
-
-DATABASE_FILE = "cluster.db"
 
 
 def bills_in_folder(workdir: Path) -> list[RunBill]:

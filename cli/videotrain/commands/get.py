@@ -11,15 +11,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from videotrain.embedded.database import read_objects
+from videotrain.embedded.database import DATABASE_FILE, read_objects
 from videotrain.local.screen import cost_table, render_screen, stage_table
 from videotrain.manifest_file import ManifestFileError
 from videotrain_api.resource.name_ranges import short_names
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.vocabulary import KIND
-
-DATABASE_FILE = "cluster.db"
 
 
 def print_state(workdir: Path, *, as_json: bool) -> int:

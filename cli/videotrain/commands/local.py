@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from videotrain.embedded.database import StoreError, read_objects
+from videotrain.embedded.database import DATABASE_FILE, StoreError, read_objects
 from videotrain.errors import UsageError
 from videotrain.local.display import Display, make_display
 from videotrain.local.ending import EXIT_SUSPENDED, Outcome
@@ -86,7 +86,7 @@ def run_local(options: LocalOptions) -> int:
 
 
 def _check_held(workdir: Path, prepared: Prepared) -> None:
-    database = workdir / "cluster.db"
+    database = workdir / DATABASE_FILE
     for held in read_objects(database, KIND) if database.is_file() else []:
         wanted = prepared.run
         if prepared.credentials is None:

@@ -6,7 +6,7 @@ import secrets
 import sys
 from pathlib import Path
 
-from videotrain.commands.get import DATABASE_FILE
+from videotrain.embedded.database import DATABASE_FILE
 from videotrain.errors import UsageError
 from videotrain.files import PROFILE_REQUEST, replace_file
 from videotrain_api.resource.profiles import parse_profile

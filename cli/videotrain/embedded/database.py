@@ -23,6 +23,8 @@ CREATE TABLE IF NOT EXISTS objects (
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
 _VERSION = 1
+DATABASE_FILE = "cluster.db"
+"""Its name in a working directory."""
 
 
 class Key(NamedTuple):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from videotrain.bills.sources import bills_in_folder, store_bill
+from videotrain.embedded.database import DATABASE_FILE
 from videotrain.embedded.process_nodes import ProcessNodes
 from videotrain.embedded.store import EmbeddedCluster
 from videotrain.files import PROFILE_REQUEST
@@ -49,7 +50,7 @@ class Session:
         self._prepared = prepared
         self._metrics_port = metrics_port or 0
         self._display = display
-        self._cluster = EmbeddedCluster(workdir / "cluster.db")
+        self._cluster = EmbeddedCluster(workdir / DATABASE_FILE)
         self._interrupts = 0
         self._suspend = asyncio.Event()
         self._stop = asyncio.Event()

@@ -3,7 +3,7 @@
 import pytest
 
 from videotrain.cli import main
-from videotrain.commands.get import DATABASE_FILE
+from videotrain.embedded.database import DATABASE_FILE
 from videotrain.files import PROFILE_REQUEST
 from videotrain_api.resource.profiles import parse_profile
 
