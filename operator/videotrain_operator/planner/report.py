@@ -180,5 +180,5 @@ def _ask_for_next_look(draft: Draft, live: GenerationStatus | None) -> None:
     calm = live is not None and live.progress is not None and live.progress.state == "running"
     if calm:
         draft.look_again(min(LONGEST_LOOK_SECONDS, max(1.0, draft.spec.failure_policy.hang_seconds / 10)))
-    elif live is not None or (draft.observed.roster is not None and any(pod.running for pod in draft.observed.pods)):
-        draft.look_again(WATCH_SECONDS)
+    elif live is not None or (draft.status.generation and any(pod.running for pod in draft.observed.pods)):
+        draft.look_again(WATCH_SECONDS)  # also where somebody deleted the roster: it is there again after this pass

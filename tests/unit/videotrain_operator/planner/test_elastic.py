@@ -10,6 +10,7 @@ from support.planner_builders import train_stage
 from support.planner_lives import KEY, cluster_of, condition, pass_seconds, running, told
 
 from videotrain_api.records import Roster
+from videotrain_operator.planner.report import WATCH_SECONDS
 from videotrain_operator.reconcile import reconcile
 from videotrain_operator.simulation.cluster import SimulatedCluster
 from videotrain_operator.simulation.replay import settle
@@ -229,6 +230,18 @@ async def test_a_ledger_that_is_deleted_while_no_pod_is_held_is_made_again_once(
     assert len(told(cluster, "LedgerRebuilt")) == 1
     assert after.cost is not None
     assert after.cost.total_micros == before.cost.total_micros
+
+
+async def test_workers_that_save_are_looked_at_again_although_somebody_deletes_the_roster() -> None:
+    """Nothing else would wake the run when they are done, and its pods would be held until the next resync."""
+    cluster = cluster_of()
+    await running(cluster)
+    cluster.edit(suspend=True)
+    await pass_seconds(cluster, 1)
+    cluster.drop("ConfigMap", "roster")
+    outcome = await reconcile(cluster, KEY, lambda: cluster.now, cluster)
+    assert any(pod.running for pod in outcome.observed.pods) and outcome.observed.roster is None
+    assert outcome.requeue_seconds == WATCH_SECONDS
 
 
 @pytest.mark.parametrize("text", [None, "", "{", '{"generation": 1}'])
