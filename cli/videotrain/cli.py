@@ -75,10 +75,13 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_local(commands)
     _add_plan(commands)
+    _add_simulate(commands)
     _add_check(commands)
     _add_render(commands)
     _add_get(commands)
     _add_bill(commands)
+    _add_top(commands)
+    _add_compare(commands)
     _add_profile(commands)
     _add_cluster(commands)
     version = commands.add_parser("version", help="print the version")
@@ -158,6 +161,50 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.set_defaults(handler=_plan)
 
 
+def _add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "simulate",
+        help="live possible futures of a run in virtual time",
+        description="Live possible futures of a run in virtual time: the real planner, bill and forecast, with "
+        "failures that are drawn or read from a trace, and prices of a spot market.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")
+    parser.add_argument("--gpus", type=_world, required=True, metavar="N", help="GPUs of the cluster")
+    parser.add_argument("--days", type=_amount, required=True, metavar="D", help="when the simulation ends")
+    parser.add_argument(
+        "--failures",
+        default="llama3",
+        metavar="TRACE|RATE",
+        help="llama3 (the default), interruptions per 1,000 GPU-days, or a CSV file with hours, node, kind, hours_away",
+    )
+    parser.add_argument(
+        "--spot",
+        type=Path,
+        metavar="PRICES",
+        help="CSV with hours, price_per_gpu_hour, nodes, or the JSON of `aws ec2 describe-spot-price-history`",
+    )
+    parser.add_argument("--runs", type=_count, default=1, metavar="R", help="how many futures (default 1)")
+    parser.add_argument("--seed", type=_natural, default=0, metavar="S", help="draws other futures (default 0)")
+    parser.add_argument(
+        "--interval",
+        type=_count,
+        action="append",
+        default=[],
+        metavar="STEPS",
+        help="compare checkpoints every so many steps; repeat, at least three tell which is best",
+    )
+    parser.add_argument("--repair-hours", type=_amount, default=1.0, metavar="H", help="until a lost node is back")
+    parser.add_argument("--save-seconds", type=_amount, metavar="S", help="for which a checkpoint stops training")
+    parser.add_argument("--start-seconds", type=_amount, default=180.0, metavar="S", help="roster to first step")
+    parser.add_argument("--mfu", type=_share, help="model FLOPs utilisation, 0 to 1, instead of modelled rates")
+    parser.add_argument("--seconds-per-step", type=_stage_seconds, action="append", default=[], metavar="STAGE=SECONDS")
+    parser.add_argument("--hours-of-video", type=_amount, metavar="H", help="raw video for curate and encode stages")
+    parser.add_argument("--page", type=Path, metavar="OUT.html", help="write a page with plots, too")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    _add_pod_policy(parser)
+    parser.set_defaults(handler=_simulate)
+
+
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "check",
@@ -218,6 +265,40 @@ def _add_bill(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     form.add_argument("--focus", action="store_const", const="focus", dest="output", help="print FOCUS 1.3 rows as CSV")
     parser.add_argument("--parquet", type=Path, metavar="FILE", help="write a Parquet file instead of printing")
     parser.set_defaults(handler=_bill)
+
+
+def _add_top(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "top",
+        help="the runs of a cluster, live",
+        description="Show the runs of a cluster, live: phase, step, rate, MFU, goodput, spend, forecast and alerts.",
+    )
+    _add_cluster_choice(parser)
+    parser.add_argument("--every", type=_amount, default=2.0, metavar="S", help="seconds between looks (default 2)")
+    parser.add_argument("--once", action="store_true", help="print the table once")
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="json: once, for machines")
+    parser.set_defaults(handler=_top)
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="two runs side by side",
+        description="Compare two runs: the fields in which their manifests differ, their plans, bills and curves. Each is "
+        "a working directory of `local`, or NAME or NAMESPACE/NAME of a run in the cluster.",
+    )
+    parser.add_argument("a", metavar="A", help="working directory, NAME or NAMESPACE/NAME")
+    parser.add_argument("b", metavar="B", help="the other one")
+    _add_cluster_choice(parser)
+    parser.add_argument("--page", type=Path, metavar="OUT.html", help="write a page with their curves, too")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.set_defaults(handler=_compare)
+
+
+def _add_cluster_choice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", "--namespace", default="", metavar="NS", help="of these runs alone (default: of all)")
+    parser.add_argument("--kubeconfig", metavar="FILE", help="instead of the usual ones")
+    parser.add_argument("--context", metavar="NAME", help="in the kubeconfig, instead of its current one")
 
 
 def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -319,6 +400,33 @@ def _plan(options: argparse.Namespace) -> int:
     return print_plan(options.file, assumptions, options.pod_policy, as_json=options.json)
 
 
+def _simulate(options: argparse.Namespace) -> int:
+    with brought_by("local"):
+        from videotrain.commands.simulate import SimulateOptions, simulate
+
+    return simulate(
+        SimulateOptions(
+            manifest=options.file,
+            gpus=options.gpus,
+            days=options.days,
+            failures=options.failures,
+            spot=options.spot,
+            runs=options.runs,
+            seed=options.seed,
+            intervals=tuple(dict.fromkeys(options.interval)),
+            repair_hours=options.repair_hours,
+            save_seconds=options.save_seconds,
+            start_seconds=options.start_seconds,
+            mfu=options.mfu,
+            hours_of_video=options.hours_of_video,
+            seconds_per_step=dict(options.seconds_per_step),
+            page=options.page,
+            json=options.json,
+        ),
+        options.pod_policy,
+    )
+
+
 def _check(options: argparse.Namespace) -> int:
     from videotrain.commands.check import check_manifest
 
@@ -356,6 +464,22 @@ def _bill(options: argparse.Namespace) -> int:
             parquet=options.parquet,
         )
     )
+
+
+def _top(options: argparse.Namespace) -> int:
+    with brought_by("cluster"):
+        from videotrain.commands.top import ClusterChoice, TopOptions, top
+
+    where = ClusterChoice(options.namespace, options.kubeconfig, options.context)
+    return top(TopOptions(where=where, seconds=options.every, once=options.once, json=options.output == "json"))
+
+
+def _compare(options: argparse.Namespace) -> int:
+    with brought_by("local"):
+        from videotrain.commands.compare import ClusterChoice, compare
+
+    where = ClusterChoice(options.namespace, options.kubeconfig, options.context)
+    return compare((options.a, options.b), where, options.page, as_json=options.json)
 
 
 def _profile(options: argparse.Namespace) -> int:

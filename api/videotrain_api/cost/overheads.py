@@ -35,6 +35,8 @@ class Overheads(ApiModel):
     """Steps that are done again, and the starts after them."""
     expected_failures: float
     """How many are expected."""
+    state_bytes: float
+    """Of one checkpoint."""
 
     @property
     def gpu_hours(self) -> float:
@@ -78,4 +80,5 @@ def overheads(
         checkpoints=copies * hours,
         failures=lost * hours,
         expected_failures=expected,
+        state_bytes=state_bytes,
     )

@@ -29,7 +29,7 @@ def print_state(workdir: Path, *, as_json: bool) -> int:
     Raises:
         ManifestFileError: the folder holds no run.
     """
-    runs = _runs(workdir)
+    runs = local_runs(workdir)
     for run in runs:
         if as_json:
             sys.stdout.write(json.dumps(run, indent=2, ensure_ascii=False) + "\n")
@@ -38,7 +38,12 @@ def print_state(workdir: Path, *, as_json: bool) -> int:
     return 0
 
 
-def _runs(workdir: Path) -> list[dict[str, Any]]:
+def local_runs(workdir: Path) -> list[dict[str, Any]]:
+    """The runs of a working directory of `local`; at least one.
+
+    Raises:
+        ManifestFileError: the folder holds none.
+    """
     try:
         runs = read_objects(workdir / DATABASE_FILE, KIND)
     except FileNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from videotrain.files import replace_file
 from videotrain.report.curves import stage_curves
-from videotrain.report.markup import Html, element, join, text
+from videotrain.report.markup import Html, element, join, section, table, text
 from videotrain.report.sections import (
     bill_section,
     checkpoint_section,
@@ -18,6 +19,7 @@ from videotrain.report.sections import (
     drop_section,
     forecast_section,
     headline,
+    page_head,
     restart_section,
     source_section,
     speed_section,
@@ -86,6 +88,31 @@ def _document(workdir: Path, run: Json, summary: Json) -> str:
     return _page(summary["run"], body, figures)
 
 
+def chart_page(
+    title: str,
+    lead: str,
+    cards: Sequence[tuple[str, str, str]],
+    charts: Sequence[Json],
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[object]]]],
+) -> str:
+    """A page of charts and tables in the report's clothes, everything inside one file.
+
+    Args:
+        title: of the page.
+        lead: a sentence below it.
+        cards: label, value and note of the numbers that people ask for first.
+        charts: title and either `lines` (name, x, y) with the names of the axes `x` and `y`, or `bars` (labels and
+            values).
+        tables: title, headings and rows; all columns but the first are numbers.
+    """
+    found = [
+        section(heading, table(headings, rows, range(1, len(headings)))) for heading, headings, rows in tables if rows
+    ]
+    drawn = [section(each["title"], element("div", Html(""), id=f"chart-{i}")) for i, each in enumerate(charts)]
+    body = join(page_head(title, Html(""), lead, cards), *drawn, *found)
+    return _page(title, body, {"curves": [], "timeline": None, "charts": list(charts)})
+
+
 def _footer(summary: Json) -> Html:
     version = summary["versions"]["videotrain"]
     torn = summary["records"]["torn_lines"]
@@ -96,7 +123,7 @@ def _footer(summary: Json) -> Html:
 
 
 def _page(title: str, body: Html, figures: Json) -> str:
-    draws = bool(figures["curves"] or figures["timeline"])
+    draws = bool(figures["curves"] or figures["timeline"] or figures.get("charts"))
     plotly = element("script", Html(get_plotlyjs())) if draws else Html("")
     head = join(
         Html('<meta charset="utf-8">'),

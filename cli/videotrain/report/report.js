@@ -118,7 +118,21 @@ function drawTimeline(drawn) {
   Plotly.react("timeline", [bars("starting", 0.35, drawn), bars("work", 1, drawn), bars("lost", 1, drawn)], layout, config);
 }
 
+function drawChart(chart, index) {
+  const { axis, layout } = base(300);
+  const titled = (name) => ({ ...axis, title: { text: name || "" }, automargin: true });
+  Object.assign(layout, { margin: { l: 64, r: 16, t: 16, b: 46 }, showlegend: (chart.lines || []).length > 1,
+    xaxis: titled(chart.x), yaxis: titled(chart.y) });
+  const hue = (i) => i ? color(`w${i % 8}`) : color("accent");
+  const traces = chart.bars
+    ? [{ type: "bar", orientation: "h", y: chart.bars[0], x: chart.bars[1], marker: { color: color("accent") } }]
+    : chart.lines.map((each, i) => line(each, each.name, { color: hue(i), width: 2.5 },
+      { mode: each.x.length < 40 ? "lines+markers" : "lines" }));
+  Plotly.react(`chart-${index}`, traces, layout, config);
+}
+
 function draw() {
+  (figures.charts || []).forEach(drawChart);
   figures.curves.forEach(drawCurve);
   if (figures.timeline) drawTimeline(figures.timeline);
 }

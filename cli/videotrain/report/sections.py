@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -24,15 +25,20 @@ SHOWN_ROWS = 200
 def headline(run: Json, summary: Json) -> Html:
     """Name, phase and the numbers that people ask for first."""
     phase = element("span", text(summary["phase"]), class_=f"phase {summary['phase'].lower()}")
-    toggle = element("button", text("◐"), id="theme", type="button", title="light or dark", aria_label="light or dark")
-    title = element("div", join(element("h1", text(summary["run"])), phase, toggle), class_="title")
-    cards = element("div", join(*(_card(*card) for card in _cards(summary))), class_="cards")
     began = summary["started_at"]
     started = f"started {datetime.fromisoformat(began):%Y-%m-%d %H:%M:%S} UTC" if began else "not started"
     stages = ", ".join(s["name"] for s in summary["stages"])
     nodes = run["spec"].get("nodes", {})
     lead = f"{stages}; {nodes.get('min', 1)} to {nodes.get('max', 1)} nodes, {started}"
-    return element("header", join(title, element("p", text(lead), class_="lead"), cards))
+    return page_head(summary["run"], phase, lead, _cards(summary))
+
+
+def page_head(name: str, mark: Html, lead: str, cards: Sequence[tuple[str, str, str]]) -> Html:
+    """The head of a page: its name with a mark beside it, a sentence, and cards of label, value and note."""
+    toggle = element("button", text("◐"), id="theme", type="button", title="light or dark", aria_label="light or dark")
+    title = element("div", join(element("h1", text(name)), mark, toggle), class_="title")
+    shown = element("div", join(*(_card(*card) for card in cards)), class_="cards")
+    return element("header", join(title, element("p", text(lead), class_="lead"), shown))
 
 
 def _cards(summary: Json) -> list[tuple[str, str, str]]:

@@ -1,0 +1,241 @@
+"""`videotrain top`: the runs of a cluster, live, from their status alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import sys
+import termios
+import tty
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from kubernetes.aio.config import ConfigException
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from videotrain.commands.plan_tables import new_table
+from videotrain.errors import UsageError
+from videotrain.local.screen import PHASE_STYLES, forecast_words, render_screen
+from videotrain.wording import money
+from videotrain_api.money import parse_micros
+from videotrain_api.resource.status import RunStatus
+from videotrain_api.resource.stored_status import read_status
+from videotrain_api.schema import Json
+from videotrain_api.vocabulary import KIND, Condition
+from videotrain_operator.kube.client import ApiError, connect
+
+KEYS_NOTE = "↑ ↓ choose   enter open   esc back   q quit"
+ESCAPES = {
+    "\x1b[A": "up",
+    "\x1b[B": "down",
+    "\x1b": "back",
+    "\r": "open",
+    "\n": "open",
+    "k": "up",
+    "j": "down",
+    "q": "quit",
+}
+
+
+class ClusterChoice(NamedTuple):
+    """Where runs are looked for."""
+
+    namespace: str = ""
+    """All if empty."""
+    kubeconfig: str | None = None
+    context: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopOptions:
+    """What the user asked for."""
+
+    where: ClusterChoice
+    seconds: float
+    """Between looks at the cluster."""
+    once: bool
+    json: bool
+
+
+def top(options: TopOptions) -> int:
+    """Show runs until the user quits, or once.
+
+    Raises:
+        UsageError: the cluster cannot be asked.
+    """
+    console = Console()
+    if options.json or options.once or not console.is_terminal:
+        rows = [row_of(run) for run in asyncio.run(read_runs(options.where))]
+        if options.json:
+            sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+        else:
+            (console if console.is_terminal else Console(width=160)).print(runs_table(rows))
+        return 0
+    _watch(console, options)
+    return 0
+
+
+async def read_runs(where: ClusterChoice) -> list[Json]:
+    """The runs as the API server has them, by namespace and name.
+
+    Raises:
+        UsageError: there is no cluster, or it refuses.
+    """
+    try:
+        async with connect(where.kubeconfig, where.context) as client:
+            runs = await client.list(KIND, where.namespace)
+    except (ApiError, ConfigException, OSError) as error:
+        raise UsageError(f"the cluster cannot be asked: {error}; see --kubeconfig, --context, --namespace") from error
+    return sorted(runs, key=lambda run: (run["metadata"]["namespace"], run["metadata"]["name"]))
+
+
+def row_of(run: Json) -> Json:
+    """What `top` tells of a run; amounts are decimal strings, as in its status."""
+    status = read_status(run.get("status")).status
+    cost, last = status.cost, status.generations[-1] if status.generations else None
+    stage = next((each for each in status.stages if each.name == status.stage), None)
+    progress = last.progress if last is not None and last.end_cause is None else None
+    each = progress.seconds_per_step(least=1) if progress is not None else None
+    return {
+        "namespace": run["metadata"]["namespace"],
+        "name": run["metadata"]["name"],
+        "phase": status.phase,
+        "stage": status.stage,
+        "step": status.step,
+        "totalSteps": stage.total_steps if stage else None,
+        "secondsPerStep": each,
+        "samplesPerSecond": status.throughput.samples_per_second,
+        "mfuPercent": status.throughput.mfu_percent,
+        "nodes": status.nodes.current,
+        "goodputPercent": cost.goodput_percent if cost else None,
+        "currency": cost.currency if cost else None,
+        "spent": cost.total if cost else None,
+        "ratePerHour": cost.rate_per_hour if cost else None,
+        "forecast": cost.forecast if cost else None,
+        "forecastLow": cost.forecast_low if cost else None,
+        "forecastHigh": cost.forecast_high if cost else None,
+        "budgetPercent": cost.budget_percent if cost else None,
+        "alerts": alerts(run, status),
+    }
+
+
+def alerts(run: Json, status: RunStatus) -> list[str]:
+    """What somebody should look at, by the conditions and the bill."""
+    bad = {Condition.FAILED: "True", Condition.RESTARTING: "True", Condition.SCHEDULED: "False"}
+    bad |= {Condition.BUDGET_OK: "False", Condition.ACCEPTED: "False"}
+    over = status.phase in ("Succeeded", "Suspended")
+    found = [f"{c.type}: {c.reason}" for c in status.conditions if bad.get(Condition(c.type)) == c.status and not over]
+    cost, budget = status.cost, (run["spec"].get("budget") or {}).get("maxCost")
+    if cost is not None and cost.forecast and budget and parse_micros(cost.forecast) > parse_micros(budget):
+        found.append(f"forecast above the budget of {budget}")
+    found += [f"avoids {node.name}: {node.reason}" for node in status.suspect_nodes]
+    return found
+
+
+def runs_table(rows: Sequence[Json], chosen: int | None = None) -> Table:
+    """One line per run."""
+    texts, numbers = ("namespace", "run", "phase", "stage"), ("step", "s/step", "MFU", "nodes", "goodput", "spent")
+    table = new_table(f"{len(rows)} runs", texts, (*numbers, "per hour", "forecast", "alerts"))
+    for index, row in enumerate(rows):
+        total = f"/{row['totalSteps']}" if row["totalSteps"] else ""
+        amounts = [_amount(row[key], row["currency"]) for key in ("spent", "ratePerHour", "forecast")]
+        table.add_row(
+            row["namespace"],
+            row["name"],
+            Text(row["phase"], style=PHASE_STYLES.get(row["phase"], "cyan")),
+            row["stage"] or "",
+            f"{row['step']}{total}",
+            _number(row["secondsPerStep"], ".3g"),
+            _number(row["mfuPercent"], ".0f", "%"),
+            str(row["nodes"]),
+            _number(row["goodputPercent"], ".0f", "%"),
+            *amounts,
+            Text("; ".join(row["alerts"]), style="yellow"),
+            style="reverse" if index == chosen else "",
+        )
+    return table
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "" if value is None else f"{value:{form}}{unit}"
+
+
+def _amount(amount: str | None, currency: str | None) -> str:
+    return "" if amount is None else money(parse_micros(amount), currency or "")
+
+
+class Screen:
+    """Which run is chosen, and whether it is open."""
+
+    def __init__(self) -> None:
+        self.runs: list[Json] = []
+        self.chosen = 0
+        self.open = False
+        self.trouble = ""
+
+    def press(self, key: str) -> bool:
+        """Act on a key; False to quit."""
+        name = ESCAPES.get(key, "")
+        step = {"up": -1, "down": 1}.get(name, 0)
+        self.chosen = max(0, min(len(self.runs) - 1, self.chosen + step))
+        self.open = (self.open or (name == "open" and bool(self.runs))) and name != "back"
+        return name != "quit"
+
+    def show(self, now: datetime) -> RenderableType:
+        """The picture of now."""
+        foot = Text(self.trouble or KEYS_NOTE, style="red" if self.trouble else "dim")
+        if not self.open or self.chosen >= len(self.runs):
+            return Group(runs_table([row_of(run) for run in self.runs], self.chosen), foot)
+        run = self.runs[self.chosen]
+        status = read_status(run.get("status")).status
+        words = [Text(f"{c.type}={c.status}  {c.reason}  {c.message}", style="dim") for c in status.conditions]
+        expected = [Text(f"forecast {forecast_words(status.cost)}")] if status.cost and status.cost.forecast else []
+        return Group(render_screen(run, (), [], status.completion_time or now), *expected, *words, foot)
+
+
+def _watch(console: Console, options: TopOptions) -> None:
+    screen, looked = Screen(), float("-inf")
+    loop = asyncio.new_event_loop()
+    with _keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
+        try:
+            while True:
+                if loop.time() - looked >= options.seconds:
+                    try:
+                        screen.runs, screen.trouble = loop.run_until_complete(read_runs(options.where)), ""
+                    except UsageError as error:  # shown, and tried again: a cluster may be away for a while
+                        screen.trouble = str(error)
+                    looked = loop.time()
+                live.update(screen.show(datetime.now(UTC)), refresh=True)
+                key = next(keys)
+                if key and not screen.press(key):
+                    return
+        except KeyboardInterrupt:
+            return
+        finally:
+            loop.close()
+
+
+@contextmanager
+def _keys() -> Iterator[Iterator[str]]:
+    """Keys as they are pressed, an empty text when none was for a second."""
+    stream = sys.stdin.fileno()
+    before = termios.tcgetattr(stream)
+    tty.setcbreak(stream)
+
+    def pressed() -> Iterator[str]:
+        while True:
+            ready, _, _ = select.select([stream], [], [], 1.0)
+            yield os.read(stream, 8).decode(errors="ignore") if ready else ""  # an arrow comes as three at once
+
+    try:
+        yield pressed()
+    finally:
+        termios.tcsetattr(stream, termios.TCSADRAIN, before)
