@@ -284,8 +284,8 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = commands.add_parser(
         "compare",
         help="two runs side by side",
-        description="Compare two runs: the fields in which their manifests differ, their plans, bills and curves. Each is "
-        "a working directory of `local`, or NAME or NAMESPACE/NAME of a run in the cluster.",
+        description="Compare two runs: the fields in which their manifests differ, their plans, bills and curves. "
+        "Each is a working directory of `local`, or NAME or NAMESPACE/NAME of a run in the cluster.",
     )
     parser.add_argument("a", metavar="A", help="working directory, NAME or NAMESPACE/NAME")
     parser.add_argument("b", metavar="B", help="the other one")
@@ -476,7 +476,8 @@ def _top(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     with brought_by("local"):
-        from videotrain.commands.compare import ClusterChoice, compare
+        from videotrain.commands.compare import compare
+        from videotrain.commands.top import ClusterChoice
 
     where = ClusterChoice(options.namespace, options.kubeconfig, options.context)
     return compare((options.a, options.b), where, options.page, as_json=options.json)

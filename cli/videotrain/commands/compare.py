@@ -64,7 +64,7 @@ def compare(names: tuple[str, str], where: ClusterChoice, page: Path | None, *, 
         replace_file(page, _page(sides, rows))
     if as_json:
         found = [{"group": row.group, "what": row.what, "a": row.values[0], "b": row.values[1]} for row in rows]
-        document = {"a": sides[0].label, "b": sides[1].label, "rows": found}
+        document: Json = {"a": sides[0].label, "b": sides[1].label, "rows": found}
         document["curves"] = {"a": sides[0].curves, "b": sides[1].curves}
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         return 0

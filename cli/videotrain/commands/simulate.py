@@ -78,7 +78,11 @@ def simulate(options: SimulateOptions, pod_policy: PodPolicy) -> int:
             hours_of_video=options.hours_of_video,
             start=options.start_seconds,
         )
-        prices = read_prices(options.spot, run.spec.pool.gpus_per_node) if options.spot else []
+        prices = (
+            read_prices(str(options.spot), options.spot.read_text(encoding="utf-8"), run.spec.pool.gpus_per_node)
+            if options.spot
+            else []
+        )
         source = _source(options)
     except (OSError, TraceError, ValueError) as error:
         raise UsageError(str(error)) from error
@@ -109,7 +113,7 @@ def _source(options: SimulateOptions) -> Rate | list[Failure]:
         if not path.is_file():
             wanted = "llama3, interruptions per 1,000 GPU-days such as 0.47, or a CSV file"
             raise UsageError(f"--failures {options.failures}: allowed: {wanted}") from None
-        return read_trace(path)
+        return read_trace(str(path), path.read_text(encoding="utf-8"))
     if not 0 <= rate < float("inf"):
         raise UsageError(f"--failures {options.failures}: allowed: 0 or more interruptions per 1,000 GPU-days")
     return Rate(rate, repair)

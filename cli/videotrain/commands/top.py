@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from kubernetes.aio.config import ConfigException
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -30,7 +29,7 @@ from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import KIND, Condition
-from videotrain_operator.kube.client import ApiError, connect
+from videotrain_operator.kube.client import ApiError, ConfigException, connect
 
 KEYS_NOTE = "↑ ↓ choose   enter open   esc back   q quit"
 ESCAPES = {

@@ -6,9 +6,7 @@ import csv
 from bisect import bisect
 from collections.abc import Iterator
 from itertools import accumulate
-from pathlib import Path
-from random import Random
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 
 Kind = Literal["node", "process", "hang", "preempt"]
 """node: it is lost, and back once repaired. process: a GPU or its driver fails a worker; the node stays. hang: workers
@@ -41,6 +39,19 @@ LLAMA3: Final[dict[str, tuple[int, Kind]]] = {
 """Unexpected interruptions by cause: 419 in 54 days on 16,384 H100 (Llama 3, arXiv 2407.21783, table 5)."""
 
 
+class Draws(Protocol):
+    """What draws failures: a `random.Random`."""
+
+    def expovariate(self, lambd: float) -> float:
+        """A time between two events that come so often."""
+
+    def random(self) -> float:
+        """Anything from 0 to 1."""
+
+    def randrange(self, start: int) -> int:
+        """A whole number below `start`."""
+
+
 class Failure(NamedTuple):
     """One thing that happens."""
 
@@ -61,7 +72,7 @@ class Rate(NamedTuple):
     shares: tuple[tuple[Kind, int], ...] = (("node", 1),)
     """How often each kind comes, in relation to the others."""
 
-    def draw(self, random: Random, *, nodes: int, gpus: int, days: float) -> Iterator[Failure]:
+    def draw(self, random: Draws, *, nodes: int, gpus: int, days: float) -> Iterator[Failure]:
         """Failures of a cluster in the order of their times.
 
         Args:
@@ -94,22 +105,25 @@ class TraceError(ValueError):
     """A trace cannot be read; the message names line, value and what is allowed."""
 
 
-def read_trace(path: Path) -> list[Failure]:
+def read_trace(name: str, text: str) -> list[Failure]:
     """A trace: CSV with the columns hours, node, kind and, if nodes come back later than in an hour, hours_away.
+
+    Args:
+        name: of its file, for messages.
+        text: of the file.
 
     Raises:
         TraceError: it is no such file.
     """
     found = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for line, row in enumerate(csv.DictReader(file), start=2):
-            try:
-                kind = next(kind for kind in KINDS if kind == row["kind"])
-                away = float(row.get("hours_away") or 1.0)
-                found.append(Failure(float(row["hours"]) * 3600, int(row["node"]), kind, away * 3600))
-            except (KeyError, TypeError, ValueError, StopIteration):
-                wanted = f"columns hours, node (from 0), kind ({', '.join(KINDS)}), hours_away (may be missing)"
-                raise TraceError(f"{path}: line {line}: {dict(row)}: allowed: {wanted}") from None
-            if found[-1].at < 0 or found[-1].node < 0 or found[-1].seconds < 0:
-                raise TraceError(f"{path}: line {line}: {dict(row)}: allowed: numbers of 0 or more")
+    for line, row in enumerate(csv.DictReader(text.splitlines()), start=2):
+        try:
+            kind = next(kind for kind in KINDS if kind == row["kind"])
+            away = float(row.get("hours_away") or 1.0)
+            found.append(Failure(float(row["hours"]) * 3600, int(row["node"]), kind, away * 3600))
+        except (KeyError, TypeError, ValueError, StopIteration):
+            wanted = f"columns hours, node (from 0), kind ({', '.join(KINDS)}), hours_away (may be missing)"
+            raise TraceError(f"{name}: line {line}: {dict(row)}: allowed: {wanted}") from None
+        if found[-1].at < 0 or found[-1].node < 0 or found[-1].seconds < 0:
+            raise TraceError(f"{name}: line {line}: {dict(row)}: allowed: numbers of 0 or more")
     return sorted(found)

@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from videotrain_api.money import parse_micros
@@ -26,15 +25,19 @@ class PricePoint(NamedTuple):
     """How many there are; all of them if None."""
 
 
-def read_prices(path: Path, gpus_per_node: int) -> list[PricePoint]:
+def read_prices(name: str, text: str, gpus_per_node: int) -> list[PricePoint]:
     """A history: CSV, or the JSON that `aws ec2 describe-spot-price-history` prints, whose prices are those of nodes.
+
+    Args:
+        name: of its file, for messages.
+        text: of the file.
+        gpus_per_node: of the run's pool.
 
     Raises:
         TraceError: it is no such file.
     """
-    text = path.read_text(encoding="utf-8")
     if text.lstrip().startswith("{"):
-        return _of_aws(path, text, gpus_per_node)
+        return _of_aws(name, text, gpus_per_node)
     found = []
     for line, row in enumerate(csv.DictReader(text.splitlines()), start=2):
         try:
@@ -42,18 +45,18 @@ def read_prices(path: Path, gpus_per_node: int) -> list[PricePoint]:
             parse_micros(row["price_per_gpu_hour"])
             point = PricePoint(float(row["hours"]) * 3600, row["price_per_gpu_hour"], int(nodes) if nodes else None)
         except (KeyError, TypeError, ValueError):
-            raise TraceError(f"{path}: line {line}: {dict(row)}: allowed: {COLUMNS}") from None
+            raise TraceError(f"{name}: line {line}: {dict(row)}: allowed: {COLUMNS}") from None
         found.append(point)
     return sorted(found, key=lambda point: point.at)
 
 
-def _of_aws(path: Path, text: str, gpus_per_node: int) -> list[PricePoint]:
+def _of_aws(name: str, text: str, gpus_per_node: int) -> list[PricePoint]:
     try:
         rows = json.loads(text)["SpotPriceHistory"]
         told = sorted((datetime.fromisoformat(row["Timestamp"]), float(row["SpotPrice"])) for row in rows)
     except (KeyError, TypeError, ValueError):
         wanted = "SpotPriceHistory with Timestamp and SpotPrice, of one zone and type"
-        raise TraceError(f"{path}: allowed: a JSON object with {wanted}") from None
+        raise TraceError(f"{name}: allowed: a JSON object with {wanted}") from None
     each = max(1, gpus_per_node)
     return [PricePoint((at - told[0][0]).total_seconds(), f"{price / each:.6f}") for at, price in told]
 

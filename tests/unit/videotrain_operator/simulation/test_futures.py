@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -145,26 +144,21 @@ def test_fewer_nodes_are_reclaims_of_those_with_the_highest_numbers() -> None:
     assert found == [Failure(900.0, 1, "preempt", 4000.0), Failure(900.0, 2, "preempt", DAY - 1000.0)]
 
 
-def test_traces_and_histories_are_read(tmp_path: Path) -> None:
-    trace = tmp_path / "trace.csv"
-    trace.write_text("hours,node,kind,hours_away\n2,1,node,4\n0.5,0,hang,\n")
-    assert read_trace(trace) == [Failure(1800.0, 0, "hang", 3600.0), Failure(7200.0, 1, "node", 14400.0)]
-    market = tmp_path / "prices.csv"
-    market.write_text("hours,price_per_gpu_hour,nodes\n0,2.50,\n1,3.10,4\n")
-    assert read_prices(market, 8) == [PricePoint(0.0, "2.50", None), PricePoint(3600.0, "3.10", 4)]
-    aws = tmp_path / "aws.json"
+def test_traces_and_histories_are_read() -> None:
+    trace = "hours,node,kind,hours_away\n2,1,node,4\n0.5,0,hang,\n"
+    assert read_trace("t", trace) == [Failure(1800.0, 0, "hang", 3600.0), Failure(7200.0, 1, "node", 14400.0)]
+    market = "hours,price_per_gpu_hour,nodes\n0,2.50,\n1,3.10,4\n"
+    assert read_prices("m", market, 8) == [PricePoint(0.0, "2.50", None), PricePoint(3600.0, "3.10", 4)]
     rows = [("2026-01-02T00:00:00+00:00", "16.00"), ("2026-01-01T00:00:00+00:00", "8.00")]
     told = ", ".join(f'{{"Timestamp": "{at}", "SpotPrice": "{price}"}}' for at, price in rows)
-    aws.write_text(f'{{"SpotPriceHistory": [{told}]}}')
-    assert read_prices(aws, 8) == [PricePoint(0.0, "1.000000"), PricePoint(DAY, "2.000000")]
+    aws = f'{{"SpotPriceHistory": [{told}]}}'
+    assert read_prices("a", aws, 8) == [PricePoint(0.0, "1.000000"), PricePoint(DAY, "2.000000")]
 
 
 @pytest.mark.parametrize("row", ["x,1,node,", "1,-1,node,", "1,1,meteor,", "1"])
-def test_a_trace_that_cannot_be_read_names_line_and_what_is_allowed(tmp_path: Path, row: str) -> None:
-    trace = tmp_path / "trace.csv"
-    trace.write_text(f"hours,node,kind,hours_away\n{row}\n")
-    with pytest.raises(TraceError, match=r"line 2: .*allowed: "):
-        read_trace(trace)
+def test_a_trace_that_cannot_be_read_names_line_and_what_is_allowed(row: str) -> None:
+    with pytest.raises(TraceError, match=r"trace.csv: line 2: .*allowed: "):
+        read_trace("trace.csv", f"hours,node,kind,hours_away\n{row}\n")
 
 
 def test_a_rate_draws_as_often_as_it_says() -> None:
