@@ -29,7 +29,7 @@ from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import KIND, Condition
-from videotrain_operator.kube.client import ApiError, ConfigException, connect
+from videotrain_operator.kube.client import ApiError, ConfigurationError, connect
 
 KEYS_NOTE = "↑ ↓ choose   enter open   esc back   q quit"
 ESCAPES = {
@@ -91,7 +91,7 @@ async def read_runs(where: ClusterChoice) -> list[Json]:
     try:
         async with connect(where.kubeconfig, where.context) as client:
             runs = await client.list(KIND, where.namespace)
-    except (ApiError, ConfigException, OSError) as error:
+    except (ApiError, ConfigurationError, OSError) as error:
         raise UsageError(f"the cluster cannot be asked: {error}; see --kubeconfig, --context, --namespace") from error
     return sorted(runs, key=lambda run: (run["metadata"]["namespace"], run["metadata"]["name"]))
 
