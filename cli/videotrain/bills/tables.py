@@ -32,7 +32,7 @@ def bill_tables(bill: RunBill) -> RenderableType:
 def _table(title: str, headings: Sequence[str], texts: int = 1) -> Table:
     table = Table(title=title, title_justify="left")
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < texts else "right")
+        table.add_column(heading, justify="left" if index < texts or not heading else "right")
     return table
 
 
