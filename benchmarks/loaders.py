@@ -243,6 +243,22 @@ def measure(
                     yield setting | {"library": library, "workers": workers} | summary(each)
 
 
+def table(lines: list[dict[str, Any]]) -> str:
+    """Results as a table in Markdown."""
+    names = ("samples_per_second", "first_batch_seconds", "cpu_ms_per_sample", "peak_mb", "kept_mb")
+    told = [
+        "| set, server | library, processes beside the reader | samples/s on one core | first batch, s "
+        "| CPU ms a sample | most memory, MB | kept on disk, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for line in lines:
+        setting = f"| {line['set']} ({line['sample_bytes'] / 1e6:.2f} MB), {line['server']} | {line['library']}"
+        setting += f", {line['workers']}" if line["workers"] else ""
+        cells = [f"{line[name]:g}" for name in names] if "cpu_ms_per_sample" in line else [f"ended: {line['error']}"]
+        told.append(f"{setting} | {' | '.join(cells + [''] * (len(names) - len(cells)))} |")
+    return "\n".join(told)
+
+
 def versions(python: Path) -> dict[str, str]:
     """Of the others' environment."""
     packages = ("mosaicml-streaming", "litdata", "webdataset", "pylance", "torch")
@@ -253,15 +269,23 @@ def versions(python: Path) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peers", type=Path, required=True, help="Python of an environment with beside/peers.txt")
+    parser.add_argument("--table", type=Path, help="print this result file as a table, and measure nothing")
+    parser.add_argument("--peers", type=Path, help="Python of an environment with beside/peers.txt")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sets", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
     parser.add_argument("--libraries", nargs="+", help="only these")
+    parser.add_argument("--workers", nargs="+", type=int, default=[0, 2], help="processes of loaders that have them")
     parser.add_argument("--out", type=Path, help="lines are appended")
     arguments = parser.parse_args()
+    if arguments.table:
+        print(table([json.loads(line) for line in arguments.table.read_text().splitlines()]))
+        return
+    if not arguments.peers:
+        parser.error("--peers is needed to measure")
     os.environ |= {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "SK", "AWS_REGION": "us-east-1"}
     cases = [case for case in CASES if not arguments.libraries or case[0] in arguments.libraries]
+    cases = [(library, workers) for library, workers in cases if workers in arguments.workers]
     about = {
         "benchmark": "loaders",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),

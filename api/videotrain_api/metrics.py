@@ -126,6 +126,15 @@ SAMPLE_REQUESTS: Final = _agent(
     "Requests for samples of the whole world: the first, a second one beside one that is late, or again for damage.",
     more=("kind",),
 )
+SAMPLE_CACHE_READS: Final = _agent(
+    "sample_cache_reads_total",
+    "counter",
+    "Samples of the whole world that a node's cache was asked for: hit or miss.",
+    more=("outcome",),
+)
+SAMPLE_CACHE_BYTES: Final = _agent(
+    "sample_cache_bytes", "gauge", "Bytes of samples in the fullest node's cache.", "bytes"
+)
 SLOWEST_SAMPLE_SECONDS: Final = _agent(
     "slowest_sample_seconds",
     "gauge",

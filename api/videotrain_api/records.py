@@ -200,6 +200,12 @@ class StepRecord(Record):
     """Of those, made because a sample was damaged or its shard missing."""
     slowest_sample_us: int | None = Field(default=None, ge=0)
     """99th percentile of the time that a sample takes to arrive, newest 256 of the slowest rank, microseconds."""
+    cache_hits: int | None = Field(default=None, ge=0)
+    """Samples of the whole world that a node's cache had, since the step before; 0 without a cache."""
+    cache_misses: int | None = Field(default=None, ge=0)
+    """Those that it did not have."""
+    cache_bytes: int | None = Field(default=None, ge=0)
+    """Of samples, in the fullest node's cache."""
 
 
 class ValidationRecord(Record):

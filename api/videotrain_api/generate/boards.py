@@ -286,6 +286,16 @@ RUN: Final = Board(
                     help="Second ones go out beside first ones that are late; others follow damage.",
                 ),
                 Panel(
+                    "Samples from the nodes' caches per second",
+                    ((f"sum by (outcome) (rate({m.SAMPLE_CACHE_READS.name}{_RUN}{_STEP}))", "{{outcome}}"),),
+                    help="Where train.sampleCacheGibibytes is set; what a node reads first is a miss.",
+                ),
+                Panel(
+                    "Samples in the fullest node's cache",
+                    ((_of_leader(m.SAMPLE_CACHE_BYTES), "{{stage}}"),),
+                    "bytes",
+                ),
+                Panel(
                     "Spread of the ranks' compute time",
                     ((_of_leader(m.WORLD_SPREAD_RATIO), "{{stage}}"),),
                     "percentunit",

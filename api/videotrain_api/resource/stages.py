@@ -433,6 +433,9 @@ class TrainTask(ApiModel):
     """Name of the subset of spec.dataset.subsets to train on; all clips of the dataset if unset."""
     select: list[ScoreBounds] = Field(default_factory=list, max_length=16)
     """Clips of it to train on; all if empty."""
+    sample_cache_gibibytes: int | None = Field(default=None, ge=1, le=1_048_576)
+    """Keep samples that were read on the pod's cache volume, up to so many GiB, for later epochs and restarts; none is
+    kept if unset. Worth it where the object store is slow or reading costs money, and several epochs are trained."""
     source_weights: list[SourceWeights] = Field(default_factory=list, max_length=32)
     """Weights of dataset.sources in this stage, in order of untilStep; their own if empty."""
 

@@ -15,7 +15,9 @@ _GIBIBYTES = {"Mi": 1 / 1024, "Gi": 1.0, "Ti": 1024.0}
 
 
 def check_pods(facts: Facts) -> Iterator[Problem]:
-    """Reserved names, volumes that contradict themselves, memory below what /dev/shm may take, nodes without GPUs."""
+    """Reserved names, volumes that contradict themselves, memory below what /dev/shm may take, nodes without GPUs, and
+    samples without room in the cache.
+    """
     spec = facts.run.spec
     for path, pool in pools_of(facts.run).items():
         yield from _pool(path, pool)
@@ -28,6 +30,14 @@ def check_pods(facts: Facts) -> Iterator[Problem]:
                 f"to 64, or another pool in spec.stages[{index}].pool"
             )
             yield Problem(f"{pool_path(facts.run, index)}.gpusPerNode", 0, allowed)
+        if stage.train is not None:
+            room, wanted = pool_of(facts.run, stage).cache.size_gibibytes, stage.train.sample_cache_gibibytes
+            if room is not None and wanted is not None and wanted >= room:
+                allowed = (
+                    f"the cache volume has {room} GiB, and weights and indexes need room too: less, or raise "
+                    f"{pool_path(facts.run, index)}.cache.sizeGibibytes"
+                )
+                yield Problem(f"spec.stages[{index}].train.sampleCacheGibibytes", wanted, allowed)
     if spec.pod_template is not None:
         yield from check_template("spec.podTemplate", spec.pod_template)
 

@@ -113,6 +113,9 @@ class AgentMetrics:
         extra = {"second": record.second_requests or 0, "again": record.repeated_requests or 0}
         for kind, count in {"first": (record.sample_requests or 0) - sum(extra.values()), **extra}.items():
             self._add(catalogue.SAMPLE_REQUESTS, stage, count, kind=kind)
+        for outcome, reads in {"hit": record.cache_hits, "miss": record.cache_misses}.items():
+            self._add(catalogue.SAMPLE_CACHE_READS, stage, reads or 0, outcome=outcome)
+        self._set(catalogue.SAMPLE_CACHE_BYTES, stage, record.cache_bytes)
         if record.slowest_sample_us is not None:
             self._set(catalogue.SLOWEST_SAMPLE_SECONDS, stage, record.slowest_sample_us / _MICROS)
         self._add(catalogue.CHECKPOINT_STALL_SECONDS, stage, record.checkpoint_us / _MICROS)

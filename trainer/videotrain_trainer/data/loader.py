@@ -24,6 +24,7 @@ from torch import Tensor
 
 from videotrain_api.config.text_classes import text_class
 from videotrain_api.cost.data_wait import LOADER_THREADS, MICRO_BATCHES_AHEAD
+from videotrain_trainer.data.sample_cache import SampleCache
 from videotrain_trainer.data.sample_index import BucketIndex, SamplePlace
 from videotrain_trainer.data.sample_order import OrderState, StepOrder
 from videotrain_trainer.data.sample_reader import ReadingCounts, SampleReader
@@ -261,8 +262,9 @@ class LatentLoader(MicroBatchLoader[LatentSample, LatentBatch]):
         state: OrderState,
         micro_batches_of_rank: Sequence[Sequence[int]],
         device: torch.device = HOST,
+        cache: SampleCache | None = None,
     ) -> None:
-        self._reader = SampleReader(store)
+        self._reader = SampleReader(store, cache)
         self._latents = latents
         super().__init__(latents, state, micro_batches_of_rank, threads=LOADER_THREADS, device=device)
 

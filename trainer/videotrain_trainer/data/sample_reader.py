@@ -21,6 +21,7 @@ from typing import Final
 from torch import Tensor
 
 from videotrain_trainer.checksums import READINGS
+from videotrain_trainer.data.sample_cache import CacheCounts, SampleCache
 from videotrain_trainer.data.shards import DamagedSample, Member, check_member, tensors_of
 from videotrain_trainer.errors import ObjectMissing
 from videotrain_trainer.storage import ObjectStore
@@ -50,6 +51,7 @@ class ReadingCounts:
     """What was asked for samples so far, in this process."""
 
     samples: int = 0
+    """Asked of the object store."""
     requests: int = 0
     """All of them, without those that the client of the object store repeats by itself."""
     second: int = 0
@@ -60,6 +62,11 @@ class ReadingCounts:
     """Requests for samples whose bytes did not fit or whose shard was not there."""
     slowest_us: int = 0
     """99th percentile of the time from asking for a sample until it is there, of the last RECENT, microseconds."""
+    cache_hits: int = 0
+    """Samples that the node's cache had; nothing was asked for them."""
+    cache_misses: int = 0
+    cache_bytes: int = 0
+    """Of samples in the node's cache, of all its processes."""
 
 
 class Budget:
@@ -119,10 +126,11 @@ class SampleReader:
 
     Args:
         store: where shards lie.
+        cache: of this node; what is read stays there, and is read from there.
     """
 
-    def __init__(self, store: ObjectStore) -> None:
-        self._store, self._beside = store, store.reconnected()
+    def __init__(self, store: ObjectStore, cache: SampleCache | None = None) -> None:
+        self._store, self._beside, self._cache = store, store.reconnected(), cache
         self._budget, self._latencies = Budget(), Latencies()
         self._lock = threading.Lock()
         self._counts = ReadingCounts()
@@ -132,7 +140,14 @@ class SampleReader:
         """So far."""
         with self._lock:
             found = self._counts
-        return replace(found, slowest_us=int(1e6 * self._latencies.slowest()))
+        kept = self._cache.counts() if self._cache is not None else CacheCounts()
+        return replace(
+            found,
+            slowest_us=int(1e6 * self._latencies.slowest()),
+            cache_hits=kept.hits,
+            cache_misses=kept.misses,
+            cache_bytes=kept.used_bytes,
+        )
 
     def close(self) -> None:
         """Begin no request any more; one that is stalled is not waited for."""
@@ -145,6 +160,9 @@ class SampleReader:
             DamagedSample: READINGS times in a row the shard was missing or the bytes did not fit their checksum.
             StorageUnavailable: the object store keeps failing.
         """
+        kept = self._cache.get(uri, member) if self._cache is not None else None
+        if kept is not None:
+            return kept
         self._budget.earn()
         self._count(samples=1)
         began, store = time.monotonic(), self._store
@@ -165,6 +183,8 @@ class SampleReader:
             self._count(again=1)
             store = store.reconnected()
         self._latencies.add(member.length, time.monotonic() - began)
+        if self._cache is not None:
+            self._cache.put(uri, member, data)
         return data
 
     def tensors(self, uri: str, member: Member) -> dict[str, Tensor]:

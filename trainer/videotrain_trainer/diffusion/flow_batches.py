@@ -9,6 +9,7 @@ import torch
 
 from videotrain_api.resource.stages import TrainTask
 from videotrain_trainer.data.loader import LatentBatch, LatentLoader, LatentSample
+from videotrain_trainer.data.sample_cache import SampleCache
 from videotrain_trainer.data.sample_order import OrderState
 from videotrain_trainer.data.sets import LatentSet
 from videotrain_trainer.diffusion.flow_matching import FlowDraws, ModelFacts, training_draws
@@ -34,6 +35,7 @@ class FlowLoader(LatentLoader):
         task: gives the conditioning mix and the text dropout.
         facts: of model and autoencoder.
         seed: of the stage.
+        cache: of samples on this node.
     """
 
     def __init__(
@@ -46,9 +48,10 @@ class FlowLoader(LatentLoader):
         task: TrainTask,
         facts: ModelFacts,
         seed: int,
+        cache: SampleCache | None,
     ) -> None:
         self._task, self._facts, self._seed = task, facts, seed
-        super().__init__(store, latents, state, micro_batches_of_rank, device)
+        super().__init__(store, latents, state, micro_batches_of_rank, device, cache)
 
     def _collate(self, samples: list[LatentSample]) -> FlowMicroBatch:
         batch = super()._collate(samples)

@@ -18,6 +18,7 @@ from videotrain_api.resource.stages import LoraAdapter, Recompute, TrainTask
 from videotrain_trainer.checksums import read_again
 from videotrain_trainer.data.buckets import row_name
 from videotrain_trainer.data.loader import held_out_batches
+from videotrain_trainer.data.sample_cache import SampleCache
 from videotrain_trainer.data.sample_order import OrderState
 from videotrain_trainer.data.sets import LatentSet, null_text_uri, open_latents
 from videotrain_trainer.data.transfer import map_tensors
@@ -177,9 +178,11 @@ class FlowObjective:
 
     def loader(self, state: OrderState, micro_batches: Sequence[Sequence[int]]) -> FlowLoader:
         """Batches of this rank's micro-batches."""
-        return FlowLoader(
-            self._store, self.data, state, micro_batches, self._device, self.task, self._facts, self._config.seed
-        )
+        budget, samples = self.task.sample_cache_gibibytes, None
+        if budget is not None:
+            samples = SampleCache(self._cache.volume, budget << 30, self._config.paths.output)
+        task, facts, seed = self.task, self._facts, self._config.seed
+        return FlowLoader(self._store, self.data, state, micro_batches, self._device, task, facts, seed, samples)
 
     def loss(self, model: Model, batch: FlowMicroBatch) -> tuple[Tensor, MicroBatchWork]:
         """Mean squared error of the velocity; see `micro_batch_loss` for ranks that share the batch."""

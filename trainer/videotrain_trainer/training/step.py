@@ -241,6 +241,9 @@ class Stepper:
             second=reading.second - before.second,
             again=reading.again - before.again,
             slowest_sample=reading.slowest_us,
+            cache_hits=reading.cache_hits - before.cache_hits,
+            cache_misses=reading.cache_misses - before.cache_misses,
+            cache_bytes=reading.cache_bytes,
             **wishes()._asdict(),
         )
         table = self._peers.table(row)

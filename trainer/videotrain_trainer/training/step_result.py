@@ -46,6 +46,9 @@ class RankStep(NamedTuple):
     again: float
     slowest_sample: float
     """Microseconds."""
+    cache_hits: float
+    cache_misses: float
+    cache_bytes: float
     drain: float
     """1 for yes; see Wishes."""
     save: float
@@ -103,6 +106,9 @@ def world_result(table: Tensor, order: StepOrder, finished_at: datetime, learnin
         "second_requests": int(totals["second"]),
         "repeated_requests": int(totals["again"]),
         "slowest_sample_us": int(columns["slowest_sample"].max()),
+        "cache_hits": int(totals["cache_hits"]),
+        "cache_misses": int(totals["cache_misses"]),
+        "cache_bytes": int(columns["cache_bytes"].max()),
     }
     work = Work(
         samples=int(totals["samples"]),

@@ -66,6 +66,9 @@ class Measured(TypedDict, total=False):
     second_requests: int | None
     repeated_requests: int | None
     slowest_sample_us: int | None
+    cache_hits: int | None
+    cache_misses: int | None
+    cache_bytes: int | None
 
 
 class ValidationLosses(TypedDict):
