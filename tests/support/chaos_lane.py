@@ -43,6 +43,11 @@ MODEL = {
 }  # fmt: skip
 
 
+def remade(roster: Roster) -> dict[str, Any]:
+    """What may be another in a roster that was deleted and made again: what is saved, and how and since when."""
+    return {name: getattr(roster, name) for name in ("saved_step", "drain", "created_at")}
+
+
 def manifest(name: str, namespace: str, latents: str, nodes: list[str], env: dict[str, str]) -> dict[str, Any]:
     """A run that only trains, on the latents of support.training_worlds."""
     hosts = {"key": "kubernetes.io/hostname", "operator": "In", "values": nodes}
@@ -97,8 +102,8 @@ class Lane:
         self.rosters: list[Roster] = []
         self.pods: dict[str, dict[str, Any]] = {}
         self.entries: dict[tuple[str, int, str], dict[str, Any]] = {}
-        self.ledger = ""
-        """UID of the config map."""
+        self.ledger, self.roster_map = "", ""
+        """UIDs of their config maps."""
         self.rebuilt: set[str] = set()
         """Times from which a ledger that was made again lists entries; what was before is in its totals."""
         self.problems: list[str] = []
@@ -124,7 +129,7 @@ class Lane:
         self.lives += 1
         for seen in (self.events, self.rosters, self.pods, self.entries, self.problems, self.rebuilt):
             seen.clear()
-        self.ledger = ""
+        self.ledger, self.roster_map = "", ""
         self.folder.mkdir(parents=True)
         (self.folder / "step-seconds").write_text(str(STEP_SECONDS))
         await self.rig.client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}}, USER)
@@ -154,22 +159,25 @@ class Lane:
             return
         self.pods[head["uid"]] = body | {"gone": deleted}
 
-    def _see_roster(self, roster: Roster) -> None:
+    def _see_roster(self, roster: Roster, uid: str) -> None:
         known = next((r for r in self.rosters if r.order() == roster.order()), None)
         if known is None:
             newest = max((r.order() for r in self.rosters), default=(0, False, 0))
             if roster.order() < newest:
                 self.problems.append(f"roster {roster.order()} came up after {newest}")
             self.rosters.append(roster)
+        elif self.roster_map not in ("", uid) and known.model_copy(update=remade(roster)) == roster:
+            self.rosters[self.rosters.index(known)] = roster
         elif known != roster:
             self.problems.append(f"two rosters of generation {roster.generation}: {known} and {roster}")
+        self.roster_map = uid
 
     def _see_config_map(self, body: dict[str, Any], deleted: bool) -> None:
         head = body["metadata"]
         if deleted or head.get("namespace") != self.name:
             return
         if text := (body.get("data") or {}).get(ROSTER_KEY):
-            self._see_roster(Roster.from_wire(json.loads(text)))
+            self._see_roster(Roster.from_wire(json.loads(text)), head["uid"])
         if head["name"] != f"{self.name}-ledger":
             return
         document = json.loads(body["data"]["ledger.json"])
