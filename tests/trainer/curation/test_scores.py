@@ -116,3 +116,24 @@ def test_fast_and_shaken_pictures_are_no_cuts():
     before, shaken, other = wide[100:356, 150:600], wide[112:368, 138:588], planted.canvas(draw, 256, 450)
     assert is_shifted(before.mean(axis=2).astype(np.uint8), shaken.mean(axis=2).astype(np.uint8))
     assert not is_shifted(before.mean(axis=2).astype(np.uint8), other.mean(axis=2).astype(np.uint8))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_a_picture_is_a_clip_of_one_frame_that_may_be_blurred_but_not_still(tmp_path, suffix):
+    for name, scene, reason in (("sharp", planted.scene(41), None), ("soft", planted.blurred(42), "blurred")):
+        path = tmp_path / f"{name}{suffix}"
+        assert cv2.imwrite(str(path), scene(0)[..., ::-1])
+        (clip,) = curate_file(path, name, tmp_path, CurateTask(), lambda share: None)["clips"]
+        assert (clip["frames"], clip["width"], clip["height"], clip["kept"]) == (1, 320, 180, True)
+        drop = drop_by(clip, CurateTask())
+        assert (drop and drop["reason"]) == reason
+        assert (tmp_path / f"{clip['uid']}.mp4").stat().st_size == clip["bytes"]
+
+
+def test_a_picture_of_a_wrong_shape_is_dropped_and_its_bars_are_cut_off(tmp_path):
+    inner = planted.scene(43)(0)
+    cv2.imwrite(str(tmp_path / "strip.png"), inner[:40])
+    assert curate_file(tmp_path / "strip.png", "x", tmp_path, TASK, lambda share: None)["dropped"][0] == "aspect"
+    cv2.imwrite(str(tmp_path / "boxed.png"), planted.bordered(44, 22, 0)(0))
+    (clip,) = curate_file(tmp_path / "boxed.png", "y", tmp_path, TASK, lambda share: None)["clips"]
+    assert (clip["width"], clip["height"]) == (320, 132)

@@ -159,7 +159,7 @@ def test_damaged_and_empty_tar_files_are_refused_by_name(clips, store, storage):
     store.put(f"{storage.uri}/torn/0.tar", tar_of(**{"a.mp4": bytes(4000), "b.mp4": bytes(4000)})[:6000])
     with pytest.raises(DataError, match=r"sources\[own\]: s3://.*/torn/0\.tar: not a whole tar file"):
         listed(f"{storage.uri}/torn", storage, VideoShards)
-    store.put(f"{storage.uri}/empty/0.tar", tar_of(**{"a.jpg": b"x"}))
+    store.put(f"{storage.uri}/empty/0.tar", tar_of(**{"a.npy": b"x"}))
     with pytest.raises(DataError, match=r"sources\[own\]: s3://.*/empty holds no video \(1 tar files\)"):
         listed(f"{storage.uri}/empty", storage, VideoShards)
     store.put(f"{storage.uri}/textless/0.tar", tar_of(**{"a.mp4": b"x", "a.json": b'{"fps": 3}'}))

@@ -28,12 +28,12 @@ class Bound:
         found: float | None = getattr(task, self.field)
         return found
 
-    def holds(self, score: float | None, task: CurateTask) -> bool:
-        """Whether a clip with this score stays; what was not measured does."""
-        limit = self.value(task)
-        if score is None or limit is None:
+    def holds(self, row: Mapping[str, Any], task: CurateTask) -> bool:
+        """Whether a clip of the catalogue stays; what was not measured does, and a picture whatever does not move."""
+        limit, score = self.value(task), row.get(self.score)
+        if score is None or limit is None or (row["frames"] == 1 and self.score in MOVING_ONLY):
             return True
-        return score >= limit if self.side == "least" else score <= limit
+        return bool(score >= limit if self.side == "least" else score <= limit)
 
 
 BOUNDS = (
@@ -43,11 +43,11 @@ BOUNDS = (
     Bound("blur", "min_blur", "least", "blurred", "sharpness"),
     Bound("jitter", "max_jitter", "most", "shaken", "jitter"),
     Bound("border", "max_border", "most", "borders", "share of black borders"),
-    Bound("watermark", "max_watermark", "most", "watermark", "share of still marks"),
     Bound("text", "max_text", "most", "text", "share of text"),
+    Bound("watermark", "max_watermark", "most", "watermark", "share of still marks"),
 )
 """In the order in which they are told; the first that does not hold is the reason. How a blurred picture is shaken is
-hard to tell, so that comes last of the two."""
+hard to tell, so that comes last of the two; a title that stands still is text before it is a mark."""
 MOVING_ONLY = frozenset({"motion", "change", "jitter"})
 """Scores that a picture has none of."""
 SCORE_REASONS = frozenset(bound.reason for bound in BOUNDS)
@@ -58,10 +58,9 @@ LOOSE_FIELDS = frozenset({bound.field for bound in BOUNDS} | {"dedup_distance", 
 def drop_by(row: Mapping[str, Any], task: CurateTask) -> dict[str, Any] | None:
     """Why a clip is dropped, as columns of the catalogue: `reason`, `detail`, `value`, `bound`; None if it stays."""
     for bound in BOUNDS:
-        score = row.get(bound.score)
-        if (row["frames"] == 1 and bound.score in MOVING_ONLY) or bound.holds(score, task):
+        if bound.holds(row, task):
             continue
-        limit = bound.value(task)
+        score, limit = row[bound.score], bound.value(task)
         detail = f"{bound.noun} {score:.3g}, at {bound.side} {limit:g}"
         return {"reason": bound.reason, "detail": detail, "value": score, "bound": limit}
     return None

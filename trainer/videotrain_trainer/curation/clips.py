@@ -61,6 +61,8 @@ def uid(content: str, piece: Piece, task: CurateTask) -> str:
 
 def picks(draft: Draft, piece: Piece, fps: Fraction) -> list[int]:
     """Raw frames that show a piece at a constant rate: for each moment the nearest one by time."""
+    if piece.end - piece.first == 1:
+        return [piece.first]
     start, end = draft.seconds(piece)
     times = draft.measured().times[piece.first : piece.end]
     moments = start + np.arange(max(1, round((end - start) * float(fps)))) / float(fps)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videotrain_trainer.curation.borders import Crop
-from videotrain_trainer.data.video import VideoInfo
+from videotrain_trainer.data.video import PICTURES, VideoInfo
 
 
 class Dropped(Exception):
@@ -87,6 +87,11 @@ class Draft:
     info: VideoInfo | None = None
     scan: Scan | None = None
     pieces: list[Piece] = field(default_factory=list)
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the file is a picture: a clip of one frame, whatever lengths and rates are asked for."""
+        return self.path.suffix.lower() in PICTURES
 
     def header(self) -> VideoInfo:
         """What `probe` found; to be read after it only."""

@@ -27,7 +27,7 @@ def run(draft: Draft, task: CurateTask) -> None:
         for start, stop in cut_shot(first, end, fps, task.min_seconds, task.max_seconds):
             piece = Piece(start, stop, crop=crop)
             seconds = (stop - start) / fps
-            if stop - start < ceil(task.min_seconds * fps - 0.5):
+            if not draft.is_picture and stop - start < ceil(task.min_seconds * fps - 0.5):
                 detail = f"shot of {seconds:.3g} s, at least {task.min_seconds:g} s"
                 piece.drop("too-short", detail, seconds, task.min_seconds)
             draft.pieces.append(piece)

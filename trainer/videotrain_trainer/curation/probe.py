@@ -17,22 +17,27 @@ def run(draft: Draft, task: CurateTask) -> None:
         info = draft.info = probe(draft.path)
     except Unreadable as error:
         raise Dropped("unreadable", str(error)) from error
-    if info.frames == 1:
-        raise Dropped("one-frame", "1 frame, at least 2 needed", 1, 2)
     _check_codec(info, task)
-    if 0 < info.seconds < task.min_seconds:
-        detail = f"{info.seconds:.3g} s, at least {task.min_seconds:g} s"
-        raise Dropped("too-short", detail, info.seconds, task.min_seconds)
-    rate = float(info.fps)
-    if info.fps < task.min_fps:
-        raise Dropped("low-fps", f"{rate:.4g} fps, at least {task.min_fps:g} fps", rate, task.min_fps)
+    if not draft.is_picture:
+        _check_time(info, task, draft.path.stat().st_size)
     aspect = info.width / info.height
     if not task.min_aspect <= aspect <= task.max_aspect:
         bound = task.min_aspect if aspect < task.min_aspect else task.max_aspect
         allowed = f"{task.min_aspect:.3g} to {task.max_aspect:.3g}"
         detail = f"width / height {aspect:.3g} ({info.width}x{info.height}), allowed {allowed}"
         raise Dropped("aspect", detail, aspect, bound)
-    bits = bits_per_pixel(info, draft.path.stat().st_size)
+
+
+def _check_time(info: VideoInfo, task: CurateTask, size: int) -> None:
+    if info.frames == 1:
+        raise Dropped("one-frame", "1 frame, at least 2 needed", 1, 2)
+    if 0 < info.seconds < task.min_seconds:
+        detail = f"{info.seconds:.3g} s, at least {task.min_seconds:g} s"
+        raise Dropped("too-short", detail, info.seconds, task.min_seconds)
+    rate = float(info.fps)
+    if info.fps < task.min_fps:
+        raise Dropped("low-fps", f"{rate:.4g} fps, at least {task.min_fps:g} fps", rate, task.min_fps)
+    bits = bits_per_pixel(info, size)
     if bits < task.min_bits_per_pixel:
         detail = f"{bits:.3g} bits per pixel, at least {task.min_bits_per_pixel:g}"
         raise Dropped("low-bitrate", detail, bits, task.min_bits_per_pixel)

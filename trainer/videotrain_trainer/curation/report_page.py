@@ -86,7 +86,7 @@ def _reasons(report: DropReport, rows: Sequence[Row], task: CurateTask) -> str:
 def _alone(reason: str, rows: Sequence[Row], task: CurateTask) -> int:
     """Clips that no bound of another reason drops."""
     others = [bound for bound in BOUNDS if bound.reason != reason]
-    return sum(row["reason"] == reason and all(other.holds(row[other.score], task) for other in others) for row in rows)
+    return sum(row["reason"] == reason and all(other.holds(row, task) for other in others) for row in rows)
 
 
 def _histogram(name: str, rows: Sequence[Row], task: CurateTask) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import cv2
 import numpy as np
@@ -39,6 +40,9 @@ def run(draft: Draft, task: CurateTask) -> None:
     """
     dissolves = Dissolves()
     try:
+        if draft.is_picture:
+            draft.scan = collect(islice(_looked_at(draft, task, dissolves), 1))
+            return
         draft.scan = collect(_looked_at(draft, task, dissolves))
     except Unreadable as error:
         raise Dropped("unreadable", str(error)) from error

@@ -21,11 +21,13 @@ import xxhash
 from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.checksums import READINGS
 from videotrain_trainer.curation.packaged import resolve_package
+from videotrain_trainer.data.video import PICTURES
 from videotrain_trainer.errors import DataError, DiskFull, StorageDenied, StorageUnavailable, TrainerError
 from videotrain_trainer.files import local_path
 from videotrain_trainer.storage import ObjectInfo, ObjectStore, disk_full_is_clear
 
-EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
+VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
+EXTENSIONS = VIDEOS | PICTURES
 TEXT_ENDINGS = (".txt", ".json")
 TEXT_KEYS = ("text", "caption", "cap", "prompt")
 """Fields that hold a text, as published lists name them; the first one that is there counts."""

@@ -24,6 +24,7 @@ from videotrain_trainer.curation.source import (
     EXTENSIONS,
     TEXT_ENDINGS,
     TEXT_KEYS,
+    VIDEOS,
     RawVideo,
     VideoFolder,
     is_video,
@@ -169,8 +170,12 @@ class VideoShards(VideoFolder):
         parts: list[tarfile.TarInfo],
         captions: Mapping[str, str],
     ) -> Iterator[RawVideo]:
-        """The videos among members of one key, each with the text that lies beside it."""
+        """The videos among members of one key, each with the text that lies beside it.
+
+        Pictures count where there is no video; beside one they are its thumbnails.
+        """
         wanted = [part for part in parts if part.isfile() and is_video(part.name)]
+        wanted = [part for part in wanted if PurePosixPath(part.name).suffix.lower() in VIDEOS] or wanted
         endings = {PurePosixPath(part.name).suffix.lower(): part for part in parts if part.isfile()}
         beside = next((endings[ending] for ending in TEXT_ENDINGS if ending in endings), None)
         text = ""

@@ -31,6 +31,8 @@ FORMATS = (
 )
 """FFmpeg's names of the demuxers that may read a file, each of which reads that file alone. Playlists and scripts (HLS,
 DASH, SDP, ffconcat, numbered pictures) name further files, and would be read without end or from elsewhere."""
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+"""Suffixes of files that hold one picture."""
 ONE_FILE = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
 """Options to open any video with that others made."""
 LARGEST_FRAME = 8192 * 4320
@@ -235,6 +237,8 @@ def _stream(source: Source) -> Iterator[tuple[Any, Any]]:
 
 
 def _opened(source: Source) -> Any:
+    if isinstance(source, Path) and source.suffix.lower() in PICTURES:
+        source = source.read_bytes()  # by their names FFmpeg takes JPEG files for parts of a numbered series
     try:
         return av.open(BytesIO(source) if isinstance(source, bytes) else str(source), options=STRICT | ONE_FILE)
     except av.ArgumentError as error:
