@@ -141,6 +141,9 @@ SLOWEST_SAMPLE_SECONDS: Final = _agent(
     "99th percentile of the time that a sample takes to arrive in seconds, newest 256 of the slowest rank.",
     "seconds",
 )
+STORED_SAMPLE_BYTES: Final = _agent(
+    "stored_sample_bytes_total", "counter", "Size of the samples that encoding has stored, of the whole world.", "bytes"
+)
 CHECKPOINT_STALL_SECONDS: Final = _agent(
     "checkpoint_stall_seconds_total", "counter", "Time in which steps waited for a checkpoint in seconds.", "seconds"
 )

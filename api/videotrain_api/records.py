@@ -176,7 +176,8 @@ class StepRecord(Record):
     useful_flops: float | None = None
     """model_flops as they would be if no text were padded."""
     forward_us: int | None = Field(default=None, ge=0)
-    """Time of the forward passes, mean of the ranks, microseconds; as are the next three."""
+    """Time of the forward passes, mean of the ranks, microseconds; as are the next three. Of an encode stage that of
+    autoencoder and text encoder."""
     backward_us: int | None = Field(default=None, ge=0)
     """Of the backward passes, with the communication that they hide or wait for."""
     communication_us: int | None = Field(default=None, ge=0)
@@ -206,6 +207,8 @@ class StepRecord(Record):
     """Those that it did not have."""
     cache_bytes: int | None = Field(default=None, ge=0)
     """Of samples, in the fullest node's cache."""
+    stored_bytes: int | None = Field(default=None, ge=0)
+    """Bytes of samples that encoding has stored since the step before."""
 
 
 class ValidationRecord(Record):

@@ -296,6 +296,18 @@ RUN: Final = Board(
                     "bytes",
                 ),
                 Panel(
+                    "Stored by encoding per clip",
+                    (
+                        (
+                            f"max(rate({m.STORED_SAMPLE_BYTES.name}{_RUN}{_STEP}))"
+                            f" / max(rate({m.SAMPLES.name}{_RUN}{_STEP}))",
+                            "per clip",
+                        ),
+                    ),
+                    "bytes",
+                    help="Its device is busy in forward passes, and idle while it waits for data.",
+                ),
+                Panel(
                     "Spread of the ranks' compute time",
                     ((_of_leader(m.WORLD_SPREAD_RATIO), "{{stage}}"),),
                     "percentunit",

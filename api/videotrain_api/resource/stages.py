@@ -508,6 +508,9 @@ class EncodeTask(ApiModel):
     The sizes are those of all later train stages, so nothing is declared twice.
     """
 
+    engine: UnitEngine = "local"
+    """Who encodes: the processes of the pods, or Ray Data in a cluster that the pods form, with an actor for each GPU.
+    Either goes on where the other was."""
     shard_bytes: int = Field(default=512 * 1024 * 1024, ge=65536, le=2**40)
     """Target size of a shard, bytes."""
 

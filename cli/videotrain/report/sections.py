@@ -145,6 +145,10 @@ def _loss(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
+def _part(speed: Json, part: str) -> str:
+    return f"{100 * speed['seconds'][part] / (sum(speed['seconds'].values()) or 1.0):.1f} %"
+
+
 def speed_section(summary: Json) -> Html:
     """Where the time of the steps went, and which ranks were slowest."""
     stages = [(s["name"], s["speed"]) for s in summary["stages"] if s.get("speed")]
@@ -152,8 +156,7 @@ def speed_section(summary: Json) -> Html:
         return Html("")
     rows = []
     for name, speed in stages:
-        total = sum(speed["seconds"].values()) or 1.0
-        parts = [f"{100 * speed['seconds'][part] / total:.1f} %" for part in _PARTS]
+        parts = [_part(speed, part) for part in _PARTS]
         again, useful = (_share(speed[key], speed["model_flops"]) for key in ("hardware_flops", "useful_flops"))
         memory = f"{compact(speed['memory_bytes'])}B" if speed["memory_bytes"] else ""
         rows.append((name, speed["steps"], *parts, again, useful, memory))
@@ -170,10 +173,24 @@ def speed_section(summary: Json) -> Html:
         for name, speed in stages
         for one in speed["slowest"]
     ]
+    encoded = [
+        (
+            name,
+            f"{one['clips']:,}",
+            f"{one['clips_per_second']:.2f}",
+            _part(speed, "forward"),
+            _part(speed, "data"),
+            f"{compact(one['bytes_per_clip'])}B",
+        )
+        for name, speed in stages
+        if (one := speed["encoded"])
+    ]
+    encoding = ("stage", "clips", "clips per second", "device busy", "waiting for clips", "stored per clip")
     ranks = ("stage", "world", "rank", "slowest in steps", "share", "over the median")
     lead = "Mean over the ranks. Communication that hides behind computation is not in it."
     shown = _capped(ranks, slowest, (1, 2, 3, 4, 5)) if slowest else Html("")
-    return section("Where the time of a step went", table(headings, rows, range(1, 12)), shown, lead=lead)
+    stored = table(encoding, encoded, range(1, 6)) if encoded else Html("")
+    return section("Where the time of a step went", table(headings, rows, range(1, 12)), stored, shown, lead=lead)
 
 
 _PARTS = {

@@ -17,9 +17,11 @@ PARTS = ("data", "forward", "backward", "communication", "optimizer", "checkpoin
 
 
 def stage_speed(stage: str, records: RunRecords) -> Json | None:
-    """Seconds by part, work by the three ways of counting it, memory and slowest ranks; None without such records."""
-    steps = [step for step in records.kept_steps(stage) if step.forward_us is not None]
-    if not steps:
+    """Seconds by part, work by the three ways of counting it, memory, slowest ranks, and what an encode stage stored;
+    None without such records.
+    """
+    steps = records.kept_steps(stage)
+    if all(step.forward_us is None for step in steps):
         return None
     seconds = {part: sum(_microseconds(step, part) for step in steps) / 1e6 for part in PARTS}
     total = sum((step.finished_at - step.started_at) / timedelta(seconds=1) for step in steps)
@@ -30,8 +32,18 @@ def stage_speed(stage: str, records: RunRecords) -> Json | None:
         "hardware_flops": _sum([step.hardware_flops for step in steps]),
         "useful_flops": _sum([step.useful_flops for step in steps]),
         "memory_bytes": max((step.memory_bytes for step in steps if step.memory_bytes is not None), default=None),
+        "encoded": _encoded(steps, total),
         "slowest": [entry for one in records.generations if one.stage == stage for entry in _slowest(one.steps)],
     }
+
+
+def _encoded(steps: Sequence[StepRecord], seconds: float) -> Json | None:
+    """Clips and bytes of an encode stage."""
+    stored = [step.stored_bytes for step in steps if step.stored_bytes is not None]
+    clips = sum(step.samples for step in steps)
+    if not stored or not clips or not seconds:
+        return None
+    return {"clips": clips, "clips_per_second": clips / seconds, "bytes_per_clip": sum(stored) / clips}
 
 
 def _microseconds(step: StepRecord, part: str) -> int:

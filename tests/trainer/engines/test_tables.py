@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from datetime import timedelta
 
 import pyarrow as pa
 import pytest
@@ -31,7 +32,7 @@ class Tabled:
 
     def __init__(self, store, config, by=0, during=lambda unit, tick: None, units_at_once=1) -> None:
         self.tables, self.done = UnitTables(store, f"{config.paths.output}/units"), []
-        self.by, self.during, self.units_at_once = by, during, units_at_once
+        self.by, self.during, self.units_at_once, self.measured = by, during, units_at_once, {}
 
     def open(self, scratch):
         return self
@@ -40,6 +41,9 @@ class Tabled:
         self.during(unit, tick)
         self.done.append(unit.name)
         return {FIRST: self.tables.keep(unit.name, pa.table({"unit": [unit.name], "by": [self.by]}))}
+
+    def used(self):
+        return self.measured
 
     def close(self):
         pass
@@ -111,6 +115,39 @@ def test_the_step_counter_moves_while_another_rank_is_in_a_long_unit(store, conf
     thread.join()
     assert first.records.steps()[-1] == 4 * 8
     assert second.records.all == []
+
+
+def test_what_workers_use_is_told_with_the_steps(store, config, make_context, monkeypatch):
+    """Times are means of the ranks, and never more than has gone by: the other rank tells of its own at the end."""
+    monkeypatch.setattr(local, "SHARE_SECONDS", 60.0)
+    first, second = make_context(config, 0, 2), make_context(config, 1, 2)
+    met = threading.Barrier(2, timeout=60)
+    works = [Tabled(store, config, rank) for rank in range(2)]
+
+    def rank(number: int) -> None:
+        begun = []
+
+        def use(unit, tick):
+            if not begun:
+                begun.append(met.wait())  # each has one, as a rank holds two at most
+            used = works[number].measured
+            for name, amount in (("waited_us", 2000), ("busy_us", 6000), ("stored_bytes", 100)):
+                used[name] = used.get(name, 0) + amount
+
+        works[number].during = use
+        assert rank_of((first, second)[number], store, works[number], [Unit(f"u{n}", 1) for n in range(8)]).run()
+
+    other = threading.Thread(target=rank, args=(1,))
+    other.start()
+    rank(0)
+    other.join()
+    steps = [record for record in first.records.all if record.kind == "step"]
+    assert sum(step.stored_bytes or 0 for step in steps) == 8 * 100
+    assert sum(step.data_stall_us for step in steps) <= 8 * 2000 // 2
+    assert 0 < sum(step.forward_us or 0 for step in steps) <= 8 * 6000 // 2
+    for step in steps:
+        length = (step.finished_at - step.started_at) // timedelta(microseconds=1)
+        assert step.data_stall_us + (step.forward_us or 0) <= length
 
 
 def test_units_that_are_no_steps_are_told_as_a_phase(store, config, make_context):

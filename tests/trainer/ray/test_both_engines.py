@@ -9,11 +9,12 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from support.ray_nodes import decoders, disturbed
 
 from videotrain_api.resource.stages import CurateTask
 from videotrain_api.resource.trainrun import Dataset, Storage
@@ -22,30 +23,13 @@ from videotrain_trainer.curation.publish import publish
 from videotrain_trainer.curation.work import CurateWork, find_ranges
 from videotrain_trainer.engines.interface import Member
 from videotrain_trainer.engines.local import LocalRun
-from videotrain_trainer.engines.ray_node import Cluster, RayNode, free_port
 from videotrain_trainer.engines.ray_run import RayRun
 from videotrain_trainer.storage import ObjectStore
-from videotrain_trainer.worker.stage_reporter import StageReporter
 
 pytestmark = pytest.mark.timeout(1800)
 VIDEOS = int(os.environ.get("VIDEOTRAIN_RAY_VIDEOS", "300"))
-STORE_BYTES = 100 * 1024**2
 TASK = CurateTask(min_seconds=0.5, max_seconds=2.0, long_side=96, min_motion=0.0, min_blur=0.0)
 STORAGE = Storage(uri="s3://unused")
-TOKEN = "a token that only this cluster knows"
-
-
-class Records:
-    """A record sink that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.all: list = []
-
-    def write(self, record) -> None:
-        self.all.append(record)
-
-    def steps(self) -> list[int]:
-        return [record.step for record in self.all if record.kind == "step"]
 
 
 @pytest.fixture(scope="session")
@@ -64,27 +48,6 @@ def raw(tmp_path_factory, paint_video, texture) -> Path:
         if number % 3 == 0:
             path.with_suffix(".txt").write_text(f"pattern number {number}")
     return folder
-
-
-@pytest.fixture
-def make_member(tmp_path) -> Callable[..., Member]:
-    def make(name: str, generation: int = 1, leave: Callable[[], bool] = lambda: False) -> Member:
-        records = Records()
-        scratch = tmp_path / f"scratch-{name}-{generation}"
-        scratch.mkdir()
-        return Member(
-            prefix=(tmp_path / name).as_uri(),
-            generation=generation,
-            rank=0,
-            size=1,
-            saved_step=0,
-            grace_seconds=20,
-            asked_to_leave=leave,
-            reporter=StageReporter(sink=records, generation=generation, stage="curate", config_hash=""),
-            scratch=scratch,
-        )
-
-    return make
 
 
 def work_of(member: Member, raw: Path) -> CurateWork:
@@ -109,137 +72,74 @@ def published(engine, member: Member, store: ObjectStore, work: CurateWork) -> t
     return catalogue(store, member)
 
 
-@pytest.fixture
-def undisturbed(raw, make_member) -> tuple[bytes, bytes, list[str]]:
+@pytest.fixture(scope="session")
+def undisturbed(raw, make_member, tmp_path_factory) -> tuple[bytes, bytes, list[str]]:
     """What the local engine makes in one go."""
-    member = make_member("undisturbed")
+    member = make_member(tmp_path_factory.mktemp("undisturbed"))
     work, store = work_of(member, raw), ObjectStore.for_storage(STORAGE)
     engine = LocalRun(member, store, work, ranges_of(work), 2)
     assert engine.run()
     return published(engine, member, store, work)
 
 
-def decoders() -> list[psutil.Process]:
-    """Decoder processes below this one."""
-    return [child for child in psutil.Process().children(recursive=True) if name_of(child) == "vt-decoder"]
-
-
-def name_of(process: psutil.Process) -> str:
-    try:
-        return process.name()
-    except psutil.NoSuchProcess:
-        return ""
-
-
-class Disturbed:
-    """Does things to a run once it is so far, by its own records; from a thread."""
-
-    def __init__(self, member: Member, *deeds: tuple[int, Callable[[], object]]) -> None:
-        self._steps = member.reporter.sink.steps
-        self._deeds = list(deeds)
-        self.done: list[int] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Disturbed:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while self._deeds and not self._over.wait(0.05):
-            if self._steps() and self._steps()[-1] >= self._deeds[0][0]:
-                at, deed = self._deeds.pop(0)
-                deed()
-                self.done.append(at)
-
-
-def kill_a_decoder() -> None:
-    found = decoders()
-    if found:
-        os.kill(found[0].pid, signal.SIGKILL)
+def kill_one(processes: list[psutil.Process]) -> None:
+    if processes:
+        os.kill(processes[0].pid, signal.SIGKILL)
 
 
 def test_a_local_run_whose_decoders_are_killed_and_that_is_left_twice_makes_the_same_catalogue(
-    raw, make_member, undisturbed
+    raw, make_member, undisturbed, tmp_path
 ):
     store = ObjectStore.for_storage(STORAGE)
     for generation, until in ((1, VIDEOS // 3), (2, 2 * VIDEOS // 3), (3, None)):
         leave = threading.Event()
-        member = make_member("local", generation, leave.is_set)
+        member = make_member(tmp_path, generation, leave.is_set)
         work = work_of(member, raw)
         engine = LocalRun(member, store, work, ranges_of(work), 2)
-        deeds = [(1, kill_a_decoder), (VIDEOS // 6, kill_a_decoder)] + ([(until, leave.set)] if until else [])
-        with Disturbed(member, *deeds):
+        deeds = [(at, lambda: kill_one(decoders())) for at in (1, VIDEOS // 6)]
+        with disturbed(member, *deeds, *([(until, leave.set)] if until else [])):
             assert engine.run() == (until is None)
     assert published(engine, member, store, work) == undisturbed
     assert decoders() == []
 
 
-@pytest.fixture
-def nodes() -> Iterator[list[RayNode]]:
-    started: list[RayNode] = []
-    yield started
-    for node in started:
-        node.close()
-
-
 def test_a_ray_run_with_a_worker_killed_a_node_killed_and_one_joined_makes_the_same_catalogue(
-    raw, make_member, undisturbed, nodes
+    raw, make_member, undisturbed, nodes, tmp_path
 ):
-    host = "127.0.0.1"
-    cluster = Cluster(f"{host}:{free_port(host)}", TOKEN)
-    nodes.append(RayNode(cluster, host, True, 1, store_bytes=STORE_BYTES))
-    nodes[0].wait()
-    nodes.append(RayNode(cluster, host, False, 1, store_bytes=STORE_BYTES))
-    nodes[1].wait()
-    member = make_member("ray")
+    nodes.start()
+    nodes.start()
+    member = make_member(tmp_path)
     work, store = work_of(member, raw), ObjectStore.for_storage(STORAGE)
-    seen: set[psutil.Process] = set()
-
-    def kill_a_worker() -> None:
-        doers = [process for node in nodes for process in node.processes() if "Doer" in name_of(process)]
-        doers += [process for process in decoders() if not doers]
-        os.kill(doers[0].pid, signal.SIGKILL)
-
-    def join() -> None:
-        nodes.append(RayNode(cluster, host, False, 1, store_bytes=STORE_BYTES))
-
-    def kill_a_node() -> None:
-        for process in nodes[1].processes():
-            process.kill()
-
-    def note() -> None:
-        seen.update(process for node in nodes for process in node.processes())
-
-    deeds = [(VIDEOS // 10, kill_a_worker), (VIDEOS // 5, join), (VIDEOS // 3, kill_a_node), (VIDEOS // 2, note)]
-    engine = RayRun(member, store, work, ranges_of(work), cluster)
-    with Disturbed(member, *deeds) as disturbed:
+    engine = RayRun(member, store, work, ranges_of(work), nodes.cluster)
+    deeds = [
+        (VIDEOS // 10, lambda: kill_one(nodes.workers())),
+        (VIDEOS // 5, lambda: nodes.start(wait=False)),
+        (VIDEOS // 3, lambda: nodes.kill(1)),
+        (VIDEOS // 2, nodes.note),
+    ]
+    with disturbed(member, *deeds) as done:
         assert engine.run()
-    assert disturbed.done == [at for at, _ in deeds]
+    assert done == [at for at, _ in deeds]
     assert published(engine, member, store, work) == undisturbed
-    for node in nodes:
-        node.close()
-    nodes.clear()
-    assert [process for process in seen if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
+    nodes.close()
+    assert nodes.left() == []
 
 
-def test_either_engine_goes_on_where_the_other_was(raw, make_member, undisturbed, nodes):
-    host = "127.0.0.1"
+def test_either_engine_goes_on_where_the_other_was(raw, make_member, undisturbed, nodes, tmp_path):
     leave = threading.Event()
-    member = make_member("mixed", 1, leave.is_set)
+    member = make_member(tmp_path, 1, leave.is_set)
     work, store = work_of(member, raw), ObjectStore.for_storage(STORAGE)
-    with Disturbed(member, (VIDEOS // 3, leave.set)):
+    with disturbed(member, (VIDEOS // 3, leave.set)):
         assert not LocalRun(member, store, work, ranges_of(work), 2).run()
-    cluster = Cluster(f"{host}:{free_port(host)}", TOKEN)
-    nodes.append(RayNode(cluster, host, True, 2, store_bytes=STORE_BYTES))
-    nodes[0].wait()
-    second = make_member("mixed", 2)
-    engine = RayRun(second, store, work, ranges_of(work), cluster)
+    nodes.start(cpus=2)
+    leave.clear()
+    second = make_member(tmp_path, 2, leave.is_set)
+    with disturbed(second, (2 * VIDEOS // 3, leave.set)):
+        assert not RayRun(second, store, work, ranges_of(work), nodes.cluster).run()
+    third = make_member(tmp_path, 3)
+    engine = LocalRun(third, store, work, ranges_of(work), 2)
     assert engine.run()
-    started = second.reporter.sink.all[0]
-    assert started.resumed_step >= VIDEOS // 3
-    assert published(engine, second, store, work) == undisturbed
+    for before, after, least in ((member, second, VIDEOS // 3), (second, third, 2 * VIDEOS // 3)):
+        kept = [record.step for record in before.reporter.sink.all if record.kind == "checkpoint"]
+        assert after.reporter.sink.all[0].resumed_step == kept[-1] >= least
+    assert published(engine, third, store, work) == undisturbed

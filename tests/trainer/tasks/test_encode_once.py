@@ -4,72 +4,33 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from fractions import Fraction
 
-import google_crc32c
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import save
+from support.noise_clips import READERS, curate_noise, encode_config, first_autoencoder
 
-from videotrain_api.config.stage_config import LatentReader
-from videotrain_api.resource.stages import Bucket, EncodeTask
 from videotrain_api.storage import layout
 from videotrain_trainer.data import video
 from videotrain_trainer.data.buckets import Window
 from videotrain_trainer.data.clip_table import ClipTable
 from videotrain_trainer.data.decode_ahead import DecodeAhead
-from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, read_table, to_parquet
+from videotrain_trainer.data.manifest import LATENT_SCHEMA, read_table
 from videotrain_trainer.data.pixels import crop_window
-from videotrain_trainer.data.video import Cut, read_covering, read_cuts, write_mp4
-from videotrain_trainer.networks.build import SCALING_FACTOR, build_autoencoder, initialize
+from videotrain_trainer.data.video import Cut, read_covering, read_cuts
 from videotrain_trainer.networks.weights import open_weights
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks import encode
 from videotrain_trainer.tasks.encode_clips import ClipEncoder, texts_of
 from videotrain_trainer.tasks.encode_plan import EncodePlan
 
-ROWS = [
-    Bucket(resolution="64px", frames=1, batch_size=1),
-    Bucket(resolution="32px", frames=1, batch_size=1),
-    Bucket(resolution="32px", frames=16, min_frames=8, batch_size=1, aspect_ratios=["16:9"]),
-    Bucket(resolution="64px", frames=16, min_frames=8, batch_size=1, aspect_ratios=["16:9"]),
-]
-READERS = [
-    LatentReader(stage="small", seed=1, buckets=ROWS[:3], prompt_style="fps-motion"),
-    LatentReader(stage="large", seed=2, buckets=[ROWS[0], ROWS[3]], prompt_style="fps-motion"),
-]
-
 
 @pytest.fixture
-def config(store, storage, make_config, tmp_path):
+def config(store, storage, tmp_path):
     """An encode stage of six clips of noise, 20 frames each, in units of one clip."""
-    rows = []
-    for number in range(6):
-        frames = np.random.default_rng(number).integers(0, 255, (20, 90, 160, 3), dtype=np.uint8)
-        write_mp4(list(frames), tmp_path / "clip.mp4", Fraction(24))
-        data = (tmp_path / "clip.mp4").read_bytes()
-        store.put(f"{storage.uri}/clips/clips/{number:02x}.mp4", data)
-        facts = {"uid": f"{number:02x}", "uri": f"clips/{number:02x}.mp4", "caption": f"Noise {number}.", "kept": True}
-        facts |= {
-            "frames": 20,
-            "fps": 24.0,
-            "height": 90,
-            "width": 160,
-            "motion": 3.0,
-            "source": "n",
-            "bytes": len(data),
-        }
-        rows.append(dict.fromkeys(CLIP_SCHEMA.names) | facts | {"crc32c": google_crc32c.value(data)})
-    dropped = dict.fromkeys(CLIP_SCHEMA.names) | {"uid": "00a", "kept": False, "reason": "static"}
-    store.put(layout.clip_manifest(f"{storage.uri}/clips"), to_parquet([*rows, dropped], CLIP_SCHEMA))
-    made = make_config(
-        EncodeTask(shard_bytes=65536), clips=f"{storage.uri}/clips", autoencoder_weights=f"{storage.uri}/ae"
-    )
-    autoencoder = build_autoencoder(made.autoencoder)
-    initialize(autoencoder, seed=5)
-    store.put(layout.final_weights(f"{storage.uri}/ae"), save(autoencoder.state_dict(), {SCALING_FACTOR: "2.0"}))
-    return made.model_copy(update={"latent_readers": READERS})
+    made = encode_config(storage.uri, "encode").model_copy(update={"storage": storage})
+    curate_noise(store, f"{storage.uri}/clips", tmp_path, 6)
+    first_autoencoder(store, made)
+    return made
 
 
 def test_one_decode_and_one_pass_per_text_and_no_byte_that_nobody_reads(store, config, make_context, monkeypatch):

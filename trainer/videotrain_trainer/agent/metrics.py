@@ -118,6 +118,8 @@ class AgentMetrics:
         self._set(catalogue.SAMPLE_CACHE_BYTES, stage, record.cache_bytes)
         if record.slowest_sample_us is not None:
             self._set(catalogue.SLOWEST_SAMPLE_SECONDS, stage, record.slowest_sample_us / _MICROS)
+        if record.stored_bytes is not None:
+            self._add(catalogue.STORED_SAMPLE_BYTES, stage, record.stored_bytes)
         self._add(catalogue.CHECKPOINT_STALL_SECONDS, stage, record.checkpoint_us / _MICROS)
         family = self._families[catalogue.STEP_SECONDS.name]
         assert isinstance(family, Histogram)

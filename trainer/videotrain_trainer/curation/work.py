@@ -21,7 +21,7 @@ from videotrain_trainer.curation.clips import FILE_VERSION
 from videotrain_trainer.curation.sandbox import MOST_MEMORY, Sandbox, container_memory
 from videotrain_trainer.curation.source import RawVideo, content_hash
 from videotrain_trainer.curation.source_forms import open_sources
-from videotrain_trainer.engines.interface import Tick, Unit, UnitRange, cut_ranges
+from videotrain_trainer.engines.interface import Tick, Unit, UnitRange, Used, cut_ranges
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 from videotrain_trainer.worker.linux import container_cpus
 
@@ -72,6 +72,10 @@ class _Curator:
             if clip["kept"]:  # by what was read; bounds on its scores are applied once all are known
                 self._store.put(f"{self._work.output}/clips/{clip['uid']}.mp4", out / f"{clip['uid']}.mp4")
         return {"name": video.name, "content": content, "caption": source.caption(video), **result}
+
+    def used(self) -> Used:
+        """Nothing is measured."""
+        return {}
 
     def close(self) -> None:
         """End the decoder process and remove temporary files."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import xxhash
 
@@ -27,6 +27,17 @@ SHARE_SECONDS = 5.0
 """How often a process stores results of ranges that are not done and tells how far it is."""
 Tick = Callable[[int], None]
 """Called by a unit's work with the steps of this unit that are done."""
+
+
+class Used(TypedDict, total=False):
+    """What a worker has used since it was opened; it says nothing of what it does not measure."""
+
+    waited_us: int
+    """Microseconds for which its device had no input."""
+    busy_us: int
+    """Microseconds for which its device computed."""
+    stored_bytes: int
+    """Of samples."""
 
 
 class Interrupted(Exception):
@@ -85,6 +96,9 @@ class Worker(Protocol):
 
     def do(self, unit: Unit, tick: Tick) -> dict[str, Any]:
         """Do it and return its result, JSON values only; everything else it made is stored already."""
+
+    def used(self) -> Used:
+        """So far; asked at any time, from another thread."""
 
     def close(self) -> None:
         """End what was started; called once."""

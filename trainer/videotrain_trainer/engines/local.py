@@ -10,11 +10,12 @@ import queue
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from videotrain_trainer.engines.board import Board, Listing, OpenRange
+from videotrain_trainer.engines.board import Board, Listing, OpenRange, wait_until
 from videotrain_trainer.engines.claims import Claim, Claims
 from videotrain_trainer.engines.interface import (
     SHARE_SECONDS,
@@ -23,6 +24,7 @@ from videotrain_trainer.engines.interface import (
     Tick,
     Unit,
     UnitRange,
+    Used,
     Work,
     Worker,
 )
@@ -51,6 +53,8 @@ class _Count:
     kept: int = 0
     parts: dict[str, int] = field(default_factory=dict)
     """Of units that are being done."""
+    used: Counter[str] = field(default_factory=Counter)
+    """By workers; as Used."""
 
 
 class LocalRun:
@@ -86,12 +90,14 @@ class LocalRun:
         self._todo: queue.SimpleQueue[tuple[_Held, Unit] | None] = queue.SimpleQueue()
         self._open: dict[int, _Held] = {}
         self._count, self._others = _Count(), _Count()
+        self._opened: list[Worker] = []
         self._lock = threading.Lock()
         self._woken, self._leaving = threading.Event(), threading.Event()
         self._trouble: BaseException | None = None
         self._asked_at: float | None = None
         self._shared_at = time.monotonic()
         self._beat = 0
+        self._ended = False
 
     def run(self) -> bool:
         """Do units until all of the world are done.
@@ -112,11 +118,16 @@ class LocalRun:
                 thread.join()
         if self._trouble is not None:
             raise self._trouble
+        self._ended = True
         self._share()
         if not finished:
             self._report(ended=True)
         elif self._reporter is not None:
-            self._reporter.finished()  # others tell of their last units in their own time
+            # Others tell of their last units in their own time. What they have used nothing else tells.
+            if self._count.used:
+                until = time.monotonic() + SHARE_SECONDS
+                wait_until(self._others_have_ended, lambda: time.monotonic() > until, POLL_SECONDS)
+            self._reporter.finished(self._count.used + self._others.used)
         return finished
 
     def names(self) -> list[str]:
@@ -182,6 +193,7 @@ class LocalRun:
         scratch = self._member.scratch / f"worker-{number}"
         try:
             worker = self._work.open(scratch)
+            self._opened.append(worker)
             try:
                 threads = [
                     threading.Thread(target=self._do_units, args=(worker,), daemon=True)
@@ -214,7 +226,7 @@ class LocalRun:
 
     def _tick_of(self, unit: Unit) -> Tick:
         def tick(part: int) -> None:
-            self._count.parts[unit.name] = part
+            self._count.parts[unit.name] = min(part, unit.weight - 1)  # its last step is that it has a result
             if self._leaving.is_set() or self._member.asked_to_leave():
                 self._asked_at = self._asked_at or time.monotonic()
                 if time.monotonic() - self._asked_at > self._member.grace_seconds / 2:
@@ -255,15 +267,23 @@ class LocalRun:
         self._beat += 1
         parts = sum(list(self._count.parts.values()))
         sign = {"beat": self._beat, "kept": self._count.kept, "done": self._count.done, "parts": parts}
-        self._claims.show_life(sign)
+        self._count.used = sum((Counter(worker.used()) for worker in self._opened), Counter[str]())
+        self._claims.show_life(sign | {"ended": int(self._ended)} | self._count.used)
         if self._listing is not None:
-            signs = [sign for sign in self._claims.signs() if sign["rank"] != 0]
-            done, kept, parts = (sum(sign[name] for sign in signs) for name in ("done", "kept", "parts"))
-            self._others = _Count(done, kept, {"": parts})
+            self._others_have_ended()
+
+    def _others_have_ended(self) -> bool:
+        """Hear what the other ranks have told; whether that was their last."""
+        signs = [sign for sign in self._claims.signs() if sign["rank"] != 0]
+        done, kept, parts = (sum(sign[name] for sign in signs) for name in ("done", "kept", "parts"))
+        used = Counter({name: sum(sign.get(name, 0) for sign in signs) for name in Used.__annotations__})
+        self._others = _Count(done, kept, {"": parts}, used)
+        return sum(sign.get("ended", 0) for sign in signs) == self._member.size - 1
 
     def _report(self, ended: bool = False) -> None:
         if self._reporter is None:
             return
         mine, others = self._count, self._others
-        kept, done = mine.kept + others.kept, mine.done + others.done
-        self._reporter.write(kept, done - kept + sum(list(mine.parts.values())) + sum(others.parts.values()), ended)
+        kept, done, used = mine.kept + others.kept, mine.done + others.done, mine.used + others.used
+        parts = sum(list(mine.parts.values())) + sum(others.parts.values())
+        self._reporter.write(kept, done - kept + parts, ended, used)

@@ -12,6 +12,8 @@ import queue
 import tempfile
 import threading
 import time
+import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from videotrain_trainer.engines.interface import Unit, Work
+from videotrain_trainer.engines.interface import Unit, Used, Work
 from videotrain_trainer.errors import TrainerError
 
 TELL_SECONDS = 2.0
@@ -42,6 +44,7 @@ class Drive:
         self._offered: queue.SimpleQueue[tuple[str, int, dict[str, Any]] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         self._parts: dict[str, int] = {}
+        self._used: dict[str, Used] = {}
         self._ended = False
         self._trouble = ""
         self._self = ray.get_runtime_context().current_actor
@@ -70,16 +73,17 @@ class Drive:
             return None
         return [unit]
 
-    def tick(self, name: str, part: int) -> None:
-        """An actor has done so many steps of a unit."""
+    def tick(self, name: str, part: int, actor: str, used: Used) -> None:
+        """An actor has done so many steps of a unit, and has used so much."""
         self._parts[name] = part
+        self._used[actor] = used
 
     def poll(self, seconds: float) -> dict[str, Any]:
         """What came since the last call; waits for something so long.
 
         Returns:
-            `results`: names, and JSON of `result` or of `error` and `text`. `parts`: steps by unit. `ended`: the stream
-            is over, and `trouble` says why if it is no regular end. `cpus`: of the cluster.
+            `results`: names, and JSON of `result` or of `error` and `text`. `parts`: steps by unit. `used`: by all
+            actors. `ended`: the stream is over, and `trouble` says why if it is no regular end. `cpus`: of the cluster.
         """
         results: list[tuple[str, str]] = []
         end = time.monotonic() + seconds
@@ -94,7 +98,9 @@ class Drive:
             self._parts.pop(name, None)
         ended = self._ended and self._results.empty()
         cpus = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
-        return {"results": results, "parts": dict(self._parts), "ended": ended, "trouble": self._trouble, "cpus": cpus}
+        used = sum((Counter(one) for one in list(self._used.values())), Counter[str]())
+        told = {"results": results, "parts": dict(self._parts), "used": dict(used), "cpus": cpus}
+        return told | {"ended": ended, "trouble": self._trouble}
 
     def _run(self) -> None:
         try:
@@ -102,7 +108,13 @@ class Drive:
             context.target_max_block_size = 1  # a block per unit, so that each goes to whoever is free
             context.enable_progress_bars = False
             context.autoscaling_config.actor_pool_util_upscaling_threshold = BUSY
-            pool = ActorPoolStrategy(min_size=1, max_tasks_in_flight_per_actor=2)
+            at_once = self._work.units_at_once
+            pool = ActorPoolStrategy(
+                min_size=1,
+                max_tasks_in_flight_per_actor=at_once + 1,
+                max_concurrent_calls_per_actor=at_once,
+                enable_true_multi_threading=at_once > 1,
+            )
             units = ray.data.read_datasource(
                 UnitSource(self._self, ray.get_runtime_context().get_node_id()),
                 override_num_blocks=1,
@@ -115,6 +127,7 @@ class Drive:
                 batch_size=1,
                 batch_format="pyarrow",
                 num_cpus=1,
+                num_gpus=self._work.gpus or None,
             )
             for row in done.iter_rows():
                 self._results.put((row["name"], row["told"]))
@@ -154,7 +167,7 @@ class UnitSource(Datasource):
 
 
 class Doer:
-    """An actor of the pool: does units with a worker of its own.
+    """An actor of the pool: does units with a worker of its own, in as many threads as that does at the same time.
 
     Args:
         work: makes the worker.
@@ -165,6 +178,7 @@ class Doer:
         self._folder = tempfile.TemporaryDirectory(prefix="vt-work-")
         self._worker = work.open(Path(self._folder.name) / "scratch")
         self._drive = drive
+        self._name = uuid.uuid4().hex
         self._told_at = 0.0
 
     def __call__(self, batch: Any) -> Any:
@@ -175,10 +189,12 @@ class Doer:
         def tick(part: int) -> None:
             if time.monotonic() - self._told_at >= TELL_SECONDS:
                 self._told_at = time.monotonic()
-                self._drive.tick.remote(unit.name, part)
+                self._drive.tick.remote(unit.name, min(part, unit.weight - 1), self._name, self._worker.used())
 
         try:
             told: dict[str, Any] = {"result": self._worker.do(unit, tick)}
+            # Heard before the result is, since it is there before the table of this row.
+            ray.get(self._drive.tick.remote(unit.name, unit.weight - 1, self._name, self._worker.used()))
         except TrainerError as error:
             told = {"error": type(error).__name__, "text": str(error)}
         return pa.table({"name": [unit.name], "told": [json.dumps(told)]})

@@ -64,10 +64,12 @@ class RayNode:
         self, cluster: Cluster, host: str, head: bool, cpus: int, gpus: int = 0, store_bytes: int | None = None
     ) -> None:
         self._folder = tempfile.mkdtemp(prefix="vt-ray-")  # short, for sockets below it
+        self.client_port = free_port(host)
+        """On which a head serves clients that are no nodes: ray://host:port."""
         free = shutil.disk_usage("/dev/shm").free  # noqa: S108  the kernel's own name
         size = store_bytes or max(80 * 1024**2, min(STORE_BYTES, free // 3))
         where = ["--head", f"--port={cluster.address.rpartition(':')[2]}", f"--temp-dir={self._folder}/ray"]
-        where += ["--include-dashboard=false", f"--ray-client-server-port={free_port(host)}"]
+        where += ["--include-dashboard=false", f"--ray-client-server-port={self.client_port}"]
         arguments = [
             *(where if head else [f"--address={cluster.address}"]),
             f"--node-ip-address={host}",

@@ -34,9 +34,10 @@ class RayPods:
         store: object store.
         work: does units.
         ranges: finds them; used by rank 0 alone.
-        threads: units that a pod does at the same time.
+        workers: of a pod.
         local_rank: of this process in its pod; the first one starts the pod's node.
         gpus: devices of the pod.
+        board: keeps the results; by default those of a range together.
     """
 
     def __init__(
@@ -45,14 +46,15 @@ class RayPods:
         store: ObjectStore,
         work: Work,
         ranges: Iterator[UnitRange],
-        threads: int,
+        workers: int,
         local_rank: int,
         gpus: int,
+        board: Board | None = None,
     ) -> None:
         self._member, self._store, self._work, self._ranges = member, store, work, ranges
-        self._threads, self._local_rank, self._gpus = threads, local_rank, gpus
+        self._workers, self._local_rank, self._gpus = workers, local_rank, gpus
         self._host = os.environ.get(names.ENV_POD_IP, "127.0.0.1")
-        self.board = Board(store, member)
+        self.board = board or Board(store, member)
         self._names: list[str] = []
 
     def run(self) -> bool:
@@ -66,12 +68,12 @@ class RayPods:
 
     def _lead(self) -> bool:
         cluster = Cluster(f"{self._host}:{free_port(self._host)}", secrets.token_hex(32))
-        node = RayNode(cluster, self._host, True, self._threads, self._gpus)
+        node = RayNode(cluster, self._host, True, self._workers, self._gpus)
         try:
             node.wait()
             if self._member.size > 1:
                 WorldPeers().from_first(_CLUSTER, [cluster.address, cluster.token])
-            engine = RayRun(self._member, self._store, self._work, self._ranges, cluster)
+            engine = RayRun(self._member, self._store, self._work, self._ranges, cluster, self.board)
             finished = False
             try:
                 finished = engine.run()
@@ -86,7 +88,7 @@ class RayPods:
         address, token = WorldPeers().from_first(_CLUSTER, None)
         if self._local_rank != 0:
             return self._wait()
-        node = RayNode(Cluster(address, token), self._host, False, self._threads, self._gpus)
+        node = RayNode(Cluster(address, token), self._host, False, self._workers, self._gpus)
         try:
             node.wait()
             return self._wait()

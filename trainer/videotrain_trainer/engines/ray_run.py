@@ -12,8 +12,9 @@ import logging
 import os
 import queue
 import signal
+import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,6 +33,8 @@ RANGES_AHEAD = 64
 """Ranges that the listing may be ahead of the cluster."""
 DRIVES = 10
 """Drives that may be lost, each with its node, before a stage fails."""
+ANSWER_SECONDS = 30.0
+"""In which a cluster answers at its address."""
 POLL_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
@@ -46,13 +49,20 @@ class RayRun:
         work: does units.
         ranges: finds them.
         cluster: does them.
+        board: keeps the results; by default those of a range together.
     """
 
     def __init__(
-        self, member: Member, store: ObjectStore, work: Work, ranges: Iterator[UnitRange], cluster: Cluster
+        self,
+        member: Member,
+        store: ObjectStore,
+        work: Work,
+        ranges: Iterator[UnitRange],
+        cluster: Cluster,
+        board: Board | None = None,
     ) -> None:
         self._member, self._work, self._cluster = member, work, cluster
-        self.board = Board(store, member)
+        self.board = board or Board(store, member)
         self._ranges: queue.Queue[tuple[int, UnitRange | None]] = queue.Queue(RANGES_AHEAD)
         self._listing = Listing(self.board, ranges, lambda number, units: self._ranges.put((number, units)))
         self._reporter = UnitReporter(member, self._listing)
@@ -63,6 +73,8 @@ class RayRun:
         """By the names of units that have no result."""
         self._done = self._kept = 0
         self._parts: dict[str, int] = {}
+        self._used, self._used_before = Counter[str](), Counter[str]()
+        """By actors of this drive, and of those that were lost."""
         self._shared_at = time.monotonic()
         self._cpus = 1.0
 
@@ -84,6 +96,8 @@ class RayRun:
                     log.warning("drive %d was lost with %d units under way: %s", number, len(self._under_way), error)
                     self._waiting.extendleft(self._under_way.values())
                     self._under_way.clear()
+                    self._used_before += self._used
+                    self._used.clear()
             else:
                 raise TrainerError(f"the Ray cluster at {self._cluster.address} lost {DRIVES} drives")
         self._share()
@@ -143,6 +157,7 @@ class RayRun:
 
     def _take(self, told: dict[str, Any]) -> None:
         self._parts, self._cpus = told["parts"], told["cpus"] or self._cpus
+        self._used = Counter(told["used"])
         for name, text in told["results"]:
             answer, unit = json.loads(text), self._under_way.pop(name, None)
             if "error" in answer:
@@ -163,7 +178,8 @@ class RayRun:
         self._kept = self._done
 
     def _report(self, ended: bool = False) -> None:
-        self._reporter.write(self._kept, self._done - self._kept + sum(self._parts.values()), ended)
+        parts, used = sum(self._parts.values()), self._used + self._used_before
+        self._reporter.write(self._kept, self._done - self._kept + parts, ended, used)
 
 
 def _error(name: str, text: str) -> TrainerError:
@@ -194,6 +210,11 @@ class _Remote:
         try:
             return self._ray.get(reference)
         except self._ray.exceptions.RayActorError as error:
+            if error.actor_init_failed:
+                raise ConfigError(
+                    "engine ray: the work does not begin there; nodes of a cluster that exists already need this "
+                    f"version of the trainer with its extra `ray`: {error}"
+                ) from error
             raise _Lost(str(error).splitlines()[0]) from error
 
 
@@ -210,8 +231,11 @@ def connected(cluster: Cluster) -> Iterator[Callable[[Work], _Remote]]:
 
     before = signal.getsignal(signal.SIGTERM)
     try:
+        if not cluster.address.startswith("ray://"):  # where nobody answers, Ray would try for minutes
+            host, _, port = cluster.address.rpartition(":")
+            socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
         ray.init(address=cluster.address, namespace="videotrain", logging_level=logging.WARNING, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(f"engine ray: no cluster at {cluster.address}: {error}") from error
     signal.signal(signal.SIGTERM, before)  # Ray's would end this process, which has to store what is done
     try:

@@ -13,9 +13,8 @@ from videotrain_trainer.curation.publish import publish, tell
 from videotrain_trainer.curation.scores import table as scores
 from videotrain_trainer.curation.work import CurateWork, decoders, find_ranges
 from videotrain_trainer.engines.board import wait_for
+from videotrain_trainer.engines.choice import engine_of
 from videotrain_trainer.engines.interface import Member
-from videotrain_trainer.engines.local import LocalRun
-from videotrain_trainer.engines.ray_pods import RayPods
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_context import Outcome, StageContext
@@ -36,13 +35,7 @@ def run(context: StageContext) -> Outcome:
     member, store = Member.of(context), ObjectStore.for_storage(config.storage)
     store.check()
     work = CurateWork(config.dataset, config.storage, config.paths.output, task)
-    ranges, threads = find_ranges(work), decoders()
-    engine: LocalRun | RayPods
-    if task.engine == "ray":
-        gpus = config.gpus_per_node if context.world.device.type == "cuda" else 0
-        engine = RayPods(member, store, work, ranges, threads, context.world.local_rank, gpus)
-    else:
-        engine = LocalRun(member, store, work, ranges, max(1, threads // config.gpus_per_node))
+    engine = engine_of(task.engine, context, store, work, find_ranges(work), decoders())
     finished = engine.run()
     if finished and member.rank == 0:
         finished = publish(member, store, work, engine.board.results(engine.names()))

@@ -6,8 +6,8 @@ samples; ranks put tables together into parts, and rank 0 makes the set of these
 
 from __future__ import annotations
 
+from videotrain_trainer.engines.choice import engine_of
 from videotrain_trainer.engines.interface import Member
-from videotrain_trainer.engines.local import LocalRun
 from videotrain_trainer.engines.tables import TableBoard
 from videotrain_trainer.tasks.encode_merge import Merge
 from videotrain_trainer.tasks.encode_work import EncodeWork, find_ranges
@@ -23,6 +23,7 @@ def run(context: StageContext) -> Outcome:
     work, member = EncodeWork(context.config, context.cache, context.world.device), Member.of(context)
     work.store.check()
     units, board = work.units(), TableBoard(work.store, member, work.tables)
-    if not LocalRun(member, work.store, work, find_ranges(units), 1, board).run():
+    pod = context.config.gpus_per_node
+    if not engine_of(work.engine, context, work.store, work, find_ranges(units), pod, board).run():
         return "drained"
     return "completed" if Merge(member, work, units).run() else "drained"

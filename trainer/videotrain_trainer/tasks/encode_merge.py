@@ -20,7 +20,7 @@ from videotrain_trainer.checksums import sealed_json, sealed_parquet_file
 from videotrain_trainer.data.index_writer import CATALOGUE_SCHEMA, CLIP_ROWS, INDEXED, REPEATED, sortable, write_index
 from videotrain_trainer.data.sets import EncodedSetInfo, null_text_uri, set_info_uri
 from videotrain_trainer.engines.board import wait_for
-from videotrain_trainer.engines.interface import Member, Tick, Unit
+from videotrain_trainer.engines.interface import Member, Tick, Unit, Used
 from videotrain_trainer.engines.local import LocalRun
 from videotrain_trainer.engines.tables import FIRST, TableBoard, UnitTables, alone
 from videotrain_trainer.errors import DataError
@@ -58,6 +58,10 @@ class MergeWork:
         names = [f"{made_from}-{number:08d}" for number in range(*unit.facts["units"])]
         tables = self._tables.read(names, lambda done, _: tick(done))
         return {FIRST: self.parts.keep(unit.name, pa.concat_tables(tables).sort_by("uid"))}
+
+    def used(self) -> Used:
+        """Nothing is measured."""
+        return {}
 
     def close(self) -> None:
         """Nothing is open."""

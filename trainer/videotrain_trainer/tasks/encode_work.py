@@ -20,7 +20,7 @@ from videotrain_trainer.data.clip_table import ClipTable
 from videotrain_trainer.data.index_writer import CATALOGUE_SCHEMA, CLIP_ROWS
 from videotrain_trainer.data.manifest import SCORES
 from videotrain_trainer.data.shards import Member, ShardWriter
-from videotrain_trainer.engines.interface import Interrupted, Tick, Unit, UnitRange
+from videotrain_trainer.engines.interface import Interrupted, Tick, Unit, UnitRange, Used
 from videotrain_trainer.engines.tables import FIRST, UnitTables, alone
 from videotrain_trainer.errors import ConfigError, ObjectMissing
 from videotrain_trainer.networks.weights import Weights, open_weights
@@ -54,12 +54,13 @@ class EncodeWork:
         if not config.latent_readers:
             raise ConfigError(f"stage {stage.name!r}: latentReaders is empty; no later train stage reads it")
         self.config, self._cache, self.device = config, cache, device
-        self.shard_bytes = stage.encode.shard_bytes
+        self.engine, self.shard_bytes = stage.encode.engine, stage.encode.shard_bytes
         grid = config.autoencoder.spatial_compression * (config.model.patch_size or 1)
         self.plan = EncodePlan(config.latent_readers, grid, config.autoencoder.temporal_compression)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return EncodeWork, (self.config, self._cache, self.device)
+        """Whoever gets it has devices of its own."""
+        return EncodeWork, (self.config, self._cache, torch.device(self.device.type))
 
     @property
     def gpus(self) -> int:
@@ -110,10 +111,9 @@ class EncodeWork:
         digest = hashlib.sha256(self.table.identity.encode())
         for part in self._weights.contents():
             digest.update(part)
-        config, task = self.config, self.config.stage.encode
-        assert task is not None
+        config, shards = self.config, {"shardBytes": self.shard_bytes}
         recipe = [ENCODING_VERSION, config.autoencoder.to_wire(), config.text_encoder.to_wire(), config.seed]
-        recipe += [[reader.to_wire() for reader in config.latent_readers], task.to_wire()]
+        recipe += [[reader.to_wire() for reader in config.latent_readers], shards]
         digest.update(json.dumps(recipe).encode())
         return digest.hexdigest()
 
@@ -133,6 +133,7 @@ class EncodeWorker:
 
     def __init__(self, work: EncodeWork, scratch: Path) -> None:
         self._work, self._scratch, self._encoder = work, scratch, work.encoder
+        self._stored_bytes = 0
         self._line = threading.Condition()
         self._announced = self._encoded = 0
         self._broken = False
@@ -158,6 +159,15 @@ class EncodeWorker:
             self._line.notify_all()
         return {FIRST: self._work.tables.keep(unit.name, table)}
 
+    def used(self) -> Used:
+        """As Worker."""
+        meter = self._encoder.meter
+        return {
+            "waited_us": int(meter.waited * 1e6),
+            "busy_us": int(meter.busy * 1e6),
+            "stored_bytes": self._stored_bytes,
+        }
+
     def close(self) -> None:
         """End the decoders and remove temporary files."""
         self._encoder.close()
@@ -165,7 +175,7 @@ class EncodeWorker:
 
     def _encode(self, unit: Unit, clips: Announced, tick: Tick) -> Any:
         """Encode and store what was announced; its rows of the catalogue, a pyarrow.Table."""
-        if self._work.device.type == "cuda":
+        if self._work.device.index is not None:
             torch.cuda.set_device(self._work.device)  # each thread has its own
         with disk_full_is_clear(self._scratch):
             self._scratch.mkdir(parents=True, exist_ok=True)
@@ -185,6 +195,7 @@ class EncodeWorker:
         path = self._scratch / "shard.tar"
         with ShardWriter(path) as writer:
             members = [writer.add(one.sample.uid, one.tensors) for one in encoded]
+        self._stored_bytes += sum(member.length for member in members)
         name = f"shards/{writer.object_name('clips', unit.facts['number'])}"
         self._work.store.put(f"{self._work.config.paths.output}/{name}", path)
         path.unlink()

@@ -69,6 +69,7 @@ class Measured(TypedDict, total=False):
     cache_hits: int | None
     cache_misses: int | None
     cache_bytes: int | None
+    stored_bytes: int | None
 
 
 class ValidationLosses(TypedDict):

@@ -59,6 +59,27 @@ def test_ranks_that_are_slowest_are_listed_with_how_often_and_how_much(told):
     ]
 
 
+def test_of_an_encode_stage_clips_and_bytes_are_told_and_what_the_device_did(synthetic):
+    """Steps of half a second, of which the first tells of nothing yet."""
+    stage = synthetic.stage("encode", "encode", 8)
+    used = {"dataStallUs": 100_000, "forwardUs": 300_000, "storedBytes": 8_000_000}
+    synthetic.generation(stage, "StageStarted", [0], 1, 8, measured=lambda step: used if step > 1 else {})
+    records = read_records(synthetic.workdir)
+    speed = stage_speed("encode", records)
+    clips = sum(step.samples for step in records.kept_steps("encode"))
+    assert speed["encoded"] == {
+        "clips": clips,
+        "clips_per_second": pytest.approx(clips / 4),
+        "bytes_per_clip": pytest.approx(7 * 8_000_000 / clips),
+    }
+    assert (speed["seconds"]["data"], speed["seconds"]["forward"]) == (pytest.approx(0.7), pytest.approx(2.1))
+    write_summary(synthetic.workdir, synthetic.run(), synthetic.objects)
+    page = write_report(synthetic.workdir, synthetic.run()).read_text()
+    section = page[page.index("Where the time of a step went") :]
+    for shown in ("clips per second", "device busy", "52.5 %", "17.5 %"):
+        assert shown in section[: section.index("</section>")], shown
+
+
 def test_summary_and_page_show_it_and_do_without_where_nobody_measured(told, synthetic):
     other = synthetic.stage("encode", "encode", 3)
     synthetic.generation(other, "StageStarted", [0], 1, 3)

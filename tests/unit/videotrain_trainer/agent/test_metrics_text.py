@@ -100,7 +100,7 @@ def test_every_series_that_the_catalogue_gives_to_the_agent_is_shown():
     names = ("samples_per_second", "tokens_per_second", "mfu", "hfu", "useful_mfu", "memory_bytes")
     measured = {"gradient_norm": 1.0, "learning_rate": 1e-4, "world_spread": 0.1, "straggler_ratio": 0.2}
     measured |= {"sample_requests": 12, "second_requests": 2, "repeated_requests": 1, "slowest_sample_us": 250_000}
-    measured |= {"cache_hits": 3, "cache_misses": 4, "cache_bytes": 1_000_000}
+    measured |= {"cache_hits": 3, "cache_misses": 4, "cache_bytes": 1_000_000, "stored_bytes": 9}
     text = filled(rates=dict.fromkeys(names, 8), **measured)
     shown = {sample.name.removesuffix("_bucket") for f in text_string_to_metric_families(text) for sample in f.samples}
     assert [metric.name for metric in emitted_by("agent") if metric.name not in shown] == []

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from support.plain_groups import plain_groups
 
-from videotrain_api.config.resolve import latent_reader
+from videotrain_api.config.resolve import latent_reader, resolve
 from videotrain_api.config.stage_config import LatentReader
 from videotrain_api.resource.stages import (
     Bucket,
@@ -16,9 +18,11 @@ from videotrain_api.resource.stages import (
     ScoreBounds,
     TrainTask,
 )
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_trainer.data.buckets import row_name
 from videotrain_trainer.tasks.encode_plan import ClipUnits, EncodePlan, why_nothing
 
+RECIPE = Path(__file__).parents[4] / "manifests" / "examples" / "open-sora-2-from-videos.yaml"
 ROWS = [
     Bucket(resolution="64px", frames=16, batch_size=2),
     Bucket(resolution="64px", frames=32, min_frames=8, batch_size=1),
@@ -132,3 +136,31 @@ def test_what_is_encoded_is_what_the_stages_take(found, stages):
 
 def scores_of(one: dict) -> dict:
     return {name: one[name] for name in ("motion", "blur", "duration", "aspect")}
+
+
+def test_of_a_long_large_clip_the_published_recipe_encodes_a_few_of_its_many_windows():
+    """Clips of 8 s and 1080p; pictures and texts of a clip are alike, so that they are counted once each."""
+    run = VideoTrainingRun.model_validate(yaml.safe_load(RECIPE.read_text()))
+    config = next(config for config in resolve(run) if config.stage.task == "encode")
+    code = config.autoencoder
+    plan = EncodePlan(
+        config.latent_readers, code.spatial_compression * (config.model.patch_size or 1), code.temporal_compression
+    )
+    found = [clip(f"{number:08x}", 192, 1080, 1920, 24.0) for number in range(400)]
+    samples = [plan.samples(one) for one in found]
+    windows = sum(len(cuts) for cuts in plan.fitting(found[0]).values())
+    taken = sum(map(len, samples)) / len(found)
+    assert windows >= 25
+    assert taken <= 6
+    # All that a tar adds to a sample: a header and padding for each, and its end.
+    stored = [sample_bytes(sample, config) for one in samples for sample in one]
+    assert sum(stored) + 1536 * len(stored) + 10240 <= 1.1 * sum(stored)
+
+
+def sample_bytes(sample, config) -> int:
+    """Latents of all frames, of the first and of the last, and the features of its texts, in bfloat16."""
+    code, text = config.autoencoder, config.text_encoder
+    height, width = (side // code.spatial_compression for side in sample.shape)
+    frames = 1 + (sample.window.frames - 1) // code.temporal_compression
+    values = code.latent_channels * height * width * (frames + 2)
+    return 2 * (values + len(sample.styles) * (20 * text.context_dim + text.pooled_dim))
