@@ -84,10 +84,10 @@ class ScoreBounds(ApiModel):
 
 
 class Subset(ApiModel):
-    """Clips within bounds on their scores, by a name that train stages use."""
+    """Clips by their scores."""
 
     name: StageName
-    """What `train.subset` calls it."""
+    """Unique name."""
     select: list[ScoreBounds] = Field(min_length=1, max_length=16)
     """All must hold."""
 
@@ -430,7 +430,7 @@ class TrainTask(ApiModel):
     init_from: WeightsFrom | None = None
     """Initial weights: the previous train stage by default, else spec.model.weights, else random."""
     subset: StageName | None = None
-    """Name of the subset of spec.dataset.subsets to train on; all clips of the dataset if unset."""
+    """One of dataset.subsets; all clips if unset."""
     select: list[ScoreBounds] = Field(default_factory=list, max_length=16)
     """Clips of it to train on; all if empty."""
     sample_cache_gibibytes: int | None = Field(default=None, ge=1, le=1_048_576)

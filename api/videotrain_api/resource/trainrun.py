@@ -80,7 +80,7 @@ class Dataset(ApiModel):
     sources: list[Source] = Field(default_factory=list, max_length=64)
     """Several folders instead of `videos`, or encoded sets instead of `latents`, each with its share of training."""
     subsets: list[Subset] = Field(default_factory=list, max_length=16)
-    """Selections by scores that train stages name, such as the tiers of a pyramid."""
+    """Selections by scores for train.subset."""
 
     @property
     def raw(self) -> dict[str, str]:
