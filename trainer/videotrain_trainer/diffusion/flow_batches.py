@@ -48,7 +48,7 @@ class FlowLoader(LatentLoader):
         task: TrainTask,
         facts: ModelFacts,
         seed: int,
-        cache: SampleCache | None,
+        cache: SampleCache | None = None,
     ) -> None:
         self._task, self._facts, self._seed = task, facts, seed
         super().__init__(store, latents, state, micro_batches_of_rank, device, cache)
