@@ -227,11 +227,12 @@ def _first(text: str) -> str:
 
 
 def _spoken_default(node: Json) -> str:
-    """`kubectl explain` does not show defaults."""
+    """`kubectl explain` does not show defaults; whole texts are in the reference alone."""
     value = node.get("default")
     if isinstance(value, bool):
         return f" Default: {str(value).lower()}."
-    return f" Default: {value}." if isinstance(value, str | int | float) and value != "" else ""
+    short = isinstance(value, str | int | float) and 0 < len(str(value)) <= 80
+    return f" Default: {value}." if short else ""
 
 
 def _column(name: str, kind: str, path: str, description: str, priority: int) -> Json:
