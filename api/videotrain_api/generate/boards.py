@@ -93,6 +93,17 @@ FLEET: Final = Board(
                     help="Everything but `productive` is what elasticity, data and checkpoints cost.",
                 ),
                 Panel(
+                    "Money without progress per hour, by cause",
+                    (
+                        (
+                            f"sum by (cause, currency) (rate({m.WASTE_MICROS.name}{_FLEET}{_STEP})) * 3600 / 1e6",
+                            "{{cause}} {{currency}}",
+                        ),
+                    ),
+                    kind="stack",
+                    span=12,
+                ),
+                Panel(
                     "Spent share of the budgets",
                     ((f"max by (namespace, run) ({m.BUDGET_RATIO.name}{_FLEET})", "{{namespace}}/{{run}}"),),
                     "percentunit",
@@ -192,10 +203,6 @@ RUN: Final = Board(
                         (
                             f"max by (bound, currency) ({m.FORECAST_COST_BOUND.name}{_RUN})",
                             "expected {{currency}}, 80 % {{bound}}",
-                        ),
-                        (
-                            f"max by (stage, currency) ({m.STAGE_FORECAST_COST.name}{_RUN})",
-                            "{{stage}}, expected {{currency}}",
                         ),
                     ),
                     kind="number",
@@ -381,6 +388,25 @@ RUN: Final = Board(
                     ((f"sum by (bucket) ({m.GPU_SECONDS.name}{_RUN})", "{{bucket}}"),),
                     "s",
                     "stack",
+                ),
+                Panel(
+                    "Cost of each stage",
+                    (
+                        (
+                            f"sum by (stage, currency) ({m.STAGE_COST_MICROS.name}{_RUN}) / 1e6",
+                            "{{stage}}, spent {{currency}}",
+                        ),
+                        (
+                            f"max by (stage, currency) ({m.STAGE_FORECAST_COST.name}{_RUN})",
+                            "{{stage}}, expected {{currency}}",
+                        ),
+                    ),
+                    help="What is expected leaves failures and idle nodes out.",
+                ),
+                Panel(
+                    "Money without progress, by cause",
+                    ((f"sum by (cause, currency) ({m.WASTE_MICROS.name}{_RUN}) / 1e6", "{{cause}} {{currency}}"),),
+                    kind="stack",
                 ),
                 Panel(
                     "Money by use",
