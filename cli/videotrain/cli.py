@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from videotrain import __version__
+from videotrain.argument_types import amount, count, folder, port, seed, stage_seconds, utilisation, world
 from videotrain.errors import UsageError
 from videotrain.extras import brought_by
 
@@ -99,13 +100,13 @@ def _add_local(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="RUN.yaml", help="manifest with one VideoTrainingRun")
-    parser.add_argument("--workdir", type=_folder, required=True, metavar="W", help="working directory; made if needed")
-    parser.add_argument("--data", type=_folder, metavar="DIR", help="folder of videos, instead of spec.dataset.videos")
+    parser.add_argument("--workdir", type=folder, required=True, metavar="W", help="working directory; made if needed")
+    parser.add_argument("--data", type=folder, metavar="DIR", help="folder of videos, instead of spec.dataset.videos")
     parser.add_argument("--chaos", action="append", default=[], metavar="SPEC", help=CHAOS_HELP)
-    parser.add_argument("--seed", type=_natural, metavar="S", help="instead of spec.seed")
+    parser.add_argument("--seed", type=seed, metavar="S", help="instead of spec.seed")
     _add_device(parser, "worker processes")
     parser.add_argument("--json", action="store_true", help="progress as JSON lines")
-    parser.add_argument("--metrics-port", type=_port, metavar="P", help="port of the operator's /metrics on 127.0.0.1")
+    parser.add_argument("--metrics-port", type=port, metavar="P", help="port of the operator's /metrics on 127.0.0.1")
     parser.set_defaults(handler=_local)
 
 
@@ -117,10 +118,10 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "modelled from stated rates in a low, a mid and a high band, or from a stated MFU or measured seconds.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")
-    parser.add_argument("--mfu", type=_share, help="model FLOPs utilisation, 0 to 1, instead of modelled rates")
+    parser.add_argument("--mfu", type=utilisation, help="model FLOPs utilisation, 0 to 1, instead of modelled rates")
     parser.add_argument(
         "--seconds-per-step",
-        type=_stage_seconds,
+        type=stage_seconds,
         action="append",
         default=[],
         metavar="STAGE=SECONDS",
@@ -128,19 +129,19 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument(
         "--failures",
-        type=_amount,
+        type=amount,
         metavar="N",
         help="unexpected interruptions per 1,000 GPU-days (default 0.47, as in the training of Llama 3)",
     )
     parser.add_argument(
         "--hours-of-video",
-        type=_amount,
+        type=amount,
         metavar="H",
         help="hours of raw video, by which curate and encode stages are modelled",
     )
     parser.add_argument(
         "--gpus",
-        type=_world,
+        type=world,
         action="append",
         default=[],
         metavar="N",
@@ -169,8 +170,8 @@ def _add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "failures that are drawn or read from a trace, and prices of a spot market.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")
-    parser.add_argument("--gpus", type=_world, required=True, metavar="N", help="GPUs of the cluster")
-    parser.add_argument("--days", type=_amount, required=True, metavar="D", help="when the simulation ends")
+    parser.add_argument("--gpus", type=world, required=True, metavar="N", help="GPUs of the cluster")
+    parser.add_argument("--days", type=amount, required=True, metavar="D", help="when the simulation ends")
     parser.add_argument(
         "--failures",
         default="llama3",
@@ -183,22 +184,22 @@ def _add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         metavar="PRICES",
         help="CSV with hours, price_per_gpu_hour, nodes, or the JSON of `aws ec2 describe-spot-price-history`",
     )
-    parser.add_argument("--runs", type=_count, default=1, metavar="R", help="how many futures (default 1)")
-    parser.add_argument("--seed", type=_natural, default=0, metavar="S", help="draws other futures (default 0)")
+    parser.add_argument("--runs", type=count, default=1, metavar="R", help="how many futures (default 1)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="draws other futures (default 0)")
     parser.add_argument(
         "--interval",
-        type=_count,
+        type=count,
         action="append",
         default=[],
         metavar="STEPS",
         help="compare checkpoints every so many steps; repeat, at least three tell which is best",
     )
-    parser.add_argument("--repair-hours", type=_amount, default=1.0, metavar="H", help="until a lost node is back")
-    parser.add_argument("--save-seconds", type=_amount, metavar="S", help="for which a checkpoint stops training")
-    parser.add_argument("--start-seconds", type=_amount, default=180.0, metavar="S", help="roster to first step")
-    parser.add_argument("--mfu", type=_share, help="model FLOPs utilisation, 0 to 1, instead of modelled rates")
-    parser.add_argument("--seconds-per-step", type=_stage_seconds, action="append", default=[], metavar="STAGE=SECONDS")
-    parser.add_argument("--hours-of-video", type=_amount, metavar="H", help="raw video for curate and encode stages")
+    parser.add_argument("--repair-hours", type=amount, default=1.0, metavar="H", help="until a lost node is back")
+    parser.add_argument("--save-seconds", type=amount, metavar="S", help="for which a checkpoint stops training")
+    parser.add_argument("--start-seconds", type=amount, default=180.0, metavar="S", help="roster to first step")
+    parser.add_argument("--mfu", type=utilisation, help="model FLOPs utilisation, 0 to 1, instead of modelled rates")
+    parser.add_argument("--seconds-per-step", type=stage_seconds, action="append", default=[], metavar="STAGE=SECONDS")
+    parser.add_argument("--hours-of-video", type=amount, metavar="H", help="raw video for curate and encode stages")
     parser.add_argument("--page", type=Path, metavar="OUT.html", help="write a page with plots, too")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     _add_pod_policy(parser)
@@ -232,7 +233,7 @@ def _add_render(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _add_get(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("get", help="show the state of a local run", description="Show a local run's state.")
-    parser.add_argument("--workdir", type=_folder, required=True, metavar="W", help="working directory of `local`")
+    parser.add_argument("--workdir", type=folder, required=True, metavar="W", help="working directory of `local`")
     parser.add_argument("--json", action="store_true", help="the VideoTrainingRun as JSON")
     parser.set_defaults(handler=_get)
 
@@ -246,7 +247,7 @@ def _add_bill(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument("run", nargs="?", metavar="RUN", help="name of one run: its whole bill")
     place = parser.add_mutually_exclusive_group()
-    place.add_argument("--workdir", type=_folder, metavar="W", help="working directory of `local`")
+    place.add_argument("--workdir", type=folder, metavar="W", help="working directory of `local`")
     place.add_argument("--bucket", metavar="URI", help="spec.storage.uri of runs, such as s3://videotrain/runs")
     place.add_argument("--context", metavar="C", help="context of the kubeconfig (default: the current one)")
     parser.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig (default: the usual files)")
@@ -274,7 +275,7 @@ def _add_top(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         description="Show the runs of a cluster, live: phase, step, rate, MFU, goodput, spend, forecast and alerts.",
     )
     _add_cluster_choice(parser)
-    parser.add_argument("--every", type=_amount, default=2.0, metavar="S", help="seconds between looks (default 2)")
+    parser.add_argument("--every", type=amount, default=2.0, metavar="S", help="seconds between looks (default 2)")
     parser.add_argument("--once", action="store_true", help="print the table once")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="json: once, for machines")
     parser.set_defaults(handler=_top)
@@ -309,7 +310,7 @@ def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "stage's folder of the run's object store; `videotrain get` shows where. On a cluster, set the annotation "
         "videotrain.dev/profile of the run, such as 'steps=3 ranks=0,8'.",
     )
-    parser.add_argument("--workdir", type=_folder, required=True, metavar="W", help="working directory of `local`")
+    parser.add_argument("--workdir", type=folder, required=True, metavar="W", help="working directory of `local`")
     parser.add_argument("--steps", default="3", metavar="N", help="steps to trace (default 3)")
     parser.add_argument("--ranks", default="0", metavar="N,N", help="ranks that do so (default 0)")
     parser.set_defaults(handler=_profile)
@@ -324,8 +325,8 @@ def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     up = verbs.add_parser("up", help="start it", description="Start the cluster and show it until Ctrl-C ends it.")
-    up.add_argument("--nodes", type=_count, default=2, metavar="N", help="number of nodes (default 2)")
-    up.add_argument("--gpus-per-node", type=_count, default=8, metavar="K", help="GPUs that a node offers (default 8)")
+    up.add_argument("--nodes", type=count, default=2, metavar="N", help="number of nodes (default 2)")
+    up.add_argument("--gpus-per-node", type=count, default=8, metavar="K", help="GPUs that a node offers (default 8)")
     _add_device(up, "pods")
     up.add_argument("--detach", action="store_true", help="come back when it is ready, and leave it running")
     up.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -338,7 +339,7 @@ def _add_cluster(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     for verb in (up, down, status):
         verb.add_argument(
             "--directory",
-            type=_folder,
+            type=folder,
             metavar="D",
             help="where it lives (default: in the user's state)",
         )
@@ -522,68 +523,3 @@ def _cluster_status(options: argparse.Namespace) -> int:
 def _version(options: argparse.Namespace) -> int:  # noqa: ARG001 - every handler takes the options
     sys.stdout.write(f"videotrain {__version__}\n")
     return 0
-
-
-def _folder(text: str) -> Path:
-    if not text.strip():
-        raise argparse.ArgumentTypeError(f"{text!r} names no folder; for the current one write '.'")
-    return Path(text)
-
-
-def _natural(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed; a whole number from 0 to 2^63 - 1 is needed")
-    return int(text)
-
-
-def _world(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 262_144:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of GPUs; a whole number from 1 to 262144 is needed")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no count; a whole number from 1 to 1000 is needed")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no port; a whole number from 0 (any free port) to 65535 is needed"
-        )
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no utilisation; a number above 0 and up to 1 is needed, such as 0.45"
-        )
-    return value
-
-
-def _amount(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount; a number of 0 or more is needed, such as 0.5")
-    return value
-
-
-def _stage_seconds(text: str) -> tuple[str, float]:
-    stage, _, seconds = text.partition("=")
-    try:
-        value = float(seconds)
-    except ValueError:
-        value = float("nan")
-    if not stage or not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not STAGE=SECONDS, such as train-256px=10.2")
-    return stage, value

@@ -16,10 +16,13 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableSort,
 )
 
-from videotrain_api.generate.boards import BOARDS, RUN
+from videotrain_api.generate.boards.fleet import FLEET
+from videotrain_api.generate.boards.operator import OPERATOR
+from videotrain_api.generate.boards.run import RUN
 from videotrain_api.generate.panels import Board, Panel
 from videotrain_api.metrics import RUN_INFO
 
+BOARDS: Final = (FLEET, RUN, OPERATOR)
 FOLDER: Final = "charts/videotrain/files/dashboards"
 TAG: Final = "videotrain"
 """Every board has it; the boards link to each other by it."""

@@ -11,8 +11,7 @@ from typing import Any
 import promql_parser
 import pytest
 
-from videotrain_api.generate.boards import BOARDS
-from videotrain_api.generate.dashboards import dashboard_files
+from videotrain_api.generate.dashboards import BOARDS, dashboard_files
 from videotrain_api.generate.panels import Panel
 from videotrain_api.metrics import CATALOGUE
 

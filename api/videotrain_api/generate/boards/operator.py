@@ -1,0 +1,115 @@
+"""The operator itself."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from videotrain_api import metrics as m
+from videotrain_api.generate.boards.queries import STEP, quantile
+from videotrain_api.generate.panels import Board, Panel
+
+OPERATOR: Final = Board(
+    "videotrain-operator",
+    "videotrain / operator",
+    (),
+    (
+        (
+            "The operator itself",
+            (
+                Panel("Leaders", ((f"sum({m.LEADER.name})", ""),), help="1 in a healthy installation."),
+                Panel(
+                    "A pass takes",
+                    ((quantile(0.5, m.RECONCILE_SECONDS, ""), "p50"), (quantile(0.99, m.RECONCILE_SECONDS, ""), "p99")),
+                    "s",
+                ),
+                Panel(
+                    "Passes that ended with an error, per hour",
+                    ((f"sum by (error) (rate({m.RECONCILE_ERRORS.name}{STEP})) * 3600", "{{error}}"),),
+                    kind="stack",
+                ),
+                Panel(
+                    "Requests to the API server per second",
+                    ((f"sum by (verb, kind) (rate({m.API_REQUESTS.name}{STEP}))", "{{verb}} {{kind}}"),),
+                    "reqps",
+                    "stack",
+                ),
+                Panel(
+                    "Answers that were no success, per second",
+                    (
+                        (
+                            f'sum by (code, verb, kind) (rate({m.API_REQUESTS.name}{{code!~"2.."}}{STEP}))',
+                            "{{code}} {{verb}} {{kind}}",
+                        ),
+                    ),
+                    "reqps",
+                    "stack",
+                ),
+                Panel("Conflicts per hour", ((f"sum(rate({m.API_CONFLICTS.name}{STEP})) * 3600", ""),)),
+                Panel(
+                    "Watches taken up again, per hour",
+                    ((f"sum by (kind) (rate({m.WATCH_RESTARTS.name}{STEP})) * 3600", "{{kind}}"),),
+                    kind="stack",
+                ),
+                Panel(
+                    "Time since the API server gave a sign",
+                    ((f"max by (kind) ({m.WATCH_SILENT_SECONDS.name})", "{{kind}}"),),
+                    "s",
+                    help="By watch; a replica that heard nothing for three minutes on one of them is not ready.",
+                ),
+                Panel(
+                    "Events per hour",
+                    ((f"sum by (reason) (rate({m.EVENTS.name}{STEP})) * 3600", "{{reason}}"),),
+                    kind="stack",
+                ),
+                Panel(
+                    "Admission reviews per second",
+                    ((f"sum by (outcome) (rate({m.WEBHOOK_REVIEWS.name}{STEP}))", "{{outcome}}"),),
+                    "reqps",
+                    "stack",
+                ),
+                Panel(
+                    "Callers of the webhook that were turned away, per second",
+                    ((f"sum by (reason) (rate({m.WEBHOOK_REFUSED.name}{STEP}))", "{{reason}}"),),
+                    "reqps",
+                    "stack",
+                    help="An API server comes again by itself. Many of these are a flood, or a client certificate that "
+                    "does not fit.",
+                ),
+                Panel(
+                    "Processes that judge reviews and ended, per hour",
+                    ((f"sum(rate({m.WEBHOOK_JUDGES_ENDED.name}{STEP})) * 3600", ""),),
+                    help="Killed because a review took too long or too much memory; the next review gets a new one.",
+                ),
+                Panel(
+                    "Answers of agents that count as silence, per second",
+                    ((f"sum by (reason) (rate({m.AGENT_ANSWERS_REFUSED.name}{STEP}))", "{{reason}}"),),
+                    "reqps",
+                    "stack",
+                    help="Not signed with the run's key, or not readable: somebody else answers, or the master key was "
+                    "replaced while pods ran.",
+                ),
+                Panel(
+                    "Runs whose passes fail",
+                    ((f"count({m.RUN_RECONCILED.name} == 0) or vector(0)", ""),),
+                    help="After three failed passes in a row. The condition Reconciled of each says why.",
+                ),
+                Panel(
+                    "Values that nobody can read",
+                    ((f"sum by (namespace, run) ({m.RUN_UNREADABLE.name}) > 0", "{{namespace}}/{{run}}"),),
+                    kind="stack",
+                    help="In status, ledger, labels and annotations. They count as not written.",
+                ),
+                Panel(
+                    "Lost nodes are not believed",
+                    ((f"max({m.NODES_UNTRUSTED.name})", ""),),
+                    help="1 while so many nodes are lost at once that the operator does not act on it.",
+                ),
+                Panel(
+                    "The time is not trusted",
+                    ((f"max({m.TIME_UNTRUSTED.name})", ""),),
+                    help="1 while the API server's clock jumped or was not confirmed yet: no deadline or budget acts.",
+                ),
+            ),
+        ),
+    ),
+)
