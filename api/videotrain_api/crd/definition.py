@@ -115,17 +115,14 @@ def structural(model: type[ApiModel], description: str) -> Json:
 class _Converter:
     """Walks a JSON schema of pydantic; holds its definitions and the rules by model name.
 
-    The whole definition must fit into an annotation, so it does not say all that docs/reference/api.md does: what lies
-    below the items of a list is described by its first clause, and so is a field that stands in several places in all
-    but the one nearest to the root.
+    A field that stands in several places is described in full in the one nearest to the root, and by its first
+    clause in the others: the whole definition must fit into an annotation.
     """
 
     def __init__(self, definitions: Json, rules: dict[str, list[dict[str, str]]]) -> None:
         self.definitions = definitions
         self.rules = rules
         self.told: set[str] = set()
-        self.depth = 0
-        """Lists that the present node lies below."""
 
     def convert(self, schema: Json, name: str = "") -> Json:
         """One node; `name` is the property under which it stands."""
@@ -133,7 +130,7 @@ class _Converter:
         node = {key: copy.deepcopy(schema[key]) for key in _KEPT if schema.get(key) is not None}
         if "description" in node:
             text = _text(node["description"])
-            node["description"] = _first(text) if self.depth or text in self.told else text
+            node["description"] = _first(text) if text in self.told else text
             node["description"] += _spoken_default(node)
             self.told.add(text)
         if node.get("type") == "object":
@@ -183,9 +180,7 @@ class _Converter:
         return found | ({"x-kubernetes-validations": rules} if rules else {})
 
     def _array(self, schema: Json, name: str) -> Json:
-        self.depth += 1
         node: Json = {"items": self.convert(schema["items"])}
-        self.depth -= 1
         if name in _LIST_KEYS and node["items"].get("type") == "object":
             key = _LIST_KEYS[name]
             node |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}

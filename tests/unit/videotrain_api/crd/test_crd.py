@@ -70,8 +70,10 @@ def test_defaults_are_told_in_words_since_explain_does_not_show_them():
 
 
 def test_it_is_small_enough_for_a_plain_apply():
-    """kubectl keeps the last applied object in an annotation, and all annotations together hold 256 KiB."""
-    assert len(json.dumps(custom_resource_definition(), separators=(",", ":"))) < 128 * 1024
+    """kubectl keeps the last applied object in an annotation. All annotations together hold 256 KiB, of which a quarter
+    is left to others.
+    """
+    assert len(json.dumps(custom_resource_definition(), separators=(",", ":"))) < 192 * 1024
 
 
 def test_every_field_of_every_model_in_a_manifest_is_documented():
