@@ -109,7 +109,7 @@ def fold(entries: list[Json], folded: Json) -> None:
     for entry in surplus:
         folded["entries"] += 1
         folded["estimated"] = folded["estimated"] or entry["estimated"]
-        folded["until"] = max(folded.get("until", entry["to"]), entry["to"], key=instant)
+        folded["until"] = max(folded.get("until") or entry["to"], entry["to"], key=instant)
         groups.append(_alone(entry))
     folded["groups"] = _bounded(groups)
     del entries[: len(surplus)]

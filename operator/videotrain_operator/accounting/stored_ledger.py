@@ -23,7 +23,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
+
+from pydantic import Field, StringConstraints
 
 from videotrain_api.render.names import POD_SEPARATOR
 from videotrain_api.resource.stored_status import LARGEST, LARGEST_GROUP, implausible
@@ -220,10 +222,17 @@ class _Part(ApiModel):
     model_config = ApiModel.model_config | {"extra": "ignore"}
 
 
+_Cause = Annotated[str, StringConstraints(pattern=r"^[^/]*(/[0-9]{1,9})?$")]
+"""With the number of the generation that it ended, see `attribution.cause_of`."""
+_Number = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
+
+
 class _Amounts(_Part):
+    """What has a default may be absent; amounts are never null."""
+
     gpu_microseconds: dict[str, int]
     micros: dict[str, int]
-    waste: dict[str, int] | None = None
+    waste: dict[_Cause, int] = Field(default_factory=dict)
 
 
 class _Entry(_Amounts):
@@ -239,6 +248,7 @@ class _Entry(_Amounts):
 
 
 class _Group(_Amounts):
+    waste: dict[_Cause, int]
     node: str
     stage: str
     gpus: int
@@ -250,9 +260,9 @@ class _Group(_Amounts):
 
 
 class _Folded(_Amounts):
-    stages: dict[str, tuple[int, int, int]] | None = None
-    generations: dict[str, int] | None = None
-    groups: list[_Group] | None = None
+    stages: dict[str, tuple[int, int, int]] = Field(default_factory=dict)
+    generations: dict[_Number, int] = Field(default_factory=dict)
+    groups: list[_Group] = Field(default_factory=list)
     entries: int
     estimated: bool
     until: datetime | None = None

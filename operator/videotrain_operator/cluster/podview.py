@@ -94,7 +94,7 @@ def pod_view(pod: Json, nodes: Mapping[str, Json], resources: Collection[str]) -
         phase=status.get("phase", "Pending"),
         created_at=created,
         node=node_name,
-        node_labels=(node["metadata"].get("labels") or {}) if node is not None else {},
+        node_labels=((node or {}).get("metadata") or {}).get("labels") or {},
         address=status.get("podIP"),
         running="running" in state,
         deleting="deletionTimestamp" in head,
