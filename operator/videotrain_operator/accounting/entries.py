@@ -74,11 +74,20 @@ class Totals:
 
     def add_entries(self, entries: Iterable[Json]) -> None:
         """One of a version that noted no stage is of none."""
+        # A pass does this for each of hundreds, so those of one stage and generation are added up first.
+        held: dict[tuple[str, int], int] = {}
+        sums: dict[tuple[str, int], tuple[dict[str, int], dict[str, int], dict[str, int]]] = {}
         for entry in entries:
-            gpu_us, gpus = entry["gpuMicroseconds"], entry["gpus"]
-            held = sum(gpu_us.values()) // gpus if gpus else _length(entry)
-            stage, waste = entry.get("stage", ""), entry.get("waste", {})
-            self.add(stage, entry["generation"], held, gpu_us, entry["micros"], waste)
+            key, gpu_us, gpus = (entry.get("stage", ""), entry["generation"]), entry["gpuMicroseconds"], entry["gpus"]
+            if key not in sums:
+                held[key], sums[key] = 0, ({}, {}, {})
+            held[key] += sum(gpu_us.values()) // gpus if gpus else _length(entry)
+            gpu_sum, micros_sum, waste_sum = sums[key]
+            _add(gpu_sum, gpu_us)
+            _add(micros_sum, entry["micros"])
+            _add(waste_sum, entry.get("waste", {}))
+        for key, amounts in sums.items():
+            self.add(*key, held[key], *amounts)
 
     def to_folded(self) -> Json:
         """As a ledger keeps them: bounded, whatever the number of generations."""

@@ -8,7 +8,7 @@ was away changes nothing. The document is bounded: only the newest entries are l
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -401,13 +401,14 @@ def _post(book: _Book, uid: str, record: Record) -> bool:
     return False
 
 
-def _priced(kind: Kind, start: int, end: int) -> Iterator[tuple[int, int, str]]:
+def _priced(kind: Kind, start: int, end: int) -> Sequence[tuple[int, int, str]]:
     """The parts of a time with one price each; none if it is empty."""
     prices = price_schedule(kind.price)
-    for index, (since, price) in enumerate(prices):
-        begin, until = max(start, since), min(end, prices[index + 1][0] if index + 1 < len(prices) else end)
-        if until > begin:
-            yield begin, until, price
+    if len(prices) == 1 and start < end:
+        return ((start, end, prices[0][1]),)
+    ends = [*(since for since, _ in prices[1:]), end]
+    parts = [(max(start, since), min(end, until), price) for (since, price), until in zip(prices, ends, strict=True)]
+    return [part for part in parts if part[0] < part[1]]
 
 
 def _stage_of(book: _Book, record: Record, window: Window) -> str:

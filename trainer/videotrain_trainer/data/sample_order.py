@@ -190,7 +190,8 @@ class OrderPlan:
     manifest: str = ""
     sources: tuple[str, ...] = ()
     phases: tuple[OrderPhase, ...] = ()
-    _times: dict[int, tuple[int, int, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _times: dict[int, dict[int, tuple[int, float]]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """By phase and bucket: cursor, and when its next step is due."""
     _mixed: dict[int, list[_Mixed | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -325,15 +326,15 @@ class OrderPlan:
         return first + permute((attempt - 1) % size, size, keys)
 
     def _next_bucket(self, state: OrderState) -> int:
-        times, phase = self._times, self._phase(state.step + 1)
+        times = self._times.setdefault(self._phase(state.step + 1), {})
         best, best_time = 0, float("inf")
         for number, cursor in enumerate(state.cursors):
             known = times.get(number)
-            if known is None or known[:2] != (cursor, phase):
+            if known is None or known[0] != cursor:
                 # Only the bucket of the last step has a new cursor; its neighbours' times are still right.
-                known = times[number] = (cursor, phase, self._visit_time(state, number))
-            if known[2] < best_time:
-                best, best_time = number, known[2]
+                known = times[number] = (cursor, self._visit_time(state, number))
+            if known[1] < best_time:
+                best, best_time = number, known[1]
         return best
 
     def _visit_time(self, state: OrderState, number: int) -> float:
