@@ -8,6 +8,7 @@ was away changes nothing. The document is bounded: only the newest entries are l
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -381,8 +382,11 @@ def _post(book: _Book, uid: str, record: Record) -> bool:
     closing = True
     for window in book.windows[bisect_right(book.numbers, record.closed_through) :]:
         start = max(window.start, record.bound if record.closed_until is None else record.closed_until)
-        known = [at for at in (record.ended, record.seen) if at is not None]
-        end = max(start, min(window.end, book.now, *known))
+        end = min(window.end, book.now)
+        for at in (record.ended, record.seen):
+            if at is not None and at < end:
+                end = at
+        end = max(start, end)
         over = record.ended is not None and record.ended <= min(window.end, book.now)
         if closing and window.final and (over or window.end <= book.now):
             record.closed_through = window.number
@@ -479,15 +483,15 @@ def _bill(book: _Book) -> Bill:
         if one.open_windows:
             parts = (one.node_microseconds, one.gpu_microseconds, one.micros, one.waste)
             totals.add(one.stage, one.generation, *parts, one.open_windows)
-    held = [record for record in book.pods.values() if record.ended is None]
+    held = Counter(record.kind for record in book.pods.values() if record.ended is None)
     marked = book.folded["estimated"] or any(entry["estimated"] for entry in book.entries)
     rows = rows_of(book.pods, book.before)
     return Bill(
         document={"version": VERSION} | rows | {"entries": book.entries, "folded": book.folded},
         totals=totals,
         estimated=marked or any(record.estimated or record.seen is not None for record in book.pods.values()),
-        gpus_held=sum(record.kind.gpus for record in held),
+        gpus_held=sum(count * kind.gpus for kind, count in held.items()),
         rate_micros_per_hour=sum(
-            (record.kind.gpus or 1) * parse_price(price_at(record.kind.price, book.now))[0] for record in held
+            count * (kind.gpus or 1) * parse_price(price_at(kind.price, book.now))[0] for kind, count in held.items()
         ),
     )

@@ -158,13 +158,14 @@ def rows_of(records: Mapping[str, Record], before: Mapping[str, Any]) -> Json:
     prefix = before.get("pod") or next((name_parts(record.pod)[0] for record in records.values()), "")
     kinds = {Kind(*kind): number for number, kind in enumerate(before.get("kinds", ()))}
     first, last = _common({r.node for r in records.values() if r.node}, before.get("node", ("", "")))
+    own = slice(len(first), -len(last) or None)
     rows = {}
     for uid, r in records.items():
         head, number = name_parts(r.pod)
         pod = number if number is not None and head == prefix else r.pod
         kind = kinds.setdefault(r.kind, len(kinds))
         marks = GONE * r.gone + ESTIMATED * r.estimated
-        node = r.node[len(first) : len(r.node) - len(last)] if r.node else None
+        node = r.node[own] if r.node else None
         times = (r.created, r.bound, r.started, r.ended, r.closed_through, r.closed_until, r.seen)
         rows[uid] = [pod, kind, *times, marks, node]
     kept = [kind.to_row() for kind in kinds]

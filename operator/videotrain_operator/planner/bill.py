@@ -141,7 +141,8 @@ def _can_wait(document: Json, stored: Mapping[str, Any], now: datetime, *, over:
     marked = document["folded"]["estimated"] and not stored.get("folded", {}).get("estimated")
     if marked or any(document[key] != stored.get(key) for key in keys) or known.keys() - pods.keys():
         return 0.0
-    changed = {uid: row for uid, row in pods.items() if _facts(row) != _facts(known.get(uid))}
+    other = ((uid, row) for uid, row in pods.items() if row != known.get(uid))  # most are the same, and soon told so
+    changed = {uid: row for uid, row in other if _facts(row) != _facts(known.get(uid))}
     if not changed:
         return math.inf
     begun = document["run"]["generation"] > 0
@@ -241,25 +242,22 @@ def _listed(draft: Draft, pod: PodView, pool: Pool) -> str:
 
 def _holdings(draft: Draft, pods: list[PodView] | tuple[PodView, ...], *, gone: bool) -> list[Holding]:
     pools = {pool_name(draft.run, stage): pool_of(draft.run, stage) for stage in draft.spec.stages}
-
-    def made_for(pod: PodView) -> Pool:
-        return pools.get(pod.pool, draft.spec.pool)
-
+    made_for = [(pod, pools.get(pod.pool, draft.spec.pool)) for pod in pods]
     return [
         Holding(
             uid=pod.uid,
             pod=pod.name,
-            gpus=pod.gpus or made_for(pod).gpus_per_node,
-            price=pod.price or draft.price(made_for(pod)),
+            gpus=pod.gpus or pool.gpus_per_node,
+            price=pod.price or draft.price(pool),
             pool=pod.pool or "",
             node=pod.node or "",
-            listed=_listed(draft, pod, made_for(pod)),
+            listed=_listed(draft, pod, pool),
             created_at=pod.created_at,
             bound_at=pod.bound_at,
             started_at=pod.started_at,
             finished_at=pod.finished_at,
             gone=gone,
         )
-        for pod in pods
+        for pod, pool in made_for
         if pod.bound_at is not None
     ]
