@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
@@ -236,13 +236,21 @@ def _stream(source: Source) -> Iterator[tuple[Any, Any]]:
         raise Unreadable(f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _opened(source: Source) -> Any:
-    if isinstance(source, Path) and source.suffix.lower() in PICTURES:
-        source = source.read_bytes()  # by their names FFmpeg takes JPEG files for parts of a numbered series
-    try:
-        return av.open(BytesIO(source) if isinstance(source, bytes) else str(source), options=STRICT | ONE_FILE)
-    except av.ArgumentError as error:
-        raise Unreadable(f"its format is none of {', '.join(FORMATS)}") from error
+@contextmanager
+def _opened(source: Source) -> Iterator[Any]:
+    with ExitStack() as files:
+        given: Any = BytesIO(source) if isinstance(source, bytes) else str(source)
+        if isinstance(source, Path) and source.suffix.lower() in PICTURES:
+            try:
+                # By their names FFmpeg takes JPEG files for parts of a numbered series.
+                given = files.enter_context(source.open("rb"))
+            except FileNotFoundError as error:
+                raise Unreadable(f"FileNotFoundError: {error.strerror}") from error
+        try:
+            container = files.enter_context(av.open(given, options=STRICT | ONE_FILE))
+        except av.ArgumentError as error:
+            raise Unreadable(f"its format is none of {', '.join(FORMATS)}") from error
+        yield container
 
 
 def _check_size(height: int, width: int) -> None:
