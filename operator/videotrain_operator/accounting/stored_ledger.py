@@ -25,11 +25,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Any, Final, NamedTuple
 
-from pydantic import Field, StringConstraints
-
 from videotrain_api.render.names import POD_SEPARATOR
 from videotrain_api.resource.stored_status import LARGEST, LARGEST_GROUP, implausible
-from videotrain_api.schema import ApiModel, Json
+from videotrain_api.schema import ApiModel, Json, patterned
 from videotrain_operator.accounting.attribution import microseconds
 from videotrain_operator.accounting.money import parse_price, price_schedule
 
@@ -223,9 +221,9 @@ class _Part(ApiModel):
     model_config = ApiModel.model_config | {"extra": "ignore"}
 
 
-_Cause = Annotated[str, StringConstraints(pattern=r"^[^/]*(/[0-9]{1,9})?$")]
+_Cause = Annotated[str, patterned(r"^[^/]*(/[0-9]{1,9})?$", "a cause, with the number of a generation or without")]
 """With the number of the generation that it ended, see `attribution.cause_of`."""
-_Number = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
+_Number = Annotated[str, patterned(r"^[0-9]{1,9}$", "the number of a generation")]
 
 
 class _Amounts(_Part):
@@ -233,7 +231,7 @@ class _Amounts(_Part):
 
     gpu_microseconds: dict[str, int]
     micros: dict[str, int]
-    waste: dict[_Cause, int] = Field(default_factory=dict)
+    waste: dict[_Cause, int] = {}  # noqa: RUF012 - of a model, copied for each
 
 
 class _Entry(_Amounts):
@@ -261,9 +259,9 @@ class _Group(_Amounts):
 
 
 class _Folded(_Amounts):
-    stages: dict[str, tuple[int, int, int]] = Field(default_factory=dict)
-    generations: dict[_Number, int] = Field(default_factory=dict)
-    groups: list[_Group] = Field(default_factory=list)
+    stages: dict[str, tuple[int, int, int]] = {}  # noqa: RUF012 - of a model, copied for each
+    generations: dict[_Number, int] = {}  # noqa: RUF012 - of a model, copied for each
+    groups: tuple[_Group, ...] = ()
     entries: int
     estimated: bool
     until: datetime | None = None
