@@ -234,13 +234,14 @@ def _print(console: Console, document: Json) -> None:
     ):
         table.add_row(label, *(format(document[name][key], shown) for key in ("mean", "p10", "p50", "p90")))
     console.print(table)
-    bought = new_table("Where the money went, mean", ("bucket",), (currency, "share"))
+    bought = new_table("Where the money went, mean", ("bucket",), ("cost", "share"))
     whole = sum(document["costByBucket"].values()) or 1.0
     for name, amount in document["costByBucket"].items():
         bought.add_row(BUCKET_LABELS[name], money(round(amount * 1e6), currency), f"{amount / whole:.2%}")
     console.print(bought)
     restarts = ", ".join(f"{count:g} {cause}" for cause, count in document["restarts"].items())
-    console.print(f"restarts, mean: {restarts}; ended {document['phases']}", markup=False)
+    ended = ", ".join(f"{count} {phase}" for phase, count in document["phases"].items())
+    console.print(f"restarts, mean: {restarts}; ended: {ended}", markup=False)
     for message in document["failed"]:
         console.print(f"  failed: {message}", markup=False)
     for row in document["forecast"]:
