@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -30,6 +30,8 @@ KEEP_SECONDS: Final = 3600.0
 LEAVE_SECONDS: Final = 600.0
 """So long the pods of a run that is gone may take to go, and are billed."""
 LOOK_SECONDS: Final = 1.0
+PAUSES: Final = (1.0, 5.0, 30.0, 120.0)
+"""Seconds between attempts to write a last bill."""
 WRITERS: Final = 4
 """Bills that are written at the same time."""
 _log = logging.getLogger(__name__)
@@ -97,35 +99,61 @@ class BillKeeper:
         finally:
             self._writing.discard(uid)
 
-    async def close(self, seen: LastSeen, pods: Callable[[], list[Json]]) -> None:
+    async def close(self, seen: LastSeen, pods: Callable[[], list[Json]], lives: Callable[[], bool]) -> None:
         """Write the last bill of a run that is gone, when its pods have gone, too.
 
         Args:
             seen: the run after its last pass.
             pods: tells its pods that are left.
+            lives: whether the watch knows the run; a server that has just started may deny one that goes on.
+
+        Raises:
+            Exception: that kept the last bill from being written to the end.
         """
-        await self.keep(seen)  # whoever dies while pods go has this one
-        uid, left = seen.run["metadata"]["uid"], dict[str, Json]()
+        uid, left = seen.run["metadata"]["uid"], dict[str, tuple[Json, datetime]]()
+        try:
+            await self.keep(seen)  # whoever dies while pods go has this one
+        except Exception as error:
+            _log.warning("bill of run %s is not kept before its pods have gone: %s", uid, error)
         if uid in self._kept and self._kept[uid].closed:
             return
         until = self._now() + timedelta(seconds=LEAVE_SECONDS)
-        while (present := pods()) and self._now() < until:
-            left |= {pod["metadata"]["uid"]: pod for pod in present}
+        while ((present := pods()) or lives()) and self._now() < until:
+            left |= {pod["metadata"]["uid"]: (pod, self._now()) for pod in present}
             await asyncio.sleep(LOOK_SECONDS)
+        if lives():
+            return
         bill = self._last(seen, [*left.values()])
-        await self._write(None if bill is None else bill.model_copy(update={"closed": True}))
+        await self._write_at_last(None if bill is None else bill.model_copy(update={"closed": True}))
         self._kept.pop(uid, None)
 
-    def _last(self, seen: LastSeen, left: list[Json]) -> RunBill | None:
+    async def _write_at_last(self, bill: RunBill | None) -> None:
+        """No pass comes after this one that would try again."""
+        for pause in (*PAUSES, None):
+            try:
+                await self._write(bill)
+            except Exception as error:
+                if pause is None:
+                    raise
+                _log.warning("last bill of run %s: %s; tried again in %s s", bill and bill.uid, error, pause)
+                await asyncio.sleep(pause)
+            else:
+                break
+
+    def _last(self, seen: LastSeen, left: list[tuple[Json, datetime]]) -> RunBill | None:
+        """A pod whose end nobody told held its node until it was there last."""
         resources, ledger = gpu_resources(seen.run), _ledger_of(seen)
-        departed = tuple(pod_view(pod, {}, resources) for pod in left)  # a bill asks of no node how it is
+        views = [(pod_view(pod, {}, resources), last) for pod, last in left]  # a bill asks of no node how it is
+        departed = tuple(view if view.finished_at else replace(view, finished_at=last) for view, last in views)
         try:
             run = VideoTrainingRun.from_wire(seen.run)
         except ManifestError:
             return bill_of(seen.run, ledger)  # as far as it was counted
         observed = Observed(departed=departed, ledger=ledger, signing_key=b"")
         status, document = settle_gone(run, observed, self._now())
-        return bill_of(seen.run | {"status": status.to_wire()}, document)
+        bill = bill_of(seen.run | {"status": status.to_wire()}, document)
+        guessed = any(view.finished_at is None for view, _ in views)
+        return bill.model_copy(update={"estimated": True}) if bill is not None and guessed else bill
 
     async def _write(self, bill: RunBill | None) -> None:
         if bill is None or not bill.total_micros:

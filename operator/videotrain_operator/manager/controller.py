@@ -266,7 +266,7 @@ class Controller:
             if self._managed.get(key) is managed:
                 del self._managed[key]
         if managed.last is not None:
-            self._close_bill(managed.last)
+            self._close_bill(key, managed.last)
         # A run of the same name may have been created while this one's last pass went on. Or the server does not know a
         # run of which the watch tells no end: it has gone just now, or the server has just started.
         if self._stores[KIND].get(key) is None:
@@ -307,12 +307,17 @@ class Controller:
         if self._bills is not None and self._group is not None and self._bills.due(run):
             self._group.create_task(tell_trouble(self._bills.keep(seen), run, self._metrics.note_error))
 
-    def _close_bill(self, seen: LastSeen) -> None:
-        """The run is gone; its pods may take a while."""
+    def _close_bill(self, key: Key, seen: LastSeen) -> None:
+        """The run seems to be gone; its pods may take a while."""
         if self._bills is None or self._group is None:
             return
         uid = seen.run["metadata"]["uid"]
-        work = self._bills.close(seen, lambda: self._stores["Pod"].of_run(uid))
+
+        def lives() -> bool:
+            known = self._stores[KIND].get(key)
+            return known is not None and known["metadata"]["uid"] == uid
+
+        work = self._bills.close(seen, lambda: self._stores["Pod"].of_run(uid), lives)
         self._group.create_task(tell_trouble(work, seen.run, self._metrics.note_error))
 
     def _note_error(self, key: Key, error: Exception) -> None:

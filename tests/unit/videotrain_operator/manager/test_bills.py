@@ -142,10 +142,53 @@ async def test_a_run_that_is_deleted_is_billed_until_its_pods_have_gone(monkeypa
 
     before = seen.run["status"]["cost"]["totalMicros"]
     looked = cluster.now
-    await keeper.close(seen, pods)
+    await keeper.close(seen, pods, lambda: False)
     price = parse_micros(seen.run["spec"]["pool"]["pricePerGpuHour"]) * seen.run["spec"]["pool"]["gpusPerNode"]
     more = sum(price * ((end - looked) // timedelta(microseconds=1)) // 3_600_000_000 for end in ends)
     bill = maps.bill()
     assert bill.closed and not bill.estimated and abs(bill.total_micros - before - more) <= 3
     assert sum(row.total for row in bill.rows) == bill.total_micros
     assert {row.node for row in bill.rows} == {"node-0", "node-1", "node-2"}
+
+
+async def test_a_run_that_a_server_denied_for_a_moment_has_no_last_bill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    cluster, maps = cluster_of(machines=3, steps=500), Maps()
+    await running(cluster, 20)
+
+    def pods() -> list[Json]:
+        cluster.now += timedelta(seconds=1)
+        return cluster.pods()
+
+    await BillKeeper(maps, NAMESPACE, lambda: cluster.now).close(seen_in(cluster), pods, lambda: True)
+    assert not maps.bill().closed and not next(iter(maps.stored.values()))["immutable"]
+
+
+async def test_a_last_bill_is_written_again_and_a_pod_of_unknown_end_is_billed_to_when_it_was_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(module, "PAUSES", (0.0,) * 4)
+    cluster, maps = cluster_of(machines=3, steps=500), Maps()
+    await running(cluster, 20)
+    seen, bodies = seen_in(cluster), cluster.pods()
+    looked = cluster.now
+    refused = iter([Conflict("the server is busy")] * 4)
+
+    def pods() -> list[Json]:
+        cluster.now += timedelta(seconds=1)
+        return bodies if cluster.now <= looked + timedelta(seconds=90) else []
+
+    write = maps.apply
+
+    async def refusing(manifest: Json, manager: str, *, force: bool = True) -> Json:
+        for error in refused:
+            raise error
+        return await write(manifest, manager, force=force)
+
+    monkeypatch.setattr(maps, "apply", refusing)
+    before = seen.run["status"]["cost"]["totalMicros"]
+    await BillKeeper(maps, NAMESPACE, lambda: cluster.now).close(seen, pods, lambda: False)
+    price = parse_micros(seen.run["spec"]["pool"]["pricePerGpuHour"]) * seen.run["spec"]["pool"]["gpusPerNode"]
+    bill = maps.bill()
+    assert bill.closed and bill.estimated and abs(bill.total_micros - before - 3 * price * 90 // 3600) <= 3
