@@ -242,6 +242,16 @@ def _rest(cost: CostStatus, status: RunStatus, rows: list[BillRow]) -> Iterable[
             waste=_dealt(causes, left - micros.get(Bucket.PRODUCTIVE.value, 0)),
             estimated=cost.estimated,
         )
+    if any(amount > 0 for amount in buckets.values()):  # of no stage that is known
+        yield BillRow(
+            from_=min(begin, end),
+            to=end,
+            node_microseconds=0,
+            gpu_microseconds={name: amount for name, amount in gpu_us.items() if amount > 0},
+            micros={name: amount for name, amount in buckets.items() if amount > 0},
+            waste={name: amount for name, amount in causes.items() if amount > 0},
+            estimated=cost.estimated,
+        )
 
 
 def _left(totals: Mapping[str, int], told: Iterable[Mapping[str, int]]) -> dict[str, int]:

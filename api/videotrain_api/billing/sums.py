@@ -13,6 +13,7 @@ from videotrain_api.vocabulary import Bucket
 By = Literal["team", "namespace", "run", "stage", "node", "cause", "bucket"]
 CHOICES: Final = get_args(By)
 PRODUCTIVE: Final = "productive"
+UNKNOWN: Final = "unknown"
 
 
 @dataclass
@@ -64,8 +65,10 @@ def _shares(bill: RunBill, row: BillRow, by: By) -> Mapping[str, int]:
     if by == "bucket":
         return row.micros
     if by == "cause":
-        productive = {PRODUCTIVE: row.micros[PRODUCTIVE]} if PRODUCTIVE in row.micros else {}
-        return productive | row.waste
+        found = {PRODUCTIVE: row.micros[PRODUCTIVE]} if PRODUCTIVE in row.micros else {}
+        found |= row.waste
+        untold = row.total - sum(found.values())  # of a window that an operator closed before it noted causes
+        return found | {UNKNOWN: found.get(UNKNOWN, 0) + untold} if untold else found
     names: dict[By, str] = {
         "team": bill.team,
         "namespace": bill.namespace,

@@ -137,7 +137,7 @@ def _implausible_value(value: Any, at: _Path) -> Iterator[_Path]:
             yield at
     elif isinstance(value, BaseModel):
         yield from implausible(value, at)
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             yield from _implausible_value(item, (*at, index))
     elif isinstance(value, dict):

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import lru_cache
 from typing import Any, Final
 
 from videotrain_api.schema import Json
-from videotrain_operator.accounting.attribution import microseconds
-from videotrain_operator.accounting.stored_ledger import StageTotals
+from videotrain_operator.accounting.stored_ledger import StageTotals, instant
 
 ENTRIES_LISTED: Final = 240
 """Closed entries that the document lists, at about 400 bytes each; a config map holds 1 MiB, and a pod takes 142."""
@@ -189,9 +186,3 @@ def _length(entry: Json) -> int:
 def _add(totals: dict[str, int], more: Mapping[str, int], times: int = 1) -> None:
     for name, amount in more.items():
         totals[name] = totals.get(name, 0) + amount * times
-
-
-@lru_cache(maxsize=16384)
-def instant(text: str) -> int:
-    """Microseconds since 1970 of a time as a ledger has it."""
-    return microseconds(datetime.fromisoformat(text))

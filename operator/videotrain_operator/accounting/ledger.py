@@ -20,7 +20,7 @@ from videotrain_api.resource.status import GenerationStatus
 from videotrain_api.schema import Json
 from videotrain_api.times import rfc3339
 from videotrain_operator.accounting.attribution import EPOCH, FOREVER, Life, life_of, microseconds, pod_life, use
-from videotrain_operator.accounting.entries import Totals, fold, instant
+from videotrain_operator.accounting.entries import Totals, fold
 from videotrain_operator.accounting.money import parse_price, price_at, price_buckets, price_schedule, with_later_prices
 from videotrain_operator.accounting.stored_ledger import (
     VERSION,
@@ -29,6 +29,7 @@ from videotrain_operator.accounting.stored_ledger import (
     Record,
     StageTotals,
     awaited_in,
+    instant,
     name_parts,
     records_in,
     rows_of,

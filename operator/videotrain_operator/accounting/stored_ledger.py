@@ -108,6 +108,7 @@ def read_ledger(text: str) -> Json | None:
         if isinstance(document, dict) and document.get("version") == 1:
             return _from_texts(_TextLedger.model_validate_json(text, strict=True), document)
         _check(_Ledger.model_validate_json(text, strict=True))
+        _check_windows(document)
     except (ValueError, OverflowError, RecursionError):
         return None
     return dict(document)
@@ -208,6 +209,12 @@ def with_awaited(document: Json, awaited: Mapping[int, Awaited]) -> Json:
 
 
 @lru_cache(maxsize=16384)
+def instant(text: str) -> int:
+    """Microseconds since 1970 of a time as a ledger has it."""
+    return microseconds(datetime.fromisoformat(text))
+
+
+@lru_cache(maxsize=16384)
 def name_parts(pod: str) -> tuple[str, int | None]:
     """What the names of a run's pods begin with, and the number of this one; None for a name that no run gives."""
     head, _, number = pod.rpartition(POD_SEPARATOR)
@@ -301,6 +308,17 @@ def _check(ledger: _Ledger) -> None:
         raise ValueError("numbers with which nobody can calculate")
 
 
+def _check_windows(document: Json) -> None:
+    """Times and prices are calculated with as they were written, and more is read as a time than is one here."""
+    folded = document["folded"]
+    for one in (*document["entries"], *folded.get("groups", ())):
+        instant(one["from"]), instant(one["to"])
+        if one["price"]:
+            parse_price(one["price"])
+    if folded.get("until") is not None:
+        instant(folded["until"])
+
+
 class _TextPod(_Part):
     """A pod as version 1 wrote it."""
 
@@ -331,6 +349,7 @@ def _from_texts(ledger: _TextLedger, document: Json) -> Json:
     """
     if any(implausible(ledger)):
         raise ValueError("values with which nobody can calculate")
+    _check_windows(document)
     records = {uid: _record_of(pod) for uid, pod in ledger.pods.items()}
     kept = {key: value for key, value in document.items() if key != "pods"}
     return kept | {"version": VERSION} | rows_of(records, {})

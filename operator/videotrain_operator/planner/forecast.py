@@ -230,6 +230,7 @@ def _summed(draft: Draft, bill: Bill, rest: _Rest, stages: list[ExpectedStage]) 
     left = (rest.micros + expected * each) * (1 + idle / max(1, bill.total - idle))
     spread = each * math.sqrt(expected + expected**2 / max(1, count))
     deviation = math.sqrt(rest.variance + rest.of_models**2 + spread**2)
-    # Logarithmic, since what is left may be twice as much, and never less than nothing.
-    wide = math.exp(QUANTILE * deviation / left) if left else 1.0
+    # Logarithmic, since what is left may be twice as much, and never less than nothing. The logarithm of a log-normal
+    # value of this deviation has this one; near the end of a run the deviation may be many times what is left.
+    wide = math.exp(QUANTILE * math.sqrt(math.log1p((deviation / left) ** 2))) if left else 1.0
     return Forecast(bill.total + round(left), bill.total + round(left / wide), bill.total + round(left * wide), stages)

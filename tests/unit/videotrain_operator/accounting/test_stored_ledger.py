@@ -115,6 +115,27 @@ def test_a_ledger_of_version_1_is_gone_on_with() -> None:
     assert one.held == 2 * 12 * SECOND + 5 and not one.estimated
 
 
+GROUP: dict[str, Any] = {
+    "node": "node-0",
+    "stage": "train",
+    "gpus": 8,
+    "price": "3.60 USD",
+    "from": "2026-01-01T11:00:00Z",
+    "to": "2026-01-01T12:00:00Z",
+    "estimated": False,
+    "nodeMicroseconds": 5,
+    "gpuMicroseconds": {"starting": 40},
+    "micros": {"starting": 1},
+    "waste": {"start": 1},
+}
+
+
+def test_groups_of_older_windows_are_settled() -> None:
+    document = json.loads(stored(bill(10, [holding(0, 4)], []).document))
+    document["folded"]["groups"] = [GROUP]
+    assert read_ledger(stored(document)) == document
+
+
 @pytest.mark.parametrize(
     "path, value",
     [
@@ -132,6 +153,14 @@ def test_a_ledger_of_version_1_is_gone_on_with() -> None:
         (("awaited",), [[0, 10**9, 0, 0]]),
         (("awaited",), [[0, 1, 4, 0]]),
         (("folded", "estimated"), "who knows"),
+        (("folded", "waste"), None),
+        (("folded", "waste"), {"hang/many": 1}),
+        (("folded", "generations"), {"first": 1}),
+        (("folded", "stages"), {"train": [0, 0, 2**70]}),
+        (("folded", "until"), "1767268800"),
+        (("folded", "groups"), [GROUP | {"to": "2026-01-01T12:00:00"}]),
+        (("folded", "groups"), [GROUP | {"from": "1767268800"}]),
+        (("folded", "groups"), [GROUP | {"price": "free"}]),
     ],
 )
 def test_what_cannot_be_settled_is_no_ledger(path: tuple[Any, ...], value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from support.planner_builders import manifest, run_of, train_stage
 from videotrain_api.cost.forecast import forecast
 from videotrain_api.money import parse_micros
 from videotrain_api.resource.status import CostStatus, RunStatus
+from videotrain_api.vocabulary import Bucket
+from videotrain_operator.planner.forecast import _Rest, _summed
 from videotrain_operator.reconcile import Outcome
 from videotrain_operator.simulation.cluster import SimulatedCluster
 from videotrain_operator.simulation.replay import Event, replay
@@ -135,3 +138,15 @@ async def test_a_stage_of_which_nobody_knows_the_work_is_left_out_and_named() ->
     found = {stage.name: stage for stage in next(cost for cost in told if cost.expected_stages).expected_stages}
     assert (found["encode"].source, found["encode"].total) == ("unknown", None)
     assert (found["autoencoder"].source, found["small"].source) == ("measured", "modelled")
+
+
+@pytest.mark.parametrize("steps", [0.01, 1, 100])
+def test_what_a_failure_may_cost_near_the_end_leaves_the_interval_finite(steps):
+    """Steps that are left fall faster than their deviation does."""
+    restarts = SimpleNamespace(model_dump=lambda: {"hang": 2})
+    draft = SimpleNamespace(status=SimpleNamespace(restarts=restarts))
+    held = SimpleNamespace(gpu_microseconds=240 * 86_400_000_000, node_microseconds=0)
+    bill = SimpleNamespace(stages={"train": held}, micros={Bucket.LOST: 4_300_000_000}, total=14_400_000_000)
+    rest = _Rest(micros=500.0 * steps, gpu_days=2e-5 * steps, failure=2e3 * steps)
+    found = _summed(draft, bill, rest, [])
+    assert bill.total <= found.low <= found.micros <= found.high < 2 * bill.total
