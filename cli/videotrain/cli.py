@@ -252,6 +252,12 @@ def _add_bill(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     place.add_argument("--context", metavar="C", help="context of the kubeconfig (default: the current one)")
     parser.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig (default: the usual files)")
     parser.add_argument("-n", "--namespace", metavar="N", help="only runs of this namespace (default: of all)")
+    parser.add_argument(
+        "--operator-namespace",
+        default="videotrain-system",
+        metavar="N",
+        help="where the operator keeps the bills of runs that are gone (default videotrain-system)",
+    )
     parser.add_argument("--endpoint-url", metavar="URL", help="of the bucket's object store (default: AWS)")
     parser.add_argument("--since", metavar="TIME", help="only what was held from then on, such as 2026-11-01 (UTC)")
     parser.add_argument("--until", metavar="TIME", help="only what was held before then")
@@ -458,6 +464,7 @@ def _bill(options: argparse.Namespace) -> int:
             kubeconfig=options.kubeconfig,
             context=options.context,
             namespace=options.namespace,
+            operator_namespace=options.operator_namespace,
             since=moment(options.since) if options.since else None,
             until=moment(options.until) if options.until else None,
             by=options.by,

@@ -32,6 +32,7 @@ class BillOptions:
     kubeconfig: str | None
     context: str | None
     namespace: str | None
+    operator_namespace: str
     since: datetime | None
     until: datetime | None
     by: By | None
@@ -78,7 +79,7 @@ def _bills(options: BillOptions) -> list[RunBill]:
         with brought_by("local"):
             return bills_in_bucket(options.bucket, options.endpoint_url)
     with brought_by("cluster"):
-        return bills_of_cluster(options.kubeconfig, options.context, options.namespace)
+        return bills_of_cluster(options.kubeconfig, options.context, options.namespace, options.operator_namespace)
 
 
 def _print_sums(options: BillOptions, bills: Sequence[RunBill]) -> None:

@@ -186,7 +186,7 @@ def _spread(values: Iterable[float]) -> Json:
 
 def _forecasts(lived: Sequence[Future]) -> list[Json]:
     """By share of the bill: how far the forecast was off, and how often the bill was in its interval."""
-    done = [future for future in lived if future.told]
+    done = [future for future in lived if future.told and future.micros]
     found = []
     for index, told in enumerate(done[0].told if done else ()):
         rows = [(future.told[index], future.micros) for future in done]

@@ -71,7 +71,7 @@ def top(options: TopOptions) -> int:
         UsageError: the cluster cannot be asked.
     """
     console = Console()
-    if options.json or options.once or not console.is_terminal:
+    if options.json or options.once or not (console.is_terminal and sys.stdin.isatty()):
         rows = [row_of(run) for run in asyncio.run(read_runs(options.where))]
         if options.json:
             sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
@@ -128,10 +128,10 @@ def row_of(run: Json) -> Json:
 
 def alerts(run: Json, status: RunStatus) -> list[str]:
     """What somebody should look at, by the conditions and the bill."""
-    bad = {Condition.FAILED: "True", Condition.RESTARTING: "True", Condition.SCHEDULED: "False"}
+    bad: dict[str, str] = {Condition.FAILED: "True", Condition.RESTARTING: "True", Condition.SCHEDULED: "False"}
     bad |= {Condition.BUDGET_OK: "False", Condition.ACCEPTED: "False"}
     over = status.phase in ("Succeeded", "Suspended")
-    found = [f"{c.type}: {c.reason}" for c in status.conditions if bad.get(Condition(c.type)) == c.status and not over]
+    found = [f"{c.type}: {c.reason}" for c in status.conditions if bad.get(c.type) == c.status and not over]
     cost, budget = status.cost, (run["spec"].get("budget") or {}).get("maxCost")
     if cost is not None and cost.forecast and budget and parse_micros(cost.forecast) > parse_micros(budget):
         found.append(f"forecast above the budget of {budget}")
