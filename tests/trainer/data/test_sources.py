@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ from videotrain_trainer.data.index_writer import read_catalogue, write_index
 from videotrain_trainer.data.loader import LatentLoader
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, read_table, to_parquet
 from videotrain_trainer.data.sample_index import open_index
-from videotrain_trainer.data.sets import open_clips, open_latents, read_set_info, set_info_uri
+from videotrain_trainer.data.sets import _buckets_of, open_clips, open_latents, read_set_info, set_info_uri
 from videotrain_trainer.errors import DataError
 from videotrain_trainer.node_cache import NodeCache
 
@@ -217,3 +218,15 @@ def test_clips_of_an_autoencoder_stage_are_weighed_by_source(tmp_path):
         for i in batch
     )
     assert counts == {"film": 90, "own": 10}
+
+
+def test_sources_stand_in_their_order_also_where_a_group_has_to_be_renamed():
+    def group(name, batch, source):
+        return SimpleNamespace(name=name, row=SimpleNamespace(batch_size=batch), source=source)
+
+    groups = [group("X", 4, "a"), group("X x2", 2, "a"), group("X", 2, "b")]
+    found = _buckets_of(groups, ("a", "b"))
+    assert [(name, [one.source for one in mine]) for name, mine in found.items()] == [
+        ("X", ["a"]),
+        ("X x2", ["a", "b"]),
+    ]

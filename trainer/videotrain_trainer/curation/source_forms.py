@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import PurePosixPath
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -83,7 +83,8 @@ class VideoList(VideoFolder):
             found = read_again(self._store, lambda store: store.stat(uri), (ObjectMissing,))
         except ObjectMissing as error:
             raise DataError(f"{self.uri}: row {number}: {uri} is not there") from error
-        video = self._raw(urlsplit(path).path.lstrip("/") if "://" in path else path.lstrip("/"), found, {}, captions)
+        name = path.partition("://")[2] if "://" in path else path  # with its bucket: another may hold the same key
+        video = self._raw(name.lstrip("/"), found, {}, captions)
         return replace(video, caption=text or video.caption)
 
     def _uri_of(self, path: str) -> str:

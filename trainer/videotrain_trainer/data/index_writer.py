@@ -148,7 +148,9 @@ def source_names(column: Any, sources: Sequence[str]) -> Any:
 def buckets_of(table: Any, sources: Sequence[str] = ()) -> Iterator[BucketColumns]:
     """The buckets of a table with the columns INDEXED, sorted by name; one at a time is held beside it."""
     if sources:
-        table = table.append_column(_SOURCE_NAME, source_names(table.column("source"), sources).dictionary_encode())
+        # Only the names are kept: paths of a bucket may be longer than a column of text can be.
+        names = source_names(table.column("source"), sources).dictionary_encode()
+        table = table.drop_columns(["source"]).append_column(_SOURCE_NAME, names)
     if CLIP_ROWS not in table.column_names:
         table = _with_clip_rows(table)
     for bucket in sorted(pc.unique(table.column("bucket")).to_pylist()):

@@ -49,14 +49,17 @@ class SampleCache:
 
     def __init__(self, volume: Path, budget: int, stage: str) -> None:
         self._folder, self._budget = volume / FOLDER, budget
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._threads, self._counts = threading.Lock(), CacheCounts()
-        self._full = False
-        with locked(self._folder / "lock"):
-            began = self._folder / f"stage-{sha256(stage.encode()).hexdigest()[:16]}"
-            began.touch() if not began.exists() else None
-            self._began = began.stat().st_mtime
-            self._set_used(sum(size for _, size, _ in self._kept()))
+        self._full, self._began = False, 0.0
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with locked(self._folder / "lock"):
+                began = self._folder / f"stage-{sha256(stage.encode()).hexdigest()[:16]}"
+                began.touch() if not began.exists() else None
+                self._began = began.stat().st_mtime
+                self._set_used(sum(size for _, size, _ in self._kept()))
+        except OSError as error:
+            self._give_up(error)
 
     def counts(self) -> CacheCounts:
         """So far."""
@@ -96,9 +99,13 @@ class SampleCache:
                 self._set_used(self._used() + len(data))
                 with replacing(path) as partial:
                     partial.write_bytes(data)
-        except OSError as error:  # a full or failing disk costs speed and nothing else
-            log.warning("samples are no longer kept in %s: %s", self._folder, error)
-            self._full = True
+        except (OSError, ValueError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """A full or failing disk costs speed and nothing else."""
+        log.warning("samples are no longer kept in %s: %s", self._folder, error)
+        self._full = True
 
     def _path(self, uri: str, member: Member) -> Path:
         name = sha256(f"{uri} {member.offset} {member.length} {member.crc32c}".encode()).hexdigest()[:32]
@@ -129,10 +136,13 @@ class SampleCache:
         return not self._full
 
     def _remove(self, path: Path) -> None:
-        with locked(self._folder / "lock"):
-            if path.exists():
-                self._set_used(self._used() - path.stat().st_size)
-                path.unlink()
+        try:
+            with locked(self._folder / "lock"):
+                if path.exists():
+                    self._set_used(self._used() - path.stat().st_size)
+                    path.unlink()
+        except (OSError, ValueError) as error:
+            self._give_up(error)
 
     def _used(self) -> int:
         return int((self._folder / "used").read_text())

@@ -310,7 +310,8 @@ class OrderPlan:
         return bisect_right(list(accumulate(self.buckets[bucket].parts)), index)
 
     def spare(self, bucket: int, index: int, position: int, attempt: int) -> int:
-        """Element that stands in for a damaged sample of the same source: a function of the place, not of the world.
+        """Element that stands in for a damaged sample: a function of the place, not of the world. It is of the same
+        source, unless that has no other sample in the bucket.
 
         Args:
             bucket: place of the bucket in the plan.
@@ -320,8 +321,9 @@ class OrderPlan:
         """
         size, first = self.buckets[bucket].size, 0
         if self.sources:
-            source = self.source_of(bucket, index)
-            size, first = self.buckets[bucket].parts[source], sum(self.buckets[bucket].parts[:source])
+            source, parts = self.source_of(bucket, index), self.buckets[bucket].parts
+            if parts[source] > 1:
+                size, first = parts[source], sum(parts[:source])
         keys = _round_keys(self.seed, self.buckets[bucket].name, f"spare {position}")
         return first + permute((attempt - 1) % size, size, keys)
 

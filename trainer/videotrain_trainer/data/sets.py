@@ -165,6 +165,8 @@ def open_latents(store: ObjectStore, config: StageConfig, cache: NodeCache | Non
     encoded = {source.name: source.uri for source in config.dataset.sources if source.form == "latents"}
     opened = [_open_set(store, config, task, uri, cache) for uri in encoded.values() or [first]]
     groups = [group for samples in opened for group in samples.groups]
+    if not groups:
+        raise DataError(f"dataset.sources: stage {config.stage.name!r} takes no sample of any of {', '.join(encoded)}")
     if encoded and sources:
         named = zip(encoded, opened, strict=True)
         groups = [replace(group, source=name) for name, samples in named for group in samples.groups]
@@ -216,7 +218,7 @@ def _open_set(
     volume, longest = cache.volume if cache else None, config.text_encoder.max_tokens
     by_source = len(config.dataset.raw) > 1
     samples = stage_samples(index, task, config.seed, longest, volume, by_source)
-    if not samples.groups:
+    if not samples.groups and sum(source.form == "latents" for source in config.dataset.sources) < 2:
         raise DataError(_nothing_left(config, index, samples, info))
     index.fetch_ahead({group.bucket.info.bucket: group.bucket for group in samples.groups}.values())
     return samples
@@ -232,7 +234,8 @@ def _buckets_of(groups: Sequence[Group], sources: Sequence[str]) -> dict[str, li
             # Another set has samples of another batch size under this name.
             name = f"{name.partition(' x')[0]} x{batch}"
         found.setdefault(name, []).append(group)
-    return dict(sorted(found.items()))
+    # A group that was renamed may have come before one of a source that stands before its own.
+    return {name: sorted(found[name], key=lambda group: place.get(group.source or "", 0)) for name in sorted(found)}
 
 
 def sample_index(store: ObjectStore, uri: str, cache: NodeCache | None) -> SampleIndex:

@@ -219,7 +219,9 @@ class Listing:
 
 def wait_for(member: Member, store: ObjectStore, uri: str) -> bool:
     """Wait until rank 0 has written the stage's last object; False if the world is asked to leave."""
-    return wait_until(lambda: store.exists(uri), member.asked_to_leave, POLL_SECONDS)
+    # So that a world of thousands does not ask for one object thousands of times a second.
+    pause = POLL_SECONDS * max(1.0, member.size / 64)
+    return wait_until(lambda: store.exists(uri), member.asked_to_leave, pause)
 
 
 def wait_until(ready: Callable[[], bool], leaving: Callable[[], bool], longest: float) -> bool:

@@ -249,7 +249,8 @@ class LocalRun:
         first = self.board.finish(held.range)
         self._claims.finish(held.claim)
         with self._lock:
-            del self._open[held.claim.number]
+            if self._open.get(held.claim.number) is held:  # or it was taken over, and back
+                del self._open[held.claim.number]
             self._count.kept += (held.done if first else 0) - held.kept
             self._count.done -= 0 if first else held.done
 

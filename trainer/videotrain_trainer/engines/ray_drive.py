@@ -23,7 +23,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from videotrain_trainer.engines.interface import Unit, Used, Work
+from videotrain_trainer.engines.interface import Interrupted, Unit, Used, Work
 from videotrain_trainer.errors import TrainerError
 
 TELL_SECONDS = 2.0
@@ -195,7 +195,10 @@ class Doer:
             told: dict[str, Any] = {"result": self._worker.do(unit, tick)}
             # Heard before the result is, since it is there before the table of this row.
             ray.get(self._drive.tick.remote(unit.name, unit.weight - 1, self._name, self._worker.used()))
-        except TrainerError as error:
+        except (TrainerError, Interrupted) as interruption:
+            error = interruption.__cause__ if isinstance(interruption, Interrupted) else interruption
+            if not isinstance(error, TrainerError):
+                raise
             told = {"error": type(error).__name__, "text": str(error)}
         return pa.table({"name": [unit.name], "told": [json.dumps(told)]})
 

@@ -136,22 +136,22 @@ class EncodeWorker:
         self._stored_bytes = 0
         self._line = threading.Condition()
         self._announced = self._encoded = 0
-        self._broken = False
-        """A unit ended in the middle, so what is decoded next belongs to nobody."""
+        self._broken: BaseException | None = None
+        """Ended a unit in the middle, so what is decoded next belongs to nobody."""
 
     def do(self, unit: Unit, tick: Tick) -> dict[str, Any]:
         """Encode a range of clips; shards and table are in the store when this returns."""
         with self._line:
             clips = self._encoder.announce(self._work.table.clips(range(*unit.facts["clips"])))
             place, self._announced = self._announced, self._announced + 1
-            self._line.wait_for(lambda: self._broken or self._encoded == place)
-            if self._broken:
-                raise Interrupted
+            self._line.wait_for(lambda: self._broken is not None or self._encoded == place)
+            if self._broken is not None:
+                raise Interrupted from self._broken
         try:
             table = self._encode(unit, clips, tick)
-        except BaseException:
+        except BaseException as error:
             with self._line:
-                self._broken = True
+                self._broken = error
                 self._line.notify_all()
             raise
         with self._line:

@@ -217,6 +217,12 @@ def test_a_stand_in_is_of_the_source_of_the_damaged_sample():
     assert {plan.spare(0, 0, 5, attempt) for attempt in range(1, 9)} == set(range(4))
 
 
+def test_the_only_sample_of_a_source_has_stand_ins_of_others():
+    plan = _plan([[1, 40]], [OrderPhase((1.0, 1.0))])
+    found = {plan.spare(0, 0, 7, attempt) for attempt in range(1, 6)}
+    assert len(found - {0}) >= 4
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
