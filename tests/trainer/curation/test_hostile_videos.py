@@ -97,6 +97,13 @@ def test_a_pattern_of_numbered_pictures_is_not_followed(tmp_path):
         probe(tmp_path / "%d.png")
 
 
+def test_a_picture_of_many_gigabytes_is_not_read(tmp_path):
+    with (tmp_path / "big.png").open("wb") as file:
+        file.truncate(10**11)  # sparse
+    with pytest.raises(Unreadable, match="a picture of 100000000000 bytes"):
+        probe(tmp_path / "big.png")
+
+
 def test_a_cinema_sized_frame_is_decoded_and_a_larger_one_is_not(decoder, tmp_path, neighbour):
     large = encoded(tmp_path / "large.mkv", "mpeg4", (4320, 8192 - 16))
     assert probe(large).width == 8176

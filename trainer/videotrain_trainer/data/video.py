@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
@@ -37,6 +37,8 @@ ONE_FILE = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
 """Options to open any video with that others made."""
 LARGEST_FRAME = 8192 * 4320
 """Pixels of a frame, as stored and as shown: 8K as cinemas have it. A decoder holds up to two dozen of them."""
+LARGEST_PICTURE = 8 * LARGEST_FRAME
+"""Bytes of a picture's file: so many are in its pixels, of four channels of two bytes each, where nothing is packed."""
 DECODER_THREADS = 4
 """At most: each holds frames of its own."""
 LOST_FRAMES = 0.05
@@ -236,21 +238,24 @@ def _stream(source: Source) -> Iterator[tuple[Any, Any]]:
         raise Unreadable(f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}") from error
 
 
-@contextmanager
-def _opened(source: Source) -> Iterator[Any]:
-    with ExitStack() as files:
-        given: Any = BytesIO(source) if isinstance(source, bytes) else str(source)
-        if isinstance(source, Path) and source.suffix.lower() in PICTURES:
-            try:
-                # By their names FFmpeg takes JPEG files for parts of a numbered series.
-                given = files.enter_context(source.open("rb"))
-            except FileNotFoundError as error:
-                raise Unreadable(f"FileNotFoundError: {error.strerror}") from error
-        try:
-            container = files.enter_context(av.open(given, options=STRICT | ONE_FILE))
-        except av.ArgumentError as error:
-            raise Unreadable(f"its format is none of {', '.join(FORMATS)}") from error
-        yield container
+def _opened(source: Source) -> Any:
+    if isinstance(source, Path) and source.suffix.lower() in PICTURES:
+        source = _picture(source)
+    try:
+        return av.open(BytesIO(source) if isinstance(source, bytes) else str(source), options=STRICT | ONE_FILE)
+    except av.ArgumentError as error:
+        raise Unreadable(f"its format is none of {', '.join(FORMATS)}") from error
+
+
+def _picture(path: Path) -> bytes:
+    """Its content: by its name, which an open file has too, FFmpeg takes JPEG files for parts of a numbered series."""
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_PICTURE:
+            raise Unreadable(f"a picture of {size} bytes; at most {LARGEST_PICTURE} are decoded")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise Unreadable(f"FileNotFoundError: {error.strerror}") from error
 
 
 def _check_size(height: int, width: int) -> None:
