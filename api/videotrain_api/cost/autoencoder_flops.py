@@ -44,14 +44,24 @@ class AutoencoderCost:
 
 
 def encoder_cost(spec: AutoencoderSpec, frames: int, height: int, width: int) -> AutoencoderCost:
-    """Encoder on one clip of frames x height x width pixels, in the tiles of the specification."""
+    """Encoder on one clip of frames x height x width pixels, in the tiles of the specification.
+
+    Nothing is counted of a kind whose layers only its weights tell.
+    """
+    if spec.kind not in _COUNTED:
+        return AutoencoderCost(0, 0)
     return _tiled(spec, _encode, frames, height, width)
 
 
 def decoder_cost(spec: AutoencoderSpec, frames: int, height: int, width: int) -> AutoencoderCost:
-    """Decoder that makes one clip of frames x height x width pixels, in the tiles of the specification."""
+    """Decoder that makes one clip of frames x height x width pixels, in the tiles of the specification.
+
+    Nothing is counted of a kind whose layers only its weights tell, unless the specification says what it takes.
+    """
     if spec.decode_flops_per_pixel is not None:
         return AutoencoderCost(0, spec.decode_flops_per_pixel * frames * height * width)
+    if spec.kind not in _COUNTED:
+        return AutoencoderCost(0, 0)
     return _tiled(spec, _decode, frames, height, width)
 
 

@@ -215,3 +215,18 @@ def test_a_stage_is_priced_by_its_own_pool_and_told_beside_that_of_the_run():
     assert float(encode.cost_on_run_pool) == pytest.approx(24 * encode.gpu_days * 2.00, abs=1e-6)
     assert train.price == "2.00" and train.cost_on_run_pool is None
     assert planned.cost_micros == sum(stage.cost_micros for stage in planned.stages)
+
+
+def test_an_autoencoder_whose_layers_only_its_weights_tell_is_left_out_of_the_work():
+    body = yaml.safe_load((EXAMPLES / "open-sora-2-from-videos.yaml").read_text())
+    body["spec"]["autoencoder"] = {
+        "kind": "diffusers",
+        "causality": "causal",
+        "latentChannels": 16,
+        "compression": {"time": 4, "space": 8},
+        "weights": "s3://videos/vae",
+    }
+    draw = {"resolution": "256px", "frames": 33, "samplingSteps": 2, "fromDataset": 1}
+    body["spec"]["stages"].append({"name": "draw", "task": "sample", "sample": draw})
+    found = forecast.forecast(parse_run(body), hours_of_video=10)
+    assert found.stages[-1].name == "draw" and found.stages[-1].seconds_per_step > 0
