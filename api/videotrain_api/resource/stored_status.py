@@ -128,16 +128,21 @@ def _is_text(annotation: Any) -> bool:
     return all(map(_is_text, parts)) if parts else isinstance(annotation, str) or annotation in (str, bool, type(None))
 
 
+# Not written as unions where they are asked for: each time that makes a new one, and a status has hundreds of values.
+_NUMBERS: Final = (int, float)
+_SEQUENCES: Final = (list, tuple)
+
+
 def _implausible_value(value: Any, at: _Path) -> Iterator[_Path]:
     if isinstance(value, datetime):
         if value.tzinfo is None or value.year not in YEARS:
             yield at
-    elif isinstance(value, int | float):
+    elif isinstance(value, _NUMBERS):
         if not -LARGEST <= value <= LARGEST:  # also what is not a number
             yield at
     elif isinstance(value, BaseModel):
         yield from implausible(value, at)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, _SEQUENCES):
         for index, item in enumerate(value):
             yield from _implausible_value(item, (*at, index))
     elif isinstance(value, dict):

@@ -79,12 +79,11 @@ class Totals:
             if key not in sums:
                 held[key], sums[key] = 0, ({}, {}, {})
             held[key] += sum(gpu_us.values()) // gpus if gpus else _length(entry)
-            gpu_sum, micros_sum, waste_sum = sums[key]
-            _add(gpu_sum, gpu_us)
-            _add(micros_sum, entry["micros"])
-            _add(waste_sum, entry.get("waste", {}))
-        for key, amounts in sums.items():
-            self.add(*key, held[key], *amounts)
+            for total, amounts in zip(sums[key], (gpu_us, entry["micros"], entry.get("waste", {})), strict=True):
+                for name, amount in amounts.items():
+                    total[name] = total.get(name, 0) + amount
+        for key, parts in sums.items():
+            self.add(*key, held[key], *parts)
 
     def to_folded(self) -> Json:
         """As a ledger keeps them: bounded, whatever the number of generations."""
