@@ -176,6 +176,15 @@ def bill_of(run: Mapping[str, Any], ledger: Mapping[str, Any] | None) -> RunBill
     )
 
 
+def without_numbers(waste: Mapping[str, int]) -> dict[str, int]:
+    """Waste by cause alone, without the generation that it ended."""
+    found: dict[str, int] = {}
+    for cause, micros in waste.items():
+        plain = cause.partition("/")[0]
+        found[plain] = found.get(plain, 0) + micros
+    return found
+
+
 def _booked(ledger: Mapping[str, Any]) -> int:
     """Micros of closed windows."""
     folded = sum(ledger.get("folded", {}).get("micros", {}).values())
@@ -186,10 +195,6 @@ def _rows(ledger: Mapping[str, Any]) -> Iterable[BillRow]:
     for entry in [*ledger.get("folded", {}).get("groups", ()), *ledger.get("entries", ())]:
         begin, end = datetime.fromisoformat(entry["from"]), datetime.fromisoformat(entry["to"])
         length = (end - begin) // _MICROSECOND
-        waste: dict[str, int] = {}
-        for cause, micros in entry.get("waste", {}).items():
-            plain = cause.partition("/")[0]
-            waste[plain] = waste.get(plain, 0) + micros
         yield BillRow(
             from_=begin,
             to=end,
@@ -203,7 +208,7 @@ def _rows(ledger: Mapping[str, Any]) -> Iterable[BillRow]:
             node_microseconds=entry.get("nodeMicroseconds", length),
             gpu_microseconds=entry["gpuMicroseconds"],
             micros=entry["micros"],
-            waste=waste,
+            waste=without_numbers(entry.get("waste", {})),
             estimated=entry["estimated"],
         )
 

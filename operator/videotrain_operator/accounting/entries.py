@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from videotrain_api.billing.document import without_numbers
 from videotrain_api.schema import Json
 from videotrain_operator.accounting.stored_ledger import StageTotals, instant
 
@@ -135,15 +136,6 @@ def _alone(entry: Json) -> Json:
         "micros": entry["micros"],
         "waste": without_numbers(entry.get("waste", {})),
     }
-
-
-def without_numbers(waste: Mapping[str, int]) -> dict[str, int]:
-    """Waste by cause alone."""
-    found: dict[str, int] = {}
-    for cause, micros in waste.items():
-        plain = cause.partition("/")[0]
-        found[plain] = found.get(plain, 0) + micros
-    return found
 
 
 def _bounded(groups: list[Json]) -> list[Json]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any, Final
 
+from videotrain_api.billing.document import without_numbers
 from videotrain_api.money import format_micros, round_half_up
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.config import render_ledger
@@ -19,7 +20,6 @@ from videotrain_api.resource.trainrun import pool_name, pool_of
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Bucket
 from videotrain_operator.accounting.attribution import microseconds
-from videotrain_operator.accounting.entries import without_numbers
 from videotrain_operator.accounting.ledger import Bill, Holding, rebuild, settle
 from videotrain_operator.accounting.money import schedule_text
 from videotrain_operator.accounting.stored_ledger import (
