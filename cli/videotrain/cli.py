@@ -118,26 +118,12 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "modelled from stated rates in a low, a mid and a high band, or from a stated MFU or measured seconds.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")
-    parser.add_argument("--mfu", type=utilisation, help="model FLOPs utilisation, 0 to 1, instead of modelled rates")
-    parser.add_argument(
-        "--seconds-per-step",
-        type=stage_seconds,
-        action="append",
-        default=[],
-        metavar="STAGE=SECONDS",
-        help="measured time of one step of a stage, instead of modelling it",
-    )
+    _add_assumptions(parser)
     parser.add_argument(
         "--failures",
         type=amount,
         metavar="N",
         help="unexpected interruptions per 1,000 GPU-days (default 0.47, as in the training of Llama 3)",
-    )
-    parser.add_argument(
-        "--hours-of-video",
-        type=amount,
-        metavar="H",
-        help="hours of raw video, by which curate and encode stages are modelled",
     )
     parser.add_argument(
         "--gpus",
@@ -197,13 +183,30 @@ def _add_simulate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--repair-hours", type=amount, default=1.0, metavar="H", help="until a lost node is back")
     parser.add_argument("--save-seconds", type=amount, metavar="S", help="for which a checkpoint stops training")
     parser.add_argument("--start-seconds", type=amount, default=180.0, metavar="S", help="roster to first step")
-    parser.add_argument("--mfu", type=utilisation, help="model FLOPs utilisation, 0 to 1, instead of modelled rates")
-    parser.add_argument("--seconds-per-step", type=stage_seconds, action="append", default=[], metavar="STAGE=SECONDS")
-    parser.add_argument("--hours-of-video", type=amount, metavar="H", help="raw video for curate and encode stages")
+    _add_assumptions(parser)
     parser.add_argument("--page", type=Path, metavar="OUT.html", help="write a page with plots, too")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     _add_pod_policy(parser)
     parser.set_defaults(handler=_simulate)
+
+
+def _add_assumptions(parser: argparse.ArgumentParser) -> None:
+    """What modelled times rest on."""
+    parser.add_argument("--mfu", type=utilisation, help="model FLOPs utilisation, 0 to 1, instead of modelled rates")
+    parser.add_argument(
+        "--seconds-per-step",
+        type=stage_seconds,
+        action="append",
+        default=[],
+        metavar="STAGE=SECONDS",
+        help="measured time of one step of a stage, instead of modelling it",
+    )
+    parser.add_argument(
+        "--hours-of-video",
+        type=amount,
+        metavar="H",
+        help="hours of raw video, by which curate and encode stages are modelled",
+    )
 
 
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
