@@ -74,10 +74,14 @@ class Refusing:
         self.events.append((reason, message))
 
 
+def controller_of(cluster: Any, metrics: OperatorMetrics, **more: Any) -> Controller:
+    """Of a cluster whose agents say nothing."""
+    return Controller(cluster, cluster.stores, Silent(), metrics, Settings(), lambda: 0.0, server_clock(), **more)  # type: ignore[arg-type]
+
+
 @asynccontextmanager
 async def leading(cluster: Refusing) -> AsyncIterator[Controller]:
-    metrics, agents = OperatorMetrics(), Silent()
-    controller = Controller(cluster, cluster.stores, agents, metrics, Settings(), lambda: 0.0, server_clock())  # type: ignore[arg-type]
+    controller = controller_of(cluster, OperatorMetrics())
     task = asyncio.create_task(controller.lead())
     try:
         yield controller
@@ -143,15 +147,7 @@ class Holding(Refusing):
 
 async def test_what_is_noticed_while_a_term_ends_is_left_to_the_next() -> None:
     cluster = Holding()
-    controller = Controller(
-        cluster,  # type: ignore[arg-type]
-        cluster.stores,
-        Silent(),  # type: ignore[arg-type]
-        OperatorMetrics(),
-        Settings(),
-        lambda: 0.0,
-        server_clock(),
-    )
+    controller = controller_of(cluster, OperatorMetrics())
     term = asyncio.create_task(controller.lead())
     async with asyncio.timeout(SECONDS):
         await cluster.asked_for.wait()
@@ -193,15 +189,7 @@ class Taking(Refusing):
 async def test_a_former_leader_tells_nothing_of_runs_any_more() -> None:
     """The next leader tells the same series: a sum over both replicas would count all money twice."""
     cluster, metrics = Taking(Exception()), OperatorMetrics()
-    controller = Controller(
-        cluster,  # type: ignore[arg-type]
-        cluster.stores,
-        Silent(),  # type: ignore[arg-type]
-        metrics,
-        Settings(),
-        lambda: 0.0,
-        server_clock(),
-    )
+    controller = controller_of(cluster, metrics)
     series = re.compile(rb"^videotrain_(run_|cost_|gpu_seconds|restarts|nodes_untrusted)", re.MULTILINE)
     for _ in range(2):
         task = asyncio.create_task(controller.lead())
@@ -232,16 +220,7 @@ async def test_while_requests_wait_what_people_read_of_a_run_that_begins_is_not_
     """Passes may have their turns at once, since what is slow is the server."""
     monkeypatch.setattr(status_writes, "BEGIN_SECONDS", 0.0)
     cluster, metrics, waiting = Taking(Exception()), Passes(), [True]
-    controller = Controller(
-        cluster,  # type: ignore[arg-type]
-        cluster.stores,
-        Silent(),  # type: ignore[arg-type]
-        metrics,
-        Settings(),
-        lambda: 0.0,
-        server_clock(),
-        requests_wait=lambda: waiting[0],
-    )
+    controller = controller_of(cluster, metrics, requests_wait=lambda: waiting[0])
     (run,) = cluster.stores[KIND].all("team")
     task = asyncio.create_task(controller.lead())
     async with asyncio.timeout(SECONDS):
