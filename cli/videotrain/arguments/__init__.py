@@ -1,0 +1,1 @@
+"""What the subcommands take: a module for each, which imports its command only when it runs."""

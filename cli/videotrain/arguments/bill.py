@@ -1,0 +1,67 @@
+"""`videotrain bill`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from videotrain.arguments.types import folder
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the subcommand."""
+    parser = commands.add_parser(
+        "bill",
+        help="say what a run cost, or all runs by team, stage, node or cause",
+        description="What runs cost: those that a cluster has and those whose bill its operator has kept, those of a "
+        "local working directory, or those whose bills lie in a bucket. Without RUN, all of them.",
+    )
+    parser.add_argument("run", nargs="?", metavar="RUN", help="name of one run: its whole bill")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--workdir", type=folder, metavar="W", help="working directory of `local`")
+    place.add_argument("--bucket", metavar="URI", help="spec.storage.uri of runs, such as s3://videotrain/runs")
+    place.add_argument("--context", metavar="C", help="context of the kubeconfig (default: the current one)")
+    parser.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig (default: the usual files)")
+    parser.add_argument("-n", "--namespace", metavar="N", help="only runs of this namespace (default: of all)")
+    parser.add_argument(
+        "--operator-namespace",
+        default="videotrain-system",
+        metavar="N",
+        help="where the operator keeps the bills of runs that are gone (default videotrain-system)",
+    )
+    parser.add_argument("--endpoint-url", metavar="URL", help="of the bucket's object store (default: AWS)")
+    parser.add_argument("--since", metavar="TIME", help="only what was held from then on, such as 2026-11-01 (UTC)")
+    parser.add_argument("--until", metavar="TIME", help="only what was held before then")
+    parser.add_argument(
+        "--by",
+        choices=("team", "namespace", "run", "stage", "node", "cause", "bucket"),
+        help="a line for each (default run); with --since and --until, the money of those that were held then",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print (default table)")
+    form.add_argument("--csv", action="store_const", const="csv", dest="output", help="print CSV")
+    form.add_argument("--focus", action="store_const", const="focus", dest="output", help="print FOCUS 1.3 rows as CSV")
+    parser.add_argument("--parquet", type=Path, metavar="FILE", help="write a Parquet file instead of printing")
+    parser.set_defaults(handler=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from videotrain.commands.bill import BillOptions, moment, print_bill
+
+    return print_bill(
+        BillOptions(
+            run=options.run,
+            workdir=options.workdir,
+            bucket=options.bucket,
+            endpoint_url=options.endpoint_url,
+            kubeconfig=options.kubeconfig,
+            context=options.context,
+            namespace=options.namespace,
+            operator_namespace=options.operator_namespace,
+            since=moment(options.since) if options.since else None,
+            until=moment(options.until) if options.until else None,
+            by=options.by,
+            output=options.output,
+            parquet=options.parquet,
+        )
+    )

@@ -1,0 +1,66 @@
+"""`videotrain plan`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from videotrain.arguments.shared import add_assumptions, add_pod_policy
+from videotrain.arguments.types import amount, world
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the subcommand."""
+    parser = commands.add_parser(
+        "plan",
+        help="say what a manifest would cost",
+        description="Say what a manifest would cost, stage by stage: tokens and FLOPs by formula, time and money "
+        "modelled from stated rates in a low, a mid and a high band, or from a stated MFU or measured seconds.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")
+    add_assumptions(parser)
+    parser.add_argument(
+        "--failures",
+        type=amount,
+        metavar="N",
+        help="unexpected interruptions per 1,000 GPU-days (default 0.47, as in the training of Llama 3)",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=world,
+        action="append",
+        default=[],
+        metavar="N",
+        help="tell the memory of a world of so many GPUs, too; may be repeated",
+    )
+    parser.add_argument(
+        "--data-wait",
+        action="store_true",
+        help="replay the loaders: what train stages wait for their data, and what that costs; takes seconds",
+    )
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="look for the fastest micro-batch, recomputation, degree and engine of every row that fit, instead",
+    )
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    add_pod_policy(parser)
+    parser.set_defaults(handler=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from videotrain.commands.plan import Assumptions, print_plan
+    from videotrain.commands.plan_search import print_search
+
+    if options.search:
+        return print_search(options.file, options.pod_policy, as_json=options.json)
+    failures = {} if options.failures is None else {"failures": options.failures}
+    assumptions = Assumptions(
+        mfu=options.mfu,
+        seconds_per_step=dict(options.seconds_per_step),
+        hours_of_video=options.hours_of_video,
+        gpus=frozenset(options.gpus),
+        data_wait=options.data_wait,
+        **failures,
+    )
+    return print_plan(options.file, assumptions, options.pod_policy, as_json=options.json)
