@@ -27,6 +27,8 @@ from videotrain_operator.planner.plan import settle_gone
 
 KEEP_SECONDS: Final = 3600.0
 """A bill that grows is kept anew after so long, so that no more is lost if a run goes while no operator looks."""
+BEGIN_SECONDS: Final = 60.0
+"""A world's bill is kept so long after it is first seen: it tells something then, and a burst need not wait for it."""
 LEAVE_SECONDS: Final = 600.0
 """So long the pods of a run that is gone may take to go, and are billed."""
 LOOK_SECONDS: Final = 1.0
@@ -63,7 +65,7 @@ class _Kept:
 
 
 class BillKeeper:
-    """Keeps a bill when a world begins, once an hour, and when it can change no more, which is the last time."""
+    """Keeps a bill a minute after a world begins, once an hour, and once for ever when it can change no more."""
 
     def __init__(self, writer: Writer, namespace: str, now: Callable[[], datetime]) -> None:
         """Begin with nothing kept; what an earlier process has kept is found when a bill is due.
@@ -75,6 +77,7 @@ class BillKeeper:
         """
         self._writer, self._namespace, self._now = writer, namespace, now
         self._kept: dict[str, _Kept] = {}
+        self._begun: dict[str, tuple[int, datetime]] = {}
         self._writing: set[str] = set()
         self._turns = asyncio.Semaphore(WRITERS)
 
@@ -85,8 +88,21 @@ class BillKeeper:
         if not cost or not cost.get("totalMicros") or uid in self._writing or (kept is not None and kept.closed):
             return False
         finished = bool(status.get("completionTime")) and float(cost.get("ratePerHour") or 0) == 0
-        begun = kept is None or kept.generation != status.get("generation", 0)
-        return finished or begun or (kept is not None and self._now() - kept.at >= timedelta(seconds=KEEP_SECONDS))
+        return (
+            finished
+            or self._begun_long_ago(uid, status.get("generation", 0))
+            or (kept is not None and self._now() - kept.at >= timedelta(seconds=KEEP_SECONDS))
+        )
+
+    def _begun_long_ago(self, uid: str, generation: int) -> bool:
+        """Whether a world has no bill yet that was billed for BEGIN_SECONDS."""
+        kept = self._kept.get(uid)
+        if kept is not None and kept.generation == generation:
+            return False
+        noticed, at = self._begun.get(uid, (-1, self._now()))
+        if noticed != generation:
+            self._begun[uid] = (generation, at := self._now())
+        return self._now() - at >= timedelta(seconds=BEGIN_SECONDS)
 
     async def keep(self, seen: LastSeen) -> None:
         """Write the bill of a run up to its newest pass, unless a closed one is there."""
@@ -126,6 +142,7 @@ class BillKeeper:
         bill = self._last(seen, [*left.values()])
         await self._write_at_last(None if bill is None else bill.model_copy(update={"closed": True}))
         self._kept.pop(uid, None)
+        self._begun.pop(uid, None)
 
     async def _write_at_last(self, bill: RunBill | None) -> None:
         """No pass comes after this one that would try again."""

@@ -1,4 +1,4 @@
-"""Bills that outlive their runs: kept when a world begins and when nothing can change, once, and after a deletion."""
+"""Bills that outlive their runs: kept when a world began, when nothing can change, once, and after a deletion."""
 
 from __future__ import annotations
 
@@ -73,13 +73,15 @@ async def live(cluster: SimulatedCluster, keeper: BillKeeper, seconds: int) -> N
             await keeper.keep(seen)
 
 
-async def test_a_bill_is_kept_when_a_world_begins_and_once_for_ever_when_the_run_is_over() -> None:
-    cluster, maps = cluster_of(machines=2, steps=20), Maps()
+async def test_a_bill_is_kept_a_minute_after_a_world_begins_and_once_for_ever_when_the_run_is_over() -> None:
+    cluster, maps = cluster_of(machines=2, steps=100), Maps()
     keeper = BillKeeper(maps, NAMESPACE, lambda: cluster.now)
-    await live(cluster, keeper, 16)
+    await live(cluster, keeper, 60)
+    assert maps.writes == 0 and cluster.run["status"]["cost"]["totalMicros"]
+    await live(cluster, keeper, 40)
     assert maps.writes == 1 and not maps.bill().closed
     assert maps.bill().team == "vision"
-    await live(cluster, keeper, 60)
+    await live(cluster, keeper, 120)
     cost = cluster.run["status"]["cost"]
     assert cluster.run["status"]["phase"] == "Succeeded"
     assert maps.bill().closed and maps.bill().total_micros == cost["totalMicros"] > 0
@@ -93,19 +95,19 @@ async def test_a_bill_that_grows_is_kept_every_hour() -> None:
     cluster, maps = cluster_of(machines=2, steps=500), Maps()
     late = timedelta(0)
     keeper = BillKeeper(maps, NAMESPACE, lambda: cluster.now + late)
-    await live(cluster, keeper, 16)
-    assert not keeper.due(seen_in(cluster).run)
+    await live(cluster, keeper, 100)
+    assert maps.writes == 1 and not keeper.due(seen_in(cluster).run)
     late = timedelta(hours=1)
     assert keeper.due(seen_in(cluster).run)
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("write", [1, 2, 3])
+@pytest.mark.parametrize("write", [1, 2])
 async def test_an_operator_that_dies_at_any_write_leaves_one_whole_bill(write: int, after: bool) -> None:
-    cluster, maps = cluster_of(machines=2, steps=10), Maps()
+    cluster, maps = cluster_of(machines=2, steps=100), Maps()
     maps.crash_at, maps.crash_after = write, after
     keeper = BillKeeper(maps, NAMESPACE, lambda: cluster.now)
-    for _ in range(60):
+    for _ in range(150):
         try:
             await live(cluster, keeper, 1)
         except OperatorCrash:
