@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 from videotrain import __version__
-from videotrain.arguments import bill, check, cluster, compare, get, local, plan, profile, render, simulate, top
+from videotrain.arguments import (
+    bill,
+    check,
+    cluster,
+    compare,
+    completion,
+    delete,
+    describe,
+    events,
+    get,
+    local,
+    logs,
+    plan,
+    profile,
+    render,
+    resume,
+    simulate,
+    suspend,
+    top,
+)
 from videotrain.errors import UsageError
 
-COMMANDS = (local, plan, simulate, check, render, get, bill, top, compare, profile, cluster)
+COMMANDS = (
+    *(local, plan, simulate, check, render),
+    *(get, describe, logs, events, top, bill, compare, profile),
+    *(suspend, resume, delete),
+    *(cluster, completion),
+)
 """Their arguments, in the order of the help."""
 EXIT_USAGE = 2
 """A wrong command line or manifest."""
@@ -21,7 +46,9 @@ examples:
   videotrain plan manifests/examples/open-sora-2.yaml
   videotrain check manifests/examples/demo.yaml
   videotrain render manifests/examples/demo.yaml
+  videotrain plan -f - --set nodes.max=4 < run.yaml
   videotrain get --workdir run1
+  videotrain logs --follow demo --namespace video
   videotrain bill demo --workdir run1
   videotrain bill --since 2026-11-01 --by team
   videotrain profile --workdir run1 --steps 3 --ranks 0,1
@@ -36,7 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 for success, 1 for a failed run, 2 for a wrong command line or manifest.
     """
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may stand at its cursor
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    options = parser.parse_args(arguments)
     # Here, so that help and a wrong command line do not wait for pydantic and YAML.
     from videotrain.manifest_file import ManifestFileError
     from videotrain_api.schema import ManifestError
@@ -67,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"videotrain {__version__}")
     parser.set_defaults(file=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:

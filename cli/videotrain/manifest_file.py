@@ -1,11 +1,14 @@
-"""Reading a manifest from a YAML file: one VideoTrainingRun, and the Secrets that it names."""
+"""Reading manifests from YAML files: VideoTrainingRuns, and the Secrets that they name."""
 
 from __future__ import annotations
 
 import base64
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from videotrain.strict_yaml import YamlRefused, parse_documents
 from videotrain_api.render.pod_policy import pod_problems
@@ -18,6 +21,7 @@ from videotrain_api.vocabulary import API_VERSION, KIND
 ALLOWED_KINDS = (KIND, "Secret")
 LARGEST: Final = 3 * 1024 * 1024
 """Bytes of a file: what an API server takes in one request."""
+STANDARD_INPUT: Final = Path("-")
 SNIPPET: Final = 75
 """Characters that are shown of a refused line."""
 
@@ -27,8 +31,25 @@ class ManifestFileError(ValueError):
 
 
 @dataclass(frozen=True)
+class Source:
+    """A manifest as a command line names it."""
+
+    path: Path
+    """`-` is standard input."""
+    changes: tuple[str, ...] = ()
+    """Assignments of `--set`."""
+    number: int | None = None
+    """Which of several VideoTrainingRuns, from 1; None: the only one."""
+
+    def __str__(self) -> str:
+        """For messages."""
+        name = "standard input" if self.path == STANDARD_INPUT else str(self.path)
+        return name if self.number is None else f"{name}: run {self.number}"
+
+
+@dataclass(frozen=True)
 class ManifestFile:
-    """The documents of one file, as plain JSON data."""
+    """One run of a file with the Secrets of that file, as plain JSON data."""
 
     run: dict[str, Any]
     """The VideoTrainingRun, not validated yet."""
@@ -36,41 +57,73 @@ class ManifestFile:
     """The Secrets beside it."""
 
 
-def read_manifest(path: Path) -> ManifestFile:
+def sources(paths: Sequence[Path], changes: Sequence[str] = ()) -> list[Source]:
+    """A source for each VideoTrainingRun in the files.
+
+    Args:
+        paths: `-` is standard input. One that cannot be read is one source, and whoever reads it tells.
+        changes: assignments of `--set`, for each of them.
+    """
+    found: list[Source] = []
+    for path in paths:
+        try:
+            runs = sum(1 for each in _documents(path) if isinstance(each, dict) and each.get("kind") == KIND)
+        except ManifestFileError:
+            runs = 1
+        numbers = range(1, runs + 1) if runs > 1 else [None]
+        found += [Source(path, tuple(changes), number) for number in numbers]
+    return found
+
+
+def read_manifest(source: Path | Source) -> ManifestFile:
     """Read a file of one or more YAML documents.
 
     Raises:
         ManifestFileError: the file is missing, too large, no YAML, holds what JSON does not know, or other documents
-            than one VideoTrainingRun and Secrets.
+            than one VideoTrainingRun (that which the source says, if there are several) and Secrets.
+        UsageError: a change of the source is none.
     """
-    documents = [(n, d) for n, d in enumerate(_documents(path), start=1) if d is not None]
+    source = source if isinstance(source, Source) else Source(source)
+    label = str(source)
+    documents = [(n, d) for n, d in enumerate(_documents(source.path), start=1) if d is not None]
     runs: list[dict[str, Any]] = []
     secrets: list[dict[str, Any]] = []
     for number, document in documents:
-        if _kind(path, number, document) == KIND:
+        if _kind(label, number, document) == KIND:
             runs.append(document)
         else:
-            _check_secret(f"{path}: document {number}", document)
+            _check_secret(f"{label}: document {number}", document)
             secrets.append(document)
+    if source.number is not None:
+        runs = runs[source.number - 1 : source.number]
     if len(runs) != 1:
         found = f"{len(runs)} documents of kind {KIND}"
-        raise ManifestFileError(f"{path}: found {found}; exactly one is needed (documents are separated by '---')")
+        raise ManifestFileError(f"{label}: found {found}; exactly one is needed (documents are separated by '---')")
+    if source.changes:
+        # Here, since the schema of the resource takes longer to make than most commands.
+        from videotrain.overrides import set_field
+
+        for change in source.changes:
+            set_field(runs[0], change)
     return ManifestFile(run=runs[0], secrets=secrets)
 
 
-def load_run(path: Path, pod_policy: PodPolicy = DEFAULT_POD_POLICY, *, fitting: bool = True) -> VideoTrainingRun:
+def load_run(
+    source: Path | Source, pod_policy: PodPolicy = DEFAULT_POD_POLICY, *, fitting: bool = True
+) -> VideoTrainingRun:
     """Read a file and check its run.
 
     Args:
-        path: manifest.
+        source: manifest.
         pod_policy: what its worker pods have to keep to, as the operator was told by the chart.
         fitting: refuse rows that a GPU's memory has no room for, too.
 
     Raises:
         ManifestFileError: the file cannot be read.
         ManifestError: the run is refused; `problems` lists everything wrong with it.
+        UsageError: a change of the source is none.
     """
-    run = parse_run(read_manifest(path).run, fitting=fitting)
+    run = parse_run(read_manifest(source).run, fitting=fitting)
     if problems := pod_problems(run, pod_policy):
         raise ManifestError(problems)
     return run
@@ -78,8 +131,11 @@ def load_run(path: Path, pod_policy: PodPolicy = DEFAULT_POD_POLICY, *, fitting:
 
 def _documents(path: Path) -> list[Any]:
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+        if path == STANDARD_INPUT:
+            data = _standard_input(sys.stdin)
+        else:
+            with path.open("rb") as file:
+                data = file.read(LARGEST + 1)
     except FileNotFoundError:
         raise ManifestFileError(f"{path}: there is no such file; name a YAML file with a {KIND}") from None
     except OSError as error:
@@ -97,6 +153,12 @@ def _documents(path: Path) -> list[Any]:
     except YamlRefused as error:
         where = f"{path}:{error.line}:{error.column}"
         raise ManifestFileError(f"{where}: {error.problem}{_snippet(text, error.line, error.column)}") from None
+
+
+@lru_cache(maxsize=1)
+def _standard_input(stream: TextIO) -> bytes:
+    """What it holds, for several readers: it can be read once only."""
+    return stream.buffer.read(LARGEST + 1)
 
 
 def _snippet(text: str, line: int, column: int) -> str:
@@ -132,7 +194,7 @@ def _is_base64(text: str) -> bool:
     return True
 
 
-def _kind(path: Path, number: int, document: Any) -> str:
+def _kind(path: str, number: int, document: Any) -> str:
     where = f"{path}: document {number}"
     if not isinstance(document, dict):
         raise ManifestFileError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from videotrain.arguments.shared import add_cluster_choice
 from videotrain.arguments.types import folder
 
 
@@ -20,9 +21,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--workdir", type=folder, metavar="W", help="working directory of `local`")
     place.add_argument("--bucket", metavar="URI", help="spec.storage.uri of runs, such as s3://videotrain/runs")
-    place.add_argument("--context", metavar="C", help="context of the kubeconfig (default: the current one)")
-    parser.add_argument("--kubeconfig", metavar="FILE", help="kubeconfig (default: the usual files)")
-    parser.add_argument("-n", "--namespace", metavar="N", help="only runs of this namespace (default: of all)")
+    add_cluster_choice(parser)
     parser.add_argument(
         "--operator-namespace",
         default="videotrain-system",
@@ -56,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
             endpoint_url=options.endpoint_url,
             kubeconfig=options.kubeconfig,
             context=options.context,
-            namespace=options.namespace,
+            namespace=options.namespace or None,
             operator_namespace=options.operator_namespace,
             since=moment(options.since) if options.since else None,
             until=moment(options.until) if options.until else None,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from videotrain.arguments.shared import add_pod_policy
+from videotrain.arguments.shared import add_manifests, add_pod_policy, each_manifest
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -16,7 +15,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Check a manifest by the rules of the cluster, and print every problem. Exit code 0 "
         "if it can be accepted, 2 if not.",
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")
+    add_manifests(parser)
     parser.add_argument("--json", action="store_true", help="machine-readable output, also for a refused manifest")
     add_pod_policy(parser)
     parser.set_defaults(handler=_run)
@@ -25,4 +24,4 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _run(options: argparse.Namespace) -> int:
     from videotrain.commands.check import check_manifest
 
-    return check_manifest(options.file, options.pod_policy, as_json=options.json)
+    return each_manifest(options, lambda source: check_manifest(source, options.pod_policy, as_json=options.json))

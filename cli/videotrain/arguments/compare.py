@@ -27,8 +27,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     with brought_by("local"):
+        from videotrain.commands.cluster_runs import ClusterChoice
         from videotrain.commands.compare import compare
-        from videotrain.commands.top import ClusterChoice
 
     where = ClusterChoice(options.namespace, options.kubeconfig, options.context)
     return compare((options.a, options.b), where, options.page, as_json=options.json)

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import argparse
 
-from videotrain.arguments.types import folder
+from videotrain.arguments.shared import add_run_choice
+from videotrain.errors import UsageError
+from videotrain.extras import brought_by
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the subcommand."""
-    parser = commands.add_parser("get", help="show the state of a local run", description="Show a local run's state.")
-    parser.add_argument("--workdir", type=folder, required=True, metavar="W", help="working directory of `local`")
-    parser.add_argument("--json", action="store_true", help="the VideoTrainingRun as JSON")
+    parser = commands.add_parser(
+        "get",
+        help="show runs of a cluster, or a local run",
+        description="Show the runs of a cluster in a table, one of them with all that its status tells, or the run of "
+        "a working directory of `local`, also while it goes on.",
+    )
+    add_run_choice(parser, several=True)
+    form = parser.add_mutually_exclusive_group()
+    outputs = ("table", "json", "yaml", "name")
+    form.add_argument("-o", "--output", choices=outputs, default="table", help="how to print (default table)")
+    form.add_argument("--json", action="store_const", const="json", dest="output", help="the same as -o json")
     parser.set_defaults(handler=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from videotrain.commands.get import print_state
+    if options.workdir is not None:
+        from videotrain.commands.get import print_state
 
-    return print_state(options.workdir, as_json=options.json)
+        if options.runs:
+            raise UsageError("name runs of a cluster, or --workdir, not both")
+        return print_state(options.workdir, options.output)
+    with brought_by("cluster"):
+        from videotrain.commands.cluster_get import print_runs
+        from videotrain.commands.cluster_runs import ClusterChoice
+
+    where = ClusterChoice(options.namespace, options.kubeconfig, options.context)
+    return print_runs(options.runs, where, options.output)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from videotrain.arguments.shared import add_device
+from videotrain.arguments.shared import add_device, add_manifests, one_manifest
 from videotrain.arguments.types import folder, port, seed
 from videotrain.extras import brought_by
 
@@ -26,7 +25,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "Leaves summary.json, report.html and samples/ in the working directory.",
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("file", type=Path, metavar="RUN.yaml", help="manifest with one VideoTrainingRun")
+    add_manifests(parser, several=False)
     parser.add_argument("--workdir", type=folder, required=True, metavar="W", help="working directory; made if needed")
     parser.add_argument("--data", type=folder, metavar="DIR", help="folder of videos, instead of spec.dataset.videos")
     parser.add_argument("--chaos", action="append", default=[], metavar="SPEC", help=CHAOS_HELP)
@@ -43,7 +42,7 @@ def _run(options: argparse.Namespace) -> int:
 
     return run_local(
         LocalOptions(
-            manifest=options.file,
+            manifest=one_manifest(options),
             workdir=options.workdir,
             data=options.data,
             chaos=tuple(options.chaos),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from videotrain.arguments.shared import add_assumptions, add_pod_policy
+from videotrain.arguments.shared import add_assumptions, add_manifests, add_pod_policy, each_manifest
 from videotrain.arguments.types import amount, world
 
 
@@ -17,7 +16,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Say what a manifest would cost, stage by stage: tokens and FLOPs by formula, time and money "
         "modelled from stated rates in a low, a mid and a high band, or from a stated MFU or measured seconds.",
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")
+    add_manifests(parser)
     add_assumptions(parser)
     parser.add_argument(
         "--failures",
@@ -53,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
     from videotrain.commands.plan_search import print_search
 
     if options.search:
-        return print_search(options.file, options.pod_policy, as_json=options.json)
+        return each_manifest(options, lambda source: print_search(source, options.pod_policy, as_json=options.json))
     failures = {} if options.failures is None else {"failures": options.failures}
     assumptions = Assumptions(
         mfu=options.mfu,
@@ -63,4 +62,6 @@ def _run(options: argparse.Namespace) -> int:
         data_wait=options.data_wait,
         **failures,
     )
-    return print_plan(options.file, assumptions, options.pod_policy, as_json=options.json)
+    return each_manifest(
+        options, lambda source: print_plan(source, assumptions, options.pod_policy, as_json=options.json)
+    )

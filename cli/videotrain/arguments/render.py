@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from videotrain.arguments.shared import add_pod_policy
+from videotrain.arguments.shared import add_manifests, add_pod_policy, each_manifest
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -15,7 +14,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="print the Kubernetes objects that would be created",
         description="Print the Kubernetes objects that the operator would create for a manifest on an empty cluster.",
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")
+    add_manifests(parser)
+    parser.add_argument("--one", action="store_true", help="of pods that differ in their index alone, only the first")
+    parser.add_argument("--summary", action="store_true", help="a line for each kind instead of the objects")
     parser.add_argument("--json", action="store_true", help="a Kubernetes List as JSON instead of YAML documents")
     add_pod_policy(parser)
     parser.set_defaults(handler=_run)
@@ -24,4 +25,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _run(options: argparse.Namespace) -> int:
     from videotrain.commands.render import print_objects
 
-    return print_objects(options.file, options.pod_policy, as_json=options.json)
+    return each_manifest(
+        options,
+        lambda source: print_objects(
+            source, options.pod_policy, as_json=options.json, one=options.one, summary=options.summary
+        ),
+    )

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from videotrain.arguments.types import amount, stage_seconds, utilisation
+from videotrain.arguments.types import amount, folder, stage_seconds, utilisation
+from videotrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from videotrain.manifest_file import Source
 
 
 def add_assumptions(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +31,76 @@ def add_assumptions(parser: argparse.ArgumentParser) -> None:
         metavar="H",
         help="hours of raw video, by which curate and encode stages are modelled",
     )
+
+
+def add_manifests(parser: argparse.ArgumentParser, *, several: bool = True) -> None:
+    """Which manifests, and what is changed in them."""
+    each = "each VideoTrainingRun in them" if several else "the VideoTrainingRun in it"
+    text = f"manifest; - is standard input, and {each} is taken"
+    parser.add_argument("files", type=Path, nargs="*" if several else "?", metavar="FILE", help=text)
+    parser.add_argument("-f", "--filename", type=Path, action="append", default=[], metavar="FILE", help="the same")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        dest="changes",
+        help="another value for a field, such as nodes.max=4 or stages[train].train.steps=40; may be repeated",
+    )
+
+
+def each_manifest(options: argparse.Namespace, work: Callable[[Source], int]) -> int:
+    """Do something with each run that was named; the highest of the exit codes."""
+    from videotrain.manifest_file import sources
+
+    named = options.files if isinstance(options.files, list) else [options.files] if options.files else []
+    paths = [*named, *options.filename]
+    if not paths:
+        raise UsageError("no manifest is named; give FILE, or -f FILE (- is standard input)")
+    code = 0
+    for source in sources(paths, options.changes):
+        options.file = source  # whom a refusal names
+        code = max(code, work(source))
+    return code
+
+
+def one_manifest(options: argparse.Namespace) -> Source:
+    """The only run that was named.
+
+    Raises:
+        UsageError: none was, or several.
+    """
+    found: list[Source] = []
+
+    def take(source: Source) -> int:
+        found.append(source)
+        return 0
+
+    each_manifest(options, take)
+    if len(found) != 1:
+        raise UsageError(f"{len(found)} runs are named ({', '.join(map(str, found))}); this command takes one")
+    return found[0]
+
+
+def add_run_choice(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Which run: one of a cluster, or that of a working directory."""
+    text = "NAME or NAMESPACE/NAME in the cluster"
+    if several:
+        parser.add_argument("runs", nargs="*", metavar="RUN", help=f"{text} (default: all)")
+    else:
+        parser.add_argument("run", nargs="?", metavar="RUN", help=text)
+    parser.add_argument("--workdir", type=folder, metavar="W", help="working directory of `local`, not a cluster")
+    add_cluster_choice(parser)
+
+
+def check_run_choice(options: argparse.Namespace) -> None:
+    """Refuse neither and both.
+
+    Raises:
+        UsageError: no run is named, or two are.
+    """
+    if (options.run is None) == (options.workdir is None):
+        raise UsageError("name one run: RUN of a cluster, or --workdir W of `videotrain local`")
 
 
 def add_cluster_choice(parser: argparse.ArgumentParser) -> None:

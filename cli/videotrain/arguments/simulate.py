@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from videotrain.arguments.shared import add_assumptions, add_pod_policy
+from videotrain.arguments.shared import add_assumptions, add_manifests, add_pod_policy, one_manifest
 from videotrain.arguments.types import amount, count, seed, world
 from videotrain.extras import brought_by
 
@@ -18,7 +18,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Live possible futures of a run in virtual time: the real planner, bill and forecast, with "
         "failures that are drawn or read from a trace, and prices of a spot market.",
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="manifest with one VideoTrainingRun")
+    add_manifests(parser, several=False)
     parser.add_argument("--gpus", type=world, required=True, metavar="N", help="GPUs of the cluster")
     parser.add_argument("--days", type=amount, required=True, metavar="D", help="when the simulation ends")
     parser.add_argument(
@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
 
     return simulate(
         SimulateOptions(
-            manifest=options.file,
+            manifest=one_manifest(options),
             gpus=options.gpus,
             days=options.days,
             failures=options.failures,

@@ -25,7 +25,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     with brought_by("cluster"):
-        from videotrain.commands.top import ClusterChoice, TopOptions, top
+        from videotrain.commands.cluster_runs import ClusterChoice
+        from videotrain.commands.top import TopOptions, top
 
     where = ClusterChoice(options.namespace, options.kubeconfig, options.context)
     return top(TopOptions(where=where, seconds=options.every, once=options.once, json=options.output == "json"))

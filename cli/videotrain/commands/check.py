@@ -7,18 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from videotrain.manifest_file import ManifestFileError, load_run
+from videotrain.manifest_file import ManifestFileError, Source, load_run
 from videotrain_api.rules.pod_security import PodPolicy
 from videotrain_api.schema import ManifestError, Problem
 
 EXIT_REFUSED = 2
 
 
-def check_manifest(path: Path, pod_policy: PodPolicy, *, as_json: bool) -> int:
+def check_manifest(source: Path | Source, pod_policy: PodPolicy, *, as_json: bool) -> int:
     """Check a manifest by the rules of the admission webhook and the operator.
 
     Args:
-        path: manifest.
+        source: manifest.
         pod_policy: what its worker pods have to keep to.
         as_json: print `{"file", "valid", "name", "problems": [{"path", "value", "message"}]}`, also about a manifest
             that is refused, instead of raising.
@@ -30,19 +30,19 @@ def check_manifest(path: Path, pod_policy: PodPolicy, *, as_json: bool) -> int:
         ManifestError, ManifestFileError: the manifest is refused, and `as_json` is off.
     """
     if not as_json:
-        run = load_run(path, pod_policy)
+        run = load_run(source, pod_policy)
         stages = ", ".join(f"{stage.name} ({stage.task})" for stage in run.spec.stages)
-        sys.stdout.write(f"{path}: {run.metadata.name} can be accepted. Stages: {stages}\n")
+        sys.stdout.write(f"{source}: {run.metadata.name} can be accepted. Stages: {stages}\n")
         return 0
-    name, problems = _problems_in(path, pod_policy)
-    document = {"file": str(path), "valid": not problems, "name": name, "problems": problems}
+    name, problems = _problems_in(source, pod_policy)
+    document = {"file": str(source), "valid": not problems, "name": name, "problems": problems}
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
     return EXIT_REFUSED if problems else 0
 
 
-def _problems_in(path: Path, pod_policy: PodPolicy) -> tuple[str | None, list[dict[str, Any]]]:
+def _problems_in(source: Path | Source, pod_policy: PodPolicy) -> tuple[str | None, list[dict[str, Any]]]:
     try:
-        return load_run(path, pod_policy).metadata.name, []
+        return load_run(source, pod_policy).metadata.name, []
     except ManifestFileError as error:
         return None, [_document(Problem("", None, str(error)))]
     except ManifestError as error:

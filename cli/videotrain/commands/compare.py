@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from videotrain.commands.cluster_runs import ClusterChoice, named, read_runs
 from videotrain.commands.get import local_runs
 from videotrain.commands.plan_tables import new_table
-from videotrain.commands.top import ClusterChoice, read_runs
-from videotrain.errors import UsageError
 from videotrain.files import replace_file
 from videotrain.report.curves import stage_curves
 from videotrain.report.page import chart_page
@@ -85,16 +84,8 @@ def _side(name: str, where: ClusterChoice) -> Side:
         status = read_status(run.get("status")).status
         curves = [found for stage in status.stages if (found := stage_curves(stage.name, records))]
         return Side(name, run, status, curves)
-    namespace, _, short = name.rpartition("/")
-    runs = asyncio.run(read_runs(where))
-    wanted = [run for run in runs if run["metadata"]["name"] == short]
-    wanted = [run for run in wanted if not namespace or run["metadata"]["namespace"] == namespace]
-    if len(wanted) != 1:
-        there = ", ".join(f"{run['metadata']['namespace']}/{run['metadata']['name']}" for run in wanted or runs)
-        raise UsageError(
-            f"{name}: no such folder, and {len(wanted)} runs of that name; allowed: {there or 'none there'}"
-        )
-    return Side(name, wanted[0], read_status(wanted[0].get("status")).status, [])
+    run = named(asyncio.run(read_runs(where)), name, "no such folder, and ")
+    return Side(name, run, read_status(run.get("status")).status, [])
 
 
 def _spec_rows(a: Json, b: Json) -> Iterator[Row]:

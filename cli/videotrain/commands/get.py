@@ -1,9 +1,7 @@
-"""`videotrain get`: the state of a local run, also while another process runs it."""
+"""`videotrain get --workdir`: the state of a local run, also while another process runs it."""
 
 from __future__ import annotations
 
-import json
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from videotrain.commands.formats import Output, write_runs
 from videotrain.embedded.database import DATABASE_FILE, read_objects
 from videotrain.local.screen import cost_table, render_screen, stage_table
 from videotrain.manifest_file import ManifestFileError
@@ -20,7 +19,7 @@ from videotrain_api.resource.stored_status import read_status
 from videotrain_api.vocabulary import KIND
 
 
-def print_state(workdir: Path, *, as_json: bool) -> int:
+def print_state(workdir: Path, output: Output) -> int:
     """Print a run's state.
 
     Returns:
@@ -30,11 +29,11 @@ def print_state(workdir: Path, *, as_json: bool) -> int:
         ManifestFileError: the folder holds no run.
     """
     runs = local_runs(workdir)
+    if output != "table":
+        write_runs(runs, output)
+        return 0
     for run in runs:
-        if as_json:
-            sys.stdout.write(json.dumps(run, indent=2, ensure_ascii=False) + "\n")
-        else:
-            _print_run(Console(), run)
+        print_run(Console(), run)
     return 0
 
 
@@ -54,7 +53,8 @@ def local_runs(workdir: Path) -> list[dict[str, Any]]:
     return runs
 
 
-def _print_run(console: Console, run: dict[str, Any]) -> None:
+def print_run(console: Console, run: dict[str, Any]) -> None:
+    """Everything that a run's status tells."""
     status = read_status(run.get("status")).status
     console.print(render_screen(run, (), [], status.completion_time or datetime.now(UTC)))
     if status.generations:

@@ -25,6 +25,7 @@ from videotrain.local.session import Session
 from videotrain.local.workdir_lock import check_same_run, check_space, locked
 from videotrain.locks import DirectoryError, explain
 from videotrain.logfile import LogFile, logging_to, open_log
+from videotrain.manifest_file import Source
 from videotrain.objectstore.s3_server import ObjectServerError
 from videotrain.processes.addresses import NoAddressError
 from videotrain.processes.devices import Device
@@ -40,7 +41,7 @@ LOG_FILE: Final = "logs/videotrain.log"
 class LocalOptions:
     """The command line of `videotrain local`."""
 
-    manifest: Path
+    manifest: Path | Source
     workdir: Path
     data: Path | None = None
     """Folder of raw videos instead of spec.dataset.videos."""

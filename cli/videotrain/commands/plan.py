@@ -13,7 +13,7 @@ from rich.text import Text
 
 from videotrain.commands import plan_memory, plan_tables
 from videotrain.errors import UsageError
-from videotrain.manifest_file import load_run
+from videotrain.manifest_file import Source, load_run
 from videotrain.wording import compact, duration
 from videotrain_api.cost.forecast import CostForecast, forecast
 from videotrain_api.cost.overheads import FAILURES_PER_1000_GPU_DAYS, Interruptions
@@ -46,11 +46,11 @@ class Assumptions:
     """Replay what the train stages wait for their data, which takes seconds."""
 
 
-def print_plan(path: Path, assumptions: Assumptions, pod_policy: PodPolicy, *, as_json: bool) -> int:
+def print_plan(source: Path | Source, assumptions: Assumptions, pod_policy: PodPolicy, *, as_json: bool) -> int:
     """Print the cost of a manifest.
 
     Args:
-        path: manifest.
+        source: manifest.
         assumptions: what the plan takes for granted.
         pod_policy: what the worker pods have to keep to.
         as_json: machine-readable output.
@@ -62,7 +62,7 @@ def print_plan(path: Path, assumptions: Assumptions, pod_policy: PodPolicy, *, a
         ManifestError, ManifestFileError: the manifest is refused.
         UsageError: a step time is given for a stage that the run does not have, or no hours of video.
     """
-    run = load_run(path, pod_policy)
+    run = load_run(source, pod_policy)
     interruptions, hours = Interruptions(per_1000_gpu_days=assumptions.failures), assumptions.hours_of_video
     try:
         modelled = forecast(run, mfu=assumptions.mfu, interruptions=interruptions, hours_of_video=hours)

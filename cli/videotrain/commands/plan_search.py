@@ -15,7 +15,7 @@ from rich.table import Table
 from videotrain.commands.plan_memory import gigabytes
 from videotrain.commands.plan_tables import new_table
 from videotrain.errors import UsageError
-from videotrain.manifest_file import load_run
+from videotrain.manifest_file import Source, load_run
 from videotrain_api.cost.search import Choice, StageSearch, pasted_fields, search_stage
 from videotrain_api.cost.stage_memory import TrainMemory
 from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of, pool_path
@@ -28,11 +28,11 @@ NOTE = (
 )
 
 
-def print_search(path: Path, pod_policy: PodPolicy, *, as_json: bool) -> int:
+def print_search(source: Path | Source, pod_policy: PodPolicy, *, as_json: bool) -> int:
     """Print the fastest settings that fit for every train stage of a manifest, which may itself not fit.
 
     Args:
-        path: manifest.
+        source: manifest.
         pod_policy: what the worker pods have to keep to.
         as_json: machine-readable output.
 
@@ -43,10 +43,10 @@ def print_search(path: Path, pod_policy: PodPolicy, *, as_json: bool) -> int:
         ManifestError, ManifestFileError: the manifest is refused for something else than memory.
         UsageError: it has no train stage, or a stage that fits in no way.
     """
-    run = load_run(path, pod_policy, fitting=False)
+    run = load_run(source, pod_policy, fitting=False)
     found = list(_searched(run))
     if not found:
-        raise UsageError(f"--search: {path} has no train stage")
+        raise UsageError(f"--search: {source} has no train stage")
     if as_json:
         sys.stdout.write(json.dumps([_document(stage) for stage in found], indent=2, ensure_ascii=False) + "\n")
         return 0

@@ -4,43 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from videotrain.manifest_file import load_run
+from videotrain.commands.formats import as_yaml
+from videotrain.manifest_file import Source, load_run
 from videotrain_api.render.objects import render_objects
 from videotrain_api.resource.stages import node_counts
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 from videotrain_api.rules.pod_security import PodPolicy
-
-LITERAL_FROM = 100
-"""Strings from this length on, such as a frozen stage configuration, are written as blocks."""
+from videotrain_api.schema import Json
 
 
-class _ReadableDumper(yaml.SafeDumper):
-    """Writes objects in their own key order and long strings as blocks, and never uses aliases."""
-
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - signature of PyYAML
-        return True
-
-
-def _string(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in value or len(value) >= LITERAL_FROM else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_ReadableDumper.add_representer(str, _string)
-
-
-def print_objects(path: Path, pod_policy: PodPolicy, *, as_json: bool) -> int:
+def print_objects(
+    source: Path | Source, pod_policy: PodPolicy, *, as_json: bool, one: bool = False, summary: bool = False
+) -> int:
     """Print the objects of the first stage on an empty cluster.
 
     Args:
-        path: manifest.
+        source: manifest.
         pod_policy: what its worker pods have to keep to.
         as_json: a List as JSON instead of YAML documents.
+        one: of the worker pods, which differ in their index alone, only the first.
+        summary: a line for each kind, instead of the objects.
 
     Returns:
         Exit code.
@@ -48,16 +34,35 @@ def print_objects(path: Path, pod_policy: PodPolicy, *, as_json: bool) -> int:
     Raises:
         ManifestError, ManifestFileError: the manifest is refused.
     """
-    run = load_run(path, pod_policy)
+    run = load_run(source, pod_policy)
     objects = render_objects(run)
+    pods = [each for each in objects if each["kind"] == "Pod"]
+    if one:
+        objects = [each for each in objects if each["kind"] != "Pod" or each is pods[0]]
+    if summary:
+        sys.stdout.write(_heading(run) + "".join(f"{line}\n" for line in _summary(objects)))
+        return 0
     if as_json:
         document = {"apiVersion": "v1", "kind": "List", "items": objects}
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         return 0
     sys.stdout.write(_heading(run))
+    if one and len(pods) > 1:
+        sys.stdout.write(f"# Left out: {len(pods) - 1} worker pods like the one below.\n")
     for each in objects:
-        sys.stdout.write("---\n" + yaml.dump(each, Dumper=_ReadableDumper, sort_keys=False, allow_unicode=True))
+        sys.stdout.write("---\n" + as_yaml(each))
     return 0
+
+
+def _summary(objects: Sequence[Json]) -> Iterator[str]:
+    for kind in dict.fromkeys(each["kind"] for each in objects):
+        names = [each["metadata"]["name"] for each in objects if each["kind"] == kind]
+        shown = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}" if kind == "Pod" else ", ".join(names)
+        yield f"{len(names):>4} {kind:<14} {shown}"
+    pod = next(each for each in objects if each["kind"] == "Pod")
+    for container in pod["spec"]["containers"]:
+        amounts = ", ".join(f"{name} {amount}" for name, amount in container["resources"].get("limits", {}).items())
+        yield f"     each pod       image {container['image']}; limits: {amounts or 'none'}"
 
 
 def _heading(run: VideoTrainingRun) -> str:

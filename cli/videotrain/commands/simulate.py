@@ -16,7 +16,7 @@ from rich.console import Console
 from videotrain.commands.plan_tables import new_table
 from videotrain.errors import UsageError
 from videotrain.files import replace_file
-from videotrain.manifest_file import load_run
+from videotrain.manifest_file import Source, load_run
 from videotrain.report.page import chart_page
 from videotrain.wording import BUCKET_LABELS, duration, money
 from videotrain_api.money import MICROSECONDS_PER_HOUR
@@ -37,7 +37,7 @@ NOTE = "Decided by the real planner; how long steps, starts and saves take is mo
 class SimulateOptions:
     """What the user asked for."""
 
-    manifest: Path
+    manifest: Path | Source
     gpus: int
     days: float
     failures: str

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from videotrain.commands.cluster_runs import ClusterChoice, read_runs
 from videotrain.commands.plan_tables import new_table
 from videotrain.errors import UsageError
 from videotrain.local.screen import PHASE_STYLES, forecast_words, render_screen
@@ -28,8 +28,7 @@ from videotrain_api.money import parse_micros
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json
-from videotrain_api.vocabulary import KIND, Condition
-from videotrain_operator.kube.client import ApiError, ConfigurationError, connect
+from videotrain_api.vocabulary import Condition
 
 KEYS_NOTE = "↑ ↓ choose   enter open   esc back   q quit"
 ESCAPES = {
@@ -42,15 +41,6 @@ ESCAPES = {
     "j": "down",
     "q": "quit",
 }
-
-
-class ClusterChoice(NamedTuple):
-    """Where runs are looked for."""
-
-    namespace: str = ""
-    """All if empty."""
-    kubeconfig: str | None = None
-    context: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,20 +70,6 @@ def top(options: TopOptions) -> int:
         return 0
     _watch(console, options)
     return 0
-
-
-async def read_runs(where: ClusterChoice) -> list[Json]:
-    """The runs as the API server has them, by namespace and name.
-
-    Raises:
-        UsageError: there is no cluster, or it refuses.
-    """
-    try:
-        async with connect(where.kubeconfig, where.context) as client:
-            runs = await client.list(KIND, where.namespace)
-    except (ApiError, ConfigurationError, OSError) as error:
-        raise UsageError(f"the cluster cannot be asked: {error}; see --kubeconfig, --context, --namespace") from error
-    return sorted(runs, key=lambda run: (run["metadata"]["namespace"], run["metadata"]["name"]))
 
 
 def row_of(run: Json) -> Json:

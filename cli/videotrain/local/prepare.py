@@ -14,7 +14,7 @@ from videotrain.errors import UsageError
 from videotrain.extras import needs
 from videotrain.local.chaos_spec import ChaosError, Fault, parse_faults
 from videotrain.local.dataset import DatasetError, resolve_videos
-from videotrain.manifest_file import read_manifest
+from videotrain.manifest_file import Source, read_manifest
 from videotrain.objectstore.s3_client import (
     Credentials,
     StorageError,
@@ -59,7 +59,7 @@ class Prepared:
 
 
 def prepare(
-    file: Path,
+    file: Path | Source,
     data: Path | None,
     seed: int | None,
     chaos: Sequence[str],

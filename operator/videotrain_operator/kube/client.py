@@ -23,7 +23,7 @@ from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config import ConfigException, load_kube_config
+from kubernetes.aio.config import ConfigException, list_kube_config_contexts, load_kube_config
 from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 
 from videotrain_api.schema import Json
@@ -96,6 +96,19 @@ async def load_configuration(kubeconfig: str | None = None, context: str | None 
     else:
         await load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration)
     return configuration
+
+
+def own_namespace(kubeconfig: str | None = None, context: str | None = None) -> str:
+    """The namespace that a kubeconfig's context names, or that of the pod that this runs in; see `connect`.
+
+    Raises:
+        kubernetes.aio.config.ConfigException: there is no usable configuration.
+    """
+    if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+        return (service_account() / "namespace").read_text(encoding="utf-8").strip()
+    contexts, current = list_kube_config_contexts(kubeconfig)
+    chosen = next((each for each in contexts if each["name"] == context), current)
+    return str(chosen["context"].get("namespace", "default"))
 
 
 @asynccontextmanager
@@ -313,6 +326,26 @@ class KubeClient:
                 response.close()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise ApiUnavailable(0, "ConnectionLost", f"watch of {kind}: {error!r}") from error
+
+    async def log_lines(self, namespace: str, pod: str, query: Mapping[str, str] | None = None) -> AsyncIterator[bytes]:
+        """Lines of a pod's log; `query` holds follow, tailLines, previous.
+
+        Raises:
+            NotFound: there is no such pod.
+            ApiUnavailable: the connection broke.
+        """
+        path = KINDS["Pod"].path(namespace, pod, "log")
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+        try:
+            response = await self._send("GET", path, query or {}, None, timeout=timeout)
+            try:
+                await self._check("log", "Pod", response)
+                while line := await response.content.readline(max_line_length=LONGEST_LINE):
+                    yield line
+            finally:
+                response.close()
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise ApiUnavailable(0, "ConnectionLost", f"log of pod {pod}: {error!r}") from error
 
     async def _json(
         self,

@@ -1,4 +1,6 @@
+import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +42,62 @@ def out(capsys, *arguments):
 
 def test_the_version_is_told(capsys):
     assert out(capsys, "version") == f"videotrain {__version__}\n"
+
+
+def test_the_version_is_an_option_too(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert (caught.value.code, capsys.readouterr().out) == (0, f"videotrain {__version__}\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_given_what_completes(capsys, shell):
+    assert "videotrain" in out(capsys, "completion", shell) and "_ARGCOMPLETE" in out(capsys, "completion", shell)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [("videotrain pl", {"plan"}), ("videotrain render --su", {"--summary"}), ("videotrain get -o ya", {"yaml"})],
+)
+def test_bash_completes_commands_options_and_choices(tmp_path, line, found):
+    program = tmp_path / "videotrain"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m videotrain "$@"\n')
+    program.chmod(0o755)
+    words = line.split()
+    script = f"""
+    PATH={tmp_path}:$PATH
+    eval "$(videotrain completion bash)"
+    COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; COMP_LINE='{line}'; COMP_POINT={len(line)}; COMP_TYPE=9
+    _python_argcomplete videotrain {words[-1]} {words[-2]}
+    printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert {word.strip() for word in done.stdout.split()} == found, done.stderr
+
+
+def test_a_manifest_may_come_from_standard_input_with_other_values(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(OPEN_SORA.read_bytes())))
+    text = out(capsys, "render", "--filename", "-", "--set", "metadata.name=other", "--one")
+    documents = list(yaml.safe_load_all(text))
+    assert [each["metadata"]["name"] for each in documents if each["kind"] == "Pod"] == ["other-w0"]
+    assert "# Left out: 27 worker pods like the one below." in text
+
+
+def test_every_run_of_every_file_is_checked(capsys, tmp_path):
+    path = tmp_path / "two.yaml"
+    path.write_text(OPEN_SORA.read_text() + "\n---\n" + OPEN_SORA.read_text())
+    told = out(capsys, "check", path, "-f", EXAMPLES / "tiny.yaml").splitlines()
+    starts = [f"{path}: run 1: open-sora-2", f"{path}: run 2: open-sora-2", f"{EXAMPLES / 'tiny.yaml'}: tiny"]
+    assert [line.startswith(start) for line, start in zip(told, starts, strict=True)] == [True, True, True]
+    assert "2 runs are named" in refused(capsys, "local", path, "--workdir", tmp_path / "w")
+    assert "no manifest is named" in refused(capsys, "plan")
+
+
+def test_a_summary_has_a_line_for_each_kind(capsys):
+    lines = out(capsys, "render", OPEN_SORA, "--summary").splitlines()
+    assert "  28 Pod            open-sora-2-w0 to open-sora-2-w27" in lines
+    assert "nvidia.com/gpu 8" in lines[-1]
 
 
 def test_python_m_videotrain_is_the_command():

@@ -1,8 +1,10 @@
+import io
+import sys
 from pathlib import Path
 
 import pytest
 
-from videotrain.manifest_file import ManifestFileError, read_manifest
+from videotrain.manifest_file import ManifestFileError, read_manifest, sources
 
 RUN = "apiVersion: videotrain.dev/v1alpha1\nkind: VideoTrainingRun\nmetadata:\n  name: demo\n"
 SECRET = "apiVersion: v1\nkind: Secret\nmetadata:\n  name: keys\n"
@@ -126,3 +128,27 @@ def test_a_refused_line_is_shown_with_a_mark_below_the_place(tmp_path):
 def test_a_file_that_never_ends_is_refused():
     with pytest.raises(ManifestFileError, match="/dev/zero: is larger than 3145728 bytes"):
         read_manifest(Path("/dev/zero"))
+
+
+def test_each_run_of_a_file_is_a_source_of_its_own(tmp_path):
+    other = RUN.replace("name: demo", "name: other")
+    path = written(tmp_path, f"{RUN}---\n{SECRET}---\n{other}")
+    found = sources([path], ["seed=7"])
+    assert [str(source) for source in found] == [f"{path}: run 1", f"{path}: run 2"]
+    manifests = [read_manifest(source) for source in found]
+    assert [each.run["metadata"]["name"] for each in manifests] == ["demo", "other"]
+    assert [each.run["spec"]["seed"] for each in manifests] == [7, 7]
+    assert [len(each.secrets) for each in manifests] == [1, 1]
+
+
+def test_standard_input_is_a_file_that_is_read_once(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(RUN.encode())))
+    (source,) = sources([Path("-")])
+    assert read_manifest(source).run == read_manifest(source).run
+    assert str(source) == "standard input"
+
+
+def test_a_file_that_cannot_be_read_is_a_source_and_refused_where_it_is_read(tmp_path):
+    (source,) = sources([tmp_path / "none.yaml"])
+    with pytest.raises(ManifestFileError, match="there is no such file"):
+        read_manifest(source)

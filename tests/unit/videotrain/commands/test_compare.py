@@ -10,7 +10,7 @@ import pytest
 from support.planner_builders import manifest, train_stage
 
 from videotrain.commands import compare as command
-from videotrain.commands.top import ClusterChoice
+from videotrain.commands.cluster_runs import ClusterChoice
 from videotrain.errors import UsageError
 from videotrain_api.resource.status import CostStatus, RestartCounts, RunStatus, StageCost
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from support.planner_builders import at, manifest, progress
 from support.small_api import SmallApi
 
-from videotrain.commands.top import ClusterChoice, Screen, read_runs, row_of, runs_table
+from videotrain.commands.cluster_runs import ClusterChoice, read_runs
+from videotrain.commands.top import Screen, row_of, runs_table
 from videotrain.errors import UsageError
 from videotrain_api.resource.status import (
     ConditionStatus,
