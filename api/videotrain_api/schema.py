@@ -127,6 +127,8 @@ def _problem(item: dict[str, Any], model: type[BaseModel]) -> Problem:
 
 
 def _field_at(model: type[BaseModel], location: tuple[int | str, ...]) -> FieldInfo | None:
+    if not location:  # a rule of the whole document
+        return None
     parent = _model_at(model, location[:-1])
     named = (f for n, f in (parent.model_fields if parent else {}).items() if location[-1] in (n, f.alias))
     return next(named, None)

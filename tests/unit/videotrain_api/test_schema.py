@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import model_validator
 
 from videotrain_api.generate.reference import reachable_models
 from videotrain_api.records import GenerationProgress, SavedPoint
@@ -156,3 +157,21 @@ def test_a_long_value_is_cut_in_the_message(manifest):
     with pytest.raises(ManifestError) as caught:
         parse_run(manifest)
     assert len(str(caught.value)) < 300
+
+
+class _Pair(ApiModel):
+    low: int
+    high: int
+
+    @model_validator(mode="after")
+    def _in_order(self) -> _Pair:
+        if self.low > self.high:
+            raise ValueError("low is at most high")
+        return self
+
+
+def test_a_rule_of_a_whole_document_is_told_at_its_root():
+    with pytest.raises(ManifestError) as refused:
+        _Pair.from_wire({"low": 2, "high": 1})
+    (problem,) = refused.value.problems
+    assert problem.path == "(root)" and "low is at most high" in problem.message
