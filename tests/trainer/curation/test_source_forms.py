@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import tarfile
+import threading
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +16,13 @@ from videotrain_api.resource.sources import Source
 from videotrain_api.resource.stages import CurateTask
 from videotrain_api.resource.trainrun import Dataset
 from videotrain_api.storage import layout
+from videotrain_trainer.curation import source_tars
 from videotrain_trainer.curation.source import VideoFolder
-from videotrain_trainer.curation.source_forms import VideoList, VideoShards, open_sources
+from videotrain_trainer.curation.source_forms import VideoList, open_sources
+from videotrain_trainer.curation.source_tars import VideoShards
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, read_table
 from videotrain_trainer.errors import DataError
+from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks import curate
 
 ROWS = [
@@ -153,6 +157,39 @@ def test_tar_files_hold_videos_with_their_texts(clips, store, storage, tmp_path,
     ]
     assert [source.fetch(video, tmp_path).read_bytes() for video in found] == videos
     assert len({video.tag for video in found}) == 3
+
+
+def test_listing_tar_files_asks_once_for_a_small_one_and_once_a_video_for_a_large_one(store, storage, monkeypatch):
+    """Texts come with the headers, before a video or behind it; that of the last one ends the file."""
+    members = {}
+    for number in range(20):
+        members |= {f"{number:02d}.txt": b"before", f"{number:02d}.mp4": bytes(70_000), f"{number:02d}.json": b"{}"}
+    store.put(f"{storage.uri}/shards/0.tar", tar_of(**members))
+    asked, get_range = [], ObjectStore.get_range
+    monkeypatch.setattr(ObjectStore, "get_range", lambda self, *of: asked.append(of[1:]) or get_range(self, *of))
+    small = listed(f"{storage.uri}/shards", storage, VideoShards)
+    assert len(small) == 20
+    assert {caption for _, caption in small} == {"before"}
+    assert len(asked) == 1
+    asked.clear()
+    monkeypatch.setattr(source_tars, "WHOLE_BYTES", 0)
+    assert listed(f"{storage.uri}/shards", storage, VideoShards) == small
+    assert len(asked) <= 20 + 2
+    assert sum(length for _, length in asked) <= 22 * source_tars.HEADER_BYTES
+
+
+def test_tar_files_are_listed_at_the_same_time_and_videos_come_in_their_order(store, storage, monkeypatch):
+    for number in range(4):
+        store.put(f"{storage.uri}/shards/{number}.tar", tar_of(**{f"{number}.mp4": b"x"}))
+    together, get_range = threading.Barrier(4, timeout=60), ObjectStore.get_range
+
+    def with_others(self, *of):
+        together.wait()
+        return get_range(self, *of)
+
+    monkeypatch.setattr(ObjectStore, "get_range", with_others)
+    names = [name for name, _ in listed(f"{storage.uri}/shards", storage, VideoShards)]
+    assert names == [f"own/{number}.tar/{number}.mp4" for number in range(4)]
 
 
 def test_damaged_and_empty_tar_files_are_refused_by_name(clips, store, storage):

@@ -1,15 +1,14 @@
-"""The forms of raw sources beside folders: lists of videos, and tar files with videos and their texts (WebDataset)."""
+"""The forms of raw sources: folders, and lists of videos here; what holds videos inside has files of its own."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import tarfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, Final
 from urllib.parse import quote
@@ -22,19 +21,16 @@ from videotrain_api.resource.trainrun import Dataset, Storage
 from videotrain_trainer.checksums import READINGS, read_again
 from videotrain_trainer.curation.source import (
     EXTENSIONS,
-    TEXT_ENDINGS,
     TEXT_KEYS,
-    VIDEOS,
     RawVideo,
     VideoFolder,
     is_video,
-    text_in,
     text_of,
 )
-from videotrain_trainer.data.clip_table import RangedFile
+from videotrain_trainer.curation.source_tars import VideoShards
 from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.file_system import read_files
-from videotrain_trainer.storage import ObjectInfo, ObjectStore
+from videotrain_trainer.storage import ObjectStore
 
 PATH_KEYS: Final = ("path", "file_name", "video")
 """Columns that hold a video's place, as published lists name them; the first one that is there counts."""
@@ -124,75 +120,6 @@ class VideoList(VideoFolder):
             return [_row(row, f"{self.uri}: row {number}") for number, row in enumerate(rows, start=1)]
         except (pa.ArrowException, csv.Error, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DataError(f"{self.uri}: not a list of videos: {error}") from error
-
-
-class VideoShards(VideoFolder):
-    """A folder of tar files in which what has one name but for its ending belongs together, as WebDataset has it."""
-
-    def videos(self, captions: Mapping[str, str]) -> Iterator[RawVideo]:
-        """All videos by name of their tar file, in its order.
-
-        Raises:
-            DataError: there is no tar file, one is damaged, or none has a video.
-        """
-        self._check_local()
-        shards = videos = 0
-        with self._field_is_named():
-            for window, _ in self._windows():
-                for name, found in window:
-                    if PurePosixPath(name).suffix.lower() == ".tar":
-                        shards += 1
-                        for video in self._of_shard(name, found, captions):
-                            videos += 1
-                            yield video
-        if not videos:
-            raise DataError(
-                f"{self._field}: {self.uri} holds no video ({shards} tar files), listed again; looked for members with "
-                f"{', '.join(sorted(EXTENSIONS))}"
-            )
-
-    def _of_shard(self, name: str, found: ObjectInfo, captions: Mapping[str, str]) -> list[RawVideo]:
-        def read(store: ObjectStore) -> list[RawVideo]:
-            file = RangedFile(store, found.uri, found.size)
-            try:
-                with tarfile.open(fileobj=file, mode="r:") as tar:
-                    together = (list(parts) for _, parts in groupby(tar, _key))
-                    return [video for parts in together for video in self._videos_of(name, found, tar, parts, captions)]
-            except (tarfile.TarError, OSError, EOFError) as error:
-                raise DataError(f"{found.uri}: not a whole tar file: {error}") from error
-
-        return read_again(self._store, read, (DataError, ObjectMissing))
-
-    def _videos_of(
-        self,
-        name: str,
-        found: ObjectInfo,
-        tar: tarfile.TarFile,
-        parts: list[tarfile.TarInfo],
-        captions: Mapping[str, str],
-    ) -> Iterator[RawVideo]:
-        """The videos among members of one key, each with the text that lies beside it.
-
-        Pictures count where there is no video; beside one they are its thumbnails.
-        """
-        wanted = [part for part in parts if part.isfile() and is_video(part.name)]
-        wanted = [part for part in wanted if PurePosixPath(part.name).suffix.lower() in VIDEOS] or wanted
-        endings = {PurePosixPath(part.name).suffix.lower(): part for part in parts if part.isfile()}
-        beside = next((endings[ending] for ending in TEXT_ENDINGS if ending in endings), None)
-        text = ""
-        if wanted and beside is not None:
-            member = tar.extractfile(beside)
-            assert member is not None  # it is a file
-            text = text_in(member.read(), f"{found.uri}: {beside.name}")
-        for part in wanted:
-            video = self._raw(f"{name}/{part.name}", replace(found, size=part.size), {}, captions)
-            yield replace(video, caption=text or video.caption, offset=part.offset_data)
-
-
-def _key(part: tarfile.TarInfo) -> str:
-    """What a member shares with those that belong to it: its path up to the first dot of its name."""
-    path = PurePosixPath(part.name)
-    return str(path.with_name(path.name.split(".")[0] or path.name))
 
 
 def _row(fields: Any, where: str) -> tuple[str, str | None]:

@@ -141,3 +141,9 @@ class RangedFile(io.RawIOBase):
             raise OSError(f"{len(data)} of {wanted} bytes from {self._at} on came")
         self._at += wanted
         return data
+
+    def readinto(self, buffer: Any) -> int:
+        """As `read`, for buffers around it."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

@@ -1,23 +1,24 @@
 """The units of a stage in the object store: the ranges that were found, and the results of those that are done.
 
-    progress/g000001/ranges/00000000.json   a range of units that has no result yet, in the order in which it was found
+    progress/g000001/ranges/000000.json     ranges of units that have no results yet, in the order of their finding
     progress/g000001/ranges/all.json        how many there are, once all are found
     units/RANGE.json                        results of a range, written once and last
     begun/RANGE/WHO.json                    results of some units of a range, while it is not done
 
-Requests grow with the number of ranges: no rank asks for the whole list, and nobody asks for a unit.
+Ranges are published in pages: the first ones alone, so that work begins, then twice as many each time, up to a page's
+size. Requests grow with the number of ranges: no rank asks for the whole list, and nobody asks for a unit.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count, islice
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
 from videotrain_trainer.engines.interface import SHARE_SECONDS, Member, UnitRange
@@ -26,6 +27,8 @@ from videotrain_trainer.storage import ObjectStore
 
 POLL_SECONDS = 0.5
 """Longest pause between two looks for the stage's last object."""
+PAGES_HELD = 4
+"""Pages of ranges that a process keeps when it has read them."""
 READERS = 32
 """Results that are read at the same time."""
 Results = dict[str, dict[str, Any]]
@@ -58,24 +61,44 @@ class Board:
         member: this process.
     """
 
+    page_ranges: ClassVar[int] = 16
+    """Ranges of a page, a power of two: a rank reads a page for each range that it does."""
+
     def __init__(self, store: ObjectStore, member: Member) -> None:
         self._store = store
         self._member = member
         self._prefix = member.prefix
         self._who = f"g{member.generation:06d}-{member.rank:05d}"
         self.folder = f"{member.prefix}/progress/g{member.generation:06d}"
+        self._page: list[UnitRange] = []
+        """Found, and not published yet."""
+        self._pages: OrderedDict[int, list[UnitRange]] = OrderedDict()
 
     def publish(self, number: int, found: UnitRange | None) -> None:
-        """Let all ranks see a range, or how many there are."""
+        """Let all ranks see a range, with others of its page, or how many there are. Called in order of numbers."""
+        if found is not None:
+            self._page.append(found)
+        page, ends = self._place(number - 1 if found is None else number)
+        if self._page and (found is None or ends):
+            fields = [held.fields() for held in self._page]
+            self._store.put(f"{self.folder}/ranges/{page:06d}.json", sealed_json({"ranges": fields}))
+            self._page = []
         if found is None:
             self._store.put(f"{self.folder}/ranges/all.json", sealed_json({"ranges": number}))
-        else:
-            self._store.put(f"{self.folder}/ranges/{number:08d}.json", sealed_json(found.fields()))
 
     def published(self, number: int) -> UnitRange | None:
         """A range, if it was published."""
-        fields = self._read(f"{self.folder}/ranges/{number:08d}.json")
-        return None if fields is None else UnitRange.from_fields(fields)
+        page, _ = self._place(number)
+        if page not in self._pages:
+            fields = self._read(f"{self.folder}/ranges/{page:06d}.json")
+            if fields is None:
+                return None
+            self._pages[page] = [UnitRange.from_fields(found) for found in fields["ranges"]]
+            while len(self._pages) > PAGES_HELD:
+                self._pages.popitem(last=False)
+        ranges = self._pages[page]
+        at = number - self._start(page)
+        return ranges[at] if at < len(ranges) else None
 
     def published_end(self) -> int | None:
         """How many ranges there are, once that is known."""
@@ -140,6 +163,17 @@ class Board:
             return read_checked(self._store, uri, unsealed_json, remedy="delete it to have its units redone")
         except ObjectMissing:
             return None
+
+    def _place(self, number: int) -> tuple[int, bool]:
+        """The page of a range, and whether it is the last one of it."""
+        doublings = self.page_ranges.bit_length() - 1
+        page = number.bit_length() if number < self.page_ranges else doublings + number // self.page_ranges
+        return page, number + 1 == self._start(page + 1)
+
+    def _start(self, page: int) -> int:
+        """The first range of a page."""
+        doublings = self.page_ranges.bit_length() - 1
+        return (1 << page) >> 1 if page <= doublings else (page - doublings) * self.page_ranges
 
     def _uri(self, name: str) -> str:
         return f"{self._prefix}/units/{name}.json"

@@ -32,7 +32,7 @@ from videotrain_trainer.engines.progress import Phase, UnitReporter
 from videotrain_trainer.storage import ObjectStore
 
 POLL_SECONDS = 0.5
-"""Longest pause between two looks for work that others found or left."""
+"""Longest pause of worlds of up to 64 between two looks for work that others found or left."""
 
 
 @dataclass
@@ -136,7 +136,8 @@ class LocalRun:
         return self._listing.found.names
 
     def _drive(self) -> bool:
-        pause = 0.05
+        # So that a world of thousands does not ask an object store thousands of times a second.
+        pause, longest = 0.05, POLL_SECONDS * max(1.0, self._member.size / 64)
         while self._trouble is None:
             self._woken.clear()
             if self._member.asked_to_leave():
@@ -149,7 +150,7 @@ class LocalRun:
                 continue
             if not self._open and self._all_seen and self._claims.all_finished():
                 return True
-            pause = 0.05 if self._woken.wait(pause) else min(2 * pause, POLL_SECONDS)
+            pause = 0.05 if self._woken.wait(pause) else min(2 * pause, longest)
         return False
 
     def _lacks_units(self) -> bool:

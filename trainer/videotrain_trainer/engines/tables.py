@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from videotrain_trainer.checksums import read_checked, sealed_parquet, unsealed_parquet
 from videotrain_trainer.engines.board import Board, OpenRange, Results, read_in_order
@@ -79,6 +79,9 @@ class TableBoard(Board):
         member: this process.
         tables: of the units.
     """
+
+    page_ranges: ClassVar[int] = 256
+    """As Board; these ranges are a few bytes each."""
 
     def __init__(self, store: ObjectStore, member: Member, tables: UnitTables) -> None:
         super().__init__(store, member)
