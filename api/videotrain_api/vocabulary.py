@@ -22,6 +22,8 @@ LABEL_POOL: Final = "videotrain.dev/pool"
 """On a worker pod: the first stage with the pool that it was made for; absent for spec.pool."""
 LABEL_BILL: Final = "videotrain.dev/bill"
 """On config maps with a bill that outlives its run; the value is the run's uid."""
+LABEL_BILL_OPEN: Final = "videotrain.dev/bill-open"
+"""On those of them that may still change."""
 LABEL_TEAM: Final = "videotrain.dev/team"
 LABEL_COST_CENTER: Final = "videotrain.dev/cost-center"
 

@@ -1,6 +1,7 @@
 """The chaos table: every fault in every phase of a run, with real agents and torchrun worlds on process nodes.
 
-`VIDEOTRAIN_WRITE_DOCS=1` writes the outcomes to docs/reference/faults.md.
+`VIDEOTRAIN_WRITE_DOCS=1` writes the outcomes to docs/reference/faults.md. `VIDEOTRAIN_CHAOS_PARTS=rows.json` and `-k`
+let several test runs share the table; each needs the accounts, as in `-k "exit or adds_up"`.
 """
 
 import asyncio

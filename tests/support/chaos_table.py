@@ -1,14 +1,22 @@
-"""The outcomes as a table, for the terminal and for docs/reference/faults.md."""
+"""The outcomes as a table, for the terminal and for docs/reference/faults.md.
+
+Rows may come from several test runs (`pytest -k`), each with runs, bills and orders of its own:
+`VIDEOTRAIN_CHAOS_PARTS` names a file that keeps the rows of those whose accounts were right, and the last one writes
+the page.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import psutil
 from support.chaos_cells import MOST_LOST, Cell
@@ -18,8 +26,9 @@ from support.chaos_rig import LEASE_SECONDS, NODE_GRACE_SECONDS
 
 from videotrain.controlplane import versions
 
+PARTS = "VIDEOTRAIN_CHAOS_PARTS"
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "faults.md"
-ROWS = len(FAULTS) + 1
+ROWS = [*(fault.title for fault in FAULTS.values()), "namespace deleted"]
 Outcomes = Mapping[str, Cell | BaseException]
 
 
@@ -29,6 +38,7 @@ class Table:
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._rows: dict[str, Outcomes] = {}
+        """Of this test run alone."""
         self.accounts_checked = False
         """Bills and sample orders were found to be right at the end."""
 
@@ -47,19 +57,34 @@ class Table:
         )
 
     def publish(self) -> None:
-        """Show everything, and write the page if that is wanted and all that it says is so."""
-        text = self._text()
-        print(f"\n{text}")
+        """Show everything, keep it as a part, and write the page if that is wanted and all that it says is so."""
         cells = [cell for row in self._rows.values() for cell in row.values()]
-        whole = len(self._rows) == ROWS and all(isinstance(cell, Cell) for cell in cells)
-        if os.environ.get("VIDEOTRAIN_WRITE_DOCS") == "1" and whole and self.accounts_checked:
+        right = self.accounts_checked and all(isinstance(cell, Cell) for cell in cells)
+        parts = self._with_other_parts(right)
+        rows = {title: row for part in parts for title, row in part["rows"].items()}
+        ordered = {title: rows[title] for title in ROWS if title in rows}
+        text = _text(ordered, sum(part["seconds"] for part in parts), len(parts))
+        print(f"\n{text}")
+        if os.environ.get("VIDEOTRAIN_WRITE_DOCS") == "1" and right and len(ordered) == len(ROWS):
             PAGE.write_text(text)
 
-    def _text(self) -> str:
-        head = f"| Fault | {' | '.join(PHASES)} |\n|---|{'---|' * len(PHASES)}"
-        lines = [_line(title, outcomes) for title, outcomes in self._rows.items()]
-        seen = [f"| {title} | {_event(outcomes)} |" for title, outcomes in self._rows.items() if _event(outcomes)]
-        return "\n".join([_MEANING, head, *lines, "", _CHECKS, *seen, "", _setting(time.monotonic() - self._began)])
+    def _with_other_parts(self, right: bool) -> list[dict[str, Any]]:
+        """This run's rows behind those of earlier ones, which are kept only if they are right."""
+        path = os.environ.get(PARTS)
+        parts = json.loads(Path(path).read_text()) if path and Path(path).exists() else []
+        for part in parts:
+            part["rows"] = {t: {phase: Cell(**c) for phase, c in row.items()} for t, row in part["rows"].items()}
+        parts.append({"rows": self._rows, "seconds": time.monotonic() - self._began})
+        if path and right:
+            Path(path).write_text(json.dumps(parts, default=asdict))
+        return parts
+
+
+def _text(rows: Mapping[str, Outcomes], seconds: float, parts: int) -> str:
+    head = f"| Fault | {' | '.join(PHASES)} |\n|---|{'---|' * len(PHASES)}"
+    lines = [_line(title, outcomes) for title, outcomes in rows.items()]
+    seen = [f"| {title} | {_event(outcomes)} |" for title, outcomes in rows.items() if _event(outcomes)]
+    return "\n".join([_MEANING, head, *lines, "", _CHECKS, *seen, "", _setting(seconds, parts)])
 
 
 def _line(title: str, outcomes: Outcomes) -> str:
@@ -122,16 +147,17 @@ The event in `kubectl describe vtr` (column *running*):
 |---|---|---|"""
 
 
-def _setting(seconds: float) -> str:
+def _setting(seconds: float, parts: int) -> str:
     memory = psutil.virtual_memory().total / 2**30
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()}) and {memory:.0f} GiB of memory"
+    runs = "" if parts == 1 else f" of {parts} test runs, each with every check"
     names = ("videotrain-operator", "videotrain-trainer", "torch", "deepspeed")
     software = ", ".join(f"{name} {version(name)}" for name in names)
     return f"""\
 ## How this was measured
 
 Written by `VIDEOTRAIN_WRITE_DOCS=1 pytest tests/cluster/test_chaos.py` on {datetime.now(UTC):%Y-%m-%d}, in
-{seconds / 60:.0f} minutes, on one machine with {machine}, without a GPU, beside other work.
+{seconds / 60:.0f} minutes{runs}, on one machine with {machine}, without a GPU, beside other work.
 The seconds are of that machine and vary from run to run: most of them are the starts of processes, and a run with a
 large checkpoint takes as much longer as it takes to load that.
 

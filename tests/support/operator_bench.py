@@ -22,7 +22,7 @@ from support.planner_builders import manifest
 from support.rights import KEY_SECRET, LEASE, grant_operator
 
 from videotrain.controlplane.kwok import H200_NODE, create_nodes
-from videotrain_api.render.names import roster_name
+from videotrain_api.render.names import bill_name, roster_name
 from videotrain_api.vocabulary import KIND, LABEL_INDEX, LABEL_RUN, ROSTER_KEY
 from videotrain_operator.kube.client import KubeClient
 from videotrain_operator.kube.informer import Watch
@@ -209,9 +209,13 @@ class Bench:
         return len(self.plane.requests())
 
     def written(self, since: int) -> list[str]:
-        """Writes of the operators into the namespace since then; other tests' namespaces may be on their way out."""
-        asked = writes(self.requests(since))
-        return [in_words(entry) for entry in asked if entry["objectRef"].get("namespace") == self.namespace]
+        """Writes of the operators into the namespace since then; other tests' namespaces may be on their way out.
+
+        Without bills, which lie here as the operators do, and grow with time.
+        """
+        refs = [(entry, entry["objectRef"]) for entry in writes(self.requests(since))]
+        ours = [(entry, about) for entry, about in refs if about.get("namespace") == self.namespace]
+        return [in_words(entry) for entry, about in ours if not about.get("name", "").startswith(bill_name(""))]
 
     def pods_made(self) -> Counter[str]:
         """How often a pod of a name was created, by the API server's account."""

@@ -125,7 +125,7 @@ RIGHTS: Final = (
         Place.RELEASE,
         "",
         "configmaps",
-        ("get", "create", "patch"),
+        ("get", "list", "create", "patch"),
         "Keep the bill of each run, which outlives the run and its namespace.",
     ),
     Right(

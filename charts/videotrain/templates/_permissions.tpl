@@ -53,7 +53,7 @@
 {{- define "videotrain.permissions.release" -}}
 - apiGroups: [""]
   resources: ["configmaps"]
-  verbs: ["get", "create", "patch"]
+  verbs: ["get", "list", "create", "patch"]
 - apiGroups: ["coordination.k8s.io"]
   resources: ["leases"]
   resourceNames: [{{ include "videotrain.fullname" . | quote }}]

@@ -10,15 +10,16 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import chain, repeat
 from typing import Final, Protocol
 
-from videotrain_api.billing.document import RunBill, bill_of, sealed
+from videotrain_api.billing.document import RunBill, bill_of, read_bill, sealed
 from videotrain_api.render.names import bill_name
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import Json, ManifestError
-from videotrain_api.vocabulary import BILL_KEY, FIELD_MANAGER, LABEL_BILL, LABEL_TEAM, LEDGER_KEY
+from videotrain_api.vocabulary import BILL_KEY, FIELD_MANAGER, KIND, LABEL_BILL, LABEL_BILL_OPEN, LABEL_TEAM, LEDGER_KEY
 from videotrain_operator.accounting.stored_ledger import read_ledger
 from videotrain_operator.cluster.interface import NotFound
 from videotrain_operator.cluster.podview import gpu_resources, pod_view
@@ -26,9 +27,11 @@ from videotrain_operator.planner.observed import Observed
 from videotrain_operator.planner.plan import settle_gone
 
 KEEP_SECONDS: Final = 3600.0
-"""A bill that grows is kept anew after so long, so that no more is lost if a run goes while no operator looks."""
-BEGIN_SECONDS: Final = 60.0
-"""A world's bill is kept so long after it is first seen: it tells something then, and a burst need not wait for it."""
+"""A bill that grows is kept anew after so long at the latest, so that no more is lost if a run goes while no operator
+looks."""
+SOON_SECONDS: Final = 60.0
+"""It is kept first after so long, for a burst need not wait for bills of next to nothing, and then whenever the run is
+twice as old as it was."""
 LEAVE_SECONDS: Final = 600.0
 """So long the pods of a run that is gone may take to go, and are billed."""
 LOOK_SECONDS: Final = 1.0
@@ -45,6 +48,12 @@ class Writer(Protocol):
     async def get(self, kind: str, namespace: str, name: str) -> Json:
         """See KubeClient.get."""
 
+    async def list(self, kind: str, namespace: str = "", labels: str = "") -> list[Json]:
+        """See KubeClient.list."""
+
+    async def list_page(self, kind: str, namespace: str = "", **query: str) -> Json:
+        """See KubeClient.list_page."""
+
     async def apply(self, manifest: Json, manager: str, *, force: bool = True) -> Json:
         """See KubeClient.apply."""
 
@@ -55,20 +64,21 @@ class LastSeen:
 
     run: Json
     ledger: Json | None
+    departed: dict[str, tuple[Json, datetime]] = field(default_factory=dict)
+    """By uid its pods that went since then, as they were, and when that was."""
 
 
 @dataclass(frozen=True)
 class _Kept:
-    generation: int
     closed: bool
     at: datetime
 
 
 class BillKeeper:
-    """Keeps a bill a minute after a world begins, once an hour, and once for ever when it can change no more."""
+    """Keeps a bill a minute after it began, as it grows, and when it can change no more, which is the last time."""
 
     def __init__(self, writer: Writer, namespace: str, now: Callable[[], datetime]) -> None:
-        """Begin with nothing kept; what an earlier process has kept is found when a bill is due.
+        """Begin with nothing kept; `take_over` finds what an earlier process has kept.
 
         Args:
             writer: reads and writes config maps.
@@ -77,8 +87,8 @@ class BillKeeper:
         """
         self._writer, self._namespace, self._now = writer, namespace, now
         self._kept: dict[str, _Kept] = {}
-        self._begun: dict[str, tuple[int, datetime]] = {}
         self._writing: set[str] = set()
+        self._closing: set[str] = set()
         self._turns = asyncio.Semaphore(WRITERS)
 
     def due(self, run: Json) -> bool:
@@ -87,22 +97,45 @@ class BillKeeper:
         cost, kept = status.get("cost"), self._kept.get(uid)
         if not cost or not cost.get("totalMicros") or uid in self._writing or (kept is not None and kept.closed):
             return False
-        finished = bool(status.get("completionTime")) and float(cost.get("ratePerHour") or 0) == 0
-        return (
-            finished
-            or self._begun_long_ago(uid, status.get("generation", 0))
-            or (kept is not None and self._now() - kept.at >= timedelta(seconds=KEEP_SECONDS))
-        )
+        if status.get("completionTime") and float(cost.get("ratePerHour") or 0) == 0:
+            return True
+        made = run["metadata"]["creationTimestamp"]
+        if kept is None:
+            since, age = datetime.fromisoformat(status.get("activeSince") or made), timedelta(0)
+        else:
+            since, age = kept.at, kept.at - datetime.fromisoformat(made)
+        return self._now() - since >= timedelta(seconds=min(KEEP_SECONDS, max(SOON_SECONDS, age.total_seconds())))
 
-    def _begun_long_ago(self, uid: str, generation: int) -> bool:
-        """Whether a world has no bill yet that was billed for BEGIN_SECONDS."""
-        kept = self._kept.get(uid)
-        if kept is not None and kept.generation == generation:
-            return False
-        noticed, at = self._begun.get(uid, (-1, self._now()))
-        if noticed != generation:
-            self._begun[uid] = (generation, at := self._now())
-        return self._now() - at >= timedelta(seconds=BEGIN_SECONDS)
+    async def take_over(self, knows: Callable[[RunBill], bool]) -> None:
+        """Go on with the open bills of whoever led before; those of runs that are gone are closed as they are.
+
+        Nobody knows how long the pods of these went on, so such bills are estimates.
+
+        Args:
+            knows: whether a run is there, or is nobody's here.
+        """
+        for pause in chain(PAUSES, repeat(PAUSES[-1])):
+            try:
+                stored = await self._writer.list("ConfigMap", self._namespace, LABEL_BILL_OPEN)
+                break
+            except Exception as error:
+                _log.warning("open bills were not read, next try in %s s: %s", pause, error)
+                await asyncio.sleep(pause)
+        for body in stored:
+            try:
+                bill = read_bill(json.loads(body["data"][BILL_KEY]))
+                if knows(bill):
+                    self._kept.setdefault(bill.uid, _Kept(closed=False, at=bill.as_of or self._now()))
+                elif bill.uid not in self._closing and await self._is_gone(bill):
+                    await self._write_at_last(bill.model_copy(update={"closed": True, "estimated": True}))
+                    self._kept.pop(bill.uid, None)
+            except Exception as error:  # the next leader tries again
+                _log.warning("config map %s is left as it is: %s", body["metadata"]["name"], error)
+
+    async def _is_gone(self, bill: RunBill) -> bool:
+        """By the server's own word, for a closed bill stays closed; a list, since it may read no single run."""
+        page = await self._writer.list_page(KIND, bill.namespace, fieldSelector=f"metadata.name={bill.run}")
+        return all(run["metadata"]["uid"] != bill.uid for run in page["items"])
 
     async def keep(self, seen: LastSeen) -> None:
         """Write the bill of a run up to its newest pass, unless a closed one is there."""
@@ -126,12 +159,21 @@ class BillKeeper:
         Raises:
             Exception: that kept the last bill from being written to the end.
         """
-        uid, left = seen.run["metadata"]["uid"], dict[str, tuple[Json, datetime]]()
+        uid = seen.run["metadata"]["uid"]
+        self._closing.add(uid)
+        try:
+            await self._close(uid, seen, pods, lives)
+        finally:
+            self._closing.discard(uid)
+
+    async def _close(self, uid: str, seen: LastSeen, pods: Callable[[], list[Json]], lives: Callable[[], bool]) -> None:
+        left = dict(seen.departed)
         try:
             await self.keep(seen)  # whoever dies while pods go has this one
         except Exception as error:
             _log.warning("bill of run %s is not kept before its pods have gone: %s", uid, error)
         if uid in self._kept and self._kept[uid].closed:
+            del self._kept[uid]
             return
         until = self._now() + timedelta(seconds=LEAVE_SECONDS)
         while ((present := pods()) or lives()) and self._now() < until:
@@ -142,7 +184,6 @@ class BillKeeper:
         bill = self._last(seen, [*left.values()])
         await self._write_at_last(None if bill is None else bill.model_copy(update={"closed": True}))
         self._kept.pop(uid, None)
-        self._begun.pop(uid, None)
 
     async def _write_at_last(self, bill: RunBill | None) -> None:
         """No pass comes after this one that would try again."""
@@ -184,11 +225,13 @@ class BillKeeper:
             if not stored.get("immutable"):
                 await self._writer.apply(self._config_map(bill, stored), FIELD_MANAGER)
         closed = bill.closed or bool(stored.get("immutable"))
-        self._kept[bill.uid] = _Kept(bill.generation, closed, self._now())
+        self._kept[bill.uid] = _Kept(closed, self._now())
         _log.info("run=%s/%s bill=%s closed=%s", bill.namespace, bill.run, bill.total, closed)
 
     def _config_map(self, bill: RunBill, stored: Json) -> Json:
         labels = {LABEL_BILL: bill.uid, "app.kubernetes.io/managed-by": FIELD_MANAGER}
+        if not bill.closed:
+            labels[LABEL_BILL_OPEN] = "true"
         head: Json = {"name": bill_name(bill.uid), "namespace": self._namespace, "labels": labels}
         if bill.team:
             labels[LABEL_TEAM] = bill.team

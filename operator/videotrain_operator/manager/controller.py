@@ -27,7 +27,7 @@ from videotrain_operator.kube.client import ApiError, ApiUnavailable
 from videotrain_operator.kube.turns import Turn, Turns
 from videotrain_operator.manager.agent_watch import Listening
 from videotrain_operator.manager.announcement import Announcement
-from videotrain_operator.manager.bills import BillKeeper, LastSeen, tell_trouble
+from videotrain_operator.manager.bills import LEAVE_SECONDS, BillKeeper, LastSeen, tell_trouble
 from videotrain_operator.manager.node_trust import NodeTrust
 from videotrain_operator.manager.settings import Settings
 from videotrain_operator.planner.conditions import stored_with_condition
@@ -144,7 +144,9 @@ class Controller:
             bills: keeps the bills of runs that go; none are kept if None.
             nodes_returned_at: monotonic time at which it told of nodes again after its last outage.
         """
-        self._clock, self._bills = clock, bills
+        self._clock, self._bills, self._bills_known = clock, bills, False
+        self._departed: dict[str, tuple[LastSeen, float]] = {}
+        """By uid, runs that went lately while this process did not lead, and the monotonic time of that."""
         self._cluster, self._stores, self._agents = cluster, stores, agents
         self._metrics, self._settings = metrics, settings
         self._nodes_heard_at, self._pods_heard_at = nodes_heard_at, pods_heard_at
@@ -168,6 +170,7 @@ class Controller:
                         self._manage(key)
                     for key in orphaned:
                         self._managed[key].loop.expect_orphans()
+                    group.create_task(self._take_over_bills())
                     await asyncio.Event().wait()
                 finally:
                     # Before the loops are waited for: what is noticed meanwhile is the next term's.
@@ -198,6 +201,8 @@ class Controller:
             self._notice_node(event)
         else:
             head = event.object["metadata"]
+            if kind == "Pod" and event.type == "DELETED":
+                self._remember_pod(event.object)
             # A pod whose labels somebody changed still has its name.
             run = (head.get("labels") or {}).get(LABEL_RUN) or head["name"].rpartition(POD_SEPARATOR)[0]
             managed = self._managed.get(Key(head.get("namespace", ""), run))
@@ -208,6 +213,8 @@ class Controller:
         key = key_of(event.object)
         if event.type == "DELETED":
             self._metrics.forget(key.namespace, key.name)
+            if self._bills is not None and self._group is None:
+                self._remember(key, event.object)
         if key in self._managed:
             self._managed[key].loop.notice(event)
         elif event.type != "DELETED" and self._group is not None:
@@ -301,10 +308,36 @@ class Controller:
         managed.listening.attend(outcome.observed, generations[-1].members if live else ())
         managed.announcement.spread(outcome.plan.roster, outcome.observed)
 
+    def _remember(self, key: Key, run: Json) -> None:
+        """Who leads closes the bill of a run that is gone, unless it ends before its pods have gone."""
+        now = time.monotonic()
+        self._departed[run["metadata"]["uid"]] = self._last_seen(key, run), now
+        self._departed = {uid: one for uid, one in self._departed.items() if now - one[1] < LEAVE_SECONDS}
+
+    def _remember_pod(self, pod: Json) -> None:
+        head = pod["metadata"]
+        run = self._departed.get((head.get("labels") or {}).get(LABEL_RUN_UID, ""))
+        if run is not None:
+            run[0].departed[head["uid"]] = pod, self._clock.now()
+
+    async def _take_over_bills(self) -> None:
+        """Of runs that went while nobody led, and of those that go on."""
+        if self._bills is None:
+            return
+        departed, self._departed = self._departed, {}
+        for seen, _ in departed.values():
+            head = seen.run["metadata"]
+            self._close_bill(Key(head["namespace"], head["name"]), seen)
+        living, ours = {run["metadata"]["uid"] for run in self._stores[KIND].all()}, self._settings.namespaces
+        await self._bills.take_over(lambda bill: bill.uid in living or (bool(ours) and bill.namespace not in ours))
+        self._bills_known = True
+
+    def _last_seen(self, key: Key, run: Json) -> LastSeen:
+        return LastSeen(run, self._stores["ConfigMap"].get(Key(key.namespace, ledger_name(key.name))))
+
     def _keep_bill(self, key: Key, managed: _ManagedRun, run: Json) -> None:
-        ledger = self._stores["ConfigMap"].get(Key(key.namespace, ledger_name(key.name)))
-        seen = managed.last = LastSeen(run, ledger)
-        if self._bills is not None and self._group is not None and self._bills.due(run):
+        seen = managed.last = self._last_seen(key, run)
+        if self._bills is not None and self._group is not None and self._bills_known and self._bills.due(run):
             self._group.create_task(tell_trouble(self._bills.keep(seen), run, self._metrics.note_error))
 
     def _close_bill(self, key: Key, seen: LastSeen) -> None:

@@ -1,9 +1,9 @@
-"""Bills that outlive their runs: kept when a world began, when nothing can change, once, and after a deletion."""
+"""Bills that outlive their runs: kept as they grow and when nothing can change, once, and after a deletion."""
 
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from videotrain_api.billing.document import RunBill, read_bill
 from videotrain_api.money import parse_micros
 from videotrain_api.schema import Json
 from videotrain_api.times import rfc3339
-from videotrain_api.vocabulary import BILL_KEY, LABEL_BILL, LABEL_TEAM
+from videotrain_api.vocabulary import BILL_KEY, KIND, LABEL_BILL, LABEL_BILL_OPEN, LABEL_TEAM
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.manager import bills as module
 from videotrain_operator.manager.bills import BillKeeper, LastSeen
@@ -31,12 +31,23 @@ class Maps:
         self.writes = 0
         self.crash_at: int | None = None
         self.crash_after = False
+        self.runs: list[Json] = []
 
     async def get(self, kind: str, namespace: str, name: str) -> Json:
         assert (kind, namespace) == ("ConfigMap", NAMESPACE)
         if name not in self.stored:
             raise NotFound(name)
         return self.stored[name]
+
+    async def list(self, kind: str, namespace: str = "", labels: str = "") -> list[Json]:
+        assert (kind, namespace) == ("ConfigMap", NAMESPACE)
+        return [body for body in self.stored.values() if labels in body["metadata"]["labels"]]
+
+    async def list_page(self, kind: str, namespace: str = "", **query: str) -> Json:
+        assert kind == KIND
+        heads = [(run["metadata"], run) for run in self.runs]
+        wanted = namespace, query["fieldSelector"]
+        return {"items": [run for head, run in heads if (head["namespace"], f"metadata.name={head['name']}") == wanted]}
 
     async def apply(self, manifest: Json, manager: str, *, force: bool = True) -> Json:
         self.writes += 1
@@ -73,12 +84,12 @@ async def live(cluster: SimulatedCluster, keeper: BillKeeper, seconds: int) -> N
             await keeper.keep(seen)
 
 
-async def test_a_bill_is_kept_a_minute_after_a_world_begins_and_once_for_ever_when_the_run_is_over() -> None:
+async def test_a_bill_is_kept_a_minute_after_its_pods_came_and_once_for_ever_when_the_run_is_over() -> None:
     cluster, maps = cluster_of(machines=2, steps=100), Maps()
     keeper = BillKeeper(maps, NAMESPACE, lambda: cluster.now)
-    await live(cluster, keeper, 60)
+    await live(cluster, keeper, 55)
     assert maps.writes == 0 and cluster.run["status"]["cost"]["totalMicros"]
-    await live(cluster, keeper, 40)
+    await live(cluster, keeper, 45)
     assert maps.writes == 1 and not maps.bill().closed
     assert maps.bill().team == "vision"
     await live(cluster, keeper, 120)
@@ -91,14 +102,66 @@ async def test_a_bill_is_kept_a_minute_after_a_world_begins_and_once_for_ever_wh
     assert maps.writes == writes and not again.due(seen_in(cluster).run), "another process finds it closed"
 
 
-async def test_a_bill_that_grows_is_kept_every_hour() -> None:
+async def test_a_bill_is_kept_when_it_is_twice_as_old_and_every_hour_and_not_for_every_world() -> None:
     cluster, maps = cluster_of(machines=2, steps=500), Maps()
     late = timedelta(0)
     keeper = BillKeeper(maps, NAMESPACE, lambda: cluster.now + late)
-    await live(cluster, keeper, 100)
-    assert maps.writes == 1 and not keeper.due(seen_in(cluster).run)
-    late = timedelta(hours=1)
-    assert keeper.due(seen_in(cluster).run)
+    await live(cluster, keeper, 70)
+    begun = datetime.fromisoformat(cluster.run["metadata"]["creationTimestamp"])
+    status = cluster.run["status"]
+    next_world = cluster.run | {"status": status | {"generation": status["generation"] + 1}}
+    assert maps.writes == 1 and not keeper.due(next_world)
+    ages = []
+    for minute in range(2, 5 * 60):
+        late = begun + timedelta(minutes=minute, seconds=30) - cluster.now
+        if keeper.due(seen_in(cluster).run):
+            await keeper.keep(seen_in(cluster))
+            ages.append(minute)
+    assert ages == [2, 5, 11, 23, 47, 95, 155, 215, 275]
+
+
+async def kept_open(cluster: SimulatedCluster, maps: Maps) -> RunBill:
+    await live(cluster, BillKeeper(maps, NAMESPACE, lambda: cluster.now), 70)
+    bill = maps.bill()
+    assert not bill.closed and not bill.estimated
+    return bill
+
+
+async def test_who_leads_next_closes_bills_of_runs_that_are_gone_as_estimates() -> None:
+    cluster, maps = cluster_of(machines=2, steps=500), Maps()
+    before = await kept_open(cluster, maps)
+    maps.stored["damaged"] = {"metadata": {"name": "damaged", "labels": {LABEL_BILL_OPEN: "true"}}, "data": {}}
+    await BillKeeper(maps, NAMESPACE, lambda: cluster.now).take_over(lambda _: False)
+    del maps.stored["damaged"]
+    assert maps.bill() == before.model_copy(update={"closed": True, "estimated": True})
+    assert await maps.list("ConfigMap", NAMESPACE, LABEL_BILL_OPEN) == [], "the next one has nothing to read"
+
+
+async def test_who_leads_next_closes_no_bill_of_a_run_that_server_or_cache_know_and_writes_nothing() -> None:
+    cluster, maps = cluster_of(machines=2, steps=500), Maps()
+    before = await kept_open(cluster, maps)
+    for known, runs in ((True, []), (False, [cluster.run])):
+        maps.runs = runs
+        keeper = BillKeeper(maps, NAMESPACE, lambda: cluster.now)
+        await keeper.take_over(lambda _, known=known: known)  # type: ignore[misc]
+        assert maps.writes == 1 and maps.bill() == before
+        assert keeper.due(seen_in(cluster).run) is not known, "one that the cache knows was kept a moment ago"
+
+
+async def test_open_bills_are_read_again_until_the_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSES", (0.0,))
+    cluster, maps = cluster_of(machines=2, steps=500), Maps()
+    await kept_open(cluster, maps)
+    read, refused = maps.list, iter([Conflict("busy")] * 3)
+
+    async def refusing(kind: str, namespace: str = "", labels: str = "") -> list[Json]:
+        for error in refused:
+            raise error
+        return await read(kind, namespace, labels)
+
+    monkeypatch.setattr(maps, "list", refusing)
+    await BillKeeper(maps, NAMESPACE, lambda: cluster.now).take_over(lambda _: False)
+    assert maps.bill().closed
 
 
 @pytest.mark.parametrize("after", [False, True])

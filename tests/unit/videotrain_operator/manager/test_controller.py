@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.manifests_strategy import training_run
+from support.planner_lives import cluster_of, running
 from support.processes import SECONDS
 from support.server_clock import server_clock
 
+from videotrain_api.billing.document import read_bill
+from videotrain_api.money import parse_micros
 from videotrain_api.signing import derive_signing_key
-from videotrain_api.vocabulary import ANNOTATION_PROFILE, KIND
+from videotrain_api.vocabulary import ANNOTATION_PROFILE, BILL_KEY, KIND
 from videotrain_operator.cluster import status_writes
 from videotrain_operator.cluster.interface import NotFound, WatchEvent
 from videotrain_operator.kube.cache import Key, Store
 from videotrain_operator.kube.cached_cluster import CACHED
 from videotrain_operator.kube.client import ApiError
+from videotrain_operator.manager import bills
 from videotrain_operator.manager import controller as module
 from videotrain_operator.manager.controller import Controller, first_patience
 from videotrain_operator.manager.settings import Settings
@@ -233,3 +239,49 @@ async def test_while_requests_wait_what_people_read_of_a_run_that_begins_is_not_
         assert cluster.statuses.get_nowait()["observedGeneration"] == 1
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_run_that_goes_while_nobody_leads_has_its_last_bill_from_who_leads_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bills, "LOOK_SECONDS", 0.0)
+    cluster = cluster_of(machines=3, steps=500)
+    await running(cluster, 20)
+    refusing, written = Refusing(NotFound("x")), asyncio.Queue[Json]()
+
+    class Server:
+        """Without any bill."""
+
+        async def get(self, kind: str, namespace: str, name: str) -> Json:
+            raise NotFound(name)
+
+        async def list(self, kind: str, namespace: str = "", labels: str = "") -> list[Json]:
+            return []
+
+        async def list_page(self, kind: str, namespace: str = "", **query: str) -> Json:
+            return {"items": []}
+
+        async def apply(self, manifest: Json, manager: str, *, force: bool = True) -> Json:
+            written.put_nowait(read_bill(json.loads(manifest["data"][BILL_KEY])))
+            return manifest
+
+    keeper = bills.BillKeeper(Server(), "videotrain-system", lambda: cluster.now)
+    controller = controller_of(refusing, OperatorMetrics(), bills=keeper)
+    ledger = cluster.objects["ConfigMap", f"{cluster.name}-ledger"]
+    refusing.stores["ConfigMap"].put(ledger | {"metadata": ledger["metadata"] | {"uid": "l", "resourceVersion": "7"}})
+    controller.notice(WatchEvent("DELETED", cluster.run))
+    cluster.now += timedelta(seconds=90)
+    monkeypatch.setattr(controller, "_clock", SimpleNamespace(now=lambda: cluster.now))
+    for pod in cluster.pods():
+        controller.notice(WatchEvent("DELETED", pod))
+    cluster.now += timedelta(seconds=30)
+    task = asyncio.create_task(controller.lead())
+    async with asyncio.timeout(SECONDS):
+        kept, last = await written.get(), await written.get()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (kept.closed, last.closed) == (False, True)
+    price = parse_micros(cluster.run["spec"]["pool"]["pricePerGpuHour"]) * cluster.run["spec"]["pool"]["gpusPerNode"]
+    more = last.total_micros - kept.total_micros - 3 * price * 90 // 3600
+    assert kept.total_micros > 0 and 0 <= more <= 3 * price * 1 // 3600, "from the last pass to when its pods went"
+    assert last.estimated, "what ended in them was not seen"
