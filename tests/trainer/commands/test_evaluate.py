@@ -218,7 +218,8 @@ def test_vbench_is_called_as_it_wants_and_its_scores_are_shown(tmp_path, capsys,
     assert call == ["cpu", str(tmp_path / "a"), "custom_input", {"x.mp4": "a cat"}]
     code, out, _ = run(capsys, "vbench", tmp_path / "a", *flags, "--suite")
     assert json.loads((tmp_path / "results/call.json").read_text())[2] == "vbench_standard"
-    assert len(out.splitlines()) == 2 + 16
+    assert len(out.splitlines()) == 2 + 16 + 3
+    assert [line.split()[0] for line in out.splitlines()[-3:]] == ["quality", "semantic", "total"]
 
 
 def test_what_vbench_lacks_is_told(tmp_path, capsys, vbench):

@@ -101,8 +101,9 @@ def run_vbench(options: argparse.Namespace, tick: Tick) -> None:
         device=options.device,
     )
     tick(len(scores), len(scores))
-    table = tables.render(["dimension", "score"], [[name, score] for name, score in scores.items()])
-    tables.show({"videos": str(options.videos), "scores": scores}, table, options.json)
+    totals = vbench.totals(scores)
+    table = tables.render(["dimension", "score"], [[name, score] for name, score in (scores | totals).items()])
+    tables.show({"videos": str(options.videos), "scores": scores, "totals": totals}, table, options.json)
 
 
 def compare(options: argparse.Namespace, tick: Tick) -> None:

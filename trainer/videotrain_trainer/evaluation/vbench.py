@@ -21,20 +21,34 @@ OWN_PROMPTS = (
     "imaging_quality",
 )
 """Dimensions that VBench measures on any videos; the others need its own prompts."""
-SUITE = (
-    *OWN_PROMPTS,
-    "temporal_flickering",
-    "object_class",
-    "multiple_objects",
-    "human_action",
-    "color",
-    "spatial_relationship",
-    "scene",
-    "appearance_style",
-    "temporal_style",
-    "overall_consistency",
-)
+QUALITY = {
+    "subject_consistency": (0.1462, 1.0),
+    "background_consistency": (0.2615, 1.0),
+    "temporal_flickering": (0.6293, 1.0),
+    "motion_smoothness": (0.706, 0.9975),
+    "dynamic_degree": (0.0, 1.0),
+    "aesthetic_quality": (0.0, 1.0),
+    "imaging_quality": (0.0, 1.0),
+}
+"""How a video looks, with the scores that VBench's leaderboard counts as 0 and as 1."""
+SEMANTIC = {
+    "object_class": (0.0, 1.0),
+    "multiple_objects": (0.0, 1.0),
+    "human_action": (0.0, 1.0),
+    "color": (0.0, 1.0),
+    "spatial_relationship": (0.0, 1.0),
+    "scene": (0.0, 0.8222),
+    "appearance_style": (0.0009, 0.2855),
+    "temporal_style": (0.0, 0.364),
+    "overall_consistency": (0.0, 0.364),
+}
+"""How well it shows what was asked for, likewise."""
+SUITE = (*QUALITY, *SEMANTIC)
 """Dimensions of VBench's whole suite."""
+HALF = "dynamic_degree"
+"""It counts half."""
+QUALITY_SHARE = 0.8
+"""Of quality in the total; the rest is semantics."""
 INFO = "VBench_full_info.json"
 NAME = "videotrain"
 
@@ -88,6 +102,27 @@ def run(
     mode = {"mode": "vbench_standard"} if suite else {"mode": "custom_input", "prompt_list": dict(prompts or {})}
     benchmark.evaluate(videos_path=str(videos), name=NAME, dimension_list=list(dimensions), local=True, **mode)
     return _scores(output / f"{NAME}_eval_results.json", dimensions)
+
+
+def totals(scores: Mapping[str, float]) -> dict[str, float]:
+    """The leaderboard's quality, semantic and total scores, each from 0 to 1.
+
+    Those of which `scores` has every dimension: a mean of some is no score that anybody published.
+    """
+    found = {
+        name: _mean(scores, ranges)
+        for name, ranges in {"quality": QUALITY, "semantic": SEMANTIC}.items()
+        if scores.keys() >= ranges.keys()
+    }
+    if len(found) == 2:
+        found["total"] = QUALITY_SHARE * found["quality"] + (1 - QUALITY_SHARE) * found["semantic"]
+    return found
+
+
+def _mean(scores: Mapping[str, float], ranges: Mapping[str, tuple[float, float]]) -> float:
+    weights = {name: 0.5 if name == HALF else 1.0 for name in ranges}
+    within = {name: (scores[name] - least) / (most - least) for name, (least, most) in ranges.items()}
+    return sum(weights[name] * score for name, score in within.items()) / sum(weights.values())
 
 
 def _load(weights: Path) -> Any:
