@@ -171,7 +171,7 @@ class Message(StrEnum):
     RESUMED = "{reason} no longer holds"
     SHRUNK = "{old} -> {new} nodes: {why}"
     STAGES = "stages: {stages}"
-    STAGE_SUCCEEDED = "stage {stage} is complete after step {step}"
+    STAGE_SUCCEEDED = "stage {stage} is complete after step {step}: {output}"
     START_DEADLINE = "no step within {limit} s of the first pod (spec.startDeadlineSeconds)"
     START_TIMEOUT = "no step within {seconds} s of its roster (spec.failurePolicy.startSeconds){errors}"
     STATUS_LOST = (

@@ -17,6 +17,8 @@ from videotrain.arguments import (
     delete,
     describe,
     events,
+    export,
+    fetch,
     get,
     local,
     logs,
@@ -24,6 +26,8 @@ from videotrain.arguments import (
     profile,
     render,
     resume,
+    sample,
+    serve,
     simulate,
     suspend,
     top,
@@ -31,7 +35,8 @@ from videotrain.arguments import (
 from videotrain.errors import UsageError
 
 COMMANDS = (
-    *(local, plan, simulate, check, render),
+    *(local, sample, export, serve, fetch),
+    *(plan, simulate, check, render),
     *(get, describe, logs, events, top, bill, compare, profile),
     *(suspend, resume, delete),
     *(cluster, completion),
@@ -43,6 +48,8 @@ EPILOG = """\
 examples:
   videotrain local manifests/examples/demo.yaml --workdir run1
   videotrain local manifests/examples/demo.yaml --workdir run1 --chaos kill-node@stage=train,step=20
+  videotrain sample --workdir run1 --prompt 'A red ball rolls over grass.'
+  videotrain export --workdir run1 --to diffusers exported
   videotrain plan manifests/examples/open-sora-2.yaml
   videotrain check manifests/examples/demo.yaml
   videotrain render manifests/examples/demo.yaml
@@ -68,7 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import argcomplete
 
         argcomplete.autocomplete(parser)
-    options = parser.parse_args(arguments)
+    options, further = parser.parse_known_args(arguments)
+    if further and not options.passes_flags_on:
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
+    options.passed_on = further
     # Here, so that help and a wrong command line do not wait for pydantic and YAML.
     from videotrain.manifest_file import ManifestFileError
     from videotrain_api.schema import ManifestError
@@ -100,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"videotrain {__version__}")
-    parser.set_defaults(file=None)
+    parser.set_defaults(file=None, passes_flags_on=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)

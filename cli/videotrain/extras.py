@@ -32,9 +32,9 @@ def brought_by(extra: Extra) -> Iterator[None]:
         raise UsageError(needs(extra, f"the Python package {missing}")) from error
 
 
-def needs(extra: Extra, what: str) -> str:
-    """Sentence for a user who has not installed what the command of that name needs."""
+def needs(extra: Extra, what: str, command: str | None = None) -> str:
+    """Sentence for a user who has not installed what a command needs; the one with the extra's name if it is None."""
     return (
-        f"`videotrain {extra}` needs {what}, which is not installed. The extra videotrain[{extra}] brings all that it "
-        f"needs; in the root of the repository: {INSTALL[extra]}"
+        f"`videotrain {command or extra}` needs {what}, which is not installed. The extra videotrain[{extra}] brings "
+        f"all that it needs; in the root of the repository: {INSTALL[extra]}"
     )

@@ -57,9 +57,15 @@ def manifest(tmp_path_factory, tiny):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory, manifest):
-    """Summary of the run as it goes when nothing happens."""
+def undisturbed_workdir(tmp_path_factory, manifest):
+    """Working directory of the run as it goes when nothing happens."""
     local = LocalProcess(manifest, tmp_path_factory.mktemp("undisturbed") / "w")
     assert local.end() == 0, local.told()
     assert local.processes() == []
-    return local.summary()
+    return local.workdir
+
+
+@pytest.fixture(scope="session")
+def undisturbed(undisturbed_workdir):
+    """Its summary."""
+    return json.loads((undisturbed_workdir / "summary.json").read_text())

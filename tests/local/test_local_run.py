@@ -1,12 +1,19 @@
 """`videotrain local` from end to end: real processes, a real object store, real faults."""
 
 import json
+import shlex
 import signal
+import subprocess
+import sys
 import urllib.request
+from pathlib import Path
 
+import boto3
 import psutil
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from support.promtool import check_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -37,6 +44,44 @@ def test_an_undisturbed_run_learns_and_leaves_its_results(undisturbed):
     assert undisturbed["gpu_seconds"]["lost"] == 0
     assert len(undisturbed["videos"]) == 1
     assert_bill_is_whole(undisturbed)
+
+
+def command(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "videotrain", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_its_results_are_drawn_from_exported_and_served(undisturbed_workdir, tmp_path):
+    results = undisturbed_workdir / "results"
+    there = {path.name for path in results.iterdir()}
+    assert {"transformer.safetensors", "autoencoder.safetensors", "bill.json", "manifest.yaml", "report.html"} <= there
+    assert list((results / "samples").glob("*.mp4"))
+    (video,) = command("sample", "--workdir", undisturbed_workdir, "--prompt", "a ball", "--steps", 2).splitlines()
+    settings = json.loads(Path(video).with_suffix(".json").read_text())["request"]["settings"]
+    assert (settings["width"], settings["frames"], settings["steps"]) == (32, 8, 2)
+    command("export", "--workdir", undisturbed_workdir, "--to", "open-sora-v2", tmp_path / "exported")
+    trained = load_file(results / "transformer.safetensors")
+    exported = load_file(tmp_path / "exported" / "Open_Sora_v2_Video_DC_AE.safetensors")
+    assert trained.keys() == exported.keys()
+    assert all(torch.equal(trained[name], exported[name]) for name in trained)
+
+    server = subprocess.Popen(
+        [sys.executable, "-m", "videotrain", "serve", undisturbed_workdir], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        words = [shlex.split(server.stdout.readline()) for _ in range(4)]
+        address, *keys = (word.partition("=")[2] for _, word in words)
+        client = boto3.client(
+            "s3", endpoint_url=address, aws_access_key_id=keys[0], aws_secret_access_key=keys[1], region_name=keys[2]
+        )
+        stored = client.get_object(Bucket="videotrain", Key="tiny/local/train/weights/model.safetensors")["Body"].read()
+        assert stored == (results / "transformer.safetensors").read_bytes()
+    finally:
+        server.send_signal(signal.SIGINT)
+    assert server.wait() == 0
 
 
 def test_a_lost_node_costs_steps_but_no_samples_and_comes_back(start, manifest, undisturbed):

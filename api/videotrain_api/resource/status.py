@@ -94,6 +94,8 @@ class StageStatus(ApiModel):
     """When its first generation was started."""
     finished_at: datetime | None = None
     """When it succeeded or failed."""
+    output: str | None = None
+    """URI of what it made, once it succeeded: final weights, the index of the videos, or the curated or encoded set."""
 
 
 class RestartCounts(ApiModel):

@@ -101,3 +101,10 @@ def profile_trace(prefix: str, number: int, generation: int, rank: int, first_st
 def videos_index(prefix: str) -> str:
     """VideosIndex of a sample stage."""
     return f"{prefix}/videos.json"
+
+
+def stage_output(prefix: str, task: str) -> str:
+    """What a finished stage is for: final weights, the index of its videos, or the set that later stages read."""
+    if task in ("train", "autoencoder"):
+        return final_weights(prefix)
+    return videos_index(prefix) if task == "sample" else prefix

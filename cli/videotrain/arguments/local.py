@@ -22,7 +22,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="run a manifest on this machine, without Kubernetes",
         description="Run a manifest on this machine, without Kubernetes: every pod is a child process, the object "
         "store a server on 127.0.0.1. Ctrl-C saves and suspends; the same command goes on where it ended. "
-        "Leaves summary.json, report.html and samples/ in the working directory.",
+        "Leaves weights, samples, report, bill and manifest in W/results/.",
         formatter_class=argparse.RawTextHelpFormatter,
     )
     add_manifests(parser, several=False)

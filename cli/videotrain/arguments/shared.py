@@ -130,3 +130,10 @@ def add_pod_policy(parser: argparse.ArgumentParser) -> None:
         help="Pod Security Standard that worker pods have to keep to: the value podTemplate.policy of the operator's "
         "chart (default restricted)",
     )
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """Which finished run."""
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--workdir", type=folder, metavar="W", help="working directory of `local`")
+    place.add_argument("--results", type=folder, metavar="DIR", help="a folder that `videotrain fetch` wrote")

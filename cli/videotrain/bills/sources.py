@@ -72,6 +72,16 @@ def bills_of_cluster(
     return [bill for bill in found if namespace in (None, bill.namespace)]
 
 
+def bill_of_run(run: Json, ledger: Json | None) -> RunBill | None:
+    """The bill of one run; None before it has one.
+
+    Args:
+        run: with its status.
+        ledger: its config map, if it has one.
+    """
+    return next(iter(_of_runs([run], [] if ledger is None else [ledger])), None)
+
+
 def store_bill(client: Any, storage_uri: str, bill: RunBill) -> str:
     """Write a bill beside what its run left in the object store; its URI.
 

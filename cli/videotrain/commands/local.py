@@ -131,9 +131,12 @@ def _conclude(options: LocalOptions, outcome: Outcome) -> None:
     if options.json:
         document = {"type": "result", "exit_code": outcome.exit_code, "message": outcome.message}
         files = {name: str(path) for name, path in outcome.files.items()}
-        sys.stdout.write(json.dumps(document | {"files": files, "details": list(outcome.details)}) + "\n")
+        document |= {"files": files, "details": list(outcome.details), "next": list(outcome.following)}
+        sys.stdout.write(json.dumps(document) + "\n")
         return
     lines = [outcome.message, *outcome.details]
     lines += [f"  {name:<10} {path}" for name, path in outcome.files.items()]
+    if outcome.following:
+        lines += ["next:", *(f"  {command}" for command in outcome.following)]
     stream = sys.stdout if outcome.exit_code in (0, EXIT_SUSPENDED) else sys.stderr
     stream.write("\n".join(lines) + "\n")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from videotrain.results.folder import TRANSFORMER, Results
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json
@@ -27,6 +29,8 @@ class Outcome:
     details: Sequence[str] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     """Where results are, by what they are."""
+    following: Sequence[str] = ()
+    """Commands that may come next."""
 
 
 def outcome_of(run: Json, workdir: Path, interrupted: bool) -> Outcome:
@@ -49,6 +53,26 @@ def outcome_of(run: Json, workdir: Path, interrupted: bool) -> Outcome:
     return Outcome(
         0 if (run["spec"].get("suspend")) else 1, f"run {name} is suspended: {_told(status, Condition.SUSPENDED)}"
     )
+
+
+def next_commands(workdir: Path, exit_code: int, results: Results) -> list[str]:
+    """What a person may type after a run.
+
+    Args:
+        workdir: its working directory.
+        exit_code: of the run; one that is suspended is gone on with first.
+        results: what it left.
+    """
+    folder = shlex.quote(str(workdir))
+    commands = []
+    if exit_code not in (0, EXIT_SUSPENDED):
+        commands.append(f"videotrain get --workdir {folder}")
+    if results.has(TRANSFORMER):
+        commands.append(f"videotrain sample --workdir {folder} --prompt 'A red ball rolls over grass.'")
+        commands.append(f"videotrain export --workdir {folder} --to diffusers {folder}/exported")
+    if results.fetched:
+        commands.append(f"videotrain serve {folder}")
+    return commands
 
 
 def _told(status: RunStatus, type_: str) -> str:

@@ -18,7 +18,7 @@ from videotrain.files import PROFILE_REQUEST
 from videotrain.local.chaos import FaultInjector
 from videotrain.local.chaos_spec import FiredFaults
 from videotrain.local.display import Display
-from videotrain.local.ending import EXIT_SUSPENDED, Outcome, outcome_of
+from videotrain.local.ending import EXIT_SUSPENDED, Outcome, next_commands, outcome_of
 from videotrain.local.operator_loop import Operating
 from videotrain.local.prepare import USER_MANAGER, Prepared, with_storage
 from videotrain.local.workdir_lock import LEAST_BYTES, check_space
@@ -26,8 +26,9 @@ from videotrain.objectstore.s3_client import Credentials, s3_client
 from videotrain.objectstore.s3_server import ObjectServer
 from videotrain.processes.leftovers import end_leftovers
 from videotrain.report import write_report
-from videotrain.report.summary import SAMPLES_FOLDER, write_summary
+from videotrain.report.summary import DROP_REPORT_FILE, SAMPLES_FOLDER, SUMMARY_FILE, write_summary
 from videotrain.report.workdir import S3Objects
+from videotrain.results.folder import FOLDER, Results, write_results
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import ANNOTATION_PROFILE, ANNOTATION_SUSPENDED_BY, KIND
 from videotrain_operator.cluster.interface import NotFound
@@ -132,9 +133,11 @@ class Session:
         background += [server.ended()] if server else []
         run = await first_of(operating.run(), background)
         outcome = outcome_of(run, self._workdir, interrupted=self._suspend.is_set())
-        files = await asyncio.to_thread(self._write_results, run, prepared)
+        files, results = await asyncio.to_thread(self._write_results, run, prepared)
         unfired = [f"chaos: {text} never fired" for text in faults.never_fired()]
-        return Outcome(outcome.exit_code, outcome.message, [*unfired, *outcome.details], files)
+        details = [*unfired, *outcome.details, *results.notes]
+        following = next_commands(self._workdir, outcome.exit_code, results)
+        return Outcome(outcome.exit_code, outcome.message, details, files, following)
 
     async def _submit(self, prepared: Prepared) -> None:
         """Bring the user's objects into the cluster; take back a suspension of this command's own."""
@@ -179,18 +182,26 @@ class Session:
             await asyncio.sleep(SPACE_SECONDS)
             check_space(self._workdir, LEAST_BYTES)
 
-    def _write_results(self, run: Json, prepared: Prepared) -> dict[str, Path]:
+    def _write_results(self, run: Json, prepared: Prepared) -> tuple[dict[str, Path], Results]:
         storage = prepared.run.spec.storage
         keys = prepared.credentials
         assert keys is not None, "with_storage() has filled them in"
         client = s3_client(storage.endpoint_url, Credentials(*keys), storage.region)
-        files = {"summary": write_summary(self._workdir, run, S3Objects(client))}
-        for bill in bills_in_folder(self._workdir):
+        objects, workdir = S3Objects(client), self._workdir
+        files = {"summary": write_summary(workdir, run, objects)}
+        bills = bills_in_folder(workdir)
+        for bill in bills:
             if bill.closed:
                 store_bill(client, storage.uri, bill)
-        files["report"] = write_report(self._workdir, run)
-        samples = self._workdir / SAMPLES_FOLDER
-        return files | ({"samples": samples} if samples.is_dir() else {}) | {"logs": self._workdir / "logs"}
+        files["report"] = write_report(workdir, run)
+        samples = workdir / SAMPLES_FOLDER
+        files |= {"samples": samples} if samples.is_dir() else {}
+        # The address and the keys of the embedded store are no part of what the user wrote.
+        shared = [workdir / SUMMARY_FILE, workdir / DROP_REPORT_FILE, *files.values()]
+        also = {path.name: path for path in shared if path.exists()}
+        last = bills[-1] if bills else None
+        results = write_results(workdir / FOLDER, run, self._prepared.manifest, objects, last, also)
+        return files | {"results": results.folder, "logs": workdir / "logs"}, results
 
 
 async def first_of(work: Coroutine[Any, Any, Json], background: list[Coroutine[Any, Any, None]]) -> Json:

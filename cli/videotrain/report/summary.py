@@ -58,7 +58,7 @@ def write_summary(workdir: Path, run: Json, objects: ObjectReader) -> Path:
         **_money(status.cost),
         **_recovery(recoveries(status, records)),
         "checkpoints": _checkpoints(status, records),
-        "videos": _videos(workdir, run, status, objects, damaged),
+        "videos": fetch_videos(workdir, run, status, objects, damaged),
         "drops": _drops(workdir, run, status, objects, damaged),
         "damaged": damaged,
         "records": {"torn_lines": records.torn_lines, "bad_lines": list(records.bad_lines)},
@@ -265,7 +265,16 @@ def _checkpoints(status: RunStatus, records: RunRecords) -> list[Json]:
     return sorted(found.values(), key=lambda c: str(c["committed_at"]))
 
 
-def _videos(workdir: Path, run: Json, status: RunStatus, objects: ObjectReader, damaged: list[str]) -> list[Json]:
+def fetch_videos(workdir: Path, run: Json, status: RunStatus, objects: ObjectReader, damaged: list[str]) -> list[Json]:
+    """Bring the videos of all sample stages to workdir/samples/; what is told of each of them.
+
+    Args:
+        workdir: a folder.
+        run: the VideoTrainingRun.
+        status: its status.
+        objects: its object store.
+        damaged: takes a note for each index that cannot be trusted.
+    """
     found: list[Json] = []
     for stage in (s for s in status.stages if s.task == "sample"):
         index = _document(objects, layout.videos_index(_prefix(run, stage.name)), damaged)

@@ -79,6 +79,19 @@ class S3Objects:
         except ClientError as error:
             raise _missing(uri, error) from error
 
+    def head(self, uri: str) -> tuple[int, str]:
+        """Bytes of an object of S3, and its entity tag.
+
+        Raises:
+            ObjectMissingError: there is none.
+        """
+        bucket, key = split_uri(uri)
+        try:
+            found = self._client.head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            raise _missing(uri, error) from error
+        return int(found["ContentLength"]), str(found["ETag"])
+
     def download(self, uri: str, path: Path) -> None:
         """Write an object to a file."""
         if uri.startswith("file://"):

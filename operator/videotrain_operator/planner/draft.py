@@ -19,6 +19,7 @@ from videotrain_api.resource.stages import NodeBounds, Stage, node_counts
 from videotrain_api.resource.status import GenerationStatus, RunStatus, StageStatus
 from videotrain_api.resource.stored_size import cut
 from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec, node_bounds, pool_name, pool_of
+from videotrain_api.storage import layout
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.accounting.stored_ledger import Awaited
 from videotrain_operator.planner.cluster_rules import ClusterRules
@@ -86,6 +87,11 @@ class Draft:
     def stage(self) -> StageStatus | None:
         """The stage that is worked on; None when all are done or the run was refused."""
         return next((stage for stage in self.status.stages if stage.state in ("Pending", "Running")), None)
+
+    def output_of(self, stage: StageStatus) -> str:
+        """URI of what a stage makes."""
+        prefix = layout.stage_prefix(self.spec.storage.uri, self.run.metadata.name, stage.name)
+        return layout.stage_output(prefix, stage.task)
 
     def finished(self) -> bool:
         """The run succeeded or failed."""

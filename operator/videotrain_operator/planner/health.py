@@ -85,7 +85,9 @@ def _complete_stage(draft: Draft, live: GenerationStatus) -> None:
     draft.end_generation("completed", Reason.COMPLETED, "")
     draft.update_stage(live.stage, state="Succeeded", finished_at=draft.now, step=step)
     draft.update(restarts_in_stage=RestartCounts(), same_step_deaths=0, last_death_step=None)
-    draft.tell("Normal", Reason.STAGE_SUCCEEDED, Message.STAGE_SUCCEEDED.text(stage=live.stage, step=step))
+    output = draft.output_of(next(stage for stage in draft.status.stages if stage.name == live.stage))
+    told = Message.STAGE_SUCCEEDED.text(stage=live.stage, step=step, output=output)
+    draft.tell("Normal", Reason.STAGE_SUCCEEDED, told)
     following = draft.stage()
     if following is None:
         succeed_run(draft)

@@ -32,6 +32,8 @@ def write_report(draft: Draft, *, waiting: str, recovered: str) -> None:
         recovered: what an outage cost that ended in this pass; empty if none did.
     """
     live = draft.live
+    for done in (stage for stage in draft.status.stages if stage.state == "Succeeded" and stage.output is None):
+        draft.update_stage(done.name, output=draft.output_of(done))
     ready = len(eligible(draft))
     bounds = draft.bounds()
     stage = _shown_stage(draft)

@@ -22,6 +22,7 @@ from videotrain_api.resource.stages import NodeBounds
 from videotrain_api.resource.status import ConditionStatus, GenerationStatus, RunStatus, StageStatus
 from videotrain_api.resource.stored_size import LARGEST_ANNOTATIONS, LARGEST_CONFIG_MAP, LARGEST_REQUEST
 from videotrain_api.rules.sizes import LARGEST_SPEC
+from videotrain_api.storage import layout
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.cluster.answers import read_progress
 from videotrain_operator.planner.draft import LONGEST_MESSAGE
@@ -167,7 +168,13 @@ def test_whatever_agents_tell_the_status_of_the_largest_run_fits(letter: str) ->
         for number in range(GENERATIONS_KEPT)
     ]
     stage = StageStatus(
-        name="s" * 40, task="curate", state="Running", config_hash="0" * 16, curation=told.curation, step=2**53
+        name="s" * 40,
+        task="curate",
+        state="Succeeded",
+        config_hash="0" * 16,
+        curation=told.curation,
+        step=2**53,
+        output=layout.stage_output(layout.stage_prefix(f"s3://{'u' * 1024}", LONGEST_NAME, "s" * 40), "train"),
     )
     conditions = [
         ConditionStatus(type=kind, status="False", reason="R" * 40, message=message, last_transition_time=at(0))

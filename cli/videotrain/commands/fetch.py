@@ -1,0 +1,96 @@
+"""`videotrain fetch`: the results of a run in a cluster, as a local run leaves them in W/results/."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from videotrain.bills.sources import bill_of_run
+from videotrain.commands.cluster_runs import ClusterChoice, ask, find_run
+from videotrain.errors import UsageError
+from videotrain.objectstore.s3_client import StorageError, external_credentials, s3_client
+from videotrain.report.summary import fetch_videos
+from videotrain.report.workdir import S3Objects
+from videotrain.results.folder import Results, manifest_of, write_results
+from videotrain_api.render.names import ledger_name
+from videotrain_api.resource.stored_status import read_status
+from videotrain_api.resource.trainrun import Storage
+from videotrain_api.schema import Json
+from videotrain_operator.cluster.interface import NotFound
+from videotrain_operator.kube.client import KubeClient
+
+TIMEOUT_SECONDS = 60.0
+"""Without a byte of an answer from the object store."""
+
+
+def fetch(name: str, where: ClusterChoice, target: Path | None, endpoint_url: str | None) -> int:
+    """Write the folder and say what is in it.
+
+    Args:
+        name: NAME or NAMESPACE/NAME.
+        where: the cluster.
+        target: the folder; the run's name if None.
+        endpoint_url: of the object store; the run's if None.
+
+    Returns:
+        Exit code: 1 if no stage of the run has final weights yet.
+
+    Raises:
+        UsageError: there is no such run, or the cluster or its object store cannot be asked.
+    """
+    own_keys = boto3.Session().get_credentials() is not None
+    found = ask(where, lambda client: _find(client, where, name, own_keys=own_keys))
+    run = found.run
+    folder = target or Path(run["metadata"]["name"])
+    storage = Storage.from_wire(run["spec"]["storage"])
+    try:
+        named_keys = storage if found.secrets else storage.model_copy(update={"credentials_secret": None})
+        keys = external_credentials(named_keys, found.secrets)
+        client = s3_client(endpoint_url or storage.endpoint_url, keys, storage.region, TIMEOUT_SECONDS)
+        objects, damaged = S3Objects(client), list[str]()
+        results = write_results(folder, run, manifest_of(run), objects, bill_of_run(run, found.ledger), {})
+        videos = fetch_videos(folder, run, read_status(run.get("status")).status, objects, damaged)
+    except (StorageError, BotoCoreError, ClientError) as error:
+        raise UsageError(f"{storage.uri}: was not read: {error}; see --endpoint-url, and this account's keys") from None
+    except OSError as error:
+        raise UsageError(f"--to {folder}: cannot be written: {error.strerror or error}") from None
+    _tell(results, videos, damaged)
+    return 0 if results.fetched else 1
+
+
+class _Found(NamedTuple):
+    """What a cluster has of a run."""
+
+    run: Json
+    ledger: Json | None
+    secrets: Sequence[Json]
+    """With the keys of its object store, if this account has none."""
+
+
+async def _find(client: KubeClient, where: ClusterChoice, name: str, *, own_keys: bool) -> _Found:
+    run = await find_run(client, where, name)
+    head, secret = run["metadata"], run["spec"]["storage"].get("credentialsSecret")
+    try:
+        ledger = await client.get("ConfigMap", head["namespace"], ledger_name(head["name"]))
+    except NotFound:
+        ledger = None
+    secrets = [] if own_keys or secret is None else [await client.get("Secret", head["namespace"], secret)]
+    return _Found(run, ledger, secrets)
+
+
+def _tell(results: Results, videos: list[dict[str, Any]], damaged: list[str]) -> None:
+    for each in results.fetched:
+        path = results.folder / each.file
+        sys.stdout.write(f"{path}  stage {each.stage}, {each.bytes / 2**20:.1f} MiB, {each.uri}\n")
+    for video in videos:
+        if video["file"] is not None:
+            sys.stdout.write(f"{results.folder / video['file']}  {video['prompt']}\n")
+    for note in (*results.notes, *damaged):
+        sys.stderr.write(f"videotrain: {note}\n")
+    if not results.fetched:
+        sys.stderr.write("videotrain: no train or autoencoder stage is complete yet\n")
