@@ -13,6 +13,7 @@ from videotrain_api.rules.architecture import check_architecture
 from videotrain_api.rules.copies import check_copies
 from videotrain_api.rules.facts import facts_of
 from videotrain_api.rules.layouts import check_layouts, check_worlds
+from videotrain_api.rules.locations import check_locations
 from videotrain_api.rules.memory import check_memory
 from videotrain_api.rules.metadata import check_metadata
 from videotrain_api.rules.pods import check_pods
@@ -69,6 +70,7 @@ def check(run: VideoTrainingRun, *, fitting: bool = True) -> list[Problem]:
         *check_architecture(facts),
         *check_stages(facts),
         *check_sources(facts),
+        *check_locations(facts),
         *check_layouts(facts),
         *check_training(facts),
         *check_spending(facts),

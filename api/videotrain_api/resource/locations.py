@@ -7,7 +7,9 @@ them writes another does not find.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+import re
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
 
 from videotrain_api.schema import patterned
 
@@ -31,3 +33,33 @@ Location = Annotated[
     ),
 ]
 """A path, or a URI of any kind."""
+
+HUB_SCHEME: Final = "hf://"
+"""Begins URIs of files and folders of the Hugging Face hub."""
+HUB_FORM: Final = "hf://[datasets/]ORGANISATION/REPOSITORY[@REVISION][/PATH]"
+_HUB: Final = re.compile(
+    r"hf://(?P<datasets>datasets/)?(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@\s]+))?(/(?P<path>[^\s].*)?)?"
+)
+
+
+@dataclass(frozen=True)
+class HubPlace:
+    """A file or folder of the Hugging Face hub."""
+
+    kind: Literal["model", "dataset"]
+    repository: str
+    revision: str | None
+    """Branch, tag or commit; the hub's `main` if None."""
+    path: str
+    """In the repository, without slashes at its ends; empty for all of it."""
+
+
+def hub_place(uri: str) -> HubPlace | None:
+    """The place that an hf:// URI means; None if it is none, or has another form than HUB_FORM."""
+    found = _HUB.fullmatch(uri)
+    if found is None:
+        return None
+    path = (found["path"] or "").strip("/")
+    if any(part in ("", ".", "..") for part in path.split("/")) and path:
+        return None
+    return HubPlace("dataset" if found["datasets"] else "model", found["repository"], found["revision"], path)

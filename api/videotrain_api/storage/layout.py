@@ -1,6 +1,6 @@
 """Where a run keeps things in its object store: one function per kind of object.
 
-<storage.uri>/<run name>/bill.json
+<storage.uri>/<run name>/bill.json  checks.json
 <storage.uri>/<run name>/<stage>/
     curate       manifest.parquet  clips/<uid>.mp4  drop-report.json
     encode       manifest.parquet  shards/clips-<unit>-<crc>.tar  set.json  index/index.json
@@ -21,6 +21,11 @@ BILL_FILE: Final = "bill.json"
 def stage_prefix(storage_uri: str, run_name: str, stage: str) -> str:
     """Prefix of all that a stage writes, without a trailing slash."""
     return f"{storage_uri.rstrip('/')}/{run_name}/{stage}"
+
+
+def run_checks(storage_uri: str, run_name: str) -> str:
+    """What was looked at before the run's first work; see videotrain_api.checks."""
+    return f"{storage_uri.rstrip('/')}/{run_name}/checks.json"
 
 
 def clip_manifest(prefix: str) -> str:

@@ -65,6 +65,10 @@ class ClipTable:
             found += table.take(pa.array(mine - first)).to_pylist()
         return found
 
+    def columns(self, names: list[str]) -> Any:
+        """A pyarrow.Table with some columns of all kept clips."""
+        return self._read(lambda file: file.opened.read(names)).take(pa.array(self._kept))
+
     def _group_of(self, number: int) -> Any:
         if self._group[0] != number:
             table = self._read(lambda file: file.opened.read_row_group(number, CLIP_SCHEMA.names))

@@ -213,7 +213,7 @@ def _open_set(
 ) -> StageSamples:
     """What a stage takes of one encoded set; samples of several raw sources are told apart."""
     info = read_set_info(store, uri)
-    _check_info(info, uri, config, task)
+    check_info(info, uri, config, task)
     index = sample_index(store, uri, cache)
     volume, longest = cache.volume if cache else None, config.text_encoder.max_tokens
     by_source = len(config.dataset.raw) > 1
@@ -392,7 +392,12 @@ def _phases(config: StageConfig, totals: Sequence[int]) -> list[OrderPhase]:
     ]
 
 
-def _check_info(info: EncodedSetInfo, uri: str, config: StageConfig, task: TrainTask) -> None:
+def check_info(info: EncodedSetInfo, uri: str, config: StageConfig, task: TrainTask) -> None:
+    """Refuse an encoded set that a stage cannot train on.
+
+    Raises:
+        DataError: it was made for another model, or lacks prompts or references that the stage needs.
+    """
     raw = list(config.dataset.raw) if len(config.dataset.raw) > 1 else []
     if raw and info.sources != raw:
         raise DataError(f"{uri}: was made of sources {info.sources}, this run has {raw}; encode it again")

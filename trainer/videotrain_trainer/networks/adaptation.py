@@ -54,14 +54,28 @@ def start_from_image(module: nn.Module, source: Source, what: str | None = None)
         ConfigError: they are no image DC-AE of this shape; lists what differs.
     """
     weights = source if isinstance(source, Weights) else open_weights(source, what)
-    shapes, read = _opened(weights)
     fresh = module.state_dict()
-    wanted = {name: _stored_shape(tuple(tensor.shape)) for name, tensor in fresh.items()}
-    _check(wanted, shapes, weights.what)
+    wanted, shapes, read = check_image_autoencoder(module, weights)
     new = [name for name, shape in wanted.items() if tuple(shapes[name]) != shape]
     state = {name: fresh[name] if name in new else _lifted(read(name), fresh[name]) for name in fresh}
     load_state(module, state, weights.what)
     LOG.info("%s: an image autoencoder, its kernels made 3-D; new layers: %s", weights.what, ", ".join(new) or "none")
+
+
+def check_image_autoencoder(module: nn.Module, weights: Weights) -> tuple[Shapes, Shapes, Callable[[str], Tensor]]:
+    """Shapes that an image DC-AE has for a video DC-AE to start from it, those of the file, and its tensors.
+
+    Args:
+        module: the video DC-AE, perhaps on the `meta` device.
+        weights: of which no tensor is read.
+
+    Raises:
+        ConfigError: they are no image DC-AE of this shape; lists what differs.
+    """
+    shapes, read = _opened(weights)
+    wanted = {name: _stored_shape(tuple(tensor.shape)) for name, tensor in module.state_dict().items()}
+    _check(wanted, shapes, weights.what)
+    return wanted, shapes, read
 
 
 def _opened(weights: Weights) -> tuple[Shapes, Callable[[str], Tensor]]:

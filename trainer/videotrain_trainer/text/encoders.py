@@ -111,8 +111,8 @@ class T5ClipEncoder(nn.Module):
         self.clip = _load(CLIPTextModel, folders.clip, dtype)
         self._t5_tokens: Any = AutoTokenizer.from_pretrained(str(folders.t5_tokenizer), local_files_only=True)
         self._clip_tokens: Any = AutoTokenizer.from_pretrained(str(folders.clip_tokenizer), local_files_only=True)
-        _check_width("contextDim", spec.context_dim, self.t5.config.d_model, folders.t5)
-        _check_width("pooledDim", spec.pooled_dim, self.clip.config.hidden_size, folders.clip)
+        check_width("contextDim", spec.context_dim, self.t5.config.d_model, folders.t5)
+        check_width("pooledDim", spec.pooled_dim, self.clip.config.hidden_size, folders.clip)
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -234,6 +234,11 @@ def _load(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     return module
 
 
-def _check_width(field: str, wanted: int, found: int, folder: Path) -> None:
+def check_width(field: str, wanted: int, found: int, folder: Path) -> None:
+    """Refuse an encoder whose features have another width than the specification says.
+
+    Raises:
+        ConfigError: they have.
+    """
     if wanted != found:
         raise ConfigError(f"spec.textEncoder.{field}: {wanted}, but the encoder in {folder} gives {found}; set it so")

@@ -12,10 +12,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.files import replacing
+from videotrain_trainer.files import local_path, replacing
 from videotrain_trainer.storage import ObjectInfo, ObjectStore, disk_full_is_clear
 
 WANTED = (".json", ".txt", ".model", ".safetensors")
@@ -33,6 +32,11 @@ class EncoderFolders:
     clip_tokenizer: Path
 
 
+def is_remote(source: str) -> bool:
+    """Whether its files have to be fetched."""
+    return "://" in source and not source.startswith("file://")
+
+
 def local_folder(source: str, store: ObjectStore, cache: Path) -> Path:
     """A directory on this machine with the files behind a path or URI.
 
@@ -41,10 +45,8 @@ def local_folder(source: str, store: ObjectStore, cache: Path) -> Path:
     Raises:
         ConfigError: there is nothing.
     """
-    if "://" not in source:
-        return Path(source)
-    if source.startswith("file://"):
-        return Path("/" + unquote(source.removeprefix("file://")).strip("/"))
+    if not is_remote(source):
+        return local_path(source)
     objects = [found for found in store.list(source) if found.uri.endswith(WANTED)]
     if not objects:
         raise ConfigError(f"spec.textEncoder.weights: {source}: there are no weights below it")

@@ -41,6 +41,9 @@ from videotrain_trainer.worker.start_clock import StartClock
 MODULES: dict[str, str] = {name: f"videotrain_trainer.tasks.{name}" for name in TASKS}
 """Modules by task, imported when the task runs; each has `run(context) -> Outcome`."""
 
+PREFLIGHT = "videotrain_trainer.preflight.first_start"
+"""Has `check_run(context, spec_file)`, which comes before the first work of a run."""
+
 LEFT_BEFORE_START = 75
 """Status of a process that was asked to stop before its world existed (EX_TEMPFAIL). Not zero, so that torch's launcher
 stops its siblings at once; the record says `drained`."""
@@ -183,7 +186,13 @@ class Worker:
             dist.init_process_group("gloo", timeout=timeout)
         self._start.passed("join")
         self._drain.started(device)
-        outcome: Outcome = "drained" if self._drain.agreed() else task(self._context(config, device))
+        if self._drain.agreed():
+            outcome: Outcome = "drained"
+        else:
+            context = self._context(config, device)
+            importlib.import_module(PREFLIGHT).check_run(context, environment.pod.spec_file)
+            self._start.passed("check")
+            outcome = task(context)
         dist.destroy_process_group()
         return outcome
 

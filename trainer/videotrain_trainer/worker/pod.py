@@ -89,6 +89,11 @@ class Pod:
         """Scratch shared by agent and workers."""
         return RunFiles(self.root / names.DIR_RUN)
 
+    @property
+    def spec_file(self) -> Path:
+        """The frozen spec of the run."""
+        return self.root / names.DIR_CONFIG / names.FROZEN_SPEC_KEY
+
     def config_file(self, stage: str) -> Path:
         """Frozen configuration of a stage."""
         return self.root / names.DIR_CONFIG / f"{stage}.json"

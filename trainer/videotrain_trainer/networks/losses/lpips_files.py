@@ -29,19 +29,28 @@ def load_perceptual(store: ObjectStore, folder: str, field: str) -> PerceptualDi
     Raises:
         ConfigError: there is no file, one is damaged, or together they lack a tensor.
     """
+    state: dict[str, Tensor] = {}
+    for file in perceptual_files(store, folder, field):
+        state |= published_names(_read(store.get(file), file, field))
+    module = PerceptualDistance(widths_in(state))
+    _check(module, state, folder, field)
+    module.load_state_dict(state)
+    return module.eval()
+
+
+def perceptual_files(store: ObjectStore, folder: str, field: str) -> list[str]:
+    """URIs of the weight files in a folder.
+
+    Raises:
+        ConfigError: there are none.
+    """
     files = [item.uri for item in store.list(folder.rstrip("/")) if item.uri.endswith(ENDINGS)]
     if not files:
         raise ConfigError(
             f"{field}: no {', '.join(ENDINGS)} file in {folder}; put torchvision's VGG16 (vgg16-397923af.pth) and the "
             "linear layers of LPIPS 0.1 (vgg.pth) there, or remove the perceptual loss"
         )
-    state: dict[str, Tensor] = {}
-    for file in files:
-        state |= published_names(_read(store.get(file), file, field))
-    module = PerceptualDistance(widths_in(state))
-    _check(module, state, folder, field)
-    module.load_state_dict(state)
-    return module.eval()
+    return files
 
 
 def _read(data: bytes, file: str, field: str) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from videotrain_trainer.networks.weights.fragments import Fragments
 from videotrain_trainer.networks.weights.layouts import LAYOUTS, ModelConfig
 from videotrain_trainer.networks.weights.loading import (
     Source,
+    check_weights,
     load_frozen,
     load_state,
     load_weights,
@@ -36,6 +37,7 @@ __all__ = [
     "Source",
     "Weights",
     "autoencoder_uri",
+    "check_weights",
     "convert",
     "load_frozen",
     "load_state",

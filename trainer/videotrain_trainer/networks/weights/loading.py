@@ -40,15 +40,29 @@ def load_weights(module: nn.Module, source: Source, what: str | None = None, lay
         ConfigError: names or shapes differ; each missing, unexpected or misshapen tensor is listed.
     """
     weights = source if isinstance(source, Weights) else open_weights(source, what)
+    stored = check_weights(module, weights, layout)
+    _fill(module, _native(module, _ours(stored, weights)) if stored is not None else weights.read)
+
+
+def check_weights(module: nn.Module, weights: Weights, layout: str | None = None) -> Scheme | None:
+    """How weights that fit a model strictly are stored; None if under the model's own names. No tensor is read.
+
+    Args:
+        module: a model of this package, perhaps on the `meta` device.
+        weights: of which headers are known.
+        layout: of the file; recognised by its tensor names if unset.
+
+    Raises:
+        ConfigError: names or shapes differ; each missing, unexpected or misshapen tensor is listed.
+    """
     config = config_of(module)
     if config is None or not has_layouts(config):
         _check(module, weights.shapes, weights.what)
-        _fill(module, weights.read)
-        return
+        return None
     stored = scheme(recognise(weights.shapes, weights.what, layout), config)
     check_fit(stored.theirs, weights.shapes, weights.what, _described(module))
     check_same_model(config, weights)
-    _fill(module, _native(module, _ours(stored, weights)))
+    return stored
 
 
 def start_from(module: nn.Module, source: Source, what: str | None = None, fresh: Sequence[str] = ()) -> None:

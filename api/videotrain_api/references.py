@@ -1,0 +1,107 @@
+"""What a run refers to outside of itself: weights, data and pictures, their fields and readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from videotrain_api.config.resolve import stage_paths
+from videotrain_api.resource.trainrun import VideoTrainingRun
+
+Role = Literal[
+    "transformer",
+    "autoencoder",
+    "textEncoder",
+    "perceptual",
+    "videos",
+    "captions",
+    "clips",
+    "latents",
+    "picture",
+    "video",
+]
+"""What is there: weights of a model, raw videos, a table of captions, a curated or an encoded set, or a reference."""
+WEIGHTS: Final[tuple[Role, ...]] = ("transformer", "autoencoder", "textEncoder", "perceptual")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A place that a run reads and does not make."""
+
+    path: str
+    """Field, such as `spec.model.weights`."""
+    uri: str
+    role: Role
+    stages: tuple[int, ...]
+    """Which stages read it, by their place in spec.stages; none for a field that no stage looks at."""
+
+
+def references(run: VideoTrainingRun) -> Iterator[Reference]:
+    """Every place that a run names, in the order of the manifest. Its architectures need not be complete."""
+    yield from _models(run)
+    yield from _dataset(run)
+    for index, stage in enumerate(run.spec.stages):
+        path = f"spec.stages[{index}].{stage.task}"
+        task = stage.train or stage.autoencoder
+        if task is not None and task.init_from is not None and task.init_from.uri:
+            role: Role = "transformer" if stage.train else "autoencoder"
+            yield Reference(f"{path}.initFrom.uri", task.init_from.uri, role, (index,))
+        if stage.autoencoder is not None and stage.autoencoder.perceptual is not None:
+            yield Reference(f"{path}.perceptual.weights", stage.autoencoder.perceptual.weights, "perceptual", (index,))
+        for number, prompt in enumerate(stage.sample.prompts if stage.sample else ()):
+            where = f"{path}.prompts[{number}]"
+            given: tuple[tuple[str, str | None, Role], ...] = (
+                ("image", prompt.image, "picture"),
+                ("lastImage", prompt.last_image, "picture"),
+                ("video", prompt.video, "video"),
+            )
+            yield from (Reference(f"{where}.{name}", uri, role, (index,)) for name, uri, role in given if uri)
+
+
+def _models(run: VideoTrainingRun) -> Iterator[Reference]:
+    spec, paths = run.spec, [stage_paths(run, index) for index in range(len(run.spec.stages))]
+    stages = list(enumerate(spec.stages))
+    if spec.model.weights:
+        named = spec.model.weights
+        readers = [
+            i
+            for i, stage in stages
+            if named in (paths[i].model_weights, paths[i].initial_weights)
+            and stage.task in ("train", "sample")
+            and not (stage.train and stage.train.init_from)
+        ]
+        yield Reference("spec.model.weights", named, "transformer", tuple(readers))
+    if spec.autoencoder.weights:
+        named = spec.autoencoder.weights
+        readers = [
+            i
+            for i, stage in stages
+            if paths[i].autoencoder_weights == named or (stage.autoencoder and not stage.autoencoder.init_from)
+        ]
+        yield Reference("spec.autoencoder.weights", named, "autoencoder", tuple(readers))
+    if spec.text_encoder.weights:
+        readers = [i for i, stage in stages if stage.task in ("encode", "sample")]
+        yield Reference("spec.textEncoder.weights", spec.text_encoder.weights, "textEncoder", tuple(readers))
+
+
+def _dataset(run: VideoTrainingRun) -> Iterator[Reference]:
+    dataset, stages = run.spec.dataset, list(enumerate(run.spec.stages))
+    paths = [stage_paths(run, index) for index, _ in stages]
+    curating = tuple(i for i, stage in stages if stage.task == "curate")
+    encoded = tuple(i for i, stage in stages if stage.task == "train")
+    if dataset.videos:
+        yield Reference("spec.dataset.videos", dataset.videos, "videos", curating)
+    if dataset.caption_table:
+        yield Reference("spec.dataset.captionTable", dataset.caption_table, "captions", curating)
+    if dataset.clips:
+        readers = tuple(i for i, _ in stages if paths[i].clips == dataset.clips)
+        yield Reference("spec.dataset.clips", dataset.clips, "clips", readers)
+    if dataset.latents:
+        readers = tuple(i for i, _ in stages if paths[i].latents == dataset.latents)
+        yield Reference("spec.dataset.latents", dataset.latents, "latents", readers)
+    for number, source in enumerate(dataset.sources):
+        role: Role = "latents" if source.form == "latents" else "videos"
+        yield Reference(
+            f"spec.dataset.sources[{number}].uri", source.uri, role, encoded if role == "latents" else curating
+        )

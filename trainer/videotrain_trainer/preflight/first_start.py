@@ -1,0 +1,75 @@
+"""The same checks in a run's first pod, in its first seconds: later stages cannot fail for what can be seen now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+from pydantic import Field, TypeAdapter
+
+from videotrain_api.checks import Finding, wrong
+from videotrain_api.resource.trainrun import Metadata, VideoTrainingRun, VideoTrainingRunSpec
+from videotrain_api.schema import ApiModel
+from videotrain_api.storage import layout
+from videotrain_trainer.errors import ObjectMissing
+from videotrain_trainer.parallel.peers import WorldPeers
+from videotrain_trainer.preflight.inputs import InputCheck, refuse
+from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.worker.stage_context import StageContext
+
+log = logging.getLogger(__name__)
+
+_FINDINGS = TypeAdapter(list[Finding])
+
+
+class RunChecks(ApiModel):
+    """checks.json of a run: what was found, and of which frozen spec."""
+
+    spec: str
+    """SHA-256 of the spec, 16 hex digits."""
+    findings: list[Finding] = Field(default_factory=list)
+
+
+def check_run(context: StageContext, spec_file: Path) -> None:
+    """Look at all that this stage and later ones read; once for a frozen spec. Collective.
+
+    Args:
+        context: of the stage that begins.
+        spec_file: the frozen spec in the pod; where there is none, nothing is looked at.
+
+    Raises:
+        TrainerError: something is wrong, so that this stage or a later one would fail.
+    """
+    found: list[Finding] | None = None
+    if context.world.rank == 0:
+        found = _look(context, spec_file) if spec_file.is_file() else []
+    refuse(WorldPeers().from_first(_FINDINGS, found))
+
+
+def _look(context: StageContext, spec_file: Path) -> list[Finding]:
+    """What is wrong; empty if this spec was looked at before and all was well."""
+    data, config = spec_file.read_bytes(), context.config
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    store = ObjectStore.for_storage(config.storage)
+    namespace, _, name = config.run.partition("/")
+    place = layout.run_checks(config.storage.uri, name)
+    try:
+        if RunChecks.model_validate_json(store.get(place)).spec == digest:
+            return []
+    except ObjectMissing:
+        pass
+    except ValueError as error:
+        log.warning("%s: not readable, so everything is looked at again: %s", place, error)
+    spec = VideoTrainingRunSpec.from_wire(json.loads(data))
+    run = VideoTrainingRun(metadata=Metadata(name=name, namespace=namespace), spec=spec)
+    first = next(i for i, stage in enumerate(spec.stages) if stage.name == config.stage.name)
+    found = []
+    for finding in InputCheck(run, store, first).findings():
+        log.log(logging.INFO if finding.verdict == "ok" else logging.WARNING, "%s: %s", finding.check, finding)
+        found.append(finding)
+    problems = wrong(found)
+    if not problems:
+        store.put(place, RunChecks(spec=digest, findings=found).model_dump_json(by_alias=True).encode())
+    return problems
