@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import get_args
 
 from videotrain_api.config.resolve import latent_readers, missing_inputs, stage_paths
 from videotrain_api.resource.references import misfits
-from videotrain_api.resource.stages import TASKS, NodeBounds, Prompt, SampleTask, Stage, WeightsFrom
+from videotrain_api.resource.stages import TASKS, NodeBounds, Prompt, SampleTask, Scorer, Stage, WeightsFrom
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.facts import Facts
 from videotrain_api.rules.training import check_bounds
@@ -58,7 +59,7 @@ def _sample(path: str, task: SampleTask, has_clips: bool) -> Iterator[Problem]:
         allowed = "needs clips: set spec.dataset.clips or put a stage with task 'curate' before it"
         yield Problem(f"{path}.fromDataset", task.from_dataset, allowed)
     if (task.candidates > 1) != (task.scorer is not None):
-        allowed = "several candidates need a scorer and one takes none"
+        allowed = f"several candidates need a scorer and one takes none; allowed: {', '.join(get_args(Scorer))}"
         yield Problem(f"{path}.scorer", task.scorer, f"candidates is {task.candidates}: {allowed}")
     for number, prompt in enumerate(task.prompts):
         yield from _prompt(f"{path}.prompts[{number}]", prompt)

@@ -1,53 +1,211 @@
-"""`videotrain check`: whether a manifest can be accepted, and everything that is wrong with it."""
+"""`videotrain check`: everything that is wrong with a run, before it costs anything."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import re
+import subprocess
 import sys
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from videotrain.manifest_file import ManifestFileError, Source, load_run
+from rich.console import Console
+
+from videotrain import __version__
+from videotrain.commands.plan_memory import coding_rows, gigabytes, planned_rows
+from videotrain.commands.plan_tables import new_table
+from videotrain.manifest_file import ManifestFile, ManifestFileError, Source, load_run, read_manifest
+from videotrain_api.checks import CHECKS, CheckName, Finding, wrong
+from videotrain_api.references import references
+from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.pod_security import PodPolicy
-from videotrain_api.schema import ManifestError, Problem
+from videotrain_api.schema import Json, ManifestError, Problem
+from videotrain_api.vocabulary import ExitCode
 
 EXIT_REFUSED = 2
+TRAINER_SECONDS = 1800
+"""Longest time for the trainer's answers; listing a folder of millions of videos takes minutes."""
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_STYLES = {"ok": "green", "wrong": "bold red", "doubtful": "yellow", "open": "dim"}
+_TAG = re.compile(r"(?P<name>[^@]*?)(:(?P<tag>[\w.-]+))?(@.*)?")
+
+AskCluster = Callable[[VideoTrainingRun, ManifestFile], tuple[list[Finding], dict[str, str]]]
+"""What a cluster says, and the credentials of the object store that it holds."""
 
 
-def check_manifest(source: Path | Source, pod_policy: PodPolicy, *, as_json: bool) -> int:
-    """Check a manifest by the rules of the admission webhook and the operator.
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """What the user asked for."""
 
-    Args:
-        source: manifest.
-        pod_policy: what its worker pods have to keep to.
-        as_json: print `{"file", "valid", "name", "problems": [{"path", "value", "message"}]}`, also about a manifest
-            that is refused, instead of raising.
+    pod_policy: PodPolicy
+    json: bool
+    quick: bool
+    """Ask the manifest alone."""
+    cluster: AskCluster | None = None
+
+
+def check_run(source: Path | Source, options: CheckOptions) -> int:
+    """Check a run and print what was found: a table, or as JSON `{"file", "valid", "name", "problems", "findings"}`.
 
     Returns:
-        Exit code: 0, or 2 for a manifest that is refused.
+        Exit code: 0; 2 for a manifest that is refused; else the one with which the run would end (see ExitCode).
 
     Raises:
-        ManifestError, ManifestFileError: the manifest is refused, and `as_json` is off.
+        ManifestError, ManifestFileError: the manifest is refused, and `json` is off.
     """
-    if not as_json:
-        run = load_run(source, pod_policy)
-        stages = ", ".join(f"{stage.name} ({stage.task})" for stage in run.spec.stages)
-        sys.stdout.write(f"{source}: {run.metadata.name} can be accepted. Stages: {stages}\n")
-        return 0
-    name, problems = _problems_in(source, pod_policy)
-    document = {"file": str(source), "valid": not problems, "name": name, "problems": problems}
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
-    return EXIT_REFUSED if problems else 0
-
-
-def _problems_in(source: Path | Source, pod_policy: PodPolicy) -> tuple[str | None, list[dict[str, Any]]]:
     try:
-        return load_run(source, pod_policy).metadata.name, []
-    except ManifestFileError as error:
-        return None, [_document(Problem("", None, str(error)))]
-    except ManifestError as error:
-        return None, [_document(problem) for problem in error.problems]
+        run, file = load_run(source, options.pod_policy), read_manifest(source)
+    except (ManifestFileError, ManifestError) as error:
+        if not options.json:
+            raise
+        problems = error.problems if isinstance(error, ManifestError) else [Problem("", None, str(error))]
+        _print_json(source, None, problems, [])
+        return EXIT_REFUSED
+    findings = list(_findings(run, file, options))
+    if options.json:
+        told = [Problem(finding.path, finding.value, finding.message) for finding in wrong(findings)]
+        _print_json(source, run.metadata.name, told, findings)
+    else:
+        _print_table(source, run, findings)
+    return _exit_code(wrong(findings))
 
 
-def _document(problem: Problem) -> dict[str, Any]:
-    return {"path": problem.path, "value": problem.value, "message": problem.message}
+def _findings(run: VideoTrainingRun, file: ManifestFile, options: CheckOptions) -> Iterator[Finding]:
+    yield Finding(check="manifest", path="spec", verdict="ok", message="can be accepted")
+    yield from _memory(run)
+    yield _version(run)
+    credentials = _credentials_in(file, run)
+    if options.cluster is not None:
+        asked, held = options.cluster(run, file)
+        yield from asked
+        credentials = held | credentials
+    if options.quick:
+        yield from _not_looked_at(run, "left out by --quick")
+    elif importlib.util.find_spec("videotrain_trainer") is None:
+        yield from _not_looked_at(run, "needs the trainer: pip install ./trainer; the run's first pod looks, too")
+    else:
+        yield from _of_trainer(run, file, credentials, in_cluster=options.cluster is not None)
+
+
+def _memory(run: VideoTrainingRun) -> Iterator[Finding]:
+    """What has room, since the manifest would be refused otherwise."""
+    rooms = [(row.memory.path, row.memory.row, row.memory.total, row.memory.limit) for row in planned_rows(run, ())]
+    rooms += [(memory.path, memory.row, memory.total, memory.limit) for _, memory in coding_rows(run)]
+    for path, row, total, limit in rooms:
+        told = f"{gigabytes(total)} of a GPU's {gigabytes(limit)} GB (modelled)"
+        yield Finding(check="memory", path=path, value=row, verdict="ok", message=told)
+
+
+def _version(run: VideoTrainingRun) -> Finding:
+    found = _TAG.fullmatch(run.spec.image)
+    tag = found["tag"] if found else None
+    if tag == __version__:
+        return Finding(
+            check="version", path="spec.image", value=run.spec.image, verdict="ok", message="as this command"
+        )
+    if tag and re.fullmatch(r"v?\d+\.\d+\.\d+.*", tag):
+        told = f"this command knows trainer {__version__}; check with the command of the image's version, or change it"
+        return Finding(check="version", path="spec.image", value=run.spec.image, verdict="doubtful", message=told)
+    told = f"its tag does not tell the trainer's version; this command knows {__version__}"
+    return Finding(check="version", path="spec.image", value=run.spec.image, verdict="open", message=told)
+
+
+def _not_looked_at(run: VideoTrainingRun, why: str) -> Iterator[Finding]:
+    for reference in references(run):
+        yield Finding(check="location", path=reference.path, value=reference.uri, verdict="open", message=why)
+
+
+def _of_trainer(
+    run: VideoTrainingRun, file: ManifestFile, credentials: Mapping[str, str], *, in_cluster: bool
+) -> Iterator[Finding]:
+    """What `videotrain-trainer check` finds, here: files of pods and a store that is yet to be made are left open."""
+    command = [sys.executable, "-m", "videotrain_trainer.cli", "check", "-", "--json"]
+    done = subprocess.run(
+        command,
+        input=json.dumps(file.run),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TRAINER_SECONDS,
+        env={**os.environ, **credentials},
+    )
+    if done.returncode != 0:
+        told = f"the trainer could not look: {done.stderr.strip()[-2000:]}"
+        yield Finding(check="location", path="spec", verdict="open", message=told)
+    own = run.spec.storage.endpoint_url is None and not credentials and run.spec.storage.credentials_secret is None
+    for line in done.stdout.splitlines():
+        finding = Finding.model_validate_json(line)
+        yield _as_seen_from_here(finding, in_cluster=in_cluster, own_store=own)
+
+
+def _as_seen_from_here(finding: Finding, *, in_cluster: bool, own_store: bool) -> Finding:
+    """What is wrong here may be right where the run will be."""
+    why = ""
+    if in_cluster and str(finding.value).startswith(("file://", "/", "package://")):
+        why = "it lies in the pods, whose first one looks at it"
+    elif in_cluster and finding.check == "packages":
+        why = "of this machine; the run's first pod looks at its image"
+    elif finding.check in ("storage", "location") and finding.code == ExitCode.PERMISSION and own_store:
+        why = "no endpoint and no credentials are named: `videotrain local` makes a store of its own"
+    if finding.verdict != "wrong" or not why:
+        return finding
+    return finding.model_copy(update={"verdict": "open", "message": f"{why} ({finding.message})", "code": None})
+
+
+def _credentials_in(file: ManifestFile, run: VideoTrainingRun) -> dict[str, str]:
+    """Keys of the object store in a Secret beside the run."""
+    wanted = run.spec.storage.credentials_secret
+    secret = next((one for one in file.secrets if one["metadata"]["name"] == wanted), None)
+    return credentials_of(secret) if secret is not None else {}
+
+
+def credentials_of(secret: Json) -> dict[str, str]:
+    """Keys of an object store in a Secret, as the environment of a client has them."""
+    found = {name: b64decode(value).decode() for name, value in (secret.get("data") or {}).items()}
+    found |= secret.get("stringData") or {}
+    return {name: value for name, value in found.items() if name.startswith("AWS_")}
+
+
+def _exit_code(problems: Sequence[Finding]) -> int:
+    """Of the first problem; one that only a cluster sees refuses the run."""
+    return next((int(finding.code or EXIT_REFUSED) for finding in problems), 0)
+
+
+def _print_json(source: Path | Source, name: str | None, problems: Sequence[Problem], findings: Sequence[Finding]) -> None:
+    document: dict[str, Any] = {
+        "file": str(source),
+        "valid": not problems,
+        "name": name,
+        "problems": [{"path": each.path, "value": each.value, "message": each.message} for each in problems],
+        "findings": [finding.to_wire() for finding in findings],
+    }
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def _print_table(source: Path | Source, run: VideoTrainingRun, findings: Sequence[Finding]) -> None:
+    stages = ", ".join(f"{stage.name} ({stage.task})" for stage in run.spec.stages)
+    problems = wrong(findings)
+    verdict = f"would fail: {len(problems)} wrong" if problems else "can be accepted"
+    sys.stdout.write(f"{source}: {run.metadata.name} {verdict}. Stages: {stages}\n")
+    table = new_table("", ("check", "field", "value", "", "what was seen"), ())
+    order = list(CHECKS)
+    for finding in sorted(findings, key=lambda each: (each.verdict != "wrong", order.index(each.check))):
+        style = _STYLES[finding.verdict]
+        value = "" if finding.value is None else str(finding.value)
+        table.add_row(finding.check, finding.path, value, f"[{style}]{finding.verdict}[/]", finding.message)
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
+    _print_unasked(findings)
+
+
+def _print_unasked(findings: Sequence[Finding]) -> None:
+    """What nobody was asked."""
+    asked: set[CheckName] = {finding.check for finding in findings}
+    if not any(CHECKS[check].by == "cluster" for check in asked):
+        names = ", ".join(name for name, check in CHECKS.items() if check.by == "cluster")
+        sys.stdout.write(f"Not asked: {names}; --cluster asks the cluster of the kubeconfig.\n")

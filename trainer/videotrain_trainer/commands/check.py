@@ -18,8 +18,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.description = (
         "Look at everything that a run reads: places and credentials, names and shapes of weights, data that are "
-        "there, buckets that some clip fits, packages. Exit code 0, or that with which the run would end. `videotrain check` calls this."
-        "calls this."
+        "there, rows that some clip fits, packages. `videotrain check` calls this. Exit code 0, or the one that "
+        "the run would end with."
     )
     parser.add_argument(
         "file",
@@ -40,7 +40,8 @@ def run(options: argparse.Namespace) -> int:
 
     from videotrain_api.schema import ManifestError
     from videotrain_api.validation import parse_run
-    from videotrain_trainer.preflight.inputs import InputCheck, refuse
+    from videotrain_trainer.preflight.inputs import InputCheck
+    from videotrain_trainer.preflight.refusing import refuse
     from videotrain_trainer.storage import ObjectStore
 
     text = sys.stdin.read() if str(options.file) == "-" else options.file.read_text()

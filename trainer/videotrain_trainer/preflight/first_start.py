@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field, TypeAdapter
 
@@ -15,13 +16,13 @@ from videotrain_api.schema import ApiModel
 from videotrain_api.storage import layout
 from videotrain_trainer.errors import ObjectMissing
 from videotrain_trainer.parallel.peers import WorldPeers
-from videotrain_trainer.preflight.inputs import InputCheck, refuse
+from videotrain_trainer.preflight.refusing import refuse
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_context import StageContext
 
 log = logging.getLogger(__name__)
 
-_FINDINGS = TypeAdapter(list[Finding])
+_FINDINGS: Final = TypeAdapter(tuple[Finding, ...])
 
 
 class RunChecks(ApiModel):
@@ -42,13 +43,14 @@ def check_run(context: StageContext, spec_file: Path) -> None:
     Raises:
         TrainerError: something is wrong, so that this stage or a later one would fail.
     """
-    found: list[Finding] | None = None
+    found: tuple[Finding, ...] | None = None
     if context.world.rank == 0:
-        found = _look(context, spec_file) if spec_file.is_file() else []
-    refuse(WorldPeers().from_first(_FINDINGS, found))
+        found = _look(context, spec_file) if spec_file.is_file() else ()
+    problems = WorldPeers().from_first(_FINDINGS, found)
+    refuse(problems)
 
 
-def _look(context: StageContext, spec_file: Path) -> list[Finding]:
+def _look(context: StageContext, spec_file: Path) -> tuple[Finding, ...]:
     """What is wrong; empty if this spec was looked at before and all was well."""
     data, config = spec_file.read_bytes(), context.config
     digest = hashlib.sha256(data).hexdigest()[:16]
@@ -57,11 +59,14 @@ def _look(context: StageContext, spec_file: Path) -> list[Finding]:
     place = layout.run_checks(config.storage.uri, name)
     try:
         if RunChecks.model_validate_json(store.get(place)).spec == digest:
-            return []
+            return ()
     except ObjectMissing:
         pass
     except ValueError as error:
         log.warning("%s: not readable, so everything is looked at again: %s", place, error)
+    # Here, since every generation comes by, and only the first one looks: models and data take seconds to import.
+    from videotrain_trainer.preflight.inputs import InputCheck
+
     spec = VideoTrainingRunSpec.from_wire(json.loads(data))
     run = VideoTrainingRun(metadata=Metadata(name=name, namespace=namespace), spec=spec)
     first = next(i for i, stage in enumerate(spec.stages) if stage.name == config.stage.name)
@@ -72,4 +77,4 @@ def _look(context: StageContext, spec_file: Path) -> list[Finding]:
     problems = wrong(found)
     if not problems:
         store.put(place, RunChecks(spec=digest, findings=found).model_dump_json(by_alias=True).encode())
-    return problems
+    return tuple(problems)

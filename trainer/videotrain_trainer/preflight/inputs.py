@@ -15,8 +15,6 @@ from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.data.buckets import row_name
 from videotrain_trainer.errors import (
-    ConfigError,
-    DataError,
     ObjectMissing,
     StorageDenied,
     StorageUnavailable,
@@ -26,13 +24,6 @@ from videotrain_trainer.preflight import data
 from videotrain_trainer.preflight.packages import wanted_packages
 from videotrain_trainer.preflight.weights import check_model
 from videotrain_trainer.storage import ObjectStore
-
-_RAISED: dict[ExitCode, type[TrainerError]] = {
-    ExitCode.PERMISSION: StorageDenied,
-    ExitCode.STORAGE: StorageUnavailable,
-    ExitCode.CONFIG: ConfigError,
-}
-"""By the most lasting cause first: a store that denies access says nothing of what lies in it."""
 
 
 @dataclass
@@ -182,20 +173,6 @@ class InputCheck:
             yield _refusal("location", path, value, str(error), error.exit_code)
         except TrainerError as error:
             yield _refusal(check, path, value, str(error), error.exit_code)
-
-
-def refuse(findings: Sequence[Finding]) -> None:
-    """End the run before it begins, if it could not end well.
-
-    Raises:
-        TrainerError: something is wrong; all of it is told.
-    """
-    problems = wrong(findings)
-    if not problems:
-        return
-    codes = {finding.code for finding in problems}
-    kind = next((raised for code, raised in _RAISED.items() if code in codes), DataError)
-    raise kind("; ".join(map(str, problems)))
 
 
 def _refusal(check: CheckName, path: str, value: object, message: str, code: ExitCode) -> Finding:

@@ -100,7 +100,7 @@ def mmdit_sizes(shapes: Shapes, what: str) -> MMDiTConfig:
             guidance_embed=any(name.startswith(("guidance_in.", "time_text_embed.guidance_")) for name in shapes),
             qkv_bias=_has_biases(shapes),
         )
-    except ValueError as error:
+    except (ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"{what}: its tensors are not those of an MMDiT: {error}") from error
 
 
