@@ -29,8 +29,8 @@ CheckName = Literal[
     "queue",
     "nodes",
 ]
-Verdict = Literal["ok", "wrong", "doubtful", "open"]
-"""`wrong`: the run would fail. `doubtful`: it would run, perhaps not as meant. `open`: nobody could look."""
+Verdict = Literal["ok", "wrong", "warning", "open"]
+"""`wrong`: the run would fail. `warning`: it would run, perhaps not as meant. `open`: nobody could look."""
 
 
 class Check(NamedTuple):

@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.cluster:
         with brought_by("cluster"):
             from videotrain.commands.check_cluster import ask_cluster
-            from videotrain.commands.top import ClusterChoice
+            from videotrain.commands.cluster_runs import ClusterChoice
 
         ask = partial(ask_cluster, where=ClusterChoice(options.namespace, options.kubeconfig, options.context))
     wanted = CheckOptions(pod_policy=options.pod_policy, json=options.json, quick=options.quick, cluster=ask)

@@ -31,7 +31,7 @@ EXIT_REFUSED = 2
 TRAINER_SECONDS = 1800
 """Longest time for the trainer's answers; listing a folder of millions of videos takes minutes."""
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-_STYLES = {"ok": "green", "wrong": "bold red", "doubtful": "yellow", "open": "dim"}
+_STYLES = {"ok": "green", "wrong": "bold red", "warning": "yellow", "open": "dim"}
 _TAG = re.compile(r"(?P<name>[^@]*?)(:(?P<tag>[\w.-]+))?(@.*)?")
 
 AskCluster = Callable[[VideoTrainingRun, ManifestFile], tuple[list[Finding], dict[str, str]]]
@@ -86,10 +86,17 @@ def _findings(run: VideoTrainingRun, file: ManifestFile, options: CheckOptions) 
         credentials = held | credentials
     if options.quick:
         yield from _not_looked_at(run, "left out by --quick")
-    elif importlib.util.find_spec("videotrain_trainer") is None:
+    elif not _has_trainer():
         yield from _not_looked_at(run, "needs the trainer: pip install ./trainer; the run's first pod looks, too")
     else:
         yield from _of_trainer(run, file, credentials, in_cluster=options.cluster is not None)
+
+
+def _has_trainer() -> bool:
+    try:
+        return importlib.util.find_spec("videotrain_trainer") is not None
+    except ModuleNotFoundError:  # how a finder refuses what it is not to find
+        return False
 
 
 def _memory(run: VideoTrainingRun) -> Iterator[Finding]:
@@ -110,7 +117,7 @@ def _version(run: VideoTrainingRun) -> Finding:
         )
     if tag and re.fullmatch(r"v?\d+\.\d+\.\d+.*", tag):
         told = f"this command knows trainer {__version__}; check with the command of the image's version, or change it"
-        return Finding(check="version", path="spec.image", value=run.spec.image, verdict="doubtful", message=told)
+        return Finding(check="version", path="spec.image", value=run.spec.image, verdict="warning", message=told)
     told = f"its tag does not tell the trainer's version; this command knows {__version__}"
     return Finding(check="version", path="spec.image", value=run.spec.image, verdict="open", message=told)
 
@@ -176,7 +183,9 @@ def _exit_code(problems: Sequence[Finding]) -> int:
     return next((int(finding.code or EXIT_REFUSED) for finding in problems), 0)
 
 
-def _print_json(source: Path | Source, name: str | None, problems: Sequence[Problem], findings: Sequence[Finding]) -> None:
+def _print_json(
+    source: Path | Source, name: str | None, problems: Sequence[Problem], findings: Sequence[Finding]
+) -> None:
     document: dict[str, Any] = {
         "file": str(source),
         "valid": not problems,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from videotrain.commands.check import KEYS, credentials_of
-from videotrain.commands.top import ClusterChoice
+from videotrain.commands.cluster_runs import ClusterChoice
 from videotrain.errors import UsageError
 from videotrain.manifest_file import ManifestFile
 from videotrain_api.checks import CheckName, Finding
@@ -186,7 +186,7 @@ def _room(run: VideoTrainingRun, path: str, pool: Pool, nodes: Sequence[Json]) -
     told = f"{len(left)} nodes fit, {len(ready)} of them open; at least {fewest} are needed"
     enough = len(ready) >= fewest
     # Autoscalers make nodes, and cordons go.
-    return Finding(check="nodes", path=path, value=fewest, verdict="ok" if enough else "doubtful", message=told)
+    return Finding(check="nodes", path=path, value=fewest, verdict="ok" if enough else "warning", message=told)
 
 
 def _pools(run: VideoTrainingRun) -> Iterator[tuple[str, Pool]]:

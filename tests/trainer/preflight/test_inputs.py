@@ -208,10 +208,10 @@ def test_rows_that_no_video_fits(row, expected, manifest, videos, tmp_path):
     assert expected in problems[0].message and "lower frames or resolution" in problems[0].message
 
 
-def test_one_of_two_rows_without_clips_is_doubtful(manifest):
+def test_one_of_two_rows_without_clips_is_warning(manifest):
     manifest["spec"]["stages"][2]["train"]["buckets"].append(ROW | {"frames": 56, "batchSize": 1})
     told = {finding.path: finding.verdict for finding in found(manifest) if finding.check == "buckets"}
-    assert told == {"spec.stages[2].train.buckets[1]": "doubtful"}
+    assert told == {"spec.stages[2].train.buckets[1]": "warning"}
 
 
 def test_rows_longer_than_curation_cuts(manifest):

@@ -154,7 +154,7 @@ class InputCheck:
         for row in empty:
             name = row_name(row.bucket)
             if stage_of[row.path] in alive:
-                yield Finding(check="buckets", path=row.path, value=name, verdict="doubtful", message=reason)
+                yield Finding(check="buckets", path=row.path, value=name, verdict="warning", message=reason)
             else:
                 yield _refusal("buckets", row.path, name, reason, ExitCode.DATA)
 

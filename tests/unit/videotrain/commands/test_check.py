@@ -237,7 +237,7 @@ def test_what_the_manifest_alone_tells(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("image", "verdict"),
-    [("videotrain/trainer:0.1.0", "ok"), ("ours/trainer:9.9.9", "doubtful"), ("ours/trainer@sha256:0a", "open")],
+    [("videotrain/trainer:0.1.0", "ok"), ("ours/trainer:9.9.9", "warning"), ("ours/trainer@sha256:0a", "open")],
 )
 def test_the_version_of_the_image(image, verdict, tmp_path, capsys):
     file = tmp_path / "run.yaml"
