@@ -171,38 +171,86 @@ WORKER_EXITS: Final = _agent("worker_exits_total", "counter", "Ends of worker pr
 
 # Operator: facts of a run from its status and ledger.
 RUN_INFO: Final = _run(
-    "run_info", "gauge", "Always 1; names what the run consists of.", more=("uid", "model", "autoencoder", "currency")
+    "run_info",
+    "gauge",
+    "Always 1; names what the run consists of, and the team of its label.",
+    more=("uid", "model", "autoencoder", "currency", "team"),
 )
 RUN_PHASE: Final = _run("run_phase", "gauge", "1 for the phase that the run is in, 0 for the others.", more=("phase",))
 RUN_STAGE: Final = _run("run_stage", "gauge", "1 for the current stage of the run.", more=("stage", "task"))
 RUN_GENERATION: Final = _run("run_generation", "gauge", "Newest generation number of the run.")
 RUN_STEP: Final = _run("run_step", "gauge", "Last finished step of a stage.", more=("stage",))
 RUN_STEPS_PLANNED: Final = _run("run_steps_planned", "gauge", "Steps of a whole stage.", more=("stage",))
+RUN_SAVED_AT: Final = _run(
+    "run_saved_timestamp_seconds",
+    "gauge",
+    "Up to when a training stage is in a checkpoint, in seconds since 1970: the end of the newest step that "
+    "one holds; before the first one, the start of the stage.",
+    "seconds",
+    ("stage",),
+)
 RUN_NODES: Final = _run("run_nodes", "gauge", "Nodes of the run by kind: current, ready, min or max.", more=("kind",))
 RESTARTS: Final = _run(
     "restarts_total", "counter", "Generations that ended before their time, by cause.", more=("cause",)
 )
+SUSPECT_NODE: Final = _run(
+    "suspect_node",
+    "gauge",
+    "1 for each node that new pods of the run avoid, since something failed there.",
+    more=("node",),
+)
 GPU_SECONDS: Final = _run(
-    "gpu_seconds_total", "counter", "GPU time held in seconds by what it was used for.", "seconds", ("bucket",)
+    "gpu_seconds_total",
+    "counter",
+    "GPU time held in seconds by what it was used for, as it was first counted.",
+    "seconds",
+    ("bucket",),
 )
 COST_MICROS: Final = _run(
     "cost_micros_total",
     "counter",
-    "Money spent in millionths of the currency by what it bought.",
+    "Money spent in millionths of the currency by what it bought, as it was first counted.",
     more=("bucket", "currency"),
 )
 STAGE_COST_MICROS: Final = _run(
     "stage_cost_micros_total",
     "counter",
-    "Money spent in millionths of the currency by stage.",
+    "Money spent in millionths of the currency by stage, as it was first counted.",
     more=("stage", "currency"),
 )
 WASTE_MICROS: Final = _run(
     "waste_micros_total",
     "counter",
     "Money in millionths of the currency that bought no progress, by why: start, idle, data, checkpoint, or what ended "
-    "a generation.",
+    "a generation; as it was first counted.",
     more=("cause", "currency"),
+)
+GPU_SECONDS_CORRECTED: Final = _run(
+    "gpu_seconds_corrected_total",
+    "counter",
+    "GPU time in seconds that left a use (direction out), such as steps that a fault lost, or came to one (in), since "
+    "it was counted.",
+    "seconds",
+    ("bucket", "direction"),
+)
+COST_CORRECTED_MICROS: Final = _run(
+    "cost_corrected_micros_total",
+    "counter",
+    "Money in millionths of the currency that left what it was said to buy (direction out), or came there (in).",
+    more=("bucket", "currency", "direction"),
+)
+STAGE_COST_CORRECTED_MICROS: Final = _run(
+    "stage_cost_corrected_micros_total",
+    "counter",
+    "Money in millionths of the currency that left a stage (direction out), or came to it (in), since it was counted.",
+    more=("stage", "currency", "direction"),
+)
+WASTE_CORRECTED_MICROS: Final = _run(
+    "waste_corrected_micros_total",
+    "counter",
+    "Money in millionths of the currency that left a cause of waste (direction out), or came to it (in), since it was "
+    "counted.",
+    more=("cause", "currency", "direction"),
 )
 COST_RATE_PER_HOUR: Final = _run(
     "cost_rate_per_hour", "gauge", "What the GPUs held now cost in an hour in the currency.", more=("currency",)
@@ -222,10 +270,17 @@ STAGE_FORECAST_COST: Final = _run(
     "Expected cost of a stage, without failures and idle nodes, in the currency.",
     more=("stage", "currency"),
 )
+RUN_BUDGET: Final = _run(
+    "run_budget", "gauge", "Most money that the run may spend, in the currency.", more=("currency",)
+)
 BUDGET_RATIO: Final = _run("budget_ratio", "gauge", "Spent share of the tighter budget limit.")
 GOODPUT_RATIO: Final = _run("goodput_ratio", "gauge", "Productive share of the GPU time held so far.")
 RECOVERY_SECONDS: Final = _run(
-    "recovery_seconds", "gauge", "Time from the last fault to the first step after it in seconds.", "seconds"
+    "recovery_seconds",
+    "gauge",
+    "Time from the last fault of a cause to the first step after it in seconds.",
+    "seconds",
+    ("cause",),
 )
 RUN_MFU_RATIO: Final = _run("run_mfu_ratio", "gauge", "Model FLOPs utilisation of the run, last 20 steps.")
 RUN_SAMPLES_PER_SECOND: Final = _run("run_samples_per_second", "gauge", "Samples per second of the run, last 20 steps.")
@@ -253,6 +308,7 @@ RECONCILE_SECONDS: Final = _operator(
     "seconds",
     buckets=RECONCILE_SECONDS_BUCKETS,
 )
+PASSES_WAITING: Final = _operator("passes_waiting", "gauge", "Runs whose next pass waits for its turn.")
 RECONCILE_ERRORS: Final = _operator(
     "reconcile_errors_total", "counter", "Passes that ended with an error, by its class.", labels=("error",)
 )

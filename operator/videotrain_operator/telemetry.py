@@ -1,9 +1,9 @@
 """The operator's metrics: a view of the runs' statuses, named by the catalogue.
 
 Run series are computed from the status at every scrape, so a restart of the operator resets nothing. GPU time and money
-come from the ledger, which may be corrected: time turns out to be lost, a pod to have ended earlier. Their counters
-never fall for that as long as this process lives; see `accounting/counters.py`. Another process begins with what the
-ledger says.
+come from the bill, which may be corrected: time turns out to be lost, a pod to have ended earlier. Their counters never
+fall for that; see `accounting/corrections.py`. Another process goes on from the stored status, which may know less than
+the one before has told.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
@@ -25,12 +26,13 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from videotrain_api import metrics as catalogue
-from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus
+from videotrain_api.money import MICROS
+from videotrain_api.resource.status import Correction, CostStatus, GenerationStatus, RunStatus, amounts_of
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.resource.trainrun import CAUSES
 from videotrain_api.schema import Json, ManifestError
-from videotrain_api.vocabulary import Phase
-from videotrain_operator.accounting.counters import raised
+from videotrain_api.vocabulary import LABEL_TEAM, Phase
+from videotrain_operator.accounting.corrections import counted
 
 Sample = tuple[catalogue.Metric, tuple[str, ...], float]
 
@@ -40,14 +42,8 @@ class _Shown:
     """Counters of one run."""
 
     uid: str
-    gpu_microseconds: dict[str, int] = field(default_factory=dict)
-    """By bucket."""
-    micros: dict[str, int] = field(default_factory=dict)
-    """By bucket."""
-    stages: dict[str, int] = field(default_factory=dict)
-    """Micros by stage."""
-    waste: dict[str, int] = field(default_factory=dict)
-    """Micros by cause."""
+    counters: dict[str, dict[str, tuple[int, int, int]]] = field(default_factory=dict)
+    """Counted first, left and came since, by name, of each field of Corrections."""
 
 
 @dataclass(eq=False)
@@ -84,20 +80,10 @@ class OperatorMetrics(Collector):
         self._unreconciled.discard(key)
         self._unreadable[key] = unreadable
         self._runs[key] = dict(run) | {"status": status}
-        self._show(key, head["uid"], status.get("cost") or {})
         self._pass_counts[bisect_left(catalogue.RECONCILE_SECONDS_BUCKETS, seconds)] += 1
         self._pass_seconds += seconds
         for reason in event_reasons:
             self._events[reason] = self._events.get(reason, 0) + 1
-
-    def _show(self, key: tuple[str, str], uid: str, cost: Json) -> None:
-        shown = self._shown.get(key)
-        if shown is None or shown.uid != uid:
-            shown = self._shown[key] = _Shown(uid)
-        shown.gpu_microseconds = raised(shown.gpu_microseconds, cost.get("gpuMicrosecondsByBucket") or {})
-        shown.micros = raised(shown.micros, cost.get("microsByBucket") or {})
-        shown.stages = raised(shown.stages, {s["name"]: s["totalMicros"] for s in cost.get("stages") or ()})
-        shown.waste = raised(shown.waste, cost.get("wasteMicrosByCause") or {})
 
     def note_conflict(self) -> None:
         """A write was refused because the object had changed."""
@@ -164,7 +150,8 @@ class OperatorMetrics(Collector):
             labels = (namespace, name)
             samples += [(m, labels + more, value) for m, more, value in _run_samples(run, status)]
             if status.cost is not None:
-                counters = _counter_samples(self._shown[namespace, name], status.cost.currency)
+                shown = self._show(labels, run["metadata"]["uid"], status.cost)
+                counters = _counter_samples(shown, status.cost.currency)
                 samples += [(m, labels + more, value) for m, more, value in counters]
         for key in sorted(self._runs.keys() | self._unreconciled):
             samples.append((catalogue.RUN_RECONCILED, key, float(key not in self._unreconciled)))
@@ -179,6 +166,24 @@ class OperatorMetrics(Collector):
             samples += source()
         yield from _families(samples)
         yield self._histogram()
+
+    def _show(self, key: tuple[str, str], uid: str, cost: CostStatus) -> _Shown:
+        shown = self._shown.get(key)
+        if shown is None or shown.uid != uid:
+            shown = self._shown[key] = _Shown(uid)
+        for series, amounts in amounts_of(cost).items():
+            correction = (getattr(cost.corrections, series) if cost.corrections else None) or Correction(
+                out={}, into={}
+            )
+            counters = shown.counters.setdefault(series, {})
+            first = counted(amounts, correction)
+            for name in {**first, **counters}:
+                told = (first.get(name, 0), correction.out.get(name, 0), correction.into.get(name, 0))
+                highest, left, came = map(max, told, counters.get(name, (0, 0, 0)))
+                # More than nothing after a status that was told and not stored, or that lost its corrections.
+                excess = highest - left + came - amounts.get(name, 0)
+                counters[name] = (highest, left + max(0, excess), came + max(0, -excess))
+        return shown
 
     def _histogram(self) -> Family:
         metric = catalogue.RECONCILE_SECONDS
@@ -225,9 +230,14 @@ def _run_samples(run: Json, status: RunStatus) -> Iterator[Sample]:
         yield catalogue.RUN_MFU_RATIO, (), status.throughput.mfu_percent / 100
     if status.throughput.samples_per_second is not None:
         yield catalogue.RUN_SAMPLES_PER_SECOND, (), status.throughput.samples_per_second
-    recovery = recovery_seconds(status.generations)
-    if recovery is not None:
-        yield catalogue.RECOVERY_SECONDS, (), recovery
+    for ended_by, seconds in recovery_seconds(status.generations).items():
+        yield catalogue.RECOVERY_SECONDS, (ended_by,), seconds
+    for node in status.suspect_nodes:
+        yield catalogue.SUSPECT_NODE, (node.name,), 1
+    yield from _saved_samples(status)
+    budget = (run.get("spec") or {}).get("budget") or {}
+    if budget.get("maxCost") is not None:
+        yield catalogue.RUN_BUDGET, (_currency(run),), float(budget["maxCost"])
     if status.cost is not None:
         yield from _cost_samples(status.cost)
 
@@ -236,18 +246,44 @@ def _info(run: Json) -> tuple[str, ...]:
     spec: Mapping[str, Json] = run.get("spec", {})
     model = str(spec.get("model", {}).get("preset", ""))
     autoencoder = str(spec.get("autoencoder", {}).get("preset", ""))
-    return (run["metadata"]["uid"], model, autoencoder, str(spec.get("pool", {}).get("currency", "USD")))
+    team = str((run["metadata"].get("labels") or {}).get(LABEL_TEAM, ""))
+    return (run["metadata"]["uid"], model, autoencoder, _currency(run), team)
+
+
+def _currency(run: Json) -> str:
+    return str(run.get("spec", {}).get("pool", {}).get("currency", "USD"))
+
+
+def _saved_samples(status: RunStatus) -> Iterator[Sample]:
+    """Of the current stage, if it trains: others keep each unit of work as it is done."""
+    stage = next((s for s in status.stages if s.name == status.stage and s.state == "Running"), None)
+    if stage is None or stage.task not in ("train", "autoencoder"):
+        return
+    own = [g.progress.saved for g in status.generations if g.stage == stage.name and g.progress is not None]
+    captured = [point.captured_at for saved in own for point in saved]
+    since = max(captured, default=stage.started_at)
+    if since is not None:
+        yield catalogue.RUN_SAVED_AT, (stage.name,), since.timestamp()
+
+
+_COUNTERS: Final = (
+    ("gpu_microseconds_by_bucket", catalogue.GPU_SECONDS, catalogue.GPU_SECONDS_CORRECTED),
+    ("micros_by_bucket", catalogue.COST_MICROS, catalogue.COST_CORRECTED_MICROS),
+    ("stages", catalogue.STAGE_COST_MICROS, catalogue.STAGE_COST_CORRECTED_MICROS),
+    ("waste_micros_by_cause", catalogue.WASTE_MICROS, catalogue.WASTE_CORRECTED_MICROS),
+)
+"""Fields of Corrections, with what shows the amounts and what their corrections."""
 
 
 def _counter_samples(shown: _Shown, currency: str) -> Iterator[Sample]:
-    for bucket, amount in shown.gpu_microseconds.items():
-        yield catalogue.GPU_SECONDS, (bucket,), amount / 1_000_000
-    for bucket, micros in shown.micros.items():
-        yield catalogue.COST_MICROS, (bucket, currency), micros
-    for stage, micros in shown.stages.items():
-        yield catalogue.STAGE_COST_MICROS, (stage, currency), micros
-    for cause, micros in shown.waste.items():
-        yield catalogue.WASTE_MICROS, (cause, currency), micros
+    """Each counter has its two corrections from the start, so that queries find all three."""
+    for name, metric, correction in _COUNTERS:
+        counters, time = shown.counters[name], metric.unit == "seconds"
+        of, per = (() if time else (currency,)), (MICROS if time else 1)
+        for key, (amount, left, came) in counters.items():
+            yield metric, (key, *of), amount / per
+            yield correction, (key, *of, "out"), left / per
+            yield correction, (key, *of, "in"), came / per
 
 
 def _cost_samples(cost: CostStatus) -> Iterator[Sample]:
@@ -266,17 +302,19 @@ def _cost_samples(cost: CostStatus) -> Iterator[Sample]:
         yield catalogue.GOODPUT_RATIO, (), cost.goodput_percent / 100
 
 
-def recovery_seconds(generations: Iterable[GenerationStatus]) -> float | None:
-    """From the last fault to the first step after it; None if there was none."""
-    newest: float | None = None
+def recovery_seconds(generations: Iterable[GenerationStatus]) -> dict[str, float]:
+    """By cause, from the last fault of that cause to the first step after it; of those that are over."""
+    newest: dict[str, float] = {}
     failed_at = None
+    cause = ""
     for generation in generations:
         facts = generation.progress
         if failed_at is not None and facts is not None and facts.first_step_at is not None:
-            newest, failed_at = (facts.first_step_at - failed_at).total_seconds(), None
+            newest[cause], failed_at = (facts.first_step_at - failed_at).total_seconds(), None
         if generation.end_cause in CAUSES and failed_at is None:
             failed = facts.exit.at if facts is not None and facts.exit is not None else None
             failed_at = failed or (facts.last_step_at if facts is not None else None) or generation.ended_at
+            cause = generation.end_cause
     return newest
 
 

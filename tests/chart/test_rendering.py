@@ -33,7 +33,7 @@ def test_every_object_is_valid(chart: Chart, values: Json) -> None:
     objects = chart.render(values)
     assert len(names(objects)) == len(objects), "two objects of one name"
     for item in objects:
-        if item["kind"] not in (*MONITORS, "PrometheusRule"):
+        if item["kind"] not in (*MONITORS, "PrometheusRule", "GrafanaDashboard"):
             kubernetes_validate.validate(item, "1.37", strict=True)
 
 
@@ -82,6 +82,7 @@ SWITCHES = {
     "monitoring.serviceMonitor.enabled": {"ServiceMonitor"},
     "monitoring.podMonitor.enabled": {"PodMonitor"},
     "monitoring.dashboards.enabled": {"ConfigMap"},
+    "monitoring.dashboards.grafanaOperator.enabled": {"GrafanaDashboard"},
     "monitoring.alerts.enabled": {"PrometheusRule"},
 }
 
@@ -109,6 +110,26 @@ def test_the_boards_are_handed_to_grafana_s_sidecar(chart: Chart) -> None:
     for board in boards:
         assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
         assert board["metadata"]["annotations"] == {"grafana_folder": "video"}
+
+
+def test_the_grafana_operator_gets_the_same_boards(chart: Chart) -> None:
+    values = {"enabled": True, "grafanaOperator": {"enabled": True, "instanceSelector": {"grafana": "main"}}}
+    objects = chart.render({"monitoring": {"dashboards": values}})
+    boards = of_kind(objects, "GrafanaDashboard")
+    texts = [text for board in of_kind(objects, "ConfigMap") for text in board["data"].values()]
+    assert [board["spec"]["json"] for board in boards] == texts
+    assert {board["spec"]["instanceSelector"]["matchLabels"]["grafana"] for board in boards} == {"main"}
+
+
+def test_alerts_and_boards_link_to_where_the_runbook_is_served(chart: Chart) -> None:
+    values = {"runbooks": "https://wiki.example/ops", "alerts": {"enabled": True}, "dashboards": {"enabled": True}}
+    objects = chart.render({"monitoring": values})
+    (rules,) = of_kind(objects, "PrometheusRule")
+    alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+    for alert in alerts:
+        assert alert["annotations"]["runbook_url"] == f"https://wiki.example/ops/{alert['alert']}.md"
+    boards = [text for board in of_kind(objects, "ConfigMap") for text in board["data"].values()]
+    assert all("https://wiki.example/ops/README.md" in text and "docs/runbook" not in text for text in boards)
 
 
 def test_what_is_left_with_everything_off(chart: Chart) -> None:

@@ -234,8 +234,19 @@ class Monitor(_Values):
     """Labels by which Prometheus selects it."""
 
 
+class GrafanaOperator(_Values):
+    """Boards as GrafanaDashboard objects; needs the CRDs of grafana.integreatly.org."""
+
+    enabled: bool = False
+    """Create them."""
+    instance_selector: Texts = Field(default={"dashboards": "grafana"})
+    """Labels of the Grafana objects whose instances get the boards."""
+    folder: str = "videotrain"
+    """Folder that the boards are put into."""
+
+
 class Dashboards(_Values):
-    """Grafana boards as ConfigMaps, as Grafana's sidecar collects them."""
+    """Grafana boards as ConfigMaps, as its sidecar collects them. Some panels ask for what alerts' rules record."""
 
     enabled: bool = False
     """Create them."""
@@ -243,10 +254,12 @@ class Dashboards(_Values):
     """Labels by which the sidecar finds them."""
     annotations: Texts = Field(default={})
     """Annotations, such as the folder that the sidecar puts them into (grafana_folder)."""
+    grafana_operator: GrafanaOperator = GrafanaOperator()
+    """The same boards for the Grafana operator."""
 
 
 class Alerts(_Values):
-    """Rules of alerts as a PrometheusRule; needs the CRDs of monitoring.coreos.com."""
+    """Recording rules and alerts as a PrometheusRule; needs the CRDs of monitoring.coreos.com."""
 
     enabled: bool = False
     """Create them."""
@@ -264,10 +277,13 @@ class Monitoring(_Values):
     """Scrapes the operator: runs, money, reconciliation."""
     pod_monitor: Monitor = Monitor()
     """Scrapes the agents of worker pods: throughput, losses, exits. It is created in the release's namespace."""
+    runbooks: str = Field("docs/runbook", min_length=1)
+    """Where the pages of docs/runbook are served, such as https://wiki.example/ops; alerts and boards link there."""
     alerts: Alerts = Alerts()
-    """Alerts: a run that nobody looks after, values that nobody can read, no leader."""
+    """What boards ask for again and again, computed once, and alerts: on hangs, restarts, budgets, stalls, stragglers,
+    suspected nodes, and the operator itself. docs/runbook has a page for each."""
     dashboards: Dashboards = Dashboards()
-    """Boards: fleet and money, one run, the operator."""
+    """Boards: fleet and money, one run, its nodes and GPUs, its data, the operator."""
 
 
 class ChartValues(_Values):

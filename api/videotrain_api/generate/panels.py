@@ -8,6 +8,10 @@ from typing import Literal
 
 Kind = Literal["lines", "stack", "number", "name"]
 """`name` shows the legend instead of the value: for series that are 1 for what is so."""
+Variable = Literal["cluster", "namespace", "team", "run", "stage", "pod"]
+Target = Literal["run", "node", "runbook"]
+"""What a click on a series opens: its run's board, its pod's node, or the page of its alert. The series must keep the
+labels that name it: `namespace` and `run`, `pod`, `alertname`."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +22,26 @@ class Panel:
     queries: Sequence[tuple[str, str]]
     """PromQL and legend; the legend of a single series may be empty."""
     unit: str = "short"
-    """A unit of Grafana, such as `s`, `bytes` or `percentunit`. Money has none: its legend names the currency."""
+    """A unit of Grafana, such as `s`, `bytes` or `percentunit`. `money` where the legend ends with the currency."""
     kind: Kind = "lines"
     help: str = ""
     """What a reader should conclude; shown at the panel's corner."""
     span: int = 8
     """Width in the 24 columns of a board."""
-    links_to_run: bool = False
-    """A click on a series opens its run's board; the series must keep the labels `namespace` and `run`."""
+    opens: Target | None = None
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Marks in all panels of a board."""
+
+    name: str
+    query: str
+    """PromQL; a mark where it has a value."""
+    title: str
+    """Of a mark; `{{label}}` is filled in."""
+    colour: str
+    """One of Grafana's names."""
 
 
 @dataclass(frozen=True)
@@ -34,5 +50,8 @@ class Board:
 
     uid: str
     title: str
-    variables: tuple[Literal["namespace", "run"], ...]
+    variables: tuple[Variable, ...]
     rows: Sequence[tuple[str, Sequence[Panel]]]
+    annotations: Sequence[Annotation] = ()
+    one_run: bool = False
+    """It shows one run of one namespace; the others show all until some are chosen."""

@@ -159,6 +159,28 @@ class ExpectedStage(ApiModel):
     """spent: it is over. measured: by its own steps. modelled: by its FLOPs and by stages that were measured."""
 
 
+class Correction(ApiModel):
+    """Amounts that were counted under one name first and turned out to belong under another; they only rise."""
+
+    out: dict[str, int]
+    """What left, by name."""
+    into: dict[str, int]
+    """What came, by name. What left and came nowhere was never held."""
+
+
+class Corrections(ApiModel):
+    """What a bill took back, such as steps that were productive until a fault lost them; unset where nothing was."""
+
+    gpu_microseconds_by_bucket: Correction | None = None
+    """Of the field of that name beside it, as are the others."""
+    micros_by_bucket: Correction | None = None
+    """By bucket."""
+    stages: Correction | None = None
+    """Of totalMicros, by stage."""
+    waste_micros_by_cause: Correction | None = None
+    """By cause."""
+
+
 class CostStatus(ApiModel):
     """The bill. Buckets are exclusive and sum to heldGpuMicroseconds and totalMicros exactly; so do stages."""
 
@@ -199,6 +221,18 @@ class CostStatus(ApiModel):
     """Productive share of the held GPU time."""
     estimated: bool = False
     """Some pod vanished without a finish time; its end was bounded by the last observation."""
+    corrections: Corrections | None = None
+    """What the amounts above took back. Counters of a monitor show what was counted first, so that they never fall."""
+
+
+def amounts_of(cost: CostStatus) -> dict[str, dict[str, int]]:
+    """What each field of Corrections is about."""
+    return {
+        "gpu_microseconds_by_bucket": cost.gpu_microseconds_by_bucket,
+        "micros_by_bucket": cost.micros_by_bucket,
+        "stages": {stage.name: stage.total_micros for stage in cost.stages},
+        "waste_micros_by_cause": cost.waste_micros_by_cause,
+    }
 
 
 class SuspectNode(ApiModel):

@@ -56,6 +56,11 @@ class Turns:
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
 
     @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(not turn.done() for _, _, turn in self._waiting)
+
+    @property
     def crowded(self) -> bool:
         """Somebody waits."""
         return any(not turn.done() for _, _, turn in self._waiting)

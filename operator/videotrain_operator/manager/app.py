@@ -311,6 +311,7 @@ class Operator:
     def _samples(self) -> Iterable[Sample]:
         leading = self._election.leading or not self._settings.leader_elect
         yield catalogue.LEADER, (), float(leading)
+        yield catalogue.PASSES_WAITING, (), self._controller.passes_waiting
         yield catalogue.TIME_UNTRUSTED, (), float(bool(self._client.clock.untrusted))
         restarts: dict[str, int] = {}
         for informer in self._informers:

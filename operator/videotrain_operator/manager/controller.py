@@ -181,6 +181,11 @@ class Controller:
                 managed.close()
             self._managed.clear()
 
+    @property
+    def passes_waiting(self) -> int:
+        """Runs whose next pass waits for its turn."""
+        return self._turns.waiting
+
     def _runs_with_orphans(self) -> set[Key]:
         """Runs of which there are pods although they were deleted while nobody led, perhaps to be made again."""
         found = set()

@@ -15,11 +15,12 @@ from videotrain_api.render.config import render_ledger
 from videotrain_api.render.names import ledger_name, pod_name
 from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.sampling import FPS
-from videotrain_api.resource.status import CostStatus, GenerationCost, StageCost
+from videotrain_api.resource.status import Corrections, CostStatus, GenerationCost, StageCost, amounts_of
 from videotrain_api.resource.trainrun import pool_name, pool_of
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Bucket
 from videotrain_operator.accounting.attribution import microseconds
+from videotrain_operator.accounting.corrections import corrected
 from videotrain_operator.accounting.ledger import Bill, Holding, rebuild, settle
 from videotrain_operator.accounting.money import schedule_text
 from videotrain_operator.accounting.stored_ledger import (
@@ -181,7 +182,15 @@ def write_cost(draft: Draft, bill: Bill) -> None:
         goodput_percent=round(productive * 100 / bill.held, 2) if bill.held else None,
         estimated=bill.estimated,
     )
-    draft.update(cost=cost)
+    draft.update(cost=cost.model_copy(update={"corrections": _corrections(draft.before.cost, cost)}))
+
+
+def _corrections(before: CostStatus | None, cost: CostStatus) -> Corrections | None:
+    if before is None:
+        return None
+    known, was = before.corrections or Corrections(), amounts_of(before)
+    found = {name: corrected(getattr(known, name), was[name], now) for name, now in amounts_of(cost).items()}
+    return Corrections(**found) if any(found.values()) else None
 
 
 def _stage_costs(draft: Draft, bill: Bill) -> list[StageCost]:

@@ -11,6 +11,7 @@ from videotrain_api.metrics import (
     AGENT_ANSWERS_REFUSED,
     CATALOGUE,
     LEADER,
+    PASSES_WAITING,
     TIME_UNTRUSTED,
     WATCH_RESTARTS,
     WATCH_SILENT_SECONDS,
@@ -19,14 +20,17 @@ from videotrain_api.metrics import (
     WEBHOOK_REVIEWS,
     emitted_by,
 )
-from videotrain_api.records import CurationCounts
+from videotrain_api.records import CurationCounts, SavedPoint
 from videotrain_api.resource.status import (
+    Correction,
+    Corrections,
     CostStatus,
     ExpectedStage,
     GenerationStatus,
     RunStatus,
     StageCost,
     StageStatus,
+    SuspectNode,
     ThroughputStatus,
 )
 from videotrain_api.vocabulary import ExitCode
@@ -39,7 +43,7 @@ COUNTS = CurationCounts(clips=4, dropped={"still": 2, "too-short": 1})
 def values(status: RunStatus) -> dict[tuple[str, ...], float]:
     """Every sample of a page by name and label values, in the order of the catalogue's labels."""
     metrics = OperatorMetrics()
-    metrics.note_pass(manifest(), status.to_wire(), 0.004, ["Started"])
+    metrics.note_pass(manifest(budget={"maxCost": "20"}), status.to_wire(), 0.004, ["Started"])
     metrics.note_conflict()
     metrics.note_error(OSError())
     metrics.note_request("patch", "Pod", 200)
@@ -47,6 +51,7 @@ def values(status: RunStatus) -> dict[tuple[str, ...], float]:
     metrics.add_source(
         lambda: [
             (LEADER, (), 1.0),
+            (PASSES_WAITING, (), 0),
             (TIME_UNTRUSTED, (), 0.0),
             (WATCH_RESTARTS, ("Pod",), 2),
             (WATCH_SILENT_SECONDS, ("Pod",), 4.0),
@@ -72,13 +77,16 @@ def generation(number: int, facts: object = None, **more: object) -> GenerationS
 def full_status() -> RunStatus:
     """A run that curated, lost a worker, went on and has a budget."""
     kept = StageStatus(name="curate", task="curate", state="Succeeded", config_hash="0" * 16, curation=COUNTS)
-    trained = StageStatus(name="train", task="train", state="Running", config_hash="0" * 16, total_steps=100)
+    trained = StageStatus(
+        name="train", task="train", state="Running", config_hash="0" * 16, total_steps=100, started_at=at(1)
+    )
     broken = generation(2, failed(2, 5, int(ExitCode.INTERNAL), at(20)), end_cause="application")
     return RunStatus(
         phase="Running",
         stage="train",
         stages=[kept, trained],
         generations=[broken, generation(3, progress(3, 30))],
+        suspect_nodes=[SuspectNode(name="node-1", reason="GPU lost", since=at(20))],
         throughput=ThroughputStatus(samples_per_second=2.0, tokens_per_second=9.0, mfu_percent=40.0),
         cost=CostStatus(
             currency="USD",
@@ -147,33 +155,73 @@ def test_counts_stay_when_their_generation_is_folded_away():
     assert pass_over(folded, progress(2, 6)).stages[0].curation == COUNTS
 
 
-def costing(productive: int, lost: int = 0) -> dict[str, Any]:
+def costing(productive: int, lost: int = 0, corrections: Corrections | None = None) -> dict[str, Any]:
     amounts = {"productive": productive, "lost": lost}
-    cost = CostStatus(currency="USD", gpu_microseconds_by_bucket=amounts, micros_by_bucket=amounts)
+    cost = CostStatus(
+        currency="USD", gpu_microseconds_by_bucket=amounts, micros_by_bucket=amounts, corrections=corrections
+    )
     return RunStatus(cost=cost).to_wire()
 
 
 def counted(metrics: OperatorMetrics, name: str = "videotrain_cost_micros_total") -> dict[str, float]:
+    """By bucket, and by direction where it has one."""
     families = text_string_to_metric_families(metrics.text().decode())
-    return {s.labels["bucket"]: s.value for family in families for s in family.samples if s.name == name}
+    samples = (s for family in families for s in family.samples if s.name == name)
+    return {"/".join(filter(None, (s.labels["bucket"], s.labels.get("direction")))): s.value for s in samples}
 
 
-def test_a_bill_that_is_corrected_lowers_no_counter():
+MOVED = Corrections(
+    gpu_microseconds_by_bucket=Correction(out={"productive": 1_000_000}, into={"lost": 500_000}),
+    micros_by_bucket=Correction(out={"productive": 1_000_000}, into={"lost": 500_000}),
+)
+
+
+def test_what_a_bill_took_back_is_counted_beside_counters_that_do_not_fall():
     metrics, run = OperatorMetrics(), manifest()
     metrics.note_pass(run, costing(5_000_000), 0.004, [])
-    metrics.note_pass(run, costing(4_000_000), 0.004, [])
     assert counted(metrics)["productive"] == 5_000_000
-    assert counted(metrics, "videotrain_gpu_seconds_total")["productive"] == 5
+    metrics.note_pass(run, costing(4_000_000, 500_000, MOVED), 0.004, [])
+    assert counted(metrics) == {"productive": 5_000_000, "lost": 0}
+    corrected = counted(metrics, "videotrain_cost_corrected_micros_total")
+    assert corrected == {"productive/out": 1_000_000, "productive/in": 0, "lost/out": 0, "lost/in": 500_000}
+    assert counted(metrics, "videotrain_gpu_seconds_total") == {"productive": 5, "lost": 0}
+    assert counted(metrics, "videotrain_gpu_seconds_corrected_total")["productive/out"] == 1
+
+
+def test_another_process_goes_on_with_the_counters():
+    metrics = OperatorMetrics()
+    metrics.note_pass(manifest(), costing(4_000_000, 500_000, MOVED), 0.004, [])
+    assert counted(metrics) == {"productive": 5_000_000, "lost": 0}
+
+
+def test_counters_stay_when_a_status_lost_its_corrections():
+    metrics, run = OperatorMetrics(), manifest()
+    metrics.note_pass(run, costing(4_000_000, 500_000, MOVED), 0.004, [])
+    counted(metrics)
     metrics.forget_runs()
     metrics.note_pass(run, costing(4_000_000, 500_000), 0.004, [])
-    assert counted(metrics) == {"productive": 5_000_000, "lost": 0}, "the same process leads again"
-    metrics.note_pass(run, costing(6_000_000, 500_000), 0.004, [])
-    assert counted(metrics) == {"productive": 6_000_000, "lost": 500_000}
+    assert counted(metrics) == {"productive": 5_000_000, "lost": 500_000}
+    corrected = counted(metrics, "videotrain_cost_corrected_micros_total")
+    assert corrected == {"productive/out": 1_000_000, "productive/in": 0, "lost/out": 500_000, "lost/in": 500_000}
 
 
 def test_another_run_of_the_name_begins_at_its_own_bill():
     metrics, run = OperatorMetrics(), manifest()
     metrics.note_pass(run, costing(5_000_000), 0.004, [])
+    counted(metrics)
     other = run | {"metadata": run["metadata"] | {"uid": "another"}}
     metrics.note_pass(other, costing(1_000_000), 0.004, [])
     assert counted(metrics)["productive"] == 1_000_000
+
+
+def test_the_time_of_the_newest_checkpoint_is_shown_of_a_stage_that_trains():
+    name = "videotrain_run_saved_timestamp_seconds"
+    point = SavedPoint(step=20, captured_at=at(40), committed_at=at(45), uri="s3://x", data_stall_us=0, checkpoint_us=0)
+    status = running(generation(1, progress(1, 30)))
+    begun = status.stages[0].model_copy(update={"started_at": at(5)})
+    status = status.model_copy(update={"stage": "train", "stages": [begun]})
+    assert values(status)[name, "default", "demo", "train"] == at(5).timestamp()
+    saved = status.model_copy(update={"generations": [generation(1, progress(1, 30, saved=[point]))]})
+    assert values(saved)[name, "default", "demo", "train"] == at(40).timestamp()
+    encoding = begun.model_copy(update={"task": "encode"})
+    assert (name, "default", "demo", "train") not in values(saved.model_copy(update={"stages": [encoding]}))

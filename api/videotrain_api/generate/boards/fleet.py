@@ -5,141 +5,208 @@ from __future__ import annotations
 from typing import Final
 
 from videotrain_api import metrics as m
-from videotrain_api.generate.boards.queries import OF_FLEET, PRODUCTIVE, SHOWN, STEP
+from videotrain_api.generate import recordings as r
+from videotrain_api.generate.boards.queries import (
+    CLUSTER,
+    EVENTS,
+    FLEET,
+    OF_FLEET,
+    STEP,
+    gpu_increase,
+    money_increase,
+)
 from videotrain_api.generate.panels import Board, Panel
 
-FLEET: Final = Board(
+_PRODUCTIVE: Final = f'{FLEET}, bucket="productive"'
+_TEAM: Final = f"on (namespace, run) group_left (team) {r.TEAM.name}{OF_FLEET}"
+_SPENT_BY_RUN: Final = money_increase(m.COST_MICROS, m.COST_CORRECTED_MICROS, FLEET, "namespace, run, currency")
+_BY_RUN: Final = "{{namespace}}/{{run}}"
+
+
+def _by_run(metric: m.Metric) -> str:
+    return f"max by (namespace, run) ({metric.name}{OF_FLEET})"
+
+
+_NUMBERS: Final = (
+    Panel(
+        "Spent in the time shown",
+        ((money_increase(m.COST_MICROS, m.COST_CORRECTED_MICROS, FLEET, "currency"), "{{currency}}"),),
+        "money",
+        "number",
+        span=5,
+    ),
+    Panel(
+        "An hour costs now",
+        ((f"sum by (currency) ({m.COST_RATE_PER_HOUR.name}{OF_FLEET})", "{{currency}}"),),
+        "money",
+        "number",
+        "Price of the nodes that are held at this moment.",
+        5,
+    ),
+    Panel(
+        "Expected at the runs' ends",
+        ((f"sum by (currency) ({m.FORECAST_COST.name}{OF_FLEET})", "{{currency}}"),),
+        "money",
+        "number",
+        span=5,
+    ),
+    Panel(
+        "Budgets of the runs",
+        ((f"sum by (currency) ({m.RUN_BUDGET.name}{OF_FLEET})", "{{currency}}"),),
+        "money",
+        "number",
+        span=5,
+    ),
+    Panel(
+        "Goodput in the time shown",
+        ((f"sum({gpu_increase(_PRODUCTIVE, 'run')}) / sum({gpu_increase(FLEET, 'run')})", ""),),
+        "percentunit",
+        "number",
+        "Productive share of the GPU time that was held.",
+        4,
+    ),
+)
+
+_MONEY: Final = (
+    Panel(
+        "An hour costs, by run",
+        (
+            (
+                f"sum by (namespace, run, currency) ({m.COST_RATE_PER_HOUR.name}{OF_FLEET})",
+                f"{_BY_RUN} {{{{currency}}}}",
+            ),
+        ),
+        "money",
+        "stack",
+        span=12,
+        opens="run",
+    ),
+    Panel(
+        "An hour costs, by team",
+        (
+            (
+                f"sum by (team, currency) ({m.COST_RATE_PER_HOUR.name}{OF_FLEET} * {_TEAM})",
+                "{{team}} {{currency}}",
+            ),
+        ),
+        "money",
+        "stack",
+        "Of the label videotrain.dev/team of each run.",
+        12,
+    ),
+    Panel(
+        "Spent by team in the time shown",
+        (
+            (
+                f"sum by (team, currency) ({_SPENT_BY_RUN} * {_TEAM})",
+                "{{team}} {{currency}}",
+            ),
+        ),
+        "money",
+        "number",
+        span=12,
+    ),
+    Panel(
+        "Spent share of the budgets",
+        ((_by_run(m.BUDGET_RATIO), _BY_RUN),),
+        "percentunit",
+        span=12,
+        opens="run",
+    ),
+    Panel(
+        "What the money buys, per hour",
+        (
+            (
+                f"sum by (bucket, currency) ({r.MONEY.name}{OF_FLEET}) * 3600 / 1e6",
+                "{{bucket}} {{currency}}",
+            ),
+        ),
+        "money",
+        "stack",
+        "Everything but `productive` is what elasticity, data and checkpoints cost.",
+        12,
+    ),
+    Panel(
+        "Money without progress per hour, by cause",
+        (
+            (
+                f"sum by (cause, currency) ({r.WASTE.name}{OF_FLEET}) * 3600 / 1e6",
+                "{{cause}} {{currency}}",
+            ),
+        ),
+        "money",
+        "stack",
+        "`idle` is what is held and works for nobody.",
+        12,
+    ),
+    Panel(
+        "GPUs held, by use",
+        ((f"sum by (bucket) ({r.GPUS.name}{OF_FLEET})", "{{bucket}}"),),
+        kind="stack",
+        span=12,
+    ),
+    Panel(
+        "Forecast over budget",
+        ((f"{_by_run(m.FORECAST_COST)} / {_by_run(m.RUN_BUDGET)}", _BY_RUN),),
+        "percentunit",
+        help="Above 100 % a run will be stopped before it is complete.",
+        span=12,
+        opens="run",
+    ),
+)
+
+_RUNS: Final = (
+    Panel("Runs by phase", ((f"sum by (phase) ({m.RUN_PHASE.name}{OF_FLEET})", "{{phase}}"),), kind="stack"),
+    Panel(
+        "Goodput of the last hour, by run",
+        ((f"max by (namespace, run) ({r.GOODPUT.name}{OF_FLEET})", _BY_RUN),),
+        "percentunit",
+        opens="run",
+    ),
+    Panel("Goodput since the start, by run", ((_by_run(m.GOODPUT_RATIO), _BY_RUN),), "percentunit", opens="run"),
+    Panel(
+        "MFU, by run",
+        ((_by_run(m.RUN_MFU_RATIO), _BY_RUN),),
+        "percentunit",
+        help="Model FLOPs over the GPUs' dense bf16 peak; no series where the peak of a GPU is not known.",
+        opens="run",
+    ),
+    Panel("Samples per second, by run", ((_by_run(m.RUN_SAMPLES_PER_SECOND), _BY_RUN),), opens="run"),
+    Panel(
+        "Step time, p99 by run",
+        ((f"max by (namespace, run) ({r.STEP_P99.name}{OF_FLEET})", _BY_RUN),),
+        "s",
+        opens="run",
+    ),
+    Panel(
+        "Restarts an hour, by cause",
+        ((f"sum by (cause) (rate({m.RESTARTS.name}{OF_FLEET}{STEP})) * 3600", "{{cause}}"),),
+        kind="stack",
+    ),
+    Panel(
+        "Time from the last fault to the first step after it",
+        ((_by_run(m.RECOVERY_SECONDS), _BY_RUN),),
+        "s",
+        opens="run",
+    ),
+    Panel(
+        "Alerts",
+        (
+            (
+                f'count by (alertname) (ALERTS{{{CLUSTER}, alertname=~"VideoTrain.*", alertstate="firing"}})',
+                "{{alertname}}",
+            ),
+        ),
+        kind="stack",
+        help="A click opens the page that says what to do.",
+        opens="runbook",
+    ),
+)
+
+FLEET_AND_MONEY: Final = Board(
     "videotrain-fleet",
     "videotrain / fleet and money",
-    ("namespace",),
-    (
-        (
-            "Money",
-            (
-                Panel(
-                    "Spent in the time shown",
-                    ((f"sum by (currency) (increase({m.COST_MICROS.name}{OF_FLEET}{SHOWN})) / 1e6", "{{currency}}"),),
-                    kind="number",
-                    span=6,
-                ),
-                Panel(
-                    "An hour costs now",
-                    ((f"sum by (currency) ({m.COST_RATE_PER_HOUR.name}{OF_FLEET})", "{{currency}}"),),
-                    kind="number",
-                    span=6,
-                    help="Price of the GPUs that are held at this moment.",
-                ),
-                Panel(
-                    "Expected at the runs' ends",
-                    ((f"sum by (currency) ({m.FORECAST_COST.name}{OF_FLEET})", "{{currency}}"),),
-                    kind="number",
-                    span=6,
-                ),
-                Panel(
-                    "Goodput in the time shown",
-                    (
-                        (
-                            f"sum(increase({m.GPU_SECONDS.name}{PRODUCTIVE}{SHOWN}))"
-                            f" / sum(increase({m.GPU_SECONDS.name}{OF_FLEET}{SHOWN}))",
-                            "",
-                        ),
-                    ),
-                    "percentunit",
-                    "number",
-                    span=6,
-                    help="Productive share of the GPU time that was held.",
-                ),
-                Panel(
-                    "An hour costs, by run",
-                    (
-                        (
-                            f"sum by (namespace, run, currency) ({m.COST_RATE_PER_HOUR.name}{OF_FLEET})",
-                            "{{namespace}}/{{run}} {{currency}}",
-                        ),
-                    ),
-                    kind="stack",
-                    span=12,
-                    links_to_run=True,
-                ),
-                Panel(
-                    "What the money buys, per hour",
-                    (
-                        (
-                            f"sum by (bucket, currency) (rate({m.COST_MICROS.name}{OF_FLEET}{STEP})) * 3600 / 1e6",
-                            "{{bucket}} {{currency}}",
-                        ),
-                    ),
-                    kind="stack",
-                    span=12,
-                    help="Everything but `productive` is what elasticity, data and checkpoints cost.",
-                ),
-                Panel(
-                    "Money without progress per hour, by cause",
-                    (
-                        (
-                            f"sum by (cause, currency) (rate({m.WASTE_MICROS.name}{OF_FLEET}{STEP})) * 3600 / 1e6",
-                            "{{cause}} {{currency}}",
-                        ),
-                    ),
-                    kind="stack",
-                    span=12,
-                ),
-                Panel(
-                    "Spent share of the budgets",
-                    ((f"max by (namespace, run) ({m.BUDGET_RATIO.name}{OF_FLEET})", "{{namespace}}/{{run}}"),),
-                    "percentunit",
-                    span=12,
-                    links_to_run=True,
-                ),
-                Panel(
-                    "GPUs held, by use",
-                    ((f"sum by (bucket) (rate({m.GPU_SECONDS.name}{OF_FLEET}{STEP}))", "{{bucket}}"),),
-                    kind="stack",
-                    span=12,
-                ),
-            ),
-        ),
-        (
-            "Runs",
-            (
-                Panel(
-                    "Runs by phase", ((f"sum by (phase) ({m.RUN_PHASE.name}{OF_FLEET})", "{{phase}}"),), kind="stack"
-                ),
-                Panel(
-                    "Goodput since the start, by run",
-                    ((f"max by (namespace, run) ({m.GOODPUT_RATIO.name}{OF_FLEET})", "{{namespace}}/{{run}}"),),
-                    "percentunit",
-                    links_to_run=True,
-                ),
-                Panel(
-                    "MFU, by run",
-                    ((f"max by (namespace, run) ({m.RUN_MFU_RATIO.name}{OF_FLEET})", "{{namespace}}/{{run}}"),),
-                    "percentunit",
-                    links_to_run=True,
-                    help="Model FLOPs over the GPUs' dense bf16 peak; no series where the peak of a GPU is not known.",
-                ),
-                Panel(
-                    "Samples per second, by run",
-                    (
-                        (
-                            f"max by (namespace, run) ({m.RUN_SAMPLES_PER_SECOND.name}{OF_FLEET})",
-                            "{{namespace}}/{{run}}",
-                        ),
-                    ),
-                    links_to_run=True,
-                ),
-                Panel(
-                    "Restarts an hour, by cause",
-                    ((f"sum by (cause) (rate({m.RESTARTS.name}{OF_FLEET}{STEP})) * 3600", "{{cause}}"),),
-                    kind="stack",
-                ),
-                Panel(
-                    "Time from the last fault to the first step after it",
-                    ((f"max by (namespace, run) ({m.RECOVERY_SECONDS.name}{OF_FLEET})", "{{namespace}}/{{run}}"),),
-                    "s",
-                    links_to_run=True,
-                ),
-            ),
-        ),
-    ),
+    ("cluster", "namespace", "team", "run"),
+    (("Now", _NUMBERS), ("Money", _MONEY), ("Runs", _RUNS)),
+    (EVENTS,),
 )

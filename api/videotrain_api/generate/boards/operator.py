@@ -5,21 +5,41 @@ from __future__ import annotations
 from typing import Final
 
 from videotrain_api import metrics as m
-from videotrain_api.generate.boards.queries import STEP, quantile
+from videotrain_api.generate.boards.queries import CLUSTER, EVENTS, OF_CLUSTER, STEP, quantile
 from videotrain_api.generate.panels import Board, Panel
+from videotrain_api.generate.recordings import API_FAILURES
 
 OPERATOR: Final = Board(
     "videotrain-operator",
     "videotrain / operator",
-    (),
+    ("cluster",),
     (
         (
             "The operator itself",
             (
-                Panel("Leaders", ((f"sum({m.LEADER.name})", ""),), help="1 in a healthy installation."),
+                Panel("Leaders", ((f"sum({m.LEADER.name}{OF_CLUSTER})", ""),), help="1 in a healthy installation."),
+                Panel(
+                    "Changes of the leader in an hour",
+                    ((f"sum(changes({m.LEADER.name}{OF_CLUSTER}[1h])) / 2", ""),),
+                    help="A roll-out is one.",
+                ),
+                Panel(
+                    "Runs that wait for a pass",
+                    ((f"max({m.PASSES_WAITING.name}{OF_CLUSTER})", ""),),
+                    help="More than nothing for long: the operator has more to do than it can.",
+                ),
+                Panel(
+                    "Share of the requests that the API server fails",
+                    ((f"{API_FAILURES.name}{OF_CLUSTER}", ""),),
+                    "percentunit",
+                    help="No answer, 429 or 5xx.",
+                ),
                 Panel(
                     "A pass takes",
-                    ((quantile(0.5, m.RECONCILE_SECONDS, ""), "p50"), (quantile(0.99, m.RECONCILE_SECONDS, ""), "p99")),
+                    (
+                        (quantile(0.5, m.RECONCILE_SECONDS, OF_CLUSTER), "p50"),
+                        (quantile(0.99, m.RECONCILE_SECONDS, OF_CLUSTER), "p99"),
+                    ),
                     "s",
                 ),
                 Panel(
@@ -37,7 +57,7 @@ OPERATOR: Final = Board(
                     "Answers that were no success, per second",
                     (
                         (
-                            f'sum by (code, verb, kind) (rate({m.API_REQUESTS.name}{{code!~"2.."}}{STEP}))',
+                            f'sum by (code, verb, kind) (rate({m.API_REQUESTS.name}{{{CLUSTER}, code!~"2.."}}{STEP}))',
                             "{{code}} {{verb}} {{kind}}",
                         ),
                     ),
@@ -52,7 +72,7 @@ OPERATOR: Final = Board(
                 ),
                 Panel(
                     "Time since the API server gave a sign",
-                    ((f"max by (kind) ({m.WATCH_SILENT_SECONDS.name})", "{{kind}}"),),
+                    ((f"max by (kind) ({m.WATCH_SILENT_SECONDS.name}{OF_CLUSTER})", "{{kind}}"),),
                     "s",
                     help="By watch; a replica that heard nothing for three minutes on one of them is not ready.",
                 ),
@@ -90,26 +110,27 @@ OPERATOR: Final = Board(
                 ),
                 Panel(
                     "Runs whose passes fail",
-                    ((f"count({m.RUN_RECONCILED.name} == 0) or vector(0)", ""),),
+                    ((f"count({m.RUN_RECONCILED.name}{OF_CLUSTER} == 0) or vector(0)", ""),),
                     help="After three failed passes in a row. The condition Reconciled of each says why.",
                 ),
                 Panel(
                     "Values that nobody can read",
-                    ((f"sum by (namespace, run) ({m.RUN_UNREADABLE.name}) > 0", "{{namespace}}/{{run}}"),),
+                    ((f"sum by (namespace, run) ({m.RUN_UNREADABLE.name}{OF_CLUSTER}) > 0", "{{namespace}}/{{run}}"),),
                     kind="stack",
                     help="In status, ledger, labels and annotations. They count as not written.",
                 ),
                 Panel(
                     "Lost nodes are not believed",
-                    ((f"max({m.NODES_UNTRUSTED.name})", ""),),
+                    ((f"max({m.NODES_UNTRUSTED.name}{OF_CLUSTER})", ""),),
                     help="1 while so many nodes are lost at once that the operator does not act on it.",
                 ),
                 Panel(
                     "The time is not trusted",
-                    ((f"max({m.TIME_UNTRUSTED.name})", ""),),
+                    ((f"max({m.TIME_UNTRUSTED.name}{OF_CLUSTER})", ""),),
                     help="1 while the API server's clock jumped or was not confirmed yet: no deadline or budget acts.",
                 ),
             ),
         ),
     ),
+    (EVENTS,),
 )

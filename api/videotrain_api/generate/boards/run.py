@@ -5,13 +5,41 @@ from __future__ import annotations
 from typing import Final
 
 from videotrain_api import metrics as m
-from videotrain_api.generate.boards.queries import OF_RUN, STEP, of_leader, quantile
+from videotrain_api.generate.boards.queries import (
+    OF_RUN,
+    OF_STAGE,
+    ONE_RUN,
+    RESTARTS,
+    SHOWN,
+    STEP,
+    WORLDS,
+    of_leader,
+    quantile,
+    spent,
+)
 from videotrain_api.generate.panels import Board, Panel
+
+_FAULTS: Final = f"increase({m.RESTARTS.name}{OF_RUN}{SHOWN})"
+
+
+def _phase(phase: str) -> str:
+    return f'{m.RUN_PHASE.name}{{{ONE_RUN}, phase="{phase}"}}{SHOWN}'
+
+
+def _of_phase(phase: str) -> str:
+    """Share of the time shown in which the run was in a phase."""
+    return f"max(avg_over_time({_phase(phase)}))"
+
+
+def _times(phase: str) -> str:
+    """How often it was."""
+    return f"ceil(max(changes({_phase(phase)})) / 2)"
+
 
 RUN: Final = Board(
     "videotrain-run",
     "videotrain / run",
-    ("namespace", "run"),
+    ("cluster", "namespace", "run", "stage"),
     (
         (
             "Where it stands",
@@ -55,14 +83,16 @@ RUN: Final = Board(
                 Panel(
                     "Spent, and expected at the end",
                     (
-                        (f"sum by (currency) ({m.COST_MICROS.name}{OF_RUN}) / 1e6", "spent {{currency}}"),
+                        (spent(m.COST_MICROS, m.COST_CORRECTED_MICROS, "currency"), "spent {{currency}}"),
+                        (f"max by (currency) ({m.RUN_BUDGET.name}{OF_RUN})", "budget {{currency}}"),
                         (f"max by (currency) ({m.FORECAST_COST.name}{OF_RUN})", "expected {{currency}}"),
                         (
                             f"max by (bound, currency) ({m.FORECAST_COST_BOUND.name}{OF_RUN})",
-                            "expected {{currency}}, 80 % {{bound}}",
+                            "80 %, {{bound}} {{currency}}",
                         ),
                     ),
-                    kind="number",
+                    "money",
+                    "number",
                     span=6,
                 ),
             ),
@@ -142,55 +172,10 @@ RUN: Final = Board(
                     "percentunit",
                 ),
                 Panel(
-                    "Arrival of a sample, p99 of the slowest rank",
-                    ((of_leader(m.SLOWEST_SAMPLE_SECONDS), "{{stage}}"),),
-                    "s",
-                ),
-                Panel(
-                    "Requests for samples per second",
-                    ((f"sum by (kind) (rate({m.SAMPLE_REQUESTS.name}{OF_RUN}{STEP}))", "{{kind}}"),),
-                    help="Second ones go out beside first ones that are late; others follow damage.",
-                ),
-                Panel(
-                    "Samples from the nodes' caches per second",
-                    ((f"sum by (outcome) (rate({m.SAMPLE_CACHE_READS.name}{OF_RUN}{STEP}))", "{{outcome}}"),),
-                    help="Where train.sampleCacheGibibytes is set; what a node reads first is a miss.",
-                ),
-                Panel(
-                    "Samples in the fullest node's cache",
-                    ((of_leader(m.SAMPLE_CACHE_BYTES), "{{stage}}"),),
-                    "bytes",
-                ),
-                Panel(
-                    "Stored by encoding per clip",
-                    (
-                        (
-                            f"max(rate({m.STORED_SAMPLE_BYTES.name}{OF_RUN}{STEP}))"
-                            f" / max(rate({m.SAMPLES.name}{OF_RUN}{STEP}))",
-                            "per clip",
-                        ),
-                    ),
-                    "bytes",
-                    help="Its device is busy in forward passes, and idle while it waits for data.",
-                ),
-                Panel(
                     "Spread of the ranks' compute time",
                     ((of_leader(m.WORLD_SPREAD_RATIO), "{{stage}}"),),
                     "percentunit",
                     help="Slowest minus fastest over the mean; a straggler holds everybody up by this share.",
-                ),
-                Panel(
-                    "Pods whose ranks are slowest most often",
-                    (
-                        (
-                            f"topk(5, max by (pod) (rate({m.SLOWEST_STEPS.name}{OF_RUN}{STEP})))"
-                            f" / scalar(max(rate({m.STEP_SECONDS.name}_count{OF_RUN}{STEP})))",
-                            "{{pod}}",
-                        ),
-                        (of_leader(m.STRAGGLER_RATIO), "slowest rank over the median, {{stage}}"),
-                    ),
-                    "percentunit",
-                    help="Share of the steps. In an even world all pods take turns.",
                 ),
                 Panel(
                     "Samples, tokens and FLOPs an hour",
@@ -203,6 +188,39 @@ RUN: Final = Board(
             ),
         ),
         (
+            "Uptime, faults and recoveries in the time shown",
+            (
+                Panel("Uptime", ((_of_phase("Running"), ""),), "percentunit", "number", "Share of the time.", 4),
+                Panel("Training time", ((f"{_of_phase('Running')} * $__range_s", ""),), "s", "number", span=4),
+                Panel("Faults", ((f"sum({_FAULTS})", ""),), kind="number", span=4),
+                Panel("Faults by type", ((f"sum by (cause) ({_FAULTS})", "{{cause}}"),), kind="number", span=4),
+                Panel(
+                    "Recovery time by type of fault",
+                    ((f"max by (cause) ({m.RECOVERY_SECONDS.name}{OF_RUN})", "{{cause}}"),),
+                    "s",
+                    "number",
+                    "From the fault to the first step after it, the last one of each type.",
+                    8,
+                ),
+                Panel(
+                    "Recoveries by itself",
+                    ((_times("Restarting"), ""),),
+                    kind="number",
+                    help="Times in which the world was made anew; those within one scrape are not seen.",
+                    span=6,
+                ),
+                Panel(
+                    "Time in recoveries by itself",
+                    ((f"{_of_phase('Restarting')} * $__range_s", ""),),
+                    "s",
+                    "number",
+                    span=6,
+                ),
+                Panel("Suspensions", ((_times("Suspended"), ""),), kind="number", help="By hand or budget.", span=6),
+                Panel("Time suspended", ((f"{_of_phase('Suspended')} * $__range_s", ""),), "s", "number", span=6),
+            ),
+        ),
+        (
             "Elasticity and checkpoints",
             (
                 Panel("Nodes", ((f"max by (kind) ({m.RUN_NODES.name}{OF_RUN})", "{{kind}}"),)),
@@ -212,17 +230,11 @@ RUN: Final = Board(
                         (f"max({m.RUN_GENERATION.name}{OF_RUN})", "decided"),
                         (f"max by (pod) ({m.GENERATION.name}{OF_RUN})", "{{pod}}"),
                     ),
+                    help="A click on a pod opens its node.",
+                    opens="node",
                 ),
                 Panel("Restarts", ((f"sum by (cause) ({m.RESTARTS.name}{OF_RUN})", "{{cause}}"),), kind="stack"),
-                Panel(
-                    "Workers' states", ((f"sum by (state) ({m.WORKER_STATE.name}{OF_RUN})", "{{state}}"),), kind="stack"
-                ),
                 Panel("Worker processes of the world", ((f"max({m.WORLD_SIZE.name}{OF_RUN})", ""),)),
-                Panel(
-                    "Ends of worker processes by exit code",
-                    ((f"sum by (code) ({m.WORKER_EXITS.name}{OF_RUN})", "{{code}}"),),
-                    kind="stack",
-                ),
                 Panel(
                     "Steps that a fault would cost now",
                     ((f"max({m.STEP.name}{OF_RUN}) - max({m.CHECKPOINT_LAST_STEP.name}{OF_RUN})", ""),),
@@ -236,6 +248,12 @@ RUN: Final = Board(
                         (f"sum({m.HOUSEKEEPING_FAILURES.name}{OF_RUN})", "failures of what is done beside them"),
                     ),
                 ),
+                Panel(
+                    "Age of the newest checkpoint",
+                    ((f"time() - max by (stage) ({m.RUN_SAVED_AT.name}{OF_STAGE})", "{{stage}}"),),
+                    "s",
+                    help="What a fault would throw away now.",
+                ),
                 Panel("Size of a checkpoint", ((f"max({m.CHECKPOINT_BYTES.name}{OF_RUN})", ""),), "bytes"),
             ),
         ),
@@ -247,30 +265,34 @@ RUN: Final = Board(
                     ((f"sum by (bucket) ({m.GPU_SECONDS.name}{OF_RUN})", "{{bucket}}"),),
                     "s",
                     "stack",
+                    "As it was first counted.",
                 ),
                 Panel(
                     "Cost of each stage",
                     (
                         (
-                            f"sum by (stage, currency) ({m.STAGE_COST_MICROS.name}{OF_RUN}) / 1e6",
+                            spent(m.STAGE_COST_MICROS, m.STAGE_COST_CORRECTED_MICROS, "stage, currency"),
                             "{{stage}}, spent {{currency}}",
                         ),
                         (
-                            f"max by (stage, currency) ({m.STAGE_FORECAST_COST.name}{OF_RUN})",
+                            f"max by (stage, currency) ({m.STAGE_FORECAST_COST.name}{OF_STAGE})",
                             "{{stage}}, expected {{currency}}",
                         ),
                     ),
+                    "money",
                     help="What is expected leaves failures and idle nodes out.",
                 ),
                 Panel(
                     "Money without progress, by cause",
-                    ((f"sum by (cause, currency) ({m.WASTE_MICROS.name}{OF_RUN}) / 1e6", "{{cause}} {{currency}}"),),
-                    kind="stack",
+                    ((spent(m.WASTE_MICROS, m.WASTE_CORRECTED_MICROS, "cause, currency"), "{{cause}} {{currency}}"),),
+                    "money",
+                    "stack",
                 ),
                 Panel(
                     "Money by use",
-                    ((f"sum by (bucket, currency) ({m.COST_MICROS.name}{OF_RUN}) / 1e6", "{{bucket}} {{currency}}"),),
-                    kind="stack",
+                    ((spent(m.COST_MICROS, m.COST_CORRECTED_MICROS, "bucket, currency"), "{{bucket}} {{currency}}"),),
+                    "money",
+                    "stack",
                 ),
                 Panel(
                     "Spent share of the budget, and goodput",
@@ -280,19 +302,20 @@ RUN: Final = Board(
                     ),
                     "percentunit",
                 ),
-            ),
-        ),
-        (
-            "Curation",
-            (
-                Panel("Clips kept", ((f"max by (stage) ({m.CURATION_CLIPS.name}{OF_RUN})", "{{stage}}"),), span=12),
                 Panel(
-                    "Dropped, by reason",
-                    ((f"sum by (reason) ({m.CURATION_DROPPED.name}{OF_RUN})", "{{reason}}"),),
-                    kind="stack",
-                    span=12,
+                    "GPU time that turned out to be something else",
+                    (
+                        (
+                            f"sum by (bucket, direction) ({m.GPU_SECONDS_CORRECTED.name}{OF_RUN})",
+                            "{{bucket}}, {{direction}}",
+                        ),
+                    ),
+                    "s",
+                    help="Steps that a fault lost left `productive` and came to `lost`.",
                 ),
             ),
         ),
     ),
+    (RESTARTS, WORLDS),
+    one_run=True,
 )
