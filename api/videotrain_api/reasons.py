@@ -170,7 +170,6 @@ class Message(StrEnum):
     RESTART_LIMIT = "{limit} {cause} restarts are used up (spec.failurePolicy.limits): {fault}"
     RESUMED = "{reason} no longer holds"
     SHRUNK = "{old} -> {new} nodes: {why}"
-    STAGES = "stages: {stages}"
     STAGE_SUCCEEDED = "stage {stage} is complete after step {step}: {output}"
     START_DEADLINE = "no step within {limit} s of the first pod (spec.startDeadlineSeconds)"
     START_TIMEOUT = "no step within {seconds} s of its roster (spec.failurePolicy.startSeconds){errors}"
@@ -260,7 +259,6 @@ _FAILURES: Final = (
 )
 """Why a run fails. Exit codes that retrying cannot help are reasons as well: see the page of exit codes."""
 NOTICES: Final[tuple[Notice, ...]] = (
-    *_told("Normal", Reason.ACCEPTED, Message.STAGES, NOTHING),
     _held(Condition.ACCEPTED, "True", Reason.ACCEPTED),
     *_told(
         "Warning",

@@ -102,7 +102,6 @@ def _freeze(draft: Draft) -> bool:
     stages = _pending_stages(draft)
     draft.update(config_map=config_map_name(draft.run, data_hash(data)), stages=stages)
     set_condition(draft, Condition.ACCEPTED, status=True, reason=Reason.ACCEPTED)
-    draft.tell("Normal", Reason.ACCEPTED, Message.STAGES.text(stages=", ".join(stage.name for stage in stages)))
     return True
 
 
