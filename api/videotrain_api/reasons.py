@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
-from videotrain_api.vocabulary import Condition, GenerationReason
+from videotrain_api.vocabulary import Condition, ExitCode, GenerationReason
 
 EventType = Literal["Normal", "Warning"]
 
@@ -431,3 +431,18 @@ NOTICES: Final[tuple[Notice, ...]] = (
     ),
 )
 """All that a run can tell."""
+_EXIT_ADVICE: Final = {
+    ExitCode.CONFIG: "Correct the field that is named in a new run; the same one would end in the same way.",
+    ExitCode.DATA: "Mend the data that are named, or let more of them be skipped, and begin a new run.",
+    ExitCode.DIVERGED: "Lower the learning rate or warm up longer in a new run, which may start from earlier weights.",
+    ExitCode.GRADIENTS: "Report it with the log: it is a fault of the engine, not of the manifest.",
+}
+
+
+def advice_for(condition: Condition, reason: str) -> str:
+    """What to do about a condition that holds for a reason; a way to look where nothing better is known."""
+    for notice in NOTICES:
+        if (notice.where, notice.reason) == (condition, reason) and notice.advice != NOTHING:
+            return notice.advice
+    codes = {code.name: advice for code, advice in _EXIT_ADVICE.items()}
+    return codes.get(reason, "Read the end of the log of the worker that is named.")

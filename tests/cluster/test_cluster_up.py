@@ -7,30 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from support.controlplane import pod_manifest, program
+from support.cluster_command import ClusterCommand
+from support.controlplane import pod_manifest
 from support.processes import processes_below, until
 
-from videotrain.controlplane.tools import kubectl as kubectl_program
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-class ClusterCommand:
-    """The command with its directory."""
-
-    def __init__(self, directory):
-        self.directory = directory
-
-    def __call__(self, verb, *options):
-        command = [sys.executable, "-m", "videotrain", "cluster", verb, "--directory", str(self.directory), *options]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
-
-    def status(self):
-        return json.loads(self("status", "--json").stdout)
-
-    def kubectl(self):
-        path = self.status()["cluster"]["kubeconfig"]
-        return program(kubectl_program(), {**os.environ, "KUBECONFIG": path})
 
 
 @pytest.fixture
@@ -50,8 +31,11 @@ def test_a_cluster_comes_stays_and_goes(cluster):
     assert [(node["ready"], node["gpus"]) for node in status["state"]["nodes"]] == [(True, 3), (True, 3)]
     assert all(status["state"]["components"].values())
     again = cluster("up", "--detach")
-    assert again.returncode == 2
-    assert f"a cluster runs here (process {status['process']})" in again.stderr
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout.startswith(f"It runs already (process {status['process']}). The cluster is ready. Type:\n")
+    other = cluster("up", "--detach", "--nodes", "3")
+    assert other.returncode == 2
+    assert f"--nodes 3: the cluster of {cluster.directory} runs with 2" in other.stderr
     a_pod_reaches_the_object_store(cluster.kubectl())
 
     os.kill(status["process"], signal.SIGKILL)

@@ -18,9 +18,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "S3 object store. Objects and data stay in the directory; starting again there goes on with them.",
     )
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    up = verbs.add_parser("up", help="start it", description="Start the cluster and show it until Ctrl-C ends it.")
-    up.add_argument("--nodes", type=count, default=2, metavar="N", help="number of nodes (default 2)")
-    up.add_argument("--gpus-per-node", type=count, default=8, metavar="K", help="GPUs that a node offers (default 8)")
+    description = "Start the cluster and show it until Ctrl-C ends it. One that runs is left so, and told."
+    up = verbs.add_parser("up", help="start it", description=description)
+    up.add_argument("--nodes", type=count, metavar="N", help="number of nodes (default 2)")
+    up.add_argument("--gpus-per-node", type=count, metavar="K", help="GPUs that a node offers (default 8)")
     add_device(up, "pods")
     up.add_argument("--detach", action="store_true", help="come back when it is ready, and leave it running")
     up.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

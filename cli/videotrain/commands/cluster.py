@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,8 @@ from videotrain.processes.addresses import NoAddressError
 from videotrain.processes.devices import Device, Need, Shares, share_devices
 from videotrain.processes.leftovers import end_leftovers
 
+DEFAULT_NODES: Final = 2
+DEFAULT_GPUS: Final = 8
 READY: Final = "ready\n"
 """What a detached cluster tells the process that started it."""
 LOG_FILE: Final = "logs/cluster.log"
@@ -39,6 +41,7 @@ EXIT_FAILED: Final = 1
 EXIT_INTERRUPTED: Final = 130
 STOP_SECONDS: Final = 90.0
 _LOOK_SECONDS: Final = 1.0
+_WAIT_SECONDS: Final = 0.2
 _TAIL_LINES: Final = 20
 _FAILURES: Final = (ControlPlaneError, ObjectServerError, NoAddressError, OSError)
 _log = logging.getLogger(__name__)
@@ -49,8 +52,10 @@ class ClusterOptions:
     """The command line of `videotrain cluster up`."""
 
     directory: Path
-    nodes: int
-    gpus_per_node: int
+    nodes: int | None = None
+    """None: as many as the cluster has that runs there, else DEFAULT_NODES."""
+    gpus_per_node: int | None = None
+    """None: the same with DEFAULT_GPUS."""
     device: Device = "auto"
     """What the pods' processes compute on; see videotrain.processes.devices."""
     detach: bool = False
@@ -66,7 +71,7 @@ def default_directory() -> Path:
 
 
 def up(options: ClusterOptions) -> int:
-    """Start a cluster and stay with it until Ctrl-C, or leave it to a process of its own.
+    """Start a cluster and stay with it until Ctrl-C, or leave it to a process of its own; one that runs is left so.
 
     Returns:
         Exit code.
@@ -75,7 +80,11 @@ def up(options: ClusterOptions) -> int:
         UsageError: it cannot be started.
     """
     directory = options.directory.absolute()
-    need = Need(nodes=options.nodes, per_node=options.gpus_per_node, fields="--nodes or --gpus-per-node")
+    if not options.child and (record := _running(directory)) is not None:
+        return _leave_it_running(options, directory, record)
+    nodes, gpus = options.nodes or DEFAULT_NODES, options.gpus_per_node or DEFAULT_GPUS
+    options = replace(options, nodes=nodes, gpus_per_node=gpus)
+    need = Need(nodes=nodes, per_node=gpus, fields="--nodes or --gpus-per-node")
     shares = share_devices(options.device, need)
     try:
         build.binary()
@@ -85,11 +94,33 @@ def up(options: ClusterOptions) -> int:
             return _detach(options, directory, shares)
         advice = f"end it with `videotrain cluster down --directory {directory}`, or use another directory"
         with held(directory, "--directory", "a cluster runs", advice), logging_to(open_log(directory / LOG_FILE)):
-            return _foreground(options, directory, shares)
+            return _foreground(options, directory, gpus, shares)
     except (ControlPlaneError, DirectoryError) as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _running(directory: Path) -> Record | None:
+    """The cluster of a directory, once it is ready; None if none runs there."""
+    while (pid := holder(directory)) is not None:
+        if (record := Record.read(directory)) is not None:
+            return record
+        while holder(directory) == pid and Record.read(directory) is None:  # it starts, or ends
+            time.sleep(_WAIT_SECONDS)
+    return None
+
+
+def _leave_it_running(options: ClusterOptions, directory: Path, record: Record) -> int:
+    for option, wanted, found in (
+        ("--nodes", options.nodes, record.nodes),
+        ("--gpus-per-node", options.gpus_per_node, record.gpus_per_node),
+    ):
+        if wanted not in (None, found):
+            advice = f"end it with `videotrain cluster down --directory {directory}`, or use another directory"
+            raise UsageError(f"{option} {wanted}: the cluster of {directory} runs with {found}; {advice}")
+    sys.stdout.write(f"It runs already (process {holder(directory)}). {instructions(record)}")
+    return 0
 
 
 def down(directory: Path) -> int:
@@ -141,8 +172,8 @@ def instructions(record: Record) -> str:
     return "\n".join(["The cluster is ready. Type:", *(f"  {line}" for line in lines), ""])
 
 
-def _foreground(options: ClusterOptions, directory: Path, shares: Shares) -> int:
-    cluster = Cluster(directory, Shape(options.gpus_per_node, shares.by_name()))
+def _foreground(options: ClusterOptions, directory: Path, gpus_per_node: int, shares: Shares) -> int:
+    cluster = Cluster(directory, Shape(gpus_per_node, shares.by_name()))
     end_leftovers(directory)
     try:
         asyncio.run(_run(cluster, options, shares))

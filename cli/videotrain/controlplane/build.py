@@ -13,14 +13,17 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
+from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from rich.console import Console
 
 from videotrain.controlplane import versions
+from videotrain.controlplane.build_progress import BuildProgress
 from videotrain.controlplane.cache import cache_folder
 from videotrain.controlplane.errors import BuildError
 from videotrain.extras import INSTALL
@@ -38,6 +41,7 @@ LINK_FLAGS: Final = " ".join(
         f"-X {_STAMP}.gitMajor={_MAJOR}", f"-X {_STAMP}.gitMinor={_MINOR}",
     )
 )  # fmt: skip
+BUILD_FLAGS: Final = ("-mod=readonly", "-trimpath", f"-ldflags={LINK_FLAGS}")
 _GO_VERSION: Final = re.compile(r"\bgo(\d+)\.(\d+)")
 _NETWORK: Final = re.compile(
     r"dial tcp|no such host|proxyconnect|i/o timeout|TLS handshake timeout|connection refused|Forbidden|"
@@ -103,12 +107,16 @@ def build(path: Path, console: Console) -> None:
     with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as folder:
         for name in FILES:  # the package may lie where nothing can be written
             shutil.copyfile(SOURCES / name, Path(folder) / name)
-        with console.status("Fetching Go modules ..."):
-            run_go(go, ["mod", "download"], folder)
-        with console.status("Compiling and linking ..."):
-            run_go(
-                go, ["build", "-mod=readonly", "-trimpath", f"-ldflags={LINK_FLAGS}", "-o", "controlplane", "."], folder
+        with BuildProgress(console, "Fetching Go modules", _modules()) as progress:
+            run_go(go, ["mod", "download", "-json"], folder, lambda line: line == "}" and progress.advance())
+        with console.status("Looking at what is to be compiled ..."):
+            listed = run_go(
+                go, ["list", *BUILD_FLAGS, "-deps", "-f", "{{if .Stale}}{{.ImportPath}}{{end}}", "."], folder
             )
+        stale = frozenset(listed.split())
+        with BuildProgress(console, "Compiling and linking", len(stale)) as progress:
+            compile_ = ["build", "-v", *BUILD_FLAGS, "-o", path.name, "."]
+            run_go(go, compile_, folder, lambda line: line in stale and progress.advance())
         (Path(folder) / path.name).replace(path)
     console.print(f"The control plane is built: {path.stat().st_size / 2**20:.0f} MiB.")
 
@@ -145,23 +153,51 @@ def _go_version(go: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def run_go(go: str, arguments: list[str], folder: str) -> str:
+def _modules() -> int:
+    """Modules that are fetched where none is there yet: each with a checksum of its content."""
+    lines = (SOURCES / "go.sum").read_text(encoding="utf-8").splitlines()
+    return sum(1 for line in lines if line and "/go.mod " not in line)
+
+
+def run_go(go: str, arguments: list[str], folder: str, is_progress: Callable[[str], bool] = lambda _: False) -> str:
     """Run Go in a folder with nothing of the user's that would change what it builds; what it printed.
+
+    Args:
+        go: the program.
+        arguments: of it.
+        folder: where it runs.
+        is_progress: told each line that it prints, at once; one that only says how far it is, is not kept.
 
     Raises:
         BuildError: it failed; the message holds the end of what it said.
     """
-    done = subprocess.run([go, *arguments], cwd=folder, capture_output=True, text=True, check=False, env=_environment())
-    if done.returncode == 0:
-        return done.stdout
-    told = (done.stderr or done.stdout).strip()
+    with subprocess.Popen(
+        [go, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        said: dict[str, list[str]] = {"out": [], "errors": []}
+
+        def collect(stream: IO[str], name: str) -> None:
+            for line in stream:
+                if not is_progress(line.rstrip()):
+                    said[name].append(line)
+
+        beside = threading.Thread(target=collect, args=(process.stderr, "errors"))
+        beside.start()
+        collect(process.stdout, "out")
+        beside.join()
+    output, errors = "".join(said["out"]), "".join(said["errors"])
+    if process.returncode == 0:
+        return output
+    told = (errors or output).strip()
     if "no space left on device" in told:
         raise BuildError(_disk_full(Path(folder).parent, shutil.disk_usage(folder).free))
     hint = ""
     if _NETWORK.search(told):
         hint = "\nGo fetches modules through the proxy that GOPROXY names; see `go env GOPROXY`, and set it if needed."
     end = "\n".join(told.splitlines()[-15:])
-    raise BuildError(f"`go {arguments[0]}` failed with exit code {done.returncode}:\n{end}{hint}")
+    raise BuildError(f"`go {arguments[0]}` failed with exit code {process.returncode}:\n{end}{hint}")
 
 
 def _environment() -> dict[str, str]:

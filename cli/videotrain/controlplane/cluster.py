@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import logging
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
 from videotrain.clock import utc_now
+from videotrain.controlplane.commands import NODE_CLIENT
 from videotrain.controlplane.errors import ControlPlaneError
 from videotrain.controlplane.look import look
 from videotrain.controlplane.plane import ControlPlane
 from videotrain.controlplane.settings import NodeMonitoring, Settings
 from videotrain.files import replace_file
-from videotrain.kubelet.agent import serve
+from videotrain.kubelet.agent import Front, serve
+from videotrain.kubelet.server import Credentials
+from videotrain.kubelet.usage import GROUP_VERSION
 from videotrain.objectstore.s3_server import ObjectServer
-from videotrain_api.crd.definition import custom_resource_definition
+from videotrain_api.schema import Json
 
 BUCKET: Final = "videotrain"
 REGION: Final = "us-east-1"
@@ -26,8 +32,11 @@ SETTINGS: Final = Settings(nodes=NodeMonitoring(period_seconds=2, grace_seconds=
 """Nodes of one machine answer within seconds: one that does not is lost sooner than in a data centre."""
 NODES_SECONDS: Final = 120.0
 """Time that the nodes may take to become ready."""
+METRICS_HOST: Final = "metrics.kube-system.svc"
+"""Service at which the aggregation of the API server finds the nodes' metrics."""
 _RECORD: Final = "cluster.json"
 _CHECK_SECONDS: Final = 1.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,6 @@ class Cluster:
         (self.directory / _RECORD).unlink(missing_ok=True)
         try:
             await asyncio.to_thread(self.plane.start)
-            await asyncio.to_thread(self.plane.install, custom_resource_definition())
             store = await ObjectServer.start(self.directory, f"s3://{BUCKET}/")
             try:
                 await self._serve(store, stop, show)
@@ -118,10 +126,22 @@ class Cluster:
         record.write(self.directory)
         await show(record)
 
+    async def _publish_metrics(self, address: str, port: int) -> None:
+        """Let the API server ask the nodes for what `kubectl top` shows."""
+        if ip_address(address).is_loopback:
+            _log.warning("kubectl top shows nothing: only root can give nodes addresses that Services can lead to")
+            return
+        authority = base64.b64encode(self.plane.authority_file.read_bytes()).decode()
+        for path, manifest in metrics_objects(address, port, authority):
+            await asyncio.to_thread(self.plane.api().apply, path, manifest)
+
     async def _nodes(self, store: ObjectServer) -> None:
         user = self.plane.kubeconfig(NODES_USER, ("system:masters",))
         devices, gpus = self.shape.devices, self.shape.gpus_per_node
-        await serve(user, self.directory / "nodes", devices, gpus, identity(store))
+        pair = self.plane.layout.authority.server("nodes", [METRICS_HOST])
+        credentials = Credentials(pair.certificate, pair.key, self.plane.authority_file, NODE_CLIENT)
+        front = Front(credentials, self._publish_metrics)
+        await serve(user, self.directory / "nodes", devices, gpus, identity(store), front=front)
         raise ControlPlaneError("the nodes ended by themselves")
 
     async def _watch(self) -> None:
@@ -148,3 +168,31 @@ def identity(store: ObjectServer) -> Mapping[str, str]:
         "AWS_SECRET_ACCESS_KEY": store.credentials.secret_key,
         "AWS_REGION": REGION,
     }
+
+
+def metrics_objects(address: str, port: int, authority: str) -> Iterator[tuple[str, Json]]:
+    """What makes the API server pass requests for metrics.k8s.io on to an address, each with its path.
+
+    Args:
+        address: which Services can lead to.
+        port: of it.
+        authority: certificate of who signed for METRICS_HOST, base64.
+    """
+    name, namespace, _ = METRICS_HOST.split(".")
+    group, version = GROUP_VERSION.split("/")
+    head = {"name": name, "namespace": namespace}
+    ports = [{"name": "https", "port": 443, "targetPort": port}]
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": head, "spec": {"ports": ports}}
+    yield f"/api/v1/namespaces/{namespace}/services/{name}", service
+    slices: Json = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4"}
+    slices["metadata"] = head | {"labels": {"kubernetes.io/service-name": name}}
+    slices |= {"endpoints": [{"addresses": [address]}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}
+    yield f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices/{name}", slices
+    spec: Json = {"group": group, "version": version, "groupPriorityMinimum": 100, "versionPriority": 100}
+    spec |= {"service": head, "caBundle": authority}
+    about = {
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": {"name": f"{version}.{group}"},
+    }
+    yield f"/apis/apiregistration.k8s.io/v1/apiservices/{version}.{group}", about | {"spec": spec}

@@ -16,6 +16,8 @@ API_SERVER: Final = "kube-apiserver"
 CONTROLLER_MANAGER: Final = "kube-controller-manager"
 SCHEDULER: Final = "kube-scheduler"
 KWOK: Final = "kwok"
+NODE_CLIENT: Final = "kube-apiserver-kubelet-client"
+"""The API server, as nodes know it."""
 SERVICE_RANGE: Final = "10.96.0.0/16"
 SERVICE_ADDRESS: Final = "10.96.0.1"
 """Address of the Service `kubernetes`, the first one of the range."""
@@ -41,6 +43,8 @@ class Layout:
     authority: Authority
     serving: Pair
     """Certificate with which every component serves."""
+    node_client: Pair
+    """Certificate of the API server where it asks nodes, NODE_CLIENT."""
     kubeconfigs: Mapping[str, Path]
     """Of the components that are clients of the API server."""
 
@@ -73,6 +77,12 @@ def api_server(layout: Layout, settings: Settings) -> list[str]:
         # loopback addresses are not valid ones.
         "--endpoint-reconciler-type=none", f"--service-cluster-ip-range={SERVICE_RANGE}",
         *_serving(layout), f"--client-ca-file={layout.authority.files.certificate}",
+        "--kubelet-preferred-address-types=InternalIP",  # names of nodes lead nowhere here
+        f"--kubelet-client-certificate={layout.node_client.certificate}",
+        f"--kubelet-client-key={layout.node_client.key}",
+        # The nodes serve the metrics API, too.
+        f"--proxy-client-cert-file={layout.node_client.certificate}",
+        f"--proxy-client-key-file={layout.node_client.key}",
         "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
         f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",

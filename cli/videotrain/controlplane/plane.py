@@ -37,6 +37,7 @@ START_SECONDS: Final = 180.0
 """For one component, on a machine that is busy with other things."""
 PORT_ATTEMPTS: Final = 5
 _POLL_SECONDS: Final = 0.05
+_NODE_CLIENT_STEM: Final = "node-client"
 _PORTS_FILE: Final = "ports.json"
 _TAKEN: Final = "address already in use"
 _ENVIRONMENT: Final = {"HOME": "/nonexistent", "PATH": "/usr/bin:/bin"}
@@ -79,6 +80,11 @@ class ControlPlane:
     def server(self) -> str:
         """URL of the API server."""
         return self._known().server
+
+    @property
+    def layout(self) -> Layout:
+        """Where everything of it is."""
+        return self._known()
 
     @property
     def authority_file(self) -> Path:
@@ -225,7 +231,8 @@ class ControlPlane:
         hosts += ["kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
         serving = authority.server("serving", hosts)
         paths: dict[str, Path] = {}
-        layout = Layout(self.directory, _ports(self._ports_file, fresh=fresh_ports), authority, serving, paths)
+        client = authority.client(_NODE_CLIENT_STEM, commands.NODE_CLIENT, ADMINS)
+        layout = Layout(self.directory, _ports(self._ports_file, fresh=fresh_ports), authority, serving, client, paths)
         for name, user in commands.USERS.items():
             if name in self._components:
                 paths[name] = self._kubeconfig(layout, user, commands.GROUPS.get(name, ()))
@@ -294,7 +301,8 @@ def known_layout(directory: Path) -> Layout:
         raise ControlPlaneError(f"no control plane was started in {directory}")
     pki = directory / "pki"
     serving = Pair(pki / "serving.crt", pki / "serving.key")
-    return Layout(directory, json.loads(ports.read_text()), Authority(pki), serving, {})
+    client = Pair(pki / f"{_NODE_CLIENT_STEM}.crt", pki / f"{_NODE_CLIENT_STEM}.key")
+    return Layout(directory, json.loads(ports.read_text()), Authority(pki), serving, client, {})
 
 
 def _ports(path: Path, *, fresh: bool) -> dict[str, int]:

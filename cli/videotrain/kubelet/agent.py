@@ -15,9 +15,9 @@ import logging
 import shutil
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from videotrain.kubelet.address_pool import address_pool
 from videotrain.kubelet.container import Named
@@ -26,7 +26,9 @@ from videotrain.kubelet.node_object import Registration, keep_alive
 from videotrain.kubelet.orders import obey
 from videotrain.kubelet.pod import PodHost
 from videotrain.kubelet.retry import retry_until_answered
+from videotrain.kubelet.server import Credentials, serving
 from videotrain.kubelet.site import Site, Timing
+from videotrain.kubelet.usage import MetricsApi, UsageSampler
 from videotrain.locks import DirectoryError, held
 from videotrain.processes.devices import Found, Need, NodeDevices, share_devices
 from videotrain.processes.leftovers import end_leftovers
@@ -38,11 +40,19 @@ from videotrain_operator.kube.informer import Watch
 _log = logging.getLogger(__name__)
 
 
+class Front(NamedTuple):
+    """How the API server asks the nodes about their pods."""
+
+    credentials: Credentials
+    publish: Callable[[str, int], Awaitable[None]]
+    """Told an address and a port where the nodes' metrics are served."""
+
+
 class KubeNodes:
     """All nodes of this process. No child outlives it."""
 
-    def __init__(self, site: Site, gpus_per_node: int) -> None:
-        self._site = site
+    def __init__(self, site: Site, gpus_per_node: int, front: Front | None = None) -> None:
+        self._site, self._front = site, front
         self._nodes = {
             name: Registration(site.client, name, site.addresses.take(), gpus_per_node, site.workdir)
             for name in site.devices
@@ -54,6 +64,26 @@ class KubeNodes:
 
     async def run(self) -> None:
         """Register the nodes and serve their pods until cancelled."""
+        if self._front is None:
+            await self._serve()
+            return
+        addresses = [node.address for node in self._nodes.values()]
+        sampler = UsageSampler(self._served)
+        metrics = MetricsApi(sampler, self._served, list(self._nodes))
+        async with serving(self._front.credentials, addresses, self._find, metrics) as ports:
+            for node in self._nodes.values():
+                node.port = ports[node.address]
+            await self._front.publish(addresses[0], ports[addresses[0]])
+            await self._serve(sampler.run())
+
+    def _served(self) -> list[PodHost]:
+        return [host for host, _ in self._hosts.values()]
+
+    def _find(self, namespace: str, name: str) -> PodHost | None:
+        heads = ((host, host.pod["metadata"]) for host in self._served())
+        return next((host for host, head in heads if (head["namespace"], head["name"]) == (namespace, name)), None)
+
+    async def _serve(self, *beside: Coroutine[Any, Any, None]) -> None:
         # What an earlier life left behind goes first: its processes hold the ports and GPUs of pods that are about to
         # be started once more.
         await asyncio.to_thread(end_leftovers, self._site.pods)
@@ -70,6 +100,8 @@ class KubeNodes:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 group.create_task(self._site.events.write())
+                for work in beside:
+                    group.create_task(work)
                 group.create_task(keep_alive(list(self._nodes.values()), self._site.timing.lease))
                 group.create_task(Watch(self._site.client, "Node", _NodeFollower(self), starting=True).run())
                 group.create_task(Watch(self._site.client, "Pod", _PodFollower(self), starting=True).run())
@@ -107,12 +139,10 @@ class KubeNodes:
             KeyError: no such pod is served here.
             ValueError: none of its containers runs.
         """
-        for host, _ in self._hosts.values():
-            head = host.pod["metadata"]
-            if (head["namespace"], head["name"]) == (namespace, name):
-                await host.kill(Named(exit_code, reason))
-                return
-        raise KeyError(f"pod {namespace}/{name}: not on a node of this process that is switched on")
+        host = self._find(namespace, name)
+        if host is None:
+            raise KeyError(f"pod {namespace}/{name}: not on a node of this process that is switched on")
+        await host.kill(Named(exit_code, reason))
 
     def pods_replaced(self, items: list[Json]) -> None:
         """All pods of the cluster were listed."""
@@ -256,6 +286,7 @@ async def serve(
     gpus_per_node: int,
     environment: Mapping[str, str],
     timing: Timing | None = None,
+    front: Front | None = None,
 ) -> None:
     """Serve pods on process nodes until cancelled; then every process is killed.
 
@@ -266,6 +297,7 @@ async def serve(
         gpus_per_node: how many `nvidia.com/gpu` each offers.
         environment: given to every container; the pod's own entries win.
         timing: a kubelet's if None.
+        front: where logs, commands, ports and metrics of pods are asked for; nowhere if None.
 
     Raises:
         DirectoryError: another process uses the directory.
@@ -284,7 +316,7 @@ async def serve(
                 devices={name: NodeDevices(devices) for name, devices in nodes.items()},
                 timing=timing or Timing(),
             )
-            await KubeNodes(site, gpus_per_node).run()
+            await KubeNodes(site, gpus_per_node, front).run()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from videotrain.clock import utc_now
+from videotrain.kubelet.exec_session import Surrounding
 from videotrain.kubelet.node_object import GPU_RESOURCE
 from videotrain.kubelet.probes import Probes
 from videotrain.kubelet.site import Site, can_be_pulled
@@ -86,6 +87,8 @@ class Container:
         self._is_main = record.name == pod()["spec"]["containers"][0]["name"]
         self.process: SupervisedProcess | None = None
         """While it runs."""
+        self.surrounding: Surrounding | None = None
+        """Of its last start."""
 
     @property
     def log(self) -> Path:
@@ -230,6 +233,7 @@ class Container:
         self._started_file.touch()
         cwd = self._root / str(spec.get("workingDir", "")).strip("/")
         cwd.mkdir(parents=True, exist_ok=True)
+        self.surrounding = Surrounding(env, cwd)
         start = SupervisedProcess.start(command, env=env, cwd=cwd, log=self.log, exit_file=self._exit_file)
         self.process = await _or_killed(asyncio.create_task(start))
         self._record.run(self.process.started_at, probes.started, probes.ready)

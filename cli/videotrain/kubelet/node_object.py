@@ -29,6 +29,8 @@ LEASES: Final = "kube-node-lease"
 LEASE_SECONDS: Final = 40
 STATUS_SECONDS: Final = 300.0
 """A status that says nothing new is written so often."""
+FEATURES: Final = ("ExtendWebSocketsToKubelet",)
+"""What a node that is asked for logs declares, so that the API server passes WebSockets on to it."""
 PODS: Final = 110
 """A kubelet's default limit."""
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -49,6 +51,8 @@ class Registration:
         self._client = client
         self._gpus = gpus
         self._workdir = workdir
+        self.port: int | None = None
+        """Where the API server asks it for logs; None: nowhere."""
         self._boot = str(uuid.uuid4())
         self._since: dict[str, str] = {}
         self._written_at = 0.0
@@ -144,6 +148,9 @@ class Registration:
         }
         addresses = [{"type": "InternalIP", "address": self.address}, {"type": "Hostname", "address": self.name}]
         status: Json = {"capacity": amounts, "allocatable": amounts, "addresses": addresses}
+        if self.port is not None:
+            status["daemonEndpoints"] = {"kubeletEndpoint": {"Port": self.port}}
+            status["declaredFeatures"] = list(FEATURES)
         return status | {"conditions": self._conditions(), "nodeInfo": self._info()}
 
     def _conditions(self) -> list[Json]:

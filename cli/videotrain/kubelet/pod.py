@@ -56,6 +56,21 @@ class PodHost:
         """The node that it is bound to."""
         return str(self._writer.pod["spec"]["nodeName"])
 
+    @property
+    def address(self) -> str:
+        """Of the pod; empty before it has one."""
+        return self._report.address
+
+    def container(self, name: str) -> Container | None:
+        """One of its containers; None if there is none of that name."""
+        found = {record.name: self._inits[n] for n, record in enumerate(self._report.inits)}
+        return (found | {self._report.main.name: self._main}).get(name)
+
+    def processes(self) -> list[int]:
+        """Process ids of the commands of its containers that run."""
+        running = [each.process.pid for each in (*self._inits, self._main) if each.process is not None]
+        return [pid for pid in running if pid is not None]
+
     def describe(self) -> Json:
         """For people and tests: identity, process id of the container that runs, log."""
         pod = self._writer.pod

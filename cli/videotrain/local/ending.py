@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from videotrain.report.trouble import failing_log
 from videotrain.results.folder import TRANSFORMER, Results
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.stored_status import read_status
@@ -16,7 +17,6 @@ from videotrain_api.vocabulary import Condition, Phase
 
 EXIT_SUSPENDED: Final = 130
 """As for a program that Ctrl-C ended."""
-_TAIL_LINES: Final = 25
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,5 @@ def _told(status: RunStatus, type_: str) -> str:
 
 def _failing_log(status: RunStatus, workdir: Path) -> list[str]:
     """The last lines of the log of the pod that failed last."""
-    members = status.generations[-1].members if status.generations else []
-    named = [pod for pod in members if pod in _told(status, Condition.FAILED)]
-    logs = [path for pod in named or members for path in (workdir / "logs").glob(f"{pod}-????????.log")]
-    if not logs:
-        return []
-    newest = max(logs, key=lambda path: path.stat().st_mtime_ns)
-    lines = newest.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
-    return [f"the last lines of {newest}:", *(f"  | {line}" for line in lines)]
+    found = failing_log(status, workdir)
+    return [f"the last lines of {found.path}:", *(f"  | {line}" for line in found.lines)] if found else []

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from html import escape
+
+UNFOLDED_ROWS = 12
+"""A longer list is folded."""
+SHOWN_ROWS = 200
+"""Longest list in the page; the rest is in the JSON files."""
 
 
 class Html(str):
@@ -50,8 +56,26 @@ def _cell(value: object, right: bool) -> str:
     return element("td", content, class_="number" if right else None)
 
 
+def long_table(headings: Sequence[str], rows: Sequence[Sequence[object]], numbers: Iterable[int] = ()) -> Html:
+    """A table of which a long one is folded, and a very long one cut."""
+    shown = table(headings, rows[:SHOWN_ROWS], numbers)
+    more = len(rows) - SHOWN_ROWS
+    note = element("p", text(f"... and {more:,} more, see the JSON files"), class_="dim") if more > 0 else Html("")
+    return folded(f"{len(rows):,} rows", shown, note) if len(rows) > UNFOLDED_ROWS else shown
+
+
+def clock(at: str | None) -> str:
+    """A moment of summary.json for people; empty if there is none."""
+    return f"{datetime.fromisoformat(at):%b %d %H:%M:%S}" if at else ""
+
+
 def section(title: str, *parts: Html, lead: str = "") -> Html:
     """A titled part of the page."""
     head = element("h2", text(title))
     intro = element("p", text(lead), class_="lead") if lead else Html("")
     return element("section", join(head, intro, *parts))
+
+
+def folded(title: str, *parts: Html, opened: bool = False) -> Html:
+    """What is shown when its title is clicked, or printed."""
+    return element("details", join(element("summary", text(title)), *parts), open=opened)

@@ -11,16 +11,15 @@ from plotly.offline import get_plotlyjs
 
 from videotrain.files import replace_file
 from videotrain.report.curves import stage_curves
+from videotrain.report.history import checkpoint_section, drop_section, restart_section
 from videotrain.report.markup import Html, element, join, section, table, text
+from videotrain.report.origin import origin_section, trouble_section
 from videotrain.report.sections import (
     bill_section,
-    checkpoint_section,
     curve_section,
-    drop_section,
     forecast_section,
     headline,
     page_head,
-    restart_section,
     source_section,
     speed_section,
     stage_section,
@@ -72,6 +71,7 @@ def _document(workdir: Path, run: Json, summary: Json) -> str:
     report = DropReport.from_wire(json.loads(drops.read_text(encoding="utf-8"))) if drops.is_file() else None
     body = join(
         headline(run, summary),
+        trouble_section(summary),
         stage_section(summary),
         source_section(summary),
         curve_section(figures["curves"]),
@@ -83,6 +83,7 @@ def _document(workdir: Path, run: Json, summary: Json) -> str:
         restart_section(run, summary),
         drop_section(report),
         checkpoint_section(summary),
+        origin_section(run, summary),
         _footer(summary),
     )
     return _page(summary["run"], body, figures)

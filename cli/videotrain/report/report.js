@@ -4,7 +4,17 @@ const root = document.documentElement;
 const prefersDark = window.matchMedia("(prefers-color-scheme: dark)");
 const color = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
 const faint = (hex, alpha) => hex + Math.round(alpha * 255).toString(16).padStart(2, "0");
-const config = { displaylogo: false, responsive: true, displayModeBar: false };
+const config = { displaylogo: false, displayModeBar: false };
+const NARROW = 700;
+
+// A figure has the width of its place and a height of its own, and its place has that height, too: what Plotly does to
+// heights when a window changes its size would push the figure over what stands below it.
+function react(id, traces, layout) {
+  const place = document.getElementById(id);
+  place.style.height = `${layout.height}px`;
+  layout.width = place.clientWidth;
+  Plotly.react(id, traces, layout, config);
+}
 
 function base(height) {
   const axis = { gridcolor: color("line"), zerolinecolor: color("line"), linecolor: color("line"), tickcolor: color("line") };
@@ -34,7 +44,7 @@ function changeLines(curve) {
   }
   const room = marks.length <= 12;
   const annotations = room ? marks.map(([number, step]) => ({
-    x: step - 0.5, xref: "x", y: 1, yref: "paper", yanchor: "bottom", showarrow: false, text: `world ${number}`,
+    x: step - 0.5, xref: "x", y: 1, yref: "paper", yanchor: "bottom", showarrow: false, text: `${number}`,
     font: { size: 11, color: color("dim") },
   })) : [];
   return { shapes, annotations };
@@ -54,7 +64,7 @@ function curveTraces(curve) {
   }
   for (const part of curve.throughput) {
     const hue = color(`w${part.generation % 8}`);
-    const name = `world ${part.generation}, ${part.workers} workers`;
+    const name = `generation ${part.generation}, ${part.workers} workers`;
     const few = part.x.length < 3;
     traces.push(line(part, name, { color: hue, width: 2 }, { xaxis: "x2", yaxis: "y2",
       mode: few ? "lines+markers" : "lines", marker: { color: hue, size: 5 }, hovertemplate: rate }));
@@ -63,17 +73,18 @@ function curveTraces(curve) {
 }
 
 function drawCurve(curve, index) {
-  const { axis, layout } = base(320);
+  const narrow = document.getElementById(`curve-${index}`).clientWidth < NARROW;
+  const { axis, layout } = base(narrow ? 560 : 320);
   const low = Math.min(...curve.loss.y), high = Math.max(...curve.loss.y);
   const log = low > 0 && high / low > 20;
   Object.assign(layout, changeLines(curve), {
     margin: { l: 56, r: 16, t: 26, b: 40 },
-    xaxis: { ...axis, domain: [0, 0.47], title: { text: "step" }, rangemode: "tozero" },
-    yaxis: { ...axis, title: { text: "loss" }, type: log ? "log" : "linear" },
-    xaxis2: { ...axis, domain: [0.55, 1], title: { text: "step" }, anchor: "y2", matches: "x" },
-    yaxis2: { ...axis, title: { text: "samples per second" }, rangemode: "tozero", anchor: "x2" },
+    xaxis: { ...axis, domain: narrow ? [0, 1] : [0, 0.47], anchor: "y", title: { text: "step" }, rangemode: "tozero" },
+    yaxis: { ...axis, domain: narrow ? [0.6, 1] : [0, 1], title: { text: "loss" }, type: log ? "log" : "linear" },
+    xaxis2: { ...axis, domain: narrow ? [0, 1] : [0.55, 1], title: { text: "step" }, anchor: "y2", matches: "x" },
+    yaxis2: { ...axis, domain: narrow ? [0, 0.4] : [0, 1], title: { text: "samples per second" }, rangemode: "tozero", anchor: "x2" },
   });
-  Plotly.react(`curve-${index}`, curveTraces(curve), layout, config);
+  react(`curve-${index}`, curveTraces(curve), layout);
 }
 
 function bars(kind, alpha, drawn) {
@@ -85,37 +96,46 @@ function bars(kind, alpha, drawn) {
     x: found.map((bar) => bar.to - bar.from), marker: { color: hues, line: { width: 0 } },
     text: found.map((bar) => kind === "work" ? String(bar.generation) : ""), textposition: "inside", insidetextanchor: "middle",
     textfont: { color: "#ffffff", size: 12 }, constraintext: "none", textangle: 0, width: 0.62,
-    hovertext: found.map((bar) => `world ${bar.generation}, ${bar.stage} (${bar.reason})<br>${kind}: ${seconds(bar)} s`),
+    hovertext: found.map((bar) => `generation ${bar.generation}, ${bar.stage} (${bar.reason})<br>${kind}: ${seconds(bar)} s`),
     hovertemplate: "%{y}<br>%{hovertext}<extra></extra>",
   };
 }
 
-function timelineMarks(drawn) {
-  const shapes = [], annotations = [];
-  const span = Math.max(...drawn.bars.map((bar) => bar.to)) - Math.min(...drawn.bars.map((bar) => bar.from));
-  let last = -Infinity, level = 0, stage = null;
+// Each label in the lowest row in which nothing stands at its place.
+function timelineMarks(drawn, width) {
+  const shapes = [], annotations = [], ends = [];
+  const from = Math.min(...drawn.bars.map((bar) => bar.from)), to = Math.max(...drawn.bars.map((bar) => bar.to));
+  let stage = null;
   for (const change of drawn.changes) {
     const newStage = change.stage !== stage;
     stage = change.stage;
     shapes.push({ type: "line", xref: "x", yref: "paper", x0: change.at, x1: change.at, y0: 0, y1: 1,
       line: { color: color(newStage ? "ink" : "dim"), width: 1, dash: newStage ? "solid" : "dot" }, opacity: 0.5 });
-    level = change.at - last < span * 0.11 ? (level + 1) % 4 : 0;
-    last = change.at;
-    annotations.push({ x: change.at, xref: "x", y: 1, yref: "paper", yanchor: "bottom", xanchor: "left", yshift: 2 + 15 * level,
-      showarrow: false, text: newStage ? `<b>${change.stage}</b>` : change.reason,
+    const words = newStage ? change.stage : change.reason, long = 8 + 7 * words.length;
+    const at = (change.at - from) / Math.max(1, to - from) * width;
+    const start = Math.max(0, Math.min(at, width - long));
+    let row = ends.findIndex((end) => end <= start);
+    if (row < 0) row = ends.length;
+    if (row >= 8) continue;
+    ends[row] = start + long;
+    annotations.push({ x: change.at, xref: "x", y: 1, yref: "paper", yanchor: "bottom", xanchor: "left", yshift: 2 + 15 * row,
+      xshift: start - at, showarrow: false, text: newStage ? `<b>${change.stage}</b>` : change.reason,
       font: { size: 11, color: color(newStage ? "ink" : "dim") } });
   }
-  return { shapes, annotations };
+  return { shapes, annotations, rows: ends.length };
 }
 
 function drawTimeline(drawn) {
-  const { axis, layout } = base(142 + drawn.rows.length * Math.max(12, Math.min(34, 560 / drawn.rows.length)));
-  Object.assign(layout, timelineMarks(drawn), {
-    barmode: "overlay", margin: { l: 64, r: 16, t: 74, b: 46 },
-    xaxis: { ...axis, type: "date" },
+  const side = { l: 64, r: 16 };
+  const { rows, ...marks } = timelineMarks(drawn, document.getElementById("timeline").clientWidth - side.l - side.r);
+  const top = 14 + 15 * rows;
+  const { axis, layout } = base(top + 68 + drawn.rows.length * Math.max(12, Math.min(34, 560 / drawn.rows.length)));
+  Object.assign(layout, marks, {
+    barmode: "overlay", margin: { ...side, t: top, b: 46 },
+    xaxis: { ...axis, type: "date", nticks: 6 },
     yaxis: { ...axis, type: "category", categoryorder: "array", categoryarray: [...drawn.rows].reverse(), fixedrange: true },
   });
-  Plotly.react("timeline", [bars("starting", 0.35, drawn), bars("work", 1, drawn), bars("lost", 1, drawn)], layout, config);
+  react("timeline", [bars("starting", 0.35, drawn), bars("work", 1, drawn), bars("lost", 1, drawn)], layout);
 }
 
 function drawChart(chart, index) {
@@ -128,7 +148,7 @@ function drawChart(chart, index) {
     ? [{ type: "bar", orientation: "h", y: chart.bars[0], x: chart.bars[1], marker: { color: color("accent") } }]
     : chart.lines.map((each, i) => line(each, each.name, { color: hue(i), width: 2.5 },
       { mode: each.x.length < 40 ? "lines+markers" : "lines" }));
-  Plotly.react(`chart-${index}`, traces, layout, config);
+  react(`chart-${index}`, traces, layout);
 }
 
 function draw() {
@@ -143,5 +163,10 @@ function setTheme(dark) {
 }
 
 document.getElementById("theme").addEventListener("click", () => setTheme(root.dataset.theme !== "dark"));
+let asked = 0;
+window.addEventListener("resize", () => {
+  clearTimeout(asked);
+  asked = setTimeout(draw, 60);
+});
 prefersDark.addEventListener("change", (event) => setTheme(event.matches));
 setTheme(prefersDark.matches);

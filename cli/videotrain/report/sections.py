@@ -9,17 +9,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from videotrain.report.markup import Html, element, join, section, table, text
+from videotrain.report.markup import Html, clock, element, join, long_table, section, table, text
 from videotrain.wording import BUCKET_LABELS, BUCKET_MEANINGS, CAUSE_MEANINGS, compact, duration, exact, money
-from videotrain_api.money import cost_micros, parse_micros
 from videotrain_api.schema import Json
-from videotrain_api.storage.artifacts import DropReport
 
 INLINE_BYTES = 1_500_000
 """A video up to this size is put into the page, a larger one stays a file beside it."""
 INLINE_TOTAL_BYTES = 24_000_000
-SHOWN_ROWS = 200
-"""Longest list in the page; the rest is in the JSON files."""
 
 
 def headline(run: Json, summary: Json) -> Html:
@@ -103,7 +99,7 @@ def stage_section(summary: Json) -> Html:
         "state",
         "steps",
         "time",
-        "worlds",
+        "generations",
         "samples",
         "FLOPs",
         "loss, first tenth",
@@ -186,9 +182,9 @@ def speed_section(summary: Json) -> Html:
         if (one := speed["encoded"])
     ]
     encoding = ("stage", "clips", "clips per second", "device busy", "waiting for clips", "stored per clip")
-    ranks = ("stage", "world", "rank", "slowest in steps", "share", "over the median")
+    ranks = ("stage", "generation", "rank", "slowest in steps", "share", "over the median")
     lead = "Mean over the ranks. Communication that hides behind computation is not in it."
-    shown = _capped(ranks, slowest, (1, 2, 3, 4, 5)) if slowest else Html("")
+    shown = long_table(ranks, slowest, (1, 2, 3, 4, 5)) if slowest else Html("")
     stored = table(encoding, encoded, range(1, 6)) if encoded else Html("")
     return section("Where the time of a step went", table(headings, rows, range(1, 12)), stored, shown, lead=lead)
 
@@ -219,7 +215,7 @@ def curve_section(curves: list[Json]) -> Html:
         )
         for i, c in enumerate(curves)
     ]
-    lead = "Vertical lines: the world changed. Red: steps that were lost and done again."
+    lead = "Vertical lines: a new generation, since who trains changed. Red: steps that were lost and done again."
     return section("Loss and throughput", element("div", join(*figures), class_="figures"), lead=lead)
 
 
@@ -231,11 +227,11 @@ def timeline_section(summary: Json, drawn: Json | None) -> Html:
     rows = [
         (
             g["number"],
-            _clock(g["created_at"]),
+            clock(g["created_at"]),
             s["name"],
             g["world_size"],
             *_why(g),
-            *_steps(g),
+            *_steps(s, g),
             _start(g["start_seconds"]),
             g["end_cause"] or "",
             *(exact(spent[g["number"]][name]) if g["number"] in spent else "" for name in ("total", "wasted")),
@@ -262,34 +258,25 @@ def timeline_section(summary: Json, drawn: Json | None) -> Html:
         "attention",
     )
     figure = element("div", Html(""), class_="plot", id="timeline") if drawn else Html("")
-    lead = "One bar per pod and world. Pale: starting and loading; solid: training; red: work that was lost."
+    lead = "One bar per pod and generation. Pale: starting and loading; solid: training; red: work that was lost."
     shown = sorted(rows, key=lambda row: int(row[0]))
-    return section("Who was in the world", figure, _capped(headings, shown, (0, 3, 6, 7, 10, 11)), lead=lead)
+    return section("Who trained when", figure, long_table(headings, shown, (0, 3, 6, 7, 10, 11)), lead=lead)
 
 
 def _why(generation: Json) -> tuple[str, Html]:
     return generation["reason"], element("span", text(generation["message"]), class_="dim")
 
 
-def _steps(generation: Json) -> tuple[str, str]:
+def _steps(stage: Json, generation: Json) -> tuple[str, str]:
     first, last, lost = generation["first_step"], generation["last_step"], generation["lost_steps"]
+    if stage["task"] not in ("train", "autoencoder"):  # units of work, told as they are done and not one by one
+        return (str(last) if last is not None else "none"), ""
     return (f"{first}-{last}" if first is not None else "none"), (str(lost) if lost else "")
 
 
 def _start(seconds: dict[str, float]) -> Html:
     parts = ", ".join(f"{phase} {found:.1f} s" for phase, found in seconds.items())
     return element("span", text(f"{sum(seconds.values()):.1f} s"), title=parts) if seconds else Html("")
-
-
-def _clock(at: str | None) -> str:
-    return f"{datetime.fromisoformat(at):%b %d %H:%M:%S}" if at else ""
-
-
-def _capped(headings: tuple[str, ...], rows: list[Any], numbers: tuple[int, ...]) -> Html:
-    shown = table(headings, rows[:SHOWN_ROWS], numbers)
-    more = len(rows) - SHOWN_ROWS
-    note = element("p", text(f"... and {more:,} more, see the JSON files"), class_="dim") if more > 0 else Html("")
-    return join(shown, note)
 
 
 def bill_section(run: Json, summary: Json) -> Html:
@@ -395,74 +382,3 @@ def _picture(workdir: Path, file: str | None, label: str, budget: list[int]) -> 
         source = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
     switches = {"autoplay": True, "loop": True, "muted": True, "playsinline": True, "controls": True}
     return element("figure", join(element("video", Html(""), src=source, **switches), caption))
-
-
-def restart_section(run: Json, summary: Json) -> Html:
-    """What every fault cost."""
-    named = {stage["name"]: stage.get("pool") for stage in run["spec"]["stages"]}
-    rows = [
-        (
-            r["generation"],
-            r["stage"],
-            r["cause"],
-            _clock(r["failed_at"]),
-            "" if r["seconds"] is None else f"{r['seconds']:.1f} s",
-            element("span", text(", ".join(f"{_PHASES[p]} {s:.1f} s" for p, s in r["phases"].items())), class_="dim"),
-            r["lost_steps"],
-            _recovery_cost(r, named.get(r["stage"]) or run["spec"]["pool"], summary["cost"]["currency"]),
-        )
-        for r in summary["recoveries"]
-    ]
-    if not rows:
-        return Html("")
-    headings = ("world", "stage", "cause", "at", "back after", "of which", "steps lost", "cost, about")
-    lead = "From the first sign of a fault to the end of the first step after it."
-    return section("Restarts", _capped(headings, rows, (0, 4, 6, 7)), lead=lead)
-
-
-def _recovery_cost(recovery: Json, pool: Json, currency: str) -> str:
-    """Of the GPUs; nothing is told for nodes without."""
-    price = pool.get("pricePerGpuHour")
-    return (
-        "" if price is None else money(cost_micros(round(recovery["gpu_seconds"] * 1e6), parse_micros(price)), currency)
-    )
-
-
-_PHASES = {"noticed": "new roster", "launched": "processes", "ready": "checkpoint loaded", "firstStep": "first step"}
-
-
-def drop_section(report: DropReport | None) -> Html:
-    """What curation dropped, and why."""
-    if report is None:
-        return Html("")
-    lead = f"{report.videos:,} videos in, {report.clips:,} clips kept, {len(report.dropped):,} dropped."
-    chips = element(
-        "p",
-        Html(" ".join(element("span", text(f"{k} {n:,}"), class_="chip") for k, n in sorted(report.counts.items()))),
-    )
-    rows = [
-        (d.source, "-".join(f"{second:.1f}" for second in d.span) if d.span else "whole", d.reason, d.detail)
-        for d in report.dropped
-    ]
-    listed = _capped(("video", "seconds", "reason", "measured"), rows, (1,)) if rows else Html("")
-    return section("Curation", chips if report.counts else Html(""), listed, lead=lead)
-
-
-def checkpoint_section(summary: Json) -> Html:
-    """Table of the committed checkpoints: stage, step, generation and time."""
-    rows = [
-        (
-            c["stage"],
-            c["step"],
-            c["generation"],
-            _clock(c["committed_at"]),
-            f"{compact(c['bytes'])}B" if c.get("bytes") else "",
-            f"{c['stall_seconds']:.2f} s" if c.get("stall_seconds") is not None else "",
-            element("code", text(c["uri"])),
-        )
-        for c in summary["checkpoints"]
-    ]
-    if not rows:
-        return Html("")
-    headings = ("stage", "step", "world", "at", "size", "stood still", "where")
-    return section("Checkpoints", _capped(headings, rows, (1, 2, 4, 5)))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
+from contextlib import suppress
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import videotrain_api
@@ -13,6 +17,7 @@ from videotrain.files import replace_file
 from videotrain.report.order_check import OrderCheck, check_order
 from videotrain.report.recovery import Recovery, first_step, last_step, lost_steps, recoveries
 from videotrain.report.speed import stage_speed
+from videotrain.report.trouble import failing_log, trouble_of
 from videotrain.report.workdir import (
     DamagedObjectError,
     GenerationRecords,
@@ -29,7 +34,7 @@ from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import DropReport, SampledVideo, VideosIndex
-from videotrain_api.vocabulary import Bucket
+from videotrain_api.vocabulary import Bucket, Phase
 
 SUMMARY_FILE = "summary.json"
 DROP_REPORT_FILE = "drop-report.json"
@@ -55,6 +60,8 @@ def write_summary(workdir: Path, run: Json, objects: ObjectReader) -> Path:
         "stages": [_stage(stage, status, records) for stage in status.stages],
         "restarts": status.restarts.model_dump(),
         "samples": _samples(checks),
+        "trouble": _trouble(status, workdir),
+        "logs": sorted(str(path.relative_to(workdir)) for path in (workdir / "logs").glob("*.log")),
         **_money(status.cost),
         **_recovery(recoveries(status, records)),
         "checkpoints": _checkpoints(status, records),
@@ -75,12 +82,40 @@ def _head(run: Json, status: RunStatus) -> Json:
         "namespace": metadata.get("namespace", "default"),
         "phase": status.phase,
         "note": GPU_NOTE,
-        "versions": {"videotrain": __version__, "api": getattr(videotrain_api, "__version__", __version__)},
+        "versions": _versions(),
+        "machine": _machine(),
         "started_at": _iso(status.start_time),
         "finished_at": _iso(status.completion_time),
         "duration_seconds": _between(status.start_time, status.completion_time),
         "seed": run["spec"].get("seed", 42),
     }
+
+
+def _trouble(status: RunStatus, workdir: Path) -> Json | None:
+    found = trouble_of(status)
+    if found is None:
+        return None
+    log = failing_log(status, workdir) if status.phase == Phase.FAILED else None
+    shown: Json = {"log": None, "tail": []}
+    if log is not None:
+        shown = {"log": str(log.path.relative_to(workdir)), "tail": list(log.lines)}
+    return found._asdict() | shown
+
+
+def _versions() -> Json:
+    """Of this command, and of what trains where that is installed beside it."""
+    found = {"videotrain": __version__, "api": getattr(videotrain_api, "__version__", __version__)}
+    for package in ("videotrain-trainer", "torch", "deepspeed"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _machine() -> Json:
+    """The one that wrote the summary: of a local run, the one that trained."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    system = f"{platform.system()} {platform.release()}, {platform.machine()}"
+    return {"system": system, "processors": os.cpu_count(), "memory_bytes": memory, "python": platform.python_version()}
 
 
 def _iso(at: datetime | None) -> str | None:

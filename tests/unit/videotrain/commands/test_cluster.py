@@ -57,7 +57,8 @@ def go(folder: Path, version: str = "1.26.8", on_build: str = 'echo built > "$(p
         f"""
         case "$1" in
           version) echo "go version go{version} linux/amd64" ;;
-          build) echo build >> "{folder}/builds"; {on_build} ;;
+          list) echo first/package; echo; echo second/package ;;
+          build) echo build >> "{folder}/builds"; echo first/package >&2; echo second/package >&2; {on_build} ;;
         esac
         """,
     )  # fmt: skip
@@ -78,7 +79,9 @@ class TestBuild:
         monkeypatch.setenv("PATH", f"{go(tmp_path / 'bin').parent}:/usr/bin:/bin")
         first = build.binary()
         assert first.read_text() == "built\n"
-        assert "5 to 8 minutes" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert "5 to 8 minutes" in told
+        assert "Compiling and linking: 50 % (1 of 2) after " in told and "Compiling and linking: 100 % (2 of 2)" in told
         build.binary.cache_clear()
         assert build.binary() == first
         assert (tmp_path / "bin" / "builds").read_text() == "build\n"

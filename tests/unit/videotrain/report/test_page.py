@@ -113,6 +113,48 @@ def test_without_a_summary_there_is_no_report(synthetic):
         write_report(synthetic.workdir, synthetic.run())
 
 
+def failed_with(reason, message):
+    return {
+        "type": "Failed", "status": "True", "reason": reason, "message": message,
+        "lastTransitionTime": "2026-11-23T10:05:00Z",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("RestartLimit", "Mend the fault that is named, or raise spec.failurePolicy.limits."),
+        ("CONFIG", "Correct the field that is named in a new run"),
+        ("Unheard", "Read the end of the log of the worker that is named."),
+    ],
+)
+def test_a_failed_run_tells_why_and_what_to_do(finished, reason, advice):
+    (finished.workdir / "logs").mkdir()
+    for pod in (0, 1):
+        (finished.workdir / f"logs/demo-w{pod}-12345678.log").write_text(
+            "long before\n" + "line\n" * 30 + f"end of <w{pod}>\n"
+        )
+    finished.phase = "Failed"
+    body = finished.run()
+    body["status"]["conditions"] = [failed_with(reason, "worker of pod demo-w1 failed: <oh>")]
+    body["status"]["generations"][-1]["members"] = ["demo-w0", "demo-w1"]
+    write_summary(finished.workdir, body, finished.objects)
+    outline = Outline(write_report(finished.workdir, body).read_text())
+    said = " ".join(outline.said)
+    assert outline.open == []
+    assert all(text in said for text in ("Why it failed", reason, "demo-w1 failed: <oh>", advice, "end of <w1>"))
+    assert "long before" not in said and "end of <w0>" not in said
+    assert [link for link in outline.loads if link.startswith("logs/")] == [
+        f"logs/demo-w{pod}-12345678.log" for pod in (1, 0, 1)
+    ]
+
+
+def test_the_manifest_is_in_the_page_without_what_the_server_wrote(finished):
+    said = " ".join(Outline(report_of(finished)).said)
+    assert "Manifest" in said and "pricePerGpuHour: '2.00'" in said
+    assert "uid: u-1" not in said and "Why it" not in said
+
+
 def test_lost_steps_are_drawn_apart_from_the_kept_ones(finished):
     curves = stage_curves("train-64px", read_records(finished.workdir))
     assert curves["loss"]["x"] == list(range(1, 121))
