@@ -25,6 +25,7 @@ from videotrain.arguments import (
     plan,
     profile,
     render,
+    report,
     resume,
     sample,
     serve,
@@ -37,7 +38,7 @@ from videotrain.errors import UsageError
 COMMANDS = (
     *(local, sample, export, serve, fetch),
     *(plan, simulate, check, render),
-    *(get, describe, logs, events, top, bill, compare, profile),
+    *(get, describe, logs, events, top, report, bill, compare, profile),
     *(suspend, resume, delete),
     *(cluster, completion),
 )

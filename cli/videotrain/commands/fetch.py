@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from videotrain.bills.sources import bill_of_run
-from videotrain.commands.cluster_runs import ClusterChoice, ask, find_run
+from videotrain.commands.cluster_runs import ClusterChoice
+from videotrain.commands.cluster_store import found_run
 from videotrain.errors import UsageError
-from videotrain.objectstore.s3_client import StorageError, external_credentials, s3_client
+from videotrain.objectstore.s3_client import StorageError
 from videotrain.report.summary import fetch_videos
 from videotrain.report.workdir import S3Objects
 from videotrain.results.folder import Results, manifest_of, write_results
-from videotrain_api.render.names import ledger_name
 from videotrain_api.resource.stored_status import read_status
-from videotrain_api.resource.trainrun import Storage
-from videotrain_api.schema import Json
-from videotrain_operator.cluster.interface import NotFound
-from videotrain_operator.kube.client import KubeClient
-
-TIMEOUT_SECONDS = 60.0
-"""Without a byte of an answer from the object store."""
 
 
 def fetch(name: str, where: ClusterChoice, target: Path | None, endpoint_url: str | None) -> int:
@@ -43,15 +34,11 @@ def fetch(name: str, where: ClusterChoice, target: Path | None, endpoint_url: st
     Raises:
         UsageError: there is no such run, or the cluster or its object store cannot be asked.
     """
-    own_keys = boto3.Session().get_credentials() is not None
-    found = ask(where, lambda client: _find(client, where, name, own_keys=own_keys))
-    run = found.run
+    found = found_run(name, where)
+    run, storage = found.run, found.storage
     folder = target or Path(run["metadata"]["name"])
-    storage = Storage.from_wire(run["spec"]["storage"])
     try:
-        named_keys = storage if found.secrets else storage.model_copy(update={"credentials_secret": None})
-        keys = external_credentials(named_keys, found.secrets)
-        client = s3_client(endpoint_url or storage.endpoint_url, keys, storage.region, TIMEOUT_SECONDS)
+        client = found.client(endpoint_url)
         objects, damaged = S3Objects(client), list[str]()
         results = write_results(folder, run, manifest_of(run), objects, bill_of_run(run, found.ledger), {})
         videos = fetch_videos(folder, run, read_status(run.get("status")).status, objects, damaged)
@@ -61,26 +48,6 @@ def fetch(name: str, where: ClusterChoice, target: Path | None, endpoint_url: st
         raise UsageError(f"--to {folder}: cannot be written: {error.strerror or error}") from None
     _tell(results, videos, damaged)
     return 0 if results.fetched else 1
-
-
-class _Found(NamedTuple):
-    """What a cluster has of a run."""
-
-    run: Json
-    ledger: Json | None
-    secrets: Sequence[Json]
-    """With the keys of its object store, if this account has none."""
-
-
-async def _find(client: KubeClient, where: ClusterChoice, name: str, *, own_keys: bool) -> _Found:
-    run = await find_run(client, where, name)
-    head, secret = run["metadata"], run["spec"]["storage"].get("credentialsSecret")
-    try:
-        ledger = await client.get("ConfigMap", head["namespace"], ledger_name(head["name"]))
-    except NotFound:
-        ledger = None
-    secrets = [] if own_keys or secret is None else [await client.get("Secret", head["namespace"], secret)]
-    return _Found(run, ledger, secrets)
 
 
 def _tell(results: Results, videos: list[dict[str, Any]], damaged: list[str]) -> None:

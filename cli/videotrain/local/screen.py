@@ -80,7 +80,8 @@ def _stages(status: RunStatus, now: datetime) -> Table:
         current = stage.name == status.stage and stage.state == "Running"
         style = "bold" if current else "" if stage.state == "Succeeded" else "dim"
         total = stage.total_steps or (work_units(status) if current else None)
-        done = status.step if current else stage.step
+        # Between two generations nobody tells a step; the stage remembers where it is.
+        done = (status.step or max(stage.step, stage.saved_step)) if current else stage.step
         count = f"{done}/{total}" if total else str(done or "")
         if stage.state == "Succeeded" and not total:
             total = done = max(done, 1)

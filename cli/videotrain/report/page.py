@@ -41,12 +41,13 @@ CONTENT_POLICY = (
 """The browser itself refuses any fetch from elsewhere."""
 
 
-def write_report(workdir: Path, run: Json) -> Path:
+def write_report(workdir: Path, run: Json, reload_seconds: int | None = None) -> Path:
     """Write W/report.html from W/summary.json and the workers' records; call it after write_summary.
 
     Args:
         workdir: working directory of the run.
         run: the VideoTrainingRun with its status, as the cluster holds it.
+        reload_seconds: a browser loads the page again after so long; never if None.
 
     Returns:
         Path of the report.
@@ -56,11 +57,11 @@ def write_report(workdir: Path, run: Json) -> Path:
     """
     summary = json.loads((workdir / SUMMARY_FILE).read_text(encoding="utf-8"))
     path = workdir / REPORT_FILE
-    replace_file(path, _document(workdir, run, summary))
+    replace_file(path, _document(workdir, run, summary, reload_seconds))
     return path
 
 
-def _document(workdir: Path, run: Json, summary: Json) -> str:
+def _document(workdir: Path, run: Json, summary: Json, reload_seconds: int | None) -> str:
     status = read_status(run.get("status")).status
     records = read_records(workdir)
     seen = [generation.steps[-1].finished_at for generation in records.generations if generation.steps]
@@ -86,7 +87,7 @@ def _document(workdir: Path, run: Json, summary: Json) -> str:
         origin_section(run, summary),
         _footer(summary),
     )
-    return _page(summary["run"], body, figures)
+    return _page(summary["run"], body, figures, reload_seconds)
 
 
 def chart_page(
@@ -123,7 +124,7 @@ def _footer(summary: Json) -> Html:
     return element("footer", join(*(element("p", text(note)) for note in notes)))
 
 
-def _page(title: str, body: Html, figures: Json) -> str:
+def _page(title: str, body: Html, figures: Json, reload_seconds: int | None = None) -> str:
     draws = bool(figures["curves"] or figures["timeline"] or figures.get("charts"))
     plotly = element("script", Html(get_plotlyjs())) if draws else Html("")
     head = join(
@@ -131,6 +132,7 @@ def _page(title: str, body: Html, figures: Json) -> str:
         Html(f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">'),
         Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
         Html('<meta name="color-scheme" content="light dark">'),
+        Html(f'<meta http-equiv="refresh" content="{reload_seconds}">' if reload_seconds else ""),
         element("title", text(f"{title} - videotrain report")),
         element("style", Html(_asset("report.css"))),
     )

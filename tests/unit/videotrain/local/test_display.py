@@ -132,3 +132,11 @@ def test_the_live_screen_draws_the_newest_state_and_leaves_it(finished):
 def test_the_display_fits_where_it_writes():
     assert isinstance(make_display(SimpleNamespace(json=True)), JsonDisplay)
     assert isinstance(make_display(SimpleNamespace(json=False)), PlainDisplay)  # pytest's output is no terminal
+
+
+def test_a_bar_does_not_fall_while_a_generation_ends(finished):
+    run = finished.run()
+    stage = run["status"]["stages"][2]
+    run["status"] |= {"phase": "Suspending", "stage": stage["name"], "step": 0}
+    stage |= {"state": "Running", "step": 20, "savedStep": 20}
+    assert f"20/{stage['totalSteps']}" in drawn(render_screen(run, [], [], finished.now))

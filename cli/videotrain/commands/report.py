@@ -1,0 +1,96 @@
+"""`videotrain report`: the page about a run, while it goes on and afterwards."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from videotrain.commands.cluster_runs import ClusterChoice
+from videotrain.commands.cluster_store import found_run
+from videotrain.commands.get import local_runs
+from videotrain.embedded.database import DATABASE_FILE, read_objects
+from videotrain.errors import UsageError
+from videotrain.locks import holder
+from videotrain.objectstore.s3_client import StorageError, external_credentials, s3_client
+from videotrain.report import write_report
+from videotrain.report.summary import SUMMARY_FILE, write_summary
+from videotrain.report.workdir import S3Objects
+from videotrain_api.resource.trainrun import Storage
+from videotrain_api.schema import Json
+from videotrain_api.vocabulary import Phase
+
+WATCH_SECONDS: Final = 10
+"""Between two pages of `--watch`, and between two looks of the browser."""
+_RESTING: Final = (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED, Phase.INVALID)
+
+
+def report_local(workdir: Path, *, watch: bool) -> int:
+    """Write the page of a local run again, from what it is now.
+
+    Raises:
+        ManifestFileError: the folder holds no run.
+        UsageError: nobody serves the run's object store, and there is no page of an earlier time to make anew.
+    """
+
+    def write() -> Json:
+        run = local_runs(workdir)[0]
+        storage = Storage.from_wire(run["spec"]["storage"])
+        served = holder(workdir) is not None or not (workdir / "s3").is_dir()
+        if served:
+            secrets = read_objects(workdir / DATABASE_FILE, "Secret")
+            client = s3_client(storage.endpoint_url, external_credentials(storage, secrets), storage.region)
+            write_summary(workdir, run, S3Objects(client))
+        elif not (workdir / SUMMARY_FILE).is_file():
+            raise UsageError(f"{workdir}: no run goes on there, and none has left {SUMMARY_FILE}; let it go on first")
+        return run
+
+    return _write_pages(workdir, write, watch=watch)
+
+
+def report_of_cluster(
+    name: str, where: ClusterChoice, to: Path | None, endpoint_url: str | None, *, watch: bool
+) -> int:
+    """Write the page of a run in a cluster, from its status and what it stored.
+
+    Args:
+        name: NAME or NAMESPACE/NAME.
+        where: the cluster.
+        to: folder for the page; NAME-report if None.
+        endpoint_url: of the run's object store; the run's own if None.
+        watch: write it again and again until the run rests.
+
+    Raises:
+        UsageError: there is no such run, or the cluster or its object store cannot be asked.
+    """
+    folder = to or Path(f"{name.rpartition('/')[2]}-report")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write() -> Json:
+        found = found_run(name, where)
+        write_summary(folder, found.run, S3Objects(found.client(endpoint_url)))
+        return found.run
+
+    return _write_pages(folder, write, watch=watch)
+
+
+def _write_pages(folder: Path, write: Callable[[], Json], *, watch: bool) -> int:
+    told = False
+    while True:
+        try:
+            run = write()
+        except (StorageError, BotoCoreError, ClientError) as error:
+            raise UsageError(f"the run's object store was not read: {error}; see --endpoint-url") from None
+        rests = (run.get("status") or {}).get("phase") in _RESTING
+        path = write_report(folder, run, WATCH_SECONDS if watch and not rests else None)
+        if not told:
+            sys.stdout.write(f"{path}\n")
+            sys.stdout.flush()
+            told = True
+        if rests or not watch:
+            return 0
+        time.sleep(WATCH_SECONDS)
