@@ -363,6 +363,29 @@ WEBHOOK_JUDGES_ENDED: Final = _operator(
     "Processes that judged a review and ended, or were killed because they took too long.",
 )
 
+# Operator: budgets of teams.
+TRAINING_BUDGET_AMOUNT: Final = _operator(
+    "training_budget_amount",
+    "gauge",
+    "Most that a TrainingBudget lets its runs spend in a calendar month in the currency.",
+    labels=("budget", "currency"),
+)
+TRAINING_BUDGET_SPENT: Final = _operator(
+    "training_budget_spent",
+    "gauge",
+    "Spent by the runs of a TrainingBudget in this calendar month, deleted ones too, in the currency.",
+    labels=("budget", "currency"),
+)
+TRAINING_BUDGET_EXPECTED: Final = _operator(
+    "training_budget_expected",
+    "gauge",
+    "What they will have spent at its end if their nodes go on so, in the currency.",
+    labels=("budget", "currency"),
+)
+TRAINING_BUDGET_ACTION: Final = _operator(
+    "training_budget_action", "gauge", "1 while a rule with that action holds.", labels=("budget", "action")
+)
+
 CATALOGUE: Final[dict[str, Metric]] = {
     metric.name: metric for metric in list(globals().values()) if isinstance(metric, Metric)
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
-from videotrain_api.vocabulary import Condition, ExitCode, GenerationReason
+from videotrain_api.vocabulary import BudgetCondition, Condition, ExitCode, GenerationReason
 
 EventType = Literal["Normal", "Warning"]
 
@@ -66,6 +66,7 @@ class Reason(StrEnum):
     SUCCEEDED = "Succeeded"
     SUSPENDED = "Suspended"
     SUSPENDED_BY_USER = "SuspendedByUser"
+    TEAM_BUDGET = "TeamBudget"
     UNSCHEDULABLE = "Unschedulable"
     WAITING_FOR_PODS = "WaitingForPods"
     WITHIN_BUDGET = "WithinBudget"
@@ -184,6 +185,14 @@ class Message(StrEnum):
         "{fields} cannot be read; what the ledger knows of it is taken from there, and the rest begins anew"
     )
     SUSPENDING = "{reason}: saving and releasing all nodes"
+    TEAM_BUDGET = (
+        "TrainingBudget {budget} ({amount} {currency} a month): {action} at {percent} % holds for this run until "
+        "{until}; raise its spec.amount, or spec.priority of this run"
+    )
+    TEAM_CURRENCY = (
+        "spec.pool.currency {own}: TrainingBudget {budget} counts {currency} and lets no run in another currency "
+        "begin; create the run anew with prices in {currency}"
+    )
     WAITS_FOR_MORE = "{ready} of {largest} pods are ready; starts with {size} at {time} UTC"
     WAITS_FOR_PODS = "{ready} of at least {needed} pods are ready"
     WAY_ON = "; generation {number} of {stage} ended after step {step}, the next one goes on {where}"
@@ -210,10 +219,10 @@ class Message(StrEnum):
 class Notice:
     """One thing that a run can tell: where it stands, in which form, and what its reader should do."""
 
-    where: Condition | Literal["event"]
+    where: Condition | BudgetCondition | Literal["event"]
     type: str
     """Normal or Warning of an event; True, False or Unknown of a condition."""
-    reason: Reason | GenerationReason
+    reason: StrEnum
     message: str
     """Its form; empty if it has none, `{message}` if it is what somebody else said. `{way_on}` is Message.WAY_ON if a
     generation ended, else empty."""
@@ -374,6 +383,17 @@ NOTICES: Final[tuple[Notice, ...]] = (
     ),
     _held(Condition.BUDGET_OK, "True", Reason.WITHIN_BUDGET, "{limits}"),
     _held(Condition.BUDGET_OK, "True", Reason.NO_LIMIT),
+    *(
+        notice
+        for form, advice in (
+            (Message.TEAM_BUDGET, "Wait for the next month, or ask who owns the TrainingBudget to raise it."),
+            (Message.TEAM_CURRENCY, "Give the run's prices in the currency of the budget."),
+        )
+        for notice in _told("Warning", Reason.TEAM_BUDGET, form, advice, (Condition.TEAM_BUDGET_OK, "False"))
+    ),
+    _held(Condition.TEAM_BUDGET_OK, "True", Reason.WITHIN_BUDGET, "{limits}"),
+    _held(Condition.TEAM_BUDGET_OK, "True", Reason.NO_LIMIT),
+    _held(Condition.SUSPENDED, "True", Reason.TEAM_BUDGET, advice="See TeamBudgetOK."),
     *_told("Normal", Reason.SUSPENDED, Message.SUSPENDING, NOTHING),
     _held(Condition.SUSPENDED, "True", Reason.SUSPENDED_BY_USER, advice="Set spec.suspend to false to go on."),
     _held(Condition.SUSPENDED, "True", Reason.BUDGET_EXCEEDED, advice="Raise spec.budget to go on."),

@@ -12,6 +12,9 @@ API_VERSION: Final[Literal["videotrain.dev/v1alpha1"]] = "videotrain.dev/v1alpha
 KIND: Final[Literal["VideoTrainingRun"]] = "VideoTrainingRun"
 PLURAL: Final = "videotrainingruns"
 SHORT_NAME: Final = "vtr"
+BUDGET_KIND: Final[Literal["TrainingBudget"]] = "TrainingBudget"
+BUDGET_PLURAL: Final = "trainingbudgets"
+BUDGET_SHORT_NAME: Final = "vtb"
 FIELD_MANAGER: Final = "videotrain-operator"
 
 # Labels of every owned object, beside app.kubernetes.io/{name,instance,component,managed-by}.
@@ -147,8 +150,16 @@ class Condition(StrEnum):
     NODES_TRUSTED = "NodesTrusted"
     PROGRESS_OBSERVED = "ProgressObserved"
     BUDGET_OK = "BudgetOK"
+    TEAM_BUDGET_OK = "TeamBudgetOK"
     COMPLETE = "Complete"
     FAILED = "Failed"
+
+
+class BudgetCondition(StrEnum):
+    """Types in status.conditions of a TrainingBudget; videotrain_api.budget_reasons has their reasons."""
+
+    WITHIN_BUDGET = "WithinBudget"
+    ALL_COUNTED = "AllCounted"
 
 
 class GenerationReason(StrEnum):

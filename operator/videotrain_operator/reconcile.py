@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from videotrain_api.resource.stored_status import with_unknown_fields
+from videotrain_api.resource.training_budgets import TrainingBudget
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import ANNOTATION_PROFILE, KIND, Phase
@@ -94,6 +95,7 @@ async def reconcile(
     following: Following = _FOLLOWED,
     on_roster: Callable[[Observed, Plan], None] | None = None,
     while_asking: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+    budgets: tuple[TrainingBudget, ...] = (),
 ) -> Outcome:
     """One pass over one run.
 
@@ -110,6 +112,7 @@ async def reconcile(
         following: how well pods are followed.
         on_roster: told as soon as a roster is stored, while the pass goes on.
         while_asking: entered while agents are asked.
+        budgets: those of teams, as they are stored.
 
     Raises:
         NotFound: the run is gone.
@@ -122,7 +125,13 @@ async def reconcile(
     run, observed = await observe(
         cluster, key.namespace, key.name, agents, departed, following.since, newest, while_asking
     )
-    observed = replace(observed, looked_at=looked_at, nodes_untrusted=nodes_untrusted, time_untrusted=time_untrusted)
+    observed = replace(
+        observed,
+        looked_at=looked_at,
+        nodes_untrusted=nodes_untrusted,
+        time_untrusted=time_untrusted,
+        budgets=budgets,
+    )
     now = clock()
     parse = memory.parse if memory else VideoTrainingRun.from_wire
     decided = _decide(newest(run), observed, now, parse, rules)
@@ -175,6 +184,7 @@ class RunLoop:
         nodes_untrusted: Callable[[], str] = lambda: "",
         time_untrusted: Callable[[], str] = lambda: "",
         rules: ClusterRules = _DEFAULT_RULES,
+        budgets: Callable[[], tuple[TrainingBudget, ...]] = tuple,
         unheard_seconds: Callable[[], float] = lambda: 0.0,
         on_roster: Callable[[Observed, Plan], None] | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
@@ -195,6 +205,7 @@ class RunLoop:
             nodes_untrusted: tells why nodes are not trusted; empty while they are.
             time_untrusted: tells why the clock may be wrong; empty if it is not.
             rules: what every run is held to.
+            budgets: tells those of teams.
             unheard_seconds: tells how long ago the server told anything about pods.
             on_roster: told of a roster as soon as it is stored.
             on_outcome: told of every pass.
@@ -203,6 +214,7 @@ class RunLoop:
         self._cluster, self._key, self._agents, self._clock = cluster, key, agents, clock
         self._memory, self._turns, self._nodes_untrusted = memory, turns or nullcontext(), nodes_untrusted
         self._settle_seconds, self._time_untrusted, self._rules = settle_seconds, time_untrusted, rules
+        self._budgets = budgets
         self._on_roster, self._on_outcome, self._on_error = on_roster, on_outcome, on_error
         self._while_asking = while_asking
         self._unheard_seconds = unheard_seconds
@@ -342,6 +354,7 @@ class RunLoop:
                     Following(self._followed_since, self._unheard_seconds()),
                     self._on_roster,
                     self._while_asking,
+                    self._budgets(),
                 )
         except (NotFound, NamespaceGoing):
             await release_orphans(self._cluster, key.namespace, key.name)
@@ -354,7 +367,7 @@ class RunLoop:
         """What can be done for a run whose passes fail: keep its limits, and say so once."""
         key, now = self._key, self._clock()
         try:
-            await hold_to_limits(self._cluster, key.namespace, key.name, now, self._time_untrusted())
+            await hold_to_limits(self._cluster, key.namespace, key.name, now, self._time_untrusted(), self._budgets())
             if not self._warned:
                 await warn_unreconciled(self._cluster, key.namespace, key.name, error, self.failures)
                 self._warned = True

@@ -392,6 +392,8 @@ class Verdict:
             return f"life {self.seed}: the buckets do not sum to the bill"
         if self.cost is not None and sum(stage.total_micros for stage in self.cost.stages) != self.billed:
             return f"life {self.seed}: the stages do not sum to the bill"
+        if self.cost is not None and sum(month.total_micros for month in self.cost.months) != self.billed:
+            return f"life {self.seed}: the months do not sum to the bill"
         if self.cost is not None and sum(self.cost.waste_micros_by_cause.values()) != self.billed - self._productive():
             return f"life {self.seed}: the waste by cause is not what was not productive"
         if not self.booked == self.focus == self.billed:

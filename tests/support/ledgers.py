@@ -154,6 +154,7 @@ def check_identity(one: Bill, pods: list[Holding], now: float) -> None:
     assert all(sum(e["micros"].values()) >= 0 for e in entries)
     assert sum(one.totals.waste.values()) == one.total - one.micros.get("productive", 0)
     assert sum(one.totals.generations.values()) == one.total
+    assert sum(one.totals.months.values()) == one.total
     assert sum(stage.micros for stage in one.stages.values()) == one.total
     assert all(
         sum(e["waste"].values()) == sum(e["micros"].values()) - e["micros"].get("productive", 0) for e in entries

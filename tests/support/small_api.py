@@ -14,7 +14,7 @@ import yaml
 from aiohttp import web
 
 from videotrain_api.signing import KEY_BYTES
-from videotrain_api.vocabulary import API_VERSION, GROUP, KIND, PLURAL, SIGNING_KEY
+from videotrain_api.vocabulary import API_VERSION, BUDGET_KIND, BUDGET_PLURAL, GROUP, KIND, PLURAL, SIGNING_KEY
 
 Json = dict[str, Any]
 VERSION = API_VERSION.removeprefix(f"{GROUP}/")
@@ -24,7 +24,7 @@ GROUPS = {GROUP: VERSION, "apiextensions.k8s.io": "v1", "admissionregistration.k
 KINDS = {
     "v1": {"pods": "Pod", "services": "Service", "configmaps": "ConfigMap", "nodes": "Node", "namespaces": "Namespace",
            "events": "Event"},
-    API_VERSION: {PLURAL: KIND},
+    API_VERSION: {PLURAL: KIND, BUDGET_PLURAL: BUDGET_KIND},
     "networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy"},
     "apiextensions.k8s.io/v1": {"customresourcedefinitions": "CustomResourceDefinition"},
 }  # fmt: skip
@@ -129,5 +129,5 @@ def _resource(plural: str, kind: str) -> Json:
     verbs = ["get", "list", "watch", "patch", "create", "delete", "update"]
     return {
         "name": plural, "singularName": kind.lower(), "kind": kind, "verbs": verbs,
-        "namespaced": kind not in ("Node", "Namespace", "CustomResourceDefinition"),
+        "namespaced": kind not in (BUDGET_KIND, "Node", "Namespace", "CustomResourceDefinition"),
     }  # fmt: skip

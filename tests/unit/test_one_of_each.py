@@ -200,7 +200,11 @@ class TestNames:
     """Home of the names on the wire: videotrain_api.vocabulary."""
 
     # A Literal cannot be made from a constant, and a CRD's schema is built from it.
-    LITERALS = ("api/videotrain_api/vocabulary.py", "api/videotrain_api/resource/trainrun.py")
+    LITERALS = (
+        "api/videotrain_api/vocabulary.py",
+        "api/videotrain_api/resource/trainrun.py",
+        "api/videotrain_api/resource/training_budgets.py",
+    )
 
     @pytest.mark.parametrize("domain", [vocabulary.GROUP, vocabulary.KUEUE])
     def test_a_label_or_annotation_is_spelt_in_the_vocabulary_only(self, domain):

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydantic import Field
 
 from videotrain_api.money import split
-from videotrain_api.resource.status import CostStatus, GenerationStatus, RunStatus, StageCost
+from videotrain_api.resource.status import CostStatus, GenerationStatus, MonthCost, RunStatus, StageCost
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import ApiModel, Json, ManifestError
 from videotrain_api.storage.seals import content
@@ -109,6 +109,7 @@ class RunBill(ApiModel):
     gpu_microseconds_by_bucket: dict[str, int]
     micros_by_bucket: dict[str, int]
     waste_micros_by_cause: dict[str, int]
+    months: list[MonthCost] = Field(default_factory=list)
     stages: list[StageCost]
     ends: list[BilledEnd] = Field(default_factory=list)
     """Of the newest generations that ended."""
@@ -170,6 +171,7 @@ def bill_of(run: Mapping[str, Any], ledger: Mapping[str, Any] | None) -> RunBill
         gpu_microseconds_by_bucket=cost.gpu_microseconds_by_bucket,
         micros_by_bucket=cost.micros_by_bucket,
         waste_micros_by_cause=cost.waste_micros_by_cause,
+        months=cost.months,
         stages=cost.stages,
         ends=list(_ends(status.generations, cost)),
         rows=[*rows, *_rest(cost, status, rows)],

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from videotrain_api.billing.document import BillRow, RunBill, within
 from videotrain_api.money import format_micros, split
-from videotrain_api.times import rfc3339
+from videotrain_api.times import month_begin, next_month, rfc3339
 from videotrain_api.vocabulary import DOMAIN, Bucket
 
 METHOD: Final = f"{DOMAIN}time-by-bucket"
@@ -108,9 +108,9 @@ def focus_rows(rows: Iterable[tuple[RunBill, BillRow]], cluster: str) -> Iterato
 
 def _months(row: BillRow) -> Iterator[tuple[datetime, datetime]]:
     """The calendar months, in UTC, in which a row lies."""
-    begin = row.from_.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    begin = month_begin(row.from_)
     while begin < row.to:
-        end = begin.replace(year=begin.year + begin.month // 12, month=begin.month % 12 + 1)
+        end = next_month(begin)
         yield begin, end
         begin = end
 

@@ -42,6 +42,7 @@ from videotrain_api.resource.stages import (
     TrainTask,
     WeightsFrom,
 )
+from videotrain_api.resource.training_budgets import BudgetRule
 from videotrain_api.resource.trainrun import (
     Budget,
     CheckpointPolicy,
@@ -432,3 +433,13 @@ RULES: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
     model: (*TRANSITIONS.get(model, ()), *_STATE.get(model, ())) for model in _MODELS
 }
 """Rules by the model at which they stand."""
+BUDGET_RULES: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
+    BudgetRule: (
+        CelRule(
+            "!has(self.belowPriority) || self.action != 'Notify'",
+            "Notify tells of the whole budget: leave belowPriority out, or choose another action",
+            ".belowPriority",
+        ),
+    ),
+}
+"""The same of TrainingBudgets."""

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition, made from the pydantic models.
+"""The CustomResourceDefinitions, made from the pydantic models.
 
 A structural schema has no references, no null and only a few of JSON Schema's words; this module turns pydantic's JSON
 schema into one, with the field documentation and the CEL rules of `admission`.
@@ -11,9 +11,10 @@ import re
 from typing import Final
 
 from videotrain_api import vocabulary
-from videotrain_api.crd.cel_rules import RULES
+from videotrain_api.crd.cel_rules import BUDGET_RULES, RULES
 from videotrain_api.resource.stages import DNS_LABEL
 from videotrain_api.resource.status import RunStatus
+from videotrain_api.resource.training_budgets import TrainingBudget, TrainingBudgetSpec, TrainingBudgetStatus
 from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.schema import ApiModel, Json
 
@@ -55,6 +56,19 @@ PRINTER_COLUMNS: Final = (
     ("Queue", "string", ".spec.queue.name", "LocalQueue that admits the pods", 1),
 )
 """Name, type, path, description and priority of the columns of `kubectl get vtr`."""
+BUDGET_COLUMNS: Final = (
+    ("State", "string", ".status.state", "WithinBudget, or the strongest action that holds", 0),
+    ("Month", "string", ".status.month", "Calendar month in UTC", 0),
+    ("Spent", "string", ".status.spent", "Spent in it", 0),
+    ("Amount", "string", ".spec.amount", "Most to spend in it", 0),
+    ("Currency", "string", ".spec.currency", "Of both", 0),
+    ("Percent", "string", ".status.percent", "Spent share", 0),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since creation", 0),
+    ("Team", "string", ".spec.team", "Whose runs", 1),
+    ("Runs", "integer", ".status.runs", "Runs that spent something in the month", 1),
+    ("Expected", "string", ".status.expected", "Spent at the end of the month if nodes go on so", 1),
+)
+"""The same of `kubectl get vtb`."""
 SCALE: Final = {"specReplicasPath": ".spec.nodes.max", "statusReplicasPath": ".status.nodes.current"}
 """`kubectl scale --replicas` moves the upper bound. No label selector: autoscaling by a metric of pods would fight the
 operator, which decides how many nodes pay."""
@@ -70,36 +84,70 @@ def custom_resource_definition() -> Json:
         "shortNames": [vocabulary.SHORT_NAME],
         "categories": ["training"],
     }
+    columns = [_column(*column) for column in PRINTER_COLUMNS]
+    return _definition(names, "Namespaced", {"status": {}, "scale": SCALE}, columns, root_schema())
+
+
+def budget_definition() -> Json:
+    """The CRD of team budgets. They are cluster-wide: teams have many namespaces, and must not raise their own."""
+    names = {
+        "kind": vocabulary.BUDGET_KIND,
+        "listKind": f"{vocabulary.BUDGET_KIND}List",
+        "plural": vocabulary.BUDGET_PLURAL,
+        "singular": vocabulary.BUDGET_KIND.lower(),
+        "shortNames": [vocabulary.BUDGET_SHORT_NAME],
+        "categories": ["training"],
+    }
+    columns = [_column(*column) for column in BUDGET_COLUMNS]
+    return _definition(names, "Cluster", {"status": {}}, columns, budget_schema())
+
+
+def definitions() -> list[Json]:
+    """Every CRD."""
+    return [custom_resource_definition(), budget_definition()]
+
+
+def _definition(names: Json, scope: str, subresources: Json, columns: list[Json], schema: Json) -> Json:
     version = {
         "name": vocabulary.API_VERSION.partition("/")[2],
         "served": True,
         "storage": True,
-        "subresources": {"status": {}, "scale": SCALE},
-        "additionalPrinterColumns": [_column(*column) for column in PRINTER_COLUMNS],
-        "schema": {"openAPIV3Schema": root_schema()},
+        "subresources": subresources,
+        "additionalPrinterColumns": columns,
+        "schema": {"openAPIV3Schema": schema},
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{vocabulary.PLURAL}.{vocabulary.GROUP}"},
-        "spec": {"group": vocabulary.GROUP, "names": names, "scope": "Namespaced", "versions": [version]},
+        "metadata": {"name": f"{names['plural']}.{vocabulary.GROUP}"},
+        "spec": {"group": vocabulary.GROUP, "names": names, "scope": scope, "versions": [version]},
     }
 
 
 def root_schema() -> Json:
     """Structural schema of the whole resource."""
+    root = _root(VideoTrainingRun, vocabulary.KIND, VideoTrainingRunSpec, RunStatus)
+    root["properties"]["metadata"] = {"type": "object", "properties": {"name": {**_NAME, "type": "string"}}}
+    return root | {"x-kubernetes-validations": [rule.to_wire() for rule in RULES[VideoTrainingRun]]}
+
+
+def budget_schema() -> Json:
+    """Structural schema of the whole TrainingBudget."""
+    return _root(TrainingBudget, vocabulary.BUDGET_KIND, TrainingBudgetSpec, TrainingBudgetStatus)
+
+
+def _root(model: type[ApiModel], kind: str, spec: type[ApiModel], status: type[ApiModel]) -> Json:
     return {
         "type": "object",
-        "description": _text(VideoTrainingRun.__doc__),
+        "description": _text(model.__doc__),
         "required": ["spec"],
         "properties": {
             "apiVersion": {"type": "string", "description": f"Version of the API: {vocabulary.API_VERSION}."},
-            "kind": {"type": "string", "description": f"Kind of the resource: {vocabulary.KIND}."},
-            "metadata": {"type": "object", "properties": {"name": {**_NAME, "type": "string"}}},
-            "spec": structural(VideoTrainingRunSpec, "Desired state."),
-            "status": structural(RunStatus, "Observed state; written by the operator only."),
+            "kind": {"type": "string", "description": f"Kind of the resource: {kind}."},
+            "metadata": {"type": "object"},
+            "spec": structural(spec, "Desired state."),
+            "status": structural(status, "Observed state; written by the operator only."),
         },
-        "x-kubernetes-validations": [rule.to_wire() for rule in RULES[VideoTrainingRun]],
     }
 
 
@@ -107,7 +155,8 @@ def structural(model: type[ApiModel], description: str) -> Json:
     """Structural schema of one model and everything below it."""
     schema = model.model_json_schema(by_alias=True, mode="validation")
     definitions = schema.pop("$defs", {})
-    rules = {type_.__name__: [rule.to_wire() for rule in found] for type_, found in RULES.items()}
+    known = (*RULES.items(), *BUDGET_RULES.items())
+    rules = {type_.__name__: [rule.to_wire() for rule in found] for type_, found in known}
     schema["title"] = model.__name__
     return _Converter(definitions, rules).convert(schema) | {"description": description}
 

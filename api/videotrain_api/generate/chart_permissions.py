@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from videotrain_api.vocabulary import GROUP, PLURAL
+from videotrain_api.vocabulary import BUDGET_PLURAL, GROUP, PLURAL
 
 _COMMAND: Final = "python -m videotrain_api.generate write"
 
@@ -94,6 +94,8 @@ RIGHTS: Final = (
         value="networkPolicy.enabled",
     ),
     Right(Place.RUNS, "", "events", ("create",), "Tell people what was done and why."),
+    Right(Place.CLUSTER, GROUP, BUDGET_PLURAL, ("list", "watch"), "Follow the budgets of teams."),
+    Right(Place.CLUSTER, GROUP, f"{BUDGET_PLURAL}/status", ("update",), "Tell what was spent and which rules hold."),
     Right(Place.CLUSTER, "", "nodes", ("list", "watch"), "See nodes that are lost, drained or about to be reclaimed."),
     Right(
         Place.CLUSTER,
@@ -126,7 +128,7 @@ RIGHTS: Final = (
         "",
         "configmaps",
         ("get", "list", "create", "patch"),
-        "Keep the bill of each run, which outlives the run and its namespace.",
+        "Keep the bill of each run, which outlives the run and its namespace, and count it for the budget of its team.",
     ),
     Right(
         Place.RELEASE,
@@ -217,10 +219,13 @@ _USERS: Final = f"""## Users
 
 With `rbac.aggregate` the stock cluster roles learn about runs; bind them as usual.
 
-| Role | `{PLURAL}` | `{PLURAL}/status` | `{PLURAL}/scale` |
-|---|---|---|---|
-| view | get, list, watch | get | get |
-| edit, admin | get, list, watch, create, update, patch, delete, deletecollection | get | get, update, patch |
+| Role | `{PLURAL}` | `{PLURAL}/status` | `{PLURAL}/scale` | `{BUDGET_PLURAL}` |
+|---|---|---|---|---|
+| view | get, list, watch | get | get | get, list, watch |
+| edit, admin | get, list, watch, create, update, patch, delete, deletecollection | get | get, update, patch | as view |
+
+`{BUDGET_PLURAL}` are cluster-wide: the right to read them needs a ClusterRoleBinding, and who administers the cluster
+writes them.
 
 Whoever may create a run may run any image with any service account of that namespace, as with a Job; unlike with a Job
 its pods get no token of that account, and keep to the chart's `podTemplate.policy`. They can mount any Secret of the

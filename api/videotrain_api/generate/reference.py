@@ -10,10 +10,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from videotrain_api import vocabulary
+from videotrain_api.budget_reasons import BUDGET_NOTICES
 from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.metrics import CATALOGUE, Metric
 from videotrain_api.reasons import NOTICES, FaultReason, Message, Notice
 from videotrain_api.resource.status import RunStatus
+from videotrain_api.resource.training_budgets import TrainingBudget
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ApiModel, models_in, pattern_meaning
 
@@ -29,6 +31,11 @@ def api_reference() -> str:
     lines += ["# Status", ""]
     for model in reachable_models(RunStatus):
         lines += _model_section(model)
+    told = {*reachable_models(VideoTrainingRun), *reachable_models(RunStatus)}
+    lines += [f"# {vocabulary.BUDGET_KIND} {vocabulary.API_VERSION}", ""]
+    lines += [f"Short name `{vocabulary.BUDGET_SHORT_NAME}`; cluster-wide.", ""]
+    for model in reachable_models(TrainingBudget):
+        lines += [] if model in told else _model_section(model)
     return "\n".join([*lines, *_presets()])
 
 
@@ -73,6 +80,8 @@ def reasons_reference() -> str:
     for kind in vocabulary.Condition:
         lines += ["", f"## Condition {kind}", "", head[0].format("Status"), head[1]]
         lines += [_notice_row(notice) for notice in NOTICES if notice.where == kind]
+    lines += ["", "## TrainingBudget", "", head[0].format("Where and type"), head[1]]
+    lines += [_notice_row(notice, f"{notice.where} {notice.type}") for notice in BUDGET_NOTICES]
     lines += [
         "",
         "## Faults",
@@ -86,9 +95,9 @@ def reasons_reference() -> str:
     return "\n".join([*lines, ""])
 
 
-def _notice_row(notice: Notice) -> str:
+def _notice_row(notice: Notice, type_: str = "") -> str:
     message = f"`{_cell(notice.message)}`" if notice.message else ""
-    return f"| `{notice.reason}` | {notice.type} | {message} | {_cell(notice.advice)} |"
+    return f"| `{notice.reason}` | {type_ or notice.type} | {message} | {_cell(notice.advice)} |"
 
 
 def reachable_models(root: type[ApiModel]) -> list[type[ApiModel]]:

@@ -19,6 +19,7 @@ LIVE: Final = (
     "budget",
     "elasticity",
     "nodes",
+    "priority",
     "startDeadlineSeconds",
     "suspend",
     "ttlSecondsAfterFinished",

@@ -148,6 +148,17 @@ class GenerationCost(ApiModel):
     """The same as a decimal string, for people."""
 
 
+class MonthCost(ApiModel):
+    """What a run cost in one calendar month, UTC."""
+
+    month: str
+    """Such as 2026-11."""
+    total_micros: int
+    """Spent in it, millionths of the currency unit."""
+    total: str
+    """The same as a decimal string, for people."""
+
+
 class ExpectedStage(ApiModel):
     """What one stage is expected to cost."""
 
@@ -204,6 +215,8 @@ class CostStatus(ApiModel):
     waste_micros_by_cause: dict[str, int] = Field(default_factory=dict)
     """totalMicros without the productive ones by why they bought no progress: start, idle, data, checkpoint, or what
     ended generations (application, infrastructure, preemption, hang, drained, completed)."""
+    months: list[MonthCost] = Field(default_factory=list)
+    """totalMicros by calendar month, oldest first; of the newest twelve."""
     rate_per_hour: str = "0"
     """What the nodes held now cost in an hour, decimal string."""
     forecast: str | None = None

@@ -227,6 +227,9 @@ class VideoTrainingRunSpec(ApiModel):
     """Kueue admission; pods are created directly if unset."""
     seed: int = Field(default=42, ge=0, lt=2**63)
     """Seed of sample order, noise and initial weights."""
+    priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
+    """When a TrainingBudget runs short, runs of lower priority shrink and save first. May be changed while running.
+    Which pods come first is up to pool.priorityClassName and queue.priorityClass."""
     suspend: bool = False
     """Save, release every node and wait. May be changed while running."""
     active_deadline_seconds: int | None = Field(default=None, ge=1, le=LONGEST_SECONDS)

@@ -30,6 +30,12 @@
   verbs: ["create"]
 {{- end }}
 {{- define "videotrain.permissions.cluster" -}}
+- apiGroups: ["videotrain.dev"]
+  resources: ["trainingbudgets"]
+  verbs: ["list", "watch"]
+- apiGroups: ["videotrain.dev"]
+  resources: ["trainingbudgets/status"]
+  verbs: ["update"]
 - apiGroups: [""]
   resources: ["nodes"]
   verbs: ["list", "watch"]

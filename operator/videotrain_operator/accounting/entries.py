@@ -39,6 +39,8 @@ class Totals:
     generations: dict[int, int] = field(default_factory=dict)
     """Micros by the generation whose roster was the newest."""
     stages: dict[str, StageTotals] = field(default_factory=dict)
+    months: dict[str, int] = field(default_factory=dict)
+    """Micros by calendar month in UTC, such as `2026-11`."""
 
     @classmethod
     def of_folded(cls, folded: Mapping[str, Any]) -> Totals:
@@ -49,12 +51,14 @@ class Totals:
             dict(folded.get("waste", {})),
             {int(number): micros for number, micros in folded.get("generations", {}).items()},
             {name: StageTotals(*known) for name, known in folded.get("stages", {}).items()},
+            dict(folded.get("months", {})),
         )
 
     def add(
         self,
         stage: str,
         generation: int,
+        month: str,
         node_us: int,
         gpu_us: Mapping[str, int],
         micros: Mapping[str, int],
@@ -67,16 +71,18 @@ class Totals:
         _add(self.waste, waste, times)
         spent, known = times * sum(micros.values()), self.stages.get(stage, StageTotals())
         self.generations[generation] = self.generations.get(generation, 0) + spent
+        self.months[month] = self.months.get(month, 0) + spent
         held = known.gpu_microseconds + times * sum(gpu_us.values())
         self.stages[stage] = StageTotals(known.node_microseconds + times * node_us, held, known.micros + spent)
 
     def add_entries(self, entries: Iterable[Json]) -> None:
         """One of a version that noted no stage is of none."""
-        # A pass does this for each of hundreds, so those of one stage and generation are added up first.
-        held: dict[tuple[str, int], int] = {}
-        sums: dict[tuple[str, int], tuple[dict[str, int], dict[str, int], dict[str, int]]] = {}
+        # A pass does this for each of hundreds, so those of one stage, generation and month are added up first.
+        held: dict[tuple[str, int, str], int] = {}
+        sums: dict[tuple[str, int, str], tuple[dict[str, int], dict[str, int], dict[str, int]]] = {}
         for entry in entries:
-            key, gpu_us, gpus = (entry.get("stage", ""), entry["generation"]), entry["gpuMicroseconds"], entry["gpus"]
+            key = (entry.get("stage", ""), entry["generation"], entry["from"][:7])
+            gpu_us, gpus = entry["gpuMicroseconds"], entry["gpus"]
             if key not in sums:
                 held[key], sums[key] = 0, ({}, {}, {})
             held[key] += sum(gpu_us.values()) // gpus if gpus else _length(entry)
@@ -100,6 +106,7 @@ class Totals:
             "waste": waste,
             "generations": {str(number): self.generations[number] for number in sorted(newest)},
             "stages": {name: list(totals) for name, totals in self.stages.items()},
+            "months": dict(sorted(self.months.items())),
         }
 
 

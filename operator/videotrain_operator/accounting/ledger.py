@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple
 
 from videotrain_api.money import split
 from videotrain_api.resource.status import GenerationStatus
 from videotrain_api.schema import Json
-from videotrain_api.times import rfc3339
+from videotrain_api.times import month_name, next_month, rfc3339
 from videotrain_operator.accounting.attribution import EPOCH, FOREVER, Life, life_of, microseconds, pod_life, use
 from videotrain_operator.accounting.entries import Totals, fold
 from videotrain_operator.accounting.money import parse_price, price_at, price_buckets, price_schedule, with_later_prices
@@ -129,6 +129,7 @@ class _Amounts:
 
     stage: str
     generation: int
+    month: str
     node_microseconds: int
     gpu_microseconds: dict[str, int]
     micros: dict[str, int]
@@ -209,6 +210,7 @@ def rebuild(
     micros: Mapping[str, int],
     stages: Mapping[str, StageTotals],
     waste: Mapping[str, int],
+    months: Mapping[str, int],
     holdings: Iterable[Holding],
     until: datetime,
 ) -> Json:
@@ -219,6 +221,7 @@ def rebuild(
         micros: totals by bucket.
         stages: totals by stage.
         waste: micros that bought no progress, by cause.
+        months: micros by calendar month.
         holdings: pods that are there.
         until: up to when the totals were counted.
     """
@@ -229,6 +232,7 @@ def rebuild(
         "waste": dict(waste),
         "generations": {},
         "stages": {name: list(totals) for name, totals in stages.items()},
+        "months": dict(months),
         "groups": [],
         "estimated": True,
         "until": rfc3339(until),
@@ -407,13 +411,24 @@ def _post(book: _Book, uid: str, record: Record) -> bool:
 
 
 def _priced(kind: Kind, start: int, end: int) -> Sequence[tuple[int, int, str]]:
-    """The parts of a time with one price each; none if it is empty."""
+    """The parts of a time with one price in one calendar month each; none if it is empty."""
     prices = price_schedule(kind.price)
-    if len(prices) == 1 and start < end:
+    if len(prices) == 1 and start < end <= month_end(start):
         return ((start, end, prices[0][1]),)
     ends = [*(since for since, _ in prices[1:]), end]
-    parts = [(max(start, since), min(end, until), price) for (since, price), until in zip(prices, ends, strict=True)]
-    return [part for part in parts if part[0] < part[1]]
+    found = []
+    for (since, price), until in zip(prices, ends, strict=True):
+        begin, until = max(start, since), min(end, until)
+        while begin < until:
+            found.append((begin, min(until, month_end(begin)), price))
+            begin = found[-1][1]
+    return found
+
+
+@lru_cache(maxsize=16384)
+def month_end(at: int) -> int:
+    """When the calendar month of a time ends, microseconds since 1970: nobody's money is in two months."""
+    return microseconds(next_month(EPOCH + timedelta(microseconds=at)))
 
 
 def _stage_of(book: _Book, record: Record, window: Window) -> str:
@@ -454,7 +469,8 @@ def _amounts(book: _Book, record: Record, window: Window, start: int, end: int, 
             for cause, amount in split(micros[bucket], by_cause).items():
                 if cause and amount:
                     waste[cause] = waste.get(cause, 0) + amount
-        book.known[key] = _Amounts(stage, window.number, end - start, gpu_us, micros, waste)
+        month = month_name(EPOCH + timedelta(microseconds=start))
+        book.known[key] = _Amounts(stage, window.number, month, end - start, gpu_us, micros, waste)
     return book.known[key]
 
 
@@ -483,7 +499,7 @@ def _bill(book: _Book) -> Bill:
     for one in book.known.values():
         if one.open_windows:
             parts = (one.node_microseconds, one.gpu_microseconds, one.micros, one.waste)
-            totals.add(one.stage, one.generation, *parts, one.open_windows)
+            totals.add(one.stage, one.generation, one.month, *parts, one.open_windows)
     held = Counter(record.kind for record in book.pods.values() if record.ended is None)
     marked = book.folded["estimated"] or any(entry["estimated"] for entry in book.entries)
     rows = rows_of(book.pods, book.before)

@@ -11,7 +11,7 @@ in the status take its place, as if it had been deleted, and the bill counts as 
              rest of the node's name]
     awaited  pods that were made or are about to be: [first number, last number, kind, since]
     entries  newest closed windows
-    folded   totals of all older ones; by stage: [microseconds of nodes, of GPUs, micros]; and groups of them
+    folded   totals of all older ones; by stage: [microseconds of nodes, of GPUs, micros]; by month; and groups of them
 
 Times are microseconds since 1970.
 """
@@ -231,6 +231,7 @@ class _Part(ApiModel):
 _Cause = Annotated[str, patterned(r"^[^/]*(/[0-9]{1,9})?$", "a cause, with the number of a generation or without")]
 """With the number of the generation that it ended, see `attribution.cause_of`."""
 _Number = Annotated[str, patterned(r"^[0-9]{1,9}$", "the number of a generation")]
+_Month = Annotated[str, patterned(r"^[0-9]{4}-(0[1-9]|1[0-2])$", "a calendar month, such as 2026-11")]
 
 
 class _Amounts(_Part):
@@ -268,6 +269,7 @@ class _Group(_Amounts):
 class _Folded(_Amounts):
     stages: dict[str, tuple[int, int, int]] = {}  # noqa: RUF012 - of a model, copied for each
     generations: dict[_Number, int] = {}  # noqa: RUF012 - of a model, copied for each
+    months: dict[_Month, int] = {}  # noqa: RUF012 - of a model, copied for each
     groups: tuple[_Group, ...] = ()
     entries: int
     estimated: bool

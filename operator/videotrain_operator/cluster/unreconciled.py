@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
 from videotrain_api.reasons import Message, Reason
+from videotrain_api.resource.training_budgets import TrainingBudget
 from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID, Condition
 from videotrain_operator.cluster.apply import delete_seen
 from videotrain_operator.cluster.interface import Cluster
@@ -17,7 +19,14 @@ FAILED_PASSES: Final = 3
 """So many in a row, seconds apart, are no passing trouble."""
 
 
-async def hold_to_limits(cluster: Cluster, namespace: str, name: str, now: datetime, time_untrusted: str = "") -> None:
+async def hold_to_limits(
+    cluster: Cluster,
+    namespace: str,
+    name: str,
+    now: datetime,
+    time_untrusted: str = "",
+    budgets: Sequence[TrainingBudget] = (),
+) -> None:
     """Delete the pods that suspension, deadline or budget want gone, by what can be read.
 
     Args:
@@ -26,6 +35,7 @@ async def hold_to_limits(cluster: Cluster, namespace: str, name: str, now: datet
         name: its name.
         now: aware.
         time_untrusted: why that may be wrong; then only suspension is kept.
+        budgets: those of teams, as they are stored.
 
     Raises:
         NotFound: the run is gone.
@@ -34,7 +44,7 @@ async def hold_to_limits(cluster: Cluster, namespace: str, name: str, now: datet
     run = await cluster.get(KIND, namespace, name)
     labels = {LABEL_RUN: name, LABEL_RUN_UID: run["metadata"]["uid"]}
     pods = [pod_view(pod, {}, gpu_resources(run)) for pod in await cluster.list("Pod", namespace, labels)]
-    await delete_seen(cluster, namespace, overdue_pods(run, pods, now, time_untrusted))
+    await delete_seen(cluster, namespace, overdue_pods(run, pods, now, time_untrusted, budgets))
 
 
 async def warn_unreconciled(cluster: Cluster, namespace: str, name: str, error: Exception, count: int) -> None:

@@ -12,14 +12,14 @@ from typing import Final
 
 from videotrain_api.schema import Json
 from videotrain_api.times import rfc3339
-from videotrain_api.vocabulary import API_VERSION, FIELD_MANAGER, KIND, LABEL_RUN_UID
+from videotrain_api.vocabulary import API_VERSION, BUDGET_KIND, FIELD_MANAGER, KIND, LABEL_RUN_UID
 from videotrain_operator.cluster.interface import Conflict, NamespaceGoing, NotFound
 from videotrain_operator.cluster.missing import owners_of
 from videotrain_operator.kube.cache import Key, Store
 from videotrain_operator.kube.client import ApiError, ApiUnavailable, KubeClient
 from videotrain_operator.kube.trim import trim
 
-CACHED: Final = ("Pod", "ConfigMap", "NetworkPolicy", "Node", KIND)
+CACHED: Final = ("Pod", "ConfigMap", "NetworkPolicy", "Node", KIND, BUDGET_KIND)
 """Kinds that are read from the cache; any other is read from the server."""
 POD_PATIENCE_SECONDS: Final = 5.0
 EVENT_PATIENCE_SECONDS: Final = 60.0
@@ -253,7 +253,7 @@ class KubeCluster:
                 "apiVersion": regarding.get("apiVersion", API_VERSION),
                 "kind": regarding.get("kind", KIND),
                 "name": head["name"],
-                "namespace": namespace,
+                "namespace": head.get("namespace", ""),
                 "uid": head["uid"],
                 "resourceVersion": head.get("resourceVersion", ""),
             },

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from videotrain_api.vocabulary import API_VERSION, GROUP, KIND, KUEUE, PLURAL
+from videotrain_api.vocabulary import API_VERSION, BUDGET_KIND, BUDGET_PLURAL, GROUP, KIND, KUEUE, PLURAL
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Kind:
 
 _ALL: Final = (
     Kind(KIND, API_VERSION, PLURAL),
+    Kind(BUDGET_KIND, API_VERSION, BUDGET_PLURAL, namespaced=False),
     Kind("Pod", "v1", "pods"),
     Kind("Service", "v1", "services"),
     Kind("ConfigMap", "v1", "configmaps"),

@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import Final
 
 from videotrain_api import metrics as catalogue
-from videotrain_api.vocabulary import FIELD_MANAGER, KIND
+from videotrain_api.vocabulary import BUDGET_KIND, FIELD_MANAGER, KIND
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.interface import NotFound
 from videotrain_operator.kube.cache import Key, Store, key_of
@@ -32,6 +32,7 @@ from videotrain_operator.manager.master_key import read_master_key
 from videotrain_operator.manager.scrapers import Scrapers
 from videotrain_operator.manager.server import serve
 from videotrain_operator.manager.settings import Settings
+from videotrain_operator.manager.team_budgets import BudgetKeeper
 from videotrain_operator.telemetry import OperatorMetrics, Sample
 from videotrain_operator.webhook.server import Webhook
 
@@ -74,6 +75,18 @@ class Operator:
         self._election = ElectionThread(self._connect_apart, lambda client: self._elect(client, identity))
         fence = self._election.fence if settings.leader_elect else lambda: None
         cluster = KubeCluster(client, self._stores, fence, host)
+        bills = BillKeeper(
+            client.fenced(fence), self._namespace, client.clock.now, lambda bill: self._budgets.note_bill(bill)
+        )
+        self._budgets = BudgetKeeper(
+            cluster,
+            client.clock.now,
+            self._stores[BUDGET_KIND].all,
+            self._stores[KIND].all,
+            bills.kept,
+            time_untrusted=lambda: client.clock.untrusted,
+            on_change=lambda: self._controller.wake_all(),
+        )
         # Before what wakes it: each of the following takes its `notice`.
         self._controller = Controller(
             cluster,
@@ -85,14 +98,16 @@ class Operator:
             client.clock,
             self._pods_heard_at,
             lambda: client.permits.crowded,
-            BillKeeper(client.fenced(fence), self._namespace, client.clock.now),
+            bills,
             lambda: self._informers[0].returned_at,
+            self._budgets,
         )
         self._informers = list(self._make_informers())
         self._runs = Runs(self._stores[KIND], self._controller.notice)
         self._kopf = KopfThread(self._runs, lambda: load_configuration(settings.kubeconfig or None))
         self._webhook = self._make_webhook() if settings.webhook_port else None
         metrics.add_source(self._samples)
+        metrics.add_source(self._budgets.samples)
 
     def _connect_apart(self) -> AbstractAsyncContextManager[KubeClient]:
         """A client of the election's own loop; what it asks is counted in the process's."""
@@ -186,6 +201,9 @@ class Operator:
     async def _work(self) -> None:
         # Before any watch: one of a kind that is not served yet would count as a refusal.
         await self._wait_for_the_kind()
+        if await self._has_budgets():
+            notice, store = self._controller.notice, self._stores[BUDGET_KIND]
+            self._informers.append(Informer(self._client, BUDGET_KIND, store, notice))
         self._agents.master_key = await self._read_master_key()
         async with asyncio.TaskGroup() as group:
             for informer in self._informers:
@@ -223,6 +241,17 @@ class Operator:
                 await asyncio.sleep(1.0)
             else:
                 return
+
+    async def _has_budgets(self) -> bool:
+        """Whether the server knows TrainingBudgets: their definition may be installed by hand, and later."""
+        try:
+            await self._client.list_page(BUDGET_KIND, limit="1")
+        except NotFound:
+            _log.warning(
+                "there is no %s: install its CustomResourceDefinition, then start the operator anew", BUDGET_KIND
+            )
+            return False
+        return True
 
     async def _lead(self) -> None:
         # Again in each term: a replica that kept the key of before would make every run's pods anew, and so would the

@@ -77,19 +77,31 @@ class _Kept:
 class BillKeeper:
     """Keeps a bill a minute after it began, as it grows, and when it can change no more, which is the last time."""
 
-    def __init__(self, writer: Writer, namespace: str, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        namespace: str,
+        now: Callable[[], datetime],
+        on_kept: Callable[[RunBill], object] = lambda _: None,
+    ) -> None:
         """Begin with nothing kept; `take_over` finds what an earlier process has kept.
 
         Args:
             writer: reads and writes config maps.
             namespace: where they are.
             now: tells the time.
+            on_kept: told of each bill that was written.
         """
+        self._on_kept = on_kept
         self._writer, self._namespace, self._now = writer, namespace, now
         self._kept: dict[str, _Kept] = {}
         self._writing: set[str] = set()
         self._closing: set[str] = set()
         self._turns = asyncio.Semaphore(WRITERS)
+
+    async def kept(self) -> list[Json]:
+        """The config maps with all bills that are kept."""
+        return await self._writer.list("ConfigMap", self._namespace, LABEL_BILL)
 
     def due(self, run: Json) -> bool:
         """Whether the bill of a run, which has its status, must be kept now."""
@@ -225,6 +237,7 @@ class BillKeeper:
             if not stored.get("immutable"):
                 await self._writer.apply(self._config_map(bill, stored), FIELD_MANAGER)
         closed = bill.closed or bool(stored.get("immutable"))
+        self._on_kept(bill)
         self._kept[bill.uid] = _Kept(closed, self._now())
         _log.info("run=%s/%s bill=%s closed=%s", bill.namespace, bill.run, bill.total, closed)
 

@@ -15,7 +15,7 @@ from videotrain_api.reasons import Reason
 from videotrain_api.render.names import POD_SEPARATOR, ledger_name
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json, ManifestError
-from videotrain_api.vocabulary import KIND, LABEL_RUN, LABEL_RUN_UID, Condition
+from videotrain_api.vocabulary import BUDGET_KIND, KIND, LABEL_RUN, LABEL_RUN_UID, Condition
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.clock import Clock
 from videotrain_operator.cluster.interface import Cluster, Conflict, NotFound, WatchEvent
@@ -30,6 +30,7 @@ from videotrain_operator.manager.announcement import Announcement
 from videotrain_operator.manager.bills import LEAVE_SECONDS, BillKeeper, LastSeen, tell_trouble
 from videotrain_operator.manager.node_trust import NodeTrust
 from videotrain_operator.manager.settings import Settings
+from videotrain_operator.manager.team_budgets import BudgetKeeper
 from videotrain_operator.planner.conditions import stored_with_condition
 from videotrain_operator.reconcile import Outcome, RunKey, RunLoop
 from videotrain_operator.telemetry import OperatorMetrics
@@ -128,6 +129,7 @@ class Controller:
         requests_wait: Callable[[], bool] = lambda: False,
         bills: BillKeeper | None = None,
         nodes_returned_at: Callable[[], float] = lambda: -math.inf,
+        budgets: BudgetKeeper | None = None,
     ) -> None:
         """Begin without loops; `lead` starts one for each run.
 
@@ -143,8 +145,9 @@ class Controller:
             requests_wait: tells whether requests wait to be sent to it.
             bills: keeps the bills of runs that go; none are kept if None.
             nodes_returned_at: monotonic time at which it told of nodes again after its last outage.
+            budgets: judges those of teams; there are none if None.
         """
-        self._clock, self._bills, self._bills_known = clock, bills, False
+        self._clock, self._bills, self._bills_known, self._budgets = clock, bills, False, budgets
         self._departed: dict[str, tuple[LastSeen, float]] = {}
         """By uid, runs that went lately while this process did not lead, and the monotonic time of that."""
         self._cluster, self._stores, self._agents = cluster, stores, agents
@@ -171,6 +174,8 @@ class Controller:
                     for key in orphaned:
                         self._managed[key].loop.expect_orphans()
                     group.create_task(self._take_over_bills())
+                    if self._budgets is not None:
+                        group.create_task(self._budgets.keep(), name="team budgets")
                     await asyncio.Event().wait()
                 finally:
                     # Before the loops are waited for: what is noticed meanwhile is the next term's.
@@ -204,6 +209,10 @@ class Controller:
             self._notice_run(event)
         elif kind == "Node":
             self._notice_node(event)
+        elif kind == BUDGET_KIND:
+            if self._budgets is not None:
+                self._budgets.wake()
+            self.wake_all()
         else:
             head = event.object["metadata"]
             if kind == "Pod" and event.type == "DELETED":
@@ -262,6 +271,7 @@ class Controller:
             nodes_untrusted=lambda: self._node_trust.reason,
             time_untrusted=lambda: self._clock.untrusted,
             rules=self._rules,
+            budgets=self._budgets.budgets if self._budgets is not None else tuple,
             unheard_seconds=lambda: time.monotonic() - self._pods_heard_at(key.namespace),
             on_roster=lambda observed, plan: announcement.spread(plan.roster, observed),
             on_outcome=lambda outcome: self._note(key, outcome),
@@ -296,8 +306,12 @@ class Controller:
         if self._group is not None:
             self._metrics.note_node_trust(self._node_trust.reason)
         if bool(before) != bool(self._node_trust.reason):
-            for managed in self._managed.values():
-                managed.loop.wake()
+            self.wake_all()
+
+    def wake_all(self) -> None:
+        """Look at every run again."""
+        for managed in self._managed.values():
+            managed.loop.wake()
 
     def _note(self, key: Key, outcome: Outcome) -> None:
         reasons = [event.reason for event in outcome.plan.events]
@@ -306,7 +320,10 @@ class Controller:
         if managed is None:
             return
         managed.seen = True
-        self._keep_bill(key, managed, dict(outcome.run) | {"status": outcome.status})
+        seen = dict(outcome.run) | {"status": outcome.status}
+        self._keep_bill(key, managed, seen)
+        if self._budgets is not None:
+            self._budgets.note(seen, outcome.plan.until_saved_micros)
         managed.told.clear()  # it works again: the next refusal is news
         generations = outcome.plan.status.generations
         live = generations and generations[-1].end_cause is None

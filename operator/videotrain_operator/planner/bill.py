@@ -15,7 +15,7 @@ from videotrain_api.render.config import render_ledger
 from videotrain_api.render.names import ledger_name, pod_name
 from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.sampling import FPS
-from videotrain_api.resource.status import Corrections, CostStatus, GenerationCost, StageCost, amounts_of
+from videotrain_api.resource.status import Corrections, CostStatus, GenerationCost, MonthCost, StageCost, amounts_of
 from videotrain_api.resource.trainrun import pool_name, pool_of
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Bucket
@@ -39,6 +39,8 @@ from videotrain_operator.planner.forecast import forecast_bill
 from videotrain_operator.planner.observed import PodView
 from videotrain_operator.planner.status_backup import status_backup
 
+MONTHS_LISTED: Final = 12
+"""Newest calendar months of which the status tells what each cost."""
 PATIENCE_SECONDS: Final = 10.0
 """How long the ledger of a run without a world may lag behind pods that were bound; it says that they are awaited."""
 
@@ -91,8 +93,8 @@ def _rebuilt(draft: Draft, holdings: list[Holding]) -> Json | None:
         )
         for stage in cost.stages
     }
-    waste = cost.waste_micros_by_cause
-    return rebuild(cost.gpu_microseconds_by_bucket, cost.micros_by_bucket, stages, waste, holdings, until)
+    waste, months = cost.waste_micros_by_cause, {one.month: one.total_micros for one in cost.months}
+    return rebuild(cost.gpu_microseconds_by_bucket, cost.micros_by_bucket, stages, waste, months, holdings, until)
 
 
 def store_ledger(draft: Draft, bill: Bill) -> None:
@@ -173,6 +175,10 @@ def write_cost(draft: Draft, bill: Bill) -> None:
         stages=_stage_costs(draft, bill),
         generations=_generation_costs(draft, bill),
         waste_micros_by_cause=without_numbers(bill.totals.waste),
+        months=[
+            MonthCost(month=month, total_micros=micros, total=format_micros(micros))
+            for month, micros in sorted(bill.totals.months.items())[-MONTHS_LISTED:]
+        ],
         rate_per_hour=format_micros(bill.rate_micros_per_hour),
         forecast=format_micros(expected.micros) if expected else None,
         forecast_low=format_micros(expected.low) if expected else None,

@@ -7,20 +7,17 @@ it passes the limit overshoots by no more than one checkpoint interval, whatever
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Final
 
 from videotrain_api.money import MICROSECONDS_PER_HOUR, format_micros, parse_micros
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.resource.trainrun import Budget
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.accounting.ledger import Bill
+from videotrain_operator.accounting.training_budgets import DRAIN_SECONDS
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.finish import fail_run
 from videotrain_operator.planner.rates import step_seconds
-
-DRAIN_SECONDS: Final = 10.0
-"""Until a drain was measured: finishing the step and saving."""
 
 
 def check_budget(draft: Draft, bill: Bill) -> None:
@@ -73,6 +70,11 @@ def _warn(draft: Draft, budget: Budget, percent: float | None) -> None:
         draft.tell("Warning", Reason.BUDGET_WARNING, message)
     if reached != draft.status.warned_percents:
         draft.update(warned_percents=reached)
+
+
+def until_saved_micros(draft: Draft, bill: Bill) -> int:
+    """What the nodes that are held cost until the next checkpoint is complete."""
+    return round(Fraction(_until_saved(draft)) * bill.rate_micros_per_hour / 3600)
 
 
 def _would_pass(draft: Draft, budget: Budget, bill: Bill) -> bool:

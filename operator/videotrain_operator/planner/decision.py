@@ -46,5 +46,7 @@ class Plan:
     """What others wrote and this pass could not read; for telling."""
     delete_run: bool = False
     """The TTL is over: delete the run itself."""
+    until_saved_micros: int = 0
+    """What the nodes that are held cost until the next checkpoint is complete."""
     roster: Roster | None = None
     """The run's roster once this is applied; None before the first."""

@@ -6,14 +6,16 @@ but the pods and the few fields of the spec that say when they have to go, each 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from videotrain_api.money import MICROSECONDS_PER_HOUR, cost_micros, parse_micros
 from videotrain_api.resource.stored_status import read_status
+from videotrain_api.resource.training_budgets import TrainingBudget
 from videotrain_api.resource.trainrun import Budget
 from videotrain_api.schema import ManifestError
+from videotrain_api.vocabulary import LABEL_TEAM
 from videotrain_operator.accounting.money import parse_price
 from videotrain_operator.planner.decision import Deletion
 from videotrain_operator.planner.observed import PodView
@@ -22,7 +24,11 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def overdue_pods(
-    run: Mapping[str, Any], pods: Iterable[PodView], now: datetime, time_untrusted: str = ""
+    run: Mapping[str, Any],
+    pods: Iterable[PodView],
+    now: datetime,
+    time_untrusted: str = "",
+    budgets: Sequence[TrainingBudget] = (),
 ) -> tuple[Deletion, ...]:
     """The pods that have to go, each with its own grace, in which its agent saves.
 
@@ -32,13 +38,14 @@ def overdue_pods(
         run: the object as it is stored; its spec and status may hold anything.
         pods: worker pods that are there.
         now: the time of this pass, aware.
-        time_untrusted: why that may be wrong; then neither deadline nor budget takes a pod.
+        time_untrusted: why that may be wrong; then neither deadline nor the run's budget takes a pod.
+        budgets: those of teams, as they are stored.
     """
     spec = run.get("spec")
     spec = spec if isinstance(spec, Mapping) else {}
     there = [pod for pod in pods if not pod.deleting]
     first = 0
-    asked = _is_asked_to_stop(run, spec)
+    asked = _is_asked_to_stop(run, spec) or _is_stopped_by_its_team(run, spec, budgets)
     if not asked and time_untrusted:
         return ()
     if not asked and not _is_too_late(run, spec, there, now):
@@ -51,6 +58,14 @@ def overdue_pods(
 
 def _is_asked_to_stop(run: Mapping[str, Any], spec: Mapping[str, Any]) -> bool:
     return spec.get("suspend") is True or "deletionTimestamp" in run["metadata"]
+
+
+def _is_stopped_by_its_team(run: Mapping[str, Any], spec: Mapping[str, Any], budgets: Iterable[TrainingBudget]) -> bool:
+    head, priority = run["metadata"], spec.get("priority")
+    priority = priority if isinstance(priority, int) else 0
+    team = str((head.get("labels") or {}).get(LABEL_TEAM, ""))
+    covering = (b for b in budgets if b.covers(head.get("namespace", "default"), team))
+    return any(rule.action == "CheckpointAndSuspend" for b in covering for rule in b.holding(priority))
 
 
 def _is_too_late(run: Mapping[str, Any], spec: Mapping[str, Any], pods: Iterable[PodView], now: datetime) -> bool:

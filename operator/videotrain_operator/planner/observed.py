@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from videotrain_api.records import AgentProgress, Roster
+from videotrain_api.resource.training_budgets import TrainingBudget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,8 @@ class Observed:
     ledger: Mapping[str, Any] | None = None
     """Content of the ledger config map, parsed; None if there is none yet, or none that can be read."""
     ledger_resource_version: str | None = None
+    budgets: tuple[TrainingBudget, ...] = ()
+    """Every one of the cluster, whether it covers the run or not."""
     unreadable: tuple[str, ...] = ()
     """What others wrote on pods or into the ledger and cannot be read: it counts as not written."""
     nodes_untrusted: str = ""

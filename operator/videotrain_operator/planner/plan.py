@@ -18,7 +18,7 @@ from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import Condition, Phase
 from videotrain_operator.planner.bill import settle_bill, store_ledger, write_cost
-from videotrain_operator.planner.budget import check_budget
+from videotrain_operator.planner.budget import check_budget, until_saved_micros
 from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.planner.conditions import make_condition, reconciled, with_condition
 from videotrain_operator.planner.configuration import accept
@@ -45,6 +45,7 @@ from videotrain_operator.planner.report import write_report
 from videotrain_operator.planner.resize import change_world
 from videotrain_operator.planner.status_backup import restore_generation_number, restore_status
 from videotrain_operator.planner.suspension import suspend_or_resume
+from videotrain_operator.planner.team_budget import check_team_budgets
 
 _DEFAULT_RULES: Final = ClusterRules()
 REFUSED_LOOK_SECONDS: Final = 30.0
@@ -95,6 +96,7 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Cluste
     # is over, and that 6 and 7 find `suspend_reason` and the sizes that are left.
     check_deadlines(draft)
     check_budget(draft, bill)
+    check_team_budgets(draft)
     wait_for_storage(draft)
     # 5. The running generation may be complete, dead, hanging or about to lose a node. Suspicions are dropped before a
     # fault of this pass raises new ones; pods outside the world come last, since the world's own dead are counted with
@@ -123,7 +125,7 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Cluste
     recovered = track_outage(draft)
     write_report(draft, waiting=waiting, recovered=recovered)
     expire_run(draft)
-    return draft.plan()
+    return replace(draft.plan(), until_saved_micros=until_saved_micros(draft, bill))
 
 
 def plan_refusal(run: Mapping[str, Any], observed: Observed, error: ManifestError, now: datetime) -> Plan:
@@ -148,7 +150,7 @@ def plan_refusal(run: Mapping[str, Any], observed: Observed, error: ManifestErro
     return Plan(
         status=status.model_copy(update=changes),
         events=events,
-        delete=overdue_pods(run, observed.pods, now, observed.time_untrusted),
+        delete=overdue_pods(run, observed.pods, now, observed.time_untrusted, observed.budgets),
         requeue_seconds=REFUSED_LOOK_SECONDS if observed.pods else None,
     )
 

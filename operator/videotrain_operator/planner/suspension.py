@@ -1,7 +1,7 @@
 """Releasing the nodes and taking them back.
 
-Four parties may want the nodes released: the user (`spec.suspend`), the budget, an object store that denies access, and
-a queue. Each keeps its own word for it, so that one never undoes what another wants.
+Five parties may want the nodes released: the user (`spec.suspend`), the run's budget, that of its team, an object store
+that denies access, and a queue. Each keeps its own word for it, so that one never undoes what another wants.
 """
 
 from __future__ import annotations

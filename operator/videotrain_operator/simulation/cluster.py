@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster
 from videotrain_api.render.names import roster_name
+from videotrain_api.resource.training_budgets import TrainingBudget
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.signing import KEY_BYTES, derive_signing_key
 from videotrain_api.vocabulary import ENV_REPLACEABLE, FILES_VOLUME, KIND, ROSTER_KEY, SIGNING_KEY
@@ -60,6 +61,8 @@ class SimulatedCluster(Objects):
         """Why the operator is not to believe what it sees of nodes, if it is not."""
         self.rules = ClusterRules()
         """What the operator holds every run to."""
+        self.budgets: tuple[TrainingBudget, ...] = ()
+        """Those of teams, as they are stored."""
         self.master_key = MASTER_KEY
         self.alive_generations: list[set[int]] = []
         """Generations that trained, by second."""

@@ -35,6 +35,7 @@ async def settle(cluster: SimulatedCluster) -> Outcome:
                 cluster,
                 nodes_untrusted=cluster.nodes_untrusted,
                 rules=cluster.rules,
+                budgets=cluster.budgets,
             )
         except (OperatorCrash, Conflict):
             continue

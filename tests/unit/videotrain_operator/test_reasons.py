@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from videotrain_api import reasons
+from videotrain_api.budget_reasons import BUDGET_NOTICES, BudgetMessage, BudgetReason
 from videotrain_api.reasons import NOTICES, FaultReason, Message, Reason
-from videotrain_api.vocabulary import Condition, GenerationReason
+from videotrain_api.vocabulary import BudgetCondition, Condition, GenerationReason
 
 OPERATOR = Path(__file__).parents[3] / "operator" / "videotrain_operator"
-SOURCES = sorted(path for room in ("planner", "manager", "cluster") for path in (OPERATOR / room).rglob("*.py"))
+SOURCES = sorted(
+    path for room in ("accounting", "planner", "manager", "cluster") for path in (OPERATOR / room).rglob("*.py")
+)
 SOURCES += [OPERATOR / "reconcile.py"]
 TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
 REASON_AT = {"tell": 1, "set_condition": 3, "make_condition": 2, "emit_event": 2, "fail_run": 1, "end_generation": 1}
@@ -96,17 +99,19 @@ def test_messages_are_filled_with_what_their_form_asks_for():
 
 def test_every_reason_and_message_is_used_and_documented():
     code = "\n".join(path.read_text() for path in SOURCES)
-    for kind in (Reason, FaultReason, Message):
+    for kind in (Reason, FaultReason, Message, BudgetReason, BudgetMessage):
         unused = [item.name for item in kind if not re.search(rf"\b{kind.__name__}\.{item.name}\b", code)]
         assert unused == [], kind.__name__
     told = {notice.reason for notice in NOTICES}
     ends_of_generations = {Reason.COMPLETED}
     assert {*Reason, *GenerationReason} - told == ends_of_generations
+    assert {*BudgetReason} == {notice.reason for notice in BUDGET_NOTICES}
 
 
 def test_every_condition_and_every_advice_is_told():
     assert {notice.where for notice in NOTICES} == {"event", *Condition}
-    assert [notice for notice in NOTICES if not notice.advice.endswith(".")] == []
+    assert {notice.where for notice in BUDGET_NOTICES} == {"event", *BudgetCondition}
+    assert [notice for notice in (*NOTICES, *BUDGET_NOTICES) if not notice.advice.endswith(".")] == []
     told = [(notice.where, notice.type, notice.reason, notice.message) for notice in NOTICES]
     assert len(told) == len(set(told)), "the same thing twice"
     assert reasons.__doc__

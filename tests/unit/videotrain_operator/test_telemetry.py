@@ -13,6 +13,10 @@ from videotrain_api.metrics import (
     LEADER,
     PASSES_WAITING,
     TIME_UNTRUSTED,
+    TRAINING_BUDGET_ACTION,
+    TRAINING_BUDGET_AMOUNT,
+    TRAINING_BUDGET_EXPECTED,
+    TRAINING_BUDGET_SPENT,
     WATCH_RESTARTS,
     WATCH_SILENT_SECONDS,
     WEBHOOK_JUDGES_ENDED,
@@ -59,6 +63,10 @@ def values(status: RunStatus) -> dict[tuple[str, ...], float]:
             (WEBHOOK_REFUSED, ("busy",), 1),
             (WEBHOOK_JUDGES_ENDED, (), 1),
             (AGENT_ANSWERS_REFUSED, ("unsigned",), 2),
+            (TRAINING_BUDGET_AMOUNT, ("team", "USD"), 100.0),
+            (TRAINING_BUDGET_SPENT, ("team", "USD"), 40.0),
+            (TRAINING_BUDGET_EXPECTED, ("team", "USD"), 90.0),
+            (TRAINING_BUDGET_ACTION, ("team", "Shrink"), 0.0),
         ]
     )
     found = {}

@@ -10,6 +10,7 @@ from videotrain_api.generate.boards.queries import (
     CLUSTER,
     EVENTS,
     FLEET,
+    OF_CLUSTER,
     OF_FLEET,
     STEP,
     gpu_increase,
@@ -25,6 +26,10 @@ _BY_RUN: Final = "{{namespace}}/{{run}}"
 
 def _by_run(metric: m.Metric) -> str:
     return f"max by (namespace, run) ({metric.name}{OF_FLEET})"
+
+
+def _of_budget(metric: m.Metric) -> str:
+    return f"{metric.name}{OF_CLUSTER} / {m.TRAINING_BUDGET_AMOUNT.name}{OF_CLUSTER}"
 
 
 _NUMBERS: Final = (
@@ -138,6 +143,27 @@ _MONEY: Final = (
         "stack",
         "`idle` is what is held and works for nobody.",
         12,
+    ),
+    Panel(
+        "Budgets of teams this month",
+        (
+            (f"max by (budget) ({_of_budget(m.TRAINING_BUDGET_SPENT)})", "{{budget}}"),
+            (f"max by (budget) ({_of_budget(m.TRAINING_BUDGET_EXPECTED)})", "{{budget}} at its end"),
+        ),
+        "percentunit",
+        help="What was spent, and what will have been if nodes go on so, over the amount.",
+        span=12,
+    ),
+    Panel(
+        "Rules of team budgets that hold",
+        (
+            (
+                f"max by (budget, action) ({m.TRAINING_BUDGET_ACTION.name}{OF_CLUSTER})",
+                "{{budget}} {{action}}",
+            ),
+        ),
+        help="1: new runs wait, runs are small, or they have saved and wait for the next month.",
+        span=12,
     ),
     Panel(
         "GPUs held, by use",

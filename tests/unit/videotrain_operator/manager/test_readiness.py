@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from support.small_api import SmallApi
 
-from videotrain_api.vocabulary import KIND, PLURAL
+from videotrain_api.vocabulary import BUDGET_KIND, BUDGET_PLURAL, KIND, PLURAL
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.kube.client import connect
 from videotrain_operator.manager import app, kopf_thread
@@ -107,8 +107,8 @@ async def test_silence_about_the_runs_is_noticed_although_kopf_tells_of_no_bookm
 
 async def test_a_server_that_says_nothing_at_all_is_noticed_by_every_watch(api: SmallApi, replica: Replica) -> None:
     await replica.ready()
-    api.silent |= {"pods", "configmaps", "nodes", PLURAL}
-    await replica.unready("Node", "Pod", "ConfigMap", KIND)
+    api.silent |= {"pods", "configmaps", "nodes", PLURAL, BUDGET_PLURAL}
+    await replica.unready("Node", "Pod", "ConfigMap", KIND, BUDGET_KIND)
 
 
 async def test_bookmarks_alone_keep_it_ready_and_the_metric_tells_how_long_ago_each_was(
@@ -119,5 +119,5 @@ async def test_bookmarks_alone_keep_it_ready_and_the_metric_tells_how_long_ago_e
     await replica.unready("Node")
     _, text = await replica.get("/metrics")
     ages = dict(re.findall(r'videotrain_watch_silent_seconds{kind="(\w+)"} ([\d.]+)', text))
-    assert set(ages) == {"Node", "Pod", "ConfigMap", KIND}
+    assert set(ages) == {"Node", "Pod", "ConfigMap", KIND, BUDGET_KIND}
     assert float(ages["Node"]) > 1.0 > float(ages["Pod"]), "no object of either kind exists"

@@ -1,0 +1,295 @@
+"""Team budgets on the API server: what each run spent, from passes and kept bills, and the budgets' statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from videotrain_api import metrics as catalogue
+from videotrain_api.billing.document import BillError, RunBill, read_bill
+from videotrain_api.budget_reasons import BudgetMessage
+from videotrain_api.money import MICROS, parse_micros
+from videotrain_api.resource.stored_size import cut
+from videotrain_api.resource.stored_status import read_status
+from videotrain_api.resource.training_budgets import ACTIONS, TrainingBudget, TrainingBudgetStatus
+from videotrain_api.schema import Json, ManifestError
+from videotrain_api.vocabulary import BILL_KEY, BUDGET_KIND, LABEL_TEAM
+from videotrain_operator.accounting.training_budgets import Account, judge, unreadable
+from videotrain_operator.cluster.interface import Conflict, NotFound
+from videotrain_operator.kube.client import ApiError
+from videotrain_operator.manager.bills import LEAVE_SECONDS
+from videotrain_operator.planner.draft import LONGEST_MESSAGE
+from videotrain_operator.telemetry import Sample
+
+SETTLE_SECONDS: Final = 1.0
+"""Least time between two looks at all budgets."""
+LOOK_SECONDS: Final = 10.0
+"""Between looks while no run tells anything: what nodes cost goes on."""
+NUMBERS_SECONDS: Final = 60.0
+"""How far the amounts in a status may lag behind while no rule is reached; /metrics has them by the second."""
+FIRST_PASSES_SECONDS: Final = 120.0
+"""So long a new leader waits for a pass over each run that holds nodes: what its status says may be hours old."""
+_log = logging.getLogger(__name__)
+
+
+class Writer(Protocol):
+    """What is needed of a cluster."""
+
+    async def replace_status(self, kind: str, namespace: str, name: str, status: Json, resource_version: str) -> Json:
+        """See Cluster.replace_status."""
+
+    async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
+        """See Cluster.emit_event."""
+
+
+def account_of_run(run: Json, until_saved_micros: int = 0) -> Account | None:
+    """The account of a run with its status; None if it never held a node.
+
+    Args:
+        run: the VideoTrainingRun.
+        until_saved_micros: see Account.
+    """
+    head, spec, status = run["metadata"], run.get("spec") or {}, read_status(run.get("status")).status
+    if status.cost is None:
+        return None
+    priority = spec.get("priority")
+    return Account(
+        uid=head["uid"],
+        namespace=head.get("namespace", "default"),
+        name=head["name"],
+        team=(head.get("labels") or {}).get(LABEL_TEAM, ""),
+        currency=status.cost.currency,
+        priority=priority if isinstance(priority, int) else 0,
+        months={one.month: one.total_micros for one in status.cost.months},
+        as_of=status.observed_at,
+        rate_micros_per_hour=parse_micros(status.cost.rate_per_hour),
+        until_saved_micros=until_saved_micros,
+    )
+
+
+def account_of_bill(bill: RunBill) -> Account:
+    """The account of a run that is gone."""
+    return Account(
+        uid=bill.uid,
+        namespace=bill.namespace,
+        name=bill.run,
+        team=bill.team,
+        currency=bill.currency,
+        months={one.month: one.total_micros for one in bill.months},
+        as_of=bill.as_of,
+    )
+
+
+class BudgetKeeper:
+    """Judges the team budgets while this process leads, and tells passes over runs which rules hold."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        now: Callable[[], datetime],
+        bodies: Callable[[], Iterable[Json]],
+        runs: Callable[[], Iterable[Json]],
+        read_bills: Callable[[], Awaitable[Iterable[Json]]],
+        *,
+        time_untrusted: Callable[[], str] = lambda: "",
+        on_change: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Begin with nothing known; what every run spent is read once there is a budget.
+
+        Args:
+            writer: of statuses and events.
+            now: tells the time.
+            bodies: tells the TrainingBudgets as they are stored.
+            runs: tells the runs as they are stored.
+            read_bills: reads the config maps with kept bills.
+            time_untrusted: tells why the clock may be wrong; then nothing is judged, since no month is known.
+            on_change: told when other rules hold than before.
+        """
+        self._writer, self._now, self._bodies, self._runs = writer, now, bodies, runs
+        self._read_bills, self._time_untrusted, self._on_change = read_bills, time_untrusted, on_change
+        self._woken = asyncio.Event()
+        self._parsed: dict[tuple[str, str], TrainingBudget | ManifestError] = {}
+        self._judged: dict[str, tuple[TrainingBudget, TrainingBudgetStatus]] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was known: somebody else may have led meanwhile."""
+        self._accounts: dict[str, Account] | None = None
+        self._early: dict[str, tuple[Json, int]] = {}
+        """By uid: passes that were told before the accounts were read."""
+        self._awaited: set[str] = set()
+        self._begun: datetime | None = None
+        self._written: dict[str, datetime] = {}
+        self._judged.clear()
+
+    def budgets(self) -> tuple[TrainingBudget, ...]:
+        """Every budget that can be read, with the rules that its stored status says hold."""
+        parsed = (self._parse(body) for body in self._bodies())
+        return tuple(budget for budget in parsed if isinstance(budget, TrainingBudget))
+
+    def wake(self) -> None:
+        """Look again soon: a budget was made, edited or deleted."""
+        self._woken.set()
+
+    def note(self, run: Json, until_saved_micros: int) -> None:
+        """A pass over a run succeeded.
+
+        Args:
+            run: with the status that the pass computed.
+            until_saved_micros: see Plan.
+        """
+        uid = run["metadata"]["uid"]
+        if self._accounts is None:
+            if any(True for _ in self._bodies()):
+                self._early[uid] = (run, until_saved_micros)
+            return
+        self._awaited.discard(uid)
+        account = account_of_run(run, until_saved_micros)
+        if account is not None:
+            self._accounts[account.uid] = account
+            self._woken.set()
+
+    def note_bill(self, bill: RunBill) -> None:
+        """The last bill of a run was kept."""
+        if self._accounts is not None and bill.closed:
+            self._accounts[bill.uid] = account_of_bill(bill)
+
+    async def keep(self) -> None:
+        """Look at all budgets again and again, until cancelled."""
+        self.reset()
+        while True:
+            self._woken.clear()
+            try:
+                await self.look()
+            except (ApiError, Conflict, NotFound) as error:
+                _log.warning("team budgets were not judged, next try in %s s: %s", SETTLE_SECONDS, error)
+                self._woken.set()
+            await asyncio.sleep(SETTLE_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._woken.wait()
+
+    async def look(self) -> None:
+        """Judge each budget once, and write what is new.
+
+        Raises:
+            ApiError: the API server refuses.
+            Conflict: a budget changed meanwhile.
+            NotFound: a budget is gone.
+        """
+        bodies = list(self._bodies())
+        self._parsed = {key: known for key, known in self._parsed.items() if key in set(map(_version, bodies))}
+        self._judged = {uid: one for uid, one in self._judged.items() if uid in {b["metadata"]["uid"] for b in bodies}}
+        if not bodies:
+            self._accounts = None
+            self._early.clear()
+            return
+        if self._time_untrusted():
+            return
+        if self._accounts is None:
+            self._accounts = await self._load()
+        now = self._now()
+        self._begun = self._begun or now
+        if self._awaited and now - self._begun < timedelta(seconds=FIRST_PASSES_SECONDS):
+            return
+        accounts = [*self._settled(self._accounts, now)]
+        for body in bodies:
+            budget = self._parse(body)
+            if isinstance(budget, TrainingBudget):
+                await self._judge(body, budget, accounts, now)
+            else:
+                await self._tell_unreadable(body, budget, now)
+
+    async def _load(self) -> dict[str, Account]:
+        """What every run spent by its bill or its status; a run that lives counts by its status."""
+        bills = [bill for body in await self._read_bills() if (bill := _bill_in(body)) is not None]
+        accounts = {bill.uid: account_of_bill(bill) for bill in bills}
+        told = [self._early.get(run["metadata"]["uid"], (run, 0)) for run in self._runs()]
+        live = [account for run, ahead in told if (account := account_of_run(run, ahead)) is not None]
+        self._awaited = {account.uid for account in live if account.rate_micros_per_hour} - self._early.keys()
+        self._early.clear()
+        return accounts | {account.uid: account for account in live}
+
+    def _settled(self, accounts: dict[str, Account], now: datetime) -> Iterator[Account]:
+        """Nobody looks at a run that is gone; its pods leave, and its last bill tells what they cost."""
+        alive = {run["metadata"]["uid"] for run in self._runs()}
+        self._awaited &= alive
+        for uid, account in accounts.items():
+            old = account.as_of is None or now - account.as_of > timedelta(seconds=LEAVE_SECONDS)
+            yield account if uid in alive or not old else replace(account, rate_micros_per_hour=0)
+
+    def _parse(self, body: Json) -> TrainingBudget | ManifestError:
+        key = _version(body)
+        if key not in self._parsed:
+            try:
+                self._parsed[key] = TrainingBudget.from_wire(body)
+            except ManifestError as error:
+                self._parsed[key] = error
+        return self._parsed[key]
+
+    async def _judge(self, body: Json, budget: TrainingBudget, accounts: Iterable[Account], now: datetime) -> None:
+        status, events = judge(budget, accounts, now)
+        uid, before = body["metadata"]["uid"], budget.status
+        self._judged[uid] = (budget, status)
+        news = before is None or _facts(status) != _facts(before)
+        since = self._written.setdefault(uid, now)
+        if not news and (status == before or now - since < timedelta(seconds=NUMBERS_SECONDS)):
+            return
+        # First on record, then obeyed: whoever leads next must not let a run go on that was stopped.
+        await self._write(body, status, now)
+        for event in events:
+            await self._writer.emit_event(body, event.type, event.reason, event.message)
+        if news:
+            _log.info("budget=%s month=%s state=%s spent=%s", budget.metadata.name, *_told(status))
+            self._on_change()
+
+    async def _tell_unreadable(self, body: Json, error: ManifestError, now: datetime) -> None:
+        message = BudgetMessage.UNREADABLE.format(message=cut(str(error), LONGEST_MESSAGE))
+        status = TrainingBudgetStatus(conditions=[unreadable(message, now)])
+        conditions = (body.get("status") or {}).get("conditions") or [{}]
+        if conditions[0].get("message") != message:
+            await self._write(body, status, now)
+
+    async def _write(self, body: Json, status: TrainingBudgetStatus, now: datetime) -> None:
+        head = body["metadata"]
+        await self._writer.replace_status(BUDGET_KIND, "", head["name"], status.to_wire(), head["resourceVersion"])
+        self._written[head["uid"]] = now
+
+    def samples(self) -> Iterator[Sample]:
+        """Metrics of every budget that this process judged."""
+        for budget, status in self._judged.values():
+            name, currency = budget.metadata.name, budget.spec.currency
+            yield catalogue.TRAINING_BUDGET_AMOUNT, (name, currency), parse_micros(budget.spec.amount) / MICROS
+            yield catalogue.TRAINING_BUDGET_SPENT, (name, currency), status.spent_micros / MICROS
+            yield catalogue.TRAINING_BUDGET_EXPECTED, (name, currency), float(status.expected)
+            holding = {rule.action for rule in status.reached}
+            for action in ACTIONS:
+                yield catalogue.TRAINING_BUDGET_ACTION, (name, action), float(action in holding)
+
+
+def _version(body: Json) -> tuple[str, str]:
+    return body["metadata"]["uid"], body["metadata"]["resourceVersion"]
+
+
+def _bill_in(body: Json) -> RunBill | None:
+    try:
+        return read_bill(json.loads(body["data"][BILL_KEY]))
+    except (BillError, ValueError, KeyError) as error:
+        _log.warning("config map %s counts for no budget: %s", body["metadata"]["name"], error)
+        return None
+
+
+def _facts(status: TrainingBudgetStatus) -> Json:
+    """Without what moves with time alone."""
+    moving = {"spent_micros", "spent", "percent", "rate_per_hour", "expected", "runs"}
+    return status.model_dump(exclude=moving)
+
+
+def _told(status: TrainingBudgetStatus) -> tuple[str, str, str]:
+    return status.month, status.state, status.spent

@@ -1,0 +1,79 @@
+"""What the budgets of teams ask of a run: to wait, to be small, or to save and release its nodes.
+
+What was spent by others is not looked at here: the status of a TrainingBudget says which rules hold, see
+`accounting.training_budgets`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from videotrain_api.reasons import Message, Reason
+from videotrain_api.resource.training_budgets import ReachedRule, TrainingBudget
+from videotrain_api.times import next_month, rfc3339
+from videotrain_api.vocabulary import LABEL_TEAM, Condition
+from videotrain_operator.planner.conditions import find_condition, set_condition
+from videotrain_operator.planner.draft import Draft
+
+
+def check_team_budgets(draft: Draft) -> None:
+    """Obey the rules that hold for the run: the strictest one is told."""
+    if draft.finished():
+        return
+    head = draft.run.metadata
+    covering = [b for b in draft.observed.budgets if b.covers(head.namespace, head.labels.get(LABEL_TEAM, ""))]
+    old = find_condition(draft, Condition.TEAM_BUDGET_OK)
+    if not covering:
+        if old is not None:
+            set_condition(draft, Condition.TEAM_BUDGET_OK, status=True, reason=Reason.NO_LIMIT)
+        return
+    message = _refused(draft, covering) or _stopped(draft, covering)
+    if message:
+        draft.suspend_reason = draft.suspend_reason or Reason.TEAM_BUDGET
+    else:
+        message = _shrunk(draft, covering)
+    if not message:
+        names = ", ".join(sorted(budget.metadata.name for budget in covering))
+        set_condition(draft, Condition.TEAM_BUDGET_OK, status=True, reason=Reason.WITHIN_BUDGET, message=names)
+        return
+    set_condition(draft, Condition.TEAM_BUDGET_OK, status=False, reason=Reason.TEAM_BUDGET, message=message)
+    if old is None or (old.status, old.message) != ("False", message):
+        draft.tell("Warning", Reason.TEAM_BUDGET, message)
+
+
+def _refused(draft: Draft, budgets: list[TrainingBudget]) -> str:
+    """A run in another currency cannot be counted, so it does not begin."""
+    own = draft.spec.pool.currency
+    other = next((budget for budget in budgets if budget.spec.currency != own), None)
+    if other is None or draft.status.start_time is not None:
+        return ""
+    return Message.TEAM_CURRENCY.text(own=own, budget=other.metadata.name, currency=other.spec.currency)
+
+
+def _stopped(draft: Draft, budgets: list[TrainingBudget]) -> str:
+    new = draft.status.start_time is None
+    for budget in budgets:
+        for rule in budget.holding(draft.run.spec.priority):
+            if rule.action == "CheckpointAndSuspend" or (rule.action == "RefuseNew" and new):
+                return _message(budget, rule, draft.now)
+    return ""
+
+
+def _shrunk(draft: Draft, budgets: list[TrainingBudget]) -> str:
+    for budget in budgets:
+        for rule in budget.holding(draft.run.spec.priority):
+            if rule.action == "Shrink":
+                draft.smallest = True
+                return _message(budget, rule, draft.now)
+    return ""
+
+
+def _message(budget: TrainingBudget, rule: ReachedRule, now: datetime) -> str:
+    return Message.TEAM_BUDGET.text(
+        budget=budget.metadata.name,
+        amount=budget.spec.amount,
+        currency=budget.spec.currency,
+        action=rule.action,
+        percent=rule.at_percent,
+        until=rfc3339(next_month(now), "seconds"),
+    )
