@@ -11,10 +11,10 @@ from videotrain_api.resource.pool import ObjectName
 from videotrain_api.schema import ApiModel
 
 SourceName = Annotated[ObjectName, Field(min_length=1, max_length=40)]
-SourceForm = Literal["folder", "list", "webdataset", "latents"]
+SourceForm = Literal["folder", "list", "webdataset", "parquet", "latents"]
 """What lies at a source's URI. For `curate`: a folder of raw videos; a table of their paths and texts (.csv, .parquet,
-.jsonl or .json, or a folder of .parquet files); a folder of tar files with a video and its text side by side. For
-`train`: an encoded set."""
+.jsonl or .json, or a folder of .parquet files); a folder of tar files with a video and its text side by side; a folder
+of .parquet files with videos inside. For `train`: an encoded set."""
 
 
 class Source(ApiModel):
@@ -23,8 +23,8 @@ class Source(ApiModel):
     name: SourceName
     """Unique name; paths of its raw videos begin with it and a slash."""
     form: SourceForm = "folder"
-    """What lies there: raw videos in a folder, a list or tar files, or an encoded set (`latents`). All sources of a run
-    are raw, or all are encoded."""
+    """What lies there: raw videos in a folder, a list, tar files or Parquet files, or an encoded set (`latents`). All
+    sources of a run are raw, or all are encoded."""
     uri: Annotated[Location, Field(min_length=1)]
     """Its URI."""
     weight: float | None = Field(default=None, gt=0, le=1_000_000)

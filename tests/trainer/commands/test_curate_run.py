@@ -36,12 +36,25 @@ def test_a_folder_is_curated_from_the_command_line_and_given_again_nothing_is_do
     assert {row["source"]: row["caption"] for row in rows} == {"clip-0.mp4": "a pattern", "clip-1.mp4": "clip 1"}
 
 
+def test_a_list_is_curated_from_the_command_line(raw, tmp_path, capsys):
+    (raw / "list.csv").write_text("path,text\nclip-1.mp4,The only one.\n")
+    task, output = tmp_path / "task.yaml", (tmp_path / "set").as_uri()
+    task.write_text("minSeconds: 0.5\nlongSide: 64\nminMotion: 0\nminBlur: 0\n")
+    options = ["--form", "list", "--task", str(task)]
+    assert main(["curate", "run", (raw / "list.csv").as_uri(), output, *options]) == 0
+    store = ObjectStore.for_storage(Storage(uri="s3://unused"))
+    (row,) = read_table(store, layout.clip_manifest(output), CLIP_SCHEMA).to_pylist()
+    assert (row["source"], row["caption"]) == ("videos/clip-1.mp4", "The only one.")
+    assert "1 clips of 1 videos" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
         (["--engine", "ray"], "--address: engine is ray"),
         (["--address", "ray://there:10001"], "--address: engine is local"),
         (["--task", "nowhere.yaml"], "--task nowhere.yaml"),
+        (["--captions", "ftp://there"], "captionTable"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(raw, tmp_path, capsys, options, told):

@@ -17,8 +17,9 @@ from videotrain_api.resource.stages import CurateTask
 from videotrain_api.resource.trainrun import Dataset
 from videotrain_api.storage import layout
 from videotrain_trainer.curation import source_tars
-from videotrain_trainer.curation.source import VideoFolder
+from videotrain_trainer.curation.source import RawVideo, VideoFolder
 from videotrain_trainer.curation.source_forms import VideoList, open_sources
+from videotrain_trainer.curation.source_parquet import VideoRows
 from videotrain_trainer.curation.source_tars import VideoShards
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, read_table
 from videotrain_trainer.errors import DataError
@@ -204,6 +205,87 @@ def test_damaged_and_empty_tar_files_are_refused_by_name(clips, store, storage):
         listed(f"{storage.uri}/textless", storage, VideoShards)
 
 
+def parquet_of(rows, **options) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer, **options)
+    return buffer.getvalue()
+
+
+def video_rows(videos, **more):
+    """As `datasets` writes a column of videos."""
+    return [
+        {"id": n, "video": {"bytes": data, "path": f"sub/{n}.mp4"}, "caption": f"Text  {n}."} | more
+        for n, data in enumerate(videos)
+    ]
+
+
+@pytest.mark.parametrize("where", ["store", "folder"])
+def test_parquet_files_hold_videos_with_their_texts(clips, store, storage, tmp_path, where):
+    """Of another width of row groups, with bytes alone, without texts."""
+    videos = [(clips / row["path"]).read_bytes() for row in ROWS]
+    root = f"{storage.uri if where == 'store' else tmp_path.as_uri()}/tables"
+    store.put(f"{root}/data/train-0.parquet", parquet_of(video_rows(videos), row_group_size=2))
+    store.put(f"{root}/data/train-1.parquet", parquet_of([{"mp4": videos[1]}, {"mp4": videos[2]}]))
+    store.put(f"{root}/README.md", b"x")
+    source = VideoRows(f"{root}", storage, "own")
+    found = list(source.videos({}))
+    assert [(video.name, video.caption) for video in found] == [
+        *((f"own/data/train-0.parquet/sub/{n}.mp4", f"Text {n}.") for n in range(3)),
+        *((f"own/data/train-1.parquet/00000{n}.mp4", f"00000{n}") for n in range(2)),
+    ]
+    assert len({video.tag for video in found}) == 5
+    sent = [RawVideo.from_fields(json.loads(json.dumps(video.fields()))) for video in found]
+    for turn in (sent, sent[::-1], sent[1::2]):
+        of_each = {id(video): (videos + videos[1:])[sent.index(video)] for video in turn}
+        assert [source.fetch(video, tmp_path).read_bytes() for video in turn] == [of_each[id(v)] for v in turn]
+
+
+def test_rows_that_are_asked_for_in_their_order_are_read_twice_and_listing_reads_no_videos(
+    store, storage, tmp_path, monkeypatch
+):
+    """Two readings of each must agree; bytes are asked for by the row group's column, not by the row."""
+    videos = [bytes([n]) * 300_000 for n in range(10)]
+    data = parquet_of(video_rows(videos), row_group_size=5, compression="none", use_dictionary=False)
+    store.put(f"{storage.uri}/tables/0.parquet", data)
+    asked, get_range = [], ObjectStore.get_range
+    monkeypatch.setattr(ObjectStore, "get_range", lambda self, *of: asked.append(of[2]) or get_range(self, *of))
+    source = VideoRows(f"{storage.uri}/tables", storage, "own")
+    found = list(source.videos({}))
+    assert sum(asked) < 300_000
+    asked.clear()
+    assert [source.fetch(video, tmp_path).read_bytes() for video in found] == videos
+    assert 2 * len(data) * 0.9 < sum(asked) < 2 * len(data) * 1.2
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"PAR1", r"cannot be read as Parquet"),
+        (parquet_of([{"path": "a.mp4", "text": "x"}]), r"it has path, text; a table of paths is a source of form list"),
+        (parquet_of(video_rows([b"x", None])), r"1 of 2 rows of row group 0 have no bytes; paths of videos that"),
+        (parquet_of(video_rows([b"x"], video={"bytes": b"x", "path": "a.bin"})), r"row 1: 'a\.bin' is no video"),
+        (parquet_of(video_rows([b"x", b"y"], video={"bytes": b"x", "path": "a.mp4"})), r"row 2: .* stands in row 1"),
+        (parquet_of(video_rows([b"x"], caption=3)), r"row 1: no text; one of the fields"),
+    ],
+)
+def test_a_parquet_file_that_does_not_fit_is_refused_by_name(store, storage, content, told):
+    store.put(f"{storage.uri}/tables/0.parquet", content)
+    with pytest.raises(DataError, match=r"^spec\.dataset\.sources\[own\]: s3://.*0\.parquet: .*" + told):
+        listed(f"{storage.uri}/tables", storage, VideoRows)
+
+
+def test_a_folder_without_parquet_files_and_rows_without_bytes_are_refused(store, storage, tmp_path):
+    store.put(f"{storage.uri}/tables/a.txt", b"x")
+    with pytest.raises(DataError, match=r"tables holds no video \(0 \.parquet files\)"):
+        listed(f"{storage.uri}/tables", storage, VideoRows)
+    store.put(f"{storage.uri}/tables/0.parquet", parquet_of(video_rows([b"x", b""])))
+    source = VideoRows(f"{storage.uri}/tables", storage, "own")
+    first, empty = source.videos({})
+    assert source.fetch(first, tmp_path).read_bytes() == b"x"
+    with pytest.raises(DataError, match=r"0\.parquet: row 2 has no bytes"):
+        source.fetch(empty, tmp_path)
+
+
 def test_a_folder_has_texts_in_json_files_beside_its_videos(clips, storage, tmp_path):
     (tmp_path / "a.mp4").write_bytes((clips / "a.mp4").read_bytes())
     (tmp_path / "a.json").write_text('{"caption": "From\\n JSON.", "fps": 24}')
@@ -223,22 +305,27 @@ def test_a_folder_has_texts_in_json_files_beside_its_videos(clips, storage, tmp_
     assert folder.caption(video) == "The text file counts."
 
 
-def test_all_forms_are_curated_into_one_set(clips, store, storage, make_config, make_context):
+def test_all_forms_are_curated_into_one_set(clips, store, storage, make_config, make_context, paint_video, texture):
     store.put(f"{storage.uri}/shards/0.tar", tar_of(**{"k.txt": b"In a tar.", "k.mp4": (clips / "d.mp4").read_bytes()}))
+    other = clips.parent / "other.mp4"
+    paint_video(other, 36, texture(9))
+    store.put(f"{storage.uri}/tables/0.parquet", parquet_of(video_rows([other.read_bytes()])))
     (clips / "only.csv").write_text("path,text\na.mp4,In a list.\n")
     dataset = Dataset(
         sources=[
             Source(name="folder", uri=(clips / "deeper").as_uri()),
             Source(name="list", form="list", uri=(clips / "only.csv").as_uri()),
+            Source(name="tables", form="parquet", uri=f"{storage.uri}/tables"),
             Source(name="tars", form="webdataset", uri=f"{storage.uri}/shards"),
         ]
     )
-    assert list(open_sources(dataset, storage)) == ["folder", "list", "tars"]
+    assert list(open_sources(dataset, storage)) == ["folder", "list", "tables", "tars"]
     config = make_config(CurateTask(min_seconds=1.0)).model_copy(update={"dataset": dataset})
     assert curate.run(make_context(config)) == "completed"
     rows = read_table(store, layout.clip_manifest(config.paths.output), CLIP_SCHEMA).to_pylist()
     assert {row["source"]: row["caption"] for row in rows if row["kept"]} == {
         "folder/b c.mp4": "b c",
         "list/a.mp4": "In a list.",
+        "tables/0.parquet/sub/0.mp4": "Text 0.",
         "tars/0.tar/k.mp4": "In a tar.",
     }

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from videotrain_api.resource.sources import SourceForm
 from videotrain_api.resource.stages import UnitEngine
 from videotrain_trainer.errors import ConfigError
 
@@ -29,8 +30,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "The nodes of a Ray cluster need this version of the trainer, and credentials of their own for the object "
         "store; RAY_AUTH_TOKEN is the cluster's token, if it has one."
     )
-    parser.add_argument("videos", help="folder of raw videos: file://, s3:// or package:// URI")
+    parser.add_argument("videos", help="folder of raw videos, or what --form says: file://, s3:// or package:// URI")
     parser.add_argument("output", help="prefix of the curated set: file:// or s3:// URI")
+    parser.add_argument(
+        "--form",
+        choices=[form for form in get_args(SourceForm) if form != "latents"],
+        default="folder",
+        help="what lies there, as in spec.dataset.sources (folder); in other forms names begin with `videos/`",
+    )
     parser.add_argument("--task", type=Path, metavar="FILE", help="YAML of `curate` as in a manifest")
     parser.add_argument("--captions", metavar="URI", help="table of captions, as spec.dataset.captionTable")
     parser.add_argument("--engine", choices=get_args(UnitEngine), help="instead of that of --task")
@@ -43,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ConfigError: an option does not fit.
     """
-    from videotrain_api.resource.trainrun import Dataset, Storage
+    from videotrain_api.resource.trainrun import Storage
     from videotrain_trainer.curation import captions
     from videotrain_trainer.curation.publish import publish
     from videotrain_trainer.curation.scores import table as scores
@@ -60,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     if task.captions is not None:
         captions.check(task.captions)
     storage, output = Storage(uri="s3://from-the-environment"), options.output.rstrip("/")
-    work = CurateWork(Dataset(videos=options.videos, caption_table=options.captions), storage, output, task)
+    work = CurateWork(_dataset(options), storage, output, task)
     store, shown, leave = ObjectStore.for_storage(storage), _Shown(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: leave.set())
@@ -107,6 +114,22 @@ def _task(options: argparse.Namespace) -> Any:
     if (task.engine == "ray") != (options.address is not None):
         raise ConfigError(f"--address: engine is {task.engine}; engine ray takes the address of a cluster, local none")
     return task
+
+
+def _dataset(options: argparse.Namespace) -> Any:
+    from pydantic import ValidationError
+
+    from videotrain_api.resource.trainrun import Dataset
+
+    fields: dict[str, Any] = {"captionTable": options.captions}
+    if options.form == "folder":
+        fields["videos"] = options.videos
+    else:
+        fields["sources"] = [{"name": "videos", "form": options.form, "uri": options.videos}]
+    try:
+        return Dataset.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(f"videos {options.videos}, --form {options.form}: {error}") from error
 
 
 def _next_generation(store: ObjectStore, output: str) -> int:

@@ -55,12 +55,20 @@ class RawVideo:
     """Name of its source; empty if there are not several."""
     offset: int | None = None
     """Where it begins in the object that `found` says, of which it is a part then; `found.size` is that of the part."""
+    row: int | None = None
+    """Of the Parquet file that `found` says, in which it lies then; `found.size` is about that of the row."""
 
     @property
     def tag(self) -> str:
         """Changes when the file or its text is replaced, and is the same on every node."""
         part = "" if self.offset is None else f" {self.offset}"
+        part += "" if self.row is None else f" row {self.row}"
         return f"{_tag(self.found)} {_tag(self.text) if self.text else ''}{part}"
+
+    @property
+    def is_part(self) -> bool:
+        """Whether `found` holds more than this video."""
+        return self.offset is not None or self.row is not None
 
     def fields(self) -> dict[str, Any]:
         """JSON values, for `from_fields`."""
@@ -70,8 +78,7 @@ class RawVideo:
     def from_fields(cls, fields: Mapping[str, Any]) -> RawVideo:
         """What `fields` gave."""
         text = fields["text"] and _info(fields["text"])
-        source, offset = fields["source"], fields["offset"]
-        return cls(fields["name"], _info(fields["found"]), text, fields["caption"], source, offset)
+        return cls(**dict(fields) | {"found": _info(fields["found"]), "text": text})
 
 
 class VideoFolder:
@@ -145,20 +152,30 @@ class VideoFolder:
         Raises:
             StorageUnavailable: it cannot be read, or only in part, or each time as something else.
         """
-        if video.offset is None and video.found.uri.startswith("file://"):
+        if not video.is_part and video.found.uri.startswith("file://"):
             return local_path(video.found.uri)
         target = scratch / f"raw{PurePosixPath(video.name).suffix}"
         with self._field_is_named(), disk_full_is_clear(target):
             store, read = self._store, ""
             for _ in range(READINGS):
-                _copy(store, video, target)
+                self._copy(store, video, target)
                 with target.open("rb") as file:
                     before, read = read, hashlib.file_digest(file, "md5").hexdigest()
-                known = video.offset is None and not _MD5.fullmatch(video.found.etag)
+                known = not video.is_part and not _MD5.fullmatch(video.found.etag)
                 if read in (before, video.found.etag) or known:
                     return target
                 store = self._store.reconnected()
             raise StorageUnavailable(f"{video.found.uri}: read {READINGS} times, and each reading gave other bytes")
+
+    def _copy(self, store: ObjectStore, video: RawVideo, target: Path) -> None:
+        """The object, or the part of it that the video is."""
+        if video.offset is None:
+            store.fetch(video.found, target)
+            return
+        with target.open("wb") as file:
+            for at in range(0, video.found.size, BLOCK):
+                size = min(BLOCK, video.found.size - at)
+                file.write(store.get_range(video.found.uri, video.offset + at, size))
 
     def caption(self, video: RawVideo) -> str:
         """The file of the same stem with its text, else what the run says of path or stem, else the words of the stem.
@@ -279,17 +296,6 @@ def text_of(fields: Any, where: str) -> str:
     if not isinstance(found, str):
         raise DataError(f"{where}: no text; one of the fields {', '.join(TEXT_KEYS)} must hold it")
     return " ".join(found.split())
-
-
-def _copy(store: ObjectStore, video: RawVideo, target: Path) -> None:
-    """The object, or the part of it that the video is."""
-    if video.offset is None:
-        store.fetch(video.found, target)
-        return
-    with target.open("wb") as file:
-        for at in range(0, video.found.size, BLOCK):
-            size = min(BLOCK, video.found.size - at)
-            file.write(store.get_range(video.found.uri, video.offset + at, size))
 
 
 def _without_suffix(name: str) -> str:

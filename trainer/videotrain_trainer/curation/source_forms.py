@@ -27,6 +27,7 @@ from videotrain_trainer.curation.source import (
     is_video,
     text_of,
 )
+from videotrain_trainer.curation.source_parquet import VideoRows
 from videotrain_trainer.curation.source_tars import VideoShards
 from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.file_system import read_files
@@ -46,7 +47,7 @@ def open_sources(dataset: Dataset, storage: Storage) -> dict[str, VideoFolder]:
         DataError: the package of a package:// URI is not installed here.
     """
     forms = {source.name: source.form for source in dataset.sources}
-    kinds: dict[str, type[VideoFolder]] = {"list": VideoList, "webdataset": VideoShards}
+    kinds: dict[str, type[VideoFolder]] = {"list": VideoList, "webdataset": VideoShards, "parquet": VideoRows}
     return {name: kinds.get(forms.get(name, ""), VideoFolder)(uri, storage, name) for name, uri in dataset.raw.items()}
 
 
