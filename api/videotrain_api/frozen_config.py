@@ -15,7 +15,7 @@ from videotrain_api.resource.mutability import (
     LIVE_FAILURE_POLICY,
     WHILE_NO_PODS,
     attributes,
-    without_live,
+    without_changeable,
 )
 from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.stages import Stage
@@ -113,11 +113,6 @@ def _problems(canonical: str) -> tuple[Problem, ...]:
 @lru_cache(maxsize=256)
 def _config_data(canonical: str) -> tuple[tuple[str, str], ...]:
     configs = _resolved(canonical)
-    whole = json.loads(canonical)["spec"]
-    spec = {name: value for name, value in without_live(whole).items() if name not in WHILE_NO_PODS}
-    spec["pool"] = {name: whole["pool"][name] for name in (*FIXED_POOL, "currency")}
-    for stage in spec["stages"]:
-        if stage["pool"] is not None:
-            stage["pool"] = {name: stage["pool"][name] for name in FIXED_POOL}
+    spec = without_changeable(json.loads(canonical)["spec"])
     files = {f"{config.stage.name}.json": config.canonical_json() for config in configs}
     return tuple((files | {FROZEN_SPEC_KEY: _canonical(spec)}).items())

@@ -19,6 +19,7 @@ from videotrain.arguments import (
     events,
     export,
     fetch,
+    fork,
     get,
     local,
     logs,
@@ -36,7 +37,7 @@ from videotrain.arguments import (
 from videotrain.errors import UsageError
 
 COMMANDS = (
-    *(local, sample, export, serve, fetch),
+    *(local, sample, export, serve, fetch, fork),
     *(plan, simulate, check, render),
     *(get, describe, logs, events, top, report, bill, compare, profile),
     *(suspend, resume, delete),

@@ -84,6 +84,40 @@ def test_its_results_are_drawn_from_exported_and_served(undisturbed_workdir, tmp
     assert server.wait() == 0
 
 
+def test_a_fork_goes_on_with_more_steps_where_the_other_run_ended_and_one_with_another_size_encodes_only(
+    undisturbed, undisturbed_workdir, tmp_path
+):
+    longer = tmp_path / "longer"
+    command("fork", "--workdir", undisturbed_workdir, "--from", "train", "--to", longer, "--optimizer",
+            "--set", "stages[train].train.steps=910", "--set", "pool.pricePerGpuHour=3.00")  # fmt: skip
+    summary = json.loads((longer / "summary.json").read_text())
+    train = stage_of(summary, "train")
+    assert [(g["first_step"], g["last_step"]) for g in train["generations"]] == [(901, 910)]
+    assert train["last_tenth_loss"] < stage_of(undisturbed, "train")["first_tenth_loss"]
+    (before,) = [stage for stage in undisturbed["samples"]["stages"] if stage["name"] == "train"]
+    (after,) = summary["samples"]["stages"]
+    assert after["consumed"] == before["consumed"] // 900 * 910
+    assert summary["samples"]["problems"] == []
+    assert_bill_is_whole(summary)
+
+    larger = tmp_path / "larger"
+    row = "[{resolution: 64px, frames: 8, batchSize: 2, aspectRatios: ['1:1']}]"
+    command("fork", "--workdir", undisturbed_workdir, "--from", "encode", "--to", larger, "--set",
+            f"stages[train].train.buckets={row}", "--set", "stages[train].train.steps=4")  # fmt: skip
+    summary = json.loads((larger / "summary.json").read_text())
+    assert [stage["task"] for stage in summary["stages"]] == ["encode", "train", "sample"]
+    assert (larger / "results" / "transformer.safetensors").is_file()
+    refused = subprocess.run(
+        [sys.executable, "-m", "videotrain", "fork", "--workdir", undisturbed_workdir, "--from", "train", "--to",
+         tmp_path / "none", "--optimizer", "--set", f"stages[train].train.buckets={row}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert "train.buckets" in refused.stderr
+    assert "would change the order of samples" in refused.stderr
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_lost_node_costs_steps_but_no_samples_and_comes_back(start, manifest, undisturbed):
     local = start(manifest, "--chaos", "kill-node@stage=train,step=30")
     local.until_step("train", 1)

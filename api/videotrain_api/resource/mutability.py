@@ -48,6 +48,16 @@ def without_live(spec: dict[str, Any]) -> dict[str, Any]:
     return rest
 
 
+def without_changeable(spec: dict[str, Any]) -> dict[str, Any]:
+    """The same without what may change while there is no pod, too."""
+    rest = {name: value for name, value in without_live(spec).items() if name not in WHILE_NO_PODS}
+    rest["pool"] = {name: spec["pool"][name] for name in (*FIXED_POOL, "currency")}
+    for stage in rest["stages"]:
+        if stage["pool"] is not None:
+            stage["pool"] = {name: stage["pool"][name] for name in FIXED_POOL}
+    return rest
+
+
 def attributes(kind: type[ApiModel], names: Sequence[str]) -> tuple[str, ...]:
     """The Python names of fields that are named as on the wire."""
     of_wire = {camel_case(name): name for name in kind.model_fields}

@@ -71,6 +71,8 @@ def next_commands(workdir: Path, exit_code: int, results: Results) -> list[str]:
         commands.append(f"videotrain sample --workdir {folder} --prompt 'A red ball rolls over grass.'")
         commands.append(f"videotrain export --workdir {folder} --to diffusers {folder}/exported")
     if results.fetched:
+        last = results.fetched[0].stage
+        commands.append(f"videotrain fork --workdir {folder} --from {last} --to {folder}-2  # with --set PATH=VALUE")
         commands.append(f"videotrain serve {folder}")
     return commands
 

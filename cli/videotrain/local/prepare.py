@@ -14,6 +14,7 @@ from videotrain.errors import UsageError
 from videotrain.extras import needs
 from videotrain.local.chaos_spec import ChaosError, Fault, parse_faults
 from videotrain.local.dataset import DatasetError, resolve_videos
+from videotrain.local.machine import Machine, check_machine
 from videotrain.manifest_file import Source, read_manifest
 from videotrain.objectstore.s3_client import (
     Credentials,
@@ -102,6 +103,8 @@ def prepare(
     secrets = [secret | {"metadata": secret["metadata"] | {"namespace": run.metadata.namespace}}
                for secret in document.secrets]  # fmt: skip
     shares, shapes = _nodes(run, device, found)
+    if not any(shares.nodes):
+        check_machine(run, Machine.here())
     return Prepared(
         manifest=manifest,
         run=parse_run(manifest),

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from videotrain.locks import DirectoryError, held
-from videotrain_api.resource.mutability import without_live
+from videotrain_api.resource.mutability import without_changeable, without_live
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import Json
+from videotrain_api.vocabulary import Phase
 
 START_BYTES: Final = 512 * 1024 * 1024
 """Free space that a run needs to start."""
@@ -59,14 +60,17 @@ def check_same_run(workdir: Path, held: Json, wanted: VideoTrainingRun) -> None:
             f"--workdir {workdir}: holds the run {name!r}, not {wanted.metadata.name!r}; use another one"
         )
     found = VideoTrainingRun.from_wire({key: value for key, value in held.items() if key != "status"})
-    before, after = (without_live(run.spec.model_dump(mode="json", by_alias=True)) for run in (found, wanted))
+    rests = held.get("status", {}).get("phase") == Phase.SUSPENDED
+    compared = without_changeable if rests else without_live
+    before, after = (compared(run.spec.model_dump(mode="json", by_alias=True)) for run in (found, wanted))
     differences = list(_differences("spec", before, after))
     if differences:
         listed = "\n".join(f"  {line}" for line in differences[:10])
         more = f"\n  and {len(differences) - 10} more" if len(differences) > 10 else ""
         raise DirectoryError(
-            f"--workdir {workdir}: holds this run with another spec; use the same manifest and options, or another "
-            f"directory. What differs:\n{listed}{more}"
+            f"--workdir {workdir}: holds this run with another spec; use the same manifest and options, another "
+            f"directory, or `videotrain fork --workdir {workdir} --from STAGE --to W2 --set PATH=VALUE`, which begins "
+            f"from what this run made. What differs:\n{listed}{more}"
         )
 
 

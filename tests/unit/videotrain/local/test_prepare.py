@@ -6,11 +6,18 @@ import yaml
 
 from videotrain.cli import main
 from videotrain.errors import UsageError
+from videotrain.local.machine import Machine
 from videotrain.local.prepare import prepare, with_storage
 from videotrain.objectstore.s3_client import Credentials
 from videotrain.processes.devices import Found
 
 TINY = Path(__file__).parents[4] / "manifests" / "examples" / "tiny.yaml"
+
+
+@pytest.fixture(autouse=True)
+def large_machine(monkeypatch):
+    """So that nothing here depends on the one that runs it."""
+    monkeypatch.setattr(Machine, "here", classmethod(lambda cls: cls(64, 10**12)))
 
 
 def test_a_missing_trainer_is_told_before_anything_starts(tmp_path, monkeypatch):
@@ -53,6 +60,19 @@ def test_the_nodes_share_the_gpus_that_there_are(two_nodes, videos, count, nodes
     assert prepared.shares.nodes == nodes
     filled = with_storage(prepared, "http://127.0.0.1:1", Credentials("key", "secret"))
     assert filled.shares == prepared.shares
+
+
+@pytest.mark.parametrize(("count", "shown"), [(1, ()), (2, ()), (8, tuple("01234567"))])
+def test_one_node_takes_all_eight_gpus_of_a_box_and_the_cpu_where_there_are_fewer(tmp_path, videos, count, shown):
+    manifest = yaml.safe_load(TINY.read_text())
+    manifest["spec"]["pool"]["gpusPerNode"] = 8
+    for stage in manifest["spec"]["stages"]:
+        if stage["task"] in ("autoencoder", "train"):
+            stage[stage["task"]]["parallel"] = {"microBatchesPerStep": 8}
+    path = tmp_path / "box.yaml"
+    path.write_text(yaml.safe_dump(manifest))
+    prepared = prepare(path, videos, None, (), "auto", gpus(count))
+    assert prepared.shares.nodes == (shown,)
 
 
 def test_a_run_that_would_have_too_few_gpus_is_refused_with_the_fields_to_change(two_nodes, videos):

@@ -58,6 +58,18 @@ def test_the_same_run_with_changed_live_fields_goes_on(tmp_path, manifest):
     check_same_run(tmp_path, held, VideoTrainingRun.from_wire(changed))
 
 
+def test_a_suspended_run_takes_another_price_but_no_other_number_of_gpus(tmp_path, manifest):
+    changed = copy.deepcopy(manifest)
+    changed["spec"]["pool"]["pricePerGpuHour"] = "3.00"
+    resting = copy.deepcopy(manifest) | {"status": {"phase": "Suspended"}}
+    check_same_run(tmp_path, resting, VideoTrainingRun.from_wire(changed))
+    with pytest.raises(DirectoryError, match=r"spec\.pool\.pricePerGpuHour: '2\.00' in the directory, '3\.00' now"):
+        check_same_run(tmp_path, manifest, VideoTrainingRun.from_wire(changed))
+    changed["spec"]["pool"]["gpusPerNode"] = 1
+    with pytest.raises(DirectoryError, match=r"spec\.pool\.gpusPerNode"):
+        check_same_run(tmp_path, resting, VideoTrainingRun.from_wire(changed))
+
+
 def test_another_spec_is_refused_with_every_difference(tmp_path, manifest):
     changed = copy.deepcopy(manifest)
     changed["spec"]["seed"] = 7

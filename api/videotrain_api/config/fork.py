@@ -1,0 +1,128 @@
+"""A run that begins from what another one made: its first stages are left out, and their outputs are inputs."""
+
+from __future__ import annotations
+
+import copy
+from typing import Final
+
+from videotrain_api.config.resolve import stage_paths
+from videotrain_api.config.stage_config import StageConfig
+from videotrain_api.resource.stages import Stage
+from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.schema import Json, Problem
+from videotrain_api.storage import layout
+
+_HEAD: Final = ("namespace", "labels")
+_FREE_OF_TASK: Final = ("steps", "optimizer", "validation", "sampleCacheGibibytes", "compile", "attention")
+_FREE_OF_LAYOUT: Final = (
+    "engine",
+    "zeroStage",
+    "offload",
+    "recompute",
+    "checkpointDoubleBlocks",
+    "checkpointSingleBlocks",
+)
+
+
+def forked(run: VideoTrainingRun, manifest: Json, first: str, name: str) -> Json:
+    """The manifest of a run with the stages from `first` on.
+
+    What these stages read of the others is named by its URI: clips, latents, and final weights. Stages keep their names
+    and the run its seed, so their samples come in the order that they had.
+
+    Args:
+        run: the other one.
+        manifest: its document.
+        first: name of the first stage that is kept.
+        name: of the new run.
+
+    Raises:
+        KeyError: the run has no such stage.
+    """
+    names = [stage.name for stage in run.spec.stages]
+    if first not in names:
+        raise KeyError(first)
+    index = names.index(first)
+    dropped = {_prefix(run, stage): stage for stage in run.spec.stages[:index]}
+    document: Json = copy.deepcopy({key: manifest[key] for key in ("apiVersion", "kind", "spec")})
+    kept = {key: manifest["metadata"][key] for key in _HEAD if manifest["metadata"].get(key)}
+    document["metadata"] = {"name": name} | kept
+    spec = document["spec"]
+    spec.pop("suspend", None)
+    spec["stages"] = spec["stages"][index:]
+    if not any(stage.task == "curate" for stage in run.spec.stages[index:]):
+        for field in ("videos", "captions", "captionTable"):
+            spec["dataset"].pop(field, None)
+    for number in range(index, len(names)):
+        _name_inputs(run, number, dropped, spec)
+    return document
+
+
+def needed_stages(run: VideoTrainingRun, first: str) -> list[Stage]:
+    """The stages before `first` whose outputs are read by it or a later one."""
+    names = [stage.name for stage in run.spec.stages]
+    index = names.index(first)
+    read = {uri for number in range(index, len(names)) for uri in _read(run, number)}
+    return [stage for stage in run.spec.stages[:index] if _prefix(run, stage) in read]
+
+
+def continuation_problems(old: StageConfig, new: StageConfig) -> list[Problem]:
+    """Why a stage cannot go on from a checkpoint of another configuration: what would change the order of its samples,
+    or what a sample is. Steps, optimizer, validation, checkpoints, engine and recomputation may be others.
+
+    Args:
+        old: of the stage that wrote the checkpoint.
+        new: of the stage that is to go on.
+    """
+    before, after = _fixed(old), _fixed(new)
+    told = "would change the order of samples or what is made of them, so no checkpoint can be gone on from"
+    return [
+        Problem(path, after.get(path), told)
+        for path in before.keys() | after.keys()
+        if before.get(path) != after.get(path)
+    ]
+
+
+def _fixed(config: StageConfig) -> Json:
+    """What may not change, by path."""
+    wire = config.to_wire()
+    task = dict(wire["stage"][config.stage.task])
+    parallel = {key: value for key, value in task.pop("parallel", {}).items() if key not in _FREE_OF_LAYOUT}
+    held = (task.get("validation") or {}).get("share")  # of the clips that are never trained on
+    fields = {key: value for key, value in task.items() if key not in _FREE_OF_TASK}
+    found = {f"{config.stage.task}.{key}": value for key, value in fields.items()}
+    found |= {f"{config.stage.task}.parallel.{key}": value for key, value in parallel.items()}
+    paths = {f"inputs.{key}": wire["paths"].get(key) for key in ("clips", "latents")}
+    models = {key: {k: v for k, v in wire[key].items() if k != "weights"} for key in ("model", "autoencoder")}
+    others: Json = {"textEncoder": wire["textEncoder"], "seed": wire["seed"], "validation.share": held}
+    others["dataset.sources"] = wire["dataset"].get("sources")
+    return found | paths | models | others
+
+
+def _name_inputs(run: VideoTrainingRun, number: int, dropped: dict[str, Stage], spec: Json) -> None:
+    """Name in `spec` what a kept stage reads of dropped ones."""
+    stage, paths = run.spec.stages[number], stage_paths(run, number)
+    for field in ("clips", "latents"):
+        uri = getattr(paths, field)
+        if uri in dropped:
+            spec["dataset"][field] = uri
+    if paths.autoencoder_weights in dropped:
+        spec["autoencoder"]["weights"] = layout.final_weights(paths.autoencoder_weights)
+    task = stage.train or stage.autoencoder
+    if task and task.init_from and task.init_from.stage:
+        if paths.initial_weights in dropped:
+            kept = next(each for each in spec["stages"] if each["name"] == stage.name)
+            kept[stage.task]["initFrom"] = {"uri": layout.final_weights(paths.initial_weights)}
+        return
+    weights = paths.model_weights if stage.sample else paths.initial_weights if stage.train else None
+    if weights in dropped:
+        spec.setdefault("model", {})["weights"] = layout.final_weights(weights)
+
+
+def _read(run: VideoTrainingRun, number: int) -> list[str | None]:
+    paths = stage_paths(run, number)
+    return [paths.clips, paths.latents, paths.autoencoder_weights, paths.initial_weights, paths.model_weights]
+
+
+def _prefix(run: VideoTrainingRun, stage: Stage) -> str:
+    return layout.stage_prefix(run.spec.storage.uri, run.metadata.name, stage.name)
