@@ -70,6 +70,7 @@ class LastSeen:
 
 @dataclass(frozen=True)
 class _Kept:
+    total_micros: int
     closed: bool
     at: datetime
 
@@ -112,6 +113,8 @@ class BillKeeper:
         if status.get("completionTime") and float(cost.get("ratePerHour") or 0) == 0:
             return True
         made = run["metadata"]["creationTimestamp"]
+        if kept is not None and kept.total_micros == cost["totalMicros"]:
+            return False  # suspended, or waiting for pods
         if kept is None:
             since, age = datetime.fromisoformat(status.get("activeSince") or made), timedelta(0)
         else:
@@ -137,7 +140,9 @@ class BillKeeper:
             try:
                 bill = read_bill(json.loads(body["data"][BILL_KEY]))
                 if knows(bill):
-                    self._kept.setdefault(bill.uid, _Kept(closed=False, at=bill.as_of or self._now()))
+                    self._kept.setdefault(
+                        bill.uid, _Kept(bill.total_micros, closed=False, at=bill.as_of or self._now())
+                    )
                 elif bill.uid not in self._closing and await self._is_gone(bill):
                     await self._write_at_last(bill.model_copy(update={"closed": True, "estimated": True}))
                     self._kept.pop(bill.uid, None)
@@ -238,7 +243,7 @@ class BillKeeper:
                 await self._writer.apply(self._config_map(bill, stored), FIELD_MANAGER)
         closed = bill.closed or bool(stored.get("immutable"))
         self._on_kept(bill)
-        self._kept[bill.uid] = _Kept(closed, self._now())
+        self._kept[bill.uid] = _Kept(bill.total_micros, closed, self._now())
         _log.info("run=%s/%s bill=%s closed=%s", bill.namespace, bill.run, bill.total, closed)
 
     def _config_map(self, bill: RunBill, stored: Json) -> Json:

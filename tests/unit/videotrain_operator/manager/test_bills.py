@@ -114,10 +114,20 @@ async def test_a_bill_is_kept_when_it_is_twice_as_old_and_every_hour_and_not_for
     ages = []
     for minute in range(2, 5 * 60):
         late = begun + timedelta(minutes=minute, seconds=30) - cluster.now
-        if keeper.due(seen_in(cluster).run):
-            await keeper.keep(seen_in(cluster))
+        seen = with_cost(seen_in(cluster), minute)
+        if ages:
+            assert not keeper.due(with_cost(seen, ages[-1]).run), "it cost nothing since then"
+        if keeper.due(seen.run):
+            await keeper.keep(seen)
             ages.append(minute)
     assert ages == [2, 5, 11, 23, 47, 95, 155, 215, 275]
+
+
+def with_cost(seen: LastSeen, more: int) -> LastSeen:
+    """So many micros later."""
+    status = seen.run["status"]
+    cost = status["cost"] | {"totalMicros": 1_000_000 + more}
+    return LastSeen(seen.run | {"status": status | {"cost": cost}}, seen.ledger)
 
 
 async def kept_open(cluster: SimulatedCluster, maps: Maps) -> RunBill:
