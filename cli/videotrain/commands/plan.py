@@ -19,6 +19,7 @@ from videotrain_api.cost.forecast import CostForecast, forecast
 from videotrain_api.cost.overheads import FAILURES_PER_1000_GPU_DAYS, Interruptions
 from videotrain_api.cost.published import OTHER_RUNS, PUBLISHED, PUBLISHED_COST, PUBLISHED_GPU_DAYS
 from videotrain_api.cost.sensitivity import Change, sensitivity
+from videotrain_api.cost.source_shares import source_shares
 from videotrain_api.cost.stage_data_wait import SECOND_REQUEST, STORE, StageDataWait, stage_data_wait
 from videotrain_api.resource.stages import node_counts
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
@@ -85,6 +86,7 @@ def print_plan(source: Path | Source, assumptions: Assumptions, pod_policy: PodP
         document = _document(planned, modelled, changes, assumptions)
         document |= {"memory": plan_memory.memory_document(rows), "hostMemory": plan_memory.host_document(host)}
         document["codingMemory"] = plan_memory.coding_document(coding)
+        document["sources"] = [share.to_wire() for share in source_shares(run, planned)]
         if waits:
             document["dataWait"] = [{"asked": once.to_wire(), "askedTwice": twice.to_wire()} for once, twice in waits]
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
@@ -150,6 +152,8 @@ def _print_tables(
     console.print(plan_tables.forecast_table(planned))
     if any(stage.pool for stage in run.spec.stages):
         console.print(plan_tables.pool_table(run, planned))
+    if shares := list(source_shares(run, planned)):
+        console.print(plan_tables.source_table(shares, planned.currency))
     if any(stage.bands for stage in planned.stages):
         console.print(plan_tables.band_table(planned))
     if any(stage.overheads for stage in planned.stages):

@@ -13,6 +13,7 @@ from videotrain_api.cost.forecast import CostForecast, StageForecast, gpu_cost_m
 from videotrain_api.cost.preparation import Preparation
 from videotrain_api.cost.published import OTHER_RUNS, PUBLISHED, PUBLISHED_COST, PUBLISHED_GPU_DAYS
 from videotrain_api.cost.sensitivity import Change
+from videotrain_api.cost.source_shares import SourceShare
 from videotrain_api.cost.stage_data_wait import StageDataWait
 from videotrain_api.money import MICROS, parse_micros
 from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of
@@ -69,6 +70,21 @@ def pool_table(run: VideoTrainingRun, planned: CostForecast) -> Table:
                 _cost(planned_stage),
                 UNKNOWN if usual is None else _money(parse_micros(usual)),
             )
+    return table
+
+
+def source_table(shares: Sequence[SourceShare], currency: str) -> Table:
+    """What each train stage takes of each source, and the cost of its steps by that."""
+    table = new_table("Samples by source", ("stage", "source", "form"), ("weight", "samples", f"cost, {currency}"))
+    for share in shares:
+        table.add_row(
+            share.stage,
+            share.source,
+            share.form,
+            " then ".join(f"{weight:g}" for weight in share.weights) or UNKNOWN,
+            "as many as it has" if share.share is None else f"{100 * share.share:.1f} %",
+            UNKNOWN if share.cost is None else _money(parse_micros(share.cost)),
+        )
     return table
 
 
