@@ -244,14 +244,19 @@ class Operator:
 
     async def _has_budgets(self) -> bool:
         """Whether the server knows TrainingBudgets: their definition may be installed by hand, and later."""
-        try:
-            await self._client.list_page(BUDGET_KIND, limit="1")
-        except NotFound:
-            _log.warning(
-                "there is no %s: install its CustomResourceDefinition, then start the operator anew", BUDGET_KIND
-            )
-            return False
-        return True
+        while True:
+            try:
+                await self._client.list_page(BUDGET_KIND, limit="1")
+            except NotFound:
+                _log.warning(
+                    "there is no %s: install its CustomResourceDefinition, then start the operator anew", BUDGET_KIND
+                )
+                return False
+            except ApiUnavailable as error:
+                _log.warning("waiting for the API server to tell of %s: %s", BUDGET_KIND, error)
+                await asyncio.sleep(1.0)
+            else:
+                return True
 
     async def _lead(self) -> None:
         # Again in each term: a replica that kept the key of before would make every run's pods anew, and so would the

@@ -121,3 +121,19 @@ async def test_bookmarks_alone_keep_it_ready_and_the_metric_tells_how_long_ago_e
     ages = dict(re.findall(r'videotrain_watch_silent_seconds{kind="(\w+)"} ([\d.]+)', text))
     assert set(ages) == {"Node", "Pod", "ConfigMap", KIND, BUDGET_KIND}
     assert float(ages["Node"]) > 1.0 > float(ages["Pod"]), "no object of either kind exists"
+
+
+@pytest_asyncio.fixture
+async def refused_budgets(api: SmallApi) -> None:
+    api.refused[BUDGET_PLURAL] = 503
+
+
+async def test_a_server_that_cannot_tell_of_budgets_when_it_starts_is_asked_again(
+    api: SmallApi, refused_budgets: None, replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with asyncio.timeout(LONGEST):
+        while f"waiting for the API server to tell of {BUDGET_KIND}" not in caplog.text:
+            await asyncio.sleep(0.02)
+    api.refused.clear()
+    await replica.ready()
+    assert BUDGET_KIND in (await replica.get("/metrics"))[1], "budgets are watched all the same"
