@@ -335,6 +335,14 @@ LEADER: Final = _operator("leader", "gauge", "1 while this replica holds the Lea
 NODES_UNTRUSTED: Final = _operator(
     "nodes_untrusted", "gauge", "1 while lost nodes are not believed, because too many are lost at once."
 )
+RUN_DEFAULTS_UNREADABLE: Final = _operator(
+    "run_defaults_unreadable",
+    "gauge",
+    "1 while the cluster's defaults for runs cannot be read; the last readable ones stay.",
+)
+RUN_DEFAULTS_REFUSED: Final = _operator(
+    "run_defaults_refused_total", "counter", "Versions of the cluster's defaults for runs that could not be read."
+)
 AGENT_ANSWERS_REFUSED: Final = _operator(
     "agent_answers_refused_total",
     "counter",

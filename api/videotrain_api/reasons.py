@@ -46,6 +46,8 @@ class Reason(StrEnum):
     PODS_READY = "PodsReady"
     POD_PUT_BACK = "PodPutBack"
     POD_NOT_ALLOWED = "PodNotAllowed"
+    DEFAULT_ENFORCED = "DefaultEnforced"
+    DEFAULTS_UNREADABLE = "DefaultsUnreadable"
     PROFILE_FAILED = "ProfileFailed"
     PROFILE_REFUSED = "ProfileRefused"
     PROFILE_STORED = "ProfileStored"
@@ -283,6 +285,20 @@ NOTICES: Final[tuple[Notice, ...]] = (
         "{message}",
         "Correct the field that is named, or have the chart's value podTemplate.policy changed. Nothing is lost.",
         (Condition.ACCEPTED, "False"),
+    ),
+    *_told(
+        "Warning",
+        Reason.DEFAULT_ENFORCED,
+        "{message}",
+        "Leave out the field that is named, or have the chart's value runDefaults.enforced changed. Nothing is lost.",
+        (Condition.ACCEPTED, "False"),
+    ),
+    *_told(
+        "Warning",
+        Reason.DEFAULTS_UNREADABLE,
+        "{message}",
+        "On the ConfigMap of the chart's runDefaults: correct it, or run `helm upgrade` again. The last readable ones "
+        "stay.",
     ),
     *_told(
         "Warning",

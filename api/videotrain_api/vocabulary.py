@@ -62,6 +62,8 @@ BILL_KEY: Final = "bill.json"
 ROSTER_KEY: Final = "roster.json"
 """Key of the Roster in the config map that the worker pods mount at DIR_ROSTER; empty before the first generation."""
 
+RUN_DEFAULTS_KEY: Final = "defaults.json"
+"""File of the config map with the cluster's defaults for runs."""
 SIGNING_KEY: Final = "key"
 """Key of the signing key in the Secret of a run, and of the master key in the operator's."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from videotrain.strict_yaml import YamlRefused, parse_documents
+from videotrain_api.render.defaults import NO_DEFAULTS, default_problems, parse_defaults
 from videotrain_api.render.pod_policy import pod_problems
+from videotrain_api.resource.run_defaults import RunDefaults
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.validation import parse_run
-from videotrain_api.vocabulary import API_VERSION, KIND
+from videotrain_api.vocabulary import API_VERSION, KIND, RUN_DEFAULTS_KEY
 
 ALLOWED_KINDS = (KIND, "Secret")
 LARGEST: Final = 3 * 1024 * 1024
@@ -108,14 +111,51 @@ def read_manifest(source: Path | Source) -> ManifestFile:
     return ManifestFile(run=runs[0], secrets=secrets)
 
 
+def read_defaults(path: Path | None) -> RunDefaults:
+    """A cluster's defaults for runs.
+
+    Args:
+        path: the values that the operator's chart was installed with, or the ConfigMap that it made of them; none if
+            None.
+
+    Raises:
+        ManifestFileError: the file cannot be read.
+        ManifestError: there is something wrong with the defaults.
+    """
+    if path is None:
+        return NO_DEFAULTS
+    documents = [each for each in _documents(path) if each is not None]
+    found = documents[0] if len(documents) == 1 and isinstance(documents[0], dict) else {}
+    if found.get("kind") == "ConfigMap":
+        text = (found.get("data") or {}).get(RUN_DEFAULTS_KEY)
+        try:
+            return parse_defaults(json.loads(text if isinstance(text, str) else ""))
+        except json.JSONDecodeError as error:
+            raise ManifestFileError(f"{path}: data[{RUN_DEFAULTS_KEY!r}]: no JSON: {error}") from None
+    if "runDefaults" not in found:
+        raise ManifestFileError(
+            f"{path}: no runDefaults; name the values of the operator's chart, or its ConfigMap with the defaults"
+        )
+    given = found["runDefaults"] or {}
+    if not isinstance(given, dict):
+        raise ManifestFileError(f"{path}: runDefaults: a mapping is needed")
+    # As the chart does: a value that is empty is none.
+    return parse_defaults({name: value for name, value in given.items() if value or isinstance(value, int)})
+
+
 def load_run(
-    source: Path | Source, pod_policy: PodPolicy = DEFAULT_POD_POLICY, *, fitting: bool = True
+    source: Path | Source,
+    pod_policy: PodPolicy = DEFAULT_POD_POLICY,
+    defaults: RunDefaults = NO_DEFAULTS,
+    *,
+    fitting: bool = True,
 ) -> VideoTrainingRun:
     """Read a file and check its run.
 
     Args:
         source: manifest.
         pod_policy: what its worker pods have to keep to, as the operator was told by the chart.
+        defaults: of the cluster, likewise; where they are enforced the run may not override them.
         fitting: refuse rows that a GPU's memory has no room for, too.
 
     Raises:
@@ -124,7 +164,7 @@ def load_run(
         UsageError: a change of the source is none.
     """
     run = parse_run(read_manifest(source).run, fitting=fitting)
-    if problems := pod_problems(run, pod_policy):
+    if problems := [*default_problems(run, defaults), *pod_problems(run, pod_policy)]:
         raise ManifestError(problems)
     return run
 

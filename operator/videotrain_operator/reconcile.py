@@ -183,7 +183,7 @@ class RunLoop:
         settle_seconds: float = 0.0,
         nodes_untrusted: Callable[[], str] = lambda: "",
         time_untrusted: Callable[[], str] = lambda: "",
-        rules: ClusterRules = _DEFAULT_RULES,
+        rules: Callable[[], ClusterRules] = lambda: _DEFAULT_RULES,
         budgets: Callable[[], tuple[TrainingBudget, ...]] = tuple,
         unheard_seconds: Callable[[], float] = lambda: 0.0,
         on_roster: Callable[[Observed, Plan], None] | None = None,
@@ -204,7 +204,7 @@ class RunLoop:
                 change after a calm is acted on at once.
             nodes_untrusted: tells why nodes are not trusted; empty while they are.
             time_untrusted: tells why the clock may be wrong; empty if it is not.
-            rules: what every run is held to.
+            rules: tells what every run is held to.
             budgets: tells those of teams.
             unheard_seconds: tells how long ago the server told anything about pods.
             on_roster: told of a roster as soon as it is stored.
@@ -350,7 +350,7 @@ class RunLoop:
                     self._memory,
                     self._nodes_untrusted(),
                     self._time_untrusted(),
-                    self._rules,
+                    self._rules(),
                     Following(self._followed_since, self._unheard_seconds()),
                     self._on_roster,
                     self._while_asking,

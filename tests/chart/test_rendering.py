@@ -15,6 +15,7 @@ from support.chart import (
     ROOT,
     Chart,
     Json,
+    boards_of,
     container,
     names,
     of_kind,
@@ -104,7 +105,7 @@ def test_a_switch_takes_exactly_its_objects(chart: Chart, path: str) -> None:
 
 def test_the_boards_are_handed_to_grafana_s_sidecar(chart: Chart) -> None:
     values = {"enabled": True, "annotations": {"grafana_folder": "video"}}
-    boards = of_kind(chart.render({"monitoring": {"dashboards": values}}), "ConfigMap")
+    boards = boards_of(chart.render({"monitoring": {"dashboards": values}}))
     files = {name: text for board in boards for name, text in board["data"].items()}
     assert files == {path.name: path.read_text() for path in (CHART / "files" / "dashboards").glob("*.json")}
     for board in boards:
@@ -116,7 +117,7 @@ def test_the_grafana_operator_gets_the_same_boards(chart: Chart) -> None:
     values = {"enabled": True, "grafanaOperator": {"enabled": True, "instanceSelector": {"grafana": "main"}}}
     objects = chart.render({"monitoring": {"dashboards": values}})
     boards = of_kind(objects, "GrafanaDashboard")
-    texts = [text for board in of_kind(objects, "ConfigMap") for text in board["data"].values()]
+    texts = [text for board in boards_of(objects) for text in board["data"].values()]
     assert [board["spec"]["json"] for board in boards] == texts
     assert {board["spec"]["instanceSelector"]["matchLabels"]["grafana"] for board in boards} == {"main"}
 
@@ -128,12 +129,18 @@ def test_alerts_and_boards_link_to_where_the_runbook_is_served(chart: Chart) -> 
     alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
     for alert in alerts:
         assert alert["annotations"]["runbook_url"] == f"https://wiki.example/ops/{alert['alert']}.md"
-    boards = [text for board in of_kind(objects, "ConfigMap") for text in board["data"].values()]
+    boards = [text for board in boards_of(objects) for text in board["data"].values()]
     assert all("https://wiki.example/ops/README.md" in text and "docs/runbook" not in text for text in boards)
 
 
 def test_what_is_left_with_everything_off(chart: Chart) -> None:
-    assert {kind for kind, _, _ in names(chart.render(NOTHING))} == {"Deployment", "Lease", "Secret", "Service"}
+    assert {kind for kind, _, _ in names(chart.render(NOTHING))} == {
+        "ConfigMap",
+        "Deployment",
+        "Lease",
+        "Secret",
+        "Service",
+    }
 
 
 def test_flags_are_those_of_the_operator(chart: Chart) -> None:
@@ -154,6 +161,7 @@ def test_flags_are_those_of_the_operator(chart: Chart) -> None:
     assert settings == Settings(
         network_policy=settings.network_policy,
         namespaces=("team-a", "team-b"),
+        run_defaults=one(objects, "ConfigMap")["metadata"]["name"],
         lease_name=one(objects, "Lease")["metadata"]["name"],
         lease_seconds=7,
         http_port=8080,
@@ -186,7 +194,12 @@ def test_default_flags_are_the_operator_s_defaults(chart: Chart) -> None:
     off = {"webhook": {"enabled": False}, "networkPolicy": {"enabled": False}}
     settings = Settings.load(container(chart.render(off))["args"], {})
     # By hand there is often no right to ask who is who, and nobody else on the address.
-    assert settings == Settings(lease_name=RELEASE, key_secret=f"{RELEASE}-key", metrics_authorization=True)
+    assert settings == Settings(
+        lease_name=RELEASE,
+        key_secret=f"{RELEASE}-key",
+        run_defaults=f"{RELEASE}-run-defaults",
+        metrics_authorization=True,
+    )
 
 
 def test_pods_may_do_nothing_on_their_nodes(chart: Chart) -> None:

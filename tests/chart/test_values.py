@@ -7,9 +7,11 @@ import json
 import jsonschema
 import pytest
 import yaml
-from support.chart import CHART, EVERYTHING, NAMESPACED, NOTHING, ROOT, Chart, Json
+from support.chart import CHART, EVERYTHING, NAMESPACED, NOTHING, ROOT, Chart, Json, container, of_kind
 
-from videotrain_api.generate.chart_values import ChartValues, chart_files, values_schema
+from videotrain_api.generate.chart_values import ChartValues, RunDefaultValues, chart_files, values_schema
+from videotrain_api.render.defaults import parse_defaults
+from videotrain_api.resource.run_defaults import RunDefaults
 
 WRONG: list[tuple[Json, str]] = [
     ({"replica": 2}, "replica"),
@@ -34,6 +36,11 @@ WRONG: list[tuple[Json, str]] = [
     ({"resources": {"limit": {}}}, "limit"),
     ({"pod": {"labels": {"a": 1}}}, "labels"),
     ({"crds": {"keep": "true"}}, "keep"),
+    ({"runDefaults": {"imag": "a:1"}}, "imag"),
+    ({"runDefaults": {"registry": "https://r.io"}}, "registry"),
+    ({"runDefaults": {"startDeadlineSeconds": 0}}, "startDeadlineSeconds"),
+    ({"runDefaults": {"enforced": ["images"]}}, "enforced"),
+    ({"runDefaults": {"enforced": ["image"]}}, "there is no such default to enforce"),
 ]
 
 
@@ -84,3 +91,27 @@ def test_old_clusters_are_refused(chart: Chart) -> None:
     done = chart.template({}, "--kube-version", "1.30.9")
     assert done.returncode != 0
     assert "kubeVersion" in done.stderr
+
+
+def test_the_defaults_for_runs_reach_the_operator_as_they_were_given(chart: Chart) -> None:
+    for values, expected in (
+        ({}, {"startDeadlineSeconds": 86_400}),
+        ({"runDefaults": {"startDeadlineSeconds": None}}, {}),
+        (EVERYTHING, EVERYTHING["runDefaults"]),
+    ):
+        objects = chart.render(values)
+        (config_map,) = [one for one in of_kind(objects, "ConfigMap") if "defaults.json" in one["data"]]
+        given = json.loads(config_map["data"]["defaults.json"])
+        assert given == expected
+        assert parse_defaults(given).held() is not None or not given
+        assert f"--run-defaults={config_map['metadata']['name']}" in container(objects)["args"]
+
+
+def test_what_is_not_there_cannot_be_enforced(chart: Chart) -> None:
+    done = chart.template({"runDefaults": {"enforced": ["tolerations", "image"]}})
+    assert done.returncode != 0
+    assert "runDefaults.enforced: image: there is no such default to enforce; set runDefaults.image" in done.stderr
+
+
+def test_the_chart_knows_every_default_for_runs() -> None:
+    assert set(RunDefaultValues.model_fields) == set(RunDefaults.model_fields)

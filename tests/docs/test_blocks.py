@@ -23,6 +23,8 @@ from videotrain import cli
 from videotrain.strict_yaml import parse_documents
 from videotrain.torchx import components
 from videotrain_api.crd.definition import root_schema
+from videotrain_api.generate.chart_values import ChartValues, values_schema
+from videotrain_api.render.defaults import parse_defaults
 from videotrain_api.validation import parse_run
 from videotrain_api.vocabulary import API_VERSION, KIND
 from videotrain_trainer import cli as trainer_cli
@@ -34,6 +36,9 @@ EXECUTED = {"plan", "check", "render"}
 VERBS = {"annotate", "apply", "cp", "create", "delete", "describe", "exec", "get", "logs", "patch", "port-forward",
          "rollout", "scale", "top", "wait"}  # fmt: skip
 KINDS = {"vtr", "videotrainingruns", "pod", "pods", "node", "nodes", "crd", "workload", "events", "deployment"}
+
+VALUES = {info.alias for info in ChartValues.model_fields.values()} - {"image", "resources"}
+"""Values of the chart that are told from fields of a run by their names."""
 
 
 def ids(block: Block) -> str:
@@ -212,6 +217,9 @@ def test_manifests_and_parts_of_them_are_accepted(block: Block) -> None:
         elif document.get("apiVersion") == API_VERSION:
             error = first_error(own_kinds()[document["kind"]], document)
             assert error is None, f"{block}: {error}"
+        elif set(document) <= VALUES:
+            jsonschema.validate(document, values_schema())
+            parse_defaults(document.get("runDefaults", {}))
         elif "kind" in document:
             assert document["apiVersion"], f"{block}: an object of Kubernetes, whose fields are its own"
         else:

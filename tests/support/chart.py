@@ -59,6 +59,20 @@ EVERYTHING: Json = {
     "imagePullSecrets": [{"name": "registry"}],
     "serviceAccount": {"annotations": {"example.com/d": "4"}},
     "commonLabels": {"team": "video"},
+    "runDefaults": {
+        "image": "videotrain/trainer:0.1.0",
+        "registry": "registry.example.com:5000/mirror",
+        "imagePullPolicy": "Always",
+        "imagePullSecrets": ["mirror"],
+        "nodeSelector": {"pool": "gpu"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "env": {"HTTPS_PROXY": "http://proxy:3128"},
+        "podTemplate": {"spec": {"initContainers": [{"name": "proxy", "image": "x:1", "restartPolicy": "Always"}]}},
+        "startDeadlineSeconds": 600,
+        "activeDeadlineSeconds": 1_000_000_000,
+        "ttlSecondsAfterFinished": 0,
+        "enforced": ["image", "registry", "tolerations", "ttlSecondsAfterFinished"],
+    },
     "webhook": {"failurePolicy": "Fail", "clientCAConfigMap": "api-server-ca", "clientNames": ["kube-apiserver"]},
 }
 """Values that take every way through the templates."""
@@ -115,6 +129,11 @@ class Chart:
 def of_kind(objects: list[Json], kind: str) -> list[Json]:
     """Objects of a kind."""
     return [item for item in objects if item["kind"] == kind]
+
+
+def boards_of(objects: list[Json]) -> list[Json]:
+    """ConfigMaps with boards for Grafana: all but the one with the defaults for runs."""
+    return [item for item in of_kind(objects, "ConfigMap") if "defaults.json" not in item["data"]]
 
 
 def one(objects: list[Json], kind: str, name: str | None = None) -> Json:

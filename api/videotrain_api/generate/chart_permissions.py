@@ -128,8 +128,10 @@ RIGHTS: Final = (
         "",
         "configmaps",
         ("get", "list", "create", "patch"),
-        "Keep the bill of each run, which outlives the run and its namespace, and count it for the budget of its team.",
+        "Keep the bill of each run, which outlives the run and its namespace, and count it for the budget of its team; "
+        "read the defaults for runs.",
     ),
+    Right(Place.RELEASE, "", "events", ("create",), "Tell that the defaults for runs cannot be read."),
     Right(
         Place.RELEASE,
         "coordination.k8s.io",

@@ -16,6 +16,8 @@ from pydantic.fields import FieldInfo
 
 from videotrain_api.generate import chart_permissions
 from videotrain_api.resource.network_peers import DNS_PEERS, Cidr, Peer, Port
+from videotrain_api.resource.run_defaults import REGISTRY, DefaultName
+from videotrain_api.resource.trainrun import LONGEST_SECONDS
 from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
 from videotrain_api.schema import camel_case, models_in
 
@@ -223,6 +225,39 @@ class Prices(_Values):
     holds from then on, also for pods that run."""
 
 
+class RunDefaultValues(_Values):
+    """What runs get that say nothing else; docs/how-to/administer.md. They become a ConfigMap that the operator reads
+    every ten seconds; no change restarts a world.
+    """
+
+    image: str = ""
+    """Trainer image of runs that name none; videotrain/trainer of the operator's version if empty."""
+    registry: str = Field("", pattern=rf"{REGISTRY}|^$")
+    """Registry of images that name none, such as registry.example.com/mirror, also of sidecars. Enforced: no image of a
+    run comes from another."""
+    image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
+    """As spec.imagePullPolicy of a run."""
+    image_pull_secrets: list[str] = Field(default=[])
+    """Names of Secrets beside spec.pool.imagePullSecrets."""
+    node_selector: Texts = Field(default={})
+    """Labels that a node must have, beside spec.pool.nodeSelector."""
+    tolerations: list[Free] = Field(default=[])
+    """Tolerations beside spec.pool.tolerations."""
+    env: Texts = Field(default={})
+    """Environment of the workers, such as HTTPS_PROXY; spec.pool.env adds to it."""
+    pod_template: Free = Field(default={})
+    """Labels, annotations, sidecars and the like, in the form of a run's spec.podTemplate, which is laid over it."""
+    start_deadline_seconds: int | None = Field(86_400, ge=1, le=LONGEST_SECONDS)
+    """Longest wait for the first step of a run, seconds; time in a queue or suspended does not count. None if null."""
+    active_deadline_seconds: int | None = Field(None, ge=1, le=LONGEST_SECONDS)
+    """Longest time with pods held, seconds."""
+    ttl_seconds_after_finished: int | None = Field(None, ge=0, le=LONGEST_SECONDS)
+    """Finished runs are deleted after so many seconds."""
+    enforced: list[DefaultName] = Field(default=[])
+    """Names of the values above that no run may override: the webhook and the operator refuse one that does. Of
+    deadlines and TTL a run may have less; to tolerations and imagePullSecrets it may add nothing."""
+
+
 class Monitor(_Values):
     """A Prometheus Operator object; needs the CRDs of monitoring.coreos.com."""
 
@@ -314,6 +349,7 @@ class ChartValues(_Values):
     pod_template: PodTemplates = PodTemplates()
     network_policy: NetworkPolicies = NetworkPolicies()
     price_list: Prices = Prices()
+    run_defaults: RunDefaultValues = RunDefaultValues()
     monitoring: Monitoring = Monitoring()
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from videotrain_api import vocabulary as names
 from videotrain_api.render.volumes import mounts
 from videotrain_api.resource.pool import Pool
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import TRAINER_IMAGE, VideoTrainingRun
 
 COMMAND: Final = ["videotrain-trainer", "agent"]
 
@@ -17,7 +17,7 @@ def worker_container(run: VideoTrainingRun, pool: Pool, pod: str) -> dict[str, A
     policy = run.spec.image_pull_policy
     return {
         "name": names.CONTAINER_WORKER,
-        "image": run.spec.image,
+        "image": run.spec.image or TRAINER_IMAGE,
         **({"imagePullPolicy": policy} if policy else {}),
         "command": list(COMMAND),
         "env": _environment(run, pool, pod),

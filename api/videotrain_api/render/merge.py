@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from videotrain_api.rules.template import APPENDED, MERGE_KEYS, PATCH, RETAIN
 
-_ONE_OF: Final = {"volumes": ("name",), "env": ("name",)}
+ONE_OF: Final = {"volumes": ("name",), "env": ("name",)}
 """Lists whose items are unions: beside these fields an item has one member only."""
 Item = dict[str, Any]
 
@@ -65,7 +65,7 @@ def _merge_items(base: list[Item], patch: list[Item], field: str) -> list[Item]:
 
 def _same_source(item: Item, change: Item, field: str) -> Item:
     """The item without a source that the change gives up by naming another."""
-    if field not in _ONE_OF:
+    if field not in ONE_OF:
         return item
-    members = set(change) - {*_ONE_OF[field], PATCH, RETAIN}
-    return item if not members - set(item) else {key: item[key] for key in _ONE_OF[field] if key in item}
+    members = set(change) - {*ONE_OF[field], PATCH, RETAIN}
+    return item if not members - set(item) else {key: item[key] for key in ONE_OF[field] if key in item}

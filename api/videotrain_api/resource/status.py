@@ -14,6 +14,7 @@ from pydantic import Field
 from videotrain_api.money import MICROS, round_half_up
 from videotrain_api.records import CurationCounts, GenerationProgress
 from videotrain_api.resource.name_ranges import NameRanges
+from videotrain_api.resource.run_defaults import HeldDefaults
 from videotrain_api.schema import ApiModel
 
 
@@ -453,6 +454,8 @@ class RunStatus(ApiModel):
     """UIDs of failed pods that were counted and are not gone yet."""
     suspect_nodes: list[SuspectNode] = Field(default_factory=list)
     """Nodes that new pods avoid."""
+    defaults: HeldDefaults | None = None
+    """The cluster's defaults that the run took when it last held no pods, and keeps while it holds some."""
 
 
 _CENTS_UP_TO = 1000

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Field
 
+from videotrain_api import __version__
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.resource.locations import Location, StorageUri
 from videotrain_api.resource.pool import (
@@ -25,6 +26,8 @@ from videotrain_api.vocabulary import API_VERSION, KIND
 
 LONGEST_SECONDS: Final = 1_000_000_000
 """Thirty years; dates end some way beyond."""
+TRAINER_IMAGE: Final = f"videotrain/trainer:{__version__}"
+"""Image of runs that name none, on clusters that name none."""
 Cause = Literal["application", "infrastructure", "preemption", "hang"]
 """Why a generation ended before its time; each has a restart budget of its own."""
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
@@ -211,8 +214,9 @@ class VideoTrainingRunSpec(ApiModel):
     """Elastic bounds; a stage may set its own. May be changed while running."""
     pool: RunPool
     """Nodes and their price; a stage may have its own."""
-    image: str = Field(default="videotrain/trainer:0.1.0", min_length=1, max_length=512)
-    """Trainer image; name a digest where tags may move, since pods of one world must run one program."""
+    image: str | None = Field(default=None, min_length=1, max_length=512)
+    """Trainer image; name a digest where tags may move, since pods of one world must run one program. Unset: the
+    cluster's default, else videotrain/trainer of this version."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """When the image is pulled; unset: Always for the tag latest, otherwise IfNotPresent."""
     budget: Budget | None = None

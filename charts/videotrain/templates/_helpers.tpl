@@ -22,6 +22,26 @@
 {{- printf "%s-key" (include "videotrain.fullname" .) }}
 {{- end }}
 
+{{- define "videotrain.runDefaultsName" -}}
+{{- printf "%s-run-defaults" (include "videotrain.fullname" .) }}
+{{- end }}
+
+{{/* The defaults for runs that are set, as JSON; a TTL of 0 is one. */}}
+{{- define "videotrain.runDefaults" -}}
+{{- $given := dict }}
+{{- range $name, $value := .Values.runDefaults }}
+{{- if or $value (has (kindOf $value) (list "int" "int64" "float64")) }}
+{{- $_ := set $given $name $value }}
+{{- end }}
+{{- end }}
+{{- range .Values.runDefaults.enforced }}
+{{- if not (or (hasKey $given .) (has . (list "tolerations" "imagePullSecrets"))) }}
+{{- fail (printf "runDefaults.enforced: %s: there is no such default to enforce; set runDefaults.%s" . .) }}
+{{- end }}
+{{- end }}
+{{- toJson $given }}
+{{- end }}
+
 {{- define "videotrain.serviceAccountName" -}}
 {{- default (include "videotrain.fullname" .) .Values.serviceAccount.name }}
 {{- end }}

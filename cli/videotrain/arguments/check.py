@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from videotrain.arguments.shared import add_cluster_choice, add_manifests, add_pod_policy, each_manifest
+from videotrain.arguments.shared import (
+    add_cluster_choice,
+    add_defaults,
+    add_manifests,
+    add_pod_policy,
+    each_manifest,
+)
 from videotrain.extras import brought_by
 
 
@@ -26,11 +32,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_cluster_choice(parser)
     parser.add_argument("--json", action="store_true", help="machine-readable output, also for a refused manifest")
     add_pod_policy(parser)
+    add_defaults(parser)
     parser.set_defaults(handler=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     from videotrain.commands.check import CheckOptions, check_run
+    from videotrain.manifest_file import read_defaults
 
     ask = None
     if options.cluster:
@@ -39,5 +47,11 @@ def _run(options: argparse.Namespace) -> int:
             from videotrain.commands.cluster_runs import ClusterChoice
 
         ask = partial(ask_cluster, where=ClusterChoice(options.namespace, options.kubeconfig, options.context))
-    wanted = CheckOptions(pod_policy=options.pod_policy, json=options.json, quick=options.quick, cluster=ask)
+    wanted = CheckOptions(
+        pod_policy=options.pod_policy,
+        defaults=read_defaults(options.defaults),
+        json=options.json,
+        quick=options.quick,
+        cluster=ask,
+    )
     return each_manifest(options, lambda source: check_run(source, wanted))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from videotrain.arguments.shared import add_assumptions, add_manifests, add_pod_policy, each_manifest
+from videotrain.arguments.shared import add_assumptions, add_defaults, add_manifests, add_pod_policy, each_manifest
 from videotrain.arguments.types import amount, world
 
 
@@ -44,15 +44,20 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     add_pod_policy(parser)
+    add_defaults(parser)
     parser.set_defaults(handler=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     from videotrain.commands.plan import Assumptions, print_plan
     from videotrain.commands.plan_search import print_search
+    from videotrain.manifest_file import read_defaults
 
+    defaults = read_defaults(options.defaults)
     if options.search:
-        return each_manifest(options, lambda source: print_search(source, options.pod_policy, as_json=options.json))
+        return each_manifest(
+            options, lambda source: print_search(source, options.pod_policy, defaults, as_json=options.json)
+        )
     failures = {} if options.failures is None else {"failures": options.failures}
     assumptions = Assumptions(
         mfu=options.mfu,
@@ -63,5 +68,5 @@ def _run(options: argparse.Namespace) -> int:
         **failures,
     )
     return each_manifest(
-        options, lambda source: print_plan(source, assumptions, options.pod_policy, as_json=options.json)
+        options, lambda source: print_plan(source, assumptions, options.pod_policy, defaults, as_json=options.json)
     )

@@ -137,3 +137,14 @@ def add_results(parser: argparse.ArgumentParser) -> None:
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--workdir", type=folder, metavar="W", help="working directory of `local`")
     place.add_argument("--results", type=folder, metavar="DIR", help="a folder that `videotrain fetch` wrote")
+
+
+def add_defaults(parser: argparse.ArgumentParser) -> None:
+    """The cluster's defaults for runs."""
+    parser.add_argument(
+        "--defaults",
+        type=Path,
+        metavar="FILE",
+        help="the cluster's defaults for runs: the values of the operator's chart with runDefaults, or the ConfigMap "
+        "that it made of them",
+    )

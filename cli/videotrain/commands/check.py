@@ -22,7 +22,9 @@ from videotrain.commands.plan_tables import new_table
 from videotrain.manifest_file import ManifestFile, ManifestFileError, Source, load_run, read_manifest
 from videotrain_api.checks import CHECKS, CheckName, Finding, wrong
 from videotrain_api.references import references
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.render.defaults import NO_DEFAULTS, with_defaults
+from videotrain_api.resource.run_defaults import RunDefaults
+from videotrain_api.resource.trainrun import TRAINER_IMAGE, VideoTrainingRun
 from videotrain_api.rules.pod_security import PodPolicy
 from videotrain_api.schema import Json, ManifestError, Problem
 from videotrain_api.vocabulary import ExitCode
@@ -47,6 +49,8 @@ class CheckOptions:
     quick: bool
     """Ask the manifest alone."""
     cluster: AskCluster | None = None
+    defaults: RunDefaults = NO_DEFAULTS
+    """Of the cluster."""
 
 
 def check_run(source: Path | Source, options: CheckOptions) -> int:
@@ -59,7 +63,7 @@ def check_run(source: Path | Source, options: CheckOptions) -> int:
         ManifestError, ManifestFileError: the manifest is refused, and `json` is off.
     """
     try:
-        run, file = load_run(source, options.pod_policy), read_manifest(source)
+        run, file = load_run(source, options.pod_policy, options.defaults), read_manifest(source)
     except (ManifestFileError, ManifestError) as error:
         if not options.json:
             raise
@@ -78,7 +82,7 @@ def check_run(source: Path | Source, options: CheckOptions) -> int:
 def _findings(run: VideoTrainingRun, file: ManifestFile, options: CheckOptions) -> Iterator[Finding]:
     yield Finding(check="manifest", path="spec", verdict="ok", message="can be accepted")
     yield from _memory(run)
-    yield _version(run)
+    yield _version(with_defaults(run, options.defaults).spec.image or TRAINER_IMAGE)
     credentials = _credentials_in(file, run)
     if options.cluster is not None:
         asked, held = options.cluster(run, file)
@@ -108,18 +112,16 @@ def _memory(run: VideoTrainingRun) -> Iterator[Finding]:
         yield Finding(check="memory", path=path, value=row, verdict="ok", message=told)
 
 
-def _version(run: VideoTrainingRun) -> Finding:
-    found = _TAG.fullmatch(run.spec.image)
+def _version(image: str) -> Finding:
+    found = _TAG.fullmatch(image)
     tag = found["tag"] if found else None
     if tag == __version__:
-        return Finding(
-            check="version", path="spec.image", value=run.spec.image, verdict="ok", message="as this command"
-        )
+        return Finding(check="version", path="spec.image", value=image, verdict="ok", message="as this command")
     if tag and re.fullmatch(r"v?\d+\.\d+\.\d+.*", tag):
         told = f"this command knows trainer {__version__}; check with the command of the image's version, or change it"
-        return Finding(check="version", path="spec.image", value=run.spec.image, verdict="warning", message=told)
+        return Finding(check="version", path="spec.image", value=image, verdict="warning", message=told)
     told = f"its tag does not tell the trainer's version; this command knows {__version__}"
-    return Finding(check="version", path="spec.image", value=run.spec.image, verdict="open", message=told)
+    return Finding(check="version", path="spec.image", value=image, verdict="open", message=told)
 
 
 def _not_looked_at(run: VideoTrainingRun, why: str) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from videotrain_api.cost.published import OTHER_RUNS, PUBLISHED, PUBLISHED_COST,
 from videotrain_api.cost.sensitivity import Change, sensitivity
 from videotrain_api.cost.source_shares import source_shares
 from videotrain_api.cost.stage_data_wait import SECOND_REQUEST, STORE, StageDataWait, stage_data_wait
+from videotrain_api.resource.run_defaults import RunDefaults
 from videotrain_api.resource.stages import node_counts
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 from videotrain_api.rules.pod_security import PodPolicy
@@ -47,13 +48,16 @@ class Assumptions:
     """Replay what the train stages wait for their data, which takes seconds."""
 
 
-def print_plan(source: Path | Source, assumptions: Assumptions, pod_policy: PodPolicy, *, as_json: bool) -> int:
+def print_plan(
+    source: Path | Source, assumptions: Assumptions, pod_policy: PodPolicy, defaults: RunDefaults, *, as_json: bool
+) -> int:
     """Print the cost of a manifest.
 
     Args:
         source: manifest.
         assumptions: what the plan takes for granted.
         pod_policy: what the worker pods have to keep to.
+        defaults: of the cluster, which the run may not override where they are enforced.
         as_json: machine-readable output.
 
     Returns:
@@ -63,7 +67,7 @@ def print_plan(source: Path | Source, assumptions: Assumptions, pod_policy: PodP
         ManifestError, ManifestFileError: the manifest is refused.
         UsageError: a step time is given for a stage that the run does not have, or no hours of video.
     """
-    run = load_run(source, pod_policy)
+    run = load_run(source, pod_policy, defaults)
     interruptions, hours = Interruptions(per_1000_gpu_days=assumptions.failures), assumptions.hours_of_video
     try:
         modelled = forecast(run, mfu=assumptions.mfu, interruptions=interruptions, hours_of_video=hours)

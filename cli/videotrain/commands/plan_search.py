@@ -18,6 +18,7 @@ from videotrain.errors import UsageError
 from videotrain.manifest_file import Source, load_run
 from videotrain_api.cost.search import Choice, StageSearch, pasted_fields, search_stage
 from videotrain_api.cost.stage_memory import TrainMemory
+from videotrain_api.resource.run_defaults import RunDefaults
 from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of, pool_path
 from videotrain_api.rules.pod_security import PodPolicy
 
@@ -28,12 +29,13 @@ NOTE = (
 )
 
 
-def print_search(source: Path | Source, pod_policy: PodPolicy, *, as_json: bool) -> int:
+def print_search(source: Path | Source, pod_policy: PodPolicy, defaults: RunDefaults, *, as_json: bool) -> int:
     """Print the fastest settings that fit for every train stage of a manifest, which may itself not fit.
 
     Args:
         source: manifest.
         pod_policy: what the worker pods have to keep to.
+        defaults: of the cluster, which the run may not override where they are enforced.
         as_json: machine-readable output.
 
     Returns:
@@ -43,7 +45,7 @@ def print_search(source: Path | Source, pod_policy: PodPolicy, *, as_json: bool)
         ManifestError, ManifestFileError: the manifest is refused for something else than memory.
         UsageError: it has no train stage, or a stage that fits in no way.
     """
-    run = load_run(source, pod_policy, fitting=False)
+    run = load_run(source, pod_policy, defaults, fitting=False)
     found = list(_searched(run))
     if not found:
         raise UsageError(f"--search: {source} has no train stage")

@@ -10,6 +10,7 @@ from pathlib import Path
 from videotrain.commands.formats import as_yaml
 from videotrain.manifest_file import Source, load_run
 from videotrain_api.render.objects import render_objects
+from videotrain_api.resource.run_defaults import RunDefaults
 from videotrain_api.resource.stages import node_counts
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
 from videotrain_api.rules.pod_security import PodPolicy
@@ -17,13 +18,20 @@ from videotrain_api.schema import Json
 
 
 def print_objects(
-    source: Path | Source, pod_policy: PodPolicy, *, as_json: bool, one: bool = False, summary: bool = False
+    source: Path | Source,
+    pod_policy: PodPolicy,
+    defaults: RunDefaults,
+    *,
+    as_json: bool,
+    one: bool = False,
+    summary: bool = False,
 ) -> int:
     """Print the objects of the first stage on an empty cluster.
 
     Args:
         source: manifest.
         pod_policy: what its worker pods have to keep to.
+        defaults: of the cluster.
         as_json: a List as JSON instead of YAML documents.
         one: of the worker pods, which differ in their index alone, only the first.
         summary: a line for each kind, instead of the objects.
@@ -34,8 +42,8 @@ def print_objects(
     Raises:
         ManifestError, ManifestFileError: the manifest is refused.
     """
-    run = load_run(source, pod_policy)
-    objects = render_objects(run)
+    run = load_run(source, pod_policy, defaults)
+    objects = render_objects(run, defaults=defaults)
     pods = [each for each in objects if each["kind"] == "Pod"]
     if one:
         objects = [each for each in objects if each["kind"] != "Pod" or each is pods[0]]

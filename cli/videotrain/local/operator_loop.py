@@ -105,7 +105,7 @@ class Operating:
                 agents,
                 clock=self._now,
                 time_untrusted=lambda: self._clock.untrusted,
-                rules=ClusterRules(pods="any"),  # a process of this user can do no more than its user
+                rules=lambda: ClusterRules(pods="any"),  # a process of this user can do no more than its user
                 on_outcome=self._seen.put_nowait,
                 on_error=self._seen.put_nowait,
             )

@@ -7,7 +7,7 @@ from typing import Final
 
 from torchx.specs import AppDef, Resource, Role
 
-from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
+from videotrain_api.resource.trainrun import TRAINER_IMAGE, VideoTrainingRun, node_bounds
 from videotrain_api.schema import Json
 from videotrain_api.validation import parse_run
 from videotrain_api.vocabulary import CONTAINER_WORKER
@@ -54,7 +54,7 @@ def worker_role(run: VideoTrainingRun) -> Role:
     bounds = [node_bounds(run, stage) for stage in run.spec.stages]
     return Role(
         name=CONTAINER_WORKER,
-        image=run.spec.image,
+        image=run.spec.image or TRAINER_IMAGE,
         min_replicas=min(bound.min for bound in bounds),
         num_replicas=max(bound.max for bound in bounds),
         max_retries=run.spec.failure_policy.limits.infrastructure,

@@ -15,6 +15,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import Final
 
 from videotrain_api import metrics as catalogue
+from videotrain_api.reasons import Reason
+from videotrain_api.resource.run_defaults import RunDefaults
+from videotrain_api.schema import Json
 from videotrain_api.vocabulary import BUDGET_KIND, FIELD_MANAGER, KIND
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.interface import NotFound
@@ -25,6 +28,7 @@ from videotrain_operator.kube.informer import Informer
 from videotrain_operator.kube.run_watch import Runs
 from videotrain_operator.manager.bills import BillKeeper
 from videotrain_operator.manager.controller import Controller
+from videotrain_operator.manager.defaults_watch import DefaultsWatch
 from videotrain_operator.manager.election import Election
 from videotrain_operator.manager.election_thread import ElectionThread, RelayedClock
 from videotrain_operator.manager.kopf_thread import KopfThread
@@ -74,7 +78,7 @@ class Operator:
         identity = f"{host}_{settings.instance or uuid.uuid4().hex[:8]}"
         self._election = ElectionThread(self._connect_apart, lambda client: self._elect(client, identity))
         fence = self._election.fence if settings.leader_elect else lambda: None
-        cluster = KubeCluster(client, self._stores, fence, host)
+        self._cluster = cluster = KubeCluster(client, self._stores, fence, host)
         bills = BillKeeper(
             client.fenced(fence), self._namespace, client.clock.now, lambda bill: self._budgets.note_bill(bill)
         )
@@ -106,6 +110,7 @@ class Operator:
         self._runs = Runs(self._stores[KIND], self._controller.notice)
         self._kopf = KopfThread(self._runs, lambda: load_configuration(settings.kubeconfig or None))
         self._webhook = self._make_webhook() if settings.webhook_port else None
+        self._defaults = self._make_defaults() if settings.run_defaults else None
         metrics.add_source(self._samples)
         metrics.add_source(self._budgets.samples)
 
@@ -156,6 +161,21 @@ class Operator:
             pod_policy=settings.cluster_rules().pods,
         )
 
+    def _make_defaults(self) -> DefaultsWatch:
+        def changed(defaults: RunDefaults) -> None:
+            if self._webhook is not None:
+                self._webhook.judges.take_defaults(defaults)
+            self._controller.take_defaults(defaults)
+
+        async def unreadable(config_map: Json, problem: str) -> None:
+            if self._leading():
+                await self._cluster.emit_event(config_map, "Warning", Reason.DEFAULTS_UNREADABLE, problem)
+
+        return DefaultsWatch(self._client, self._namespace, self._settings.run_defaults, changed, unreadable)
+
+    def _leading(self) -> bool:
+        return self._election.leading or not self._settings.leader_elect
+
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT.
 
@@ -205,7 +225,12 @@ class Operator:
             notice, store = self._controller.notice, self._stores[BUDGET_KIND]
             self._informers.append(Informer(self._client, BUDGET_KIND, store, notice))
         self._agents.master_key = await self._read_master_key()
+        if self._defaults is not None:
+            # Before any run is looked at, and any review: no pod is made, and no run let in, without them.
+            await self._defaults.first()
         async with asyncio.TaskGroup() as group:
+            if self._defaults is not None:
+                group.create_task(self._defaults.run())
             for informer in self._informers:
                 group.create_task(informer.run())
             group.create_task(self._kopf.follow(self._settings.namespaces, self._watching.set))
@@ -323,7 +348,8 @@ class Operator:
 
     def _readiness_problem(self) -> str:
         if not self._ready.is_set():
-            return "caches are not filled yet"
+            problem = self._defaults.problem if self._defaults is not None else ""
+            return f"the defaults for runs cannot be read: {problem}" if problem else "caches are not filled yet"
         if self._webhook is not None and not self._webhook.ready:
             return "the webhook has no certificate yet"
         silent = [
@@ -343,8 +369,7 @@ class Operator:
         yield KIND, "", now - self._runs.heard_at
 
     def _samples(self) -> Iterable[Sample]:
-        leading = self._election.leading or not self._settings.leader_elect
-        yield catalogue.LEADER, (), float(leading)
+        yield catalogue.LEADER, (), float(self._leading())
         yield catalogue.PASSES_WAITING, (), self._controller.passes_waiting
         yield catalogue.TIME_UNTRUSTED, (), float(bool(self._client.clock.untrusted))
         restarts: dict[str, int] = {}
@@ -360,6 +385,9 @@ class Operator:
                 yield catalogue.WATCH_SILENT_SECONDS, (kind,), seconds
         for what, refusals in sorted(self._agents.refused.items()):
             yield catalogue.AGENT_ANSWERS_REFUSED, (what,), refusals
+        if self._defaults is not None:
+            yield catalogue.RUN_DEFAULTS_UNREADABLE, (), float(bool(self._defaults.problem))
+            yield catalogue.RUN_DEFAULTS_REFUSED, (), self._defaults.unreadable
         if self._webhook is not None:
             for outcome, count in sorted(self._webhook.reviews.items()):
                 yield catalogue.WEBHOOK_REVIEWS, (outcome,), count

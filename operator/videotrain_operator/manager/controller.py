@@ -8,11 +8,13 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from videotrain_api.reasons import Reason
 from videotrain_api.render.names import POD_SEPARATOR, ledger_name
+from videotrain_api.resource.run_defaults import RunDefaults
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import BUDGET_KIND, KIND, LABEL_RUN, LABEL_RUN_UID, Condition
@@ -191,6 +193,11 @@ class Controller:
         """Runs whose next pass waits for its turn."""
         return self._turns.waiting
 
+    def take_defaults(self, defaults: RunDefaults) -> None:
+        """Go on with other defaults for runs; wakes every run, since one may wait for what they allow."""
+        self._rules = replace(self._rules, defaults=defaults)
+        self.wake_all()
+
     def _runs_with_orphans(self) -> set[Key]:
         """Runs of which there are pods although they were deleted while nobody led, perhaps to be made again."""
         found = set()
@@ -270,7 +277,7 @@ class Controller:
             settle_seconds=self._settings.settle_seconds,
             nodes_untrusted=lambda: self._node_trust.reason,
             time_untrusted=lambda: self._clock.untrusted,
-            rules=self._rules,
+            rules=lambda: self._rules,
             budgets=self._budgets.budgets if self._budgets is not None else tuple,
             unheard_seconds=lambda: time.monotonic() - self._pods_heard_at(key.namespace),
             on_roster=lambda observed, plan: announcement.spread(plan.roster, observed),

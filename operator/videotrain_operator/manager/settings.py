@@ -80,6 +80,12 @@ class Settings:
         "JSON of what nodes cost, whatever runs say (see videotrain_api.resource.prices.PriceList), such as "
         '{"prices": [{"pricePerGpuHour": "2.50"}]}; the prices of the runs hold if empty.',
     )
+    run_defaults: str = _setting(
+        "",
+        "ConfigMap, in the namespace of the Lease, with what runs get that say nothing else, as JSON in its file "
+        "defaults.json (see videotrain_api.resource.run_defaults.RunDefaults); read anew every ten seconds. Runs get "
+        "none if empty.",
+    )
     webhook_client_ca: str = _setting(
         "",
         "PEM file with the authorities of the API server's client certificate, which is then asked for and verified; "

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from videotrain_api.render.defaults import NO_DEFAULTS
 from videotrain_api.render.network import NetworkRules
 from videotrain_api.resource.prices import PriceList
+from videotrain_api.resource.run_defaults import RunDefaults
 from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
 
 
@@ -19,3 +21,5 @@ class ClusterRules:
     """What the network policies of runs say; runs get none if None."""
     prices: PriceList = field(default_factory=PriceList)
     """What nodes cost, whatever runs say."""
+    defaults: RunDefaults = NO_DEFAULTS
+    """What runs get that say nothing else, and what they may not override."""

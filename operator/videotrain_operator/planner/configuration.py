@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 from videotrain_api.frozen_config import config_data, data_hash, problems_in, stage_configs
 from videotrain_api.reasons import Message, Reason
+from videotrain_api.render.defaults import default_problems, with_defaults
 from videotrain_api.render.names import config_map_name
 from videotrain_api.render.pod_policy import pod_problems
 from videotrain_api.resource.status import StageStatus
@@ -13,6 +17,9 @@ from videotrain_api.schema import ManifestError
 from videotrain_api.vocabulary import Condition, Phase
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import LONGEST_MESSAGE, Draft
+
+_BARRED: Final = (Reason.POD_NOT_ALLOWED, Reason.DEFAULT_ENFORCED)
+"""Why a run waits that those who run the cluster do not let begin."""
 
 
 def accept(draft: Draft, present: VideoTrainingRunSpec) -> bool:
@@ -39,8 +46,7 @@ def accept(draft: Draft, present: VideoTrainingRunSpec) -> bool:
         refuse(draft, ManifestError(list(problems)))
         draft.held = True
         return True
-    if _begins_anew(draft) and (forbidden := pod_problems(draft.run, draft.rules.pods)):
-        refuse(draft, ManifestError(forbidden), Reason.POD_NOT_ALLOWED)
+    if _begins_anew(draft) and _refused_by_cluster(draft):
         draft.held = True
         return True
     fields = type(present).model_fields.items()
@@ -58,9 +64,29 @@ def accept(draft: Draft, present: VideoTrainingRunSpec) -> bool:
 
 def _begins_anew(draft: Draft) -> bool:
     """It has no pods and is to get some after a suspension; one that lost its pods goes on as it was accepted."""
-    barred = any(c.type == Condition.ACCEPTED and c.reason == Reason.POD_NOT_ALLOWED for c in draft.before.conditions)
+    barred = any(c.type == Condition.ACCEPTED and c.reason in _BARRED for c in draft.before.conditions)
     rested = barred or draft.before.phase == Phase.SUSPENDED
     return rested and not draft.spec.suspend and not draft.observed.pods
+
+
+def _refused_by_cluster(draft: Draft) -> bool:
+    """Those who run the cluster forbid what the run would be."""
+    if overridden := default_problems(draft.run, draft.rules.defaults):
+        refuse(draft, ManifestError(overridden), Reason.DEFAULT_ENFORCED)
+    elif forbidden := pod_problems(draft.run, draft.rules.pods):
+        refuse(draft, ManifestError(forbidden), Reason.POD_NOT_ALLOWED)
+    else:
+        return False
+    return True
+
+
+def take_defaults(draft: Draft) -> None:
+    """Lay the cluster's defaults below the run: the present ones, but those that it holds as long as it holds pods."""
+    present = draft.rules.defaults
+    if not draft.observed.pods and not draft.finished():
+        draft.update(defaults=present.held())
+    draft.rules = replace(draft.rules, defaults=present.holding(draft.status.defaults))
+    draft.run = with_defaults(draft.run, draft.rules.defaults)
 
 
 def restore_hashes(draft: Draft) -> None:
@@ -95,8 +121,7 @@ def _freeze(draft: Draft) -> bool:
         refuse(draft, error)
         return False
     # A run that has pods was accepted, and its status was lost.
-    if not draft.observed.pods and (forbidden := pod_problems(draft.run, draft.rules.pods)):
-        refuse(draft, ManifestError(forbidden), Reason.POD_NOT_ALLOWED)
+    if not draft.observed.pods and _refused_by_cluster(draft):
         return False
     draft.config_data = data
     stages = _pending_stages(draft)

@@ -236,4 +236,5 @@ def _create_missing(draft: Draft, wanted: int, freed: set[str]) -> None:
         # Before the pods that mount it, and each time: the operator has no right to look whether it is there.
         draft.apply.append(render_key(draft.run, key))
     for index, group in missing:
-        draft.apply.append(render_pod(draft.run, index, config_map, avoid, group, key, draft.present()))
+        pod = render_pod(draft.run, index, config_map, avoid, group, key, draft.present(), draft.rules.defaults)
+        draft.apply.append(pod)

@@ -21,7 +21,7 @@ from videotrain_operator.planner.bill import settle_bill, store_ledger, write_co
 from videotrain_operator.planner.budget import check_budget, until_saved_micros
 from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.planner.conditions import make_condition, reconciled, with_condition
-from videotrain_operator.planner.configuration import accept
+from videotrain_operator.planner.configuration import accept, take_defaults
 from videotrain_operator.planner.deadlines import check_deadlines, track_active_time
 from videotrain_operator.planner.decision import Event, Plan
 from videotrain_operator.planner.denial import wait_for_storage
@@ -80,6 +80,9 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Cluste
         draft.update(observed_generation=run.metadata.generation or 0, phase=Phase.INVALID.value)
         return draft.plan()
     restore_status(draft)
+    # The cluster's defaults, after all that is frozen: they describe pods and limits, none of which is. What the run
+    # holds of them stands in the status, which must be whole.
+    take_defaults(draft)
     # 2. What is so by now: the world that an earlier pass published before it died, and what the agents say. Late
     # enough to know the stage that a roster names; early enough that no generation number is used twice. What pods
     # carry wins over the ledger, and answers are about generations that the status must know first.

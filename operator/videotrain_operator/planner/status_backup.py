@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.names import ledger_name
+from videotrain_api.resource.run_defaults import HeldDefaults
 from videotrain_api.resource.status import RestartCounts, RunStatus
 from videotrain_api.resource.stored_status import implausible
 from videotrain_api.schema import ApiModel, ManifestError
@@ -38,6 +39,8 @@ def status_backup(draft: Draft) -> dict[str, Any]:
     kept |= {name: getattr(status, name).to_wire() for name in _COUNTS}
     kept |= {name: at.isoformat() for name in _TIMES if (at := getattr(status, name)) is not None}
     kept["stages"] = stages
+    if status.defaults is not None:
+        kept["defaults"] = status.defaults.to_wire()
     if outcome is not None:
         kept["outcome"] = {"type": outcome.type, "reason": outcome.reason, "message": outcome.message}
     return kept
@@ -64,6 +67,7 @@ class _Kept(ApiModel):
     start_time: datetime | None = None
     completion_time: datetime | None = None
     stages: dict[str, int] | None = None
+    defaults: HeldDefaults | None = None
     outcome: _Outcome | None = None
 
 
@@ -97,6 +101,7 @@ def restore_status(draft: Draft) -> None:
     draft.update(ledger=ledger_name(draft.run.metadata.name))
     draft.update(**{name: _larger(getattr(status, name), getattr(kept, name)) for name in _NUMBERS})
     draft.update(**{name: getattr(status, name) or getattr(kept, name) for name in _TIMES})
+    draft.update(defaults=status.defaults or kept.defaults)
     for name in _COUNTS:
         now, then = getattr(status, name), getattr(kept, name)
         more = {cause: max(getattr(now, cause), getattr(then, cause)) for cause in RestartCounts.model_fields}

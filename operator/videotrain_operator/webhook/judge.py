@@ -21,6 +21,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Final, cast
 
+from videotrain_api.render.defaults import NO_DEFAULTS, parse_defaults
+from videotrain_api.resource.run_defaults import RunDefaults
 from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
 from videotrain_api.schema import Json
 from videotrain_operator.webhook.review import BadReview, Outcome, answer
@@ -54,6 +56,8 @@ class JudgeDied(Exception):
 @dataclass
 class _Place:
     child: asyncio.subprocess.Process | None = None
+    arguments: tuple[str, ...] = ()
+    """With which it was started."""
     failures: int = 0
     """In a row."""
 
@@ -77,7 +81,8 @@ class Judges:
             memory_bytes: address space of a child.
             pod_policy: what worker pods have to keep to.
         """
-        self._arguments = (pod_policy, str(cpu_seconds), str(memory_bytes))
+        self._limits = (pod_policy, str(cpu_seconds), str(memory_bytes))
+        self._arguments = (*self._limits, "{}")
         self._places = [_Place() for _ in range(children)]
         self._free: asyncio.Queue[_Place] = asyncio.Queue()
         for place in self._places:
@@ -85,6 +90,10 @@ class Judges:
         self._told: set[asyncio.Task[None]] = set()
         self.died = 0
         """Children that ended or had to be killed."""
+
+    def take_defaults(self, defaults: RunDefaults) -> None:
+        """Judge by other defaults of the cluster from the next review on."""
+        self._arguments = (*self._limits, json.dumps(defaults.to_wire()))
 
     async def __aenter__(self) -> Judges:
         return self
@@ -118,8 +127,13 @@ class Judges:
         place = await self._free.get()
         pause = 0.0
         try:
+            if place.child is not None and place.arguments != self._arguments:
+                with suppress(ProcessLookupError):
+                    place.child.kill()
+                place.child = None
             if place.child is None or place.child.returncode is not None:
-                place.child = await _started(self._arguments)
+                place.arguments = self._arguments
+                place.child = await _started(place.arguments)
                 told = asyncio.create_task(_tell(place.child))
                 self._told.add(told)
                 told.add_done_callback(self._told.discard)
@@ -191,7 +205,14 @@ class _Lines(logging.Handler):
             self.kept.append(repr(self.format(record)[-LONGEST_LINE:]))
 
 
-def main(requests: BinaryIO, answers: BinaryIO, pod_policy: PodPolicy, cpu_seconds: int, memory_bytes: int) -> None:
+def main(
+    requests: BinaryIO,
+    answers: BinaryIO,
+    pod_policy: PodPolicy,
+    cpu_seconds: int,
+    memory_bytes: int,
+    defaults: RunDefaults = NO_DEFAULTS,
+) -> None:
     """Answer until the requests end, which they do with the operator."""
     os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
@@ -201,17 +222,17 @@ def main(requests: BinaryIO, answers: BinaryIO, pod_policy: PodPolicy, cpu_secon
     while head := requests.read(_LENGTH.size):
         body = requests.read(*_LENGTH.unpack(head))
         lines.kept = []
-        said = _judged(body, pod_policy, cpu_seconds, memory_bytes) | {"log": lines.kept}
+        said = _judged(body, pod_policy, cpu_seconds, memory_bytes, defaults) | {"log": lines.kept}
         text = json.dumps(said).encode()
         answers.write(_LENGTH.pack(len(text)) + text)
         answers.flush()
 
 
-def _judged(body: bytes, pod_policy: PodPolicy, cpu_seconds: int, memory_bytes: int) -> Json:
+def _judged(body: bytes, pod_policy: PodPolicy, cpu_seconds: int, memory_bytes: int, defaults: RunDefaults) -> Json:
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + cpu_seconds, hard))
-        outcome, review = answer(body, pod_policy)
+        outcome, review = answer(body, pod_policy, defaults)
         resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
     except BadReview as error:
         return {"bad": str(error)[:1000]}
@@ -229,4 +250,12 @@ def _stop(*_: object) -> None:
 if __name__ == "__main__":
     own = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else is printed is no answer
-    main(sys.stdin.buffer, own, cast(PodPolicy, sys.argv[1]), *map(int, sys.argv[2:]))
+    policy, seconds, memory, run_defaults = sys.argv[1:]
+    main(
+        sys.stdin.buffer,
+        own,
+        cast(PodPolicy, policy),
+        int(seconds),
+        int(memory),
+        parse_defaults(json.loads(run_defaults)),
+    )

@@ -13,7 +13,9 @@ from typing import Any, Final, Literal
 
 from videotrain_api.cost.forecast import CostForecast, forecast
 from videotrain_api.money import parse_micros
+from videotrain_api.render.defaults import NO_DEFAULTS, default_problems
 from videotrain_api.render.pod_policy import pod_problems
+from videotrain_api.resource.run_defaults import RunDefaults
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
 from videotrain_api.schema import Json, ManifestError, Problem
@@ -51,12 +53,15 @@ class Verdict:
     """Shown to the user by kubectl, whatever the outcome."""
 
 
-def answer(body: bytes, pod_policy: PodPolicy = DEFAULT_POD_POLICY) -> tuple[Outcome, Json]:
+def answer(
+    body: bytes, pod_policy: PodPolicy = DEFAULT_POD_POLICY, defaults: RunDefaults = NO_DEFAULTS
+) -> tuple[Outcome, Json]:
     """The AdmissionReview that answers the one in `body`, and how it ended.
 
     Args:
         body: as it was sent.
         pod_policy: what worker pods have to keep to.
+        defaults: of the cluster, which runs may not override where they are enforced.
 
     Raises:
         BadReview: the body is no AdmissionReview of version v1.
@@ -71,7 +76,7 @@ def answer(body: bytes, pod_policy: PodPolicy = DEFAULT_POD_POLICY) -> tuple[Out
         raise BadReview(
             f"the body is no AdmissionReview with a request that has a uid of at most {LONGEST_UID} characters"
         )
-    verdict = review_request(request, pod_policy)
+    verdict = review_request(request, pod_policy, defaults)
     response = {"uid": uid, "allowed": not verdict.problems}
     if verdict.problems:
         response["status"] = _status(verdict.problems)
@@ -80,13 +85,15 @@ def answer(body: bytes, pod_policy: PodPolicy = DEFAULT_POD_POLICY) -> tuple[Out
     return verdict.outcome, {"apiVersion": REVIEW_VERSION, "kind": "AdmissionReview", "response": response}
 
 
-def review_request(request: Mapping[str, Any], pod_policy: PodPolicy = DEFAULT_POD_POLICY) -> Verdict:
-    """Check an AdmissionRequest, and that its worker pods keep to a policy.
+def review_request(
+    request: Mapping[str, Any], pod_policy: PodPolicy = DEFAULT_POD_POLICY, defaults: RunDefaults = NO_DEFAULTS
+) -> Verdict:
+    """Check an AdmissionRequest, that its worker pods keep to a policy, and that it overrides nothing that is enforced.
 
     A manifest on which the models themselves fail is refused: the operator could not handle it either.
     """
     try:
-        return _review(request, pod_policy)
+        return _review(request, pod_policy, defaults)
     except MemoryError:  # no fault of the checks
         raise
     except Exception as error:
@@ -96,23 +103,23 @@ def review_request(request: Mapping[str, Any], pod_policy: PodPolicy = DEFAULT_P
         return Verdict(outcome="failed", problems=(Problem("(root)", str(error), message),))
 
 
-def _review(request: Mapping[str, Any], pod_policy: PodPolicy) -> Verdict:
+def _review(request: Mapping[str, Any], pod_policy: PodPolicy, defaults: RunDefaults) -> Verdict:
     new, old = request.get("object"), request.get("oldObject")
     if request.get("operation") not in _CHECKED or request.get("subResource") or _under_deletion(new):
         return Verdict(outcome="skipped")
     if request["operation"] == "CREATE":
-        run = _parsed(_named(new), pod_policy)
+        run = _parsed(_named(new), pod_policy, defaults)
         if isinstance(run, VideoTrainingRun):
             return Verdict(outcome="allowed", warnings=_warnings(run))
         return Verdict(outcome="denied", problems=run)
     if isinstance(new, dict) and isinstance(old, dict) and new.get("spec") == old.get("spec"):
         return Verdict(outcome="skipped")
-    return _review_change(new, old, pod_policy)
+    return _review_change(new, old, pod_policy, defaults)
 
 
-def _review_change(new: Any, old: Any, pod_policy: PodPolicy) -> Verdict:
+def _review_change(new: Any, old: Any, pod_policy: PodPolicy, defaults: RunDefaults) -> Verdict:
     """Refuse what is newly wrong. A run that an older version took can still be suspended, or mended step by step."""
-    run, before = _parsed(new, pod_policy), _parsed(old, pod_policy)
+    run, before = (_parsed(manifest, pod_policy, defaults) for manifest in (new, old))
     # What was refused was not accepted with its template either.
     changed = _forbidden_changes(new, old) if isinstance(before, VideoTrainingRun) else ()
     if isinstance(run, VideoTrainingRun):
@@ -132,12 +139,12 @@ def _forbidden_changes(new: Any, old: Any) -> tuple[Problem, ...]:
     return (Problem("spec.podTemplate", "(changed)", "cannot change; delete the run and create it anew"),)
 
 
-def _parsed(manifest: Any, pod_policy: PodPolicy) -> VideoTrainingRun | tuple[Problem, ...]:
+def _parsed(manifest: Any, pod_policy: PodPolicy, defaults: RunDefaults) -> VideoTrainingRun | tuple[Problem, ...]:
     try:
         run = parse_run(manifest)
     except ManifestError as error:
         return tuple(error.problems)
-    return tuple(pod_problems(run, pod_policy)) or run
+    return (*default_problems(run, defaults), *pod_problems(run, pod_policy)) or run
 
 
 def _named(manifest: Any) -> Any:

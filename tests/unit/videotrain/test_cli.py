@@ -323,3 +323,40 @@ def test_pods_are_checked_by_the_policy_of_the_cluster(tmp_path, capsys, command
         "spec.podTemplate.spec.securityContext.runAsUser: 0: " in refused and "podTemplate.policy: baseline" in refused
     )
     assert main([command, str(path), "--pod-policy", "baseline"]) == 0
+
+
+@pytest.mark.parametrize("command", ["plan", "check", "render"])
+def test_runs_are_checked_by_the_defaults_of_the_cluster(tmp_path, capsys, command):
+    run = yaml.safe_load((EXAMPLES / "tiny.yaml").read_text())
+    run["spec"]["image"] = "docker.io/mine/trainer:1"
+    path, values, config_map = (tmp_path / name for name in ("run.yaml", "values.yaml", "config.yaml"))
+    path.write_text(yaml.safe_dump(run))
+    defaults = {"registry": "registry.example.com", "image": "", "enforced": ["registry"]}
+    values.write_text(yaml.safe_dump({"replicas": 2, "runDefaults": defaults}))
+    told = {name: value for name, value in defaults.items() if value}
+    data = {"defaults.json": json.dumps(told)}
+    config_map.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "ConfigMap", "data": data}))
+    for file in (values, config_map):
+        assert main([command, str(path), "--defaults", str(file)]) == 2
+        refused = capsys.readouterr().err
+        assert "spec.image: 'docker.io/mine/trainer:1'" in refused and "runDefaults.registry" in refused
+        assert main([command, str(path), "--set", "image=trainer:1", "--defaults", str(file)]) == 0
+        assert ("image: registry.example.com/trainer:1" in capsys.readouterr().out) == (command == "render")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("replicas: 2\n", "no runDefaults"),
+        ("runDefaults: 3\n", "a mapping is needed"),
+        ("runDefaults: {imag: x}\n", "did you mean 'image'"),
+        ("kind: ConfigMap\ndata: {}\n", "defaults.json"),
+        ("kind: ConfigMap\ndata: {defaults.json: '{'}\n", "no JSON"),
+        ("a: [\n", "defaults.yaml:2"),
+    ],
+)
+def test_defaults_that_cannot_be_read_are_refused(tmp_path, capsys, text, told):
+    file = tmp_path / "defaults.yaml"
+    file.write_text(text)
+    assert main(["check", str(EXAMPLES / "tiny.yaml"), "--defaults", str(file)]) == 2
+    assert told in capsys.readouterr().err

@@ -120,6 +120,15 @@ OPERATOR: Final = Board(
                     help="In status, ledger, labels and annotations. They count as not written.",
                 ),
                 Panel(
+                    "Defaults for runs that nobody can read",
+                    (
+                        (f"max({m.RUN_DEFAULTS_UNREADABLE.name})", "now"),
+                        (f"max(increase({m.RUN_DEFAULTS_REFUSED.name}{STEP}))", "refused"),
+                    ),
+                    help="1 while the ConfigMap of the chart's runDefaults is unreadable: the last readable ones stay, "
+                    "and a replica that starts waits. Its events and the operator's log say why.",
+                ),
+                Panel(
                     "Lost nodes are not believed",
                     ((f"max({m.NODES_UNTRUSTED.name}{OF_CLUSTER})", ""),),
                     help="1 while so many nodes are lost at once that the operator does not act on it.",

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from support.manifests_strategy import review_body, training_run
 
+from videotrain_api.render.defaults import parse_defaults
 from videotrain_operator.webhook.judge import MEMORY_BYTES, MOST_LINES, JudgeDied, Judges
 from videotrain_operator.webhook.review import BadReview, answer
 
@@ -161,3 +162,17 @@ async def test_what_a_child_prints_comes_into_the_log_bounded(
     assert 1 <= len(printed) <= MOST_LINES
     assert all(line.isprintable() and len(line) < 1100 for line in printed)
     assert capfd.readouterr().err == ""
+
+
+async def test_a_child_judges_by_the_defaults_of_now(judges: Judges) -> None:
+    run = training_run("a")
+    run["spec"]["image"] = "mine:1"
+    seen = [(await judges.judge(review_body(run)))[0]]
+    for enforced in (["image"], []):
+        judges.take_defaults(parse_defaults({"image": "theirs:1", "enforced": enforced}))
+        outcome, review = await judges.judge(review_body(run))
+        seen.append(outcome)
+        if enforced:
+            assert "runDefaults.image" in review["response"]["status"]["message"]
+    assert seen == ["allowed", "denied", "allowed"]
+    assert judges.died == 0
