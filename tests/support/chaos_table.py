@@ -150,7 +150,7 @@ The event in `kubectl describe vtr` (column *running*):
 def _setting(seconds: float, parts: int) -> str:
     memory = psutil.virtual_memory().total / 2**30
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()}) and {memory:.0f} GiB of memory"
-    runs = "" if parts == 1 else f" of {parts} test runs, each with every check"
+    runs = "" if parts == 1 else f" and {parts} test runs, each with every check"
     names = ("videotrain-operator", "videotrain-trainer", "torch", "deepspeed")
     software = ", ".join(f"{name} {version(name)}" for name in names)
     return f"""\
