@@ -299,6 +299,12 @@ CURATION_DROPPED: Final = _run(
     more=("stage", "reason"),
 )
 CURATION_CLIPS: Final = _run("curation_clips", "gauge", "Clips that curation kept.", more=("stage",))
+EVALUATION: Final = _run(
+    "evaluation",
+    "gauge",
+    "What an evaluate stage measured, by measure: psnr (dB), ssim, lpips, flicker, motion, sharpness.",
+    more=("stage", "measure"),
+)
 
 # Operator: the operator itself.
 RECONCILE_SECONDS: Final = _operator(

@@ -292,6 +292,40 @@ class CurationRecord(Record):
     """Of the whole set, not only of this generation's share."""
 
 
+class Measures(ApiModel):
+    """What an evaluate stage measured: means over its clips and videos."""
+
+    clips: int = Field(default=0, ge=0)
+    """Clips that went through the autoencoder and back."""
+    psnr: float | None = None
+    """Of them against what they were, dB, mean over frames; 100 for frames without error."""
+    ssim: float | None = None
+    """Their structural similarity, at most 1."""
+    lpips: float | None = None
+    """Their distance in features of VGG16; 0 is none. Unset without its weights."""
+    videos: int = Field(default=0, ge=0)
+    """Drawn videos."""
+    flicker: float | None = None
+    """Grey levels by which a frame of them leaves the mean of its neighbours."""
+    motion: float | None = None
+    """Mean difference of their neighbouring frames, grey levels."""
+    sharpness: float | None = None
+    """Variance of their Laplacian."""
+
+    def means(self) -> list[tuple[str, float]]:
+        """Names and values of what was measured, without the counts."""
+        values = self.model_dump(exclude={"clips", "videos"}, exclude_none=True)
+        return [*values.items()]
+
+
+class EvaluationRecord(Record):
+    """An evaluate stage is done and its rows are stored; told again by each generation that gets there."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    at: datetime
+    measures: Measures
+
+
 class WorkerExit(Record):
     """How a worker process ended, written by itself or, if it could not, by the agent."""
 
@@ -331,6 +365,7 @@ TrainerRecord = Annotated[
     | CheckpointRecord
     | HousekeepingRecord
     | CurationRecord
+    | EvaluationRecord
     | ProfileRecord
     | WorkerExit,
     Field(discriminator="kind"),
@@ -439,6 +474,8 @@ class GenerationProgress(ApiModel):
     """What the gradient check of the start found."""
     curation: CurationCounts | None = None
     """Of a curate stage, once its set was put together."""
+    evaluation: Measures | None = None
+    """Of an evaluate stage, once all was measured."""
     loss: float | None = None
     """Mean loss of the last step."""
     validation_loss: float | None = None

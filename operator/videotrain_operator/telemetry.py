@@ -222,6 +222,8 @@ def _run_samples(run: Json, status: RunStatus) -> Iterator[Sample]:
             yield catalogue.CURATION_CLIPS, (stage.name,), stage.curation.clips
             for reason, count in sorted(stage.curation.dropped.items()):
                 yield catalogue.CURATION_DROPPED, (stage.name, reason), count
+        for measure, value in stage.evaluation.means() if stage.evaluation is not None else ():
+            yield catalogue.EVALUATION, (stage.name, measure), value
     for kind in ("current", "ready", "min", "max"):
         yield catalogue.RUN_NODES, (kind,), getattr(status.nodes, kind)
     for cause in CAUSES:

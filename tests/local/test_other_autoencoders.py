@@ -1,4 +1,4 @@
-"""Whole runs with video autoencoders of diffusers: from raw video to drawn samples, at tiny random size."""
+"""Whole runs with video autoencoders of diffusers: from raw video to measured samples, at tiny random size."""
 
 import diffusers
 import pytest
@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize("kind", ["wan", "ltx"])
-def test_a_run_curates_encodes_trains_and_draws(start, tmp_path, kind):
+def test_a_run_curates_encodes_trains_draws_and_measures(start, tmp_path, kind):
     class_name, fields, (channels, time, space) = TINY[kind]
     torch.manual_seed(3)
     getattr(diffusers, class_name)(**fields).save_pretrained(tmp_path / "vae")
@@ -52,6 +52,11 @@ def test_a_run_curates_encodes_trains_and_draws(start, tmp_path, kind):
                     "task": "sample",
                     "sample": {"resolution": "64px", "frames": 9, "samplingSteps": 2, "fps": 12, "fromDataset": 1},
                 },
+                {
+                    "name": "measure",
+                    "task": "evaluate",
+                    "evaluate": {"reconstruction": {"resolution": "64px", "frames": 9, "clips": 3}, "videos": "draw"},
+                },
             ],
         },
     }
@@ -62,7 +67,11 @@ def test_a_run_curates_encodes_trains_and_draws(start, tmp_path, kind):
     summary = local.summary()
     assert summary["phase"] == "Succeeded"
     assert [(stage["name"], stage["state"]) for stage in summary["stages"]] == [
-        (name, "Succeeded") for name in ("curate", "encode", "train", "draw")
+        (name, "Succeeded") for name in ("curate", "encode", "train", "draw", "measure")
     ]
     assert next(stage["steps"] for stage in summary["stages"] if stage["name"] == "train") == 4
     assert len(summary["videos"]) == 1
+    measured = summary["stages"][-1]["evaluation"]
+    assert (measured["clips"], measured["videos"]) == (3, 1)
+    assert 0 < measured["psnr"] < 100 and 0 < measured["ssim"] < 1 and measured["motion"] >= 0
+    assert "Evaluation" in (local.workdir / "report.html").read_text()

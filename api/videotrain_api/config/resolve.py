@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from videotrain_api.config.presets import complete_autoencoder, complete_transformer
 from videotrain_api.config.stage_config import LatentReader, StageConfig, StagePaths
@@ -42,15 +42,20 @@ def stage_seed(run_seed: int, stage: str) -> int:
 def stage_paths(run: VideoTrainingRun, index: int) -> StagePaths:
     """What the stage at `index` reads and writes; an input that it does not read is None."""
     stage = run.spec.stages[index]
-    reads = _READS[stage.task]
+    reads = _used(stage, _READS)
     sources = {name: _source(run, index, name) for name in reads}
-    return StagePaths(output=_output(run, stage), initial_weights=_initial_weights(run, index), **sources)
+    return StagePaths(
+        output=_output(run, stage),
+        initial_weights=_initial_weights(run, index),
+        videos=_videos(run, index),
+        **sources,
+    )
 
 
 def missing_inputs(run: VideoTrainingRun, index: int) -> list[Problem]:
     """The inputs that the stage at `index` needs and that nothing before it makes, as problems of its `task`."""
     stage = run.spec.stages[index]
-    needs = _NEEDS[stage.task]
+    needs = _used(stage, _NEEDS)
     return [
         Problem(f"spec.stages[{index}].task", stage.task, f"needs {_HOW[name]}")
         for name in needs
@@ -103,6 +108,7 @@ _READS: dict[Task, tuple[str, ...]] = {
     "encode": ("clips", "autoencoder_weights"),
     "train": ("latents",),
     "sample": ("clips", "latents", "autoencoder_weights", "model_weights"),
+    "evaluate": ("clips", "autoencoder_weights"),
 }
 _NEEDS: dict[Task, tuple[str, ...]] = {
     "curate": ("videos",),
@@ -110,6 +116,7 @@ _NEEDS: dict[Task, tuple[str, ...]] = {
     "encode": ("clips", "autoencoder_weights"),
     "train": ("latents",),
     "sample": ("autoencoder_weights", "model_weights"),
+    "evaluate": ("clips", "autoencoder_weights"),
 }
 _MADE_BY: dict[str, Task] = {
     "clips": "curate",
@@ -124,6 +131,17 @@ _HOW = {
     "autoencoder_weights": "an autoencoder: set spec.autoencoder.weights or put a stage with task 'autoencoder' before",
     "model_weights": "a transformer: set spec.model.weights or put a stage with task 'train' before it",
 }
+
+
+def _used(stage: Stage, table: Mapping[Task, tuple[str, ...]]) -> tuple[str, ...]:
+    """Videos are measured without a model and without clips."""
+    return () if stage.evaluate and not stage.evaluate.reconstruction else table[stage.task]
+
+
+def _videos(run: VideoTrainingRun, index: int) -> str | None:
+    task = run.spec.stages[index].evaluate
+    made = (stage for stage in run.spec.stages[:index] if task and stage.name == task.videos)
+    return next((_output(run, stage) for stage in made), None)
 
 
 def _source(run: VideoTrainingRun, index: int, name: str) -> str | None:

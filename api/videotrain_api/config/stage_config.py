@@ -32,6 +32,8 @@ class StagePaths(ApiModel):
     """Weights to start from; a file's URI or a finished stage's prefix."""
     model_weights: str | None = None
     """Transformer to sample from; a file's URI or a finished stage's prefix."""
+    videos: str | None = None
+    """Prefix of the sample stage whose videos are evaluated."""
 
 
 class LatentReader(ApiModel):

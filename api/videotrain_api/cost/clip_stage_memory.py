@@ -21,7 +21,7 @@ from videotrain_api.cost.model_state import ModelState, Parameters, Sharding, mo
 from videotrain_api.cost.stage_memory import RowMemory, RowSetting, limit_of, row_name
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
 from videotrain_api.resource.references import reference_frames
-from videotrain_api.resource.stages import AutoencoderTask, Bucket, SampleTask, Stage
+from videotrain_api.resource.stages import AutoencoderTask, Bucket, Reconstruction, SampleTask, Stage
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ApiModel
 
@@ -43,7 +43,7 @@ _SCORE_BYTES: Final = 14
 
 
 class CodingMemory(ApiModel):
-    """What a size of an encode or sample stage needs of each GPU."""
+    """What a size of an encode, sample or evaluate stage needs of each GPU."""
 
     path: str
     """Of the stage in the manifest."""
@@ -216,6 +216,16 @@ def drawing(run: VideoTrainingRun, index: int, task: SampleTask, spec: Autoencod
     models = weights[doing] if task.offload else sum(weights.values())
     row = f"{task.resolution} {task.frames}f"
     return _coding(run, index, row, models, work[doing], doing)
+
+
+def reconstructing(run: VideoTrainingRun, index: int, task: Reconstruction, spec: AutoencoderSpec) -> CodingMemory:
+    """The clips of an evaluate stage, through the autoencoder and back; `spec` is complete."""
+    assert spec.spatial_compression is not None, "a complete specification has one"
+    size = (task.frames, *aspect.shape_of(task.resolution, task.aspect_ratio, spec.spatial_compression))
+    work = {"encoding": encode_memory(spec, size), "decoding": decode_memory(spec, size)}
+    doing = max(work, key=lambda name: work[name])
+    models = _BYTES * autoencoder_parameters(spec)
+    return _coding(run, index, f"{task.resolution} {task.frames}f", models, work[doing], doing)
 
 
 def _coding(run: VideoTrainingRun, index: int, row: str, models: int, work: int, doing: str) -> CodingMemory:

@@ -33,6 +33,7 @@ from videotrain_api.resource.stages import (
     Bucket,
     ConditioningMix,
     CurateTask,
+    EvaluateTask,
     NodeBounds,
     Optimizer,
     Prompt,
@@ -222,7 +223,8 @@ _FRAMES: Final = CelRule(
     f"[{_temporal_compression()}].all(c, self.stages.all(s, "
     f"(!has(s.train) || s.train.buckets.all(b, b.frames % c <= 1 && {_STEPS_BELOW})) && "
     "(!has(s.autoencoder) || s.autoencoder.bucket.frames % c <= 1) && "
-    "(!has(s.sample) || s.sample.frames % c <= 1)))",
+    "(!has(s.sample) || s.sample.frames % c <= 1) && "
+    "(!has(s.evaluate) || !has(s.evaluate.reconstruction) || s.evaluate.reconstruction.frames % c <= 1)))",
     "frames must be 1, ck (dc-ae) or 1 + ck (causal) with the temporal compression c of the autoencoder, and minFrames "
     "in steps of c below frames",
     ".stages",
@@ -344,6 +346,9 @@ _STATE: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
     AutoencoderTask: _exclusions("autoencoder", AutoencoderTask),
     Bucket: _BUCKET,
     SampleTask: _SAMPLE,
+    EvaluateTask: (
+        CelRule("has(self.reconstruction) || has(self.videos)", "nothing to measure: set reconstruction or videos"),
+    ),
     Prompt: tuple(_reference(reference) for reference in REFERENCES),
     ConditioningMix: (
         CelRule(

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from videotrain_api.money import MICROS, round_half_up
-from videotrain_api.records import CurationCounts, GenerationProgress
+from videotrain_api.records import CurationCounts, GenerationProgress, Measures
 from videotrain_api.resource.name_ranges import NameRanges
 from videotrain_api.resource.run_defaults import HeldDefaults
 from videotrain_api.schema import ApiModel
@@ -91,6 +91,8 @@ class StageStatus(ApiModel):
     """The same in frames of video."""
     curation: CurationCounts | None = None
     """What a curate stage kept and dropped, once its set was put together."""
+    evaluation: Measures | None = None
+    """What an evaluate stage measured."""
     started_at: datetime | None = None
     """When its first generation was started."""
     finished_at: datetime | None = None

@@ -7,7 +7,14 @@ from itertools import islice
 
 from videotrain_api.config import presets
 from videotrain_api.cost import clip_nearest
-from videotrain_api.cost.clip_stage_memory import COUNTED, AutoencoderMemory, CodingMemory, drawing, encode_rows
+from videotrain_api.cost.clip_stage_memory import (
+    COUNTED,
+    AutoencoderMemory,
+    CodingMemory,
+    drawing,
+    encode_rows,
+    reconstructing,
+)
 from videotrain_api.cost.nearest import nearest, spelled
 from videotrain_api.cost.stage_memory import GIGA, RowMemory, TrainMemory, worlds_of
 from videotrain_api.resource.stages import Stage
@@ -46,6 +53,12 @@ def _of_stage(facts: Facts, index: int, stage: Stage, advised: int) -> Iterator[
         yield from _encoded(facts, index, advised)
     elif stage.sample is not None and counted:
         yield from _drawn(facts, index, advised)
+    elif stage.evaluate is not None and stage.evaluate.reconstruction is not None and facts.autoencoder and counted:
+        task = stage.evaluate.reconstruction
+        memory = reconstructing(facts.run, index, task, facts.autoencoder)
+        if not memory.fits:
+            where = f"{memory.path}.reconstruction.frames"
+            yield Problem(where, task.frames, _too_large(memory, [], _pool_memory(facts.run, index)))
 
 
 def _trained(table: TrainMemory, advised: int) -> Iterator[Problem]:

@@ -7,7 +7,16 @@ from typing import get_args
 
 from videotrain_api.config.resolve import latent_readers, missing_inputs, stage_paths
 from videotrain_api.resource.references import misfits
-from videotrain_api.resource.stages import TASKS, NodeBounds, Prompt, SampleTask, Scorer, Stage, WeightsFrom
+from videotrain_api.resource.stages import (
+    TASKS,
+    EvaluateTask,
+    NodeBounds,
+    Prompt,
+    SampleTask,
+    Scorer,
+    Stage,
+    WeightsFrom,
+)
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.facts import Facts
 from videotrain_api.rules.training import check_bounds
@@ -50,6 +59,9 @@ def _needless(path: str, run: VideoTrainingRun, index: int) -> Iterator[Problem]
         yield Problem(f"{path}.task", "encode", "no train stage reads it: put one after it or remove it")
     if stage.sample:
         yield from _sample(f"{path}.sample", stage.sample, stage_paths(run, index).clips is not None)
+    if stage.evaluate:
+        drawn = [other.name for other in run.spec.stages[:index] if other.sample]
+        yield from _evaluate(f"{path}.evaluate", stage.evaluate, drawn)
 
 
 def _sample(path: str, task: SampleTask, has_clips: bool) -> Iterator[Problem]:
@@ -63,6 +75,16 @@ def _sample(path: str, task: SampleTask, has_clips: bool) -> Iterator[Problem]:
         yield Problem(f"{path}.scorer", task.scorer, f"candidates is {task.candidates}: {allowed}")
     for number, prompt in enumerate(task.prompts):
         yield from _prompt(f"{path}.prompts[{number}]", prompt)
+
+
+def _evaluate(path: str, task: EvaluateTask, drawn: list[str]) -> Iterator[Problem]:
+    if task.reconstruction is None and task.videos is None:
+        yield Problem(path, task.to_wire(), "nothing to measure: set reconstruction or videos")
+    if task.videos is not None and task.videos not in drawn:
+        allowed = ", ".join(drawn) or "none, no stage with task 'sample' comes before"
+        yield Problem(
+            f"{path}.videos", task.videos, f"must name an earlier stage with task 'sample'; allowed: {allowed}"
+        )
 
 
 def _prompt(path: str, prompt: Prompt) -> Iterator[Problem]:

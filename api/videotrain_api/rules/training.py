@@ -18,6 +18,7 @@ from videotrain_api.resource.stages import (
     CurateTask,
     Optimizer,
     Prompt,
+    Reconstruction,
     ScoreBounds,
     TrainTask,
 )
@@ -48,7 +49,15 @@ def check_training(facts: Facts) -> Iterator[Problem]:
             yield from _needs_condition_input(f"{path}.prompts", sorted(kinds), facts)
             for number, prompt in enumerate(sample.prompts):
                 yield from _prompt(f"{path}.prompts[{number}]", prompt, sample.frames, facts)
+        if stage.evaluate and stage.evaluate.reconstruction:
+            yield from _reconstruction(f"{path}.reconstruction", stage.evaluate.reconstruction, facts)
     yield from _shared_captions(facts)
+
+
+def _reconstruction(path: str, task: Reconstruction, facts: Facts) -> Iterator[Problem]:
+    yield from _resolution(f"{path}.resolution", task.resolution, facts.pixels_per_token)
+    yield from _aspects(f"{path}.aspectRatio", [task.aspect_ratio])
+    yield from _decoded(f"{path}.frames", task.frames, facts.autoencoder)
 
 
 def _prompt(path: str, prompt: Prompt, frames: int, facts: Facts) -> Iterator[Problem]:

@@ -136,6 +136,15 @@ class VideosIndex(ApiModel):
     videos: list[SampledVideo] = Field(default_factory=list)
 
 
+class MeasuredRows(ApiModel):
+    """Measures of clips and videos, as an evaluate stage stores them."""
+
+    inputs: str
+    """Names the configuration, weights, clips and videos that they depend on; rows of others are measured again."""
+    rows: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Measures by `clips/<uid>` and `videos/<number>`."""
+
+
 class DroppedItem(ApiModel):
     """A raw video or clip that curation dropped."""
 

@@ -8,6 +8,7 @@
     autoencoder  order/<first>-<last>.g<generation>.jsonl  weights/model.safetensors  fence/g<generation>.json
                  profiles/<request>/rank-<rank>.g<generation>.steps-<first>-<last>.json.gz
     sample       videos/<number>.mp4  videos.json
+    evaluate     rows/<first>-<last>.g<generation>.json  evaluation.json
 """
 
 from __future__ import annotations
@@ -108,8 +109,19 @@ def videos_index(prefix: str) -> str:
     return f"{prefix}/videos.json"
 
 
+def measured_rows(prefix: str) -> str:
+    """Folder of the MeasuredRows of an evaluate stage, one object a round."""
+    return f"{prefix}/rows"
+
+
+def evaluation(prefix: str) -> str:
+    """MeasuredRows of a whole evaluate stage; it exists only if the stage is done."""
+    return f"{prefix}/evaluation.json"
+
+
 def stage_output(prefix: str, task: str) -> str:
-    """What a finished stage is for: final weights, the index of its videos, or the set that later stages read."""
+    """What a finished stage is for: final weights, videos' index, measures, or the set that later stages read."""
     if task in ("train", "autoencoder"):
         return final_weights(prefix)
-    return videos_index(prefix) if task == "sample" else prefix
+    others = {"sample": videos_index, "evaluate": evaluation}
+    return others[task](prefix) if task in others else prefix

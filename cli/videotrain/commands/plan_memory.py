@@ -12,7 +12,14 @@ from rich.table import Table
 from videotrain.commands.plan_tables import new_table
 from videotrain.wording import compact
 from videotrain_api.config import presets
-from videotrain_api.cost.clip_stage_memory import COUNTED, AutoencoderMemory, CodingMemory, drawing, encode_rows
+from videotrain_api.cost.clip_stage_memory import (
+    COUNTED,
+    AutoencoderMemory,
+    CodingMemory,
+    drawing,
+    encode_rows,
+    reconstructing,
+)
 from videotrain_api.cost.host_memory import PROCESS, HostMemory, host_memory
 from videotrain_api.cost.stage_memory import GIGA, RowMemory, RowSetting, TrainMemory, worlds_of
 from videotrain_api.resource.stages import EngineName
@@ -62,7 +69,7 @@ def planned_rows(run: VideoTrainingRun, worlds: Collection[int]) -> Iterator[Pla
 
 
 def coding_rows(run: VideoTrainingRun) -> Iterator[tuple[str, CodingMemory]]:
-    """Stages that encode clips or draw videos, and what each of their sizes needs."""
+    """Stages that encode clips, draw videos or reconstruct clips, and what each of their sizes needs."""
     for index, stage in enumerate(run.spec.stages):
         if not _counted(run) or not pool_of(run, stage).gpus_per_node:
             continue
@@ -70,6 +77,9 @@ def coding_rows(run: VideoTrainingRun) -> Iterator[tuple[str, CodingMemory]]:
             yield from ((stage.name, memory) for _, memory in encode_rows(run, index))
         if stage.sample is not None:
             yield stage.name, drawing(run, index, stage.sample, presets.complete_autoencoder(run.spec.autoencoder))
+        if stage.evaluate is not None and stage.evaluate.reconstruction is not None:
+            spec = presets.complete_autoencoder(run.spec.autoencoder)
+            yield stage.name, reconstructing(run, index, stage.evaluate.reconstruction, spec)
 
 
 def _counted(run: VideoTrainingRun) -> bool:

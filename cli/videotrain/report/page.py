@@ -17,6 +17,7 @@ from videotrain.report.origin import origin_section, trouble_section
 from videotrain.report.sections import (
     bill_section,
     curve_section,
+    evaluation_section,
     forecast_section,
     headline,
     page_head,
@@ -74,6 +75,7 @@ def _document(workdir: Path, run: Json, summary: Json, reload_seconds: int | Non
         headline(run, summary),
         trouble_section(summary),
         stage_section(summary),
+        evaluation_section(summary),
         source_section(summary),
         curve_section(figures["curves"]),
         speed_section(summary),

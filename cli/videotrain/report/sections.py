@@ -125,6 +125,23 @@ def _unit_price(amount: str | None) -> str:
     return f"{value:,.2f}" if value >= 1 else f"{value:.3g}"
 
 
+def evaluation_section(summary: Json) -> Html:
+    """What evaluate stages measured, one row each."""
+    names = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS"}
+    names |= {"flicker": "flicker, grey levels", "motion": "motion, grey levels", "sharpness": "sharpness"}
+    rows = [
+        (stage["name"], found["clips"] or "", found["videos"] or "", *(_measure(found[name]) for name in names))
+        for stage in summary["stages"]
+        if (found := stage.get("evaluation"))
+    ]
+    headings = ("stage", "clips", "videos", *names.values())
+    return section("Evaluation", table(headings, rows, range(1, len(headings)))) if rows else Html("")
+
+
+def _measure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
 def source_section(summary: Json) -> Html:
     """How many samples of each source went into the weights."""
     rows = [

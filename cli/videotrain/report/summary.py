@@ -145,6 +145,7 @@ def _stage(stage: StageStatus, status: RunStatus, records: RunRecords) -> Json:
         "tokens": sum(r.tokens for r in kept),
         "model_flops": float(sum(r.model_flops for r in kept)),
         "speed": stage_speed(stage.name, records),
+        "evaluation": stage.evaluation.model_dump() if stage.evaluation else None,
     }
 
 

@@ -172,7 +172,9 @@ def _note_stage(draft: Draft, stage: StageStatus) -> None:
     if optimizer_steps:
         total = stage.total_steps or total
     curation = _first([f.curation for f in reversed(facts)]) or stage.curation
-    changes: dict[str, Any] = {"saved_step": saved, "step": step, "total_steps": total, "curation": curation}
+    evaluation = _first([f.evaluation for f in reversed(facts)]) or stage.evaluation
+    changes: dict[str, Any] = {"saved_step": saved, "step": step, "total_steps": total}
+    changes |= {"curation": curation, "evaluation": evaluation}
     steps = sum(f.step - (f.resumed_step or 0) for f in facts)
     for name in ("tokens", "frames"):
         done = sum(getattr(f, name) for f in facts)

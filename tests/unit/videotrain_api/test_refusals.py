@@ -24,7 +24,11 @@ CASES: dict[str, tuple[str, Any, str]] = {
     "a number for a string": ("pool.pricePerGpuHour", 2.0, "must be a string: put it in quotes"),
     "a list for a string": ("pool.cpu", ["1"], "allowed: a string"),
     "a near miss of a choice": ("budget.action", "shrink", "did you mean 'Shrink'? allowed: "),
-    "no choice at all": ("stages.0.task", "nope", "allowed: 'curate', 'autoencoder', 'encode', 'train' or 'sample'"),
+    "no choice at all": (
+        "stages.0.task",
+        "nope",
+        "allowed: 'curate', 'autoencoder', 'encode', 'train', 'sample' or 'evaluate'",
+    ),
 }
 
 

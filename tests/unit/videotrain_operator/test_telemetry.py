@@ -24,7 +24,7 @@ from videotrain_api.metrics import (
     WEBHOOK_REVIEWS,
     emitted_by,
 )
-from videotrain_api.records import CurationCounts, SavedPoint
+from videotrain_api.records import CurationCounts, Measures, SavedPoint
 from videotrain_api.resource.status import (
     Correction,
     Corrections,
@@ -41,6 +41,7 @@ from videotrain_api.vocabulary import ExitCode
 from videotrain_operator.planner.plan import plan
 from videotrain_operator.telemetry import OperatorMetrics
 
+MEASURES = Measures(clips=3, psnr=30.5, ssim=0.9)
 COUNTS = CurationCounts(clips=4, dropped={"still": 2, "too-short": 1})
 
 
@@ -85,6 +86,9 @@ def generation(number: int, facts: object = None, **more: object) -> GenerationS
 def full_status() -> RunStatus:
     """A run that curated, lost a worker, went on and has a budget."""
     kept = StageStatus(name="curate", task="curate", state="Succeeded", config_hash="0" * 16, curation=COUNTS)
+    measured = StageStatus(
+        name="measure", task="evaluate", state="Succeeded", config_hash="0" * 16, evaluation=MEASURES
+    )
     trained = StageStatus(
         name="train", task="train", state="Running", config_hash="0" * 16, total_steps=100, started_at=at(1)
     )
@@ -92,7 +96,7 @@ def full_status() -> RunStatus:
     return RunStatus(
         phase="Running",
         stage="train",
-        stages=[kept, trained],
+        stages=[kept, trained, measured],
         generations=[broken, generation(3, progress(3, 30))],
         suspect_nodes=[SuspectNode(name="node-1", reason="GPU lost", since=at(20))],
         throughput=ThroughputStatus(samples_per_second=2.0, tokens_per_second=9.0, mfu_percent=40.0),
@@ -127,6 +131,7 @@ def test_drops_are_counted_by_reason_beside_the_clips_that_were_kept():
     head = ("videotrain_curation_dropped_total", "default", "demo", "curate")
     assert {key[4]: value for key, value in shown.items() if key[:4] == head} == COUNTS.dropped
     assert shown["videotrain_curation_clips", "default", "demo", "curate"] == 4
+    assert shown["videotrain_evaluation", "default", "demo", "measure", "psnr"] == 30.5
 
 
 def pass_over(status: RunStatus, *facts: object) -> RunStatus:

@@ -12,7 +12,9 @@ from videotrain_api.records import (
     CheckpointRecord,
     CurationCounts,
     CurationRecord,
+    EvaluationRecord,
     GenerationProgress,
+    Measures,
     PhaseRecord,
     ProfileRecord,
     SavedPoint,
@@ -60,6 +62,7 @@ class ProgressFold:
         self._validation: ValidationRecord | None = None
         self._beside_steps_at: datetime | None = None
         self._curation: CurationCounts | None = None
+        self._evaluation: Measures | None = None
         self._saved: deque[SavedPoint] = deque(maxlen=SAVED_POINTS)
         # Stalls up to each step, (step, data, checkpoint) in microseconds: a checkpoint is committed steps after it was
         # captured. Forgotten up to the newest commit.
@@ -100,6 +103,8 @@ class ProgressFold:
             self._checkpoint_done(record)
         elif isinstance(record, CurationRecord):
             self._curation = record.counts
+        elif isinstance(record, EvaluationRecord):
+            self._evaluation = record.measures
         elif isinstance(record, ProfileRecord):
             self._profile_stored(record)
 
@@ -178,6 +183,7 @@ class ProgressFold:
             attention=started.attention if started else None,
             gradient_check=started.gradient_check if started else None,
             curation=self._curation,
+            evaluation=self._evaluation,
             loss=self._loss,
             validation_loss=self._validation.loss if self._validation else None,
             samples_per_second=self._rate("samples"),

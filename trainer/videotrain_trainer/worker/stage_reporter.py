@@ -11,8 +11,10 @@ from videotrain_api.records import (
     CheckpointRecord,
     CurationCounts,
     CurationRecord,
+    EvaluationRecord,
     GradientCheck,
     HousekeepingRecord,
+    Measures,
     PhaseRecord,
     ProfileRecord,
     StartedRecord,
@@ -231,6 +233,10 @@ class StageReporter:
                 error=error,
             )
         )
+
+    def evaluated(self, measures: Measures) -> None:
+        """An evaluate stage is done and its rows are stored."""
+        self.sink.write(EvaluationRecord(**self._origin(), at=datetime.now(UTC), measures=measures))
 
     def curated(self, counts: CurationCounts) -> None:
         """A curated set was put together: what was kept and dropped of the whole set."""

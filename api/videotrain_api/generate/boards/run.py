@@ -117,6 +117,11 @@ RUN: Final = Board(
                 Panel("Gradient norm before clipping", ((of_leader(m.GRADIENT_NORM), "{{stage}}"),)),
                 Panel("Learning rate", ((of_leader(m.LEARNING_RATE), "{{stage}}"),), "sci"),
                 Panel(
+                    "Evaluation",
+                    ((f"max by (stage, measure) ({m.EVALUATION.name}{OF_RUN})", "{{stage}}: {{measure}}"),),
+                    kind="number",
+                ),
+                Panel(
                     "Step",
                     ((of_leader(m.STEP), "{{stage}}"), (of_leader(m.STEPS_PLANNED), "planned, {{stage}}")),
                 ),

@@ -1,0 +1,128 @@
+"""The evaluate stage: everything measured once, whoever stops it when."""
+
+import json
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from support.evaluate_stage import evaluate_config, fill, measure_as_rank, store_weights
+from support.sampling import AUTOENCODER, Drain, context_of
+
+from videotrain_api.records import EvaluationRecord, StartedRecord, StepRecord
+from videotrain_api.resource.stages import Reconstruction
+from videotrain_api.storage.artifacts import MeasuredRows
+from videotrain_trainer.checksums import unsealed_json
+from videotrain_trainer.data.video import decode
+from videotrain_trainer.errors import DataError
+from videotrain_trainer.evaluation.autoencoder import Evaluation
+from videotrain_trainer.evaluation.metrics import averaged, described
+from videotrain_trainer.evaluation.videos import items_of
+from videotrain_trainer.networks.build import load_autoencoder
+from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.tasks import evaluate
+
+pytestmark = pytest.mark.usefixtures("alone")
+ALL = ["clips/a", "clips/b", "clips/c", "videos/0001", "videos/0002"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return fill(tmp_path)
+
+
+def table_in(folder):
+    return MeasuredRows.from_wire(unsealed_json((folder / "run/measure/evaluation.json").read_bytes())).rows
+
+
+def measured(context):
+    """Steps that this generation took, and the step that it began behind."""
+    (started,) = (record for record in context.records if isinstance(record, StartedRecord))
+    return started.resumed_step, [record.step for record in context.records if isinstance(record, StepRecord)]
+
+
+def test_clips_and_videos_are_measured_as_the_command_measures_them(folder):
+    context = context_of(folder, evaluate_config(folder))
+    assert evaluate.run(context) == "completed"
+    rows = table_in(folder)
+    assert list(rows) == ALL
+    store = ObjectStore.for_storage(context.config.storage)
+    module = load_autoencoder(AUTOENCODER, str(folder / "autoencoder.safetensors")).eval()
+    items = items_of(store, str(folder / "run/clips"), None, (64, 64), 8, None)
+    # The same functions on the same CPU; only the order of additions may differ.
+    for name, row in Evaluation(module, None).rows(items, lambda *_: None):
+        assert rows[f"clips/{name}"] == pytest.approx(row, rel=1e-5)
+    frames = torch.stack([torch.from_numpy(f) for _, f in decode(folder / "run/draw/videos/0002.mp4")]).numpy()
+    assert rows["videos/0002"] == pytest.approx(described(frames), rel=1e-9)
+    (told,) = (record.measures for record in context.records if isinstance(record, EvaluationRecord))
+    assert (told.clips, told.videos, told.lpips) == (3, 2, None)
+    assert told.psnr == pytest.approx(averaged([rows[name] for name in ALL[:3]])["psnr"])
+    assert dict(told.means()).keys() == {"psnr", "ssim", "flicker", "motion", "sharpness"}
+
+
+def test_a_stopped_stage_goes_on_where_it_was(folder):
+    config = evaluate_config(folder)
+    first = context_of(folder, config, drain=Drain(2))
+    assert evaluate.run(first) == "drained"
+    assert measured(first) == (0, [1, 2])
+    assert not (folder / "run/measure/evaluation.json").exists()
+    second = context_of(folder, config, generation=2)
+    assert evaluate.run(second) == "completed"
+    assert measured(second) == (2, [3, 4, 5])
+    again = context_of(folder, config, generation=3)
+    assert evaluate.run(again) == "completed"
+    assert measured(again) == (5, [])
+    assert any(isinstance(record, EvaluationRecord) for record in again.records), "each that gets there tells"
+
+
+def test_rows_of_other_weights_videos_and_tasks_are_measured_again(folder):
+    context = context_of(folder, evaluate_config(folder))
+    evaluate.run(context)
+    before = table_in(folder)
+    store_weights(folder, seed=5)
+    context = context_of(folder, evaluate_config(folder), generation=2)
+    evaluate.run(context)
+    assert measured(context) == (0, [1, 2, 3, 4, 5])
+    assert table_in(folder)["clips/a"] != before["clips/a"]
+    (folder / "run/draw/videos/0001.mp4").write_bytes((folder / "run/draw/videos/0002.mp4").read_bytes())
+    context = context_of(folder, evaluate_config(folder), generation=3)
+    evaluate.run(context)
+    assert measured(context) == (0, [1, 2, 3, 4, 5])
+    assert table_in(folder)["videos/0001"] == table_in(folder)["videos/0002"]
+    fewer = evaluate_config(folder, reconstruction=Reconstruction(resolution="64px", frames=8, clips=1))
+    evaluate.run(context_of(folder, fewer, generation=4))
+    assert list(table_in(folder)) == ["clips/a", "videos/0001", "videos/0002"]
+
+
+def test_damaged_rows_are_measured_again(folder):
+    evaluate.run(context_of(folder, evaluate_config(folder)))
+    before = table_in(folder)
+    damaged = folder / "run/measure/rows/00000002-00000002.g000001.json"
+    damaged.write_bytes(damaged.read_bytes().replace(b"clips/b", b"clips/d"))
+    context = context_of(folder, evaluate_config(folder), generation=2)
+    evaluate.run(context)
+    assert measured(context) == (4, [5])
+    assert table_in(folder) == before
+
+
+def test_what_is_missing_is_named(folder):
+    with pytest.raises(DataError, match="none of 4 clips has 16 frames"):
+        evaluate.run(
+            context_of(folder, evaluate_config(folder, reconstruction=Reconstruction(resolution="64px", frames=16)))
+        )
+    (folder / "run/draw/videos.json").unlink()
+    with pytest.raises(DataError, match=r"videos\.json: missing; the sample stage has not finished there"):
+        evaluate.run(context_of(folder, evaluate_config(folder)))
+
+
+def test_two_ranks_share_the_work_and_one_tells(folder):
+    evaluate.run(context_of(folder, evaluate_config(folder)))
+    expected = table_in(folder)
+    for path in [*(folder / "run/measure/rows").iterdir(), folder / "run/measure/evaluation.json"]:
+        path.unlink()
+    mp.spawn(measure_as_rank, args=(folder,), nprocs=2)
+    assert list(table_in(folder)) == ALL
+    for name, row in table_in(folder).items():
+        assert row == pytest.approx(expected[name], rel=1e-4), name  # another process may add in another order
+    kinds = [json.loads((folder / f"kinds-{rank}.json").read_text()) for rank in (0, 1)]
+    assert [told.count("evaluation") for told in kinds] == [1, 0]
+    assert [told.count("step") for told in kinds] == [3, 3]
