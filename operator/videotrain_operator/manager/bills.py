@@ -65,7 +65,7 @@ class LastSeen:
     run: Json
     ledger: Json | None
     departed: dict[str, tuple[Json, datetime]] = field(default_factory=dict)
-    """By uid its pods that went since then, as they were, and when that was."""
+    """By uid its pods that went while nobody noted it, as they were, and when that was."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,9 @@ class BillKeeper:
             self._closing.discard(uid)
 
     async def _close(self, uid: str, seen: LastSeen, pods: Callable[[], list[Json]], lives: Callable[[], bool]) -> None:
-        left = dict(seen.departed)
+        ledger = _ledger_of(seen)
+        noted = seen.departed if ledger is None else ledger["pods"]  # any other pod's bill is closed
+        left = {pod: gone for pod, gone in seen.departed.items() if pod in noted}
         try:
             await self.keep(seen)  # whoever dies while pods go has this one
         except Exception as error:

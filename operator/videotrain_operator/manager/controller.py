@@ -8,8 +8,8 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Final
 
 from videotrain_api.reasons import Reason
@@ -48,7 +48,21 @@ MOMENT_SECONDS: Final = 0.1
 """So long a pass waits for answers of agents before others have its turn."""
 GONE_SECONDS: Final = 0.5
 """How long a run that the server does not know and the cache does is left alone."""
+FORGET_AFTER: Final = timedelta(seconds=LEAVE_SECONDS)
+"""After so long it counts as closed by whoever led what went while this process did not."""
 _log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Departed:
+    """What went of a run while this process did not lead."""
+
+    at: datetime = datetime.max
+    """When the newest of it was told."""
+    run: LastSeen | None = None
+    """If the run itself went."""
+    pods: dict[str, tuple[Json, datetime]] = field(default_factory=dict)
+    """See LastSeen.departed."""
 
 
 class _ManagedRun:
@@ -150,8 +164,8 @@ class Controller:
             budgets: judges those of teams; there are none if None.
         """
         self._clock, self._bills, self._bills_known, self._budgets = clock, bills, False, budgets
-        self._departed: dict[str, tuple[LastSeen, float]] = {}
-        """By uid, runs that went lately while this process did not lead, and the monotonic time of that."""
+        self._departed: dict[str, _Departed] = {}
+        """By uid of the run, what went lately while this process did not lead, oldest first."""
         self._cluster, self._stores, self._agents = cluster, stores, agents
         self._metrics, self._settings = metrics, settings
         self._nodes_heard_at, self._pods_heard_at = nodes_heard_at, pods_heard_at
@@ -222,8 +236,9 @@ class Controller:
             self.wake_all()
         else:
             head = event.object["metadata"]
-            if kind == "Pod" and event.type == "DELETED":
-                self._remember_pod(event.object)
+            if kind == "Pod" and event.type == "DELETED" and self._group is None:
+                uid = (head.get("labels") or {}).get(LABEL_RUN_UID, "")
+                self._remember(uid).pods[head["uid"]] = event.object, self._clock.now()
             # A pod whose labels somebody changed still has its name.
             run = (head.get("labels") or {}).get(LABEL_RUN) or head["name"].rpartition(POD_SEPARATOR)[0]
             managed = self._managed.get(Key(head.get("namespace", ""), run))
@@ -234,8 +249,9 @@ class Controller:
         key = key_of(event.object)
         if event.type == "DELETED":
             self._metrics.forget(key.namespace, key.name)
-            if self._bills is not None and self._group is None:
-                self._remember(key, event.object)
+            if self._group is None:
+                departed = self._remember(event.object["metadata"]["uid"])
+                departed.run = replace(self._last_seen(key, event.object), departed=departed.pods)
         if key in self._managed:
             self._managed[key].loop.notice(event)
         elif event.type != "DELETED" and self._group is not None:
@@ -337,26 +353,25 @@ class Controller:
         managed.listening.attend(outcome.observed, generations[-1].members if live else ())
         managed.announcement.spread(outcome.plan.roster, outcome.observed)
 
-    def _remember(self, key: Key, run: Json) -> None:
+    def _remember(self, uid: str) -> _Departed:
         """Who leads closes the bill of a run that is gone, unless it ends before its pods have gone."""
-        now = time.monotonic()
-        self._departed[run["metadata"]["uid"]] = self._last_seen(key, run), now
-        self._departed = {uid: one for uid, one in self._departed.items() if now - one[1] < LEAVE_SECONDS}
-
-    def _remember_pod(self, pod: Json) -> None:
-        head = pod["metadata"]
-        run = self._departed.get((head.get("labels") or {}).get(LABEL_RUN_UID, ""))
-        if run is not None:
-            run[0].departed[head["uid"]] = pod, self._clock.now()
+        now = self._clock.now()
+        departed = self._departed.pop(uid, None) or _Departed()
+        departed.at = now
+        self._departed[uid] = departed
+        while now - self._departed[first := next(iter(self._departed))].at > FORGET_AFTER:
+            del self._departed[first]
+        while departed.pods and now - departed.pods[oldest := next(iter(departed.pods))][1] > FORGET_AFTER:
+            del departed.pods[oldest]
+        return departed
 
     async def _take_over_bills(self) -> None:
         """Of runs that went while nobody led, and of those that go on."""
         if self._bills is None:
             return
         departed, self._departed = self._departed, {}
-        for seen, _ in departed.values():
-            head = seen.run["metadata"]
-            self._close_bill(Key(head["namespace"], head["name"]), seen)
+        for seen in (one.run for one in departed.values() if one.run is not None):
+            self._close_bill(key_of(seen.run), seen)
         living, ours = {run["metadata"]["uid"] for run in self._stores[KIND].all()}, self._settings.namespaces
         await self._bills.take_over(lambda bill: bill.uid in living or (bool(ours) and bill.namespace not in ours))
         self._bills_known = True
