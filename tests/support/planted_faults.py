@@ -59,12 +59,14 @@ def cut(seed: int) -> Scene:
 
 
 def dissolve(seed: int, length: int) -> Scene:
-    """One scene that fades into another over `length` frames in the middle."""
-    first, second = scene(seed), scene(seed + 5000)
+    """One scene that fades into another over `length` frames in the middle. The other begins with the fade: later its
+    things rest at the borders, as marks do.
+    """
+    first, second, begin = scene(seed), scene(seed + 5000), FRAMES - length // 2
 
     def frame(number: int) -> np.ndarray:
         share = np.clip((number - FRAMES + length / 2) / length, 0, 1)
-        return ((1 - share) * first(number) + share * second(number)).astype(np.uint8)
+        return ((1 - share) * first(number) + share * second(max(0, number - begin))).astype(np.uint8)
 
     return frame
 

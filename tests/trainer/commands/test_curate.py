@@ -70,6 +70,9 @@ def test_the_page_shows_reasons_histograms_and_frames_and_needs_nothing_else(mad
         assert f"<h2>{reason}:" in html
     assert html.count("data:image/jpeg;base64,") == 7 + 1  # every clip, and the twin of the duplicate
     assert html.count("<svg") == 8
+    assert ">at most 60, beyond all of these<" in html
+    assert "e-09" not in html, "a score that all clips share has a scale, too"
+    assert "<h2>still: 1 clip</h2>" in html
     assert "not measured" in html  # no text was looked for
     assert "<tr><td>torn.mp4<td>unreadable<td>no frame" in html
 

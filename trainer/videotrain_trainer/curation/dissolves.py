@@ -1,7 +1,8 @@
 """Dissolves: one shot fades into the next, which a detector of sudden changes does not see.
 
-Where two unrelated pictures are mixed with shares 1 - a and a, the variance of the mixture is (1 - a)^2 that of the
-first and a^2 that of the second: it falls to half of their mean and rises again along a parabola, whatever moves.
+Where two pictures are mixed with shares 1 - a and a, the variance of the mixture is (1 - a)^2 that of the first, a^2
+that of the second, and 2 a (1 - a) their covariance. It falls, to half of their mean where they are unrelated, and
+rises again along a parabola, whatever moves.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ LENGTHS = (6, 8, 10, 12, 16, 20, 24, 30, 36, 45, 60)
 """Frames over which a dissolve is looked for."""
 LEAST_VARIANCE = 100.0
 """Of both shots; flatter pictures tell nothing."""
-DEEPEST, SHALLOWEST = 0.7, 0.35
-"""How far the variance may and must fall below the mean of both shots; a half in theory."""
+DEEPEST, SHALLOWEST = 1.4, 0.7
+"""How far the variance may and must fall below the line between both shots, by how far it falls in theory."""
 MISFIT = 0.1
 """Largest squared deviation from the parabola, by that from a straight line."""
 ALIKE = 0.5
@@ -44,8 +45,9 @@ class Dissolves:
         for length in LENGTHS:
             if length >= len(variances):
                 break
-            misfit = _misfit(variances[-length - 1 :])
-            if misfit < MISFIT and _correlation(self._thumbs[-length - 1], self._thumbs[-1]) < ALIKE:
+            alike = _correlation(self._thumbs[-length - 1], self._thumbs[-1])
+            misfit = _misfit(variances[-length - 1 :], max(0.0, alike))
+            if misfit < MISFIT and alike < ALIKE:
                 self._add(misfit, last - length + 1, last)
 
     def spans(self) -> list[tuple[int, int]]:
@@ -59,15 +61,22 @@ class Dissolves:
             self._found[-1] = misfit, first, end
 
 
-def _misfit(variances: NDArray[np.float64]) -> float:
-    """How badly the variances of neighbouring frames follow a dissolve from the first to the last; infinite if not."""
-    before, after = variances[0], variances[-1]
+def _misfit(variances: NDArray[np.float64], alike: float) -> float:
+    """How badly the variances of neighbouring frames follow a dissolve from the first to the last; infinite if not.
+
+    Args:
+        variances: of the frames.
+        alike: correlation of the first and the last one, not negative.
+    """
+    before, after, middle = variances[0], variances[-1], len(variances) // 2
+    if min(before, after) < LEAST_VARIANCE:
+        return float("inf")
     share = np.linspace(0, 1, len(variances))
     line = before + (after - before) * share
-    depth = 1 - variances[len(variances) // 2] / max(1e-9, line[len(variances) // 2])
-    if min(before, after) < LEAST_VARIANCE or not SHALLOWEST < depth < DEEPEST:
+    parabola = (1 - share) ** 2 * before + share**2 * after + 2 * share * (1 - share) * alike * np.sqrt(before * after)
+    depth, expected = (line - variances)[middle], (line - parabola)[middle]
+    if not SHALLOWEST * expected < depth < DEEPEST * expected:
         return float("inf")
-    parabola = (1 - share) ** 2 * before + share**2 * after
     return float(((variances - parabola) ** 2).sum() / ((variances - line) ** 2).sum())
 
 

@@ -48,9 +48,10 @@ def page(uri: str, rows: Sequence[Row], report: DropReport, picture: Picture) ->
     by_reason: defaultdict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_reason[row["reason"]].append(row)
-    hours = sum(row["duration"] for row in by_reason[""]) / 3600
+    seconds = sum(row["duration"] for row in by_reason[""])
+    length = f"{seconds / 3600:,.2f} h" if seconds >= 3600 else f"{seconds:,.0f} s"
     lead = (
-        f"{report.videos:,} raw videos gave {len(rows):,} clips, of which {report.clips:,} are kept ({hours:,.2f} h). "
+        f"{report.videos:,} raw videos gave {len(rows):,} clips, of which {report.clips:,} are kept ({length}). "
         "Bounds on scores change without a video being read again: try others with --set, keep them with curate retune."
     )
     parts = [f"<h1>Curation of {_text(uri)}</h1><p>{lead}</p>", _reasons(report, rows, task)]
@@ -98,7 +99,8 @@ def _histogram(name: str, rows: Sequence[Row], task: CurateTask) -> str:
     limits = [(bound, limit) for bound in BOUNDS if bound.score == name and (limit := bound.value(task)) is not None]
     inside = [limit for _, limit in limits if limit <= 1.5 * scores.max()]
     low = float(min(scores.min(), *inside, np.inf))
-    high = float(max(np.quantile(scores, 0.99), *inside, low + 1e-9))
+    high = float(max(np.quantile(scores, 0.99), *inside, -np.inf))
+    high = high if high > low else low + (abs(low) or 1.0)
     edges = np.linspace(low, high, BARS + 1)
     clipped = np.clip(scores, low, high)
     stays, goes = (np.histogram(clipped[which], edges)[0] for which in (kept, ~kept))
@@ -114,15 +116,16 @@ def _histogram(name: str, rows: Sequence[Row], task: CurateTask) -> str:
     for bound, limit in limits:
         x = np.clip((limit - low) / (high - low), 0, 1) * WIDTH
         side, anchor = (-4, "end") if x > WIDTH / 2 else (4, "start")
-        beyond = "" if low <= limit <= high else ", outside"
-        marks.append(f'<line class="bound" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT}"/>')
-        marks.append(
-            f'<text class="axis" x="{x + side:.1f}" y="11" text-anchor="{anchor}">'
-            f"at {bound.side} {limit:g}{beyond}</text>"
-        )
+        words = f"at {bound.side} {limit:g}"
+        if low <= limit <= high:
+            marks.append(f'<line class="bound" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT}"/>')
+        else:
+            words += ", beyond all of these"
+        marks.append(f'<text class="axis" x="{x + side:.1f}" y="11" text-anchor="{anchor}">{words}</text>')
+    more = " and more" if scores.max() > high else ""
     scale = (
         f'<text class="axis" x="0" y="{HEIGHT + 14}">{low:.3g}</text>'
-        f'<text class="axis" x="{WIDTH}" y="{HEIGHT + 14}" text-anchor="end">{high:.3g} and more</text>'
+        f'<text class="axis" x="{WIDTH}" y="{HEIGHT + 14}" text-anchor="end">{high:.3g}{more}</text>'
     )
     middle = f"median {np.median(scores):.3g}, highest bar {top:,} clips"
     return (
@@ -145,7 +148,8 @@ def _samples(reason: str, rows: Sequence[Row], twins: Mapping[str, Row], picture
             shown.append(_image(twins[twin], picture))
         detail = row["detail"] or f"motion {row['motion']:.3g}, sharpness {row['blur']:.3g}"
         figures.append(f"<figure>{''.join(shown)}<figcaption>{_text(words)}<br>{_text(detail)}</figcaption></figure>")
-    return f"<h2>{_text(reason or 'kept')}: {len(rows):,} clips</h2><div class=row>{''.join(figures)}</div>"
+    count = "1 clip" if len(rows) == 1 else f"{len(rows):,} clips"
+    return f"<h2>{_text(reason or 'kept')}: {count}</h2><div class=row>{''.join(figures)}</div>"
 
 
 def _image(row: Row, picture: Picture) -> str:
