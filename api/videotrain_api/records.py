@@ -443,6 +443,8 @@ class GenerationProgress(ApiModel):
     """When the agent started the workers."""
     started_at: datetime | None = None
     """When the workers were ready to train."""
+    load_us: int | None = Field(default=None, ge=0)
+    """Of the time up to started_at: reading a checkpoint, copies in memory or weights, microseconds."""
     first_step_at: datetime | None = None
     """End of the first step."""
     last_step_at: datetime | None = None

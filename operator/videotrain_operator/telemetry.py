@@ -11,7 +11,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
@@ -304,20 +305,65 @@ def _cost_samples(cost: CostStatus) -> Iterator[Sample]:
         yield catalogue.GOODPUT_RATIO, (), cost.goodput_percent / 100
 
 
-def recovery_seconds(generations: Iterable[GenerationStatus]) -> dict[str, float]:
-    """By cause, from the last fault of that cause to the first step after it; of those that are over."""
-    newest: dict[str, float] = {}
-    failed_at = None
-    cause = ""
+class Recovery(NamedTuple):
+    """A world that was lost and the next one's way to its first step."""
+
+    generation: int
+    """The next one."""
+    cause: str
+    """Of the end of the one before."""
+    failed_at: datetime
+    ended_at: datetime
+    """When the operator ended the generation."""
+    created_at: datetime
+    """When the next roster was published."""
+    launched_at: datetime
+    """When agents ordered the next workers."""
+    started_at: datetime
+    """When these were ready to train."""
+    load_us: int
+    """Of the time before: reading the state, microseconds."""
+    first_step_at: datetime
+
+    def phases(self) -> list[tuple[str, datetime]]:
+        """Names and ends of the parts, in their order; the first begins at `failed_at`."""
+        return [
+            ("detect", self.ended_at),
+            ("roster", self.created_at),
+            ("stop", self.launched_at),
+            ("start", self.started_at - timedelta(microseconds=self.load_us)),
+            ("load", self.started_at),
+            ("first step", self.first_step_at),
+        ]
+
+
+def recoveries(generations: Iterable[GenerationStatus]) -> Iterator[Recovery]:
+    """Those that are over, oldest first. A world that fails before its first step is part of the recovery."""
+    failed_at, ended_at, cause = None, None, ""
     for generation in generations:
         facts = generation.progress
-        if failed_at is not None and facts is not None and facts.first_step_at is not None:
-            newest[cause], failed_at = (facts.first_step_at - failed_at).total_seconds(), None
+        if failed_at is not None and ended_at is not None and facts is not None and facts.first_step_at is not None:
+            yield Recovery(
+                generation=generation.number,
+                cause=cause,
+                failed_at=failed_at,
+                ended_at=ended_at,
+                created_at=generation.created_at,
+                launched_at=facts.launched_at,
+                started_at=facts.started_at or facts.first_step_at,
+                load_us=facts.load_us or 0,
+                first_step_at=facts.first_step_at,
+            )
+            failed_at = None
         if generation.end_cause in CAUSES and failed_at is None:
             failed = facts.exit.at if facts is not None and facts.exit is not None else None
             failed_at = failed or (facts.last_step_at if facts is not None else None) or generation.ended_at
-            cause = generation.end_cause
-    return newest
+            ended_at, cause = generation.ended_at or failed_at, generation.end_cause
+
+
+def recovery_seconds(generations: Iterable[GenerationStatus]) -> dict[str, float]:
+    """By cause, from the last fault of that cause to the first step after it; of those that are over."""
+    return {r.cause: (r.first_step_at - r.failed_at).total_seconds() for r in recoveries(generations)}
 
 
 def _families(samples: Iterable[Sample]) -> Iterator[Family]:

@@ -154,6 +154,7 @@ def test_flags_are_those_of_the_operator(chart: Chart) -> None:
             "concurrentPasses": 9,
             "resyncSeconds": 60,
             "nodeTrust": {"maxLostPercent": 33},
+            "otlpEndpoint": "http://collector.monitoring:4318",
         },
     }
     objects = chart.render(values)
@@ -173,6 +174,7 @@ def test_flags_are_those_of_the_operator(chart: Chart) -> None:
         concurrent_passes=9,
         resync_seconds=60,
         node_trust_max_lost_percent=33,
+        otlp_endpoint="http://collector.monitoring:4318",
         log_format="text",
         log_level="debug",
     )

@@ -1,6 +1,7 @@
 """Prometheus' own check of a metrics page: `promtool check metrics`.
 
-promtool is taken from PATH, else from Debian's prometheus package, unpacked (not installed) into the user's cache.
+promtool is taken from PATH, else from what `support.prometheus` built, else from Debian's prometheus package, unpacked
+(not installed) into the user's cache.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from support.prometheus import built_folder
 
 
 def check_metrics(text: str) -> None:
@@ -25,6 +27,9 @@ def promtool() -> str:
     found = shutil.which("promtool")
     if found:
         return found
+    built = built_folder() / "promtool"
+    if built.is_file():
+        return str(built)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "videotrain" / "prometheus"
     unpacked = cache / "promtool"
     if not unpacked.exists():

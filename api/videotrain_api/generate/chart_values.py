@@ -74,6 +74,10 @@ class Operator(_Values):
     """Runs that are worked on at the same time."""
     resync_seconds: int = Field(300, ge=10, le=86400)
     """How often all runs are read anew, seconds; a safety net, since changes wake a run at once."""
+    otlp_endpoint: str = Field("", pattern=r"^(https?://[^/]+(/.*)?)?$")
+    """Address of an OpenTelemetry collector that takes OTLP over HTTP, such as http://collector.monitoring:4318. It
+    gets a span of each pass and a trace of each recovery; there are none if empty. With networkPolicy.enabled the
+    operator reaches it at port 4318 alone."""
     node_trust: NodeTrust = NodeTrust()
 
 

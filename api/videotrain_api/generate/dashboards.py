@@ -61,6 +61,9 @@ def document(board: Board) -> dict[str, Any]:
     """A board as Grafana imports it."""
     encoded: dict[str, Any] = json.loads(JSONEncoder(sort_keys=True).encode(_dashboard(board).build()))
     marks = {annotation.name: annotation.title for annotation in board.annotations}
+    for variable in encoded["templating"]["list"]:
+        for name in ("auto", "auto_count", "auto_min"):  # which are of intervals, and none of ours is one
+            variable.pop(name, None)
     for annotation in encoded["annotations"]["list"]:
         # The SDK knows the fields of Grafana's own annotations, and not those of Prometheus.
         annotation["titleFormat"] = marks[annotation["name"]]
@@ -114,7 +117,7 @@ def _annotation(annotation: Annotation) -> grafana.AnnotationQuery:
 
 
 def _lines(panel: Panel) -> timeseries.Panel:
-    legend = common.VizLegendOptions().display_mode(LegendDisplayMode.TABLE).placement(LegendPlacement.BOTTOM)
+    legend = common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
     built = timeseries.Panel().title(panel.title).description(panel.help).datasource(_SOURCE)
     built = built.span(panel.span).height(_HEIGHT).legend(legend.show_legend(True).calcs(["lastNotNull"]))
     if panel.kind == "stack":

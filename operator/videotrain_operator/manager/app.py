@@ -37,6 +37,7 @@ from videotrain_operator.manager.scrapers import Scrapers
 from videotrain_operator.manager.server import serve
 from videotrain_operator.manager.settings import Settings
 from videotrain_operator.manager.team_budgets import BudgetKeeper
+from videotrain_operator.manager.traces import Traces, traces
 from videotrain_operator.telemetry import OperatorMetrics, Sample
 from videotrain_operator.webhook.server import Webhook
 
@@ -66,7 +67,14 @@ def own_namespace() -> str:
 class Operator:
     """One replica of the operator: its caches, Lease election, metrics, webhook and the loops of the runs."""
 
-    def __init__(self, settings: Settings, client: KubeClient, agents: AgentClient, metrics: OperatorMetrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        client: KubeClient,
+        agents: AgentClient,
+        metrics: OperatorMetrics,
+        told: Traces | None = None,
+    ) -> None:
         self._settings, self._client, self._metrics, self._agents = settings, client, metrics, agents
         self._namespace = settings.lease_namespace or own_namespace()
         self._stores = {kind: Store() for kind in CACHED}
@@ -105,6 +113,7 @@ class Operator:
             bills,
             lambda: self._informers[0].returned_at,
             self._budgets,
+            told,
         )
         self._informers = list(self._make_informers())
         self._runs = Runs(self._stores[KIND], self._controller.notice)
@@ -404,6 +413,9 @@ async def run_operator(settings: Settings) -> None:
         OSError: a port cannot be used.
         kubernetes.aio.config.ConfigException: there is no usable configuration.
     """
-    metrics = OperatorMetrics()
+    metrics, told = OperatorMetrics(), traces(settings.otlp_endpoint)
     async with connect(settings.kubeconfig or None, on_request=metrics.note_request) as client, AgentClient() as agents:
-        await Operator(settings, client, agents, metrics).run()
+        try:
+            await Operator(settings, client, agents, metrics, told).run()
+        finally:
+            await asyncio.to_thread(told.close)

@@ -33,6 +33,7 @@ from videotrain_operator.manager.bills import LEAVE_SECONDS, BillKeeper, LastSee
 from videotrain_operator.manager.node_trust import NodeTrust
 from videotrain_operator.manager.settings import Settings
 from videotrain_operator.manager.team_budgets import BudgetKeeper
+from videotrain_operator.manager.traces import NoTraces, Traces
 from videotrain_operator.planner.conditions import stored_with_condition
 from videotrain_operator.reconcile import Outcome, RunKey, RunLoop
 from videotrain_operator.telemetry import OperatorMetrics
@@ -146,6 +147,7 @@ class Controller:
         bills: BillKeeper | None = None,
         nodes_returned_at: Callable[[], float] = lambda: -math.inf,
         budgets: BudgetKeeper | None = None,
+        traces: Traces | None = None,
     ) -> None:
         """Begin without loops; `lead` starts one for each run.
 
@@ -162,7 +164,9 @@ class Controller:
             bills: keeps the bills of runs that go; none are kept if None.
             nodes_returned_at: monotonic time at which it told of nodes again after its last outage.
             budgets: judges those of teams; there are none if None.
+            traces: is told of every pass, too; nobody is if None.
         """
+        self._traces = traces or NoTraces()
         self._clock, self._bills, self._bills_known, self._budgets = clock, bills, False, budgets
         self._departed: dict[str, _Departed] = {}
         """By uid of the run, what went lately while this process did not lead, oldest first."""
@@ -339,6 +343,7 @@ class Controller:
     def _note(self, key: Key, outcome: Outcome) -> None:
         reasons = [event.reason for event in outcome.plan.events]
         self._metrics.note_pass(outcome.run, outcome.status, outcome.seconds, reasons, len(outcome.plan.unreadable))
+        self._traces.passed(outcome)
         managed = self._managed.get(key)
         if managed is None:
             return
@@ -402,6 +407,7 @@ class Controller:
             self._metrics.note_conflict()
             return
         self._metrics.note_error(error)
+        self._traces.failed(key.namespace, key.name, error, self._clock.now())
         managed = self._managed.get(key)
         if managed is not None and managed.loop.failures >= FAILED_PASSES:
             self._metrics.note_unreconciled(key.namespace, key.name)

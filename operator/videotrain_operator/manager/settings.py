@@ -107,6 +107,11 @@ class Settings:
         least=1,
         most=100,
     )
+    otlp_endpoint: str = _setting(
+        "",
+        "Address of an OpenTelemetry collector that takes OTLP over HTTP, such as http://collector:4318. It gets a "
+        "span of each pass and a trace of each recovery; none are made if empty.",
+    )
     log_format: str = _setting("json", "Form of log lines.", allowed=("json", "text"))
     log_level: str = _setting("info", "Least severe log level.", allowed=("debug", "info", "warning", "error"))
 

@@ -12,6 +12,8 @@ from videotrain_api.metrics import (
     CATALOGUE,
     LEADER,
     PASSES_WAITING,
+    RUN_DEFAULTS_REFUSED,
+    RUN_DEFAULTS_UNREADABLE,
     TIME_UNTRUSTED,
     TRAINING_BUDGET_ACTION,
     TRAINING_BUDGET_AMOUNT,
@@ -57,6 +59,8 @@ def values(status: RunStatus) -> dict[tuple[str, ...], float]:
         lambda: [
             (LEADER, (), 1.0),
             (PASSES_WAITING, (), 0),
+            (RUN_DEFAULTS_UNREADABLE, (), 0.0),
+            (RUN_DEFAULTS_REFUSED, (), 0),
             (TIME_UNTRUSTED, (), 0.0),
             (WATCH_RESTARTS, ("Pod",), 2),
             (WATCH_SILENT_SECONDS, ("Pod",), 4.0),

@@ -32,12 +32,15 @@ def _size_class(bucket: str) -> str:
 
 
 class AgentMetrics:
-    """Series of one agent. Counters count since the agent's start, over all of its generations."""
+    """Series of one agent. Counters count since the agent's start, over all of its generations; gauges end with their
+    stage, or the last value of a stage that is over would look like one of now.
+    """
 
     def __init__(self, pod: Pod) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._base = {"namespace": pod.namespace, "run": pod.run, "pod": pod.name}
+        self._stage = ""
         self._families = {metric.name: self._family(metric) for metric in catalogue.emitted_by("agent")}
 
     def _family(self, metric: catalogue.Metric) -> Counter | Gauge | Histogram:
@@ -48,6 +51,11 @@ class AgentMetrics:
         return Histogram(metric.name, metric.help, metric.labels, registry=self._registry, buckets=metric.buckets)
 
     def _set(self, metric: catalogue.Metric, stage: str, value: float | None, **labels: str) -> None:
+        if stage != self._stage:
+            for other in self._families.values():
+                if isinstance(other, Gauge):
+                    other.clear()
+            self._stage = stage
         family = self._families[metric.name]
         assert isinstance(family, Gauge)
         if value is not None:

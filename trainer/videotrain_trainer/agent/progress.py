@@ -35,6 +35,8 @@ STRAGGLERS = 3
 """Ranks that are told to be slowest most often."""
 PROFILES = 16
 """Newest traces that are told."""
+LOADING = ("weights", "checkpoint", "copies")
+"""Phases of a start that read the state, see `training/setup.py`."""
 SAVED_POINTS = 8
 """Newest checkpoints that are told."""
 
@@ -168,6 +170,7 @@ class ProgressFold:
             step=self.step,
             launched_at=self._launched_at,
             started_at=started.at if started else None,
+            load_us=sum(started.phases_us.get(phase, 0) for phase in LOADING) if started else None,
             first_step_at=self._first_step_at,
             last_step_at=last_step_at,
             last_sign_at=beside if newer else None,

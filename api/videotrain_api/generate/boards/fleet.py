@@ -109,6 +109,7 @@ _MONEY: Final = (
         ),
         "money",
         "number",
+        help="Of runs that are still there; `videotrain bill --by team` also tells of those that are gone.",
         span=12,
     ),
     Panel(

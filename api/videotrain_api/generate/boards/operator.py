@@ -44,12 +44,17 @@ OPERATOR: Final = Board(
                 ),
                 Panel(
                     "Passes that ended with an error, per hour",
-                    ((f"sum by (error) (rate({m.RECONCILE_ERRORS.name}{STEP})) * 3600", "{{error}}"),),
+                    (
+                        (
+                            f"sum by (error) (rate({m.RECONCILE_ERRORS.name}{OF_CLUSTER}{STEP})) * 3600 or vector(0)",
+                            "{{error}}",
+                        ),
+                    ),
                     kind="stack",
                 ),
                 Panel(
                     "Requests to the API server per second",
-                    ((f"sum by (verb, kind) (rate({m.API_REQUESTS.name}{STEP}))", "{{verb}} {{kind}}"),),
+                    ((f"sum by (verb, kind) (rate({m.API_REQUESTS.name}{OF_CLUSTER}{STEP}))", "{{verb}} {{kind}}"),),
                     "reqps",
                     "stack",
                 ),
@@ -57,17 +62,18 @@ OPERATOR: Final = Board(
                     "Answers that were no success, per second",
                     (
                         (
-                            f'sum by (code, verb, kind) (rate({m.API_REQUESTS.name}{{{CLUSTER}, code!~"2.."}}{STEP}))',
+                            f'sum by (code, verb, kind) (rate({m.API_REQUESTS.name}{{{CLUSTER}, code!~"2.."}}{STEP}))'
+                            " or vector(0)",
                             "{{code}} {{verb}} {{kind}}",
                         ),
                     ),
                     "reqps",
                     "stack",
                 ),
-                Panel("Conflicts per hour", ((f"sum(rate({m.API_CONFLICTS.name}{STEP})) * 3600", ""),)),
+                Panel("Conflicts per hour", ((f"sum(rate({m.API_CONFLICTS.name}{OF_CLUSTER}{STEP})) * 3600", ""),)),
                 Panel(
                     "Watches taken up again, per hour",
-                    ((f"sum by (kind) (rate({m.WATCH_RESTARTS.name}{STEP})) * 3600", "{{kind}}"),),
+                    ((f"sum by (kind) (rate({m.WATCH_RESTARTS.name}{OF_CLUSTER}{STEP})) * 3600", "{{kind}}"),),
                     kind="stack",
                 ),
                 Panel(
@@ -78,18 +84,28 @@ OPERATOR: Final = Board(
                 ),
                 Panel(
                     "Events per hour",
-                    ((f"sum by (reason) (rate({m.EVENTS.name}{STEP})) * 3600", "{{reason}}"),),
+                    ((f"sum by (reason) (rate({m.EVENTS.name}{OF_CLUSTER}{STEP})) * 3600", "{{reason}}"),),
                     kind="stack",
                 ),
                 Panel(
                     "Admission reviews per second",
-                    ((f"sum by (outcome) (rate({m.WEBHOOK_REVIEWS.name}{STEP}))", "{{outcome}}"),),
+                    (
+                        (
+                            f"sum by (outcome) (rate({m.WEBHOOK_REVIEWS.name}{OF_CLUSTER}{STEP})) or vector(0)",
+                            "{{outcome}}",
+                        ),
+                    ),
                     "reqps",
                     "stack",
                 ),
                 Panel(
                     "Callers of the webhook that were turned away, per second",
-                    ((f"sum by (reason) (rate({m.WEBHOOK_REFUSED.name}{STEP}))", "{{reason}}"),),
+                    (
+                        (
+                            f"sum by (reason) (rate({m.WEBHOOK_REFUSED.name}{OF_CLUSTER}{STEP})) or vector(0)",
+                            "{{reason}}",
+                        ),
+                    ),
                     "reqps",
                     "stack",
                     help="An API server comes again by itself. Many of these are a flood, or a client certificate that "
@@ -97,12 +113,17 @@ OPERATOR: Final = Board(
                 ),
                 Panel(
                     "Processes that judge reviews and ended, per hour",
-                    ((f"sum(rate({m.WEBHOOK_JUDGES_ENDED.name}{STEP})) * 3600", ""),),
+                    ((f"sum(rate({m.WEBHOOK_JUDGES_ENDED.name}{OF_CLUSTER}{STEP})) * 3600 or vector(0)", ""),),
                     help="Killed because a review took too long or too much memory; the next review gets a new one.",
                 ),
                 Panel(
                     "Answers of agents that count as silence, per second",
-                    ((f"sum by (reason) (rate({m.AGENT_ANSWERS_REFUSED.name}{STEP}))", "{{reason}}"),),
+                    (
+                        (
+                            f"sum by (reason) (rate({m.AGENT_ANSWERS_REFUSED.name}{OF_CLUSTER}{STEP})) or vector(0)",
+                            "{{reason}}",
+                        ),
+                    ),
                     "reqps",
                     "stack",
                     help="Not signed with the run's key, or not readable: somebody else answers, or the master key was "
@@ -115,7 +136,12 @@ OPERATOR: Final = Board(
                 ),
                 Panel(
                     "Values that nobody can read",
-                    ((f"sum by (namespace, run) ({m.RUN_UNREADABLE.name}{OF_CLUSTER}) > 0", "{{namespace}}/{{run}}"),),
+                    (
+                        (
+                            f"sum by (namespace, run) ({m.RUN_UNREADABLE.name}{OF_CLUSTER}) > 0 or vector(0)",
+                            "{{namespace}}/{{run}}",
+                        ),
+                    ),
                     kind="stack",
                     help="In status, ledger, labels and annotations. They count as not written.",
                 ),

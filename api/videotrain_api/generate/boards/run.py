@@ -250,7 +250,10 @@ RUN: Final = Board(
                     (
                         (f"max({m.CHECKPOINT_COMMITS.name}{OF_RUN})", "completed by the leader's pod"),
                         (f"max({m.CHECKPOINT_SKIPPED.name}{OF_RUN})", "refused at a start"),
-                        (f"sum({m.HOUSEKEEPING_FAILURES.name}{OF_RUN})", "failures of what is done beside them"),
+                        (
+                            f"sum({m.HOUSEKEEPING_FAILURES.name}{OF_RUN}) or vector(0)",
+                            "failures of what is done beside them",
+                        ),
                     ),
                 ),
                 Panel(

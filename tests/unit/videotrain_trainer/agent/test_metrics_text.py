@@ -164,3 +164,19 @@ def test_exactly_one_worker_state_is_shown():
 
 def test_what_was_not_measured_is_not_shown():
     assert "videotrain_gradient_norm{" not in filled()
+
+
+def test_gauges_end_with_their_stage_and_counters_go_on():
+    metrics = AgentMetrics(POD)
+    for stage in ("one", "two"):
+        common = {"generation": 1, "stage": stage}
+        metrics.record(StartedRecord(**common, at=NOW, world_size=4, resumed_step=5, total_steps=9))
+        metrics.record(
+            CheckpointRecord(**common, step=6, captured_at=NOW, committed_at=NOW, uri="s3://b", bytes=1, stall_us=0)
+        )
+        metrics.progress(GenerationProgress(**common, state="running", launched_at=NOW))
+    stages = {}
+    for name, *labels in values(metrics.text().decode()):
+        stages.setdefault(name, set()).add(dict(labels)["stage"])
+    assert stages["videotrain_worker_state"] == stages["videotrain_checkpoint_last_step"] == {"two"}
+    assert stages["videotrain_checkpoint_commits_total"] == {"one", "two"}
