@@ -17,6 +17,7 @@ from videotrain_api.crd.definition import definitions
 from videotrain_api.generate import alerts, reference
 from videotrain_api.generate.chart_values import CHART, chart_files
 from videotrain_api.generate.dashboards import dashboard_files
+from videotrain_api.generate.runbook import runbook_files
 from videotrain_api.generate.speed import speed_page
 from videotrain_api.schema import Json
 
@@ -37,6 +38,7 @@ def generated_files(root: Path) -> dict[str, str]:
         "docs/reference/metrics.md": reference.metrics_reference(),
         "docs/reference/exit-codes.md": reference.exit_codes_reference(),
         "docs/reference/reasons.md": reference.reasons_reference(),
+        **runbook_files(),
         "docs/reference/modelled-speed.md": speed_page(root),
     }
 

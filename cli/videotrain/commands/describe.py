@@ -17,6 +17,7 @@ from videotrain.commands.get import local_runs, print_run
 from videotrain.commands.plan_tables import new_table
 from videotrain.embedded.database import DATABASE_FILE, read_objects
 from videotrain.wording import duration
+from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import LABEL_RUN
 from videotrain_operator.kube.client import KubeClient
@@ -49,8 +50,18 @@ def describe(name: str | None, where: ClusterChoice, workdir: Path | None) -> in
             node, phase = pod["spec"].get("nodeName", ""), status.get("phase", "Pending")
             table.add_row(pod["metadata"]["name"], node, phase, status.get("reason", ""), str(restarts))
         console.print(table)
+    _print_stacks(console, found.run)
     console.print(_event_table(found.events))
     return 0
+
+
+def _print_stacks(console: Console, run: Json) -> None:
+    """Where workers stood when a generation hung, of the newest that did."""
+    for one in reversed(read_status(run.get("status")).status.generations):
+        if one.progress is not None and one.progress.stacks:
+            console.print(f"Stacks of generation {one.number}, which hung:", style="bold")
+            console.print(one.progress.stacks, markup=False, highlight=False, soft_wrap=True)
+            return
 
 
 def print_events(name: str | None, where: ClusterChoice, workdir: Path | None, output: Literal["table", "json"]) -> int:

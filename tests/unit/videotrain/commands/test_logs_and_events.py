@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.planner_builders import at, manifest
+from support.planner_builders import at, manifest, progress
 
 from videotrain.cli import main
 from videotrain.embedded.database import DATABASE_FILE, Database, Key, Row
@@ -34,9 +34,11 @@ def workdir(tmp_path: Path) -> Path:
     run["metadata"] |= {"namespace": "default", "uid": "u1"}
     name = run["metadata"]["name"]
     members = [f"{name}-w1", f"{name}-w0"]
+    stacks = "local rank 0\n  in all_reduce"
     generation = GenerationStatus(
-        number=1, stage="train", reason="Started", members=members, world_size=2, gpus=2, created_at=at(1)
-    )
+        number=1, stage="train", reason="Started", members=members, world_size=2, gpus=2, created_at=at(1),
+        progress=progress(1, 40).model_copy(update={"stacks": stacks}),
+    )  # fmt: skip
     run |= {"status": RunStatus(phase="Running", stage="train", generations=[generation]).to_wire()}
     events = [event("u1", "Later", "2026-11-02T00:00:00Z"), event("u1", "Earlier", "2026-11-01T00:00:00Z")]
     events.append(event("other", "Foreign", "2026-11-01T00:00:00Z"))
@@ -82,7 +84,7 @@ def test_events_of_the_run_are_told_in_order(capsys: pytest.CaptureFixture[str],
 
 def test_a_description_has_pods_and_events(capsys: pytest.CaptureFixture[str], workdir: Path) -> None:
     told = out(capsys, "describe", "--workdir", workdir)
-    assert all(word in told for word in ("node-7", "Earlier", "Running"))
+    assert all(word in told for word in ("node-7", "Earlier", "Running", "Stacks of generation 1", "in all_reduce"))
 
 
 @pytest.mark.parametrize("command", ["logs", "events", "describe", "suspend"])
