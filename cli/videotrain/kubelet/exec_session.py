@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import pty
 import signal
-import struct
 import termios
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -123,8 +121,7 @@ class ExecSession:
                     await process.stdin.drain()
             elif channel == _RESIZE and self._tty:
                 size = json.loads(data)
-                shape = struct.pack("HHHH", size["Height"], size["Width"], 0, 0)
-                fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, shape)
+                termios.tcsetwinsize(self._terminal, (size["Height"], size["Width"]))
             elif channel == _CLOSE and data[:1] == bytes([_STDIN]) and process.stdin is not None:
                 process.stdin.close()
 
