@@ -56,20 +56,23 @@ def test_every_object_says_whose_it_is(chart: Chart, values: Json) -> None:
 
 
 def test_the_crd_is_the_generated_one(chart: Chart) -> None:
-    (path,) = (ROOT / "manifests" / "crds").glob("*.yaml")
-    crd = one(chart.render(), "CustomResourceDefinition")
-    assert crd["spec"] == yaml.safe_load(path.read_text())["spec"]
-    assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    objects = chart.render()
+    for path in (ROOT / "manifests" / "crds").glob("*.yaml"):
+        crd = one(objects, "CustomResourceDefinition", path.stem)
+        assert crd["spec"] == yaml.safe_load(path.read_text())["spec"]
+        assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
 
 
 def test_the_crd_goes_with_the_release_if_asked(chart: Chart) -> None:
-    crd = one(chart.render({"crds": {"keep": False}}), "CustomResourceDefinition")
-    assert not crd["metadata"]["annotations"]
+    crds = of_kind(chart.render({"crds": {"keep": False}}), "CustomResourceDefinition")
+    assert crds
+    assert not any(crd["metadata"]["annotations"] for crd in crds)
 
 
-def test_there_are_no_hooks(chart: Chart) -> None:
-    for item in chart.render(EVERYTHING):
-        assert "helm.sh/hook" not in item["metadata"].get("annotations", {})
+def test_installing_and_upgrading_run_no_hooks(chart: Chart) -> None:
+    for item in chart.hooks(EVERYTHING):
+        assert item["metadata"]["annotations"]["helm.sh/hook"] == "test"
+        kubernetes_validate.validate(item, "1.37", strict=True)
 
 
 SWITCHES = {

@@ -112,7 +112,7 @@ def kubectl(words: list[str]) -> None:
         rest = rest[2:]
     assert rest[0] in VERBS, f"kubectl {rest[0]}"
     for flag, file in pairwise(rest):
-        if flag == "-f":
+        if flag in ("-f", "-k"):
             assert file in ("-", "run.yaml") or (ROOT / file).exists(), file
     if rest[0] in ("annotate", "delete", "describe", "get", "patch", "wait"):
         assert rest[1].partition("/")[0] in KINDS, f"kind {rest[1]}"

@@ -55,6 +55,23 @@ EVERYTHING: Json = {
         "priorityClassName": "system-cluster-critical",
         "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
     },
+    "operator": {"extraArgs": ["--settle-seconds=1"]},
+    "extraObjects": [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": "{{ .Release.Name }}-extra",
+                "namespace": "{{ .Release.Namespace }}",
+                "labels": {
+                    "app.kubernetes.io/instance": "{{ .Release.Name }}",
+                    "app.kubernetes.io/managed-by": "Helm",
+                    "app.kubernetes.io/part-of": "videotrain",
+                    "team": "video",
+                },
+            },
+        },
+    ],
     "image": {"digest": "sha256:" + "0" * 64},
     "imagePullSecrets": [{"name": "registry"}],
     "serviceAccount": {"annotations": {"example.com/d": "4"}},
@@ -120,10 +137,17 @@ class Chart:
         return self.run("template", RELEASE, str(CHART), "--namespace", NAMESPACE, *more, values=values)
 
     def render(self, values: Json | None = None, *more: str) -> list[Json]:
-        """All objects of a release."""
-        done = self.template(values, *more)
+        """All objects of a release, without what `helm test` makes."""
+        done = self.template(values, "--no-hooks", *more)
         assert done.returncode == 0, done.stderr
         return [item for item in yaml.load_all(done.stdout, _Loader) if item]
+
+    def hooks(self, values: Json | None = None) -> list[Json]:
+        """The objects that Helm makes at some times only."""
+        done = self.template(values)
+        assert done.returncode == 0, done.stderr
+        objects = [item for item in yaml.load_all(done.stdout, _Loader) if item]
+        return [item for item in objects if "helm.sh/hook" in item["metadata"].get("annotations", {})]
 
 
 def of_kind(objects: list[Json], kind: str) -> list[Json]:
@@ -133,7 +157,9 @@ def of_kind(objects: list[Json], kind: str) -> list[Json]:
 
 def boards_of(objects: list[Json]) -> list[Json]:
     """ConfigMaps with boards for Grafana: all but the one with the defaults for runs."""
-    return [item for item in of_kind(objects, "ConfigMap") if "defaults.json" not in item["data"]]
+    return [
+        item for item in of_kind(objects, "ConfigMap") if "defaults.json" not in item.get("data", {"defaults.json": ""})
+    ]
 
 
 def one(objects: list[Json], kind: str, name: str | None = None) -> Json:
@@ -176,3 +202,20 @@ def table(place: str, *, but: str | None = None) -> Rules:
             name = OWN.get(f"{needs} {resource}", OWN.get(resource, "")) if only else ""
             found |= {("" if group == "core" else group, resource, verb, name) for verb in verbs.split(", ")}
     return found
+
+
+def kustomized(chart: Chart) -> list[Json]:
+    """The chart's objects without the CRDs, and without what only Helm reads."""
+    objects = chart.render(None, "--namespace", "videotrain-system")
+    kept = [each for each in objects if each["kind"] != "CustomResourceDefinition"]
+    for each in kept:
+        pods = each["spec"]["template"]["metadata"] if each["kind"] == "Deployment" else {}
+        for head in (each["metadata"], pods):
+            for parts in (head.get("labels", {}), head.get("annotations", {})):
+                for name in [name for name in parts if name.startswith("helm.sh/")]:
+                    del parts[name]
+                if "app.kubernetes.io/managed-by" in parts:
+                    parts["app.kubernetes.io/managed-by"] = "kustomize"
+        if not each["metadata"].get("annotations", True):
+            del each["metadata"]["annotations"]
+    return kept

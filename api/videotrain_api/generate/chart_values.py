@@ -79,6 +79,8 @@ class Operator(_Values):
     gets a span of each pass and a trace of each recovery; there are none if empty. With networkPolicy.enabled the
     operator reaches it at port 4318 alone."""
     node_trust: NodeTrust = NodeTrust()
+    extra_args: list[str] = Field(default=[])
+    """More flags, such as --settle-seconds=1; the last of a name wins."""
 
 
 class Resources(_Values):
@@ -142,6 +144,23 @@ class Pod(_Values):
     """Priority class. The operator keeps paid GPUs busy: system-cluster-critical is not too much where allowed."""
     extra_env: list[Free] = Field(default=[])
     """Environment variables, such as HTTPS_PROXY, in the form of a container's env."""
+    security_context: Free = Field(
+        default={
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+    )
+    """Security context of the pods; null takes a field out, such as runAsUser where OpenShift chooses it."""
+    container_security_context: Free = Field(
+        default={
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    )
+    """Security context of their containers."""
 
 
 class PodDisruptionBudget(_Values):
@@ -151,6 +170,15 @@ class PodDisruptionBudget(_Values):
     """Create it."""
     max_unavailable: int = Field(1, ge=1)
     """Pods that may be away. With 1 a drain is never blocked, and a standby stays."""
+
+
+class CertManager(_Values):
+    """Let cert-manager make and renew the webhook's certificate, and register its authority."""
+
+    enabled: bool = False
+    """Create a Certificate; the operator then serves with it, and makes none of its own."""
+    issuer_ref: Free = Field(default={})
+    """Issuer or ClusterIssuer, as {name, kind, group}; a self-signed Issuer of the release if empty."""
 
 
 class Webhook(_Values):
@@ -168,6 +196,7 @@ class Webhook(_Values):
     which is then required. Only where the API server is set up to present one; everybody may send reviews if empty."""
     client_names: list[CommonName] = Field(default=[])
     """Common names that the client certificate may have; any if empty."""
+    cert_manager: CertManager = CertManager()
 
 
 class RunNetworks(_Values):
@@ -355,6 +384,8 @@ class ChartValues(_Values):
     price_list: Prices = Prices()
     run_defaults: RunDefaultValues = RunDefaultValues()
     monitoring: Monitoring = Monitoring()
+    extra_objects: list[Free | str] = Field(default=[])
+    """More objects of the release, as mappings or texts; both may hold templates."""
 
 
 def chart_files() -> dict[str, str]:

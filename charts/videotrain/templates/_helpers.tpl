@@ -18,6 +18,11 @@
 {{- printf "%s-webhook" (include "videotrain.fullname" .) }}
 {{- end }}
 
+{{/* Another name for cert-manager's: what it finds under the first would say that it is the operator's. */}}
+{{- define "videotrain.webhookSecretName" -}}
+{{- printf "%s%s" (include "videotrain.webhookName" .) (ternary "-cert" "" .Values.webhook.certManager.enabled) }}
+{{- end }}
+
 {{- define "videotrain.keyName" -}}
 {{- printf "%s-key" (include "videotrain.fullname" .) }}
 {{- end }}

@@ -70,7 +70,7 @@
 {{- if .Values.webhook.enabled }}
 - apiGroups: [""]
   resources: ["secrets"]
-  resourceNames: [{{ include "videotrain.webhookName" . | quote }}]
+  resourceNames: [{{ include "videotrain.webhookSecretName" . | quote }}]
   verbs: ["get", "update"]
 {{- end }}
 - apiGroups: [""]
