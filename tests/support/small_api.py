@@ -40,6 +40,8 @@ class SmallApi:
         """By resource."""
         self.refused: dict[str, int] = {}
         """HTTP status instead of an answer, by resource."""
+        self.logs: dict[str, str] = {}
+        """By pod; a pod without one has a container that waits."""
         self.written: list[str] = []
         """Requests that are not reads."""
         self._told: dict[str, list[str]] = {}
@@ -93,6 +95,11 @@ class SmallApi:
                 return web.json_response({"resources": [_resource(*item) for item in kinds.items()]})
         if path.startswith("/apis/") and path.count("/") == 3:
             return web.json_response({"resources": []})
+        if resource == "log":
+            pod = path.rsplit("/", 2)[1]
+            if pod in self.logs:
+                return web.Response(text=self.logs[pod])
+            return web.json_response({"kind": "Status", "code": 400, "message": f"{pod} waits"}, status=400)
         if "/secrets/" in path:
             head = {"name": resource, "resourceVersion": "1"}
             data = {SIGNING_KEY: base64.b64encode(bytes(KEY_BYTES)).decode()}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.planner_builders import at, manifest, progress
+from support.small_api import SmallApi
 
 from videotrain.cli import main
-from videotrain.embedded.database import DATABASE_FILE, Database, Key, Row
+from videotrain.embedded.database import DATABASE_FILE, Database, Key, Row, read_objects
 from videotrain_api.resource.status import GenerationStatus, RunStatus
-from videotrain_api.vocabulary import KIND
+from videotrain_api.vocabulary import KIND, PLURAL
 
 
 def event(uid: str, reason: str, when: str) -> dict[str, Any]:
@@ -92,3 +94,23 @@ def test_a_run_is_named_in_one_way(capsys: pytest.CaptureFixture[str], workdir: 
     assert main([command]) == 2
     assert main([command, "demo", "--workdir", str(workdir)]) == 2
     assert "name one run" in capsys.readouterr().err
+
+
+async def test_logs_of_a_cluster_are_those_of_its_pods(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, workdir: Path
+) -> None:
+    run = read_objects(workdir / DATABASE_FILE, KIND)[0]
+    name = run["metadata"]["name"]
+    async with SmallApi() as api:
+        api.objects[PLURAL] = [run]
+        api.objects["pods"] = [{"metadata": {"name": f"{name}-w{n}"}, "spec": {}} for n in range(3)]
+        api.logs = {f"{name}-w0": "zero\n", f"{name}-w1": "one\ntwo\n"}
+        where = ["--kubeconfig", str(api.kubeconfig(tmp_path))]
+        assert await asyncio.to_thread(main, ["logs", name, *where]) == 0
+        assert capsys.readouterr().out == "one\ntwo\n", "the pod with rank 0"
+        assert await asyncio.to_thread(main, ["logs", name, "--all", *where]) == 0
+        told = capsys.readouterr()
+        lines = {f"[{name}-w0] zero", f"[{name}-w1] one", f"[{name}-w1] two"}
+        assert set(told.out.splitlines()) == lines and f"{name}-w2 waits" in told.err
+        assert await asyncio.to_thread(main, ["logs", name, "--pod", f"{name}-w2", *where]) == 2
+        assert f"{name}-w2 waits" in capsys.readouterr().err
