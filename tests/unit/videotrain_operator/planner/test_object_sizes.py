@@ -85,16 +85,17 @@ def test_bytes_of_a_generation_grow_with_the_pods_and_no_faster(measured: dict[t
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_fifteen_hundred_restarts_leave_nothing_behind() -> None:
+def test_six_hundred_restarts_leave_nothing_behind() -> None:
     run = RunObjects("demo", 2)
     for _ in range(300):
         run.next_generation()
     early = dict(run.largest)
-    for _ in range(1200):
+    for _ in range(300):
         run.next_generation()
-    assert run.status.restarts.application == 1500
+    assert run.status.restarts.application == 600
     for name, size in run.largest.items():
-        assert size < 1.05 * early[name], (name, early[name], size)
+        # Counters get longer, by a digit here and there; whatever kept a byte of each restart would add 300 of them.
+        assert size < early[name] + 150, (name, early[name], size)
 
 
 def test_the_longest_names_are_names() -> None:
