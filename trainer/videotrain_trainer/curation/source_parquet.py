@@ -11,6 +11,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.checksums import read_again
 from videotrain_trainer.curation.source import EXTENSIONS, TEXT_KEYS, RawVideo, VideoFolder, is_video, text_of
 from videotrain_trainer.data.clip_table import RangedFile
@@ -29,8 +30,8 @@ class VideoRows(VideoFolder):
     text. To list a file its paths and texts are read, not its videos.
     """
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, uri: str, storage: Storage, source: str = "") -> None:
+        super().__init__(uri, storage, source)
         self._readers: dict[bool, _Rows] = {}
         """For first readings, and for those that they are compared with."""
 
