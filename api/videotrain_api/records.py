@@ -345,14 +345,17 @@ class WorkerExit(Record):
     """For people: the exception, or what a drain did."""
 
 
+Housekeeping = Literal["retention", "order", "latest", "copies", "records", "tracking"]
+
+
 class HousekeepingRecord(Record):
     """Something beside a checkpoint failed; the checkpoint itself is complete, and training goes on."""
 
     kind: Literal["housekeeping"] = "housekeeping"
     at: datetime
-    task: Literal["retention", "order", "latest", "copies"]
-    """Deleting old checkpoints, the log of the order of samples, naming the latest checkpoint, or copying the state in
-    memory."""
+    task: Housekeeping
+    """Deleting old checkpoints, the log of the order of samples, naming the latest checkpoint, copying the state in
+    memory, storing these records, or telling a tracker."""
     message: str
     """For people: the object and what happened to it."""
 

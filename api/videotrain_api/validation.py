@@ -21,6 +21,7 @@ from videotrain_api.rules.sizes import check_frozen_size, check_spec_size
 from videotrain_api.rules.sources import check_sources
 from videotrain_api.rules.spending import check_affordable, check_spending
 from videotrain_api.rules.stages import check_stages
+from videotrain_api.rules.tracking import check_tracking
 from videotrain_api.rules.training import check_training
 from videotrain_api.schema import ManifestError, Problem, problems_of
 from videotrain_api.vocabulary import API_VERSION, KIND
@@ -74,6 +75,7 @@ def check(run: VideoTrainingRun, *, fitting: bool = True) -> list[Problem]:
         *check_layouts(facts),
         *check_training(facts),
         *check_spending(facts),
+        *check_tracking(facts),
         *check_pods(facts),
     ]
     worlds, unfit = list(check_worlds(facts)), check_memory(facts) if fitting else ()

@@ -200,6 +200,8 @@ def _stage_config(
         checkpoint=spec.checkpoint,
         paths=stage_paths(run, index),
         latent_readers=latent_readers(stages, index, spec.seed) if stage.task == "encode" else [],
+        log_every_steps=spec.log_every_steps,
+        tracking=spec.tracking,
         seed=stage_seed(spec.seed, stage.name),
         gpus_per_node=pool_of(run, stage).gpus_per_node,
         hang_seconds=spec.failure_policy.hang_seconds,

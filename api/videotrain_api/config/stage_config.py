@@ -13,6 +13,7 @@ from pydantic import Field
 
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle, ScoreBounds, Stage
+from videotrain_api.resource.tracking import Tracking
 from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, Storage
 from videotrain_api.schema import ApiModel
 
@@ -72,6 +73,8 @@ class StageConfig(ApiModel):
     paths: StagePaths
     latent_readers: list[LatentReader] = Field(default_factory=list)
     """For encode: the later train stages that read what it makes."""
+    log_every_steps: int = 10
+    tracking: Tracking = Tracking()
     seed: int
     """Seed of this stage, derived from the run's seed and the stage's name."""
     gpus_per_node: int

@@ -28,7 +28,17 @@ LIVE: Final = (
 WHILE_NO_PODS: Final = ("image", "imagePullPolicy", "pool", "queue")
 """Fields of spec that may change while the run holds no pod: it is suspended, or was never accepted; also `pool` of a
 stage that has one."""
-FIXED: Final = ("autoencoder", "checkpoint", "dataset", "model", "seed", "storage", "textEncoder")
+FIXED: Final = (
+    "autoencoder",
+    "checkpoint",
+    "dataset",
+    "logEverySteps",
+    "model",
+    "seed",
+    "storage",
+    "textEncoder",
+    "tracking",
+)
 """Fields of spec that never change. podTemplate is fixed as well, but CEL cannot look into it: the operator tells."""
 FIXED_POOL: Final = ("gpusPerNode", "gpuResource")
 """Fields of a pool that not even a suspended run may change, nor the currency: the bill and the world sizes rest on

@@ -21,6 +21,7 @@ from videotrain_api.resource.pool import (
 )
 from videotrain_api.resource.sources import Source
 from videotrain_api.resource.stages import DNS_LABEL, NodeBounds, Stage, Subset
+from videotrain_api.resource.tracking import Tracking
 from videotrain_api.schema import ApiModel
 from videotrain_api.vocabulary import API_VERSION, KIND
 
@@ -229,6 +230,10 @@ class VideoTrainingRunSpec(ApiModel):
     """Growth."""
     queue: Queue | None = None
     """Kueue admission; pods are created directly if unset."""
+    log_every_steps: int = Field(default=10, ge=1, le=1_000_000_000)
+    """The first worker logs a line every so many steps, or units of a stage that does not train."""
+    tracking: Tracking = Tracking()
+    """Experiment trackers."""
     seed: int = Field(default=42, ge=0, lt=2**63)
     """Seed of sample order, noise and initial weights."""
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)

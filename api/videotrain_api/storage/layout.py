@@ -1,6 +1,7 @@
 """Where a run keeps things in its object store: one function per kind of object.
 
 <storage.uri>/<run name>/bill.json  checks.json
+                         records/g<generation>-<number>.jsonl  tracking/<tracker>/...  tracking/told.json
 <storage.uri>/<run name>/<stage>/
     curate       manifest.parquet  clips/<uid>.mp4  drop-report.json
     encode       manifest.parquet  shards/clips-<unit>-<crc>.tar  set.json  index/index.json
@@ -27,6 +28,21 @@ def stage_prefix(storage_uri: str, run_name: str, stage: str) -> str:
 def run_checks(storage_uri: str, run_name: str) -> str:
     """What was looked at before the run's first work; see videotrain_api.checks."""
     return f"{storage_uri.rstrip('/')}/{run_name}/checks.json"
+
+
+def records_prefix(storage_uri: str, run_name: str) -> str:
+    """Folder of the records of a run, as its first worker wrote them."""
+    return f"{storage_uri.rstrip('/')}/{run_name}/records"
+
+
+def records_part(storage_uri: str, run_name: str, generation: int, number: int) -> str:
+    """A part of the records of a generation, lines of JSON; parts count from 0, and the last one grows."""
+    return f"{records_prefix(storage_uri, run_name)}/g{generation:06d}-{number:05d}.jsonl"
+
+
+def tracking_prefix(storage_uri: str, run_name: str) -> str:
+    """Folder of what experiment trackers keep in files."""
+    return f"{storage_uri.rstrip('/')}/{run_name}/tracking"
 
 
 def clip_manifest(prefix: str) -> str:

@@ -212,6 +212,9 @@ class KubeCluster:
     async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
         """Record an Event, soon: no pass waits for what people read."""
         event = self._event(regarding, type_, reason, message)
+        about, level = event["involvedObject"], logging.WARNING if type_ == "Warning" else logging.INFO
+        # The cluster forgets events within an hour, and may never get this one.
+        _log.log(level, "run=%s/%s event %s: %s", about["namespace"], about["name"], reason, message)
         if len(self._events) >= MOST_EVENTS:
             _not_recorded(event, f"{MOST_EVENTS} others wait")
             return

@@ -95,6 +95,7 @@ class Generation:
             names.ENV_CONFIG_FILE: str(pod.config_file(roster.stage)),
             names.ENV_RESTORE: "1" if roster.restore else "0",
             names.ENV_SAVED_STEP: str(roster.saved_step),
+            names.ENV_RUN_UID: roster.run_uid,
             names.ENV_ROSTER_AT: (roster.created_at or now).isoformat(),
             names.ENV_LAUNCHED_AT: now.isoformat(),
             "PYTHONUNBUFFERED": "1",

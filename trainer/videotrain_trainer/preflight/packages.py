@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from videotrain_api.resource.tracking import TRACKER_PACKAGES
 from videotrain_api.resource.trainrun import VideoTrainingRun
 
 
@@ -33,6 +34,9 @@ def wanted_packages(run: VideoTrainingRun) -> Iterator[Wanted]:
     spec = run.spec
     if spec.autoencoder.kind == "diffusers":
         yield Wanted("spec.autoencoder.kind", "diffusers", "diffusers", _TRAINER.format("diffusers"))
+    for number, tracker in enumerate(spec.tracking.to):
+        extra = _TRAINER.format(tracker)
+        yield Wanted(f"spec.tracking.to[{number}]", tracker, TRACKER_PACKAGES[tracker], extra)
     for index, stage in enumerate(spec.stages):
         path = f"spec.stages[{index}].{stage.task}"
         engine = (stage.curate and stage.curate.engine) or (stage.encode and stage.encode.engine)

@@ -37,6 +37,7 @@ from videotrain_trainer.training.order_check import TrainedSteps
 from videotrain_trainer.training.profiling import StepProfiler
 from videotrain_trainer.training.resume import Resumed, resume
 from videotrain_trainer.training.stage_check import check_stage
+from videotrain_trainer.training.start_log import start_lines
 from videotrain_trainer.training.step import Objective, QueuedStep, Stepper
 from videotrain_trainer.training.step_result import Wishes
 from videotrain_trainer.training.timing import Spans
@@ -161,6 +162,9 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     clock.passed("copies" if resumed.from_copies else "checkpoint" if resumed.stored else "weights")
     run = _assemble(context, store, objective, engine, peers, resumed)
     clock.passed("ready")
+    if world.rank == 0:
+        for line in start_lines(objective.module, task, objective.data, objective.attention, world):
+            log.info("%s", line)
     log.info("ready at step %d of %d: %s", step, task.steps, clock)
     context.reporter.started(
         world.size,

@@ -44,6 +44,9 @@ MODULES: dict[str, str] = {name: f"videotrain_trainer.tasks.{name}" for name in 
 PREFLIGHT = "videotrain_trainer.preflight.first_start"
 """Has `check_run(context, spec_file)`, which comes before the first work of a run."""
 
+JOURNAL = "videotrain_trainer.journal.open"
+"""Has `journal(context, run_uid)`, which tells of records beside keeping them."""
+
 LEFT_BEFORE_START = 75
 """Status of a process that was asked to stop before its world existed (EX_TEMPFAIL). Not zero, so that torch's launcher
 stops its siblings at once; the record says `drained`."""
@@ -70,6 +73,8 @@ class WorkerEnvironment:
     files: RunFiles
     cache: Path
     pod: Pod
+    run_uid: str = ""
+    """Empty if nobody tells, as without an agent."""
     visible_devices: str = ""
     """CUDA_VISIBLE_DEVICES; empty if it is unset."""
 
@@ -96,6 +101,7 @@ class WorkerEnvironment:
             files=pod.files,
             cache=pod.cache,
             pod=pod,
+            run_uid=environment.get(names.ENV_RUN_UID, ""),
             visible_devices=environment.get(ENV_VISIBLE_GPUS, ""),
         )
 
@@ -192,7 +198,8 @@ class Worker:
             context = self._context(config, device)
             importlib.import_module(PREFLIGHT).check_run(context, environment.pod.spec_file)
             self._start.passed("check")
-            outcome = task(context)
+            with importlib.import_module(JOURNAL).journal(context, environment.run_uid) as told:
+                outcome = task(told)
         dist.destroy_process_group()
         return outcome
 

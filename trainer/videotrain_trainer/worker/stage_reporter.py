@@ -13,6 +13,7 @@ from videotrain_api.records import (
     CurationRecord,
     EvaluationRecord,
     GradientCheck,
+    Housekeeping,
     HousekeepingRecord,
     Measures,
     PhaseRecord,
@@ -181,14 +182,14 @@ class StageReporter:
             )
         )
 
-    def housekeeping(self, task: Literal["retention", "order", "latest", "copies"], error: Exception) -> None:
-        """Something beside a complete checkpoint failed; logged and recorded, and training goes on.
+    def housekeeping(self, task: Housekeeping, error: Exception) -> None:
+        """Something beside the work itself failed; logged and recorded, and training goes on.
 
         Args:
             task: see HousekeepingRecord.
             error: what happened.
         """
-        log.warning("%s of checkpoints: %s", task, error)
+        log.warning("%s: %s", task, error)
         self.sink.write(HousekeepingRecord(**self._origin(), at=datetime.now(UTC), task=task, message=str(error)))
 
     def validated(self, step: int, started_at: datetime, **losses: Unpack[ValidationLosses]) -> datetime:
