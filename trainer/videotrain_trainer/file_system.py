@@ -18,6 +18,7 @@ from s3fs.core import S3_RETRYABLE_ERRORS
 
 from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.files import local_path
+from videotrain_trainer.hub import hub_file, is_hub
 from videotrain_trainer.storage import CONNECTION, DENIED_CODES, ObjectStore, endpoint_of
 
 Result = TypeVar("Result")
@@ -36,6 +37,8 @@ def read_files(store: ObjectStore, uri: str, read: Callable[[AbstractFileSystem,
         StorageDenied: access is denied, for as long as the store is patient.
         StorageUnavailable: the store cannot be reached, or keeps failing.
     """
+    if is_hub(uri):
+        return store.read_by(uri, lambda _: read(LocalFileSystem(), str(hub_file(uri))))
     if uri.startswith("file://"):
         return store.read_by(uri, lambda _: read(LocalFileSystem(), str(local_path(uri))))
 

@@ -1,17 +1,28 @@
 """Files of the Hugging Face hub behind hf:// URIs, through the hub's own client and its cache.
 
-The client keeps what it fetched (HF_HOME), obeys HF_HUB_OFFLINE and HF_ENDPOINT, and reads the token of HF_TOKEN. A file
-is fetched whole; after that it is a file like any other.
+The client keeps what it fetched (HF_HOME), obeys HF_HUB_OFFLINE and HF_ENDPOINT, and reads the token of HF_TOKEN. A
+file is fetched whole; after that it is a file like any other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from videotrain_api.resource.locations import HUB_FORM, HUB_SCHEME, HubPlace, hub_place
 from videotrain_trainer.errors import ConfigError, ObjectMissing, StorageDenied, StorageUnavailable
+
+
+class HubFile(NamedTuple):
+    """A file of the hub, without its content."""
+
+    uri: str
+    size: int
+    """Bytes."""
+    tag: str
+    """Changes with the content."""
 
 
 def is_hub(uri: str) -> bool:
@@ -28,18 +39,27 @@ def hub_file(uri: str) -> Path:
         StorageUnavailable: the hub cannot be reached.
         ConfigError: another form than HUB_FORM.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, snapshot_download
 
     place = _place(uri)
     if not place.path:
         raise ObjectMissing(f"{uri}: a repository, not a file of one")
+    where: dict[str, Any] = {"repo_type": place.kind, "revision": place.revision}
     with _told(uri):
-        found = hf_hub_download(place.repository, place.path, repo_type=place.kind, revision=place.revision)
-    return Path(found)
+        if not constants.is_offline_mode():
+            return Path(hf_hub_download(place.repository, place.path, **where))
+        # A folder that is in the cache tells what it has not; whoever looks for a file beside another needs that.
+        found = Path(snapshot_download(place.repository, local_files_only=True, **where)) / place.path
+    if not found.is_file():
+        raise ObjectMissing(
+            f"{uri}: not among the files of this repository that the cache has, and the hub is not to be asked "
+            "(HF_HUB_OFFLINE)"
+        )
+    return found
 
 
-def hub_files(uri: str) -> list[str]:
-    """URIs of all files below a folder of the hub, sorted; of the cached ones alone if the hub is not to be asked.
+def hub_files(uri: str) -> list[HubFile]:
+    """All files below a folder of the hub, by name, none of them fetched; only cached ones if it is not to be asked.
 
     Raises:
         ObjectMissing: there is no such repository or revision.
@@ -47,22 +67,25 @@ def hub_files(uri: str) -> list[str]:
         StorageUnavailable: the hub cannot be reached.
         ConfigError: another form than HUB_FORM.
     """
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import HfApi, RepoFile, constants, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     place = _place(uri)
+    where: dict[str, Any] = {"repo_type": place.kind, "revision": place.revision}
     with _told(uri):
         if constants.is_offline_mode():
-            root = Path(
-                snapshot_download(
-                    place.repository, repo_type=place.kind, revision=place.revision, local_files_only=True
-                )
-            )
-            names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+            root = Path(snapshot_download(place.repository, local_files_only=True, **where))
+            below = (path for path in (root / place.path).rglob("*") if path.is_file())
+            found = [(path.relative_to(root).as_posix(), path.stat().st_size, path.resolve().name) for path in below]
         else:
-            names = HfApi().list_repo_files(place.repository, repo_type=place.kind, revision=place.revision)
-    folder = PurePosixPath(place.path)
-    inside = [name for name in names if not place.path or folder in PurePosixPath(name).parents]
-    return [_uri(place, name) for name in sorted(inside)]
+            try:
+                tree = list(HfApi().list_repo_tree(place.repository, place.path or None, recursive=True, **where))
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                tree = []  # no such folder
+            found = [(entry.path, entry.size, entry.blob_id) for entry in tree if isinstance(entry, RepoFile)]
+    return [HubFile(_uri(place, name), size, tag) for name, size, tag in sorted(found)]
 
 
 def _place(uri: str) -> HubPlace:
@@ -81,18 +104,20 @@ def _uri(place: HubPlace, name: str) -> str:
 @contextmanager
 def _told(uri: str) -> Iterator[None]:
     """The client's errors as ours, with what to do."""
-    from httpx import HTTPError
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
         HfHubHTTPError,
+        HTTPError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    download = f"`hf download {uri.removeprefix(HUB_SCHEME).split('/')[0]}/...` on a machine that reaches it"
+    place = _place(uri)
+    kind = "--repo-type dataset " if place.kind == "dataset" else ""
+    download = f"`hf download {kind}{place.repository} {place.path}` on a machine that reaches it".replace(" `", "`")
     try:
         yield
     except GatedRepoError as error:
@@ -103,8 +128,8 @@ def _told(uri: str) -> Iterator[None]:
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
         raise StorageUnavailable(
             f"{uri}: it is not in the cache of the hub's client here, and the hub cannot be reached or is not to be "
-            f"asked (HF_HUB_OFFLINE). Pods reach no hub unless a network policy lets them: {download}, put the files "
-            "into the bucket, and name them by s3://"
+            f"asked (HF_HUB_OFFLINE). Pods reach no hub unless a network policy lets them: {download}, put the "
+            "files into the bucket, and name them by s3://"
         ) from error
     except RepositoryNotFoundError as error:
         raise ObjectMissing(f"{uri}: the hub has no such repository, or a private one that needs HF_TOKEN") from error

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, unquote
@@ -42,6 +42,7 @@ from videotrain_trainer.errors import (
     StorageUnavailable,
     TrainerError,
 )
+from videotrain_trainer.hub import hub_file, hub_files, is_hub
 
 Result = TypeVar("Result")
 ATTEMPTS = 3
@@ -82,6 +83,9 @@ DENIED_CODES = (
 """What S3 calls a refusal of credentials; expired ones come with status 400 from AWS."""
 DENIED = re.compile(rf"status code: 40[13]\b|status code: 400 Bad Request:?$|<Code>(?:{'|'.join(DENIED_CODES)})</Code>")
 """The answer to HEAD has no body, so that its 400 does not say that a token is expired; our requests are never bad."""
+
+_UNKNOWN = datetime.fromtimestamp(0, UTC)
+"""When a file of a hub was changed, which its listing does not tell; its tag changes with its content."""
 
 log = logging.getLogger(__name__)
 
@@ -181,6 +185,7 @@ class ObjectStore:
         Raises:
             AlreadyExists: `only_if_absent` and there is an object. After a broken connection it may be our own.
         """
+        _refuse_hub(uri)
 
         def write(client: Any, key: str) -> str:
             try:
@@ -241,6 +246,8 @@ class ObjectStore:
             after: URI of the object behind which the listing begins; the first one if None.
             most: number of objects. More than the 1,000 of an S3 answer take several requests.
         """
+        if is_hub(prefix):
+            return [found for found in self.list(prefix) if after is None or found.uri > after][:most]
         place, offset = _parse(prefix), None if after is None else _parse(after).key
 
         def first(client: Any, key: str) -> list[ObjectInfo]:
@@ -255,6 +262,8 @@ class ObjectStore:
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """All objects below a folder, sorted by URI; none if the folder does not exist."""
+        if is_hub(prefix):
+            return [ObjectInfo(uri=f.uri, size=f.size, etag=f.tag, modified=_UNKNOWN) for f in hub_files(prefix)]
         place = _parse(prefix)
 
         def pages(client: Any, key: str) -> list[ObjectInfo]:
@@ -281,6 +290,7 @@ class ObjectStore:
 
     def delete(self, uri: str) -> None:
         """Remove an object; a missing one is fine."""
+        _refuse_hub(uri)
         try:
             self._retry(uri, obstore.delete)
         except ObjectMissing:
@@ -440,8 +450,10 @@ def _same_process() -> None:
 
 def _parse(uri: str) -> _Place:
     scheme, found, rest = uri.partition("://")
+    if is_hub(uri):
+        return _Place("file", "", str(hub_file(uri)).strip("/"), "file:///")
     if not found or scheme not in ("s3", "file"):
-        raise ConfigError(f"{uri}: a URI must start with s3:// or file://")
+        raise ConfigError(f"{uri}: a URI must start with s3://, file:// or hf://")
     if scheme == "file":
         return _Place("file", "", unquote(rest).strip("/"), "file:///")
     bucket, _, key = rest.partition("/")
@@ -449,6 +461,12 @@ def _parse(uri: str) -> _Place:
     if any(part in ("", ".", "..") for part in key.split("/")) and key:
         raise ConfigError(f"{uri}: no part of the path of an object may be empty, '.' or '..'")
     return _Place("s3", bucket, key, uri[: len(uri.rstrip("/")) - len(key)])
+
+
+def _refuse_hub(uri: str) -> None:
+    """What is written there would change the cache of the hub's client."""
+    if is_hub(uri):
+        raise ConfigError(f"{uri}: nothing is written to the hub; name a place in the bucket, s3://")
 
 
 def _info(place: _Place, row: Any) -> ObjectInfo:

@@ -59,7 +59,7 @@ def hub_place(uri: str) -> HubPlace | None:
     found = _HUB.fullmatch(uri)
     if found is None:
         return None
-    path = (found["path"] or "").strip("/")
+    path = (found["path"] or "").removesuffix("/")
     if any(part in ("", ".", "..") for part in path.split("/")) and path:
         return None
     return HubPlace("dataset" if found["datasets"] else "model", found["repository"], found["revision"], path)

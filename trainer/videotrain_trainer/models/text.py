@@ -13,6 +13,7 @@ from videotrain_trainer.networks.weights.files import default_store
 from videotrain_trainer.storage import ObjectStore, user_cache
 from videotrain_trainer.text import encoders
 from videotrain_trainer.text.encoders import TextEncoder
+from videotrain_trainer.text.files import is_remote
 
 
 def load_text_encoder(
@@ -43,7 +44,7 @@ def load_text_encoder(
     if weights is not None and model.kind == "bytes":
         raise ConfigError(f"{weights}: a text encoder of kind 'bytes' has no weights; leave them out")
     spec = model if weights is None else model.model_copy(update={"weights": str(weights)})
-    remote = spec.weights is not None and spec.weights.startswith("s3://")
+    remote = spec.weights is not None and is_remote(spec.weights)
     if store is None:
         store = default_store(str(spec.weights) if remote else "s3://unused")  # which no path reaches
     return encoders.load_text_encoder(spec, store, cache or user_cache(), torch.device(device))

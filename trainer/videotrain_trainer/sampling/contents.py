@@ -17,6 +17,7 @@ from typing import Any
 
 from videotrain_trainer.errors import ObjectMissing
 from videotrain_trainer.files import local_path
+from videotrain_trainer.hub import hub_file, is_hub
 from videotrain_trainer.networks.weights import open_weights
 from videotrain_trainer.sampling.loaded import Sources
 from videotrain_trainer.sampling.request import Request
@@ -80,6 +81,8 @@ class Contents:
         Raises:
             ObjectMissing: there is none.
         """
+        if is_hub(source):
+            return self._of_file(hub_file(source))
         if not source.startswith("s3://"):
             return self._of_file(local_path(source))
         found = self._store.stat(source)
@@ -93,7 +96,7 @@ class Contents:
 
     def _of_folder(self, source: str) -> str:
         """Of the files of text encoders, by their names in the folder."""
-        if source.startswith("s3://"):
+        if source.startswith("s3://") or is_hub(source):
             uris = [found.uri for found in self._store.list(source)]
             return _joined((uri.removeprefix(source), self.of(uri)) for uri in uris if uri.endswith(WANTED))
         root = local_path(source)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from videotrain_api.resource.locations import HUB_SCHEME
 from videotrain_trainer.checksums import READINGS, read_again
 from videotrain_trainer.errors import ConfigError, DamagedObject
 from videotrain_trainer.networks.lora.from_diffusers import DIFFUSERS_FILE, from_diffusers, is_from_diffusers
@@ -95,7 +96,7 @@ def save_adapter(module: nn.Module, config: LoraConfig, folder: str | Path, base
     Raises:
         ConfigError: the model has no adapter, or the folder is not on this machine.
     """
-    if str(folder).startswith("s3://"):
+    if str(folder).startswith(("s3://", HUB_SCHEME)):
         raise ConfigError(f"{folder}: an adapter is saved to a folder on this machine; upload it from there")
     tensors = {name: value.detach().cpu() for name, value in module.state_dict().items() if is_adapter(name)}
     if not tensors:

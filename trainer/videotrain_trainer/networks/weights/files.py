@@ -19,6 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from videotrain_api.resource.locations import HUB_SCHEME
 from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.checksums import READINGS, checksum, read_again
 from videotrain_trainer.errors import ConfigError, DamagedObject, ObjectMissing
@@ -263,7 +264,7 @@ class Place:
 
     def __init__(self, source: str | Path, store: ObjectStore | None, cache: NodeCache | None = None) -> None:
         text = str(source)
-        self.remote = text.startswith("s3://")
+        self.remote = text.startswith(("s3://", HUB_SCHEME))
         self.root = text if self.remote else str(local_path(text))
         self.store = (store or default_store(text)) if self.remote else None
         self._cache = cache if self.remote else None
@@ -281,7 +282,7 @@ class Place:
         if self.root.endswith((".safetensors", INDEX_SUFFIX)):
             return self._existing(self.root)
         usual = self.inside(USUAL_FILE)
-        if self.store is not None and self.has(usual):
+        if self.root.startswith("s3://") and self.has(usual):
             return usual  # a stage's folder may hold very many objects
         below = self._below(self.root)
         for folder in ("", "weights/"):
@@ -340,7 +341,7 @@ class Place:
 
 def default_store(uri: str) -> ObjectStore:
     """The object store of an s3:// URI in this environment: AWS_ENDPOINT_URL, credentials as boto3 finds them."""
-    bucket = uri.removeprefix("s3://").split("/", 1)[0]
+    bucket = "of-no-use" if uri.startswith(HUB_SCHEME) else uri.removeprefix("s3://").split("/", 1)[0]
     return ObjectStore.for_storage(Storage(uri=f"s3://{bucket}"))
 
 
