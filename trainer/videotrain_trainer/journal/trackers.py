@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from videotrain_api.resource.tracking import Tracker as Name
 from videotrain_api.resource.tracking import Tracking
+from videotrain_api.vocabulary import LABEL_RUN_UID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,6 @@ class Mlflow:
     """A tracking server of MLflow; the run is found by a tag, since the server makes its ids."""
 
     CONTINUES = False
-    TAG = "videotrain.dev/run-uid"
 
     def __init__(self, run: TrackedRun) -> None:
         self._run, self._run_id = run, ""
@@ -188,11 +188,13 @@ class Mlflow:
         client, tracking = MlflowClient(tracking_uri=self._run.tracking.uri), self._run.tracking
         found = client.get_experiment_by_name(tracking.project)
         experiment = found.experiment_id if found is not None else client.create_experiment(tracking.project)
-        runs = client.search_runs([experiment], filter_string=f"tags.`{self.TAG}` = '{self._run.uid}'", max_results=1)
+        runs = client.search_runs(
+            [experiment], filter_string=f"tags.`{LABEL_RUN_UID}` = '{self._run.uid}'", max_results=1
+        )
         if runs:
             self._run_id = runs[0].info.run_id
         else:
-            made = client.create_run(experiment, run_name=self._run.name, tags={self.TAG: self._run.uid})
+            made = client.create_run(experiment, run_name=self._run.name, tags={LABEL_RUN_UID: self._run.uid})
             self._run_id = made.info.run_id
         self._opened_client = client
         return client
