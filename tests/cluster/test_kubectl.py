@@ -140,6 +140,7 @@ LIVE: dict[str, Edit] = {
     "stages[0].nodes": lambda spec: spec["stages"][0].update(nodes={"min": 1, "max": 1}),
     "budget": lambda spec: spec.update(budget={"maxCost": "900.00"}),
     "elasticity": lambda spec: spec.update(elasticity={"minGainSeconds": 7}),
+    "priority": lambda spec: spec.update(priority=7),
     "suspend": lambda spec: spec.update(suspend=True),
     "activeDeadlineSeconds": lambda spec: spec.update(activeDeadlineSeconds=60),
     "startDeadlineSeconds": lambda spec: spec.update(startDeadlineSeconds=60),

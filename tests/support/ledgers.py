@@ -155,6 +155,9 @@ def check_identity(one: Bill, pods: list[Holding], now: float) -> None:
     assert sum(one.totals.waste.values()) == one.total - one.micros.get("productive", 0)
     assert sum(one.totals.generations.values()) == one.total
     assert sum(one.totals.months.values()) == one.total
+    assert {name: sum(causes.values()) for name, causes in one.totals.causes.items()} == {
+        name: stage.micros for name, stage in one.stages.items()
+    }
     assert sum(stage.micros for stage in one.stages.values()) == one.total
     assert all(
         sum(e["waste"].values()) == sum(e["micros"].values()) - e["micros"].get("productive", 0) for e in entries

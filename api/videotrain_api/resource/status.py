@@ -114,6 +114,25 @@ class RestartCounts(ApiModel):
     """Hangs: step counters that stood still."""
 
 
+class StagePlan(ApiModel):
+    """What a stage was to cost, and why it cost something else."""
+
+    total: str
+    """By its model before the run began, at the most nodes that it may use, decimal string: steps, a start, checkpoints
+    and failures as `videotrain plan` has them."""
+    seconds: float
+    """How long it was to take once its nodes are there."""
+    node_seconds_per_step: float
+    """Time of whole nodes that a step was to take."""
+    forecast: str | None = None
+    """What it was expected to cost when it began, or at its first measured steps, decimal string."""
+    real_node_seconds_per_step: float | None = None
+    """What a step took that was kept; unset before the first."""
+    difference_micros: dict[str, int] = Field(default_factory=dict)
+    """Once it is over: totalMicros less the plan, by why; the parts sum to it exactly. price, steps (fewer were made),
+    rate (a step took longer), start, checkpoint, data, idle, failures."""
+
+
 class StageCost(ApiModel):
     """What one stage cost: its pods from when they got their nodes, each at its own price."""
 
@@ -127,6 +146,10 @@ class StageCost(ApiModel):
     """GPU time held so far; 0 on nodes without GPUs."""
     held_node_microseconds: int
     """Time of whole nodes."""
+    micros_by_cause: dict[str, int] = Field(default_factory=dict)
+    """totalMicros by what was productive, and by why the rest bought no progress; see wasteMicrosByCause."""
+    plan: StagePlan | None = None
+    """What it was to cost; unset if nobody could count its work before it ran."""
     per_thousand_steps: str | None = None
     """Cost of 1,000 steps that are done and kept, decimal string; everything that the stage cost is in it."""
     per_thousand_video_seconds: str | None = None

@@ -14,6 +14,7 @@ from videotrain.report.curves import stage_curves
 from videotrain.report.history import checkpoint_section, drop_section, restart_section
 from videotrain.report.markup import Html, element, join, section, table, text
 from videotrain.report.origin import origin_section, trouble_section
+from videotrain.report.plan_and_reality import plan_section
 from videotrain.report.sections import (
     bill_section,
     curve_section,
@@ -81,6 +82,7 @@ def _document(workdir: Path, run: Json, summary: Json, reload_seconds: int | Non
         speed_section(summary),
         timeline_section(summary, figures["timeline"]),
         bill_section(run, summary),
+        plan_section(summary),
         forecast_section(summary),
         video_section(workdir, summary),
         restart_section(run, summary),

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from videotrain_api.billing.document import without_numbers
 from videotrain_api.schema import Json
+from videotrain_api.vocabulary import Bucket
 from videotrain_operator.accounting.stored_ledger import StageTotals, instant
 
 ENTRIES_LISTED: Final = 240
@@ -41,6 +42,8 @@ class Totals:
     stages: dict[str, StageTotals] = field(default_factory=dict)
     months: dict[str, int] = field(default_factory=dict)
     """Micros by calendar month in UTC, such as `2026-11`."""
+    causes: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Micros by stage, and in each by what was productive and by plain cause of waste."""
 
     @classmethod
     def of_folded(cls, folded: Mapping[str, Any]) -> Totals:
@@ -52,6 +55,7 @@ class Totals:
             {int(number): micros for number, micros in folded.get("generations", {}).items()},
             {name: StageTotals(*known) for name, known in folded.get("stages", {}).items()},
             dict(folded.get("months", {})),
+            {stage: dict(causes) for stage, causes in folded.get("causes", {}).items()},
         )
 
     def add(
@@ -72,6 +76,9 @@ class Totals:
         spent, known = times * sum(micros.values()), self.stages.get(stage, StageTotals())
         self.generations[generation] = self.generations.get(generation, 0) + spent
         self.months[month] = self.months.get(month, 0) + spent
+        causes, productive = self.causes.setdefault(stage, {}), Bucket.PRODUCTIVE.value
+        _add(causes, {productive: micros.get(productive, 0)}, times)
+        _add(causes, without_numbers(waste), times)
         held = known.gpu_microseconds + times * sum(gpu_us.values())
         self.stages[stage] = StageTotals(known.node_microseconds + times * node_us, held, known.micros + spent)
 
@@ -107,6 +114,7 @@ class Totals:
             "generations": {str(number): self.generations[number] for number in sorted(newest)},
             "stages": {name: list(totals) for name, totals in self.stages.items()},
             "months": dict(sorted(self.months.items())),
+            "causes": self.causes,
         }
 
 

@@ -205,38 +205,15 @@ def settle(
     return _bill(book)
 
 
-def rebuild(
-    gpu_microseconds: Mapping[str, int],
-    micros: Mapping[str, int],
-    stages: Mapping[str, StageTotals],
-    waste: Mapping[str, int],
-    months: Mapping[str, int],
-    holdings: Iterable[Holding],
-    until: datetime,
-) -> Json:
+def rebuild(totals: Totals, holdings: Iterable[Holding], until: datetime) -> Json:
     """A ledger that stands in for a lost one: the totals up to a time, and the pods from there on.
 
     Args:
-        gpu_microseconds: totals by bucket.
-        micros: totals by bucket.
-        stages: totals by stage.
-        waste: micros that bought no progress, by cause.
-        months: micros by calendar month.
+        totals: up to `until`.
         holdings: pods that are there.
         until: up to when the totals were counted.
     """
-    folded = {
-        "entries": 0,
-        "gpuMicroseconds": dict(gpu_microseconds),
-        "micros": dict(micros),
-        "waste": dict(waste),
-        "generations": {},
-        "stages": {name: list(totals) for name, totals in stages.items()},
-        "months": dict(months),
-        "groups": [],
-        "estimated": True,
-        "until": rfc3339(until),
-    }
+    folded = totals.to_folded() | {"entries": 0, "groups": [], "estimated": True, "until": rfc3339(until)}
     there = {held.uid: _new_record(held) for held in holdings if not held.gone}
     for record in there.values():
         record.closed_until = max(microseconds(until), record.bound)

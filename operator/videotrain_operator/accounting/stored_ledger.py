@@ -11,7 +11,8 @@ in the status take its place, as if it had been deleted, and the bill counts as 
              rest of the node's name]
     awaited  pods that were made or are about to be: [first number, last number, kind, since]
     entries  newest closed windows
-    folded   totals of all older ones; by stage: [microseconds of nodes, of GPUs, micros]; by month; and groups of them
+    folded   totals of all older ones; by stage: [microseconds of nodes, of GPUs, micros] and by cause; by month;
+             and groups of them
 
 Times are microseconds since 1970.
 """
@@ -270,6 +271,7 @@ class _Folded(_Amounts):
     stages: dict[str, tuple[int, int, int]] = {}  # noqa: RUF012 - of a model, copied for each
     generations: dict[_Number, int] = {}  # noqa: RUF012 - of a model, copied for each
     months: dict[_Month, int] = {}  # noqa: RUF012 - of a model, copied for each
+    causes: dict[str, dict[str, int]] = {}  # noqa: RUF012 - of a model, copied for each
     groups: tuple[_Group, ...] = ()
     entries: int
     estimated: bool

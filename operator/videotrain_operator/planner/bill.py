@@ -5,22 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from fractions import Fraction
 from typing import Any, Final
 
 from videotrain_api.billing.document import without_numbers
-from videotrain_api.money import format_micros, round_half_up
+from videotrain_api.money import format_micros
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.config import render_ledger
 from videotrain_api.render.names import ledger_name, pod_name
 from videotrain_api.resource.pool import Pool
-from videotrain_api.resource.sampling import FPS
-from videotrain_api.resource.status import Corrections, CostStatus, GenerationCost, MonthCost, StageCost, amounts_of
+from videotrain_api.resource.status import Corrections, CostStatus, GenerationCost, MonthCost, amounts_of
 from videotrain_api.resource.trainrun import pool_name, pool_of
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Bucket
 from videotrain_operator.accounting.attribution import microseconds
 from videotrain_operator.accounting.corrections import corrected
+from videotrain_operator.accounting.entries import Totals
 from videotrain_operator.accounting.ledger import Bill, Holding, rebuild, settle
 from videotrain_operator.accounting.money import schedule_text
 from videotrain_operator.accounting.stored_ledger import (
@@ -37,6 +36,7 @@ from videotrain_operator.planner.budget import spent_percent
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.forecast import forecast_bill
 from videotrain_operator.planner.observed import PodView
+from videotrain_operator.planner.stage_costs import stage_costs
 from videotrain_operator.planner.status_backup import status_backup
 
 MONTHS_LISTED: Final = 12
@@ -93,8 +93,15 @@ def _rebuilt(draft: Draft, holdings: list[Holding]) -> Json | None:
         )
         for stage in cost.stages
     }
-    waste, months = cost.waste_micros_by_cause, {one.month: one.total_micros for one in cost.months}
-    return rebuild(cost.gpu_microseconds_by_bucket, cost.micros_by_bucket, stages, waste, months, holdings, until)
+    folded = Totals(
+        cost.gpu_microseconds_by_bucket,
+        cost.micros_by_bucket,
+        cost.waste_micros_by_cause,
+        stages=stages,
+        months={one.month: one.total_micros for one in cost.months},
+        causes={stage.name: stage.micros_by_cause for stage in cost.stages},
+    )
+    return rebuild(folded, holdings, until)
 
 
 def store_ledger(draft: Draft, bill: Bill) -> None:
@@ -172,7 +179,7 @@ def write_cost(draft: Draft, bill: Bill) -> None:
         held_gpu_microseconds=bill.held,
         gpu_microseconds_by_bucket=gpu_us,
         micros_by_bucket={bucket.value: bill.micros.get(bucket.value, 0) for bucket in Bucket},
-        stages=_stage_costs(draft, bill),
+        stages=stage_costs(draft, bill, expected),
         generations=_generation_costs(draft, bill),
         waste_micros_by_cause=without_numbers(bill.totals.waste),
         months=[
@@ -197,33 +204,6 @@ def _corrections(before: CostStatus | None, cost: CostStatus) -> Corrections | N
     known, was = before.corrections or Corrections(), amounts_of(before)
     found = {name: corrected(getattr(known, name), was[name], now) for name, now in amounts_of(cost).items()}
     return Corrections(**found) if any(found.values()) else None
-
-
-def _stage_costs(draft: Draft, bill: Bill) -> list[StageCost]:
-    found = []
-    for stage in draft.status.stages:
-        totals = bill.stages.get(stage.name)
-        if totals is None:
-            continue
-        frames, tokens = stage.frames_per_step, stage.tokens_per_step
-        found.append(
-            StageCost(
-                name=stage.name,
-                total_micros=totals.micros,
-                total=format_micros(totals.micros),
-                held_gpu_microseconds=totals.gpu_microseconds,
-                held_node_microseconds=totals.node_microseconds,
-                per_thousand_steps=_per(totals.micros, stage.step, 1000),
-                per_thousand_video_seconds=_per(totals.micros, stage.step * (frames or 0) / FPS, 1000),
-                per_billion_tokens=_per(totals.micros, stage.step * (tokens or 0), 1_000_000_000),
-            )
-        )
-    return found
-
-
-def _per(micros: int, done: float, many: int) -> str | None:
-    """What so many cost if `done` of them cost that; None if none is done."""
-    return format_micros(round_half_up(Fraction(micros * many) / Fraction(done))) if done else None
 
 
 def _generation_costs(draft: Draft, bill: Bill) -> list[GenerationCost]:

@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 from weakref import ref
 
-from videotrain_api.cost.forecast import forecast as model_run
 from videotrain_api.cost.overheads import FAILURES_PER_1000_GPU_DAYS
+from videotrain_api.cost.plan_against_real import PlannedStage, planned_stages
 from videotrain_api.money import format_micros
 from videotrain_api.resource.stages import Stage, node_counts
 from videotrain_api.resource.status import ExpectedStage, StageStatus
@@ -88,16 +88,23 @@ class _Question:
 
 
 @lru_cache(maxsize=4096)
-def _models(question: _Question) -> Mapping[str, float]:
-    """Node-seconds of a step by stage, without those whose work nobody can count before they run.
+def _models(question: _Question) -> Mapping[str, PlannedStage]:
+    """By stage, without those whose work nobody can count before they run.
 
     It takes milliseconds, so it is computed once per spec. The run itself is not kept.
     """
     run = question.run()
     assert run is not None, "whoever asks holds it"
-    return {
-        stage.name: stage.seconds_per_step * stage.nodes for stage in model_run(run).stages if stage.seconds_per_step
-    }
+    return planned_stages(run)
+
+
+def planned(draft: Draft) -> Mapping[str, PlannedStage]:
+    """Stages as they were to be before the run began; none if the present spec cannot be run."""
+    if not all(node_counts(node_bounds(draft.run, stage)) for stage in draft.spec.stages):
+        return {}
+    head = draft.run.metadata
+    hashes = tuple(stage.config_hash for stage in draft.status.stages)
+    return _models(_Question(head.uid, head.generation, hashes, ref(draft.run)))
 
 
 def forecast_bill(draft: Draft, bill: Bill) -> Forecast | None:
@@ -110,9 +117,7 @@ def forecast_bill(draft: Draft, bill: Bill) -> Forecast | None:
         return Forecast(bill.total, bill.total, bill.total, [])
     if not all(node_counts(node_bounds(draft.run, stage)) for stage in draft.spec.stages):
         return None  # the present spec cannot be run
-    head = draft.run.metadata
-    hashes = tuple(stage.config_hash for stage in draft.status.stages)
-    models = _models(_Question(head.uid, head.generation, hashes, ref(draft.run)))
+    models = {name: stage.node_seconds_per_step for name, stage in planned(draft).items()}
     found = {stage.name: _measured(draft, stage, bill) for stage in draft.status.stages}
     measured = {name: one for name, one in found.items() if one is not None}
     if not measured:

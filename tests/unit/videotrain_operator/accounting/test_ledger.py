@@ -8,7 +8,7 @@ from typing import Any
 from support.ledgers import SECOND, bill, generation, holding, seconds
 from support.planner_builders import at, progress, saved
 
-from videotrain_operator.accounting.entries import ENTRIES_LISTED, GROUPS_LISTED
+from videotrain_operator.accounting.entries import ENTRIES_LISTED, GROUPS_LISTED, Totals
 from videotrain_operator.accounting.ledger import rebuild
 from videotrain_operator.accounting.stored_ledger import records_in
 
@@ -130,7 +130,7 @@ def test_a_deleted_pod_whose_end_was_seen_is_exact() -> None:
 
 def test_a_deleted_pod_that_the_folded_totals_may_hold_is_not_billed_again_and_marked() -> None:
     gone = holding(0, 4, finished_at=at(33), gone=True)
-    lost = rebuild({"starting": 29 * SECOND}, {"starting": 29_000}, {}, {"start": 29_000}, {}, [], at(40))
+    lost = rebuild(Totals({"starting": 29 * SECOND}, {"starting": 29_000}, {"start": 29_000}), [], at(40))
     lost["folded"]["estimated"] = False
     one = bill(60, [gone], [], document=lost)
     assert one.held == 29 * SECOND and one.estimated
@@ -155,9 +155,7 @@ def test_a_rebuilt_ledger_counts_nothing_twice_and_says_that_it_is_estimated() -
     world = generation(1, 10, [0], progress=progress(1, 30, started_at=at(20), last_step_at=at(50)))
     held = [holding(0, 4), holding(1, 55)]
     lost = bill(52, held[:1], [world])
-    document = rebuild(
-        lost.gpu_microseconds, lost.micros, lost.stages, lost.totals.waste, lost.totals.months, held, at(52)
-    )
+    document = rebuild(lost.totals, held, at(52))
     after = bill(60, held, [world], document=document)
     assert after.held == lost.held + 8 * SECOND + 5 * SECOND
     assert sum(after.micros.values()) == after.total == lost.total + 13_000
