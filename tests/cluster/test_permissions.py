@@ -175,12 +175,20 @@ def give_up_a_queued_run(release: Release, name: str) -> None:
     release.kubectl("-n", "team", "patch", "vtr", name, "--type", "merge", "-p", '{"spec": {"suspend": true}}')
 
 
+def set_a_budget(release: Release, name: str) -> None:
+    """Of a team without runs, which is told so in its status."""
+    budget: Json = yaml.safe_load((ROOT / "manifests" / "examples" / "budgets" / "team-video.yaml").read_text())
+    budget["metadata"]["name"] = name
+    release.kubectl("create", "-f", "-", stdin=json.dumps(budget))
+
+
 def test_every_right_is_used_and_none_is_missing(
     mode: str, plane: AuditedControlPlane, release: Release, tmp_path: Path
 ) -> None:
     granted = documented(RUNS) | documented(CLUSTER) | documented(RELEASED)
     since = len(plane.requests()) if plane.audit_log.exists() else 0
     with release.operator(plane, tmp_path) as log:
+        set_a_budget(release, f"team-{mode}")
         put_strangers_in_the_way(plane, release, since)
         lose_a_pod(release)
         give_up_a_queued_run(release, f"queued-{mode}")
