@@ -146,21 +146,24 @@ def _of_trainer(
     if done.returncode != 0:
         told = f"the trainer could not look: {done.stderr.strip()[-2000:]}"
         yield Finding(check="location", path="spec", verdict="open", message=told)
-    own = run.spec.storage.endpoint_url is None and not credentials and run.spec.storage.credentials_secret is None
+    nameless = not credentials and not any(os.environ.get(name) for name in (KEYS[0], "AWS_PROFILE"))
     for line in done.stdout.splitlines():
         finding = Finding.model_validate_json(line)
-        yield _as_seen_from_here(finding, in_cluster=in_cluster, own_store=own)
+        yield _as_seen_from_here(finding, in_cluster=in_cluster, nameless=nameless)
 
 
-def _as_seen_from_here(finding: Finding, *, in_cluster: bool, own_store: bool) -> Finding:
+def _as_seen_from_here(finding: Finding, *, in_cluster: bool, nameless: bool) -> Finding:
     """What is wrong here may be right where the run will be."""
     why = ""
     if in_cluster and str(finding.value).startswith(("file://", "/", "package://")):
         why = "it lies in the pods, whose first one looks at it"
     elif in_cluster and finding.check == "packages":
         why = "of this machine; the run's first pod looks at its image"
-    elif finding.check in ("storage", "location") and finding.code == ExitCode.PERMISSION and own_store:
-        why = "no endpoint and no credentials are named: `videotrain local` makes a store of its own"
+    elif finding.code == ExitCode.PERMISSION and nameless and str(finding.value).startswith("s3://"):
+        why = (
+            "no credentials are here: put the Secret into the file, ask the cluster for it (--cluster), or set "
+            f"{' and '.join(KEYS)}; `videotrain local` makes a store of its own"
+        )
     if finding.verdict != "wrong" or not why:
         return finding
     return finding.model_copy(update={"verdict": "open", "message": f"{why} ({finding.message})", "code": None})
