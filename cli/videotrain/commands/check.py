@@ -93,7 +93,7 @@ def _findings(run: VideoTrainingRun, file: ManifestFile, options: CheckOptions) 
     elif not _has_trainer():
         yield from _not_looked_at(run, "needs the trainer: pip install ./trainer; the run's first pod looks, too")
     else:
-        yield from _of_trainer(run, file, credentials, in_cluster=options.cluster is not None)
+        yield from _of_trainer(file, credentials, in_cluster=options.cluster is not None)
 
 
 def _has_trainer() -> bool:
@@ -129,9 +129,7 @@ def _not_looked_at(run: VideoTrainingRun, why: str) -> Iterator[Finding]:
         yield Finding(check="location", path=reference.path, value=reference.uri, verdict="open", message=why)
 
 
-def _of_trainer(
-    run: VideoTrainingRun, file: ManifestFile, credentials: Mapping[str, str], *, in_cluster: bool
-) -> Iterator[Finding]:
+def _of_trainer(file: ManifestFile, credentials: Mapping[str, str], *, in_cluster: bool) -> Iterator[Finding]:
     """What `videotrain-trainer check` finds, here: files of pods and a store that is yet to be made are left open."""
     command = [sys.executable, "-m", "videotrain_trainer.cli", "check", "-", "--json"]
     done = subprocess.run(
