@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from videotrain_api.records import GenerationProgress, SavedPoint, StoredProfile, WorkerExit
 from videotrain_api.resource.status import GenerationStatus, StageStatus
+from videotrain_api.stacks import stuck_ranks
 from videotrain_api.vocabulary import ExitCode
 from videotrain_operator.planner.draft import Draft
 
@@ -81,13 +82,19 @@ def merge(known: GenerationProgress | None, reports: Sequence[Report], members: 
         "checkpoint_us": max(facts.checkpoint_us for facts in all_facts),
         "saved": _saved(all_facts),
         "exit": _exit(all_facts),
-        "stacks": _first(facts.stacks for facts in all_facts),
+        "stacks": _stacks(all_facts),
         "skipped_checkpoints": max((facts.skipped_checkpoints for facts in all_facts), key=len),
     }
     changes["profiles"] = _profiles(all_facts)
     for name in ("world_size", "resumed_step", "total_steps", "curation", "attention", "gradient_check"):
         changes[name] = _first(getattr(facts, name) for facts in all_facts)
     return ahead.model_copy(update=changes)
+
+
+def _stacks(all_facts: Sequence[GenerationProgress]) -> str | None:
+    """Those of the member with a worker that stands in no collective, for which the others wait; else the first."""
+    told = [facts.stacks for facts in all_facts if facts.stacks]
+    return next((text for text in told if stuck_ranks(text)), told[0] if told else None)
 
 
 def _state(known: GenerationProgress | None, reports: Sequence[Report], members: int) -> State:

@@ -17,6 +17,7 @@ from videotrain_api import vocabulary as names
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.records import GenerationProgress, ProfileRequest, Roster, WorkerExit
 from videotrain_api.signing import derive_world_key
+from videotrain_api.stacks import joined
 from videotrain_api.vocabulary import ExitCode, GenerationReason
 from videotrain_trainer.agent import exits, tree
 from videotrain_trainer.agent.forkserver_client import ForkServerClient
@@ -241,11 +242,11 @@ class Generation:
             self.errors = [f"SIGKILL does not end {left}; generation {self.roster.generation} blocks its successor"]
 
     def _capture_stacks(self) -> None:
-        parts = []
+        found = {}
         for local_rank, pid in self._worker_pids().items():
             file = self._pod.files.stacks(self.roster.generation, local_rank)
-            parts.append(f"local rank {local_rank}\n{tree.capture_stacks(pid, file)}")
-        self._fold.stacks = "\n".join(parts)[:STACKS_LIMIT]
+            found[local_rank] = tree.capture_stacks(pid, file)
+        self._fold.stacks = joined(found, STACKS_LIMIT)
 
     def _sweep(self) -> None:
         """The launcher is gone: whatever it left behind goes too, then the account is made."""
