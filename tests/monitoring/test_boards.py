@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
+from support.chart import NAMESPACE
 from support.exporter_pages import LAB
-from support.monitored_run import RUN, Scene
+from support.monitored_run import RUN, InstalledScene, Scene
 
 from videotrain_api.generate.alerts import ALERTS, rules
 from videotrain_api.generate.boards.operator import OPERATOR
-from videotrain_api.generate.dashboards import BOARDS
+from videotrain_api.generate.dashboards import BOARDS, document
 from videotrain_api.generate.panels import Board, Panel
 
 pytestmark = pytest.mark.timeout(1800)
@@ -74,6 +77,22 @@ def test_prometheus_loads_and_evaluates_every_rule(scene: Scene) -> None:
     wanted = [rule.get("alert") or rule["record"] for group in rules()["groups"] for rule in group["rules"]]
     assert set(found) == set(wanted)
     assert {name: rule["lastError"] for name, rule in found.items() if rule.get("lastError")} == {}
+
+
+def test_helm_installs_rules_and_boards(operator_scene: InstalledScene) -> None:
+    def objects(kind: str) -> list[Any]:
+        found = operator_scene.release.kubectl("-n", NAMESPACE, "get", kind, "-o", "json").stdout
+        return list(json.loads(found)["items"])
+
+    (installed,) = objects("prometheusrules")
+    assert installed["spec"] == rules()
+    boards = {board.uid: document(board) for board in BOARDS}
+    texts = [item["spec"]["json"] for item in objects("grafanadashboards")]
+    assert {board["uid"]: board for board in map(json.loads, texts)} == boards
+    maps = [item for item in objects("configmaps") if "grafana_dashboard" in item["metadata"].get("labels", {})]
+    texts = [text for item in maps for text in item["data"].values()]
+    assert {board["uid"]: board for board in map(json.loads, texts)} == boards
+    assert len(objects("servicemonitors")) == len(objects("podmonitors")) == 1
 
 
 def test_only_alerts_of_what_happened_fired(scene: Scene) -> None:

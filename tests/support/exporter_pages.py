@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from support.planner_builders import manifest
 
+from videotrain_api import metrics as catalogue
 from videotrain_api.generate import dcgm
-from videotrain_api.records import GenerationProgress, StepRecord
+from videotrain_api.records import GenerationProgress, Measures, StepRecord
 from videotrain_api.resource.status import CostStatus, RunStatus, StageStatus, SuspectNode, ThroughputStatus
 from videotrain_api.vocabulary import LABEL_TEAM
 from videotrain_operator.telemetry import OperatorMetrics
@@ -30,6 +31,7 @@ Page = Callable[[], bytes]
 LAB: Final = {"namespace": "lab", "run": "film"}
 """The run that is told of, whose one pod has a GPU of known speed."""
 POD: Final = "film-w0"
+LOOKS: Final = Measures(clips=3, psnr=30.5, ssim=0.9)
 
 
 def lab_operator() -> bytes:
@@ -37,7 +39,10 @@ def lab_operator() -> bytes:
     status = RunStatus(
         phase="Running",
         stage="train",
-        stages=[StageStatus(name="train", task="train", state="Running", config_hash="0" * 16, total_steps=100)],
+        stages=[
+            StageStatus(name="train", task="train", state="Running", config_hash="0" * 16, total_steps=100),
+            StageStatus(name="look", task="evaluate", state="Succeeded", config_hash="0" * 16, evaluation=LOOKS),
+        ],
         throughput=ThroughputStatus(samples_per_second=2.0, tokens_per_second=9000.0, mfu_percent=41.0),
         suspect_nodes=[SuspectNode(name="node-7", reason="XID 79", since=datetime.now(UTC))],
         cost=CostStatus(currency="EUR", rate_per_hour="28.8", forecast="40", forecast_low="38", forecast_high="43"),
@@ -46,6 +51,14 @@ def lab_operator() -> bytes:
     body["spec"]["pool"]["currency"] = "EUR"
     body["metadata"] |= {"name": LAB["run"], "namespace": LAB["namespace"], "labels": {LABEL_TEAM: "film"}}
     metrics = OperatorMetrics()
+    metrics.add_source(
+        lambda: [
+            (catalogue.TRAINING_BUDGET_AMOUNT, ("film", "EUR"), 2000.0),
+            (catalogue.TRAINING_BUDGET_SPENT, ("film", "EUR"), 1300.0),
+            (catalogue.TRAINING_BUDGET_EXPECTED, ("film", "EUR"), 1900.0),
+            (catalogue.TRAINING_BUDGET_ACTION, ("film", "Warn"), 0.0),
+        ]
+    )
     metrics.note_pass(body, status.to_wire(), 0.004, [])
     return metrics.text()
 
