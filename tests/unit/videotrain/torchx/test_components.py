@@ -14,6 +14,7 @@ from videotrain.manifest_file import ManifestFileError
 from videotrain.torchx import components, resources
 from videotrain.torchx.app import MANIFEST, NotARun
 from videotrain.torchx.scheduler import RunRequest, create_scheduler
+from videotrain_api.resource.trainrun import TRAINER_IMAGE
 from videotrain_api.schema import ManifestError
 from videotrain_api.validation import parse_run
 
@@ -30,7 +31,7 @@ def test_every_example_runs_as_it_is(path):
     app = components.run(str(path))
     assert document(app) == yaml.safe_load(path.read_text())
     (role,) = app.roles
-    assert (role.name, role.image) == ("worker", parse_run(document(app)).spec.image)
+    assert (role.name, role.image) == ("worker", parse_run(document(app)).spec.image or TRAINER_IMAGE)
 
 
 def test_nodes_of_the_flagship_are_the_bounds_of_its_stages():
