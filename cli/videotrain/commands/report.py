@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -15,17 +16,20 @@ from videotrain.commands.cluster_store import found_run
 from videotrain.commands.get import local_runs
 from videotrain.embedded.database import DATABASE_FILE, read_objects
 from videotrain.errors import UsageError
+from videotrain.files import replace_file
 from videotrain.locks import holder
 from videotrain.objectstore.s3_client import StorageError, external_credentials, s3_client
 from videotrain.report import write_report
 from videotrain.report.summary import SUMMARY_FILE, write_summary
-from videotrain.report.workdir import S3Objects
+from videotrain.report.workdir import S3Objects, split_uri
 from videotrain_api.resource.trainrun import Storage
 from videotrain_api.schema import Json
-from videotrain_api.vocabulary import Phase
+from videotrain_api.storage.layout import records_prefix
+from videotrain_api.vocabulary import DIR_RUN, Phase
 
 WATCH_SECONDS: Final = 10
 """Between two pages of `--watch`, and between two looks of the browser."""
+_PART: Final = re.compile(r"/g(?P<generation>\d+)-\d+\.jsonl$")
 _RESTING: Final = (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED, Phase.INVALID)
 
 
@@ -72,10 +76,27 @@ def report_of_cluster(
 
     def write() -> Json:
         found = found_run(name, where)
-        write_summary(folder, found.run, S3Objects(found.client(endpoint_url)))
+        client = found.client(endpoint_url)
+        _fetch_records(client, found.storage.uri, found.run["metadata"]["name"], folder)
+        write_summary(folder, found.run, S3Objects(client))
         return found.run
 
     return _write_pages(folder, write, watch=watch)
+
+
+def _fetch_records(client: Any, storage_uri: str, run: str, folder: Path) -> None:
+    """Bring the records that the run's first worker stored to where those of a local run lie."""
+    bucket, prefix = split_uri(records_prefix(storage_uri, run))
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/g")
+    parts: dict[int, list[str]] = {}
+    for key in sorted(each["Key"] for page in pages for each in page.get("Contents", ())):
+        if (match := _PART.search(key)) is not None:
+            parts.setdefault(int(match["generation"]), []).append(key)
+    target = folder / "pods" / f"{run}-w0-00000000" / DIR_RUN
+    target.mkdir(parents=True, exist_ok=True)
+    for generation, keys in parts.items():
+        lines = b"".join(client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys)
+        replace_file(target / f"records-{generation}-0.jsonl", lines)
 
 
 def _write_pages(folder: Path, write: Callable[[], Json], *, watch: bool) -> int:

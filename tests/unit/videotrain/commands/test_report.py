@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import boto3
@@ -15,6 +17,7 @@ from videotrain.commands import cluster_runs
 from videotrain.commands import report as command
 from videotrain.embedded.database import DATABASE_FILE, Database, Key, Row
 from videotrain.report.summary import SUMMARY_FILE
+from videotrain_api.storage.layout import records_part
 from videotrain_api.vocabulary import KIND
 
 
@@ -47,6 +50,25 @@ def test_the_page_of_a_run_in_a_cluster(
     assert capsys.readouterr().out == f"{page}\n"
     assert "Running" in page.read_text() and 'http-equiv="refresh"' not in page.read_text()
     assert (tmp_path / "page" / SUMMARY_FILE).is_file()
+
+
+def step(number: int, generation: int) -> str:
+    times = {"startedAt": f"2026-11-23T10:00:{number:02d}Z", "finishedAt": f"2026-11-23T10:00:{number + 1:02d}Z"}
+    counts = {"dataStallUs": 0, "checkpointUs": 0, "samples": 4, "tokens": 512, "modelFlops": 1e9}
+    head = {"kind": "step", "generation": generation, "stage": "train", "step": number}
+    return json.dumps(head | times | counts | {"loss": 2 / number}) + "\n"
+
+
+def test_curves_come_from_the_records_that_the_run_stored(client: OneRun, bucket: None, tmp_path: Path) -> None:
+    store = boto3.client("s3", region_name="us-east-1")
+    for generation, part, steps in ((1, 0, (1, 2)), (1, 1, (3,)), (2, 0, (4, 5))):
+        uri = records_part("s3://videotrain/runs", "demo", generation, part)
+        body = "".join(step(number, generation) for number in steps).encode()
+        store.put_object(Bucket="videotrain", Key=uri.removeprefix("s3://videotrain/"), Body=body)
+    assert main(["report", "demo", "--to", str(tmp_path)]) == 0
+    figures = re.search(r'<script id="figures"[^>]*>(.*?)</script>', (tmp_path / "report.html").read_text(), re.S)
+    assert figures is not None
+    assert json.loads(figures[1])["curves"][0]["loss"]["x"] == [1, 2, 3, 4, 5]
 
 
 def test_a_watched_page_reloads_until_the_run_rests(
