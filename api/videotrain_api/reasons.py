@@ -58,6 +58,7 @@ class Reason(StrEnum):
     REFUSED = "Refused"
     """For what the API server refuses without a reason of its own."""
     RESTART_LIMIT = "RestartLimit"
+    STAGES_EDITED = "StagesEdited"
     STAGE_SUCCEEDED = "StageSucceeded"
     STARTING = "Starting"
     START_DEADLINE_EXCEEDED = "StartDeadlineExceeded"
@@ -173,6 +174,7 @@ class Message(StrEnum):
     RESTART_LIMIT = "{limit} {cause} restarts are used up (spec.failurePolicy.limits): {fault}"
     RESUMED = "{reason} no longer holds"
     SHRUNK = "{old} -> {new} nodes: {why}"
+    STAGES_EDITED = "stages were edited, and their configurations have other hashes: {hashes}"
     STAGE_SUCCEEDED = "stage {stage} is complete after step {step}: {output}"
     START_DEADLINE = "no step within {limit} s of the first pod (spec.startDeadlineSeconds)"
     START_TIMEOUT = "no step within {seconds} s of its roster (spec.failurePolicy.startSeconds){errors}"
@@ -425,6 +427,7 @@ NOTICES: Final[tuple[Notice, ...]] = (
     *_told("Normal", GenerationReason.RESUMED, Message.RESUMED, NOTHING),
     _held(Condition.SUSPENDED, "False", GenerationReason.RESUMED),
     *_told("Normal", Reason.STAGE_SUCCEEDED, Message.STAGE_SUCCEEDED, NOTHING),
+    *_told("Normal", Reason.STAGES_EDITED, Message.STAGES_EDITED, NOTHING),
     *_told("Normal", Reason.PROFILE_STORED, Message.PROFILE_STORED, "Open the traces in ui.perfetto.dev."),
     *_told("Warning", Reason.PROFILE_FAILED, Message.PROFILE_FAILED, "Ask again; training was not disturbed."),
     *_told("Warning", Reason.PROFILE_REFUSED, Message.PROFILE_REFUSED, "Correct the annotation."),

@@ -118,12 +118,10 @@ FIXED: dict[str, Edit] = {
     "model": lambda spec: spec["model"].update(weights="s3://other/weights"),
     "autoencoder": lambda spec: spec["autoencoder"].update(scalingFactor=2.0),
     "textEncoder": lambda spec: spec["textEncoder"].update(maxTokens=7),
-    "checkpoint": lambda spec: spec.update(checkpoint={"everySteps": 7}),
     "failurePolicy.hangSeconds": lambda spec: spec.update(failurePolicy={"hangSeconds": 7}),
     "failurePolicy.startSeconds": lambda spec: spec.update(failurePolicy={"startSeconds": 7}),
     "failurePolicy.graceSeconds": lambda spec: spec.update(failurePolicy={"graceSeconds": 7}),
     "stages": lambda spec: spec["stages"].append(train_stage("again")),
-    "stages[0].train": lambda spec: spec["stages"][0]["train"].update(steps=7),
     "pool.gpuResource": lambda spec: spec["pool"].update(gpuResource="amd.com/gpu"),
     "pool.currency": lambda spec: spec["pool"].update(currency="EUR"),
 }
@@ -134,6 +132,8 @@ WHILE_NO_PODS: dict[str, Edit] = {
         pricePerGpuHour="1.00", nodeSelector={"gpu": "b200"}, tolerations=[{"key": "gpu", "operator": "Exists"}]
     ),
     "queue": lambda spec: spec.update(queue={"name": "later"}),
+    "checkpoint": lambda spec: spec.update(checkpoint={"everySteps": 7}),
+    "stages": lambda spec: spec["stages"][0]["train"].update(steps=7),
 }
 LIVE: dict[str, Edit] = {
     "nodes": lambda spec: spec.update(nodes={"min": 2, "max": 4}),

@@ -185,6 +185,35 @@ def test_a_killed_command_and_an_interrupted_one_go_on_as_if_nothing_had_been(st
     assert third.summary()["gpu_microseconds"]["held"] > suspended["gpu_microseconds"]["held"]
 
 
+def test_an_interrupted_run_goes_on_with_the_steps_that_its_manifest_has_by_then(start, manifest, tmp_path):
+    first = start(manifest)
+    first.until_step("train", 50)
+    first.send(signal.SIGINT)
+    assert first.end() == 130, first.told()
+    saved = first.summary()["stages"][3]["steps"]
+
+    data = yaml.safe_load(manifest.read_text())
+    train = next(stage["train"] for stage in data["spec"]["stages"] if stage["name"] == "train")
+    train["textDropout"] = 0.5
+    edited = tmp_path / "edited.yaml"
+    edited.write_text(yaml.safe_dump(data))
+    refused = start(edited)
+    assert refused.end() == 2
+    assert "train.textDropout: 0.5: would change the order of samples" in refused.told()
+
+    del train["textDropout"]
+    train |= {"steps": saved + 10, "optimizer": {"learningRate": [{"value": 1e-4}]}}
+    edited.write_text(yaml.safe_dump(data))
+    second = start(edited)
+    assert second.end() == 0, second.told()
+    assert any(line.get("message", "").startswith("StagesEdited: ") for line in second.lines)
+    summary = second.summary()
+    assert stage_of(summary, "train")["generations"][-1]["first_step"] == saved + 1
+    assert stage_of(summary, "train")["steps"] == saved + 10
+    assert summary["samples"]["problems"] == []
+    assert_bill_is_whole(summary)
+
+
 def test_a_killed_worker_and_a_hanging_one_are_replaced(start, manifest, undisturbed):
     local = start(manifest, "--chaos", "kill-worker@stage=autoencoder,step=5", "--chaos", "hang@stage=train,step=30")
     assert local.end() == 0, local.told()

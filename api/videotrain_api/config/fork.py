@@ -114,7 +114,7 @@ def _name_inputs(run: VideoTrainingRun, number: int, dropped: dict[str, Stage], 
             kept = next(each for each in spec["stages"] if each["name"] == stage.name)
             kept[stage.task]["initFrom"] = {"uri": layout.final_weights(paths.initial_weights)}
         return
-    weights = paths.model_weights if stage.sample else paths.initial_weights if stage.train else None
+    weights = paths.model_weights or (paths.initial_weights if stage.train else None)
     if weights in dropped:
         spec.setdefault("model", {})["weights"] = layout.final_weights(weights)
 

@@ -9,6 +9,7 @@ from pydantic_core import PydanticUndefined
 
 from videotrain_api.crd.cel import CelRule, same
 from videotrain_api.resource.mutability import (
+    AT_REST,
     FIXED,
     FIXED_FAILURE_POLICY,
     FIXED_POOL,
@@ -52,15 +53,24 @@ def _while_no_pods(field: str) -> CelRule:
     return CelRule(rule, message, f".spec.{field}", "FieldValueForbidden")
 
 
-def _own_pools(of: str) -> str:
-    return f"{of}.spec.stages.map(s, has(s.pool) ? [s.pool] : [])"
+def _of_stages(of: str, field: str) -> str:
+    return f"{of}.spec.stages.map(s, has(s.{field}) ? [s.{field}] : [])"
 
 
 TRANSITIONS: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
     VideoTrainingRun: (
-        *(_while_no_pods(field) for field in WHILE_NO_PODS),
+        *(_while_no_pods(field) for field in (*WHILE_NO_PODS, *AT_REST)),
         CelRule(
-            f"!self.spec.stages.exists(s, has(s.pool)) || {_own_pools('self')} == {_own_pools('oldSelf')} || "
+            # Whole lists are compared first, since they are equal at nearly every write.
+            f"self.spec.stages == oldSelf.spec.stages || ({_HOLDS_NO_POD}) || "
+            + " && ".join(f"{_of_stages('self', task)} == {_of_stages('oldSelf', task)}" for task in TASKS),
+            f"what stages do cannot change while the run may hold pods: {_SUSPEND}",
+            ".spec.stages",
+            "FieldValueForbidden",
+        ),
+        CelRule(
+            f"!self.spec.stages.exists(s, has(s.pool)) || "
+            f"{_of_stages('self', 'pool')} == {_of_stages('oldSelf', 'pool')} || "
             f"{_HOLDS_NO_POD}",
             f"the pool of a stage cannot change while the run may hold pods: {_SUSPEND}",
             ".spec.stages",
@@ -81,7 +91,6 @@ TRANSITIONS: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
     FailurePolicy: tuple(_fixed(FailurePolicy, field) for field in FIXED_FAILURE_POLICY),
     Stage: (
         CelRule("self.task == oldSelf.task", f"task cannot change; {_ANEW}", ".task", "FieldValueForbidden"),
-        *(_fixed(Stage, member, f"of a stage only nodes may; {_NEW}") for member in TASKS),
         CelRule(
             "has(self.pool) == has(oldSelf.pool)",
             f"a stage cannot get or lose a pool of its own; {_NEW}",

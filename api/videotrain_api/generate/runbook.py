@@ -213,6 +213,11 @@ EVENTS: Final[dict[str, Entry]] = {
     ),
     "StageStarted": Entry("The first generation of a stage exists.", "`videotrain logs RUN`.", "A start."),
     "StageSucceeded": Entry("A stage is complete.", "`videotrain get RUN` names what it made.", _GOES_ON),
+    "StagesEdited": Entry(
+        "What stages do was edited while the run rested; their configurations were frozen anew.",
+        "The event names the stages with their old and new hashes.",
+        _GOES_ON,
+    ),
     "Started": Entry("The first generation of the run exists.", "`videotrain logs RUN`.", "A start."),
     "StatusLost": Entry(
         "The status was emptied, or a part of it cannot be read; it was restored from the ledger as far as that goes.",

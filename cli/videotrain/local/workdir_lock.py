@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from videotrain.locks import DirectoryError, held
+from videotrain_api.config.edits import Reached, edit_problems, edited_spec
 from videotrain_api.resource.mutability import without_changeable, without_live
+from videotrain_api.resource.status import RunStatus
+from videotrain_api.resource.stored_status import read_status
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Phase
@@ -52,7 +55,8 @@ def check_same_run(workdir: Path, held: Json, wanted: VideoTrainingRun) -> None:
         wanted: the run of this command.
 
     Raises:
-        DirectoryError: the name, or a field of spec that may not change, differs; the message lists what.
+        DirectoryError: the name, or a field of spec that may not change, differs; the message lists what. While the
+            run is suspended, also its pool, image and what its stages do may change, if the samples keep their order.
     """
     name = held["metadata"]["name"]
     if name != wanted.metadata.name:
@@ -62,7 +66,9 @@ def check_same_run(workdir: Path, held: Json, wanted: VideoTrainingRun) -> None:
     found = VideoTrainingRun.from_wire({key: value for key, value in held.items() if key != "status"})
     rests = held.get("status", {}).get("phase") == Phase.SUSPENDED
     compared = without_changeable if rests else without_live
-    before, after = (compared(run.spec.model_dump(mode="json", by_alias=True)) for run in (found, wanted))
+    # What stages do may be edited while the run rests, so it is compared by itself.
+    others = edited_spec(wanted.spec, found.spec) if rests else wanted.spec
+    before, after = (compared(spec.model_dump(mode="json", by_alias=True)) for spec in (found.spec, others))
     differences = list(_differences("spec", before, after))
     if differences:
         listed = "\n".join(f"  {line}" for line in differences[:10])
@@ -71,6 +77,20 @@ def check_same_run(workdir: Path, held: Json, wanted: VideoTrainingRun) -> None:
             f"--workdir {workdir}: holds this run with another spec; use the same manifest and options, another "
             f"directory, or `videotrain fork --workdir {workdir} --from STAGE --to W2 --set PATH=VALUE`, which begins "
             f"from what this run made. What differs:\n{listed}{more}"
+        )
+
+    if rests:
+        _check_edits(workdir, found, wanted, read_status(held.get("status")).status)
+
+
+def _check_edits(workdir: Path, found: VideoTrainingRun, wanted: VideoTrainingRun, status: RunStatus) -> None:
+    after = found.model_copy(update={"spec": edited_spec(found.spec, wanted.spec)})
+    reached = {stage.name: Reached(stage.state, stage.saved_step) for stage in status.stages}
+    if problems := edit_problems(found, after, reached):
+        listed = "\n".join(f"  {problem}" for problem in problems)
+        raise DirectoryError(
+            f"--workdir {workdir}: its run cannot be edited so; undo it, or begin another run with `videotrain fork "
+            f"--workdir {workdir} --from STAGE --to W2`:\n{listed}"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from videotrain_api.config.edits import Reached, edit_problems, edited_spec
 from videotrain_api.frozen_config import config_data, data_hash, problems_in, stage_configs
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.defaults import default_problems, with_defaults
@@ -39,6 +40,9 @@ def accept(draft: Draft, present: VideoTrainingRunSpec) -> bool:
     _complete_stages(draft)
     if draft.status.config_map not in draft.observed.config_maps and not _restore(draft):
         return True
+    if not _take_edits(draft, present):
+        draft.held = True
+        return True
     # Checked again only if the spec is not the one that was checked last: it is the costliest part of a pass.
     refused = any(c.type == Condition.ACCEPTED and c.status == "False" for c in draft.before.conditions)
     edited = refused or draft.before.observed_generation != (draft.run.metadata.generation or 0)
@@ -59,6 +63,42 @@ def accept(draft: Draft, present: VideoTrainingRunSpec) -> bool:
         set_condition(draft, Condition.ACCEPTED, status=True, reason=Reason.EDIT_IGNORED, message=message)
     else:
         set_condition(draft, Condition.ACCEPTED, status=True, reason=Reason.ACCEPTED)
+    return True
+
+
+def _take_edits(draft: Draft, present: VideoTrainingRunSpec) -> bool:
+    """Freeze the configuration anew if stages were edited and there is no pod; False if the edit holds the run.
+
+    Pods mount the config map that they were made with, so a run that holds one keeps what was frozen. One that lost
+    them, and was not suspended for the edit, goes on as it was if it cannot be edited so.
+    """
+    edited = edited_spec(draft.spec, present)
+    if draft.live is not None or draft.observed.pods or edited == draft.spec:
+        return True
+    refused = any(c.type == Condition.ACCEPTED and c.status == "False" for c in draft.before.conditions)
+    deliberate = refused or draft.before.phase == Phase.SUSPENDED
+    run = draft.run.model_copy(update={"spec": edited})
+    reached = {stage.name: Reached(stage.state, stage.saved_step) for stage in draft.status.stages}
+    try:
+        problems = list(problems_in(run)) or edit_problems(draft.run, run, reached)
+        if problems:
+            raise ManifestError(problems)  # noqa: TRY301  one way out for both kinds of refusal
+        configs, data = {config.stage.name: config for config in stage_configs(run)}, config_data(run)
+    except ManifestError as error:
+        if deliberate:
+            refuse(draft, error)
+        return not deliberate
+    old = draft.status
+    for stage in old.stages:
+        config = configs[stage.name]
+        total = config.stage.total_steps if config.stage.total_steps is not None else stage.total_steps
+        draft.update_stage(stage.name, config_hash=config.hash(), total_steps=total)
+    draft.run, draft.config_data = run, data
+    draft.update(config_map=config_map_name(run, data_hash(data)))
+    changed = zip(old.stages, draft.status.stages, strict=True)
+    hashes = ", ".join(f"{new.name} {was.config_hash} -> {new.config_hash}" for was, new in changed if was != new)
+    draft.tell("Normal", Reason.STAGES_EDITED, Message.STAGES_EDITED.text(hashes=hashes))
+    draft.look_again(0)
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -66,10 +67,6 @@ class SimulatedCluster(Objects):
         self.master_key = MASTER_KEY
         self.alive_generations: list[set[int]] = []
         """Generations that trained, by second."""
-        self._totals = {
-            stage["name"]: (stage.get("train") or {}).get("steps", STEPS_OF_OTHER_TASKS)
-            for stage in run["spec"]["stages"]
-        }
         self.put(KIND, run)
 
     async def list(self, kind: str, namespace: str, labels: Mapping[str, str] | None = None) -> list[Json]:
@@ -154,7 +151,7 @@ class SimulatedCluster(Objects):
             running = {"name": "worker", "state": {"running": {"startedAt": self.stamp()}}}
             self._names[address] = head["name"]
             status |= {"phase": "Running", "podIP": address, "containerStatuses": [running]}
-            self.agents[head["uid"]] = Agent(head["uid"], key)
+            self.agents[head["uid"]] = Agent(head["uid"], key, self._mounted_configs(body))
             return
         if status["phase"] != "Running":
             if "deletionTimestamp" in head:
@@ -175,6 +172,12 @@ class SimulatedCluster(Objects):
         secret = self.objects.get(("Secret", name))
         return None if secret is None else base64.b64decode(secret["data"][SIGNING_KEY])
 
+    def _mounted_configs(self, body: Json) -> Mapping[str, str]:
+        files = next(volume["projected"] for volume in body["spec"]["volumes"] if volume["name"] == FILES_VOLUME)
+        names = [source["configMap"]["name"] for source in files["sources"] if "configMap" in source]
+        maps = [self.objects.get(("ConfigMap", name)) or {} for name in names if name != roster_name(self.name)]
+        return maps[0].get("data") or {} if maps else {}
+
     def _mounted(self) -> Roster | None:
         """What pods see of the roster; what is no roster changes nothing for them."""
         text = self.objects.get(("ConfigMap", roster_name(self.name)), {}).get("data", {}).get(ROSTER_KEY)
@@ -193,7 +196,7 @@ class SimulatedCluster(Objects):
             return
         if roster.generation not in self.worlds:
             saved = self.saved.setdefault(roster.stage, [])
-            total = self._totals[roster.stage]
+            total = _steps(agent, roster)
             self.worlds[roster.generation] = World(roster=roster, launched=self.now, total=total, saved=saved)
         facts = GenerationProgress(
             generation=roster.generation, stage=roster.stage, state="starting", launched_at=self.now
@@ -287,6 +290,15 @@ class SimulatedCluster(Objects):
         ready = {"type": "Ready", "status": "True" if self.nodes[name] else "False"}
         spec = {"unschedulable": True} if name in self.draining else {}
         return {"kind": "Node", "metadata": {"name": name}, "spec": spec, "status": {"conditions": [ready]}}
+
+
+def _steps(agent: Agent, roster: Roster) -> int:
+    """Of the stage that a roster names, as the agent has it mounted; it refuses a roster of another configuration."""
+    text = agent.configs[f"{roster.stage}.json"]
+    found = hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert found == roster.config_hash, f"the roster names {roster.config_hash}, and the pod has {found}"
+    task = json.loads(text)["stage"].get("train") or {}
+    return int(task.get("steps", STEPS_OF_OTHER_TASKS))
 
 
 def _is_replaceable(body: Json) -> bool:

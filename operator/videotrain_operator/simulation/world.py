@@ -38,6 +38,8 @@ class Agent:
     uid: str
     key: bytes
     """The signing key that its pod has mounted."""
+    configs: Mapping[str, str]
+    """The frozen stage configurations that it has mounted, by file."""
     roster: Roster | None = None
     """The newest roster that it obeyed."""
     current: GenerationProgress | None = None

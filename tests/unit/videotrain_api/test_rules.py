@@ -391,7 +391,7 @@ def test_the_members_of_every_task_are_required_and_exclusive(index, manifest, a
 
 
 @pytest.mark.parametrize("index", range(5))
-def test_what_a_stage_does_cannot_change(index, manifest, admission):
+def test_what_a_stage_does_cannot_change_while_there_may_be_pods(index, manifest, admission):
     old = copy.deepcopy(manifest)
     stage = manifest["spec"]["stages"][index]
     changes = {
@@ -402,9 +402,7 @@ def test_what_a_stage_does_cannot_change(index, manifest, admission):
         "sample": {"fps": 7},
     }
     stage[stage["task"]].update(changes[stage["task"]])
-    assert [text.partition(":")[0] for text in admission.refusals(manifest, old)] == [
-        f"spec.stages[{index}].{stage['task']}"
-    ]
+    assert [text.partition(":")[0] for text in admission.refusals(manifest, old)] == ["spec.stages"]
 
 
 def test_the_task_of_a_stage_cannot_change(manifest, admission):

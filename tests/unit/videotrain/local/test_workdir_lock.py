@@ -70,6 +70,32 @@ def test_a_suspended_run_takes_another_price_but_no_other_number_of_gpus(tmp_pat
         check_same_run(tmp_path, resting, VideoTrainingRun.from_wire(changed))
 
 
+def test_a_suspended_run_takes_other_stages_unless_they_are_complete_or_would_change_the_order(tmp_path, manifest):
+    states = ["Succeeded", "Succeeded", "Succeeded", "Running", "Pending", "Pending"]
+    stages = [
+        {"name": stage["name"], "task": stage["task"], "state": state, "configHash": "0" * 16, "savedStep": 40}
+        for stage, state in zip(manifest["spec"]["stages"], states, strict=True)
+    ]
+    held = copy.deepcopy(manifest) | {"status": {"phase": "Suspended", "stages": stages}}
+
+    def check(number, **task):
+        changed = copy.deepcopy(manifest)
+        stage = changed["spec"]["stages"][number]
+        stage[stage["task"]] |= task
+        check_same_run(tmp_path, held, VideoTrainingRun.from_wire(changed))
+
+    check(3, steps=900)
+    check(4, textDropout=0.5)
+    check(5, samplingSteps=3)
+    for number, task, told in (
+        (3, {"steps": 40}, r"spec\.stages\[3\]\.train\.steps: 40: 40 are done"),
+        (3, {"textDropout": 0.5}, r"spec\.stages\[3\]\.train\.textDropout.*order of samples"),
+        (1, {"steps": 150}, r"spec\.stages\[1\]\.autoencoder: '\(changed\)': stage 'autoencoder' is complete"),
+    ):
+        with pytest.raises(DirectoryError, match=told):
+            check(number, **task)
+
+
 def test_another_spec_is_refused_with_every_difference(tmp_path, manifest):
     changed = copy.deepcopy(manifest)
     changed["spec"]["seed"] = 7

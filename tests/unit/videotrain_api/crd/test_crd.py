@@ -164,11 +164,8 @@ CHANGES = {
     "model": lambda spec: spec["model"].update(numHeads=8),
     "autoencoder": lambda spec: spec["autoencoder"].update(scalingFactor=2.0),
     "textEncoder": lambda spec: spec.update(textEncoder={"maxTokens": 7}),
-    "checkpoint": lambda spec: spec.update(checkpoint={"everySteps": 7}),
     "failurePolicy.hangSeconds": lambda spec: spec.update(failurePolicy={"hangSeconds": 7}),
     "failurePolicy.graceSeconds": lambda spec: spec.update(failurePolicy={"graceSeconds": 7}),
-    "stages[3].train": lambda spec: spec["stages"][3]["train"].update(steps=7),
-    "stages[0].curate": lambda spec: spec["stages"][0]["curate"].update(minSeconds=1),
     "stages": lambda spec: spec["stages"].append(spec["stages"][4] | {"name": "again"}),
 }
 
@@ -184,6 +181,7 @@ def test_everything_else_is_fixed_once_the_run_exists(field, admission, manifest
 
 
 WHILE_NO_PODS = {
+    "checkpoint": lambda spec: spec.update(checkpoint={"everySteps": 7}),
     "image": lambda spec: spec.update(image="other/image:1"),
     "imagePullPolicy": lambda spec: spec.update(imagePullPolicy="Always"),
     "pool": lambda spec: spec["pool"].update(pricePerGpuHour="1.00", nodeSelector={"gpu": "b200"}),
@@ -207,6 +205,30 @@ def test_what_shapes_the_pods_may_change_only_while_there_are_none(field, admiss
     assert not refused(suspend=False, phase="Invalid"), "it was never accepted, so it has no pods"
     assert refused(suspend=False, phase="Running") and refused(suspend=True, phase="Suspending")
     assert refused(suspend=False, phase="Suspended"), "it is resuming already"
+
+
+STAGES = {
+    "train": lambda stages: stages[3]["train"].update(steps=7),
+    "curate": lambda stages: stages[0]["curate"].update(minSeconds=1),
+    "nodes": lambda stages: stages[3].update(nodes={"min": 1, "max": 1}),
+}
+
+
+@pytest.mark.parametrize("what", STAGES)
+def test_what_stages_do_may_change_only_while_there_are_no_pods(what, admission, manifest):
+    def refusals(*, suspend: bool, phase: str) -> list[str]:
+        old = copy.deepcopy(manifest) | {"status": RunStatus(phase=phase).to_wire()}
+        old["spec"]["suspend"] = suspend
+        new = copy.deepcopy(old)
+        STAGES[what](new["spec"]["stages"])
+        return admission.refusals(new, old)
+
+    assert refusals(suspend=True, phase="Suspended") == []
+    for suspend, phase in ((False, "Running"), (True, "Suspending"), (False, "Suspended")):
+        texts = refusals(suspend=suspend, phase=phase)
+        assert [text.startswith("spec.stages: what stages do cannot change") for text in texts] == [True] * (
+            what != "nodes"
+        )
 
 
 @pytest.mark.parametrize("change", [{"gpusPerNode": 1}, {"gpuResource": "amd.com/gpu"}, {"currency": "EUR"}])

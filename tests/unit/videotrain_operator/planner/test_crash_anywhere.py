@@ -87,6 +87,13 @@ SCENARIOS: dict[str, tuple[Callable[[], SimulatedCluster], Script]] = {
     ),
     "a worker fails": (node_lost, {10: lambda c: c.fail_worker("demo-w2", 1)}),
     "suspend and resume": (node_lost, {10: lambda c: c.edit(suspend=True), 18: lambda c: c.edit(suspend=False)}),
+    "suspend, edit and resume": (
+        node_lost,
+        {
+            10: lambda c: c.edit(suspend=True),
+            18: lambda c: c.edit(suspend=False, stages=[train_stage(steps=19)]),
+        },
+    ),
     "a pod vanishes": (node_lost, {10: lambda c: c.force_delete("demo-w0")}),
     "the only pod vanishes": (one_node, {10: lambda c: c.force_delete("demo-w0")}),
     "a pod is deleted": (node_lost, {10: lambda c: c.delete_pod("demo-w0")}),

@@ -55,6 +55,7 @@ EVENTS = (
     "trust-nodes",
     "crash-before",
     "crash-after",
+    "edit-steps",
 )
 BY_HAND = {
     "delete-config": ("ConfigMap", "config"),
@@ -63,7 +64,16 @@ BY_HAND = {
 }
 BOTH_COPIES = {"wipe-status", "delete-ledger"}
 """Each of the two objects can be made again from the other one."""
-SCRIPTS = st.lists(st.tuples(st.integers(0, 60), st.sampled_from(EVENTS), st.integers(0, NODES - 1)), max_size=8)
+EDIT_OF_WHAT_IS_GONE = {"edit-steps", "delete-config"}
+"""An edit that nobody has seen, and nothing to compare it with: the run says so, and waits for people."""
+
+
+def _is_seen(script: list[tuple[int, str, int]]) -> bool:
+    return not any({e for at, e, _ in script if at == when} >= EDIT_OF_WHAT_IS_GONE for when, _, _ in script)
+
+
+EVENT = st.tuples(st.integers(0, 60), st.sampled_from(EVENTS), st.integers(0, NODES - 1))
+SCRIPTS = st.lists(EVENT, max_size=8).filter(_is_seen)
 
 
 def small_run(**spec: Any) -> SimulatedCluster:
@@ -98,6 +108,8 @@ def happen(cluster: SimulatedCluster, event: str, index: int) -> None:
         cluster.edit(suspend=event == "suspend")
     elif event in ("fewer", "more"):
         cluster.edit(nodes={"min": 1, "max": 2 if event == "fewer" else 4})
+    elif event == "edit-steps":
+        edit_steps(cluster, index)
     elif event in BY_HAND:
         cluster.drop(*BY_HAND[event])
     elif event == "force-delete" and pod:
@@ -112,6 +124,18 @@ def happen(cluster: SimulatedCluster, event: str, index: int) -> None:
         cluster.nodes_untrusted = "3 of 4 nodes in use are lost" if event == "distrust-nodes" else ""
     elif event.startswith("crash"):
         cluster.crash_at, cluster.crash_after = cluster.writes + 1 + index, event == "crash-after"
+
+
+def edit_steps(cluster: SimulatedCluster, more: int) -> None:
+    """More steps of every stage that is not complete, where the API server lets stages be edited."""
+    status = RunStatus.from_wire(cluster.run.get("status") or {})
+    if status.phase != "Suspended" or not cluster.run["spec"].get("suspend"):
+        return
+    done = {stage.name for stage in status.stages if stage.state == "Succeeded"}
+    stages = json.loads(json.dumps(cluster.run["spec"]["stages"]))
+    for stage in stages:
+        stage["train"]["steps"] += 0 if stage["name"] in done else more
+    cluster.edit(stages=stages)
 
 
 async def settle(cluster: SimulatedCluster) -> RunStatus:
@@ -209,6 +233,9 @@ async def live(cluster: SimulatedCluster, script: list[tuple[int, str, int]]) ->
 @example([(1, "drain-node", 0), (3, "delete-ledger", 0)])
 @example([(2, "lose-node", 0), (10, "force-delete", 2)])
 @example([(0, "lose-node", 0), (5, "force-delete", 2)])
+@example([(10, "suspend", 0), (20, "edit-steps", 3), (20, "crash-after", 0), (30, "lose-node", 1)])
+@example([(10, "suspend", 0), (20, "edit-steps", 3), (21, "wipe-status", 0)])
+@example([(10, "suspend", 0), (20, "edit-steps", 3), (20, "wipe-status", 0), (20, "resume", 0)])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @pytest.mark.slow
 async def test_a_run_comes_to_its_end_whatever_happens(script: list[tuple[int, str, int]]) -> None:
@@ -216,6 +243,8 @@ async def test_a_run_comes_to_its_end_whatever_happens(script: list[tuple[int, s
     status = await live(cluster, script)
     if not any(event in ("fail-worker", "fail-config", "kill-pod", "hang", "evict-pod") for _, event, _ in script):
         assert status.phase == "Succeeded", status.conditions
+        wanted = [stage["train"]["steps"] for stage in cluster.run["spec"]["stages"]]
+        assert [stage.step for stage in status.stages] == wanted
 
 
 @given(st.integers(60, 400))

@@ -1,0 +1,107 @@
+"""Edits of stages: taken while a run rests, and refused where they would change the order of samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.planner_builders import manifest, train_stage
+from support.planner_lives import condition, pass_seconds, told
+
+from videotrain_api.resource.status import RunStatus
+from videotrain_operator.simulation.cluster import SimulatedCluster
+from videotrain_operator.simulation.world import Pace
+
+STEPS = 16
+
+
+def cluster() -> SimulatedCluster:
+    stages = [train_stage("first", STEPS), train_stage("second", 5)]
+    return SimulatedCluster(manifest(stages=stages), nodes=3, pace=Pace(every_steps=4))
+
+
+def stages(first: dict[str, Any] | None = None, second: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    found = [train_stage("first", STEPS), train_stage("second", 5)]
+    for stage, changes in zip(found, (first, second), strict=True):
+        stage["train"] |= changes or {}
+    return found
+
+
+async def resting(run: SimulatedCluster, seconds: int = 10) -> RunStatus:
+    await pass_seconds(run, seconds)
+    run.edit(suspend=True)
+    status = await pass_seconds(run, 15)
+    assert status.phase == "Suspended"
+    return status
+
+
+async def test_more_steps_and_another_rate_of_a_stage_that_has_begun_go_on_where_it_was() -> None:
+    run = cluster()
+    before = await resting(run)
+    assert 0 < before.stages[0].saved_step < STEPS
+    optimizer = {"learningRate": [{"value": 1e-5}]}
+    run.edit(suspend=False, stages=stages({"steps": 24, "optimizer": optimizer}, {"steps": 7}))
+    status = await pass_seconds(run, 120)
+    assert status.phase == "Succeeded"
+    assert [(stage.step, stage.total_steps) for stage in status.stages] == [(24, 24), (7, 7)]
+    assert all(new.config_hash != old.config_hash for new, old in zip(status.stages, before.stages, strict=True))
+    assert status.config_map != before.config_map
+    resumed = next(g for g in status.generations if g.number == before.generation + 1)
+    assert resumed.reason == "Resumed"
+    assert resumed.progress is not None and resumed.progress.resumed_step == before.stages[0].saved_step
+    (message,) = told(run, "StagesEdited")
+    assert before.stages[0].config_hash in message and status.stages[0].config_hash in message
+    cost = status.cost
+    assert cost is not None and sum(cost.micros_by_bucket.values()) == cost.total_micros
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"textDropout": 0.5}, "spec.stages[0].train.textDropout: 0.5: would change the order of samples"),
+        ({"parallel": {"microBatchesPerStep": 16}}, "spec.stages[0].train.parallel.microBatchesPerStep"),
+        ({"steps": 4}, "spec.stages[0].train.steps: 4: "),
+    ],
+)
+async def test_what_would_change_the_order_holds_the_run_until_it_is_undone(changes: dict[str, Any], why: str) -> None:
+    run = cluster()
+    before = await resting(run)
+    run.edit(suspend=False, stages=stages(changes))
+    status = await pass_seconds(run, 30)
+    accepted = condition(status, "Accepted")
+    assert accepted.status == "False"
+    assert why in accepted.message
+    assert (status.config_map, status.generation) == (before.config_map, before.generation)
+    assert [stage.config_hash for stage in status.stages] == [stage.config_hash for stage in before.stages]
+    run.edit(stages=stages())
+    status = await pass_seconds(run, 120)
+    assert status.phase == "Succeeded"
+    assert [stage.config_hash for stage in status.stages] == [stage.config_hash for stage in before.stages]
+
+
+async def test_a_complete_stage_stays_what_it_was_and_a_later_one_is_free() -> None:
+    run = cluster()
+    await pass_seconds(run, 5)
+    while RunStatus.from_wire(run.run["status"]).stages[0].state != "Succeeded":
+        await pass_seconds(run, 1)
+    before = await resting(run, 1)
+    run.edit(suspend=False, stages=stages({"steps": 30}))
+    status = await pass_seconds(run, 20)
+    assert "stage 'first' is complete" in condition(status, "Accepted").message
+    run.edit(stages=stages(None, {"textDropout": 0.5} if before.stages[1].state == "Pending" else {"steps": 9}))
+    status = await pass_seconds(run, 120)
+    assert status.phase == "Succeeded"
+
+
+async def test_a_run_with_pods_keeps_what_was_frozen_until_it_rests() -> None:
+    run = cluster()
+    before = await pass_seconds(run, 10)
+    run.edit(stages=stages({"steps": 24}))
+    status = await pass_seconds(run, 3)
+    assert status.config_map == before.config_map
+    assert "spec.stages" in condition(status, "Accepted").message
+    await resting(run, 0)
+    status = RunStatus.from_wire(run.run["status"])
+    run.edit(suspend=False)
+    status = await pass_seconds(run, 120)
+    assert (status.phase, status.stages[0].step) == ("Succeeded", 24)
