@@ -73,7 +73,8 @@ class Preparation(ApiModel):
     """Of one GPU that never waits for a core."""
 
     def node_hours(self, task: str, pool: Pool) -> float | None:
-        """Of nodes of a pool that curate or encode all of it; None if nobody says how many cores they have.
+        """Of nodes of a pool that curate or encode all of it; None for other tasks, and if nobody says how many cores
+        they have.
 
         Without a number of cores curation has one beside each GPU, and encoding CORES.
         """
@@ -82,6 +83,8 @@ class Preparation(ApiModel):
                 return None
             cores = pool.cores or CORES * pool.gpus_per_node
             return max(self.encode_core_hours / cores, self.encode_gpu_hours / pool.gpus_per_node)
+        if task != "curate":
+            return None
         cores = pool.cores or pool.gpus_per_node
         return self.curate_core_hours / cores if cores else None
 

@@ -192,8 +192,10 @@ def _notes(planned: CostForecast, assumptions: Assumptions) -> list[str]:
         f"price: {planned.price_per_gpu_hour} {planned.currency} per GPU-hour.",
     ]
     if not planned.complete:
-        open_stages = ", ".join(stage.name for stage in planned.stages if stage.cost is None)
-        notes.append(f"not in the sum: {open_stages} (the work depends on the data; give --hours-of-video).")
+        left_out = [stage for stage in planned.stages if stage.cost is None]
+        names = ", ".join(stage.name for stage in left_out)
+        advice = "; give --hours-of-video" if any(stage.task != "evaluate" for stage in left_out) else ""
+        notes.append(f"not in the sum: {names} (the work depends on the data{advice}).")
     captions = {s.work.assumed_caption_tokens for s in planned.stages if s.work} - {None}
     notes += [f"text: captions of {count} tokens are assumed where train.attendPadding is false." for count in captions]
     wall = sum(s.work.steps * s.seconds_per_step for s in planned.stages if s.work and s.seconds_per_step)

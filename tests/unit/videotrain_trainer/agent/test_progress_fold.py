@@ -11,6 +11,8 @@ from videotrain_api.records import (
     CheckpointRecord,
     CurationCounts,
     CurationRecord,
+    EvaluationRecord,
+    Measures,
     PhaseRecord,
     ProfileRecord,
     StartedRecord,
@@ -217,3 +219,10 @@ def test_a_checkpoint_that_is_committed_late_has_the_stalls_up_to_its_own_step(s
     progress = folded.snapshot()
     assert (progress.data_stall_us, progress.checkpoint_us) == expected[resumed + len(stalls)]
     assert len(progress.saved) <= SAVED_POINTS
+
+
+def test_what_was_measured_is_told_once_all_of_it_is_there():
+    measures = Measures(clips=2, psnr=30.0)
+    record = EvaluationRecord(generation=2, stage="one", at=START, measures=measures)
+    assert fold(started(0)).snapshot().evaluation is None
+    assert fold(started(0), record, record).snapshot().evaluation == measures
