@@ -36,18 +36,21 @@ def journal(context: StageContext, run_uid: str) -> Iterator[StageContext]:
 
     Args:
         context: of a worker process.
-        run_uid: of the run; empty where nobody told, as without an agent: then no tracker is told.
+        run_uid: of the run; empty for a process of no run: then records are logged alone.
     """
     config = context.config
     if context.world.rank != 0:
         yield context
         return
-    store, reporter = ObjectStore.for_storage(config.storage), context.reporter
     sinks: list[RecordSink] = [context.records, StepLog(config.log_every_steps)]
+    if not run_uid:
+        yield replace(context, records=Several(sinks))
+        return
+    store, reporter = ObjectStore.for_storage(config.storage), context.reporter
     stored = StoredRecords(store, config.storage.uri, config.run.rpartition("/")[2], reporter)
     sinks.append(stored)
     trackers = None
-    if config.tracking.to and run_uid:
+    if config.tracking.to:
         trackers = TrackerSink(store, config, run_uid, context.scratch, reporter)
         sinks.append(trackers)
     completed = False

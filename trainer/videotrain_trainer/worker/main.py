@@ -198,7 +198,9 @@ class Worker:
             context = self._context(config, device)
             importlib.import_module(PREFLIGHT).check_run(context, environment.pod.spec_file)
             self._start.passed("check")
-            with importlib.import_module(JOURNAL).journal(context, environment.run_uid) as told:
+            # A pod without a frozen spec is of no run that anybody would look for in the store.
+            run_uid = environment.run_uid if environment.pod.spec_file.is_file() else ""
+            with importlib.import_module(JOURNAL).journal(context, run_uid) as told:
                 outcome = task(told)
         dist.destroy_process_group()
         return outcome
