@@ -14,7 +14,7 @@ from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from videotrain_api.resource.status import GenerationStatus, PodGroupStatus, RunStatus, StageStatus
+from videotrain_api.resource.status import GenerationStatus, PodGroupStatus, RestartCounts, RunStatus, StageStatus
 from videotrain_api.schema import ApiModel, Json, field_path, models_in
 
 LARGEST: Final = 2**53
@@ -111,6 +111,7 @@ def implausible(model: BaseModel, at: _Path = ()) -> Iterator[_Path]:
     wrong = (
         (isinstance(model, GenerationStatus) and not model.members)
         or (isinstance(model, StageStatus) and model.state not in STAGE_STATES)
+        or (isinstance(model, RestartCounts) and min(model.__dict__.values()) < 0)
         or (isinstance(model, PodGroupStatus) and not 0 < model.pods <= LARGEST_GROUP)
     )
     if wrong:

@@ -31,6 +31,7 @@ from videotrain_operator.cluster.missing import Sought, on_record, owners_of, se
 from videotrain_operator.cluster.podview import gpu_resources, pod_view, unreadable
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.profiles import asked_members
+from videotrain_operator.planner.status_backup import kept_config_map
 
 
 async def observe(
@@ -95,7 +96,7 @@ async def observe(
         signing_key=key,
         network_policy=stored_policy(policy.get("spec") or {}) if policy else None,
         config_maps=frozenset(maps),
-        frozen_spec=_frozen_spec(run, maps),
+        frozen_spec=_frozen_spec(run, maps, read),
         departed=tuple(pod_view(pod, nodes, resources) for pod in own if pod["metadata"]["uid"] not in there),
         followed_since=followed_since,
         missing=found.unknown,
@@ -163,8 +164,9 @@ def _parse_roster(text: str) -> Roster | None:
     return None if any(implausible(roster)) else roster
 
 
-def _frozen_spec(run: Json, maps: dict[str, Json]) -> dict[str, Any] | None:
-    text = _text(maps.get(str((run.get("status") or {}).get("configMap"))), FROZEN_SPEC_KEY)
+def _frozen_spec(run: Json, maps: dict[str, Json], ledger: Json | None) -> dict[str, Any] | None:
+    name = (run.get("status") or {}).get("configMap") or kept_config_map(ledger)
+    text = _text(maps.get(str(name)), FROZEN_SPEC_KEY)
     return _parse(text) if text else None
 
 

@@ -43,7 +43,7 @@ from videotrain_operator.planner.profiles import follow_profile
 from videotrain_operator.planner.progress import absorb_progress
 from videotrain_operator.planner.report import write_report
 from videotrain_operator.planner.resize import change_world
-from videotrain_operator.planner.status_backup import restore_generation_number, restore_status
+from videotrain_operator.planner.status_backup import kept_config_map, restore_generation_number, restore_status
 from videotrain_operator.planner.suspension import suspend_or_resume
 from videotrain_operator.planner.team_budget import check_team_budgets
 
@@ -178,6 +178,9 @@ def settle_gone(run: VideoTrainingRun, observed: Observed, now: datetime) -> tup
 def _open(run: VideoTrainingRun, observed: Observed, now: datetime, rules: ClusterRules) -> Draft:
     stored = read_status(run.status)
     status = stored.status
+    if status.config_map is None:
+        # What was frozen outlives the status: an edit that was refused, or came since, must not take its place.
+        status = status.model_copy(update={"config_map": kept_config_map(observed.ledger)})
     frozen = dict(observed.frozen_spec) if observed.frozen_spec is not None and status.config_map else None
     if observed.nodes_untrusted:
         # A pod whose node looks lost is then no member of a new world, and not dead either.
@@ -191,7 +194,7 @@ def _open(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Clust
         observed=replace(observed, pods=tuple(marked)),
         now=now,
         rules=rules,
-        before=status,
+        before=stored.status,
         status=status.model_copy(update={"unconfirmed": None}),
         unreadable=stored.unreadable,
     )

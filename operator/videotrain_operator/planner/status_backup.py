@@ -7,6 +7,7 @@ of a lost ledger is taken over from the status. A generation number in use is on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -39,6 +40,8 @@ def status_backup(draft: Draft) -> dict[str, Any]:
     kept |= {name: getattr(status, name).to_wire() for name in _COUNTS}
     kept |= {name: at.isoformat() for name in _TIMES if (at := getattr(status, name)) is not None}
     kept["stages"] = stages
+    kept["config_map"] = status.config_map
+    kept["begun"] = [s.name for s in status.stages if s.state == "Running"]
     if status.defaults is not None:
         kept["defaults"] = status.defaults.to_wire()
     if outcome is not None:
@@ -67,8 +70,17 @@ class _Kept(ApiModel):
     start_time: datetime | None = None
     completion_time: datetime | None = None
     stages: dict[str, int] | None = None
+    config_map: str | None = None
+    begun: tuple[str, ...] = ()
     defaults: HeldDefaults | None = None
     outcome: _Outcome | None = None
+
+
+def kept_config_map(ledger: Mapping[str, Any] | None) -> str | None:
+    """Name of the config map that a run was frozen in, as its ledger knows it."""
+    kept = (ledger or {}).get("run")
+    name = kept.get("config_map") if isinstance(kept, Mapping) else None
+    return name if isinstance(name, str) else None
 
 
 def _kept(draft: Draft) -> _Kept | None:
@@ -108,6 +120,8 @@ def restore_status(draft: Draft) -> None:
         draft.update(**{name: RestartCounts(**more)})
     for name, step in (kept.stages or {}).items():
         draft.update_stage(name, state="Succeeded", step=step)
+    for stage in [stage for stage in status.stages if stage.name in kept.begun and stage.state == "Pending"]:
+        draft.update_stage(stage.name, state="Running")
     if kept.outcome is not None and kept.outcome.type in OUTCOMES and not draft.finished():
         set_condition(draft, Condition(kept.outcome.type), True, kept.outcome.reason, kept.outcome.message)
     if not draft.unreadable:

@@ -105,3 +105,35 @@ async def test_a_run_with_pods_keeps_what_was_frozen_until_it_rests() -> None:
     run.edit(suspend=False)
     status = await pass_seconds(run, 120)
     assert (status.phase, status.stages[0].step) == ("Succeeded", 24)
+
+
+@pytest.mark.parametrize("refused_first", [True, False])
+async def test_a_refused_edit_is_not_frozen_when_somebody_empties_the_status(refused_first: bool) -> None:
+    """What was frozen is on record in the ledger, too, and so is which stage has begun."""
+    run = cluster()
+    before = await resting(run)
+    edit = stages({"textDropout": 0.5})
+    if refused_first:
+        run.edit(suspend=False, stages=edit)
+        assert condition(await pass_seconds(run, 5), "Accepted").status == "False"
+        run.run["status"] = {}
+    else:
+        run.run["status"] = {}
+        run.edit(suspend=False, stages=edit)
+    status = await pass_seconds(run, 120)
+    assert status.config_map == before.config_map
+    assert [stage.config_hash for stage in status.stages] == [stage.config_hash for stage in before.stages]
+    assert status.phase in ("Succeeded", "Invalid", "Suspended"), "it goes on as it was, or is held"
+
+
+async def test_a_stage_that_has_begun_is_known_to_have_begun_after_its_status_was_emptied() -> None:
+    run = cluster()
+    before = await resting(run)
+    run.run["status"] = {}
+    status = await pass_seconds(run, 5)
+    assert status.phase == "Suspended"
+    assert status.stages[0].state == before.stages[0].state == "Running"
+    run.edit(suspend=False, stages=stages({"textDropout": 0.5}))
+    status = await pass_seconds(run, 20)
+    assert "would change the order of samples" in condition(status, "Accepted").message
+    assert status.config_map == before.config_map

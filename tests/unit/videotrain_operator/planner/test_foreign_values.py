@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.planner_builders import manifest, train_stage
@@ -223,10 +224,11 @@ def test_the_status_of_another_version_is_gone_on_from(age: int, newer: bool) ->
     asyncio.run(check_managed(cluster))
 
 
-def test_what_cannot_be_read_is_counted_and_told_once() -> None:
+@pytest.mark.parametrize("restarts", ["many", {"application": -1}])
+def test_what_cannot_be_read_is_counted_and_told_once(restarts: object) -> None:
     cluster = pickle.loads(aged(AGES["running"]))
     body = copy.deepcopy(cluster.run)
-    body["status"]["restarts"] = "many"
+    body["status"]["restarts"] = restarts
     cluster.put(KIND, body)
     next(iter(cluster.pods()))["metadata"]["annotations"]["videotrain.dev/price"] = "free"
     outcome = asyncio.run(one_pass(cluster))
