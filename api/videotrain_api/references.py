@@ -49,6 +49,8 @@ def references(run: VideoTrainingRun) -> Iterator[Reference]:
             yield Reference(f"{path}.initFrom.uri", task.init_from.uri, role, (index,))
         if stage.autoencoder is not None and stage.autoencoder.perceptual is not None:
             yield Reference(f"{path}.perceptual.weights", stage.autoencoder.perceptual.weights, "perceptual", (index,))
+        if stage.evaluate is not None and stage.evaluate.reconstruction and stage.evaluate.reconstruction.lpips:
+            yield Reference(f"{path}.reconstruction.lpips", stage.evaluate.reconstruction.lpips, "perceptual", (index,))
         for number, prompt in enumerate(stage.sample.prompts if stage.sample else ()):
             where = f"{path}.prompts[{number}]"
             given: tuple[tuple[str, str | None, Role], ...] = (

@@ -114,6 +114,12 @@ def test_what_is_missing_is_named(folder):
         evaluate.run(context_of(folder, evaluate_config(folder)))
 
 
+def test_what_weights_make_of_nothing_is_told_with_the_clip(folder, monkeypatch):
+    monkeypatch.setattr(evaluate, "described", lambda _: {"motion": float("nan")})
+    with pytest.raises(DataError, match="videos/0001: motion cannot be calculated"):
+        evaluate.run(context_of(folder, evaluate_config(folder, reconstruction=None)))
+
+
 def test_two_ranks_share_the_work_and_one_tells(folder):
     evaluate.run(context_of(folder, evaluate_config(folder)))
     expected = table_in(folder)

@@ -8,6 +8,7 @@ import pytest
 
 from videotrain_api.config.resolve import resolve
 from videotrain_api.cost.forecast import forecast
+from videotrain_api.references import references
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ManifestError
 from videotrain_api.validation import parse_run
@@ -82,3 +83,9 @@ def test_hours_of_video_price_curation_and_not_what_is_measured_of_it(manifest):
     costs = {stage.name: stage.cost for stage in planned.stages}
     assert costs["curate"] is not None
     assert costs["measure"] is None
+
+
+def test_its_weights_of_lpips_are_looked_at_before_the_run_begins(manifest):
+    run = parse_run(with_stage(manifest, {"reconstruction": SIZE | {"lpips": "s3://models/lpips"}}))
+    (found,) = [each for each in references(run) if each.role == "perceptual"]
+    assert (found.path, found.stages) == ("spec.stages[5].evaluate.reconstruction.lpips", (5,))

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from torch import Tensor
 
 from videotrain_api.storage import layout
 from videotrain_trainer.data.buckets import Window, frame_stride
+from videotrain_trainer.data.clip_table import ClipTable
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, kept_clips, read_table
 from videotrain_trainer.data.pixels import crop_window
 from videotrain_trainer.data.sample_reader import SampleReader
@@ -88,17 +90,33 @@ def items_of(
             raise DataError(f"{source}: none of {len(rows)} clips has {frames} frames")
     else:
         found = videos_below(store, source)
-    return [Item(name, _reader(store, clip, size, frames)) for name, clip in list(found.items())[:limit]]
+    return [clip_item(store, name, clip, size, frames) for name, clip in list(found.items())[:limit]]
 
 
-def _reader(store: ObjectStore, uri: str, size: tuple[int, int], frames: int) -> Callable[[], Tensor]:
+def first_clips(store: ObjectStore, clips: str, frames: int, most: int) -> list[tuple[str, str]]:
+    """Ids and URIs of the clips of a curated set that have so many frames: the first by id, at most so many.
+
+    Raises:
+        DataError: none has, or there is no such set.
+    """
+    table = ClipTable(store, clips).columns(["uid", "uri", "frames"])
+    long = table.filter(pc.greater_equal(table["frames"], frames)).select(["uid", "uri"])
+    if not len(long):
+        raise DataError(f"{clips}: none of {len(table)} clips has {frames} frames")
+    rows = long.take(pc.select_k_unstable(long, most, sort_keys=[("uid", "ascending")])).to_pylist()
+    return [(row["uid"], f"{clips}/{row['uri']}") for row in rows]
+
+
+def clip_item(store: ObjectStore, name: str, uri: str, size: tuple[int, int], frames: int) -> Item:
+    """The first frames of a clip, scaled to cover (height, width) and cropped in the middle."""
+
     def read() -> Tensor:
         video = read_covering(store.get(uri), size)
         if len(video) < frames:
             raise DataError(f"{uri}: has {len(video)} frames, {frames} are asked for; use fewer with --frames")
         return crop_window(video, Window(0, frames, 1), size, CENTRE)
 
-    return read
+    return Item(name, read)
 
 
 def _latents(store: ObjectStore, uri: str, clips: str) -> list[Item]:

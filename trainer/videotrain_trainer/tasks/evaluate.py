@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
@@ -25,7 +26,7 @@ from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_jso
 from videotrain_trainer.errors import ConfigError, DamagedObject, DataError, ObjectMissing
 from videotrain_trainer.evaluation.autoencoder import Evaluation, Row
 from videotrain_trainer.evaluation.metrics import SMALLEST_SIDE, averaged, described
-from videotrain_trainer.evaluation.videos import Item, items_of, read_frames
+from videotrain_trainer.evaluation.videos import Item, clip_item, first_clips, read_frames
 from videotrain_trainer.networks.build import load_autoencoder
 from videotrain_trainer.networks.losses.lpips_files import load_perceptual
 from videotrain_trainer.networks.weights import autoencoder_uri, open_weights
@@ -39,6 +40,7 @@ CLIPS: Final = "clips/"
 VIDEOS: Final = "videos/"
 _NAMES: Final = TypeAdapter(list[str])
 _ROWS: Final = TypeAdapter(dict[str, dict[str, float]])
+_CLIPS: Final = TypeAdapter(list[tuple[str, str]])
 Unit = Callable[[], Row]
 """Measures one clip or video."""
 
@@ -51,7 +53,8 @@ def run(context: StageContext) -> Outcome:
         DataError: there is nothing to measure.
     """
     config, world, store = context.config, context.world, ObjectStore.for_storage(context.config.storage)
-    units, peers, first_rank = _units(context, store), WorldPeers(), world.rank == 0
+    peers, first_rank = WorldPeers(), world.rank == 0
+    units = _units(context, store, peers)
     inputs = _inputs(context, store) if first_rank else ""
     rows = _stored(store, config.paths.output, inputs) if first_rank and context.restore else {}
     missing = peers.from_first(_NAMES, [name for name in units if name not in rows] if first_rank else None)
@@ -60,7 +63,7 @@ def run(context: StageContext) -> Outcome:
     for first in range(0, len(missing), world.size):
         names = missing[first : first + world.size]
         began, mine = datetime.now(UTC), names[world.rank : world.rank + 1]
-        told = peers.to_first(_ROWS, {name: units[name]() for name in mine})
+        told = peers.to_first(_ROWS, {name: _finite(name, units[name]()) for name in mine})
         done = kept + first + len(names)
         if first_rank:
             found = {name: row for part in told for name, row in part.items()}
@@ -85,12 +88,12 @@ def measures_of(rows: dict[str, Row]) -> Measures:
     return Measures(clips=len(clips), videos=len(videos), **averaged([*clips]), **averaged([*videos]))
 
 
-def _units(context: StageContext, store: ObjectStore) -> dict[str, Unit]:
-    """All that is measured, by name; the same on every rank."""
+def _units(context: StageContext, store: ObjectStore, peers: WorldPeers) -> dict[str, Unit]:
+    """All that is measured, by name; the same on every rank. Collective."""
     task, units = _task_of(context.config), dict[str, Unit]()
     if task.reconstruction is not None:
         evaluation = _evaluation(context, store, task.reconstruction)
-        for item in _clips(context.config, store, task.reconstruction):
+        for item in _clips(context.config, store, task.reconstruction, peers):
             units[CLIPS + item.name] = _reconstructed(evaluation, item)
     if task.videos is not None:
         for video in _videos(context.config, store).videos:
@@ -98,6 +101,13 @@ def _units(context: StageContext, store: ObjectStore) -> dict[str, Unit]:
     if not units:
         raise DataError(f"{context.config.paths.videos}: the sample stage {task.videos!r} has drawn no video")
     return units
+
+
+def _finite(name: str, row: Row) -> Row:
+    wrong = [measure for measure, value in row.items() if not math.isfinite(value)]
+    if wrong:
+        raise DataError(f"{name}: {', '.join(wrong)} cannot be calculated; are the weights of the autoencoder whole?")
+    return row
 
 
 def _task_of(config: StageConfig) -> EvaluateTask:
@@ -114,7 +124,7 @@ def _described(store: ObjectStore, uri: str) -> Unit:
     return lambda: described(read_frames(store, uri))
 
 
-def _clips(config: StageConfig, store: ObjectStore, task: Reconstruction) -> list[Item]:
+def _clips(config: StageConfig, store: ObjectStore, task: Reconstruction, peers: WorldPeers) -> list[Item]:
     grid = config.autoencoder.spatial_compression
     assert config.paths.clips is not None, "admission has seen to it"
     assert grid is not None, "the configuration is resolved"
@@ -126,8 +136,9 @@ def _clips(config: StageConfig, store: ObjectStore, task: Reconstruction) -> lis
         raise ConfigError(
             f"evaluate.reconstruction.resolution: {task.resolution}: SSIM needs sides of {SMALLEST_SIDE} pixels or more"
         )
-    items = items_of(store, config.paths.clips, None, size, task.frames, None)
-    return sorted(items, key=lambda item: item.name)[: task.clips]
+    # One rank reads the table, which may have a hundred million rows.
+    first = first_clips(store, config.paths.clips, task.frames, task.clips) if peers.rank == 0 else None
+    return [clip_item(store, uid, uri, size, task.frames) for uid, uri in peers.from_first(_CLIPS, first)]
 
 
 def _evaluation(context: StageContext, store: ObjectStore, task: Reconstruction) -> Evaluation:
