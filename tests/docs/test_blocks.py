@@ -33,9 +33,9 @@ LANGUAGES = {"sh", "yaml", "json", "python", "text"}
 """`text` is what is printed or only outlined; nothing looks into it."""
 EXECUTED = {"plan", "check", "render"}
 """Commands of `videotrain` that are run where the files that they name are there: they change nothing."""
-VERBS = {"annotate", "apply", "cp", "create", "delete", "describe", "exec", "get", "logs", "patch", "port-forward",
-         "rollout", "scale", "top", "wait"}  # fmt: skip
-KINDS = {"vtr", "videotrainingruns", "pod", "pods", "node", "nodes", "crd", "workload", "events", "deployment"}
+VERBS = {"annotate", "apply", "cp", "create", "delete", "describe", "edit", "exec", "get", "logs", "patch",
+         "port-forward", "rollout", "scale", "top", "wait"}  # fmt: skip
+KINDS = {"vtr", "videotrainingruns", "vtb", "pod", "pods", "node", "nodes", "crd", "workload", "events", "deployment"}
 
 VALUES = {info.alias for info in ChartValues.model_fields.values()} - {"image", "resources"}
 """Values of the chart that are told from fields of a run by their names."""
@@ -114,7 +114,7 @@ def kubectl(words: list[str]) -> None:
     for flag, file in pairwise(rest):
         if flag in ("-f", "-k"):
             assert file in ("-", "run.yaml") or (ROOT / file).exists(), file
-    if rest[0] in ("annotate", "delete", "describe", "get", "patch", "wait"):
+    if rest[0] in ("annotate", "delete", "describe", "edit", "get", "patch", "wait"):
         assert rest[1].partition("/")[0] in KINDS, f"kind {rest[1]}"
 
 

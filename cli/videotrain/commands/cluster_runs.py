@@ -5,16 +5,28 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from http import HTTPStatus
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import yaml
 
 from videotrain.errors import UsageError
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import KIND
 from videotrain_operator.cluster.interface import Conflict, NotFound
-from videotrain_operator.kube.client import ApiError, ConfigurationError, KubeClient, connect, own_namespace
+from videotrain_operator.kube.client import (
+    ApiError,
+    ApiUnavailable,
+    ConfigurationError,
+    KubeClient,
+    connect,
+    own_namespace,
+)
 
 Answer = TypeVar("Answer")
+_OPTIONS: Final = "see --kubeconfig, --context, --namespace"
 
 
 class ClusterChoice(NamedTuple):
@@ -41,11 +53,45 @@ async def asked(where: ClusterChoice, question: Callable[[KubeClient], Coroutine
     Raises:
         UsageError: there is no cluster, or it refuses.
     """
-    try:
-        async with connect(where.kubeconfig, where.context) as client:
+    async with AsyncExitStack() as open_:
+        client = await entered(open_, where)
+        try:
             return await question(client)
-    except (ApiError, ConfigurationError, NotFound, Conflict, OSError) as error:
-        raise UsageError(f"the cluster cannot be asked: {error}; see --kubeconfig, --context, --namespace") from error
+        except (ApiError, NotFound, Conflict, OSError) as error:
+            raise UsageError(told(error, client)) from error
+
+
+async def entered(open_: AsyncExitStack, where: ClusterChoice) -> KubeClient:
+    """A client, which is closed with the stack.
+
+    Raises:
+        UsageError: there is no usable configuration.
+    """
+    try:
+        return await open_.enter_async_context(connect(where.kubeconfig, where.context))
+    except (ConfigurationError, OSError) as error:
+        raise UsageError(f"the cluster cannot be asked: {error}; {_OPTIONS}") from error
+    except (
+        yaml.YAMLError,
+        TypeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+    ) as error:  # the library's, for a wrong file
+        file = where.kubeconfig or "of the usual places"
+        raise UsageError(f"the kubeconfig {file} is none: {error}; see --kubeconfig") from error
+
+
+def told(error: Exception, client: KubeClient) -> str:
+    """What a cluster that does not answer a request, or refuses it, said."""
+    if isinstance(error, NotFound | Conflict):
+        return f"the cluster refuses: {error}"
+    status = error.status if isinstance(error, ApiError) else 0
+    if status == 0:
+        return f"cannot connect to {urlsplit(client.server).netloc}: {error}; {_OPTIONS}"
+    if status == HTTPStatus.UNAUTHORIZED or isinstance(error, ApiUnavailable):
+        return f"the cluster cannot be asked: {error}; {_OPTIONS}"
+    return f"the cluster refuses: {error}"
 
 
 async def read_runs(where: ClusterChoice) -> list[Json]:

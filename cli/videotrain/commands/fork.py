@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,7 @@ from typing import Final
 import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 
-from videotrain.commands.cluster_runs import ClusterChoice, ask, find_run
+from videotrain.commands.cluster_runs import ClusterChoice, ask, list_runs, named
 from videotrain.commands.formats import as_yaml
 from videotrain.commands.get import local_runs
 from videotrain.commands.local import LocalOptions, run_local
@@ -21,6 +21,7 @@ from videotrain.errors import UsageError
 from videotrain.files import replace_file
 from videotrain.local.workdir_lock import locked
 from videotrain.locks import DirectoryError
+from videotrain.manifest_file import read_manifest
 from videotrain.objectstore.copies import Store, copy_checkpoint, copy_objects
 from videotrain.objectstore.s3_client import StorageError, external_credentials, s3_client
 from videotrain.objectstore.s3_server import ObjectServer, ObjectServerError
@@ -30,11 +31,12 @@ from videotrain.results.folder import MANIFEST, manifest_of
 from videotrain_api.config.fork import continuation_problems, forked, needed_stages
 from videotrain_api.config.resolve import resolve
 from videotrain_api.resource.stored_status import read_status
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import Storage, VideoTrainingRun
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.storage import layout
 from videotrain_api.validation import parse_run
 from videotrain_operator.kube.client import KubeClient
+from videotrain_operator.kube.kinds import RUN
 
 TIMEOUT_SECONDS: Final = 60.0
 """Without a byte of an answer from the object store."""
@@ -75,16 +77,26 @@ def fork_in_cluster(name: str, where: ClusterChoice, fork: Fork, *, dry_run: boo
         ManifestError: the new run is refused.
         UsageError: the run cannot be forked there, or the cluster or the object store refuses.
     """
-    run = ask(where, lambda client: find_run(client, where, name))
-    document, old, new = plan_fork(run, fork)
-    if dry_run:
-        sys.stdout.write(as_yaml(document))
-        return 0
-    if fork.optimizer:
-        storage = old.spec.storage
-        keys = external_credentials(storage.model_copy(update={"credentials_secret": None}), ())
-        client = s3_client(endpoint_url or storage.endpoint_url, keys, storage.region, TIMEOUT_SECONDS)
-        _continue(Store(client, storage.uri), Store(client, storage.uri), old, new, fork)
+    namespace = name.rpartition("/")[0] or where.namespace
+    runs = ask(where, lambda client: list_runs(client, where._replace(namespace=namespace)))
+    run = named(runs, name)
+    names = {each["metadata"]["name"] for each in runs}
+    path = RUN.path(run["metadata"]["namespace"])
+    query = {"dryRun": "All", "fieldManager": MANAGER}
+    try:
+        store = _store(run, endpoint_url) if fork.optimizer and not dry_run else None
+        document, old, new = plan_fork(
+            run, fork, lambda new: new in names or (store is not None and _holds(store, new))
+        )
+        if dry_run:
+            sys.stdout.write(as_yaml(document))
+            return 0
+        # Before anything is copied, so that a refused run leaves nothing behind.
+        ask(where, lambda client: client.raw("POST", path, document, query))
+        if store is not None:
+            _continue(store, store, old, new, fork)
+    except (StorageError, BotoCoreError, ClientError) as error:
+        raise UsageError(f"--optimizer: the checkpoint was not copied: {error}; see --endpoint-url") from error
 
     async def create(cluster: KubeClient) -> Json:
         return await cluster.create(document, MANAGER, new.metadata.namespace)
@@ -104,36 +116,71 @@ def fork_here(options: LocalFork, fork: Fork) -> int:
         ManifestError: the new run is refused.
         UsageError: the run cannot be forked there, or a directory cannot be used.
     """
+    if options.to.resolve() == options.workdir.resolve():
+        raise UsageError(f"--to {options.to}: is the working directory of the run itself; name another one")
     manifest = options.to / MANIFEST
-    if not (options.to / DATABASE_FILE).is_file():
-        run, embedded = _held_run(options.workdir)
-        document, old, new = plan_fork(run, fork)
-        try:
-            with locked(options.workdir) as source, locked(options.to) as target:
-                if embedded:
-                    asyncio.run(_copy(source, target, old, new, fork))
-                elif fork.optimizer:
-                    raise UsageError("--optimizer: not with an object store of the manifest's own; fork in a cluster")
-                secrets = [] if embedded else read_objects(source / DATABASE_FILE, "Secret")
-                text = yaml.safe_dump_all([document, *secrets], sort_keys=False, allow_unicode=True)
-                replace_file(target / MANIFEST, text, private=True)
-        except (DirectoryError, ObjectServerError, StorageError) as error:
-            raise UsageError(str(error)) from None
+    run, embedded = _held_run(options.workdir)
+    document, old, new = plan_fork(run, fork, lambda _: False)
+    if (options.to / DATABASE_FILE).is_file():
+        _check_same_fork(manifest, document)
+        return _run_fork(options, manifest)
+    try:
+        with locked(options.workdir) as source, locked(options.to) as target:
+            if embedded:
+                asyncio.run(_copy(source, target, old, new, fork))
+            elif fork.optimizer:
+                raise UsageError("--optimizer: not with an object store of the manifest's own; fork in a cluster")
+            secrets = [] if embedded else read_objects(source / DATABASE_FILE, "Secret")
+            text = yaml.safe_dump_all([document, *secrets], sort_keys=False, allow_unicode=True)
+            replace_file(target / MANIFEST, text, private=True)
+    except (DirectoryError, ObjectServerError, StorageError) as error:
+        raise UsageError(str(error)) from None
+    return _run_fork(options, manifest)
+
+
+def _run_fork(options: LocalFork, manifest: Path) -> int:
     return run_local(LocalOptions(manifest=manifest, workdir=options.to, device=options.device, json=options.json))
 
 
-def plan_fork(run: Json, fork: Fork) -> tuple[Json, VideoTrainingRun, VideoTrainingRun]:
+def _check_same_fork(manifest: Path, document: Json) -> None:
+    """Refuse to go on with another fork than the one that was made there.
+
+    Raises:
+        ManifestFileError: there is no manifest of a fork.
+        UsageError: it is another one.
+    """
+    there = read_manifest(manifest).run
+    if there != document:
+        fields = [key for key in ("metadata", "spec") if there.get(key) != document.get(key)]
+        raise UsageError(
+            f"--to {manifest.parent}: holds a fork with another {' and another '.join(fields)}; give the same --from, "
+            f"--name and --set, edit {manifest} and run `videotrain local {manifest} --workdir {manifest.parent}`, or "
+            "name another --to"
+        )
+
+
+def plan_fork(run: Json, fork: Fork, taken: Callable[[str], bool]) -> tuple[Json, VideoTrainingRun, VideoTrainingRun]:
     """The document of the new run, the other run, and the new one.
+
+    Args:
+        run: the other one.
+        fork: what the user asked for.
+        taken: whether there is a run of a name, or something of one in the store.
 
     Raises:
         ManifestError: the new run is refused.
-        UsageError: there is no such stage, what it reads is not complete, or it cannot go on from its checkpoint.
+        UsageError: there is no such stage, what it reads is not complete, it cannot go on from its checkpoint, or its
+            name is taken.
     """
     old = VideoTrainingRun.from_wire({key: value for key, value in run.items() if key != "status"})
     name = fork.name or _next_name(old.metadata.name)
+    while fork.name is None and taken(name):
+        name = _next_name(name)
     names = ", ".join(stage.name for stage in old.spec.stages)
     if name == old.metadata.name:
         raise UsageError(f"--name {name}: is the name of the run itself; both would write to the same place")
+    if fork.name is not None and taken(name):
+        raise UsageError(f"--name {name}: there is a run of this name, or something of one in the store; name another")
     try:
         document = forked(old, manifest_of(run), fork.stage, name)
     except KeyError:
@@ -165,6 +212,19 @@ def _check_continuation(old: VideoTrainingRun, new: VideoTrainingRun, name: str)
 def _next_name(name: str) -> str:
     stem, _, number = name.rpartition("-")
     return f"{stem}-{int(number) + 1}" if stem and number.isdecimal() else f"{name}-2"
+
+
+def _store(run: Json, endpoint_url: str | None) -> Store:
+    """That of a run in a cluster, with the AWS keys of this account."""
+    storage = Storage.from_wire(run["spec"]["storage"])
+    keys = external_credentials(storage.model_copy(update={"credentials_secret": None}), ())
+    return Store(s3_client(endpoint_url or storage.endpoint_url, keys, storage.region, TIMEOUT_SECONDS), storage.uri)
+
+
+def _holds(store: Store, name: str) -> bool:
+    """Whether a store has anything of a run of that name."""
+    bucket, _, prefix = f"{store.name.rstrip('/')}/{name}/".removeprefix("s3://").partition("/")
+    return bool(store.client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents"))
 
 
 def _held_run(workdir: Path) -> tuple[Json, bool]:

@@ -71,7 +71,7 @@ async def test_runs_are_read_through_the_api_server(tmp_path: Path) -> None:
 async def test_a_cluster_that_refuses_is_told(tmp_path: Path) -> None:
     async with SmallApi() as api:
         api.refused[PLURAL] = 403
-        with pytest.raises(UsageError, match="cannot be asked"):
+        with pytest.raises(UsageError, match="the cluster refuses: list VideoTrainingRun: refused"):
             await read_runs(ClusterChoice(kubeconfig=str(api.kubeconfig(tmp_path))))
 
 
