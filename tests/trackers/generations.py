@@ -21,6 +21,7 @@ from videotrain_api.resource.tracking import Tracking
 from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, Storage
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import SampledVideo, VideosIndex
+from videotrain_trainer.checksums import sealed_json
 from videotrain_trainer.data.video import write_mp4
 from videotrain_trainer.journal.tracked import TrackerSink
 from videotrain_trainer.storage import ObjectStore
@@ -75,7 +76,7 @@ def video(store: ObjectStore, output: str, folder: Path) -> None:
     store.put(uri, path)
     size = {"width": 64, "height": 64, "frames": 8, "fps": 8}
     drawn = SampledVideo(number=0, uri=uri, prompt="a red ball", condition="t2v", seed=1, settings={}, **size)
-    store.put(layout.videos_index(output), VideosIndex(videos=[drawn]).model_dump_json(by_alias=True).encode())
+    store.put(layout.videos_index(output), sealed_json(VideosIndex(videos=[drawn]).to_wire()))
 
 
 def live(storage: Storage, tracking: Tracking, generation: int, folder: Path) -> None:
@@ -105,7 +106,7 @@ def live(storage: Storage, tracking: Tracking, generation: int, folder: Path) ->
         os._exit(0)
     if generation == 3:
         video(store, settings.paths.output, folder)
-    sink.close(completed=generation == 3)
+    sink.close(600, completed=generation == 3)
     assert not reporter.sink.all, reporter.sink.all
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trackers.generations import EVERY, STEPS, UID, live_all, loss
+from trackers.generations import AT, EVERY, STEPS, UID, Records, config, live_all, loss
 
+from videotrain_api.records import StartedRecord
 from videotrain_api.resource.tracking import Tracking
 from videotrain_api.storage import layout
+from videotrain_trainer.journal.tracked import TrackerSink
 from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.worker.stage_reporter import StageReporter
 
 pytestmark = pytest.mark.timeout(1200)
 SHOWN = [1, *range(EVERY, STEPS + 1, EVERY)]
@@ -105,25 +108,19 @@ def test_trackio(storage, tmp_path):
 
 @pytest.fixture
 def server(tmp_path):
-    """A tracking server of MLflow on this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """A tracking server of MLflow on this machine, on a port that the kernel chooses and its log tells."""
     store = ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(tmp_path / "art")]
-    command = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *store]
+    command = ["server", "--host", "127.0.0.1", "--port", "0", "--workers", "1", *store]
     log = (tmp_path / "server.log").open("w")
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     process = subprocess.Popen([sys.executable, "-m", "mlflow", *command], stdout=log, stderr=log, env=environment)
-    url = f"http://127.0.0.1:{port}"
     try:
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, (tmp_path / "server.log").read_text()
-                time.sleep(0.5)
-        yield url
+        while (
+            told := re.search(r"running on (http://127\.0\.0\.1:\d+)", (tmp_path / "server.log").read_text())
+        ) is None:
+            assert process.poll() is None, (tmp_path / "server.log").read_text()
+            time.sleep(0.5)
+        yield told[1]
     finally:
         process.terminate()
         process.wait()
@@ -143,21 +140,16 @@ def test_mlflow(storage, tmp_path, server):
     assert [f.path for f in client.list_artifacts(run.info.run_id, "train/step-0")] == ["train/step-0/train-0000.mp4"]
 
 
-def test_a_tracker_that_cannot_be_reached_costs_no_training(storage, tmp_path):
-    from datetime import UTC, datetime
-
-    from trackers.generations import Records, config
-
-    from videotrain_api.records import StartedRecord
-    from videotrain_trainer.journal.tracked import TrackerSink
-    from videotrain_trainer.worker.stage_reporter import StageReporter
-
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+def test_a_tracker_that_cannot_be_reached_costs_no_training(storage, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     reporter = StageReporter(sink=Records(), generation=1, stage="train", config_hash="ab")
-    settings = config(storage, Tracking(to=["mlflow", "tensorboard"], uri="http://127.0.0.1:9", every_steps=EVERY))
-    sink = TrackerSink(ObjectStore.for_storage(storage), settings, UID, tmp_path, reporter)
-    at = datetime(2026, 11, 30, tzinfo=UTC)
-    origin = {"generation": 1, "stage": "train", "config_hash": "ab"}
-    sink.write(StartedRecord(**origin, at=at, world_size=1, resumed_step=0, total_steps=5))
-    sink.close()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # taken, and not listened to
+        where = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        settings = config(storage, Tracking(to=["mlflow", "tensorboard"], uri=where, every_steps=EVERY))
+        sink = TrackerSink(ObjectStore.for_storage(storage), settings, UID, tmp_path, reporter)
+        origin = {"generation": 1, "stage": "train", "config_hash": "ab"}
+        sink.write(StartedRecord(**origin, at=AT, world_size=1, resumed_step=0, total_steps=5))
+        sink.close(600)
     assert [(record.kind, record.task) for record in reporter.sink.all] == [("housekeeping", "tracking")]

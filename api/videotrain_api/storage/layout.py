@@ -1,7 +1,7 @@
 """Where a run keeps things in its object store: one function per kind of object.
 
 <storage.uri>/<run name>/bill.json  checks.json
-                         records/g<generation>-<number>.jsonl  tracking/<tracker>/...  tracking/told.json
+                         records/<uid>/g<generation>-<number>.jsonl  tracking/<tracker>/...  tracking/told.json
 <storage.uri>/<run name>/<stage>/
     curate       manifest.parquet  clips/<uid>.mp4  drop-report.json
     encode       manifest.parquet  shards/clips-<unit>-<crc>.tar  set.json  index/index.json
@@ -30,14 +30,14 @@ def run_checks(storage_uri: str, run_name: str) -> str:
     return f"{storage_uri.rstrip('/')}/{run_name}/checks.json"
 
 
-def records_prefix(storage_uri: str, run_name: str) -> str:
-    """Folder of the records of a run, as its first worker wrote them."""
-    return f"{storage_uri.rstrip('/')}/{run_name}/records"
+def records_prefix(storage_uri: str, run_name: str, run_uid: str) -> str:
+    """Folder of the records of a run, as its first worker wrote them; another run under its name has another one."""
+    return f"{storage_uri.rstrip('/')}/{run_name}/records/{run_uid}"
 
 
-def records_part(storage_uri: str, run_name: str, generation: int, number: int) -> str:
+def records_part(storage_uri: str, run_name: str, run_uid: str, generation: int, number: int) -> str:
     """A part of the records of a generation, lines of JSON; parts count from 0, and the last one grows."""
-    return f"{records_prefix(storage_uri, run_name)}/g{generation:06d}-{number:05d}.jsonl"
+    return f"{records_prefix(storage_uri, run_name, run_uid)}/g{generation:06d}-{number:05d}.jsonl"
 
 
 def tracking_prefix(storage_uri: str, run_name: str) -> str:

@@ -77,16 +77,17 @@ def report_of_cluster(
     def write() -> Json:
         found = found_run(name, where)
         client = found.client(endpoint_url)
-        _fetch_records(client, found.storage.uri, found.run["metadata"]["name"], folder)
+        _fetch_records(client, found.storage.uri, found.run["metadata"], folder)
         write_summary(folder, found.run, S3Objects(client))
         return found.run
 
     return _write_pages(folder, write, watch=watch)
 
 
-def _fetch_records(client: Any, storage_uri: str, run: str, folder: Path) -> None:
+def _fetch_records(client: Any, storage_uri: str, metadata: Json, folder: Path) -> None:
     """Bring the records that the run's first worker stored to where those of a local run lie."""
-    bucket, prefix = split_uri(records_prefix(storage_uri, run))
+    run = metadata["name"]
+    bucket, prefix = split_uri(records_prefix(storage_uri, run, metadata["uid"]))
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/g")
     parts: dict[int, list[str]] = {}
     for key in sorted(each["Key"] for page in pages for each in page.get("Contents", ())):
@@ -94,6 +95,9 @@ def _fetch_records(client: Any, storage_uri: str, run: str, folder: Path) -> Non
             parts.setdefault(int(match["generation"]), []).append(key)
     target = folder / "pods" / f"{run}-w0-00000000" / DIR_RUN
     target.mkdir(parents=True, exist_ok=True)
+    for path in target.glob("records-*-0.jsonl"):
+        if path.name not in {f"records-{generation}-0.jsonl" for generation in parts}:
+            path.unlink()  # of another run under this name
     for generation, keys in parts.items():
         lines = b"".join(client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys)
         replace_file(target / f"records-{generation}-0.jsonl", lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,7 +14,7 @@ from videotrain_api.resource.stages import Bucket
 from videotrain_api.storage import layout
 from videotrain_trainer.errors import StorageUnavailable
 from videotrain_trainer.journal import stored_records
-from videotrain_trainer.journal.open import journal
+from videotrain_trainer.journal.open import LAST_SECONDS, LEAVING_SECONDS, journal
 from videotrain_trainer.journal.step_log import StepLog
 from videotrain_trainer.journal.stored_records import StoredRecords
 from videotrain_trainer.worker.stage_reporter import StageReporter
@@ -79,16 +80,16 @@ def reporter(make_context, make_config, train_task):
 
 
 def stored(store, storage) -> list[object]:
-    found = store.list(layout.records_prefix(storage.uri, "run"))
+    found = store.list(layout.records_prefix(storage.uri, "run", "uid"))
     return [TRAINER_RECORD.validate_json(line) for each in found for line in store.get(each.uri).splitlines()]
 
 
 def test_records_are_stored_when_the_sink_is_closed(store, storage, reporter):
-    sink = StoredRecords(store, storage.uri, "run", reporter)
+    sink = StoredRecords(store, storage.uri, "run", "uid", reporter)
     records = [started(), step(1), step(2)]
     for record in records:
         sink.write(record)
-    sink.close()
+    sink.close(60)
     assert stored(store, storage) == records
 
 
@@ -104,7 +105,7 @@ def test_a_checkpoint_is_stored_at_once(store, storage, reporter, monkeypatch):
         done.set()
 
     monkeypatch.setattr(store, "put", watched)
-    sink = StoredRecords(store, storage.uri, "run", reporter)
+    sink = StoredRecords(store, storage.uri, "run", "uid", reporter)
     sink.write(step(1))
     saved = CheckpointRecord(
         **ORIGIN, step=1, captured_at=AT, committed_at=AT, uri="s3://bucket/c", bytes=1, stall_us=0
@@ -112,21 +113,21 @@ def test_a_checkpoint_is_stored_at_once(store, storage, reporter, monkeypatch):
     sink.write(saved)
     assert done.wait(60)
     assert stored(store, storage) == [step(1), saved]
-    sink.close()
+    sink.close(60)
     assert len(seen) == 1
 
 
 def test_long_generations_are_stored_in_parts(store, storage, reporter, monkeypatch):
     monkeypatch.setattr(stored_records, "PART_BYTES", 400)
     records = [step(number) for number in range(1, 8)]
-    sink = StoredRecords(store, storage.uri, "run", reporter)
+    sink = StoredRecords(store, storage.uri, "run", "uid", reporter)
     for part in (records[:4], records[4:]):
         for record in part:
             sink.write(record)
         sink._put()
-    sink.close()
+    sink.close(60)
     assert sorted(stored(store, storage), key=lambda record: record.step) == records
-    assert len(store.list(layout.records_prefix(storage.uri, "run"))) == 2
+    assert len(store.list(layout.records_prefix(storage.uri, "run", "uid"))) == 2
 
 
 def test_a_store_that_fails_is_told_once_and_asked_again(store, storage, reporter, monkeypatch):
@@ -138,11 +139,11 @@ def test_a_store_that_fails_is_told_once_and_asked_again(store, storage, reporte
         return put(*arguments)
 
     monkeypatch.setattr(store, "put", failing)
-    sink = StoredRecords(store, storage.uri, "run", reporter)
+    sink = StoredRecords(store, storage.uri, "run", "uid", reporter)
     for number in (1, 2, 3):
         sink.write(step(number))
         sink._put()
-    sink.close()
+    sink.close(60)
     assert stored(store, storage) == [step(1), step(2), step(3)]
     assert [(record.kind, record.task) for record in reporter.sink.all] == [("housekeeping", "records")]
 
@@ -156,7 +157,7 @@ def test_only_rank_0_keeps_a_journal(make_context, make_config, train_task, stor
     with journal(context, "uid") as told:
         told.reporter.started(1, 0, 5)
     assert [record.kind for record in context.records.all] == ["started"]
-    assert len(store.list(layout.records_prefix(storage.uri, "test"))) == 1
+    assert len(store.list(layout.records_prefix(storage.uri, "test", "uid"))) == 1
 
 
 def test_the_journal_is_closed_when_the_stage_fails(make_context, make_config, train_task, store, storage):
@@ -169,4 +170,35 @@ def test_the_journal_is_closed_when_the_stage_fails(make_context, make_config, t
 
     with pytest.raises(RuntimeError, match="broken"):
         work()
-    assert store.list(layout.records_prefix(storage.uri, "test"))
+    assert store.list(layout.records_prefix(storage.uri, "test", "uid"))
+
+
+def test_a_store_that_hangs_holds_no_stage(store, storage, reporter, monkeypatch):
+    answered = threading.Event()
+    monkeypatch.setattr(store, "put", lambda *_: answered.wait())
+    sink = StoredRecords(store, storage.uri, "run", "uid", reporter)
+    sink.write(step(1))
+    sink.close(0.1)
+    assert [(record.kind, record.task) for record in reporter.sink.all] == [("housekeeping", "records")]
+    answered.set()
+
+
+def test_records_of_another_run_under_this_name_are_kept(store, storage, reporter):
+    for uid in ("first", "second"):
+        sink = StoredRecords(store, storage.uri, "run", uid, reporter)
+        sink.write(step(1))
+        sink.close(60)
+    assert all(len(store.list(layout.records_prefix(storage.uri, "run", uid))) == 1 for uid in ("first", "second"))
+
+
+@pytest.mark.parametrize(("after", "seconds"), [(0, LEAVING_SECONDS), (10, LAST_SECONDS)])
+def test_who_is_asked_to_stop_waits_little_for_the_journal(
+    make_context, make_config, train_task, drain_after, monkeypatch, after, seconds
+):
+    context = make_context(make_config(train_task([Bucket(resolution="64px", frames=8, batch_size=1)])))
+    context = replace(context, drain=drain_after(after))
+    given = []
+    monkeypatch.setattr(StoredRecords, "close", lambda _, seconds: given.append(seconds))
+    with journal(context, "uid"):
+        pass
+    assert given == [seconds]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Final
 
 from videotrain_api.records import TrainerRecord
 from videotrain_trainer.journal.step_log import StepLog
@@ -16,6 +17,11 @@ from videotrain_trainer.worker.stage_context import StageContext
 from videotrain_trainer.worker.stage_reporter import RecordSink
 
 log = logging.getLogger(__name__)
+
+LAST_SECONDS: Final = 60.0
+"""What is left is told and stored for so long at the end of a stage, each."""
+LEAVING_SECONDS: Final = 4.0
+"""The same for a process that was asked to stop or failed: others wait for it, and pods are killed soon."""
 
 
 class Several:
@@ -47,7 +53,7 @@ def journal(context: StageContext, run_uid: str) -> Iterator[StageContext]:
         yield replace(context, records=Several(sinks))
         return
     store, reporter = ObjectStore.for_storage(config.storage), context.reporter
-    stored = StoredRecords(store, config.storage.uri, config.run.rpartition("/")[2], reporter)
+    stored = StoredRecords(store, config.storage.uri, config.run.rpartition("/")[2], run_uid, reporter)
     sinks.append(stored)
     trackers = None
     if config.tracking.to:
@@ -58,6 +64,7 @@ def journal(context: StageContext, run_uid: str) -> Iterator[StageContext]:
         yield replace(context, records=Several(sinks))
         completed = True
     finally:
+        seconds = LAST_SECONDS if completed and not context.drain.requested() else LEAVING_SECONDS
+        stored.close(seconds)
         if trackers is not None:
-            trackers.close(completed)
-        stored.close()
+            trackers.close(seconds, completed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 from videotrain_api.records import CheckpointRecord, TrainerRecord
 from videotrain_api.storage import layout
@@ -25,11 +26,13 @@ class StoredRecords:
         store: object store.
         storage_uri: of the run.
         run: its name.
+        uid: its uid; another run under this name counts its generations anew.
         reporter: tells of a failure, once until it is over; not to this sink.
     """
 
-    def __init__(self, store: ObjectStore, storage_uri: str, run: str, reporter: StageReporter) -> None:
-        self._store, self._storage_uri, self._run, self._reporter = store, storage_uri, run, reporter
+    def __init__(self, store: ObjectStore, storage_uri: str, run: str, uid: str, reporter: StageReporter) -> None:
+        self._store, self._reporter = store, reporter
+        self._place = partial(layout.records_part, storage_uri, run, uid, reporter.generation)
         self._lock, self._wake = threading.Lock(), threading.Event()
         self._lines = bytearray()
         """Of the last part, stored ones too."""
@@ -47,11 +50,18 @@ class StoredRecords:
         if isinstance(record, CheckpointRecord):
             self._wake.set()
 
-    def close(self) -> None:
-        """Store what is left."""
+    def close(self, seconds: float) -> None:
+        """Store what is left.
+
+        Args:
+            seconds: to wait for it; a store that needs longer is left, and that is reported.
+        """
         self._closing = True
         self._wake.set()
-        self._thread.join()
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            error = TimeoutError(f"the last records were not stored in {seconds:g} s; the pod's own file has them")
+            self._reporter.housekeeping("records", error)
 
     def _work(self) -> None:
         while not self._closing:
@@ -65,9 +75,8 @@ class StoredRecords:
             lines = bytes(self._lines)
         if len(lines) == self._stored:
             return
-        place = layout.records_part(self._storage_uri, self._run, self._reporter.generation, self._part)
         try:
-            self._store.put(place, lines)
+            self._store.put(self._place(self._part), lines)
         except TrainerError as error:
             if not self._failing:
                 self._reporter.housekeeping("records", error)

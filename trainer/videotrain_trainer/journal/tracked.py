@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Final
-
-from pydantic import TypeAdapter
 
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord, TrainerRecord, ValidationRecord
 from videotrain_api.resource.tracking import Tracker as Name
+from videotrain_api.schema import ApiModel
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import VideosIndex
+from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
 from videotrain_trainer.errors import ObjectMissing, TrainerError
 from videotrain_trainer.journal.trackers import TRACKERS, TrackedRun, Tracker
 from videotrain_trainer.storage import ObjectStore
@@ -26,8 +28,28 @@ log = logging.getLogger(__name__)
 
 MOST_VIDEOS: Final = 16
 """Of a sample stage."""
-_TOLD: Final = TypeAdapter(dict[str, dict[str, int]])
+MOST_WAITING: Final = 10_000
+"""Values that are held for a tracker that fails; the oldest are forgotten."""
 _END: Final = None
+
+
+class Told(ApiModel):
+    """tracking/told.json, sealed: what trackers were told, and stored where they keep files."""
+
+    uid: str
+    """Of the run; another one under the same name was told nothing."""
+    trackers: dict[str, dict[str, int]]
+    """The newest step of each curve, by tracker."""
+
+
+@dataclass(frozen=True)
+class _Values:
+    """Values of a curve after a step."""
+
+    curve: str
+    step: int
+    values: Mapping[str, float]
+    at: datetime
 
 
 @dataclass
@@ -37,9 +59,16 @@ class _One:
     name: Name
     tracker: Tracker
     folder: Path
+    told: dict[str, int]
+    """Newest step of each curve."""
     stored: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Size and time of the files that are stored, by their path in the folder."""
+    waiting: deque[_Values] = field(default_factory=lambda: deque(maxlen=MOST_WAITING))
+    """What it is still to be told."""
+    ready: bool = False
+    """Its files are here, and it was asked how far it is."""
     failed: bool = False
+    """Left alone until the next checkpoint."""
 
 
 class TrackerSink:
@@ -63,9 +92,11 @@ class TrackerSink:
         self._scratch = scratch / "tracking"
         self._prefix = layout.tracking_prefix(config.storage.uri, config.run.rpartition("/")[2])
         self._stage, self._total, self._task = config.stage.name, 0, config.stage.task
-        self._told: dict[str, dict[str, int]] = {}
+        self._kept: dict[str, dict[str, int]] = {}
+        """Of told.json."""
         self._trackers: list[_One] = []
         self._queue: queue.SimpleQueue[TrainerRecord | None] = queue.SimpleQueue()
+        self._completed = False
         self._thread = threading.Thread(target=self._work, name="trackers", daemon=True)
         self._thread.start()
 
@@ -74,13 +105,19 @@ class TrackerSink:
         if isinstance(record, StartedRecord | StepRecord | ValidationRecord | CheckpointRecord):
             self._queue.put(record)
 
-    def close(self, completed: bool = False) -> None:
-        """Tell what is left, and of the videos of a stage that drew some and is complete."""
+    def close(self, seconds: float, completed: bool = False) -> None:
+        """Tell what is left, and of the videos of a stage that drew some and is complete.
+
+        Args:
+            seconds: to wait for it; trackers that need longer are left, and that is reported.
+            completed: whether the stage did not fail.
+        """
+        self._completed = completed
         self._queue.put(_END)
-        self._thread.join()
-        if completed and self._task == "sample":
-            self._each(self._videos)
-            self._store_all()
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            error = TimeoutError(f"trackers did not take in {seconds:g} s what was left to tell; it is lost to them")
+            self._reporter.housekeeping("tracking", error)
 
     def _work(self) -> None:
         self._begin()
@@ -90,14 +127,35 @@ class TrackerSink:
             elif isinstance(record, StepRecord):
                 due = record.step % self._config.tracking.every_steps == 0 or record.step in (1, self._total)
                 if due:
-                    self._scalars(record.step, "", step_values(record), record)
+                    self._scalars(_Values(self._stage, record.step, step_values(record), record.finished_at))
             elif isinstance(record, ValidationRecord):
-                self._scalars(record.step, "/validation", {"validation_loss": record.loss}, record)
+                losses = {"validation_loss": record.loss}
+                self._scalars(_Values(f"{self._stage}/validation", record.step, losses, record.at))
             else:
                 self._store_all()
         self._store_all()
+        if self._completed and self._task == "sample":
+            self._each(self._videos)
+            self._store_all()
+        for one in self._trackers:
+            one.failed, one.ready = False, True  # whatever state it is in, it is to end
+        self._each(lambda one: one.tracker.close())
 
     def _begin(self) -> None:
+        try:
+            self._kept = read_checked(
+                self._store,
+                f"{self._prefix}/told.json",
+                self._of_this_run,
+                "delete it; curves may then show steps twice",
+            )
+        except ObjectMissing:
+            pass
+        except TrainerError as error:
+            # Whoever does not know what was told would tell it twice, and write over what says so.
+            log.warning("no tracker is told of this generation: %s", error)
+            self._reporter.housekeeping("tracking", error)
+            return
         for name in self._config.tracking.to:
             folder = self._scratch / name
             run = TrackedRun(
@@ -107,81 +165,84 @@ class TrackerSink:
                 folder=folder,
                 tracking=self._config.tracking,
             )
-            one = _One(name, TRACKERS[name](run), folder)
-            self._trackers.append(one)
-        try:
-            self._told = _TOLD.validate_json(self._store.get(f"{self._prefix}/told.json"))
-        except ObjectMissing:
-            pass
-        except (TrainerError, ValueError) as error:
-            self._reporter.housekeeping("tracking", error)
-        self._each(self._fetch)
-        self._each(self._ask)
+            self._trackers.append(_One(name, TRACKERS[name](run), folder, dict(self._kept.get(name, {}))))
 
-    def _fetch(self, one: _One) -> None:
-        """Bring back the files that it goes on with."""
-        if not one.tracker.CONTINUES:
-            return
+    def _of_this_run(self, data: bytes) -> dict[str, dict[str, int]]:
+        found = Told.from_wire(unsealed_json(data))
+        return found.trackers if found.uid == self._uid else {}
+
+    def _prepare(self, one: _One) -> None:
+        """Bring back the files that it goes on with, and ask how far it is."""
         prefix = f"{self._prefix}/{one.name}"
-        for found in self._store.list(prefix):
+        for found in self._store.list(prefix) if one.tracker.CONTINUES else ():
             path = one.folder / found.uri.removeprefix(f"{prefix}/")
             path.parent.mkdir(parents=True, exist_ok=True)
             self._store.fetch(found, path)
+        one.told[self._stage] = max(one.told.get(self._stage, 0), one.tracker.told(self._stage))
+        one.ready = True
 
-    def _ask(self, one: _One) -> None:
-        told = self._told.setdefault(one.name, {})
-        told[self._stage] = max(told.get(self._stage, 0), one.tracker.told(self._stage))
+    def _scalars(self, values: _Values) -> None:
+        for one in self._trackers:
+            one.waiting.append(values)
+        self._each(self._tell)
 
-    def _scalars(self, step: int, of: str, values: Mapping[str, float], record: StepRecord | ValidationRecord) -> None:
-        at = record.finished_at if isinstance(record, StepRecord) else record.at
-
-        def tell(one: _One) -> None:
-            told = self._told.setdefault(one.name, {})
-            if step > told.get(self._stage + of, 0):
-                one.tracker.scalars(self._stage, step, values, at)
-                told[self._stage + of] = step
-
-        self._each(tell)
+    def _tell(self, one: _One) -> None:
+        while one.waiting:
+            now = one.waiting[0]
+            if now.step > one.told.get(now.curve, 0):
+                one.tracker.scalars(self._stage, now.step, now.values, now.at)
+                one.told[now.curve] = now.step
+            one.waiting.popleft()
 
     def _videos(self, one: _One) -> None:
-        if not self._store.exists(layout.videos_index(self._config.paths.output)):
+        place = layout.videos_index(self._config.paths.output)
+        if not self._store.exists(place):
             return  # it was asked to stop before the last one
-        index = VideosIndex.model_validate_json(self._store.get(layout.videos_index(self._config.paths.output)))
-        told = self._told.setdefault(one.name, {})
+        index = read_checked(self._store, place, lambda data: VideosIndex.from_wire(unsealed_json(data)))
+        curve = f"{self._stage}/videos"
         for number, video in enumerate(index.videos[:MOST_VIDEOS]):
-            if number < told.get(f"{self._stage}/videos", 0):
+            if number < one.told.get(curve, 0):
                 continue
             path = self._scratch / f"{self._stage}-{number:04d}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self._store.get(video.uri))
             one.tracker.video(self._stage, number, f"video-{number:04d}", path, video.prompt)
-            told[f"{self._stage}/videos"] = number + 1
+            one.told[curve] = number + 1
 
     def _store_all(self) -> None:
-        """Flush everything, store the files, and then how far they are."""
+        """Tell what was missed, flush everything, store the files, and then how far they are."""
+        if not self._trackers:
+            return
+        for one in self._trackers:
+            one.failed = False
         self._each(self._store_one)
+        told = Told(uid=self._uid, trackers=self._kept)
         try:
-            self._store.put(f"{self._prefix}/told.json", _TOLD.dump_json(self._told))
+            self._store.put(f"{self._prefix}/told.json", sealed_json(told.to_wire()))
         except TrainerError as error:
             self._reporter.housekeeping("tracking", error)
 
     def _store_one(self, one: _One) -> None:
+        self._tell(one)
         one.tracker.flush()
         for path, name, state in files_below(one.folder):
             if one.stored.get(name) != state:
                 self._store.put(f"{self._prefix}/{one.name}/{name}", path.read_bytes())
                 one.stored[name] = state
+        self._kept[one.name] = dict(one.told)
 
     def _each(self, work: Callable[[_One], None]) -> None:
-        """Do something with every tracker that has not failed; one that fails is left alone from then on."""
+        """Do something with every tracker that has not failed since the last checkpoint."""
         for one in self._trackers:
             if one.failed:
                 continue
             try:
+                if not one.ready:
+                    self._prepare(one)
                 work(one)
             except Exception as error:  # whatever a package raises, training goes on
                 one.failed = True
-                log.warning("tracker %s is left alone from now on", one.name, exc_info=True)
+                log.warning("tracker %s is left alone until the next checkpoint", one.name, exc_info=True)
                 self._reporter.housekeeping("tracking", error)
 
 

@@ -51,6 +51,9 @@ class Tracker(Protocol):
     def flush(self) -> None:
         """Have everything where it outlives this process, or in the folder."""
 
+    def close(self) -> None:
+        """End it; nothing is told afterwards."""
+
 
 class TensorBoard:
     """Event files, a folder for each stage."""
@@ -89,6 +92,11 @@ class TensorBoard:
         for writer in self._writers.values():
             writer.flush()
 
+    def close(self) -> None:
+        """See Tracker."""
+        for writer in self._writers.values():
+            writer.close()
+
 
 class Wandb:
     """W&B: a folder for each flush in offline mode, to be joined by `wandb sync --append`; else its server."""
@@ -121,7 +129,12 @@ class Wandb:
 
     def flush(self) -> None:
         """See Tracker. An offline folder is complete only when its run has ended."""
-        if self._open is not None and self._run.tracking.wandb_mode == "offline":
+        if self._run.tracking.wandb_mode == "offline":
+            self.close()
+
+    def close(self) -> None:
+        """See Tracker. Its server takes a run that is not finished for one that crashed."""
+        if self._open is not None:
             self._open.finish()
             self._open, self._stages = None, set()
 
@@ -156,6 +169,9 @@ class Mlflow:
     def __init__(self, run: TrackedRun) -> None:
         self._run, self._run_id = run, ""
         self._opened_client: Any = None
+        # By default the package asks for more than ten minutes; what is missed is told with the next checkpoint.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
     def told(self, stage: str) -> int:
         """See Tracker: the server has it as soon as it is told."""
@@ -180,14 +196,23 @@ class Mlflow:
     def flush(self) -> None:
         """Nothing is held."""
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def _client(self) -> Any:
         if self._opened_client is not None:
             return self._opened_client
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient, MlflowException
 
         client, tracking = MlflowClient(tracking_uri=self._run.tracking.uri), self._run.tracking
         found = client.get_experiment_by_name(tracking.project)
-        experiment = found.experiment_id if found is not None else client.create_experiment(tracking.project)
+        try:
+            experiment = found.experiment_id if found is not None else client.create_experiment(tracking.project)
+        except MlflowException:
+            found = client.get_experiment_by_name(tracking.project)
+            if found is None:
+                raise
+            experiment = found.experiment_id  # another run made it meanwhile
         runs = client.search_runs(
             [experiment], filter_string=f"tags.`{LABEL_RUN_UID}` = '{self._run.uid}'", max_results=1
         )
@@ -230,6 +255,10 @@ class Trackio:
         if self._open:
             self._package().finish()
             self._open = False
+
+    def close(self) -> None:
+        """See Tracker."""
+        self.flush()
 
     def _package(self) -> Any:
         import trackio

@@ -61,10 +61,20 @@ def step(number: int, generation: int) -> str:
 
 def test_curves_come_from_the_records_that_the_run_stored(client: OneRun, bucket: None, tmp_path: Path) -> None:
     store = boto3.client("s3", region_name="us-east-1")
-    for generation, part, steps in ((1, 0, (1, 2)), (1, 1, (3,)), (2, 0, (4, 5))):
-        uri = records_part("s3://videotrain/runs", "demo", generation, part)
+    stored = (
+        ("u", 1, 0, (1, 2)),
+        ("u", 1, 1, (3,)),
+        ("u", 2, 0, (4, 5)),
+        ("earlier", 1, 2, (6,)),
+        ("earlier", 3, 0, (7,)),
+    )
+    for uid, generation, part, steps in stored:
+        uri = records_part("s3://videotrain/runs", "demo", uid, generation, part)
         body = "".join(step(number, generation) for number in steps).encode()
         store.put_object(Bucket="videotrain", Key=uri.removeprefix("s3://videotrain/"), Body=body)
+    stale = tmp_path / "pods/demo-w0-00000000/run/records-3-0.jsonl"  # of a page of the earlier run
+    stale.parent.mkdir(parents=True)
+    stale.write_text(step(7, 3))
     assert main(["report", "demo", "--to", str(tmp_path)]) == 0
     figures = re.search(r'<script id="figures"[^>]*>(.*?)</script>', (tmp_path / "report.html").read_text(), re.S)
     assert figures is not None
