@@ -251,8 +251,14 @@ class Operator:
             lambda: team.now,
             lambda: [team.board.body],
             lambda: [cluster.run for cluster in team.members.values()],
+            self._holds_nodes,
             self._bills,
+            on_error=_dies,
         )
+
+    def _holds_nodes(self, uid: str) -> bool:
+        here = [cluster for cluster in self.team.members.values() if cluster.run["metadata"]["uid"] == uid]
+        return any(pod["spec"].get("nodeName") for cluster in here for pod in cluster.pods())
 
     async def _bills(self) -> list[Json]:
         return self.team.bills
@@ -299,6 +305,11 @@ class Operator:
             return None
         cluster.departed.clear()
         return outcome
+
+
+def _dies(error: Exception) -> None:
+    if isinstance(error, OperatorCrash):
+        raise error
 
 
 async def live(team: Team, seconds: int, script: dict[int, Callable[[Team], object]] | None = None) -> Operator:

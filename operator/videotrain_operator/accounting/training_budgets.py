@@ -8,7 +8,7 @@ enough to stay below the limit does not go on because it costs nothing any more.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Final, Literal, NamedTuple
@@ -67,6 +67,11 @@ class Account:
         since = timedelta() if self.as_of is None else now - self.as_of
         passed = since // _MICROSECOND * self.rate_micros_per_hour // MICROSECONDS_PER_HOUR
         return max(self.until_saved_micros - passed, self.drain)
+
+    def stopped(self, at: datetime) -> Account:
+        """The same run if it held no node any more from a time on."""
+        months = {**self.months, month_name(at): self.spent(at)}
+        return replace(self, months=months, rate_micros_per_hour=0, until_saved_micros=0)
 
     @property
     def drain(self) -> int:

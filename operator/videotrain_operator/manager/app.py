@@ -95,9 +95,11 @@ class Operator:
             client.clock.now,
             self._stores[BUDGET_KIND].all,
             self._stores[KIND].all,
+            self._holds_nodes,
             bills.kept,
             time_untrusted=lambda: client.clock.untrusted,
             on_change=lambda: self._controller.wake_all(),
+            on_error=metrics.note_error,
         )
         # Before what wakes it: each of the following takes its `notice`.
         self._controller = Controller(
@@ -150,6 +152,10 @@ class Operator:
         for kind in kinds:
             for namespace in self._settings.namespaces or ("",):
                 yield Informer(self._client, kind, self._stores[kind], notice, namespace=namespace, labels=OWNED)
+
+    def _holds_nodes(self, uid: str) -> bool:
+        pods = (pod for pod in self._stores["Pod"].of_run(uid) if pod["spec"].get("nodeName"))
+        return any((pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed") for pod in pods)
 
     def _pods_heard_at(self, namespace: str) -> float:
         return max(i.heard_at for i in self._informers if i.kind == "Pod" and i.namespace in ("", namespace))

@@ -16,6 +16,7 @@ from itertools import chain, repeat
 from typing import Final, Protocol
 
 from videotrain_api.billing.document import RunBill, bill_of, read_bill, sealed
+from videotrain_api.money import parse_micros
 from videotrain_api.render.names import bill_name
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import Json, ManifestError
@@ -110,7 +111,7 @@ class BillKeeper:
         cost, kept = status.get("cost"), self._kept.get(uid)
         if not cost or not cost.get("totalMicros") or uid in self._writing or (kept is not None and kept.closed):
             return False
-        if status.get("completionTime") and float(cost.get("ratePerHour") or 0) == 0:
+        if status.get("completionTime") and stored_rate(cost.get("ratePerHour") or 0, run["metadata"]["name"]) == 0:
             return True
         made = run["metadata"]["creationTimestamp"]
         if kept is not None and kept.total_micros == cost["totalMicros"]:
@@ -265,6 +266,20 @@ class BillKeeper:
             "immutable": bill.closed,
             "data": {BILL_KEY: text},
         }
+
+
+def stored_rate(amount: object, whose: str) -> int:
+    """Micros per hour of a stored status; 0, and a line in the log, for what nobody can read as an amount.
+
+    Args:
+        amount: as it is stored, by whoever wrote it.
+        whose: the run, for the log.
+    """
+    try:
+        return parse_micros(str(amount))
+    except ValueError as error:
+        _log.warning("run=%s status.cost.ratePerHour counts as 0: %s", whose, error)
+        return 0
 
 
 def _ledger_of(seen: LastSeen) -> Json | None:

@@ -343,20 +343,28 @@ class Controller:
     def _note(self, key: Key, outcome: Outcome) -> None:
         reasons = [event.reason for event in outcome.plan.events]
         self._metrics.note_pass(outcome.run, outcome.status, outcome.seconds, reasons, len(outcome.plan.unreadable))
-        self._traces.passed(outcome)
+        self._observe(key, lambda: self._traces.passed(outcome))
         managed = self._managed.get(key)
         if managed is None:
             return
         managed.seen = True
         seen = dict(outcome.run) | {"status": outcome.status}
-        self._keep_bill(key, managed, seen)
-        if self._budgets is not None:
-            self._budgets.note(seen, outcome.plan.until_saved_micros)
+        self._observe(key, lambda: self._keep_bill(key, managed, seen))
+        if (budgets := self._budgets) is not None:
+            self._observe(key, lambda: budgets.note(seen, outcome.plan.until_saved_micros))
         managed.told.clear()  # it works again: the next refusal is news
         generations = outcome.plan.status.generations
         live = generations and generations[-1].end_cause is None
         managed.listening.attend(outcome.observed, generations[-1].members if live else ())
         managed.announcement.spread(outcome.plan.roster, outcome.observed)
+
+    def _observe(self, key: Key, told: Callable[[], object]) -> None:
+        """The pass is done: trouble of whoever is told of it must not end the run's loop, and with it all others."""
+        try:
+            told()
+        except Exception as error:
+            _log.exception("run=%s/%s was not told to all", key.namespace, key.name)
+            self._metrics.note_error(error)
 
     def _remember(self, uid: str) -> _Departed:
         """Who leads closes the bill of a run that is gone, unless it ends before its pods have gone."""

@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -19,11 +18,10 @@ from videotrain_api.resource.stored_size import cut
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.resource.training_budgets import ACTIONS, TrainingBudget, TrainingBudgetStatus
 from videotrain_api.schema import Json, ManifestError
+from videotrain_api.times import month_begin, month_name
 from videotrain_api.vocabulary import BILL_KEY, BUDGET_KIND, LABEL_TEAM
 from videotrain_operator.accounting.training_budgets import Account, judge, unreadable
-from videotrain_operator.cluster.interface import Conflict, NotFound
-from videotrain_operator.kube.client import ApiError
-from videotrain_operator.manager.bills import LEAVE_SECONDS
+from videotrain_operator.manager.bills import LEAVE_SECONDS, stored_rate
 from videotrain_operator.planner.draft import LONGEST_MESSAGE
 from videotrain_operator.telemetry import Sample
 
@@ -68,7 +66,7 @@ def account_of_run(run: Json, until_saved_micros: int = 0) -> Account | None:
         priority=priority if isinstance(priority, int) else 0,
         months={one.month: one.total_micros for one in status.cost.months},
         as_of=status.observed_at,
-        rate_micros_per_hour=parse_micros(status.cost.rate_per_hour),
+        rate_micros_per_hour=stored_rate(status.cost.rate_per_hour, head["name"]),
         until_saved_micros=until_saved_micros,
     )
 
@@ -95,10 +93,12 @@ class BudgetKeeper:
         now: Callable[[], datetime],
         bodies: Callable[[], Iterable[Json]],
         runs: Callable[[], Iterable[Json]],
+        holds_nodes: Callable[[str], bool],
         read_bills: Callable[[], Awaitable[Iterable[Json]]],
         *,
         time_untrusted: Callable[[], str] = lambda: "",
         on_change: Callable[[], object] = lambda: None,
+        on_error: Callable[[Exception], object] = lambda _: None,
     ) -> None:
         """Begin with nothing known; what every run spent is read once there is a budget.
 
@@ -107,10 +107,13 @@ class BudgetKeeper:
             now: tells the time.
             bodies: tells the TrainingBudgets as they are stored.
             runs: tells the runs as they are stored.
+            holds_nodes: tells whether a run, by its uid, has a pod on a node now.
             read_bills: reads the config maps with kept bills.
             time_untrusted: tells why the clock may be wrong; then nothing is judged, since no month is known.
             on_change: told when other rules hold than before.
+            on_error: told what kept a budget from being judged.
         """
+        self._holds_nodes, self._on_error = holds_nodes, on_error
         self._writer, self._now, self._bodies, self._runs = writer, now, bodies, runs
         self._read_bills, self._time_untrusted, self._on_change = read_bills, time_untrusted, on_change
         self._woken = asyncio.Event()
@@ -123,6 +126,10 @@ class BudgetKeeper:
         self._accounts: dict[str, Account] | None = None
         self._early: dict[str, tuple[Json, int]] = {}
         """By uid: passes that were told before the accounts were read."""
+        self._early_bills: dict[str, RunBill] = {}
+        """By uid: bills that were closed before that."""
+        self._held_at: dict[str, datetime] = {}
+        """By uid, when a run was last seen with a pod on a node."""
         self._awaited: set[str] = set()
         self._begun: datetime | None = None
         self._written: dict[str, datetime] = {}
@@ -157,31 +164,40 @@ class BudgetKeeper:
 
     def note_bill(self, bill: RunBill) -> None:
         """The last bill of a run was kept."""
-        if self._accounts is not None and bill.closed:
+        if not bill.closed:
+            return
+        if self._accounts is not None:
             self._accounts[bill.uid] = account_of_bill(bill)
+        elif any(True for _ in self._bodies()):
+            self._early_bills[bill.uid] = bill
 
     async def keep(self) -> None:
         """Look at all budgets again and again, until cancelled."""
         self.reset()
-        while True:
-            self._woken.clear()
-            try:
-                await self.look()
-            except (ApiError, Conflict, NotFound) as error:
-                _log.warning("team budgets were not judged, next try in %s s: %s", SETTLE_SECONDS, error)
-                self._woken.set()
-            await asyncio.sleep(SETTLE_SECONDS)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._woken.wait()
+        try:
+            while True:
+                self._woken.clear()
+                try:
+                    await self.look()
+                except Exception as error:  # whatever it is: runs go on
+                    self._note_trouble("team budgets were", error)
+                await asyncio.sleep(SETTLE_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self._woken.wait()
+        finally:
+            self._judged.clear()  # whoever leads next tells of them
+
+    def _note_trouble(self, what: str, error: Exception) -> None:
+        _log.warning("%s not judged, next try in %s s: %s", what, SETTLE_SECONDS, error, exc_info=error)
+        self._on_error(error)
+        self._woken.set()
 
     async def look(self) -> None:
-        """Judge each budget once, and write what is new.
+        """Judge each budget once, and write what is new; what keeps one from being judged is told, see `on_error`.
 
         Raises:
-            ApiError: the API server refuses.
-            Conflict: a budget changed meanwhile.
-            NotFound: a budget is gone.
+            ApiError: the API server refuses to tell of bills.
         """
         bodies = list(self._bodies())
         self._parsed = {key: known for key, known in self._parsed.items() if key in set(map(_version, bodies))}
@@ -189,6 +205,7 @@ class BudgetKeeper:
         if not bodies:
             self._accounts = None
             self._early.clear()
+            self._early_bills.clear()
             return
         if self._time_untrusted():
             return
@@ -200,29 +217,46 @@ class BudgetKeeper:
             return
         accounts = [*self._settled(self._accounts, now)]
         for body in bodies:
-            budget = self._parse(body)
-            if isinstance(budget, TrainingBudget):
-                await self._judge(body, budget, accounts, now)
-            else:
-                await self._tell_unreadable(body, budget, now)
+            try:
+                budget = self._parse(body)
+                if isinstance(budget, TrainingBudget):
+                    await self._judge(body, budget, accounts, now)
+                else:
+                    self._judged.pop(body["metadata"]["uid"], None)
+                    await self._tell_unreadable(body, budget, now)
+            except Exception as error:  # the others are judged all the same
+                self._note_trouble(f"budget={body['metadata']['name']} was", error)
 
     async def _load(self) -> dict[str, Account]:
         """What every run spent by its bill or its status; a run that lives counts by its status."""
         bills = [bill for body in await self._read_bills() if (bill := _bill_in(body)) is not None]
-        accounts = {bill.uid: account_of_bill(bill) for bill in bills}
+        accounts = {bill.uid: account_of_bill(bill) for bill in [*bills, *self._early_bills.values()]}
         told = [self._early.get(run["metadata"]["uid"], (run, 0)) for run in self._runs()]
         live = [account for run, ahead in told if (account := account_of_run(run, ahead)) is not None]
         self._awaited = {account.uid for account in live if account.rate_micros_per_hour} - self._early.keys()
         self._early.clear()
+        self._early_bills.clear()
         return accounts | {account.uid: account for account in live}
 
     def _settled(self, accounts: dict[str, Account], now: datetime) -> Iterator[Account]:
-        """Nobody looks at a run that is gone; its pods leave, and its last bill tells what they cost."""
+        """Nobody may look any more at what held nodes: at a run that is gone or refused, or whose passes fail. It costs
+        nothing from when its pods were last seen. Those of a run that is gone are in its last bill up to a time.
+        """
         alive = {run["metadata"]["uid"] for run in self._runs()}
         self._awaited &= alive
+        self._held_at = {uid: at for uid, at in self._held_at.items() if uid in accounts}
+        months = {month_name(now), month_name(month_begin(now) - timedelta(seconds=1))}
         for uid, account in accounts.items():
+            if not account.rate_micros_per_hour:
+                if months & account.months.keys():
+                    yield account
+                continue
             old = account.as_of is None or now - account.as_of > timedelta(seconds=LEAVE_SECONDS)
-            yield account if uid in alive or not old else replace(account, rate_micros_per_hour=0)
+            if self._holds_nodes(uid) and (uid in alive or not old):
+                self._held_at[uid] = now
+                yield account
+            else:
+                yield account.stopped(max(filter(None, (self._held_at.get(uid), account.as_of)), default=now))
 
     def _parse(self, body: Json) -> TrainingBudget | ManifestError:
         key = _version(body)

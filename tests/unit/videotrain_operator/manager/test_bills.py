@@ -267,3 +267,10 @@ async def test_a_last_bill_is_written_again_and_a_pod_of_unknown_end_is_billed_t
     price = parse_micros(seen.run["spec"]["pool"]["pricePerGpuHour"]) * seen.run["spec"]["pool"]["gpusPerNode"]
     bill = maps.bill()
     assert bill.closed and bill.estimated and abs(bill.total_micros - before - 3 * price * 90 // 3600) <= 3
+
+
+def test_a_bill_is_due_whatever_a_hand_wrote_as_the_rate_of_a_run_that_is_over() -> None:
+    cluster = cluster_of()
+    keeper = BillKeeper(Maps(), NAMESPACE, lambda: cluster.now)
+    status = {"completionTime": rfc3339(cluster.now), "cost": {"totalMicros": 5, "ratePerHour": "abc"}}
+    assert keeper.due(cluster.run | {"status": status})

@@ -288,3 +288,16 @@ async def test_a_run_that_goes_while_nobody_leads_has_its_last_bill_from_who_lea
     more = bill.total_micros - kept.total_micros - 3 * price * 90 // 3600
     assert kept.total_micros > 0 and 0 <= more <= 3 * price * 1 // 3600, "from the last pass to when its pods went"
     assert bill.estimated, "what ended in them was not seen"
+
+
+def test_trouble_of_whoever_is_told_of_a_pass_ends_no_loop_and_is_counted() -> None:
+    class Broken:
+        def passed(self, outcome: Any) -> None:
+            raise ValueError("nobody thought of it")
+
+    cluster, metrics = Refusing(NotFound("a")), OperatorMetrics()
+    (run,) = cluster.stores[KIND].all()
+    plan = SimpleNamespace(events=(), unreadable=())
+    outcome = SimpleNamespace(run=run, status={}, seconds=0.1, plan=plan)
+    controller_of(cluster, metrics, traces=Broken())._note(Key("team", "a"), outcome)  # type: ignore[arg-type]
+    assert b'videotrain_reconcile_errors_total{error="ValueError"} 1.0' in metrics.text()

@@ -1,0 +1,220 @@
+"""The keeper of team budgets, beside what others store and refuse: nothing of it ends the operator or invents money."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from support.processes import SECONDS
+from support.team_budgets import budget_body
+
+from videotrain_api.billing.document import RunBill, sealed
+from videotrain_api.metrics import TRAINING_BUDGET_SPENT
+from videotrain_api.money import format_micros
+from videotrain_api.schema import Json
+from videotrain_api.times import rfc3339
+from videotrain_api.vocabulary import BILL_KEY, LABEL_TEAM
+from videotrain_operator.cluster.interface import Conflict
+from videotrain_operator.manager import team_budgets as module
+from videotrain_operator.manager.team_budgets import BudgetKeeper, account_of_run
+
+NOW = datetime(2026, 11, 15, 12, 0, 0, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def stored_budget(amount: str = "100", uid: str = "budget-1", **spec: Any) -> Json:
+    body = budget_body(amount, **spec)
+    body["metadata"] |= {"name": uid, "uid": uid, "generation": 1, "resourceVersion": "1"}
+    return body
+
+
+def in_month(month: str, micros: int) -> Json:
+    return {"month": month, "totalMicros": micros, "total": format_micros(micros)}
+
+
+def stored_run(uid: str, spent: int, rate: str = "0") -> Json:
+    cost = {"currency": "USD", "totalMicros": spent, "ratePerHour": rate, "months": [in_month("2026-11", spent)]}
+    return {
+        "metadata": {"name": uid, "namespace": "ml", "uid": uid, "labels": {LABEL_TEAM: "video"}},
+        "spec": {"priority": 0},
+        "status": {"observedAt": rfc3339(NOW, "seconds"), "cost": cost},
+    }
+
+
+class World:
+    """What a keeper reads and writes."""
+
+    def __init__(self, *budgets: Json, runs: tuple[Json, ...] = ()) -> None:
+        self.now = NOW
+        self.budgets, self.runs = {body["metadata"]["uid"]: body for body in budgets}, list(runs)
+        self.held: set[str] = set()
+        self.bills: list[Json] = []
+        self.errors: list[Exception] = []
+        self.events: list[str] = []
+        self.refused: dict[str, Exception] = {}
+        self.reading = asyncio.Event()
+        self.may_read = asyncio.Event()
+        self.may_read.set()
+        self.keeper = BudgetKeeper(
+            self,
+            lambda: self.now,
+            lambda: self.budgets.values(),
+            lambda: self.runs,
+            self.held.__contains__,
+            self.read_bills,
+            on_error=self.errors.append,
+        )
+
+    async def read_bills(self) -> list[Json]:
+        listed = list(self.bills)
+        self.reading.set()
+        await self.may_read.wait()
+        return listed
+
+    async def replace_status(self, kind: str, namespace: str, name: str, status: Json, resource_version: str) -> Json:
+        if name in self.refused:
+            raise self.refused[name]
+        body = self.budgets[name]
+        version = str(int(resource_version) + 1)
+        self.budgets[name] = body | {
+            "status": json.loads(json.dumps(status)),
+            "metadata": body["metadata"] | {"resourceVersion": version},
+        }
+        return self.budgets[name]
+
+    async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
+        self.events.append(reason)
+
+    async def pass_over(self, run: Json, ahead: int = 0) -> None:
+        """A pass succeeded just now, and the keeper looks."""
+        run["status"]["observedAt"] = rfc3339(self.now, "seconds")
+        self.keeper.note(run, ahead)
+        await self.keeper.look()
+
+    def spent(self) -> dict[str, float]:
+        return {labels[0]: value for metric, labels, value in self.keeper.samples() if metric is TRAINING_BUDGET_SPENT}
+
+
+def closed_bill(uid: str, micros: int, month: str = "2026-11") -> RunBill:
+    return RunBill.model_validate(
+        {
+            "run": uid,
+            "uid": uid,
+            "namespace": "ml",
+            "team": "video",
+            "currency": "USD",
+            "closed": True,
+            "totalMicros": micros,
+            "total": format_micros(micros),
+            "months": [in_month(month, micros)],
+            "phase": "Succeeded",
+            "estimated": False,
+            "stages": [],
+            "rows": [],
+            "asOf": rfc3339(NOW, "seconds"),
+            **{key: {} for key in ("gpuMicrosecondsByBucket", "microsByBucket", "wasteMicrosByCause")},
+        }
+    )
+
+
+async def test_a_rate_that_nobody_can_read_counts_as_nothing() -> None:
+    run = stored_run("a", 5_000_000, rate="abc")
+    account = account_of_run(run)
+    assert account is not None and account.rate_micros_per_hour == 0
+    world = World(stored_budget(), runs=(run,))
+    await world.keeper.look()
+    world.keeper.note(run, 0)
+    assert world.spent() == {"budget-1": 5.0} and not world.errors
+
+
+async def test_whatever_goes_wrong_in_a_look_is_counted_and_the_next_one_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 0.001)
+    world, looks = World(stored_budget()), asyncio.Event()
+
+    async def broken() -> list[Json]:
+        if len(world.errors) >= 2:
+            looks.set()
+        raise ValueError("nobody thought of it")
+
+    world.keeper._read_bills = broken
+    task = asyncio.create_task(world.keeper.keep())
+    async with asyncio.timeout(SECONDS):
+        await looks.wait()
+    assert not task.done() and {str(error) for error in world.errors} == {"nobody thought of it"}
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_who_does_not_lead_any_more_tells_of_no_budget() -> None:
+    world = World(stored_budget(), runs=(stored_run("a", 5),))
+    task = asyncio.create_task(world.keeper.keep())
+    async with asyncio.timeout(SECONDS):
+        while not world.spent():
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert not world.spent()
+
+
+async def test_a_budget_that_cannot_be_written_keeps_no_other_from_being_judged() -> None:
+    world = World(stored_budget(), stored_budget(uid="budget-2"), runs=(stored_run("a", 5_000_000),))
+    world.refused["budget-1"] = Conflict("it changed")
+    await world.keeper.look()
+    assert world.budgets["budget-2"]["status"]["spentMicros"] == 5_000_000
+    assert "status" not in world.budgets["budget-1"] and world.errors == [world.refused["budget-1"]]
+
+
+async def test_a_run_whose_passes_fail_costs_nothing_from_when_its_pods_were_seen_last() -> None:
+    run = stored_run("a", 1_000_000, rate="3.60")
+    world = World(stored_budget(), runs=(run,))
+    world.held.add("a")
+    await world.keeper.look()
+    await world.pass_over(run)
+    world.now += HOUR
+    await world.keeper.look()
+    assert world.spent() == {"budget-1": 4.6}
+    world.held.clear()
+    world.now += HOUR
+    await world.keeper.look()
+    assert world.spent() == {"budget-1": 4.6}, "its pods have gone"
+    world.held.add("a")
+    await world.pass_over(run)
+    world.now += HOUR
+    await world.keeper.look()
+    assert world.spent() == {"budget-1": 4.6}, "by its own bill again, and an hour of new pods"
+
+
+async def test_a_new_leader_counts_no_nodes_that_nobody_sees() -> None:
+    run = stored_run("a", 1_000_000, rate="3.60")
+    world = World(stored_budget(), runs=(run,))
+    world.now += HOUR
+    await world.keeper.look()
+    world.now += HOUR
+    await world.keeper.look()
+    assert world.spent() == {"budget-1": 1.0}
+
+
+async def test_a_bill_that_is_closed_while_the_others_are_read_counts() -> None:
+    world = World(stored_budget())
+    world.may_read.clear()
+    looking = asyncio.create_task(world.keeper.look())
+    async with asyncio.timeout(SECONDS):
+        await world.reading.wait()
+    world.keeper.note_bill(closed_bill("a", 2_000_000))
+    world.may_read.set()
+    await looking
+    assert world.spent() == {"budget-1": 2.0}
+
+
+async def test_runs_of_months_long_past_are_told_of_no_more() -> None:
+    old = closed_bill("old", 2_000_000, "2026-08").model_copy(update={"currency": "EUR"})
+    world = World(stored_budget())
+    world.bills = [{"metadata": {"name": "old"}, "data": {BILL_KEY: json.dumps(sealed(old))}}]
+    await world.keeper.look()
+    kinds = {one["type"]: one["status"] for one in world.budgets["budget-1"]["status"]["conditions"]}
+    assert kinds["AllCounted"] == "True" and not world.events
