@@ -29,7 +29,7 @@ class BudgetMessage(StrEnum):
     LIFTED = "spec was changed: {actions} no longer hold"
     MONTH = "{month} begins; {spent} {currency} were spent in {before}"
     OTHER_CURRENCY = "not counted, since they are priced in another currency than {currency}: {runs}"
-    UNREADABLE = "the budget holds for no run: {message}"
+    UNREADABLE = "the budget is not judged, and the rules that held go on until the month is over: {message}"
 
 
 def _notice(where: BudgetCondition | None, type_: str, reason: BudgetReason, message: str, advice: str) -> Notice:

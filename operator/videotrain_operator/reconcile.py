@@ -95,7 +95,7 @@ async def reconcile(
     following: Following = _FOLLOWED,
     on_roster: Callable[[Observed, Plan], None] | None = None,
     while_asking: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
-    budgets: tuple[TrainingBudget, ...] = (),
+    budgets: tuple[TrainingBudget, ...] | None = (),
 ) -> Outcome:
     """One pass over one run.
 
@@ -112,7 +112,7 @@ async def reconcile(
         following: how well pods are followed.
         on_roster: told as soon as a roster is stored, while the pass goes on.
         while_asking: entered while agents are asked.
-        budgets: those of teams, as they are stored.
+        budgets: those of teams, as they are stored; None if nobody knows them yet.
 
     Raises:
         NotFound: the run is gone.
@@ -184,7 +184,7 @@ class RunLoop:
         nodes_untrusted: Callable[[], str] = lambda: "",
         time_untrusted: Callable[[], str] = lambda: "",
         rules: Callable[[], ClusterRules] = lambda: _DEFAULT_RULES,
-        budgets: Callable[[], tuple[TrainingBudget, ...]] = tuple,
+        budgets: Callable[[], tuple[TrainingBudget, ...] | None] = tuple,
         unheard_seconds: Callable[[], float] = lambda: 0.0,
         on_roster: Callable[[Observed, Plan], None] | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
@@ -367,7 +367,8 @@ class RunLoop:
         """What can be done for a run whose passes fail: keep its limits, and say so once."""
         key, now = self._key, self._clock()
         try:
-            await hold_to_limits(self._cluster, key.namespace, key.name, now, self._time_untrusted(), self._budgets())
+            untrusted, budgets = self._time_untrusted(), self._budgets() or ()
+            await hold_to_limits(self._cluster, key.namespace, key.name, now, untrusted, budgets)
             if not self._warned:
                 await warn_unreconciled(self._cluster, key.namespace, key.name, error, self.failures)
                 self._warned = True

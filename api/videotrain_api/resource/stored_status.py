@@ -15,6 +15,7 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from videotrain_api.resource.status import GenerationStatus, PodGroupStatus, RestartCounts, RunStatus, StageStatus
+from videotrain_api.resource.training_budgets import TrainingBudgetStatus
 from videotrain_api.schema import ApiModel, Json, field_path, models_in
 
 LARGEST: Final = 2**53
@@ -65,6 +66,20 @@ def read_status(data: Any) -> StoredStatus:
     if newest > status.generation:
         status = status.model_copy(update={"generation": newest})  # numbers are never used again
     return StoredStatus(status=status, unreadable=tuple(sorted(unreadable)))
+
+
+def read_budget_status(data: Any) -> TrainingBudgetStatus:
+    """Read the stored status of a TrainingBudget as far as it can be read; raises for nothing that JSON can hold.
+
+    Args:
+        data: `status` of the object.
+    """
+    left = data if isinstance(data, Mapping) else {}
+    while True:
+        try:
+            return TrainingBudgetStatus.model_validate(left)
+        except ValidationError as error:
+            left = _without(left, {_existing(left, _target(item["loc"], item["type"])) for item in error.errors()})
 
 
 def with_unknown_fields(stored: Any, status: Json) -> Json:

@@ -239,7 +239,7 @@ def _conditions(
 
 
 def unreadable(message: str, now: datetime) -> ConditionStatus:
-    """The condition of a budget that nobody can read, and that therefore holds for no run."""
+    """The condition of a budget that nobody can read, and that is therefore not judged."""
     return ConditionStatus(
         type=BudgetCondition.WITHIN_BUDGET.value,
         status="Unknown",

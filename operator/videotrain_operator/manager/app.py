@@ -27,6 +27,7 @@ from videotrain_operator.kube.client import ApiUnavailable, KubeClient, connect,
 from videotrain_operator.kube.informer import Informer
 from videotrain_operator.kube.run_watch import Runs
 from videotrain_operator.manager.bills import BillKeeper
+from videotrain_operator.manager.budget_watch import BudgetWatch
 from videotrain_operator.manager.controller import Controller
 from videotrain_operator.manager.defaults_watch import DefaultsWatch
 from videotrain_operator.manager.election import Election
@@ -99,6 +100,7 @@ class Operator:
             bills.kept,
             time_untrusted=lambda: client.clock.untrusted,
             on_change=lambda: self._controller.wake_all(),
+            known=lambda: self._budget_watch.synced.is_set(),
             on_error=metrics.note_error,
         )
         # Before what wakes it: each of the following takes its `notice`.
@@ -118,6 +120,13 @@ class Operator:
             told,
         )
         self._informers = list(self._make_informers())
+        self._budget_watch = BudgetWatch(
+            client,
+            self._stores[BUDGET_KIND],
+            self._controller.notice,
+            on_read=self._controller.wake_all,
+            on_refused=metrics.note_error,
+        )
         self._runs = Runs(self._stores[KIND], self._controller.notice)
         self._kopf = KopfThread(self._runs, lambda: load_configuration(settings.kubeconfig or None))
         self._webhook = self._make_webhook() if settings.webhook_port else None
@@ -236,9 +245,6 @@ class Operator:
     async def _work(self) -> None:
         # Before any watch: one of a kind that is not served yet would count as a refusal.
         await self._wait_for_the_kind()
-        if await self._has_budgets():
-            notice, store = self._controller.notice, self._stores[BUDGET_KIND]
-            self._informers.append(Informer(self._client, BUDGET_KIND, store, notice))
         self._agents.master_key = await self._read_master_key()
         if self._defaults is not None:
             # Before any run is looked at, and any review: no pod is made, and no run let in, without them.
@@ -248,6 +254,7 @@ class Operator:
                 group.create_task(self._defaults.run())
             for informer in self._informers:
                 group.create_task(informer.run())
+            group.create_task(self._budget_watch.run())
             group.create_task(self._kopf.follow(self._settings.namespaces, self._watching.set))
             if self._webhook is not None:
                 group.create_task(self._webhook.run())
@@ -257,6 +264,7 @@ class Operator:
             await self._resync()
             for informer in self._informers:
                 await informer.synced.wait()
+            await self._budget_watch.answered.wait()
             # What was loaded so far stays: collections need not look at it again.
             gc.collect()
             gc.freeze()
@@ -281,22 +289,6 @@ class Operator:
                 await asyncio.sleep(1.0)
             else:
                 return
-
-    async def _has_budgets(self) -> bool:
-        """Whether the server knows TrainingBudgets: their definition may be installed by hand, and later."""
-        while True:
-            try:
-                await self._client.list_page(BUDGET_KIND, limit="1")
-            except NotFound:
-                _log.warning(
-                    "there is no %s: install its CustomResourceDefinition, then start the operator anew", BUDGET_KIND
-                )
-                return False
-            except ApiUnavailable as error:
-                _log.warning("waiting for the API server to tell of %s: %s", BUDGET_KIND, error)
-                await asyncio.sleep(1.0)
-            else:
-                return True
 
     async def _lead(self) -> None:
         # Again in each term: a replica that kept the key of before would make every run's pods anew, and so would the
@@ -381,6 +373,8 @@ class Operator:
         now = time.monotonic()
         for informer in self._informers:
             yield informer.kind, informer.namespace, now - informer.heard_at
+        if not self._budget_watch.refusal:
+            yield BUDGET_KIND, "", now - self._budget_watch.heard_at
         yield KIND, "", now - self._runs.heard_at
 
     def _samples(self) -> Iterable[Sample]:
@@ -388,7 +382,7 @@ class Operator:
         yield catalogue.PASSES_WAITING, (), self._controller.passes_waiting
         yield catalogue.TIME_UNTRUSTED, (), float(bool(self._client.clock.untrusted))
         restarts: dict[str, int] = {}
-        for informer in self._informers:
+        for informer in (*self._informers, self._budget_watch):
             restarts[informer.kind] = restarts.get(informer.kind, 0) + informer.restarts
         for kind, count in restarts.items():
             yield catalogue.WATCH_RESTARTS, (kind,), count

@@ -8,14 +8,14 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from videotrain_api import metrics as catalogue
 from videotrain_api.billing.document import BillError, RunBill, read_bill
 from videotrain_api.budget_reasons import BudgetMessage
 from videotrain_api.money import MICROS, parse_micros
 from videotrain_api.resource.stored_size import cut
-from videotrain_api.resource.stored_status import read_status
+from videotrain_api.resource.stored_status import read_budget_status, read_status
 from videotrain_api.resource.training_budgets import ACTIONS, TrainingBudget, TrainingBudgetStatus
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.times import month_begin, month_name
@@ -84,6 +84,15 @@ def account_of_bill(bill: RunBill) -> Account:
     )
 
 
+class _Read(NamedTuple):
+    """A stored budget as far as it can be read."""
+
+    budget: TrainingBudget | None
+    """None if nobody can read whom it covers."""
+    error: ManifestError | None = None
+    """Why it cannot be judged."""
+
+
 class BudgetKeeper:
     """Judges the team budgets while this process leads, and tells passes over runs which rules hold."""
 
@@ -96,6 +105,7 @@ class BudgetKeeper:
         holds_nodes: Callable[[str], bool],
         read_bills: Callable[[], Awaitable[Iterable[Json]]],
         *,
+        known: Callable[[], bool] = lambda: True,
         time_untrusted: Callable[[], str] = lambda: "",
         on_change: Callable[[], object] = lambda: None,
         on_error: Callable[[Exception], object] = lambda _: None,
@@ -109,15 +119,16 @@ class BudgetKeeper:
             runs: tells the runs as they are stored.
             holds_nodes: tells whether a run, by its uid, has a pod on a node now.
             read_bills: reads the config maps with kept bills.
+            known: tells whether the TrainingBudgets were read at all.
             time_untrusted: tells why the clock may be wrong; then nothing is judged, since no month is known.
             on_change: told when other rules hold than before.
             on_error: told what kept a budget from being judged.
         """
-        self._holds_nodes, self._on_error = holds_nodes, on_error
+        self._holds_nodes, self._known, self._on_error = holds_nodes, known, on_error
         self._writer, self._now, self._bodies, self._runs = writer, now, bodies, runs
         self._read_bills, self._time_untrusted, self._on_change = read_bills, time_untrusted, on_change
         self._woken = asyncio.Event()
-        self._parsed: dict[tuple[str, str], TrainingBudget | ManifestError] = {}
+        self._parsed: dict[tuple[str, str], _Read] = {}
         self._judged: dict[str, tuple[TrainingBudget, TrainingBudgetStatus]] = {}
         self.reset()
 
@@ -135,10 +146,22 @@ class BudgetKeeper:
         self._written: dict[str, datetime] = {}
         self._judged.clear()
 
-    def budgets(self) -> tuple[TrainingBudget, ...]:
-        """Every budget that can be read, with the rules that its stored status says hold."""
-        parsed = (self._parse(body) for body in self._bodies())
-        return tuple(budget for budget in parsed if isinstance(budget, TrainingBudget))
+    def budgets(self) -> tuple[TrainingBudget, ...] | None:
+        """Every budget of which can be read whom it covers, with the rules that its stored status says hold; None if
+        nobody knows which there are.
+
+        One of which more cannot be read is not judged: what held goes on until the month is over.
+        """
+        if not self._known():
+            return None
+        found = [*map(self._parse, self._bodies())]
+        month = month_name(self._now())
+        return tuple(
+            one.budget
+            for one in found
+            if one.budget is not None
+            and (one.error is None or (one.budget.status is not None and one.budget.status.month == month))
+        )
 
     def wake(self) -> None:
         """Look again soon: a budget was made, edited or deleted."""
@@ -218,12 +241,12 @@ class BudgetKeeper:
         accounts = [*self._settled(self._accounts, now)]
         for body in bodies:
             try:
-                budget = self._parse(body)
-                if isinstance(budget, TrainingBudget):
-                    await self._judge(body, budget, accounts, now)
-                else:
+                found = self._parse(body)
+                if found.error is not None:
                     self._judged.pop(body["metadata"]["uid"], None)
-                    await self._tell_unreadable(body, budget, now)
+                    await self._tell_unreadable(body, found.error, now)
+                elif found.budget is not None:
+                    await self._judge(body, found.budget, accounts, now)
             except Exception as error:  # the others are judged all the same
                 self._note_trouble(f"budget={body['metadata']['name']} was", error)
 
@@ -258,13 +281,10 @@ class BudgetKeeper:
             else:
                 yield account.stopped(max(filter(None, (self._held_at.get(uid), account.as_of)), default=now))
 
-    def _parse(self, body: Json) -> TrainingBudget | ManifestError:
+    def _parse(self, body: Json) -> _Read:
         key = _version(body)
         if key not in self._parsed:
-            try:
-                self._parsed[key] = TrainingBudget.from_wire(body)
-            except ManifestError as error:
-                self._parsed[key] = error
+            self._parsed[key] = _read(body)
         return self._parsed[key]
 
     async def _judge(self, body: Json, budget: TrainingBudget, accounts: Iterable[Account], now: datetime) -> None:
@@ -276,7 +296,7 @@ class BudgetKeeper:
         if not news and (status == before or now - since < timedelta(seconds=NUMBERS_SECONDS)):
             return
         # First on record, then obeyed: whoever leads next must not let a run go on that was stopped.
-        await self._write(body, status, now)
+        await self._write(body, status.to_wire(), now)
         for event in events:
             await self._writer.emit_event(body, event.type, event.reason, event.message)
         if news:
@@ -285,14 +305,16 @@ class BudgetKeeper:
 
     async def _tell_unreadable(self, body: Json, error: ManifestError, now: datetime) -> None:
         message = BudgetMessage.UNREADABLE.format(message=cut(str(error), LONGEST_MESSAGE))
-        status = TrainingBudgetStatus(conditions=[unreadable(message, now)])
-        conditions = (body.get("status") or {}).get("conditions") or [{}]
-        if conditions[0].get("message") != message:
-            await self._write(body, status, now)
+        stored = body.get("status") or {}
+        new = unreadable(message, now)
+        others = [one for one in stored.get("conditions") or [] if one.get("type") != new.type]
+        if any(one.get("message") == message for one in stored.get("conditions") or []):
+            return
+        await self._write(body, stored | {"conditions": [new.to_wire(), *others]}, now)
 
-    async def _write(self, body: Json, status: TrainingBudgetStatus, now: datetime) -> None:
+    async def _write(self, body: Json, status: Json, now: datetime) -> None:
         head = body["metadata"]
-        await self._writer.replace_status(BUDGET_KIND, "", head["name"], status.to_wire(), head["resourceVersion"])
+        await self._writer.replace_status(BUDGET_KIND, "", head["name"], status, head["resourceVersion"])
         self._written[head["uid"]] = now
 
     def samples(self) -> Iterator[Sample]:
@@ -309,6 +331,22 @@ class BudgetKeeper:
 
 def _version(body: Json) -> tuple[str, str]:
     return body["metadata"]["uid"], body["metadata"]["resourceVersion"]
+
+
+def _read(body: Json) -> _Read:
+    """The status may be of another version, and hold more; a spec that says more than is known here is not judged."""
+    status = read_budget_status(body["status"]) if body.get("status") else None
+    whole = {name: value for name, value in body.items() if name != "status"}
+    try:
+        return _Read(TrainingBudget.from_wire(whole).model_copy(update={"status": status}))
+    except ManifestError as error:
+        spec = body.get("spec") or {}
+        known = {name: spec[name] for name in ("team", "namespaces", "amount", "currency") if name in spec}
+        try:
+            budget = TrainingBudget.from_wire(whole | {"spec": known})
+        except ManifestError:
+            return _Read(None, error)
+        return _Read(budget.model_copy(update={"status": status}), error)
 
 
 def _bill_in(body: Json) -> RunBill | None:

@@ -115,8 +115,8 @@ class Observed:
     ledger: Mapping[str, Any] | None = None
     """Content of the ledger config map, parsed; None if there is none yet, or none that can be read."""
     ledger_resource_version: str | None = None
-    budgets: tuple[TrainingBudget, ...] = ()
-    """Every one of the cluster, whether it covers the run or not."""
+    budgets: tuple[TrainingBudget, ...] | None = ()
+    """Every one of the cluster, whether it covers the run or not; None while the server does not tell of them."""
     unreadable: tuple[str, ...] = ()
     """What others wrote on pods or into the ledger and cannot be read: it counts as not written."""
     nodes_untrusted: str = ""

@@ -153,7 +153,7 @@ def plan_refusal(run: Mapping[str, Any], observed: Observed, error: ManifestErro
     return Plan(
         status=status.model_copy(update=changes),
         events=events,
-        delete=overdue_pods(run, observed.pods, now, observed.time_untrusted, observed.budgets),
+        delete=overdue_pods(run, observed.pods, now, observed.time_untrusted, observed.budgets or ()),
         requeue_seconds=REFUSED_LOOK_SECONDS if observed.pods else None,
     )
 

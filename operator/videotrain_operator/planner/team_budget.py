@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from videotrain_api.reasons import Message, Reason
+from videotrain_api.resource.status import ConditionStatus
 from videotrain_api.resource.training_budgets import ReachedRule, TrainingBudget
 from videotrain_api.times import next_month, rfc3339
 from videotrain_api.vocabulary import LABEL_TEAM, Condition
@@ -20,9 +21,12 @@ def check_team_budgets(draft: Draft) -> None:
     """Obey the rules that hold for the run: the strictest one is told."""
     if draft.finished():
         return
-    head = draft.run.metadata
-    covering = [b for b in draft.observed.budgets if b.covers(head.namespace, head.labels.get(LABEL_TEAM, ""))]
+    head, budgets = draft.run.metadata, draft.observed.budgets
     old = find_condition(draft, Condition.TEAM_BUDGET_OK)
+    if budgets is None:
+        _hold_as_recorded(draft, old)
+        return
+    covering = [b for b in budgets if b.covers(head.namespace, head.labels.get(LABEL_TEAM, ""))]
     if not covering:
         if old is not None:
             set_condition(draft, Condition.TEAM_BUDGET_OK, status=True, reason=Reason.NO_LIMIT)
@@ -41,17 +45,32 @@ def check_team_budgets(draft: Draft) -> None:
         draft.tell("Warning", Reason.TEAM_BUDGET, message)
 
 
+def _hold_as_recorded(draft: Draft, old: ConditionStatus | None) -> None:
+    """Nobody knows the budgets: a run that one stopped must not go on because of that."""
+    if old is None or old.status != "False":
+        return
+    if ": Shrink at " in old.message:
+        draft.smallest = True
+    else:
+        draft.suspend_reason = draft.suspend_reason or Reason.TEAM_BUDGET
+
+
 def _refused(draft: Draft, budgets: list[TrainingBudget]) -> str:
     """A run in another currency cannot be counted, so it does not begin."""
     own = draft.spec.pool.currency
     other = next((budget for budget in budgets if budget.spec.currency != own), None)
-    if other is None or draft.status.start_time is not None:
+    if other is None or not _is_new(draft):
         return ""
     return Message.TEAM_CURRENCY.text(own=own, budget=other.metadata.name, currency=other.spec.currency)
 
 
+def _is_new(draft: Draft) -> bool:
+    """It held no node yet; pods that wait for one were made all the same."""
+    return draft.status.active_since is None and draft.status.active_microseconds == 0
+
+
 def _stopped(draft: Draft, budgets: list[TrainingBudget]) -> str:
-    new = draft.status.start_time is None
+    new = _is_new(draft)
     for budget in budgets:
         for rule in budget.holding(draft.run.spec.priority):
             if rule.action == "CheckpointAndSuspend" or (rule.action == "RefuseNew" and new):

@@ -17,7 +17,7 @@ from support.small_api import SmallApi
 from videotrain_api.vocabulary import BUDGET_KIND, BUDGET_PLURAL, KIND, PLURAL
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.kube.client import connect
-from videotrain_operator.manager import app, kopf_thread
+from videotrain_operator.manager import app, budget_watch, kopf_thread
 from videotrain_operator.manager.app import Operator
 from videotrain_operator.manager.settings import Settings
 from videotrain_operator.telemetry import OperatorMetrics
@@ -71,6 +71,7 @@ async def replica(
 ) -> AsyncIterator[Replica]:
     monkeypatch.setattr(app, "SILENT_SECONDS", 1.0)
     monkeypatch.setattr(kopf_thread, "WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(budget_watch, "REFUSED_SECONDS", 0.02)
     caplog.set_level(logging.INFO)
     config = str(api.kubeconfig(tmp_path))
     settings = Settings(kubeconfig=config, leader_elect=False, http_port=0, lease_namespace="default")
@@ -123,6 +124,12 @@ async def test_bookmarks_alone_keep_it_ready_and_the_metric_tells_how_long_ago_e
     assert float(ages["Node"]) > 1.0 > float(ages["Pod"]), "no object of either kind exists"
 
 
+def waits(caplog: pytest.LogCaptureFixture) -> int:
+    """How often it said so since it was started, which a fixture does."""
+    said = [record.getMessage() for phase in ("setup", "call") for record in caplog.get_records(phase)]
+    return sum(f"waiting for the API server to tell of {BUDGET_KIND}" in message for message in said)
+
+
 @pytest_asyncio.fixture
 async def refused_budgets(api: SmallApi) -> None:
     api.refused[BUDGET_PLURAL] = 503
@@ -132,8 +139,43 @@ async def test_a_server_that_cannot_tell_of_budgets_when_it_starts_is_asked_agai
     api: SmallApi, refused_budgets: None, replica: Replica, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with asyncio.timeout(LONGEST):
-        while f"waiting for the API server to tell of {BUDGET_KIND}" not in caplog.text:
+        while not waits(caplog):
             await asyncio.sleep(0.02)
     api.refused.clear()
     await replica.ready()
     assert BUDGET_KIND in (await replica.get("/metrics"))[1], "budgets are watched all the same"
+
+
+def counted(text: str) -> bool:
+    return re.search(r'videotrain_watch_silent_seconds{kind="TrainingBudget"}', text) is not None
+
+
+@pytest.fixture(params=[(404, "NotFound"), (403, "ApiError")], ids=["not served", "forbidden"])
+def refusal(request: pytest.FixtureRequest) -> tuple[int, str]:
+    status, name = request.param
+    return int(status), str(name)
+
+
+@pytest_asyncio.fixture
+async def without_budgets(api: SmallApi, refusal: tuple[int, str]) -> None:
+    api.refused[BUDGET_PLURAL] = refusal[0]
+
+
+async def test_budgets_that_nobody_may_read_at_the_start_are_read_when_they_can_be(
+    api: SmallApi, refusal: tuple[int, str], without_budgets: None, replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    await replica.ready()
+    error = f'videotrain_reconcile_errors_total{{error="{refusal[1]}"}}'
+    assert not counted(await replica.told("/metrics", lambda _, text: error in text))
+    api.refused.clear()
+    await replica.told("/metrics", lambda _, text: counted(text))
+    assert waits(caplog) == 1
+
+
+async def test_a_definition_of_budgets_that_goes_ends_nothing(api: SmallApi, replica: Replica) -> None:
+    await replica.ready()
+    api.refused[BUDGET_PLURAL] = 404
+    await replica.told("/metrics", lambda _, text: not counted(text))
+    await replica.ready()
+    api.refused.clear()
+    await replica.told("/metrics", lambda _, text: counted(text))

@@ -218,3 +218,62 @@ async def test_runs_of_months_long_past_are_told_of_no_more() -> None:
     await world.keeper.look()
     kinds = {one["type"]: one["status"] for one in world.budgets["budget-1"]["status"]["conditions"]}
     assert kinds["AllCounted"] == "True" and not world.events
+
+
+async def reached_budget() -> World:
+    """Its only rule holds, for everybody."""
+    world = World(stored_budget("1"), runs=(stored_run("a", 5_000_000),))
+    for _ in range(3):
+        await world.keeper.look()
+        world.now += timedelta(seconds=2)
+    assert held_rules(world) == ["Notify", "CheckpointAndSuspend"]
+    return world
+
+
+def held_rules(world: World) -> list[str]:
+    (budget,) = world.keeper.budgets() or ()
+    return [rule.action for rule in budget.holding(0)]
+
+
+def newer(world: World, **changes: Any) -> Json:
+    """Another version of the operator, or of the definition, stored more."""
+    body = world.budgets["budget-1"]
+    version = str(int(body["metadata"]["resourceVersion"]) + 1)
+    world.budgets["budget-1"] = body | changes | {"metadata": body["metadata"] | {"resourceVersion": version}}
+    return world.budgets["budget-1"]
+
+
+async def test_a_field_of_a_newer_version_in_the_status_lets_nobody_go_on() -> None:
+    world = await reached_budget()
+    status = world.budgets["budget-1"]["status"]
+    rules = [rule | {"newer": 1} for rule in status["reached"]]
+    newer(world, status=status | {"newer": {"a": 1}, "reached": rules})
+    assert held_rules(world) == ["Notify", "CheckpointAndSuspend"]
+    await world.keeper.look()
+    assert held_rules(world) == ["Notify", "CheckpointAndSuspend"] and not world.errors
+    assert world.events == ["RuleReached"] * 2, "it is no news"
+
+
+async def test_a_spec_of_a_newer_version_is_not_judged_and_what_held_goes_on_until_the_month_is_over() -> None:
+    world = await reached_budget()
+    before = world.budgets["budget-1"]
+    newer(world, spec=before["spec"] | {"amount": "1000", "newer": True})
+    await world.keeper.look()
+    status = world.budgets["budget-1"]["status"]
+    assert status["conditions"][0]["reason"] == "Unreadable" and "newer" in status["conditions"][0]["message"]
+    assert {k: v for k, v in status.items() if k != "conditions"} == {
+        k: v for k, v in before["status"].items() if k != "conditions"
+    }
+    assert held_rules(world) == ["Notify", "CheckpointAndSuspend"]
+    assert not world.spent(), "nobody knows it"
+    version = world.budgets["budget-1"]["metadata"]["resourceVersion"]
+    await world.keeper.look()
+    assert world.budgets["budget-1"]["metadata"]["resourceVersion"] == version, "said once"
+    world.now += timedelta(days=30)
+    assert world.keeper.budgets() == ()
+
+
+async def test_a_budget_of_which_nobody_can_read_whom_it_covers_holds_for_nobody() -> None:
+    world = await reached_budget()
+    newer(world, spec={"team": {"newer": True}, "amount": "1"})
+    assert world.keeper.budgets() == ()

@@ -7,6 +7,7 @@ import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from support.team_budgets import EVERY_STEPS, GPU_SECOND, Operator, Team, a_second, budget_body, live, reached, rules
 
 from videotrain_api.money import parse_micros
@@ -176,3 +177,33 @@ async def test_a_new_leader_judges_nothing_by_a_status_that_is_hours_old() -> No
     assert not team.board.status.reached, "nothing before a pass"
     await operator.second()
     assert not team.board.status.reached
+
+
+async def test_a_run_that_waits_for_its_first_node_is_new() -> None:
+    team = Team(budget_body("1", rules((2, "RefuseNew", None))))
+    waiting = team.add("waiting")
+    waiting.draining |= set(waiting.nodes)
+    team.add("old")
+    await live(team, 30, {25: lambda t: t.members["waiting"].draining.clear()})
+    assert team.phases() == {"old": "Running", "waiting": "Suspended"}
+    assert not waiting.held
+
+
+@pytest.mark.parametrize("action", ["CheckpointAndSuspend", "Shrink"])
+async def test_what_a_budget_asked_of_a_run_goes_on_while_nobody_can_read_budgets(action: str) -> None:
+    team = Team(budget_body("1", rules((3, action, None))))
+    team.add("one", nodes=2)
+    await live(team, 30)
+    operator = Operator(team)
+    operator.keeper._known = lambda: False
+    team.board.edit(amount="100")
+    before = team.status("one")
+    for _ in range(10):
+        operator = await a_second(team, operator)
+    after = team.status("one")
+    assert (after.phase, after.nodes.current) == (before.phase, before.nodes.current)
+    assert before.nodes.current == (1 if action == "Shrink" else 0)
+    operator.keeper._known = lambda: True
+    for _ in range(12):
+        operator = await a_second(team, operator)
+    assert team.members["one"].rate() == 4 * GPU_SECOND, "it was raised meanwhile"
