@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import HfApi, RepoFile, constants
 from safetensors.torch import save_file
 
 from videotrain_api.resource.locations import hub_place
 from videotrain_api.resource.trainrun import Storage
-from videotrain_trainer.errors import ConfigError, ObjectMissing, StorageUnavailable
+from videotrain_trainer import hub as hub_module
+from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing, StorageUnavailable
 from videotrain_trainer.file_system import read_files
 from videotrain_trainer.hub import hub_file, hub_files
 from videotrain_trainer.networks.weights import open_weights
@@ -32,6 +35,11 @@ def cached(root: Path, kind: str, repository: str, files: dict[str, bytes]) -> N
         blob.write_bytes(data)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(blob)
+
+
+@pytest.fixture(autouse=True)
+def nothing_resolved(monkeypatch):
+    monkeypatch.setattr(hub_module, "_commits", {})
 
 
 @pytest.fixture
@@ -119,3 +127,64 @@ def test_a_hub_that_cannot_be_reached(look, tmp_path, monkeypatch):
     )
     with pytest.raises(StorageUnavailable, match="hf download org/model"):
         look("hf://org/model/model.safetensors")
+
+
+@dataclass
+class Hub:
+    """A hub whose branches move with every question; what it was asked for."""
+
+    names: list = field(default_factory=lambda: ["a"])
+    commits: list = field(default_factory=list)
+
+    def repo_info(self, api, repository, **where):
+        self.commits.append(f"{len(self.commits):040x}")
+        return SimpleNamespace(sha=self.commits[-1])
+
+    def tree(self, api, repository, path, *, recursive, repo_type, revision):
+        assert revision == self.commits[0]
+        return [RepoFile(path=name, size=1, oid="0") for name in self.names]
+
+
+@pytest.fixture
+def moving(monkeypatch, tmp_path):
+    hub = Hub()
+    (tmp_path / "a").write_bytes(b"1")
+
+    def download(repository, path, *, repo_type, revision):
+        assert revision == hub.commits[0]
+        return str(tmp_path / path)
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "repo_info", lambda *given, **where: hub.repo_info(*given, **where))
+    monkeypatch.setattr(HfApi, "list_repo_tree", lambda *given, **where: hub.tree(*given, **where))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    return hub
+
+
+def test_a_branch_that_moves_is_read_at_one_commit(moving, store):
+    for _ in range(2):
+        assert store.get("hf://org/model@main/a") == b"1"
+        assert [found.size for found in store.list("hf://org/model@main")] == [1]
+    assert len(moving.commits) == 1
+
+
+def test_a_commit_needs_no_question(moving, store):
+    moving.commits = [COMMIT]
+    assert store.get(f"hf://org/model@{COMMIT}/a") == b"1"
+    assert moving.commits == [COMMIT]
+
+
+def test_names_that_lead_out_of_a_folder_are_refused(moving):
+    moving.names = ["a", "clips/../../b"]
+    with pytest.raises(DataError, match=r"clips/\.\./\.\./b"):
+        hub_files("hf://org/model")
+
+
+@pytest.mark.usefixtures("hub")
+def test_the_cache_stands_in_for_a_hub_that_does_not_answer(monkeypatch):
+    def cut(*_, **__):
+        raise ConnectionError("cut")
+
+    monkeypatch.setattr(HfApi, "repo_info", cut)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert hub_file("hf://org/model/README.md").read_bytes() == b"#"

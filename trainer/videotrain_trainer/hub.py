@@ -1,18 +1,29 @@
 """Files of the Hugging Face hub behind hf:// URIs, through the hub's own client and its cache.
 
 The client keeps what it fetched (HF_HOME), obeys HF_HUB_OFFLINE and HF_ENDPOINT, and reads the token of HF_TOKEN. A
-file is fetched whole; after that it is a file like any other.
+file is fetched whole; after that it is a file like any other. A branch or tag means one commit for as long as a process
+lives, so that what is read piece by piece is of one version.
 """
 
 from __future__ import annotations
 
+import logging
+import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from videotrain_api.resource.locations import HUB_FORM, HUB_SCHEME, HubPlace, hub_place
-from videotrain_trainer.errors import ConfigError, ObjectMissing, StorageDenied, StorageUnavailable
+from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing, StorageDenied, StorageUnavailable
+
+log = logging.getLogger(__name__)
+
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_commits: dict[tuple[str, str, str | None], str] = {}
+"""What kind, repository and revision mean in this process."""
+_resolving: Final = threading.Lock()
 
 
 class HubFile(NamedTuple):
@@ -44,8 +55,8 @@ def hub_file(uri: str) -> Path:
     place = _place(uri)
     if not place.path:
         raise ObjectMissing(f"{uri}: a repository, not a file of one")
-    where: dict[str, Any] = {"repo_type": place.kind, "revision": place.revision}
     with _told(uri):
+        where: dict[str, Any] = {"repo_type": place.kind, "revision": _commit(place)}
         if not constants.is_offline_mode():
             return Path(hf_hub_download(place.repository, place.path, **where))
         # A folder that is in the cache tells what it has not; whoever looks for a file beside another needs that.
@@ -66,13 +77,14 @@ def hub_files(uri: str) -> list[HubFile]:
         StorageDenied: it is gated or private, and the token does not open it.
         StorageUnavailable: the hub cannot be reached.
         ConfigError: another form than HUB_FORM.
+        DataError: a name leads out of the folder.
     """
     from huggingface_hub import HfApi, RepoFile, constants, snapshot_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     place = _place(uri)
-    where: dict[str, Any] = {"repo_type": place.kind, "revision": place.revision}
     with _told(uri):
+        where: dict[str, Any] = {"repo_type": place.kind, "revision": _commit(place)}
         if constants.is_offline_mode():
             root = Path(snapshot_download(place.repository, local_files_only=True, **where))
             below = (path for path in (root / place.path).rglob("*") if path.is_file())
@@ -85,7 +97,40 @@ def hub_files(uri: str) -> list[HubFile]:
             except EntryNotFoundError:
                 tree = []  # no such folder
             found = [(entry.path, entry.size, entry.blob_id) for entry in tree if isinstance(entry, RepoFile)]
+    outside = [name for name, _, _ in found if any(part in ("", ".", "..") for part in name.split("/"))]
+    if outside:
+        raise DataError(
+            f"{uri}: the hub lists a file {outside[0]!r}, which may lead out of a folder that it is copied to"
+        )
     return [HubFile(_uri(place, name), size, tag) for name, size, tag in sorted(found)]
+
+
+def _commit(place: HubPlace) -> str:
+    """The commit of a place's revision, asked for once; what the cache has for it if the hub does not answer."""
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if place.revision and _COMMIT.fullmatch(place.revision):
+        return place.revision
+    key = (place.kind, place.repository, place.revision)
+    where: dict[str, Any] = {"repo_type": place.kind, "revision": place.revision}
+    with _resolving:
+        if key in _commits:
+            return _commits[key]
+        commit = None
+        if not constants.is_offline_mode():
+            try:
+                commit = HfApi().repo_info(place.repository, **where).sha
+            except (RepositoryNotFoundError, RevisionNotFoundError):
+                raise
+            except (HfHubHTTPError, HTTPError, OSError) as error:
+                log.warning(
+                    "%s: the cache's version is taken, for the hub does not answer: %s", place.repository, error
+                )
+        if commit is None:
+            commit = Path(snapshot_download(place.repository, local_files_only=True, **where)).name
+        _commits[key] = commit
+        return commit
 
 
 def _place(uri: str) -> HubPlace:

@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 import threading
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from videotrain_api.resource.sources import Source
 from videotrain_api.resource.stages import CurateTask
 from videotrain_api.resource.trainrun import Dataset
 from videotrain_api.storage import layout
-from videotrain_trainer.curation import source_tars
+from videotrain_trainer.curation import source_parquet, source_tars
 from videotrain_trainer.curation.source import RawVideo, VideoFolder
 from videotrain_trainer.curation.source_forms import VideoList, open_sources
 from videotrain_trainer.curation.source_parquet import VideoRows
@@ -205,6 +206,19 @@ def test_damaged_and_empty_tar_files_are_refused_by_name(clips, store, storage):
         listed(f"{storage.uri}/textless", storage, VideoShards)
 
 
+def test_a_long_text_is_refused_by_name_and_read_by_nobody(store, storage, monkeypatch):
+    asked, get_range = [], ObjectStore.get_range
+    monkeypatch.setattr(ObjectStore, "get_range", lambda self, *of: asked.append(of[2]) or get_range(self, *of))
+    monkeypatch.setattr(source_tars, "WHOLE_BYTES", 0)
+    long = bytes(source_tars.MOST_TEXT_BYTES + 1)
+    store.put(f"{storage.uri}/beside/0.tar", tar_of(**{"a.txt": long, "a.mp4": b"x"}))
+    with pytest.raises(DataError, match=r"beside/0\.tar: a\.txt has 1048577 bytes; the text beside .* at most 1048576"):
+        listed(f"{storage.uri}/beside", storage, VideoShards)
+    store.put(f"{storage.uri}/apart/0.tar", tar_of(**{"a.mp4": b"x", "b.json": long}))
+    assert listed(f"{storage.uri}/apart", storage, VideoShards) == [("own/0.tar/a.mp4", "a")]
+    assert sum(asked) < len(long)
+
+
 def parquet_of(rows, **options) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), buffer, **options)
@@ -265,6 +279,10 @@ def test_rows_that_are_asked_for_in_their_order_are_read_twice_and_listing_reads
         (parquet_of(video_rows([b"x", None])), r"1 of 2 rows of row group 0 have no bytes; paths of videos that"),
         (parquet_of(video_rows([b"x"], video={"bytes": b"x", "path": "a.bin"})), r"row 1: 'a\.bin' is no video"),
         (parquet_of(video_rows([b"x", b"y"], video={"bytes": b"x", "path": "a.mp4"})), r"row 2: .* stands in row 1"),
+        (
+            parquet_of(video_rows([b"x"], video={"bytes": {"bytes": b"x"}})),
+            r"no column .* with bytes of videos; it has",
+        ),
         (parquet_of(video_rows([b"x"], caption=3)), r"row 1: no text; one of the fields"),
     ],
 )
@@ -284,6 +302,36 @@ def test_a_folder_without_parquet_files_and_rows_without_bytes_are_refused(store
     assert source.fetch(first, tmp_path).read_bytes() == b"x"
     with pytest.raises(DataError, match=r"0\.parquet: row 2 has no bytes"):
         source.fetch(empty, tmp_path)
+
+
+def test_a_row_group_that_is_too_large_is_refused(store, storage, monkeypatch):
+    monkeypatch.setattr(source_parquet, "MOST_GROUP_BYTES", 1000)
+    store.put(f"{storage.uri}/tables/0.parquet", parquet_of(video_rows([bytes(400), bytes(800)]), use_dictionary=False))
+    with pytest.raises(DataError, match=r"0\.parquet: row group 0 holds \d+ bytes of videos, more than 1000; write"):
+        listed(f"{storage.uri}/tables", storage, VideoRows)
+
+
+def test_a_parquet_file_with_fewer_rows_than_its_footer_says_is_refused(store, storage, tmp_path, monkeypatch):
+    store.put(f"{storage.uri}/tables/0.parquet", parquet_of(video_rows([b"x", b"y"])))
+    source = VideoRows(f"{storage.uri}/tables", storage, "own")
+    batches, group = pq.ParquetFile.iter_batches, pq.ParquetFile.read_row_group
+    _, second = source.videos({})
+    with monkeypatch.context() as patched:
+        patched.setattr(pq.ParquetFile, "iter_batches", lambda *of, **more: islice(batches(*of, **more), 1))
+        with pytest.raises(DataError, match=r"0\.parquet: ends before row 2"):
+            source.fetch(second, tmp_path)
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *of, **more: group(*of, **more).slice(1))
+    with pytest.raises(DataError, match=r"0\.parquet: row group 0 has 1 rows, its footer says 2"):
+        listed(f"{storage.uri}/tables", storage, VideoRows)
+
+
+def test_a_parquet_file_that_was_replaced_is_told(store, storage, tmp_path):
+    store.put(f"{storage.uri}/tables/0.parquet", parquet_of(video_rows([b"x"])))
+    source = VideoRows(f"{storage.uri}/tables", storage, "own")
+    (video,) = source.videos({})
+    store.put(f"{storage.uri}/tables/0.parquet", parquet_of(video_rows([b"y"])))
+    with pytest.raises(DataError, match=r"0\.parquet: is not the file that was listed"):
+        source.fetch(video, tmp_path)
 
 
 def test_a_folder_has_texts_in_json_files_beside_its_videos(clips, storage, tmp_path):

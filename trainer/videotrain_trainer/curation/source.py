@@ -63,7 +63,7 @@ class RawVideo:
         """Changes when the file or its text is replaced, and is the same on every node."""
         part = "" if self.offset is None else f" {self.offset}"
         part += "" if self.row is None else f" row {self.row}"
-        return f"{_tag(self.found)} {_tag(self.text) if self.text else ''}{part}"
+        return f"{tag_of(self.found)} {tag_of(self.text) if self.text else ''}{part}"
 
     @property
     def is_part(self) -> bool:
@@ -310,7 +310,7 @@ def _info(fields: Mapping[str, Any]) -> ObjectInfo:
     return ObjectInfo(**dict(fields) | {"modified": datetime.fromisoformat(fields["modified"])})
 
 
-def _tag(found: ObjectInfo) -> str:
+def tag_of(found: ObjectInfo) -> str:
     """Changes when the file is replaced, and is the same on every node: an inode is not."""
     return found.modified.isoformat() if found.uri.startswith("file://") else found.etag
 

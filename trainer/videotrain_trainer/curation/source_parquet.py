@@ -13,16 +13,19 @@ import pyarrow.parquet as pq
 
 from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.checksums import read_again
-from videotrain_trainer.curation.source import EXTENSIONS, TEXT_KEYS, RawVideo, VideoFolder, is_video, text_of
+from videotrain_trainer.curation.source import EXTENSIONS, TEXT_KEYS, RawVideo, VideoFolder, is_video, tag_of, text_of
 from videotrain_trainer.data.clip_table import RangedFile
 from videotrain_trainer.engines.board import read_in_order
 from videotrain_trainer.errors import DataError, ObjectMissing
+from videotrain_trainer.hub import is_hub
 from videotrain_trainer.storage import ObjectInfo, ObjectStore
 
 VIDEO_KEYS: Final = ("video", "mp4", "path", "file_name", "image")
 """Columns that hold the videos, as published sets name them; the first one with bytes counts."""
 READ_BYTES: Final = 8 * 1024**2
 """Of a column at a time."""
+MOST_GROUP_BYTES: Final = 16 * 1024**3
+"""Decoded bytes of the videos of a row group: it is decoded from its first row on by who asks for any."""
 
 
 class VideoRows(VideoFolder):
@@ -65,7 +68,12 @@ class VideoRows(VideoFolder):
                 for group in range(file.num_row_groups):
                     size = _row_bytes(file, group, column, found)
                     fields = file.read_row_group(group, columns=wanted).to_pylist() if wanted else []
-                    for at in range(file.metadata.row_group(group).num_rows):
+                    count = file.metadata.row_group(group).num_rows
+                    if wanted and len(fields) != count:
+                        raise DataError(
+                            f"{found.uri}: row group {group} has {len(fields)} rows, its footer says {count}"
+                        )
+                    for at in range(count):
                         row, here = len(rows), fields[at] if fields else {}
                         path = (here.get(column.name) or {}).get("path") if has_path else None
                         path = str(path).lstrip("/") if path else f"{row:06d}.mp4"
@@ -101,7 +109,7 @@ class _Rows:
 
     Args:
         store: where it lies.
-        found: the file; only its URI counts.
+        found: the file as it was listed; its size does not count.
     """
 
     def __init__(self, store: ObjectStore, found: ObjectInfo) -> None:
@@ -126,7 +134,10 @@ class _Rows:
         if row >= self._end:
             self._open(row)
         while self._next <= row:
-            (column,) = next(self._batches).columns
+            batch = next(self._batches, None)
+            if batch is None:
+                raise DataError(f"{self.found.uri}: ends before row {row + 1}, which its footer tells of")
+            (column,) = batch.columns
             self._next += 1
         if pa.types.is_struct(column.type):
             column = column.field("bytes")
@@ -136,8 +147,11 @@ class _Rows:
         return bytes(data)
 
     def _open(self, row: int) -> None:
-        size = self._store.stat(self.found.uri).size
-        file = _open(self._store, replace(self.found, size=size))
+        there = self._store.stat(self.found.uri)
+        # The hub lists other tags than its client's cache has; a version of it is one commit.
+        if not is_hub(self.found.uri) and tag_of(there) != tag_of(self.found):
+            raise DataError(f"{self.found.uri}: is not the file that was listed; it was replaced while the stage ran")
+        file = _open(self._store, replace(self.found, size=there.size))
         start = 0
         for group in range(file.num_row_groups):
             self._end = start + file.metadata.row_group(group).num_rows
@@ -170,7 +184,9 @@ def _video_column(file: Any, found: ObjectInfo) -> Any:
 
 def _has_bytes(kind: Any) -> bool:
     if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _has_bytes(kind.field("bytes").type)
+        if kind.get_field_index("bytes") < 0:
+            return False
+        kind = kind.field("bytes").type
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
@@ -186,6 +202,11 @@ def _row_bytes(file: Any, group: int, column: Any, found: ObjectInfo) -> int:
         raise DataError(
             f"{found.uri}: {chunk.statistics.null_count} of {rows.num_rows} rows of row group {group} have no bytes; "
             "paths of videos that lie elsewhere are a source of form list"
+        )
+    if chunk.total_uncompressed_size > MOST_GROUP_BYTES:
+        raise DataError(
+            f"{found.uri}: row group {group} holds {chunk.total_uncompressed_size} bytes of videos, more than "
+            f"{MOST_GROUP_BYTES}; write the file with fewer rows in each group"
         )
     return int(chunk.total_uncompressed_size) // max(1, int(rows.num_rows))
 

@@ -30,6 +30,9 @@ WHOLE_BYTES: Final = 4 * 1024**2
 HEADER_BYTES: Final = 16 * 1024
 """Read from a header on in larger ones: it has room for the texts that lie beside a video, and for their headers."""
 
+MOST_TEXT_BYTES: Final = 1024**2
+"""Of a text beside a video."""
+
 
 class VideoShards(VideoFolder):
     """A folder of tar files in which what has one name but for its ending belongs together, as WebDataset has it."""
@@ -59,13 +62,15 @@ class VideoShards(VideoFolder):
         def read(store: ObjectStore) -> list[RawVideo]:
             ahead = found.size if found.size <= WHOLE_BYTES else HEADER_BYTES
             file = io.BufferedReader(RangedFile(store, found.uri, found.size), max(1, ahead))
+            videos: list[RawVideo] = []
             try:
                 with tarfile.open(fileobj=file, mode="r:") as tar:
-                    members = [(part, _text(tar, part)) for part in tar]
+                    members = ((part, _text(tar, part)) for part in tar)
+                    for _, parts in groupby(members, lambda member: _key(member[0])):
+                        videos += self._videos_of(name, found, dict(parts), captions)
             except (tarfile.TarError, OSError, EOFError) as error:
                 raise DataError(f"{found.uri}: not a whole tar file: {error}") from error
-            together = (dict(parts) for _, parts in groupby(members, lambda member: _key(member[0])))
-            return [video for parts in together for video in self._videos_of(name, found, parts, captions)]
+            return videos
 
         return read_again(self._store, read, (DataError, ObjectMissing))
 
@@ -82,6 +87,11 @@ class VideoShards(VideoFolder):
         beside = next((endings[ending] for ending in TEXT_ENDINGS if ending in endings), None)
         text = ""
         if wanted and beside is not None:
+            if beside.size > MOST_TEXT_BYTES:
+                raise DataError(
+                    f"{found.uri}: {beside.name} has {beside.size} bytes; the text beside a video has at most "
+                    f"{MOST_TEXT_BYTES}"
+                )
             text = text_in(parts[beside], f"{found.uri}: {beside.name}")
         for part in wanted:
             video = self._raw(f"{name}/{part.name}", replace(found, size=part.size), {}, captions)
@@ -89,8 +99,8 @@ class VideoShards(VideoFolder):
 
 
 def _text(tar: tarfile.TarFile, part: tarfile.TarInfo) -> bytes:
-    """A member that may hold a text, read while its bytes are still there; empty for any other."""
-    if not part.isfile() or _ending(part) not in TEXT_ENDINGS:
+    """A member that may hold a text, read while its bytes are still there; empty for any other, and for a long one."""
+    if not part.isfile() or _ending(part) not in TEXT_ENDINGS or part.size > MOST_TEXT_BYTES:
         return b""
     member = tar.extractfile(part)
     assert member is not None  # it is a file
