@@ -129,11 +129,12 @@ class _Server:
         command = request.query.getall("command", [])
         if not command:
             raise web.HTTPBadRequest(text="command: required")
+        process = container.process
         socket = web.WebSocketResponse(protocols=PROTOCOLS)
         await socket.prepare(request)
         wanted = {name: request.query.get(name) in ("1", "true") for name in ("input", "tty")}
         session = ExecSession(socket, command, container.surrounding, tty=wanted["tty"])
-        await session.run(takes_input=wanted["input"])
+        await session.run(process.wait, takes_input=wanted["input"])
         return socket
 
     async def port_forward(self, request: web.Request) -> web.StreamResponse:

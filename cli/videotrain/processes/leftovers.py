@@ -1,12 +1,13 @@
 """Processes of an earlier life of a working directory.
 
 A supervisor dies with its starter and takes its tree along, so there normally are none; a supervisor that was killed
-itself is the exception. Every process of a working directory carries its pod root in its environment.
+itself is the exception. Every process of a working directory carries its pod root in its environment, and every one of
+a `kubectl exec` the mark of that session, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import psutil
 from videotrain.processes import supervisor
 from videotrain_api.vocabulary import ENV_POD_ROOT
 
+ENV_SESSION = "VIDEOTRAIN_EXEC_SESSION"
+"""Mark of a `kubectl exec`."""
 SELF_END_SECONDS = 5.0
 """What supervisors whose starter is gone get to end by themselves and to write how their command ended."""
 
@@ -29,7 +32,25 @@ def end_leftovers(root: Path, patience_seconds: float = SELF_END_SECONDS) -> lis
     Returns:
         Process ids that had to be killed.
     """
-    found = _processes(lambda pod_root: pod_root == root or root in pod_root.parents)
+
+    def at_or_below(environment: Mapping[str, str]) -> bool:
+        pod_root = environment.get(ENV_POD_ROOT)
+        return bool(pod_root) and (Path(str(pod_root)) == root or root in Path(str(pod_root)).parents)
+
+    return _end(at_or_below, patience_seconds)
+
+
+def end_session(mark: str) -> list[int]:
+    """End every process of a `kubectl exec`, whatever session of the kernel it went to, and wait until it is gone.
+
+    Returns:
+        Process ids that were killed.
+    """
+    return _end(lambda environment: environment.get(ENV_SESSION) == mark, 0.0)
+
+
+def _end(is_meant: Callable[[Mapping[str, str]], bool], patience_seconds: float) -> list[int]:
+    found = _processes(is_meant)
     if not found:
         return []
     supervised = any(_is_supervisor(process) for process in found)
@@ -42,19 +63,19 @@ def end_leftovers(root: Path, patience_seconds: float = SELF_END_SECONDS) -> lis
                 killed.append(process.pid)
         psutil.wait_procs(alive, timeout=SELF_END_SECONDS)
         # A killed parent may have left children that were started after the look.
-        alive = _processes(lambda pod_root: pod_root == root or root in pod_root.parents)
+        alive = _processes(is_meant)
     return killed
 
 
-def _processes(matches: Callable[[Path], bool]) -> list[psutil.Process]:
+def _processes(is_meant: Callable[[Mapping[str, str]], bool]) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            pod_root = process.environ().get(ENV_POD_ROOT)
+            environment = process.environ()
             zombie = process.status() == psutil.STATUS_ZOMBIE
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue  # it ended just now, or belongs to another user: not ours
-        if pod_root and not zombie and matches(Path(pod_root)):
+        if not zombie and is_meant(environment):
             found.append(process)
     return found
 
