@@ -34,7 +34,7 @@ from videotrain.arguments import (
     suspend,
     top,
 )
-from videotrain.errors import UsageError
+from videotrain.errors import UsageError, refuse
 
 COMMANDS = (
     *(local, sample, export, serve, fetch, fork),
@@ -44,8 +44,6 @@ COMMANDS = (
     *(cluster, completion),
 )
 """Their arguments, in the order of the help."""
-EXIT_USAGE = 2
-"""A wrong command line or manifest."""
 EPILOG = """\
 examples:
   videotrain local manifests/examples/demo.yaml --workdir run1
@@ -88,19 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler: Handler = options.handler
     try:
         return handler(options)
-    except ManifestError as error:
-        return _refuse(f"{options.file}: the manifest is refused:", *(f"  {problem}" for problem in error.problems))
-    except (ManifestFileError, UsageError) as error:
-        return _refuse(str(error))
+    except (ManifestError, ManifestFileError, UsageError) as error:
+        return refuse(error, options.file)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output (`head`) has gone; Python would complain about it at exit
         return 1
-
-
-def _refuse(*lines: str) -> int:
-    for line in lines:
-        sys.stderr.write(f"videotrain: {line}\n" if line is lines[0] else f"{line}\n")
-    return EXIT_USAGE
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -119,28 +119,35 @@ def read_defaults(path: Path | None) -> RunDefaults:
             None.
 
     Raises:
-        ManifestFileError: the file cannot be read.
-        ManifestError: there is something wrong with the defaults.
+        ManifestFileError: the file cannot be read, or there is something wrong with the defaults.
     """
     if path is None:
         return NO_DEFAULTS
     documents = [each for each in _documents(path) if each is not None]
     found = documents[0] if len(documents) == 1 and isinstance(documents[0], dict) else {}
+    given: Any
     if found.get("kind") == "ConfigMap":
-        text = (found.get("data") or {}).get(RUN_DEFAULTS_KEY)
+        data = found.get("data") or {}
+        text = data.get(RUN_DEFAULTS_KEY) if isinstance(data, dict) else None
         try:
-            return parse_defaults(json.loads(text if isinstance(text, str) else ""))
+            given = json.loads(text if isinstance(text, str) else "")
         except json.JSONDecodeError as error:
             raise ManifestFileError(f"{path}: data[{RUN_DEFAULTS_KEY!r}]: no JSON: {error}") from None
-    if "runDefaults" not in found:
+    elif "runDefaults" not in found:
         raise ManifestFileError(
             f"{path}: no runDefaults; name the values of the operator's chart, or its ConfigMap with the defaults"
         )
-    given = found["runDefaults"] or {}
-    if not isinstance(given, dict):
-        raise ManifestFileError(f"{path}: runDefaults: a mapping is needed")
-    # As the chart does: a value that is empty is none.
-    return parse_defaults({name: value for name, value in given.items() if value or isinstance(value, int)})
+    else:
+        given = found["runDefaults"] or {}
+        if not isinstance(given, dict):
+            raise ManifestFileError(f"{path}: runDefaults: a mapping is needed")
+        # As the chart does: a value that is empty is none.
+        given = {name: value for name, value in given.items() if value or isinstance(value, int)}
+    try:
+        return parse_defaults(given)
+    except ManifestError as error:
+        told = "".join(f"\n  {problem}" for problem in error.problems)
+        raise ManifestFileError(f"{path}: the defaults are refused:{told}") from None
 
 
 def load_run(

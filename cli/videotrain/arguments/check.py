@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from typing import TYPE_CHECKING
 
 from videotrain.arguments.shared import (
     add_cluster_choice,
@@ -12,7 +13,11 @@ from videotrain.arguments.shared import (
     add_pod_policy,
     each_manifest,
 )
+from videotrain.errors import EXIT_USAGE, UsageError
 from videotrain.extras import brought_by
+
+if TYPE_CHECKING:
+    from videotrain_api.schema import Json
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,8 +42,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from videotrain.commands.check import CheckOptions, check_run
-    from videotrain.manifest_file import read_defaults
+    from videotrain.commands.check import CheckOptions, check_run, refused, write_documents
+    from videotrain.manifest_file import ManifestFileError, read_defaults
+    from videotrain_api.schema import ManifestError
 
     ask = None
     if options.cluster:
@@ -47,11 +53,20 @@ def _run(options: argparse.Namespace) -> int:
             from videotrain.commands.cluster_runs import ClusterChoice
 
         ask = partial(ask_cluster, where=ClusterChoice(options.namespace, options.kubeconfig, options.context))
-    wanted = CheckOptions(
-        pod_policy=options.pod_policy,
-        defaults=read_defaults(options.defaults),
-        json=options.json,
-        quick=options.quick,
-        cluster=ask,
-    )
-    return each_manifest(options, lambda source: check_run(source, wanted))
+    documents: list[Json] = []
+    try:
+        wanted = CheckOptions(
+            pod_policy=options.pod_policy,
+            defaults=read_defaults(options.defaults),
+            json=options.json,
+            quick=options.quick,
+            cluster=ask,
+        )
+        code = each_manifest(options, lambda source: check_run(source, wanted, documents))
+    except (ManifestError, ManifestFileError, UsageError) as error:
+        if not options.json:
+            raise
+        documents, code = [refused(None, error)], EXIT_USAGE
+    if options.json:
+        write_documents(documents)
+    return code

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videotrain.arguments.types import amount, folder, stage_seconds, utilisation
-from videotrain.errors import UsageError
+from videotrain.errors import UsageError, refuse
 
 if TYPE_CHECKING:
     from videotrain.manifest_file import Source
@@ -50,8 +50,15 @@ def add_manifests(parser: argparse.ArgumentParser, *, several: bool = True) -> N
 
 
 def each_manifest(options: argparse.Namespace, work: Callable[[Source], int]) -> int:
-    """Do something with each run that was named; the highest of the exit codes."""
-    from videotrain.manifest_file import sources
+    """Do something with each run that was named; the highest of the exit codes.
+
+    One that is refused is told, and does not end the work on the others.
+
+    Raises:
+        UsageError: none is named.
+    """
+    from videotrain.manifest_file import ManifestFileError, sources
+    from videotrain_api.schema import ManifestError
 
     named = options.files if isinstance(options.files, list) else [options.files] if options.files else []
     paths = [*named, *options.filename]
@@ -60,7 +67,10 @@ def each_manifest(options: argparse.Namespace, work: Callable[[Source], int]) ->
     code = 0
     for source in sources(paths, options.changes):
         options.file = source  # whom a refusal names
-        code = max(code, work(source))
+        try:
+            code = max(code, work(source))
+        except (ManifestError, ManifestFileError, UsageError) as error:
+            code = max(code, refuse(error, source))
     return code
 
 

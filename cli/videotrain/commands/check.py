@@ -12,13 +12,14 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from videotrain import __version__
 from videotrain.commands.plan_memory import coding_rows, gigabytes, planned_rows
 from videotrain.commands.plan_tables import new_table
+from videotrain.errors import EXIT_USAGE, UsageError
 from videotrain.manifest_file import ManifestFile, ManifestFileError, Source, load_run, read_manifest
 from videotrain_api.checks import CHECKS, CheckName, Finding, wrong
 from videotrain_api.references import references
@@ -29,7 +30,6 @@ from videotrain_api.rules.pod_security import PodPolicy
 from videotrain_api.schema import Json, ManifestError, Problem
 from videotrain_api.vocabulary import ExitCode
 
-EXIT_REFUSED = 2
 TRAINER_SECONDS = 1800
 """Longest time for the trainer's answers; listing a folder of millions of videos takes minutes."""
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -53,30 +53,47 @@ class CheckOptions:
     """Of the cluster."""
 
 
-def check_run(source: Path | Source, options: CheckOptions) -> int:
-    """Check a run and print what was found: a table, or as JSON `{"file", "valid", "name", "problems", "findings"}`.
+def check_run(source: Path | Source, options: CheckOptions, documents: list[Json]) -> int:
+    """Check a run and tell what was found: a table, or a document `{"file", "valid", "name", "problems", "findings"}`.
+
+    Args:
+        source: the run.
+        options: what the user asked for.
+        documents: gets the document, if `json` is on.
 
     Returns:
         Exit code: 0; 2 for a manifest that is refused; else the one with which the run would end (see ExitCode).
 
     Raises:
-        ManifestError, ManifestFileError: the manifest is refused, and `json` is off.
+        ManifestError, ManifestFileError, UsageError: the manifest is refused or the cluster cannot be asked, and
+            `json` is off.
     """
     try:
         run, file = load_run(source, options.pod_policy, options.defaults), read_manifest(source)
-    except (ManifestFileError, ManifestError) as error:
+        findings = list(_findings(run, file, options))
+    except (ManifestFileError, ManifestError, UsageError) as error:
         if not options.json:
             raise
-        problems = error.problems if isinstance(error, ManifestError) else [Problem("", None, str(error))]
-        _print_json(source, None, problems, [])
-        return EXIT_REFUSED
-    findings = list(_findings(run, file, options))
+        documents.append(refused(source, error))
+        return EXIT_USAGE
     if options.json:
         told = [Problem(finding.path, finding.value, finding.message) for finding in wrong(findings)]
-        _print_json(source, run.metadata.name, told, findings)
+        documents.append(_document(source, run.metadata.name, told, findings))
     else:
         _print_table(source, run, findings)
     return _exit_code(wrong(findings))
+
+
+def refused(source: Path | Source | None, error: Exception) -> Json:
+    """The document of a run that could not be checked; None: of a command line."""
+    problems = error.problems if isinstance(error, ManifestError) else [Problem("", None, str(error))]
+    return _document(source, None, problems, [])
+
+
+def write_documents(documents: Sequence[Json]) -> None:
+    """Write the document of one run, or those of several as one array."""
+    told = documents[0] if len(documents) == 1 else list(documents)
+    sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def _findings(run: VideoTrainingRun, file: ManifestFile, options: CheckOptions) -> Iterator[Finding]:
@@ -132,22 +149,35 @@ def _not_looked_at(run: VideoTrainingRun, why: str) -> Iterator[Finding]:
 def _of_trainer(file: ManifestFile, credentials: Mapping[str, str], *, in_cluster: bool) -> Iterator[Finding]:
     """What `videotrain-trainer check` finds, here: files of pods and a store that is yet to be made are left open."""
     command = [sys.executable, "-m", "videotrain_trainer.cli", "check", "-", "--json"]
-    done = subprocess.run(
-        command,
-        input=json.dumps(file.run),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=TRAINER_SECONDS,
-        env={**os.environ, **credentials},
-    )
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(file.run),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TRAINER_SECONDS,
+            env={**os.environ, **credentials},
+        )
+    except subprocess.TimeoutExpired:
+        yield _unanswered(f"it gave no answer within {TRAINER_SECONDS} s")
+        return
     if done.returncode != 0:
-        told = f"the trainer could not look: {done.stderr.strip()[-2000:]}"
-        yield Finding(check="location", path="spec", verdict="open", message=told)
+        yield _unanswered(done.stderr.strip()[-2000:] or f"it ended with exit code {done.returncode}")
     nameless = not credentials and not any(os.environ.get(name) for name in (KEYS[0], "AWS_PROFILE"))
     for line in done.stdout.splitlines():
-        finding = Finding.model_validate_json(line)
+        try:
+            finding = Finding.model_validate_json(line)
+        except ValidationError:  # what a library of the trainer printed
+            sys.stderr.write(f"{line}\n")
+            continue
         yield _as_seen_from_here(finding, in_cluster=in_cluster, nameless=nameless)
+
+
+def _unanswered(why: str) -> Finding:
+    """Nothing can be said to be right then."""
+    told = f"the trainer could not look: {why}"
+    return Finding(check="location", path="spec", verdict="wrong", message=told, code=ExitCode.INTERNAL)
 
 
 def _as_seen_from_here(finding: Finding, *, in_cluster: bool, nameless: bool) -> Finding:
@@ -175,28 +205,37 @@ def _credentials_in(file: ManifestFile, run: VideoTrainingRun) -> dict[str, str]
 
 
 def credentials_of(secret: Json) -> dict[str, str]:
-    """Keys of an object store in a Secret, as the environment of a client has them."""
-    found = {name: b64decode(value).decode() for name, value in (secret.get("data") or {}).items()}
-    found |= secret.get("stringData") or {}
-    return {name: value for name, value in found.items() if name.startswith("AWS_")}
+    """Keys of an object store in a Secret, as the environment of a client has them.
+
+    Raises:
+        UsageError: one of them is no text.
+    """
+    found: dict[str, str] = {}
+    for name, value in (secret.get("data") or {}).items():
+        if name.startswith("AWS_"):
+            try:
+                found[name] = b64decode(value).decode()
+            except ValueError:
+                told = "is no base64 of a text; write it anew, or use stringData"
+                raise UsageError(f"Secret {secret['metadata']['name']!r}: data[{name!r}] {told}") from None
+    return found | {name: value for name, value in (secret.get("stringData") or {}).items() if name.startswith("AWS_")}
 
 
 def _exit_code(problems: Sequence[Finding]) -> int:
     """Of the first problem; one that only a cluster sees refuses the run."""
-    return next((int(finding.code or EXIT_REFUSED) for finding in problems), 0)
+    return next((int(finding.code or EXIT_USAGE) for finding in problems), 0)
 
 
-def _print_json(
-    source: Path | Source, name: str | None, problems: Sequence[Problem], findings: Sequence[Finding]
-) -> None:
-    document: dict[str, Any] = {
-        "file": str(source),
+def _document(
+    source: Path | Source | None, name: str | None, problems: Sequence[Problem], findings: Sequence[Finding]
+) -> Json:
+    return {
+        "file": None if source is None else str(source),
         "valid": not problems,
         "name": name,
         "problems": [{"path": each.path, "value": each.value, "message": each.message} for each in problems],
         "findings": [finding.to_wire() for finding in findings],
     }
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def _print_table(source: Path | Source, run: VideoTrainingRun, findings: Sequence[Finding]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 from videotrain.commands.check import KEYS, credentials_of
-from videotrain.commands.cluster_runs import ClusterChoice
+from videotrain.commands.cluster_runs import ClusterChoice, entered, told
 from videotrain.errors import UsageError
 from videotrain.manifest_file import ManifestFile
 from videotrain_api.checks import CheckName, Finding
@@ -16,12 +17,16 @@ from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds, pool_of, pool_path
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import FIELD_MANAGER, KUEUE
-from videotrain_operator.kube.client import ApiError, ConfigurationError, KubeClient, connect
+from videotrain_operator.cluster.interface import Conflict, NotFound
+from videotrain_operator.kube.client import ApiError, ApiUnavailable, KubeClient, own_namespace
 from videotrain_operator.kube.kinds import RUN
 
 _FORBIDDEN = 403
-_MISSING = 404
-_UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_NO_ANSWER = (0, 401)
+"""Statuses of an API server that says nothing to this user: 0 stands for no answer."""
+_UNITS: dict[str, float] = {f"{unit}i": 2 ** (10 * power) for power, unit in enumerate("KMGTPE", start=1)}
+_UNITS |= {unit: 1000.0**power for power, unit in enumerate("kMGTPE", start=1)}
+_UNITS |= {"m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
 def ask_cluster(
@@ -38,20 +43,18 @@ def ask_cluster(
 async def _asked(
     run: VideoTrainingRun, file: ManifestFile, where: ClusterChoice
 ) -> tuple[list[Finding], dict[str, str]]:
-    namespace = where.namespace or run.metadata.namespace
-    try:
-        async with connect(where.kubeconfig, where.context) as client:
-            secrets = {secret["metadata"]["name"]: secret for secret in file.secrets}
+    async with AsyncExitStack() as open_:
+        client = await entered(open_, where)
+        wanted = where.namespace or file.run["metadata"].get("namespace")
+        namespace = wanted or own_namespace(where.kubeconfig, where.context)
+        secrets = {secret["metadata"]["name"]: secret for secret in file.secrets}
+        try:
             findings = [await _admission(client, file.run, namespace)]
             findings += [found async for found in _secrets(client, run, namespace, secrets)]
             findings += [found async for found in _queue(client, run, namespace)]
             findings += [found async for found in _nodes(client, run)]
-    except (ConfigurationError, OSError) as error:
-        raise UsageError(f"the cluster cannot be asked: {error}; see --kubeconfig, --context, --namespace") from error
-    except ApiError as error:
-        if error.status in (0, 401):
-            raise UsageError(f"the cluster cannot be asked: {error}; see --kubeconfig and --context") from error
-        raise
+        except (ApiError, OSError) as error:
+            raise UsageError(told(error, client)) from error
     named = secrets.get(run.spec.storage.credentials_secret or "")
     return findings, credentials_of(named) if named is not None else {}
 
@@ -63,13 +66,17 @@ async def _admission(client: KubeClient, manifest: Json, namespace: str) -> Find
     query = {"dryRun": "All", "fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
     try:
         await client.raw("POST", path, {**manifest, "metadata": head}, query)
+    except Conflict as error:
+        if "already exists" not in str(error):
+            return _wrong("admission", "spec", name, str(error))
+        taken = f"there is a run of this name in namespace {namespace}; choose another, or delete that one"
+        return _wrong("admission", "metadata.name", name, taken)
+    except NotFound as error:
+        missing = f"no {RUN.name} is known there, or no namespace {namespace!r}: install the operator, or name another"
+        return _wrong("admission", "metadata.namespace", namespace, f"{missing} ({error})")
     except ApiError as error:
-        if error.reason == "AlreadyExists":
-            told = f"there is a run of this name in namespace {namespace}; choose another, or delete that one"
-            return _wrong("admission", "metadata.name", name, told)
-        if error.status == _MISSING:
-            told = f"no {RUN.name} is known there, or no namespace {namespace!r}: install the operator, or name another"
-            return _wrong("admission", "metadata.namespace", namespace, f"{told} ({error})")
+        if error.status in _NO_ANSWER or isinstance(error, ApiUnavailable):
+            return _unseen("admission", "spec", name, error)
         if error.status == _FORBIDDEN and error.reason == "Forbidden" and "admission webhook" not in str(error):
             return _wrong("admission", "metadata.namespace", namespace, f"you may not make a run there: {error}")
         return _wrong("admission", "spec", name, str(error))
@@ -95,14 +102,12 @@ async def _secret(
     if not brought:
         try:
             secrets[name] = await client.get("Secret", namespace, name)
+        except NotFound:
+            return _wrong(
+                "secret", path, name, f"there is no such Secret in namespace {namespace}; make it, or name another"
+            )
         except ApiError as error:
-            if error.status == _FORBIDDEN:
-                told = f"you may not read Secrets of namespace {namespace}"
-                return Finding(check="secret", path=path, value=name, verdict="open", message=told)
-            if error.status == _MISSING:
-                told = f"there is no such Secret in namespace {namespace}; make it, or name another"
-                return _wrong("secret", path, name, told)
-            raise
+            return _unseen("secret", path, name, error, f"you may not read Secrets of namespace {namespace}")
     held = {**(secrets[name].get("data") or {}), **(secrets[name].get("stringData") or {})}
     missing = [key for key in keys if not held.get(key)]
     if missing:
@@ -124,16 +129,13 @@ async def _queue(client: KubeClient, run: VideoTrainingRun, namespace: str) -> A
             return
         root = f"/apis/{groups[KUEUE]['preferredVersion']['groupVersion']}"
         local = await client.raw("GET", f"{root}/namespaces/{namespace}/localqueues/{name}")
+    except NotFound:
+        missing = f"there is no LocalQueue of this name in namespace {namespace}; make it, or name another"
+        yield _wrong("queue", path, name, missing)
+        return
     except ApiError as error:
-        if error.status == _MISSING:
-            told = f"there is no LocalQueue of this name in namespace {namespace}; make it, or name another"
-            yield _wrong("queue", path, name, told)
-            return
-        if error.status == _FORBIDDEN:
-            told = f"you may not read LocalQueues of namespace {namespace}"
-            yield Finding(check="queue", path=path, value=name, verdict="open", message=told)
-            return
-        raise
+        yield _unseen("queue", path, name, error, f"you may not read LocalQueues of namespace {namespace}")
+        return
     for condition in (local.get("status") or {}).get("conditions") or []:
         if condition["type"] == "Active" and condition["status"] == "False":
             yield _wrong("queue", path, name, f"the LocalQueue lets nothing in: {condition.get('message')}")
@@ -145,10 +147,7 @@ async def _nodes(client: KubeClient, run: VideoTrainingRun) -> Any:
     try:
         nodes = await client.list("Node")
     except ApiError as error:
-        if error.status != _FORBIDDEN:
-            raise
-        told = "you may not list nodes"
-        yield Finding(check="nodes", path="spec.pool", verdict="open", message=told)
+        yield _unseen("nodes", "spec.pool", None, error, "you may not list nodes")
         return
     for path, pool in _pools(run):
         yield _room(run, path, pool, nodes)
@@ -227,7 +226,7 @@ def _number(quantity: str) -> float:
     for suffix, factor in _UNITS.items():
         if quantity.endswith(suffix):
             return float(quantity.removesuffix(suffix)) * factor
-    return float(quantity.removesuffix("m")) / 1000 if quantity.endswith("m") else float(quantity)
+    return float(quantity)
 
 
 def _offered(field: str, nodes: Sequence[Json], pool: Pool) -> str:
@@ -248,3 +247,15 @@ def _offered(field: str, nodes: Sequence[Json], pool: Pool) -> str:
 
 def _wrong(check: CheckName, path: str, value: object, message: str) -> Finding:
     return Finding(check=check, path=path, value=value, verdict="wrong", message=message)
+
+
+def _unseen(check: CheckName, path: str, value: object, error: ApiError, forbidden: str = "") -> Finding:
+    """What the server does not show: to this user, or now.
+
+    Raises:
+        ApiError: it shows nothing at all.
+    """
+    if error.status in _NO_ANSWER:
+        raise error
+    told = forbidden if error.status == _FORBIDDEN else f"the API server gave no answer to this: {error}"
+    return Finding(check=check, path=path, value=value, verdict="open", message=told)

@@ -17,7 +17,7 @@ from videotrain.commands.get import local_runs
 from videotrain.embedded.database import DATABASE_FILE, read_objects
 from videotrain.errors import UsageError
 from videotrain.files import replace_file
-from videotrain.locks import holder
+from videotrain.locks import explain, holder
 from videotrain.objectstore.s3_client import StorageError, external_credentials, s3_client
 from videotrain.report import write_report
 from videotrain.report.summary import SUMMARY_FILE, write_summary
@@ -72,10 +72,10 @@ def report_of_cluster(
         UsageError: there is no such run, or the cluster or its object store cannot be asked.
     """
     folder = to or Path(f"{name.rpartition('/')[2]}-report")
-    folder.mkdir(parents=True, exist_ok=True)
 
     def write() -> Json:
         found = found_run(name, where)
+        folder.mkdir(parents=True, exist_ok=True)
         client = found.client(endpoint_url)
         _fetch_records(client, found.storage.uri, found.run["metadata"], folder)
         write_summary(folder, found.run, S3Objects(client))
@@ -108,10 +108,12 @@ def _write_pages(folder: Path, write: Callable[[], Json], *, watch: bool) -> int
     while True:
         try:
             run = write()
+            rests = (run.get("status") or {}).get("phase") in _RESTING
+            path = write_report(folder, run, WATCH_SECONDS if watch and not rests else None)
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot be written: {explain(error)}; name another folder") from None
         except (StorageError, BotoCoreError, ClientError) as error:
             raise UsageError(f"the run's object store was not read: {error}; see --endpoint-url") from None
-        rests = (run.get("status") or {}).get("phase") in _RESTING
-        path = write_report(folder, run, WATCH_SECONDS if watch and not rests else None)
         if not told:
             sys.stdout.write(f"{path}\n")
             sys.stdout.flush()

@@ -351,6 +351,8 @@ def test_runs_are_checked_by_the_defaults_of_the_cluster(tmp_path, capsys, comma
         ("runDefaults: 3\n", "a mapping is needed"),
         ("runDefaults: {imag: x}\n", "did you mean 'image'"),
         ("kind: ConfigMap\ndata: {}\n", "defaults.json"),
+        ("kind: ConfigMap\ndata: x\n", "defaults.json"),
+        ("runDefaults: {imagee: x}\n", "defaults.yaml: the defaults are refused:\n  imagee"),
         ("kind: ConfigMap\ndata: {defaults.json: '{'}\n", "no JSON"),
         ("a: [\n", "defaults.yaml:2"),
     ],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import yaml
 
 from videotrain.cli import main
 from videotrain.commands import check
+from videotrain.errors import UsageError
 from videotrain_api.checks import CHECKS, Finding
 from videotrain_api.vocabulary import ExitCode
 
@@ -288,3 +291,69 @@ def test_what_the_trainer_sees_decides_the_exit_code(tmp_path, capsys):
 )
 def test_files_of_pods_cannot_be_seen_from_here(finding, in_cluster, verdict):
     assert check._as_seen_from_here(finding, in_cluster=in_cluster, nameless=False).verdict == verdict
+
+
+def secret(**data: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "data": data}
+
+
+def test_keys_that_are_no_texts_matter_only_to_the_store():
+    assert check.credentials_of(secret(AWS_ACCESS_KEY_ID="YQ==", icon="/w==")) == {"AWS_ACCESS_KEY_ID": "a"}
+    with pytest.raises(UsageError, match=r"Secret 's3': data\['AWS_ACCESS_KEY_ID'\] is no base64 of a text"):
+        check.credentials_of(secret(AWS_ACCESS_KEY_ID="/w=="))
+
+
+def test_a_refused_file_does_not_end_the_check_of_others(tmp_path, capsys):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("kind: Job\n")
+    assert main(["check", "--quick", str(bad), str(tmp_path / "none.yaml"), str(GOOD)]) == 2
+    shown = capsys.readouterr()
+    assert f"{GOOD}: good can be accepted" in shown.out
+    assert "allowed kinds" in shown.err and "there is no such file" in shown.err
+
+
+def test_json_of_several_runs_is_one_array(tmp_path, capsys):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("kind: Job\n")
+    assert main(["check", "--quick", "--json", str(bad), str(GOOD)]) == 2
+    documents = json.loads(capsys.readouterr().out)
+    assert [(each["file"], each["valid"]) for each in documents] == [(str(bad), False), (str(GOOD), True)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "no manifest is named"),
+        (["none.yaml"], "there is no such file"),
+        ([str(GOOD), "--defaults", "none.yaml"], "none.yaml: there is no such file"),
+        ([str(GOOD), "--set", "x"], "PATH=VALUE is needed"),
+    ],
+)
+def test_a_wrong_command_line_is_json_too(arguments, told, capsys):
+    assert main(["check", "--quick", "--json", *arguments]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert (document["valid"], document["name"]) == (False, None)
+    assert told in document["problems"][0]["message"]
+
+
+TRAINER = '{"check": "data", "path": "spec.x", "verdict": "ok", "message": "seen"}'
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "told"),
+    [
+        (f"print('a library says'); print('''{TRAINER}''')", 0, "seen"),
+        ("raise SystemExit('no memory')", 1, "the trainer could not look: no memory"),
+        ("import os; os.kill(os.getpid(), 9)", 1, "the trainer could not look: it ended with exit code -9"),
+        ("import time; time.sleep(1000)", 1, "the trainer could not look: it gave no answer within 1 s"),
+    ],
+)
+def test_a_trainer_that_does_not_answer_is_no_consent(program, code, told, capsys, monkeypatch):
+    run = subprocess.run
+    monkeypatch.setattr(check.subprocess, "run", lambda _, **rest: run([sys.executable, "-c", program], **rest))
+    monkeypatch.setattr(check, "TRAINER_SECONDS", 1 if "sleep" in program else 60)
+    monkeypatch.setattr(check, "_has_trainer", lambda: True)
+    assert main(["check", str(GOOD), "--json"]) == code
+    document = json.loads(capsys.readouterr().out)
+    assert document["valid"] is (code == 0)
+    assert told in [finding["message"] for finding in document["findings"]]

@@ -118,3 +118,20 @@ def test_a_working_directory_where_nothing_goes_on_has_its_page_made_again(
     (tmp_path / "report.html").unlink()
     assert main(["report", "--workdir", str(tmp_path)]) == 0
     assert "demo" in (tmp_path / "report.html").read_text()
+
+
+def test_a_folder_is_made_for_a_run_that_is_there_only(
+    client: OneRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "other"]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    client: OneRun, bucket: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert main(["report", "demo", "--to", str(folder)]) == 2
+        assert f"{folder}: cannot be written: " in capsys.readouterr().err
