@@ -159,7 +159,8 @@ CHECKPOINT_SKIPPED: Final = _agent(
 HOUSEKEEPING_FAILURES: Final = _agent(
     "checkpoint_housekeeping_failures_total",
     "counter",
-    "Failures beside checkpoints: of retention, of the order log, of naming the latest one, of copies in memory.",
+    "Failures beside the work: of retention, of the order log, of naming the latest checkpoint, of copies in memory, "
+    "of storing records, of telling trackers.",
     more=("task",),
 )
 WORKER_STATE: Final = _agent(

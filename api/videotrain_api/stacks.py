@@ -7,11 +7,21 @@ from collections.abc import Mapping
 from typing import Final
 
 _SECTION: Final = re.compile(r"^local rank (\d+)\n", re.MULTILINE)
-_COLLECTIVE: Final = re.compile(
-    r"all_?reduce|all_?gather|reduce_?scatter|all_?to_?all|broadcast|barrier|batch_isend_irecv|wait_tensor",
-    re.IGNORECASE,
+_THREAD: Final = re.compile(r"^(?=(?:Current thread|Thread) )", re.MULTILINE)
+_MAIN: Final = re.compile(r'^Current thread |^Thread [^\n]*"MainThread"')
+"""The head of the thread that does the work, as faulthandler (it takes the signal) and py-spy write it."""
+_FRAME: Final = re.compile(
+    r"^\s+(?:File (?P<file>.+), line \d+ in (?P<name>\S+)|(?P<called>\S+) \((?P<at>.+)\))$", re.MULTILINE
 )
-"""Names of functions in which a rank waits for others: torch.distributed's, DeepSpeed's and FSDP's."""
+_COLLECTIVE: Final = re.compile(
+    r"all_?reduce|all_?gather|reduce_?scatter|all_?to_?all|broadcast(?!_(?:to|arrays|shapes|tensors)\b)|barrier"
+    r"|batch_isend_irecv|wait_tensor"
+)
+"""In names of functions in which a rank waits for others: torch.distributed's, DeepSpeed's and FSDP's."""
+_OF_TORCH: Final = re.compile(
+    r"i?send|i?recv|(?:send|recv)_object_list|gather(?:_object)?|scatter(?:_object_list)?|reduce|synchronize"
+)
+"""Whole names that count in their files alone: pipes of helper processes are received from, too."""
 
 
 def joined(stacks: Mapping[int, str], most: int) -> str:
@@ -32,4 +42,11 @@ def stuck_ranks(text: str) -> list[int]:
 
 
 def _waits(stack: str) -> bool:
-    return _COLLECTIVE.search(stack) is not None
+    """Whether the main thread stands in a collective; any thread, where none is called so."""
+    threads = _THREAD.split(stack)
+    for frame in _FRAME.finditer(next((thread for thread in threads if _MAIN.match(thread)), stack)):
+        file = frame["file"] or frame["at"]
+        name = (frame["name"] or frame["called"]).rpartition(".")[2]  # py-spy puts the class before it
+        if _COLLECTIVE.search(name) or (re.search("torch|deepspeed", file) and _OF_TORCH.fullmatch(name)):
+            return True
+    return False

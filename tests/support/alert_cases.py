@@ -85,6 +85,33 @@ CASES: Final = (
         _gauge("checkpoint_housekeeping_failures_total", "0x9 1x100", ', stage="train", pod="demo-w0", task="latest"'),
         30,
     ),
+    Case(
+        "VideoTrainCheckpointHousekeepingFails",
+        _gauge("checkpoint_housekeeping_failures_total", "0+1x100", ', stage="train", pod="demo-w0", task="tracking"'),
+        30,
+    ),
+    Case(
+        "VideoTrainTrackingFails",
+        _gauge("checkpoint_housekeeping_failures_total", "0x9 1x100", ', stage="train", pod="demo-w0", task="records"'),
+        30,
+        DEMO | {"task": "records"},
+    ),
+    Case(
+        "VideoTrainTrackingFails",  # the first that is heard of it
+        _gauge("checkpoint_housekeeping_failures_total", "1x100", ', stage="train", pod="demo-w0", task="tracking"'),
+        30,
+        DEMO | {"task": "tracking"},
+    ),
+    Case(
+        "VideoTrainTrackingFails",  # long ago
+        _gauge("checkpoint_housekeeping_failures_total", "1x200", ', stage="train", pod="demo-w0", task="tracking"'),
+        130,
+    ),
+    Case(
+        "VideoTrainTrackingFails",
+        _gauge("checkpoint_housekeeping_failures_total", "0+1x100", ', stage="train", pod="demo-w0", task="retention"'),
+        30,
+    ),
     Case("VideoTrainRunFailed", _gauge("run_phase", "0x9 1x100", ', phase="Failed"'), 15, DEMO),
     Case("VideoTrainRunFailed", _gauge("run_phase", "0x100", ', phase="Failed"'), 15),
     Case(

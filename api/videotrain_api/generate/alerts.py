@@ -43,6 +43,9 @@ def _while_phase(phase: Phase) -> str:
 
 _RUNNING: Final = _while_phase(Phase.RUNNING)
 _WITHOUT_WORLD: Final = "|".join(phase.value for phase in (Phase.PENDING, Phase.STARTING, Phase.RESTARTING))
+_TOLD: Final = "records|tracking"
+"""Tasks of housekeeping that tell people of a run. Their failures count once per checkpoint, or until they are over."""
+_NOT_TOLD: Final = f'{m.HOUSEKEEPING_FAILURES.name}{{task=~"{_TOLD}"}}'
 
 _PROGRESS: Final = (
     Alert(
@@ -82,11 +85,25 @@ _PROGRESS: Final = (
     ),
     Alert(
         name="VideoTrainCheckpointHousekeepingFails",
-        expression=f"sum by (namespace, run, task) (increase({m.HOUSEKEEPING_FAILURES.name}[1h])) > 3",
+        expression=(
+            f'sum by (namespace, run, task) (increase({m.HOUSEKEEPING_FAILURES.name}{{task!~"{_TOLD}"}}[1h])) > 3'
+        ),
         minutes=0,
         severity="warning",
         summary=f"Checkpoints of {_RUN} are complete, and {{{{ $labels.task }}}} beside them fails",
         description="Old checkpoints are not deleted, or copies in memory are not made.",
+    ),
+    Alert(
+        name="VideoTrainTrackingFails",
+        # A failure may be the first that a pod tells of its counter, and then no increase is seen.
+        expression=(
+            f"sum by (namespace, run, task) (increase({_NOT_TOLD}[1h])) > 0 or "
+            f"sum by (namespace, run, task) ({_NOT_TOLD} unless {_NOT_TOLD} offset 1h) > 0"
+        ),
+        minutes=0,
+        severity="warning",
+        summary=f"{_RUN} goes on, and its {{{{ $labels.task }}}} fails",
+        description="An experiment tracker misses values, or records are not stored for the report.",
     ),
     Alert(
         name="VideoTrainRunFailed",

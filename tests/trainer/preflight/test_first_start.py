@@ -13,8 +13,10 @@ from videotrain_api.storage import layout
 from videotrain_api.validation import parse_run
 from videotrain_api.vocabulary import FROZEN_SPEC_KEY
 from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.preflight import first_start
 from videotrain_trainer.preflight.first_start import RunChecks, check_run
 from videotrain_trainer.preflight.inputs import InputCheck
+from videotrain_trainer.preflight.packages import Wanted
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -63,11 +65,32 @@ def test_another_frozen_spec_is_looked_at_from_the_stage_on_that_begins(
 ):
     config, file = frozen(manifest)
     check_run(make_context(config), file)
-    before = checks(store, manifest).spec
+    before = checks(store, manifest).digest
     manifest["spec"]["dataset"]["videos"] = f"file://{tmp_path}/gone"
     config, file = frozen(manifest, stage=2)
     check_run(make_context(config), file)
-    assert checks(store, manifest).spec != before
+    assert checks(store, manifest).digest != before
+
+
+def test_an_image_that_lacks_a_package_is_refused_though_another_had_it(
+    manifest, frozen, make_context, store, monkeypatch
+):
+    manifest["spec"]["tracking"] = {"to": ["trackio"]}
+    config, file = frozen(manifest)
+    monkeypatch.setattr(Wanted, "there", True)
+    check_run(make_context(config), file)
+    monkeypatch.setattr(Wanted, "there", False)
+    with pytest.raises(ConfigError, match=r"needs the Python package trackio"):
+        check_run(make_context(config), file)
+
+
+def test_another_version_of_the_trainer_looks_again(manifest, frozen, make_context, store, monkeypatch):
+    config, file = frozen(manifest)
+    check_run(make_context(config), file)
+    before = checks(store, manifest).digest
+    monkeypatch.setattr(first_start, "__version__", "another")
+    check_run(make_context(config), file)
+    assert checks(store, manifest).digest != before
 
 
 def test_a_damaged_record_of_checks_is_no_obstacle(manifest, frozen, make_context, store):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from videotrain_api.stacks import joined, stuck_ranks
 
 VICTIM = "Thread 1 (idle)\n    all_reduce (torch/distributed/distributed_c10d.py:2990)\n    step (engine.py:10)\n"
@@ -23,3 +25,45 @@ def test_a_long_text_is_cut_behind_those_that_matter() -> None:
 def test_where_all_wait_nobody_is_named() -> None:
     assert stuck_ranks(joined({0: VICTIM, 1: VICTIM}, 10_000)) == []
     assert stuck_ranks("") == []
+
+
+def main_thread(*frames: str, others: str = "") -> str:
+    head = 'Process 7: python\nPython v3.11.7\n\nThread 7 (idle): "MainThread"\n'
+    return head + "".join(f"    {frame}\n" for frame in frames) + f'Thread 8 (idle): "pin"\n{others}'
+
+
+@pytest.mark.parametrize(
+    ("frame", "waits"),
+    [
+        ("gather (torch/distributed/distributed_c10d.py:4000)", True),
+        ("gather_object (torch/distributed/distributed_c10d.py:3000)", True),
+        ("recv (torch/distributed/distributed_c10d.py:2500)", True),
+        ("synchronize (torch/cuda/__init__.py:1000)", True),
+        ("Event.synchronize (torch/cuda/streams.py:230)", True),
+        ("foreach_all_gather (torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py:20)", True),
+        ("broadcast_object_list (torch/distributed/distributed_c10d.py:3600)", True),
+        ("allreduce_bucket (deepspeed/runtime/zero/stage_1_and_2.py:1500)", True),
+        ("Connection.recv (multiprocessing/connection.py:250)", False),
+        ("broadcast_to (numpy/lib/_stride_tricks_impl.py:410)", False),
+        ("read (data/gather.py:40)", False),
+        ("get (torch/all_reduce/queue.py:40)", False),
+    ],
+)
+def test_frames_of_the_main_thread_tell(frame: str, waits: bool) -> None:
+    stack = main_thread(frame, "step (engine.py:10)")
+    assert stuck_ranks(joined({0: stack}, 10_000)) == ([] if waits else [0])
+
+
+def test_other_threads_of_a_rank_do_not_count() -> None:
+    stack = main_thread("read (data/loader.py:40)", others="    barrier (torch/distributed/distributed_c10d.py:1)\n")
+    assert stuck_ranks(joined({0: stack, 1: VICTIM}, 10_000)) == [0]
+
+
+def test_stacks_of_the_workers_own_handler_are_read() -> None:
+    other = 'Thread 0x00007f01 (most recent call first):\n  File "/x/torch/distributed/c10d.py", line 1 in barrier\n\n'
+    head = "Current thread 0x00007f02 (most recent call first):\n"
+    stuck = f'{other}{head}  File "/app/loader.py", line 40 in read\n'
+    victim = (
+        f'{other}{head}  File "/x/torch/distributed/c10d.py", line 9 in gather\n  File "/app/a.py", line 1 in step\n'
+    )
+    assert stuck_ranks(joined({0: victim, 1: stuck}, 10_000)) == [1]
