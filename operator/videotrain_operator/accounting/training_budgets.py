@@ -132,10 +132,13 @@ def _reached(
     kept: Sequence[ReachedRule],
     now: datetime,
 ) -> ReachedRule | None:
-    """The rule as it holds now; None if it does not. What held for a priority goes on doing so."""
+    """The rule as it holds now; None if it does not. What held for a priority goes on doing so, unless the limit is
+    raised.
+    """
     limit = parse_micros(budget.spec.amount) * rule.at_percent // 100
-    key = (rule.at_percent, rule.action, rule.below_priority, limit)
-    old = next((k for k in kept if (k.at_percent, k.action, k.below_priority, k.limit_micros) == key), None)
+    old = next((k for k in kept if _same(k, rule) and k.limit_micros >= limit), None)
+    if old is not None:
+        old = old.model_copy(update={"limit_micros": limit})
     found = [] if old is None else [HIGHEST if old.up_to_priority is None else old.up_to_priority]
     if spent >= limit:
         found.append(HIGHEST if rule.below_priority is None else rule.below_priority - 1)
@@ -154,6 +157,11 @@ def _reached(
         up_to_priority=up_to,
         since=old.since if old else now,
     )
+
+
+def _same(reached: ReachedRule, rule: BudgetRule | ReachedRule) -> bool:
+    parts = (rule.at_percent, rule.action, rule.below_priority)
+    return (reached.at_percent, reached.action, reached.below_priority) == parts
 
 
 def _levels(rule: BudgetRule, counted: Sequence[Account], room: int, now: datetime) -> list[int]:
@@ -188,7 +196,8 @@ def _news(
 ) -> list[BudgetEvent]:
     events = []
     for rule in status.reached:
-        if rule not in kept:
+        known = ((old.up_to_priority, old.since) for old in kept if _same(old, rule))
+        if (rule.up_to_priority, rule.since) not in known:  # a lowered limit is no news of a rule that holds
             message = BudgetMessage.REACHED.format(
                 action=rule.action,
                 percent=rule.at_percent,

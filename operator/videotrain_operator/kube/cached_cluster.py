@@ -214,7 +214,7 @@ class KubeCluster:
         event = self._event(regarding, type_, reason, message)
         about, level = event["involvedObject"], logging.WARNING if type_ == "Warning" else logging.INFO
         # The cluster forgets events within an hour, and may never get this one.
-        _log.log(level, "run=%s/%s event %s: %s", about["namespace"], about["name"], reason, message)
+        _log.log(level, "%s event %s: %s", _named(about), reason, message)
         if len(self._events) >= MOST_EVENTS:
             _not_recorded(event, f"{MOST_EVENTS} others wait")
             return
@@ -274,7 +274,13 @@ class KubeCluster:
 
 def _not_recorded(event: Json, why: object) -> None:
     about = event["involvedObject"]
-    _log.warning("run=%s/%s event %s was not recorded: %s", about["namespace"], about["name"], event["reason"], why)
+    _log.warning("%s event %s was not recorded: %s", _named(about), event["reason"], why)
+
+
+def _named(about: Json) -> str:
+    if about["kind"] == KIND:
+        return f"run={about['namespace']}/{about['name']}"
+    return f"{about['kind']}={'/'.join(filter(None, (about['namespace'], about['name'])))}"
 
 
 def _selector(labels: Mapping[str, str]) -> str:

@@ -253,6 +253,7 @@ class Controller:
         key = key_of(event.object)
         if event.type == "DELETED":
             self._metrics.forget(key.namespace, key.name)
+            self._traces.forget(key.namespace, key.name)
             if self._group is None:
                 departed = self._remember(event.object["metadata"]["uid"])
                 departed.run = replace(self._last_seen(key, event.object), departed=departed.pods)

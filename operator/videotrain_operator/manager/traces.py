@@ -43,6 +43,9 @@ class Traces(Protocol):
     def failed(self, namespace: str, run: str, error: Exception, at: datetime) -> None:
         """A pass failed."""
 
+    def forget(self, namespace: str, run: str) -> None:
+        """A run is gone."""
+
     def close(self) -> None:
         """Send what is left; takes some seconds if the collector does not answer."""
 
@@ -54,6 +57,9 @@ class NoTraces:
         """Do nothing."""
 
     def failed(self, namespace: str, run: str, error: Exception, at: datetime) -> None:
+        """Do nothing."""
+
+    def forget(self, namespace: str, run: str) -> None:
         """Do nothing."""
 
     def close(self) -> None:
@@ -113,6 +119,10 @@ class OtlpTraces:
         span.record_exception(error, timestamp=moment)
         span.set_status(Status(StatusCode.ERROR, str(error)[:200]))
         span.end(moment)
+
+    def forget(self, namespace: str, run: str) -> None:
+        """A run of the same name is another one."""
+        self._told.pop((namespace, run), None)
 
     def close(self) -> None:
         """Send what is left."""

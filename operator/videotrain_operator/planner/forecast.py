@@ -20,6 +20,7 @@ from videotrain_api.money import format_micros
 from videotrain_api.resource.stages import Stage, node_counts
 from videotrain_api.resource.status import ExpectedStage, StageStatus
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds, pool_of
+from videotrain_api.schema import ManifestError
 from videotrain_api.vocabulary import Bucket
 from videotrain_operator.accounting.ledger import Bill
 from videotrain_operator.accounting.money import parse_price
@@ -99,12 +100,17 @@ def _models(question: _Question) -> Mapping[str, PlannedStage]:
 
 
 def planned(draft: Draft) -> Mapping[str, PlannedStage]:
-    """Stages as they were to be before the run began; none if the present spec cannot be run."""
+    """Stages as they were to be before the run began; none if the present spec cannot be run, and of a run of another
+    version whose model this one does not know any more.
+    """
     if not all(node_counts(node_bounds(draft.run, stage)) for stage in draft.spec.stages):
         return {}
     head = draft.run.metadata
     hashes = tuple(stage.config_hash for stage in draft.status.stages)
-    return _models(_Question(head.uid, head.generation, hashes, ref(draft.run)))
+    try:
+        return _models(_Question(head.uid, head.generation, hashes, ref(draft.run)))
+    except ManifestError:
+        return {}
 
 
 def forecast_bill(draft: Draft, bill: Bill) -> Forecast | None:

@@ -150,8 +150,12 @@ def settle_pods(draft: Draft, *, remake_unplaced: bool) -> None:
     # A replacement is created when the end of the world is on record, or it would be taken for the member that died.
     # Pods mount the frozen config map: there must be one, or what it is made of.
     mountable = draft.config_data is not None or draft.status.config_map in draft.observed.config_maps
-    # One that was frozen anew is on record first: an operator that dies in between would not know what pods have.
-    mountable = mountable and draft.before.config_map in (None, draft.status.config_map)
+    # One that was frozen anew is on record first, and so are other defaults: an operator that dies in between would not
+    # know what pods have.
+    before, now = draft.before, draft.status
+    if before.config_map is not None and (before.config_map, before.defaults) != (now.config_map, now.defaults):
+        mountable = False
+        draft.look_again(0)
     if (mountable or draft.finished()) and not draft.ended:
         _create_missing(draft, wanted, freed)
 

@@ -72,13 +72,16 @@ def _plan(
         forecast = next((one.total for one in expected.stages if one.name == stage.name), None)
     held = totals.gpu_microseconds or totals.node_microseconds
     why = differences(plan, totals.micros, held, causes, stage.step) if stage.state in OVER else {}
+    # By money, which is told by cause: nodes that cost nothing tell nothing.
     productive = Fraction(causes.get(PRODUCTIVE, 0), max(1, totals.micros)) * totals.node_microseconds
     return StagePlan(
         total=format_micros(plan.total),
         seconds=round(plan.seconds, 1),
         node_seconds_per_step=round(plan.node_seconds_per_step, 4),
         forecast=forecast,
-        real_node_seconds_per_step=round(float(productive) / stage.step / 1e6, 4) if stage.step else None,
+        real_node_seconds_per_step=round(float(productive) / stage.step / 1e6, 4)
+        if stage.step and totals.micros
+        else None,
         difference_micros=why,
     )
 

@@ -54,7 +54,13 @@ async def test_it_waits_until_the_webhook_refuses(monkeypatch: pytest.MonkeyPatc
     assert DENIED in await ask_webhook("team")
 
 
-@pytest.mark.parametrize(("answer", "told"), [("", "would have taken it"), ("the CRD refuses", "the CRD refuses")])
+UNREACHABLE = 'failed calling webhook "validate.videotrain.dev": connection refused'
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [("", "would have taken it"), ("the CRD refuses", "the CRD refuses"), (UNREACHABLE, "connection refused")],
+)
 async def test_a_webhook_that_nobody_asks_is_told(monkeypatch: pytest.MonkeyPatch, answer: str, told: str) -> None:
     serve(monkeypatch, answer)
     with pytest.raises(WebhookSilent, match=told):

@@ -277,3 +277,16 @@ async def test_a_budget_of_which_nobody_can_read_whom_it_covers_holds_for_nobody
     world = await reached_budget()
     newer(world, spec={"team": {"newer": True}, "amount": "1"})
     assert world.keeper.budgets() == ()
+
+
+async def test_a_lowered_amount_lets_nobody_go_on_and_is_no_news_and_a_raised_one_does() -> None:
+    world = await reached_budget()
+    newer(world, spec=budget_body("0.50")["spec"])
+    world.runs[0]["status"]["cost"]["months"] = [in_month("2026-11", 400_000)]
+    world.keeper.note(world.runs[0], 0)
+    await world.keeper.look()
+    assert held_rules(world) == ["Notify", "CheckpointAndSuspend"]
+    assert world.events == ["RuleReached"] * 2
+    newer(world, spec=budget_body("0.60")["spec"])
+    await world.keeper.look()
+    assert held_rules(world) == [] and world.events[2:] == ["RulesLifted"]

@@ -121,6 +121,17 @@ async def test_a_process_that_takes_over_tells_no_recovery_again() -> None:
     assert len(found.called("recovery")) == 1
 
 
+async def test_of_a_run_that_is_gone_nothing_is_kept() -> None:
+    process = Process(UnreliableCluster(1, pools=False))
+    with collector() as (address, _):
+        told = OtlpTraces(address)
+        await live(process, told, 2)
+        ((namespace, run),) = told._told
+        told.forget(namespace, run)
+        assert not told._told
+        told.close()
+
+
 def test_a_failed_pass_is_a_span_with_its_exception() -> None:
     with collector() as (address, found):
         spans = OtlpTraces(address)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
+import pytest
 from support.planner_builders import manifest, train_stage
 
 from videotrain_api.money import parse_micros
+from videotrain_api.schema import ManifestError
+from videotrain_operator.planner import forecast
 from videotrain_operator.simulation.cluster import SimulatedCluster
 from videotrain_operator.simulation.replay import replay
 from videotrain_operator.simulation.world import Pace
@@ -33,3 +38,30 @@ async def test_when_a_stage_is_over_its_differences_sum_to_what_it_cost_beyond_i
     assert first.plan.difference_micros["failures"] > 0 >= second.micros_by_cause.get("infrastructure", 0)
     told = [one["second"] for one in seen if one.get("second")]
     assert told and set(told) == {second.plan.forecast}, "what was expected when it began is kept"  # type: ignore[union-attr]
+
+
+async def test_a_finished_run_whose_model_another_version_does_not_know_is_looked_at_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = SimulatedCluster(manifest(stages=[train_stage("first", 20)]), nodes=3, pace=Pace(every_steps=5))
+    assert (await replay(cluster, {}, seconds=200)).phase == "Succeeded"
+
+    def unknown(_: object) -> NoReturn:
+        raise ManifestError([])
+
+    monkeypatch.setattr(forecast, "planned_stages", unknown)
+    forecast._models.cache_clear()
+    status = await replay(cluster, {}, seconds=3)
+    assert status.phase == "Succeeded" and status.cost is not None
+    assert [(one.name, one.plan) for one in status.cost.stages] == [("first", None)]
+
+
+async def test_nodes_that_cost_nothing_tell_no_time_of_a_step() -> None:
+    pool = {"gpusPerNode": 2, "pricePerGpuHour": "0"}
+    cluster = SimulatedCluster(
+        manifest(stages=[train_stage("first", 20)], pool=pool), nodes=3, pace=Pace(every_steps=5)
+    )
+    status = await replay(cluster, {}, seconds=200)
+    assert status.phase == "Succeeded" and status.cost is not None
+    (stage,) = status.cost.stages
+    assert stage.plan is not None and stage.plan.real_node_seconds_per_step is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from support.planner_lives import cluster_of, condition, pass_seconds, running, told
 
 from videotrain_api.render.defaults import parse_defaults
@@ -127,3 +128,24 @@ async def test_what_is_enforced_later_leaves_a_world_alone_and_holds_when_it_beg
     status = await pass_seconds(cluster, 5)
     assert condition(status, "Accepted").reason == "DefaultEnforced"
     assert cluster.pods() == []
+
+
+async def test_no_pod_is_made_of_defaults_that_are_not_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator that died in between would take the next one's defaults for those that its pods have."""
+    cluster = cluster_of(machines=4, steps=200)
+    rule(cluster, FIRST)
+    await running(cluster)
+    cluster.run["spec"]["suspend"] = True
+    await pass_seconds(cluster, 20)
+    rule(cluster, SECOND | {"activeDeadlineSeconds": 100_000, "startDeadlineSeconds": 100_000})
+    cluster.run["spec"]["suspend"] = False
+    apply, on_record = cluster.apply, []
+
+    async def noted(manifest: Json, *more: Any) -> Json:
+        if manifest["kind"] == "Pod":
+            on_record.append(cluster.run["status"]["defaults"]["image"])
+        return await apply(manifest, *more)
+
+    monkeypatch.setattr(cluster, "apply", noted)
+    await running(cluster, seconds=25)
+    assert set(on_record) == {"team/trainer:2"}
