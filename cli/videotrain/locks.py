@@ -27,7 +27,7 @@ def held(directory: Path, option: str, work: str, advice: str) -> Iterator[Path]
     Args:
         directory: to hold.
         option: of the command line, which names the directory; for messages.
-        work: what goes on in a directory that another process holds, such as `a run is going on`.
+        work: what goes on in the directory, such as `a run is going on`; told to whoever wants it meanwhile.
         advice: what to do then.
 
     Raises:
@@ -43,7 +43,13 @@ def held(directory: Path, option: str, work: str, advice: str) -> Iterator[Path]
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            raise DirectoryError(f"{option} {directory}: {work} here (process {_holder(handle)}); {advice}") from None
+            told = f"{_work(handle) or work} here (process {_holder(handle)}); {advice}"
+            raise DirectoryError(f"{option} {directory}: {told}") from None
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, work.encode(), 0)
+        except OSError as error:
+            raise DirectoryError(f"{option} {directory}: cannot be written: {explain(error)}") from None
         yield path.resolve()
     finally:
         os.close(handle)
@@ -72,6 +78,18 @@ def holder(directory: Path) -> int | None:
         os.close(handle)
 
 
+def held_for(directory: Path) -> str | None:
+    """The `work` of the other process that holds a directory; None if there is none."""
+    try:
+        handle = _open(directory)
+    except FileNotFoundError:
+        return None
+    try:
+        return _work(handle) if _holder(handle) is not None else None
+    finally:
+        os.close(handle)
+
+
 def explain(error: OSError) -> str:
     """What the kernel said, with what to do about a full disk."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -87,3 +105,7 @@ def _holder(handle: int) -> int | None:
     wanted = struct.pack(_RECORD, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = struct.unpack(_RECORD, fcntl.fcntl(handle, fcntl.F_GETLK, wanted))
     return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _work(handle: int) -> str:
+    return os.pread(handle, 1024, 0).decode(errors="replace")

@@ -20,8 +20,8 @@ def set_field(document: Json, assignment: str) -> None:
     Args:
         document: changed in place; mappings on the way are made if they are missing.
         assignment: `nodes.max=4`, `spec.stages[2].train.steps=40` or `stages[train].train.steps=40`: a place in a list
-            is counted from 0, or named. `null` removes the field. Where the field is a text, so is the value, as it
-            stands; else it is YAML.
+            is counted from 0, or named; so is a key that has dots, as in `metadata.labels[videotrain.dev/team]=video`.
+            `null` removes the field. Where the field is a text, so is the value, as it stands; else it is YAML.
 
     Raises:
         UsageError: there is no such place, or the value is no YAML.
@@ -35,15 +35,25 @@ def set_field(document: Json, assignment: str) -> None:
     place: Any = document
     schema = root_schema()
     for part in parts[:-1]:
+        part = _plain(place, part, schema)
         place, schema = _below(place, part, assignment), _schema_below(schema, part)
-    value = _value(text, _schema_below(schema, parts[-1]), assignment)
-    key = _index(place, parts[-1], assignment) if parts[-1][0] == "[" else parts[-1]
+    last = _plain(place, parts[-1], schema)
+    value = _value(text, _schema_below(schema, last), assignment)
+    key = _index(place, last, assignment) if last[0] == "[" else last
     if isinstance(place, list) == isinstance(key, str):
-        raise UsageError(f"--set {assignment}: {parts[-1]} is not in a {'list' if isinstance(key, int) else 'mapping'}")
+        raise UsageError(f"--set {assignment}: {last} is not in a {'list' if isinstance(key, int) else 'mapping'}")
     if value is None:
         _remove(place, key)
     else:
         place[key] = value
+
+
+def _plain(place: Any, part: str, schema: Json) -> str:
+    """`[KEY]` of a mapping as the key that it names, if the API knows that, or leaves keys to users."""
+    if part[0] != "[" or not isinstance(place, dict) or schema.get("type") == "array":
+        return part
+    fields = schema.get("properties", {})
+    return part[1:-1] if not fields or part[1:-1] in fields or schema.get("additionalProperties") else part
 
 
 def _below(place: Any, part: str, assignment: str) -> Any:

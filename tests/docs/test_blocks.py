@@ -150,7 +150,9 @@ PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "kubectl": kubectl,
     "helm": helm,
     "torchx": torchx,
-    **dict.fromkeys((".", "aws", "cd", "chmod", "cp", "curl", "export", "hf", "ls", "mkdir", "rm"), nothing),
+    **dict.fromkeys(
+        (".", "aws", "cd", "chmod", "cp", "curl", "export", "grep", "hf", "ls", "mkdir", "rm", "tail", "umask"), nothing
+    ),
 }
 
 

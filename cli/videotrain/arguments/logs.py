@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from videotrain.arguments.shared import add_run_choice, check_run_choice
-from videotrain.arguments.types import count
+from videotrain.arguments.types import lines
 from videotrain.extras import brought_by
 
 
@@ -21,7 +21,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     pods.add_argument("--pod", metavar="POD", help="of this pod (default: the one with rank 0)")
     pods.add_argument("--all", action="store_true", help="of all pods, with their names before the lines")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes, until the end")
-    parser.add_argument("--tail", type=count, metavar="N", help="only the last lines of what is there")
+    parser.add_argument("--tail", type=lines, metavar="N", help="only the last lines of what is there")
     parser.add_argument("--previous", action="store_true", help="of the container before its last restart")
     parser.set_defaults(handler=_run)
 

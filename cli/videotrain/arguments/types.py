@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 
@@ -31,6 +32,13 @@ def count(text: str) -> int:
     """A number of nodes or things, up to 1,000."""
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
         raise argparse.ArgumentTypeError(f"{text!r} is no count; a whole number from 1 to 1000 is needed")
+    return int(text)
+
+
+def lines(text: str) -> int:
+    """A number of lines; 0 for none."""
+    if not text.isascii() or not text.isdigit() or int(text) > sys.maxsize:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines; a whole number from 0 is needed")
     return int(text)
 
 

@@ -11,7 +11,8 @@ from typing import Final
 
 from videotrain.commands.cluster_runs import ClusterChoice, ask, find_run
 from videotrain.errors import UsageError
-from videotrain.locks import holder
+from videotrain.local.workdir_lock import runner
+from videotrain.locks import held_for, holder
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import KIND
 from videotrain_operator.kube.client import KubeClient
@@ -43,9 +44,10 @@ def suspend_local(workdir: Path) -> int:
     Raises:
         UsageError: no run goes on there, or it belongs to somebody else.
     """
-    pid = holder(workdir)
+    pid = runner(workdir)
     if pid is None:
-        raise UsageError(f"--workdir {workdir}: no run goes on there")
+        work = held_for(workdir)
+        raise UsageError(f"--workdir {workdir}: no run goes on there{f' ({work})' if work else ''}")
     try:
         os.kill(pid, signal.SIGTERM)
     except PermissionError:

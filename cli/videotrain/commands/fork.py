@@ -40,6 +40,7 @@ from videotrain_operator.kube.kinds import RUN
 
 TIMEOUT_SECONDS: Final = 60.0
 """Without a byte of an answer from the object store."""
+_FORKING: Final = "a run is being forked"
 MANAGER: Final = "videotrain-fork"
 """Field manager of the new run."""
 
@@ -125,7 +126,7 @@ def fork_here(options: LocalFork, fork: Fork) -> int:
         _check_same_fork(manifest, document)
         return _run_fork(options, manifest)
     try:
-        with locked(options.workdir) as source, locked(options.to) as target:
+        with locked(options.workdir, _FORKING) as source, locked(options.to, _FORKING) as target:
             if embedded:
                 asyncio.run(_copy(source, target, old, new, fork))
             elif fork.optimizer:

@@ -13,7 +13,7 @@ from typing import Final
 from videotrain.commands.cluster_runs import ClusterChoice, ask, find_run
 from videotrain.commands.get import local_runs
 from videotrain.errors import UsageError
-from videotrain.locks import holder
+from videotrain.local.workdir_lock import runner
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import LABEL_RUN
@@ -106,7 +106,7 @@ def _print_local(options: LogOptions, workdir: Path) -> None:
         for line in deque(file, options.tail):
             _write(prefix + line)
     while options.follow:
-        rests = holder(workdir) is None
+        rests = runner(workdir) is None
         for file, prefix in open_files:
             for line in file:
                 _write(prefix + line)

@@ -29,7 +29,7 @@ def serve(workdir: Path) -> int:
     if not (workdir / "s3" / "credentials.json").is_file():
         raise UsageError(f"{workdir}: its run has an object store of its own, {uri}; there is nothing to serve")
     try:
-        with locked(workdir) as held:
+        with locked(workdir, "its object store is served") as held:
             return asyncio.run(_serve(held, uri))
     except (DirectoryError, StoreError, ObjectServerError) as error:
         raise UsageError(str(error)) from None

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
-from videotrain.locks import DirectoryError, held
+from videotrain.locks import DirectoryError, held, held_for, holder
 from videotrain_api.config.edits import Reached, edit_problems, edited_spec
 from videotrain_api.resource.mutability import without_changeable, without_live
 from videotrain_api.resource.status import RunStatus
@@ -17,19 +17,30 @@ from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Phase
 
+RUNNING: Final = "a run is going on"
+"""What a working directory is held for by `videotrain local`."""
 START_BYTES: Final = 512 * 1024 * 1024
 """Free space that a run needs to start."""
 LEAST_BYTES: Final = 128 * 1024 * 1024
 """Free space below which a run stops before its database, checkpoints and logs are cut off."""
 
 
-def locked(workdir: Path) -> AbstractContextManager[Path]:
+def locked(workdir: Path, work: str = RUNNING) -> AbstractContextManager[Path]:
     """Hold the working directory, made if needed, for this process; yields its absolute path.
+
+    Args:
+        workdir: to hold.
+        work: for which.
 
     Raises:
         DirectoryError: another process holds it, or it cannot be written.
     """
-    return held(workdir, "--workdir", "a run is going on", "wait for it or use another directory")
+    return held(workdir, "--workdir", work, "wait for it or use another directory")
+
+
+def runner(workdir: Path) -> int | None:
+    """Process id of the other process that runs the run of a working directory; None if there is none."""
+    return holder(workdir) if held_for(workdir) == RUNNING else None
 
 
 def check_space(workdir: Path, needed: int = START_BYTES) -> None:

@@ -41,6 +41,19 @@ def test_a_text_stays_a_text_and_what_is_missing_is_made(document: dict[str, Any
     )
 
 
+def test_a_key_with_dots_stands_in_brackets(document: dict[str, Any]) -> None:
+    set_field(document, "metadata.labels[videotrain.dev/team]=video")
+    set_field(document, "pool.nodeSelector[nvidia.com/gpu.product]=1")
+    set_field(document, "spec[pool][nodeSelector][zone]=a")
+    set_field(document, "metadata.labels[old.example/x]=y")
+    set_field(document, "metadata.labels[old.example/x]=null")
+    assert document["metadata"]["labels"] == {"videotrain.dev/team": "video"}
+    assert document["spec"]["pool"]["nodeSelector"] == {"nvidia.com/gpu.product": "1", "zone": "a"}
+    del document["spec"]["stages"]
+    with pytest.raises(UsageError, match=r"\[0\] is a place in a list, and there is none"):
+        set_field(document, "stages[0].name=x")
+
+
 def test_a_value_is_yaml_and_null_removes(document: dict[str, Any]) -> None:
     set_field(document, "nodes={min: 1, max: 3}")
     set_field(document, "stages[0].train.optimizer.learningRate=[{value: 3.0e-4}]")

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from videotrain_trainer.errors import ConfigError
 
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
 
     text = sys.stdin.read() if str(options.file) == "-" else options.file.read_text()
     try:
-        manifest = parse_run(yaml.safe_load(text), fitting=False)
+        manifest = parse_run(_read(text), fitting=False)
     except (yaml.YAMLError, ManifestError) as error:
         raise ConfigError(f"{options.file}: {error}") from error
     findings = []
@@ -59,3 +60,12 @@ def run(options: argparse.Namespace) -> int:
         return 0
     refuse(findings)
     return 0
+
+
+def _read(text: str) -> Any:
+    import yaml
+
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:  # YAML, which reads JSON's 5e-05 as a text
+        return yaml.safe_load(text)

@@ -69,6 +69,8 @@ def test_the_log_of_the_pod_with_rank_0_is_printed(capsys: pytest.CaptureFixture
 def test_another_pod_and_all_pods_can_be_asked_for(capsys: pytest.CaptureFixture[str], workdir: Path) -> None:
     name = manifest()["metadata"]["name"]
     assert out(capsys, "logs", "--workdir", workdir, "--pod", f"{name}-w0", "--tail", 1) == "last of rank 1\n"
+    assert out(capsys, "logs", "--workdir", workdir, "--tail", 0) == ""
+    assert out(capsys, "logs", "--workdir", workdir, "--tail", 5000) == "of rank 0\n"
     lines = out(capsys, "logs", "--workdir", workdir, "--all", "--follow").splitlines()
     assert lines == [f"[{name}-w0] of rank 1", f"[{name}-w0] last of rank 1", f"[{name}-w1] of rank 0"]
 

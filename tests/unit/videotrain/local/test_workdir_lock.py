@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from videotrain.commands.change import suspend_local
+from videotrain.errors import UsageError
 from videotrain.local import workdir_lock
 from videotrain.local.workdir_lock import check_same_run, check_space, locked
 from videotrain.locks import DirectoryError
@@ -112,3 +114,29 @@ def test_another_name_is_refused(tmp_path, manifest):
     changed["metadata"]["name"] = "other"
     with pytest.raises(DirectoryError, match="holds the run 'demo', not 'other'"):
         check_same_run(tmp_path, manifest, VideoTrainingRun.from_wire(changed))
+
+
+SERVE = """
+import sys; from pathlib import Path
+from videotrain.local.workdir_lock import locked
+with locked(Path(sys.argv[1]), *sys.argv[2:]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("work", [(), ("its object store is served",)])
+def test_only_a_run_that_goes_on_is_suspended(tmp_path, work):
+    command = [sys.executable, "-c", SERVE, str(tmp_path), *work]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        assert workdir_lock.runner(tmp_path) == (None if work else other.pid)
+        if work:
+            with pytest.raises(UsageError, match=r"no run goes on there \(its object store is served\)"):
+                suspend_local(tmp_path)
+            assert other.poll() is None
+            with pytest.raises(DirectoryError, match="its object store is served here"), locked(tmp_path):
+                pass
+        else:
+            assert suspend_local(tmp_path) == 0
+    assert (workdir_lock.runner(tmp_path), other.returncode) == (None, 0 if work else -15)
