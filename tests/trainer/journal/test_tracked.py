@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -142,3 +144,31 @@ def test_an_unreadable_account_of_what_was_told_is_left_and_nothing_is_told(live
     assert live([1, 2]) == ["tracking"]
     assert tracker.steps == []
     assert store.get(told_json(storage)) == b"{}"
+
+
+@dataclass
+class Filed(Kept):
+    """A tracker that keeps a database, and a log beside it until that is taken over."""
+
+    folder: Path = Path()
+    log: bool = True
+    CONTINUES = True
+
+    def flush(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "runs.db").write_text(f"{self.steps}")
+        if self.log:
+            (self.folder / "runs.db-wal").write_text("log")
+        else:
+            (self.folder / "runs.db-wal").unlink(missing_ok=True)
+
+
+def test_files_that_are_gone_do_not_come_back(live, store, storage, tmp_path, monkeypatch):
+    kept = Filed(folder=tmp_path / "scratch/tracking/tensorboard")
+    monkeypatch.setitem(tracked.TRACKERS, "tensorboard", lambda _: kept)
+    prefix = f"{layout.tracking_prefix(storage.uri, 'test')}/tensorboard"
+    for log, names in ((True, ["runs.db", "runs.db-wal"]), (False, ["runs.db"])):
+        kept.log = log
+        assert live([len(names)]) == []
+        assert [found.uri.removeprefix(f"{prefix}/") for found in store.list(prefix)] == names
+        shutil.rmtree(kept.folder)

@@ -178,6 +178,7 @@ class TrackerSink:
             path = one.folder / found.uri.removeprefix(f"{prefix}/")
             path.parent.mkdir(parents=True, exist_ok=True)
             self._store.fetch(found, path)
+        one.stored = {name: state for _, name, state in files_below(one.folder)}
         one.told[self._stage] = max(one.told.get(self._stage, 0), one.tracker.told(self._stage))
         one.ready = True
 
@@ -225,7 +226,12 @@ class TrackerSink:
     def _store_one(self, one: _One) -> None:
         self._tell(one)
         one.tracker.flush()
-        for path, name, state in files_below(one.folder):
+        files = list(files_below(one.folder))
+        # First: beside a newer database, the log of an older one would be taken for its own.
+        for gone in one.stored.keys() - {name for _, name, _ in files}:
+            self._store.delete(f"{self._prefix}/{one.name}/{gone}")
+            del one.stored[gone]
+        for path, name, state in files:
             if one.stored.get(name) != state:
                 self._store.put(f"{self._prefix}/{one.name}/{name}", path.read_bytes())
                 one.stored[name] = state
