@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import kubernetes_validate
 import pytest
 import yaml
@@ -125,15 +127,18 @@ def test_the_grafana_operator_gets_the_same_boards(chart: Chart) -> None:
     assert {board["spec"]["instanceSelector"]["matchLabels"]["grafana"] for board in boards} == {"main"}
 
 
-def test_alerts_and_boards_link_to_where_the_runbook_is_served(chart: Chart) -> None:
-    values = {"runbooks": "https://wiki.example/ops", "alerts": {"enabled": True}, "dashboards": {"enabled": True}}
+@pytest.mark.parametrize(("suffix", "index"), [(".md", "README.md"), ("/", ""), (".html", "")])
+def test_alerts_and_boards_link_to_where_the_runbook_is_served(chart: Chart, suffix: str, index: str) -> None:
+    values: dict[str, Any] = {"runbooks": "https://wiki.example/ops", "runbookSuffix": suffix}
+    values |= {"alerts": {"enabled": True}, "dashboards": {"enabled": True}}
     objects = chart.render({"monitoring": values})
     (rules,) = of_kind(objects, "PrometheusRule")
     alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
     for alert in alerts:
-        assert alert["annotations"]["runbook_url"] == f"https://wiki.example/ops/{alert['alert']}.md"
+        assert alert["annotations"]["runbook_url"] == f"https://wiki.example/ops/{alert['alert']}{suffix}"
     boards = [text for board in boards_of(objects) for text in board["data"].values()]
-    assert all("https://wiki.example/ops/README.md" in text and "docs/runbook" not in text for text in boards)
+    assert all(f'"https://wiki.example/ops/{index}"' in text and "docs/runbook" not in text for text in boards)
+    assert any(f"/ops/${{__field.labels.alertname}}{suffix}" in text for text in boards)
 
 
 def test_what_is_left_with_everything_off(chart: Chart) -> None:

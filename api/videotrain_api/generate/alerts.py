@@ -11,7 +11,8 @@ from videotrain_api.vocabulary import Phase
 
 FILE: Final = "charts/videotrain/files/rules.json"
 RUNBOOKS: Final = "docs/runbook"
-"""Folder with a page for each alert; the chart puts `monitoring.alerts.runbooks` in its place."""
+"""Folder with a page for each alert; the chart puts `monitoring.runbooks` in its place, and
+`monitoring.runbookSuffix` in that of `.md`."""
 _RUN: Final = "run {{ $labels.namespace }}/{{ $labels.run }}"
 
 

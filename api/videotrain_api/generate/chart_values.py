@@ -347,6 +347,8 @@ class Monitoring(_Values):
     """Scrapes the agents of worker pods: throughput, losses, exits. It is created in the release's namespace."""
     runbooks: str = Field("docs/runbook", min_length=1)
     """Where the pages of docs/runbook are served, such as https://wiki.example/ops; alerts and boards link there."""
+    runbook_suffix: str = ".md"
+    """What the pages' addresses end with there: .md in a repository, / on the site that `tox -e docs` builds."""
     alerts: Alerts = Alerts()
     """What boards ask for again and again, computed once, and alerts: on hangs, restarts, budgets, stalls, stragglers,
     suspected nodes, and the operator itself. docs/runbook has a page for each."""

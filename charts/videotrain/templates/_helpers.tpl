@@ -114,3 +114,11 @@ app.kubernetes.io/part-of: videotrain
       "metadataServices" .metadataServices "ingress" .ingress "egress" .egress | toJson }}
 {{- end }}
 {{- end }}
+
+{{/* A text with the links to pages of docs/runbook as they are served; a site shows README.md as its folder. */}}
+{{- define "videotrain.runbooks" -}}
+{{- $monitoring := (index . 0).Values.monitoring -}}
+{{- $index := ternary "README.md" "" (eq $monitoring.runbookSuffix ".md") -}}
+{{- $text := index . 1 | replace "docs/runbook/README.md" (printf "%s/%s" $monitoring.runbooks $index) -}}
+{{- regexReplaceAll "docs/runbook/([^\"() ]+)\\.md" $text (printf "%s/${1}%s" $monitoring.runbooks $monitoring.runbookSuffix) -}}
+{{- end }}
