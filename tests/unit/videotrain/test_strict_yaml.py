@@ -14,7 +14,8 @@ from videotrain.strict_yaml import MOST_VALUES, YamlRefused, parse_documents
 
 EXAMPLES = Path(__file__).parents[3] / "manifests" / "examples"
 HEAD = "apiVersion: videotrain.dev/v1alpha1\nkind: VideoTrainingRun\nmetadata: {name: demo}\n"
-COMMANDS = (["check"], ["check", "--json"], ["plan"], ["render"], ["render", "--json"])
+# What a manifest refers to is not asked: the trainer would be started for each.
+COMMANDS = (["check", "--quick"], ["check", "--quick", "--json"], ["plan"], ["render"], ["render", "--json"])
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 11)
 )
@@ -214,11 +215,13 @@ def mutated(source: str, chance: random.Random) -> bytes:
     return "\n".join(lines).encode()
 
 
-def test_no_mutated_manifest_ends_in_a_traceback(tmp_path, capsys):
-    chance = random.Random(20261129)
+@pytest.mark.parametrize("seed", range(4))
+def test_no_mutated_manifest_ends_in_a_traceback(tmp_path, capsys, seed):
+    """10,000 of them, in parts that processes may share."""
+    chance = random.Random(seed)
     sources = [path.read_text() for path in sorted(EXAMPLES.glob("*.yaml"))]
     path, codes = tmp_path / "run.yaml", []
-    for number in range(10_000):
+    for number in range(2_500):
         data = mutated(chance.choice(sources), chance)
         path.write_bytes(data)
         command = COMMANDS[number % len(COMMANDS)]
@@ -228,4 +231,4 @@ def test_no_mutated_manifest_ends_in_a_traceback(tmp_path, capsys):
             raise AssertionError(f"{command} on\n{data!r}") from error
     capsys.readouterr()
     assert set(codes) == {0, 2}
-    assert codes.count(0) > 100
+    assert codes.count(0) > 25

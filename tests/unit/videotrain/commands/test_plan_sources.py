@@ -12,6 +12,7 @@ import yaml
 from videotrain.commands.plan import Assumptions, print_plan
 from videotrain_api.cost.forecast import forecast
 from videotrain_api.cost.source_shares import source_shares
+from videotrain_api.resource.run_defaults import RunDefaults
 from videotrain_api.validation import parse_run
 
 EXAMPLE = Path(__file__).parents[4] / "manifests/examples/open-sora-2-from-videos.yaml"
@@ -65,10 +66,10 @@ def test_without_weights_nothing_is_known_before_the_data_is():
 def test_plan_shows_sources(tmp_path, capsys):
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(manifest((3, 1))))
-    assert print_plan(path, Assumptions(), "restricted", as_json=True) == 0
+    assert print_plan(path, Assumptions(), "restricted", RunDefaults(), as_json=True) == 0
     first = json.loads(capsys.readouterr().out)["sources"][0]
     assert (first["source"], first["share"]) == ("film", 0.75)
-    assert print_plan(path, Assumptions(), "restricted", as_json=False) == 0
+    assert print_plan(path, Assumptions(), "restricted", RunDefaults(), as_json=False) == 0
     out = capsys.readouterr().out
     assert "Samples by source" in out
     assert "75.0 %" in out

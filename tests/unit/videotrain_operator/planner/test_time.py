@@ -52,7 +52,8 @@ async def test_one_wrong_reading_changes_nothing_that_a_run_comes_to(case: str, 
     assert one.restarts == other.restarts and one.budget_stop is None
     assert one.generation == other.generation
     assert one.cost is not None and other.cost is not None
-    assert one.cost == other.cost
+    # What that pass told in counters and took back stays on record, so that they need not fall.
+    assert one.cost.model_copy(update={"corrections": other.cost.corrections}) == other.cost
     assert one.active_microseconds == other.active_microseconds
 
 
