@@ -181,6 +181,7 @@ def test_a_store_that_hangs_holds_no_stage(store, storage, reporter, monkeypatch
     sink.close(0.1)
     assert [(record.kind, record.task) for record in reporter.sink.all] == [("housekeeping", "records")]
     answered.set()
+    sink._thread.join()
 
 
 def test_records_of_another_run_under_this_name_are_kept(store, storage, reporter):
@@ -191,12 +192,21 @@ def test_records_of_another_run_under_this_name_are_kept(store, storage, reporte
     assert all(len(store.list(layout.records_prefix(storage.uri, "run", uid))) == 1 for uid in ("first", "second"))
 
 
-@pytest.mark.parametrize(("after", "seconds"), [(0, LEAVING_SECONDS), (10, LAST_SECONDS)])
-def test_who_is_asked_to_stop_waits_little_for_the_journal(
-    make_context, make_config, train_task, drain_after, monkeypatch, after, seconds
+@pytest.mark.parametrize(
+    ("after", "hang", "grace", "seconds"),
+    [
+        (0, 600, 120, LEAVING_SECONDS),
+        (0, 600, 8, 2.0),
+        (10, 600, 120, LAST_SECONDS),
+        (10, 8, 120, 2.0),
+    ],
+)
+def test_the_journal_takes_neither_the_grace_of_who_is_to_stop_nor_as_long_as_a_hang(
+    make_context, make_config, train_task, drain_after, monkeypatch, after, hang, grace, seconds
 ):
-    context = make_context(make_config(train_task([Bucket(resolution="64px", frames=8, batch_size=1)])))
-    context = replace(context, drain=drain_after(after))
+    config = make_config(train_task([Bucket(resolution="64px", frames=8, batch_size=1)]))
+    config = config.model_copy(update={"hang_seconds": hang, "grace_seconds": grace})
+    context = replace(make_context(config), drain=drain_after(after))
     given = []
     monkeypatch.setattr(StoredRecords, "close", lambda _, seconds: given.append(seconds))
     with journal(context, "uid"):

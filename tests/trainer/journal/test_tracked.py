@@ -110,6 +110,9 @@ def test_a_tracker_that_hangs_holds_no_stage(live, tracker, monkeypatch):
     monkeypatch.setattr(tracker, "scalars", lambda *_: answered.wait())
     assert live([1], seconds=0.1) == ["tracking"]
     answered.set()
+    for thread in threading.enumerate():
+        if thread.name == "trackers":
+            thread.join()
 
 
 def test_a_tracker_that_fails_is_told_what_it_missed_with_the_next_checkpoint(live, tracker):

@@ -64,7 +64,11 @@ def journal(context: StageContext, run_uid: str) -> Iterator[StageContext]:
         yield replace(context, records=Several(sinks))
         completed = True
     finally:
-        seconds = LAST_SECONDS if completed and not context.drain.requested() else LEAVING_SECONDS
+        # There are two of them, and whoever takes as long as a hang is ended as one.
+        if completed and not context.drain.requested():
+            seconds = min(LAST_SECONDS, config.hang_seconds / 4)
+        else:
+            seconds = min(LEAVING_SECONDS, config.grace_seconds / 4)
         stored.close(seconds)
         if trackers is not None:
             trackers.close(seconds, completed)
