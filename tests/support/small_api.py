@@ -44,6 +44,10 @@ class SmallApi:
         """By pod; a pod without one has a container that waits."""
         self.written: list[str] = []
         """Requests that are not reads."""
+        self.asked: list[str] = []
+        """Lists, by path and query."""
+        self.page: int | None = None
+        """Objects of one page of a list; all if None."""
         self._told: dict[str, list[str]] = {}
 
     async def __aenter__(self) -> SmallApi:
@@ -110,7 +114,11 @@ class SmallApi:
             return web.json_response({"kind": "Status", "code": status, "message": "refused"}, status=status)
         if "watch" in request.query:
             return await self._watch(request, resource)
-        return web.json_response({"metadata": {"resourceVersion": "1"}, "items": self.objects.get(resource, [])})
+        self.asked.append(request.path_qs)
+        items, begin = self.objects.get(resource, []), int(request.query.get("continue", "0"))
+        end = begin + (self.page or len(items))
+        more = {"continue": str(end)} if end < len(items) else {}
+        return web.json_response({"metadata": {"resourceVersion": "1"} | more, "items": items[begin:end]})
 
     async def _while_silent(self, resource: str) -> None:
         while resource in self.silent:

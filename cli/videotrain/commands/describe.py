@@ -90,7 +90,7 @@ def _surroundings(name: str | None, where: ClusterChoice, workdir: Path | None) 
         head = run["metadata"]
         pods = await client.list("Pod", head["namespace"], f"{LABEL_RUN}={head['name']}")
         about = f"involvedObject.uid={head['uid']}"
-        events = (await client.list_page("Event", head["namespace"], fieldSelector=about))["items"]
+        events = await client.list("Event", head["namespace"], fields=about)
         return Surroundings(run, pods, sorted(events, key=_last_seen))
 
     return ask(where, read)

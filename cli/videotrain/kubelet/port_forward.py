@@ -23,6 +23,9 @@ from videotrain.kubelet.spdy import (
 from videotrain.tasks import end_all
 
 PROTOCOL: Final = "SPDY/3.1+portforward.k8s.io"
+MOST_CONNECTIONS: Final = 1000
+"""At a time, of one `kubectl port-forward`."""
+_LAST_PORT: Final = 65535
 
 
 @dataclass
@@ -85,33 +88,42 @@ class Forwarding:
 
     async def _open(self, opened: Opened) -> None:
         request, kind, port = (opened.headers.get(name, "") for name in ("requestid", "streamtype", "port"))
-        if kind == "error":
+        crowded = max(len(self._data), len(self._error_streams)) >= MOST_CONNECTIONS
+        if kind == "error" and not crowded:
             self._error_streams[request] = opened.stream
-        elif kind == "data" and port.isdecimal():
+        elif kind == "data" and not crowded and port.isdecimal() and 0 < int(port) <= _LAST_PORT:
             forwarded = self._data[opened.stream] = _Forwarded(int(port), asyncio.Queue())
             forwarded.task = asyncio.create_task(self._forward(opened.stream, request, forwarded))
         else:
+            self._error_streams.pop(request, None)
             await self._send(reset_frame(opened.stream))
 
     async def _forward(self, stream: int, request: str, forwarded: _Forwarded) -> None:
-        problem = b""
+        try:
+            problem = await self._carry(stream, forwarded)
+            await self._send(data_frame(stream, b"", last=True))
+            if (errors := self._error_streams.get(request)) is not None:
+                await self._send(data_frame(errors, problem, last=True))
+        finally:
+            self._data.pop(stream, None)
+            self._error_streams.pop(request, None)
+
+    async def _carry(self, stream: int, forwarded: _Forwarded) -> bytes:
+        """Both ways until the pod has no more; what went wrong, or nothing."""
         try:
             reader, writer = await asyncio.open_connection(self._address, forwarded.port)
         except OSError as error:
-            problem = f"port {forwarded.port} of {self._address}: {error}".encode()
-        else:
-            sending = asyncio.create_task(_send_arriving(forwarded, writer))
-            try:
-                while data := await reader.read(LARGEST_CHUNK):
-                    await self._send(data_frame(stream, data))
-            except OSError as error:
-                problem = f"port {forwarded.port} of {self._address}: {error}".encode()
-            finally:
-                await end_all([sending])
-                writer.close()
-        await self._send(data_frame(stream, b"", last=True))
-        if (errors := self._error_streams.pop(request, None)) is not None:
-            await self._send(data_frame(errors, problem, last=True))
+            return f"port {forwarded.port} of {self._address}: {error}".encode()
+        sending = asyncio.create_task(_send_arriving(forwarded, writer))
+        try:
+            while data := await reader.read(LARGEST_CHUNK):
+                await self._send(data_frame(stream, data))
+        except OSError as error:
+            return f"port {forwarded.port} of {self._address}: {error}".encode()
+        finally:
+            await end_all([sending])
+            writer.close()
+        return b""
 
     async def _send(self, frame: bytes) -> None:
         with suppress(ConnectionError):  # kubectl went; the loop over its messages ends

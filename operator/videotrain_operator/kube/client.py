@@ -180,18 +180,19 @@ class KubeClient:
         """One page: the List object. `query` holds labelSelector, fieldSelector, limit, continue, resourceVersion."""
         return await self._json("GET", kind, KINDS[kind].path(namespace), query, verb="list")
 
-    async def list(self, kind: str, namespace: str = "", labels: str = "") -> list[Json]:
-        """All objects that a label selector matches, over all pages, with apiVersion and kind."""
+    async def list(self, kind: str, namespace: str = "", labels: str = "", fields: str = "") -> list[Json]:
+        """All objects that a label and a field selector match, over all pages, with apiVersion and kind."""
         found: list[Json] = []
-        async for items, _version in self.pages(kind, namespace, labels):
+        async for items, _version in self.pages(kind, namespace, labels, fields):
             found += items
         return found
 
     async def pages(
-        self, kind: str, namespace: str = "", labels: str = ""
+        self, kind: str, namespace: str = "", labels: str = "", fields: str = ""
     ) -> AsyncIterator[tuple[Sequence[Json], str]]:
         """Pages of objects, each with the resourceVersion of the whole list."""
-        query = {"limit": str(PAGE)} | ({"labelSelector": labels} if labels else {})
+        selectors = {"labelSelector": labels, "fieldSelector": fields}
+        query = {"limit": str(PAGE)} | {name: selector for name, selector in selectors.items() if selector}
         head = {"apiVersion": KINDS[kind].group_version, "kind": kind}
         while True:
             page = await self.list_page(kind, namespace, **query)

@@ -116,3 +116,18 @@ async def test_logs_of_a_cluster_are_those_of_its_pods(
         assert set(told.out.splitlines()) == lines and f"{name}-w2 waits" in told.err
         assert await asyncio.to_thread(main, ["logs", name, "--pod", f"{name}-w2", *where]) == 2
         assert f"{name}-w2 waits" in capsys.readouterr().err
+
+
+async def test_events_of_a_cluster_are_those_of_all_pages(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, workdir: Path
+) -> None:
+    run = read_objects(workdir / DATABASE_FILE, KIND)[0]
+    async with SmallApi() as api:
+        api.objects[PLURAL], api.page = [run], 2
+        api.objects["events"] = [event("u1", f"Reason{n}", f"2026-11-0{n + 1}T00:00:00Z") for n in range(5)]
+        where = ["--kubeconfig", str(api.kubeconfig(tmp_path))]
+        assert await asyncio.to_thread(main, ["events", run["metadata"]["name"], *where]) == 0
+        pages = [path for path in api.asked if "/events?" in path]
+    told = capsys.readouterr().out
+    assert all(f"Reason{n}" in told for n in range(5))
+    assert len(pages) == 3 and all("fieldSelector=involvedObject.uid%3Du1" in path for path in pages)
