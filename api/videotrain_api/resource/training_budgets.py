@@ -106,6 +106,9 @@ class TrainingBudgetStatus(ApiModel):
     """Runs that spent something in the month, with those that are gone."""
     reached: list[ReachedRule] = Field(default_factory=list)
     """Rules that hold, in their order."""
+    unconfirmed: list[ReachedRule] = Field(default_factory=list)
+    """Rules, or more priorities for them, that one look found reached, and since when; they hold when a later look at
+    newer bills finds the same."""
     conditions: list[ConditionStatus] = Field(default_factory=list)
     """What is true of the budget, by type."""
 

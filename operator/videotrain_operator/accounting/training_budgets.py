@@ -28,6 +28,10 @@ from videotrain_api.vocabulary import BudgetCondition
 
 DRAIN_SECONDS: Final = 10.0
 """Finishing the step and saving, until a drain was measured."""
+CONFIRM_SECONDS: Final = 1.0
+"""Between the two passes, or looks at a budget, that must come to a decision that cannot be taken back."""
+UNSEEN_SECONDS: Final = 120.0
+"""After so long no newer bills of runs that hold nodes are waited for: passes over them fail."""
 HIGHEST: Final = 1_000_000
 """Priority that no run's is above."""
 RUNS_NAMED: Final = 3
@@ -101,10 +105,10 @@ def judge(
     counted = [account for account in covered if account.currency == budget.spec.currency]
     others = sorted(f"{one.namespace}/{one.name}" for one in covered if one.currency != budget.spec.currency)
     before, month = budget.status or TrainingBudgetStatus(), month_name(now)
-    kept = before.reached if before.month == month else []
+    known = before if before.month == month else TrainingBudgetStatus()
     spent = sum(account.spent(now) for account in counted)
-    found = (_reached(budget, rule, counted, spent, kept, now) for rule in budget.spec.rules)
-    reached = [rule for rule in found if rule is not None]
+    found = [_reached(budget, rule, counted, known, now) for rule in budget.spec.rules]
+    reached = [rule for rule, _ in found if rule is not None]
     rate = sum(account.rate_micros_per_hour for account in counted)
     left = (next_month(now) - now) // _MICROSECOND * rate // MICROSECONDS_PER_HOUR
     amount = parse_micros(budget.spec.amount)
@@ -119,44 +123,68 @@ def judge(
         expected=format_micros(spent + left),
         runs=sum(account.spent(now) > 0 for account in counted),
         reached=reached,
+        unconfirmed=[rule for _, waiting in found for rule in waiting],
         conditions=_conditions(budget, reached, others, now),
     )
-    return status, [*_month_begun(before, counted, budget, month), *_news(budget, kept, status, others, now)]
+    return status, [*_month_begun(before, counted, budget, month), *_news(budget, known.reached, status, others, now)]
 
 
 def _reached(
-    budget: TrainingBudget,
-    rule: BudgetRule,
-    counted: Sequence[Account],
-    spent: int,
-    kept: Sequence[ReachedRule],
-    now: datetime,
-) -> ReachedRule | None:
-    """The rule as it holds now; None if it does not. What held for a priority goes on doing so, unless the limit is
-    raised.
+    budget: TrainingBudget, rule: BudgetRule, counted: Sequence[Account], before: TrainingBudgetStatus, now: datetime
+) -> tuple[ReachedRule | None, list[ReachedRule]]:
+    """The rule as it holds now, None if it does not, and what has to be confirmed first. What held for a priority goes
+    on doing so, unless the limit is raised.
+
+    Args:
+        budget: whose rule it is.
+        rule: to be looked at.
+        counted: see `judge`.
+        before: the status of this month as it was written last.
+        now: the time, aware.
     """
-    limit = parse_micros(budget.spec.amount) * rule.at_percent // 100
-    old = next((k for k in kept if _same(k, rule) and k.limit_micros >= limit), None)
+    limit, spent = parse_micros(budget.spec.amount) * rule.at_percent // 100, sum(one.spent(now) for one in counted)
+    old = next((k for k in before.reached if _same(k, rule) and k.limit_micros >= limit), None)
     if old is not None:
         old = old.model_copy(update={"limit_micros": limit})
-    found = [] if old is None else [HIGHEST if old.up_to_priority is None else old.up_to_priority]
+    held = -HIGHEST - 1 if old is None else _level(old)
+    level = held
     if spent >= limit:
-        found.append(HIGHEST if rule.below_priority is None else rule.below_priority - 1)
+        level = HIGHEST if rule.below_priority is None else rule.below_priority - 1
     elif rule.action in ("Shrink", "CheckpointAndSuspend"):
-        found += _levels(rule, counted, limit - spent, now)
-    if not found:
-        return None
-    up_to = None if max(found) >= HIGHEST else max(found)
-    if old is not None and old.up_to_priority == up_to:
-        return old
-    return ReachedRule(
-        at_percent=rule.at_percent,
-        action=rule.action,
-        below_priority=rule.below_priority,
-        limit_micros=limit,
-        up_to_priority=up_to,
-        since=old.since if old else now,
-    )
+        level = max(_levels(rule, counted, limit - spent, now), default=held)
+    if level <= held:
+        return old, []
+    known = {_level(k): k.since for k in before.unconfirmed if _same(k, rule) and k.limit_micros >= limit}
+    known = {of: since for of, since in known.items() if since <= now}
+    looked_at = max((one.as_of for one in counted if one.as_of and one.rate_micros_per_hour), default=None)
+    new, waiting = old, []
+    for of in sorted({level, *(of for of in known if held < of < level)}):
+        # What was found for a priority was found for lower ones.
+        since = min([now, *(at for above, at in known.items() if above >= of)])
+        found = ReachedRule(
+            at_percent=rule.at_percent,
+            action=rule.action,
+            below_priority=rule.below_priority,
+            limit_micros=limit,
+            up_to_priority=None if of >= HIGHEST else of,
+            since=since,
+        )
+        if _is_confirmed(since, looked_at, now):
+            new = found.model_copy(update={"since": old.since if old else now})
+        else:
+            waiting.append(found)
+    return new, waiting
+
+
+def _level(rule: ReachedRule) -> int:
+    return HIGHEST if rule.up_to_priority is None else rule.up_to_priority
+
+
+def _is_confirmed(since: datetime, looked_at: datetime | None, now: datetime) -> bool:
+    """A rule holds for a month, so one wrong reading of a clock or a bill does not decide it."""
+    waited = (now - since).total_seconds()
+    newer = looked_at is None or looked_at > since or waited >= UNSEEN_SECONDS
+    return waited >= CONFIRM_SECONDS and newer
 
 
 def _same(reached: ReachedRule, rule: BudgetRule | ReachedRule) -> bool:

@@ -139,8 +139,10 @@ class BudgetKeeper:
         """By uid: passes that were told before the accounts were read."""
         self._early_bills: dict[str, RunBill] = {}
         """By uid: bills that were closed before that."""
-        self._held_at: dict[str, datetime] = {}
-        """By uid, when a run was last seen with a pod on a node."""
+        self._holding: set[str] = set()
+        """Uids of runs that the newest look saw with a pod on a node."""
+        self._left_at: dict[str, datetime] = {}
+        """By uid, when a look saw first that a run has none any more."""
         self._awaited: set[str] = set()
         self._begun: datetime | None = None
         self._written: dict[str, datetime] = {}
@@ -263,11 +265,11 @@ class BudgetKeeper:
 
     def _settled(self, accounts: dict[str, Account], now: datetime) -> Iterator[Account]:
         """Nobody may look any more at what held nodes: at a run that is gone or refused, or whose passes fail. It costs
-        nothing from when its pods were last seen. Those of a run that is gone are in its last bill up to a time.
+        nothing from when its pods were seen to be gone. Those of a run that is gone are in its last bill up to a time.
         """
         alive = {run["metadata"]["uid"] for run in self._runs()}
         self._awaited &= alive
-        self._held_at = {uid: at for uid, at in self._held_at.items() if uid in accounts}
+        self._left_at = {uid: at for uid, at in self._left_at.items() if uid in accounts}
         months = {month_name(now), month_name(month_begin(now) - timedelta(seconds=1))}
         for uid, account in accounts.items():
             if not account.rate_micros_per_hour:
@@ -276,10 +278,13 @@ class BudgetKeeper:
                 continue
             old = account.as_of is None or now - account.as_of > timedelta(seconds=LEAVE_SECONDS)
             if self._holds_nodes(uid) and (uid in alive or not old):
-                self._held_at[uid] = now
+                self._holding.add(uid)
                 yield account
-            else:
-                yield account.stopped(max(filter(None, (self._held_at.get(uid), account.as_of)), default=now))
+                continue
+            if uid in self._holding:
+                self._holding.discard(uid)
+                self._left_at[uid] = now
+            yield account.stopped(max(filter(None, (self._left_at.get(uid), account.as_of)), default=now))
 
     def _parse(self, body: Json) -> _Read:
         key = _version(body)
@@ -291,6 +296,8 @@ class BudgetKeeper:
         status, events = judge(budget, accounts, now)
         uid, before = body["metadata"]["uid"], budget.status
         self._judged[uid] = (budget, status)
+        if status.unconfirmed:
+            self._woken.set()
         news = before is None or _facts(status) != _facts(before)
         since = self._written.setdefault(uid, now)
         if not news and (status == before or now - since < timedelta(seconds=NUMBERS_SECONDS)):

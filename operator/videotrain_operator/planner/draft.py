@@ -22,14 +22,13 @@ from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunS
 from videotrain_api.storage import layout
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.accounting.stored_ledger import Awaited
+from videotrain_operator.accounting.training_budgets import CONFIRM_SECONDS
 from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.planner.decision import Deletion, Event, Plan
 from videotrain_operator.planner.observed import Observed, PodView
 
 LONGEST_MESSAGE: Final = 1000
 """Bytes of a message for people, as they are stored."""
-CONFIRM_SECONDS: Final = 1.0
-"""Between the two passes that must come to a decision that cannot be taken back."""
 EndCause = Literal["completed", "drained", "application", "infrastructure", "preemption", "hang"]
 
 

@@ -169,7 +169,7 @@ async def test_a_budget_that_cannot_be_written_keeps_no_other_from_being_judged(
     assert "status" not in world.budgets["budget-1"] and world.errors == [world.refused["budget-1"]]
 
 
-async def test_a_run_whose_passes_fail_costs_nothing_from_when_its_pods_were_seen_last() -> None:
+async def test_a_run_whose_passes_fail_costs_nothing_from_when_its_pods_were_seen_to_be_gone() -> None:
     run = stored_run("a", 1_000_000, rate="3.60")
     world = World(stored_budget(), runs=(run,))
     world.held.add("a")
@@ -179,6 +179,7 @@ async def test_a_run_whose_passes_fail_costs_nothing_from_when_its_pods_were_see
     await world.keeper.look()
     assert world.spent() == {"budget-1": 4.6}
     world.held.clear()
+    await world.keeper.look()
     world.now += HOUR
     await world.keeper.look()
     assert world.spent() == {"budget-1": 4.6}, "its pods have gone"
@@ -277,6 +278,29 @@ async def test_a_budget_of_which_nobody_can_read_whom_it_covers_holds_for_nobody
     world = await reached_budget()
     newer(world, spec={"team": {"newer": True}, "amount": "1"})
     assert world.keeper.budgets() == ()
+
+
+async def test_one_wrong_reading_stops_nobody_for_a_month() -> None:
+    run = stored_run("a", 5_000_000, rate="3.60")
+    world = World(stored_budget("1"), runs=(run,))
+    world.held.add("a")
+    await world.keeper.look()
+    await world.pass_over(run)
+    world.now += timedelta(seconds=30)
+    await world.keeper.look()
+    assert held_rules(world) == [], "of the same bill"
+    run["status"]["cost"]["months"] = [in_month("2026-11", 500_000)]
+    await world.pass_over(run)
+    world.now += timedelta(seconds=30)
+    await world.pass_over(run)
+    assert held_rules(world) == [], "the next bill said less"
+    run["status"]["cost"]["months"] = [in_month("2026-11", 5_000_000)]
+    await world.pass_over(run)
+    await world.pass_over(run)
+    assert held_rules(world) == [], "of the same moment"
+    world.now += timedelta(seconds=1)
+    await world.pass_over(run)
+    assert held_rules(world) == ["Notify", "CheckpointAndSuspend"]
 
 
 async def test_a_lowered_amount_lets_nobody_go_on_and_is_no_news_and_a_raised_one_does() -> None:
