@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -242,3 +243,13 @@ def test_the_time_of_the_newest_checkpoint_is_shown_of_a_stage_that_trains():
     assert values(saved)[name, "default", "demo", "train"] == at(40).timestamp()
     encoding = begun.model_copy(update={"task": "encode"})
     assert (name, "default", "demo", "train") not in values(saved.model_copy(update={"stages": [encoding]}))
+
+
+def test_an_amount_that_is_no_number_ends_no_page():
+    status = full_status()
+    assert status.cost is not None
+    wrong = status.model_copy(update={"cost": status.cost.model_copy(update={"rate_per_hour": "abc", "forecast": ""})})
+    shown = values(wrong)
+    assert math.isnan(shown["videotrain_cost_rate_per_hour", "default", "demo", "USD"])
+    assert math.isnan(shown["videotrain_forecast_cost", "default", "demo", "USD"])
+    assert shown["videotrain_evaluation", "default", "demo", "measure", "psnr"] == 30.5
