@@ -72,11 +72,12 @@ def _take_edits(draft: Draft, present: VideoTrainingRunSpec) -> bool:
     Pods mount the config map that they were made with, so a run that holds one keeps what was frozen. One that lost
     them, and was not suspended for the edit, goes on as it was if it cannot be edited so.
     """
-    if draft.before.config_map is None:
-        return True  # the status was emptied: how far the stages are is known in the next pass
     edited = edited_spec(draft.spec, present)
     if draft.live is not None or draft.observed.pods or edited == draft.spec:
         return True
+    if draft.before.config_map is None:
+        draft.look_again(0)  # the status was emptied: how far the stages are is known in the next pass
+        return False
     refused = any(c.type == Condition.ACCEPTED and c.status == "False" for c in draft.before.conditions)
     deliberate = refused or draft.before.phase == Phase.SUSPENDED
     run = draft.run.model_copy(update={"spec": edited})
