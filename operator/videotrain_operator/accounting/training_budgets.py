@@ -30,8 +30,9 @@ DRAIN_SECONDS: Final = 10.0
 """Finishing the step and saving, until a drain was measured."""
 CONFIRM_SECONDS: Final = 1.0
 """Between the two passes, or looks at a budget, that must come to a decision that cannot be taken back."""
-UNSEEN_SECONDS: Final = 120.0
-"""After so long no newer bills of runs that hold nodes are waited for: passes over them fail."""
+UNSEEN_SECONDS: Final = 15.0
+"""After so long no newer bills of runs that hold nodes are waited for. On an idle watch a bill is as old as its newest
+news, up to a minute, and money goes on; a wild one is gone by then, since a rule that is found wakes every run."""
 HIGHEST: Final = 1_000_000
 """Priority that no run's is above."""
 RUNS_NAMED: Final = 3

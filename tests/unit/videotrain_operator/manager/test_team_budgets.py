@@ -286,7 +286,7 @@ async def test_one_wrong_reading_stops_nobody_for_a_month() -> None:
     world.held.add("a")
     await world.keeper.look()
     await world.pass_over(run)
-    world.now += timedelta(seconds=30)
+    world.now += timedelta(seconds=10)
     await world.keeper.look()
     assert held_rules(world) == [], "of the same bill"
     run["status"]["cost"]["months"] = [in_month("2026-11", 500_000)]
