@@ -11,6 +11,7 @@ from videotrain.arguments.shared import (
     add_defaults,
     add_manifests,
     add_pod_policy,
+    cluster_choice,
     each_manifest,
 )
 from videotrain.errors import EXIT_USAGE, UsageError
@@ -50,9 +51,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.cluster:
         with brought_by("cluster"):
             from videotrain.commands.check_cluster import ask_cluster
-            from videotrain.commands.cluster_runs import ClusterChoice
 
-        ask = partial(ask_cluster, where=ClusterChoice(options.namespace, options.kubeconfig, options.context))
+        ask = partial(ask_cluster, where=cluster_choice(options))
     documents: list[Json] = []
     try:
         wanted = CheckOptions(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from videotrain.arguments.shared import add_cluster_choice
+from videotrain.arguments.shared import add_cluster_choice, cluster_choice
 from videotrain.extras import brought_by
 
 
@@ -27,8 +27,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     with brought_by("local"):
-        from videotrain.commands.cluster_runs import ClusterChoice
         from videotrain.commands.compare import compare
 
-    where = ClusterChoice(options.namespace, options.kubeconfig, options.context)
+    where = cluster_choice(options)
     return compare((options.a, options.b), where, options.page, as_json=options.json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from videotrain.arguments.shared import add_device, add_run_choice, check_run_choice
+from videotrain.arguments.shared import add_device, add_run_choice, check_run_choice, cluster_choice
 from videotrain.arguments.types import folder
 from videotrain.errors import UsageError
 from videotrain.extras import brought_by
@@ -47,7 +47,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _run(options: argparse.Namespace) -> int:
     check_run_choice(options)
     with brought_by("local"):
-        from videotrain.commands.cluster_runs import ClusterChoice
         from videotrain.commands.fork import Fork, LocalFork, fork_here, fork_in_cluster
 
     if (options.workdir is None) != (options.to is None):
@@ -57,5 +56,5 @@ def _run(options: argparse.Namespace) -> int:
     if options.workdir is not None:
         here = LocalFork(workdir=options.workdir, to=options.to, device=options.device, json=options.json)
         return fork_here(here, fork)
-    where = ClusterChoice(options.namespace, options.kubeconfig, options.context)
+    where = cluster_choice(options)
     return fork_in_cluster(options.run, where, fork, dry_run=options.dry_run, endpoint_url=options.endpoint_url)

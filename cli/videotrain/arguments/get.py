@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from videotrain.arguments.shared import add_run_choice
+from videotrain.arguments.shared import add_run_choice, cluster_choice
 from videotrain.errors import UsageError
 from videotrain.extras import brought_by
 
@@ -34,7 +34,6 @@ def _run(options: argparse.Namespace) -> int:
         return print_state(options.workdir, options.output)
     with brought_by("cluster"):
         from videotrain.commands.cluster_get import print_runs
-        from videotrain.commands.cluster_runs import ClusterChoice
 
-    where = ClusterChoice(options.namespace, options.kubeconfig, options.context)
+    where = cluster_choice(options)
     return print_runs(options.runs, where, options.output)

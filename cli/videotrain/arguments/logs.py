@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from videotrain.arguments.shared import add_run_choice, check_run_choice
+from videotrain.arguments.shared import add_run_choice, check_run_choice, cluster_choice
 from videotrain.arguments.types import lines
 from videotrain.extras import brought_by
 
@@ -29,13 +29,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _run(options: argparse.Namespace) -> int:
     check_run_choice(options)
     with brought_by("cluster"):
-        from videotrain.commands.cluster_runs import ClusterChoice
         from videotrain.commands.logs import LogOptions, print_logs
 
     return print_logs(
         LogOptions(
             run=options.run,
-            where=ClusterChoice(options.namespace, options.kubeconfig, options.context),
+            where=cluster_choice(options),
             workdir=options.workdir,
             pod=options.pod,
             all=options.all,

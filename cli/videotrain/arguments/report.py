@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from videotrain.arguments.shared import add_run_choice, check_run_choice
+from videotrain.arguments.shared import add_run_choice, check_run_choice, cluster_choice
 from videotrain.extras import brought_by
 
 
@@ -31,10 +31,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _run(options: argparse.Namespace) -> int:
     check_run_choice(options)
     with brought_by("local"):
-        from videotrain.commands.cluster_runs import ClusterChoice
         from videotrain.commands.report import report_local, report_of_cluster
 
     if options.workdir is not None:
         return report_local(options.workdir, watch=options.watch)
-    where = ClusterChoice(options.namespace, options.kubeconfig, options.context)
+    where = cluster_choice(options)
     return report_of_cluster(options.run, where, options.to, options.endpoint_url, watch=options.watch)

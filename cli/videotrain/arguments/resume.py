@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from videotrain.arguments.shared import add_cluster_choice
+from videotrain.arguments.shared import add_cluster_choice, cluster_choice
 from videotrain.extras import brought_by
 
 
@@ -23,7 +23,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _run(options: argparse.Namespace) -> int:
     with brought_by("cluster"):
         from videotrain.commands.change import set_suspended
-        from videotrain.commands.cluster_runs import ClusterChoice
 
-    where = ClusterChoice(options.namespace, options.kubeconfig, options.context)
+    where = cluster_choice(options)
     return set_suspended(options.run, where, suspended=False)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from videotrain.arguments.types import amount, folder, stage_seconds, utilisation
 from videotrain.errors import UsageError, refuse
+from videotrain.extras import brought_by
 
 if TYPE_CHECKING:
+    from videotrain.commands.cluster_runs import ClusterChoice
     from videotrain.manifest_file import Source
 
 
@@ -118,6 +120,14 @@ def add_cluster_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--namespace", default="", metavar="NS", help="of these runs alone (default: of all)")
     parser.add_argument("--kubeconfig", metavar="FILE", help="instead of the usual ones")
     parser.add_argument("--context", metavar="NAME", help="in the kubeconfig, instead of its current one")
+
+
+def cluster_choice(options: argparse.Namespace) -> ClusterChoice:
+    """What was chosen by the arguments of `add_cluster_choice`."""
+    with brought_by("cluster"):
+        from videotrain.commands.cluster_runs import ClusterChoice
+
+    return ClusterChoice(options.namespace, options.kubeconfig, options.context)
 
 
 def add_device(parser: argparse.ArgumentParser, what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from videotrain.arguments.shared import add_run_choice, check_run_choice
+from videotrain.arguments.shared import add_run_choice, check_run_choice, cluster_choice
 from videotrain.extras import brought_by
 
 
@@ -23,9 +23,8 @@ def _run(options: argparse.Namespace) -> int:
     check_run_choice(options)
     with brought_by("cluster"):
         from videotrain.commands.change import set_suspended, suspend_local
-        from videotrain.commands.cluster_runs import ClusterChoice
 
     if options.workdir is not None:
         return suspend_local(options.workdir)
-    where = ClusterChoice(options.namespace, options.kubeconfig, options.context)
+    where = cluster_choice(options)
     return set_suspended(options.run, where, suspended=True)

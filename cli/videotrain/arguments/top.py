@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from videotrain.arguments.shared import add_cluster_choice
+from videotrain.arguments.shared import add_cluster_choice, cluster_choice
 from videotrain.arguments.types import amount
 from videotrain.extras import brought_by
 
@@ -25,8 +25,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     with brought_by("cluster"):
-        from videotrain.commands.cluster_runs import ClusterChoice
         from videotrain.commands.top import TopOptions, top
 
-    where = ClusterChoice(options.namespace, options.kubeconfig, options.context)
+    where = cluster_choice(options)
     return top(TopOptions(where=where, seconds=options.every, once=options.once, json=options.output == "json"))
