@@ -241,12 +241,12 @@ def _run_samples(run: Json, status: RunStatus) -> Iterator[Sample]:
     yield from _saved_samples(status)
     budget = (run.get("spec") or {}).get("budget") or {}
     if budget.get("maxCost") is not None:
-        yield catalogue.RUN_BUDGET, (_currency(run),), _amount(budget["maxCost"])
+        yield catalogue.RUN_BUDGET, (_currency(run),), shown_amount(budget["maxCost"])
     if status.cost is not None:
         yield from _cost_samples(status.cost)
 
 
-def _amount(text: str) -> float:
+def shown_amount(text: str) -> float:
     """Not a number where somebody wrote none into a status: one run's must not end the page of all."""
     try:
         return float(text)
@@ -299,15 +299,15 @@ def _counter_samples(shown: _Shown, currency: str) -> Iterator[Sample]:
 
 
 def _cost_samples(cost: CostStatus) -> Iterator[Sample]:
-    yield catalogue.COST_RATE_PER_HOUR, (cost.currency,), _amount(cost.rate_per_hour)
+    yield catalogue.COST_RATE_PER_HOUR, (cost.currency,), shown_amount(cost.rate_per_hour)
     if cost.forecast is not None:
-        yield catalogue.FORECAST_COST, (cost.currency,), _amount(cost.forecast)
+        yield catalogue.FORECAST_COST, (cost.currency,), shown_amount(cost.forecast)
     for bound, amount in (("low", cost.forecast_low), ("high", cost.forecast_high)):
         if amount is not None:
-            yield catalogue.FORECAST_COST_BOUND, (bound, cost.currency), _amount(amount)
+            yield catalogue.FORECAST_COST_BOUND, (bound, cost.currency), shown_amount(amount)
     for stage in cost.expected_stages:
         if stage.total is not None:
-            yield catalogue.STAGE_FORECAST_COST, (stage.name, cost.currency), _amount(stage.total)
+            yield catalogue.STAGE_FORECAST_COST, (stage.name, cost.currency), shown_amount(stage.total)
     if cost.budget_percent is not None:
         yield catalogue.BUDGET_RATIO, (), cost.budget_percent / 100
     if cost.goodput_percent is not None:

@@ -23,7 +23,7 @@ from videotrain_api.vocabulary import BILL_KEY, BUDGET_KIND, LABEL_TEAM
 from videotrain_operator.accounting.training_budgets import Account, judge, unreadable
 from videotrain_operator.manager.bills import LEAVE_SECONDS, stored_rate
 from videotrain_operator.planner.draft import LONGEST_MESSAGE
-from videotrain_operator.telemetry import Sample
+from videotrain_operator.telemetry import Sample, shown_amount
 
 SETTLE_SECONDS: Final = 1.0
 """Least time between two looks at all budgets."""
@@ -330,7 +330,7 @@ class BudgetKeeper:
             name, currency = budget.metadata.name, budget.spec.currency
             yield catalogue.TRAINING_BUDGET_AMOUNT, (name, currency), parse_micros(budget.spec.amount) / MICROS
             yield catalogue.TRAINING_BUDGET_SPENT, (name, currency), status.spent_micros / MICROS
-            yield catalogue.TRAINING_BUDGET_EXPECTED, (name, currency), float(status.expected)
+            yield catalogue.TRAINING_BUDGET_EXPECTED, (name, currency), shown_amount(status.expected)
             holding = {rule.action for rule in status.reached}
             for action in ACTIONS:
                 yield catalogue.TRAINING_BUDGET_ACTION, (name, action), float(action in holding)
