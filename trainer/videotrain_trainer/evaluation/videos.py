@@ -84,10 +84,8 @@ def items_of(
             raise ConfigError(f"{source} is an encoded set: name the curated set it was made from with --clips")
         return _latents(store, uri, uri_of(clips))[:limit]
     if store.exists(layout.clip_manifest(uri)):
-        rows = kept_clips(read_table(store, layout.clip_manifest(uri), CLIP_SCHEMA)).to_pylist()
-        found = {row["uid"]: f"{uri}/{row['uri']}" for row in rows if row["frames"] >= frames}
-        if not found:
-            raise DataError(f"{source}: none of {len(rows)} clips has {frames} frames")
+        rows = _long_clips(store, uri, frames, source).slice(0, limit).to_pylist()
+        found = {row["uid"]: f"{uri}/{row['uri']}" for row in rows}
     else:
         found = videos_below(store, source)
     return [clip_item(store, name, clip, size, frames) for name, clip in list(found.items())[:limit]]
@@ -99,12 +97,18 @@ def first_clips(store: ObjectStore, clips: str, frames: int, most: int) -> list[
     Raises:
         DataError: none has, or there is no such set.
     """
+    long = _long_clips(store, clips, frames, clips)
+    rows = long.take(pc.select_k_unstable(long, most, sort_keys=[("uid", "ascending")])).to_pylist()
+    return [(row["uid"], f"{clips}/{row['uri']}") for row in rows]
+
+
+def _long_clips(store: ObjectStore, clips: str, frames: int, source: str) -> Any:
+    """A pyarrow.Table with uid and uri of the kept clips that have so many frames; `source` names the set in errors."""
     table = ClipTable(store, clips).columns(["uid", "uri", "frames"])
     long = table.filter(pc.greater_equal(table["frames"], frames)).select(["uid", "uri"])
     if not len(long):
-        raise DataError(f"{clips}: none of {len(table)} clips has {frames} frames")
-    rows = long.take(pc.select_k_unstable(long, most, sort_keys=[("uid", "ascending")])).to_pylist()
-    return [(row["uid"], f"{clips}/{row['uri']}") for row in rows]
+        raise DataError(f"{source}: none of {len(table)} clips has {frames} frames")
+    return long
 
 
 def clip_item(store: ObjectStore, name: str, uri: str, size: tuple[int, int], frames: int) -> Item:
