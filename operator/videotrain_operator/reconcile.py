@@ -23,6 +23,7 @@ from videotrain_operator.cluster.arrivals import ARRIVAL_SECONDS, Arrivals
 from videotrain_operator.cluster.interface import Cluster, Conflict, NamespaceGoing, NotFound, WatchEvent
 from videotrain_operator.cluster.observe import observe
 from videotrain_operator.cluster.orphans import release_orphans
+from videotrain_operator.cluster.recent_events import record_recent, with_events
 from videotrain_operator.cluster.status_writes import Memory
 from videotrain_operator.cluster.unreconciled import FAILED_PASSES, hold_to_limits, tell_unreconciled, warn_unreconciled
 from videotrain_operator.planner.cluster_rules import ClusterRules
@@ -136,9 +137,12 @@ async def reconcile(
     parse = memory.parse if memory else VideoTrainingRun.from_wire
     decided = _decide(newest(run), observed, now, parse, rules)
     status = with_unknown_fields(run.get("status"), decided.status.to_wire())
+    status = with_events(status, decided.events, now)
     due = memory.due if memory else whenever_changed
-    told = partial(on_roster, observed) if on_roster else tell_nobody
-    written = await apply(cluster, run, decided, status, due, told)
+    tell = partial(on_roster, observed) if on_roster else tell_nobody
+    written = await apply(cluster, run, decided, status, now, due, tell)
+    if memory is None or memory.is_new:
+        await record_recent(cluster, run, now)
     if written and written.get("status") == status:
         status = written["status"]  # the cache has it too: once in memory
     if memory:

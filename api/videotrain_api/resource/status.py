@@ -227,6 +227,8 @@ class CostStatus(ApiModel):
     """Spent so far, millionths of the currency unit."""
     total: str = "0"
     """The same as a decimal string, for people."""
+    counted_until: datetime | None = None
+    """Up to when nodes that were held are in it; nothing was held between then and observedAt, if that is later."""
     held_gpu_microseconds: int = 0
     """GPU time held so far."""
     gpu_microseconds_by_bucket: dict[str, int] = Field(default_factory=dict)
@@ -408,6 +410,19 @@ class ColumnsStatus(ApiModel):
     """Spent so far, such as `$12.34` or `12.34 EUR`."""
 
 
+class RecentEvent(ApiModel):
+    """An event that was told of the run; kept until it is sure to be recorded, or given up."""
+
+    at: datetime
+    """When it was told."""
+    type: str
+    """Normal or Warning."""
+    reason: str
+    """Reason of the event."""
+    message: str
+    """For people."""
+
+
 class RunStatus(ApiModel):
     """Observed state of a run."""
 
@@ -481,6 +496,8 @@ class RunStatus(ApiModel):
     """Nodes that new pods avoid."""
     defaults: HeldDefaults | None = None
     """The cluster's defaults that the run took when it last held no pods, and keeps while it holds some."""
+    recent_events: list[RecentEvent] = Field(default_factory=list)
+    """The newest events, which an operator that takes over records if the one before did not come to it."""
 
 
 _CENTS_UP_TO = 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from datetime import datetime
 from itertools import groupby
 from typing import Final
 
@@ -11,6 +12,7 @@ from videotrain_api.crd.wire import Manifest
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import FIELD_MANAGER, KIND, LABEL_RUN, LABEL_RUN_UID, ROSTER_KEY
 from videotrain_operator.cluster.interface import Cluster
+from videotrain_operator.cluster.recent_events import record, told_at
 from videotrain_operator.planner.decision import Deletion, Plan
 
 QUEUE_MANAGER: Final = f"{FIELD_MANAGER}-queue"
@@ -35,6 +37,7 @@ async def apply(
     run: Json,
     plan: Plan,
     status: Json,
+    now: datetime,
     due: StatusDue = whenever_changed,
     on_roster: Callable[[Plan], None] = tell_nobody,
 ) -> Json | None:
@@ -45,6 +48,7 @@ async def apply(
         run: the object that the plan was made for; its resourceVersion guards the status.
         plan: what to do.
         status: the plan's status as it is stored.
+        now: the time of the pass.
         due: whether a status is to be written now.
         on_roster: told of the plan as soon as its roster is stored, before anything that no worker waits for.
 
@@ -69,8 +73,8 @@ async def apply(
     if due(run.get("status") or {}, status):
         written = await cluster.replace_status(KIND, namespace, name, status, head["resourceVersion"])
     # After the status: a conflict there means planning again, and the same event would be told twice.
-    for event in plan.events:
-        await cluster.emit_event(run, event.type, event.reason, event.message)
+    for event in told_at(plan.events, now):
+        await record(cluster, run, event)
     if plan.delete_run:
         await cluster.delete(KIND, namespace, name, uid=head["uid"])
     return written

@@ -6,6 +6,7 @@ Two things implement it: the embedded cluster of the `videotrain` command and a 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
 
 from videotrain_api.schema import Json
@@ -80,8 +81,20 @@ class Cluster(Protocol):
             NotFound: it is gone.
         """
 
-    async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
-        """Record an Event about an object, now or soon; one that is refused is logged."""
+    async def emit_event(
+        self, regarding: Json, type_: str, reason: str, message: str, *, name: str = "", at: datetime | None = None
+    ) -> None:
+        """Record an Event about an object, now or soon; one that is refused is logged.
+
+        Args:
+            regarding: the object.
+            type_: Normal or Warning.
+            reason: in one word.
+            message: for people.
+            name: tells it apart from the other events of the object: another one of that name is not recorded. Any if
+                empty.
+            at: when it happened; now if None.
+        """
 
 
 class WatchedCluster(Cluster, Protocol):

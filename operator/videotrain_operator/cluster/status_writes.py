@@ -25,7 +25,7 @@ PROGRESS_SECONDS: Final = 60.0
 """How far the stored step counter may lag behind; /metrics and the agents have it by the second."""
 COST_SECONDS: Final = 600.0
 """How far the stored bill may lag behind while nothing else happens; it is recomputed from facts, never added up."""
-_NUMBERS: Final = ("columns", "cost", "observedAt", "throughput", "step", "progress")
+_NUMBERS: Final = ("columns", "cost", "observedAt", "throughput", "step", "progress", "recentEvents")
 _STAGE_NUMBERS: Final = ("step", "savedStep")
 _BEGIN: Final = (
     *("configMap", "generation", "generations", "ledger", "nodes", "observedGeneration", "stage", "stages"),
@@ -68,6 +68,11 @@ class Memory:
         self._spec: tuple[object, VideoTrainingRunSpec] | None = None
         self.look_seconds: float | None = None
         """When to look again for the sake of words that the last pass left unwritten."""
+
+    @property
+    def is_new(self) -> bool:
+        """No pass is over."""
+        return self._status is None
 
     def parse(self, run: Json) -> VideoTrainingRun:
         """The run as a model; its spec is parsed once per uid and generation.

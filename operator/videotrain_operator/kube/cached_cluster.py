@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from http import HTTPStatus
 from typing import Final
 
@@ -15,6 +16,7 @@ from videotrain_api.times import rfc3339
 from videotrain_api.vocabulary import API_VERSION, BUDGET_KIND, FIELD_MANAGER, KIND, LABEL_RUN_UID
 from videotrain_operator.cluster.interface import Conflict, NamespaceGoing, NotFound
 from videotrain_operator.cluster.missing import owners_of
+from videotrain_operator.cluster.recent_events import RECORD_SECONDS
 from videotrain_operator.kube.cache import Key, Store
 from videotrain_operator.kube.client import ApiError, ApiUnavailable, KubeClient
 from videotrain_operator.kube.trim import trim
@@ -26,10 +28,9 @@ EVENT_PATIENCE_SECONDS: Final = 60.0
 """How long other requests go before the creation of a pod, and before an event."""
 MOST_EVENTS: Final = 10_000
 """Events that wait to be recorded; more are only logged."""
-EVENT_SECONDS: Final = 600.0
 FIRST_EVENT_PAUSE_SECONDS: Final = 1.0
 LONGEST_EVENT_PAUSE_SECONDS: Final = 30.0
-"""How long an event is tried again while the server does not answer, and after how long each time."""
+"""After how long an event is tried again while the server does not answer."""
 _log = logging.getLogger(__name__)
 
 
@@ -209,9 +210,11 @@ class KubeCluster:
         self._stores[kind].put(trim(body))
         return body
 
-    async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
-        """Record an Event, soon: no pass waits for what people read."""
-        event = self._event(regarding, type_, reason, message)
+    async def emit_event(
+        self, regarding: Json, type_: str, reason: str, message: str, *, name: str = "", at: datetime | None = None
+    ) -> None:
+        """Record an Event, soon: no pass waits for what people read; see Cluster.emit_event."""
+        event = self._event(regarding, type_, reason, message, name, at or self._client.clock.now())
         about, level = event["involvedObject"], logging.WARNING if type_ == "Warning" else logging.INFO
         # The cluster forgets events within an hour, and may never get this one.
         _log.log(level, "%s event %s: %s", _named(about), reason, message)
@@ -227,7 +230,7 @@ class KubeCluster:
 
         Past the fence: it tells what this process did while it led, under a name that is its own.
         """
-        ends, pause = time.monotonic() + EVENT_SECONDS, FIRST_EVENT_PAUSE_SECONDS
+        ends, pause = time.monotonic() + RECORD_SECONDS, FIRST_EVENT_PAUSE_SECONDS
         while True:
             try:
                 await self._unfenced.create(event, FIELD_MANAGER, patience=EVENT_PATIENCE_SECONDS)
@@ -238,20 +241,20 @@ class KubeCluster:
                     continue
                 _not_recorded(event, error)
             except Conflict as error:
-                if isinstance(error, NamespaceGoing) or pause == FIRST_EVENT_PAUSE_SECONDS:
-                    _not_recorded(event, error)  # else the server took it, and its answer was lost
+                if isinstance(error, NamespaceGoing):
+                    _not_recorded(event, error)  # else it is recorded, by a request whose answer was lost or by another
             except (ApiError, NotFound) as error:
                 _not_recorded(event, error)
             return
 
-    def _event(self, regarding: Json, type_: str, reason: str, message: str) -> Json:
+    def _event(self, regarding: Json, type_: str, reason: str, message: str, name: str, at: datetime) -> Json:
         head = regarding["metadata"]
-        now = rfc3339(self._client.clock.now(), "seconds")
+        now = rfc3339(at, "seconds")
         namespace = head.get("namespace", "default")
         return {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": f"{head['name']}.{uuid.uuid4().hex[:16]}", "namespace": namespace},
+            "metadata": {"name": f"{head['name']}.{name or uuid.uuid4().hex[:16]}", "namespace": namespace},
             "involvedObject": {
                 "apiVersion": regarding.get("apiVersion", API_VERSION),
                 "kind": regarding.get("kind", KIND),

@@ -82,7 +82,8 @@ def _rebuilt(draft: Draft, holdings: list[Holding]) -> Json | None:
     cost = draft.before.cost
     if draft.observed.ledger is not None or draft.before.ledger is None or cost is None:
         return None
-    until = draft.before.observed_at or draft.now
+    # Pods were last seen earlier than the totals count to: where a watch is idle, up to a minute.
+    until = cost.counted_until or draft.before.observed_at or draft.now
     message = Message.LEDGER_REBUILT.text(name=draft.before.ledger, total=cost.total, currency=cost.currency)
     draft.tell("Warning", Reason.LEDGER_REBUILT, message)
     stages = {
@@ -176,6 +177,7 @@ def write_cost(draft: Draft, bill: Bill) -> None:
         currency=draft.spec.pool.currency,
         total_micros=bill.total,
         total=format_micros(bill.total),
+        counted_until=_counted_until(draft, bill),
         held_gpu_microseconds=bill.held,
         gpu_microseconds_by_bucket=gpu_us,
         micros_by_bucket={bucket.value: bill.micros.get(bucket.value, 0) for bucket in Bucket},
@@ -196,6 +198,13 @@ def write_cost(draft: Draft, bill: Bill) -> None:
         estimated=bill.estimated,
     )
     draft.update(cost=cost.model_copy(update={"corrections": _corrections(draft.before.cost, cost)}))
+
+
+def _counted_until(draft: Draft, bill: Bill) -> datetime:
+    """Now, or as long ago as the bill has been what it is: a run that holds nothing has no news to write."""
+    before = draft.before.cost
+    same = before is not None and (before.total_micros, before.held_gpu_microseconds) == (bill.total, bill.held)
+    return (before.counted_until if before is not None and same else None) or draft.now
 
 
 def _corrections(before: CostStatus | None, cost: CostStatus) -> Corrections | None:

@@ -40,6 +40,8 @@ def adopt_published(draft: Draft) -> None:
     draft.look_again(0)  # agents were asked about the world that the status knew
     if newest.action == "run" and newest.stage in {stage.name for stage in draft.status.stages}:
         _record(draft, newest, newest.created_at or draft.now)
+        # Whoever published it ended before the status told so, and perhaps before anybody was told.
+        _tell(draft, newest, draft.status.generations[-1].message)
     else:
         _close_last(draft, newest.created_at or draft.now)
         draft.update(generation=newest.generation)
@@ -185,14 +187,19 @@ def _publish(draft: Draft, pods: list[PodView], reason: GenerationReason, messag
     assert old is None or old.order() < roster.order(), f"generation {roster.generation} after {old.generation}"
     draft.published = roster
     _record(draft, roster, at, message)
+    _tell(draft, roster, message)
+
+
+def _tell(draft: Draft, roster: Roster, message: str) -> None:
+    nodes = len(roster.members)
     text = Message.GENERATION.text(
         number=roster.generation,
         stage=roster.stage,
-        nodes=len(pods),
-        workers=len(pods) * roster.processes_per_node,
+        nodes=nodes,
+        workers=nodes * roster.processes_per_node,
         why=message,
     )
-    draft.tell("Normal", reason, text.rstrip())
+    draft.tell("Normal", roster.reason, text.rstrip())
 
 
 def _next_number(draft: Draft) -> int:

@@ -91,7 +91,7 @@ def _budget(spec: Mapping[str, Any]) -> Budget | None:
 def _spent(run: Mapping[str, Any], spec: Mapping[str, Any], pods: Iterable[PodView], now: datetime) -> tuple[int, int]:
     """GPU microseconds and micros: what the pods held, or what the status knows and they held since it, if more."""
     status = read_status(run.get("status")).status
-    since = status.observed_at or now
+    since = (status.cost.counted_until if status.cost is not None else None) or status.observed_at or now
     alone = later = (0, 0)
     for pod in pods:
         if pod.bound_at is None:

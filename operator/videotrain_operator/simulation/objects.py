@@ -43,6 +43,7 @@ class Objects:
         self.crash_after = False
         """It dies after that write took effect, not before."""
         self.events: list[tuple[str, str]] = []
+        self._event_names: set[str] = set()
         """Reason and message of every Event."""
         self.departed: dict[str, Json] = {}
         """Pods as they were when they were deleted, by uid: what a watch tells. Whoever was told clears it."""
@@ -159,9 +160,14 @@ class Objects:
         body: Json = clone(self.objects[kind, name])
         return body
 
-    async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
+    async def emit_event(
+        self, regarding: Json, type_: str, reason: str, message: str, *, name: str = "", at: datetime | None = None
+    ) -> None:
         """Record an Event in `events`; see Cluster.emit_event."""
-        del regarding, type_
+        del regarding, type_, at
+        if name and name in self._event_names:
+            return
+        self._event_names.add(name)
         self.events.append((reason, message))
 
     def _before_write(self) -> None:

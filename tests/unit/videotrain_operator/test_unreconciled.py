@@ -6,11 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from support.planner_builders import manifest, train_stage
+from support.planner_builders import at, manifest, pod, train_stage
 
 from videotrain_api.schema import Json
 from videotrain_operator import reconcile as reconcile_module
 from videotrain_operator.cluster.interface import Conflict
+from videotrain_operator.planner.limits import overdue_pods
 from videotrain_operator.reconcile import RunKey, RunLoop
 from videotrain_operator.simulation.cluster import SimulatedCluster
 from videotrain_operator.simulation.world import Pace
@@ -156,6 +157,14 @@ async def test_a_spec_of_a_later_version_is_held_to_its_limits(monkeypatch: pyte
     rig.cluster.edit(fieldOfALaterVersion=1, activeDeadlineSeconds=20)
     await rig.passes_of(40)
     assert rig.cluster.pods() == []
+
+
+@pytest.mark.parametrize(("counted_until", "left"), [(100, True), (40, False)], ids=["counted", "not counted"])
+def test_what_the_bill_counts_already_is_not_counted_again(counted_until: float, left: bool) -> None:
+    """Pods were seen at 40 s; what they held since is in the bill up to `counted_until`."""
+    cost = {"currency": "USD", "totalMicros": 1_000_000, "countedUntil": at(counted_until).isoformat()}
+    run = manifest(budget={"maxCost": "1.05"}) | {"status": {"observedAt": at(40).isoformat(), "cost": cost}}
+    assert (overdue_pods(run, [pod(0)], at(101)) == ()) == left
 
 
 def test_the_metric_follows_the_passes() -> None:

@@ -1,4 +1,5 @@
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 
@@ -6,6 +7,8 @@ from videotrain_api.resource.status import RunStatus
 from videotrain_operator.cluster import apply as applying
 from videotrain_operator.cluster.apply import apply, batches, delete_seen
 from videotrain_operator.planner.decision import Deletion, Event, Plan
+
+NOW = datetime(2026, 11, 30, tzinfo=UTC)
 
 
 def pod(index):
@@ -68,7 +71,7 @@ class Noting:
         self.done.append("status")
         return {"metadata": {"name": name}, "status": status}
 
-    async def emit_event(self, regarding, type_, reason, message):
+    async def emit_event(self, regarding, type_, reason, message, **_):
         self.done.append("event")
 
 
@@ -79,5 +82,5 @@ async def test_agents_are_told_as_soon_as_the_roster_is_stored():
     event = Event(type="Normal", reason="Started", message="")
     plan = Plan(apply=(roster, ledger), status=RunStatus(), events=(event,))
     run = {"metadata": {"name": "r", "uid": "u", "resourceVersion": "1"}}
-    await apply(cluster, run, plan, {"phase": "Starting"}, on_roster=lambda found: cluster.done.append(found))
+    await apply(cluster, run, plan, {"phase": "Starting"}, NOW, on_roster=lambda found: cluster.done.append(found))
     assert cluster.done == ["roster", plan, "ledger", "status", "event"]

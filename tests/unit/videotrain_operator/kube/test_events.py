@@ -98,7 +98,7 @@ async def test_one_whose_answer_was_lost_is_there(
 async def test_an_outage_that_does_not_end_is_given_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "EVENT_SECONDS", 0.0)
+    monkeypatch.setattr(module, "RECORD_SECONDS", 0.0)
     away = ApiUnavailable(0, "ConnectionLost", "away")
     assert await told(Server(away), "one") == ["ApiUnavailable"]
     assert caplog.messages == ["run=team/demo event Tested was not recorded: away"]

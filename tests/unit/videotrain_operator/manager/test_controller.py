@@ -76,7 +76,7 @@ class Refusing:
         self.statuses.put_nowait(status)
         return await self.get(kind, namespace, name) | {"status": status}
 
-    async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
+    async def emit_event(self, regarding: Json, type_: str, reason: str, message: str, **_: Any) -> None:
         self.events.append((reason, message))
 
 

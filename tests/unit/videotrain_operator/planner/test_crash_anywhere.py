@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ class Life:
     """A run that was lived, with a snapshot of every second."""
 
     status: RunStatus
+    events: list[tuple[str, str]]
     writes: int
     snapshots: list[tuple[int, int, bytes]]
     """(second, writes so far, pickled cluster)."""
@@ -38,7 +40,7 @@ class Life:
 async def record(cluster: SimulatedCluster, script: Script) -> Life:
     snapshots: list[tuple[int, int, bytes]] = []
     status = await live(cluster, script, note=lambda s: snapshots.append((s, cluster.writes, pickle.dumps(cluster))))
-    return Life(status, cluster.writes, snapshots)
+    return Life(status, cluster.events, cluster.writes, snapshots)
 
 
 async def live(
@@ -62,6 +64,10 @@ def essence(status: RunStatus) -> dict[str, Any]:
         "generations": [(g.number, g.stage, g.reason, g.members, g.end_cause) for g in status.generations],
         "same_step": status.same_step_deaths,
     }
+
+
+def reasons(events: list[tuple[str, str]]) -> Counter[str]:
+    return Counter(reason for reason, _ in events)
 
 
 def two_stages() -> SimulatedCluster:
@@ -113,6 +119,7 @@ async def test_a_crash_at_any_write_changes_nothing(name: str, after: bool) -> N
         second, cluster = undisturbed.before_write(crash_at)
         cluster.crash_at, cluster.crash_after = crash_at, after
         assert essence(await live(cluster, script, first=second)) == want, f"crash at write {crash_at}"
+        assert reasons(undisturbed.events) <= reasons(cluster.events), f"untold after a crash at write {crash_at}"
 
 
 async def test_never_two_generations_train_at_once() -> None:

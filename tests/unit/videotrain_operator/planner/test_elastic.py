@@ -11,7 +11,7 @@ from support.planner_lives import KEY, cluster_of, condition, pass_seconds, runn
 
 from videotrain_api.records import Roster
 from videotrain_operator.planner.report import WATCH_SECONDS
-from videotrain_operator.reconcile import reconcile
+from videotrain_operator.reconcile import Following, reconcile
 from videotrain_operator.simulation.cluster import SimulatedCluster
 from videotrain_operator.simulation.replay import settle
 
@@ -216,6 +216,20 @@ async def test_a_deleted_ledger_is_made_again_from_the_status() -> None:
     assert status.cost is not None
     assert status.cost.held_gpu_microseconds == sum(status.cost.gpu_microseconds_by_bucket.values())
     assert status.cost.held_gpu_microseconds > before.cost.held_gpu_microseconds
+
+
+async def test_a_ledger_that_is_made_again_bills_no_second_twice_although_nothing_was_heard_of_pods() -> None:
+    """On an idle watch pods were last seen up to a minute before the time that the totals in the status count to."""
+    cluster = cluster_of()
+    await running(cluster)
+    quiet = Following(unheard_seconds=9.0)
+    outcome = await reconcile(cluster, KEY, lambda: cluster.now, cluster, following=quiet)
+    before = outcome.plan.status.cost
+    cluster.drop("ConfigMap", "ledger")
+    after = (await reconcile(cluster, KEY, lambda: cluster.now, cluster, following=quiet)).plan.status.cost
+    assert before is not None and after is not None
+    assert after.held_gpu_microseconds == before.held_gpu_microseconds
+    assert after.total_micros == before.total_micros
 
 
 async def test_a_ledger_that_is_deleted_while_no_pod_is_held_is_made_again_once() -> None:

@@ -57,7 +57,7 @@ class FormerOperator:
     async def progress(self, address: str, key: bytes) -> AgentProgress | None:
         return await self.seen.progress(address, key)
 
-    async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
+    async def emit_event(self, regarding: Json, type_: str, reason: str, message: str, **_: Any) -> None:
         """Events do no harm."""
 
     async def apply(self, manifest: Json, manager: str = "") -> Json:
