@@ -19,7 +19,9 @@ from videotrain_operator.planner.decision import Event
 KEPT: Final = 6
 """Events that a status keeps; a pass tells three at most of a run that goes well."""
 RECORD_SECONDS: Final = 600.0
-"""How long an event is tried to be recorded."""
+"""How long an event is tried to be recorded, and kept."""
+AGAIN_SECONDS: Final = 120.0
+"""What is older was recorded, or will be by a process that an outage of the API server did not end."""
 
 
 def told_at(events: Iterable[Event], now: datetime) -> list[RecentEvent]:
@@ -39,7 +41,9 @@ def with_events(status: Json, events: Iterable[Event], now: datetime) -> Json:
     new = [event.to_wire() for event in told_at(events, now)]
     if not new:
         return status
-    earlier = _recent(read_status({"recentEvents": status.get("recentEvents")}).status.recent_events, now)
+    earlier = _recent(
+        read_status({"recentEvents": status.get("recentEvents")}).status.recent_events, now, RECORD_SECONDS
+    )
     return status | {"recentEvents": [*(event.to_wire() for event in earlier), *new][-KEPT:]}
 
 
@@ -51,7 +55,7 @@ async def record_recent(cluster: Cluster, run: Json, now: datetime) -> None:
         run: the run with its stored status.
         now: the time.
     """
-    for event in _recent(read_status(run.get("status")).status.recent_events, now):
+    for event in _recent(read_status(run.get("status")).status.recent_events, now, AGAIN_SECONDS):
         await record(cluster, run, event)
 
 
@@ -62,5 +66,5 @@ async def record(cluster: Cluster, run: Json, event: RecentEvent) -> None:
     await cluster.emit_event(run, event.type, event.reason, event.message, name=name, at=event.at)
 
 
-def _recent(events: Iterable[RecentEvent], now: datetime) -> Iterator[RecentEvent]:
-    return (event for event in events if abs(now - event.at) < timedelta(seconds=RECORD_SECONDS))
+def _recent(events: Iterable[RecentEvent], now: datetime, seconds: float) -> Iterator[RecentEvent]:
+    return (event for event in events if abs(now - event.at) < timedelta(seconds=seconds))

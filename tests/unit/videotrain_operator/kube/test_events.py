@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,3 +118,14 @@ async def test_where_too_many_wait_one_more_is_only_logged(
     server.answers.release()
     async with asyncio.timeout(SECONDS):
         assert [await server.answered.get() for _ in range(2)] == ["one", "two"]
+
+
+async def test_one_that_another_process_recorded_is_there(caplog: pytest.LogCaptureFixture) -> None:
+    server, at = Server(Conflict("already exists")), datetime(2026, 11, 30, 4, tzinfo=UTC)
+    cluster = KubeCluster(server, {}, lambda: None, "host")  # type: ignore[arg-type]
+    await cluster.emit_event(RUN, "Normal", "Tested", "one", name="same", at=at)
+    server.answers.release()
+    async with asyncio.timeout(SECONDS):
+        assert await server.answered.get() == "Conflict"
+        await asyncio.gather(*cluster._events)
+    assert (server.asked, caplog.messages) == (["demo.same"], [])
