@@ -33,6 +33,11 @@ async def suspend_all(lanes: list[Lane]) -> None:
         await lane.suspend(True)
     for lane in lanes:
         await lane.wait(lambda lane=lane: lane.status.get("phase") == "Suspended" and not lane.present(), "it rests")
+    for lane in lanes:
+        # By a pass after the last pod went, 2 s later at the earliest.
+        await lane.wait(
+            lambda lane=lane: not lane.open_accounts and not lane.status.get("activeSince"), "its bill is closed"
+        )
 
 
 def check_bill(lane: Lane) -> None:

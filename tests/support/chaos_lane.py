@@ -104,6 +104,8 @@ class Lane:
         self.entries: dict[tuple[str, int, str], dict[str, Any]] = {}
         self.ledger, self.roster_map = "", ""
         """UIDs of their config maps."""
+        self.open_accounts: set[str] = set()
+        """UIDs of pods whose end the ledger does not tell yet."""
         self.rebuilt: set[str] = set()
         """Times from which a ledger that was made again lists entries; what was before is in its totals."""
         self.problems: list[str] = []
@@ -127,7 +129,15 @@ class Lane:
     async def create(self) -> None:
         """Create the run in a namespace of its own."""
         self.lives += 1
-        for seen in (self.events, self.rosters, self.pods, self.entries, self.problems, self.rebuilt):
+        for seen in (
+            self.events,
+            self.rosters,
+            self.pods,
+            self.entries,
+            self.problems,
+            self.rebuilt,
+            self.open_accounts,
+        ):
             seen.clear()
         self.ledger, self.roster_map = "", ""
         self.folder.mkdir(parents=True)
@@ -181,6 +191,7 @@ class Lane:
         if head["name"] != f"{self.name}-ledger":
             return
         document = json.loads(body["data"]["ledger.json"])
+        self.open_accounts = {uid for uid, record in records_in(document).items() if record.ended is None}
         if self.ledger not in ("", head["uid"]):
             ends = (record.closed_until for record in records_in(document).values())
             self.rebuilt |= {rfc3339(EPOCH + timedelta(microseconds=end)) for end in ends if end is not None}
