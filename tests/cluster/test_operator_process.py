@@ -140,7 +140,7 @@ async def test_a_namespaced_operator_needs_no_more_and_touches_nothing_else(benc
     assert await bench.client.list("Pod", other) == []
     asked = [entry["objectRef"] for entry in bench.requests() if "objectRef" in entry]
     elsewhere = {(about.get("namespace", ""), about["resource"]) for about in asked}
-    assert {place for place in elsewhere if place[0] != bench.namespace} == {("", "nodes")}
+    assert {place for place in elsewhere if place[0] != bench.namespace} == {("", "nodes"), ("", "trainingbudgets")}
     assert [entry for entry in bench.requests() if (entry.get("responseStatus") or {}).get("code") == 403] == []
     await bench.client.delete("Namespace", "", other)
 
