@@ -101,3 +101,22 @@ def test_a_run_that_shares_clips_is_created_anew_with_whole_ones_and_goes_on(ser
     started = second.until_step("train", 1)
     assert started["step"] > 100
     assert_same(server, "moved", ended(second), undisturbed)
+
+
+def test_the_degree_of_a_run_is_edited_while_it_rests_and_edited_again(server, undisturbed):
+    """In one working directory, where every generation has a frozen configuration of its own."""
+    first = start(server, "edited", "edited", WHOLE)
+    first.until_step("train", 100)
+    first.send(signal.SIGINT)
+    ended(first, 130)
+    second = start(server, "edited", "edited", SHARED)
+    second.until_step("train", 250)
+    second.send(signal.SIGINT)
+    summary = ended(second, 130)
+    assert any(line.get("message", "").startswith("StagesEdited: ") for line in second.lines)
+    train = next(stage for stage in summary["stages"] if stage["name"] == "train")
+    assert train["generations"][-1]["first_step"] > 100
+    third = start(server, "edited", "edited", WHOLE | {"batchSize": 2, "microBatches": 4})
+    assert third.end() == 2
+    assert "train.buckets[0].batchSize: 2: would change the order of samples" in third.told()
+    assert_same(server, "edited", ended(start(server, "edited", "edited", WHOLE)), undisturbed)

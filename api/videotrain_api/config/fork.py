@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Final
 
 from videotrain_api.config.resolve import stage_paths
 from videotrain_api.config.stage_config import StageConfig
-from videotrain_api.resource.stages import Stage
+from videotrain_api.resource.stages import Stage, TrainTask
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import Json, Problem
 from videotrain_api.storage import layout
@@ -15,6 +16,7 @@ from videotrain_api.storage import layout
 _HEAD: Final = ("namespace", "labels")
 _FREE_OF_TASK: Final = ("steps", "optimizer", "validation", "sampleCacheGibibytes", "compile", "attention")
 _FREE_OF_LAYOUT: Final = (
+    "contextParallel",
     "engine",
     "zeroStage",
     "offload",
@@ -22,6 +24,8 @@ _FREE_OF_LAYOUT: Final = (
     "checkpointDoubleBlocks",
     "checkpointSingleBlocks",
 )
+_FREE_OF_ROW: Final = ("contextParallel", "recompute", "batchSize", "microBatches")
+"""The product of the last two, the samples of a step, is compared; how they are cut decides nothing."""
 
 
 def forked(run: VideoTrainingRun, manifest: Json, first: str, name: str) -> Json:
@@ -68,7 +72,8 @@ def needed_stages(run: VideoTrainingRun, first: str) -> list[Stage]:
 
 def continuation_problems(old: StageConfig, new: StageConfig) -> list[Problem]:
     """Why a stage cannot go on from a checkpoint of another configuration: what would change the order of its samples,
-    or what a sample is. Steps, optimizer, validation, checkpoints, engine and recomputation may be others.
+    or what a sample is. Steps, optimizer, validation, checkpoints, engine, recomputation and how many GPUs share a clip
+    may be others, and the samples of a step may be cut into other micro-batches.
 
     Args:
         old: of the stage that wrote the checkpoint.
@@ -76,11 +81,38 @@ def continuation_problems(old: StageConfig, new: StageConfig) -> list[Problem]:
     """
     before, after = _fixed(old), _fixed(new)
     told = "would change the order of samples or what is made of them, so no checkpoint can be gone on from"
-    return [
+    differing = [
         Problem(path, after.get(path), told)
         for path in before.keys() | after.keys()
         if before.get(path) != after.get(path)
     ]
+    if old.stage.train is None or new.stage.train is None or before["train.buckets"] != after["train.buckets"]:
+        return differing
+    return differing + list(_step_problems(old.stage.train, new.stage.train))
+
+
+def _step_problems(old: TrainTask, new: TrainTask) -> Iterator[Problem]:
+    """Rows, otherwise the same, whose steps would hold other samples."""
+    told = "would change the order of samples: a step of row {} would hold {} x {} samples instead of {} x {}"
+    layouts = (old.parallel.micro_batches_per_step, new.parallel.micro_batches_per_step)
+    for number, (was, row) in enumerate(zip(old.buckets, new.buckets, strict=True)):
+        sizes = [(each.batch_size, task.parallel.micro_batches_of(each)) for task, each in ((old, was), (new, row))]
+        (batch, rounds), (new_batch, new_rounds) = sizes
+        if batch * rounds == new_batch * new_rounds:
+            continue
+        why = told.format(number, new_batch, new_rounds, batch, rounds)
+        if row.micro_batches is None and layouts[0] != layouts[1]:
+            yield Problem("train.parallel.microBatchesPerStep", layouts[1], why)
+            return
+        field = "batchSize" if batch != new_batch else "microBatches"
+        yield Problem(f"train.buckets[{number}].{field}", new_batch if batch != new_batch else new_rounds, why)
+
+
+def _fixed_rows(task: TrainTask) -> list[Json]:
+    """What may not change of each row of a bucket table. No two rows have samples of one shape, so how the samples of
+    a step are cut into batches does not decide which of them come together.
+    """
+    return [{key: value for key, value in row.to_wire().items() if key not in _FREE_OF_ROW} for row in task.buckets]
 
 
 def _fixed(config: StageConfig) -> Json:
@@ -90,6 +122,9 @@ def _fixed(config: StageConfig) -> Json:
     parallel = {key: value for key, value in task.pop("parallel", {}).items() if key not in _FREE_OF_LAYOUT}
     held = (task.get("validation") or {}).get("share")  # of the clips that are never trained on
     fields = {key: value for key, value in task.items() if key not in _FREE_OF_TASK}
+    if config.stage.train is not None:
+        fields["buckets"] = _fixed_rows(config.stage.train)
+        parallel.pop("microBatchesPerStep", None)  # see _step_problems
     found = {f"{config.stage.task}.{key}": value for key, value in fields.items()}
     found |= {f"{config.stage.task}.parallel.{key}": value for key, value in parallel.items()}
     paths = {f"inputs.{key}": wire["paths"].get(key) for key in ("clips", "latents")}

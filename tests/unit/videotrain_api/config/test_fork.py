@@ -14,7 +14,11 @@ EXAMPLES = Path(__file__).parents[4] / "manifests" / "examples"
 FREE = {
     "steps": 900,
     "optimizer": {"learningRate": [{"value": 1e-5}]},
-    "parallel": {"microBatchesPerStep": 4, "engine": "fsdp2", "recompute": "full"},
+    "parallel": {"microBatchesPerStep": 4, "contextParallel": 2, "engine": "fsdp2", "recompute": "full"},
+    "buckets": [
+        {"resolution": "64px", "frames": 1, "batchSize": 2, "microBatches": 16, "aspectRatios": ["1:1"]},
+        {"resolution": "64px", "frames": 8, "batchSize": 4, "contextParallel": 2, "aspectRatios": ["1:1"]},
+    ],
 }
 FIXED = {
     "buckets": [{"resolution": "64px", "frames": 8, "batchSize": 2, "aspectRatios": ["1:1"]}],
@@ -95,6 +99,29 @@ def test_no_checkpoint_is_gone_on_from_with_another(field):
     problems = continuation_problems(*configs({field: FIXED[field]}))
     assert len(problems) == 1
     assert problems[0].path.startswith(f"train.{field}")
+
+
+def row(**changes):
+    return {"resolution": "64px", "frames": 8, "batchSize": 4, "aspectRatios": ["1:1"]} | changes
+
+
+@pytest.mark.parametrize(
+    ("rows", "layout", "path"),
+    [
+        ([row(batchSize=2)], 4, "train.buckets[0].batchSize"),
+        ([row(microBatches=8)], 4, "train.buckets[0].microBatches"),
+        ([row()], 8, "train.parallel.microBatchesPerStep"),
+        ([row(batchSize=2)], 8, None),
+        ([row(batchSize=1, microBatches=16)], 4, None),
+        ([row(contextParallel=2, recompute="full")], 4, None),
+    ],
+)
+def test_a_step_may_be_cut_into_other_micro_batches_but_holds_as_many_samples(rows, layout, path):
+    task = {"parallel": {"microBatchesPerStep": 4}, "buckets": [row()]}
+    (_, old), (_, new) = (
+        configs(each) for each in (task, {"parallel": {"microBatchesPerStep": layout}, "buckets": rows})
+    )
+    assert [problem.path for problem in continuation_problems(old, new)] == ([path] if path else [])
 
 
 def test_no_checkpoint_is_gone_on_from_with_another_seed_or_data():
