@@ -29,4 +29,5 @@ def test_a_step_waits_for_the_device_once_at_most_and_that_is_when_the_next_one_
             "copies that wait": seen["copies"].count(False),
         }
     assert max(engine["reads while it is queued"] for engine in counts.values()) <= 1
+    assert all(engine["copies that wait"] == 0 for engine in counts.values())
     check("host, per step", counts)
