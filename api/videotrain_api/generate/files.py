@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -45,17 +45,22 @@ def generated_files(root: Path) -> dict[str, str]:
 
 def stale_files(root: Path) -> list[str]:
     """Generated files below `root` that are missing or differ from what the code says."""
-    files = generated_files(root).items()
-    return [path for path, text in files if not (root / path).is_file() or (root / path).read_text("utf-8") != text]
+    return _stale(root, generated_files(root))
+
+
+def _stale(root: Path, files: Mapping[str, str]) -> list[str]:
+    found = ((root / path, path, text) for path, text in files.items())
+    return [path for place, path, text in found if not place.is_file() or place.read_text("utf-8") != text]
 
 
 def write_files(root: Path) -> list[str]:
     """Write all generated files below `root`; returns the paths that changed."""
-    changed = stale_files(root)
+    files = generated_files(root)
+    changed = _stale(root, files)
     for path in changed:
         target = root / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(generated_files(root)[path], "utf-8")
+        target.write_text(files[path], "utf-8")
     return changed
 
 
