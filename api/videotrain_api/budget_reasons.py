@@ -19,6 +19,7 @@ class BudgetReason(StrEnum):
     ONE_CURRENCY = "OneCurrency"
     OTHER_CURRENCY = "OtherCurrency"
     UNREADABLE = "Unreadable"
+    OTHER_NAMESPACES = "OtherNamespaces"
 
 
 class BudgetMessage(StrEnum):
@@ -29,7 +30,11 @@ class BudgetMessage(StrEnum):
     LIFTED = "spec was changed: {actions} no longer hold"
     MONTH = "{month} begins; {spent} {currency} were spent in {before}"
     OTHER_CURRENCY = "not counted, since they are priced in another currency than {currency}: {runs}"
-    UNREADABLE = "the budget is not judged, and the rules that held go on until the month is over: {message}"
+    UNJUDGED = "the budget is not judged, and the rules that held go on until the month is over: {message}"
+    OTHER_NAMESPACES = (
+        "spec.namespaces covers runs that an operator for some namespaces does not see; it must be a list of such as "
+        "one operator serves (its --namespaces)"
+    )
 
 
 def _notice(where: BudgetCondition | None, type_: str, reason: BudgetReason, message: str, advice: str) -> Notice:
@@ -39,10 +44,12 @@ def _notice(where: BudgetCondition | None, type_: str, reason: BudgetReason, mes
 _RAISE: Final = "Raise spec.amount, give runs that must go on a higher spec.priority, or wait for the next month."
 _OTHERS: Final = "Price the runs in the currency of the budget."
 _UNREADABLE: Final = "Bring the CustomResourceDefinition up to date, or correct the field that is named."
+_ONE: Final = "Make a budget for the namespaces of each operator, or let one operator serve all namespaces."
 BUDGET_NOTICES: Final = (
     _notice(BudgetCondition.WITHIN_BUDGET, "True", BudgetReason.WITHIN_BUDGET, "", NOTHING),
     _notice(BudgetCondition.WITHIN_BUDGET, "False", BudgetReason.RULE_REACHED, BudgetMessage.RULE, _RAISE),
-    _notice(BudgetCondition.WITHIN_BUDGET, "Unknown", BudgetReason.UNREADABLE, BudgetMessage.UNREADABLE, _UNREADABLE),
+    _notice(BudgetCondition.WITHIN_BUDGET, "Unknown", BudgetReason.UNREADABLE, BudgetMessage.UNJUDGED, _UNREADABLE),
+    _notice(BudgetCondition.WITHIN_BUDGET, "Unknown", BudgetReason.OTHER_NAMESPACES, BudgetMessage.UNJUDGED, _ONE),
     _notice(BudgetCondition.ALL_COUNTED, "True", BudgetReason.ONE_CURRENCY, "", NOTHING),
     _notice(BudgetCondition.ALL_COUNTED, "False", BudgetReason.OTHER_CURRENCY, BudgetMessage.OTHER_CURRENCY, _OTHERS),
     _notice(None, "Warning", BudgetReason.RULE_REACHED, BudgetMessage.REACHED, _RAISE),

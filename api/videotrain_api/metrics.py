@@ -400,6 +400,12 @@ TRAINING_BUDGET_EXPECTED: Final = _operator(
 TRAINING_BUDGET_ACTION: Final = _operator(
     "training_budget_action", "gauge", "1 while a rule with that action holds.", labels=("budget", "action")
 )
+TRAINING_BUDGET_JUDGED: Final = _operator(
+    "training_budget_judged",
+    "gauge",
+    "1 while what a TrainingBudget's runs spend is looked at, 0 while its condition WithinBudget says why not.",
+    labels=("budget",),
+)
 
 CATALOGUE: Final[dict[str, Metric]] = {
     metric.name: metric for metric in list(globals().values()) if isinstance(metric, Metric)

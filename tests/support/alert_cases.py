@@ -43,6 +43,17 @@ def _restarts(values: str, cause: str) -> dict[str, str]:
     return _gauge("restarts_total", values, f', cause="{cause}"')
 
 
+_OF_BUDGET: Final = 'budget="video", currency="USD"'
+_BUDGET: Final = {"budget": "video", "currency": "USD"}
+
+
+def _team(spent: str, expected: str = "0x200", amount: str = "500x200") -> dict[str, str]:
+    """A budget as two replicas told of it, one after the other."""
+    amounts = {"amount": amount, "spent": spent, "expected": expected}
+    found = {f"videotrain_training_budget_{name}{{{_OF_BUDGET}}}": values for name, values in amounts.items()}
+    return found | {f'videotrain_training_budget_spent{{{_OF_BUDGET}, instance="b"}}': "1x3"}
+
+
 _XID: Final = 'DCGM_FI_DEV_XID_ERRORS{namespace="lab", pod="demo-w0", Hostname="node-1", gpu="3"}'
 _OF_POD: Final = {f'videotrain_generation{{{RUN}, stage="train", pod="demo-w0"}}': "1x200"}
 _LEADS: Final = 'videotrain_leader{instance="a"}'
@@ -147,6 +158,25 @@ CASES: Final = (
         _gauge("forecast_cost", "19x60", ', currency="USD"') | _gauge("run_budget", "20x60", ', currency="USD"'),
         40,
     ),
+    Case("VideoTrainTeamBudgetMostlySpent", _team("405x20"), 5, _BUDGET),
+    Case("VideoTrainTeamBudgetMostlySpent", _team("395x20"), 5),
+    Case("VideoTrainTeamBudgetMostlySpent", _team("480x20"), 5),
+    Case("VideoTrainTeamBudgetNearlySpent", _team("480x20"), 5, _BUDGET),
+    Case("VideoTrainTeamBudgetNearlySpent", _team("470x20"), 5),
+    Case("VideoTrainTeamBudgetNearlySpent", _team("500x20"), 5),
+    Case("VideoTrainTeamBudgetExceeded", _team("500x20"), 5, _BUDGET),
+    Case("VideoTrainTeamBudgetExceeded", _team("499x20"), 5),
+    Case("VideoTrainTeamBudgetGoneSoon", _team("100x100", "501x100"), 70, _BUDGET),
+    Case("VideoTrainTeamBudgetGoneSoon", _team("100x100", "499x100"), 70),
+    Case("VideoTrainTeamBudgetGoneSoon", _team("100x100", "501x30 400x70"), 70),
+    Case("VideoTrainTeamBudgetGoneSoon", _team("405x100", "501x100"), 70),
+    Case(
+        "VideoTrainTeamBudgetNotJudged",
+        {'videotrain_training_budget_judged{budget="video"}': "1x5 0x20"},
+        15,
+        {"budget": "video"},
+    ),
+    Case("VideoTrainTeamBudgetNotJudged", {'videotrain_training_budget_judged{budget="video"}': "0x2 1x20"}, 15),
     Case("VideoTrainDataStall", _gauge("data_stall_seconds_total", "0+20x60", ', stage="t", pod="demo-w0"'), 30, DEMO),
     Case("VideoTrainDataStall", _gauge("data_stall_seconds_total", "0+5x60", ', stage="t", pod="demo-w0"'), 30),
     Case("VideoTrainGoodputLow", _gpu_time("0+30x200", "0+30x200") | _gauge("cost_rate_per_hour", "9x200"), 150, DEMO),

@@ -173,6 +173,56 @@ _MONEY: Final = (
     ),
 )
 
+_TEAM: Final = "team budget {{ $labels.budget }}"
+_OF_TEAM: Final = "max by (budget, currency)"
+_TEAM_SPENT: Final = f"({_OF_TEAM} ({m.TRAINING_BUDGET_SPENT.name}) / {_OF_TEAM} ({m.TRAINING_BUDGET_AMOUNT.name}))"
+
+_TEAMS: Final = (
+    Alert(
+        name="VideoTrainTeamBudgetMostlySpent",
+        expression=f"{_TEAM_SPENT} >= 0.8 and {_TEAM_SPENT} < 0.95",
+        minutes=0,
+        severity="warning",
+        summary=f"{{{{ $value | humanizePercentage }}}} of {_TEAM} are spent in this month",
+        description="Its rules act by themselves, those of low priority first.",
+    ),
+    Alert(
+        name="VideoTrainTeamBudgetNearlySpent",
+        expression=f"{_TEAM_SPENT} >= 0.95 and {_TEAM_SPENT} < 1",
+        minutes=0,
+        severity="critical",
+        summary=f"{{{{ $value | humanizePercentage }}}} of {_TEAM} are spent in this month",
+        description="What its last rules say is about to happen to every run under it.",
+    ),
+    Alert(
+        name="VideoTrainTeamBudgetExceeded",
+        expression=f"{_TEAM_SPENT} >= 1",
+        minutes=0,
+        severity="critical",
+        summary=f"All of {_TEAM} is spent",
+        description="Runs that no rule stops go on and cost; the others wait for the next month.",
+    ),
+    Alert(
+        name="VideoTrainTeamBudgetGoneSoon",
+        expression=(
+            f"{_OF_TEAM} ({m.TRAINING_BUDGET_EXPECTED.name}) > {_OF_TEAM} ({m.TRAINING_BUDGET_AMOUNT.name})"
+            f" and {_TEAM_SPENT} < 0.8"
+        ),
+        minutes=60,
+        severity="warning",
+        summary=f"At this pace {_TEAM} does not last for the month",
+        description="What its runs hold now, carried on to the end of the month, costs more than its amount.",
+    ),
+    Alert(
+        name="VideoTrainTeamBudgetNotJudged",
+        expression=f"max by (budget) ({m.TRAINING_BUDGET_JUDGED.name}) == 0",
+        minutes=5,
+        severity="critical",
+        summary=f"Nobody judges {_TEAM}",
+        description="Its runs go on, whatever they spend. Its condition WithinBudget says why.",
+    ),
+)
+
 _SPEED: Final = (
     Alert(
         name="VideoTrainDataStall",
@@ -308,7 +358,7 @@ _OPERATOR: Final = (
     ),
 )
 
-ALERTS: Final = (*_PROGRESS, *_MONEY, *_SPEED, *_OPERATOR)
+ALERTS: Final = (*_PROGRESS, *_MONEY, *_TEAMS, *_SPEED, *_OPERATOR)
 
 
 def rules() -> dict[str, Any]:

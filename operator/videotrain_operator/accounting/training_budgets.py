@@ -276,12 +276,12 @@ def _conditions(
     ]
 
 
-def unreadable(message: str, now: datetime) -> ConditionStatus:
-    """The condition of a budget that nobody can read, and that is therefore not judged."""
+def unjudged(reason: BudgetReason, message: str, now: datetime) -> ConditionStatus:
+    """The condition of a budget that is not judged."""
     return ConditionStatus(
         type=BudgetCondition.WITHIN_BUDGET.value,
         status="Unknown",
-        reason=BudgetReason.UNREADABLE.value,
+        reason=reason.value,
         message=message,
         last_transition_time=now,
     )

@@ -98,6 +98,7 @@ class Operator:
             self._stores[KIND].all,
             self._holds_nodes,
             bills.kept,
+            namespaces=settings.namespaces,
             time_untrusted=lambda: client.clock.untrusted,
             on_change=lambda: self._controller.wake_all(),
             known=lambda: self._budget_watch.synced.is_set(),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple, Protocol
 
 from videotrain_api import metrics as catalogue
 from videotrain_api.billing.document import BillError, RunBill, read_bill
-from videotrain_api.budget_reasons import BudgetMessage
+from videotrain_api.budget_reasons import BudgetMessage, BudgetReason
 from videotrain_api.money import MICROS, parse_micros
 from videotrain_api.resource.stored_size import cut
 from videotrain_api.resource.stored_status import read_budget_status, read_status
@@ -20,7 +20,7 @@ from videotrain_api.resource.training_budgets import ACTIONS, TrainingBudget, Tr
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.times import month_begin, month_name
 from videotrain_api.vocabulary import BILL_KEY, BUDGET_KIND, LABEL_TEAM
-from videotrain_operator.accounting.training_budgets import Account, judge, unreadable
+from videotrain_operator.accounting.training_budgets import Account, judge, unjudged
 from videotrain_operator.manager.bills import LEAVE_SECONDS, stored_rate
 from videotrain_operator.planner.draft import LONGEST_MESSAGE
 from videotrain_operator.telemetry import Sample, shown_amount
@@ -89,8 +89,10 @@ class _Read(NamedTuple):
 
     budget: TrainingBudget | None
     """None if nobody can read whom it covers."""
-    error: ManifestError | None = None
-    """Why it cannot be judged."""
+    reason: BudgetReason = BudgetReason.UNREADABLE
+    """Of the condition, if there is a problem."""
+    problem: str = ""
+    """Why it cannot be judged; empty if it can."""
 
 
 class BudgetKeeper:
@@ -105,6 +107,7 @@ class BudgetKeeper:
         holds_nodes: Callable[[str], bool],
         read_bills: Callable[[], Awaitable[Iterable[Json]]],
         *,
+        namespaces: Collection[str] = (),
         known: Callable[[], bool] = lambda: True,
         time_untrusted: Callable[[], str] = lambda: "",
         on_change: Callable[[], object] = lambda: None,
@@ -119,6 +122,8 @@ class BudgetKeeper:
             runs: tells the runs as they are stored.
             holds_nodes: tells whether a run, by its uid, has a pod on a node now.
             read_bills: reads the config maps with kept bills.
+            namespaces: that are served here; all if empty. A budget that covers others too is judged by nobody, since
+                operators of other namespaces would write over each other's status.
             known: tells whether the TrainingBudgets were read at all.
             time_untrusted: tells why the clock may be wrong; then nothing is judged, since no month is known.
             on_change: told when other rules hold than before.
@@ -127,9 +132,12 @@ class BudgetKeeper:
         self._holds_nodes, self._known, self._on_error = holds_nodes, known, on_error
         self._writer, self._now, self._bodies, self._runs = writer, now, bodies, runs
         self._read_bills, self._time_untrusted, self._on_change = read_bills, time_untrusted, on_change
+        self._served = frozenset(namespaces)
         self._woken = asyncio.Event()
         self._parsed: dict[tuple[str, str], _Read] = {}
         self._judged: dict[str, tuple[TrainingBudget, TrainingBudgetStatus]] = {}
+        self._unjudged: dict[str, str] = {}
+        """By uid, names of budgets that cannot be judged."""
         self.reset()
 
     def reset(self) -> None:
@@ -146,13 +154,17 @@ class BudgetKeeper:
         self._awaited: set[str] = set()
         self._begun: datetime | None = None
         self._written: dict[str, datetime] = {}
+        self._forget_judged()
+
+    def _forget_judged(self) -> None:
         self._judged.clear()
+        self._unjudged.clear()
 
     def budgets(self) -> tuple[TrainingBudget, ...] | None:
         """Every budget of which can be read whom it covers, with the rules that its stored status says hold; None if
         nobody knows which there are.
 
-        One of which more cannot be read is not judged: what held goes on until the month is over.
+        One that cannot be judged says so: what held goes on until the month is over.
         """
         if not self._known():
             return None
@@ -162,7 +174,7 @@ class BudgetKeeper:
             one.budget
             for one in found
             if one.budget is not None
-            and (one.error is None or (one.budget.status is not None and one.budget.status.month == month))
+            and (not one.problem or (one.budget.status is not None and one.budget.status.month == month))
         )
 
     def wake(self) -> None:
@@ -211,7 +223,7 @@ class BudgetKeeper:
                     async with asyncio.timeout(LOOK_SECONDS):
                         await self._woken.wait()
         finally:
-            self._judged.clear()  # whoever leads next tells of them
+            self._forget_judged()  # whoever leads next tells of them
 
     def _note_trouble(self, what: str, error: Exception) -> None:
         _log.warning("%s not judged, next try in %s s: %s", what, SETTLE_SECONDS, error, exc_info=error)
@@ -224,9 +236,11 @@ class BudgetKeeper:
         Raises:
             ApiError: the API server refuses to tell of bills.
         """
-        bodies = list(self._bodies())
+        bodies = [body for body in self._bodies() if self._may_cover(body)]
         self._parsed = {key: known for key, known in self._parsed.items() if key in set(map(_version, bodies))}
-        self._judged = {uid: one for uid, one in self._judged.items() if uid in {b["metadata"]["uid"] for b in bodies}}
+        there = {body["metadata"]["uid"] for body in bodies}
+        self._judged = {uid: one for uid, one in self._judged.items() if uid in there}
+        self._unjudged = {uid: name for uid, name in self._unjudged.items() if uid in there}
         if not bodies:
             self._accounts = None
             self._early.clear()
@@ -244,9 +258,10 @@ class BudgetKeeper:
         for body in bodies:
             try:
                 found = self._parse(body)
-                if found.error is not None:
+                if found.problem:
                     self._judged.pop(body["metadata"]["uid"], None)
-                    await self._tell_unreadable(body, found.error, now)
+                    self._unjudged[body["metadata"]["uid"]] = body["metadata"]["name"]
+                    await self._tell_unjudged(body, found, now)
                 elif found.budget is not None:
                     await self._judge(body, found.budget, accounts, now)
             except Exception as error:  # the others are judged all the same
@@ -289,12 +304,26 @@ class BudgetKeeper:
     def _parse(self, body: Json) -> _Read:
         key = _version(body)
         if key not in self._parsed:
-            self._parsed[key] = _read(body)
+            found = _read(body)
+            if not found.problem and found.budget is not None and not self._serves(found.budget):
+                problem = BudgetMessage.OTHER_NAMESPACES.value
+                found = found._replace(reason=BudgetReason.OTHER_NAMESPACES, problem=problem)
+            self._parsed[key] = found
         return self._parsed[key]
+
+    def _serves(self, budget: TrainingBudget) -> bool:
+        """No run that it covers can be another operator's."""
+        return not self._served or bool(budget.spec.namespaces and self._served.issuperset(budget.spec.namespaces))
+
+    def _may_cover(self, body: Json) -> bool:
+        """A run here can be under it; others are none of this operator's business."""
+        named = (body.get("spec") or {}).get("namespaces")
+        return not self._served or not named or not isinstance(named, list) or bool(self._served.intersection(named))
 
     async def _judge(self, body: Json, budget: TrainingBudget, accounts: Iterable[Account], now: datetime) -> None:
         status, events = judge(budget, accounts, now)
         uid, before = body["metadata"]["uid"], budget.status
+        self._unjudged.pop(uid, None)
         self._judged[uid] = (budget, status)
         if status.unconfirmed:
             self._woken.set()
@@ -310,10 +339,10 @@ class BudgetKeeper:
             _log.info("budget=%s month=%s state=%s spent=%s", budget.metadata.name, *_told(status))
             self._on_change()
 
-    async def _tell_unreadable(self, body: Json, error: ManifestError, now: datetime) -> None:
-        message = BudgetMessage.UNREADABLE.format(message=cut(str(error), LONGEST_MESSAGE))
+    async def _tell_unjudged(self, body: Json, found: _Read, now: datetime) -> None:
+        message = BudgetMessage.UNJUDGED.format(message=cut(found.problem, LONGEST_MESSAGE))
         stored = body.get("status") or {}
-        new = unreadable(message, now)
+        new = unjudged(found.reason, message, now)
         others = [one for one in stored.get("conditions") or [] if one.get("type") != new.type]
         if any(one.get("message") == message for one in stored.get("conditions") or []):
             return
@@ -325,9 +354,12 @@ class BudgetKeeper:
         self._written[head["uid"]] = now
 
     def samples(self) -> Iterator[Sample]:
-        """Metrics of every budget that this process judged."""
+        """Metrics of every budget that this process judged, and of those that nobody can judge."""
+        for name in self._unjudged.values():
+            yield catalogue.TRAINING_BUDGET_JUDGED, (name,), 0.0
         for budget, status in self._judged.values():
             name, currency = budget.metadata.name, budget.spec.currency
+            yield catalogue.TRAINING_BUDGET_JUDGED, (name,), 1.0
             yield catalogue.TRAINING_BUDGET_AMOUNT, (name, currency), parse_micros(budget.spec.amount) / MICROS
             yield catalogue.TRAINING_BUDGET_SPENT, (name, currency), status.spent_micros / MICROS
             yield catalogue.TRAINING_BUDGET_EXPECTED, (name, currency), shown_amount(status.expected)
@@ -352,8 +384,8 @@ def _read(body: Json) -> _Read:
         try:
             budget = TrainingBudget.from_wire(whole | {"spec": known})
         except ManifestError:
-            return _Read(None, error)
-        return _Read(budget.model_copy(update={"status": status}), error)
+            return _Read(None, problem=str(error))
+        return _Read(budget.model_copy(update={"status": status}), problem=str(error))
 
 
 def _bill_in(body: Json) -> RunBill | None:

@@ -19,6 +19,7 @@ from videotrain_api.metrics import (
     TRAINING_BUDGET_ACTION,
     TRAINING_BUDGET_AMOUNT,
     TRAINING_BUDGET_EXPECTED,
+    TRAINING_BUDGET_JUDGED,
     TRAINING_BUDGET_SPENT,
     WATCH_RESTARTS,
     WATCH_SILENT_SECONDS,
@@ -73,6 +74,7 @@ def values(status: RunStatus) -> dict[tuple[str, ...], float]:
             (TRAINING_BUDGET_SPENT, ("team", "USD"), 40.0),
             (TRAINING_BUDGET_EXPECTED, ("team", "USD"), 90.0),
             (TRAINING_BUDGET_ACTION, ("team", "Shrink"), 0.0),
+            (TRAINING_BUDGET_JUDGED, ("team",), 1.0),
         ]
     )
     found = {}

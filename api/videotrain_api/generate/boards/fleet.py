@@ -162,6 +162,7 @@ _MONEY: Final = (
                 f"max by (budget, action) ({m.TRAINING_BUDGET_ACTION.name}{OF_CLUSTER})",
                 "{{budget}} {{action}}",
             ),
+            (f"max by (budget) ({m.TRAINING_BUDGET_JUDGED.name}{OF_CLUSTER}) == 0", "{{budget}} is not judged"),
         ),
         help="1: new runs wait, runs are small, or they have saved and wait for the next month.",
         span=12,

@@ -12,7 +12,7 @@ from support.processes import SECONDS
 from support.team_budgets import budget_body
 
 from videotrain_api.billing.document import RunBill, sealed
-from videotrain_api.metrics import TRAINING_BUDGET_SPENT
+from videotrain_api.metrics import TRAINING_BUDGET_JUDGED, TRAINING_BUDGET_SPENT
 from videotrain_api.money import format_micros
 from videotrain_api.schema import Json
 from videotrain_api.times import rfc3339
@@ -47,7 +47,7 @@ def stored_run(uid: str, spent: int, rate: str = "0") -> Json:
 class World:
     """What a keeper reads and writes."""
 
-    def __init__(self, *budgets: Json, runs: tuple[Json, ...] = ()) -> None:
+    def __init__(self, *budgets: Json, runs: tuple[Json, ...] = (), namespaces: tuple[str, ...] = ()) -> None:
         self.now = NOW
         self.budgets, self.runs = {body["metadata"]["uid"]: body for body in budgets}, list(runs)
         self.held: set[str] = set()
@@ -65,6 +65,7 @@ class World:
             lambda: self.runs,
             self.held.__contains__,
             self.read_bills,
+            namespaces=namespaces,
             on_error=self.errors.append,
         )
 
@@ -96,6 +97,9 @@ class World:
 
     def spent(self) -> dict[str, float]:
         return {labels[0]: value for metric, labels, value in self.keeper.samples() if metric is TRAINING_BUDGET_SPENT}
+
+    def judged(self) -> dict[str, float]:
+        return {labels[0]: value for metric, labels, value in self.keeper.samples() if metric is TRAINING_BUDGET_JUDGED}
 
 
 def closed_bill(uid: str, micros: int, month: str = "2026-11") -> RunBill:
@@ -314,3 +318,47 @@ async def test_a_lowered_amount_lets_nobody_go_on_and_is_no_news_and_a_raised_on
     newer(world, spec=budget_body("0.60")["spec"])
     await world.keeper.look()
     assert held_rules(world) == [] and world.events[2:] == ["RulesLifted"]
+
+
+async def test_of_two_operators_one_judges_a_budget_and_what_both_cover_says_so() -> None:
+    here = World(
+        stored_budget(uid="one", namespaces=["ml"]),
+        stored_budget(uid="both", namespaces=["ml", "web"]),
+        stored_budget(uid="all"),
+        stored_budget(uid="elsewhere", namespaces=["lab"]),
+        runs=(stored_run("a", 5_000_000),),
+        namespaces=("ml", "ml-2"),
+    )
+    there = World(namespaces=("web",))
+    there.budgets = here.budgets
+    for _ in range(3):
+        for world in (here, there):
+            world.now = here.now = there.now = here.now + HOUR / 60
+            await world.keeper.look()
+            assert not world.errors
+    assert here.judged() == {"one": 1.0, "both": 0.0, "all": 0.0} and there.judged() == {"both": 0.0, "all": 0.0}
+    assert here.budgets["one"]["status"]["spentMicros"] == 5_000_000
+    assert "status" not in here.budgets["elsewhere"]
+    for name in ("both", "all"):
+        (condition,) = here.budgets[name]["status"]["conditions"]
+        assert (condition["status"], condition["reason"]) == ("Unknown", "OtherNamespaces")
+        assert "spec.namespaces" in condition["message"] and "--namespaces" in condition["message"]
+        assert here.budgets[name]["metadata"]["resourceVersion"] == "2", "nobody writes over the other's word"
+    assert [one.metadata.name for one in here.keeper.budgets() or ()] == ["one"]
+
+
+async def test_what_a_budget_of_several_operators_stopped_stays_so_until_the_month_is_over() -> None:
+    """Before it was judged by one that served all namespaces."""
+    world = World(stored_budget(amount="4", uid="all"), runs=(stored_run("a", 5_000_000),))
+    for _ in range(2):
+        await world.keeper.look()
+        world.now += HOUR / 60
+    assert world.budgets["all"]["status"]["reached"]
+    narrow = World(namespaces=("ml",))
+    narrow.budgets, narrow.now = world.budgets, world.now
+    await narrow.keeper.look()
+    kept = narrow.keeper.budgets()
+    assert kept is not None and [*kept[0].holding(0)]
+    narrow.now += 31 * 24 * HOUR
+    await narrow.keeper.look()
+    assert narrow.keeper.budgets() == ()
