@@ -407,6 +407,20 @@ TRAINING_BUDGET_JUDGED: Final = _operator(
     labels=("budget",),
 )
 
+# Operator: what is reserved in the cluster.
+RESERVED_GPUS: Final = _operator(
+    "reserved_gpus",
+    "gauge",
+    "GPUs of a commitment of the price list, or on other reserved nodes (none): committed, present, held by runs.",
+    labels=("commitment", "state"),
+)
+RESERVED_IDLE_COST: Final = _operator(
+    "reserved_idle_cost_per_hour",
+    "gauge",
+    "What an hour of those costs that are paid and held by no run, in the currency. Others' pods may use them.",
+    labels=("commitment", "currency"),
+)
+
 CATALOGUE: Final[dict[str, Metric]] = {
     metric.name: metric for metric in list(globals().values()) if isinstance(metric, Metric)
 }

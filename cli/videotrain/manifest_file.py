@@ -14,6 +14,7 @@ from typing import Any, Final, TextIO
 from videotrain.strict_yaml import YamlRefused, parse_documents
 from videotrain_api.render.defaults import NO_DEFAULTS, default_problems, parse_defaults
 from videotrain_api.render.pod_policy import pod_problems
+from videotrain_api.resource.prices import PriceList
 from videotrain_api.resource.run_defaults import RunDefaults
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
@@ -148,6 +149,30 @@ def read_defaults(path: Path | None) -> RunDefaults:
     except ManifestError as error:
         told = "".join(f"\n  {problem}" for problem in error.problems)
         raise ManifestFileError(f"{path}: the defaults are refused:{told}") from None
+
+
+def read_price_list(path: Path | None) -> PriceList:
+    """What a cluster's nodes and its object store cost.
+
+    Args:
+        path: the values that the operator's chart was installed with, or their part `priceList` alone; no prices if
+            None.
+
+    Raises:
+        ManifestFileError: the file cannot be read, or there is something wrong with the prices.
+    """
+    if path is None:
+        return PriceList()
+    documents = [each for each in _documents(path) if each is not None]
+    found = documents[0] if len(documents) == 1 and isinstance(documents[0], dict) else {}
+    given = found.get("priceList", found)
+    if not given:
+        raise ManifestFileError(f"{path}: no priceList; name the values of the operator's chart, or this part of them")
+    try:
+        return PriceList.from_wire(given)
+    except ManifestError as error:
+        told = "".join(f"\n  {problem}" for problem in error.problems)
+        raise ManifestFileError(f"{path}: the prices are refused:{told}") from None
 
 
 def load_run(

@@ -14,7 +14,9 @@ from support.planner_lives import cluster_of, pass_seconds
 
 from videotrain.bills.tables import as_csv
 from videotrain_api.billing.focus import COLUMNS, focus_rows
+from videotrain_api.billing.focus_estimates import estimate_rows
 from videotrain_api.billing.sums import rows_within
+from videotrain_api.resource.prices import PriceList, StoragePrices
 from videotrain_api.vocabulary import LABEL_TEAM
 
 OLD_NAMES = {
@@ -26,6 +28,7 @@ OLD_NAMES = {
 }
 """Columns that the validator's rules of 1.0 still ask for by the names of the preview."""
 
+PRICES = PriceList(storage=StoragePrices(price_per_gibibyte_month="0.023", price_per_thousand_writes="0.005"))
 Rows = list[dict[str, str | None]]
 
 
@@ -37,8 +40,9 @@ def rows() -> Rows:
         cluster.lose_node("node-0")
         await pass_seconds(cluster, 60)
         bill = bill_in(cluster, **{LABEL_TEAM: "vision"})
-        assert bill.closed
-        return list(focus_rows(rows_within([bill], None, None), "cluster-1"))
+        assert bill.closed and bill.estimates
+        exact = focus_rows(rows_within([bill], None, None), "cluster-1")
+        return [*exact, *estimate_rows([bill], PRICES, "cluster-1", None, None)]
 
     return asyncio.run(life())
 

@@ -95,6 +95,13 @@ def test_helm_installs_rules_and_boards(operator_scene: InstalledScene) -> None:
     assert len(objects("servicemonitors")) == len(objects("podmonitors")) == 1
 
 
+def test_the_operator_tells_of_what_its_chart_says_is_reserved(operator_scene: InstalledScene) -> None:
+    found = operator_scene.prometheus.vector("last_over_time(videotrain_reserved_idle_cost_per_hour[1h])")
+    assert [(labels["commitment"], labels["currency"], value) for labels, value in found] == [
+        ("three-years", "USD", 12.0)
+    ]
+
+
 def test_only_alerts_of_what_happened_fired(scene: Scene) -> None:
     """A node of one run is avoided, and the lab has no GPU faults; the local command has no leader."""
     asked = 'ALERTS{alertname=~"VideoTrain.*", alertstate="firing"}'

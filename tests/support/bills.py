@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from videotrain_api.billing.document import RunBill, bill_of
+from videotrain_api.cost.storage import estimates_of
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import LEDGER_KEY
 from videotrain_operator.simulation.cluster import SimulatedCluster
@@ -21,6 +22,6 @@ def bill_in(cluster: SimulatedCluster, **labels: str) -> RunBill:
     """Of the cluster's run as it is now."""
     head = cluster.run["metadata"]
     run: dict[str, Any] = cluster.run | {"metadata": head | {"labels": head.get("labels", {}) | labels}}
-    bill = bill_of(run, ledger_in(cluster))
+    bill = bill_of(run, ledger_in(cluster), estimates_of(run))
     assert bill is not None
     return bill

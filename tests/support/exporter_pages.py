@@ -56,7 +56,11 @@ def lab_operator() -> bytes:
             (catalogue.TRAINING_BUDGET_AMOUNT, ("film", "EUR"), 2000.0),
             (catalogue.TRAINING_BUDGET_SPENT, ("film", "EUR"), 1300.0),
             (catalogue.TRAINING_BUDGET_EXPECTED, ("film", "EUR"), 1900.0),
-            (catalogue.TRAINING_BUDGET_ACTION, ("film", "Warn"), 0.0),
+            (catalogue.TRAINING_BUDGET_ACTION, ("film", "Notify"), 0.0),
+            (catalogue.TRAINING_BUDGET_JUDGED, ("film",), 1.0),
+            (catalogue.RESERVED_GPUS, ("three-years", "committed"), 64.0),
+            (catalogue.RESERVED_GPUS, ("three-years", "held"), 48.0),
+            (catalogue.RESERVED_IDLE_COST, ("three-years", "EUR"), 24.0),
         ]
     )
     metrics.note_pass(body, status.to_wire(), 0.004, [])

@@ -33,7 +33,8 @@ MONITORING = {
         "podMonitor": {"enabled": True},
         "alerts": {"enabled": True},
         "dashboards": {"enabled": True, "grafanaOperator": {"enabled": True}},
-    }
+    },
+    "priceList": {"commitments": [{"name": "three-years", "gpus": 8, "pricePerGpuHour": "1.50"}]},
 }
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "manifests/examples/tiny.yaml"

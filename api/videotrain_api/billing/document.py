@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pydantic import Field
 
+from videotrain_api.billing.estimates import StorageEstimate
 from videotrain_api.money import split
 from videotrain_api.resource.status import CostStatus, GenerationStatus, MonthCost, RunStatus, StageCost
 from videotrain_api.resource.stored_status import read_status
@@ -113,6 +114,8 @@ class RunBill(ApiModel):
     stages: list[StageCost]
     ends: list[BilledEnd] = Field(default_factory=list)
     """Of the newest generations that ended."""
+    estimates: list[StorageEstimate] = Field(default_factory=list)
+    """What it keeps in its object store and asks of it, counted and never measured; in no total and in no row."""
     rows: list[BillRow]
 
 
@@ -138,12 +141,15 @@ def read_bill(document: Any) -> RunBill:
     return bill
 
 
-def bill_of(run: Mapping[str, Any], ledger: Mapping[str, Any] | None) -> RunBill | None:
+def bill_of(
+    run: Mapping[str, Any], ledger: Mapping[str, Any] | None, estimates: Iterable[StorageEstimate] = ()
+) -> RunBill | None:
     """The bill up to the newest look; None of a run that never held a pod.
 
     Args:
         run: the VideoTrainingRun with its status.
         ledger: content of its ledger, as it is stored; without one a row tells all.
+        estimates: see RunBill.
     """
     status, head = read_status(run.get("status")).status, run["metadata"]
     cost = status.cost
@@ -174,6 +180,7 @@ def bill_of(run: Mapping[str, Any], ledger: Mapping[str, Any] | None) -> RunBill
         months=cost.months,
         stages=cost.stages,
         ends=list(_ends(status.generations, cost)),
+        estimates=list(estimates),
         rows=[*rows, *_rest(cost, status, rows)],
     )
 

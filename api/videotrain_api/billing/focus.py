@@ -100,16 +100,16 @@ def focus_rows(rows: Iterable[tuple[RunBill, BillRow]], cluster: str) -> Iterato
         cluster: identity of the cluster, which stands for the billing account.
     """
     for bill, row in rows:
-        for begin, end in _months(row):
+        for begin, end in months_between(row.from_, row.to):
             part = within(row, begin, end)
             if part is not None:
                 yield from _charge(bill, part, begin, end, cluster)
 
 
-def _months(row: BillRow) -> Iterator[tuple[datetime, datetime]]:
-    """The calendar months, in UTC, in which a row lies."""
-    begin = month_begin(row.from_)
-    while begin < row.to:
+def months_between(first: datetime, last: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """The calendar months, in UTC, in which a time lies."""
+    begin = month_begin(first)
+    while begin < last:
         end = next_month(begin)
         yield begin, end
         begin = end
@@ -141,63 +141,78 @@ def _cells(
     tags = {f"{DOMAIN}{name}": value for name, value in _tags(bill, row).items() if value}
     method = {"Elements": [{"AllocatedRatio": ratio, "UsageUnit": unit, "UsageQuantity": hours}], "x_Bucket": bucket}
     cells: dict[str, str | None] = dict.fromkeys(COLUMNS)
-    return cells | {
-        "AllocatedMethodDetails": _json(method),
-        "AllocatedMethodId": METHOD,
-        "AllocatedResourceId": "/".join((bill.uid, row.stage, bucket)),
-        "AllocatedResourceName": "/".join((bill.namespace, bill.run, row.stage, bucket)),
-        "AllocatedTags": _json(tags | {f"{DOMAIN}bucket": bucket}),
-        "BilledCost": amount,
+    return (
+        cells
+        | account_cells(bill, cluster, month)
+        | {
+            "AllocatedMethodDetails": _json(method),
+            "AllocatedMethodId": METHOD,
+            "AllocatedResourceId": "/".join((bill.uid, row.stage, bucket)),
+            "AllocatedResourceName": "/".join((bill.namespace, bill.run, row.stage, bucket)),
+            "AllocatedTags": _json(tags | {f"{DOMAIN}bucket": bucket}),
+            "BilledCost": amount,
+            "ChargeCategory": "Usage",
+            "ChargeDescription": f"{bucket} time of {row.pod or 'pods'} of {bill.namespace}/{bill.run}",
+            "ChargeFrequency": "Usage-Based",
+            "ChargePeriodEnd": rfc3339(row.to, "seconds"),
+            "ChargePeriodStart": rfc3339(row.from_, "seconds"),
+            "ConsumedQuantity": hours,
+            "ConsumedUnit": unit,
+            "ContractedCost": amount,
+            "ContractedUnitPrice": price,
+            "EffectiveCost": amount,
+            "ListCost": amount,
+            "ListUnitPrice": price,
+            "PricingCategory": "Standard",
+            "PricingQuantity": hours,
+            "PricingUnit": unit,
+            "ResourceId": origin,
+            "ResourceName": origin,
+            "ResourceType": "Node",
+            "ServiceCategory": "Compute",
+            "ServiceName": "Worker nodes",
+            "ServiceSubcategory": "Containers",
+            "SkuId": f"{row.gpus} GPUs",
+            "SkuPriceId": f"{row.gpus} GPUs at {row.price or 'several prices'}",
+            "Tags": _json(tags),
+            "x_Estimated": str(row.estimated).lower(),
+            "x_GoodputBucket": bucket,
+        }
+    )
+
+
+def account_cells(bill: RunBill, cluster: str, month: tuple[datetime, datetime]) -> dict[str, str | None]:
+    """Who is billed by whom, and for which month."""
+    return {
         "BillingAccountId": cluster,
         "BillingAccountName": cluster,
         "BillingAccountType": "Cluster",
         "BillingCurrency": bill.currency,
         "BillingPeriodEnd": rfc3339(month[1], "seconds"),
         "BillingPeriodStart": rfc3339(month[0], "seconds"),
-        "ChargeCategory": "Usage",
-        "ChargeDescription": f"{bucket} time of {row.pod or 'pods'} of {bill.namespace}/{bill.run}",
-        "ChargeFrequency": "Usage-Based",
-        "ChargePeriodEnd": rfc3339(row.to, "seconds"),
-        "ChargePeriodStart": rfc3339(row.from_, "seconds"),
-        "ConsumedQuantity": hours,
-        "ConsumedUnit": unit,
-        "ContractedCost": amount,
-        "ContractedUnitPrice": price,
-        "EffectiveCost": amount,
         "HostProviderName": cluster,
         "InvoiceIssuerName": cluster,
-        "ListCost": amount,
-        "ListUnitPrice": price,
-        "PricingCategory": "Standard",
-        "PricingQuantity": hours,
-        "PricingUnit": unit,
         "ProviderName": cluster,
         "PublisherName": cluster,
-        "ResourceId": origin,
-        "ResourceName": origin,
-        "ResourceType": "Node",
-        "ServiceCategory": "Compute",
-        "ServiceName": "Worker nodes",
         "ServiceProviderName": cluster,
-        "ServiceSubcategory": "Containers",
-        "SkuId": f"{row.gpus} GPUs",
-        "SkuPriceId": f"{row.gpus} GPUs at {row.price or 'several prices'}",
         "SubAccountId": bill.namespace,
         "SubAccountName": bill.namespace,
         "SubAccountType": "Namespace",
-        "Tags": _json(tags),
-        "x_Estimated": str(row.estimated).lower(),
-        "x_GoodputBucket": bucket,
     }
 
 
+def tags_cell(bill: RunBill, **more: str) -> str:
+    """The tags of a run, and more of them."""
+    return _json({f"{DOMAIN}{name}": value for name, value in (_run_tags(bill) | more).items() if value})
+
+
+def _run_tags(bill: RunBill) -> dict[str, str]:
+    return {"run": bill.run, "run-uid": bill.uid, "team": bill.team, "cost-center": bill.cost_center}
+
+
 def _tags(bill: RunBill, row: BillRow) -> dict[str, Any]:
-    return {
-        "run": bill.run,
-        "run-uid": bill.uid,
+    return _run_tags(bill) | {
         "stage": row.stage,
-        "team": bill.team,
-        "cost-center": bill.cost_center,
         "pod": row.pod,
         "pod-uid": row.pod_uid,
         "generation": "" if row.generation is None else str(row.generation),

@@ -248,7 +248,9 @@ class PodTemplates(_Values):
 
 
 class Prices(_Values):
-    """What nodes cost, whatever runs say. If it has no prices, those of the runs' pools hold."""
+    """What nodes cost, whatever runs say. If it has no prices, those of the runs' pools hold. `--price-list` of the
+    command takes a file with these values, or with this part of them alone.
+    """
 
     currency: str = Field("USD", pattern=r"^[A-Z]{3}$")
     """Of every amount. Runs in another currency have the prices of their pools."""
@@ -256,6 +258,12 @@ class Prices(_Values):
     """Prices in the order in which they are tried: nodeLabels, capacity (on-demand, spot or reserved), pricePerGpuHour
     or pricePerNodeHour, validFrom, validTo, runsMayOverride. The first that fits and is valid holds; one that changes
     holds from then on, also for pods that run."""
+    commitments: list[Free] = Field(default=[])
+    """GPUs that are paid whether runs hold them or not: name, nodeLabels, capacity (reserved), gpus, pricePerGpuHour,
+    validFrom, validTo. Metrics tell which of them nobody holds; no run pays for them."""
+    storage: Free = Field(default={})
+    """What the object store takes, for estimates alone: pricePerGibibyteMonth, pricePerThousandWrites,
+    pricePerThousandReads. `videotrain plan` and `bill` read it with --price-list."""
 
 
 class RunDefaultValues(_Values):

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from pydantic import AwareDatetime, Field, field_validator
 
-from videotrain_api.resource.pool import Currency, LabelKey, LabelValue, Money
+from videotrain_api.resource.pool import Currency, LabelKey, LabelValue, Money, ObjectName
 from videotrain_api.schema import ApiModel
 
 Capacity = Literal["on-demand", "spot", "reserved"]
@@ -47,8 +47,42 @@ class ListedPrice(ApiModel):
     def fits(self, labels: Mapping[str, str], *, gpus: bool) -> bool:
         """Whether it is the price of a pod, with or without GPUs, on a node with these labels."""
         priced = self.price_per_gpu_hour if gpus else self.price_per_node_hour
-        paid = self.capacity is None or self.capacity == capacity_of(labels)
-        return (priced is not None or self.runs_may_override) and paid and self.node_labels.items() <= labels.items()
+        paid = _is_paid(self.capacity, labels) and self.node_labels.items() <= labels.items()
+        return (priced is not None or self.runs_may_override) and paid
+
+
+class StoragePrices(ApiModel):
+    """What an object store takes. What a run keeps there and asks of it is estimated, never measured."""
+
+    price_per_gibibyte_month: Money = "0"
+    """Of 2^30 bytes that lie there for a month of 30 days."""
+    price_per_thousand_writes: Money = "0"
+    """Requests that write or list (PUT, POST, LIST)."""
+    price_per_thousand_reads: Money = "0"
+    """Requests that read (GET, HEAD)."""
+
+
+class Commitment(ApiModel):
+    """GPUs that are paid whether a run holds them or not: a reservation or a commitment to a cloud."""
+
+    name: ObjectName
+    """As it stands in metrics."""
+    node_labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=16)
+    """Labels of the nodes that count towards it."""
+    capacity: Capacity | None = "reserved"
+    """How these nodes are paid, as in a price; any way if null."""
+    gpus: int = Field(ge=1, le=1_000_000)
+    """That were committed to."""
+    price_per_gpu_hour: Money
+    """Of each of them, used or not. What runs pay is in `prices`."""
+    valid_from: AwareDatetime | None = None
+    """From then on; always if unset."""
+    valid_to: AwareDatetime | None = None
+    """Until before then; for ever if unset."""
+
+    def holds(self, labels: Mapping[str, str]) -> bool:
+        """Whether a node with these labels counts towards it."""
+        return _is_paid(self.capacity, labels) and self.node_labels.items() <= labels.items()
 
 
 class PriceList(ApiModel):
@@ -57,6 +91,23 @@ class PriceList(ApiModel):
     currency: Currency = "USD"
     """Of every amount. Runs in another currency have the prices of their pools."""
     prices: list[ListedPrice] = Field(default_factory=list, max_length=1000)
+    """What nodes cost."""
+    commitments: list[Commitment] = Field(default_factory=list, max_length=100)
+    """What is paid in any case. It changes no bill of a run; metrics tell what of it nobody uses. A node counts towards
+    the first that it fits."""
+    storage: StoragePrices | None = None
+    """Of the object store; for estimates alone."""
+
+    @field_validator("commitments")
+    @classmethod
+    def _told_apart(cls, commitments: list[Commitment]) -> list[Commitment]:
+        names = [one.name for one in commitments]
+        for number, one in enumerate(commitments):
+            if names.index(one.name) != number:
+                raise ValueError(f"commitments[{number}].name: {one.name!r} is another's; each needs its own")
+            if one.valid_from and one.valid_to and one.valid_from >= one.valid_to:
+                raise ValueError(f"commitments[{number}].validTo: {one.valid_to} is not later than validFrom")
+        return commitments
 
     @field_validator("prices")
     @classmethod
@@ -96,6 +147,10 @@ class PriceList(ApiModel):
                 price = one.price_per_gpu_hour if gpus else one.price_per_node_hour
                 return own if price is None or one.runs_may_override else f"{price} {self.currency}"
         return own
+
+
+def _is_paid(capacity: Capacity | None, labels: Mapping[str, str]) -> bool:
+    return capacity is None or capacity == capacity_of(labels)
 
 
 def capacity_of(labels: Mapping[str, str]) -> Capacity:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from videotrain.arguments.shared import add_cluster_choice
+from videotrain.arguments.shared import add_cluster_choice, add_price_list
 from videotrain.arguments.types import folder
 
 
@@ -41,11 +41,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     form.add_argument("--csv", action="store_const", const="csv", dest="output", help="print CSV")
     form.add_argument("--focus", action="store_const", const="focus", dest="output", help="print FOCUS 1.3 rows as CSV")
     parser.add_argument("--parquet", type=Path, metavar="FILE", help="write a Parquet file instead of printing")
+    add_price_list(parser, "prices what is estimated of the object store, also in FOCUS rows of its own")
     parser.set_defaults(handler=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     from videotrain.commands.bill import BillOptions, moment, print_bill
+    from videotrain.manifest_file import read_price_list
 
     return print_bill(
         BillOptions(
@@ -62,5 +64,6 @@ def _run(options: argparse.Namespace) -> int:
             by=options.by,
             output=options.output,
             parquet=options.parquet,
+            prices=read_price_list(options.price_list),
         )
     )

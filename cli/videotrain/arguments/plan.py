@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from videotrain.arguments.shared import add_assumptions, add_defaults, add_manifests, add_pod_policy, each_manifest
+from videotrain.arguments.shared import (
+    add_assumptions,
+    add_defaults,
+    add_manifests,
+    add_pod_policy,
+    add_price_list,
+    each_manifest,
+)
 from videotrain.arguments.types import amount, world
 
 
@@ -45,13 +52,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     add_pod_policy(parser)
     add_defaults(parser)
+    add_price_list(parser, "prices what is estimated of the object store")
     parser.set_defaults(handler=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     from videotrain.commands.plan import Assumptions, print_plan
     from videotrain.commands.plan_search import print_search
-    from videotrain.manifest_file import read_defaults
+    from videotrain.manifest_file import read_defaults, read_price_list
 
     defaults = read_defaults(options.defaults)
     if options.search:
@@ -65,6 +73,7 @@ def _run(options: argparse.Namespace) -> int:
         hours_of_video=options.hours_of_video,
         gpus=frozenset(options.gpus),
         data_wait=options.data_wait,
+        prices=read_price_list(options.price_list),
         **failures,
     )
     return each_manifest(

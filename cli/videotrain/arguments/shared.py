@@ -168,3 +168,13 @@ def add_defaults(parser: argparse.ArgumentParser) -> None:
         help="the cluster's defaults for runs: the values of the operator's chart with runDefaults, or the ConfigMap "
         "that it made of them",
     )
+
+
+def add_price_list(parser: argparse.ArgumentParser, what: str) -> None:
+    """What nodes and the object store cost; `what` is done with it."""
+    parser.add_argument(
+        "--price-list",
+        type=Path,
+        metavar="FILE",
+        help=f"the values of the operator's chart with priceList, or that part alone: {what}",
+    )

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import Iterable
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from videotrain.embedded.database import DATABASE_FILE, read_objects
 from videotrain.errors import UsageError
 from videotrain_api.billing.document import BillError, RunBill, bill_of, read_bill, sealed
+from videotrain_api.cost.storage import estimates_of
 from videotrain_api.render.names import ledger_name
 from videotrain_api.schema import Json
 from videotrain_api.storage.layout import BILL_FILE
 from videotrain_api.vocabulary import BILL_KEY, KIND, LABEL_BILL, LABEL_RUN, LEDGER_KEY
+
+if TYPE_CHECKING:
+    from videotrain_operator.kube.client import KubeClient
 
 
 def bills_in_folder(workdir: Path) -> list[RunBill]:
@@ -34,40 +37,29 @@ def bills_in_folder(workdir: Path) -> list[RunBill]:
     return newest([*_of_runs(runs, maps), *_kept(maps)])
 
 
-def bills_of_cluster(
-    kubeconfig: str | None, context: str | None, namespace: str | None, operator_namespace: str
-) -> list[RunBill]:
+async def bills_in_cluster(client: KubeClient, namespace: str | None, operator_namespace: str) -> list[RunBill]:
     """Of all runs that a cluster has, and of those of which the operator has kept the bill.
 
     Args:
-        kubeconfig: file; the usual ones if None.
-        context: context in it; its current one if None.
+        client: of the cluster.
         namespace: of the runs; all if None.
         operator_namespace: where the operator keeps bills. A config map elsewhere that looks like one is anybody's. Who
             may not list config maps there is told so, and sees the bills of the runs that are there.
 
     Raises:
-        UsageError: the cluster cannot be reached, or does not let this user read.
+        ApiError: the cluster refuses.
     """
-    # Here, since the light command has no operator.
-    from videotrain_operator.kube.client import ApiError, ConfigurationError, connect
+    from videotrain_operator.kube.client import ApiError  # here, since the light command has no operator
 
-    async def read() -> tuple[list[Json], list[Json], list[Json]]:
-        async with connect(kubeconfig, context) as client:
-            runs = await client.list(KIND, namespace or "")
-            owned = await client.list("ConfigMap", namespace or "", LABEL_RUN)
-            try:
-                return runs, owned, await client.list("ConfigMap", operator_namespace, LABEL_BILL)
-            except ApiError as error:
-                if error.status != HTTPStatus.FORBIDDEN:
-                    raise
-                sys.stderr.write(f"videotrain: runs that are gone are left out: {error}\n")
-                return runs, owned, []
-
+    runs = await client.list(KIND, namespace or "")
+    owned = await client.list("ConfigMap", namespace or "", LABEL_RUN)
     try:
-        runs, owned, kept = asyncio.run(read())
-    except (ApiError, ConfigurationError, OSError) as error:
-        raise UsageError(f"the cluster was not read: {error}") from None
+        kept = await client.list("ConfigMap", operator_namespace, LABEL_BILL)
+    except ApiError as error:
+        if error.status != HTTPStatus.FORBIDDEN:
+            raise
+        sys.stderr.write(f"videotrain: runs that are gone are left out: {error}\n")
+        kept = []
     found = newest([*_of_runs(runs, owned), *_kept(kept)])
     return [bill for bill in found if namespace in (None, bill.namespace)]
 
@@ -148,10 +140,11 @@ def _of_runs(runs: list[Json], maps: list[Json]) -> Iterable[RunBill]:
     for run in runs:
         head = run["metadata"]
         text = texts.get((head["namespace"], ledger_name(head["name"])), {}).get(LEDGER_KEY)
+        estimates = estimates_of(run)
         try:
-            bill = bill_of(run, _ledger(text))
+            bill = bill_of(run, _ledger(text), estimates)
         except (AttributeError, KeyError, TypeError, ValueError):  # edited by hand: the status has all totals
-            bill = bill_of(run, None)
+            bill = bill_of(run, None, estimates)
         if bill is not None:
             yield bill
 

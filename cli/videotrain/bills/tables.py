@@ -14,19 +14,48 @@ from rich.text import Text
 
 from videotrain.wording import BUCKET_LABELS, CAUSE_MEANINGS, exact, money
 from videotrain_api.billing.document import RunBill
+from videotrain_api.billing.estimates import GIBIBYTE, StorageEstimate
 from videotrain_api.billing.sums import By, Line
 from videotrain_api.money import format_micros
+from videotrain_api.resource.prices import PriceList
 
 LINE_COLUMNS = ("currency", "name", "runs", "node_hours", "gpu_hours", "cost", "productive_cost", "estimated")
 
 
-def bill_tables(bill: RunBill) -> RenderableType:
-    """One run's bill."""
+def bill_tables(bill: RunBill, prices: PriceList) -> RenderableType:
+    """One run's bill, and what is estimated beside it.
+
+    Args:
+        bill: of the run.
+        prices: of the object store.
+    """
     state = "closed" if bill.closed else f"up to {bill.as_of:%Y-%m-%d %H:%M:%S} UTC" if bill.as_of else "open"
     team = f", team {bill.team}" if bill.team else ""
     title = Text(f"{bill.namespace}/{bill.run}  {bill.phase}  {money(bill.total_micros, bill.currency)}", style="bold")
     title.append(f"  {state}{team}{', estimated' if bill.estimated else ''}", style="dim")
-    return Group(title, *filter(None, (_stages(bill), _buckets(bill), _causes(bill), _ends(bill))))
+    tables = (_stages(bill), _buckets(bill), _causes(bill), _ends(bill))
+    estimated = estimate_table(bill.estimates, prices, bill.currency) if bill.estimates else None
+    return Group(title, *filter(None, (*tables, estimated)))
+
+
+def estimate_table(estimates: Sequence[StorageEstimate], prices: PriceList, currency: str) -> Table:
+    """What lies in the object store, counted, and what it would cost where a price list of this currency says so."""
+    listed = prices.storage if prices.currency == currency else None
+    money_heading = f"{currency}, estimated" if listed else "not priced (--price-list)"
+    headings = ("stage", "what", "GiB in the end", "GiB-months", "writes", "reads", money_heading)
+    table = _table("Object store: estimated from steps and policy, in no total", headings, 2)
+    total = 0
+    for one in estimates:
+        if not (one.bytes or one.writes or one.reads):
+            continue
+        micros = one.total_micros(listed) if listed else 0
+        total += micros
+        sizes = (f"{one.bytes / GIBIBYTE:,.1f}", f"{float(one.amount('storage')):,.3f}")
+        table.add_row(one.stage, one.kept, *sizes, f"{one.writes:,}", f"{one.reads:,}", exact(micros) if listed else "")
+    if listed:
+        table.add_section()
+        table.add_row("all", *[""] * 5, exact(total), style="bold")
+    return table
 
 
 def _table(title: str, headings: Sequence[str], texts: int = 1) -> Table:

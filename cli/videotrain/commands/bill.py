@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 
-from videotrain.bills.sources import bills_in_bucket, bills_in_folder, bills_of_cluster
+from videotrain.bills.sources import bills_in_bucket, bills_in_cluster, bills_in_folder
 from videotrain.bills.tables import LINE_COLUMNS, as_csv, bill_tables, line_rows, line_table, write_parquet
 from videotrain.errors import UsageError
 from videotrain.extras import brought_by
 from videotrain_api.billing.document import RunBill, sealed
 from videotrain_api.billing.focus import AMOUNTS, COLUMNS, focus_rows
+from videotrain_api.billing.focus_estimates import estimate_rows
 from videotrain_api.billing.sums import By, rows_within, summed
+from videotrain_api.resource.prices import PriceList
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,8 @@ class BillOptions:
     output: Literal["table", "json", "csv", "focus"]
     parquet: Path | None
     """File to write instead of printing."""
+    prices: PriceList = field(default_factory=PriceList)
+    """Of the object store."""
 
 
 def print_bill(options: BillOptions) -> int:
@@ -66,7 +71,7 @@ def print_bill(options: BillOptions) -> int:
         sys.stdout.write(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
     elif options.run is not None or len(bills) == 1:
         for bill in bills:
-            Console().print(bill_tables(bill))
+            Console().print(bill_tables(bill, options.prices))
     else:
         _print_sums(options, bills)
     return 0
@@ -79,7 +84,9 @@ def _bills(options: BillOptions) -> list[RunBill]:
         with brought_by("local"):
             return bills_in_bucket(options.bucket, options.endpoint_url)
     with brought_by("cluster"):
-        return bills_of_cluster(options.kubeconfig, options.context, options.namespace, options.operator_namespace)
+        from videotrain.commands.cluster_runs import ClusterChoice, ask
+    where = ClusterChoice(options.namespace or "", options.kubeconfig, options.context)
+    return ask(where, lambda client: bills_in_cluster(client, options.namespace, options.operator_namespace))
 
 
 def _print_sums(options: BillOptions, bills: Sequence[RunBill]) -> None:
@@ -99,7 +106,8 @@ def _print_sums(options: BillOptions, bills: Sequence[RunBill]) -> None:
 
 def _print_focus(options: BillOptions, bills: Sequence[RunBill]) -> None:
     account = options.context or options.bucket or "videotrain"
-    rows = focus_rows(rows_within(bills, options.since, options.until), account)
+    exact = focus_rows(rows_within(bills, options.since, options.until), account)
+    rows = chain(exact, estimate_rows(bills, options.prices, account, options.since, options.until))
     if options.parquet is not None:
         with brought_by("local"):
             write_parquet(options.parquet, COLUMNS, rows, AMOUNTS)

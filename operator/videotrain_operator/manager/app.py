@@ -34,6 +34,7 @@ from videotrain_operator.manager.election import Election
 from videotrain_operator.manager.election_thread import ElectionThread, RelayedClock
 from videotrain_operator.manager.kopf_thread import KopfThread
 from videotrain_operator.manager.master_key import read_master_key
+from videotrain_operator.manager.reserved import reserved_samples
 from videotrain_operator.manager.scrapers import Scrapers
 from videotrain_operator.manager.server import serve
 from videotrain_operator.manager.settings import Settings
@@ -78,6 +79,7 @@ class Operator:
     ) -> None:
         self._settings, self._client, self._metrics, self._agents = settings, client, metrics, agents
         self._namespace = settings.lease_namespace or own_namespace()
+        self._prices = settings.cluster_rules().prices
         self._stores = {kind: Store() for kind in CACHED}
         self._ticked_at = time.monotonic()
         self._stopping = asyncio.Event()
@@ -134,6 +136,7 @@ class Operator:
         self._defaults = self._make_defaults() if settings.run_defaults else None
         metrics.add_source(self._samples)
         metrics.add_source(self._budgets.samples)
+        metrics.add_source(self._reserved)
 
     def _connect_apart(self) -> AbstractAsyncContextManager[KubeClient]:
         """A client of the election's own loop; what it asks is counted in the process's."""
@@ -377,6 +380,13 @@ class Operator:
         if not self._budget_watch.refusal:
             yield BUDGET_KIND, "", now - self._budget_watch.heard_at
         yield KIND, "", now - self._runs.heard_at
+
+    def _reserved(self) -> Iterable[Sample]:
+        """Told by the leader alone: sums over replicas would count everything twice."""
+        if not self._leading():
+            return ()
+        nodes, pods = (self._stores[kind].all() for kind in ("Node", "Pod"))
+        return reserved_samples(self._prices, nodes, pods, self._client.clock.now())
 
     def _samples(self) -> Iterable[Sample]:
         yield catalogue.LEADER, (), float(self._leading())

@@ -16,6 +16,7 @@ from itertools import chain, repeat
 from typing import Final, Protocol
 
 from videotrain_api.billing.document import RunBill, bill_of, read_bill, sealed
+from videotrain_api.cost.storage import estimates_of
 from videotrain_api.money import parse_micros
 from videotrain_api.render.names import bill_name
 from videotrain_api.resource.trainrun import VideoTrainingRun
@@ -162,7 +163,7 @@ class BillKeeper:
             return
         self._writing.add(uid)
         try:
-            await self._write(bill_of(seen.run, _ledger_of(seen)))
+            await self._write(bill_of(seen.run, _ledger_of(seen), estimates_of(seen.run)))
         finally:
             self._writing.discard(uid)
 
@@ -229,7 +230,8 @@ class BillKeeper:
             return bill_of(seen.run, ledger)  # as far as it was counted
         observed = Observed(departed=departed, ledger=ledger, signing_key=b"")
         status, document = settle_gone(run, observed, self._now())
-        bill = bill_of(seen.run | {"status": status.to_wire()}, document)
+        settled = seen.run | {"status": status.to_wire()}
+        bill = bill_of(settled, document, estimates_of(settled))
         guessed = any(view.finished_at is None for view, _ in views)
         return bill.model_copy(update={"estimated": True}) if bill is not None and guessed else bill
 

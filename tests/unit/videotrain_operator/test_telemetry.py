@@ -13,6 +13,8 @@ from videotrain_api.metrics import (
     CATALOGUE,
     LEADER,
     PASSES_WAITING,
+    RESERVED_GPUS,
+    RESERVED_IDLE_COST,
     RUN_DEFAULTS_REFUSED,
     RUN_DEFAULTS_UNREADABLE,
     TIME_UNTRUSTED,
@@ -75,6 +77,8 @@ def values(status: RunStatus) -> dict[tuple[str, ...], float]:
             (TRAINING_BUDGET_EXPECTED, ("team", "USD"), 90.0),
             (TRAINING_BUDGET_ACTION, ("team", "Shrink"), 0.0),
             (TRAINING_BUDGET_JUDGED, ("team",), 1.0),
+            (RESERVED_GPUS, ("three-years", "held"), 8.0),
+            (RESERVED_IDLE_COST, ("three-years", "USD"), 12.0),
         ]
     )
     found = {}

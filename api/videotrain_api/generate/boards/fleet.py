@@ -162,9 +162,33 @@ _MONEY: Final = (
                 f"max by (budget, action) ({m.TRAINING_BUDGET_ACTION.name}{OF_CLUSTER})",
                 "{{budget}} {{action}}",
             ),
-            (f"max by (budget) ({m.TRAINING_BUDGET_JUDGED.name}{OF_CLUSTER}) == 0", "{{budget}} is not judged"),
+            (f"1 - max by (budget) ({m.TRAINING_BUDGET_JUDGED.name}{OF_CLUSTER})", "{{budget}} is not judged"),
         ),
         help="1: new runs wait, runs are small, or they have saved and wait for the next month.",
+        span=12,
+    ),
+    Panel(
+        "Reserved GPUs",
+        (
+            (
+                f"max by (commitment, state) ({m.RESERVED_GPUS.name}{OF_CLUSTER})",
+                "{{commitment}} {{state}}",
+            ),
+        ),
+        help="Of each commitment of the price list, and of other reserved nodes (none).",
+        span=12,
+    ),
+    Panel(
+        "Reserved and held by no run, per hour",
+        (
+            (
+                f"max by (commitment, currency) ({m.RESERVED_IDLE_COST.name}{OF_CLUSTER})",
+                "{{commitment}} {{currency}}",
+            ),
+        ),
+        "money",
+        "stack",
+        help="Is paid in any case, and in no run's bill. Pods that are not of runs may use it.",
         span=12,
     ),
     Panel(

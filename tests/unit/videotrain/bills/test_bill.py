@@ -83,6 +83,42 @@ def test_focus_rows_and_parquet_files_have_the_same_money(workdir, life, capsys,
         assert sum(pq.read_table(file).column(column).to_pylist()) * 10**6 == total
 
 
+PRICES = """
+operator: {}
+priceList:
+  storage: {pricePerGibibyteMonth: "23", pricePerThousandWrites: "5", pricePerThousandReads: "0.4"}
+"""
+
+
+def test_the_object_store_is_estimated_beside_the_bill_and_never_in_it(workdir, life, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "values.yaml").write_text(PRICES)
+    prices = ("--price-list", str(tmp_path / "values.yaml"))
+    told = output(capsys, "demo", "--workdir", str(workdir), *prices)
+    assert "Object store: estimated from steps and policy, in no total" in told and "checkpoints" in told
+    document = json.loads(output(capsys, "demo", "--workdir", str(workdir), "-o", "json", *prices))
+    total = life[0]["status"]["cost"]["totalMicros"]
+    assert document["totalMicros"] == total and {one["kept"] for one in document["estimates"]} >= {"checkpoints"}
+    rows = list(csv.DictReader(io.StringIO(output(capsys, "--workdir", str(workdir), "--focus", *prices))))
+    exact = [row for row in rows if row["ServiceCategory"] == "Compute"]
+    assert sum(Decimal(row["BilledCost"]) for row in exact) * 10**6 == total
+    assert len(rows) > len(exact) and {row["x_Estimated"] for row in rows if row not in exact} == {"true"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{}", "no priceList"),
+        ("priceList: {storage: {pricePerGibibyteMonth: '-1'}}", "storage.pricePerGibibyteMonth"),
+        ("priceList: {storage: {perMonth: '1'}}", "perMonth"),
+    ],
+)
+def test_prices_that_nobody_can_read_are_refused_and_named(workdir, capsys, tmp_path, text, words):
+    (tmp_path / "values.yaml").write_text(text)
+    assert main(["bill", "--workdir", str(workdir), "--price-list", str(tmp_path / "values.yaml")]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_a_day_without_pods_costs_nothing_and_a_cut_day_is_its_part(workdir, life, capsys):
     total = life[0]["status"]["cost"]["totalMicros"]
     middle = life[0]["status"]["generations"][0]["endedAt"]
@@ -101,6 +137,14 @@ def test_what_is_not_there_or_no_time_is_said(workdir, capsys, tmp_path):
     assert "2026-11-01" in capsys.readouterr().err
     assert main(["bill", "--workdir", str(tmp_path / "nothing")]) == 2
     assert "there is no cluster.db here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["just text", "a: [b", "clusters: 5"])
+def test_a_kubeconfig_that_is_none_is_said_in_a_line(capsys, tmp_path, text):
+    (tmp_path / "config").write_text(text)
+    assert main(["bill", "--kubeconfig", str(tmp_path / "config")]) == 2
+    told = capsys.readouterr().err
+    assert str(tmp_path / "config") in told and "Traceback" not in told
 
 
 def test_of_a_run_s_bills_the_closed_one_counts_else_the_newest(life):
