@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -93,6 +94,7 @@ def simulate(options: SimulateOptions, pod_policy: PodPolicy) -> int:
     ]
     document = _document(run, options, timing, lived, sweep)
     document["cpuSeconds"] = round(time.process_time() - begun, 2)
+    document["peakMebibytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     if options.page is not None:
         replace_file(options.page, _page(document, lived, sweep))
     if options.json:
@@ -250,7 +252,8 @@ def _print(console: Console, document: Json) -> None:
             f"in its interval {row['coverage']:.0%}"
         )
     _print_intervals(console, document["checkpointInterval"])
-    console.print(f"{document['passes']:,} passes in {document['cpuSeconds']:g} s of CPU. {NOTE}", style="dim")
+    took = f"{document['cpuSeconds']:g} s of CPU and at most {document['peakMebibytes']:,} MiB"
+    console.print(f"{document['passes']:,} passes in {took}. {NOTE}", style="dim")
 
 
 def _print_intervals(console: Console, found: Json) -> None:
