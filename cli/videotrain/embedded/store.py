@@ -11,6 +11,7 @@ import copy
 import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,6 +20,7 @@ from videotrain.embedded.database import Database, Key, Row
 from videotrain.embedded.merge import apply_manifest, merge_patch
 from videotrain.embedded.transaction import Transaction
 from videotrain_api.schema import Json
+from videotrain_api.times import rfc3339
 from videotrain_api.vocabulary import FIELD_MANAGER, KIND
 from videotrain_operator.cluster.interface import Conflict, NotFound, WatchEvent
 
@@ -153,22 +155,26 @@ class EmbeddedCluster:
         body = copy.deepcopy(row.body) | {"status": copy.deepcopy(status)}
         return self._update(key, row, body, row.applied, status=True)
 
-    async def emit_event(self, regarding: Json, type_: str, reason: str, message: str) -> None:
-        """Record an Event about an object; one that says the same again is counted."""
+    async def emit_event(
+        self, regarding: Json, type_: str, reason: str, message: str, *, name: str = "", at: datetime | None = None
+    ) -> None:
+        """Record an Event about an object; one without a name that says the same again is counted."""
         metadata = regarding["metadata"]
         about = {name: metadata[name] for name in ("name", "namespace", "uid") if name in metadata}
         about |= {"kind": regarding["kind"], "apiVersion": regarding.get("apiVersion", "v1")}
         text = "\n".join((metadata.get("uid", ""), type_, reason, message))
-        name = f"{metadata['name']}.{uuid.uuid5(uuid.NAMESPACE_OID, text).hex[:16]}"
-        key = _key("Event", metadata.get("namespace", "default"), name)
-        before, now = self._rows.get(key), utc_now()
+        own = f"{metadata['name']}.{name or uuid.uuid5(uuid.NAMESPACE_OID, text).hex[:16]}"
+        key = _key("Event", metadata.get("namespace", "default"), own)
+        before, now = self._rows.get(key), utc_now() if at is None else rfc3339(at, "microseconds")
         if before is not None:
+            if name:
+                return
             body = before.body | {"lastTimestamp": now, "count": before.body["count"] + 1}
             self._commit(key, copy.deepcopy(body), before.applied)
             return
         content = {"involvedObject": about, "type": type_, "reason": reason, "message": message, "count": 1}
         source = {"source": {"component": FIELD_MANAGER}, "firstTimestamp": now, "lastTimestamp": now}
-        head = {"apiVersion": "v1", "kind": "Event", "metadata": {"name": name, "namespace": key.namespace}}
+        head = {"apiVersion": "v1", "kind": "Event", "metadata": {"name": own, "namespace": key.namespace}}
         self._commit(key, _created(head | content | source, key), {})
 
     def watch(self, kind: str, namespace: str) -> AsyncIterator[WatchEvent]:

@@ -1,6 +1,7 @@
 """What the object store promises, one sentence each."""
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 
@@ -204,6 +205,17 @@ async def test_the_same_event_again_is_counted(cluster):
     events = await cluster.list("Event", "default")
     assert [(event["message"], event["count"]) for event in events] == [("one", 1), ("two", 2)]
     assert events[0]["involvedObject"]["uid"] == run["metadata"]["uid"]
+
+
+async def test_an_event_with_a_name_is_recorded_once_at_its_own_time(cluster):
+    run = await cluster.apply(run_manifest(seed=1))
+    at = datetime(2026, 11, 1, 12, tzinfo=UTC)
+    for _ in range(2):
+        await cluster.emit_event(run, "Normal", "Tested", "one", name="a", at=at)
+    await cluster.emit_event(run, "Normal", "Tested", "one", name="b", at=at)
+    events = await cluster.list("Event", "default")
+    assert sorted((event["metadata"]["name"], event["count"]) for event in events) == [("r.a", 1), ("r.b", 1)]
+    assert {event["lastTimestamp"] for event in events} == {"2026-11-01T12:00:00.000000Z"}
 
 
 async def test_a_watch_sees_its_kind_from_its_call_on_until_it_is_closed(cluster):
