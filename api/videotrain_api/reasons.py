@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
-from videotrain_api.vocabulary import BudgetCondition, Condition, ExitCode, GenerationReason
+from videotrain_api.vocabulary import PLANNED, BudgetCondition, Condition, ExitCode, GenerationReason
 
 EventType = Literal["Normal", "Warning"]
 
@@ -29,15 +29,18 @@ class Reason(StrEnum):
     """Of the end of a generation whose stage is complete."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     EDIT_IGNORED = "EditIgnored"
+    EDIT_REFUSED = "EditRefused"
     FAILED = "Failed"
     FAILURE_POLICY = "FailurePolicy"
     FAULT_IGNORED = "FaultIgnored"
     FROZEN_CONFIG_LOST = "FrozenConfigLost"
+    HANG_CULPRIT = "HangCulprit"
     INVALID = "Invalid"
     LEDGER_REBUILT = "LedgerRebuilt"
     NODES_FORGIVEN = "NodesForgiven"
     NODES_TRUSTED = "NodesTrusted"
     NODES_UNTRUSTED = "NodesUntrusted"
+    NOT_QUEUED = "NotQueued"
     NO_ANSWER = "NoAnswer"
     NO_LIMIT = "NoLimit"
     NO_PODS = "NoPods"
@@ -57,6 +60,7 @@ class Reason(StrEnum):
     RECOVERED = "Recovered"
     REFUSED = "Refused"
     """For what the API server refuses without a reason of its own."""
+    RESIZED = "Resized"
     RESTART_LIMIT = "RestartLimit"
     STAGES_EDITED = "StagesEdited"
     STAGE_SUCCEEDED = "StageSucceeded"
@@ -123,6 +127,8 @@ class Message(StrEnum):
         "{money} {currency} and {hours} GPU-hours are spent; the next checkpoint would pass the limit ({limits})"
     )
     BUDGET_MARK = "{percent} % of the budget is spent, over the mark at {mark} % ({limits})"
+    EDITED = "stage {stage} was edited, and a checkpoint was completed since"
+    EDIT_REFUSED = "the run goes on with what its stages did before, since the edit cannot be taken: {why}"
     EDIT_IGNORED = "{fields} cannot change while the run exists; it goes on with what it was accepted with"
     FAILED = "{reason}: {message}"
     FROZEN_CONFIG_LOST = (
@@ -133,6 +139,10 @@ class Message(StrEnum):
     GROWN = "{old} -> {new} nodes: {pods} joined"
     HELD = "the spec was edited and cannot be run; see the condition Accepted"
     HANG = "step {step} was the last for {seconds} s (spec.failurePolicy.hangSeconds is {limit})"
+    HANG_CULPRIT = (
+        "generation {number} hung: {culprit} stands in no collective, and {waiting} other ranks wait in theirs. "
+        "It does: {calls}"
+    )
     LEAVING = "leaving: {pods}"
     LEDGER_REBUILT = (
         "config map {name} was deleted or cannot be read; it is made again from the totals in the status "
@@ -166,10 +176,18 @@ class Message(StrEnum):
     PROFILE_FAILED = "trace {number}: {stored} stored. {why}"
     PROFILE_REFUSED = "annotation {annotation}: {why}"
     PROFILE_STORED = "trace {number}: {stored} stored in {folder}"
+    NOT_QUEUED = (
+        "queue {queue}: nothing held {pods} pods back, so no quota counts them: Kueue is not installed, or does not "
+        "look after this namespace"
+    )
     QUEUE = "queue {queue}: {admitted} pods are admitted, {gated} wait"
     RECOVERED = (
         "generation {number} trains with {nodes} nodes from step {step} on; {lost} steps were lost, and it took "
         "{seconds} s, {minutes} GPU-minutes and {money} {currency} ({reason}: {why})"
+    )
+    RESIZED = (
+        "generation {number} trains with {nodes} nodes from step {step} on, as planned; {lost} steps were lost, and it "
+        "took {seconds} s, {minutes} GPU-minutes and {money} {currency} ({reason}: {why})"
     )
     RESTART_LIMIT = "{limit} {cause} restarts are used up (spec.failurePolicy.limits): {fault}"
     RESUMED = "{reason} no longer holds"
@@ -181,6 +199,7 @@ class Message(StrEnum):
     STATUS_LOST = (
         "the status was emptied; counters and finished stages are taken from the ledger, the world from the pods"
     )
+    STACKS = "the workers of the world that hung tell where they stand"
     STORAGE_DENIED = (
         "the object store denies access; the run holds no nodes, goes on from its newest checkpoint and tries again at "
         "{time} UTC: {why}"
@@ -280,6 +299,13 @@ NOTICES: Final[tuple[Notice, ...]] = (
         "Undo the edit, or create a new run. Which fields may change is in docs/decisions/0521-what-may-change.md.",
         (Condition.ACCEPTED, "True"),
     ),
+    *_told(
+        "Warning",
+        Reason.EDIT_REFUSED,
+        Message.EDIT_REFUSED,
+        "Undo the edit, or fork the run with it. The message names the field.",
+        (Condition.ACCEPTED, "True"),
+    ),
     *_told("Warning", Reason.INVALID, "{message}", "Correct the field that is named.", (Condition.ACCEPTED, "False")),
     *_told(
         "Warning",
@@ -313,6 +339,13 @@ NOTICES: Final[tuple[Notice, ...]] = (
     *_told("Normal", Reason.ADMITTED, Message.QUEUE, NOTHING, (Condition.QUOTA_RESERVED, "True")),
     *_told(
         "Warning",
+        Reason.NOT_QUEUED,
+        Message.NOT_QUEUED,
+        "Install Kueue or have it look after this namespace, or take spec.queue away; the run does not wait for it.",
+        (Condition.QUOTA_RESERVED, "False"),
+    ),
+    *_told(
+        "Warning",
         GenerationReason.PREEMPTED,
         Message.QUEUE,
         "Nothing; workers have saved, and the run goes on when the queue admits it again.",
@@ -341,8 +374,8 @@ NOTICES: Final[tuple[Notice, ...]] = (
     ),
     _held(Condition.RUNNING, "True", Reason.STEPS_ADVANCE),
     *(
-        _held(Condition.RUNNING, "False", Reason.NO_WORLD, form, "See Scheduled and Restarting.")
-        for form in ("", Message.WAITS_FOR_PODS, Message.WAITS_FOR_MORE)
+        _held(Condition.RUNNING, "False", Reason.NO_WORLD, form, "See Scheduled, Restarting and Resizing.")
+        for form in ("", Message.STACKS, Message.WAITS_FOR_PODS, Message.WAITS_FOR_MORE)
     ),
     _held(Condition.RUNNING, "False", Reason.NO_WORLD, Message.HELD, "Correct the spec, or undo the edit."),
     _held(Condition.PROGRESS_OBSERVED, "True", Reason.STEPS_ADVANCE),
@@ -367,16 +400,24 @@ NOTICES: Final[tuple[Notice, ...]] = (
     ),
     *(
         notice
-        for reason in (GenerationReason.GROW, GenerationReason.SHRINK, *dict(_FAULTS))
+        for reason in (*PLANNED, *dict(_FAULTS))
         for notice in (
             *_told("Normal", reason, Message.GENERATION, NOTHING),
-            _held(Condition.RESTARTING, "True", reason, "{message}"),
+            _held(Condition.RESIZING if reason in PLANNED else Condition.RESTARTING, "True", reason, "{message}"),
         )
     ),
     *(notice for reason, form in _FAULTS for notice in _told("Warning", reason, form + "{way_on}", _LOOK)),
+    *_told(
+        "Warning",
+        Reason.HANG_CULPRIT,
+        Message.HANG_CULPRIT,
+        "Nothing; new pods avoid the node for an hour. Look at the calls that are named if the hang comes again.",
+    ),
     *_told("Warning", Reason.FAULT_IGNORED, "{message}", "Nothing; a rule of spec.failurePolicy.rules says so."),
     *_told("Normal", Reason.RECOVERED, Message.RECOVERED, NOTHING, (Condition.RESTARTING, "False")),
     _held(Condition.RESTARTING, "False", Reason.RECOVERED),
+    *_told("Normal", Reason.RESIZED, Message.RESIZED, NOTHING, (Condition.RESIZING, "False")),
+    _held(Condition.RESIZING, "False", Reason.RESIZED),
     *_told(
         "Normal",
         Reason.NODES_FORGIVEN,

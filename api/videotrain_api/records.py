@@ -44,13 +44,16 @@ class Roster(ApiModel):
     """UID of the run."""
     generation: int = Field(ge=1)
     """Strictly increasing over the life of the run."""
-    action: Literal["run", "stop"]
+    action: Literal["run", "stop", "leave"]
     """`run`: be a member of this generation. `stop`: this generation is over: stop the workers and stay idle until the
-    next one (members is empty)."""
+    next one (members is empty). `leave`: the run is over: stop the workers and end, so that the pod holds its node no
+    more and its log can still be read."""
     stage: str
-    """Stage name; its configuration is DIR_CONFIG/<stage>.json."""
+    """Stage name; its configuration is `config`, or else DIR_CONFIG/<stage>.json."""
     config_hash: str
     """Hash of that configuration; the agent refuses another."""
+    config: str | None = None
+    """The stage's configuration, JSON, where some members have another mounted: the stages were edited since."""
     reason: str
     """GenerationReason for which it was made."""
     members: list[RosterMember]
@@ -70,12 +73,12 @@ class Roster(ApiModel):
     created_at: datetime | None = None
     """When it was published."""
 
-    def order(self) -> tuple[int, bool, int]:
-        """Compares rosters of one run: an agent obeys the highest that it has seen, run(1) < stop(1) < run(2).
+    def order(self) -> tuple[int, int, int]:
+        """Compares rosters of one run; an agent obeys the highest that it saw: run(1) < stop(1) < leave(1) < run(2).
 
         One that only asks for a trace lies between the first and the second; its world stays as it is.
         """
-        return self.generation, self.action == "stop", self.profile.number if self.profile else 0
+        return self.generation, ("run", "stop", "leave").index(self.action), self.profile.number if self.profile else 0
 
     def rank(self, pod_uid: str) -> int | None:
         """Node rank of a pod; None if it is no member, and then drains and stays idle."""

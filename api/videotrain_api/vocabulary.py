@@ -45,6 +45,8 @@ ANNOTATION_ISSUED_BY: Final = "videotrain.dev/issued-by"
 KUEUE: Final = "kueue.x-k8s.io"
 LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 LABEL_QUEUE_PRIORITY: Final = "kueue.x-k8s.io/priority-class"
+LABEL_QUEUE_MANAGED: Final = "kueue.x-k8s.io/managed"
+"""Label and finalizer of a pod that Kueue's webhook took."""
 LABEL_POD_GROUP: Final = "kueue.x-k8s.io/pod-group-name"
 LABEL_GROUP_PLACE: Final = "kueue.x-k8s.io/pod-group-pod-index"
 ANNOTATION_GROUP_SIZE: Final = "kueue.x-k8s.io/pod-group-total-count"
@@ -134,6 +136,8 @@ class Phase(StrEnum):
     STARTING = "Starting"
     RUNNING = "Running"
     RESTARTING = "Restarting"
+    RESIZING = "Resizing"
+    """The world is changed as somebody or something planned: it grows, shrinks, or takes an edit of its stage."""
     SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
@@ -150,6 +154,7 @@ class Condition(StrEnum):
     RUNNING = "Running"
     SUSPENDED = "Suspended"
     RESTARTING = "Restarting"
+    RESIZING = "Resizing"
     NODES_TRUSTED = "NodesTrusted"
     PROGRESS_OBSERVED = "ProgressObserved"
     BUDGET_OK = "BudgetOK"
@@ -178,6 +183,12 @@ class GenerationReason(StrEnum):
     PREEMPTED = "Preempted"
     GROW = "Grow"
     SHRINK = "Shrink"
+    EDITED = "Edited"
+    """The running stage was edited, and a checkpoint was completed since."""
+
+
+PLANNED: Final = (GenerationReason.GROW, GenerationReason.SHRINK, GenerationReason.EDITED)
+"""Reasons of generations that no fault brought about: the run is resized, not restarted."""
 
 
 class ProfileState(StrEnum):

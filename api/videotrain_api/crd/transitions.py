@@ -9,7 +9,6 @@ from pydantic_core import PydanticUndefined
 
 from videotrain_api.crd.cel import CelRule, same
 from videotrain_api.resource.mutability import (
-    AT_REST,
     FIXED,
     FIXED_FAILURE_POLICY,
     FIXED_POOL,
@@ -18,7 +17,7 @@ from videotrain_api.resource.mutability import (
     WHILE_NO_PODS,
 )
 from videotrain_api.resource.pool import Pool, RunPool
-from videotrain_api.resource.stages import TASKS, Stage
+from videotrain_api.resource.stages import Stage
 from videotrain_api.resource.trainrun import FailurePolicy, VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.schema import ApiModel
 
@@ -59,15 +58,7 @@ def _of_stages(of: str, field: str) -> str:
 
 TRANSITIONS: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
     VideoTrainingRun: (
-        *(_while_no_pods(field) for field in (*WHILE_NO_PODS, *AT_REST)),
-        CelRule(
-            # Whole lists are compared first, since they are equal at nearly every write.
-            f"self.spec.stages == oldSelf.spec.stages || ({_HOLDS_NO_POD}) || "
-            + " && ".join(f"{_of_stages('self', task)} == {_of_stages('oldSelf', task)}" for task in TASKS),
-            f"what stages do cannot change while the run may hold pods: {_SUSPEND}",
-            ".spec.stages",
-            "FieldValueForbidden",
-        ),
+        *(_while_no_pods(field) for field in WHILE_NO_PODS),
         CelRule(
             f"!self.spec.stages.exists(s, has(s.pool)) || "
             f"{_of_stages('self', 'pool')} == {_of_stages('oldSelf', 'pool')} || "

@@ -43,7 +43,7 @@ def _while_phase(phase: Phase) -> str:
 
 
 _RUNNING: Final = _while_phase(Phase.RUNNING)
-_WITHOUT_WORLD: Final = "|".join(phase.value for phase in (Phase.PENDING, Phase.STARTING, Phase.RESTARTING))
+_WITHOUT_WORLD: Final = "|".join((Phase.PENDING, Phase.STARTING, Phase.RESTARTING, Phase.RESIZING))
 _TOLD: Final = "records|tracking"
 """Tasks of housekeeping that tell people of a run. Their failures count once per checkpoint, or until they are over."""
 _NOT_TOLD: Final = f'{m.HOUSEKEEPING_FAILURES.name}{{task=~"{_TOLD}"}}'

@@ -58,7 +58,7 @@ CONDITIONS: Final[dict[Condition, Entry]] = {
     ),
     Condition.RUNNING: Entry(
         "Whether a generation of workers exists, and steps are made.",
-        "`videotrain logs RUN` shows rank 0. Scheduled and Restarting say what else is waited for.",
+        "`videotrain logs RUN` shows rank 0. Scheduled, Restarting and Resizing say what else is waited for.",
         _HELD,
     ),
     Condition.SUSPENDED: Entry(
@@ -68,6 +68,12 @@ CONDITIONS: Final[dict[Condition, Entry]] = {
     ),
     Condition.RESTARTING: Entry(
         "Whether one generation ended and the next has not made a step yet. The reason is why the one before ended.",
+        "`videotrain get RUN`: the table of generations. `videotrain logs RUN` shows how far the start is.",
+        _RESTART,
+    ),
+    Condition.RESIZING: Entry(
+        "Whether the world is changed as planned, by more or fewer nodes or an edit of its stage, and the next one has "
+        "not made a step yet. It is no incident.",
         "`videotrain get RUN`: the table of generations. `videotrain logs RUN` shows how far the start is.",
         _RESTART,
     ),
@@ -140,8 +146,27 @@ EVENTS: Final[dict[str, Entry]] = {
         "`kubectl -n NAMESPACE get configmaps -l videotrain.dev/run=RUN`; the audit log says who deleted it.",
         "Nothing new is started; pods that run go on.",
     ),
+    "Edited": Entry(
+        "The running stage was edited, and the next generation does it as it is now.",
+        "`videotrain get RUN`: the table of generations, and the hashes in the event StagesEdited.",
+        "A restart without lost steps.",
+    ),
+    "EditRefused": Entry(
+        "An edit of stages would change the order of samples or what is made already, so the run goes on with what it "
+        "was accepted with.",
+        "The message names the field and what is allowed.",
+        _NO_COST,
+    ),
     "Grow": Entry(
         "The next generation has more nodes, on purpose.", "`videotrain get RUN`.", "A restart without lost steps."
+    ),
+    "HangCulprit": Entry(
+        "A generation hung, and one of its workers stood in no collective while others waited in theirs: it is the one "
+        "that they waited for. The message has its rank, pod, node and stack, innermost call first; new pods avoid the "
+        "node for an hour.",
+        "`videotrain describe RUN` has the stacks of its pod whole. If the same line of a program comes again on other "
+        "nodes, it is the program; if the same node does, it is the node.",
+        _RESTART,
     ),
     "Hang": Entry(
         "No step came for spec.failurePolicy.hangSeconds (no first one within startSeconds), so the generation "
@@ -196,9 +221,21 @@ EVENTS: Final[dict[str, Entry]] = {
     "ProfileFailed": Entry("A trace that was asked for could not be stored.", "`videotrain get RUN`.", _GOES_ON),
     "ProfileRefused": Entry("The annotation that asks for a trace cannot be read.", _DESCRIBE, _GOES_ON),
     "ProfileStored": Entry("A trace is stored.", "`videotrain get RUN` names the files.", _GOES_ON),
+    "NotQueued": Entry(
+        "spec.queue names a queue, but nothing holds the run's pods back: Kueue is not installed, or does not look "
+        "after this namespace. They run, and no quota counts them.",
+        "`kubectl get crd localqueues.kueue.x-k8s.io`, and the managedJobsNamespaceSelector of Kueue.",
+        _HELD,
+    ),
     "Queued": Entry("The queue has not admitted the pods yet.", "`kubectl -n NAMESPACE get workloads`.", _NO_COST),
     "Recovered": Entry(
         "A new generation makes steps after a fault; the message says what that took and cost.",
+        "`videotrain get RUN`: the generations with their reasons.",
+        "It is paid; the message has the amount.",
+    ),
+    "Resized": Entry(
+        "A new generation makes steps after a planned change: more or fewer nodes, or an edit of the running stage. "
+        "The message says what that took and cost. It is no incident.",
         "`videotrain get RUN`: the generations with their reasons.",
         "It is paid; the message has the amount.",
     ),

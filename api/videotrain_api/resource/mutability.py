@@ -1,8 +1,8 @@
 """What may be changed after a run was created, and when.
 
-Live fields take effect on a running world. Those that describe the pods, or what stages do, may change only while there
-is none, so that all members of a world are alike. Everything else decides what is trained, and is fixed with the first
-pods.
+Live fields take effect on a running world, what stages do in the next one. Fields that describe the pods may change
+only while there is none, so that all members of a world are alike. Everything else decides what is trained, and is
+fixed with the first pods.
 
 The CRD's transition rules, the frozen configuration and the directory of a local run read these lists. Names are those
 of the wire.
@@ -29,9 +29,10 @@ LIVE: Final = (
 WHILE_NO_PODS: Final = ("image", "imagePullPolicy", "pool", "queue")
 """Fields of spec that may change while the run holds no pod: it is suspended, or was never accepted; also `pool` of a
 stage that has one."""
-AT_REST: Final = ("checkpoint",)
-"""Fields of spec that may change while the run holds no pod, and are frozen anew then; also what its stages do. The
-operator refuses what would change the order of samples, or what a complete stage made."""
+FROZEN_ANEW: Final = ("checkpoint",)
+"""Fields of spec that may change at any time and are frozen anew then: a running stage ends its generation at the next
+checkpoint, and the next one does what was edited; also what stages do. The operator refuses what would change the order
+of samples, or what a complete stage made."""
 FIXED: Final = (
     "autoencoder",
     "dataset",

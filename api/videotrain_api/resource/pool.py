@@ -185,6 +185,9 @@ class Pool(ApiModel):
     env: dict[EnvName, EnvValue] = Field(default_factory=dict, max_length=64)
     """Environment of the workers for what belongs to the pool, such as NCCL_SOCKET_IFNAME, NCCL_IB_HCA or
     GLOO_SOCKET_IFNAME. Names that the operator sets and credentials are refused."""
+    on_cordon: Literal["Stay", "Leave"] = "Stay"
+    """What workers do when their node is cordoned. Stay: go on, as Kubernetes has it: a cordon only keeps pods away,
+    and `kubectl drain` evicts them after it, whereupon they save. Leave: save at once and go on elsewhere."""
     service_account_name: ObjectName | None = None
     """Service account of the worker pods; its identity is used for the object store if no secret is named. No token of
     the Kubernetes API is mounted."""

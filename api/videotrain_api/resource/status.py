@@ -62,6 +62,9 @@ class GenerationStatus(ApiModel):
     """GenerationReason of the next one, or Suspended or Completed."""
     end_message: str = ""
     """For people: what was seen when it was ended."""
+    culprit: str | None = None
+    """Of one that hung: the ranks that stood in no collective while others waited for them, with pod and node; empty if
+    nobody can tell. `progress.stacks` has what they did."""
     lost_from_step: int | None = None
     """Steps after this one were lost, since the next generation resumed here; None while it is not known."""
     progress: GenerationProgress | None = None
@@ -404,6 +407,9 @@ class ColumnsStatus(ApiModel):
     """Last step of the current stage and how many it has, such as `120/400`."""
     nodes: str = ""
     """Nodes of the running generation and most wanted, such as `7/8`."""
+    last_step: datetime | None = None
+    """When the last step was finished, as far as the stored status knows; kubectl shows how long ago that is. Unset
+    before the first one."""
     mfu: str = ""
     """Model FLOPs utilisation, such as `41%`; `unknown GPU` if the GPUs' peak is not known."""
     cost: str = ""
@@ -507,10 +513,12 @@ _CENTS_UP_TO = 1000
 def columns_of(status: RunStatus) -> ColumnsStatus:
     """The short texts of a status, for eighty columns in all."""
     stage = next((s for s in status.stages if s.name == status.stage), None)
+    told = [each.progress.last_step_at for each in status.generations if each.progress is not None]
     total = f"/{stage.total_steps}" if stage and stage.total_steps else ""
     return ColumnsStatus(
         step=f"{status.step}{total}" if stage else "",
         nodes=f"{status.nodes.current}/{status.nodes.max}",
+        last_step=max((at for at in told if at is not None), default=None),
         mfu="unknown GPU" if status.throughput.mfu_unknown else _percent(status.throughput.mfu_percent),
         cost=_amount(status.cost) if status.cost else "",
     )

@@ -198,4 +198,5 @@ def rests(outcome: Outcome) -> bool:
     if denied is not None and denied.until is not None:
         return False  # it goes on by itself
     settled = outcome.plan.status.to_wire() == (outcome.run.get("status") or {})
-    return outcome.plan.status.phase in RESTING and not outcome.observed.pods and settled and not outcome.plan.apply
+    held = any(pod.finished_at is None or pod.deleting for pod in outcome.observed.pods)
+    return outcome.plan.status.phase in RESTING and not held and settled and not outcome.plan.apply

@@ -21,6 +21,7 @@ _STATES: Final = {
     Phase.STARTING: AppState.PENDING,
     Phase.RUNNING: AppState.RUNNING,
     Phase.RESTARTING: AppState.RUNNING,
+    Phase.RESIZING: AppState.RUNNING,
     Phase.SUSPENDING: AppState.RUNNING,
     Phase.SUSPENDED: AppState.PENDING,
     Phase.SUCCEEDED: AppState.SUCCEEDED,
@@ -92,7 +93,14 @@ def _message(status: RunStatus) -> str:
     """Phase, progress, and why it is so: the first condition that explains the phase."""
     told = {condition.type: condition for condition in status.conditions if condition.status == "True"}
     refused = [one for one in status.conditions if (one.type, one.status) == (Condition.ACCEPTED, "False")]
-    reasons = (Condition.FAILED, Condition.SUSPENDED, Condition.RESTARTING, Condition.COMPLETE, Condition.RUNNING)
+    reasons = (
+        Condition.FAILED,
+        Condition.SUSPENDED,
+        Condition.RESTARTING,
+        Condition.RESIZING,
+        Condition.COMPLETE,
+        Condition.RUNNING,
+    )
     why = next(iter([*refused, *(told[type_] for type_ in reasons if type_ in told)]), None)
     return "; ".join(part for part in (status.phase, status.progress, why.message if why else "") if part)
 

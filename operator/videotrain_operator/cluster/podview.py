@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from videotrain_api.render.names import POD_SEPARATOR
+from videotrain_api.render.names import POD_SEPARATOR, roster_name
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import (
     ANNOTATION_PRICE,
@@ -14,6 +14,8 @@ from videotrain_api.vocabulary import (
     LABEL_GROUP_PLACE,
     LABEL_POD_GROUP,
     LABEL_POOL,
+    LABEL_QUEUE_MANAGED,
+    LABEL_RUN,
 )
 from videotrain_operator.accounting.money import parse_price
 from videotrain_operator.planner.observed import PodView
@@ -106,6 +108,7 @@ def pod_view(pod: Json, nodes: Mapping[str, Json], resources: Collection[str]) -
         message=_message(status, ended, conditions)[:500],
         unschedulable=_unschedulable(conditions) if node_name is None else "",
         image_problem=_image_problem(status),
+        in_queue=LABEL_QUEUE_MANAGED in {*(head.get("labels") or {}), *(head.get("finalizers") or ())},
         gated=bool(spec.get("schedulingGates")),
         pool=(head.get("labels") or {}).get(LABEL_POOL),
         group=(head.get("labels") or {}).get(LABEL_POD_GROUP),
@@ -116,15 +119,28 @@ def pod_view(pod: Json, nodes: Mapping[str, Json], resources: Collection[str]) -
         node_lost=node_name is not None and (node is None or node_is_lost(node)),
         node_reason=_node_reason(node) if node_name is not None else "",
         node_draining=node is not None and node_is_leaving(node),
+        node_cordoned=node is not None and node_is_cordoned(node),
+        config_map=_config_map(spec, (head.get("labels") or {}).get(LABEL_RUN)),
         key_secret=_key_secret(spec),
     )
 
 
 def _key_secret(spec: Json) -> str | None:
-    mounted = [volume for volume in spec.get("volumes") or [] if volume["name"] == FILES_VOLUME]
-    sources = (mounted[0].get("projected") or {}).get("sources") or [] if mounted else []
-    names: list[str | None] = [source["secret"].get("name") for source in sources if source.get("secret")]
-    return names[0] if names else None
+    return next(_mounted(spec, "secret"), None)
+
+
+def _config_map(spec: Json, run: str | None) -> str | None:
+    """Beside the roster's."""
+    return next((name for name in _mounted(spec, "configMap") if run is not None and name != roster_name(run)), None)
+
+
+def _mounted(spec: Json, kind: str) -> Iterator[str]:
+    """Names of the objects of a kind in the files that the operator gives to a pod."""
+    for volume in spec.get("volumes") or []:
+        if volume["name"] == FILES_VOLUME:
+            for source in (volume.get("projected") or {}).get("sources") or []:
+                if (source.get(kind) or {}).get("name"):
+                    yield source[kind]["name"]
 
 
 def node_is_lost(node: Json) -> bool:
@@ -136,8 +152,13 @@ def node_is_lost(node: Json) -> bool:
 
 
 def node_is_leaving(node: Json) -> bool:
-    """Cordoned, or announced to go."""
-    return bool(node.get("spec", {}).get("unschedulable")) or bool(_taints(node) & LEAVING_TAINTS)
+    """Announced to go."""
+    return bool(_taints(node) & LEAVING_TAINTS)
+
+
+def node_is_cordoned(node: Json) -> bool:
+    """Nothing new is to be placed there."""
+    return bool(node.get("spec", {}).get("unschedulable"))
 
 
 def _taints(node: Json) -> set[str]:
@@ -262,7 +283,7 @@ def _node_reason(node: Json | None) -> str:
         since = ready[0].get("lastTransitionTime")
         why = ready[0].get("reason") or ready[0].get("message") or "no reason given"
         return f"the node is not ready{f' since {since}' if since else ''}: {why}"
-    return "the node is cordoned" if node.get("spec", {}).get("unschedulable") else ""
+    return "the node is cordoned" if node_is_cordoned(node) else ""
 
 
 def _gpus(spec: Json, resources: Collection[str]) -> int:

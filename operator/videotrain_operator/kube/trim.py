@@ -94,7 +94,7 @@ def _pod(body: Json) -> Json:
         for container in spec.get("containers") or []
     ]
     volumes = [
-        {"name": FILES_VOLUME, "projected": {"sources": _secrets(volume)}}
+        {"name": FILES_VOLUME, "projected": {"sources": _sources(volume)}}
         for volume in spec.get("volumes") or []
         if volume["name"] == FILES_VOLUME
     ]
@@ -108,9 +108,15 @@ def _pod(body: Json) -> Json:
     }
 
 
-def _secrets(volume: Json) -> list[Json]:
+def _sources(volume: Json) -> list[Json]:
+    """Names of the objects that a pod has mounted."""
     sources = (volume.get("projected") or {}).get("sources") or []
-    return [{"secret": _pick(source["secret"], ("name",))} for source in sources if source.get("secret")]
+    return [
+        {kind: {key: _shared(value) for key, value in _pick(source[kind], ("name",)).items()}}
+        for source in sources
+        for kind in ("secret", "configMap")
+        if source.get(kind)
+    ]
 
 
 def _limits(container: Json) -> Json:

@@ -21,7 +21,7 @@ from videotrain_api.vocabulary import BUDGET_KIND, KIND, LABEL_RUN, LABEL_RUN_UI
 from videotrain_operator.cluster.agents import AgentClient
 from videotrain_operator.cluster.clock import Clock
 from videotrain_operator.cluster.interface import Cluster, Conflict, NotFound, WatchEvent
-from videotrain_operator.cluster.podview import node_is_leaving
+from videotrain_operator.cluster.podview import node_is_cordoned, node_is_leaving
 from videotrain_operator.cluster.status_writes import Memory
 from videotrain_operator.cluster.unreconciled import FAILED_PASSES
 from videotrain_operator.kube.cache import Key, Store, key_of
@@ -267,7 +267,7 @@ class Controller:
         name = event.object["metadata"]["name"]
         node = None if event.type == "DELETED" else event.object
         news = self._node_trust.notice(name, node)
-        leaving = node is not None and node_is_leaving(node)
+        leaving = node is not None and (node_is_leaving(node) or node_is_cordoned(node))
         if not news and leaving == (name in self._leaving):
             return
         (self._leaving.add if leaving else self._leaving.discard)(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from videotrain_api.config.edits import Reached, edit_problems, edited_spec
+from videotrain_api.config.edits import edited_spec
 from videotrain_api.frozen_config import config_data, data_hash, problems_in, stage_configs
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.defaults import default_problems, with_defaults
@@ -18,6 +18,7 @@ from videotrain_api.schema import ManifestError
 from videotrain_api.vocabulary import Condition, Phase
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import LONGEST_MESSAGE, Draft
+from videotrain_operator.planner.edits import edit_error, freeze_anew, note_edit
 
 _BARRED: Final = (Reason.POD_NOT_ALLOWED, Reason.DEFAULT_ENFORCED)
 """Why a run waits that those who run the cluster do not let begin."""
@@ -54,8 +55,18 @@ def accept(draft: Draft, present: VideoTrainingRunSpec) -> bool:
         draft.held = True
         return True
     fields = type(present).model_fields.items()
-    edits = [f"spec.{f.alias or name}" for name, f in fields if getattr(draft.spec, name) != getattr(present, name)]
-    if edits:
+    taken = draft.edited.spec if draft.edited is not None else draft.spec
+    edits = [f"spec.{f.alias or name}" for name, f in fields if getattr(taken, name) != getattr(present, name)]
+    if draft.edit_refused:
+        message = Message.EDIT_REFUSED.text(why=draft.edit_refused)
+        old = find_condition(draft, Condition.ACCEPTED)
+        same = draft.before.observed_generation == (draft.run.metadata.generation or 0)
+        if same and old is not None and old.reason == Reason.EDIT_REFUSED:
+            message = old.message  # it may say how far the stage is
+        else:
+            draft.tell("Warning", Reason.EDIT_REFUSED, message)
+        set_condition(draft, Condition.ACCEPTED, status=True, reason=Reason.EDIT_REFUSED, message=message)
+    elif edits:
         message = Message.EDIT_IGNORED.text(fields=", ".join(edits))
         old = find_condition(draft, Condition.ACCEPTED)
         if old is None or old.message != message:
@@ -69,11 +80,14 @@ def accept(draft: Draft, present: VideoTrainingRunSpec) -> bool:
 def _take_edits(draft: Draft, present: VideoTrainingRunSpec) -> bool:
     """Freeze the configuration anew if stages were edited and there is no pod; False if the edit holds the run.
 
-    Pods mount the config map that they were made with, so a run that holds one keeps what was frozen. One that lost
-    them, and was not suspended for the edit, goes on as it was if it cannot be edited so.
+    One that has pods takes it at a better moment, see `planner.edits`. One that lost them, and was not suspended for
+    the edit, goes on as it was if it cannot be edited so.
     """
     edited = edited_spec(draft.spec, present)
-    if draft.live is not None or draft.observed.pods or edited == draft.spec:
+    if edited == draft.spec:
+        return True
+    if draft.live is not None or draft.observed.pods:
+        note_edit(draft, draft.run.model_copy(update={"spec": edited}))
         return True
     if draft.before.config_map is None:
         draft.look_again(0)  # the status was emptied: how far the stages are is known in the next pass
@@ -81,27 +95,13 @@ def _take_edits(draft: Draft, present: VideoTrainingRunSpec) -> bool:
     refused = any(c.type == Condition.ACCEPTED and c.status == "False" for c in draft.before.conditions)
     deliberate = refused or draft.before.phase == Phase.SUSPENDED
     run = draft.run.model_copy(update={"spec": edited})
-    reached = {stage.name: Reached(stage.state, stage.saved_step) for stage in draft.status.stages}
-    try:
-        problems = list(problems_in(run)) or edit_problems(draft.run, run, reached)
-        if problems:
-            raise ManifestError(problems)  # noqa: TRY301  one way out for both kinds of refusal
-        configs, data = {config.stage.name: config for config in stage_configs(run)}, config_data(run)
-    except ManifestError as error:
+    error = edit_error(draft, run)
+    if error is not None:
         if deliberate:
             refuse(draft, error)
         return not deliberate
-    old = draft.status
-    for stage in old.stages:
-        config = configs[stage.name]
-        total = config.stage.total_steps if config.stage.total_steps is not None else stage.total_steps
-        draft.update_stage(stage.name, config_hash=config.hash(), total_steps=total)
-    draft.run, draft.config_data = run, data
-    draft.update(config_map=config_map_name(run, data_hash(data)))
-    changed = zip(old.stages, draft.status.stages, strict=True)
-    hashes = ", ".join(f"{new.name} {was.config_hash} -> {new.config_hash}" for was, new in changed if was != new)
-    draft.tell("Normal", Reason.STAGES_EDITED, Message.STAGES_EDITED.text(hashes=hashes))
-    draft.look_again(0)
+    draft.run = run
+    freeze_anew(draft, run)
     return True
 
 

@@ -65,7 +65,7 @@ def _check_start(draft: Draft, limit: int) -> None:
         start = max(start, suspended.last_transition_time)
     if draft.queued:
         admitted = find_condition(draft, Condition.QUOTA_RESERVED)
-        if admitted is None or admitted.status != "True":
+        if admitted is None or (admitted.status != "True" and admitted.reason != Reason.NOT_QUEUED):
             return  # a queue may be long, and that is its right
         start = max(start, admitted.last_transition_time)
     left = start + timedelta(seconds=limit) - draft.now

@@ -62,6 +62,10 @@ class Draft:
     """Pods, by number, that were made and are not in the ledger yet."""
     suspend_reason: str | None = None
     """Why the run holds no nodes, if it should not."""
+    edited: VideoTrainingRun | None = None
+    """The run with an edit of its stages that is waiting to be taken."""
+    edit_refused: str = ""
+    """Why an edit of stages is not taken; empty if there is none, or nothing is against it."""
     held: bool = False
     """The present spec cannot be run: the world stays as it is."""
     smallest: bool = False
@@ -95,6 +99,10 @@ class Draft:
     def finished(self) -> bool:
         """The run succeeded or failed."""
         return any(self.is_true(kind) for kind in (Condition.COMPLETE, Condition.FAILED))
+
+    def failed(self) -> bool:
+        """The run failed."""
+        return self.is_true(Condition.FAILED)
 
     def being_deleted(self) -> bool:
         """Somebody deleted the run, or its namespace."""

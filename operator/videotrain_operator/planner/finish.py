@@ -11,7 +11,7 @@ from videotrain_operator.planner.draft import Draft
 
 
 def fail_run(draft: Draft, reason: str, message: str) -> None:
-    """The run failed; its pods are released."""
+    """The run failed; its pods end, and stay for whoever reads their logs."""
     live = draft.live
     if live is not None:
         draft.end_generation("drained", reason, message)
@@ -32,12 +32,19 @@ def succeed_run(draft: Draft) -> None:
     draft.look_again(0)
 
 
+def seconds_left(draft: Draft) -> float | None:
+    """Until the TTL of a finished run is over; None if it has none."""
+    ttl, finished = draft.spec.ttl_seconds_after_finished, draft.status.completion_time
+    return None if ttl is None or finished is None else (finished + timedelta(seconds=ttl) - draft.now).total_seconds()
+
+
 def expire_run(draft: Draft) -> None:
     """Delete the finished run when its TTL is over and nothing of it runs any more."""
-    ttl, finished = draft.spec.ttl_seconds_after_finished, draft.status.completion_time
-    if not draft.finished() or ttl is None or finished is None:
+    if not draft.finished():
         return
-    left = (finished + timedelta(seconds=ttl) - draft.now).total_seconds()
+    left = seconds_left(draft)
+    if left is None:
+        return
     if left > 0:
         draft.look_again(left)
     elif not draft.observed.pods and draft.confirmed("Deletion"):

@@ -11,20 +11,23 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
+from videotrain_api.frozen_config import stage_configs
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.records import Roster, RosterMember
 from videotrain_api.render.roster import render_roster
-from videotrain_api.resource.status import GenerationStatus
+from videotrain_api.resource.status import GenerationStatus, StageStatus
 from videotrain_api.vocabulary import PORT_RENDEZVOUS, RENDEZVOUS_PORTS, GenerationReason
 from videotrain_operator.planner.configuration import restore_hashes
 from videotrain_operator.planner.draft import Draft
-from videotrain_operator.planner.members import dead, eligible, ready_since, was_told
+from videotrain_operator.planner.members import dead, eligible, ready_since, stays_readable, was_told
 from videotrain_operator.planner.observed import PodView
 from videotrain_operator.planner.profiles import due_request
 
 GENERATIONS_KEPT: Final = 16
 FRESH: Final = (GenerationReason.STARTED, GenerationReason.STAGE_STARTED, GenerationReason.RESUMED)
 """Reasons after which nothing is lost by waiting for more pods."""
+_SAVES: Final = (None, "completed", "drained", "preemption")
+"""Causes of ends after which workers may still save."""
 
 
 def adopt_published(draft: Draft) -> None:
@@ -216,6 +219,17 @@ def _members(pods: Iterable[PodView]) -> list[RosterMember]:
     return [RosterMember(pod=pod.name, address=pod.address or "", uid=pod.uid) for pod in pods]
 
 
+def dismiss(draft: Draft) -> None:
+    """Have the agents of a failed run end: pods whose containers are over hold no node, and their logs stay."""
+    newest = draft.observed.roster
+    if not draft.failed() or draft.ended or newest is None or newest.action == "leave" or draft.last is None:
+        return
+    if any(pod.running and not dead(pod) and stays_readable(draft, pod) for pod in draft.observed.pods):
+        drain = draft.last.end_cause in _SAVES
+        changes = {"action": "leave", "members": [], "drain": drain, "reason": draft.last.end_reason or Reason.FAILED}
+        draft.published = newest.model_copy(update=changes | {"profile": None, "created_at": draft.now})
+
+
 def stop_workers(draft: Draft) -> None:
     """End the newest generation in the eyes of its agents, unless they know or none can run.
 
@@ -246,15 +260,25 @@ def _roster(draft: Draft, number: int, members: list[RosterMember], reason: str)
         action="run" if members else "stop",
         stage=stage.name,
         config_hash=stage.config_hash,
+        config=_edited_config(draft, stage, members),
         reason=reason,
         members=members,
         port=PORT_RENDEZVOUS + number % RENDEZVOUS_PORTS,
         processes_per_node=draft.pool().processes,
         saved_step=next(known.saved_step for known in draft.status.stages if known.name == stage.name),
-        drain=cause in (None, "completed", "drained", "preemption"),
+        drain=cause in _SAVES,
         profile=due_request(draft) if members else None,
         created_at=draft.now,
     )
+
+
+def _edited_config(draft: Draft, stage: StageStatus, members: list[RosterMember]) -> str | None:
+    """The stage's configuration, if a member was made before the stages were edited and has another one mounted."""
+    mounted = {draft.pods[member.pod].config_map for member in members if member.pod in draft.pods}
+    if mounted <= {None, draft.status.config_map}:
+        return None
+    found = (config for config in stage_configs(draft.run) if config.stage.name == stage.name)
+    return next((config.canonical_json() for config in found if config.hash() == stage.config_hash), None)
 
 
 def _record(draft: Draft, roster: Roster, at: datetime, message: str = "") -> None:

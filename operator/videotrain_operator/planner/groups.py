@@ -142,10 +142,16 @@ def report_quota(draft: Draft) -> None:
     if not draft.observed.pods:
         set_condition(draft, Condition.QUOTA_RESERVED, False, Reason.NO_PODS, Message.NO_PODS.text(queue=name))
         return
+    old = find_condition(draft, Condition.QUOTA_RESERVED)
+    if not any(pod.gated or pod.in_queue for pod in draft.observed.pods):
+        message = Message.NOT_QUEUED.text(queue=name, pods=len(draft.observed.pods))
+        set_condition(draft, Condition.QUOTA_RESERVED, False, Reason.NOT_QUEUED, message)
+        if old is None or old.reason != Reason.NOT_QUEUED:
+            draft.tell("Warning", Reason.NOT_QUEUED, message)
+        return
     preempted = any(pod.reason == FaultReason.STOPPED_BY_QUEUE for pod in draft.observed.pods)
     reason = Reason.ADMITTED if enough else GenerationReason.PREEMPTED if preempted else Reason.QUEUED
     message = Message.QUEUE.text(queue=name, admitted=admitted, gated=gated)
-    old = find_condition(draft, Condition.QUOTA_RESERVED)
     set_condition(draft, Condition.QUOTA_RESERVED, enough, reason, message)
     if old is None or old.reason != reason:
         draft.tell("Warning" if reason == GenerationReason.PREEMPTED else "Normal", reason, message)

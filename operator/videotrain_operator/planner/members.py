@@ -13,6 +13,7 @@ from videotrain_api.render.pod import render_pod
 from videotrain_api.resource.status import SuspectNode
 from videotrain_operator.planner.decision import Deletion
 from videotrain_operator.planner.draft import Draft
+from videotrain_operator.planner.finish import seconds_left
 from videotrain_operator.planner.groups import (
     render_final,
     render_without_finalizers,
@@ -79,6 +80,26 @@ def idle(draft: Draft, pod: PodView) -> bool:
     return False
 
 
+def stays_readable(draft: Draft, pod: PodView) -> bool:
+    """A pod of a failed run stays until the run's TTL, for whoever reads its log; it ends, so it holds nothing.
+
+    Not where a queue admits pods: it would wait for a replacement. One that does not end by itself is deleted.
+    """
+    if not draft.failed() or draft.being_deleted() or draft.queued or pod.node_lost or pod.deleting:
+        return False
+    left = seconds_left(draft)
+    if left is not None and left <= 0:
+        return False
+    if dead(pod):
+        return True
+    over, roster = draft.status.completion_time, draft.observed.roster
+    if not pod.running or over is None or roster is None:
+        return False
+    limit = timedelta(seconds=draft.spec.failure_policy.grace_seconds + DRAIN_MARGIN_SECONDS)
+    draft.look_again(max(0.0, (over + limit - draft.now).total_seconds()))
+    return draft.now - over < limit
+
+
 def suspect_names(draft: Draft) -> set[str]:
     """Nodes that new pods avoid."""
     return {suspect.name for suspect in draft.status.suspect_nodes}
@@ -140,6 +161,8 @@ def settle_pods(draft: Draft, *, remake_unplaced: bool) -> None:
     for pod in () if draft.ended else draft.observed.pods:
         if pod.name in keep or (pod.deleting and not pod.node_lost):
             continue  # a member's death is dealt with, and on record, before its pod goes
+        if stays_readable(draft, pod):
+            continue
         if dead(pod):
             freed |= _remove_dead(draft, pod)
         elif remake_unplaced and pod.unschedulable:

@@ -45,6 +45,8 @@ class PodView:
     """Why no node takes it, in the scheduler's words; empty if it has a node or was not tried yet."""
     image_problem: str = ""
     """Why its container cannot be made, such as `ImagePullBackOff: ...`; empty if nothing is wrong."""
+    in_queue: bool = False
+    """A queue took it when it was made."""
     gated: bool = False
     """A queue holds it back: the scheduler does not look at it yet."""
     pool: str | None = None
@@ -65,7 +67,11 @@ class PodView:
     node_untrusted: bool = False
     """Its node looks lost while nodes are not trusted: neither dead nor fit for a new world."""
     node_draining: bool = False
-    """Its node is cordoned or has a reclaim taint: it must leave soon."""
+    """Its node has a reclaim taint, or is cordoned and its pool wants it to leave: it must leave soon."""
+    node_cordoned: bool = False
+    """Nothing new is to be placed on its node."""
+    config_map: str | None = None
+    """Name of the frozen config map that it mounts; None if it is not known."""
     key_secret: str | None = None
     """Name of the Secret with the signing key that it mounts; None if it is not known."""
     key_changed: bool = False

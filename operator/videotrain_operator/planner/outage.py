@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from videotrain_api.money import MICROSECONDS_PER_HOUR, format_micros
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.resource.status import CostStatus, GenerationStatus, OutageStatus
-from videotrain_api.vocabulary import Bucket
+from videotrain_api.vocabulary import PLANNED, Bucket
 from videotrain_operator.planner.draft import Draft
 
 WASTE: Final = (Bucket.LOST, Bucket.STALLED, Bucket.DRAINING, Bucket.RESTARTING)
 """Buckets into which an outage puts GPU time."""
+
+
+class Ended(NamedTuple):
+    """An outage that is over."""
+
+    reason: Reason
+    """Resized if it was planned, else Recovered."""
+    message: str
 
 
 def wasted(cost: CostStatus | None) -> tuple[int, int]:
@@ -22,38 +30,43 @@ def wasted(cost: CostStatus | None) -> tuple[int, int]:
     return sum(gpu_us.get(b.value, 0) for b in WASTE), sum(micros.get(b.value, 0) for b in WASTE)
 
 
-def track_outage(draft: Draft) -> str:
+def track_outage(draft: Draft) -> Ended | None:
     """Note when an outage begins, and tell what it cost once steps go on.
 
     Returns:
-        What is told of an outage that ended in this pass; empty if none did.
+        The outage that ended in this pass; None if none did.
     """
     last, outage = draft.last, draft.status.outage
     if draft.finished() or last is None or last.end_reason == Reason.SUSPENDED:
         draft.update(outage=None)
-    elif outage is None and draft.ended and last.end_cause != "completed":
-        _begin(draft, last)
+    elif draft.ended and last.end_cause != "completed" and (outage is None or _turned_bad(outage, last)):
+        _begin(draft, last, outage)
     elif outage is not None and last.number > outage.generation and last.progress and last.progress.first_step_at:
         draft.update(outage=None)
         return _tell(draft, outage, last)
-    return ""
+    return None
 
 
-def _begin(draft: Draft, last: GenerationStatus) -> None:
+def _turned_bad(outage: OutageStatus, last: GenerationStatus) -> bool:
+    """A fault came while the world was changed as planned."""
+    return outage.reason in PLANNED and last.end_reason not in PLANNED
+
+
+def _begin(draft: Draft, last: GenerationStatus, planned: OutageStatus | None) -> None:
     # The bill of the pass before: in the present one, time since the last step already counts as wasted.
     gpu_us, micros = wasted(draft.before.cost)
     outage = OutageStatus(
-        generation=last.number,
+        generation=planned.generation if planned else last.number,
         reason=last.end_reason or "",
         message=last.end_message,
-        since=draft.now,
-        wasted_gpu_microseconds=gpu_us,
-        wasted_micros=micros,
+        since=planned.since if planned else draft.now,
+        wasted_gpu_microseconds=planned.wasted_gpu_microseconds if planned else gpu_us,
+        wasted_micros=planned.wasted_micros if planned else micros,
     )
     draft.update(outage=outage)
 
 
-def _tell(draft: Draft, outage: OutageStatus, now: GenerationStatus) -> str:
+def _tell(draft: Draft, outage: OutageStatus, now: GenerationStatus) -> Ended:
     facts = now.progress
     assert facts is not None
     assert facts.first_step_at is not None
@@ -63,7 +76,9 @@ def _tell(draft: Draft, outage: OutageStatus, now: GenerationStatus) -> str:
     gpu_us, micros = wasted(draft.status.cost)
     minutes = 60 * max(0, gpu_us - outage.wasted_gpu_microseconds) / MICROSECONDS_PER_HOUR
     seconds = max(0.0, (facts.first_step_at - outage.since).total_seconds())
-    message = Message.RECOVERED.text(
+    planned = outage.reason in PLANNED
+    reason, form = (Reason.RESIZED, Message.RESIZED) if planned else (Reason.RECOVERED, Message.RECOVERED)
+    message = form.text(
         number=now.number,
         nodes=len(now.members),
         step=resumed,
@@ -75,5 +90,5 @@ def _tell(draft: Draft, outage: OutageStatus, now: GenerationStatus) -> str:
         reason=outage.reason,
         why=outage.message,
     )
-    draft.tell("Normal", Reason.RECOVERED, message)
-    return message
+    draft.tell("Normal", reason, message)
+    return Ended(reason, message)

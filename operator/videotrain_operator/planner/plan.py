@@ -8,13 +8,13 @@ from datetime import datetime
 from typing import Any, Final
 
 from videotrain_api.frozen_config import effective_run
-from videotrain_api.reasons import Reason
+from videotrain_api.reasons import Message, Reason
 from videotrain_api.render.config import render_config_map
 from videotrain_api.render.names import key_name
 from videotrain_api.render.network import render_network_policy
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.stored_status import read_status
-from videotrain_api.resource.trainrun import VideoTrainingRun
+from videotrain_api.resource.trainrun import VideoTrainingRun, pool_name, pool_of
 from videotrain_api.schema import Json, ManifestError
 from videotrain_api.vocabulary import Condition, Phase
 from videotrain_operator.planner.bill import settle_bill, store_ledger, write_cost
@@ -26,18 +26,21 @@ from videotrain_operator.planner.deadlines import check_deadlines, track_active_
 from videotrain_operator.planner.decision import Event, Plan
 from videotrain_operator.planner.denial import wait_for_storage
 from videotrain_operator.planner.draft import Draft
+from videotrain_operator.planner.edits import take_edit
 from videotrain_operator.planner.finish import expire_run
 from videotrain_operator.planner.generations import (
     adopt_published,
     begin_generation,
     correct_stamp,
     create_roster,
+    dismiss,
     publish_roster,
 )
+from videotrain_operator.planner.hangs import judge_hang
 from videotrain_operator.planner.health import check_generation, check_standby
 from videotrain_operator.planner.limits import overdue_pods
 from videotrain_operator.planner.members import forgive_nodes, put_back, release_all, settle_pods
-from videotrain_operator.planner.observed import Observed
+from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.outage import track_outage
 from videotrain_operator.planner.profiles import follow_profile
 from videotrain_operator.planner.progress import absorb_progress
@@ -107,19 +110,24 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Cluste
     forgiven = forgive_nodes(draft)
     check_generation(draft)
     check_standby(draft)
-    # 6. Release the nodes, or change the world's size. Late enough that a dead world is on record as dead, not drained.
+    stacks_due = judge_hang(draft)
+    # 6. Release the nodes, take an edit, or change the world's size. Late enough that a dead world is on record as
+    # dead, not drained.
     suspend_or_resume(draft)
     waiting = ""
     if draft.suspend_reason is None:
-        change_world(draft)
-        # 7. The next generation. If 5 or 6 ended one, it has to wait for the next pass: that end must be stored first,
-        # or an operator that dies in between would forget the restart, or count it twice.
-        waiting = begin_generation(draft)
+        taken = take_edit(draft)
+        if not taken:
+            change_world(draft)
+        # 7. The next generation. If 5 or 6 ended one, or took an edit, it has to wait for the next pass: that must be
+        # stored first, or an operator that dies in between would forget the restart, or count it twice.
+        waiting = Message.STACKS.text() if stacks_due else "" if taken else begin_generation(draft)
     # 8. Objects. Late enough to know the world. Config maps come before the pods that mount them, replacements before
     # survivors are told, and the ledger last: it holds a copy of what the status says after all that.
     _settle_fixed_objects(draft)
     put_back(draft)
     settle_pods(draft, remake_unplaced=forgiven)
+    dismiss(draft)
     publish_roster(draft)
     store_ledger(draft, bill)
     # 9. The status. The cost of an outage is read from the cost, and the report tells of both; the run itself may go
@@ -186,6 +194,7 @@ def _open(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Clust
         # A pod whose node looks lost is then no member of a new world, and not dead either.
         pods = (replace(p, node_lost=False, node_untrusted=True) if p.node_lost else p for p in observed.pods)
         observed = replace(observed, pods=tuple(pods))
+    observed = replace(observed, pods=tuple(_on_cordon(run, pod) for pod in observed.pods))
     key = key_name(run, observed.signing_key)
     changed = (pod.key_secret is not None and pod.key_secret != key for pod in observed.pods)
     marked = (replace(pod, key_changed=True) if new else pod for pod, new in zip(observed.pods, changed, strict=True))
@@ -198,6 +207,15 @@ def _open(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Clust
         status=status.model_copy(update={"unconfirmed": None}),
         unreadable=stored.unreadable,
     )
+
+
+def _on_cordon(run: VideoTrainingRun, pod: PodView) -> PodView:
+    """A cordoned node is left only if the pod's pool says so."""
+    if not pod.node_cordoned:
+        return pod
+    pools = {pool_name(run, stage): pool_of(run, stage) for stage in run.spec.stages}
+    leaves = pools.get(pod.pool, run.spec.pool).on_cordon == "Leave"
+    return replace(pod, node_draining=pod.node_draining or leaves)
 
 
 def _settle_fixed_objects(draft: Draft) -> None:

@@ -7,13 +7,14 @@ from typing import Final
 from videotrain_api.cost import gpus
 from videotrain_api.reasons import Message, Reason
 from videotrain_api.resource.status import GenerationStatus, NodesStatus, StageStatus, ThroughputStatus, columns_of
-from videotrain_api.vocabulary import Condition, Phase
+from videotrain_api.vocabulary import PLANNED, Condition, Phase
 from videotrain_operator.planner.conditions import find_condition, set_condition
 from videotrain_operator.planner.draft import Draft
 from videotrain_operator.planner.generations import FRESH, next_reason
 from videotrain_operator.planner.groups import report_quota
 from videotrain_operator.planner.members import eligible
 from videotrain_operator.planner.observed import PodView
+from videotrain_operator.planner.outage import Ended
 
 WATCH_SECONDS: Final = 5.0
 """Between looks while a world starts, stops or drains, in case an agent's news did not wake the run."""
@@ -23,13 +24,13 @@ PODS_NAMED: Final = 3
 """Pods that a message lists."""
 
 
-def write_report(draft: Draft, *, waiting: str, recovered: str) -> None:
+def write_report(draft: Draft, *, waiting: str, recovered: Ended | None) -> None:
     """Fill the status from what was decided.
 
     Args:
         draft: the pass, with everything decided but whether the run itself is deleted.
         waiting: what the next generation waits for; empty if it waits for nothing.
-        recovered: what an outage cost that ended in this pass; empty if none did.
+        recovered: the outage that ended in this pass; None if none did.
     """
     live = draft.live
     for done in (stage for stage in draft.status.stages if stage.state == "Succeeded" and stage.output is None):
@@ -62,10 +63,23 @@ def phase_of(draft: Draft) -> Phase:
     if live is not None:
         if live.progress is not None and live.progress.first_step_at is not None:
             return Phase.RUNNING
-        return Phase.STARTING if live.reason in FRESH else Phase.RESTARTING
+        return Phase.STARTING if live.reason in FRESH else _phase_between(draft)
     if draft.last is not None and next_reason(draft)[0] not in FRESH:
-        return Phase.RESTARTING
+        return _phase_between(draft)
     return Phase.STARTING if any(pod.running for pod in draft.observed.pods) else Phase.PENDING
+
+
+def _phase_between(draft: Draft) -> Phase:
+    return Phase.RESIZING if _is_planned(draft) else Phase.RESTARTING
+
+
+def _is_planned(draft: Draft) -> bool:
+    """What stands between two worlds is no fault, nor has one come since."""
+    outage = draft.status.outage
+    if outage is not None:
+        return outage.reason in PLANNED
+    reason = draft.live.reason if draft.live is not None else next_reason(draft)[0]
+    return reason in PLANNED
 
 
 def _shown_stage(draft: Draft) -> StageStatus | None:
@@ -140,7 +154,9 @@ def report_node_trust(draft: Draft) -> None:
         set_condition(draft, Condition.NODES_TRUSTED, True, Reason.NODES_TRUSTED)
 
 
-def _write_conditions(draft: Draft, live: GenerationStatus | None, ready: int, waiting: str, recovered: str) -> None:
+def _write_conditions(
+    draft: Draft, live: GenerationStatus | None, ready: int, waiting: str, recovered: Ended | None
+) -> None:
     sizes = draft.sizes()
     needed = sizes[0] if sizes else draft.bounds().min
     if not draft.releases_all():
@@ -150,25 +166,30 @@ def _write_conditions(draft: Draft, live: GenerationStatus | None, ready: int, w
     running = live is not None and live.progress is not None and live.progress.first_step_at is not None
     set_condition(draft, Condition.RUNNING, running, Reason.STEPS_ADVANCE if running else Reason.NO_WORLD, waiting)
     again = not draft.releases_all() and _restarting(draft, live, running=running)
-    if again or find_condition(draft, Condition.RESTARTING):
-        _write_restarting(draft, live, waiting, recovered, again=again)
+    planned = _is_planned(draft)
+    for kind, over, mine in (
+        (Condition.RESTARTING, Reason.RECOVERED, not planned),
+        (Condition.RESIZING, Reason.RESIZED, planned),
+    ):
+        if (again and mine) or find_condition(draft, kind):
+            told = recovered.message if recovered is not None and recovered.reason == over else ""
+            _write_between(draft, kind, over, waiting, told, again=again and mine)
     if live is None and find_condition(draft, Condition.PROGRESS_OBSERVED):
         set_condition(draft, Condition.PROGRESS_OBSERVED, None, Reason.NO_WORLD)
 
 
-def _write_restarting(
-    draft: Draft, live: GenerationStatus | None, waiting: str, recovered: str, *, again: bool
-) -> None:
-    old = find_condition(draft, Condition.RESTARTING)
+def _write_between(draft: Draft, kind: Condition, over: Reason, waiting: str, told: str, *, again: bool) -> None:
+    """Restarting or Resizing: what is told while it lasts, and what it cost."""
+    old, live = find_condition(draft, kind), draft.live
     if again:
         outage = draft.status.outage
         why = "; ".join(filter(None, [outage.message if outage else "", waiting]))
         # Only of a run that goes on: what ended a failed one is no reason of a next generation.
         reason = next_reason(draft)[0] if live is None else live.reason
-        set_condition(draft, Condition.RESTARTING, True, reason, why)
+        set_condition(draft, kind, True, reason, why)
         return
     kept = old.message if old is not None and old.status == "False" else ""
-    set_condition(draft, Condition.RESTARTING, False, Reason.RECOVERED, recovered or kept)
+    set_condition(draft, kind, False, over, told or kept)
 
 
 def _restarting(draft: Draft, live: GenerationStatus | None, *, running: bool) -> bool:

@@ -57,7 +57,9 @@ class SimulatedCluster(Objects):
         self.nodes = {f"node-{number}": True for number in range(nodes)}
         """Whether each node is up."""
         self.draining: set[str] = set()
-        """Nodes that are cordoned."""
+        """Nodes that are about to be reclaimed."""
+        self.cordoned: set[str] = set()
+        """Nodes on which nothing new is placed."""
         self.nodes_untrusted = ""
         """Why the operator is not to believe what it sees of nodes, if it is not."""
         self.rules = ClusterRules()
@@ -117,7 +119,7 @@ class SimulatedCluster(Objects):
         self.alive_generations.append({number for number, world in self.worlds.items() if world.alive})
 
     def _schedule(self) -> None:
-        used = {body["spec"].get("nodeName") for body in self.pods()} | self.draining
+        used = {body["spec"].get("nodeName") for body in self.held_pods()} | self.draining | self.cordoned
         free = [name for name, up in self.nodes.items() if up and name not in used]
         # By name: pods that are created at the same time arrive in any order.
         for body in sorted(self.pods(), key=lambda body: str(body["metadata"]["name"])):
@@ -165,6 +167,12 @@ class SimulatedCluster(Objects):
         roster = self._mounted()
         if roster is not None and not agent.silent:
             self._obey(agent, roster)
+            if roster.action == "leave":
+                self.finish_pod(head["name"], 143)
+
+    def held_pods(self) -> list[Json]:
+        """Pods that are not over: they hold a node, or wait for one."""
+        return [body for body in self.pods() if body["status"]["phase"] not in ("Succeeded", "Failed")]
 
     def _mounted_key(self, body: Json) -> bytes | None:
         files = next(volume["projected"] for volume in body["spec"]["volumes"] if volume["name"] == FILES_VOLUME)
@@ -223,13 +231,18 @@ class SimulatedCluster(Objects):
         """It is ready again, or new."""
         self.nodes[node] = True
 
-    def cordon(self, node: str) -> None:
-        """Somebody is about to drain it: nothing new is placed there."""
+    def reclaim(self, node: str) -> None:
+        """Its owner announces that he takes it back: nothing new is placed there."""
         self.draining.add(node)
+
+    def cordon(self, node: str) -> None:
+        """Somebody wants nothing new to be placed there."""
+        self.cordoned.add(node)
 
     def uncordon(self, node: str) -> None:
         """Pods may be placed there again."""
         self.draining.discard(node)
+        self.cordoned.discard(node)
 
     def fail_worker(self, pod: str, code: int) -> None:
         """A worker of a pod exits; its peers lose it. The pod goes on."""
@@ -244,10 +257,11 @@ class SimulatedCluster(Objects):
         body["status"]["containerStatuses"] = [{"name": "worker", "state": {"terminated": ended}}]
         body["status"]["phase"] = "Failed" if code else "Succeeded"
 
-    def hang(self) -> None:
-        """The step counter of whoever trains stands still."""
+    def hang(self, stacks: Mapping[str, str] | None = None) -> None:
+        """The step counter of whoever trains stands still; `stacks` are those of its workers, by pod."""
         for world in self.worlds.values():
-            world.hung = world.hung or world.ended is None
+            if world.ended is None:
+                world.hung, world.stacks = True, stacks or {}
 
     def delete_pod(self, name: str) -> None:
         """Somebody deletes a pod, which has time to save."""
@@ -288,13 +302,15 @@ class SimulatedCluster(Objects):
 
     def _node(self, name: str) -> Json:
         ready = {"type": "Ready", "status": "True" if self.nodes[name] else "False"}
-        spec = {"unschedulable": True} if name in self.draining else {}
+        spec: Json = {"unschedulable": True} if name in self.cordoned else {}
+        if name in self.draining:
+            spec["taints"] = [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]
         return {"kind": "Node", "metadata": {"name": name}, "spec": spec, "status": {"conditions": [ready]}}
 
 
 def _steps(agent: Agent, roster: Roster) -> int:
     """Of the stage that a roster names, as the agent has it mounted; it refuses a roster of another configuration."""
-    text = agent.configs[f"{roster.stage}.json"]
+    text = roster.config or agent.configs[f"{roster.stage}.json"]
     found = hashlib.sha256(text.encode()).hexdigest()[:16]
     assert found == roster.config_hash, f"the roster names {roster.config_hash}, and the pod has {found}"
     task = json.loads(text)["stage"].get("train") or {}

@@ -11,10 +11,10 @@ from videotrain_api.vocabulary import (
     KUEUE,
     LABEL_GROUP_PLACE,
     LABEL_POD_GROUP,
+    LABEL_QUEUE_MANAGED,
 )
 
 GATE: Final = f"{KUEUE}/admission"
-FINALIZER: Final = f"{KUEUE}/managed"
 
 
 class PodStore(Protocol):
@@ -50,7 +50,8 @@ class PodGroupQueue:
         """What the webhook does to a new pod: it waits."""
         self.known.add(body["metadata"]["name"])
         body["spec"]["schedulingGates"] = [{"name": GATE}]
-        body["metadata"]["finalizers"] = [FINALIZER]
+        body["metadata"]["finalizers"] = [LABEL_QUEUE_MANAGED]
+        body["metadata"].setdefault("labels", {})[LABEL_QUEUE_MANAGED] = "true"
 
     def admit(self, cluster: PodStore) -> None:
         """What the controller does: one pass over all groups."""

@@ -77,7 +77,7 @@ async def replay(
         outcome = await settle(cluster)
         if after_pass is not None:
             after_pass(second, outcome)
-        if outcome.plan.status.phase in (Phase.SUCCEEDED, Phase.FAILED) and not cluster.pods():
+        if outcome.plan.status.phase in (Phase.SUCCEEDED, Phase.FAILED) and not cluster.held_pods():
             return RunStatus.from_wire(cluster.run["status"])
         cluster.tick()
     raise RuntimeError(f"the run is not over after {seconds} s of simulated time")

@@ -142,7 +142,7 @@ class VirtualRun:
         wait, before = 0.0, _stands(self.status)
         while True:
             asked = self._settle()
-            if self.status.phase in OVER and not self._pods:
+            if self.status.phase in OVER and all(pod.view.finished_at for pod in self._pods.values()):
                 return self.status
             stands = _stands(self.status)
             wait = self.timing.look if asked is None else max(asked, wait * PATIENCE if stands == before else 0.0)
@@ -297,6 +297,18 @@ class VirtualRun:
         until = max(1.0, (world.ended or self.now) - self.now if world is not None else 0.0)
         self._after(until, lambda: self._gone(pod))
 
+    def _end(self, pod: _Pod, seconds: float) -> None:
+        """Its container ends after so long, and its object stays."""
+
+        def over() -> None:
+            if self._pods.get(pod.view.name) is pod and pod.view.running:
+                pod.view = replace(
+                    pod.view, phase="Failed", running=False, exit_code=143, finished_at=self._at(self.now)
+                )
+                self._taken.pop(_number(pod.view.node or ""), None)
+
+        self._after(seconds, over)
+
     def _gone(self, pod: _Pod) -> None:
         """Its object is removed; when its container ended is known to whoever watches."""
         if self._pods.get(pod.view.name) is not pod:
@@ -315,10 +327,12 @@ class VirtualRun:
             if not pod.view.running or pod.view.node_lost:
                 continue
             pod.obeyed, world = roster.generation, self._world_of(pod)
-            newer = roster.action == "stop" or roster.generation not in self._worlds
+            newer = roster.action != "run" or roster.generation not in self._worlds
             if world is not None and newer:
                 world.stop(self.now, drain=roster.drain)
                 self._keep(world)
+            if roster.action == "leave":
+                self._end(pod, max(1.0, (world.ended or self.now) - self.now if world is not None else 0.0))
         if roster.action != "run" or roster.generation in self._worlds:
             return
         older = [world.ended for world in self._worlds.values() if world.ended is not None]

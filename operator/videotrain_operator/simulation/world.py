@@ -71,6 +71,8 @@ class World:
     ended: datetime | None = None
     exits: dict[str, int] = field(default_factory=dict)
     """Exit code by pod, of workers that failed."""
+    stacks: Mapping[str, str] = field(default_factory=dict)
+    """By pod, what its agent finds of its workers when they are ended for a hang."""
     credit: float = 0.0
     """Part of the next step that is done; see Pace.full_nodes."""
 
@@ -189,5 +191,6 @@ class World:
                 "ended_at": self.ended,
                 "saved": self.points[-TOLD_POINTS:],
                 "exit": end,
+                "stacks": self.stacks.get(pod) if self.ended is not None else None,
             }
         )

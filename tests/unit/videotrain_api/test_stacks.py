@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from videotrain_api.stacks import joined, stuck_ranks
+from videotrain_api.stacks import MOST_TOLD, calls_of, joined, stuck_ranks, waiting_ranks
 
 VICTIM = "Thread 1 (idle)\n    all_reduce (torch/distributed/distributed_c10d.py:2990)\n    step (engine.py:10)\n"
 STUCK = "Thread 1 (active)\n    read (data/loader.py:40)\n    step (engine.py:9)\n"
@@ -19,7 +19,30 @@ def test_who_stands_in_no_collective_comes_first_and_is_named() -> None:
 
 def test_a_long_text_is_cut_behind_those_that_matter() -> None:
     text = joined({0: VICTIM * 50, 1: STUCK}, 200)
-    assert len(text) == 200 and STUCK in text
+    assert len(text) <= 200 and STUCK in text
+    assert (stuck_ranks(text), waiting_ranks(text)) == ([1], [0])
+
+
+def test_no_rank_that_waits_is_named_since_its_stack_was_cut() -> None:
+    """Eight ranks of a pod have longer stacks than an agent tells."""
+    deep = VICTIM + "    call (model/block.py:1)\n" * 60
+    text = joined({0: STUCK * 30} | dict.fromkeys(range(1, 8), deep), MOST_TOLD)
+    assert len(text) <= MOST_TOLD
+    assert (stuck_ranks(text), waiting_ranks(text)) == ([0], list(range(1, 8)))
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        'Thread 7 (idle): "MainThread"\n    read (/usr/lib/a/data/loader.py:40)\n    step (engine.py:9)\n',
+        'Thread 0x1 (most recent call first):\n  File "/tmp/x.py", line 1 in wait\n\nCurrent thread 0x2 (most recent '
+        'call first):\n  File "/usr/lib/a/data/loader.py", line 40 in read\n  File "engine.py", line 9 in step\n',
+    ],
+    ids=["py-spy", "faulthandler"],
+)
+def test_what_a_rank_does_is_told_in_a_line(stack: str) -> None:
+    assert calls_of(joined({3: stack, 4: VICTIM}, 10_000), 3) == "read (data/loader.py:40) < step (engine.py:9)"
+    assert calls_of(joined({3: UNREAD}, 10_000), 3) == UNREAD.strip()
 
 
 def test_where_all_wait_nobody_is_named() -> None:

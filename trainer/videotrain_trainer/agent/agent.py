@@ -1,8 +1,8 @@
 """The long-running process of a worker pod: obeys rosters, one generation after the other.
 
-It exits on SIGTERM only: status 0 if the workers could leave regularly (or there were none), 143 if they had to be
-killed or had failed, or if their work is not complete and a queue is to replace the pod. A failed generation does not
-end it; it waits for the next roster.
+It exits on SIGTERM, or when a roster says that the run is over: status 0 if the workers could leave regularly (or there
+were none), 143 if they had to be killed or had failed, or if their work is not complete and a queue is to replace the
+pod. A failed generation does not end it; it waits for the next roster.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from videotrain_trainer.agent.roster import RosterError, Rosters
 from videotrain_trainer.agent.server import AgentServer
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.worker.linux import adopt_orphans, gpu_kinds, raise_file_limit
-from videotrain_trainer.worker.pod import Pod, load_config
+from videotrain_trainer.worker.pod import Pod, load_config, write_atomically
 
 TICK_SECONDS = 0.1
 """How often roster, records and processes are looked at."""
@@ -158,7 +158,9 @@ class Agent:
             self._current.stop(roster)
             return
         self._pending = None
-        if roster.action == "run" and roster.rank(self._pod.uid) is not None:
+        if roster.action == "leave":
+            self._terminating.set()
+        elif roster.action == "run" and roster.rank(self._pod.uid) is not None:
             self._start(roster)
 
     def _start(self, roster: Roster) -> None:
@@ -182,6 +184,10 @@ class Agent:
 
     def _config_of(self, roster: Roster) -> StageConfig:
         file = self._pod.config_file(roster.stage)
+        if roster.config is not None:
+            file = self._pod.files.config(roster.generation, roster.stage)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, roster.config)
         config = load_config(file)
         if config.hash() != roster.config_hash:
             raise ConfigError(

@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 from psutil import Process
 
@@ -17,7 +18,7 @@ from videotrain_api import vocabulary as names
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.records import GenerationProgress, ProfileRequest, Roster, WorkerExit
 from videotrain_api.signing import derive_world_key
-from videotrain_api.stacks import joined
+from videotrain_api.stacks import MOST_TOLD, joined
 from videotrain_api.vocabulary import ExitCode, GenerationReason
 from videotrain_trainer.agent import exits, tree
 from videotrain_trainer.agent.forkserver_client import ForkServerClient
@@ -28,9 +29,6 @@ from videotrain_trainer.agent.progress import ProgressFold
 from videotrain_trainer.agent.tail import RecordTail
 from videotrain_trainer.worker.linux import gpu_kinds
 from videotrain_trainer.worker.pod import Pod, write_atomically
-
-STACKS_LIMIT = 16 * 1024
-"""Characters of stacks that /progress carries; the files hold all."""
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +91,7 @@ class Generation:
         assert rank is not None, "the agent starts generations of which its pod is a member"
         environment = {
             names.ENV_GENERATION: str(roster.generation),
-            names.ENV_CONFIG_FILE: str(pod.config_file(roster.stage)),
+            names.ENV_CONFIG_FILE: str(self._config_file()),
             names.ENV_RESTORE: "1" if roster.restore else "0",
             names.ENV_SAVED_STEP: str(roster.saved_step),
             names.ENV_RUN_UID: roster.run_uid,
@@ -119,6 +117,11 @@ class Generation:
             )
             self._fork_server.launch(order, store if rank == 0 else None)
         self._fork_server_pid = self._fork_server.pid
+
+    def _config_file(self) -> Path:
+        roster, pod = self.roster, self._pod
+        edited = roster.config is not None
+        return pod.files.config(roster.generation, roster.stage) if edited else pod.config_file(roster.stage)
 
     def _open_store(self) -> socket.socket:
         """A socket on the loopback interface: where the store is to listen, or where the way to it begins."""
@@ -246,7 +249,7 @@ class Generation:
         for local_rank, pid in self._worker_pids().items():
             file = self._pod.files.stacks(self.roster.generation, local_rank)
             found[local_rank] = tree.capture_stacks(pid, file)
-        self._fold.stacks = joined(found, STACKS_LIMIT)
+        self._fold.stacks = joined(found, MOST_TOLD)
 
     def _sweep(self) -> None:
         """The launcher is gone: whatever it left behind goes too, then the account is made."""

@@ -129,6 +129,10 @@ class RunFiles:
         """Temporary files of a worker; removed by the agent when the generation has ended."""
         return self.directory / f"scratch-{generation}-{local_rank}"
 
+    def config(self, generation: int, stage: str) -> Path:
+        """Configuration of a stage that was edited after the pod was made, as the roster brought it."""
+        return self.directory / f"config-{generation}" / f"{stage}.json"
+
     def launcher(self, generation: int) -> Path:
         """Files that torch's launcher keeps about its workers."""
         return self.directory / f"launcher-{generation}"

@@ -61,6 +61,7 @@ def essence(status: RunStatus) -> dict[str, Any]:
         "phase": status.phase,
         "stages": [(s.name, s.state, s.step) for s in status.stages],
         "restarts": status.restarts.model_dump(),
+        "configurations": [s.config_hash for s in status.stages],
         "generations": [(g.number, g.stage, g.reason, g.members, g.end_cause) for g in status.generations],
         "same_step": status.same_step_deaths,
     }
@@ -100,10 +101,15 @@ SCENARIOS: dict[str, tuple[Callable[[], SimulatedCluster], Script]] = {
             18: lambda c: c.edit(suspend=False, stages=[train_stage(steps=19)]),
         },
     ),
+    "a running stage is edited": (node_lost, {9: lambda c: c.edit(stages=[train_stage(steps=19)])}),
+    "edited, and a worker fails": (
+        node_lost,
+        {9: lambda c: c.edit(stages=[train_stage(steps=19)]), 11: lambda c: c.fail_worker("demo-w2", 1)},
+    ),
     "a pod vanishes": (node_lost, {10: lambda c: c.force_delete("demo-w0")}),
     "the only pod vanishes": (one_node, {10: lambda c: c.force_delete("demo-w0")}),
     "a pod is deleted": (node_lost, {10: lambda c: c.delete_pod("demo-w0")}),
-    "a node is drained": (node_lost, {10: lambda c: c.cordon("node-0")}),
+    "a node is drained": (node_lost, {10: lambda c: c.reclaim("node-0")}),
 }
 
 

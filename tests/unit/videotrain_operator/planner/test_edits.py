@@ -93,16 +93,75 @@ async def test_a_complete_stage_stays_what_it_was_and_a_later_one_is_free() -> N
     assert status.phase == "Succeeded"
 
 
-async def test_a_run_with_pods_keeps_what_was_frozen_until_it_rests() -> None:
+async def test_a_running_stage_is_edited_at_its_next_checkpoint_without_losing_its_pods() -> None:
+    run = cluster()
+    before = await pass_seconds(run, 10)
+    pods = {body["metadata"]["uid"] for body in run.pods()}
+    assert before.phase == "Running"
+    optimizer = {"learningRate": [{"value": 1e-5}]}
+    run.edit(stages=stages({"steps": 24, "optimizer": optimizer}))
+    status = await pass_seconds(run, 1)
+    assert (status.config_map, status.generation) == (before.config_map, before.generation), "no checkpoint since"
+    seen = {status.phase}
+    while status.generation == before.generation:
+        status = await pass_seconds(run, 1)
+        seen.add(status.phase)
+    assert {body["metadata"]["uid"] for body in run.pods()} == pods
+    old, new = status.generations[-2:]
+    assert (old.end_cause, new.reason, new.members) == ("drained", "Edited", old.members)
+    status = await pass_seconds(run, 120)
+    assert (status.phase, status.stages[0].step, status.stages[0].total_steps) == ("Succeeded", 24, 24)
+    assert status.stages[0].config_hash != before.stages[0].config_hash
+    assert status.stages[1].config_hash == before.stages[1].config_hash
+    edited = next(g for g in status.generations if g.number == new.number).progress
+    reached = next(g for g in status.generations if g.number == old.number).progress
+    assert edited is not None and reached is not None and edited.resumed_step == reached.step, "no step is done twice"
+    assert seen >= {"Running", "Resizing"} and "Restarting" not in seen
+    assert told(run, "Resized") and not told(run, "Recovered")
+    assert status.restarts.model_dump() == before.restarts.model_dump()
+
+
+async def test_a_later_stage_is_edited_while_an_earlier_one_runs_on() -> None:
+    run = cluster()
+    before = await pass_seconds(run, 10)
+    run.edit(stages=stages(None, {"steps": 9}))
+    status = await pass_seconds(run, 2)
+    assert status.generation == before.generation and status.phase == "Running"
+    assert status.config_map != before.config_map
+    status = await pass_seconds(run, 120)
+    assert [stage.step for stage in status.stages] == [STEPS, 9]
+    assert [g.reason for g in status.generations] == ["Started", "StageStarted"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"textDropout": 0.5}, "spec.stages[0].train.textDropout: 0.5: would change the order of samples"),
+        ({"steps": 2}, "spec.stages[0].train.steps: 2: "),
+    ],
+)
+async def test_a_running_stage_goes_on_as_it_was_after_an_edit_that_cannot_be_taken(
+    changes: dict[str, Any], why: str
+) -> None:
+    run = cluster()
+    before = await pass_seconds(run, 10)
+    run.edit(stages=stages(changes))
+    status = await pass_seconds(run, 3)
+    accepted = condition(status, "Accepted")
+    assert (accepted.status, accepted.reason) == ("True", "EditRefused") and why in accepted.message
+    assert len(told(run, "EditRefused")) == 1
+    status = await pass_seconds(run, 120)
+    assert (status.phase, status.config_map) == ("Succeeded", before.config_map)
+
+
+async def test_a_pod_that_replaces_another_after_an_edit_works_beside_older_ones() -> None:
+    """It has the new configuration mounted, they have the old one: the roster brings the new one to all."""
     run = cluster()
     before = await pass_seconds(run, 10)
     run.edit(stages=stages({"steps": 24}))
-    status = await pass_seconds(run, 3)
-    assert status.config_map == before.config_map
-    assert "spec.stages" in condition(status, "Accepted").message
-    await resting(run, 0)
-    status = RunStatus.from_wire(run.run["status"])
-    run.edit(suspend=False)
+    status = await pass_seconds(run, 6)
+    assert status.config_map != before.config_map
+    run.force_delete("demo-w1")
     status = await pass_seconds(run, 120)
     assert (status.phase, status.stages[0].step) == ("Succeeded", 24)
 

@@ -35,7 +35,7 @@ FAULTS: dict[str, tuple[Deed, str, str]] = {
     "leader killed": (lambda c: c.finish_pod("demo-w0", 137), "infrastructure", "PodFailed"),
     "node not ready": (lambda c: c.lose_node("node-1"), "infrastructure", "NodeLost"),
     "node deleted": (lambda c: c.nodes.pop("node-1"), "infrastructure", "NodeLost"),
-    "node drained": (lambda c: c.cordon("node-1"), "preemption", "Preempted"),
+    "node drained": (lambda c: c.reclaim("node-1"), "preemption", "Preempted"),
     "pod deleted by hand": (lambda c: c.delete_pod("demo-w1"), "preemption", "Preempted"),
     "deleted pod killed": (leave_and_die, "preemption", "PodFailed"),
     "pod deleted by force": (lambda c: c.force_delete("demo-w1"), "infrastructure", "PodFailed"),

@@ -135,7 +135,7 @@ def happen(cluster: SimulatedCluster, dice: random.Random) -> None:
         lambda: cluster.edit(suspend=not cluster.run["spec"].get("suspend", False)),
         lambda: cluster.edit(suspend=not cluster.run["spec"].get("suspend", False)),
         lambda: cluster.edit(nodes={"min": 1, "max": dice.randint(1, 3)}),
-        lambda: cluster.cordon(dice.choice(list(cluster.nodes))),
+        lambda: cluster.reclaim(dice.choice(list(cluster.nodes))),
         lambda: pods and cluster.finish_pod(dice.choice(pods), 1),
         lambda: pods and cluster.fail_worker(dice.choice(pods), 1),
         lambda: cluster.lose_node(dice.choice(list(cluster.nodes))),

@@ -93,7 +93,7 @@ def happen(cluster: SimulatedCluster, event: str, index: int) -> None:
     if event in ("lose-node", "restore-node"):
         cluster.nodes[node] = event == "restore-node"
     elif event == "drain-node":
-        cluster.cordon(node)
+        cluster.reclaim(node)
     elif event in ("fail-worker", "fail-config") and pod:
         cluster.fail_worker(pod["name"], 64 if event == "fail-config" else 1)
     elif event == "hang":

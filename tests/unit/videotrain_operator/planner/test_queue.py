@@ -101,7 +101,7 @@ async def test_a_pod_that_leaves_a_drained_node_is_replaced_in_its_place() -> No
     await running(cluster, 16)
     (group,) = groups(cluster)
     (left,) = [body for body in cluster.pods() if body["metadata"]["name"] == "demo-w1"]
-    cluster.cordon(left["spec"]["nodeName"])
+    cluster.reclaim(left["spec"]["nodeName"])
     status = await pass_seconds(cluster, 30)
     assert groups(cluster) == {group}
     assert places(cluster) == ["0", "1", "2"]
