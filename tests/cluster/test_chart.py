@@ -135,3 +135,54 @@ def _an_upgrade_keeps_what_the_operator_wrote(release: Release, kubectl: Run) ->
     assert get(kubectl, "secret", f"{RELEASE}-webhook")["data"] == secret
     assert get(kubectl, *configuration)["webhooks"][0]["clientConfig"]["caBundle"] == bundle
     until(lambda: leader(kubectl) not in ("", old), lambda: log_of(kubectl))
+
+
+def test_defaults_for_runs_and_switches_reach_the_cluster(release: Release, kubectl: Run) -> None:
+    """`runDefaults`, certificates without cert-manager, `extraObjects`, and what an upgrade changes of them."""
+    kubectl("create", "namespace", NAMESPACE, check=False)
+    note = (
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: '{{ .Release.Name }}-note'}\n"
+        "data: {a: {{ .Values.replicas | quote }}}"
+    )
+    defaults: Json = {
+        "env": {"NCCL_DEBUG": "WARN"},
+        "startDeadlineSeconds": 3600,
+        "enforced": ["env", "startDeadlineSeconds"],
+    }
+    values: Json = {"runDefaults": defaults, "webhook": {"certManager": {"enabled": False}}, "extraObjects": [note]}
+    release.install(values)
+    roll_out(kubectl)
+    assert get(kubectl, "configmap", f"{RELEASE}-note")["data"] == {"a": "2"}
+    assert not kubectl("api-resources", "--api-group=cert-manager.io", "-o", "name").stdout
+    body = yaml.safe_load((ROOT / "manifests" / "examples" / "tiny.yaml").read_text())
+    for field, value in (
+        ("startDeadlineSeconds", 7200),
+        ("pool", body["spec"]["pool"] | {"env": {"NCCL_DEBUG": "INFO"}}),
+    ):
+        over = body | {"spec": body["spec"] | {field: value}}
+        refused = kubectl("apply", "-f", "-", stdin=json.dumps(over), check=False)
+        assert refused.returncode != 0 and field in refused.stderr, refused.stderr
+    assert _variables_of_a_worker(kubectl, body) >= {("NCCL_DEBUG", "WARN")}
+    release.install(values | {"runDefaults": defaults | {"env": {"NCCL_DEBUG": "ERROR"}}, "extraObjects": []})
+    roll_out(kubectl)
+    assert kubectl("-n", NAMESPACE, "get", "configmap", f"{RELEASE}-note", check=False).returncode != 0
+    until(lambda: ("NCCL_DEBUG", "ERROR") in _variables_of_a_worker(kubectl, body), lambda: log_of(kubectl))
+    release.uninstall()
+
+
+def _variables_of_a_worker(kubectl: Run, body: Json) -> set[tuple[str, str | None]]:
+    """Environment of the first pod of a run, which is deleted then."""
+    kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    name = body["metadata"]["name"]
+    until(lambda: bool(_pods(kubectl, name)), lambda: log_of(kubectl))
+    (worker, *_) = _pods(kubectl, name)[0]["spec"]["containers"]
+    kubectl("delete", "vtr", name, "--wait")
+    until(lambda: not _pods(kubectl, name), lambda: log_of(kubectl))
+    return {(each["name"], each.get("value")) for each in worker["env"]}
+
+
+def _pods(kubectl: Run, run: str) -> list[Json]:
+    found: list[Json] = json.loads(kubectl("get", "pods", "-l", f"videotrain.dev/run={run}", "-o", "json").stdout)[
+        "items"
+    ]
+    return found

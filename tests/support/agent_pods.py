@@ -191,8 +191,9 @@ class Worlds:
             pod.give(roster)
         return roster.generation
 
-    def roster(self, *pods, config=None, processes=2, to=None, **changes):
-        """The roster of a new generation, whose configuration all pods, or those in `to`, have mounted."""
+    def roster(self, *pods, config=None, processes=2, to=None, sent=None, **changes):
+        """The roster of a new generation, whose configuration all pods, or those in `to`, have mounted; `sent` is one
+        that it brings along."""
         config = config or stage_config()
         generation = next(self._generations)
         roster = Roster(
@@ -206,6 +207,7 @@ class Worlds:
                 "members": [RosterMember(pod=pod.name, address=pod.address, uid=pod.uid) for pod in pods],
                 "port": names.PORT_RENDEZVOUS + generation % names.RENDEZVOUS_PORTS,
                 "processes_per_node": processes,
+                "config": sent,
             }
             | changes
         )

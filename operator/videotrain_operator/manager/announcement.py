@@ -24,7 +24,7 @@ class Announcement:
 
     def __init__(self, agents: AgentClient) -> None:
         self._agents = agents
-        self._told: dict[str, tuple[int, bool, int]] = {}
+        self._told: dict[str, tuple[int, int, int]] = {}
         self._waiting: dict[str, str] = {}
         self._order = (0, False, 0)
         self._task: asyncio.Task[None] | None = None

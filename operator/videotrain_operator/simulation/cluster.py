@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -170,7 +170,7 @@ class SimulatedCluster(Objects):
             if roster.action == "leave":
                 self.finish_pod(head["name"], 143)
 
-    def held_pods(self) -> list[Json]:
+    def held_pods(self) -> Sequence[Json]:
         """Pods that are not over: they hold a node, or wait for one."""
         return [body for body in self.pods() if body["status"]["phase"] not in ("Succeeded", "Failed")]
 

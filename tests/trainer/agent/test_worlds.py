@@ -1,5 +1,6 @@
 """Agents with real worlds: generations come and go without a restart of the agent."""
 
+import contextlib
 import json
 import math
 import os
@@ -219,6 +220,29 @@ def test_a_stop_without_a_drain_kills_at_once_and_is_no_failure_of_the_workers(w
     worlds.start(action="stop", drain=False, reason="NodeLost")
     ended = first.until_ended(generation)
     assert (ended.state, ended.exit.code) == ("failed", ExitCode.FENCED)
+
+
+def test_agents_of_a_run_that_is_over_stop_their_workers_and_end(tmp_path):
+    with contextlib.closing(Worlds(tmp_path)) as worlds:
+        first, second = worlds.pods
+        generation = worlds.start(first)  # the second is a spare
+        first.until_step(generation, 1)
+        worlds.start(action="leave", reason="Failed", drain=False)
+        assert (first.process.wait(60), second.process.wait(60)) == (ExitCode.TERMINATED, ExitCode.OK)
+        assert "killing generation" in first.log.read_text(), "its log is there to be read"
+
+
+def test_a_configuration_that_comes_with_the_roster_goes_before_the_one_that_is_mounted(worlds):
+    first, second = worlds.pods
+    before = worlds.start(first, second)
+    first.until_step(before, 2)
+    edited = stage_config(steps=9)
+    after = worlds.start(
+        first, second, reason="Edited", config_hash=edited.hash(), config=stage_config(), sent=edited.canonical_json()
+    )
+    ended = first.until_ended(after)
+    assert (ended.state, ended.step) == ("succeeded", 9)
+    assert first.progress().previous.state == "drained"
 
 
 def test_a_roster_that_is_not_newer_is_ignored(worlds):

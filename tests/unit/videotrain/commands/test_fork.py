@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import boto3
-import google_crc32c
 import pytest
 import yaml
 from botocore.exceptions import EndpointConnectionError
 from moto import mock_aws
 from support.one_run import OneRun
 from support.planner_builders import manifest, train_stage
+from support.stored_checkpoint import store_checkpoint
 
 from videotrain.commands import cluster_runs
 from videotrain.commands import fork as command
 from videotrain.commands.cluster_runs import ClusterChoice
 from videotrain.embedded.database import DATABASE_FILE
 from videotrain.errors import UsageError
-from videotrain_api.storage.seals import FIELD, content
 from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.kube.client import ApiError
 
@@ -62,23 +60,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Forkable:
     return client
 
 
-def sealed(document: dict[str, Any]) -> bytes:
-    return json.dumps({**document, FIELD: f"{google_crc32c.value(content(document)):08x}"}).encode()
-
-
 def stored(step: int = 40) -> Any:
     client = boto3.client("s3", region_name="us-east-1")
-    client.create_bucket(Bucket="videotrain")
-    folder = "runs/demo/train/checkpoints"
-    file = {"name": "state.bin", "bytes": 1, "crc32c": "0" * 8}
-    commit = {"run": "lab/demo", "stage": "train", "step": step, "files": [file]}
-    latest = {"step": step, "generation": 1}
-    for key, body in (
-        (f"step-{step:08d}/state.bin", b"x"),
-        (f"step-{step:08d}/commit.json", sealed(commit)),
-        ("latest.json", sealed(latest)),
-    ):
-        client.put_object(Bucket="videotrain", Key=f"{folder}/{key}", Body=body)
+    store_checkpoint(client, "runs/demo/train", run="lab/demo", stage="train", step=step)
     return client
 
 

@@ -116,7 +116,7 @@ def test_an_unscheduled_pod_costs_nothing_and_says_why() -> None:
         (None, True, False),
         ({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}, True, False),
         ({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}, False, False),
-        ({"spec": {"unschedulable": True}}, False, True),
+        ({"spec": {"unschedulable": True}}, False, False),
         ({"spec": {"taints": [{"key": "cloud.google.com/impending-node-termination"}]}}, False, True),
         ({"spec": {"taints": [{"key": "node.kubernetes.io/out-of-service"}]}}, True, False),
     ],
@@ -124,6 +124,7 @@ def test_an_unscheduled_pod_costs_nothing_and_says_why() -> None:
 def test_nodes_are_lost_or_leaving_only_if_something_says_so(node: Any, lost: bool, leaving: bool) -> None:
     pod = view(kubernetes_pod(), {"node-0": node} if node else {})
     assert (pod.node_lost, pod.node_draining) == (lost, leaving)
+    assert pod.node_cordoned is bool(node and "unschedulable" in node.get("spec", {}))
 
 
 def test_a_lost_node_is_described_by_its_own_words() -> None:

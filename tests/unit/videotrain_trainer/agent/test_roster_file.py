@@ -50,7 +50,7 @@ def test_a_roster_is_news_once(tmp_path):
     assert file.newer() is None
 
 
-ORDERS = st.tuples(st.integers(1, 9), st.sampled_from(["run", "stop"]), st.booleans())
+ORDERS = st.tuples(st.integers(1, 9), st.sampled_from(["run", "stop", "leave"]), st.booleans())
 
 
 @given(st.lists(ORDERS, max_size=12))
@@ -67,7 +67,7 @@ def test_rosters_are_obeyed_in_strictly_increasing_order_whichever_way_they_come
         roster = rosters.newer()
         if roster is not None:
             obeyed.append(roster.order())
-    keys = [(generation, action == "stop", 0) for generation, action, _ in orders]
+    keys = [(generation, ("run", "stop", "leave").index(action), 0) for generation, action, _ in orders]
     assert obeyed == [key for i, key in enumerate(keys) if key > max(keys[:i], default=(0, False, 0))]
 
 
