@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath
 from typing import Final
 
 MOST_TOLD: Final = 4000
@@ -93,4 +92,4 @@ def _name(frame: re.Match[str]) -> str:
 def _place(frame: re.Match[str]) -> str:
     """The end of its path, and the line."""
     path, _, line = frame["at"].rpartition(":") if frame["at"] else (frame["file"].strip('"'), "", frame["line"])
-    return f"{'/'.join(PurePath(path).parts[-2:])}:{line}"
+    return f"{'/'.join(path.split('/')[-2:])}:{line}"

@@ -1,16 +1,19 @@
-"""What of a run's stages may be edited while it holds no pod."""
+"""What of a run's stages may be edited once they were frozen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from videotrain_api.config.fork import continuation_problems
 from videotrain_api.config.resolve import resolve
 from videotrain_api.config.stage_config import StageConfig
+from videotrain_api.resource.mutability import FROZEN_ANEW, attributes
 from videotrain_api.resource.stages import TASKS
 from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec
 from videotrain_api.schema import Json, Problem
+
+_FROZEN_ANEW: Final = attributes(VideoTrainingRunSpec, FROZEN_ANEW)
 
 
 class Reached(NamedTuple):
@@ -31,7 +34,8 @@ def edited_spec(frozen: VideoTrainingRunSpec, now: VideoTrainingRunSpec) -> Vide
         else stage
         for stage in frozen.stages
     ]
-    return frozen.model_copy(update={"stages": stages, "checkpoint": now.checkpoint})
+    changes: dict[str, Any] = {name: getattr(now, name) for name in _FROZEN_ANEW}
+    return frozen.model_copy(update=changes | {"stages": stages})
 
 
 def edit_problems(before: VideoTrainingRun, after: VideoTrainingRun, reached: Mapping[str, Reached]) -> list[Problem]:

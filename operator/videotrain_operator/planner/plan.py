@@ -116,12 +116,7 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Cluste
     suspend_or_resume(draft)
     waiting = ""
     if draft.suspend_reason is None:
-        taken = take_edit(draft)
-        if not taken:
-            change_world(draft)
-        # 7. The next generation. If 5 or 6 ended one, or took an edit, it has to wait for the next pass: that must be
-        # stored first, or an operator that dies in between would forget the restart, or count it twice.
-        waiting = Message.STACKS.text() if stacks_due else "" if taken else begin_generation(draft)
+        waiting = _next_world(draft, stacks_due=stacks_due)
     # 8. Objects. Late enough to know the world. Config maps come before the pods that mount them, replacements before
     # survivors are told, and the ledger last: it holds a copy of what the status says after all that.
     _settle_fixed_objects(draft)
@@ -137,6 +132,18 @@ def plan(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Cluste
     write_report(draft, waiting=waiting, recovered=recovered)
     expire_run(draft)
     return replace(draft.plan(), until_saved_micros=until_saved_micros(draft, bill))
+
+
+def _next_world(draft: Draft, *, stacks_due: bool) -> str:
+    """Take an edit, or change the world's size, and begin the next generation; what that waits for."""
+    taken = take_edit(draft)
+    if not taken:
+        change_world(draft)
+    # 7. The next generation. If 5 or 6 ended one, or took an edit, it has to wait for the next pass: that must be
+    # stored first, or an operator that dies in between would forget the restart, or count it twice.
+    if stacks_due:
+        return Message.STACKS.text()
+    return "" if taken else begin_generation(draft)
 
 
 def plan_refusal(run: Mapping[str, Any], observed: Observed, error: ManifestError, now: datetime) -> Plan:

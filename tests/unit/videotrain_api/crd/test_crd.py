@@ -125,7 +125,7 @@ def test_printer_columns_point_at_status_fields():
         if column["jsonPath"].startswith(".status"):
             for name in column["jsonPath"].strip(".").split("."):
                 place = place["properties"][name]
-            assert column["type"] == place["type"]
+            assert {"date": "string"}.get(column["type"], column["type"]) == place["type"]
 
 
 def test_an_empty_status_fits_the_schema(admission, manifest):
@@ -181,7 +181,6 @@ def test_everything_else_is_fixed_once_the_run_exists(field, admission, manifest
 
 
 WHILE_NO_PODS = {
-    "checkpoint": lambda spec: spec.update(checkpoint={"everySteps": 7}),
     "image": lambda spec: spec.update(image="other/image:1"),
     "imagePullPolicy": lambda spec: spec.update(imagePullPolicy="Always"),
     "pool": lambda spec: spec["pool"].update(pricePerGpuHour="1.00", nodeSelector={"gpu": "b200"}),
@@ -215,7 +214,7 @@ STAGES = {
 
 
 @pytest.mark.parametrize("what", STAGES)
-def test_what_stages_do_may_change_only_while_there_are_no_pods(what, admission, manifest):
+def test_what_stages_do_may_change_at_any_time(what, admission, manifest):
     def refusals(*, suspend: bool, phase: str) -> list[str]:
         old = copy.deepcopy(manifest) | {"status": RunStatus(phase=phase).to_wire()}
         old["spec"]["suspend"] = suspend
@@ -225,10 +224,7 @@ def test_what_stages_do_may_change_only_while_there_are_no_pods(what, admission,
 
     assert refusals(suspend=True, phase="Suspended") == []
     for suspend, phase in ((False, "Running"), (True, "Suspending"), (False, "Suspended")):
-        texts = refusals(suspend=suspend, phase=phase)
-        assert [text.startswith("spec.stages: what stages do cannot change") for text in texts] == [True] * (
-            what != "nodes"
-        )
+        assert refusals(suspend=suspend, phase=phase) == [], "the operator judges it, and takes it at a checkpoint"
 
 
 @pytest.mark.parametrize("change", [{"gpusPerNode": 1}, {"gpuResource": "amd.com/gpu"}, {"currency": "EUR"}])
