@@ -26,7 +26,7 @@ class Announcement:
         self._agents = agents
         self._told: dict[str, tuple[int, int, int]] = {}
         self._waiting: dict[str, str] = {}
-        self._order = (0, False, 0)
+        self._order = (0, 0, 0)
         self._task: asyncio.Task[None] | None = None
 
     def spread(self, roster: Roster | None, observed: Observed) -> None:
@@ -43,7 +43,7 @@ class Announcement:
         # By address, since that is what receipts name. A task that goes on takes up whoever is new here.
         self._waiting.clear()
         for uid, address in there.items():
-            if self._told.get(uid, (0, False, 0)) < roster.order():
+            if self._told.get(uid, (0, 0, 0)) < roster.order():
                 self._waiting[address] = uid
         if roster.order() > self._order:
             self.close()

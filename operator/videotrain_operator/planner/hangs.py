@@ -56,10 +56,10 @@ def _may_still_tell(draft: Draft, reports: list[Report]) -> bool:
     return any(pod is not None and pod.alive for pod in pods)
 
 
-def _name(draft: Draft, last: GenerationStatus, told: dict[str, str | None]) -> str:
+def _name(draft: Draft, last: GenerationStatus, told: dict[str, str]) -> str:
     """The culprits; tells of them, and avoids the node if it is one and others wait elsewhere."""
-    stuck = [(pod, rank) for pod, text in told.items() for rank in stuck_ranks(text or "")]
-    waiting = [(pod, rank) for pod, text in told.items() for rank in waiting_ranks(text or "")]
+    stuck = [(pod, rank) for pod, text in told.items() for rank in stuck_ranks(text)]
+    waiting = [(pod, rank) for pod, text in told.items() for rank in waiting_ranks(text)]
     if not stuck or not waiting:
         return ""
     node_of = {pod: view.node for pod in told if (view := draft.pods.get(pod)) is not None}
@@ -70,7 +70,7 @@ def _name(draft: Draft, last: GenerationStatus, told: dict[str, str | None]) -> 
     ]
     more = [f"{len(stuck) - RANKS_NAMED} more"] if len(stuck) > RANKS_NAMED else []
     culprit, (pod, rank) = ", ".join([*named, *more]), stuck[0]
-    calls = calls_of(told[pod] or "", rank)
+    calls = calls_of(told[pod], rank)
     text = Message.HANG_CULPRIT.text(number=last.number, culprit=culprit, waiting=len(waiting), calls=calls)
     draft.tell("Warning", Reason.HANG_CULPRIT, text)
     nodes = {node_of.get(name) for name, _ in stuck}
