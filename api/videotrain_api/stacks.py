@@ -39,7 +39,13 @@ def joined(stacks: Mapping[int, str], most: int) -> str:
     whole = [_section(rank, stacks[rank]) for rank in (*stuck, *(rank for rank in waits if rank not in stuck))]
     if len("\n".join(whole)) <= most:
         return "\n".join(whole)
-    short = "\n".join(_section(rank, f"{frame}\n") for rank, frame in waits.items() if frame is not None)
+    room = 0 if stuck else most // len(waits) - len(_section(max(waits), "\n"))
+    parts = {rank: _main_thread(stacks[rank])[:room] for rank in waits}
+    short = "\n".join(
+        _section(rank, parts[rank] if _waits(parts[rank]) else f"{frame}\n")
+        for rank, frame in waits.items()
+        if frame is not None
+    )
     first = "\n".join(whole[: len(stuck)])[: max(0, most - len(short) - 1)]
     return "\n".join(filter(None, [first, short]))[:most]
 
