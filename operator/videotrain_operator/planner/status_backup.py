@@ -27,6 +27,9 @@ _COUNTS = ("restarts", "restarts_in_stage")
 OUTCOMES: Final = (Condition.COMPLETE, Condition.FAILED)
 FIELDS_NAMED: Final = 5
 """Unreadable fields that a message lists."""
+YOUNG_SECONDS: Final = 40.0
+"""A run whose first world is younger may have no status yet: where runs wait it comes half a minute after the roster,
+and whoever is to write it may be killed."""
 
 
 def status_backup(draft: Draft) -> dict[str, Any]:
@@ -124,8 +127,17 @@ def restore_status(draft: Draft) -> None:
         draft.update_stage(stage.name, state="Running")
     if kept.outcome is not None and kept.outcome.type in OUTCOMES and not draft.finished():
         set_condition(draft, Condition(kept.outcome.type), True, kept.outcome.reason, kept.outcome.message)
-    if not draft.unreadable:
+    if not draft.unreadable and not _is_first(draft, kept):
         draft.tell("Warning", Reason.STATUS_LOST, Message.STATUS_LOST)
+
+
+def _is_first(draft: Draft, kept: _Kept) -> bool:
+    """The status that is missing may never have been stored."""
+    roster = draft.observed.roster
+    if kept.generation > 1 or kept.completion_time is not None or any(kept.restarts.model_dump().values()):
+        return False
+    begun = roster.created_at if roster is not None else None
+    return begun is None or (draft.now - begun).total_seconds() < YOUNG_SECONDS
 
 
 def _larger(one: int | None, other: int | None) -> int | None:

@@ -125,6 +125,7 @@ async def test_a_crash_at_any_write_changes_nothing(name: str, after: bool) -> N
         second, cluster = undisturbed.before_write(crash_at)
         cluster.crash_at, cluster.crash_after = crash_at, after
         assert essence(await live(cluster, script, first=second)) == want, f"crash at write {crash_at}"
+        assert "StatusLost" not in reasons(cluster.events), f"after a crash at write {crash_at}"
         assert reasons(undisturbed.events) <= reasons(cluster.events), f"untold after a crash at write {crash_at}"
 
 
