@@ -6,7 +6,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,8 +101,8 @@ def training_run() -> dict[str, Any]:
 
 
 @contextmanager
-def operator_beside_an_api_server(folder: Path) -> Iterator[tuple[str, Release]]:
-    """The operator as its chart is installed, with a run whose pods find no node; yields host and port."""
+def operator_beside_an_api_server(folder: Path) -> Iterator[tuple[str, Release, Callable[[str], None]]]:
+    """The operator as its chart is installed; yields host and port, and what makes a run whose pods find no node."""
     folder.mkdir()
     with ControlPlane(folder / "control") as plane:
         for crd in MONITORING_CRDS:
@@ -113,10 +113,14 @@ def operator_beside_an_api_server(folder: Path) -> Iterator[tuple[str, Release]]
         release.install(MONITORING)
         with release.operator(plane, folder) as log:
             until(lambda: "serving /metrics" in log.read_text(), log.read_text)
-            plane.api().apply(f"{RUNS}/waits", yaml.safe_load(TINY.read_text()) | {"metadata": {"name": "waits"}})
             found = re.search(r"serving /metrics.* on port (\d+)", log.read_text())
             assert found is not None
-            yield f"127.0.0.1:{found[1]}", release
+            tiny = yaml.safe_load(TINY.read_text())
+            yield (
+                f"127.0.0.1:{found[1]}",
+                release,
+                lambda name: plane.api().apply(f"{RUNS}/{name}", tiny | {"metadata": {"name": name}}),
+            )
 
 
 @pytest.fixture(scope="session")
@@ -168,18 +172,22 @@ def operator_scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Install
     rule_file = folder / "rules.json"
     rule_file.write_text(json.dumps(rules()))
     with ExitStack() as stack:
-        operator, release = stack.enter_context(operator_beside_an_api_server(folder / "plane"))
+        operator, release, add_run = stack.enter_context(operator_beside_an_api_server(folder / "plane"))
+        add_run("waits")
         job = {"job_name": "operator", "honor_labels": True, "static_configs": [{"targets": [operator]}]}
         prometheus = Prometheus(folder / "prometheus", [job], rule_file)
         stack.callback(prometheus.stop)
         prometheus.start()
         start = time.time()
+        until(lambda: bool(prometheus.vector("videotrain_events_total > 0")), lambda: "no event was scraped")
+        # A counter that was there from the first scrape on never rose: what the first run told may be older than that.
+        add_run("waits-as-well")
         until(
             lambda: (
                 bool(prometheus.vector("increase(videotrain_events_total[1m]) > 0"))
                 and bool(prometheus.vector("count_over_time(videotrain_api_conflicts_total[5m]) > 20"))
             ),
-            lambda: "no event was scraped",
+            lambda: "no later event was scraped",
         )
         yield InstalledScene(prometheus, start, time.time(), release)
 
