@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import io
 import json
@@ -348,6 +349,8 @@ def _worker(config: str, folder: str, rank: int, size: int, plan: Plan) -> None:
     set_threads()
     _forbid_pickles_between_ranks()
     where = Path(folder)
+    stacks = (where / f"stacks-{rank}").open("w")
+    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     os.environ["LOCAL_RANK"] = str(rank)
     importlib.import_module("videotrain_trainer.parallel.activation").BACKEND = plan.backend
     if plan.lose_gradients and rank == size - 1:
@@ -413,17 +416,27 @@ def run_world(folder: Path, config: StageConfig, size: int, plan: Plan | None = 
         process.start()
     for process in processes:
         process.join(120)
-    hung = [process for process in processes if process.is_alive()]
-    for process in hung:
-        process.kill()
-        process.join()
+    hung = [rank for rank, process in enumerate(processes) if process.is_alive()]
     if hung:
-        raise AssertionError(f"{len(hung)} of {size} processes hang")
+        raise AssertionError(_end_hung(processes, hung, where))
     return WorldResult(
         codes=[process.exitcode or 0 for process in processes],
         outcomes=[_text(where / f"outcome-{rank}") for rank in range(size)],
         records=[_records(where / f"records-{rank}.jsonl", config) for rank in range(size)],
     )
+
+
+def _end_hung(processes: list[Any], hung: list[int], where: Path) -> str:
+    """What each rank has come to, and the stacks of those that do not end by themselves."""
+    for rank in hung:
+        os.kill(processes[rank].pid, signal.SIGUSR1)
+    for rank in hung:
+        processes[rank].join(2)  # the handler writes at once; nothing tells when it is done
+        processes[rank].kill()
+        processes[rank].join()
+    ends = [f"rank {rank}: code {p.exitcode}, {_text(where / f'outcome-{rank}')}" for rank, p in enumerate(processes)]
+    stacks = [f"rank {rank} stands at\n{_text(where / f'stacks-{rank}')}" for rank in hung]
+    return "\n".join([f"{len(hung)} of {len(processes)} processes hang", *ends, *stacks])
 
 
 def _text(path: Path) -> str:
