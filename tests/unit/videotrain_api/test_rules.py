@@ -391,7 +391,7 @@ def test_the_members_of_every_task_are_required_and_exclusive(index, manifest, a
 
 
 @pytest.mark.parametrize("index", range(5))
-def test_what_a_stage_does_cannot_change_while_there_may_be_pods(index, manifest, admission):
+def test_what_a_stage_does_may_be_edited_at_any_time_since_the_operator_judges_it(index, manifest, admission):
     old = copy.deepcopy(manifest)
     stage = manifest["spec"]["stages"][index]
     changes = {
@@ -402,7 +402,7 @@ def test_what_a_stage_does_cannot_change_while_there_may_be_pods(index, manifest
         "sample": {"fps": 7},
     }
     stage[stage["task"]].update(changes[stage["task"]])
-    assert [text.partition(":")[0] for text in admission.refusals(manifest, old)] == ["spec.stages"]
+    assert admission.refusals(manifest, old) == []
 
 
 def test_the_task_of_a_stage_cannot_change(manifest, admission):
