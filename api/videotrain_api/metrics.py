@@ -303,7 +303,8 @@ CURATION_CLIPS: Final = _run("curation_clips", "gauge", "Clips that curation kep
 EVALUATION: Final = _run(
     "evaluation",
     "gauge",
-    "What an evaluate stage measured, by measure: psnr (dB), ssim, lpips, flicker, motion, sharpness.",
+    "What an evaluate stage measured, by measure: psnr, first_frame_psnr, clip_psnr (dB), ssim, lpips, flicker, "
+    "motion, sharpness, validation_loss, `loss CLASS`, `loss at TIME`, `vbench DIMENSION`.",
     more=("stage", "measure"),
 )
 

@@ -314,10 +314,28 @@ class Measures(ApiModel):
     """Mean difference of their neighbouring frames, grey levels."""
     sharpness: float | None = None
     """Variance of their Laplacian."""
+    first_frame_psnr: float | None = None
+    """PSNR of the first frame of those that were given it, against what they were given, dB."""
+    clip_psnr: float | None = None
+    """PSNR of those that were drawn from clips against these, as training thins them out, dB."""
+    validation_loss: float | None = None
+    """Loss on the held-out samples of a train stage."""
+    loss_by_bucket: dict[str, float] = Field(default_factory=dict)
+    """The same of each size class."""
+    loss_by_time: dict[str, float] = Field(default_factory=dict)
+    """The same at each time before the shift; 0 is data, 1 noise."""
+    vbench: dict[str, float] = Field(default_factory=dict)
+    """VBench's score of each dimension, and where they are whole `quality`, `semantic` and `total`; 1 is best."""
+    pairs: int = Field(default=0, ge=0)
+    """Pairs on the page of preference."""
 
     def means(self) -> list[tuple[str, float]]:
-        """Names and values of what was measured, without the counts."""
-        values = self.model_dump(exclude={"clips", "videos"}, exclude_none=True)
+        """Names and values of what was measured, without the counts; those of classes as `loss 64px/8f/1:1`."""
+        counts, classes = {"clips", "videos", "pairs"}, {"loss_by_bucket", "loss_by_time", "vbench"}
+        values = self.model_dump(exclude=counts | classes, exclude_none=True)
+        values |= {f"loss {bucket}": loss for bucket, loss in self.loss_by_bucket.items()}
+        values |= {f"loss at {time}": loss for time, loss in self.loss_by_time.items()}
+        values |= {f"vbench {dimension}": score for dimension, score in self.vbench.items()}
         return [*values.items()]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from videotrain_api.config.resolve import stage_paths
+from videotrain_api.resource.stages import Stage
 from videotrain_api.resource.trainrun import VideoTrainingRun
 
 Role = Literal[
@@ -20,8 +21,10 @@ Role = Literal[
     "latents",
     "picture",
     "video",
+    "folder",
 ]
-"""What is there: weights of a model, raw videos, a table of captions, a curated or an encoded set, or a reference."""
+"""What is there: weights of a model, raw videos, a table of captions, a curated or an encoded set, a reference, or a
+folder of somebody's videos."""
 WEIGHTS: Final[tuple[Role, ...]] = ("transformer", "autoencoder", "textEncoder", "perceptual")
 
 
@@ -51,6 +54,7 @@ def references(run: VideoTrainingRun) -> Iterator[Reference]:
             yield Reference(f"{path}.perceptual.weights", stage.autoencoder.perceptual.weights, "perceptual", (index,))
         if stage.evaluate is not None and stage.evaluate.reconstruction and stage.evaluate.reconstruction.lpips:
             yield Reference(f"{path}.reconstruction.lpips", stage.evaluate.reconstruction.lpips, "perceptual", (index,))
+        yield from _measured(path, stage, index)
         for number, prompt in enumerate(stage.sample.prompts if stage.sample else ()):
             where = f"{path}.prompts[{number}]"
             given: tuple[tuple[str, str | None, Role], ...] = (
@@ -59,6 +63,14 @@ def references(run: VideoTrainingRun) -> Iterator[Reference]:
                 ("video", prompt.video, "video"),
             )
             yield from (Reference(f"{where}.{name}", uri, role, (index,)) for name, uri, role in given if uri)
+
+
+def _measured(path: str, stage: Stage, index: int) -> Iterator[Reference]:
+    task = stage.evaluate
+    if task is not None and task.videos_uri is not None:
+        yield Reference(f"{path}.videosUri", task.videos_uri, "folder", (index,))
+    if task is not None and task.preference is not None:
+        yield Reference(f"{path}.preference.videos", task.preference.videos, "folder", (index,))
 
 
 def _models(run: VideoTrainingRun) -> Iterator[Reference]:
@@ -70,7 +82,7 @@ def _models(run: VideoTrainingRun) -> Iterator[Reference]:
             i
             for i, stage in stages
             if named in (paths[i].model_weights, paths[i].initial_weights)
-            and stage.task in ("train", "sample")
+            and stage.task in ("train", "sample", "evaluate")
             and not (stage.train and stage.train.init_from)
         ]
         yield Reference("spec.model.weights", named, "transformer", tuple(readers))

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from support.sampling import AUTOENCODER, config_of, context_of
 from support.threads import set_threads
 
-from videotrain_api.resource.stages import EvaluateTask, Reconstruction, Stage
+from videotrain_api.resource.evaluation import EvaluateTask, Reconstruction
+from videotrain_api.resource.stages import Stage
 from videotrain_api.storage.artifacts import SampledVideo, VideosIndex
 from videotrain_trainer.checksums import sealed_json
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, to_parquet

@@ -143,6 +143,10 @@ def _name_inputs(run: VideoTrainingRun, number: int, dropped: dict[str, Stage], 
             spec["dataset"][field] = uri
     if paths.autoencoder_weights in dropped:
         spec["autoencoder"]["weights"] = layout.final_weights(paths.autoencoder_weights)
+    if stage.evaluate and paths.videos in dropped:
+        kept = next(each for each in spec["stages"] if each["name"] == stage.name)
+        kept["evaluate"].pop("videos")
+        kept["evaluate"]["videosUri"] = paths.videos
     task = stage.train or stage.autoencoder
     if task and task.init_from and task.init_from.stage:
         if paths.initial_weights in dropped:
@@ -156,7 +160,8 @@ def _name_inputs(run: VideoTrainingRun, number: int, dropped: dict[str, Stage], 
 
 def _read(run: VideoTrainingRun, number: int) -> list[str | None]:
     paths = stage_paths(run, number)
-    return [paths.clips, paths.latents, paths.autoencoder_weights, paths.initial_weights, paths.model_weights]
+    weights = (paths.autoencoder_weights, paths.initial_weights, paths.model_weights)
+    return [paths.clips, paths.latents, *weights, paths.videos]
 
 
 def _prefix(run: VideoTrainingRun, stage: Stage) -> str:

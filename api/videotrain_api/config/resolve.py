@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from videotrain_api.config.presets import complete_autoencoder, complete_transformer
-from videotrain_api.config.stage_config import LatentReader, StageConfig, StagePaths
+from videotrain_api.config.stage_config import HeldOut, LatentReader, StageConfig, StagePaths
 from videotrain_api.resource.architecture import AutoencoderSpec, TransformerSpec
 from videotrain_api.resource.stages import Stage, Subset, Task, TrainTask
 from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of
@@ -30,7 +30,8 @@ def resolve(run: VideoTrainingRun) -> list[StageConfig]:
 
 def uses_transformer(run: VideoTrainingRun) -> bool:
     """Whether any stage trains the transformer or draws from it."""
-    return any(stage.task in ("train", "sample") for stage in run.spec.stages)
+    held_out = any(stage.evaluate and stage.evaluate.held_out for stage in run.spec.stages)
+    return held_out or any(stage.task in ("train", "sample") for stage in run.spec.stages)
 
 
 def stage_seed(run_seed: int, stage: str) -> int:
@@ -134,14 +135,28 @@ _HOW = {
 
 
 def _used(stage: Stage, table: Mapping[Task, tuple[str, ...]]) -> tuple[str, ...]:
-    """Videos are measured without a model and without clips."""
-    return () if stage.evaluate and not stage.evaluate.reconstruction else table[stage.task]
+    """Videos are measured without a model and without clips, held-out samples without an autoencoder."""
+    if stage.evaluate is None:
+        return table[stage.task]
+    clips = table[stage.task] if stage.evaluate.reconstruction else ()
+    return (*clips, *(("latents", "model_weights") if stage.evaluate.held_out else ()))
 
 
 def _videos(run: VideoTrainingRun, index: int) -> str | None:
     task = run.spec.stages[index].evaluate
-    made = (stage for stage in run.spec.stages[:index] if task and stage.name == task.videos)
-    return next((_output(run, stage) for stage in made), None)
+    if task is None:
+        return None
+    made = (stage for stage in run.spec.stages[:index] if stage.name == task.videos)
+    return next((_output(run, stage) for stage in made), task.videos_uri)
+
+
+def _held_out(stages: Sequence[Stage], index: int, run_seed: int) -> HeldOut | None:
+    task = stages[index].evaluate
+    named = (stage for stage in stages[:index] if task and stage.train and stage.name == task.held_out)
+    for stage in named:
+        bare = stage.model_copy(update={"nodes": None, "pool": None})
+        return HeldOut(stage=bare, seed=stage_seed(run_seed, stage.name))
+    return None
 
 
 def _source(run: VideoTrainingRun, index: int, name: str) -> str | None:
@@ -200,6 +215,7 @@ def _stage_config(
         checkpoint=spec.checkpoint,
         paths=stage_paths(run, index),
         latent_readers=latent_readers(stages, index, spec.seed) if stage.task == "encode" else [],
+        held_out=_held_out(stages, index, spec.seed),
         log_every_steps=spec.log_every_steps,
         tracking=spec.tracking,
         seed=stage_seed(spec.seed, stage.name),

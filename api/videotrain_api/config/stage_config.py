@@ -54,6 +54,15 @@ class LatentReader(ApiModel):
     """Its v2v kinds. A causal autoencoder encodes their frames by themselves; pictures are always encoded."""
 
 
+class HeldOut(ApiModel):
+    """The train stage whose held-out samples a stage measures the loss on."""
+
+    stage: Stage
+    """As that stage is configured itself: what it holds out and what it asks."""
+    seed: int
+    """Its seed."""
+
+
 class StageConfig(ApiModel):
     """Everything a trainer needs to run one stage."""
 
@@ -73,6 +82,8 @@ class StageConfig(ApiModel):
     paths: StagePaths
     latent_readers: list[LatentReader] = Field(default_factory=list)
     """For encode: the later train stages that read what it makes."""
+    held_out: HeldOut | None = None
+    """For evaluate: whose held-out samples are measured."""
     log_every_steps: int = 10
     tracking: Tracking = Tracking()
     seed: int

@@ -20,8 +20,9 @@ from videotrain_api.cost.memory import RESERVE, MicroBatch, drawing_memory
 from videotrain_api.cost.model_state import ModelState, Parameters, Sharding, model_state
 from videotrain_api.cost.stage_memory import RowMemory, RowSetting, limit_of, row_name
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
+from videotrain_api.resource.evaluation import Reconstruction
 from videotrain_api.resource.references import reference_frames
-from videotrain_api.resource.stages import AutoencoderTask, Bucket, Reconstruction, SampleTask, Stage
+from videotrain_api.resource.stages import AutoencoderTask, Bucket, SampleTask, Stage
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ApiModel
 

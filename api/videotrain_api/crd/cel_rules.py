@@ -17,6 +17,7 @@ from videotrain_api.config.presets import AUTOENCODERS, TRANSFORMERS
 from videotrain_api.crd.cel import CelRule, at_most, names
 from videotrain_api.crd.transitions import TRANSITIONS
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
+from videotrain_api.resource.evaluation import EVALUATES_NOTHING, EvaluateTask
 from videotrain_api.resource.pool import (
     ENV_ADVICE,
     ENV_NAME,
@@ -33,7 +34,6 @@ from videotrain_api.resource.stages import (
     Bucket,
     ConditioningMix,
     CurateTask,
-    EvaluateTask,
     NodeBounds,
     Optimizer,
     Prompt,
@@ -347,7 +347,15 @@ _STATE: Final[Mapping[type[ApiModel], tuple[CelRule, ...]]] = {
     Bucket: _BUCKET,
     SampleTask: _SAMPLE,
     EvaluateTask: (
-        CelRule("has(self.reconstruction) || has(self.videos)", "nothing to measure: set reconstruction or videos"),
+        CelRule(
+            "has(self.reconstruction) || has(self.videos) || has(self.videosUri) || has(self.heldOut)",
+            EVALUATES_NOTHING,
+        ),
+        CelRule("!has(self.videos) || !has(self.videosUri)", "set videos or videosUri, not both", ".videosUri"),
+        CelRule(
+            "!(has(self.vbench) || has(self.preference)) || has(self.videos) || has(self.videosUri)",
+            "vbench and preference are of videos: set videos or videosUri, too",
+        ),
     ),
     Prompt: tuple(_reference(reference) for reference in REFERENCES),
     ConditioningMix: (

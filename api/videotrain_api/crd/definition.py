@@ -12,7 +12,7 @@ from typing import Final
 
 from videotrain_api import vocabulary
 from videotrain_api.crd.cel_rules import BUDGET_RULES, RULES
-from videotrain_api.resource.stages import DNS_LABEL
+from videotrain_api.resource.stage_names import DNS_LABEL
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.training_budgets import TrainingBudget, TrainingBudgetSpec, TrainingBudgetStatus
 from videotrain_api.resource.trainrun import VideoTrainingRun, VideoTrainingRunSpec

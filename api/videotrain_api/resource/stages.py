@@ -12,18 +12,13 @@ from typing import Annotated, ClassVar, Final, Literal, get_args
 from pydantic import Field
 
 from videotrain_api.resource import sampling
+from videotrain_api.resource.evaluation import EvaluateTask
 from videotrain_api.resource.locations import Location
 from videotrain_api.resource.pool import Money, Pool
 from videotrain_api.resource.sources import SourceWeights
+from videotrain_api.resource.stage_names import Resolution, StageName
 from videotrain_api.schema import ApiModel, patterned
 
-DNS_LABEL = patterned(
-    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
-    "lower-case letters, digits and '-', starting and ending with a letter or digit, at most 40",
-    max_length=40,
-)
-StageName = Annotated[str, DNS_LABEL]
-Resolution = Annotated[str, patterned(r"^[1-9][0-9]{1,3}px$", "an area class such as 256px", max_length=6)]
 Task = Literal["curate", "autoencoder", "encode", "train", "sample", "evaluate"]
 TASKS: Final[tuple[Task, ...]] = get_args(Task)
 """Also the names of the members of a stage."""
@@ -571,31 +566,6 @@ class SampleTask(ApiModel):
     """What the best candidate is chosen by; needed if candidates is above 1."""
     offload: bool = False
     """Keep models that are not in use in host memory; slower, for GPUs that do not hold all of them."""
-
-
-class Reconstruction(ApiModel):
-    """Clips through the autoencoder and back, compared with what they were."""
-
-    resolution: Resolution
-    """Area class that the clips are scaled and cropped to."""
-    frames: int = Field(ge=1, le=100_000)
-    """Frames of a clip, from its first; shorter clips are left out."""
-    aspect_ratio: str = Field(default="1:1", max_length=8)
-    """Width:height name."""
-    clips: int = Field(default=200, ge=1, le=10_000)
-    """How many clips, in the order of their ids, so that stages and runs of one dataset measure the same."""
-    lpips: Location | None = Field(default=None, min_length=1)
-    """URI of a folder with the published weights of VGG16 and LPIPS 0.1, as of `perceptual.weights`; no LPIPS if
-    unset."""
-
-
-class EvaluateTask(ApiModel):
-    """Measures of what the stages before made; each in the status, the report and /metrics."""
-
-    reconstruction: Reconstruction | None = None
-    """PSNR, SSIM and LPIPS of the newest autoencoder."""
-    videos: StageName | None = None
-    """Name of an earlier sample stage, whose videos are measured without weights: flicker, motion and sharpness."""
 
 
 class Stage(ApiModel):

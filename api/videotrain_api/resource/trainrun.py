@@ -20,7 +20,8 @@ from videotrain_api.resource.pool import (
     RunPool,
 )
 from videotrain_api.resource.sources import Source
-from videotrain_api.resource.stages import DNS_LABEL, NodeBounds, Stage, Subset
+from videotrain_api.resource.stage_names import DNS_LABEL
+from videotrain_api.resource.stages import NodeBounds, Stage, Subset
 from videotrain_api.resource.tracking import Tracking
 from videotrain_api.schema import ApiModel
 from videotrain_api.vocabulary import API_VERSION, KIND

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from videotrain_api.config.resolve import latent_readers, missing_inputs, stage_paths
+from videotrain_api.resource.evaluation import EVALUATES_NOTHING, OF_ANY_VIDEOS, EvaluateTask
 from videotrain_api.resource.references import misfits
 from videotrain_api.resource.stages import (
     TASKS,
-    EvaluateTask,
     NodeBounds,
     Prompt,
     SampleTask,
@@ -60,8 +60,7 @@ def _needless(path: str, run: VideoTrainingRun, index: int) -> Iterator[Problem]
     if stage.sample:
         yield from _sample(f"{path}.sample", stage.sample, stage_paths(run, index).clips is not None)
     if stage.evaluate:
-        drawn = [other.name for other in run.spec.stages[:index] if other.sample]
-        yield from _evaluate(f"{path}.evaluate", stage.evaluate, drawn)
+        yield from _evaluate(f"{path}.evaluate", stage.evaluate, run.spec.stages[:index])
 
 
 def _sample(path: str, task: SampleTask, has_clips: bool) -> Iterator[Problem]:
@@ -77,13 +76,49 @@ def _sample(path: str, task: SampleTask, has_clips: bool) -> Iterator[Problem]:
         yield from _prompt(f"{path}.prompts[{number}]", prompt)
 
 
-def _evaluate(path: str, task: EvaluateTask, drawn: list[str]) -> Iterator[Problem]:
-    if task.reconstruction is None and task.videos is None:
-        yield Problem(path, task.to_wire(), "nothing to measure: set reconstruction or videos")
+def _evaluate(path: str, task: EvaluateTask, before: Sequence[Stage]) -> Iterator[Problem]:
+    has_videos = task.videos is not None or task.videos_uri is not None
+    if task.reconstruction is None and task.held_out is None and not has_videos:
+        yield Problem(path, task.to_wire(), EVALUATES_NOTHING)
+    if task.videos is not None and task.videos_uri is not None:
+        yield Problem(f"{path}.videosUri", task.videos_uri, "set videos or videosUri, not both")
+    drawn = [stage.name for stage in before if stage.sample]
     if task.videos is not None and task.videos not in drawn:
         allowed = ", ".join(drawn) or "none, no stage with task 'sample' comes before"
         yield Problem(
             f"{path}.videos", task.videos, f"must name an earlier stage with task 'sample'; allowed: {allowed}"
+        )
+    for name in ("vbench", "preference"):
+        if getattr(task, name) is not None and not has_videos:
+            yield Problem(f"{path}.{name}", "(set)", f"{name} is of videos: set videos or videosUri, too")
+    yield from _vbench(f"{path}.vbench", task)
+    yield from _held_out(f"{path}.heldOut", task.held_out, before)
+
+
+def _vbench(path: str, task: EvaluateTask) -> Iterator[Problem]:
+    if task.vbench is None or task.vbench.suite:
+        return
+    for number, dimension in enumerate(task.vbench.dimensions):
+        if dimension not in OF_ANY_VIDEOS:
+            allowed = (
+                f"needs videos of vbench's own prompts: set suite if they are; allowed: {', '.join(OF_ANY_VIDEOS)}"
+            )
+            yield Problem(f"{path}.dimensions[{number}]", dimension, allowed)
+
+
+def _held_out(path: str, name: str | None, before: Sequence[Stage]) -> Iterator[Problem]:
+    if name is None:
+        return
+    trained = {stage.name: stage.train for stage in before if stage.train}
+    holding = [other for other, task in trained.items() if task.validation is not None]
+    task = trained.get(name)
+    if task is None or task.validation is None:
+        allowed = ", ".join(holding) or "none, no stage with task 'train' and train.validation comes before"
+        yield Problem(path, name, f"must name an earlier train stage with train.validation; allowed: {allowed}")
+    newest = [*trained][-1] if trained else ""
+    if newest and trained[newest].lora is not None:
+        yield Problem(
+            path, name, f"stage {newest!r} trains an adapter; its loss is measured while it is trained, not here"
         )
 
 

@@ -9,6 +9,7 @@ from videotrain_api.capabilities import FP8_MULTIPLE
 from videotrain_api.config import aspect
 from videotrain_api.config.resolve import stage_paths
 from videotrain_api.resource.architecture import AutoencoderSpec
+from videotrain_api.resource.evaluation import Reconstruction
 from videotrain_api.resource.references import frames_refusal, refusal
 from videotrain_api.resource.sampling import NO_NEGATIVE
 from videotrain_api.resource.stages import (
@@ -18,7 +19,6 @@ from videotrain_api.resource.stages import (
     CurateTask,
     Optimizer,
     Prompt,
-    Reconstruction,
     ScoreBounds,
     TrainTask,
 )

@@ -9,7 +9,7 @@
     autoencoder  order/<first>-<last>.g<generation>.jsonl  weights/model.safetensors  fence/g<generation>.json
                  profiles/<request>/rank-<rank>.g<generation>.steps-<first>-<last>.json.gz
     sample       videos/<number>.mp4  videos.json
-    evaluate     rows/<first>-<last>.g<generation>.json  evaluation.json
+    evaluate     rows/<first>-<last>.g<generation>.json  evaluation.json  preference/index.html  preference.key.json
 """
 
 from __future__ import annotations
@@ -128,6 +128,16 @@ def videos_index(prefix: str) -> str:
 def measured_rows(prefix: str) -> str:
     """Folder of the MeasuredRows of an evaluate stage, one object a round."""
     return f"{prefix}/rows"
+
+
+def preference_page(prefix: str) -> str:
+    """Folder of an evaluate stage that raters get; it names no model."""
+    return f"{prefix}/preference"
+
+
+def preference_key(prefix: str) -> str:
+    """Who is on which side of that page; stays with whoever asks."""
+    return f"{prefix}/preference.key.json"
 
 
 def evaluation(prefix: str) -> str:

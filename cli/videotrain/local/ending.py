@@ -44,7 +44,7 @@ def outcome_of(run: Json, workdir: Path, interrupted: bool) -> Outcome:
     status = read_status(run.get("status")).status
     name = run["metadata"]["name"]
     if status.phase == Phase.SUCCEEDED:
-        return Outcome(0, f"run {name} succeeded")
+        return Outcome(0, f"run {name} succeeded", _measured(status))
     if status.phase == Phase.FAILED:
         reason = _told(status, Condition.FAILED)
         return Outcome(1, f"run {name} failed: {reason}", _failing_log(status, workdir))
@@ -53,6 +53,15 @@ def outcome_of(run: Json, workdir: Path, interrupted: bool) -> Outcome:
     return Outcome(
         0 if (run["spec"].get("suspend")) else 1, f"run {name} is suspended: {_told(status, Condition.SUSPENDED)}"
     )
+
+
+def _measured(status: RunStatus) -> list[str]:
+    """A line for each stage that evaluates."""
+    return [
+        f"{stage.name} measured " + ", ".join(f"{measure} {value:.4g}" for measure, value in stage.evaluation.means())
+        for stage in status.stages
+        if stage.evaluation is not None
+    ]
 
 
 def next_commands(workdir: Path, exit_code: int, results: Results) -> list[str]:

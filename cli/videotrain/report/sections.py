@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -128,14 +128,40 @@ def _unit_price(amount: str | None) -> str:
 def evaluation_section(summary: Json) -> Html:
     """What evaluate stages measured, one row each."""
     names = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS"}
+    names |= {"first_frame_psnr": "given frame, PSNR, dB", "clip_psnr": "clip, PSNR, dB"}
     names |= {"flicker": "flicker, grey levels", "motion": "motion, grey levels", "sharpness": "sharpness"}
+    names |= {"validation_loss": "held-out loss"}
+    found = {stage["name"]: stage["evaluation"] for stage in summary["stages"] if stage.get("evaluation")}
+    shown = {name: words for name, words in names.items() if any(of.get(name) is not None for of in found.values())}
     rows = [
-        (stage["name"], found["clips"] or "", found["videos"] or "", *(_measure(found[name]) for name in names))
-        for stage in summary["stages"]
-        if (found := stage.get("evaluation"))
+        (stage, of["clips"] or "", of["videos"] or "", *(_measure(of.get(name)) for name in shown))
+        for stage, of in found.items()
     ]
-    headings = ("stage", "clips", "videos", *names.values())
-    return section("Evaluation", table(headings, rows, range(1, len(headings)))) if rows else Html("")
+    headings = ("stage", "clips", "videos", *shown.values())
+    tables = join(table(headings, rows, range(1, len(headings))), _classes(found), _pages(found))
+    return section("Evaluation", tables) if rows else Html("")
+
+
+def _classes(found: Mapping[str, Json]) -> Html:
+    """Measures of classes: a row for each, a column for each stage."""
+    kinds = {"loss_by_bucket": "held-out loss", "loss_by_time": "held-out loss at", "vbench": "VBench"}
+    named = {(kind, name): None for kind in kinds for of in found.values() for name in of.get(kind, {})}
+    rows = [
+        (f"{kinds[kind]} {name}", *(_measure(of.get(kind, {}).get(name)) for of in found.values()))
+        for kind, name in named
+    ]
+    return table(("measure", *found), rows, range(1, len(found) + 1)) if rows else Html("")
+
+
+def _pages(found: Mapping[str, Json]) -> Html:
+    """Where people may say what they prefer."""
+    rows = [
+        (stage, of["pairs"], f"{stage}/preference/index.html", f"{stage}/preference.key.json")
+        for stage, of in found.items()
+        if of.get("pairs")
+    ]
+    headings = ("stage", "pairs", "page for raters, below the run's storage", "key, which stays with you")
+    return table(headings, rows, (1,)) if rows else Html("")
 
 
 def _measure(value: float | None) -> str:

@@ -5,8 +5,10 @@ import itertools
 import pytest
 from support.training_worlds import Plan, commit_of, run_world, train_config, trained_ids
 
-from videotrain_api.records import StepRecord, ValidationRecord
-from videotrain_api.resource.stages import ParallelLayout, Validation
+from videotrain_api.config.stage_config import HeldOut, StagePaths
+from videotrain_api.records import EvaluationRecord, StepRecord, ValidationRecord
+from videotrain_api.resource.evaluation import EvaluateTask
+from videotrain_api.resource.stages import ParallelLayout, Stage, Validation
 from videotrain_trainer.data.sets import open_latents
 from videotrain_trainer.data.stage_samples import is_held_out
 from videotrain_trainer.errors import DataError
@@ -120,3 +122,21 @@ def test_ranks_that_share_sequences_are_asked_the_same_and_all_ranks_equally_oft
             asked = [numbers[turn] for numbers in ranks]
             (degree,) = {degrees[number] for number in asked}
             assert all(len(set(asked[first : first + degree])) == 1 for first in range(0, 8, degree))
+
+
+def test_a_stage_that_evaluates_asks_what_training_asked(tmp_path, latents):
+    """Without a moving average the last validation has seen the very weights that are exported."""
+    config = train_config(tmp_path, latents, steps=4, validation=SPEC, ema_decay=None)
+    result = run_world(tmp_path, config, 1)
+    assert result.outcomes == ["completed"], result.outcomes
+    last = result.of(ValidationRecord)[-1]
+    paths = StagePaths(output=f"file://{tmp_path}/measure", latents=latents, model_weights=f"file://{tmp_path}/stage")
+    stage = Stage(name="measure", task="evaluate", evaluate=EvaluateTask(held_out="small"))
+    held_out = HeldOut(stage=config.stage, seed=config.seed)
+    measuring = config.model_copy(update={"stage": stage, "paths": paths, "held_out": held_out, "seed": 1})
+    (told,) = run_world(tmp_path, measuring, 1).of(EvaluationRecord)
+    # Another path through the same operations: roundings only.
+    assert told.measures.validation_loss == pytest.approx(last.loss, rel=1e-4)
+    assert told.measures.loss_by_bucket == pytest.approx(last.bucket_losses, rel=1e-4)
+    assert list(told.measures.loss_by_time) == ["0.25", "0.75"]
+    assert [*told.measures.loss_by_time.values()] == pytest.approx(last.time_losses, rel=1e-4)

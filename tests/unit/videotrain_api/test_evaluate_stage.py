@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 
+from videotrain_api.config.fork import forked, needed_stages
 from videotrain_api.config.resolve import resolve
 from videotrain_api.cost.forecast import forecast
 from videotrain_api.references import references
@@ -44,10 +46,64 @@ def test_videos_alone_need_neither_clips_nor_an_autoencoder(manifest):
     assert paths.clips is None and paths.autoencoder_weights is None
 
 
+def validated(manifest):
+    """The manifest with a train stage that holds clips out."""
+    manifest["spec"]["stages"][3]["train"]["validation"] = {"share": 0.2}
+    return manifest
+
+
+def test_held_out_samples_are_those_of_the_stage_that_it_names_and_the_weights_are_the_newest(manifest):
+    spec = validated(manifest)["spec"]
+    spec["stages"].insert(4, copy.deepcopy(spec["stages"][3]) | {"name": "later"})
+    configs = resolve(parse_run(with_stage(manifest, {"heldOut": "train"}, at=5)))
+    measure = next(config for config in configs if config.stage.name == "measure")
+    train = next(config for config in configs if config.stage.name == "train")
+    assert measure.held_out.stage == train.stage
+    assert measure.held_out.seed == train.seed
+    assert measure.paths.latents == train.paths.latents
+    assert measure.paths.model_weights.endswith("/later")
+    assert measure.paths.clips is None and measure.paths.autoencoder_weights is None
+
+
+def test_an_adapter_is_measured_while_it_is_trained(manifest):
+    train = validated(manifest)["spec"]["stages"][3]["train"]
+    manifest["spec"]["model"]["weights"] = "s3://models/one"
+    train["lora"] = {"rank": 4}
+    with pytest.raises(ManifestError, match="trains an adapter"):
+        parse_run(with_stage(manifest, {"heldOut": "train"}))
+
+
+def test_a_fork_measures_the_videos_of_the_run_that_it_comes_from(manifest):
+    run = parse_run(with_stage(manifest, {"videos": "sample", "vbench": {"weights": "file:///vbench"}}))
+    new = parse_run(forked(run, manifest, "measure", "new"))
+    assert [stage.name for stage in needed_stages(run, "measure")] == ["sample"]
+    assert [stage.name for stage in new.spec.stages] == ["measure"]
+    assert paths_of(new).videos == paths_of(run).videos == "s3://videotrain/good/good/sample"
+    (found,) = [each for each in references(new) if each.role == "folder"]
+    assert (found.path, found.uri) == ("spec.stages[0].evaluate.videosUri", paths_of(new).videos)
+
+
+def test_what_it_reads_of_others_is_looked_at_before_the_run_begins(manifest):
+    run = parse_run(with_stage(manifest, {"videos": "sample", "preference": {"videos": "s3://other/videos"}}))
+    (found,) = [each for each in references(run) if each.role == "folder"]
+    assert (found.path, found.uri) == ("spec.stages[5].evaluate.preference.videos", "s3://other/videos")
+
+
 @pytest.mark.parametrize(
     ("task", "at", "path", "words"),
     [
         ({}, 5, "evaluate", "nothing to measure"),
+        ({"heldOut": "train"}, 5, "evaluate.heldOut", "none, no stage with task 'train' and train.validation"),
+        ({"reconstruction": SIZE, "vbench": {"weights": "file:///v"}}, 5, "evaluate.vbench", "set videos or videosUri"),
+        ({"reconstruction": SIZE, "preference": {"videos": "s3://a/b"}}, 5, "evaluate.preference", "set videos or"),
+        ({"videos": "sample", "videosUri": "s3://a/b"}, 5, "evaluate.videosUri", "not both"),
+        ({"videos": "sample", "vbench": {"weights": "s3://v"}}, 5, "evaluate.vbench.weights", "file:///vbench"),
+        (
+            {"videos": "sample", "vbench": {"weights": "file:///v", "dimensions": ["scene"]}},
+            5,
+            "evaluate.vbench.dimensions[0]",
+            "vbench's own prompts",
+        ),
         ({"videos": "train"}, 5, "evaluate.videos", "allowed: sample"),
         ({"videos": "sample"}, 4, "evaluate.videos", "none, no stage with task 'sample' comes before"),
         ({"reconstruction": SIZE}, 0, "task", "needs clips"),

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import torch
 
+from videotrain_api.resource.evaluation import OF_ANY_VIDEOS
 from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.errors import ConfigError, DataError
 from videotrain_trainer.evaluation import preference, tables, vbench, winrate
@@ -90,7 +91,7 @@ def run_vbench(options: argparse.Namespace, tick: Tick) -> None:
     """Score the videos of a folder by VBench's dimensions."""
     if not options.videos.is_dir():
         raise DataError(f"{options.videos}: no such folder")
-    dimensions = options.dimension or list(vbench.SUITE if options.suite else vbench.OWN_PROMPTS)
+    dimensions = options.dimension or list(vbench.SUITE if options.suite else OF_ANY_VIDEOS)
     scores = vbench.run(
         options.videos,
         options.weights,

@@ -10,17 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from videotrain_api.resource.evaluation import OF_ANY_VIDEOS
 from videotrain_trainer.errors import ConfigError, DataError
 
-OWN_PROMPTS = (
-    "subject_consistency",
-    "background_consistency",
-    "motion_smoothness",
-    "dynamic_degree",
-    "aesthetic_quality",
-    "imaging_quality",
-)
-"""Dimensions that VBench measures on any videos; the others need its own prompts."""
 QUALITY = {
     "subject_consistency": (0.1462, 1.0),
     "background_consistency": (0.2615, 1.0),
@@ -59,7 +51,7 @@ def check(dimensions: Sequence[str], suite: bool) -> None:
     Raises:
         ConfigError: a dimension is unknown, or needs VBench's prompts.
     """
-    known = SUITE if suite else OWN_PROMPTS
+    known = SUITE if suite else OF_ANY_VIDEOS
     for dimension in dimensions:
         if dimension not in known:
             hint = "" if suite or dimension not in SUITE else " on videos of VBench's own prompts (--suite) alone"
@@ -125,17 +117,30 @@ def _mean(scores: Mapping[str, float], ranges: Mapping[str, tuple[float, float]]
     return sum(weights[name] * score for name, score in within.items()) / sum(weights.values())
 
 
-def _load(weights: Path) -> Any:
+def check_installed(weights: Path, field: str) -> None:
+    """Refuse what cannot run, before anything is fetched.
+
+    Args:
+        weights: VBench's cache folder.
+        field: that asks for it.
+
+    Raises:
+        ConfigError: the package or its weights are not there.
+    """
     if not weights.is_dir() or not any(weights.iterdir()):
         raise ConfigError(
-            f"--weights: {weights} holds nothing; mount the folder that VBench fills as its cache (VBENCH_CACHE_DIR), "
+            f"{field}: {weights} holds nothing; mount the folder that VBench fills as its cache (VBENCH_CACHE_DIR), "
             "with the models of the chosen dimensions"
         )
     if importlib.util.find_spec("vbench") is None:
         raise ConfigError(
-            "the package vbench is not installed here; install it into this environment (it pins old versions of torch "
-            "and transformers, so an environment of its own is safer) and mount its weights"
+            f"{field}: the package vbench is not installed here; install it into this environment (it pins old "
+            "versions of torch and transformers, so an environment or image of its own is safer) and mount its weights"
         )
+
+
+def _load(weights: Path) -> Any:
+    check_installed(weights, "--weights")
     # Read when the package is imported, and the second so that a missing file is told instead of fetched.
     os.environ["VBENCH_CACHE_DIR"] = str(weights)
     os.environ["HF_HUB_OFFLINE"] = "1"

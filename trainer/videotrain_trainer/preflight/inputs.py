@@ -20,6 +20,7 @@ from videotrain_trainer.errors import (
     StorageUnavailable,
     TrainerError,
 )
+from videotrain_trainer.evaluation.videos import videos_below
 from videotrain_trainer.preflight import data
 from videotrain_trainer.preflight.packages import wanted_packages
 from videotrain_trainer.preflight.weights import check_model
@@ -81,6 +82,8 @@ class InputCheck:
             yield from self._clips(reference)
         elif reference.role == "latents":
             yield from self._latents(reference, readers)
+        elif reference.role == "folder":
+            yield from self._ask("data", path, uri, lambda: f"{len(videos_below(self.store, uri)):,} videos")
         else:
             yield from self._ask("location", path, uri, lambda: f"{self.store.stat(uri).size:,} bytes")
 

@@ -47,6 +47,8 @@ def wanted_packages(run: VideoTrainingRun) -> Iterator[Wanted]:
         if stage.curate is not None and stage.curate.captions is not None and stage.curate.captions.language:
             language = stage.curate.captions.language
             yield Wanted(f"{path}.captions.language", language, "py3langid", _TRAINER.format("curate"))
+        if stage.evaluate is not None and stage.evaluate.vbench is not None:
+            yield Wanted(f"{path}.vbench", stage.evaluate.vbench.weights, "vbench", "the package vbench and its models")
         kernel = stage.train.attention if stage.train else None
         modules = {"flash2": "flash_attn", "flash3": "flash_attn_interface", "flash4": "flash_attn"}
         if kernel in modules:

@@ -1,4 +1,4 @@
-"""The evaluate stage: measures of reconstructed clips and of drawn videos, one per rank and round.
+"""The evaluate stage: clips, drawn videos and scores of these, one per rank and round, then held-out samples.
 
 What a round measured is stored, so a stage that was stopped goes on where it was: rows of the very same configuration,
 weights, clips and videos are kept. The whole table is written last.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -19,30 +18,31 @@ from pydantic import TypeAdapter
 from videotrain_api.config import aspect
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.records import Measures
-from videotrain_api.resource.stages import EvaluateTask, Reconstruction
+from videotrain_api.resource.evaluation import EvaluateTask, Reconstruction
 from videotrain_api.storage import layout
-from videotrain_api.storage.artifacts import MeasuredRows, VideosIndex
+from videotrain_api.storage.artifacts import MeasuredRows
 from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
-from videotrain_trainer.errors import ConfigError, DamagedObject, DataError, ObjectMissing
+from videotrain_trainer.data.sets import set_info_uri
+from videotrain_trainer.errors import ConfigError, DamagedObject, DataError
 from videotrain_trainer.evaluation.autoencoder import Evaluation, Row
-from videotrain_trainer.evaluation.metrics import SMALLEST_SIDE, averaged, described
-from videotrain_trainer.evaluation.videos import Item, clip_item, first_clips, read_frames
+from videotrain_trainer.evaluation.metrics import SMALLEST_SIDE, averaged
+from videotrain_trainer.evaluation.vbench import totals
+from videotrain_trainer.evaluation.videos import Item, clip_item, first_clips, uri_of
 from videotrain_trainer.networks.build import load_autoencoder
 from videotrain_trainer.networks.losses.lpips_files import load_perceptual
-from videotrain_trainer.networks.weights import autoencoder_uri, open_weights
+from videotrain_trainer.networks.weights import autoencoder_uri, open_weights, weights_uri
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.sampling.contents import Contents
 from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.tasks.evaluate_held_out import AT_TIME, HELD_OUT, MEAN, OF_BUCKET, held_out_rows
+from videotrain_trainer.tasks.evaluate_videos import PREFERENCE, VBENCH, VIDEOS, Unit, video_units
 from videotrain_trainer.worker.stage_context import Outcome, StageContext
 from videotrain_trainer.worker.stage_reporter import Work
 
 CLIPS: Final = "clips/"
-VIDEOS: Final = "videos/"
 _NAMES: Final = TypeAdapter(list[str])
 _ROWS: Final = TypeAdapter(dict[str, dict[str, float]])
 _CLIPS: Final = TypeAdapter(list[tuple[str, str]])
-Unit = Callable[[], Row]
-"""Measures one clip or video."""
 
 
 def run(context: StageContext) -> Outcome:
@@ -57,9 +57,12 @@ def run(context: StageContext) -> Outcome:
     units = _units(context, store, peers)
     inputs = _inputs(context, store) if first_rank else ""
     rows = _stored(store, config.paths.output, inputs) if first_rank and context.restore else {}
-    missing = peers.from_first(_NAMES, [name for name in units if name not in rows] if first_rank else None)
-    kept = len(units) - len(missing)
-    context.reporter.started(world.size, kept, len(units))
+    asked = _task_of(config).held_out is not None
+    told_rows = peers.from_first(_NAMES, [*rows] if first_rank else None)
+    missing = [name for name in units if name not in told_rows]
+    # Together they ask the held-out samples, last; so that counts as one unit.
+    answered, kept, total = MEAN in told_rows and not missing, len(units) - len(missing), len(units) + asked
+    context.reporter.started(world.size, kept + answered, total)
     for first in range(0, len(missing), world.size):
         names = missing[first : first + world.size]
         began, mine = datetime.now(UTC), names[world.rank : world.rank + 1]
@@ -72,20 +75,57 @@ def run(context: StageContext) -> Outcome:
             rows |= found
         peers.wait_for_first()
         _record(context, began, len(names), done)
-        if context.drain.agreed() and done < len(units):
+        if context.drain.agreed() and done < total:
             return "drained"
+    if asked and not answered:
+        rows |= _answered(context, store, peers, inputs, total)
     if first_rank:
-        rows = {name: rows[name] for name in units}
-        _store(store, layout.evaluation(config.paths.output), inputs, rows)
+        rows = {name: row for name, row in rows.items() if name in units or name.startswith(HELD_OUT)}
+        _store(store, layout.evaluation(config.paths.output), inputs, dict(sorted(rows.items())))
         context.reporter.evaluated(measures_of(rows))
     return "completed"
 
 
+def _answered(context: StageContext, store: ObjectStore, peers: WorldPeers, inputs: str, number: int) -> dict[str, Row]:
+    """The loss on held-out samples, stored as a part. Collective."""
+    began = datetime.now(UTC)
+    found = {name: _finite(name, row) for name, row in held_out_rows(context, store, peers).items()}
+    if context.world.rank == 0:
+        place = f"held-out.g{context.generation:06d}.json"
+        _store(store, f"{layout.measured_rows(context.config.paths.output)}/{place}", inputs, found)
+    peers.wait_for_first()
+    _record(context, began, 1, number)
+    return found
+
+
 def measures_of(rows: dict[str, Row]) -> Measures:
-    """Means over all clips and over all videos."""
+    """Means over all clips and over all videos, scores and losses."""
     clips = [row for name, row in rows.items() if name.startswith(CLIPS)]
     videos = [row for name, row in rows.items() if name.startswith(VIDEOS)]
-    return Measures(clips=len(clips), videos=len(videos), **averaged([*clips]), **averaged([*videos]))
+    scores = {
+        dimension: score for name, row in rows.items() if name.startswith(VBENCH) for dimension, score in row.items()
+    }
+    means = averaged([*clips]) | {name: _mean(videos, name) for row in videos for name in row}
+    return Measures(
+        clips=len(clips),
+        videos=len(videos),
+        vbench=scores | totals(scores),
+        pairs=int(rows[PREFERENCE]["pairs"]) if PREFERENCE in rows else 0,
+        loss_by_bucket=_losses(rows, OF_BUCKET),
+        loss_by_time=_losses(rows, AT_TIME),
+        **means,
+        **rows.get(MEAN, {}),
+    )
+
+
+def _mean(rows: list[Row], measure: str) -> float:
+    """Over the videos that have it: only those that were drawn from clips compare with them."""
+    found = [row[measure] for row in rows if measure in row]
+    return math.fsum(found) / len(found)
+
+
+def _losses(rows: dict[str, Row], prefix: str) -> dict[str, float]:
+    return {name.removeprefix(prefix): row["validation_loss"] for name, row in rows.items() if name.startswith(prefix)}
 
 
 def _units(context: StageContext, store: ObjectStore, peers: WorldPeers) -> dict[str, Unit]:
@@ -95,12 +135,7 @@ def _units(context: StageContext, store: ObjectStore, peers: WorldPeers) -> dict
         evaluation = _evaluation(context, store, task.reconstruction)
         for item in _clips(context.config, store, task.reconstruction, peers):
             units[CLIPS + item.name] = _reconstructed(evaluation, item)
-    if task.videos is not None:
-        for video in _videos(context.config, store).videos:
-            units[f"{VIDEOS}{video.number:04d}"] = _described(store, video.uri)
-    if not units:
-        raise DataError(f"{context.config.paths.videos}: the sample stage {task.videos!r} has drawn no video")
-    return units
+    return units | video_units(context, store)
 
 
 def _finite(name: str, row: Row) -> Row:
@@ -118,10 +153,6 @@ def _task_of(config: StageConfig) -> EvaluateTask:
 
 def _reconstructed(evaluation: Evaluation, item: Item) -> Unit:
     return lambda: next(row for _, row in evaluation.rows([item], lambda *_: None))
-
-
-def _described(store: ObjectStore, uri: str) -> Unit:
-    return lambda: described(read_frames(store, uri))
 
 
 def _clips(config: StageConfig, store: ObjectStore, task: Reconstruction, peers: WorldPeers) -> list[Item]:
@@ -156,25 +187,21 @@ def _weights_uri(config: StageConfig) -> str:
     return autoencoder_uri(config.autoencoder.kind, config.paths.autoencoder_weights)
 
 
-def _videos(config: StageConfig, store: ObjectStore) -> VideosIndex:
-    assert config.paths.videos is not None, "admission has seen to it"
-    uri = layout.videos_index(config.paths.videos)
-    try:
-        return read_checked(store, uri, lambda data: VideosIndex.from_wire(unsealed_json(data)))
-    except ObjectMissing as error:
-        raise DataError(f"{uri}: missing; the sample stage has not finished there") from error
-
-
 def _inputs(context: StageContext, store: ObjectStore) -> str:
     """Names all that the rows depend on."""
     config, contents = context.config, Contents(store, context.cache)
     task, named = _task_of(config), [config.hash()]
     if task.reconstruction is not None:
         named += [contents.of_weights(_weights_uri(config)), contents.of(layout.clip_manifest(str(config.paths.clips)))]
-    if task.videos is not None:
-        # The tags of the files: the index tells how videos were drawn, not from what weights.
-        found = [*store.list(f"{config.paths.videos}/videos")]
-        named += [f"{video.uri} {video.etag} {video.size}" for video in sorted(found, key=lambda video: video.uri)]
+    if task.held_out is not None:
+        weights = weights_uri(str(config.paths.model_weights))
+        named += [contents.of_weights(weights), contents.of(set_info_uri(str(config.paths.latents)))]
+    # The tags of the files: the index tells how videos were drawn, not from what weights.
+    folders = [f"{config.paths.videos}/videos"] if config.paths.videos is not None else []
+    folders += [uri_of(task.preference.videos)] if task.preference is not None else []
+    for folder in folders:
+        found = sorted(store.list(folder), key=lambda video: video.uri)
+        named += [f"{video.uri} {video.etag} {video.size}" for video in found]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
 

@@ -19,6 +19,17 @@ def test_success_is_zero(tmp_path):
     assert outcome_of(run("Succeeded"), tmp_path, interrupted=False).exit_code == 0
 
 
+def test_what_was_measured_is_told_at_the_end(tmp_path):
+    succeeded = run("Succeeded")
+    measured = {"clips": 2, "psnr": 30.25, "lossByTime": {"0.5": 0.125}}
+    succeeded["status"]["stages"] = [
+        {"name": "train", "task": "train", "state": "Succeeded"},
+        {"name": "measure", "task": "evaluate", "state": "Succeeded", "evaluation": measured},
+    ]
+    outcome = outcome_of(succeeded, tmp_path, interrupted=False)
+    assert outcome.details == ["measure measured psnr 30.25, loss at 0.5 0.125"]
+
+
 def test_a_failure_shows_its_reason_and_the_end_of_the_named_pods_log(tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "r-w0-12345678.log").write_text("\n".join(f"line {n}" for n in range(40)))

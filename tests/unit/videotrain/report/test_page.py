@@ -13,6 +13,7 @@ from videotrain.report.markup import element, table, text
 from videotrain.report.summary import write_summary
 from videotrain.report.timeline import timeline
 from videotrain.report.workdir import read_records
+from videotrain_api.records import Measures
 from videotrain_api.resource.status import RunStatus
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -255,3 +256,22 @@ def test_stages_have_prices_and_waste_has_causes(finished):
     page = write_report(finished.workdir, run).read_text()
     for told in ("7.00", "58.33", "44.50", "71,234.50", "4.200042", "1.300013", "infrastructure"):
         assert told in page, told
+
+
+def test_what_stages_measured_stands_beside_each_other():
+    first = Measures(clips=2, psnr=30.0, validation_loss=0.5, loss_by_bucket={"64px/8f/1:1": 0.5})
+    second = Measures(videos=3, clip_psnr=24.0, vbench={"scene": 0.25}, pairs=3, loss_by_time={"0.25": 0.125})
+    stages = [{"name": "one", "evaluation": first.model_dump()}, {"name": "two", "evaluation": second.model_dump()}]
+    page = sections.evaluation_section({"stages": [*stages, {"name": "train", "evaluation": None}]})
+    Outline(page)
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page) if "<td" in row]
+    assert rows == [
+        ["one", "2", "", "30", "", "0.5"],
+        ["two", "", "3", "", "24", ""],
+        ["held-out loss 64px/8f/1:1", "0.5", ""],
+        ["held-out loss at 0.25", "", "0.125"],
+        ["VBench scene", "", "0.25"],
+        ["two", "3", "two/preference/index.html", "two/preference.key.json"],
+    ]
+    assert "SSIM" not in page, "nobody measured it"
+    assert sections.evaluation_section({"stages": [{"name": "train", "evaluation": None}]}) == ""
