@@ -135,11 +135,15 @@ _HOW = {
 
 
 def _used(stage: Stage, table: Mapping[Task, tuple[str, ...]]) -> tuple[str, ...]:
-    """Videos are measured without a model and without clips, held-out samples without an autoencoder."""
-    if stage.evaluate is None:
+    """Videos are measured without a model, and beside the clips that they were drawn from if there are such; held-out
+    samples without an autoencoder.
+    """
+    task = stage.evaluate
+    if task is None:
         return table[stage.task]
-    clips = table[stage.task] if stage.evaluate.reconstruction else ()
-    return (*clips, *(("latents", "model_weights") if stage.evaluate.held_out else ()))
+    drawn = (task.videos or task.videos_uri) and table is _READS
+    clips = table[stage.task] if task.reconstruction else ("clips",) if drawn else ()
+    return (*clips, *(("latents", "model_weights") if task.held_out else ()))
 
 
 def _videos(run: VideoTrainingRun, index: int) -> str | None:

@@ -272,6 +272,9 @@ def _inputs(run: VideoTrainingRun) -> Sequence[str]:
     tasks = [task for stage in spec.stages if (task := stage.train or stage.autoencoder)]
     named = [spec.dataset.clips, *spec.dataset.encoded.values(), spec.autoencoder.weights, spec.model.weights]
     named += [task.init_from.uri for task in tasks if task.init_from]
+    measured = [stage.evaluate for stage in spec.stages if stage.evaluate]
+    named += [task.videos_uri for task in measured]
+    named += [task.preference.videos for task in measured if task.preference]
     bucket = f"{'/'.join(spec.storage.uri.split('/')[:3])}/"
     return list(dict.fromkeys(uri for uri in named if uri and uri.startswith(bucket)))
 
