@@ -23,7 +23,7 @@ from videotrain_trainer.evaluation.metrics import averaged, described
 from videotrain_trainer.evaluation.videos import items_of
 from videotrain_trainer.networks.build import load_autoencoder
 from videotrain_trainer.storage import ObjectStore
-from videotrain_trainer.tasks import evaluate
+from videotrain_trainer.tasks import evaluate, evaluate_videos
 from videotrain_trainer.tasks.evaluate_videos import clip_frames, read_index, vbench_names
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -120,7 +120,7 @@ def test_what_is_missing_is_named(folder):
 
 
 def test_what_weights_make_of_nothing_is_told_with_the_clip(folder, monkeypatch):
-    monkeypatch.setattr(evaluate, "described", lambda _: {"motion": float("nan")})
+    monkeypatch.setattr(evaluate_videos, "described", lambda _: {"motion": float("nan")})
     with pytest.raises(DataError, match="videos/0001: motion cannot be calculated"):
         evaluate.run(context_of(folder, evaluate_config(folder, reconstruction=None)))
 
