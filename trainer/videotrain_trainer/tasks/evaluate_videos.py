@@ -90,7 +90,7 @@ def clip_frames(store: ObjectStore, video: SampledVideo) -> Frame:
     """
     assert video.reference_clip is not None
     data, size = store.get(video.reference_clip), (video.height, video.width)
-    stride, _ = frame_stride(probe(data).fps)
+    stride, _ = frame_stride(float(probe(data).fps))
     covering = read_covering(data, size)
     frames = min(video.frames, -(-len(covering) // stride))
     return to_frames(crop_window(covering, Window(0, frames, stride), size, CENTRE))
@@ -149,16 +149,11 @@ def _compared(context: StageContext, store: ObjectStore, videos: list[SampledVid
                 f"evaluate.preference.videos: {spec.videos} has no video of a name of ours, such as {next(iter(ours))}"
             )
         try:
-            sides = [
-                _side(store, folder, name, uris)
-                for name, uris in (
-                    (context.config.run, {name: ours[name].uri for name in shared}),
-                    (spec.name, {name: others[name] for name in shared}),
-                )
-            ]
+            run_side = _side(store, folder, context.config.run, {name: ours[name].uri for name in shared})
+            other_side = _side(store, folder, spec.name, {name: others[name] for name in shared})
             prompts = {name: ours[name].prompt for name in shared}
             page, key = folder / "page", folder / "key.json"
-            pairs = preference.write_comparison(*sides, prompts, page, key, spec.seed, lambda *_: None)
+            pairs = preference.write_comparison(run_side, other_side, prompts, page, key, spec.seed, lambda *_: None)
             output = context.config.paths.output
             for path in sorted(path for path in page.rglob("*") if path.is_file()):
                 store.put(f"{layout.preference_page(output)}/{path.relative_to(page).as_posix()}", path)

@@ -23,8 +23,8 @@ def test_what_was_measured_is_told_at_the_end(tmp_path):
     succeeded = run("Succeeded")
     measured = {"clips": 2, "psnr": 30.25, "lossByTime": {"0.5": 0.125}}
     succeeded["status"]["stages"] = [
-        {"name": "train", "task": "train", "state": "Succeeded"},
-        {"name": "measure", "task": "evaluate", "state": "Succeeded", "evaluation": measured},
+        {"name": "train", "task": "train", "state": "Succeeded", "configHash": "a"},
+        {"name": "measure", "task": "evaluate", "state": "Succeeded", "configHash": "b", "evaluation": measured},
     ]
     outcome = outcome_of(succeeded, tmp_path, interrupted=False)
     assert outcome.details == ["measure measured psnr 30.25, loss at 0.5 0.125"]
