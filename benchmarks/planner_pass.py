@@ -134,7 +134,8 @@ class Bench:
         leader = answer(0, status.generation, 900, self.now)
         self.steady = replace(self.observed, ledger=ledger, agents={"bench-w0": leader})
         for item in plan(self._run(body, status), self.steady, at(self.now)).apply:
-            self.steady = replace(self.steady, ledger=json.loads(item["data"]["ledger.json"]))
+            if item["metadata"]["name"].endswith("-ledger"):
+                self.steady = replace(self.steady, ledger=json.loads(item["data"]["ledger.json"]))
         last = status.generations[-1].model_copy(update={"end_cause": "hang", "end_reason": "Hang"})
         self.hung = status.model_copy(update={"generations": [*status.generations[:-1], last]})
 

@@ -174,7 +174,7 @@ def table(record: dict[str, Any]) -> str:
     began = {item["number"]: item for item in record["generations"]}
     for event in record["events"]:
         told = RECOVERED.match(event["message"])
-        if event["reason"] != "Recovered" or told is None:
+        if event["reason"] not in ("Recovered", "Resized") or told is None:
             continue
         world = began[int(told["generation"])]
         change = f"`{world['reason']}`, {world['nodes']} nodes from then on"

@@ -186,6 +186,8 @@ def _write_between(draft: Draft, kind: Condition, over: Reason, waiting: str, to
         why = "; ".join(filter(None, [outage.message if outage else "", waiting]))
         # Only of a run that goes on: what ended a failed one is no reason of a next generation.
         reason = next_reason(draft)[0] if live is None else live.reason
+        if outage is not None and kind == Condition.RESTARTING and reason in PLANNED:
+            reason = outage.reason  # a fault came while the world was changed as planned
         set_condition(draft, kind, True, reason, why)
         return
     kept = old.message if old is not None and old.status == "False" else ""

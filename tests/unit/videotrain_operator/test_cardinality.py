@@ -111,6 +111,7 @@ def test_a_long_life_has_no_more_series_than_a_short_one() -> None:
 def test_no_label_of_a_run_takes_values_without_bound() -> None:
     """Each label of the catalogue is of a kind whose values are few: names that people give, or words of ours."""
     few = {"namespace", "run", "stage", "pod", "bucket", "cause", "currency", "phase", "task", "kind", "state", "code"}
+    few |= {"commitment"}  # of the price list
     few |= {
         "direction",
         "bound",
