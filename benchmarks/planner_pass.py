@@ -133,17 +133,19 @@ class Bench:
         self.now = 60.0 * 17
         leader = answer(0, status.generation, 900, self.now)
         self.steady = replace(self.observed, ledger=ledger, agents={"bench-w0": leader})
-        for item in plan(self._run(body, status), self.steady, at(self.now)).apply:
-            if item["metadata"]["name"].endswith("-ledger"):
-                self.steady = replace(self.steady, ledger=json.loads(item["data"]["ledger.json"]))
-        last = status.generations[-1].model_copy(update={"end_cause": "hang", "end_reason": "Hang"})
-        self.hung = status.model_copy(update={"generations": [*status.generations[:-1], last]})
+        settled = plan(self._run(body, status), self.steady, at(self.now))
+        for item in settled.apply:
+            self.steady = replace(self.steady, ledger=json.loads(item["data"]["ledger.json"]))
+        assert status.generation == 16, "a pass made no generation"
+        assert settled.status.phase == "Running", "steady passes are over a run that goes on"
+        last = status.generations[-1].model_copy(update={"end_cause": "infrastructure", "end_reason": "NodeLost"})
+        self.lost = status.model_copy(update={"generations": [*status.generations[:-1], last]})
 
     def _run(self, body: dict[str, Any], status: RunStatus) -> VideoTrainingRun:
         return VideoTrainingRun.from_wire(body | {"status": status.to_wire()})
 
     def _applied(self, decided: Any, ledger: Any, number: int) -> tuple[RunStatus, Any]:
-        """The cluster after a plan; generations before the last one end at once."""
+        """The cluster after a plan; all generations but the last end at once, by a fault that nothing waits after."""
         for item in decided.apply:
             if item["metadata"]["name"].endswith("-ledger"):
                 ledger = json.loads(item["data"]["ledger.json"])
@@ -165,7 +167,7 @@ class Bench:
         self.observed = replace(self.observed, roster=roster, roster_resource_version="7")
         if number < 16:
             facts = answer(0, live.number, 10, 0).current
-            ended = live.model_copy(update={"end_cause": "hang", "end_reason": "Hang", "progress": facts})
+            ended = live.model_copy(update={"end_cause": "infrastructure", "end_reason": "NodeLost", "progress": facts})
             after = after.model_copy(update={"generations": [*after.generations[:-1], ended]})
         return after, ledger
 
@@ -176,7 +178,7 @@ class Bench:
 
     def roster_pass(self) -> None:
         """A new generation of every pod."""
-        decided = plan(self._run(self.body, self.hung), self.steady, at(self.now))
+        decided = plan(self._run(self.body, self.lost), self.steady, at(self.now))
         assert [item for item in decided.apply if ROSTER_KEY in item.get("data", {})]
 
     def json_only(self) -> None:
