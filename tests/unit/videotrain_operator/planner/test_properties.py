@@ -204,6 +204,10 @@ def check_history(cluster: SimulatedCluster, before: RunStatus | None, now: RunS
         assert now.cost.held_gpu_microseconds >= before.cost.held_gpu_microseconds
 
 
+def _over(pod: dict[str, Any]) -> bool:
+    return pod["status"]["phase"] in ("Succeeded", "Failed")
+
+
 async def live(cluster: SimulatedCluster, script: list[tuple[int, str, int]]) -> RunStatus:
     status: RunStatus | None = None
     for second in range(400):
@@ -223,7 +227,9 @@ async def live(cluster: SimulatedCluster, script: list[tuple[int, str, int]]) ->
         check_history(cluster, before, status)
         await check_rest(cluster, quiet=cluster.crash_at is None)
         assert len(cluster.alive_generations[-1]) <= 1 if cluster.alive_generations else True
-        if status.phase in ("Succeeded", "Failed") and not cluster.pods():
+        # Pods of a failed run that have ended stay for their logs, and hold no node.
+        left = [pod for pod in cluster.pods() if status.phase == "Succeeded" or not _over(pod)]
+        if status.phase in ("Succeeded", "Failed") and not left:
             return status
         cluster.tick()
     raise AssertionError(f"the run does not end: {status.phase} {status.progress} {status.conditions}")
@@ -233,6 +239,7 @@ async def live(cluster: SimulatedCluster, script: list[tuple[int, str, int]]) ->
 @example([(1, "drain-node", 0), (3, "delete-ledger", 0)])
 @example([(2, "lose-node", 0), (10, "force-delete", 2)])
 @example([(0, "lose-node", 0), (5, "force-delete", 2)])
+@example([(0, "lose-node", 2), (0, "fewer", 0), (40, "fail-config", 2)])
 @example([(10, "suspend", 0), (20, "edit-steps", 3), (20, "crash-after", 0), (30, "lose-node", 1)])
 @example([(10, "suspend", 0), (20, "edit-steps", 3), (21, "wipe-status", 0)])
 @example([(10, "suspend", 0), (20, "edit-steps", 3), (20, "wipe-status", 0), (20, "resume", 0)])
