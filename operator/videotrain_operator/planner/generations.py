@@ -112,7 +112,7 @@ def _due(draft: Draft) -> Roster | None:
     pods = [draft.pods.get(name) for name in live.members]
     if any(pod is None or not pod.alive for pod in pods):
         return None
-    roster = _roster(draft, live.number, _members(pod for pod in pods if pod is not None), live.reason)
+    roster = _roster(draft, live.number, _members(draft, (pod for pod in pods if pod is not None)), live.reason)
     return roster.model_copy(update={"created_at": live.created_at})
 
 
@@ -181,7 +181,7 @@ def _choose(draft: Draft, pods: list[PodView], size: int) -> list[PodView]:
 
 def _publish(draft: Draft, pods: list[PodView], reason: GenerationReason, message: str) -> None:
     restore_hashes(draft)
-    roster = _roster(draft, _next_number(draft), _members(pods), str(reason))
+    roster = _roster(draft, _next_number(draft), _members(draft, pods), str(reason))
     # The API server made and bound the members before now, whatever the clock of this pass says.
     at = max(draft.now, *(pod.bound_at or pod.created_at for pod in pods))
     roster = roster.model_copy(update={"created_at": at})
@@ -215,8 +215,16 @@ def _next_number(draft: Draft) -> int:
     return last + 2 if last + 1 in heard else last + 1
 
 
-def _members(pods: Iterable[PodView]) -> list[RosterMember]:
-    return [RosterMember(pod=pod.name, address=pod.address or "", uid=pod.uid) for pod in pods]
+def _members(draft: Draft, pods: Iterable[PodView]) -> list[RosterMember]:
+    """As the roster that is there has them, where they are the same: each pass asks, and hardly ever one changes."""
+    found = draft.observed.roster
+    known = {member.uid: member for member in found.members} if found is not None else {}
+    members = []
+    for pod in pods:
+        old, address = known.get(pod.uid), pod.address or ""
+        same = old is not None and old.pod == pod.name and old.address == address
+        members.append(old if same and old else RosterMember(pod=pod.name, address=address, uid=pod.uid))
+    return members
 
 
 def dismiss(draft: Draft) -> None:
