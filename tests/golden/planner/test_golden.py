@@ -27,6 +27,7 @@ from videotrain_api.records import AgentProgress, Roster
 from videotrain_api.times import rfc3339
 from videotrain_operator.accounting.attribution import EPOCH
 from videotrain_operator.accounting.stored_ledger import read_ledger, records_in
+from videotrain_operator.planner import forecast
 from videotrain_operator.planner.decision import Plan
 from videotrain_operator.planner.observed import Observed, PodView
 from videotrain_operator.planner.plan import plan
@@ -34,6 +35,12 @@ from videotrain_operator.planner.plan import plan
 HERE = Path(__file__).parent
 CASES = sorted(path.name for path in HERE.iterdir() if (path / "run.yaml").is_file())
 TIMES = ("created_at", "bound_at", "started_at", "finished_at")
+
+
+@pytest.fixture(autouse=True)
+def _own_models() -> None:
+    """What was planned is remembered by uid, generation and hashes, which runs of all tests share at any price."""
+    forecast._models.cache_clear()
 
 
 @pytest.fixture(scope="module")
