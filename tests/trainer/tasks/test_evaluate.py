@@ -164,7 +164,7 @@ class VBench:
 
     def evaluate(self, videos_path, name, dimension_list, local, mode, prompt_list=()):
         files = sorted(path.name for path in pathlib.Path(videos_path).iterdir())
-        assert mode == "vbench_standard" or sorted(prompt_list) == files
+        assert mode == "vbench_standard" or prompt_list == dict.fromkeys(files, "A rabbit.")
         score = {dimension: [len(files) / 10 + len(dimension) / 1000, []] for dimension in dimension_list}
         (self.output / f"{name}_eval_results.json").write_text(json.dumps(score))
 """
