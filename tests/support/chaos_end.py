@@ -27,7 +27,19 @@ REBUILT_MICROSECONDS = 5_000_000
 
 
 async def suspend_all(lanes: list[Lane]) -> None:
-    """Bring every lane to rest."""
+    """Bring every lane to rest, with at least one pod whose account is closed.
+
+    The ledger keeps the window of a generation open until a later one has resumed. A lane whose pods outlived every
+    fault, or that was renewed after the last, has no closed account yet: it goes on once more.
+    """
+    await _rest(lanes)
+    young = [lane for lane in lanes if not any(_is_complete(lane, *account) for account in _accounts(lane).items())]
+    for lane in young:
+        await lane.suspend(False)
+    await _rest(young)
+
+
+async def _rest(lanes: list[Lane]) -> None:
     await asyncio.gather(*(lane.whole() for lane in lanes))
     for lane in lanes:
         await lane.suspend(True)
@@ -46,12 +58,8 @@ def check_bill(lane: Lane) -> None:
     Only of pods that told of their end: that of the others is an estimate, and says so. Where the ledger was made
     again, the time before is in its totals.
     """
-    by_pod: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for (uid, _, _), entry in lane.entries.items():
-        by_pod[uid].append(entry)
     complete = 0
-    for uid, entries in by_pod.items():
-        entries.sort(key=lambda entry: _time(entry["from"]))
+    for uid, entries in _accounts(lane).items():
         joined = [a["to"] == b["from"] or b["from"] in lane.rebuilt for a, b in pairwise(entries)]
         assert all(joined), (uid, lane.rebuilt, entries)
         for entry in entries:
@@ -60,6 +68,14 @@ def check_bill(lane: Lane) -> None:
         complete += _is_complete(lane, uid, entries)
     assert complete, f"no pod of {lane.name} has a complete account\n{lane.explain()}"
     _check_total(lane)
+
+
+def _accounts(lane: Lane) -> dict[str, list[dict[str, Any]]]:
+    """The closed entries of each pod by its UID, oldest first."""
+    by_pod: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for (uid, _, _), entry in lane.entries.items():
+        by_pod[uid].append(entry)
+    return {uid: sorted(entries, key=lambda entry: _time(entry["from"])) for uid, entries in by_pod.items()}
 
 
 def _is_complete(lane: Lane, uid: str, entries: list[dict[str, Any]]) -> bool:
