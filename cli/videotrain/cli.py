@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 
 from videotrain import __version__
 from videotrain.arguments import (
@@ -93,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+@cache
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command; it imports no subcommand, so that `--help` is quick."""
     parser = argparse.ArgumentParser(

@@ -17,7 +17,10 @@ LITERAL_FROM: Final = 100
 """Strings from this length on, such as a frozen stage configuration, are written as blocks."""
 
 
-class _ReadableDumper(yaml.SafeDumper):
+_Dumper: Final[Any] = yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper
+
+
+class _ReadableDumper(_Dumper):  # type: ignore[misc]
     """Writes objects in their own key order and long strings as blocks, and never uses aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - signature of PyYAML
