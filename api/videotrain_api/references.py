@@ -15,6 +15,7 @@ Role = Literal[
     "autoencoder",
     "textEncoder",
     "perceptual",
+    "imageModel",
     "videos",
     "captions",
     "clips",
@@ -25,7 +26,7 @@ Role = Literal[
 ]
 """What is there: weights of a model, raw videos, a table of captions, a curated or an encoded set, a reference, or a
 folder of somebody's videos."""
-WEIGHTS: Final[tuple[Role, ...]] = ("transformer", "autoencoder", "textEncoder", "perceptual")
+WEIGHTS: Final[tuple[Role, ...]] = ("transformer", "autoencoder", "textEncoder", "perceptual", "imageModel")
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def references(run: VideoTrainingRun) -> Iterator[Reference]:
         if stage.evaluate is not None and stage.evaluate.reconstruction and stage.evaluate.reconstruction.lpips:
             yield Reference(f"{path}.reconstruction.lpips", stage.evaluate.reconstruction.lpips, "perceptual", (index,))
         yield from _measured(path, stage, index)
+        if stage.curate is not None and stage.curate.image_model is not None:
+            yield Reference(f"{path}.imageModel.weights", stage.curate.image_model.weights, "imageModel", (index,))
         for number, prompt in enumerate(stage.sample.prompts if stage.sample else ()):
             where = f"{path}.prompts[{number}]"
             given: tuple[tuple[str, str | None, Role], ...] = (

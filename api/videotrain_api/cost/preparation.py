@@ -23,6 +23,8 @@ from videotrain_api.schema import ApiModel
 
 CURATE_SECONDS: Final = 0.63
 """CPU seconds of one core per second of 720p video: probe, shots, scores, normalised files. Measured."""
+SHOT_NETWORK_SECONDS: Final = 0.68
+"""The same for TransNet V2 at 30 frames per second, where it finds the shots. Measured."""
 DECODE_SECONDS: Final = 1.9e-3
 """CPU seconds of one core per frame of 720p to decode it. Measured."""
 RESIZE_SECONDS: Final[dict[bool, float]] = {False: 2.5e-3, True: 7.6e-3}
@@ -109,10 +111,16 @@ def preparation(
         clips=clips,
         samples_per_clip=one.samples,
         texts_per_clip=one.texts,
-        curate_core_hours=hours_of_video * CURATE_SECONDS,
+        curate_core_hours=hours_of_video * _curate_seconds(stages),
         encode_core_hours=clips * one.core_seconds / 3600,
         encode_gpu_hours=clips * one.gpu_seconds / 3600,
     )
+
+
+def _curate_seconds(stages: Sequence[Stage]) -> float:
+    """CPU seconds of one core per second of video."""
+    network = any(stage.curate and stage.curate.shot_detector == "transnetv2" for stage in stages)
+    return CURATE_SECONDS + (SHOT_NETWORK_SECONDS if network else 0)
 
 
 def clip_encoding(

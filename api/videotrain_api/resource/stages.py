@@ -45,7 +45,9 @@ PromptStyle = Literal["plain", "fps", "motion", "fps-motion"]
 """What follows a caption in the text that is encoded: nothing, the frame rate, the motion score, or both."""
 
 
-ScoreName = Literal["motion", "blur", "duration", "aspect", "jitter", "border", "watermark", "text", "change"]
+ScoreName = Literal[
+    "motion", "blur", "duration", "aspect", "jitter", "border", "watermark", "text", "change", "aesthetic"
+]
 """Scores of a clip, columns of its catalogue; docs/how-to/curate.md says what each measures."""
 
 
@@ -126,6 +128,20 @@ class CaptionEndpoint(ApiModel):
     """What is paid, decimal string in pool.currency."""
 
 
+class ImageModel(ApiModel):
+    """A CLIP or SigLIP model that looks at three frames of each clip: for the aesthetic score, and for look-alikes."""
+
+    weights: Location
+    """Folder with config.json, preprocessor_config.json and *.safetensors, as transformers stores them: on every node,
+    or s3://, which is fetched once per pod."""
+    head: Location | None = None
+    """File of an aesthetic predictor over the model's embeddings, .safetensors or .pth: linear layers one after the
+    other, as LAION publishes them. Unset: the model's own tensors layers.*, where there are such, else no score."""
+
+
+ShotDetector = Literal["content", "transnetv2"]
+"""What finds cuts: PySceneDetect's detector of changes beside one of dissolves, or the network TransNet V2."""
+
 UnitEngine = Literal["local", "ray"]
 """Who does the units of a stage: the processes of its pods, or Ray Data in a cluster that the pods form."""
 
@@ -133,8 +149,8 @@ UnitEngine = Literal["local", "ray"]
 class CurateTask(ApiModel):
     """Raw videos to clips: probe, shots, borders, scores, drops with reasons, normalised mp4 files.
 
-    Bounds on scores of clips (motion, change, blur, jitter, border, watermark, text), dedupDistance and dropSources may
-    change without a video being read again; the others decide what is read and written.
+    Bounds on scores of clips (motion, change, blur, jitter, border, watermark, text, aesthetic), dedupDistance,
+    dedupCosine and dropSources may change without a video being read again; the others decide what is read and written.
     """
 
     engine: UnitEngine = "local"
@@ -160,8 +176,13 @@ class CurateTask(ApiModel):
         default_factory=list, max_length=1000
     )
     """Raw videos whose path below spec.dataset.videos fits one of these patterns (* ? [...]) are dropped unread."""
+    shot_detector: ShotDetector = "content"
+    """What finds cuts and dissolves. transnetv2 takes as much processor time as all the rest, and needs the trainer's
+    extra `transnetv2`; docs/how-to/curate.md compares them."""
     shot_threshold: float = Field(default=27.0, gt=0)
-    """Content change (HSV distance, 0-255) that counts as a cut."""
+    """Content change (HSV distance, 0-255) that counts as a cut for the detector `content`."""
+    shot_probability: float = Field(default=0.4, gt=0, lt=1)
+    """Probability of a transition that counts as one for the detector `transnetv2`."""
     min_motion: float = Field(default=0.05, ge=0)
     """Lowest motion score: FFmpeg's vmafmotion at 256 lines, grey levels by which neighbouring frames differ."""
     min_change: float = Field(default=3.0, ge=0)
@@ -182,8 +203,15 @@ class CurateTask(ApiModel):
     `curate` and rapidocr-onnxruntime; docs/how-to/curate.md."""
     max_text: float = Field(default=0.05, ge=0, le=1)
     """Largest share of the picture that text may take, where textArea looks for it."""
+    image_model: ImageModel | None = None
+    """Measure how a trained eye likes the clip (aesthetic), and find look-alikes by embeddings as well as by hashes."""
+    min_aesthetic: float | None = None
+    """Lowest aesthetic score, about 1 to 10, where imageModel measures it; none is dropped for it if unset."""
     dedup_distance: int = Field(default=4, ge=0, le=64)
     """Clips whose perceptual hashes (64 bits, three frames) differ in at most so many bits are duplicates."""
+    dedup_cosine: float = Field(default=0.99, ge=0.98, le=1)
+    """Clips whose embeddings have at least this cosine are duplicates as well, where imageModel gives embeddings. Below
+    0.98 too few of them would be found in sets of millions."""
     long_side: int = Field(default=1080, ge=32, le=65_536)
     """Clips are scaled down to this longer side, pixels; never up."""
     captions: CaptionEndpoint | None = None

@@ -211,6 +211,8 @@ def _curate(path: str, task: CurateTask) -> Iterator[Problem]:
     for name, (low, high) in pairs.items():
         if low > high:
             yield Problem(f"{path}.min{name}", low, f"must be at most max{name} ({high})")
+    if task.min_aesthetic is not None and task.image_model is None:
+        yield Problem(f"{path}.minAesthetic", task.min_aesthetic, "needs imageModel, which measures the score")
 
 
 def _shared_captions(facts: Facts) -> Iterator[Problem]:

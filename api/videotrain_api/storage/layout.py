@@ -50,6 +50,11 @@ def clip_manifest(prefix: str) -> str:
     return f"{prefix}/manifest.parquet"
 
 
+def clip_embeddings(prefix: str) -> str:
+    """Parquet table of the embeddings of curated clips, where an image model has seen them."""
+    return f"{prefix}/embeddings.parquet"
+
+
 def drop_report(prefix: str) -> str:
     """JSON: what was dropped and why."""
     return f"{prefix}/drop-report.json"

@@ -12,11 +12,11 @@ from support import planted_faults as planted
 
 from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.curation.bounds import drop_by
+from videotrain_trainer.curation.detectors import is_shifted
 from videotrain_trainer.curation.pipeline import curate_file
 from videotrain_trainer.curation.scores.interface import ClipFrame
 from videotrain_trainer.curation.scores.motion import Motion
 from videotrain_trainer.curation.scores.table import ClipScores
-from videotrain_trainer.curation.shots import is_shifted
 
 TASK = CurateTask(min_seconds=1.0)
 

@@ -18,7 +18,7 @@ from videotrain_trainer.curation.bounds import LOOSE_FIELDS
 from videotrain_trainer.curation.merge import decide
 from videotrain_trainer.curation.pictures import read_pictures
 from videotrain_trainer.curation.report_page import page
-from videotrain_trainer.data.manifest import CLIP_SCHEMA, read_table, to_parquet
+from videotrain_trainer.data.manifest import CLIP_SCHEMA, EMBEDDING_SCHEMA, read_table, to_parquet
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.evaluation.videos import uri_of
 from videotrain_trainer.storage import ObjectStore
@@ -36,7 +36,8 @@ def run(options: argparse.Namespace) -> int:
     before = report.clips
     if options.bounds:
         whole = [item for item in report.dropped if item.span is None]
-        report = decide(rows, whole, report.videos, _task(report, options.bounds))
+        task = _task(report, options.bounds)
+        report = decide(rows, whole, report.videos, task, _embeddings(store, prefix, task))
     if options.action == "report":
         options.output.write_text(page(options.set, rows, report, lambda row: _frame(store, prefix, row)))
         sys.stdout.write(f"{options.output}: {report.clips:,} of {len(rows):,} clips are kept\n")
@@ -46,6 +47,14 @@ def run(options: argparse.Namespace) -> int:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.counts.items())
     sys.stdout.write(f"{before:,} clips were kept, now {report.clips:,} are; dropped: {reasons or 'nothing'}\n")
     return 0
+
+
+def _embeddings(store: ObjectStore, prefix: str, task: CurateTask) -> dict[str, bytes]:
+    """Of the set's clips; none where no image model has seen them."""
+    if task.image_model is None:
+        return {}
+    table = read_table(store, layout.clip_embeddings(prefix), EMBEDDING_SCHEMA)
+    return dict(zip(table.column("uid").to_pylist(), table.column("embedding").to_pylist(), strict=True))
 
 
 def _task(report: DropReport, bounds: list[str]) -> CurateTask:

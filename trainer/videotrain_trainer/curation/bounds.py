@@ -44,6 +44,7 @@ BOUNDS = (
     Bound("jitter", "max_jitter", "most", "shaken", "jitter"),
     Bound("border", "max_border", "most", "borders", "share of black borders"),
     Bound("text", "max_text", "most", "text", "share of text"),
+    Bound("aesthetic", "min_aesthetic", "least", "unappealing", "aesthetic score"),
     Bound("watermark", "max_watermark", "most", "watermark", "share of still marks"),
 )
 """In the order in which they are told; the first that does not hold is the reason. How a blurred picture is shaken is
@@ -51,7 +52,9 @@ hard to tell, so that comes last of the two; a title that stands still is text b
 MOVING_ONLY = frozenset({"motion", "change", "jitter"})
 """Scores that a picture has none of."""
 SCORE_REASONS = frozenset(bound.reason for bound in BOUNDS)
-LOOSE_FIELDS = frozenset({bound.field for bound in BOUNDS} | {"dedup_distance", "drop_sources", "captions"})
+LOOSE_FIELDS = frozenset(
+    {bound.field for bound in BOUNDS} | {"dedup_distance", "dedup_cosine", "drop_sources", "captions"}
+)
 """Fields of CurateTask that need no video to be read again when they change."""
 
 

@@ -17,6 +17,7 @@ import xxhash
 from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.curation.draft import Draft, Dropped, Piece
 from videotrain_trainer.curation.scores.table import ClipScores
+from videotrain_trainer.curation.stills import keep_stills
 from videotrain_trainer.data.video import Frame, Unreadable, decode, even_size, write_mp4
 
 MAX_FPS = 30
@@ -76,7 +77,10 @@ def _write(draft: Draft, piece: Piece, frames: Iterator[tuple[int, Frame]], fps:
     numbers = picks(draft, piece, fps)
     scores = ClipScores(task, len(numbers))
     shown = _cropped(_chosen(frames, numbers), piece, clip_size(draft, piece, task))
-    count = write_mp4(scores.watch(shown), path, fps)
+    watched = scores.watch(shown)
+    if task.image_model is not None:
+        watched = keep_stills(watched, len(numbers), path)
+    count = write_mp4(watched, path, fps)
     data = path.read_bytes()
     piece.row |= {"frames": count, "bytes": len(data), "crc32c": google_crc32c.value(data), **scores.columns()}
 

@@ -49,14 +49,14 @@ def near_duplicates(clips: Sequence[Mapping[str, Any]], distance: int) -> dict[s
     hashes = np.frombuffer(bytes.fromhex(digits), ">u8").reshape(-1, HASHES).astype(np.uint64)
     words, group_of = np.unique(hashes, axis=0, return_inverse=True)
     groups = group_of.reshape(-1).astype(np.int64)
-    found = _greedy(groups, [clip["source"] for clip in ordered], _neighbours(words, distance))
+    found = greedy(groups, [clip["source"] for clip in ordered], neighbours(words, distance))
     return {
         ordered[clip]["uid"]: (ordered[twin]["uid"], int(np.bitwise_count(hashes[clip] ^ hashes[twin]).max()))
         for clip, twin in found
     }
 
 
-def _greedy(
+def greedy(
     groups: Indices, sources: Sequence[str], neighbours: Mapping[int, Sequence[int]]
 ) -> Iterator[tuple[int, int]]:
     """(clip, the first that it looks like), in order.
@@ -82,7 +82,7 @@ def _greedy(
             yield clip, twin
 
 
-def _neighbours(words: Words, distance: int) -> dict[int, list[int]]:
+def neighbours(words: Words, distance: int) -> dict[int, list[int]]:
     """Rows of `words` (N, HASHES) that differ from a row in at most `distance` bits of each word.
 
     Two words that differ in at most d bits agree in at least one of d + 1 bands. So rows are sorted once by every
@@ -128,7 +128,7 @@ def _alike(words: Words, bands: Sequence[Band], distance: int) -> Indices:
     order = np.argsort(key, kind="stable").astype(np.int64)
     ordered = key[order]
     found = [np.empty((0, 2), np.int64)]
-    for one, other in _pairs_of_runs(ordered):
+    for one, other in pairs_of_runs(ordered):
         left, right = order[one], order[other]
         near = np.ones(len(left), bool)
         for word in range(HASHES):
@@ -139,7 +139,7 @@ def _alike(words: Words, bands: Sequence[Band], distance: int) -> Indices:
     return np.concatenate(found)
 
 
-def _pairs_of_runs(ordered: Words) -> Iterator[tuple[Indices, Indices]]:
+def pairs_of_runs(ordered: Words) -> Iterator[tuple[Indices, Indices]]:
     """Positions of all pairs of equal numbers in a sorted array, some at a time.
 
     First those that are one apart, then two, and so on while runs are long enough.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from videotrain_api.resource.stages import CurateTask
 from videotrain_api.storage.artifacts import DroppedItem, DropReport
 from videotrain_trainer.curation.bounds import SCORE_REASONS, drop_by
 from videotrain_trainer.curation.dedup import first_of_content, near_duplicates
+from videotrain_trainer.curation.dedup_embeddings import decoded, look_alikes
 from videotrain_trainer.data.manifest import CLIP_SCHEMA
 from videotrain_trainer.errors import DataError
 
@@ -23,22 +25,39 @@ def merge(results: Sequence[Mapping[str, Any]], task: CurateTask) -> tuple[list[
 
     Args:
         results: per raw video `name`, `content`, `caption`, `dropped` and `clips`.
-        task: its bounds on scores and dedup_distance are read.
+        task: its bounds on scores, dedup_distance and dedup_cosine are read.
     """
     again = first_of_content((result["name"], result["content"]) for result in results if result["content"])
     videos = [_whole_video(result, again.get(result["name"])) for result in results]
     rows = [_row(result, clip) for result in results if result["name"] not in again for clip in result["clips"]]
-    return rows, decide(rows, [item for item in videos if item], len(results), task)
+    return rows, decide(rows, [item for item in videos if item], len(results), task, embeddings_of(results))
 
 
-def decide(rows: Sequence[Row], videos: Iterable[DroppedItem], count: int, task: CurateTask) -> DropReport:
+def embeddings_of(results: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """Embeddings of clips by uid, as int8, where an image model has seen them."""
+    return {
+        clip["uid"]: decoded(clip["embedding"])
+        for result in results
+        for clip in result["clips"]
+        if clip.get("embedding")
+    }
+
+
+def decide(
+    rows: Sequence[Row],
+    videos: Iterable[DroppedItem],
+    count: int,
+    task: CurateTask,
+    embeddings: Mapping[str, bytes] = MappingProxyType({}),
+) -> DropReport:
     """Keep or drop every clip by its scores and its look-alikes, whatever was decided before.
 
     Args:
         rows: of the catalogue; changed in place.
         videos: raw videos that were dropped whole.
         count: all raw videos.
-        task: bounds on scores and dedup_distance.
+        task: bounds on scores, dedup_distance and dedup_cosine.
+        embeddings: of clips by uid.
     """
     for row in rows:
         if row["kept"] or row["reason"] in SCORE_REASONS or row["reason"] == DUPLICATE:
@@ -46,6 +65,7 @@ def decide(rows: Sequence[Row], videos: Iterable[DroppedItem], count: int, task:
             if drop := drop_by(row, task):
                 row.update(drop, kept=False)
     _mark_duplicates(rows, task.dedup_distance)
+    _mark_look_alikes(rows, embeddings, task.dedup_cosine)
     dropped = [*videos, *(_piece(row) for row in rows if not row["kept"])]
     dropped.sort(key=lambda item: (item.source, item.span or []))
     return DropReport(
@@ -88,6 +108,14 @@ def _mark_duplicates(rows: Sequence[Row], distance: int) -> None:
         source = kept[twin]["source"]
         detail = f"{bits} of 64 bits differ from clip {twin} of {source}, more than {distance} needed"
         kept[uid].update(kept=False, reason=DUPLICATE, detail=detail, value=float(bits), bound=float(distance))
+
+
+def _mark_look_alikes(rows: Sequence[Row], embeddings: Mapping[str, bytes], cosine: float) -> None:
+    """Of clips that the hashes have left."""
+    kept = {row["uid"]: row for row in rows if row["kept"]}
+    for uid, (twin, found) in look_alikes(list(kept.values()), embeddings, cosine).items():
+        detail = f"cosine {found:.4f} with clip {twin} of {kept[twin]['source']}, less than {cosine:g} needed"
+        kept[uid].update(kept=False, reason=DUPLICATE, detail=detail, value=found, bound=cosine)
 
 
 def _piece(row: Row) -> DroppedItem:

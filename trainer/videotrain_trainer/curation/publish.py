@@ -12,10 +12,10 @@ from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import CaptionReport, DropReport
 from videotrain_trainer.checksums import sealed_json
 from videotrain_trainer.curation import captions
-from videotrain_trainer.curation.merge import merge, refuse_empty
+from videotrain_trainer.curation.merge import embeddings_of, merge, refuse_empty
 from videotrain_trainer.curation.pictures import read_pictures
 from videotrain_trainer.curation.work import CurateWork
-from videotrain_trainer.data.manifest import CLIP_SCHEMA, to_parquet
+from videotrain_trainer.data.manifest import CLIP_SCHEMA, EMBEDDING_SCHEMA, to_parquet
 from videotrain_trainer.engines.interface import Member
 from videotrain_trainer.storage import ObjectStore
 
@@ -29,7 +29,11 @@ def publish(member: Member, store: ObjectStore, work: CurateWork, results: Itera
     Raises:
         DataError: nothing is kept.
     """
-    rows, report = merge(list(results), work.task)
+    found = list(results)
+    rows, report = merge(found, work.task)
+    if embeddings := embeddings_of(found):
+        table = [{"uid": uid, "embedding": data} for uid, data in embeddings.items()]
+        store.put(layout.clip_embeddings(work.output), to_parquet(table, EMBEDDING_SCHEMA))
     if work.task.captions is not None:
         report = report.model_copy(update={"captions": _caption(member, store, rows, work.task.captions)})
         if member.asked_to_leave():

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
-from scenedetect import FrameTimecode
-from scenedetect.detectors import ContentDetector
 
 from videotrain_api.resource.stages import CurateTask
 from videotrain_trainer.curation.borders import Border, border_of
-from videotrain_trainer.curation.dissolves import Dissolves
+from videotrain_trainer.curation.detectors import Detector, shot_detector
 from videotrain_trainer.curation.draft import Draft, Dropped, Scan
 from videotrain_trainer.data.video import Unreadable, VideoInfo, decode
 
@@ -24,12 +21,6 @@ MOST_FRAMES = 24 * 3600 * 60
 """Frames of a video: a day at 60 per second."""
 MOST_CUTS = 100_000
 """Cuts of a video; each is a row of the drop report or a clip."""
-SHORTEST_SHOT = 1
-"""Frames between two cuts that the detector tells apart; too short shots are dropped later, with a reason."""
-
-SHIFTED = 0.5
-"""Response of phase correlation from which on two pictures are one, shifted; above 0.8 for shaken and fast ones, below
-0.2 across cuts."""
 
 
 def run(draft: Draft, task: CurateTask) -> None:
@@ -38,16 +29,17 @@ def run(draft: Draft, task: CurateTask) -> None:
     Raises:
         Dropped: unreadable, one-frame, too-short, too-long or too-many-cuts.
     """
-    dissolves = Dissolves()
+    detector = shot_detector(task, float(draft.header().fps))
     try:
         if draft.is_picture:
-            draft.scan = collect(islice(_looked_at(draft, task, dissolves), 1))
+            draft.scan = collect(islice(_looked_at(draft, detector), 1))
             return
-        draft.scan = collect(_looked_at(draft, task, dissolves))
+        draft.scan = collect(_looked_at(draft, detector))
     except Unreadable as error:
         raise Dropped("unreadable", str(error)) from error
+    draft.scan.cuts = sorted({*draft.scan.cuts, *detector.finish()})
     draft.scan.dissolves = [
-        span for span in dissolves.spans() if not any(span[0] < cut < span[1] for cut in draft.scan.cuts)
+        span for span in detector.dissolves() if not any(span[0] < cut < span[1] for cut in draft.scan.cuts)
     ]
     frames = len(draft.scan.times)
     if frames < 2:
@@ -62,7 +54,7 @@ def scan_size(info: VideoInfo) -> tuple[int, int]:
     return SCAN_LINES, max(16, round(info.width * SCAN_LINES / info.height / 2) * 2)
 
 
-Row = tuple[float, Border, list[int]]
+Row = tuple[float, Border, Sequence[int]]
 """Time, black lines at the edges, cuts found."""
 
 
@@ -89,29 +81,10 @@ def collect(rows: Iterable[Row]) -> Scan:
     )
 
 
-def is_shifted(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> bool:
-    """Whether one picture (H, W) is the other, shifted: a camera that shakes or turns fast, which is no cut.
-
-    A detector of changes takes each frame of it for a new shot.
-    """
-    size = (max(8, before.shape[1] // 2), max(8, before.shape[0] // 2))
-    one, other = (
-        np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32) for picture in (before, after)
-    )
-    _, response = cv2.phaseCorrelate(one, other, cv2.createHanningWindow(size, cv2.CV_32F))
-    return bool(response > SHIFTED)
-
-
-def _looked_at(draft: Draft, task: CurateTask, dissolves: Dissolves) -> Iterator[Row]:
+def _looked_at(draft: Draft, detector: Detector) -> Iterator[Row]:
     info = draft.header()
     expected = info.frames or max(1, int(info.seconds * float(info.fps)))
-    detector = ContentDetector(threshold=task.shot_threshold, min_scene_len=SHORTEST_SHOT)
-    before = np.zeros((0, 0), np.uint8)
     for number, (time, frame) in enumerate(decode(draft.path, scan_size(info), "bgr24")):
-        found = detector.process_frame(FrameTimecode(number, fps=float(info.fps)), frame)
         grey = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), np.uint8)
-        dissolves.see(grey)
-        cuts = [cut.frame_num for cut in found]
-        yield time, border_of(grey), [] if cuts and number and is_shifted(before, grey) else cuts
-        before = grey
+        yield time, border_of(grey), detector.see(number, frame, grey)
         draft.progress(0.5 * min(1.0, number / expected))

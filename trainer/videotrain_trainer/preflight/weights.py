@@ -11,6 +11,7 @@ import torch
 
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.references import Reference, Role
+from videotrain_trainer.curation.image_model import check_image_model
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.files import local_path
 from videotrain_trainer.networks.adaptation import TRANSFORMER_LATENT_LAYERS, check_image_autoencoder
@@ -122,6 +123,12 @@ def _perceptual(uri: str, stages: Sequence[StageConfig], store: ObjectStore) -> 
     return f"{len(perceptual_files(store, uri, 'autoencoder.perceptual.weights'))} files"
 
 
+def _image_model(uri: str, stages: Sequence[StageConfig], store: ObjectStore) -> str:
+    models = [config.stage.curate.image_model for config in stages if config.stage.curate is not None]
+    told = {check_image_model(model, store) for model in models if model is not None and model.weights == uri}
+    return "; ".join(sorted(told))
+
+
 def _any_trains(stages: Sequence[StageConfig]) -> bool:
     return any(config.stage.train is not None for config in stages)
 
@@ -137,4 +144,5 @@ _READERS: dict[Role, Callable[[str, Sequence[StageConfig], ObjectStore], str]] =
     "autoencoder": _autoencoder,
     "textEncoder": _text_encoder,
     "perceptual": _perceptual,
+    "imageModel": _image_model,
 }

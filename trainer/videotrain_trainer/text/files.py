@@ -37,10 +37,16 @@ def is_remote(source: str) -> bool:
     return "://" in source and not source.startswith("file://")
 
 
-def local_folder(source: str, store: ObjectStore, cache: Path) -> Path:
+def local_folder(source: str, store: ObjectStore, cache: Path, field: str = "spec.textEncoder.weights") -> Path:
     """A directory on this machine with the files behind a path or URI.
 
     Workers of one pod share the cache: the first one fetches, the others wait.
+
+    Args:
+        source: path or URI of a folder.
+        store: serves s3://.
+        cache: where fetched files stay.
+        field: that the source stands in, for messages.
 
     Raises:
         ConfigError: there is nothing.
@@ -49,11 +55,11 @@ def local_folder(source: str, store: ObjectStore, cache: Path) -> Path:
         return local_path(source)
     objects = [found for found in store.list(source) if found.uri.endswith(WANTED)]
     if not objects:
-        raise ConfigError(f"spec.textEncoder.weights: {source}: there are no weights below it")
+        raise ConfigError(f"{field}: {source}: there are no weights below it")
     name = hashlib.sha256("\n".join(f"{found.uri} {found.etag}" for found in objects).encode()).hexdigest()[:16]
-    target = cache / f"text-encoder-{name}"
+    target = cache / f"encoder-{name}"
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f"text-encoder-{name}.lock").open("w") as lock:
+    with (cache / f"encoder-{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             _fetch_all(store, source, objects, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from videotrain_api.resource.stages import CurateTask
+from videotrain_trainer.curation import shot_network
 from videotrain_trainer.curation.scores.blur import Blur
 from videotrain_trainer.curation.scores.change import Change
 from videotrain_trainer.curation.scores.interface import ClipFrame, Columns, Score
@@ -20,9 +21,11 @@ SCORES: tuple[Callable[[], Score], ...] = (Motion, Change, Blur, Jitter, Waterma
 
 
 def check(task: CurateTask) -> None:
-    """Raises ConfigError if a score that the task asks for cannot be measured here."""
+    """Raises ConfigError if what the task asks for cannot be measured here."""
     if task.text_area:
         refuse_missing()
+    if task.shot_detector == "transnetv2":
+        shot_network.refuse_missing()
 
 
 class ClipScores:
