@@ -122,8 +122,12 @@ def tower_of(config: Mapping[str, Any], source: str) -> tuple[str, int]:
     kind = str(config.get("model_type", ""))
     family = next((name for name in TOWERS if kind.split("_")[0] == name), None)
     inner = config.get("vision_config") or config
-    width = {"clip": config.get("projection_dim", inner.get("projection_dim", 512)), "siglip": inner.get("hidden_size")}
-    if family is None or not isinstance(width[family], int):
+    # What is left out of a config.json has the default that transformers gives it.
+    width = {
+        "clip": config.get("projection_dim", inner.get("projection_dim", 512)),
+        "siglip": inner.get("hidden_size", 768),
+    }
+    if family is None:
         raise ConfigError(
             f"{FIELD}.weights: {source}: config.json is of model_type {kind!r}; allowed: "
             f"{', '.join(TOWERS)}, and their *_vision_model"

@@ -69,14 +69,16 @@ class _Curator:
         out, source = self._clean_scratch(), self._sources[video.source]
         path = source.fetch(video, self._scratch)
         content = content_hash(path)
+        reading = 0.5 if self._model is not None else 1.0  # of the unit; the other half is looking at its clips
         with disk_full_is_clear(self._scratch):
-            done = lambda share: tick(int(share * unit.weight))  # noqa: E731
+            done = lambda share: tick(int(reading * share * unit.weight))  # noqa: E731
             result = self._sandbox.curate(path, content, out, self._work.task, done)
-        for clip in result["clips"]:
+        for number, clip in enumerate(result["clips"], start=1):
             if clip["kept"]:  # by what was read; bounds on its scores are applied once all are known
                 file = out / f"{clip['uid']}.mp4"
                 if self._model is not None:
                     clip |= self._model.columns(load_stills(file))
+                    tick(int((reading + (1 - reading) * number / len(result["clips"])) * unit.weight))
                 self._store.put(f"{self._work.output}/clips/{clip['uid']}.mp4", file)
         return {"name": video.name, "content": content, "caption": source.caption(video), **result}
 
