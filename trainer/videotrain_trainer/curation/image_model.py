@@ -102,7 +102,8 @@ def _load(weights: str, head: str | None, store: ObjectStore, cache: Path) -> Im
         tower, told = getattr(transformers, name).from_pretrained(
             folder, local_files_only=True, output_loading_info=True, dtype=dtype
         )
-        processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        processors: Any = transformers.AutoImageProcessor
+        processor = processors.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"{FIELD}.weights: {weights}: {error}") from error
     if told["missing_keys"] or told["mismatched_keys"]:
