@@ -24,6 +24,7 @@ from videotrain_trainer.curation.work import CurateWork, find_ranges
 from videotrain_trainer.engines.interface import Member
 from videotrain_trainer.engines.local import LocalRun
 from videotrain_trainer.engines.ray_run import RayRun
+from videotrain_trainer.models.image_scorer import open_image_model
 from videotrain_trainer.storage import ObjectStore
 
 pytestmark = pytest.mark.timeout(1800)
@@ -51,7 +52,7 @@ def raw(tmp_path_factory, paint_video, texture) -> Path:
 
 
 def work_of(member: Member, raw: Path) -> CurateWork:
-    return CurateWork(Dataset(videos=raw.as_uri()), STORAGE, member.prefix, TASK)
+    return CurateWork(Dataset(videos=raw.as_uri()), STORAGE, member.prefix, TASK, open_image_model)
 
 
 def ranges_of(work: CurateWork) -> Iterator:

@@ -17,6 +17,7 @@ from videotrain_trainer.errors import ConfigError
 if TYPE_CHECKING:
     from videotrain_api.records import TrainerRecord
     from videotrain_trainer.curation.work import CurateWork
+    from videotrain_trainer.models.image_scorer import open_image_model
     from videotrain_trainer.storage import ObjectStore
 
 GRACE_SECONDS = 60
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     if task.captions is not None:
         captions.check(task.captions)
     storage, output = Storage(uri="s3://from-the-environment"), options.output.rstrip("/")
-    work = CurateWork(_dataset(options), storage, output, task)
+    work = CurateWork(_dataset(options), storage, output, task, open_image_model)
     store, shown, leave = ObjectStore.for_storage(storage), _Shown(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: leave.set())

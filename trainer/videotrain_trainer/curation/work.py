@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
-from videotrain_api.resource.stages import CurateTask
+from videotrain_api.resource.stages import CurateTask, ImageModel
 from videotrain_api.resource.trainrun import Dataset, Storage
 from videotrain_trainer.curation.bounds import LOOSE_FIELDS
 from videotrain_trainer.curation.caption_table import read_captions
 from videotrain_trainer.curation.clips import FILE_VERSION
-from videotrain_trainer.curation.image_model import open_image_model
 from videotrain_trainer.curation.sandbox import MOST_MEMORY, Sandbox, container_memory
+from videotrain_trainer.curation.scores.interface import Columns
 from videotrain_trainer.curation.source import RawVideo, content_hash
 from videotrain_trainer.curation.source_forms import open_sources
 from videotrain_trainer.curation.stills import load_stills
@@ -27,8 +29,18 @@ from videotrain_trainer.engines.interface import Tick, Unit, UnitRange, Used, cu
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 from videotrain_trainer.worker.linux import container_cpus
 
+LATER_FIELDS = ("shot_detector", "shot_probability", "image_model")
+"""Of a task, younger than the names of units. At their defaults they are left out of names, so that an upgrade reads no
+video again."""
 STEP_BYTES = 16 * 1024 * 1024
 """A raw video counts as one step of progress for every such piece that it has or begins."""
+
+
+class Looker(Protocol):
+    """A model that looks at stills of clips."""
+
+    def columns(self, stills: NDArray[np.uint8], /) -> Columns:
+        """What it sees in stills, (K, H, W, 3) in RGB, by column of the catalogue."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,8 @@ class CurateWork:
     output: str
     """Prefix of the stage's output."""
     task: CurateTask
+    look: Callable[[ImageModel, ObjectStore, Path], Looker]
+    """Opens the task's image model, if it has one. A function of a module, since workers of Ray are sent this."""
     units_at_once: ClassVar[int] = 1
     gpus: ClassVar[int] = 0
 
@@ -58,7 +72,7 @@ class _Curator:
         self._sources = open_sources(work.dataset, work.storage)
         self._sandbox = Sandbox()
         model = work.task.image_model
-        self._model = open_image_model(model, self._store, scratch.parent / "models") if model is not None else None
+        self._model = work.look(model, self._store, scratch.parent / "models") if model is not None else None
 
     def do(self, unit: Unit, tick: Tick) -> dict[str, Any]:
         """One raw video; its clips are in the store when this returns."""
@@ -116,14 +130,19 @@ def _units(work: CurateWork) -> Iterator[Unit]:
     if dataset.caption_table is not None:
         store = ObjectStore.for_storage(work.storage)
         captions = read_captions(store, dataset.caption_table, dataset.videos) | captions
-    # Other bounds on scores and another engine find the same results again.
-    reading = work.task.model_dump(mode="json", exclude={*LOOSE_FIELDS, "engine"})
+    # Other bounds on scores and another engine find the same results again, as a release does that has more fields.
+    reading = work.task.model_dump(mode="json", exclude={*LOOSE_FIELDS, "engine", *_unset_later_fields(work.task)})
     sources = open_sources(dataset, work.storage).values()
     for video in chain.from_iterable(source.videos(captions) for source in sources):
         facts = [FILE_VERSION, video.name, video.found.size, video.tag, video.caption, reading]
         facts.append(_unwanted(video, work.task))
         name = xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True).encode())
         yield Unit(str(name), 1 + video.found.size // STEP_BYTES, video.fields())
+
+
+def _unset_later_fields(task: CurateTask) -> list[str]:
+    default = CurateTask()
+    return [name for name in LATER_FIELDS if getattr(task, name) == getattr(default, name)]
 
 
 def _unwanted(video: RawVideo, task: CurateTask) -> str | None:

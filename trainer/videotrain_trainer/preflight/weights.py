@@ -11,9 +11,9 @@ import torch
 
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.references import Reference, Role
-from videotrain_trainer.curation.image_model import check_image_model
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.files import local_path
+from videotrain_trainer.models.image_scorer import check_image_model
 from videotrain_trainer.networks.adaptation import TRANSFORMER_LATENT_LAYERS, check_image_autoencoder
 from videotrain_trainer.networks.build import build_autoencoder, build_transformer, scale_of
 from videotrain_trainer.networks.losses.lpips_files import perceptual_files

@@ -16,6 +16,7 @@ from videotrain_trainer.engines.board import wait_for
 from videotrain_trainer.engines.choice import engine_of
 from videotrain_trainer.engines.interface import Member
 from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.models.image_scorer import open_image_model
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_context import Outcome, StageContext
 
@@ -34,7 +35,7 @@ def run(context: StageContext) -> Outcome:
         captions.check(task.captions)
     member, store = Member.of(context), ObjectStore.for_storage(config.storage)
     store.check()
-    work = CurateWork(config.dataset, config.storage, config.paths.output, task)
+    work = CurateWork(config.dataset, config.storage, config.paths.output, task, open_image_model)
     engine = engine_of(task.engine, context, store, work, find_ranges(work), decoders())
     finished = engine.run()
     if finished and member.rank == 0:

@@ -15,8 +15,8 @@ from transformers.models.clip.modeling_clip import CLIPVisionModelWithProjection
 
 from videotrain_api.resource.stages import ImageModel
 from videotrain_trainer.curation.dedup_embeddings import SCALE, decoded
-from videotrain_trainer.curation.image_model import check_image_model, open_image_model
 from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.models.image_scorer import check_image_model, open_image_model
 
 STILLS = np.random.default_rng(3).integers(0, 256, (3, 40, 64, 3), np.uint8)
 
