@@ -98,7 +98,7 @@ def test_bounds_move_without_a_video_and_only_retune_keeps_them(made, tmp_path, 
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("minSeconds=3", "write FIELD=VALUE with one of dedupDistance, max"),
+        ("minSeconds=3", "write FIELD=VALUE with one of dedupCosine, dedupDistance, max"),
         ("minMotion", "write FIELD=VALUE"),
         ("maxJitter=fast", "maxJitter: Input should be a valid number"),
     ],

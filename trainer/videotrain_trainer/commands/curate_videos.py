@@ -17,7 +17,6 @@ from videotrain_trainer.errors import ConfigError
 if TYPE_CHECKING:
     from videotrain_api.records import TrainerRecord
     from videotrain_trainer.curation.work import CurateWork
-    from videotrain_trainer.models.image_scorer import open_image_model
     from videotrain_trainer.storage import ObjectStore
 
 GRACE_SECONDS = 60
@@ -60,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
     from videotrain_trainer.engines.local import LocalRun
     from videotrain_trainer.engines.ray_node import Cluster
     from videotrain_trainer.engines.ray_run import RayRun
+    from videotrain_trainer.models.image_scorer import open_image_model
     from videotrain_trainer.storage import ObjectStore
     from videotrain_trainer.worker.stage_reporter import StageReporter
 
