@@ -51,44 +51,49 @@ def embeddings(draw: np.random.Generator, count: int, width: int) -> np.ndarray:
     return found
 
 
-def measured(act) -> dict[str, float]:
-    """Processor and wall seconds, and how many pairs came out."""
+def measured(what: str, count: int, act) -> dict[str, object]:
+    """Processor and wall seconds, how many pairs came out, and the largest resident set so far."""
     wall, cpu = time.perf_counter(), time.process_time()
-    pairs = act()
-    return {"pairs": pairs, "cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+    found = {"what": what, "rows": count, "pairs": act(), "cpu_s": time.process_time() - cpu}
+    found["wall_s"] = time.perf_counter() - wall
+    found["largest_resident_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(found, flush=True)
+    return found
+
+
+def by_bands(vectors: np.ndarray) -> int:
+    """Ours, of clips that are all of different videos."""
+    return len(near_pairs(vectors, COSINE, np.arange(len(vectors))))
 
 
 def all_pairs(vectors: np.ndarray) -> int:
     """The peer: every pair by matrix products."""
     exact = vectors.astype(np.float32)
     exact /= np.linalg.norm(exact, axis=1, keepdims=True)
-    return (
-        int(sum((exact[at : at + 2000] @ exact.T >= COSINE).sum() for at in range(0, len(exact), 2000)) - len(exact))
-        // 2
-    )
+    near = sum(int((exact[at : at + 2000] @ exact.T >= COSINE).sum()) for at in range(0, len(exact), 2000))
+    return (near - len(exact)) // 2
 
 
 def main() -> None:
     """Print and write a row for every size."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 2_000_000, 4_000_000])
+    parser.add_argument("--hashes", type=int, nargs="*", default=[1_000_000, 2_000_000, 4_000_000])
+    parser.add_argument("--embeddings", type=int, nargs="*", default=[250_000, 500_000, 1_000_000])
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    draw, rows = np.random.default_rng(11), []
+    draw = np.random.default_rng(11)
     small = embeddings(draw, PEER_ROWS, options.width)
-    rows.append({"what": "all pairs", "rows": PEER_ROWS, **measured(lambda: all_pairs(small))})
-    rows.append({"what": "embeddings", "rows": PEER_ROWS, **measured(lambda: len(near_pairs(small, COSINE)))})
-    print(rows, flush=True)
-    for count in options.rows:
+    rows = [measured("all pairs", PEER_ROWS, lambda: all_pairs(small))]
+    rows.append(measured("embeddings", PEER_ROWS, lambda: by_bands(small)))
+    for count in options.hashes:
         words = hashes(draw, count)
-        rows.append({"what": "hashes", "rows": count, **measured(lambda w=words: len(dedup.neighbours(w, DISTANCE)))})
-        print(rows[-1], flush=True)
+        rows.append(measured("hashes", count, lambda w=words: len(dedup.neighbours(w, DISTANCE))))
         del words
+    for count in options.embeddings:
         vectors = embeddings(draw, count, options.width)
-        rows.append({"what": "embeddings", "rows": count, **measured(lambda v=vectors: len(near_pairs(v, COSINE)))})
-        rows[-1]["largest_resident_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(rows[-1], flush=True)
+        rows.append(measured("embeddings", count, lambda v=vectors: by_bands(v)))
+        del vectors
     about = {"date": datetime.now(UTC).isoformat(), "machine": platform.machine(), "cores": os.cpu_count()}
     about |= {"load": os.getloadavg()[0], "numpy": np.__version__, "width": options.width}
     if options.out:

@@ -25,6 +25,8 @@ CURATE_SECONDS: Final = 0.63
 """CPU seconds of one core per second of 720p video: probe, shots, scores, normalised files. Measured."""
 SHOT_NETWORK_SECONDS: Final = 0.68
 """The same for TransNet V2 at 30 frames per second, where it finds the shots. Measured."""
+IMAGE_MODEL_SECONDS: Final = 10.0
+"""CPU seconds of one core per clip for CLIP-L/14 over three frames: 0.5 TFLOP. Assumed; a GPU needs none."""
 DECODE_SECONDS: Final = 1.9e-3
 """CPU seconds of one core per frame of 720p to decode it. Measured."""
 RESIZE_SECONDS: Final[dict[bool, float]] = {False: 2.5e-3, True: 7.6e-3}
@@ -69,6 +71,8 @@ class Preparation(ApiModel):
     """Captions that are encoded."""
     curate_core_hours: float
     """Of one core."""
+    image_model_core_hours: float
+    """Of one core, where no GPU runs the image model that looks at clips."""
     encode_core_hours: float
     """Of one core that decodes."""
     encode_gpu_hours: float
@@ -88,7 +92,8 @@ class Preparation(ApiModel):
         if task != "curate":
             return None
         cores = pool.cores or pool.gpus_per_node
-        return self.curate_core_hours / cores if cores else None
+        looking = 0 if pool.gpus_per_node else self.image_model_core_hours
+        return (self.curate_core_hours + looking) / cores if cores else None
 
 
 def preparation(
@@ -112,6 +117,7 @@ def preparation(
         samples_per_clip=one.samples,
         texts_per_clip=one.texts,
         curate_core_hours=hours_of_video * _curate_seconds(stages),
+        image_model_core_hours=clips * IMAGE_MODEL_SECONDS / 3600 if _has_image_model(stages) else 0.0,
         encode_core_hours=clips * one.core_seconds / 3600,
         encode_gpu_hours=clips * one.gpu_seconds / 3600,
     )
@@ -121,6 +127,10 @@ def _curate_seconds(stages: Sequence[Stage]) -> float:
     """CPU seconds of one core per second of video."""
     network = any(stage.curate and stage.curate.shot_detector == "transnetv2" for stage in stages)
     return CURATE_SECONDS + (SHOT_NETWORK_SECONDS if network else 0)
+
+
+def _has_image_model(stages: Sequence[Stage]) -> bool:
+    return any(stage.curate and stage.curate.image_model for stage in stages)
 
 
 def clip_encoding(

@@ -101,6 +101,7 @@ def test_bounds_move_without_a_video_and_only_retune_keeps_them(made, tmp_path, 
         ("minSeconds=3", "write FIELD=VALUE with one of dedupCosine, dedupDistance, max"),
         ("minMotion", "write FIELD=VALUE"),
         ("maxJitter=fast", "maxJitter: Input should be a valid number"),
+        ("minAesthetic=4.5", "minAesthetic: 4.5: no clip has an aesthetic score; it needs imageModel"),
     ],
 )
 def test_what_is_no_bound_is_refused(made, capsys, given, told):

@@ -16,6 +16,7 @@ from videotrain_trainer.commands import curate_run
 from videotrain_trainer.curation.dedup_embeddings import SCALE
 from videotrain_trainer.data.clip_table import ClipTable
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, EMBEDDING_SCHEMA, read_table, to_parquet
+from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.tasks import curate
 
 
@@ -65,6 +66,13 @@ def test_scores_embeddings_bounds_and_look_alikes(folder, tmp_path, store, make_
     (lost,) = [row for row in rows(store, prefix) if not row["kept"]]
     assert (lost["uid"], lost["reason"], lost["bound"]) == (table[1]["uid"], "duplicate", 0.9999)
     assert lost["detail"].startswith(f"cosine 1.0000 with clip {table[0]['uid']} of ")
+
+
+def test_a_bound_on_a_score_that_no_predictor_gives_ends_the_stage(folder, tmp_path, make_config, make_context):
+    bare = ImageModel(weights=str(clip_folder(tmp_path / "clip")))
+    task = CurateTask(min_seconds=1.0, long_side=128, image_model=bare, min_aesthetic=4.5)
+    with pytest.raises(ConfigError, match=r"curate\.minAesthetic: 4\.5: no clip has an aesthetic score"):
+        curate.run(make_context(make_config(task, videos=folder.as_uri())))
 
 
 def retune(prefix: str, *bounds: str) -> None:

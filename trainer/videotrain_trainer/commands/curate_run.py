@@ -14,7 +14,7 @@ from videotrain_api.resource.trainrun import Storage
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import DropReport
 from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
-from videotrain_trainer.curation.bounds import LOOSE_FIELDS
+from videotrain_trainer.curation.bounds import LOOSE_FIELDS, refuse_unmeasured
 from videotrain_trainer.curation.merge import decide
 from videotrain_trainer.curation.pictures import read_pictures
 from videotrain_trainer.curation.report_page import page
@@ -37,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
     if options.bounds:
         whole = [item for item in report.dropped if item.span is None]
         task = _task(report, options.bounds)
+        refuse_unmeasured(rows, task)
         report = decide(rows, whole, report.videos, task, _embeddings(store, prefix, task))
     if options.action == "report":
         options.output.write_text(page(options.set, rows, report, lambda row: _frame(store, prefix, row)))

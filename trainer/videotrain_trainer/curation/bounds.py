@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from videotrain_api.resource.stages import CurateTask
+from videotrain_trainer.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -67,3 +68,16 @@ def drop_by(row: Mapping[str, Any], task: CurateTask) -> dict[str, Any] | None:
         detail = f"{bound.noun} {score:.3g}, at {bound.side} {limit:g}"
         return {"reason": bound.reason, "detail": detail, "value": score, "bound": limit}
     return None
+
+
+def refuse_unmeasured(rows: Iterable[Mapping[str, Any]], task: CurateTask) -> None:
+    """Of a bound that somebody set, clips must have the score: else it would drop nothing, and nobody would know.
+
+    Raises:
+        ConfigError: `min_aesthetic` is set, and no row has that score.
+    """
+    if task.min_aesthetic is not None and all(row.get("aesthetic") is None for row in rows):
+        raise ConfigError(
+            f"curate.minAesthetic: {task.min_aesthetic:g}: no clip has an aesthetic score; it needs imageModel with an "
+            "aesthetic predictor, in imageModel.head or stored with the tower, when clips are curated"
+        )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from videotrain_api.resource.stages import CurateTask, ImageModel
 from videotrain_api.resource.trainrun import Dataset, Storage
-from videotrain_trainer.curation.bounds import LOOSE_FIELDS
+from videotrain_trainer.curation.bounds import LOOSE_FIELDS, refuse_unmeasured
 from videotrain_trainer.curation.caption_table import read_captions
 from videotrain_trainer.curation.clips import FILE_VERSION
 from videotrain_trainer.curation.sandbox import MOST_MEMORY, Sandbox, container_memory
@@ -92,6 +92,7 @@ class _Curator:
                 file = out / f"{clip['uid']}.mp4"
                 if self._model is not None:
                     clip |= self._model.columns(load_stills(file))
+                    refuse_unmeasured([clip], self._work.task)  # at the first clip, not after the last
                     tick(int((reading + (1 - reading) * number / len(result["clips"])) * unit.weight))
                 self._store.put(f"{self._work.output}/clips/{clip['uid']}.mp4", file)
         return {"name": video.name, "content": content, "caption": source.caption(video), **result}

@@ -10,11 +10,19 @@ import yaml
 from videotrain_api.config.stage_config import LatentReader
 from videotrain_api.cost.forecast import forecast
 from videotrain_api.cost.overheads import Interruptions, overheads
-from videotrain_api.cost.preparation import CORES, CURATE_SECONDS, clip_encoding, preparation
+from videotrain_api.cost.preparation import (
+    CORES,
+    CURATE_SECONDS,
+    IMAGE_MODEL_SECONDS,
+    SHOT_NETWORK_SECONDS,
+    Preparation,
+    clip_encoding,
+    preparation,
+)
 from videotrain_api.cost.sensitivity import sensitivity
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
 from videotrain_api.resource.pool import Pool
-from videotrain_api.resource.stages import Bucket
+from videotrain_api.resource.stages import Bucket, CurateTask, ImageModel, Stage
 from videotrain_api.resource.trainrun import CheckpointPolicy, PeerCopies
 from videotrain_api.validation import parse_run
 
@@ -107,6 +115,25 @@ def test_preparation_grows_with_the_hours_and_the_length_of_the_clips():
     assert found.curate_core_hours == 1000 * CURATE_SECONDS
     assert forecast(run, hours_of_video=1000).preparation == found
     assert forecast(run).preparation is None
+
+
+def test_a_network_that_finds_shots_and_a_model_that_looks_at_clips_are_counted():
+    run = example("open-sora-2.yaml")
+    plain = Stage(name="curate", task="curate", curate=CurateTask())
+    model = ImageModel(weights="/models/clip")
+    both = CurateTask(shot_detector="transnetv2", image_model=model)
+
+    def of(task: CurateTask) -> Preparation:
+        stages = [plain.model_copy(update={"curate": task}), *run.spec.stages]
+        return preparation(1000, stages, run.spec.autoencoder, run.spec.text_encoder)
+
+    alone, found = of(CurateTask()), of(both)
+    cpus, gpus = (Pool(gpus_per_node=gpus, cpu="8") for gpus in (0, 8))
+    assert alone.node_hours("curate", cpus) == 1000 * CURATE_SECONDS / 8
+    assert found.node_hours("curate", gpus) == 1000 * (CURATE_SECONDS + SHOT_NETWORK_SECONDS) / 8
+    assert found.node_hours("curate", cpus) == pytest.approx(
+        found.node_hours("curate", gpus) + found.clips * IMAGE_MODEL_SECONDS / 3600 / 8
+    )
 
 
 def test_more_failures_cost_more():

@@ -42,7 +42,7 @@ def test_nearly_every_near_pair_is_found_and_no_other(seed):
     vectors = stored(np.concatenate([base, turned(draw, base[:500], 0.995), turned(draw, base[500:700], 0.97)]))
     expected = pairs_by_brute_force(vectors, 0.99)
     assert len(expected) > 450
-    found = {tuple(pair) for pair in near_pairs(vectors, 0.99).tolist()}
+    found = {tuple(pair) for pair in near_pairs(vectors, 0.99, np.arange(len(vectors))).tolist()}
     assert found <= expected
     assert len(found) >= 0.99 * len(expected)
 
@@ -60,10 +60,32 @@ def test_few_pairs_are_compared(monkeypatch):
     counts = []
     for number in (2000, 8000):
         compared.clear()
-        near_pairs(stored(in_a_cone(draw, number)), 0.99)
+        near_pairs(stored(in_a_cone(draw, number)), 0.99, np.arange(number))
         counts.append(sum(compared))
     assert counts[1] <= 8 * max(counts[0], 1000)
     assert counts[1] < 8000**2 / 2 / 100
+
+
+@pytest.mark.parametrize("count", [400, 2000])
+def test_moments_of_a_steady_camera_make_no_pairs_and_are_not_compared(count, monkeypatch):
+    """Half of the clips are of one shot, one is of another video that shows the same, and the rest are others."""
+    draw = np.random.default_rng(6)
+    base = in_a_cone(draw, count)
+    still = turned(draw, np.repeat(base[:1], count, 0), 0.999)
+    vectors = stored(np.concatenate([still, turned(draw, base[:1], 0.9995), base[1:]]))
+    videos = np.concatenate([np.zeros(count, np.int64), np.arange(1, count + 1)])
+    compared = []
+    whole = dedup_embeddings._cosines
+    monkeypatch.setattr(
+        dedup_embeddings,
+        "_cosines",
+        lambda vectors, left, right: compared.extend(videos[left] == videos[right]) or whole(vectors, left, right),
+    )
+    found = near_pairs(vectors, 0.99, videos)
+    assert found[:, 1].tolist() == [count] * len(found)
+    assert len(found) >= 0.99 * count
+    assert compared
+    assert not any(compared)
 
 
 def test_the_lowest_uid_of_look_alikes_stays_and_pieces_of_one_video_all_do():
