@@ -366,7 +366,7 @@ class WorkerExit(Record):
     """For people: the exception, or what a drain did."""
 
 
-Housekeeping = Literal["retention", "order", "latest", "copies", "records", "tracking"]
+Housekeeping = Literal["retention", "order", "latest", "copies", "records", "tracking", "append"]
 
 
 class HousekeepingRecord(Record):
@@ -376,7 +376,7 @@ class HousekeepingRecord(Record):
     at: datetime
     task: Housekeeping
     """Deleting old checkpoints, the log of the order of samples, naming the latest checkpoint, copying the state in
-    memory, storing these records, or telling a tracker."""
+    memory, storing these records, telling a tracker, or taking in a set that was appended."""
     message: str
     """For people: the object and what happened to it."""
 

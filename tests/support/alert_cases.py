@@ -114,6 +114,12 @@ CASES: Final = (
         DEMO | {"task": "tracking"},
     ),
     Case(
+        "VideoTrainTrackingFails",
+        _gauge("checkpoint_housekeeping_failures_total", "1x100", ', stage="train", pod="demo-w0", task="append"'),
+        30,
+        DEMO | {"task": "append"},
+    ),
+    Case(
         "VideoTrainTrackingFails",  # long ago
         _gauge("checkpoint_housekeeping_failures_total", "1x200", ', stage="train", pod="demo-w0", task="tracking"'),
         130,

@@ -44,6 +44,7 @@ from videotrain_api.resource.stages import (
 from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, Storage
 from videotrain_api.storage.artifacts import CheckpointManifest
 from videotrain_trainer.checksums import sealed_json
+from videotrain_trainer.data.append import append
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, LATENT_SCHEMA, to_parquet, uids_hash
 from videotrain_trainer.data.sets import EncodedSetInfo, set_info_uri
 from videotrain_trainer.data.shards import ShardWriter
@@ -67,15 +68,18 @@ def store() -> ObjectStore:
     return ObjectStore.for_storage(STORAGE)
 
 
-def make_latents(folder: Path, broken: bool = False, sizes: dict[str, Size] = SIZES) -> str:
-    """An encoded set of random latents, by SIZES or others; its URI. If `broken`, all of them are NaN."""
+def make_latents(folder: Path, broken: bool = False, sizes: dict[str, Size] = SIZES, prefix: str = "") -> str:
+    """An encoded set of random latents, by SIZES or others; its URI. If `broken`, all of them are NaN.
+
+    Names of samples begin with `prefix`.
+    """
     generator = torch.Generator().manual_seed(0)
     scale = float("nan") if broken else 1.0
     uri, rows = f"file://{folder}/latents", []
     for number, (bucket, (count, _, size)) in enumerate(sizes.items()):
         path = folder / "shard.tar"
         with ShardWriter(path) as shard:
-            members = [shard.add(f"{number}-{i:02d}", _sample(size, generator, scale)) for i in range(count)]
+            members = [shard.add(f"{prefix}{number}-{i:02d}", _sample(size, generator, scale)) for i in range(count)]
         name = shard.object_name(bucket, 0)
         store().put(f"{uri}/shards/{name}", path)
         rows += [_row(bucket, size, f"shards/{name}", member) for member in members]
@@ -274,6 +278,8 @@ class Plan:
     """Of torch.compile; `eager` traces as Inductor does, without its minutes of C++."""
     hour_passes_after: int | None = None
     """On the clock of rank 0, once this step is recorded."""
+    append_after: tuple[int, str, str] | None = None
+    """Once this step is recorded, the second encoded set is appended to the first one."""
 
 
 @dataclass
@@ -322,6 +328,10 @@ class Sink:
             self._step = record.resumed_step
         if isinstance(record, StepRecord) and self._last and record.step == self._plan.kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
+        if isinstance(record, StepRecord) and self._first and self._plan.append_after:
+            step, uri, new = self._plan.append_after
+            if record.step == step:
+                append(store(), uri, new)
         if isinstance(record, StepRecord) and self._first and record.step == self._plan.hour_passes_after:
             clock = time.monotonic
             time.monotonic = lambda: clock() + 3600

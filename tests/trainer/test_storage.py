@@ -48,6 +48,14 @@ def test_objects_are_written_read_listed_and_removed(store, root):
         store.get(uri)
 
 
+def test_folders_are_told_without_a_look_at_what_is_in_them(store, root, monkeypatch):
+    for name in ("g000001/claims/000000/1.json", "g000001/claims/000001/2.json", "g000012/ranges/0.json", "note.json"):
+        store.put(f"{root}/progress/{name}", b"{}")
+    monkeypatch.setattr("videotrain_trainer.storage.obstore.list", None)
+    assert store.folders(f"{root}/progress") == ["g000001", "g000012"]
+    assert store.folders(f"{root}/nothing") == []
+
+
 def test_a_listed_uri_can_be_read_whatever_is_in_its_name(store, root):
     from urllib.parse import quote
 

@@ -271,6 +271,15 @@ class ObjectStore:
 
         return sorted(self._retry(prefix, pages), key=lambda found: found.uri)
 
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders that lie directly in one, sorted: a request for each thousand, whatever is in them."""
+
+        def names(client: Any, key: str) -> list[str]:
+            found = obstore.list_with_delimiter(client, prefix=key or None)["common_prefixes"]
+            return [folder.rstrip("/").rsplit("/", 1)[-1] for folder in found]
+
+        return sorted(self._retry(prefix, names))
+
     def exists(self, uri: str) -> bool:
         """Is there such an object?"""
         try:

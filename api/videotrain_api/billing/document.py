@@ -57,6 +57,8 @@ class BillRow(ApiModel):
     waste: dict[str, int] = Field(default_factory=dict)
     """Micros of all buckets but the productive one by cause."""
     estimated: bool = False
+    source: str = ""
+    """Of the samples that its stage trained on, once it was shared out by them; not in a stored bill."""
 
     @property
     def total(self) -> int:

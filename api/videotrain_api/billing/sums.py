@@ -1,4 +1,4 @@
-"""What several bills come to, by team, namespace, run, stage, node, cause or bucket."""
+"""What several bills come to, by team, namespace, run, stage, node, cause, bucket or source of the samples."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from datetime import datetime
 from typing import Final, Literal, get_args
 
 from videotrain_api.billing.document import BillRow, RunBill, within
+from videotrain_api.money import split
 from videotrain_api.vocabulary import Bucket
 
-By = Literal["team", "namespace", "run", "stage", "node", "cause", "bucket"]
+By = Literal["team", "namespace", "run", "stage", "node", "cause", "bucket", "source"]
 CHOICES: Final = get_args(By)
 PRODUCTIVE: Final = "productive"
 UNKNOWN: Final = "unknown"
+Taken = Mapping[str, Mapping[str, Mapping[str, int]]]
+"""Samples that went into the weights, by uid of the run, stage and source."""
 
 
 @dataclass
@@ -41,6 +44,30 @@ def rows_within(
             part = within(row, since, until)
             if part is not None:
                 yield bill, part
+
+
+def shared_by_source(rows: Iterable[tuple[RunBill, BillRow]], taken: Taken) -> Iterable[tuple[RunBill, BillRow]]:
+    """Each row of a stage whose samples are told apart, in parts by its samples; others as they are. Amounts of the
+    parts sum to those of the row exactly.
+    """
+    for bill, row in rows:
+        samples = taken.get(bill.uid, {}).get(row.stage, {})
+        if not any(samples.values()):
+            yield bill, row
+            continue
+        nodes = split(row.node_microseconds, samples)
+        gpus, micros, waste = (
+            _split_each(amounts, samples) for amounts in (row.gpu_microseconds, row.micros, row.waste)
+        )
+        for name in samples:
+            changes = {"source": name, "node_microseconds": nodes[name]}
+            parts = {"gpu_microseconds": gpus[name], "micros": micros[name], "waste": waste[name]}
+            yield bill, row.model_copy(update=changes | parts)
+
+
+def _split_each(amounts: Mapping[str, int], weights: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    shares = {key: split(amount, weights) for key, amount in amounts.items()}
+    return {name: {key: share[name] for key, share in shares.items()} for name in weights}
 
 
 def summed(rows: Iterable[tuple[RunBill, BillRow]], by: By) -> list[Line]:
@@ -75,5 +102,6 @@ def _shares(bill: RunBill, row: BillRow, by: By) -> Mapping[str, int]:
         "run": f"{bill.namespace}/{bill.run}",
         "stage": row.stage,
         "node": row.node,
+        "source": row.source,
     }
     return {names[by]: row.total}

@@ -461,6 +461,9 @@ class TrainTask(ApiModel):
     kept if unset. Worth it where the object store is slow or reading costs money, and several epochs are trained."""
     source_weights: list[SourceWeights] = Field(default_factory=list, max_length=32)
     """Weights of dataset.sources in this stage, in order of untilStep; their own if empty."""
+    appended_every_steps: int | None = Field(default=None, ge=1)
+    """Before step 1 and after each multiple of so many steps, take in what `videotrain-trainer append` has appended to
+    the encoded sets that the stage trains on; nothing is taken in if unset."""
 
     @property
     def prompt_style(self) -> PromptStyle:

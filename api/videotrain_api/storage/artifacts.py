@@ -110,6 +110,8 @@ class CheckpointManifest(SealedDocument):
     """SHA-256 over the lines `<step> <id> <id> ...\\n` of steps 1 to this one; empty if one could not be read."""
     samples: int
     """Samples consumed up to this step."""
+    source_samples: dict[str, int] = Field(default_factory=dict)
+    """Of these, how many each source of the dataset gave; empty if samples are not told apart by source."""
 
 
 class SampledVideo(ApiModel):

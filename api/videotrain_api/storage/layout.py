@@ -4,9 +4,10 @@
                          records/<uid>/g<generation>-<number>.jsonl  tracking/<tracker>/...  tracking/told.json
 <storage.uri>/<run name>/<stage>/
     curate       manifest.parquet  clips/<uid>.mp4  drop-report.json
-    encode       manifest.parquet  shards/clips-<unit>-<crc>.tar  set.json  index/index.json
+    encode       manifest.parquet  shards/clips-<unit>-<crc>.tar  set.json  index/index.json  appended/<number>.json
     train,       checkpoints/step-<step>/...  commit.json written last
     autoencoder  order/<first>-<last>.g<generation>.jsonl  weights/model.safetensors  fence/g<generation>.json
+                 taken-in/<step>.json
                  profiles/<request>/rank-<rank>.g<generation>.steps-<first>-<last>.json.gz
     sample       videos/<number>.mp4  videos.json
     evaluate     rows/<first>-<last>.g<generation>.json  evaluation.json  preference/index.html  preference.key.json
@@ -68,6 +69,21 @@ def latent_manifest(prefix: str) -> str:
 def sample_index(prefix: str) -> str:
     """SampleIndexInfo of an encoded set; its files lie beside it."""
     return f"{prefix}/index/index.json"
+
+
+def appended_sets(prefix: str) -> str:
+    """Folder of what was appended to an encoded set: `<number>.json`, from 1, each created only if absent."""
+    return f"{prefix}/appended"
+
+
+def appended_set(prefix: str, number: int) -> str:
+    """One set that was appended to an encoded set."""
+    return f"{appended_sets(prefix)}/{number:06d}.json"
+
+
+def taken_in(prefix: str, step: int) -> str:
+    """What a train stage takes in behind a step; created only if absent."""
+    return f"{prefix}/taken-in/{step:08d}.json"
 
 
 def checkpoints(prefix: str) -> str:

@@ -33,8 +33,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--until", metavar="TIME", help="only what was held before then")
     parser.add_argument(
         "--by",
-        choices=("team", "namespace", "run", "stage", "node", "cause", "bucket"),
-        help="a line for each (default run); with --since and --until, the money of those that were held then",
+        choices=("team", "namespace", "run", "stage", "node", "cause", "bucket", "source"),
+        help="a line for each (default run); with --since and --until, the money of those that were held then; source "
+        "shares the cost of stages that train out by the samples of each of dataset.sources (--workdir or --bucket)",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print (default table)")

@@ -13,6 +13,7 @@ from typing import Literal
 
 from rich.console import Console
 
+from videotrain.bills.samples import taken_in_bucket, taken_in_folder
 from videotrain.bills.sources import bills_in_bucket, bills_in_cluster, bills_in_folder
 from videotrain.bills.tables import LINE_COLUMNS, as_csv, bill_tables, line_rows, line_table, write_parquet
 from videotrain.errors import UsageError
@@ -20,7 +21,7 @@ from videotrain.extras import brought_by
 from videotrain_api.billing.document import RunBill, sealed
 from videotrain_api.billing.focus import AMOUNTS, COLUMNS, focus_rows
 from videotrain_api.billing.focus_estimates import estimate_rows
-from videotrain_api.billing.sums import By, rows_within, summed
+from videotrain_api.billing.sums import By, Taken, rows_within, shared_by_source, summed
 from videotrain_api.resource.prices import PriceList
 
 
@@ -89,9 +90,20 @@ def _bills(options: BillOptions) -> list[RunBill]:
     return ask(where, lambda client: bills_in_cluster(client, options.namespace, options.operator_namespace))
 
 
+def _taken(options: BillOptions, bills: Sequence[RunBill]) -> Taken:
+    if options.workdir is not None:
+        return taken_in_folder(options.workdir, bills)
+    if options.bucket is not None:
+        return taken_in_bucket(options.bucket, options.endpoint_url, bills)
+    raise UsageError("--by source: samples are counted in the run's storage; allowed: with --workdir or --bucket")
+
+
 def _print_sums(options: BillOptions, bills: Sequence[RunBill]) -> None:
     by: By = options.by or "run"
-    lines = summed(rows_within(bills, options.since, options.until), by)
+    rows = rows_within(bills, options.since, options.until)
+    if by == "source":
+        rows = shared_by_source(rows, _taken(options, bills))
+    lines = summed(rows, by)
     if options.parquet is not None:
         amounts = ("node_hours", "gpu_hours", "cost", "productive_cost")
         with brought_by("local"):

@@ -11,6 +11,7 @@ from typing import Any
 
 from videotrain.report.markup import Html, clock, element, join, long_table, section, table, text
 from videotrain.wording import BUCKET_LABELS, BUCKET_MEANINGS, CAUSE_MEANINGS, compact, duration, exact, money
+from videotrain_api.money import split
 from videotrain_api.schema import Json
 
 INLINE_BYTES = 1_500_000
@@ -169,15 +170,25 @@ def _measure(value: float | None) -> str:
 
 
 def source_section(summary: Json) -> Html:
-    """How many samples of each source went into the weights."""
-    rows = [
-        (stage["name"], name, f"{count:,}", f"{100 * count / stage['consumed']:.1f} %")
-        for stage in summary["samples"]["stages"]
-        for name, count in stage.get("sources", {}).items()
-    ]
-    return (
-        section("Samples by source", table(("stage", "source", "samples", "share"), rows, (2, 3))) if rows else Html("")
-    )
+    """How many samples of each source went into the weights, and their share of the cost of their stage."""
+    cost = summary["cost"]
+    totals = {stage["name"]: stage["total_micros"] for stage in cost["stages"]}
+    rows = []
+    for stage in summary["samples"]["stages"]:
+        sources = stage.get("sources", {})
+        parts = split(totals.get(stage["name"], 0), sources)
+        rows += [
+            (
+                stage["name"],
+                name,
+                f"{count:,}",
+                f"{100 * count / stage['consumed']:.1f} %",
+                money(parts[name], cost["currency"]) if stage["name"] in totals else "",
+            )
+            for name, count in sources.items()
+        ]
+    headings = ("stage", "source", "samples", "share", "cost")
+    return section("Samples by source", table(headings, rows, (2, 3, 4))) if rows else Html("")
 
 
 def _loss(value: float | None) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import google_crc32c
 import pytest
 
-from videotrain_trainer.data.sample_cache import FOLDER, SampleCache
+from videotrain_trainer.data import sample_cache
+from videotrain_trainer.data.sample_cache import FOLDER, FOLDERS, SampleCache
 from videotrain_trainer.data.sample_reader import SampleReader
 from videotrain_trainer.data.shards import Member
+from videotrain_trainer.node_cache import locked
 
 URI = "s3://bucket/set/shards/a-00000-12345678.tar"
 SIZE = 1000
@@ -24,6 +28,13 @@ def data(number: int) -> bytes:
 
 def member(number: int) -> Member:
     return Member(name=f"{number}", offset=number * 2048, length=SIZE, crc32c=google_crc32c.value(data(number)))
+
+
+def opened(volume: Path, budget: int, stage: str, world: str = "1") -> SampleCache:
+    """A cache whose volume was counted, if this is who counts."""
+    cache = SampleCache(volume, budget, stage, world)
+    cache.wait_counted()
+    return cache
 
 
 def files(volume: Path) -> list[Path]:
@@ -50,7 +61,7 @@ class Store:
 
 def test_a_sample_is_read_from_the_store_once_per_node(tmp_path):
     store = Store()
-    first, second = (SampleReader(store, SampleCache(tmp_path, 10 * SIZE, "one")) for _ in range(2))
+    first, second = (SampleReader(store, opened(tmp_path, 10 * SIZE, "one")) for _ in range(2))
     assert [first.read(URI, member(n)) for n in (0, 1, 0, 1)] == [data(n) for n in (0, 1, 0, 1)]
     assert [second.read(URI, member(n)) for n in (0, 1)] == [data(0), data(1)]
     assert store.asked == 2
@@ -69,18 +80,18 @@ def test_nothing_is_kept_without_a_cache(tmp_path):
 @pytest.mark.parametrize("spoil", [lambda b: b[:-1], lambda b: b"", lambda b: bytes([b[0] ^ 1]) + b[1:]])
 def test_what_does_not_fit_its_checksum_is_read_from_the_store_and_kept_anew(tmp_path, spoil):
     store = Store()
-    reader = SampleReader(store, SampleCache(tmp_path, 10 * SIZE, "one"))
+    reader = SampleReader(store, opened(tmp_path, 10 * SIZE, "one"))
     reader.read(URI, member(0))
     (path,) = files(tmp_path)
     path.write_bytes(spoil(path.read_bytes()))
     assert reader.read(URI, member(0)) == data(0)
     assert path.read_bytes() == data(0)
     assert store.asked == 2
-    assert SampleCache(tmp_path, 10 * SIZE, "one").counts().used_bytes == SIZE
+    assert opened(tmp_path, 10 * SIZE, "one", "2").counts().used_bytes == SIZE
 
 
 def test_what_the_stage_read_stays_when_the_budget_is_used_up(tmp_path):
-    cache = SampleCache(tmp_path, 10 * SIZE + 1, "one")
+    cache = opened(tmp_path, 10 * SIZE + 1, "one")
     for number in range(30):
         cache.put(URI, member(number), data(number))
     assert stored(tmp_path) == cache.counts().used_bytes == 10 * SIZE
@@ -88,13 +99,13 @@ def test_what_the_stage_read_stays_when_the_budget_is_used_up(tmp_path):
 
 
 def test_what_was_read_before_the_stage_gives_way_longest_unused_first(tmp_path):
-    before = SampleCache(tmp_path, 10 * SIZE, "one")
+    before = opened(tmp_path, 10 * SIZE, "one")
     for number in range(10):
         before.put(URI, member(number), data(number))
     for path in files(tmp_path):
         (number,) = {n for n in range(10) if path.read_bytes() == data(n)}
         os.utime(path, (1000 + number, 1000 + number))
-    cache = SampleCache(tmp_path, 10 * SIZE, "two")
+    cache = opened(tmp_path, 10 * SIZE, "two")
     assert cache.get(URI, member(0)) == data(0)  # used by this stage now, so it stays
     cache.put(URI, member(20), data(20))
     left = {number for number in range(30) if cache.get(URI, member(number))}
@@ -103,15 +114,15 @@ def test_what_was_read_before_the_stage_gives_way_longest_unused_first(tmp_path)
 
 
 def test_a_stage_that_goes_on_keeps_what_it_had(tmp_path):
-    SampleCache(tmp_path, 2 * SIZE, "one").put(URI, member(0), data(0))
-    again = SampleCache(tmp_path, 2 * SIZE, "one")
+    opened(tmp_path, 2 * SIZE, "one").put(URI, member(0), data(0))
+    again = opened(tmp_path, 2 * SIZE, "one")
     for number in range(1, 5):
         again.put(URI, member(number), data(number))
     assert again.get(URI, member(0)) == data(0)
 
 
 def _fill(volume: Path, first: int, begun) -> None:
-    cache = SampleCache(volume, 200 * SIZE, "one")
+    cache = opened(volume, 200 * SIZE, "one")
     for number in range(first, first + 150):
         cache.put(URI, member(number), data(number))
         begun.set()
@@ -128,14 +139,14 @@ def test_processes_share_the_budget_and_one_that_is_killed_spoils_nothing(tmp_pa
     os.kill(processes[victim].pid, signal.SIGKILL)
     for process in processes:
         process.join()
-    cache = SampleCache(tmp_path, 200 * SIZE, "one")
+    cache = opened(tmp_path, 200 * SIZE, "one", "2")
     assert cache.counts().used_bytes == stored(tmp_path) <= 200 * SIZE
     whole = [number for number in range(350) if cache.get(URI, member(number)) is not None]
     assert len(whole) == len(files(tmp_path)) >= 150
 
 
 def test_a_disk_that_is_full_costs_no_sample(tmp_path, monkeypatch, caplog):
-    cache = SampleCache(tmp_path, 10 * SIZE, "one")
+    cache = opened(tmp_path, 10 * SIZE, "one")
     store = Store()
     reader = SampleReader(store, cache)
 
@@ -145,3 +156,31 @@ def test_a_disk_that_is_full_costs_no_sample(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(Path, "write_bytes", full)
     assert [reader.read(URI, member(n)) for n in range(3)] == [data(n) for n in range(3)]
     assert caplog.text.count("no longer kept") == 1
+
+
+def test_one_process_of_a_world_counts_what_is_there_and_never_holds_up_the_others(tmp_path, monkeypatch):
+    before = opened(tmp_path, 100 * SIZE, "one")
+    for number in range(40):
+        before.put(URI, member(number), data(number))
+    (tmp_path / FOLDER / "used").write_text(json.dumps({"00": 77 * SIZE}))  # as dead processes may leave it
+    held, looks, kept = [], [], SampleCache._kept
+
+    def looked(cache, folder):
+        looks.append(folder)
+        return kept(cache, folder)
+
+    @contextmanager
+    def lock(path):
+        with locked(path):
+            begin = len(looks)
+            yield
+            held.append(len(looks) - begin)
+
+    monkeypatch.setattr(SampleCache, "_kept", looked)
+    monkeypatch.setattr(sample_cache, "locked", lock)
+    eight = [SampleCache(tmp_path, 100 * SIZE, "one", "2") for _ in range(8)]
+    assert [cache.wait_counted() for cache in eight] == [True] + [False] * 7
+    assert sorted(looks) == sorted(FOLDERS) and max(held) == 1
+    eight[7].put(URI, member(50), data(50))
+    assert eight[7].counts().used_bytes == stored(tmp_path) == 41 * SIZE
+    assert SampleCache(tmp_path, 100 * SIZE, "one", "3").wait_counted()

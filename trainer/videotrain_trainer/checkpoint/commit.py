@@ -117,6 +117,7 @@ class Committer:
             order=segments,
             order_sha256=digest,
             samples=point.samples,
+            source_samples=self._order.source_samples,
         )
         self._put_commit(manifest)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -86,6 +87,8 @@ class OrderLog:
         self._reporter = reporter
         self._segments: list[OrderSegment] = list(resumed.order) if resumed else []
         self._unwritten: list[OrderLine] = list(unwritten)
+        self._by_source = Counter(resumed.source_samples if resumed else {})
+        self._count(self._unwritten)
         self._hash: Any = None
 
     def append(self, lines: Sequence[OrderLine], generation: int) -> tuple[list[OrderSegment], str]:
@@ -101,6 +104,7 @@ class OrderLog:
             self._reporter.housekeeping("order", error)
             digest = None
         self._unwritten += lines
+        self._count(lines)
         if self._unwritten:
             self._write(generation)
         if digest is None:
@@ -108,6 +112,15 @@ class OrderLog:
         for line in lines:
             digest.update(digest_line(line))
         return list(self._segments), digest.hexdigest()
+
+    @property
+    def source_samples(self) -> dict[str, int]:
+        """Samples so far by source; empty if they are not told apart."""
+        return dict(sorted(self._by_source.items()))
+
+    def _count(self, lines: Iterable[OrderLine]) -> None:
+        for line in lines:
+            self._by_source.update({source.name: len(source.places) for source in line.sources or ()})
 
     def _write(self, generation: int) -> None:
         first, last = self._unwritten[0].step, self._unwritten[-1].step

@@ -134,8 +134,7 @@ def _dataset(options: argparse.Namespace) -> Any:
 
 
 def _next_generation(store: ObjectStore, output: str) -> int:
-    folders = {info.uri.removeprefix(f"{output}/progress/g").split("/")[0] for info in store.list(f"{output}/progress")}
-    return 1 + max((int(folder) for folder in folders), default=0)
+    return 1 + max((int(folder[1:]) for folder in store.folders(f"{output}/progress")), default=0)
 
 
 def _told(store: ObjectStore, work: CurateWork) -> int:

@@ -179,6 +179,20 @@ class MicroBatchLoader(ABC, Generic[Sample, Batch]):
             self._pending[0].moved = self._transfer.start(self._pending[0].on_host)
         return batch
 
+    def go_on(self, data: TrainingSet, state: OrderState, micro_batches_of_rank: Sequence[Sequence[int]]) -> None:
+        """Prefetch along an order that has grown out of the present one. What was asked for ahead is left to itself.
+
+        Args:
+            data: the samples and the order that has grown.
+            state: of it; prefetching goes on behind it.
+            micro_batches_of_rank: as before.
+        """
+        data.plan.check(state)
+        self._data = data
+        self._pending.clear()
+        self._ahead = _micro_batches_after(data, state, micro_batches_of_rank)
+        self._prefetch()
+
     def close(self) -> None:
         """Stop the threads; fetches that have begun are waited for."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -267,6 +281,13 @@ class LatentLoader(MicroBatchLoader[LatentSample, LatentBatch]):
         self._reader = SampleReader(store, cache)
         self._latents = latents
         super().__init__(latents, state, micro_batches_of_rank, threads=LOADER_THREADS, device=device)
+
+    def go_on(self, data: TrainingSet, state: OrderState, micro_batches_of_rank: Sequence[Sequence[int]]) -> None:
+        """As MicroBatchLoader."""
+        if not isinstance(data, LatentSet):
+            raise TypeError(f"data: {data}; encoded samples are needed")
+        self._latents = data
+        super().go_on(data, state, micro_batches_of_rank)
 
     def _load(self, bucket: int, index: int, key: SampleKey) -> LatentSample:
         latents = self._latents

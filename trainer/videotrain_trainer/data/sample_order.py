@@ -15,6 +15,9 @@ Source k of n_k samples, n_bk of them in bucket b, has the rate weight_k * n_bk 
 the sum of its rates says, and its positions are spread over its sources by them. So a source has its share of all
 samples, and its buckets come to the end of an epoch together. Where weights change at a step, the state keeps how far
 each source had come, and the arithmetic begins anew from there.
+
+Sets that are appended to a source are sources of their own with such a change. A plan that grew by some has new
+buckets, sources and elements behind those that were there, so up to that step it is the plan that it was: `adopt`.
 """
 
 from __future__ import annotations
@@ -23,22 +26,17 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, overload
 
 from videotrain_trainer.data.interleaving import Interleaving
+from videotrain_trainer.data.permutation import GOLDEN, mix, permute, round_keys
 
 ORDER_VERSION = 1
 """Rises when the same state would give another order."""
-ROUNDS = 4
-"""Feistel rounds; even, so that halves of different width end where they began."""
-MIN_BITS = 6
-"""Small buckets are permuted within 64 places, where four rounds still mix well."""
-MASK = (1 << 64) - 1
-GOLDEN = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,31 @@ class OrderBucket:
 class OrderPhase:
     """Steps with the same weights."""
 
-    weights: tuple[float, ...]
+    weights: tuple[float | Fraction, ...]
     """Of the plan's sources: shares of the samples, relative to each other; 0 leaves a source out."""
     until_step: int | None = None
     """Last step; only the last phase has none."""
+
+
+@dataclass(frozen=True)
+class AppendedSet:
+    """An encoded set that was taken in beside the one that its source began with."""
+
+    after_step: int
+    """Last step without it."""
+    source: str
+    """Name of the source that it was appended to."""
+    number: int
+    """Of what was appended to that source, from 1."""
+    uri: str
+    """Prefix of the set."""
+    index: str
+    """SampleIndex.identity of it, then and ever since."""
+
+    @property
+    def name(self) -> str:
+        """Of its samples among the plan's sources."""
+        return f"{self.source}+{self.number}"
 
 
 @dataclass(frozen=True)
@@ -92,6 +111,8 @@ class OrderState:
     version: int = ORDER_VERSION
     since: OrderMark | None = None
     """The last change of weights; None before the first one."""
+    appended: tuple[AppendedSet, ...] = ()
+    """Sets that the plan has grown by, in their order."""
 
     def to_json(self) -> dict[str, object]:
         """For the commit manifest of a checkpoint."""
@@ -104,6 +125,8 @@ class OrderState:
         if self.since is not None:
             taken = [list(of_bucket) for of_bucket in self.since.taken]
             fields["since"] = {"step": self.since.step, "cursors": list(self.since.cursors), "taken": taken}
+        if self.appended:
+            fields["appended"] = [asdict(found) for found in self.appended]
         return fields
 
     @classmethod
@@ -119,7 +142,8 @@ class OrderState:
             if mark := data.get("since"):
                 taken = tuple(tuple(int(count) for count in of_bucket) for of_bucket in mark["taken"])
                 since = OrderMark(int(mark["step"]), tuple(int(cursor) for cursor in mark["cursors"]), taken)
-            return cls(int(data["step"]), cursors, str(data["fingerprint"]), int(data["version"]), since)
+            appended = tuple(AppendedSet(**found) for found in data.get("appended", ()))
+            return cls(int(data["step"]), cursors, str(data["fingerprint"]), int(data["version"]), since, appended)
         except (KeyError, TypeError) as error:
             raise ValueError(f"state of the sample order: {error!r} in {json.dumps(data)[:200]}") from error
 
@@ -182,6 +206,8 @@ class OrderPlan:
         manifest: hash of the manifest whose rows the indices mean.
         sources: names of the sources that have weights, if any; each bucket then has `parts`.
         phases: their weights, in order of steps.
+        appended: sets that the plan has grown by: the last of its sources, in this order.
+        grew_from: fingerprints of the plans that it was before, and how many sets these had grown by.
     """
 
     buckets: tuple[OrderBucket, ...]
@@ -190,6 +216,8 @@ class OrderPlan:
     manifest: str = ""
     sources: tuple[str, ...] = ()
     phases: tuple[OrderPhase, ...] = ()
+    appended: tuple[AppendedSet, ...] = ()
+    grew_from: tuple[tuple[str, int], ...] = field(default=(), compare=False)
     _times: dict[int, dict[int, tuple[int, float]]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """By phase and bucket: cursor, and when its next step is due."""
     _mixed: dict[int, list[_Mixed | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -225,13 +253,41 @@ class OrderPlan:
         """Names everything that the meaning of cursors depends on; `micro_batches` may change, so it is not in it."""
         parts: list[Any] = [ORDER_VERSION, self.seed, self.manifest, [[b.name, b.size, 1.0] for b in self.buckets]]
         if self.sources:
-            phases = [[phase.until_step, phase.weights] for phase in self.phases]
+            phases = [[phase.until_step, [_written(weight) for weight in phase.weights]] for phase in self.phases]
             parts += [self.sources, phases, [bucket.parts for bucket in self.buckets]]
+        if self.appended:
+            parts += [[asdict(found) for found in self.appended]]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     def start(self) -> OrderState:
         """Before the first step."""
-        return OrderState(0, (0,) * len(self.buckets), self.fingerprint)
+        return self._marked(OrderState(0, (0,) * len(self.buckets), self.fingerprint, appended=self.appended))
+
+    def adopt(self, state: OrderState) -> OrderState:
+        """The same state under this plan, if it is one of a plan that this one grew out of; any other as it is.
+
+        Raises:
+            ValueError: the plan has grown at a step that lies behind the state.
+        """
+        if (state.fingerprint, len(state.appended)) not in self.grew_from:
+            return state
+        late = [found for found in self.appended[len(state.appended) :] if found.after_step < state.step]
+        if late:
+            raise ValueError(f"state of the sample order at step {state.step} was made without {late[0]}")
+        more = (0,) * (len(self.buckets) - len(state.cursors))
+        since = state.since
+        if since is not None:
+            none = (0,) * len(self.sources)
+            taken = (*((*found, *none)[: len(none)] for found in since.taken), *(none for _ in more))
+            since = OrderMark(since.step, (*since.cursors, *more), taken)
+        grown = replace(
+            state,
+            cursors=(*state.cursors, *more),
+            fingerprint=self.fingerprint,
+            since=since,
+            appended=self.appended,
+        )
+        return self._marked(grown)
 
     def check(self, state: OrderState) -> None:
         """Refuse the state of another order.
@@ -269,12 +325,15 @@ class OrderPlan:
         number = self._next_bucket(state)
         cursors = list(state.cursors)
         cursors[number] += self._step_size(number)
-        step, since = state.step + 1, state.since
-        done = replace(state, step=step, cursors=tuple(cursors))
-        if self._phase(step + 1) != self._phase(step):
-            taken = tuple(self._taken(done, bucket, self._phase(step)) for bucket in range(len(cursors)))
-            since = OrderMark(step, done.cursors, taken)
-        return replace(done, since=since)
+        return self._marked(replace(state, step=state.step + 1, cursors=tuple(cursors)))
+
+    def _marked(self, state: OrderState) -> OrderState:
+        """With the mark of a change of weights, if they change behind it."""
+        step = state.step
+        if self._phase(step + 1) == self._phase(step) or (state.since and state.since.step == step):
+            return state
+        taken = tuple(self._taken(state, bucket, self._phase(step)) for bucket in range(len(state.cursors)))
+        return replace(state, since=OrderMark(step, state.cursors, taken))
 
     def taken(self, state: OrderState, bucket: int) -> tuple[int, ...]:
         """How many samples each source has given to a bucket before `state`; empty without sources."""
@@ -303,7 +362,7 @@ class OrderPlan:
             size, first = self.buckets[bucket].parts[source], mixed.firsts[source]
             purpose = f"source {self.sources[source]} epoch"
         epoch, place = divmod(position, size)
-        return first + permute(place, size, _round_keys(self.seed, name, f"{purpose} {epoch}"))
+        return first + permute(place, size, round_keys(self.seed, name, f"{purpose} {epoch}"))
 
     def source_of(self, bucket: int, index: int) -> int:
         """Place among the sources of the one that an element of a bucket is of; there must be some."""
@@ -324,8 +383,18 @@ class OrderPlan:
             source, parts = self.source_of(bucket, index), self.buckets[bucket].parts
             if parts[source] > 1:
                 size, first = parts[source], sum(parts[:source])
-        keys = _round_keys(self.seed, self.buckets[bucket].name, f"spare {position}")
+            else:
+                size = sum(parts[: self._known_with(source)])
+        keys = round_keys(self.seed, self.buckets[bucket].name, f"spare {position}")
         return first + permute((attempt - 1) % size, size, keys)
+
+    def _known_with(self, source: int) -> int:
+        """Sources that were there when one of them came: what came later may not change stand-ins of before."""
+        base = len(self.sources) - len(self.appended)
+        if source < base:
+            return base
+        step = self.appended[source - base].after_step
+        return base + sum(found.after_step <= step for found in self.appended)
 
     def _next_bucket(self, state: OrderState) -> int:
         times = self._times.setdefault(self._phase(state.step + 1), {})
@@ -341,7 +410,7 @@ class OrderPlan:
 
     def _visit_time(self, state: OrderState, number: int) -> float:
         bucket, cursor = self.buckets[number], state.cursors[number]
-        offset = mix(_round_keys(self.seed, bucket.name, "visits")[0] + cursor * GOLDEN) / 2**64
+        offset = mix(round_keys(self.seed, bucket.name, "visits")[0] + cursor * GOLDEN) / 2**64
         ahead = offset * self._step_size(number)
         if not self.sources:
             return (cursor + ahead) / bucket.size
@@ -377,8 +446,7 @@ class OrderPlan:
     def _weight_of(self, phase: OrderPhase, source: int) -> Fraction:
         """What each sample of a source weighs; 0 if it has none."""
         samples = sum(bucket.parts[source] for bucket in self.buckets)
-        # The decimal that was written, not the binary number next to it.
-        return Fraction(repr(phase.weights[source])) / samples if samples else Fraction(0)
+        return exact(phase.weights[source]) / samples if samples else Fraction(0)
 
 
 @dataclass(frozen=True)
@@ -399,41 +467,16 @@ class _Mixed:
         return cls(Interleaving(rates), float(sum(rates)), tuple(accumulate(parts[:-1], initial=0)))
 
 
-def mix(value: int) -> int:
-    """A 64-bit hash of an integer (the finaliser of SplitMix64)."""
-    value &= MASK
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & MASK
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & MASK
-    return value ^ (value >> 31)
+def exact(weight: float | Fraction) -> Fraction:
+    """The decimal that was written, not the binary number next to it."""
+    return weight if isinstance(weight, Fraction) else Fraction(repr(weight))
 
 
-def permute(place: int, size: int, keys: tuple[int, ...]) -> int:
-    """Place `place` of a keyed permutation of range(size).
-
-    A Feistel network permutes the next power of two; places outside the range are permuted again until they fall into
-    it (cycle walking), which keeps the map one-to-one and needs no memory.
-    """
-    bits = max((size - 1).bit_length(), MIN_BITS)
-    low_bits, high_bits = bits // 2, bits - bits // 2
-    while True:
-        left, right = place >> low_bits, place & ((1 << low_bits) - 1)
-        left_bits, right_bits = high_bits, low_bits
-        for key in keys:
-            mixed = ((right + 1) * GOLDEN ^ key) * 0xD6E8FEB86659FD93 & MASK
-            left, right = right, left ^ (mixed >> (64 - left_bits))
-            left_bits, right_bits = right_bits, left_bits
-        place = left << low_bits | right
-        if place < size:
-            return place
+def _written(weight: float | Fraction) -> float | str:
+    return str(weight) if isinstance(weight, Fraction) else weight
 
 
 def sample_seed(seed: int, bucket: str, position: int) -> int:
     """63 bits for the random numbers of one sample: crop, timestep, noise, dropout. The same in every world."""
     text = f"{seed}\0{bucket}\0{position}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
-
-
-@lru_cache(maxsize=8192)
-def _round_keys(seed: int, bucket: str, purpose: str) -> tuple[int, ...]:
-    digest = hashlib.blake2b(f"{seed}\0{bucket}\0{purpose}".encode(), digest_size=8 * ROUNDS).digest()
-    return tuple(int.from_bytes(digest[8 * i : 8 * i + 8], "big") for i in range(ROUNDS))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +38,8 @@ from videotrain_trainer.errors import DataError, ObjectMissing
 from videotrain_trainer.node_cache import NodeCache, locked
 from videotrain_trainer.storage import ObjectStore
 
+ONLY_SOURCE: Final = "data"
+"""Name of the source of a dataset that names none, in an order that has to have one."""
 log = logging.getLogger(__name__)
 
 
@@ -161,14 +163,14 @@ def open_latents(store: ObjectStore, config: StageConfig, cache: NodeCache | Non
     task, first = config.stage.train, config.paths.latents
     if task is None or first is None:
         raise DataError(f"stage {config.stage.name!r}: paths.latents is not set or the stage does not train")
-    sources = weighed_sources(config.dataset)
+    sources = order_sources(config)
     encoded = {source.name: source.uri for source in config.dataset.sources if source.form == "latents"}
-    opened = [_open_set(store, config, task, uri, cache) for uri in encoded.values() or [first]]
+    opened = [open_set(store, config, task, uri, cache)[1] for uri in encoded.values() or [first]]
     groups = [group for samples in opened for group in samples.groups]
     if not groups:
         raise DataError(f"dataset.sources: stage {config.stage.name!r} takes no sample of any of {', '.join(encoded)}")
-    if encoded and sources:
-        named = zip(encoded, opened, strict=True)
+    if sources and len(config.dataset.raw) < 2:
+        named = zip(encoded or sources, opened, strict=True)
         groups = [replace(group, source=name) for name, samples in named for group in samples.groups]
     in_turn = zip_longest(*(samples.held_out for samples in opened))
     held_out = [sample for layer in in_turn for sample in layer if sample is not None]
@@ -208,20 +210,32 @@ def weighed_sources(dataset: Dataset) -> list[str]:
     return [source.name for source in dataset.sources] if len(dataset.sources) > 1 else []
 
 
-def _open_set(
+def order_sources(config: StageConfig) -> list[str]:
+    """Names of the sources of a stage's order. A stage that takes in appended sets has at least one."""
+    named, task = weighed_sources(config.dataset), config.stage.train
+    if named or task is None or task.appended_every_steps is None:
+        return named
+    return [source.name for source in config.dataset.sources] or [ONLY_SOURCE]
+
+
+def open_set(
     store: ObjectStore, config: StageConfig, task: TrainTask, uri: str, cache: NodeCache | None
-) -> StageSamples:
-    """What a stage takes of one encoded set; samples of several raw sources are told apart."""
+) -> tuple[SampleIndex, StageSamples]:
+    """An encoded set, and what a stage takes of it; samples of several raw sources are told apart.
+
+    Raises:
+        DataError: it is missing, does not fit the stage, or is the only one and nothing of it is left.
+    """
     info = read_set_info(store, uri)
     check_info(info, uri, config, task)
     index = sample_index(store, uri, cache)
     volume, longest = cache.volume if cache else None, config.text_encoder.max_tokens
     by_source = len(config.dataset.raw) > 1
     samples = stage_samples(index, task, config.seed, longest, volume, by_source)
-    if not samples.groups and sum(source.form == "latents" for source in config.dataset.sources) < 2:
+    if not samples.groups and uri == config.paths.latents and len(config.dataset.encoded) < 2:
         raise DataError(_nothing_left(config, index, samples, info))
     index.fetch_ahead({group.bucket.info.bucket: group.bucket for group in samples.groups}.values())
-    return samples
+    return index, samples
 
 
 def _buckets_of(groups: Sequence[Group], sources: Sequence[str]) -> dict[str, list[Group]]:
@@ -360,7 +374,7 @@ def _by_source(
 
 
 def _plan(order: Sequence[OrderBucket], config: StageConfig, parallel: ParallelLayout, digest: int) -> OrderPlan:
-    sources = weighed_sources(config.dataset)
+    sources = order_sources(config)
     totals = [sum(bucket.parts[number] for bucket in order) for number in range(len(sources))]
     phases = _phases(config, totals) if sources else []
     for number, name in enumerate(sources):
@@ -375,21 +389,35 @@ def _plan(order: Sequence[OrderBucket], config: StageConfig, parallel: ParallelL
 
 
 def _phases(config: StageConfig, totals: Sequence[int]) -> list[OrderPhase]:
-    """Weights of the stage's sources: its own, else those of the sources, else as many as each has samples."""
-    sources, train = config.dataset.sources, config.stage.train
-    if train and train.source_weights:
-        return [
-            OrderPhase(tuple(piece.weights[source.name] for source in sources), piece.until_step)
-            for piece in train.source_weights
-        ]
+    """Weights of the stage's sources; those without are as many as each has samples."""
     return [
         OrderPhase(
             tuple(
-                float(total) if source.weight is None else source.weight
-                for source, total in zip(sources, totals, strict=True)
-            )
+                float(total) if weight is None else weight for weight, total in zip(piece.weights, totals, strict=True)
+            ),
+            piece.until_step,
         )
+        for piece in weight_pieces(config)
     ]
+
+
+class WeightPiece(NamedTuple):
+    """Weights for some steps."""
+
+    weights: tuple[float | None, ...]
+    """Of the sources of the stage's order; None for as many as it has samples."""
+    until_step: int | None
+
+
+def weight_pieces(config: StageConfig) -> list[WeightPiece]:
+    """Weights of the sources of a stage's order: its own, else those of the sources."""
+    sources, train = config.dataset.sources, config.stage.train
+    if train and train.source_weights:
+        return [
+            WeightPiece(tuple(piece.weights[source.name] for source in sources), piece.until_step)
+            for piece in train.source_weights
+        ]
+    return [WeightPiece(tuple(source.weight for source in sources) or (None,), None)]
 
 
 def check_info(info: EncodedSetInfo, uri: str, config: StageConfig, task: TrainTask) -> None:

@@ -24,6 +24,9 @@ from videotrain_trainer.errors import ConfigError, TrainerError
 from videotrain_trainer.worker.linux import die_with_parent, name_process
 
 STARTED_SECONDS = 240.0
+"""For which `ray start` may stand still: neither say nor compute anything."""
+CLIENT_SECONDS = 600
+"""For which a head waits for the server that it starts for a client; Ray's 30 s are short on a busy machine."""
 STARTS = 4
 STOPPED_SECONDS = 10.0
 STORE_BYTES = 512 * 1024**2
@@ -82,24 +85,36 @@ class RayNode:
         ]
         environment = os.environ | cluster.environment() | {"TMPDIR": self._folder}
         environment["RAY_local_fs_capacity_threshold"] = str(DISK_SHARE)
+        environment["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = str(CLIENT_SECONDS)
         self._log = Path(self._folder) / "log"
         self._command, self._environment = [sys.executable, "-m", MODULE, str(os.getpid()), *arguments], environment
         self._process = self._start()
 
     def wait(self) -> None:
-        """Return once the node is up. Ray gives itself 30 seconds, which a busy machine may need more than once.
+        """Return once the node is up. Ray gives itself 30 seconds, which a busy machine may need more than once; it may
+        take minutes to come so far, and is waited for as long as it gets on.
 
         Raises:
-            TrainerError: STARTS processes ended, or it is not up after STARTED_SECONDS; with what it said.
+            TrainerError: STARTS processes ended, or one stood still for STARTED_SECONDS; with what it said.
         """
-        end, starts = time.monotonic() + STARTED_SECONDS, 1
+        starts, sign, since = 1, self._sign_of_life(), time.monotonic()
         while "Ray runtime started" not in self.said():
-            ended = self._process.poll() is not None
-            if (ended and starts == STARTS) or time.monotonic() > end:
+            ended, now = self._process.poll() is not None, self._sign_of_life()
+            if now != sign:
+                sign, since = now, time.monotonic()
+            if (ended and starts == STARTS) or time.monotonic() - since > STARTED_SECONDS:
                 raise TrainerError(f"ray start does not come up:\n{self.said()[-2000:]}")
             if ended:
                 self._process, starts = self._start(), starts + 1
             time.sleep(0.05)
+
+    def _sign_of_life(self) -> tuple[int, float]:
+        """Bytes that `ray start` has written, and seconds that it has computed."""
+        try:
+            times = psutil.Process(self._process.pid).cpu_times()
+            return self._log.stat().st_size, times.user + times.system
+        except psutil.NoSuchProcess:
+            return 0, 0.0
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self._log.open("wb") as log:

@@ -16,15 +16,16 @@ from videotrain_api.cost.flops import mmdit_shape, recomputed_blocks
 from videotrain_api.resource.architecture import TextEncoderSpec
 from videotrain_api.resource.stages import LoraAdapter, Recompute, TrainTask
 from videotrain_trainer.checksums import read_again
+from videotrain_trainer.data.appended import appended_entries, decided, growing_sets, grown
 from videotrain_trainer.data.buckets import row_name
 from videotrain_trainer.data.loader import held_out_batches
 from videotrain_trainer.data.sample_cache import SampleCache
-from videotrain_trainer.data.sample_order import OrderState
+from videotrain_trainer.data.sample_order import AppendedSet, OrderState
 from videotrain_trainer.data.sets import LatentSet, null_text_uri, open_latents
 from videotrain_trainer.data.transfer import map_tensors
 from videotrain_trainer.diffusion.flow_batches import FlowLoader, FlowMicroBatch
 from videotrain_trainer.diffusion.flow_matching import flow_inputs, model_facts, validation_draws
-from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing
+from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing, TrainerError
 from videotrain_trainer.networks.adaptation import TRANSFORMER_LATENT_LAYERS
 from videotrain_trainer.networks.attention_kernels import attention_case, attention_kernel
 from videotrain_trainer.networks.build import build_transformer
@@ -36,7 +37,7 @@ from videotrain_trainer.networks.weights import Fragments, load_frozen, open_wei
 from videotrain_trainer.node_cache import NodeCache
 from videotrain_trainer.parallel.activation import transformer_blocks
 from videotrain_trainer.parallel.check_models import CheckCase, CheckModel, small_transformer
-from videotrain_trainer.parallel.context import ContextGroups
+from videotrain_trainer.parallel.context import ContextGroup, ContextGroups
 from videotrain_trainer.parallel.engine import compute_dtype
 from videotrain_trainer.parallel.peers import WorldPeers, first_choice
 from videotrain_trainer.storage import ObjectStore
@@ -81,7 +82,7 @@ class FlowObjective:
         with torch.device("meta"):
             self.module: MMDiT = build_transformer(config.model, config.autoencoder, config.text_encoder)
         self._config, self._store, self._device = config, store, context.world.device
-        self._cache = NodeCache(context.cache, store)
+        self._cache, self._generation = NodeCache(context.cache, store), context.generation
         self.base: Fragments | None = None
         if self.task.lora is not None:
             self._adapt(self.task.lora)
@@ -107,11 +108,14 @@ class FlowObjective:
         layout, heads = self.task.parallel, self.module.config.num_heads
         degrees = {row_name(row): layout.degree_of(row) for row in self.task.buckets}
         groups = self._context_groups = ContextGroups(world.rank, degrees.values(), gpus_per_node, heads)
-        buckets = zip(self.data.plan.buckets, self.data.degrees, strict=True)
-        self._groups = {bucket.name: groups.of(degree) for bucket, degree in buckets}
+        self._groups = self._groups_by_bucket()
         held_out = [degrees[sample.row] for sample in self.data.held_out]
         self._numbers = spread_over_groups(held_out, world.rank, world.size)
         self._held_out_groups = [groups.of(held_out[number]) for number in self._numbers]
+
+    def _groups_by_bucket(self) -> dict[str, ContextGroup | None]:
+        buckets = zip(self.data.plan.buckets, self.data.degrees, strict=True)
+        return {bucket.name: self._context_groups.of(degree) for bucket, degree in buckets}
 
     def _policies_by_bucket(self) -> dict[str, Recompute]:
         """What blocks recompute in the steps of each bucket; where two rows share one, the policy that keeps less."""
@@ -180,9 +184,32 @@ class FlowObjective:
         """Batches of this rank's micro-batches."""
         budget, samples = self.task.sample_cache_gibibytes, None
         if budget is not None:
-            samples = SampleCache(self._cache.volume, budget << 30, self._config.paths.output)
+            samples = SampleCache(self._cache.volume, budget << 30, self._config.paths.output, str(self._generation))
         task, facts, seed = self.task, self._facts, self._config.seed
         return FlowLoader(self._store, self.data, state, micro_batches, self._device, task, facts, seed, samples)
+
+    @property
+    def appended_every(self) -> int | None:
+        """Steps between looks for sets that were appended; None for none."""
+        return self.task.appended_every_steps
+
+    def decide(
+        self, step: int, known: Sequence[AppendedSet], refused: Callable[[TrainerError], None]
+    ) -> list[AppendedSet]:
+        """What is taken in behind a step; see `appended.decided`."""
+        return decided(self._store, self._config, step, known, self._cache, refused)
+
+    def take_in(self, appended: Sequence[AppendedSet]) -> None:
+        """Have the samples of these sets, too."""
+        self.data = grown(self._store, self._config, self.data, appended, self._cache)
+        self._policies, self._groups = self._policies_by_bucket(), self._groups_by_bucket()
+
+    def passed_over(self) -> dict[str, int]:
+        """How many sets were appended to those of a stage that does not look for them, by URI."""
+        if self.appended_every is not None:
+            return {}
+        found = {uri: len(appended_entries(self._store, uri)) for uri in growing_sets(self._config)}
+        return {uri: count for uri, count in found.items() if count}
 
     def loss(self, model: Model, batch: FlowMicroBatch) -> tuple[Tensor, MicroBatchWork]:
         """Mean squared error of the velocity; see `micro_batch_loss` for ranks that share the batch."""

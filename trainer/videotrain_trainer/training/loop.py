@@ -13,6 +13,7 @@ from videotrain_trainer.training.final_weights import export_weights
 from videotrain_trainer.training.order_check import RANK_STEPS, RankSteps, order_lines
 from videotrain_trainer.training.setup import MakeObjective, TrainingRun, is_finished, prepare
 from videotrain_trainer.training.step_result import Wishes
+from videotrain_trainer.training.take_in import take_in
 from videotrain_trainer.training.validation_loss import Validated
 from videotrain_trainer.worker.stage_context import Outcome, StageContext
 
@@ -34,6 +35,8 @@ def train(context: StageContext, make_objective: MakeObjective, total_steps: int
         # Only if copies in memory were ahead of the newest checkpoint: what is stored is the truth, and catches up.
         _save(run)
         while run.state.step < total_steps:
+            # The first thing behind a step, whichever world came to it: the order of all later steps depends on it.
+            take_in(run)
             # Relies on `run.state` alone; leaves it one step further. Queues that step, and only then reads the one
             # before, which so costs the device no time. Whether to drain, or to save by the clock, is agreed there, so
             # all ranks do it at the same step.

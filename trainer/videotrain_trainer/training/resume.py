@@ -16,13 +16,13 @@ from videotrain_trainer.checkpoint.copy_restore import Restored, restore_copies
 from videotrain_trainer.checkpoint.damage import read_again
 from videotrain_trainer.checkpoint.load import load_newest
 from videotrain_trainer.checkpoint.state import Member
-from videotrain_trainer.data.sample_order import OrderPlan, OrderState
-from videotrain_trainer.data.sets import TrainingSet
+from videotrain_trainer.data.sample_order import OrderState
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.sharded_state import ShardedState
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.training.copy_proof import lines_since
+from videotrain_trainer.training.step import Grows, Objective
 from videotrain_trainer.worker.stage_context import StageContext
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def resume(
     context: StageContext,
     store: ObjectStore,
     member: Member,
-    data: TrainingSet,
+    objective: Objective,
     state: ShardedState,
     complete: Sequence[int],
     peers: WorldPeers,
@@ -70,7 +70,7 @@ def resume(
         context: of the stage.
         store: object store.
         member: this process.
-        data: the samples and their order.
+        objective: has the samples and their order, which grow by what the state has taken in.
         state: share of this rank, with its first weights.
         complete: steps of the complete checkpoints, as rank 0 has listed them.
         peers: the other ranks.
@@ -90,21 +90,22 @@ def resume(
         # Nobody makes a new copy before the old ones are cleared away.
         peers.any([True])
         if found is not None:
-            return _from_copies(store, member, data, newest, found, peers)
+            return _from_copies(store, member, objective, newest, found, peers)
     loaded = load_newest(store, member, complete, state, peers, context.saved_step)
     samples = loaded.manifest.samples if loaded.manifest else 0
-    order = _order_state(data.plan, loaded.manifest)
+    order = _order_state(objective, loaded.manifest)
     return Resumed(order=order, samples=samples, stored=loaded.manifest, skipped=loaded.skipped)
 
 
 def _from_copies(
-    store: ObjectStore, member: Member, data: TrainingSet, newest: int, found: Restored, peers: WorldPeers
+    store: ObjectStore, member: Member, objective: Objective, newest: int, found: Restored, peers: WorldPeers
 ) -> Resumed:
     stored = None
     if peers.rank == 0 and newest:
         stored = read_again(store, lambda source: read_commit(source, member.prefix, newest, member.owner))
     stored = peers.from_first(_MANIFEST, stored)
     lines: list[OrderLine] = []
+    order = _checked(objective, found.data_cursor, f"the copies of step {found.step}")
     if peers.rank == 0:
         log.info(
             "goes on from copies in memory, of step %d of generation %d; the newest checkpoint is of step %d",
@@ -112,20 +113,24 @@ def _from_copies(
             found.generation,
             newest,
         )
-        lines = lines_since(data, _order_state(data.plan, stored), found.step, found.proof)
-    order = _checked(data.plan, found.data_cursor, f"the copies of step {found.step}")
+        lines = lines_since(objective.data, _order_state(objective, stored), found.step, found.proof)
     return Resumed(order=order, samples=found.samples, stored=stored, lines=lines, from_copies=True, copies=found.names)
 
 
-def _order_state(plan: OrderPlan, stored: CheckpointManifest | None) -> OrderState:
+def _order_state(objective: Objective, stored: CheckpointManifest | None) -> OrderState:
     if stored is None:
-        return plan.start()
-    return _checked(plan, stored.data_cursor, f"the checkpoint at step {stored.step}")
+        return objective.data.plan.adopt(objective.data.plan.start())
+    return _checked(objective, stored.data_cursor, f"the checkpoint at step {stored.step}")
 
 
-def _checked(plan: OrderPlan, cursor: dict[str, object], what: str) -> OrderState:
+def _checked(objective: Objective, cursor: dict[str, object], what: str) -> OrderState:
+    """A state under the order of the objective, which has taken in by then what the state has."""
     try:
         state = OrderState.from_json(cursor)
+        if isinstance(objective, Grows) and len(state.appended) > len(objective.data.plan.appended):
+            objective.take_in(state.appended)
+        plan = objective.data.plan
+        state = plan.adopt(state)
         plan.check(state)
     except ValueError as error:
         raise ConfigError(

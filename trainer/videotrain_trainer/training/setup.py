@@ -21,10 +21,11 @@ from videotrain_trainer.checkpoint.save import CheckpointWriter
 from videotrain_trainer.checkpoint.state import Member
 from videotrain_trainer.data.loader import MicroBatchLoader
 from videotrain_trainer.data.sample_order import OrderState
+from videotrain_trainer.data.sets import TrainingSet
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.weights import Weights, open_weights
 from videotrain_trainer.node_cache import NodeCache
-from videotrain_trainer.parallel.data_parallel import share_of
+from videotrain_trainer.parallel.data_parallel import Share, share_of
 from videotrain_trainer.parallel.engine import Engine, engine_options
 from videotrain_trainer.parallel.gradient_check import check_gradients
 from videotrain_trainer.parallel.neighbours import NextPod
@@ -38,10 +39,10 @@ from videotrain_trainer.training.profiling import StepProfiler
 from videotrain_trainer.training.resume import Resumed, resume
 from videotrain_trainer.training.stage_check import check_stage
 from videotrain_trainer.training.start_log import start_lines
-from videotrain_trainer.training.step import Objective, QueuedStep, Stepper
+from videotrain_trainer.training.step import Grows, Objective, QueuedStep, Stepper
 from videotrain_trainer.training.step_result import Wishes
 from videotrain_trainer.training.timing import Spans
-from videotrain_trainer.worker.stage_context import StageContext
+from videotrain_trainer.worker.stage_context import StageContext, World
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     clock.passed("gradients")
     engine = build_engine(objective, options, world)
     clock.passed("engine")
-    resumed = resume(context, store, _member(context), objective.data, engine.shards, complete, peers)
+    resumed = resume(context, store, _member(context), objective, engine.shards, complete, peers)
     if first is not None and not resumed.from_copies:
         fill_first_weights(first, engine.shards, peers)
     engine.refresh()
@@ -165,6 +166,11 @@ def prepare(context: StageContext, store: ObjectStore, make_objective: MakeObjec
     if world.rank == 0:
         for line in start_lines(objective.module, task, objective.data, objective.attention, world):
             log.info("%s", line)
+        if isinstance(objective, Grows):
+            for uri, count in objective.passed_over().items():
+                log.warning(
+                    "%d sets were appended to %s, and none is trained on; set train.appendedEverySteps", count, uri
+                )
     log.info("ready at step %d of %d: %s", step, task.steps, clock)
     context.reporter.started(
         world.size,
@@ -216,10 +222,7 @@ def _assemble(
     resumed: Resumed,
 ) -> TrainingRun:
     world, config, state = context.world, context.config, resumed.order
-    plan, degrees = objective.data.plan, objective.data.degrees
-    shares = [
-        share_of(world.rank, world.size, plan.micro_batches_of(bucket), degree) for bucket, degree in enumerate(degrees)
-    ]
+    shares = shares_of(world, objective.data)
     loader = objective.loader(state, [share.micro_batches for share in shares])
     order = OrderLog(store, config.paths.output, resumed.stored, context.reporter, resumed.lines)
     return TrainingRun(
@@ -240,6 +243,14 @@ def _assemble(
         proof=ProofLog(resumed.stored_step, state.step, resumed.lines),
         copies=_copy_maker(context, peers, resumed),
     )
+
+
+def shares_of(world: World, data: TrainingSet) -> list[Share]:
+    """What a process does of a step of each bucket."""
+    micro_batches = data.plan.micro_batches_of
+    return [
+        share_of(world.rank, world.size, micro_batches(bucket), degree) for bucket, degree in enumerate(data.degrees)
+    ]
 
 
 def _copy_maker(context: StageContext, peers: WorldPeers, resumed: Resumed) -> CopyMaker | None:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from videotrain_trainer.data.loader import MicroBatchLoader, SampleKey
-from videotrain_trainer.data.sample_order import OrderState, StepOrder
+from videotrain_trainer.data.sample_order import AppendedSet, OrderState, StepOrder
 from videotrain_trainer.data.sample_reader import ReadingCounts
 from videotrain_trainer.data.sets import TrainingSet
+from videotrain_trainer.errors import TrainerError
 from videotrain_trainer.networks.weights import Fragments
 from videotrain_trainer.parallel.check_models import CheckModel
 from videotrain_trainer.parallel.data_parallel import Share
@@ -56,6 +57,26 @@ class HasBase(Protocol):
     @property
     def base(self) -> Fragments | None:
         """The frozen weights under an adapter, which is all that an engine may have of them; None without one."""
+
+
+@runtime_checkable
+class Grows(Protocol):
+    """An objective whose data may be appended to while it is trained."""
+
+    @property
+    def appended_every(self) -> int | None:
+        """Steps between looks for sets that were appended; None for none."""
+
+    def decide(
+        self, step: int, known: Sequence[AppendedSet], refused: Callable[[TrainerError], None]
+    ) -> list[AppendedSet]:
+        """What is taken in behind a step and was not known; `refused` is told of what cannot be. On rank 0 alone."""
+
+    def take_in(self, appended: Sequence[AppendedSet]) -> None:
+        """Have the samples of these sets, too: of all that were ever taken in, in order of steps."""
+
+    def passed_over(self) -> dict[str, int]:
+        """How many sets were appended to those of a stage that does not look for them, by URI."""
 
 
 class KeyedBatch(Protocol):
@@ -165,6 +186,10 @@ class Stepper:
         self._timeline = Timeline(device)
         self._reading = ReadingCounts()
         engine.around_update(lambda: self._timeline.mark("communication"), lambda: self._timeline.mark("optimizer"))
+
+    def share_as(self, shares: Sequence[Share]) -> None:
+        """Go on with shares of the buckets of an order that has grown."""
+        self._shares = shares
 
     def queue(self, order: StepOrder) -> QueuedStep:
         """Give the device a step to do. No value is read from it."""

@@ -9,6 +9,7 @@ import json
 from decimal import Decimal
 
 import boto3
+import google_crc32c
 import pyarrow.parquet as pq
 import pytest
 from moto import mock_aws
@@ -19,6 +20,8 @@ from videotrain.cli import main
 from videotrain.embedded.database import Database, Key, Row
 from videotrain_api.billing.document import bill_of, read_bill
 from videotrain_api.schema import Json
+from videotrain_api.storage import layout
+from videotrain_api.storage.seals import content
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +180,53 @@ def test_bills_in_a_bucket_are_found_and_a_changed_one_is_refused(life, capsys, 
         client.put_object(Bucket="runs", Key="videos/run-1/bill.json", Body=changed.encode())
         assert main(["bill", "--bucket", "s3://runs/videos"]) == 2
         assert "was changed" in capsys.readouterr().err
+
+
+def test_the_cost_of_stages_is_shared_out_by_the_samples_of_each_source(workdir, life, capsys):
+    stages = [stage["name"] for stage in life[0]["status"]["cost"]["stages"]]
+    told = {"run": "demo", "samples": {"stages": [{"name": stages[0], "sources": {"film": 3, "web": 1, "web+1": 3}}]}}
+    (workdir / "summary.json").write_text(json.dumps(told))
+    arguments = ("--workdir", str(workdir), "-o", "json")
+    by_stage = {row["name"]: row for row in json.loads(output(capsys, *arguments, "--by", "stage"))}
+    by_source = {row["name"]: row for row in json.loads(output(capsys, *arguments, "--by", "source"))}
+    whole = Decimal(by_stage[stages[0]]["cost"])
+    parts = [Decimal(by_source[name]["cost"]) for name in ("film", "web", "web+1")]
+    assert sum(parts) == whole
+    for part, share in zip(parts, (3, 1, 3), strict=True):
+        # Each row of the bill is rounded by itself.
+        assert abs(part - whole * share / 7) < Decimal("0.001")
+    for field in ("node_hours", "gpu_hours"):
+        total = sum(Decimal(row[field]) for row in by_source.values())
+        assert abs(total - sum(Decimal(row[field]) for row in by_stage.values())) < Decimal("0.00001")
+
+
+def test_where_samples_are_not_counted_the_way_to_count_them_is_told(workdir, capsys):
+    assert main(["bill", "--by", "source", "--workdir", str(workdir)]) == 2
+    assert f"`videotrain report {workdir}` writes it" in capsys.readouterr().err
+    assert main(["bill", "--by", "source", "--kubeconfig", str(workdir / "none")]) == 2
+
+
+@mock_aws
+def test_a_bucket_tells_the_samples_by_its_newest_checkpoints(workdir, life, capsys, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="runs")
+    run, maps = life
+    ledger = next(json.loads(text) for one in maps for key, text in (one.get("data") or {}).items() if "ledger" in key)
+    bill = bill_of(run, ledger)
+    store_bill(client, "s3://runs/all", bill)
+    stage = bill.stages[0].name
+    prefix = layout.stage_prefix("s3://runs/all", bill.run, stage)
+    objects = {
+        layout.latest_checkpoint(prefix): {"step": 40, "generation": 1},
+        layout.checkpoint_commit(prefix, 40): {"sourceSamples": {"film": 1, "web": 1}},
+    }
+    for uri, fields in objects.items():
+        sealed = fields | {"crc32c": f"{google_crc32c.value(content(fields)):08x}"}
+        client.put_object(Bucket="runs", Key=uri.removeprefix("s3://runs/"), Body=json.dumps(sealed).encode())
+    found = json.loads(output(capsys, "--bucket", "s3://runs/all", "--by", "source", "-o", "json"))
+    assert {row["name"] for row in found} >= {"film", "web"}
+    costs = {row["name"]: Decimal(row["cost"]) for row in found}
+    assert abs(costs["film"] - costs["web"]) < Decimal("0.001") and costs["film"] > 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from videotrain_api.resource.trainrun import Storage
-from videotrain_api.storage.artifacts import CheckpointManifest, OrderLine
+from videotrain_api.storage.artifacts import CheckpointManifest, OrderLine, SourceIds
 from videotrain_trainer.checkpoint.order_log import OrderLog
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_reporter import StageReporter
@@ -118,3 +118,22 @@ def test_lines_that_cannot_be_written_go_into_the_next_segment(store, tmp_path):
     segments, digest = log.append(lines(3, 4), 1)
     assert ([(s.first_step, s.last_step) for s in segments], digest) == ([(1, 4)], expected(4))
     assert [record.task for record in records.all] == ["order"]
+
+
+def test_samples_are_counted_by_source_over_restarts(store, tmp_path):
+    def mixed(step):
+        sources = [SourceIds(name="web", epoch=0, places=[1]), SourceIds(name="film", epoch=0, places=[0, 2])]
+        return OrderLine(step=step, epoch=0, bucket="b", ids=["a", "b", "c"], sources=sources)
+
+    prefix = f"file://{tmp_path}"
+    log = order_log(store, prefix)[0]
+    segments, digest = log.append([mixed(1), mixed(2)], 1)
+    assert log.source_samples == {"film": 4, "web": 2}
+    stored = manifest(segments, digest, 2).model_copy(update={"source_samples": log.source_samples})
+    reporter = StageReporter(sink=Records(), generation=2, stage="s", config_hash="h")
+    resumed = OrderLog(store, prefix, stored, reporter, [mixed(3)])  # what copies in memory had beyond it
+    resumed.append([mixed(4)], 2)
+    assert resumed.source_samples == {"film": 8, "web": 4}
+    plain = order_log(store, f"{prefix}/plain")[0]
+    plain.append(lines(1, 2), 1)
+    assert plain.source_samples == {}

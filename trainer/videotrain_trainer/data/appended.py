@@ -1,0 +1,282 @@
+"""Sets that are appended to encoded sets, and what becomes of the order of a stage that takes them in.
+
+<set>/appended/<number>.json       AppendedEntry, sealed and created only if absent: who appends writes it
+<stage>/taken-in/<step>.json       TakenIn, likewise: who comes to the step first decides for all that ever come there
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from fractions import Fraction
+from itertools import groupby, pairwise
+from typing import Any, Final
+
+from videotrain_api.config.stage_config import StageConfig
+from videotrain_api.resource.stages import TrainTask
+from videotrain_api.schema import ApiModel
+from videotrain_api.storage import layout
+from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
+from videotrain_trainer.data.sample_order import AppendedSet, OrderBucket, OrderPhase, exact
+from videotrain_trainer.data.sets import LatentSet, WeightPiece, open_set, order_sources, weight_pieces
+from videotrain_trainer.data.stage_samples import Group
+from videotrain_trainer.errors import AlreadyExists, DamagedObject, DataError, ObjectMissing, TrainerError
+from videotrain_trainer.node_cache import NodeCache
+from videotrain_trainer.storage import ObjectStore
+
+MOST_APPENDED: Final = 256
+"""Sets that a stage takes in; each has files of its own to open."""
+_NUMBER = re.compile(r"(\d+)\.json$")
+log = logging.getLogger(__name__)
+
+
+class AppendedEntry(ApiModel):
+    """A set that was appended to another one."""
+
+    version: int = 1
+    uri: str
+    """Prefix of the set."""
+    index: str
+    """SampleIndex.identity of it."""
+
+
+class TakenIn(ApiModel):
+    """What a stage takes in behind a step; nothing, too, is a decision."""
+
+    version: int = 1
+    sets: list[dict[str, Any]]
+    """AppendedSet as JSON."""
+
+
+def appended_entries(store: ObjectStore, uri: str) -> dict[int, AppendedEntry]:
+    """What was appended to an encoded set, by number.
+
+    Args:
+        store: where it lies.
+        uri: prefix of the set.
+    """
+    found = (_NUMBER.search(item.uri) for item in store.list(layout.appended_sets(uri)))
+    numbers = sorted(int(match.group(1)) for match in found if match)
+    return {number: _entry(store, layout.appended_set(uri, number)) for number in numbers}
+
+
+def _entry(store: ObjectStore, place: str) -> AppendedEntry:
+    return read_checked(store, place, lambda data: AppendedEntry.model_validate(unsealed_json(data)))
+
+
+def growing_sets(config: StageConfig) -> dict[str, tuple[str, ...]]:
+    """The encoded sets of a stage by their URI, with the names of the sources of the stage's order that are in each."""
+    encoded = {source.uri: (source.name,) for source in config.dataset.sources if source.form == "latents"}
+    return encoded or {str(config.paths.latents): tuple(order_sources(config))}
+
+
+def decided(
+    store: ObjectStore,
+    config: StageConfig,
+    step: int,
+    known: Sequence[AppendedSet],
+    cache: NodeCache | None,
+    refused: Callable[[TrainerError], None],
+) -> list[AppendedSet]:
+    """What the stage takes in behind a step, `known` sets left out: as it was decided, or decided now and for ever.
+
+    Args:
+        store: object store.
+        config: of the stage.
+        step: last step without it.
+        known: what was taken in before.
+        cache: of this node.
+        refused: is told of each set that was appended and cannot be trained on.
+    """
+    place = layout.taken_in(config.paths.output, step)
+    try:
+        return _without(_read_decision(store, place), known)
+    except ObjectMissing:
+        found = list(_new_sets(store, config, step, known, cache, refused))
+    try:
+        store.put_once(place, sealed_json(TakenIn(sets=[asdict(one) for one in found]).to_wire()))
+    except AlreadyExists:  # another generation came here, too, and what it saw counts
+        return _without(_read_decision(store, place), known)
+    return found
+
+
+def _read_decision(store: ObjectStore, place: str) -> list[AppendedSet]:
+    taken = read_checked(store, place, lambda data: TakenIn.model_validate(unsealed_json(data)))
+    return [AppendedSet(**fields) for fields in taken.sets]
+
+
+def _without(found: Sequence[AppendedSet], known: Sequence[AppendedSet]) -> list[AppendedSet]:
+    return [one for one in found if one not in known]
+
+
+def _new_sets(
+    store: ObjectStore,
+    config: StageConfig,
+    step: int,
+    known: Sequence[AppendedSet],
+    cache: NodeCache | None,
+    refused: Callable[[TrainerError], None],
+) -> Iterator[AppendedSet]:
+    task = _task(config)
+    room = MOST_APPENDED - len(known)
+    for uri, names in growing_sets(config).items():
+        before = {one.number for one in known if one.source == names[0]}
+        for number, entry in appended_entries(store, uri).items():
+            if number in before:
+                continue
+            if room < len(names):
+                refused(
+                    DataError(f"{entry.uri}: a stage takes in {MOST_APPENDED} sets at most; append fewer, larger ones")
+                )
+                continue
+            try:
+                _open_as_known(store, config, task, entry.uri, entry.index, cache)
+            except (DataError, ObjectMissing, DamagedObject) as error:
+                refused(error)
+                continue
+            room -= len(names)
+            yield from (AppendedSet(step, name, number, entry.uri, entry.index) for name in names)
+
+
+def _open_as_known(
+    store: ObjectStore, config: StageConfig, task: TrainTask, uri: str, identity: str, cache: NodeCache | None
+) -> list[Group]:
+    """What the stage takes of a set, if it is the one that was appended."""
+    index, samples = open_set(store, config, task, uri, cache)
+    if index.identity != identity:
+        raise DataError(
+            f"{layout.sample_index(uri)}: is not the index of the set that was appended ({index.identity} instead of "
+            f"{identity}); put it back, an appended set may not change"
+        )
+    return list(samples.groups)
+
+
+def grown(
+    store: ObjectStore,
+    config: StageConfig,
+    data: LatentSet,
+    appended: Sequence[AppendedSet],
+    cache: NodeCache | None,
+) -> LatentSet:
+    """The samples of a stage with those of the sets that it has taken in.
+
+    Args:
+        store: object store.
+        config: of the stage.
+        data: what the stage has, perhaps with some of them.
+        appended: all that it has taken in, in order of steps.
+        cache: of this node.
+
+    Raises:
+        DataError: a set is missing or has changed, or what `data` has was not taken in.
+    """
+    have = data.plan.appended
+    if tuple(appended[: len(have)]) != have[: len(appended)]:
+        raise DataError(f"sets that were taken in are {list(have)}, and {list(appended)} are to be")
+    for _, sets in groupby(appended[len(have) :], lambda one: one.after_step):
+        data = _grown_once(store, config, data, list(sets), cache)
+    return data
+
+
+def _grown_once(
+    store: ObjectStore, config: StageConfig, data: LatentSet, sets: Sequence[AppendedSet], cache: NodeCache | None
+) -> LatentSet:
+    task, plan = _task(config), data.plan
+    opened = {one.uri: _open_as_known(store, config, task, one.uri, one.index, cache) for one in sets}
+    split = len(config.dataset.raw) > 1
+    groups = [
+        replace(group, source=one.name)
+        for one in sets
+        for group in opened[one.uri]
+        if not split or group.source == one.source
+    ]
+    appended = (*plan.appended, *sets)
+    sources = (*plan.sources, *(one.name for one in sets))
+    members = _with_new_groups(dict(zip((b.name for b in plan.buckets), data.groups, strict=True)), groups, sets)
+    rows = [mine[0].row for mine in members.values()]
+    buckets = tuple(
+        OrderBucket(
+            name,
+            sum(group.size for group in mine),
+            row.batch_size,
+            row.micro_batches,
+            tuple(sum(group.size for group in mine if group.source == source) for source in sources),
+        )
+        for (name, mine), row in zip(members.items(), rows, strict=True)
+    )
+    totals = [sum(bucket.parts[number] for bucket in buckets) for number in range(len(sources))]
+    digest = (int(plan.manifest, 16) + sum(group.digest for group in groups)) % 2**64
+    return replace(
+        data,
+        plan=replace(
+            plan,
+            buckets=buckets,
+            manifest=f"{digest:016x}",
+            sources=sources,
+            phases=tuple(grown_phases(weight_pieces(config), order_sources(config), totals, appended)),
+            appended=appended,
+            grew_from=(*plan.grew_from, (plan.fingerprint, len(plan.appended))),
+        ),
+        degrees=tuple(task.parallel.degree_of(row) for row in rows),
+        groups=tuple(members.values()),
+    )
+
+
+def _with_new_groups(
+    buckets: dict[str, tuple[Group, ...]], groups: Sequence[Group], sets: Sequence[AppendedSet]
+) -> dict[str, tuple[Group, ...]]:
+    """Groups of new sets behind those that are there, in order of sets; buckets that are new come last, by name."""
+    place = {one.name: number for number, one in enumerate(sets)}
+    ordered = sorted(groups, key=lambda group: (group.name, place[group.source or ""]))
+    more: dict[str, tuple[Group, ...]] = {}
+    for group in ordered:
+        name, batch = group.name, group.row.batch_size
+        there = buckets.get(name) or more.get(name)
+        if there is not None and there[0].row.batch_size != batch:
+            name = f"{name.partition(' x')[0]} x{batch}"
+        where = buckets if name in buckets else more
+        where[name] = (*where.get(name, ()), group)
+    return buckets | {
+        name: tuple(sorted(mine, key=lambda group: place[group.source or ""])) for name, mine in sorted(more.items())
+    }
+
+
+def grown_phases(
+    pieces: Sequence[WeightPiece], names: Sequence[str], totals: Sequence[int], appended: Sequence[AppendedSet]
+) -> Iterator[OrderPhase]:
+    """Weights of a grown order: those of each source are shared out by samples, exactly, among what is there of it.
+
+    Args:
+        pieces: weights of the sources in the configuration.
+        names: of these sources.
+        totals: samples of the order's sources: of these, then of each set that was taken in.
+        appended: these sets.
+    """
+    ends = {piece.until_step for piece in pieces if piece.until_step is not None}
+    ends |= {one.after_step for one in appended}
+    bounds: list[int | None] = [-1, *sorted(ends), None]
+    for start, end in pairwise(bounds):
+        assert start is not None  # only the last bound is none
+        piece = next(piece for piece in pieces if piece.until_step is None or piece.until_step > start)
+        present = [one.after_step <= start for one in appended]
+        weights: list[float | Fraction] = []
+        shares = dict(zip(names, piece.weights, strict=True))
+        here = [*zip(names, totals, strict=False)]
+        here += [
+            (one.source, total if there else 0)
+            for one, total, there in zip(appended, totals[len(names) :], present, strict=True)
+        ]
+        for name, samples in here:
+            weight, whole = shares[name], sum(other for of, other in here if of == name)
+            share = Fraction(samples) if weight is None else exact(weight) * Fraction(samples, whole or 1)
+            weights.append(share)
+        yield OrderPhase(tuple(weights), end)
+
+
+def _task(config: StageConfig) -> TrainTask:
+    task = config.stage.train
+    if task is None:
+        raise DataError(f"stage {config.stage.name!r} does not train, so nothing can be taken in")
+    return task
