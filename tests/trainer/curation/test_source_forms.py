@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import pyarrow as pa
@@ -22,6 +24,7 @@ from videotrain_trainer.curation.source import RawVideo, VideoFolder
 from videotrain_trainer.curation.source_forms import VideoList, open_sources
 from videotrain_trainer.curation.source_parquet import VideoRows
 from videotrain_trainer.curation.source_tars import VideoShards
+from videotrain_trainer.curation.work import CurateWork
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, read_table
 from videotrain_trainer.errors import DataError
 from videotrain_trainer.storage import ObjectStore
@@ -269,6 +272,45 @@ def test_rows_that_are_asked_for_in_their_order_are_read_twice_and_listing_reads
     asked.clear()
     assert [source.fetch(video, tmp_path).read_bytes() for video in found] == videos
     assert 2 * len(data) * 0.9 < sum(asked) < 2 * len(data) * 1.2
+
+
+def test_workers_that_share_row_groups_have_each_decoded_once_for_all_of_them(store, storage, tmp_path, monkeypatch):
+    """Twelve threads, three files of one large row group each, and two readings of each row."""
+    videos = [bytes([n]) * 50_000 for n in range(120)]
+    for number in range(3):
+        part = video_rows(videos[40 * number : 40 * number + 40])
+        store.put(f"{storage.uri}/tables/{number}.parquet", parquet_of(part, row_group_size=40))
+    decoded, batches = [], pq.ParquetFile.iter_batches
+
+    def counted(*of, **more):
+        for batch in batches(*of, **more):
+            decoded.append(1)
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    dataset = Dataset(sources=[Source(name="own", form="parquet", uri=f"{storage.uri}/tables")])
+    work = CurateWork(dataset, storage, storage.uri, CurateTask())
+    assert set(pickle.loads(pickle.dumps(work)).sources) == {"own"}
+    source = work.sources["own"]
+    found = list(source.videos({}))
+
+    def fetched(number):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        return source.fetch(found[number], folder).read_bytes()
+
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(fetched, range(120))) == videos
+    assert len(decoded) == 2 * 120
+
+
+def test_a_row_that_was_passed_and_given_up_is_read_again(store, storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(source_parquet, "MOST_PARKED_BYTES", 0)
+    videos = [bytes([n]) * 1000 for n in range(6)]
+    store.put(f"{storage.uri}/tables/0.parquet", parquet_of(video_rows(videos)))
+    source = VideoRows(f"{storage.uri}/tables", storage, "own")
+    found = list(source.videos({}))
+    assert [source.fetch(found[n], tmp_path).read_bytes() for n in (4, 1, 5, 0)] == [videos[n] for n in (4, 1, 5, 0)]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from videotrain_trainer.errors import DataError
 
 pytestmark = pytest.mark.timeout(900)
 NEW = {"64px/8f/1:1": (5, 2, (2, 2, 2)), "64px/16f/1:1": (3, 1, (4, 2, 2))}
-WIDE = {"64px/16f/16:9": (4, 1, (4, 2, 3))}
+WIDE = {"64px/8f/1:1": (2, 2, (2, 2, 2)), "64px/16f/16:9": (4, 1, (4, 2, 3))}
 
 
 def made(folder, name, sizes=NEW, indexed=True) -> str:

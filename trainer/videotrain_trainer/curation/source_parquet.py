@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,10 @@ VIDEO_KEYS: Final = ("video", "mp4", "path", "file_name", "image")
 """Columns that hold the videos, as published sets name them; the first one with bytes counts."""
 READ_BYTES: Final = 8 * 1024**2
 """Of a column at a time."""
+READERS: Final = 4
+"""Row groups that a process reads on at a time: its workers do neighbouring rows, some behind the border of a file."""
+MOST_PARKED_BYTES: Final = 256 * 1024**2
+"""Of rows of a row group that were passed on the way to another one and are kept until they are asked for."""
 MOST_GROUP_BYTES: Final = 16 * 1024**3
 """Decoded bytes of the videos of a row group: it is decoded from its first row on by who asks for any."""
 
@@ -35,8 +40,9 @@ class VideoRows(VideoFolder):
 
     def __init__(self, uri: str, storage: Storage, source: str = "") -> None:
         super().__init__(uri, storage, source)
-        self._readers: dict[bool, _Rows] = {}
-        """For first readings, and for those that they are compared with."""
+        self._readers: dict[bool, list[_Rows]] = {True: [], False: []}
+        """For first readings, and for those that they are compared with; the one that was used last comes last."""
+        self._locks = {True: threading.Lock(), False: threading.Lock()}
 
     def videos(self, captions: Mapping[str, str]) -> Iterator[RawVideo]:
         """All videos by name of their file, in its order; several files are listed at the same time.
@@ -89,23 +95,27 @@ class VideoRows(VideoFolder):
         return read_again(self._store, read, (DataError, ObjectMissing))
 
     def _copy(self, store: ObjectStore, video: RawVideo, target: Path) -> None:
-        """The bytes of a row. Who asks for rows of a file in their order has each of its row groups decoded once."""
+        """The bytes of a row. Threads that ask for rows about in their order have each row group decoded once."""
         first = store is self._store
 
         def read(source: ObjectStore) -> bytes:
-            rows = self._readers.pop(first, None)
-            if rows is None or not rows.leads_to(video):
-                rows = _Rows(source, video.found)
-            with _damage_is_told(video.found):
-                data = rows.take(video)
-            self._readers[first] = rows
+            with self._locks[first]:
+                readers = self._readers[first]
+                rows = next((one for one in readers if one.leads_to(video)), None)
+                if rows is None:
+                    rows = _Rows(source, video.found)
+                else:
+                    readers.remove(rows)
+                with _damage_is_told(video.found):
+                    data = rows.take(video)
+                self._readers[first] = [*readers, rows][-READERS:]
             return data
 
         target.write_bytes(read_again(store, read, (DataError,)))
 
 
 class _Rows:
-    """The bytes of rows of a file, read on in their order.
+    """The bytes of the rows of a row group, read on in their order.
 
     Args:
         store: where it lies.
@@ -118,13 +128,17 @@ class _Rows:
         self._end = 0
         """Of the row group."""
         self._batches: Iterator[Any] = iter(())
+        self._parked: dict[int, Any] = {}
+        """Columns of one row each, which were passed."""
 
     def leads_to(self, video: RawVideo) -> bool:
-        """Whether the row of the video is still to come."""
-        return video.found.uri == self.found.uri and video.row is not None and self._next <= video.row
+        """Whether the row of the video is one of this row group that is still to come, or was kept."""
+        row = video.row
+        here = row is not None and (self._next <= row < self._end or row in self._parked)
+        return here and video.found.uri == self.found.uri
 
     def take(self, video: RawVideo) -> bytes:
-        """The bytes of a row that is still to come.
+        """The bytes of a row that `leads_to` has said yes to, or the first one that is asked for.
 
         Raises:
             DataError: it has none.
@@ -137,8 +151,11 @@ class _Rows:
             batch = next(self._batches, None)
             if batch is None:
                 raise DataError(f"{self.found.uri}: ends before row {row + 1}, which its footer tells of")
-            (column,) = batch.columns
+            (self._parked[self._next],) = batch.columns
             self._next += 1
+        column = self._parked.pop(row)
+        while sum(one.nbytes for one in self._parked.values()) > MOST_PARKED_BYTES:
+            del self._parked[next(iter(self._parked))]
         if pa.types.is_struct(column.type):
             column = column.field("bytes")
         data = column[0].as_py()

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -22,7 +23,7 @@ from videotrain_trainer.curation.caption_table import read_captions
 from videotrain_trainer.curation.clips import FILE_VERSION
 from videotrain_trainer.curation.sandbox import MOST_MEMORY, Sandbox, container_memory
 from videotrain_trainer.curation.scores.interface import Columns
-from videotrain_trainer.curation.source import RawVideo, content_hash
+from videotrain_trainer.curation.source import RawVideo, VideoFolder, content_hash
 from videotrain_trainer.curation.source_forms import open_sources
 from videotrain_trainer.curation.stills import load_stills
 from videotrain_trainer.engines.interface import Tick, Unit, UnitRange, Used, cut_ranges
@@ -57,6 +58,15 @@ class CurateWork:
     units_at_once: ClassVar[int] = 1
     gpus: ClassVar[int] = 0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens sources of its own."""
+        return CurateWork, (self.dataset, self.storage, self.output, self.task)
+
+    @cached_property
+    def sources(self) -> dict[str, VideoFolder]:
+        """By name, for all workers of a process: what one of them has to read on the way to its video, others need."""
+        return open_sources(self.dataset, self.storage)
+
     def open(self, scratch: Path) -> _Curator:
         """A decoder process, started when the first video comes."""
         return _Curator(self, scratch)
@@ -69,7 +79,7 @@ class _Curator:
         self._work = work
         self._scratch = scratch
         self._store = ObjectStore.for_storage(work.storage)
-        self._sources = open_sources(work.dataset, work.storage)
+        self._sources = work.sources
         self._sandbox = Sandbox()
         model = work.task.image_model
         self._model = work.look(model, self._store, scratch.parent / "models") if model is not None else None

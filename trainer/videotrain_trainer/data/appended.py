@@ -22,7 +22,7 @@ from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_jso
 from videotrain_trainer.data.sample_order import AppendedSet, OrderBucket, OrderPhase, exact
 from videotrain_trainer.data.sets import LatentSet, WeightPiece, open_set, order_sources, weight_pieces
 from videotrain_trainer.data.stage_samples import Group
-from videotrain_trainer.errors import AlreadyExists, DamagedObject, DataError, ObjectMissing, TrainerError
+from videotrain_trainer.errors import AlreadyExists, DataError, ObjectMissing, TrainerError
 from videotrain_trainer.node_cache import NodeCache
 from videotrain_trainer.storage import ObjectStore
 
@@ -57,12 +57,16 @@ def appended_entries(store: ObjectStore, uri: str) -> dict[int, AppendedEntry]:
         store: where it lies.
         uri: prefix of the set.
     """
+    return {number: _entry(store, uri, number) for number in _numbers(store, uri)}
+
+
+def _numbers(store: ObjectStore, uri: str) -> list[int]:
     found = (_NUMBER.search(item.uri) for item in store.list(layout.appended_sets(uri)))
-    numbers = sorted(int(match.group(1)) for match in found if match)
-    return {number: _entry(store, layout.appended_set(uri, number)) for number in numbers}
+    return sorted(int(match.group(1)) for match in found if match)
 
 
-def _entry(store: ObjectStore, place: str) -> AppendedEntry:
+def _entry(store: ObjectStore, uri: str, number: int) -> AppendedEntry:
+    place = layout.appended_set(uri, number)
     return read_checked(store, place, lambda data: AppendedEntry.model_validate(unsealed_json(data)))
 
 
@@ -119,32 +123,31 @@ def _new_sets(
     cache: NodeCache | None,
     refused: Callable[[TrainerError], None],
 ) -> Iterator[AppendedSet]:
-    task = _task(config)
     room = MOST_APPENDED - len(known)
     for uri, names in growing_sets(config).items():
         before = {one.number for one in known if one.source == names[0]}
-        for number, entry in appended_entries(store, uri).items():
+        for number in _numbers(store, uri):
             if number in before:
                 continue
-            if room < len(names):
-                refused(
-                    DataError(f"{entry.uri}: a stage takes in {MOST_APPENDED} sets at most; append fewer, larger ones")
-                )
-                continue
             try:
-                _open_as_known(store, config, task, entry.uri, entry.index, cache)
-            except (DataError, ObjectMissing, DamagedObject) as error:
+                entry = _entry(store, uri, number)
+                _open_as_known(store, config, entry.uri, entry.index, cache)
+            except (DataError, ObjectMissing) as error:
                 refused(error)
                 continue
             room -= len(names)
+            if room < 0:
+                most = f"a stage takes in {MOST_APPENDED} sets at most; append fewer, larger ones"
+                refused(DataError(f"{entry.uri}: {most}"))
+                return
             yield from (AppendedSet(step, name, number, entry.uri, entry.index) for name in names)
 
 
 def _open_as_known(
-    store: ObjectStore, config: StageConfig, task: TrainTask, uri: str, identity: str, cache: NodeCache | None
+    store: ObjectStore, config: StageConfig, uri: str, identity: str, cache: NodeCache | None
 ) -> list[Group]:
     """What the stage takes of a set, if it is the one that was appended."""
-    index, samples = open_set(store, config, task, uri, cache)
+    index, samples = open_set(store, config, _task(config), uri, cache)
     if index.identity != identity:
         raise DataError(
             f"{layout.sample_index(uri)}: is not the index of the set that was appended ({index.identity} instead of "
@@ -183,8 +186,9 @@ def grown(
 def _grown_once(
     store: ObjectStore, config: StageConfig, data: LatentSet, sets: Sequence[AppendedSet], cache: NodeCache | None
 ) -> LatentSet:
-    task, plan = _task(config), data.plan
-    opened = {one.uri: _open_as_known(store, config, task, one.uri, one.index, cache) for one in sets}
+    parallel, plan = _task(config).parallel, data.plan
+    places = {one.uri: one.index for one in sets}
+    opened = {uri: _open_as_known(store, config, uri, index, cache) for uri, index in places.items()}
     split = len(config.dataset.raw) > 1
     groups = [
         replace(group, source=one.name)
@@ -219,7 +223,7 @@ def _grown_once(
             appended=appended,
             grew_from=(*plan.grew_from, (plan.fingerprint, len(plan.appended))),
         ),
-        degrees=tuple(task.parallel.degree_of(row) for row in rows),
+        degrees=tuple(parallel.degree_of(row) for row in rows),
         groups=tuple(members.values()),
     )
 

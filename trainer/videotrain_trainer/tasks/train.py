@@ -5,6 +5,7 @@ Shapes: B batch, C latent channels, T latent frames, H rows, W columns, L text t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, get_args
@@ -51,6 +52,8 @@ from videotrain_trainer.training.step import Model
 from videotrain_trainer.training.step_flops import MicroBatchWork, transformer_work
 from videotrain_trainer.training.validation_loss import ValidationLosses, measure, spread_over_groups, times_of
 from videotrain_trainer.worker.stage_context import Outcome, StageContext, World
+
+log = logging.getLogger(__name__)
 
 
 def run(context: StageContext) -> Outcome:
@@ -208,7 +211,11 @@ class FlowObjective:
         """How many sets were appended to those of a stage that does not look for them, by URI."""
         if self.appended_every is not None:
             return {}
-        found = {uri: len(appended_entries(self._store, uri)) for uri in growing_sets(self._config)}
+        try:
+            found = {uri: len(appended_entries(self._store, uri)) for uri in growing_sets(self._config)}
+        except TrainerError as error:  # the stage needs to know nothing of it
+            log.warning("whether anything was appended to the stage's sets is not known: %s", error)
+            return {}
         return {uri: count for uri, count in found.items() if count}
 
     def loss(self, model: Model, batch: FlowMicroBatch) -> tuple[Tensor, MicroBatchWork]:
