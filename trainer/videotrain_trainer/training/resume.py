@@ -119,7 +119,7 @@ def _from_copies(
 
 def _order_state(objective: Objective, stored: CheckpointManifest | None) -> OrderState:
     if stored is None:
-        return objective.data.plan.adopt(objective.data.plan.start())
+        return objective.data.plan.start()
     return _checked(objective, stored.data_cursor, f"the checkpoint at step {stored.step}")
 
 
