@@ -260,6 +260,15 @@ class ObjectStore:
 
         return self._retry(prefix, first)
 
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders that lie directly in one, sorted: a request for each thousand, whatever is in them."""
+
+        def names(client: Any, key: str) -> list[str]:
+            found = obstore.list_with_delimiter(client, prefix=key or None)["common_prefixes"]
+            return [folder.rstrip("/").rsplit("/", 1)[-1] for folder in found]
+
+        return sorted(self._retry(prefix, names))
+
     def list(self, prefix: str) -> list[ObjectInfo]:
         """All objects below a folder, sorted by URI; none if the folder does not exist."""
         if is_hub(prefix):
@@ -270,15 +279,6 @@ class ObjectStore:
             return [_info(place, row) for page in obstore.list(client, prefix=key or None) for row in page]
 
         return sorted(self._retry(prefix, pages), key=lambda found: found.uri)
-
-    def folders(self, prefix: str) -> list[str]:
-        """Names of the folders that lie directly in one, sorted: a request for each thousand, whatever is in them."""
-
-        def names(client: Any, key: str) -> list[str]:
-            found = obstore.list_with_delimiter(client, prefix=key or None)["common_prefixes"]
-            return [folder.rstrip("/").rsplit("/", 1)[-1] for folder in found]
-
-        return sorted(self._retry(prefix, names))
 
     def exists(self, uri: str) -> bool:
         """Is there such an object?"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from itertools import islice
 
@@ -11,7 +12,7 @@ from support.training_worlds import Plan, commit_of, make_latents, run_world, st
 from videotrain.report.order_check import check_order
 from videotrain_api.records import HousekeepingRecord
 from videotrain_api.resource.sources import Source
-from videotrain_api.resource.trainrun import Dataset
+from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, PeerCopies
 from videotrain_api.storage import layout
 from videotrain_trainer import cli
 from videotrain_trainer.checksums import sealed_json
@@ -70,6 +71,25 @@ def test_worlds_that_are_killed_and_resized_take_in_what_is_appended_meanwhile_o
     found = check_order(store(), layout.checkpoint_commit(config.paths.output, 14))
     assert (found.repeated, found.lost, found.problems) == (0, 0, [])
     assert set(found.sources) == {"data", "data+1", "data+2"}
+
+
+def test_copies_in_memory_that_are_ahead_of_the_checkpoint_by_a_set_are_gone_on_from(tmp_path, base):
+    first = made(tmp_path, "first")
+    policy = CheckpointPolicy(every_steps=5, keep_last=9, peer_copies=PeerCopies(every_steps=1))
+    config = train_config(tmp_path, base, steps=14, appended_every_steps=3, checkpoint=policy)
+    killed = run_world(tmp_path, config, 2, Plan(kill_after=8, pods=("a", "b"), append_after=(4, base, first)))
+    assert killed.codes[-1] == -9
+    shutil.rmtree(tmp_path / "memory" / "b")
+    resumed = run_world(tmp_path, config, 1, Plan(generation=2, pods=("a",)))
+    assert resumed.outcomes == ["completed"]
+    # The checkpoint is of step 5, the set was taken in behind step 6.
+    assert resumed.started.resumed_step in (7, 8) and "copies" in resumed.started.phases_us
+    commit = commit_of(tmp_path, 14)
+    state = OrderState.from_json(commit.data_cursor)
+    assert [(one.after_step, one.name) for one in state.appended] == [(6, "data+1")]
+    assert trained_ids(tmp_path, commit) == reference(config, state, 14)
+    found = check_order(store(), layout.checkpoint_commit(config.paths.output, 14))
+    assert (found.repeated, found.lost, found.problems) == (0, 0, [])
 
 
 def test_what_was_there_before_the_first_step_is_trained_on_from_it_on(tmp_path, base):

@@ -121,6 +121,17 @@ def test_a_stage_that_goes_on_keeps_what_it_had(tmp_path):
     assert again.get(URI, member(0)) == data(0)
 
 
+def test_a_cache_whose_count_an_earlier_version_wrote_is_counted_anew(tmp_path):
+    cache = opened(tmp_path, 100 * SIZE, "one")
+    for number in range(3):
+        cache.put(URI, member(number), data(number))
+    (tmp_path / FOLDER / "used").write_text("99000")
+    (tmp_path / FOLDER / "counted").unlink()
+    cache = opened(tmp_path, 100 * SIZE, "one", "2")
+    assert cache.counts().used_bytes == stored(tmp_path) == 3 * SIZE
+    assert cache.get(URI, member(1)) == data(1)
+
+
 def _fill(volume: Path, first: int, begun) -> None:
     cache = opened(volume, 200 * SIZE, "one")
     for number in range(first, first + 150):

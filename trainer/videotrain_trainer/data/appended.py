@@ -72,7 +72,7 @@ def _entry(store: ObjectStore, uri: str, number: int) -> AppendedEntry:
 
 def growing_sets(config: StageConfig) -> dict[str, tuple[str, ...]]:
     """The encoded sets of a stage by their URI, with the names of the sources of the stage's order that are in each."""
-    encoded = {source.uri: (source.name,) for source in config.dataset.sources if source.form == "latents"}
+    encoded: dict[str, tuple[str, ...]] = {s.uri: (s.name,) for s in config.dataset.sources if s.form == "latents"}
     return encoded or {str(config.paths.latents): tuple(order_sources(config))}
 
 

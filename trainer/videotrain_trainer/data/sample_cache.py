@@ -182,10 +182,11 @@ class SampleCache:
     def _used(self) -> dict[str, int]:
         """Bytes in each folder."""
         try:
-            found: dict[str, int] = json.loads((self._folder / "used").read_text())
+            found = json.loads((self._folder / "used").read_text())
         except FileNotFoundError:
             return {}
-        return found
+        # An earlier version kept one number; whoever counts for this world tells it by folder anew.
+        return found if isinstance(found, dict) else {}
 
     def _add(self, changes: Mapping[str, int]) -> None:
         used = self._used()

@@ -68,9 +68,13 @@ def test_the_report_tells_samples_by_source():
         {"name": "train", "consumed": 4000, "sources": {"film": 3000, "web": 1000}},
         {"name": "before", "consumed": 10, "sources": {}},
     ]
-    shown = source_section({"samples": {"stages": stages}})
+    cost = {"currency": "USD", "stages": [{"name": "train", "total_micros": 80_000_001}]}
+    shown = source_section({"samples": {"stages": stages}, "cost": cost})
     assert "Samples by source" in shown and "3,000" in shown and "75.0 %" in shown and "before" not in shown
-    assert source_section({"samples": {"stages": stages[1:]}}) == ""
+    assert "60.00 USD" in shown and "20.00 USD" in shown
+    assert source_section({"samples": {"stages": stages[1:]}, "cost": cost}) == ""
+    not_billed = source_section({"samples": {"stages": stages}, "cost": {"currency": "USD", "stages": []}})
+    assert "3,000" in not_billed and "USD" not in not_billed
 
 
 def test_the_digest_is_that_of_the_documented_lines():
