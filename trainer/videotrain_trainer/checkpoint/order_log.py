@@ -87,7 +87,11 @@ class OrderLog:
         self._reporter = reporter
         self._segments: list[OrderSegment] = list(resumed.order) if resumed else []
         self._unwritten: list[OrderLine] = list(unwritten)
-        self._by_source = Counter(resumed.source_samples if resumed else {})
+        counted = resumed is None or bool(resumed.source_samples) or not resumed.order
+        # A checkpoint of a version that did not count: told once the stored lines were read, never from here on only.
+        self._by_source: Counter[str] | None = None
+        if counted:
+            self._by_source = Counter(resumed.source_samples if resumed else {})
         self._count(self._unwritten)
         self._hash: Any = None
 
@@ -115,12 +119,12 @@ class OrderLog:
 
     @property
     def source_samples(self) -> dict[str, int]:
-        """Samples so far by source; empty if they are not told apart."""
-        return dict(sorted(self._by_source.items()))
+        """Samples so far by source; empty if they are not told apart, or what came before could not be read back."""
+        return dict(sorted((self._by_source or {}).items()))
 
     def _count(self, lines: Iterable[OrderLine]) -> None:
-        for line in lines:
-            self._by_source.update({source.name: len(source.places) for source in line.sources or ()})
+        if self._by_source is not None:
+            _count_into(self._by_source, lines)
 
     def _write(self, generation: int) -> None:
         first, last = self._unwritten[0].step, self._unwritten[-1].step
@@ -139,15 +143,18 @@ class OrderLog:
     def _digest(self) -> Any:
         """Of all lines before those that are appended next."""
         if self._hash is None:
-            digest = hashlib.sha256()
+            digest, by_source = hashlib.sha256(), Counter[str]()
             for segment in self._segments:
-                for line in read_segment(self._store, segment):
+                lines = read_segment(self._store, segment)
+                _count_into(by_source, lines)
+                for line in lines:
                     digest.update(digest_line(line))
                 if self._resumed is not None and self._resumed.order and segment == self._resumed.order[-1]:
                     self._compare(digest.hexdigest(), self._resumed)
             for line in self._unwritten:
                 digest.update(digest_line(line))
-            self._hash = digest
+            _count_into(by_source, self._unwritten)
+            self._hash, self._by_source = digest, by_source
         return self._hash
 
     def _compare(self, digest: str, resumed: CheckpointManifest) -> None:
@@ -156,3 +163,8 @@ class OrderLog:
                 f"{self._prefix}/order: the stored segments do not give the hash {resumed.order_sha256} of the "
                 f"checkpoint at step {resumed.step}; they were changed since"
             )
+
+
+def _count_into(by_source: Counter[str], lines: Iterable[OrderLine]) -> None:
+    for line in lines:
+        by_source.update({source.name: len(source.places) for source in line.sources or ()})

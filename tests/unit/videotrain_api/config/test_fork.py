@@ -27,6 +27,7 @@ FIXED = {
     "textDropout": 0.1,
     "precision": "bf16",
     "emaDecay": 0.9,
+    "appendedEverySteps": 300,
 }
 
 

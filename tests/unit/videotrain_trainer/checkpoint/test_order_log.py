@@ -120,11 +120,12 @@ def test_lines_that_cannot_be_written_go_into_the_next_segment(store, tmp_path):
     assert [record.task for record in records.all] == ["order"]
 
 
-def test_samples_are_counted_by_source_over_restarts(store, tmp_path):
-    def mixed(step):
-        sources = [SourceIds(name="web", epoch=0, places=[1]), SourceIds(name="film", epoch=0, places=[0, 2])]
-        return OrderLine(step=step, epoch=0, bucket="b", ids=["a", "b", "c"], sources=sources)
+def mixed(step):
+    sources = [SourceIds(name="web", epoch=0, places=[1]), SourceIds(name="film", epoch=0, places=[0, 2])]
+    return OrderLine(step=step, epoch=0, bucket="b", ids=["a", "b", "c"], sources=sources)
 
+
+def test_samples_are_counted_by_source_over_restarts(store, tmp_path):
     prefix = f"file://{tmp_path}"
     log = order_log(store, prefix)[0]
     segments, digest = log.append([mixed(1), mixed(2)], 1)
@@ -137,3 +138,15 @@ def test_samples_are_counted_by_source_over_restarts(store, tmp_path):
     plain = order_log(store, f"{prefix}/plain")[0]
     plain.append(lines(1, 2), 1)
     assert plain.source_samples == {}
+
+
+def test_a_checkpoint_of_a_version_that_did_not_count_is_counted_from_its_lines_or_told_nothing(store, tmp_path):
+    prefix = f"file://{tmp_path}"
+    segments, digest = order_log(store, prefix)[0].append([mixed(1), mixed(2)], 1)
+    path = Path(segments[0].uri.removeprefix("file://"))
+    whole = path.read_text()
+    path.unlink()
+    resumed, _ = order_log(store, prefix, manifest(segments, digest, 2))
+    assert resumed.append([mixed(3)], 2)[1] == "" and resumed.source_samples == {}
+    path.write_text(whole)
+    assert resumed.append([mixed(4)], 2)[1] and resumed.source_samples == {"film": 8, "web": 4}
