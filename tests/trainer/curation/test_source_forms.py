@@ -27,6 +27,7 @@ from videotrain_trainer.curation.source_tars import VideoShards
 from videotrain_trainer.curation.work import CurateWork
 from videotrain_trainer.data.manifest import CLIP_SCHEMA, read_table
 from videotrain_trainer.errors import DataError
+from videotrain_trainer.models.image_scorer import open_image_model
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks import curate
 
@@ -289,7 +290,7 @@ def test_workers_that_share_row_groups_have_each_decoded_once_for_all_of_them(st
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
     dataset = Dataset(sources=[Source(name="own", form="parquet", uri=f"{storage.uri}/tables")])
-    work = CurateWork(dataset, storage, storage.uri, CurateTask())
+    work = CurateWork(dataset, storage, storage.uri, CurateTask(), open_image_model)
     assert set(pickle.loads(pickle.dumps(work)).sources) == {"own"}
     source = work.sources["own"]
     found = list(source.videos({}))

@@ -60,7 +60,7 @@ class CurateWork:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens sources of its own."""
-        return CurateWork, (self.dataset, self.storage, self.output, self.task)
+        return CurateWork, (self.dataset, self.storage, self.output, self.task, self.look)
 
     @cached_property
     def sources(self) -> dict[str, VideoFolder]:
