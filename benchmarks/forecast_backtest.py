@@ -6,7 +6,10 @@ All runs are the published recipe (manifests/examples/open-sora-2.yaml), lived b
 virtual time (`videotrain_operator.simulation`). The forecast has its own model of the stages' steps; how long they take
 it does not know:
 
-- *recorded*: the step times of the report, 10.16, 13.29 and 53.2 s;
+- *slower alike*: the last stage has its longest clips alone, so that its steps are modelled to take more than five times
+  as long as those of the first; all take four times as long as modelled;
+- *recorded*: the step times of the report, 10.16, 13.29 and 53.2 s. They are those of its own code and layout, which
+  this recipe improves on, so its model knows less of them than of a run of ours;
 - *drawn*: for each run, and for each of its stages, the modelled time by a factor of its own, log-normal with the
   deviation that is named; 0.2 is what the forecast takes stages to have.
 
@@ -41,7 +44,14 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "forecast-backtest.md"
 RECIPE = ROOT / "manifests" / "examples" / "open-sora-2.yaml"
 FAILURES = {"none": 0.0, "ten times Llama 3's": 10.0}
-KINDS: Mapping[str, float | None] = {"recorded": None, "drawn, deviation 0.2": 0.2, "drawn, deviation 0.5": 0.5}
+ALIKE = "slower alike"
+SLOWER = 4.0
+KINDS: Mapping[str, float | None] = {
+    ALIKE: None,
+    "recorded": None,
+    "drawn, deviation 0.2": 0.2,
+    "drawn, deviation 0.5": 0.5,
+}
 NODES = 30
 DAYS = 400.0
 LOOKS = 60
@@ -54,6 +64,21 @@ def recipe() -> VideoTrainingRun:
     body["metadata"] |= {"uid": "backtest", "generation": 1, "namespace": "default"}
     body["spec"] = {name: value for name, value in body["spec"].items() if name not in ("queue", "budget")}
     return parse_run(body)
+
+
+def fivefold() -> VideoTrainingRun:
+    """The published recipe with nothing but clips of four seconds and more in its last stage."""
+    run = recipe()
+    *first, last = run.spec.stages
+    assert last.train is not None
+    train = last.train.model_copy(update={"buckets": last.train.buckets[-2:]})
+    stages = [*first, last.model_copy(update={"train": train})]
+    return run.model_copy(update={"spec": run.spec.model_copy(update={"stages": stages})})
+
+
+def slower_alike(run: VideoTrainingRun) -> dict[str, float]:
+    """How long a step of each stage really takes where all are slower than modelled by the same factor."""
+    return {stage.name: SLOWER * (stage.seconds_per_step or 1.0) for stage in forecast(run).stages}
 
 
 def step_seconds(run: VideoTrainingRun, deviation: float | None, seed: int) -> dict[str, float]:
@@ -76,11 +101,12 @@ def lived(run: VideoTrainingRun, seconds: dict[str, float], times: float, seed: 
 
 def rows(seeds: int) -> Iterator[dict[str, Any]]:
     """Of the table: for each kind of run and rate of failures what the forecast said at each share."""
-    run = recipe()
     for kind, deviation in KINDS.items():
+        run = fivefold() if kind == ALIKE else recipe()
         for name, times in FAILURES.items():
             count = seeds if deviation is not None or times else 1
-            found = [lived(run, step_seconds(run, deviation, seed), times, seed) for seed in range(count)]
+            taken = [slower_alike(run) if kind == ALIKE else step_seconds(run, deviation, n) for n in range(count)]
+            found = [lived(run, seconds, times, seed) for seed, seconds in enumerate(taken)]
             told = [(one, future.micros) for future in found for one in future.told]
             for share in SHARES:
                 errors = [abs(one.micros / bill - 1) for one, bill in told if one.share == share]
@@ -105,9 +131,13 @@ def page(found: list[dict[str, Any]], date: str) -> str:
         "# How good the forecast is",
         "",
         f"Taken {date} by `benchmarks/forecast_backtest.py`: the published recipe, lived by the real planner, bill and",
-        "forecast in virtual time. *recorded* are the step times of its report; *drawn* is the modelled time of each",
-        "stage by a factor of its own, log-normal with that deviation (0.2 is what the forecast expects). The forecast",
-        "is read when that share of the final bill was spent; its interval is to hold the bill four times of five.",
+        "forecast in virtual time. *slower alike*: a step of the last stage is modelled to take more than five times as",
+        "long as one of the first (it has the longest clips alone), and all take four times as long as modelled.",
+        "*recorded* are the step times of the report. They are those of its own code and layout, on which this recipe",
+        "improves: its tables of throughput put a step of the last stage at 6.3 times one of the first and one of the",
+        "second at the same; in its run they took 5.2 and 1.3 times as long. *drawn* is the modelled time of each stage",
+        "by a factor of its own, log-normal with that deviation (0.2 is what the forecast expects). The forecast is read",
+        "when that share of the final bill was spent; its interval is to hold the bill four times of five.",
         "",
         "| step times | failures | runs | spent | median error | largest error | in the interval |",
         "|---|---|---:|---:|---:|---:|---:|",

@@ -99,7 +99,7 @@ class RunBill(ApiModel):
     created_at: datetime | None = None
     completed_at: datetime | None = None
     as_of: datetime | None = None
-    """When pods were last looked at; the bill goes so far."""
+    """The bill goes so far: what nodes that were held then cost is in it."""
     closed: bool = False
     """Nothing of it can change any more."""
     generation: int = 0
@@ -169,7 +169,7 @@ def bill_of(
         phase=status.phase,
         created_at=head.get("creationTimestamp"),
         completed_at=status.completion_time,
-        as_of=status.observed_at,
+        as_of=_counted_until(cost, status),
         closed=finished and float(cost.rate_per_hour) == 0 and _booked(ledger or {}) == cost.total_micros,
         generation=status.generation,
         currency=cost.currency,
@@ -233,9 +233,11 @@ def _rest(cost: CostStatus, status: RunStatus, rows: list[BillRow]) -> Iterable[
     gpu_us = _left(cost.gpu_microseconds_by_bucket, (row.gpu_microseconds for row in rows))
     causes = _left(cost.waste_micros_by_cause, (row.waste for row in rows))
     begin = max((row.to for row in rows), default=status.start_time)
-    end = status.observed_at or begin
+    end = _counted_until(cost, status) or begin
     if begin is None or end is None:
         return
+    # Where clocks differ it may end before another begins; money of no time at all would be in no month.
+    begin = min(begin, end - _MICROSECOND)
     names = [*(stage.name for stage in cost.stages)] or [""]
     for name in names:
         known = next((stage for stage in cost.stages if stage.name == name), None)
@@ -249,7 +251,7 @@ def _rest(cost: CostStatus, status: RunStatus, rows: list[BillRow]) -> Iterable[
             continue
         micros = _dealt(buckets, left)
         yield BillRow(
-            from_=min(begin, end),
+            from_=begin,
             to=end,
             stage=name,
             node_microseconds=max(0, nodes),
@@ -260,7 +262,7 @@ def _rest(cost: CostStatus, status: RunStatus, rows: list[BillRow]) -> Iterable[
         )
     if any(amount > 0 for amount in buckets.values()):  # of no stage that is known
         yield BillRow(
-            from_=min(begin, end),
+            from_=begin,
             to=end,
             node_microseconds=0,
             gpu_microseconds={name: amount for name, amount in gpu_us.items() if amount > 0},
@@ -268,6 +270,11 @@ def _rest(cost: CostStatus, status: RunStatus, rows: list[BillRow]) -> Iterable[
             waste={name: amount for name, amount in causes.items() if amount > 0},
             estimated=cost.estimated,
         )
+
+
+def _counted_until(cost: CostStatus, status: RunStatus) -> datetime | None:
+    """Where a watch is idle, pods were looked at up to a minute before their time was counted."""
+    return max(filter(None, (cost.counted_until, status.observed_at)), default=None)
 
 
 def _left(totals: Mapping[str, int], told: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -54,7 +54,9 @@ class Account:
     months: Mapping[str, int]
     """Micros by calendar month up to `as_of`."""
     as_of: datetime | None = None
-    """When its pods were last looked at."""
+    """Up to when what its nodes cost is in `months`."""
+    looked_at: datetime | None = None
+    """When its pods were last looked at: where a watch is idle, up to a minute before `as_of`."""
     rate_micros_per_hour: int = 0
     until_saved_micros: int = 0
     """What its nodes cost from `as_of` until its next checkpoint is complete."""
@@ -157,7 +159,7 @@ def _reached(
         return old, []
     known = {_level(k): k.since for k in before.unconfirmed if _same(k, rule) and k.limit_micros >= limit}
     known = {of: since for of, since in known.items() if since <= now}
-    looked_at = max((one.as_of for one in counted if one.as_of and one.rate_micros_per_hour), default=None)
+    looked_at = max((one.looked_at for one in counted if one.looked_at and one.rate_micros_per_hour), default=None)
     new, waiting = old, []
     for of in sorted({level, *(of for of in known if held < of < level)}):
         # What was found for a priority was found for lower ones.

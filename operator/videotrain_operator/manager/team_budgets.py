@@ -65,7 +65,8 @@ def account_of_run(run: Json, until_saved_micros: int = 0) -> Account | None:
         currency=status.cost.currency,
         priority=priority if isinstance(priority, int) else 0,
         months={one.month: one.total_micros for one in status.cost.months},
-        as_of=status.observed_at,
+        as_of=status.cost.counted_until or status.observed_at,
+        looked_at=status.observed_at,
         rate_micros_per_hour=stored_rate(status.cost.rate_per_hour, head["name"]),
         until_saved_micros=until_saved_micros,
     )
@@ -291,7 +292,8 @@ class BudgetKeeper:
                 if months & account.months.keys():
                     yield account
                 continue
-            old = account.as_of is None or now - account.as_of > timedelta(seconds=LEAVE_SECONDS)
+            looked_at = account.looked_at
+            old = looked_at is None or now - looked_at > timedelta(seconds=LEAVE_SECONDS)
             if self._holds_nodes(uid) and (uid in alive or not old):
                 self._holding.add(uid)
                 yield account

@@ -70,8 +70,12 @@ class _Rest:
 
     micros: float = 0.0
     variance: float = 0.0
+    """Of what was measured."""
+    modelled: float = 0.0
+    """Part of `micros` that only models tell of."""
     of_models: float = 0.0
-    """Deviation that all later stages share: their models may be wrong in another way than those of measured ones."""
+    """That part times the deviation of its logarithm, which all later stages share: their models may be wrong in
+    another way than those of measured ones."""
     gpu_days: float = 0.0
     """Of nodes, where they have no GPUs."""
     failure: float = 0.0
@@ -147,6 +151,7 @@ def forecast_bill(draft: Draft, bill: Bill) -> Forecast | None:
         own = math.hypot(DRIFT, BETWEEN_STEPS / math.sqrt(known.steps)) if known else 0.0
         left = _add_stage(draft, rest, specs[stage.name], stage, each, _save_seconds(stage, measured))
         rest.variance += (left * own) ** 2
+        rest.modelled += 0.0 if known else left
         rest.of_models += 0.0 if known else left * deviation
         expected.append(_told(stage, spent + round(left), source))
     return _summed(draft, bill, rest, expected)
@@ -239,9 +244,22 @@ def _summed(draft: Draft, bill: Bill, rest: _Rest, stages: list[ExpectedStage]) 
     each = (wasted + failure) / (count + 1) if count else failure
     idle = bill.micros.get(Bucket.IDLE, 0)
     left = (rest.micros + expected * each) * (1 + idle / max(1, bill.total - idle))
-    spread = each * math.sqrt(expected + expected**2 / max(1, count))
-    deviation = math.sqrt(rest.variance + rest.of_models**2 + spread**2)
-    # Logarithmic, since what is left may be twice as much, and never less than nothing. The logarithm of a log-normal
-    # value of this deviation has this one; near the end of a run the deviation may be many times what is left.
-    wide = math.exp(QUANTILE * math.sqrt(math.log1p((deviation / left) ** 2))) if left else 1.0
-    return Forecast(bill.total + round(left), bill.total + round(left / wide), bill.total + round(left * wide), stages)
+    deviation = math.hypot(math.sqrt(rest.variance), each * math.sqrt(expected + expected**2 / max(1, count)))
+    low, high = _bounds(rest, left, deviation)
+    return Forecast(bill.total + round(left), bill.total + round(low), bill.total + round(high), stages)
+
+
+def _bounds(rest: _Rest, left: float, deviation: float) -> tuple[float, float]:
+    """Of what is left, micros.
+
+    Both of its uncertain parts are logarithmic, since what is left may be twice as much, and never less than nothing:
+    what models tell of, by a factor, and all else together. The logarithm of a log-normal value of this deviation has
+    this one; near the end of a run the deviation may be many times what is left.
+    """
+    if not left:
+        return 0.0, 0.0
+    other = QUANTILE * math.sqrt(math.log1p((deviation / left) ** 2))
+    factor = QUANTILE * rest.of_models / rest.modelled if rest.modelled else 0.0
+    certain = left - rest.modelled
+    below, above = (math.log((certain + rest.modelled * math.exp(each)) / left) for each in (-factor, factor))
+    return left * math.exp(-math.hypot(below, other)), left * math.exp(math.hypot(above, other))

@@ -9,11 +9,14 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from support.bills import bill_in
+from support.bills import bill_in, ledger_in
 from support.planner_lives import cluster_of, pass_seconds
 
 from videotrain_api.billing.document import CHECKSUM, BillError, RunBill, bill_of, read_bill, sealed, within
+from videotrain_api.billing.focus import focus_rows
 from videotrain_api.billing.sums import CHOICES, By, rows_within, summed
+from videotrain_api.money import parse_micros
+from videotrain_api.times import rfc3339
 from videotrain_api.vocabulary import LABEL_TEAM
 
 
@@ -100,3 +103,24 @@ async def test_a_bill_without_a_ledger_has_the_totals_and_is_not_closed() -> Non
     assert bill is not None and not bill.closed
     assert sum(row.total for row in bill.rows) == bill.total_micros == whole.total_micros > 0
     assert bill_of({"metadata": {"name": "demo", "uid": "u"}, "status": {}}, None) is None
+
+
+async def test_all_that_was_counted_is_in_the_time_in_which_it_was_held_however_long_ago_pods_were_looked_at() -> None:
+    cluster = cluster_of(machines=3, steps=200)
+    await pass_seconds(cluster, 30)
+    cluster.lose_node("node-0")
+    status = await pass_seconds(cluster, 30)
+    assert status.cost is not None and status.cost.counted_until is not None
+    ledger = ledger_in(cluster)
+    assert ledger is not None and ledger["entries"]
+    # On an idle watch: before the newest time that is closed.
+    earlier = min(entry["to"] for entry in ledger["entries"])
+    looked_at = rfc3339(status.cost.counted_until - timedelta(seconds=59), "seconds")
+    run = cluster.run | {"status": status.to_wire() | {"observedAt": min(earlier, looked_at)}}
+    bill = bill_of(run, ledger)
+    assert bill is not None and bill.as_of == max(row.to for row in bill.rows) == status.cost.counted_until
+    charges = focus_rows(rows_within([bill], None, None), "cluster-1")
+    assert sum(parse_micros(row["BilledCost"] or "0") for row in charges) == bill.total_micros
+    halves = [(None, bill.as_of - timedelta(seconds=5)), (bill.as_of - timedelta(seconds=5), None)]
+    parts = [sum(row.total for _, row in rows_within([bill], *half)) for half in halves]
+    assert sum(parts) == bill.total_micros and all(parts)

@@ -134,6 +134,26 @@ async def test_a_rate_that_nobody_can_read_counts_as_nothing() -> None:
     assert world.spent() == {"budget-1": 5.0} and not world.errors
 
 
+async def test_no_time_is_counted_twice_where_pods_were_looked_at_before_their_bill_was_made() -> None:
+    """On an idle watch a pass knows pods of a minute ago, and bills them up to now."""
+    run = stored_run("a", 5_000_000, rate="3.60")
+    minute = timedelta(minutes=1)
+    run["status"]["observedAt"] = rfc3339(NOW - minute, "seconds")
+    run["status"]["cost"]["countedUntil"] = rfc3339(NOW, "seconds")
+    world = World(stored_budget(), runs=(run,))
+    world.held.add("a")
+    await world.keeper.look()  # waits for a pass
+    world.keeper.note(run, 120_000)
+    await world.keeper.look()
+    assert world.spent() == {"budget-1": 5.0}
+    account = account_of_run(run, 120_000)
+    assert account is not None
+    assert account.ahead(NOW) == 120_000 and account.ahead(NOW + minute) == 60_000, "and none until it saved"
+    world.now += minute
+    await world.keeper.look()
+    assert world.spent() == {"budget-1": 5.06}
+
+
 async def test_whatever_goes_wrong_in_a_look_is_counted_and_the_next_one_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
