@@ -56,6 +56,8 @@ def print_bill(options: BillOptions) -> int:
     Raises:
         UsageError: what was asked for cannot be read.
     """
+    if options.since and options.until and options.since >= options.until:
+        raise UsageError(f"--since {options.since} is not before --until {options.until}: nothing was held then")
     bills = _bills(options)
     if options.run is not None:
         bills = [bill for bill in bills if bill.run == options.run]
@@ -136,5 +138,6 @@ def moment(text: str) -> datetime:
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"{text!r} is no time; allowed: 2026-11-01 or 2026-11-01T12:00:00Z") from None
+        allowed = "2026-11-01, 2026-11-01T12:00:00Z, or with its offset from UTC 2026-11-01T12:00:00+01:00"
+        raise UsageError(f"{text!r} is no time; allowed: {allowed}") from None
     return at if at.tzinfo else at.replace(tzinfo=UTC)

@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import select
 import sys
 import termios
 import tty
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from videotrain.commands.cluster_runs import ClusterChoice, read_runs
-from videotrain.commands.plan_tables import new_table
+from videotrain.commands.top_table import View, runs_table
 from videotrain.errors import UsageError
-from videotrain.local.screen import PHASE_STYLES, forecast_words, render_screen
-from videotrain.wording import money
+from videotrain.local.screen import forecast_words, render_screen
 from videotrain_api.money import parse_micros
 from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.stored_status import read_status
@@ -31,16 +30,30 @@ from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Condition
 
 KEYS_NOTE = "↑ ↓ choose   enter open   esc back   q quit"
+KEY = re.compile(r"\x1b(?:[\[O][0-9;]*[A-Za-z~])?|.", re.DOTALL)
+"""One key in what a terminal sends, which may be several of them at once."""
 ESCAPES = {
     "\x1b[A": "up",
     "\x1b[B": "down",
+    "\x1bOA": "up",
+    "\x1bOB": "down",
+    "\x1b[5~": "page up",
+    "\x1b[6~": "page down",
+    "\x1b[H": "first",
+    "\x1b[F": "last",
     "\x1b": "back",
     "\r": "open",
     "\n": "open",
+    "g": "first",
+    "G": "last",
     "k": "up",
     "j": "down",
     "q": "quit",
 }
+PAGE = 10
+"""Runs by which a page goes on."""
+FAR = 10**6
+STEPS = {"up": -1, "down": 1, "page up": -PAGE, "page down": PAGE, "first": -FAR, "last": FAR}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +79,8 @@ def top(options: TopOptions) -> int:
         if options.json:
             sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
         else:
-            (console if console.is_terminal else Console(width=160)).print(runs_table(rows))
+            wide = console if console.is_terminal else Console(width=160)
+            wide.print(runs_table(rows, View(wide.width)))
         return 0
     _watch(console, options)
     return 0
@@ -105,9 +119,12 @@ def row_of(run: Json) -> Json:
 def alerts(run: Json, status: RunStatus) -> list[str]:
     """What somebody should look at, by the conditions and the bill."""
     bad: dict[str, str] = {Condition.FAILED: "True", Condition.RESTARTING: "True", Condition.SCHEDULED: "False"}
-    bad |= {Condition.BUDGET_OK: "False", Condition.ACCEPTED: "False"}
-    over = status.phase in ("Succeeded", "Suspended")
-    found = [f"{c.type}: {c.reason}" for c in status.conditions if bad.get(c.type) == c.status and not over]
+    bad |= {Condition.ACCEPTED: "False"}
+    if status.phase in ("Succeeded", "Suspended"):
+        bad.clear()
+    if status.phase != "Succeeded":  # a budget is why it rests
+        bad |= {Condition.BUDGET_OK: "False", Condition.TEAM_BUDGET_OK: "False"}
+    found = [f"{c.type}: {c.reason}" for c in status.conditions if bad.get(c.type) == c.status]
     cost, budget = status.cost, (run["spec"].get("budget") or {}).get("maxCost")
     if cost is not None and cost.forecast and budget and parse_micros(cost.forecast) > parse_micros(budget):
         found.append(f"forecast above the budget of {budget}")
@@ -115,60 +132,49 @@ def alerts(run: Json, status: RunStatus) -> list[str]:
     return found
 
 
-def runs_table(rows: Sequence[Json], chosen: int | None = None) -> Table:
-    """One line per run."""
-    texts, numbers = ("namespace", "run", "phase", "stage"), ("step", "s/step", "MFU", "nodes", "goodput", "spent")
-    table = new_table(f"{len(rows)} runs", texts, (*numbers, "per hour", "forecast", "alerts"))
-    for index, row in enumerate(rows):
-        total = f"/{row['totalSteps']}" if row["totalSteps"] else ""
-        amounts = [_amount(row[key], row["currency"]) for key in ("spent", "ratePerHour", "forecast")]
-        table.add_row(
-            row["namespace"],
-            row["name"],
-            Text(row["phase"], style=PHASE_STYLES.get(row["phase"], "cyan")),
-            row["stage"] or "",
-            f"{row['step']}{total}",
-            _number(row["secondsPerStep"], ".3g"),
-            _number(row["mfuPercent"], ".0f", "%"),
-            str(row["nodes"]),
-            _number(row["goodputPercent"], ".0f", "%"),
-            *amounts,
-            Text("; ".join(row["alerts"]), style="yellow"),
-            style="reverse" if index == chosen else "",
-        )
-    return table
-
-
-def _number(value: float | None, form: str, unit: str = "") -> str:
-    return "" if value is None else f"{value:{form}}{unit}"
-
-
-def _amount(amount: str | None, currency: str | None) -> str:
-    return "" if amount is None else money(parse_micros(amount), currency or "")
-
-
 class Screen:
     """Which run is chosen, and whether it is open."""
 
     def __init__(self) -> None:
         self.runs: list[Json] = []
+        self._rows: list[Json] = []
         self.chosen = 0
         self.open = False
         self.trouble = ""
 
-    def press(self, key: str) -> bool:
-        """Act on a key; False to quit."""
-        name = ESCAPES.get(key, "")
-        step = {"up": -1, "down": 1}.get(name, 0)
-        self.chosen = max(0, min(len(self.runs) - 1, self.chosen + step))
-        self.open = (self.open or (name == "open" and bool(self.runs))) and name != "back"
-        return name != "quit"
+    def renew(self, runs: list[Json]) -> None:
+        """Show these; the chosen run stays chosen, and what was open and is gone is closed."""
+        uids = [run["metadata"].get("uid") for run in runs]
+        if self.runs:
+            uid = self.runs[self.chosen]["metadata"].get("uid")
+            self.open = self.open and uid in uids
+            self.chosen = uids.index(uid) if uid in uids else min(self.chosen, max(0, len(runs) - 1))
+        self.runs, self.trouble = runs, ""
+        self._rows = [row_of(run) for run in runs]  # once per look: reading a thousand statuses takes a second
 
-    def show(self, now: datetime) -> RenderableType:
-        """The picture of now."""
+    def press(self, keys: str) -> bool:
+        """Act on keys; False to quit."""
+        for key in KEY.findall(keys):
+            name = ESCAPES.get(key, "")
+            self.chosen = max(0, min(len(self.runs) - 1, self.chosen + STEPS.get(name, 0)))
+            self.open = (self.open or (name == "open" and bool(self.runs))) and name != "back"
+            if name == "quit":
+                return False
+        return True
+
+    def show(self, now: datetime, width: int = 160, lines: int | None = None) -> RenderableType:
+        """The picture of now.
+
+        Args:
+            now: the time, aware.
+            width: of the screen, cells.
+            lines: of the screen; as many as it takes if None.
+        """
         foot = Text(self.trouble or KEYS_NOTE, style="red" if self.trouble else "dim")
-        if not self.open or self.chosen >= len(self.runs):
-            return Group(runs_table([row_of(run) for run in self.runs], self.chosen), foot)
+        if not self.open:
+            told = [Text(text, style="yellow") for text in (self._rows[self.chosen]["alerts"] if self._rows else ())]
+            free = None if lines is None else lines - len(told) - 1
+            return Group(runs_table(self._rows, View(width, free, self.chosen)), *told, foot)
         run = self.runs[self.chosen]
         status = read_status(run.get("status")).status
         words = [Text(f"{c.type}={c.status}  {c.reason}  {c.message}", style="dim") for c in status.conditions]
@@ -184,13 +190,12 @@ def _watch(console: Console, options: TopOptions) -> None:
             while True:
                 if loop.time() - looked >= options.seconds:
                     try:
-                        screen.runs, screen.trouble = loop.run_until_complete(read_runs(options.where)), ""
+                        screen.renew(loop.run_until_complete(read_runs(options.where)))
                     except UsageError as error:  # shown, and tried again: a cluster may be away for a while
                         screen.trouble = str(error)
                     looked = loop.time()
-                live.update(screen.show(datetime.now(UTC)), refresh=True)
-                key = next(keys)
-                if key and not screen.press(key):
+                live.update(screen.show(datetime.now(UTC), *console.size), refresh=True)
+                if not screen.press(next(keys)):
                     return
         except KeyboardInterrupt:
             return
@@ -208,7 +213,7 @@ def _keys() -> Iterator[Iterator[str]]:
     def pressed() -> Iterator[str]:
         while True:
             ready, _, _ = select.select([stream], [], [], 1.0)
-            yield os.read(stream, 8).decode(errors="ignore") if ready else ""  # an arrow comes as three at once
+            yield os.read(stream, 256).decode(errors="ignore") if ready else ""
 
     try:
         yield pressed()

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
 import boto3
@@ -133,11 +134,25 @@ def test_a_day_without_pods_costs_nothing_and_a_cut_day_is_its_part(workdir, lif
     assert output(capsys, "--workdir", str(workdir), "--csv", "--until", "2020-01-01").count("\n") == 1
 
 
+def test_a_moment_is_the_same_in_every_zone(workdir, life, capsys):
+    """Also in one that sets its clocks: an offset says which of two equal hours is meant."""
+    middle = datetime.fromisoformat(life[0]["status"]["generations"][0]["endedAt"])
+    told = set()
+    for hours in (-11, -5, 0, 1, 2, 5.75, 14):
+        there = middle.astimezone(timezone(timedelta(hours=hours)))
+        told.add(output(capsys, "--workdir", str(workdir), "--csv", "--until", there.isoformat()))
+    assert len(told) == 1 and "0.00" not in told
+    naive = middle.astimezone(UTC).replace(tzinfo=None).isoformat()
+    assert output(capsys, "--workdir", str(workdir), "--csv", "--until", naive) in told, "UTC unless it says otherwise"
+
+
 def test_what_is_not_there_or_no_time_is_said(workdir, capsys, tmp_path):
     assert main(["bill", "other", "--workdir", str(workdir)]) == 1
     assert "no bill of other" in capsys.readouterr().err
     assert main(["bill", "--workdir", str(workdir), "--since", "yesterday"]) == 2
     assert "2026-11-01" in capsys.readouterr().err
+    assert main(["bill", "--workdir", str(workdir), "--since", "2026-11-02", "--until", "2026-11-01"]) == 2
+    assert "is not before --until 2026-11-01" in capsys.readouterr().err
     assert main(["bill", "--workdir", str(tmp_path / "nothing")]) == 2
     assert "there is no cluster.db here" in capsys.readouterr().err
 

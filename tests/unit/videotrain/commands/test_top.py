@@ -12,7 +12,8 @@ from support.planner_builders import at, manifest, progress
 from support.small_api import SmallApi
 
 from videotrain.commands.cluster_runs import ClusterChoice, read_runs
-from videotrain.commands.top import Screen, row_of, runs_table
+from videotrain.commands.top import Screen, row_of
+from videotrain.commands.top_table import View, runs_table
 from videotrain.errors import UsageError
 from videotrain_api.resource.status import (
     ConditionStatus,
@@ -92,13 +93,13 @@ def test_a_run_without_a_status_has_a_row() -> None:
     assert row_of(body)["spent"] is None
     console = Console(width=160)
     with console.capture() as captured:
-        console.print(runs_table([row_of(body)]))
+        console.print(runs_table([row_of(body)], View()))
     assert "demo" in captured.get()
 
 
 def test_keys_choose_open_close_and_quit() -> None:
     screen = Screen()
-    screen.runs = [run("first"), run("second")]
+    screen.renew([run("first"), run("second")])
     assert screen.press("\x1b[B") and screen.chosen == 1
     assert screen.press("j") and screen.chosen == 1, "there are no more"
     assert screen.press("\r") and screen.open
@@ -108,9 +109,65 @@ def test_keys_choose_open_close_and_quit() -> None:
     assert not screen.press("q")
 
 
+def test_keys_that_come_together_are_each_pressed() -> None:
+    """Whoever holds a key down sends several at once, and terminals have two words for an arrow."""
+    screen = Screen()
+    screen.renew([run(f"run-{number}") for number in range(40)])
+    assert screen.press("\x1b[B\x1bOB\x1b[Bj") and screen.chosen == 4
+    assert screen.press("\x1b[6~") and screen.chosen == 14
+    assert screen.press("G\x1b[A") and screen.chosen == 38
+    assert screen.press("\x1b[H") and screen.chosen == 0
+    assert screen.press("\x1b[5~") and screen.chosen == 0
+    assert screen.press("") and not screen.press("jq")
+
+
+def test_the_chosen_run_stays_chosen_while_others_come_and_go() -> None:
+    runs = [run(name) for name in "abc"]
+    for body in runs:
+        body["metadata"]["uid"] = body["metadata"]["name"]
+    screen = Screen()
+    screen.renew(runs[1:])
+    screen.press("j\r")
+    screen.renew(runs)
+    assert (screen.chosen, screen.open) == (2, True)
+    screen.renew(runs[:2])
+    assert (screen.chosen, screen.open) == (1, False), "it is gone"
+    screen.renew([])
+    assert screen.press("\r") and not screen.open
+    screen.show(at(60))
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_a_run_has_one_line_at_any_width_and_the_chosen_one_is_seen(width: int) -> None:
+    screen, lines = Screen(), 24
+    screen.renew([run(f"run-with-a-rather-long-name-{number}") for number in range(100)])
+    console = Console(width=width)
+    for chosen in (0, 50, 99):
+        screen.chosen = chosen
+        with console.capture() as captured:
+            console.print(screen.show(at(60), width, lines))
+        shown = captured.get().splitlines()
+        assert lines - 3 <= len(shown) <= lines and all(len(line) <= width for line in shown)
+        assert any(f"name-{chosen} " in line and "5.00 USD" in line for line in shown)
+        assert "forecast above the budget of 4.50" in captured.get(), "what is cut in its line is told below"
+    assert "100 runs" in shown[0] and "1,440 USD an hour" in shown[0]
+
+
+def test_a_run_that_rests_because_of_a_budget_says_so() -> None:
+    def condition(kind: str, reason: str) -> ConditionStatus:
+        return ConditionStatus(type=kind, status="False", reason=reason, last_transition_time=at(0))
+
+    conditions = [condition("Scheduled", "Suspended"), condition("TeamBudgetOK", "TeamBudget")]
+    rests = run("demo", phase="Suspended", conditions=conditions)
+    assert row_of(rests)["alerts"][0] == "TeamBudgetOK: TeamBudget"
+    done = run("demo", phase="Succeeded", conditions=conditions)
+    assert "TeamBudgetOK: TeamBudget" not in row_of(done)["alerts"]
+
+
 def test_the_open_run_is_shown_with_its_forecast_and_interval() -> None:
     screen = Screen()
-    screen.runs, screen.open = [run("first")], True
+    screen.renew([run("first")])
+    screen.press("\r")
     console = Console(width=180, record=True)
     with console.capture() as captured:
         console.print(screen.show(at(60)))
