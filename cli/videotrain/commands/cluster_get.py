@@ -10,7 +10,8 @@ from rich.console import Console
 from videotrain.commands.cluster_runs import ClusterChoice, ask, find_run, list_runs
 from videotrain.commands.formats import Output, write_runs
 from videotrain.commands.get import print_run
-from videotrain.commands.top import row_of, runs_table
+from videotrain.commands.top import row_of
+from videotrain.commands.top_table import print_runs_table
 from videotrain_api.schema import Json
 from videotrain_operator.kube.client import KubeClient
 
@@ -31,11 +32,10 @@ def print_runs(names: Sequence[str], where: ClusterChoice, output: Output) -> in
         return [await find_run(client, where, name) for name in names] or await list_runs(client, where)
 
     runs = ask(where, read)
-    console = Console() if sys.stdout.isatty() else Console(width=160)
     if output != "table":
         write_runs(runs, output)
     elif len(names) == 1:
-        print_run(console, runs[0])
+        print_run(Console() if sys.stdout.isatty() else Console(width=160), runs[0])
     else:
-        console.print(runs_table([row_of(run) for run in runs]))
+        print_runs_table([row_of(run) for run in runs])
     return 0

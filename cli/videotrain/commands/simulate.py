@@ -13,6 +13,7 @@ from random import Random
 from statistics import fmean
 
 from rich.console import Console
+from rich.progress import track
 
 from videotrain.commands.plan_tables import new_table
 from videotrain.errors import UsageError
@@ -140,8 +141,14 @@ def _live(
     count = options.runs if isinstance(source, Rate) else 1
     return [
         live_future(run, timing, drawn(number), nodes=nodes, days=options.days, prices=prices)
-        for number in range(count)
+        for number in _told(count)
     ]
+
+
+def _told(count: int) -> Iterable[int]:
+    """The numbers of futures, with how many are done on a terminal: a thousand take minutes."""
+    console = Console(stderr=True)
+    return track(range(count), "futures", console=console, transient=True, disable=not console.is_terminal)
 
 
 def _every(run: VideoTrainingRun, steps: int) -> VideoTrainingRun:

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.text import Text
 
 from videotrain.commands.cluster_runs import ClusterChoice, read_runs
-from videotrain.commands.top_table import View, runs_table
+from videotrain.commands.top_table import View, print_runs_table, runs_table
 from videotrain.errors import UsageError
 from videotrain.local.screen import forecast_words, render_screen
 from videotrain_api.money import parse_micros
@@ -79,8 +79,7 @@ def top(options: TopOptions) -> int:
         if options.json:
             sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
         else:
-            wide = console if console.is_terminal else Console(width=160)
-            wide.print(runs_table(rows, View(wide.width)))
+            print_runs_table(rows)
         return 0
     _watch(console, options)
     return 0
@@ -162,12 +161,12 @@ class Screen:
                 return False
         return True
 
-    def show(self, now: datetime, width: int = 160, lines: int | None = None) -> RenderableType:
+    def show(self, now: datetime, width: int | None = None, lines: int | None = None) -> RenderableType:
         """The picture of now.
 
         Args:
             now: the time, aware.
-            width: of the screen, cells.
+            width: of the screen, cells; as wide as it takes if None.
             lines: of the screen; as many as it takes if None.
         """
         foot = Text(self.trouble or KEYS_NOTE, style="red" if self.trouble else "dim")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -27,26 +29,38 @@ FRAME: Final = 5
 """Lines of title, headings, rule and space."""
 
 
+WIDE: Final = 1000
+"""Of output that nobody sees on a screen: nothing of it is cut."""
+
+
 class View(NamedTuple):
     """Which part of the runs is to be seen, and how."""
 
-    width: int = 160
+    width: int | None = None
+    """Of the screen; as wide as it takes if None."""
     lines: int | None = None
     """Of the table, title and headings included; all runs if None."""
     chosen: int | None = None
     """Number of the run that is marked."""
 
 
+def print_runs_table(rows: Sequence[Json]) -> None:
+    """Print all runs, cut to the width of a terminal if it goes to one."""
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    console.print(runs_table(rows, View(console.width if console.is_terminal else None)))
+
+
 def runs_table(rows: Sequence[Json], view: View) -> Table:
     """One line per run; with few lines those around the chosen one."""
-    cells = [_cells(row) for row in rows]
+    longest = WIDE if view.width is None else LONGEST_NAME
+    cells = [_cells(row, longest) for row in rows]
     columns = _columns(cells, view.width)
     first, last = _window(len(rows), view)
     table = new_table(_title(rows, first, last), [name for name in columns if name in WORDS], ())
     for name in columns:
         if name not in WORDS and name != ALERTS:
             table.add_column(name, justify="right")
-    table.add_column(ALERTS, ratio=1)
+    table.add_column(ALERTS, ratio=None if view.width is None else 1)
     table.width = view.width
     for column in table.columns:
         column.no_wrap, column.overflow = True, "ellipsis"
@@ -79,23 +93,23 @@ def _window(count: int, view: View) -> tuple[int, int]:
     return first, min(count, first + room)
 
 
-def _columns(cells: Sequence[dict[str, str]], width: int) -> list[str]:
+def _columns(cells: Sequence[dict[str, str]], width: int | None) -> list[str]:
     """All but the alerts that fit beside them."""
     names = [name for name in (cells[0] if cells else dict.fromkeys(WORDS)) if name != ALERTS]
     widest = {name: max([cell_len(name), *(cell_len(row[name]) for row in cells)]) for name in names}
     for name in GIVEN_UP:
-        if sum(widest[each] + GAP for each in names) + LEAST_ALERTS <= width:
+        if width is None or sum(widest[each] + GAP for each in names) + LEAST_ALERTS <= width:
             break
         names = [each for each in names if each != name]
     return names
 
 
-def _cells(row: Json) -> dict[str, str]:
+def _cells(row: Json, longest: int) -> dict[str, str]:
     total = f"/{row['totalSteps']}" if row["totalSteps"] else ""
     name = row["name"]
     return {
         "namespace": row["namespace"],
-        "run": name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…",
+        "run": name if len(name) <= longest else f"{name[: longest - 1]}…",
         "phase": row["phase"] or "",
         "stage": row["stage"] or "",
         "step": f"{row['step']}{total}",

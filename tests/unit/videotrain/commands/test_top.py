@@ -13,7 +13,7 @@ from support.small_api import SmallApi
 
 from videotrain.commands.cluster_runs import ClusterChoice, read_runs
 from videotrain.commands.top import Screen, row_of
-from videotrain.commands.top_table import View, runs_table
+from videotrain.commands.top_table import View, print_runs_table, runs_table
 from videotrain.errors import UsageError
 from videotrain_api.resource.status import (
     ConditionStatus,
@@ -151,6 +151,14 @@ def test_a_run_has_one_line_at_any_width_and_the_chosen_one_is_seen(width: int) 
         assert any(f"name-{chosen} " in line and "5.00 USD" in line for line in shown)
         assert "forecast above the budget of 4.50" in captured.get(), "what is cut in its line is told below"
     assert "100 runs" in shown[0] and "1,440 USD an hour" in shown[0]
+
+
+def test_what_goes_to_no_screen_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["run-" + "x" * 50, "other"]
+    print_runs_table([row_of(run(name)) for name in names])
+    told = capsys.readouterr().out
+    assert all(name in told for name in names) and "…" not in told
+    assert told.count("forecast above the budget of 4.50") == 2
 
 
 def test_a_run_that_rests_because_of_a_budget_says_so() -> None:
