@@ -125,13 +125,15 @@ def _lines(panel: Panel) -> timeseries.Panel:
     if panel.opens is not None:
         title, address = _LINKS[panel.opens]
         built = built.data_links([grafana.DashboardLink(title).url(address)])
+    if panel.unit == "percentunit":
+        built = built.axis_soft_min(0).axis_soft_max(0.01)  # else nothing at all is drawn on a scale up to 10000 %
     if panel.unit != "money":
         built = built.unit(panel.unit)
     else:
         for currency in CURRENCIES:
             built = built.override_by_regexp(*_sign(currency))
     for number, (query, legend_format) in enumerate(panel.queries):
-        built = built.with_target(_target(number, query, legend_format).range())
+        built = built.with_target(_target(number, query, legend_format or panel.title).range())
     return built
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from videotrain_api import metrics as m
 from videotrain_api.generate import dcgm
-from videotrain_api.generate.boards.queries import CLUSTER, OF_POD, OF_RUN, RESTARTS, STEP, WORLDS
+from videotrain_api.generate.boards.queries import CLUSTER, OF_POD, OF_RUN, RESTARTS, STEP, WORLDS, or_none
 from videotrain_api.generate.panels import Board, Panel
 
 _PODS_OF_RUN: Final = f"and on (namespace, pod) max by (namespace, pod) ({m.GENERATION.name}{OF_RUN})"
@@ -79,7 +79,7 @@ _STRAGGLERS: Final = (
 _PODS: Final = (
     Panel(
         "Nodes that the run avoids",
-        ((f"max by (node) ({m.SUSPECT_NODE.name}{OF_RUN}) or vector(0)", "{{node}}"),),
+        ((or_none(f"max by (node) ({m.SUSPECT_NODE.name}{OF_RUN})", "node"), "{{node}}"),),
         kind="stack",
         help="Something failed there: 1 for each such node.",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from videotrain_api import metrics as m
-from videotrain_api.generate.boards.queries import CLUSTER, EVENTS, OF_CLUSTER, STEP, quantile
+from videotrain_api.generate.boards.queries import CLUSTER, EVENTS, OF_CLUSTER, STEP, or_none, quantile
 from videotrain_api.generate.panels import Board, Panel
 from videotrain_api.generate.recordings import API_FAILURES
 
@@ -46,7 +46,9 @@ OPERATOR: Final = Board(
                     "Passes that ended with an error, per hour",
                     (
                         (
-                            f"sum by (error) (rate({m.RECONCILE_ERRORS.name}{OF_CLUSTER}{STEP})) * 3600 or vector(0)",
+                            or_none(
+                                f"sum by (error) (rate({m.RECONCILE_ERRORS.name}{OF_CLUSTER}{STEP})) * 3600", "error"
+                            ),
                             "{{error}}",
                         ),
                     ),
@@ -62,8 +64,11 @@ OPERATOR: Final = Board(
                     "Answers that were no success, per second",
                     (
                         (
-                            f'sum by (code, verb, kind) (rate({m.API_REQUESTS.name}{{{CLUSTER}, code!~"2.."}}{STEP}))'
-                            " or vector(0)",
+                            or_none(
+                                "sum by (code, verb, kind) "
+                                f'(rate({m.API_REQUESTS.name}{{{CLUSTER}, code!~"2.."}}{STEP}))',
+                                "code",
+                            ),
                             "{{code}} {{verb}} {{kind}}",
                         ),
                     ),
@@ -91,7 +96,7 @@ OPERATOR: Final = Board(
                     "Admission reviews per second",
                     (
                         (
-                            f"sum by (outcome) (rate({m.WEBHOOK_REVIEWS.name}{OF_CLUSTER}{STEP})) or vector(0)",
+                            or_none(f"sum by (outcome) (rate({m.WEBHOOK_REVIEWS.name}{OF_CLUSTER}{STEP}))", "outcome"),
                             "{{outcome}}",
                         ),
                     ),
@@ -102,7 +107,7 @@ OPERATOR: Final = Board(
                     "Callers of the webhook that were turned away, per second",
                     (
                         (
-                            f"sum by (reason) (rate({m.WEBHOOK_REFUSED.name}{OF_CLUSTER}{STEP})) or vector(0)",
+                            or_none(f"sum by (reason) (rate({m.WEBHOOK_REFUSED.name}{OF_CLUSTER}{STEP}))", "reason"),
                             "{{reason}}",
                         ),
                     ),
@@ -113,14 +118,16 @@ OPERATOR: Final = Board(
                 ),
                 Panel(
                     "Processes that judge reviews and ended, per hour",
-                    ((f"sum(rate({m.WEBHOOK_JUDGES_ENDED.name}{OF_CLUSTER}{STEP})) * 3600 or vector(0)", ""),),
+                    ((or_none(f"sum(rate({m.WEBHOOK_JUDGES_ENDED.name}{OF_CLUSTER}{STEP})) * 3600"), ""),),
                     help="Killed because a review took too long or too much memory; the next review gets a new one.",
                 ),
                 Panel(
                     "Answers of agents that count as silence, per second",
                     (
                         (
-                            f"sum by (reason) (rate({m.AGENT_ANSWERS_REFUSED.name}{OF_CLUSTER}{STEP})) or vector(0)",
+                            or_none(
+                                f"sum by (reason) (rate({m.AGENT_ANSWERS_REFUSED.name}{OF_CLUSTER}{STEP}))", "reason"
+                            ),
                             "{{reason}}",
                         ),
                     ),
@@ -131,14 +138,16 @@ OPERATOR: Final = Board(
                 ),
                 Panel(
                     "Runs whose passes fail",
-                    ((f"count({m.RUN_RECONCILED.name}{OF_CLUSTER} == 0) or vector(0)", ""),),
+                    ((or_none(f"count({m.RUN_RECONCILED.name}{OF_CLUSTER} == 0)"), ""),),
                     help="After three failed passes in a row. The condition Reconciled of each says why.",
                 ),
                 Panel(
                     "Values that nobody can read",
                     (
                         (
-                            f"sum by (namespace, run) ({m.RUN_UNREADABLE.name}{OF_CLUSTER}) > 0 or vector(0)",
+                            or_none(
+                                f"sum by (namespace, run) ({m.RUN_UNREADABLE.name}{OF_CLUSTER}) > 0", "namespace", "run"
+                            ),
                             "{{namespace}}/{{run}}",
                         ),
                     ),

@@ -29,6 +29,14 @@ def quantile(share: float, metric: m.Metric, labels: str) -> str:
     return f"histogram_quantile({share}, sum by (le) (rate({metric.name}_bucket{labels}{STEP})))"
 
 
+def or_none(query: str, *labels: str) -> str:
+    """A query, and where it has no series one of 0 with `none` for each of these labels: nothing is no lack of data."""
+    nothing = "vector(0)"
+    for label in labels:
+        nothing = f'label_replace({nothing}, "{label}", "none", "", "")'
+    return f"{query} or on() {nothing}"
+
+
 def of_leader(metric: m.Metric) -> str:
     """A fact of the whole world, which the pod of rank 0 tells; the others have no such series or an older one."""
     return f"max by (stage) ({metric.name}{OF_STAGE})"

@@ -14,6 +14,7 @@ from videotrain_api.generate.boards.queries import (
     STEP,
     WORLDS,
     of_leader,
+    or_none,
     quantile,
     spent,
 )
@@ -251,7 +252,7 @@ RUN: Final = Board(
                         (f"max({m.CHECKPOINT_COMMITS.name}{OF_RUN})", "completed by the leader's pod"),
                         (f"max({m.CHECKPOINT_SKIPPED.name}{OF_RUN})", "refused at a start"),
                         (
-                            f"sum({m.HOUSEKEEPING_FAILURES.name}{OF_RUN}) or vector(0)",
+                            or_none(f"sum({m.HOUSEKEEPING_FAILURES.name}{OF_RUN})"),
                             "failures of what is done beside them",
                         ),
                     ),

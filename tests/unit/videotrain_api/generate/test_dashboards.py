@@ -165,6 +165,17 @@ def test_boards_are_whole_grafana_documents() -> None:
         } == {*board.variables}
 
 
+def test_every_line_has_a_name() -> None:
+    """Also one of nothing: Grafana would call it Value, or by its query."""
+    for board in map(json.loads, dashboard_files().values()):
+        lines = [panel for panel in board["panels"] if panel["type"] == "timeseries"]
+        assert lines and all(target["legendFormat"] for panel in lines for target in panel["targets"])
+        for target in (target for panel in lines for target in panel["targets"]):
+            named = "{{" in target["legendFormat"]
+            assert " or vector(0)" not in target["expr"]
+            assert not target["expr"].endswith("or on() vector(0)") or not named, target
+
+
 def test_panels_of_a_board_do_not_overlap() -> None:
     for text in dashboard_files().values():
         taken: set[tuple[int, int]] = set()
