@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,9 @@ def server(tmp_path):
     command = ["server", "--host", "127.0.0.1", "--port", "0", "--workers", "1", *store]
     log = (tmp_path / "server.log").open("w")
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    process = subprocess.Popen([sys.executable, "-m", "mlflow", *command], stdout=log, stderr=log, env=environment)
+    # The whole package wants an older pyarrow than ours; clients need its skinny part alone, of the same version.
+    tool = [sys.executable, "-m", "uv", "tool", "run", "--from", f"mlflow=={version('mlflow-skinny')}", "mlflow"]
+    process = subprocess.Popen([*tool, *command], stdout=log, stderr=log, env=environment)
     try:
         while (
             told := re.search(r"running on (http://127\.0\.0\.1:\d+)", (tmp_path / "server.log").read_text())
