@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from videotrain_trainer import __version__
 from videotrain_trainer.errors import TrainerError
 
-COMMANDS = ("append", "check", "convert", "curate", "devices", "evaluate", "export", "index", "sample", "tune")
+COMMANDS = ("append", "check", "convert", "curate", "devices", "evaluate", "export", "index", "push", "sample", "tune")
 """Modules of `videotrain_trainer.commands`, each with HELP, add_options and run."""
 
 

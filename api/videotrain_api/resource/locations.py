@@ -37,6 +37,8 @@ Location = Annotated[
 HUB_SCHEME: Final = "hf://"
 """Begins URIs of files and folders of the Hugging Face hub."""
 HUB_FORM: Final = "hf://[datasets/]ORGANISATION/REPOSITORY[@REVISION][/PATH]"
+HUB_TARGET_FORM: Final = "hf://ORGANISATION/REPOSITORY[@BRANCH]"
+"""Where models are pushed to."""
 _HUB: Final = re.compile(
     r"hf://(?P<datasets>datasets/)?(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@\s]+))?(/(?P<path>[^\s].*)?)?"
 )
@@ -63,3 +65,9 @@ def hub_place(uri: str) -> HubPlace | None:
     if any(part in ("", ".", "..") for part in path.split("/")) and path:
         return None
     return HubPlace("dataset" if found["datasets"] else "model", found["repository"], found["revision"], path)
+
+
+def hub_target(uri: str) -> HubPlace | None:
+    """The repository of models that a URI in HUB_TARGET_FORM means; None if it has another form."""
+    place = hub_place(uri)
+    return place if place is not None and place.kind == "model" and not place.path else None

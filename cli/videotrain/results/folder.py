@@ -3,6 +3,7 @@
 transformer.safetensors   of the last train stage that is complete      adapter/   the same of a stage with train.lora
 autoencoder.safetensors   of the last autoencoder stage that is         models.json   sizes of all models, for drawing
 manifest.yaml, bill.json, report.html, summary.json, drop-report.json, samples/   as far as there are any
+data.json                 hashes of the tables of clips and samples that it was trained on
 results.json              where each weight file comes from
 """
 
@@ -21,6 +22,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from videotrain.files import replace_file, replacing
 from videotrain.report.workdir import ObjectMissingError, S3Objects
+from videotrain.results.data_manifest import FILE as DATA
+from videotrain.results.data_manifest import data_manifests
 from videotrain_api.billing.document import RunBill, sealed
 from videotrain_api.config.presets import complete_autoencoder, complete_transformer
 from videotrain_api.config.resolve import uses_transformer
@@ -44,6 +47,8 @@ INDEX: Final = "results.json"
 SPARE_BYTES: Final = 512 * 1024 * 1024
 """Free space that weights leave on the disk."""
 ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_OF_DIFFUSERS: Final = "pytorch_lora_weights.safetensors"
+"""The adapter under diffusers' names, which only some models have."""
 
 
 class Fetched(ApiModel):
@@ -97,12 +102,14 @@ def write_results(
     parsed = VideoTrainingRun.from_wire({name: value for name, value in run.items() if name != "status"})
     results = Results(folder)
     known = {each.file: each for each in read_index(folder)}
-    final = list(_weights(parsed, read_status(run.get("status")).status))
+    status = read_status(run.get("status")).status
+    final = list(_weights(parsed, status))
     for name, stage, uri in final:
         _fetch(results, known.get(name), Fetched(file=name, stage=stage, uri=uri, bytes=0, etag=""), objects)
     index = json.dumps([each.to_wire() for each in results.fetched], indent=2)
     replace_file(folder / INDEX, index + "\n")
     replace_file(folder / MODELS, json.dumps(_models(parsed, {name: uri for name, _, uri in final}), indent=2) + "\n")
+    replace_file(folder / DATA, json.dumps(data_manifests(parsed, status, objects), indent=2) + "\n")
     replace_file(folder / MANIFEST, yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
     if bill is not None:
         replace_file(folder / BILL_FILE, json.dumps(sealed(bill), indent=2, ensure_ascii=False) + "\n")
@@ -134,7 +141,7 @@ def _weights(run: VideoTrainingRun, status: RunStatus) -> Iterator[tuple[str, st
             yield name, last.name, layout.final_weights(_prefix(run, last))
     adapted = [stage for stage in complete if stage.train and stage.train.lora]
     if adapted:
-        for name in ADAPTER_FILES:
+        for name in (*ADAPTER_FILES, ADAPTER_OF_DIFFUSERS):
             uri = f"{layout.final_adapter(_prefix(run, adapted[-1]))}/{name}"
             yield f"{ADAPTER}/{name}", adapted[-1].name, uri
 
@@ -152,7 +159,8 @@ def _fetch(results: Results, known: Fetched | None, wanted: Fetched, objects: S3
     try:
         size, etag = objects.head(wanted.uri)
     except ObjectMissingError as error:
-        results.notes.append(f"{wanted.file}: {error}")
+        if not wanted.file.endswith(ADAPTER_OF_DIFFUSERS):
+            results.notes.append(f"{wanted.file}: {error}")
         return
     found = wanted.model_copy(update={"bytes": size, "etag": etag})
     if found != known or not path.is_file() or path.stat().st_size != size:

@@ -8,7 +8,8 @@ checksums of the tensors follow from those of their parts, so the first part, wi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -22,7 +23,10 @@ from videotrain_trainer.checkpoint.load import StoredCheckpoint, open_checkpoint
 from videotrain_trainer.checksums import checksum, joined_checksum
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.lora.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_files, adapter_metadata
-from videotrain_trainer.networks.lora.layers import is_adapter, lora_config
+from videotrain_trainer.networks.lora.from_diffusers import DIFFUSERS_FILE
+from videotrain_trainer.networks.lora.layers import LoraConfig, is_adapter, lora_config
+from videotrain_trainer.networks.lora.to_diffusers import to_diffusers
+from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.weights import Planned, planned_order, weights_bytes
 from videotrain_trainer.networks.weights.configuration import metadata_of
 from videotrain_trainer.networks.weights.loading import model_shapes
@@ -32,6 +36,8 @@ from videotrain_trainer.parallel.engine import compute_dtype
 from videotrain_trainer.training.final_tensors import FinalTensors, MergedTensors, StoredTensors
 from videotrain_trainer.training.setup import TrainingRun
 from videotrain_trainer.training.step import HasBase
+
+log = logging.getLogger(__name__)
 
 _FOUND: Final = TypeAdapter(StoredCheckpoint)
 _METADATA: Final = TypeAdapter(dict[str, str])
@@ -85,11 +91,25 @@ def _tensors(run: TrainingRun) -> FinalTensors:
     config = lora_config(task.lora)
     adapter = {name: stored.float(name) for name in stored.shapes}
     if run.context.world.rank == 0:
-        state, fields = adapter_files(config, adapter, run.context.config.paths.initial_weights)
-        folder = layout.final_adapter(run.prefix)
-        run.store.put(f"{folder}/{ADAPTER_WEIGHTS}", weights_bytes(state, adapter_metadata(config)))
-        run.store.put(f"{folder}/{ADAPTER_CONFIG}", json.dumps(fields, indent=2).encode())
+        _store_adapter(run, config, adapter)
     return MergedTensors(model_shapes(run.objective.module), base, adapter, config.scale, dtype)
+
+
+def _store_adapter(run: TrainingRun, config: LoraConfig, adapter: Mapping[str, Tensor]) -> None:
+    """The adapter alone, in PEFT's layout and, where diffusers' class computes such a model, under its names."""
+    state, fields = adapter_files(config, adapter, run.context.config.paths.initial_weights)
+    folder = layout.final_adapter(run.prefix)
+    run.store.put(f"{folder}/{ADAPTER_WEIGHTS}", weights_bytes(state, adapter_metadata(config)))
+    run.store.put(f"{folder}/{ADAPTER_CONFIG}", json.dumps(fields, indent=2).encode())
+    module = run.objective.module
+    if not isinstance(module, MMDiT):
+        return
+    try:
+        named, settings = to_diffusers(module.config, config, adapter)
+    except ConfigError as error:
+        log.warning("the adapter is stored in PEFT's layout alone: %s", error)
+        return
+    run.store.put(f"{folder}/{DIFFUSERS_FILE}", weights_bytes(named, settings))
 
 
 def _buffers(module: nn.Module, parameters: Sequence[str] | dict[str, tuple[int, ...]]) -> dict[str, Tensor]:

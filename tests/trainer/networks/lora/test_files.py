@@ -26,7 +26,8 @@ from videotrain_trainer.networks.lora.files import (
     save_adapter,
 )
 from videotrain_trainer.networks.lora.from_diffusers import DIFFUSERS_FILE
-from videotrain_trainer.networks.lora.layers import LoraConfig, adapted, initialize_adapter, inject, merge
+from videotrain_trainer.networks.lora.layers import LoraConfig, adapted, initialize_adapter, inject, is_adapter, merge
+from videotrain_trainer.networks.lora.to_diffusers import to_diffusers
 from videotrain_trainer.storage import ObjectStore
 
 pytestmark = pytest.mark.numeric
@@ -171,6 +172,39 @@ def test_a_flux_lora_adds_what_it_adds_in_diffusers(seed, tmp_path):
     assert equal(ours, again)
     merge(ours)
     assert relative(ours(**inputs), expected) < 1e-3
+
+
+@pytest.mark.parametrize("seed", range(3))
+@torch.no_grad()
+def test_an_adapter_of_ours_adds_in_diffusers_what_it_adds_here(seed, tmp_path):
+    """By diffusers' own loader and PEFT, on the exported model."""
+    pytest.importorskip("peft")
+    model, config = random_transformer(seed, cond_embed=seed != 1), LoraConfig(rank=2, alpha=3.0)
+    models.export_diffusers(tmp_path, model, random_autoencoder(seed))
+    theirs, inputs = diffusers_transformer(tmp_path), random_inputs(model.config, seed)
+    plain = run_diffusers(theirs, inputs)
+    inject(model, config)
+    initialize_adapter(model, 1)
+    for number, layer in enumerate(adapted(model).values()):
+        layer.lora_B.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(number))
+    tensors = {name: value for name, value in model.state_dict().items() if is_adapter(name)}
+    named, settings = to_diffusers(model.config, config, tensors)
+    save_file(named, tmp_path / DIFFUSERS_FILE, settings)
+    theirs.load_lora_adapter(tmp_path, weight_name=DIFFUSERS_FILE, prefix="transformer")
+    found = run_diffusers(theirs, inputs)
+    assert relative(plain, found) > 0.05
+    assert relative(model(**inputs), found) < 1e-3
+    again = random_transformer(seed, cond_embed=seed != 1)
+    load_adapter(again, tmp_path / DIFFUSERS_FILE)
+    assert relative(again(**inputs), model(**inputs)) < 1e-3
+
+
+def test_a_layer_without_a_counterpart_in_diffusers_is_refused_by_name():
+    model, config = random_transformer(1, cond_embed=True), LoraConfig(rank=2, alpha=2.0, targets=("cond_in", "proj"))
+    inject(model, config)
+    tensors = {name: value for name, value in model.state_dict().items() if is_adapter(name)}
+    with pytest.raises(ConfigError, match="no counterpart:\n  cond_in"):
+        to_diffusers(model.config, config, tensors)
 
 
 def test_the_scale_in_the_metadata_of_newer_files_counts(tmp_path):
