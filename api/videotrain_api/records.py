@@ -234,13 +234,31 @@ class ValidationRecord(Record):
     """Mean over the samples at each time."""
 
 
+Phase = Literal["list", "merge", "export", "captions", "samples"]
+
+
+class SamplesRecord(Record):
+    """Videos of fixed prompts were drawn after a step, and are stored."""
+
+    kind: Literal["samples"] = "samples"
+    step: int
+    """Last step that the weights have seen; 0 before the first."""
+    at: datetime
+    duration_us: int = Field(ge=0)
+    """Time for which training stood still for it, microseconds."""
+    videos: int
+    uri: str
+    """Of their VideosIndex."""
+
+
 class PhaseRecord(Record):
     """Work of a stage that is no step has got further, such as storing its result."""
 
     kind: Literal["phase"] = "phase"
     at: datetime
-    phase: Literal["list", "merge", "export", "captions"]
-    """Finding units of work, putting together what they left, or storing the final weights."""
+    phase: Phase
+    """Finding units of work, putting together what they left, storing the final weights, telling captions, or drawing
+    videos beside the steps."""
     done: int = Field(ge=0)
     """Objects or bytes of the whole world so far."""
     total: int = Field(ge=0)
@@ -385,6 +403,7 @@ TrainerRecord = Annotated[
     StartedRecord
     | StepRecord
     | ValidationRecord
+    | SamplesRecord
     | PhaseRecord
     | CheckpointRecord
     | HousekeepingRecord

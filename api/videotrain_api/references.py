@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from videotrain_api.config.resolve import stage_paths
-from videotrain_api.resource.stages import Stage
+from videotrain_api.resource.stages import Prompt, Stage
 from videotrain_api.resource.trainrun import VideoTrainingRun
 
 Role = Literal[
@@ -58,14 +58,21 @@ def references(run: VideoTrainingRun) -> Iterator[Reference]:
         yield from _measured(path, stage, index)
         if stage.curate is not None and stage.curate.image_model is not None:
             yield Reference(f"{path}.imageModel.weights", stage.curate.image_model.weights, "imageModel", (index,))
-        for number, prompt in enumerate(stage.sample.prompts if stage.sample else ()):
-            where = f"{path}.prompts[{number}]"
-            given: tuple[tuple[str, str | None, Role], ...] = (
-                ("image", prompt.image, "picture"),
-                ("lastImage", prompt.last_image, "picture"),
-                ("video", prompt.video, "video"),
-            )
-            yield from (Reference(f"{where}.{name}", uri, role, (index,)) for name, uri, role in given if uri)
+        if stage.sample:
+            yield from _prompts(path, stage.sample.prompts, index)
+        if stage.train and stage.train.samples:
+            yield from _prompts(f"{path}.samples", stage.train.samples.prompts, index)
+
+
+def _prompts(path: str, prompts: Sequence[Prompt], index: int) -> Iterator[Reference]:
+    for number, prompt in enumerate(prompts):
+        where = f"{path}.prompts[{number}]"
+        given: tuple[tuple[str, str | None, Role], ...] = (
+            ("image", prompt.image, "picture"),
+            ("lastImage", prompt.last_image, "picture"),
+            ("video", prompt.video, "video"),
+        )
+        yield from (Reference(f"{where}.{name}", uri, role, (index,)) for name, uri, role in given if uri)
 
 
 def _measured(path: str, stage: Stage, index: int) -> Iterator[Reference]:
@@ -98,7 +105,8 @@ def _models(run: VideoTrainingRun) -> Iterator[Reference]:
         ]
         yield Reference("spec.autoencoder.weights", named, "autoencoder", tuple(readers))
     if spec.text_encoder.weights:
-        readers = [i for i, stage in stages if stage.task in ("encode", "sample")]
+        draws = [bool(stage.train and stage.train.samples) for _, stage in stages]
+        readers = [i for i, stage in stages if stage.task in ("encode", "sample") or draws[i]]
         yield Reference("spec.textEncoder.weights", spec.text_encoder.weights, "textEncoder", tuple(readers))
 
 

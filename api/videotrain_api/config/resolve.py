@@ -136,8 +136,10 @@ _HOW = {
 
 def _used(stage: Stage, table: Mapping[Task, tuple[str, ...]]) -> tuple[str, ...]:
     """Videos are measured without a model, and beside the clips that they were drawn from if there are such; held-out
-    samples without an autoencoder.
+    samples without an autoencoder. What is drawn while a stage trains has to be decoded.
     """
+    if stage.train and stage.train.samples:
+        return (*table[stage.task], "autoencoder_weights")
     task = stage.evaluate
     if task is None:
         return table[stage.task]

@@ -405,6 +405,50 @@ class LoraAdapter(ApiModel):
     """Ends of the names of the layers that are adapted."""
 
 
+class Prompt(ApiModel):
+    """One video to draw."""
+
+    text: str = Field(min_length=1)
+    """The prompt."""
+    negative: str = ""
+    """What text guidance leads away from."""
+    image: Location | None = None
+    """URI of a reference picture; text only if unset."""
+    last_image: Location | None = None
+    """URI of the last frame of `i2v_loop`; `image` itself if unset."""
+    video: Location | None = None
+    """URI of the reference video of the v2v kinds."""
+    condition: ConditionKind = "t2v"
+    """How the reference is used; `i2v_head` makes it the first frame."""
+    seed: int = Field(default=sampling.SEED, ge=0)
+    """Seed of the noise."""
+
+
+class TrainingSamples(ApiModel):
+    """Videos drawn while a stage trains: always of the same prompts with the same noise, so that steps compare."""
+
+    every_steps: int = Field(default=500, ge=1, le=1_000_000_000)
+    """Draw before the first step, after every so many, and at the end. Training stands still meanwhile."""
+    prompts: list[Prompt] = Field(min_length=1, max_length=16)
+    """What to draw."""
+    resolution: Resolution
+    """Area class of the videos."""
+    frames: int = Field(ge=1, le=100_000)
+    """Frames of a video."""
+    aspect_ratio: str = Field(default="1:1", max_length=8)
+    """Width:height name."""
+    sampling_steps: int = Field(default=20, ge=1, le=1000)
+    """Euler steps."""
+    text_guidance: float | None = Field(default=None, ge=0)
+    """As of a sample stage."""
+    image_guidance: float = Field(default=sampling.IMAGE_GUIDANCE, ge=0)
+    """Scale of image guidance."""
+    fps: int = Field(default=sampling.FPS, ge=1, le=120)
+    """Frame rate of the files and of the prompt suffix."""
+    motion_score: int = Field(default=sampling.MOTION_SCORE, ge=0)
+    """Motion score of the prompt suffix."""
+
+
 class TrainTask(ApiModel):
     """Flow-matching training of the transformer on encoded clips."""
 
@@ -447,6 +491,8 @@ class TrainTask(ApiModel):
     """Leave a given first or last frame out of the loss; off, as in the published recipe, everything counts."""
     validation: Validation | None = None
     """Hold clips out and measure the loss on them; no validation if unset."""
+    samples: TrainingSamples | None = None
+    """Draw videos of fixed prompts meanwhile, with the weights as they are; none if unset."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the moving average of the weights per optimizer step, (1 + step) / (10 + step) while that is less; none
     is kept if unset."""
@@ -539,25 +585,6 @@ class EncodeTask(ApiModel):
     Either goes on where the other was."""
     shard_bytes: int = Field(default=512 * 1024 * 1024, ge=65536, le=2**40)
     """Target size of a shard, bytes."""
-
-
-class Prompt(ApiModel):
-    """One video to draw."""
-
-    text: str = Field(min_length=1)
-    """The prompt."""
-    negative: str = ""
-    """What text guidance leads away from."""
-    image: Location | None = None
-    """URI of a reference picture; text only if unset."""
-    last_image: Location | None = None
-    """URI of the last frame of `i2v_loop`; `image` itself if unset."""
-    video: Location | None = None
-    """URI of the reference video of the v2v kinds."""
-    condition: ConditionKind = "t2v"
-    """How the reference is used; `i2v_head` makes it the first frame."""
-    seed: int = Field(default=sampling.SEED, ge=0)
-    """Seed of the noise."""
 
 
 class SampleTask(ApiModel):

@@ -59,6 +59,9 @@ def _needless(path: str, run: VideoTrainingRun, index: int) -> Iterator[Problem]
         yield Problem(f"{path}.task", "encode", "no train stage reads it: put one after it or remove it")
     if stage.sample:
         yield from _sample(f"{path}.sample", stage.sample, stage_paths(run, index).clips is not None)
+    if stage.train and stage.train.samples:
+        for number, prompt in enumerate(stage.train.samples.prompts):
+            yield from _prompt(f"{path}.train.samples.prompts[{number}]", prompt)
     if stage.evaluate:
         yield from _evaluate(f"{path}.evaluate", stage.evaluate, run.spec.stages[:index])
 

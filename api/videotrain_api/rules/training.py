@@ -19,7 +19,9 @@ from videotrain_api.resource.stages import (
     CurateTask,
     Optimizer,
     Prompt,
+    SampleTask,
     ScoreBounds,
+    TrainingSamples,
     TrainTask,
 )
 from videotrain_api.rules.adapters import check_adapter
@@ -41,17 +43,22 @@ def check_training(facts: Facts) -> Iterator[Problem]:
         if stage.curate:
             yield from _curate(path, stage.curate)
         if stage.sample:
-            sample = stage.sample
-            yield from _resolution(f"{path}.resolution", sample.resolution, facts.pixels_per_token)
-            yield from _aspects(f"{path}.aspectRatio", [sample.aspect_ratio])
-            yield from _decoded(f"{path}.frames", sample.frames, facts.autoencoder)
-            kinds = {prompt.condition for prompt in sample.prompts} - {"t2v"}
-            yield from _needs_condition_input(f"{path}.prompts", sorted(kinds), facts)
-            for number, prompt in enumerate(sample.prompts):
-                yield from _prompt(f"{path}.prompts[{number}]", prompt, sample.frames, facts)
+            yield from _drawn(path, stage.sample, facts)
+        if stage.train and stage.train.samples:
+            yield from _drawn(f"{path}.samples", stage.train.samples, facts)
         if stage.evaluate and stage.evaluate.reconstruction:
             yield from _reconstruction(f"{path}.reconstruction", stage.evaluate.reconstruction, facts)
     yield from _shared_captions(facts)
+
+
+def _drawn(path: str, sample: SampleTask | TrainingSamples, facts: Facts) -> Iterator[Problem]:
+    yield from _resolution(f"{path}.resolution", sample.resolution, facts.pixels_per_token)
+    yield from _aspects(f"{path}.aspectRatio", [sample.aspect_ratio])
+    yield from _decoded(f"{path}.frames", sample.frames, facts.autoencoder)
+    kinds = {prompt.condition for prompt in sample.prompts} - {"t2v"}
+    yield from _needs_condition_input(f"{path}.prompts", sorted(kinds), facts)
+    for number, prompt in enumerate(sample.prompts):
+        yield from _prompt(f"{path}.prompts[{number}]", prompt, sample.frames, facts)
 
 
 def _reconstruction(path: str, task: Reconstruction, facts: Facts) -> Iterator[Problem]:

@@ -7,6 +7,7 @@
     encode       manifest.parquet  shards/clips-<unit>-<crc>.tar  set.json  index/index.json  appended/<number>.json
     train,       checkpoints/step-<step>/...  commit.json written last
     autoencoder  order/<first>-<last>.g<generation>.jsonl  weights/model.safetensors  fence/g<generation>.json
+                 samples/step-<step>/<number>.mp4  samples/step-<step>/videos.json written last
                  taken-in/<step>.json
                  profiles/<request>/rank-<rank>.g<generation>.steps-<first>-<last>.json.gz
     sample       videos/<number>.mp4  videos.json
@@ -141,8 +142,13 @@ def profile_trace(prefix: str, number: int, generation: int, rank: int, first_st
     return f"{prefix}/profiles/{number:04d}/rank-{rank:05d}.g{generation:06d}.steps-{first_step}-{last_step}.json.gz"
 
 
+def training_samples(prefix: str, step: int) -> str:
+    """Folder of what a train stage drew after a step; its VideosIndex is where `videos_index` says."""
+    return f"{prefix}/samples/step-{step:08d}"
+
+
 def videos_index(prefix: str) -> str:
-    """VideosIndex of a sample stage."""
+    """VideosIndex of a sample stage, or of a folder that `training_samples` gives."""
     return f"{prefix}/videos.json"
 
 

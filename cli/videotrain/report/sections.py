@@ -409,6 +409,27 @@ def video_section(workdir: Path, summary: Json) -> Html:
     return section("Sampled videos", *parts)
 
 
+def samples_section(workdir: Path, summary: Json) -> Html:
+    """What train stages drew of fixed prompts: a strip over the steps for each of them."""
+    if not summary.get("training_samples"):
+        return Html("")
+    budget, parts = [INLINE_TOTAL_BYTES], []
+    for stage, videos in groupby(summary["training_samples"], key=lambda v: v["stage"]):
+        drawn = list(videos)
+        seconds = sum({video["step"]: video["seconds"] for video in drawn}.values())
+        steps = len({video["step"] for video in drawn})
+        note = f"Drawn {steps} times; training stood still for {duration(seconds)} for it, and the nodes were held."
+        parts += [element("h3", text(stage)), element("p", text(note), class_="dim")]
+        for number in sorted({video["number"] for video in drawn}):
+            mine = [video for video in drawn if video["number"] == number]
+            strip = [_picture(workdir, video["file"], f"step {video['step']}", budget) for video in mine]
+            parts += [
+                element("p", text(mine[0]["prompt"]), class_="prompt"),
+                element("div", join(*strip), class_="strip"),
+            ]
+    return section("Samples over time", *parts)
+
+
 def _video_card(workdir: Path, video: Json, budget: list[int]) -> Html:
     pictures = [_picture(workdir, video["file"], "sampled", budget)]
     if video["reference_file"]:

@@ -66,6 +66,7 @@ def write_summary(workdir: Path, run: Json, objects: ObjectReader) -> Path:
         **_recovery(recoveries(status, records)),
         "checkpoints": _checkpoints(status, records),
         "videos": fetch_videos(workdir, run, status, objects, damaged),
+        "training_samples": _training_samples(workdir, run, records, objects, damaged),
         "drops": _drops(workdir, run, status, objects, damaged),
         "damaged": damaged,
         "records": {"torn_lines": records.torn_lines, "bad_lines": list(records.bad_lines)},
@@ -316,6 +317,22 @@ def fetch_videos(workdir: Path, run: Json, status: RunStatus, objects: ObjectRea
         index = _document(objects, layout.videos_index(_prefix(run, stage.name)), damaged)
         for video in VideosIndex.from_wire(index).videos if index else []:
             found.append(_video(workdir, stage.name, video, objects))
+    return found
+
+
+def _training_samples(
+    workdir: Path, run: Json, records: RunRecords, objects: ObjectReader, damaged: list[str]
+) -> list[Json]:
+    """What train stages drew of fixed prompts between their steps, in order of step."""
+    found: list[Json] = []
+    for drawn in records.samples:
+        prefix = layout.training_samples(_prefix(run, drawn.stage), drawn.step)
+        index = _document(objects, layout.videos_index(prefix), damaged)
+        for video in VideosIndex.from_wire(index).videos if index else []:
+            name = f"{drawn.stage}-step-{drawn.step:08d}-{video.number:04d}.mp4"
+            facts = {"stage": drawn.stage, "step": drawn.step, "seconds": drawn.duration_us / 1e6}
+            fields = {field: getattr(video, field) for field in ("number", "prompt", "seed", "condition")}
+            found.append(facts | fields | {"file": _fetch(workdir, name, video.uri, objects)})
     return found
 
 

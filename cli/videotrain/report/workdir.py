@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from videotrain_api.records import (
     TRAINER_RECORD,
     CheckpointRecord,
+    SamplesRecord,
     StartedRecord,
     StepRecord,
     TrainerRecord,
@@ -173,6 +174,8 @@ class RunRecords:
     """In order of number."""
     checkpoints: tuple[CheckpointRecord, ...] = ()
     """In order of commit."""
+    samples: tuple[SamplesRecord, ...] = ()
+    """Of each step of a stage the newest one, in order."""
     torn_lines: int = 0
     """Lines that a killed worker left half written; they were skipped."""
     bad_lines: tuple[str, ...] = ()
@@ -205,8 +208,12 @@ def read_records(workdir: Path) -> RunRecords:
     records = [r for found in collected.by_generation.values() for _, r in found]
     # One that is told twice counts once.
     checkpoints = {(r.stage, r.generation, r.step): r for r in records if isinstance(r, CheckpointRecord)}
+    samples = {
+        (r.stage, r.step): r for r in sorted(records, key=lambda r: r.generation) if isinstance(r, SamplesRecord)
+    }
     return RunRecords(
         generations=generations,
+        samples=tuple(samples[place] for place in sorted(samples)),
         checkpoints=tuple(sorted(checkpoints.values(), key=lambda r: (r.committed_at, r.step))),
         torn_lines=collected.torn,
         bad_lines=tuple(collected.bad),

@@ -17,6 +17,7 @@ from videotrain_api.records import (
     Measures,
     PhaseRecord,
     ProfileRecord,
+    SamplesRecord,
     SavedPoint,
     StartedRecord,
     StepRecord,
@@ -97,6 +98,8 @@ class ProgressFold:
             self._step_done(record)
         elif isinstance(record, ValidationRecord):
             self._validation, self._beside_steps_at = record, record.at
+        elif isinstance(record, SamplesRecord):
+            self._beside_steps_at = record.at
         elif isinstance(record, PhaseRecord):
             self._beside_steps_at = record.at
             if record.phase == "list" and self._started is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
-from videotrain_api.records import StartedRecord, StepRecord, TrainerRecord, ValidationRecord
+from videotrain_api.records import SamplesRecord, StartedRecord, StepRecord, TrainerRecord, ValidationRecord
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,9 @@ class StepLog:
             log.info("step %d of %d is where it begins", record.resumed_step, record.total_steps)
         elif isinstance(record, ValidationRecord):
             log.info("validation after step %d: loss %.4f on %d samples", record.step, record.loss, record.samples)
+        elif isinstance(record, SamplesRecord):
+            seconds = record.duration_us / 1e6
+            log.info("samples after step %d: %d videos in %.1f s, %s", record.step, record.videos, seconds, record.uri)
         elif isinstance(record, StepRecord):
             self._step(record)
 

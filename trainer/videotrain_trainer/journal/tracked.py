@@ -9,11 +9,19 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from videotrain_api.config.stage_config import StageConfig
-from videotrain_api.records import CheckpointRecord, StartedRecord, StepRecord, TrainerRecord, ValidationRecord
+from videotrain_api.records import (
+    CheckpointRecord,
+    SamplesRecord,
+    StartedRecord,
+    StepRecord,
+    TrainerRecord,
+    ValidationRecord,
+)
 from videotrain_api.resource.tracking import Tracker as Name
 from videotrain_api.schema import ApiModel
 from videotrain_api.storage import layout
@@ -30,6 +38,8 @@ MOST_VIDEOS: Final = 16
 """Of a sample stage."""
 MOST_WAITING: Final = 10_000
 """Values that are held for a tracker that fails; the oldest are forgotten."""
+_TOLD: Final = (StartedRecord, StepRecord, ValidationRecord, SamplesRecord, CheckpointRecord)
+"""Kinds of records that trackers hear of."""
 _END: Final = None
 
 
@@ -102,7 +112,7 @@ class TrackerSink:
 
     def write(self, record: TrainerRecord) -> None:
         """Tell of it soon."""
-        if isinstance(record, StartedRecord | StepRecord | ValidationRecord | CheckpointRecord):
+        if isinstance(record, _TOLD):
             self._queue.put(record)
 
     def close(self, seconds: float, completed: bool = False) -> None:
@@ -131,6 +141,8 @@ class TrackerSink:
             elif isinstance(record, ValidationRecord):
                 losses = {"validation_loss": record.loss}
                 self._scalars(_Values(f"{self._stage}/validation", record.step, losses, record.at))
+            elif isinstance(record, SamplesRecord):
+                self._each(partial(self._samples, record=record))
             else:
                 self._store_all()
         self._store_all()
@@ -209,6 +221,19 @@ class TrackerSink:
             path.write_bytes(self._store.get(video.uri))
             one.tracker.video(self._stage, number, f"video-{number:04d}", path, video.prompt)
             one.told[curve] = number + 1
+
+    def _samples(self, one: _One, record: SamplesRecord) -> None:
+        """Videos of fixed prompts after a step: of each prompt a row, as long as the stage trains."""
+        curve = f"{self._stage}/samples"
+        if record.step + 1 <= one.told.get(curve, 0):
+            return  # counted from 1, since the first ones are of step 0
+        index = read_checked(self._store, record.uri, lambda data: VideosIndex.from_wire(unsealed_json(data)))
+        for video in index.videos:
+            path = self._scratch / f"{self._stage}-step-{record.step:08d}-{video.number:04d}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self._store.get(video.uri))
+            one.tracker.video(self._stage, record.step, f"sample-{video.number:04d}", path, video.prompt)
+        one.told[curve] = record.step + 1
 
     def _store_all(self) -> None:
         """Tell what was missed, flush everything, store the files, and then how far they are."""

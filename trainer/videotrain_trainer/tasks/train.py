@@ -43,6 +43,7 @@ from videotrain_trainer.parallel.engine import compute_dtype
 from videotrain_trainer.parallel.peers import WorldPeers, first_choice
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks.train_compile import compile_ahead, programs
+from videotrain_trainer.tasks.train_samples import StepSamples
 from videotrain_trainer.text.byte_encoder import TextFeatures
 from videotrain_trainer.text.encoders import build_text_encoder
 from videotrain_trainer.training.loop import train
@@ -50,6 +51,7 @@ from videotrain_trainer.training.setup import initial_weights
 from videotrain_trainer.training.shared_loss import micro_batch_loss
 from videotrain_trainer.training.step import Model
 from videotrain_trainer.training.step_flops import MicroBatchWork, transformer_work
+from videotrain_trainer.training.step_samples import DrawnSamples
 from videotrain_trainer.training.validation_loss import ValidationLosses, measure, spread_over_groups, times_of
 from videotrain_trainer.worker.stage_context import Outcome, StageContext, World
 
@@ -105,6 +107,9 @@ class FlowObjective:
         self._split_samples(context.world, config.gpus_per_node)
         mine = [self.data.held_out[number] for number in self._numbers]
         self._held_out = held_out_batches(store, self.data, mine)
+        self._samples: StepSamples | None = None
+        if self.task.samples is not None:
+            self._samples = StepSamples(context, store, self.task.samples, self.module.config)
 
     def _split_samples(self, world: World, gpus_per_node: int) -> None:
         """Which ranks share a sample, of every bucket and of every held-out sample. Collective."""
@@ -256,6 +261,18 @@ class FlowObjective:
 
         buckets = [sample.bucket.info.bucket for sample in self.data.held_out]
         return measure(loss, buckets, times_of(self.task.validation.times), self._numbers, peers)
+
+    @property
+    def draw_every(self) -> int | None:
+        """Steps between drawings; None for none."""
+        return self.task.samples.every_steps if self.task.samples else None
+
+    def draw_samples(self, model: Callable[..., Any], peers: WorldPeers, step: int) -> DrawnSamples | None:
+        """See DrawsSamples. Collective."""
+        if self._samples is None:
+            raise ConfigError(f"stage {self._config.stage.name!r}: train.samples is not set")
+        self._blocks.recompute("none")  # there is no backward pass
+        return self._samples.draw(model, peers, step)
 
 
 def null_text(store: ObjectStore, data: LatentSet, spec: TextEncoderSpec) -> TextFeatures:

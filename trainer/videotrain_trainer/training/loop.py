@@ -13,6 +13,7 @@ from videotrain_trainer.training.final_weights import export_weights
 from videotrain_trainer.training.order_check import RANK_STEPS, RankSteps, order_lines
 from videotrain_trainer.training.setup import MakeObjective, TrainingRun, is_finished, prepare
 from videotrain_trainer.training.step_result import Wishes
+from videotrain_trainer.training.step_samples import DrawsSamples
 from videotrain_trainer.training.take_in import take_in
 from videotrain_trainer.training.validation_loss import Validated
 from videotrain_trainer.worker.stage_context import Outcome, StageContext
@@ -34,6 +35,8 @@ def train(context: StageContext, make_objective: MakeObjective, total_steps: int
     with closing(prepare(context, store, make_objective)) as run:
         # Only if copies in memory were ahead of the newest checkpoint: what is stored is the truth, and catches up.
         _save(run)
+        if run.state.step == 0:
+            _draw(run, total_steps)
         while run.state.step < total_steps:
             # The first thing behind a step, whichever world came to it: the order of all later steps depends on it.
             take_in(run)
@@ -53,6 +56,7 @@ def train(context: StageContext, make_objective: MakeObjective, total_steps: int
                 return "drained"
             # Before the checkpoint of the same step: who resumes from it must not have to validate again.
             _validate(run, total_steps)
+            _draw(run, total_steps)
             # Only begins to write; the next step computes meanwhile, and waits if the one before is not stored yet.
             if agreed.save or run.state.step % context.config.checkpoint.every_steps == 0:
                 _save(run)
@@ -112,7 +116,7 @@ def _something_is_due(run: TrainingRun, total_steps: int) -> bool:
     """A validation, a checkpoint, a copy or the end of the stage comes after the step that was queued last."""
     step = run.state.step
     saves = step % run.context.config.checkpoint.every_steps == 0
-    return saves or run.copy_is_due() or step == total_steps or _validates(run, total_steps)
+    return saves or run.copy_is_due() or step == total_steps or _validates(run, total_steps) or _draws(run, total_steps)
 
 
 def _validates(run: TrainingRun, total_steps: int) -> bool:
@@ -140,6 +144,23 @@ def _validate(run: TrainingRun, total_steps: int) -> None:
         times=losses.times,
         time_losses=losses.by_time,
     )
+
+
+def _draws(run: TrainingRun, total_steps: int) -> bool:
+    objective, step = run.objective, run.state.step
+    if not isinstance(objective, DrawsSamples) or objective.draw_every is None:
+        return False
+    return step % objective.draw_every == 0 or step == total_steps
+
+
+def _draw(run: TrainingRun, total_steps: int) -> None:
+    """Draw videos if it is due and nobody has; before the step's checkpoint, as validation. A drain cuts it short."""
+    objective, step = run.objective, run.state.step
+    if not isinstance(objective, DrawsSamples) or not _draws(run, total_steps):
+        return
+    drawn = objective.draw_samples(run.engine, run.peers, step)
+    if drawn is not None:
+        run.finished_at = run.context.reporter.drawn(step, run.finished_at, drawn.videos, drawn.uri)
 
 
 def _save(run: TrainingRun) -> None:

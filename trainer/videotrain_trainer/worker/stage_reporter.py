@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, NamedTuple, Protocol, TypedDict, Unpack
+from typing import NamedTuple, Protocol, TypedDict, Unpack
 
 from videotrain_api.records import (
     CheckpointRecord,
@@ -16,8 +16,10 @@ from videotrain_api.records import (
     Housekeeping,
     HousekeepingRecord,
     Measures,
+    Phase,
     PhaseRecord,
     ProfileRecord,
+    SamplesRecord,
     StartedRecord,
     StepRecord,
     TrainerRecord,
@@ -208,7 +210,24 @@ class StageReporter:
         self.sink.write(ValidationRecord(**self._origin(), step=step, at=now, duration_us=duration_us, **losses))
         return now
 
-    def phase(self, phase: Literal["list", "merge", "export", "captions"], done: int, total: int) -> None:
+    def drawn(self, step: int, started_at: datetime, videos: int, uri: str) -> datetime:
+        """Videos of fixed prompts were drawn after a step.
+
+        Args:
+            step: last step that the weights have seen.
+            started_at: when training stopped for it.
+            videos: how many.
+            uri: of their VideosIndex.
+
+        Returns:
+            The time of the record: training goes on from here.
+        """
+        now = datetime.now(UTC)
+        took_us = (now - started_at) // timedelta(microseconds=1)
+        self.sink.write(SamplesRecord(**self._origin(), step=step, at=now, duration_us=took_us, videos=videos, uri=uri))
+        return now
+
+    def phase(self, phase: Phase, done: int, total: int) -> None:
         """Work that is no step has got further; see PhaseRecord. A world that tells of nothing counts as hung."""
         self.sink.write(PhaseRecord(**self._origin(), at=datetime.now(UTC), phase=phase, done=done, total=total))
 
