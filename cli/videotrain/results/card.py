@@ -18,7 +18,6 @@ from videotrain.errors import UsageError
 from videotrain.manifest_file import read_manifest
 from videotrain.results.data_manifest import FILE as DATA
 from videotrain.results.folder import MANIFEST
-from videotrain_api.config.resolve import uses_transformer
 from videotrain_api.resource.locations import hub_place
 from videotrain_api.resource.stages import Stage, TrainTask
 from videotrain_api.resource.trainrun import VideoTrainingRun
@@ -149,7 +148,7 @@ def _training(run: VideoTrainingRun, summary: Json) -> Iterator[str]:
         shown = "" if loss is None else f"{loss:.4g}"
         yield f"| {stage.name} | {stage.task} | {'' if steps is None else steps} | {rates} | {shown} |"
     for stage in run.spec.stages:
-        if stage.train and uses_transformer(run):
+        if stage.train:
             yield ""
             yield f"`{stage.name}`: {'; '.join(_of_train(stage.train))}."
 
