@@ -258,6 +258,7 @@ def _features(
     found = {}
     for request in requests:
         features = encoder.encode([request.text, request.negative])
-        parts = {"context_BLD": features.context_BLD.cpu(), "pooled_BP": features.pooled_BP.cpu()}
-        found[request.text, request.negative] = replace(features, **parts)
+        found[request.text, request.negative] = replace(
+            features, context_BLD=features.context_BLD.cpu(), pooled_BP=features.pooled_BP.cpu()
+        )
     return found
