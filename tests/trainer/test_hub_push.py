@@ -36,7 +36,7 @@ def hub(monkeypatch, tmp_path):
 def test_all_files_arrive_in_one_commit_of_a_repository_that_is_made(hub, folder):
     pushed = push_folder(folder, "hf://org/model", private=True)
     assert pushed.commit == COMMIT
-    assert hub.repositories["org/model"]["private"] is True
+    assert hub.repositories["org/model"]["visibility"] == "private"
     found = hub.files["org/model", "main"]
     assert {name: data for name, data in found.items() if name != ".gitattributes"} == {
         "README.md": (folder / "README.md").read_bytes(),

@@ -72,8 +72,8 @@ def needed_stages(run: VideoTrainingRun, first: str) -> list[Stage]:
 
 def continuation_problems(old: StageConfig, new: StageConfig) -> list[Problem]:
     """Why a stage cannot go on from a checkpoint of another configuration: what would change the order of its samples,
-    or what a sample is. Steps, optimizer, validation, fixed prompts, checkpoints, engine, recomputation and how many GPUs
-    share a clip may be others, and the samples of a step may be cut into other micro-batches.
+    or what a sample is. Steps, optimizer, validation, fixed prompts, checkpoints, engine, recomputation and how
+    many GPUs share a clip may be others, and the samples of a step may be cut into other micro-batches.
 
     Args:
         old: of the stage that wrote the checkpoint.

@@ -10,6 +10,8 @@ from typing import Final
 
 STEPS: Final = 50
 """Euler steps, of videos and of first frames."""
+PREVIEW_STEPS: Final = 20
+"""Euler steps of what is drawn while a stage trains."""
 TEXT_GUIDANCE: Final = 7.5
 """Scale of text guidance."""
 DISTILLED_GUIDANCE: Final = 4.0

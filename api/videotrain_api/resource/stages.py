@@ -437,7 +437,7 @@ class TrainingSamples(ApiModel):
     """Frames of a video."""
     aspect_ratio: str = Field(default="1:1", max_length=8)
     """Width:height name."""
-    sampling_steps: int = Field(default=20, ge=1, le=1000)
+    sampling_steps: int = Field(default=sampling.PREVIEW_STEPS, ge=1, le=1000)
     """Euler steps."""
     text_guidance: float | None = Field(default=None, ge=0)
     """As of a sample stage."""
