@@ -51,7 +51,8 @@ class _Handler(BaseHTTPRequestHandler):
             wanted = json.loads(body)
             name = f"{wanted['organization']}/{wanted['name']}"
             if name in self.server.repositories:
-                return self._answer({"error": "You already created this model repo"}, 409)
+                there = {"error": "You already created this model repo", "url": f"{self.server.url}/{name}"}
+                return self._answer(there, 409)
             self.server.repositories[name] = wanted
             return self._answer({"url": f"{self.server.url}/{name}", "name": name, "id": name})
         if path == ["api", "validate-yaml"]:
