@@ -28,7 +28,7 @@ from torch.distributed import distributed_c10d
 
 from videotrain_api.config.presets import complete_autoencoder
 from videotrain_api.config.stage_config import StageConfig, StagePaths
-from videotrain_api.records import TRAINER_RECORD, CheckpointRecord, StartedRecord, StepRecord
+from videotrain_api.records import TRAINER_RECORD, CheckpointRecord, SamplesRecord, StartedRecord, StepRecord
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.resource.stages import (
     AutoencoderLayout,
@@ -274,6 +274,10 @@ class Plan:
     """Backward passes of the last rank count for nothing."""
     kill_after: int | None = None
     """The last rank is killed once this step is recorded."""
+    kill_before_samples: int | None = None
+    """The last rank is killed as it begins to tell what was drawn after this step."""
+    drain_from_question: int | None = None
+    """The last rank is asked to stop from the so-manieth time on that it looks."""
     backend: str = "inductor"
     """Of torch.compile; `eager` traces as Inductor does, without its minutes of C++."""
     hour_passes_after: int | None = None
@@ -320,9 +324,11 @@ class Sink:
     def __init__(self, path: Path, plan: Plan, rank: int, size: int) -> None:
         self._file = path.open("ab", buffering=0)
         self._plan, self._first, self._last = plan, rank == 0, rank == size - 1
-        self._step = 0
+        self._step = self._questions = 0
 
     def write(self, record: Any) -> None:
+        if isinstance(record, SamplesRecord) and self._last and record.step == self._plan.kill_before_samples:
+            os.kill(os.getpid(), signal.SIGKILL)
         self._file.write(record.model_dump_json(by_alias=True).encode() + b"\n")
         if isinstance(record, StartedRecord):
             self._step = record.resumed_step
@@ -337,9 +343,11 @@ class Sink:
             time.monotonic = lambda: clock() + 3600
 
     def requested(self) -> bool:
-        """Asked once in every step, when it is queued."""
+        """Asked once in every step, when it is queued, and while videos are drawn."""
         self._step += 1
-        return self._last and self._step == self._plan.drain_during
+        self._questions += 1
+        asked = self._plan.drain_from_question is not None and self._questions >= self._plan.drain_from_question
+        return self._last and (asked or self._step == self._plan.drain_during)
 
     def agreed(self) -> bool:
         raise AssertionError("the loop agrees on a drain within its own collective")

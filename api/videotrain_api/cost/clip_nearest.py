@@ -10,7 +10,13 @@ from typing import Any, Final
 from videotrain_api.config import presets
 from videotrain_api.config.aspect import RESOLUTION_NAMES
 from videotrain_api.cost import flops
-from videotrain_api.cost.clip_stage_memory import AutoencoderMemory, CodingMemory, drawing, encoding
+from videotrain_api.cost.clip_stage_memory import (
+    AutoencoderMemory,
+    CodingMemory,
+    drawing,
+    drawing_between_steps,
+    encoding,
+)
 from videotrain_api.cost.nearest import Change, less_kept
 from videotrain_api.cost.stage_memory import RowMemory, RowSetting, worlds_of
 from videotrain_api.resource.architecture import AutoencoderSpec, AutoencoderTiling
@@ -106,6 +112,22 @@ def drawing_sizes(run: VideoTrainingRun, index: int) -> Iterator[Way]:
     for name, others in (("frames", frames), ("resolution", ({"resolution": s} for s in _smaller(sized, grid)))):
         for change in others:
             there = drawing(run, index, task.model_copy(update=change), spec)
+            if there.fits:
+                yield f"{name}: {change[name]}", there
+                break
+
+
+def drawing_between_steps_sizes(run: VideoTrainingRun, index: int) -> Iterator[Way]:
+    """Shorter videos of `train.samples`, and smaller ones, that fit beside the engine."""
+    spec, stage = presets.complete_autoencoder(run.spec.autoencoder), run.spec.stages[index]
+    task = stage.train.samples if stage.train else None
+    assert task is not None, "asked of train stages that draw"
+    grid = flops.grid(presets.complete_transformer(run.spec.model), spec)
+    sized = Bucket(resolution=task.resolution, frames=1, batch_size=1)
+    frames = ({"frames": count} for count in _shorter(task.frames, spec))
+    for name, others in (("frames", frames), ("resolution", ({"resolution": s} for s in _smaller(sized, grid)))):
+        for change in others:
+            there = drawing_between_steps(run, index, task.model_copy(update=change))
             if there.fits:
                 yield f"{name}: {change[name]}", there
                 break

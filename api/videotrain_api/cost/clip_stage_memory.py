@@ -18,11 +18,11 @@ from videotrain_api.cost.autoencoder_memory import ClipBatch, clip_memory, criti
 from videotrain_api.cost.coding_memory import decode_memory, encode_batch_memory, encode_memory
 from videotrain_api.cost.memory import RESERVE, MicroBatch, drawing_memory
 from videotrain_api.cost.model_state import ModelState, Parameters, Sharding, model_state
-from videotrain_api.cost.stage_memory import RowMemory, RowSetting, limit_of, row_name
+from videotrain_api.cost.stage_memory import RowMemory, RowSetting, TrainMemory, limit_of, row_name, worlds_of
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
 from videotrain_api.resource.evaluation import Reconstruction
 from videotrain_api.resource.references import reference_frames
-from videotrain_api.resource.stages import AutoencoderTask, Bucket, SampleTask, Stage
+from videotrain_api.resource.stages import AutoencoderTask, Bucket, SampleTask, Stage, TrainingSamples
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.schema import ApiModel
 
@@ -44,14 +44,14 @@ _SCORE_BYTES: Final = 14
 
 
 class CodingMemory(ApiModel):
-    """What a size of an encode, sample or evaluate stage needs of each GPU."""
+    """What a size of an encode, sample or evaluate stage needs of each GPU, or one of `train.samples`."""
 
     path: str
     """Of the stage in the manifest."""
     row: str
     """Such as `768px 129f`."""
     models: int
-    """Weights that are on the GPU at its largest moment, bytes."""
+    """Weights that are on the GPU at its largest moment, and in a train stage what its engine holds; bytes."""
     work: int
     """What is computed then: text, a clip in tiles, or latents; bytes."""
     doing: str
@@ -217,6 +217,38 @@ def drawing(run: VideoTrainingRun, index: int, task: SampleTask, spec: Autoencod
     models = weights[doing] if task.offload else sum(weights.values())
     row = f"{task.resolution} {task.frames}f"
     return _coding(run, index, row, models, work[doing], doing)
+
+
+def drawing_between_steps(run: VideoTrainingRun, index: int, task: TrainingSamples) -> CodingMemory:
+    """The videos of `train.samples` beside all that the engine holds, in the smallest world of the stage.
+
+    Args:
+        run: whose autoencoder's layers are known.
+        index: of a train stage.
+        task: what is drawn: the manifest's, or another one.
+    """
+    table, spec = TrainMemory(run, index), presets.complete_autoencoder(run.spec.autoencoder)
+    model, text = presets.complete_transformer(run.spec.model), run.spec.text_encoder
+    side = aspect.shape_of(task.resolution, task.aspect_ratio, flops.grid(model, spec))
+    conditioned = task.frames > 1 and any(prompt.condition != "t2v" for prompt in task.prompts)
+    batch = MicroBatch(
+        samples=1 if model.guidance_embed else 3 if conditioned else 2,
+        image_tokens=flops.image_tokens(model, spec, task.frames, *side),
+        text_tokens=text.max_tokens,
+        compiled=False,
+        float32=table.task.precision == "fp32",
+    )
+    given = max(reference_frames(prompt.condition, spec.time) for prompt in task.prompts)
+    coding = max(decode_memory(spec, (task.frames, *side)), encode_memory(spec, (given, *side)) if given else 0)
+    work = {
+        "drawing": drawing_memory(table.shape, batch),
+        "decoding": _BYTES * autoencoder_parameters(spec) + coding,
+    }
+    state = table.state(worlds_of(run, table.stage)[0], table.setting(table.task.buckets[0]), keeps_gathered=False)
+    held = state.weights + state.gradients + state.optimizer + state.average + state.buffers
+    doing = max(work, key=lambda name: work[name])
+    memory = _coding(run, index, f"{task.resolution} {task.frames}f", held, work[doing], doing)
+    return memory.model_copy(update={"path": f"{memory.path}.samples"})
 
 
 def reconstructing(run: VideoTrainingRun, index: int, task: Reconstruction, spec: AutoencoderSpec) -> CodingMemory:

@@ -10,7 +10,7 @@ from videotrain_api.config import aspect, presets
 from videotrain_api.cost import flops
 from videotrain_api.cost.flops import MmditShape
 from videotrain_api.cost.memory import GpuMemory, MicroBatch, gpu_memory
-from videotrain_api.cost.model_state import Parameters, Sharding, model_state
+from videotrain_api.cost.model_state import ModelState, Parameters, Sharding, model_state
 from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.stages import (
     Bucket,
@@ -158,16 +158,8 @@ class TrainMemory:
             shares_heads=heads > 1,
             ring_parts=setting.context_parallel // heads,
         )
-        sharding = Sharding(
-            engine=setting.engine,
-            zero_stage=setting.zero_stage,
-            offload=setting.offload,
-            ranks=gpus,
-            float32=self.task.precision == "fp32",
-            average=bool(self.task.ema_decay),
-            keeps_gathered=not setting.compiled and (setting.recompute == "none" or setting.recomputed != (None, None)),
-        )
-        memory = gpu_memory(self.shape, model_state(self.parameters, sharding), batch)
+        keeps = not setting.compiled and (setting.recompute == "none" or setting.recomputed != (None, None))
+        memory = gpu_memory(self.shape, self.state(gpus, setting, keeps_gathered=keeps), batch)
         return RowMemory(
             path=f"spec.stages[{self.index}].train.buckets[{number}]",
             row=row_name(row),
@@ -178,6 +170,19 @@ class TrainMemory:
             total=memory.total,
             limit=self.limit,
         )
+
+    def state(self, gpus: int, setting: RowSetting, *, keeps_gathered: bool) -> ModelState:
+        """What the engine holds on a GPU between micro-batches, in a world of so many GPUs."""
+        sharding = Sharding(
+            engine=setting.engine,
+            zero_stage=setting.zero_stage,
+            offload=setting.offload,
+            ranks=gpus,
+            float32=self.task.precision == "fp32",
+            average=bool(self.task.ema_decay),
+            keeps_gathered=keeps_gathered,
+        )
+        return model_state(self.parameters, sharding)
 
     def largest_clip(self, row: Bucket) -> tuple[int, int]:
         """Image tokens and latent frames of a row's longest clip in the shape that has most tokens."""

@@ -12,12 +12,13 @@ from videotrain_api.cost.clip_stage_memory import (
     AutoencoderMemory,
     CodingMemory,
     drawing,
+    drawing_between_steps,
     encode_rows,
     reconstructing,
 )
 from videotrain_api.cost.nearest import nearest, spelled
 from videotrain_api.cost.stage_memory import GIGA, RowMemory, TrainMemory, worlds_of
-from videotrain_api.resource.stages import Stage
+from videotrain_api.resource.stages import Stage, TrainingSamples
 from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of, pool_path
 from videotrain_api.rules.facts import Facts
 from videotrain_api.schema import Problem
@@ -47,6 +48,8 @@ def _of_stage(facts: Facts, index: int, stage: Stage, advised: int) -> Iterator[
     counted = facts.autoencoder is not None and facts.autoencoder.kind in COUNTED
     if stage.train is not None:
         yield from _trained(TrainMemory(facts.run, index), advised)
+        if counted and stage.train.samples is not None:
+            yield from _drawn_between_steps(facts, index, stage.train.samples, advised)
     elif stage.autoencoder is not None and counted:
         yield from _autoencoder(AutoencoderMemory(facts.run, index), advised)
     elif stage.encode is not None and counted and facts.model is not None:
@@ -102,6 +105,13 @@ def _drawn(facts: Facts, index: int, advised: int) -> Iterator[Problem]:
     memory = drawing(facts.run, index, task, presets.complete_autoencoder(facts.run.spec.autoencoder))
     if not memory.fits:
         near = islice(clip_nearest.drawing_sizes(facts.run, index) if advised > 0 else (), MOST_ADVICE)
+        yield Problem(f"{memory.path}.frames", task.frames, _too_large(memory, [*near], _pool_memory(facts.run, index)))
+
+
+def _drawn_between_steps(facts: Facts, index: int, task: TrainingSamples, advised: int) -> Iterator[Problem]:
+    memory = drawing_between_steps(facts.run, index, task)
+    if not memory.fits:
+        near = islice(clip_nearest.drawing_between_steps_sizes(facts.run, index) if advised > 0 else (), MOST_ADVICE)
         yield Problem(f"{memory.path}.frames", task.frames, _too_large(memory, [*near], _pool_memory(facts.run, index)))
 
 

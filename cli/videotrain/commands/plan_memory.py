@@ -17,6 +17,7 @@ from videotrain_api.cost.clip_stage_memory import (
     AutoencoderMemory,
     CodingMemory,
     drawing,
+    drawing_between_steps,
     encode_rows,
     reconstructing,
 )
@@ -75,6 +76,8 @@ def coding_rows(run: VideoTrainingRun) -> Iterator[tuple[str, CodingMemory]]:
             continue
         if stage.encode is not None:
             yield from ((stage.name, memory) for _, memory in encode_rows(run, index))
+        if stage.train is not None and stage.train.samples is not None:
+            yield stage.name, drawing_between_steps(run, index, stage.train.samples)
         if stage.sample is not None:
             yield stage.name, drawing(run, index, stage.sample, presets.complete_autoencoder(run.spec.autoencoder))
         if stage.evaluate is not None and stage.evaluate.reconstruction is not None:

@@ -175,7 +175,7 @@ class RunRecords:
     checkpoints: tuple[CheckpointRecord, ...] = ()
     """In order of commit."""
     samples: tuple[SamplesRecord, ...] = ()
-    """Of each step of a stage the newest one, in order."""
+    """Of each step of a stage the newest one with the time of all, in order."""
     torn_lines: int = 0
     """Lines that a killed worker left half written; they were skipped."""
     bad_lines: tuple[str, ...] = ()
@@ -208,9 +208,12 @@ def read_records(workdir: Path) -> RunRecords:
     records = [r for found in collected.by_generation.values() for _, r in found]
     # One that is told twice counts once.
     checkpoints = {(r.stage, r.generation, r.step): r for r in records if isinstance(r, CheckpointRecord)}
-    samples = {
-        (r.stage, r.step): r for r in sorted(records, key=lambda r: r.generation) if isinstance(r, SamplesRecord)
-    }
+    samples: dict[tuple[str, int], SamplesRecord] = {}
+    for r in sorted((r for r in records if isinstance(r, SamplesRecord)), key=lambda r: r.generation):
+        # Told again by a generation that did the step again: what both took is the time that it took.
+        before = samples.get((r.stage, r.step))
+        took_us = r.duration_us + (before.duration_us if before else 0)
+        samples[r.stage, r.step] = r.model_copy(update={"duration_us": took_us})
     return RunRecords(
         generations=generations,
         samples=tuple(samples[place] for place in sorted(samples)),

@@ -54,6 +54,15 @@ def apart(videos, others):
     return np.abs(videos - others).mean(axis=(1, 2, 3, 4))
 
 
+PASSES = len(PROMPTS) * SPEC.sampling_steps
+"""Told of one drawing."""
+
+
+def passes(result):
+    """How many passes through the model were told."""
+    return sum(record.phase == "samples" for record in result.of(PhaseRecord))
+
+
 def losses(result):
     return [(step.step, step.loss, step.samples) for step in result.steps]
 
@@ -91,8 +100,8 @@ def test_drawing_changes_neither_losses_nor_order(drawn, tmp_path, latents):
 def test_it_tells_after_every_pass_that_it_gets_on_and_its_time_is_of_no_step(drawn):
     _, result = drawn
     told = [record for record in result.of(PhaseRecord) if record.phase == "samples"]
-    assert len(told) == 4 * len(PROMPTS) * SPEC.sampling_steps
-    assert {record.total for record in told} == {len(PROMPTS) * SPEC.sampling_steps}
+    assert len(told) == 4 * PASSES
+    assert {record.total for record in told} == {PASSES}
     records = [r for r in result.records[0] if isinstance(r, StepRecord | SamplesRecord)]
     for before, after in itertools.pairwise(records):
         if isinstance(before, SamplesRecord) and isinstance(after, StepRecord):
@@ -106,9 +115,70 @@ def test_a_generation_that_does_steps_again_draws_none_of_them_twice(drawn, tmp_
     kept = videos_of(tmp_path, 4)
     second = run_world(tmp_path, config, 1, Plan(generation=2))
     assert second.started.resumed_step == 3
-    assert [record.step for record in second.of(SamplesRecord)] == [6, 8]
+    assert [record.step for record in second.of(SamplesRecord)] == [4, 6, 8]
+    assert passes(second) == 2 * PASSES, "those of step 4 are told again, not drawn"
     assert (videos_of(tmp_path, 4) == kept).all()
     assert losses(first)[:3] + losses(second) == losses(drawn[1])
+
+
+def test_what_was_stored_and_never_told_is_told_by_who_does_the_step_again(drawn, tmp_path, latents):
+    config = config_of(tmp_path, latents, samples=SPEC.model_copy(update={"every_steps": 2}))
+    first = run_world(tmp_path, config, 1, Plan(kill_before_samples=4))
+    assert [record.step for record in first.of(SamplesRecord)] == [0, 2]
+    kept = store().get(index_of(tmp_path, 4).videos[0].uri)
+    second = run_world(tmp_path, config, 1, Plan(generation=2))
+    told = second.of(SamplesRecord)
+    assert [record.step for record in told] == [4, 6, 8]
+    assert all(index_of(tmp_path, record.step).videos for record in told)
+    assert passes(second) == 2 * PASSES, "those of step 4 are told, not drawn again"
+    assert store().get(index_of(tmp_path, 4).videos[0].uri) == kept
+
+
+# Of a video the last rank is asked after each of two passes and before its only tile; of three videos nine times.
+# Three steps lie between two drawings.
+@pytest.mark.parametrize(
+    ("question", "saved", "told", "cut_short"),
+    [
+        (1, 0, [], 1),
+        (9, 0, [], 6),
+        (13, 3, [0], 1),  # behind the first pass after step 3
+        (15, 3, [0], 2),  # before the first tile
+        (33, 6, [0, 3], 6),  # the last tile after step 6
+        (36, 8, [0, 3, 6], 1),  # after the last step: the stage ends in the next generation
+    ],
+)
+def test_a_world_that_is_asked_to_stop_while_it_draws_leaves_its_drawing_to_the_next(
+    drawn, tmp_path, latents, question, saved, told, cut_short
+):
+    folder, whole = drawn
+    config = config_of(tmp_path, latents, samples=SPEC)
+    first = run_world(tmp_path, config, 1, Plan(drain_from_question=question))
+    assert first.outcomes == ["drained"], first.outcomes
+    assert [record.step for record in first.of(SamplesRecord)] == told
+    assert passes(first) == PASSES * len(told) + cut_short, "it computes nothing more"
+    second = run_world(tmp_path, config, 1, Plan(generation=2))
+    assert second.outcomes == ["completed"], second.outcomes
+    assert second.started.resumed_step == saved
+    assert [r.step for r in first.of(SamplesRecord) + second.of(SamplesRecord)] == [0, 3, 6, 8]
+    assert losses(first) + losses(second) == losses(whole)
+    for step in (0, 3, 6, 8):
+        assert (videos_of(tmp_path, step) == videos_of(folder, step)).all()
+
+
+def test_a_drain_that_comes_with_a_step_leaves_its_drawing_to_the_next(tmp_path, latents):
+    config = config_of(tmp_path, latents, samples=SPEC.model_copy(update={"every_steps": 1}), steps=2)
+    first = run_world(tmp_path, config, 1, Plan(drain_from_question=10))
+    assert first.outcomes == ["drained"], first.outcomes
+    second = run_world(tmp_path, config, 1, Plan(generation=2))
+    assert [r.step for r in first.of(SamplesRecord) + second.of(SamplesRecord)] == [0, 1, 2]
+
+
+def test_a_stage_that_begins_anew_by_order_draws_anew(drawn, tmp_path, latents):
+    config = config_of(tmp_path, latents, samples=SPEC, steps=3)
+    assert run_world(tmp_path, config, 1).outcomes == ["completed"]
+    again = run_world(tmp_path, config, 1, Plan(generation=2, restore=False))
+    assert [record.step for record in again.of(SamplesRecord)] == [0, 3]
+    assert passes(again) == 2 * PASSES
 
 
 @pytest.mark.parametrize("engine", [{"zero_stage": 3}, {"engine": "fsdp2"}])

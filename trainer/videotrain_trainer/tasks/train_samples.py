@@ -66,6 +66,8 @@ class StepSamples:
         self._context, self._store, self._spec, self._transformer = context, store, spec, transformer
         self._sources = _sources(context)
         self._requests = [self._request(number) for number in range(len(spec.prompts))]
+        if context.world.rank == 0 and not context.restore:
+            _forget(store, context.config.paths.output)
         mine = spread(len(self._requests), context.world.rank, context.world.size)
         device = context.world.device
         self._text = _features(context, store, [self._requests[number] for number in mine], device)
@@ -84,36 +86,37 @@ class StepSamples:
             step: last one that its weights have seen.
 
         Returns:
-            None if this configuration drew them before, or the world was asked to stop.
+            What is stored, also if this configuration drew it before: whoever did may have died before it told. None
+            if the world was asked to stop.
         """
         world, prefix = self._context.world, layout.training_samples(self._context.config.paths.output, step)
-        done = self._is_done(prefix) if world.rank == 0 else None
+        drawn = DrawnSamples(len(self._requests), layout.videos_index(prefix))
+        done = self._is_done(drawn.uri) if world.rank == 0 else None
         if peers.from_first(_YES_OR_NO, done):
-            return None
+            return drawn
         models = self._models(model)
         numbers = spread(len(self._requests), world.rank, world.size)
         for turn, number in enumerate(numbers):
             frames_THWC = self._draw_one(models, self._requests[number], peers, turn, len(numbers))
-            if frames_THWC is None:
-                return None
-            if number == turn * world.size + world.rank:
+            if frames_THWC is not None and number == turn * world.size + world.rank:
                 self._write(prefix, number, step, frames_THWC)
-        peers.any([True])  # every video is stored
+            # A rank that decodes may have stopped alone. Past this, the videos of the turn are stored.
+            if any(peers.any([frames_THWC is None])):
+                return None
         index = VideosIndex(videos=[self._video(prefix, number, step) for number in range(len(self._requests))])
-        uri = layout.videos_index(prefix)
         if world.rank == 0:
-            self._store.put(uri, sealed_json(index.to_wire()))
-        return DrawnSamples(len(index.videos), uri)
+            self._store.put(drawn.uri, sealed_json(index.to_wire()))
+        return drawn
 
-    def _is_done(self, prefix: str) -> bool:
+    def _is_done(self, uri: str) -> bool:
         """Whether this very configuration drew them: a stage that was edited since draws otherwise."""
-        uri = layout.videos_index(prefix)
         if not self._store.exists(uri):
             return False
         found = read_checked(self._store, uri, lambda data: VideosIndex.from_wire(unsealed_json(data)))
         return all(video.settings.get("configHash") == self._context.config.hash() for video in found.videos)
 
     def _draw_one(self, models: Models, request: Request, peers: WorldPeers, turn: int, turns: int) -> Tensor | None:
+        """The frames of a video; None if the world was asked to stop."""
         settings, steps = request.settings, request.settings.steps
         given = given_of(request, models, self._store)
         noise_1CTHW = noise_of(request.seed, latent_shape(request, models))[None].to(models.device)
@@ -127,10 +130,26 @@ class StepSamples:
         sampler = Sampler(models.transformer, steps, settings.guidance)
         try:
             latent_1CTHW = sampler.draw(noise_1CTHW, self._pair(request), request.condition, given, on_step)
+            return self._decoded(models, latent_1CTHW, (turn + 1) * steps, turns * steps)
         except _Stopped:
             return None
-        with models.on_device(models.autoencoder):
-            pixels_1CTHW = models.autoencoder.decode(latent_1CTHW.to(models.dtype))
+
+    def _decoded(self, models: Models, latent_1CTHW: Tensor, done: int, total: int) -> Tensor:
+        """Frames of a drawn latent; between two of its tiles the rank tells that it gets on, and may be stopped."""
+        autoencoder, tiles = models.autoencoder, 0
+
+        def pixels(z_BCTHW: Tensor) -> Tensor:
+            nonlocal tiles
+            if tiles:
+                self._context.reporter.phase("samples", done, total)
+            if self._context.drain.requested():
+                raise _Stopped
+            tiles += 1
+            return autoencoder.pixels(z_BCTHW)
+
+        with models.on_device(autoencoder):
+            z_1CTHW = autoencoder.denormalise(latent_1CTHW.to(models.dtype))
+            pixels_1CTHW = autoencoder.tiles.decode(pixels, z_1CTHW)
         return to_uint8(pixels_1CTHW[0].float()).cpu()
 
     def _pair(self, request: Request) -> TextPair:
@@ -248,6 +267,13 @@ def _sources(context: StageContext) -> Sources:
         autoencoder_weights=autoencoder_uri(config.autoencoder.kind, config.paths.autoencoder_weights),
         text_encoder=config.text_encoder,
     )
+
+
+def _forget(store: ObjectStore, prefix: str) -> None:
+    """Withdraw what an earlier life of the stage drew: one that begins at step 1 by order trains other weights."""
+    for found in store.list(layout.training_samples(prefix, 0).rpartition("/")[0]):
+        if found.uri == layout.videos_index(found.uri.rpartition("/")[0]):
+            store.delete(found.uri)
 
 
 def _features(

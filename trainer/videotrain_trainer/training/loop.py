@@ -35,8 +35,9 @@ def train(context: StageContext, make_objective: MakeObjective, total_steps: int
     with closing(prepare(context, store, make_objective)) as run:
         # Only if copies in memory were ahead of the newest checkpoint: what is stored is the truth, and catches up.
         _save(run)
-        if run.state.step == 0:
-            _draw(run, total_steps)
+        # Before the first step, and where the generation before was stopped or killed between a step and its drawing.
+        if not _draw(run, total_steps):
+            return _drained(run)
         while run.state.step < total_steps:
             # The first thing behind a step, whichever world came to it: the order of all later steps depends on it.
             take_in(run)
@@ -51,12 +52,11 @@ def train(context: StageContext, make_objective: MakeObjective, total_steps: int
             # Before validation and before the usual checkpoint: a drain has little time, and loses no step this way.
             # One that comes with the last step ends as any stage does.
             if agreed.drain and run.state.step < total_steps:
-                _save(run)
-                run.wait_until_stored()
-                return "drained"
+                return _drained(run)
             # Before the checkpoint of the same step: who resumes from it must not have to validate again.
             _validate(run, total_steps)
-            _draw(run, total_steps)
+            if not _draw(run, total_steps):
+                return _drained(run)
             # Only begins to write; the next step computes meanwhile, and waits if the one before is not stored yet.
             if agreed.save or run.state.step % context.config.checkpoint.every_steps == 0:
                 _save(run)
@@ -68,6 +68,13 @@ def train(context: StageContext, make_objective: MakeObjective, total_steps: int
         export_weights(run)
         run.forget_copies()
     return "completed"
+
+
+def _drained(run: TrainingRun) -> Outcome:
+    """The end of a world that was asked to stop: no step is lost."""
+    _save(run)
+    run.wait_until_stored()
+    return "drained"
 
 
 def _step(run: TrainingRun) -> Wishes:
@@ -153,14 +160,18 @@ def _draws(run: TrainingRun, total_steps: int) -> bool:
     return step % objective.draw_every == 0 or step == total_steps
 
 
-def _draw(run: TrainingRun, total_steps: int) -> None:
-    """Draw videos if it is due and nobody has; before the step's checkpoint, as validation. A drain cuts it short."""
+def _draw(run: TrainingRun, total_steps: int) -> bool:
+    """Draw videos if it is due; before the step's checkpoint, as validation. False if the world was asked to stop
+    meanwhile: who resumes from the step draws them.
+    """
     objective, step = run.objective, run.state.step
     if not isinstance(objective, DrawsSamples) or not _draws(run, total_steps):
-        return
+        return True
     drawn = objective.draw_samples(run.engine, run.peers, step)
-    if drawn is not None:
-        run.finished_at = run.context.reporter.drawn(step, run.finished_at, drawn.videos, drawn.uri)
+    if drawn is None:
+        return False
+    run.finished_at = run.context.reporter.drawn(step, run.finished_at, drawn.videos, drawn.uri)
+    return True
 
 
 def _save(run: TrainingRun) -> None:

@@ -25,4 +25,4 @@ class DrawsSamples(Protocol):
         """Steps between drawings; None for none."""
 
     def draw_samples(self, model: Callable[..., Any], peers: WorldPeers, step: int) -> DrawnSamples | None:
-        """Draw and store; None if that was done before, or the world was asked to stop meanwhile. Collective."""
+        """Draw and store what is not there yet; None if the world was asked to stop meanwhile. Collective."""
