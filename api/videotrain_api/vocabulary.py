@@ -214,6 +214,22 @@ class Bucket(StrEnum):
     IDLE = "idle"
 
 
+WASTE_CAUSES: Final = (
+    "start",
+    "idle",
+    "data",
+    "checkpoint",
+    "application",
+    "infrastructure",
+    "preemption",
+    "hang",
+    "drained",
+    "completed",
+    "unknown",
+)
+"""Why money bought no progress: a wait, or what ended a generation; unknown while that is not on record."""
+
+
 class ExitCode(IntEnum):
     """Exit codes of the trainer's processes. 64-78 follow sysexits.h where one fits."""
 

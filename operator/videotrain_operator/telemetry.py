@@ -33,7 +33,7 @@ from videotrain_api.resource.status import Correction, CostStatus, GenerationSta
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.resource.trainrun import CAUSES
 from videotrain_api.schema import Json, ManifestError
-from videotrain_api.vocabulary import LABEL_TEAM, Phase
+from videotrain_api.vocabulary import LABEL_TEAM, WASTE_CAUSES, Phase
 from videotrain_operator.accounting.corrections import counted
 
 Sample = tuple[catalogue.Metric, tuple[str, ...], float]
@@ -178,7 +178,10 @@ class OperatorMetrics(Collector):
                 out={}, into={}
             )
             counters = shown.counters.setdefault(series, {})
-            first = counted(amounts, correction)
+            # Each cause from the start: of a counter that begins with an amount, and then loses it to another, a rate
+            # sees the loss alone.
+            known = dict.fromkeys(WASTE_CAUSES, 0) if series == "waste_micros_by_cause" else {}
+            first = known | counted(amounts, correction)
             for name in {**first, **counters}:
                 told = (first.get(name, 0), correction.out.get(name, 0), correction.into.get(name, 0))
                 highest, left, came = map(max, told, counters.get(name, (0, 0, 0)))

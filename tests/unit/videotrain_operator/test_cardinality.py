@@ -19,13 +19,12 @@ from videotrain_api.resource.status import (
     SuspectNode,
     ThroughputStatus,
 )
-from videotrain_api.vocabulary import Bucket
+from videotrain_api.vocabulary import WASTE_CAUSES, Bucket
 from videotrain_operator.planner.members import SUSPECTS_KEPT
 from videotrain_operator.telemetry import OperatorMetrics
 
 STAGES = 6
 """Of the longest recipes: curation, autoencoder, encoding and three of training."""
-CAUSES_OF_WASTE = 10
 MOST = 200
 """Series of one run that has had everything; Prometheus holds millions."""
 
@@ -34,7 +33,7 @@ def busy_run(generations: int) -> RunStatus:
     """A run of many stages in which everything has happened, with so many generations behind it."""
     names = [f"stage-{number}" for number in range(STAGES)]
     amounts = {bucket.value: 1_000_000 for bucket in Bucket}
-    waste = {f"cause-{number}": 1_000_000 for number in range(CAUSES_OF_WASTE)}
+    waste = dict.fromkeys(WASTE_CAUSES, 1_000_000)
     moved = Correction(out=amounts, into=amounts)
     last = [
         GenerationStatus(

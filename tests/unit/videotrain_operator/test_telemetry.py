@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 from support.planner_builders import agent, at, failed, manifest, pod, progress, run_of, seen
 
+from videotrain.wording import CAUSE_MEANINGS
 from videotrain_api.metrics import (
     AGENT_ANSWERS_REFUSED,
     CATALOGUE,
@@ -43,7 +44,7 @@ from videotrain_api.resource.status import (
     SuspectNode,
     ThroughputStatus,
 )
-from videotrain_api.vocabulary import ExitCode
+from videotrain_api.vocabulary import WASTE_CAUSES, ExitCode
 from videotrain_operator.planner.plan import plan
 from videotrain_operator.telemetry import OperatorMetrics
 
@@ -143,6 +144,15 @@ def test_drops_are_counted_by_reason_beside_the_clips_that_were_kept():
     assert {key[4]: value for key, value in shown.items() if key[:4] == head} == COUNTS.dropped
     assert shown["videotrain_curation_clips", "default", "demo", "curate"] == 4
     assert shown["videotrain_evaluation", "default", "demo", "measure", "psnr"] == 30.5
+
+
+def test_no_counter_of_waste_begins_with_an_amount_that_a_rate_cannot_see():
+    """Why time was lost may be known a moment later: it leaves `unknown`, and both must have been there at nothing."""
+    young = full_status().model_copy(update={"cost": CostStatus(currency="USD")})
+    shown = values(young)
+    head = ("videotrain_waste_micros_total", "default", "demo")
+    assert {key[3]: value for key, value in shown.items() if key[:3] == head} == dict.fromkeys(WASTE_CAUSES, 0)
+    assert list(CAUSE_MEANINGS) == list(WASTE_CAUSES), "each is explained"
 
 
 def pass_over(status: RunStatus, *facts: object) -> RunStatus:
