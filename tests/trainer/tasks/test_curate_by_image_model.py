@@ -55,6 +55,11 @@ def test_scores_embeddings_bounds_and_look_alikes(folder, tmp_path, store, make_
     assert not [item for item in store.list(f"{prefix}/clips") if not item.uri.endswith(".mp4")]
 
     monkeypatch.setattr(curate_run.ObjectStore, "for_storage", lambda storage: store)
+    told = Namespace(action="report", set=prefix, bounds=[], output=tmp_path / "page.html")
+    assert curate_run.run(told) == 0
+    page = told.output.read_text()
+    assert all(f", aesthetic {score:.3g}<" in page for score in scores)
+    assert "<b>aesthetic</b> <span" in page
     middle = (scores[1] + scores[2]) / 2
     retune(prefix, f"minAesthetic={middle}")
     left = rows(store, prefix)

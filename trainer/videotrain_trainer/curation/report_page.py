@@ -31,8 +31,10 @@ h1{font-size:22px}h2{font-size:17px;margin-top:2em}
 table{border-collapse:collapse}td,th{padding:3px 12px 3px 0;text-align:left}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.row{display:flex;flex-wrap:wrap;gap:10px}
 figure{margin:0;width:184px;font-size:12px;overflow-wrap:anywhere}figure img{width:184px;height:auto;display:block}
-.plots{display:flex;flex-wrap:wrap;gap:24px}.plot{width:560px}.kept{fill:#2f7d4f}.gone{fill:#c9cdd2}
-.bound{stroke:#c0392b;stroke-width:2}.axis{font-size:11px;fill:#57606a}.note{color:#57606a}"""
+figure img+img{margin-top:3px}svg{max-width:100%;height:auto}
+.plots{display:flex;flex-wrap:wrap;gap:24px}.plot{width:560px;max-width:100%}.kept{fill:#2f7d4f}.gone{fill:#c9cdd2}
+.bound{stroke:#c0392b;stroke-width:2}.axis{font-size:11px;fill:#57606a}
+@media(max-width:600px){.axis{font-size:15px}}.note{color:#57606a}"""
 
 
 def page(uri: str, rows: Sequence[Row], report: DropReport, picture: Picture) -> str:
@@ -62,7 +64,8 @@ def page(uri: str, rows: Sequence[Row], report: DropReport, picture: Picture) ->
         parts.append(_samples(reason, by_reason[reason], twins, picture))
     parts.append(_whole_videos(report))
     return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>Curation of {_text(uri)}</title>"
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=width=device-width>"
+        f"<title>Curation of {_text(uri)}</title>"
         f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>"
     )
 
@@ -146,10 +149,16 @@ def _samples(reason: str, rows: Sequence[Row], twins: Mapping[str, Row], picture
         shown = [_image(row, picture)]
         if reason == DUPLICATE and (twin := next((uid for uid in row["detail"].split() if uid in twins), None)):
             shown.append(_image(twins[twin], picture))
-        detail = row["detail"] or f"motion {row['motion']:.3g}, sharpness {row['blur']:.3g}"
+        detail = row["detail"] or _worth(row)
         figures.append(f"<figure>{''.join(shown)}<figcaption>{_text(words)}<br>{_text(detail)}</figcaption></figure>")
     count = "1 clip" if len(rows) == 1 else f"{len(rows):,} clips"
     return f"<h2>{_text(reason or 'kept')}: {count}</h2><div class=row>{''.join(figures)}</div>"
+
+
+def _worth(row: Row) -> str:
+    """Scores by which a person looks at a clip that is kept."""
+    shown = {"motion": row["motion"], "sharpness": row["blur"], "aesthetic": row["aesthetic"]}
+    return ", ".join(f"{noun} {score:.3g}" for noun, score in shown.items() if score is not None)
 
 
 def _image(row: Row, picture: Picture) -> str:
