@@ -62,6 +62,10 @@ class Nodes:
         processes = [process for node in self._nodes for process in node.processes()]
         return named(processes, "Doer") or decoders()
 
+    def holding(self, name: str) -> list[int]:
+        """Numbers of nodes on which a process has this in its name."""
+        return [number for number, node in enumerate(self._nodes) if named(node.processes(), name)]
+
     def note(self) -> None:
         """Remember all processes, for `left`."""
         self._seen.update(process for node in self._nodes for process in node.processes())

@@ -8,7 +8,7 @@ from support.ray_nodes import HOST, Squares
 from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.engines.interface import Unit, cut_ranges
 from videotrain_trainer.engines.ray_node import Cluster, free_port
-from videotrain_trainer.engines.ray_run import RayRun
+from videotrain_trainer.engines.ray_run import RayRun, connected
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.storage import ObjectStore
 
@@ -27,6 +27,16 @@ def test_a_client_and_a_process_on_a_node_have_the_units_done(make_member, nodes
     nodes.start()
     for name, cluster in (("node", nodes.cluster), ("client", nodes.client)):
         assert squares(make_member(tmp_path / name), cluster) == [number**2 for number in range(100)]
+
+
+def test_the_head_drives_so_that_no_other_node_is_waited_for_once_it_is_lost(nodes):
+    for _ in range(3):
+        nodes.start()
+    with connected(nodes.cluster) as start:
+        drives = [start(Squares()) for _ in range(3)]
+        for drive in drives:
+            assert drive.poll(0)["trouble"] == ""
+        assert nodes.holding("Drive") == [0]
 
 
 class Elsewhere:

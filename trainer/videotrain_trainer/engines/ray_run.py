@@ -36,6 +36,9 @@ DRIVES = 10
 ANSWER_SECONDS = 30.0
 """In which a cluster answers at its address."""
 POLL_SECONDS = 0.5
+ON_HEAD = {"node:__internal_head__": 0.001}
+"""Where a drive runs. Ray Data pins two actors of the cluster to the node of the first drive and never moves them: were
+that another node, all drives after its loss would wait for them."""
 
 log = logging.getLogger(__name__)
 
@@ -247,5 +250,5 @@ def connected(cluster: Cluster) -> Iterator[Callable[[Work], _Remote]]:
 def _begin(ray: Any, work: Work) -> _Remote:
     from videotrain_trainer.engines.ray_drive import Drive
 
-    actor = ray.remote(Drive).options(num_cpus=0, max_concurrency=16, max_restarts=0)
+    actor = ray.remote(Drive).options(num_cpus=0, resources=ON_HEAD, max_concurrency=16, max_restarts=0)
     return _Remote(ray, actor.remote(work))
