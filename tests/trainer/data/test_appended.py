@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from itertools import islice
+from itertools import islice, repeat
 
 import pytest
+from support.storage_proxy import ThreadedProxy
 from support.training_worlds import Plan, commit_of, make_latents, run_world, store, train_config, trained_ids
 
 from videotrain.report.order_check import check_order
+from videotrain_api.config.stage_config import StagePaths
 from videotrain_api.records import HousekeepingRecord
-from videotrain_api.resource.sources import Source
+from videotrain_api.resource.sources import Source, SourceWeights
 from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, PeerCopies
 from videotrain_api.storage import layout
 from videotrain_trainer import cli
@@ -21,6 +23,7 @@ from videotrain_trainer.data.appended import appended_entries, decided, grown
 from videotrain_trainer.data.sample_order import AppendedSet, OrderState
 from videotrain_trainer.data.sets import open_latents, read_set_info, set_info_uri
 from videotrain_trainer.errors import DataError
+from videotrain_trainer.storage import ObjectStore
 
 pytestmark = pytest.mark.timeout(900)
 NEW = {"64px/8f/1:1": (5, 2, (2, 2, 2)), "64px/16f/1:1": (3, 1, (4, 2, 2))}
@@ -179,3 +182,59 @@ def test_only_what_was_made_alike_and_has_other_clips_is_appended(tmp_path, base
     with pytest.raises(DataError, match="was encoded with context_dim 3"):
         append(store(), base, other)
     assert list(appended_entries(store(), base)) == [1]
+
+
+def test_worlds_on_five_sources_whose_weights_change_and_that_are_appended_to_lose_and_repeat_nothing(tmp_path):
+    weights = {"film": 1.0, "game": 0.5, "own": 2.5, "stock": 4.0, "web": 0.1}
+    sets = {
+        name: made(tmp_path, name, {"64px/8f/1:1": (short, 2, (2, 2, 2)), "64px/16f/1:1": (long, 1, (4, 2, 2))})
+        for name, short, long in (("film", 3, 1), ("game", 11, 5), ("own", 1, 9), ("stock", 20, 2), ("web", 1, 1))
+    }
+    pieces = [
+        SourceWeights(weights=weights, until_step=5),
+        SourceWeights(weights=dict.fromkeys(weights, 1.0) | {"own": 0.0}, until_step=10),
+        SourceWeights(weights=weights | {"web": 3.0}),
+    ]
+    config = train_config(tmp_path, sets["film"], steps=14, appended_every_steps=3, source_weights=pieces)
+    sources = [Source(name=name, form="latents", uri=uri, weight=weights[name]) for name, uri in sets.items()]
+    config = config.model_copy(update={"dataset": Dataset(sources=sources)})
+    more, wide = made(tmp_path, "more"), made(tmp_path, "wide", WIDE)
+    killed = run_world(tmp_path, config, 2, Plan(kill_after=8, append_after=(4, sets["stock"], more)))
+    assert killed.codes != [0, 0]
+    alone = run_world(tmp_path, config, 1, Plan(generation=2, drain_during=11, append_after=(8, sets["web"], wide)))
+    assert alone.outcomes == ["drained"]
+    assert run_world(tmp_path, config, 2, Plan(generation=3)).outcomes == ["completed"] * 2
+    commit = commit_of(tmp_path, 14)
+    state = OrderState.from_json(commit.data_cursor)
+    assert [(one.after_step, one.name) for one in state.appended] == [(6, "stock+1"), (9, "web+1")]
+    assert trained_ids(tmp_path, commit) == reference(config, state, 14)
+    found = check_order(store(), layout.checkpoint_commit(config.paths.output, 14))
+    assert (found.repeated, found.lost, found.problems) == (0, 0, [])
+    assert {"stock", "stock+1", "web+1"} <= set(found.sources) and sum(found.sources.values()) == found.consumed
+    assert commit.source_samples == found.sources
+
+
+def test_an_old_listing_loses_no_set_that_was_appended_and_delays_it_at_most(tmp_path, base, storage, s3):
+    bucket = ObjectStore.for_storage(storage)
+    sets = {"base": base} | {name: made(tmp_path, name) for name in ("first", "second")}
+    for name, uri in sets.items():
+        for found in store().list(uri):
+            bucket.put(f"{storage.uri}/{name}{found.uri.removeprefix(uri)}", store().get(found.uri))
+    where = {name: f"{storage.uri}/{name}" for name in sets}
+    config = train_config(tmp_path, where["base"], appended_every_steps=3)
+    paths = StagePaths(output=f"{storage.uri}/stage", latents=where["base"])
+    config = config.model_copy(update={"paths": paths, "storage": storage})
+    append(bucket, where["base"], where["first"])
+    stale = islice(repeat("stale list"), 2)
+    with ThreadedProxy(s3) as proxied:
+        proxied.proxy.weather = lambda request: next(stale, None) if request.kind == "LIST" else None
+        through = ObjectStore(storage.model_copy(update={"endpoint_url": proxied.proxy.url}))
+        # Of a listing without the first set it would be number 1 as well: it is looked at again, and neither is lost.
+        assert append(through, where["base"], where["second"])[0] == 2
+        assert decided(through, config, 3, (), None, pytest.fail) != []
+        stale = islice(repeat("stale list"), 1)
+        assert decided(through, config, 6, (), None, pytest.fail) == []
+        found = decided(through, config, 9, (), None, pytest.fail)
+        assert [(one.after_step, one.name) for one in found] == [(9, "data+1"), (9, "data+2")]
+        assert decided(bucket, config, 6, (), None, pytest.fail) == []
+    assert proxied.proxy.suffered["LIST stale list"] == 3

@@ -232,6 +232,9 @@ def test_a_loader_gives_the_same_batches_whatever_the_store_does(
     ("fault", "error", "told"),
     [
         ("503 burst", StorageUnavailable, r"the object store at http://127.0.0.1:\d+ keeps failing.*503"),
+        ("reset", StorageUnavailable, r"the object store at http://127.0.0.1:\d+ keeps failing"),
+        ("cut", StorageUnavailable, r"the object store at http://127.0.0.1:\d+ keeps failing"),
+        ("silence", StorageUnavailable, r"the object store at http://127.0.0.1:\d+ keeps failing"),
         ("flipped bit", DataError, r"/shards/.*does not fit its checksum"),
         ("short body", DataError, r"/shards/.*does not fit its checksum: \d+ of \d+ bytes"),
         ("wrong length", StorageUnavailable, r"/shards/.*non-partial response when range requested"),
@@ -250,6 +253,19 @@ def test_a_fault_that_does_not_end_ends_the_stage_with_its_name(
         through = ObjectStore(storage.model_copy(update={"endpoint_url": proxied.proxy.url}), patience=0.5)
         with pytest.raises(error, match=told):
             batches(through, train_config(tmp_path, uri), steps=1)
+
+
+def test_a_store_whose_every_body_trickles_is_waited_for(everything, store, storage, s3, short, tmp_path):
+    folder, expected = everything
+    uri = uploaded(store, storage, folder)
+    with ThreadedProxy(s3) as proxied:
+        proxied.proxy.weather = lambda request: "slow body" if "/shards/" in request.key else None
+        through = ObjectStore(storage.model_copy(update={"endpoint_url": proxied.proxy.url}))
+        found, skipped, _ = batches(through, train_config(tmp_path, uri), steps=1)
+    assert skipped == [] and found
+    for (uids, *tensors), (uids_then, *tensors_then) in zip(found, expected, strict=False):
+        assert uids == uids_then
+        assert all(torch.equal(a, b) for a, b in zip(tensors, tensors_then, strict=True))
 
 
 def test_samples_are_asked_for_in_the_order_in_which_steps_need_them(everything, monkeypatch):

@@ -15,8 +15,19 @@ from videotrain_trainer.data.appended import grown_phases
 from videotrain_trainer.data.sample_order import AppendedSet, OrderBucket, OrderPlan, OrderState
 from videotrain_trainer.data.sets import WeightPiece
 
-NAMES = ("film", "web")
+NAMES = ("film", "game", "own", "stock", "web")
 EVERY = 5
+
+
+def two(first: float | None, second: float | None, until: int | None = None) -> WeightPiece:
+    """Weights of film and web; the others have no samples."""
+    none = 0.0 if first is not None else None
+    return WeightPiece((first, none, none, none, second), until)
+
+
+def of_two(**buckets: tuple[int, int]) -> dict[str, list[int]]:
+    """How many samples film and web have in which bucket."""
+    return {name: [film, 0, 0, 0, web] for name, (film, web) in buckets.items()}
 
 
 def plan_of(parts: dict[str, list[int]], pieces, seed=3, micro_batches=5) -> OrderPlan:
@@ -59,10 +70,15 @@ def grow(plan: OrderPlan, pieces, news: list[News]) -> OrderPlan:
 
 
 def random_stage(chance: random.Random) -> tuple[OrderPlan, list[WeightPiece], list[News]]:
-    parts = {f"b{n}": [chance.choice((0, 2, 9, 40)), chance.choice((1, 5, 30))] for n in range(chance.randint(1, 3))}
+    """Five sources of very different sizes, most with weights that change twice, and sets that come to any of them."""
+    parts = {f"b{n}": [chance.choice((0, 1, 3, 20, 90)) for _ in NAMES] for n in range(chance.randint(1, 3))}
     parts["b0"] = [max(1, size) for size in parts["b0"]]
-    weights = [(1.0, 0.3), (0.5, 2.5)] if chance.random() < 0.7 else [(None, None)] * 2
-    pieces = [WeightPiece(weights[0], chance.randint(1, 40)), WeightPiece(weights[1], None)]
+    weights = [tuple(chance.choice((0.1, 0.3, 1.0, 2.5, 7.0)) for _ in NAMES) for _ in range(3)]
+    weights[1] = (*weights[1][:4], 0.0)
+    changes = (chance.randint(1, 30), chance.randint(31, 60), None)
+    pieces = [WeightPiece(each, until) for each, until in zip(weights, changes, strict=True)]
+    if chance.random() < 0.2:
+        pieces = [WeightPiece((None,) * len(NAMES), None)]
     steps = sorted(chance.choice(range(0, 61, EVERY)) for _ in range(chance.randint(1, 4)))
     count = Counter[str]()
     news = []
@@ -126,9 +142,9 @@ def lived(base: OrderPlan, pieces, decisions: Decisions, steps: int, chance: ran
     return kept, lives
 
 
-def test_random_histories_of_kills_resizes_and_appended_sets_lose_nothing_repeat_nothing_and_keep_the_order():
+def test_fifty_histories_of_kills_resizes_new_weights_and_appended_sets_lose_and_repeat_nothing_in_one_order():
     restarts = grown_at = 0
-    for history in range(24):
+    for history in range(50):
         chance = random.Random(history)
         base, pieces, news = random_stage(chance)
         decisions = Decisions(news, chance)
@@ -154,12 +170,12 @@ def test_random_histories_of_kills_resizes_and_appended_sets_lose_nothing_repeat
                     epoch = stream[begin : begin + size]
                     assert len(set(epoch)) == len(epoch), (history, number, k, "repeated within a pass")
                     assert len(epoch) == size or begin + size > len(stream), (history, number, k, "lost")
-    assert restarts > 100 and grown_at > 40
+    assert restarts > 200 and grown_at > 80
 
 
 def test_a_grown_order_is_the_old_one_up_to_its_step_whatever_came_later():
-    pieces = [WeightPiece((2.0, 1.0), 7), WeightPiece((1.0, 1.0), None)]
-    base = plan_of({"b0": [30, 20], "b1": [0, 9]}, pieces)
+    pieces = [two(2.0, 1.0, 7), two(1.0, 1.0)]
+    base = plan_of(of_two(b0=(30, 20), b1=(0, 9)), pieces)
     grown = grow(base, pieces, [News(AppendedSet(10, "web", 1, "s3://a", "x"), {"b0": 8, "b7": 4})])
     before, after = base.start(), grown.adopt(base.start())
     for _ in range(10):
@@ -174,31 +190,31 @@ def test_a_grown_order_is_the_old_one_up_to_its_step_whatever_came_later():
 
 
 def test_new_samples_weigh_as_much_as_the_others_of_their_source():
-    pieces = [WeightPiece((3.0, 1.0), None)]
-    base = plan_of({"b0": [40, 100]}, pieces)
+    pieces = [two(3.0, 1.0)]
+    base = plan_of(of_two(b0=(40, 100)), pieces)
     plan = grow(base, pieces, [News(AppendedSet(20, "web", 1, "s3://a", "x"), {"b0": 300})])
     weights = plan.phases[1].weights
-    assert weights == (Fraction(3), Fraction(1, 4), Fraction(3, 4))
+    assert [weight for weight in weights if weight] == [Fraction(3), Fraction(1, 4), Fraction(3, 4)]
     seen = Counter(
         plan.source_of(order.bucket_index, i)
         for order in islice(plan.walk(plan.adopt(base.start())), 20, 820)
         for batch in order.micro_batches
         for i in batch
     )
-    for source, share in enumerate((0.75, 0.25 * 0.25, 0.25 * 0.75)):
+    for source, share in ((0, 0.75), (4, 0.25 * 0.25), (5, 0.25 * 0.75)):
         assert abs(seen[source] - share * seen.total()) <= 2
 
 
 def test_a_stand_in_of_a_lone_sample_stays_the_same_when_the_order_grows():
-    pieces = [WeightPiece((1.0, 1.0), None)]
-    base = plan_of({"b0": [1, 12]}, pieces)
+    pieces = [two(1.0, 1.0)]
+    base = plan_of(of_two(b0=(1, 12)), pieces)
     plan = grow(base, pieces, [News(AppendedSet(5, "web", 1, "s3://a", "x"), {"b0": 50})])
     assert [base.spare(0, 0, 4, n) for n in range(1, 4)] == [plan.spare(0, 0, 4, n) for n in range(1, 4)]
 
 
 def test_a_state_tells_what_was_taken_in_and_another_set_is_refused():
-    pieces = [WeightPiece((None, None), None)]
-    base = plan_of({"b0": [10, 12]}, pieces)
+    pieces = [two(None, None)]
+    base = plan_of(of_two(b0=(10, 12)), pieces)
     first = News(AppendedSet(0, "web", 1, "s3://a", "x"), {"b0": 5})
     plan = grow(base, pieces, [first])
     state = plan.advance(plan.adopt(base.start()))
