@@ -84,6 +84,7 @@ DENIED_CODES = (
 DENIED = re.compile(rf"status code: 40[13]\b|status code: 400 Bad Request:?$|<Code>(?:{'|'.join(DENIED_CODES)})</Code>")
 """The answer to HEAD has no body, so that its 400 does not say that a token is expired; our requests are never bad."""
 
+_PART = re.compile(r"#bytes=(\d+)-(\d+)$")
 _UNKNOWN = datetime.fromtimestamp(0, UTC)
 """When a file of a hub was changed, which its listing does not tell; its tag changes with its content."""
 
@@ -142,11 +143,14 @@ class ObjectStore:
         self.__init__(*state)  # type: ignore[misc]
 
     def get(self, uri: str) -> bytes:
-        """The whole object.
+        """The whole object, or its part in one request if the URI ends as `part_uri` has it.
 
         Raises:
             ObjectMissing: there is none.
         """
+        if part := _PART.search(uri):
+            first, last = int(part.group(1)), int(part.group(2))
+            return self.get_range(uri[: part.start()], first, last - first + 1)
         return self._retry(uri, lambda client, key: bytes(obstore.get(client, key).bytes()))
 
     def get_range(self, uri: str, offset: int, length: int) -> bytes:
@@ -455,6 +459,11 @@ def _same_process() -> None:
             f"process {os.getpid()} was forked from {_used_in[0]} after that one had used the object store; "
             "fork before the first request or start processes by spawn"
         )
+
+
+def part_uri(uri: str, offset: int, length: int) -> str:
+    """Names bytes of an object, which `ObjectStore.get` reads, as HTTP writes ranges: the last byte is included."""
+    return f"{uri}#bytes={offset}-{offset + length - 1}"
 
 
 def _parse(uri: str) -> _Place:

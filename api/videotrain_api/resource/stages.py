@@ -214,6 +214,9 @@ class CurateTask(ApiModel):
     0.98 too few of them would be found in sets of millions."""
     long_side: int = Field(default=1080, ge=32, le=65_536)
     """Clips are scaled down to this longer side, pixels; never up."""
+    in_place: bool = False
+    """Write no file for a video that is one clip as it is (no cut, no border, constant rate of at most 30 frames per
+    second): it is read where it lies, by its bytes there, and has to stay. longSide does not count for it."""
     captions: CaptionEndpoint | None = None
     """Have kept clips captioned that have no text of their own; their name is their caption if unset."""
 

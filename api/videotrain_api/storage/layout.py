@@ -72,6 +72,11 @@ def sample_index(prefix: str) -> str:
     return f"{prefix}/index/index.json"
 
 
+def clip_file(prefix: str, uri: str) -> str:
+    """The object of a clip, or its bytes in one, by the column `uri` of its set's catalogue."""
+    return uri if "://" in uri else f"{prefix}/{uri}"
+
+
 def appended_sets(prefix: str) -> str:
     """Folder of what was appended to an encoded set: `<number>.json`, from 1, each created only if absent."""
     return f"{prefix}/appended"

@@ -21,6 +21,8 @@ from videotrain_trainer.curation.stills import keep_stills
 from videotrain_trainer.data.video import Frame, Unreadable, decode, even_size, write_mp4
 
 MAX_FPS = 30
+IN_PLACE = "in_place"
+"""Field of a piece that is read where its video lies."""
 FILE_VERSION = 3
 """Part of every uid; rises when the same piece would give another file or other scores."""
 
@@ -34,8 +36,10 @@ def run(draft: Draft, task: CurateTask) -> None:
     info = draft.header()
     fps = info.fps / ceil(info.fps / MAX_FPS)
     for piece in draft.pieces:
-        height, width = clip_size(draft, piece, task)
-        piece.row = {"uid": uid(draft.content, piece, task), "width": width, "height": height, "fps": float(fps)}
+        in_place = task.in_place and _is_as_it_is(draft, piece, fps)
+        height, width = (info.height, info.width) if in_place else clip_size(draft, piece, task)
+        name = uid(draft.content, piece, task, in_place)
+        piece.row = {"uid": name, "width": width, "height": height, "fps": float(fps), IN_PLACE: in_place}
     # Borders are cut off in the video's own pixels; without any, the decoder scales at once, which is faster.
     cropped = any(piece.crop for piece in draft.pieces)
     size = (info.height, info.width) if cropped else even_size(info.height, info.width, task.long_side)
@@ -54,9 +58,10 @@ def clip_size(draft: Draft, piece: Piece, task: CurateTask) -> tuple[int, int]:
     return even_size(part.height, part.width, task.long_side)
 
 
-def uid(content: str, piece: Piece, task: CurateTask) -> str:
+def uid(content: str, piece: Piece, task: CurateTask, in_place: bool = False) -> str:
     """20 hex digits (80 bits) of the raw file's content, the span and what decides the file."""
-    text = f"{FILE_VERSION}|{content}|{piece.first}|{piece.end}|{task.long_side}"
+    decides = "in place" if in_place else task.long_side
+    text = f"{FILE_VERSION}|{content}|{piece.first}|{piece.end}|{decides}"
     return xxhash.xxh3_128_hexdigest(text.encode())[:20]
 
 
@@ -72,6 +77,12 @@ def picks(draft: Draft, piece: Piece, fps: Fraction) -> list[int]:
     return [piece.first + int(number) for number in nearest]
 
 
+def _is_as_it_is(draft: Draft, piece: Piece, fps: Fraction) -> bool:
+    """Whether a piece has each frame of its video once, whole and in turn, so that it needs no file of its own."""
+    whole = not draft.is_picture and piece.crop is None and piece.end - piece.first == len(draft.measured().times)
+    return whole and picks(draft, piece, fps) == list(range(piece.end))
+
+
 def _write(draft: Draft, piece: Piece, frames: Iterator[tuple[int, Frame]], fps: Fraction, task: CurateTask) -> None:
     path = draft.out / f"{piece.row['uid']}.mp4"
     numbers = picks(draft, piece, fps)
@@ -80,7 +91,10 @@ def _write(draft: Draft, piece: Piece, frames: Iterator[tuple[int, Frame]], fps:
     watched = scores.watch(shown)
     if task.image_model is not None:
         watched = keep_stills(watched, len(numbers), path)
-    count = write_mp4(watched, path, fps)
+    if piece.row[IN_PLACE]:
+        path, count = draft.path, sum(1 for _ in watched)
+    else:
+        count = write_mp4(watched, path, fps)
     data = path.read_bytes()
     piece.row |= {"frames": count, "bytes": len(data), "crc32c": google_crc32c.value(data), **scores.columns()}
 

@@ -98,7 +98,7 @@ def _whole_video(result: Mapping[str, Any], same_as: str | None) -> DroppedItem 
 
 def _row(result: Mapping[str, Any], clip: Mapping[str, Any]) -> Row:
     row = {**clip, "source": result["name"], "caption": result["caption"]}
-    row["uri"] = f"clips/{clip['uid']}.mp4" if clip["kept"] else ""
+    row["uri"] = clip.get("uri") or (f"clips/{clip['uid']}.mp4" if clip["kept"] else "")
     return {name: row.get(name) for name in CLIP_SCHEMA.names}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import google_crc32c
 
+from videotrain_api.storage import layout
 from videotrain_trainer.checksums import READINGS, read_again
 from videotrain_trainer.curation.scores.interface import spread
 from videotrain_trainer.data.video import decode, even_size
@@ -28,7 +29,7 @@ def read_pictures(store: ObjectStore, prefix: str, row: Mapping[str, Any], numbe
     Raises:
         DamagedObject: the file does not fit its checksum.
     """
-    uri = f"{prefix}/{row['uri']}"
+    uri = layout.clip_file(prefix, row["uri"])
 
     def whole(source: ObjectStore) -> bytes:
         data = source.get(uri)

@@ -24,7 +24,7 @@ from videotrain_trainer.curation.packaged import resolve_package
 from videotrain_trainer.data.video import PICTURES
 from videotrain_trainer.errors import DataError, DiskFull, StorageDenied, StorageUnavailable, TrainerError
 from videotrain_trainer.files import local_path
-from videotrain_trainer.storage import ObjectInfo, ObjectStore, disk_full_is_clear
+from videotrain_trainer.storage import ObjectInfo, ObjectStore, disk_full_is_clear, part_uri
 
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 EXTENSIONS = VIDEOS | PICTURES
@@ -64,6 +64,13 @@ class RawVideo:
         part = "" if self.offset is None else f" {self.offset}"
         part += "" if self.row is None else f" row {self.row}"
         return f"{tag_of(self.found)} {tag_of(self.text) if self.text else ''}{part}"
+
+    @property
+    def place(self) -> str | None:
+        """URI by which its bytes are read where they lie; None where no range of bytes names them."""
+        if self.row is not None:
+            return None
+        return self.found.uri if self.offset is None else part_uri(self.found.uri, self.offset, self.found.size)
 
     @property
     def is_part(self) -> bool:

@@ -20,7 +20,7 @@ from videotrain_api.resource.stages import CurateTask, ImageModel
 from videotrain_api.resource.trainrun import Dataset, Storage
 from videotrain_trainer.curation.bounds import LOOSE_FIELDS, refuse_unmeasured
 from videotrain_trainer.curation.caption_table import read_captions
-from videotrain_trainer.curation.clips import FILE_VERSION
+from videotrain_trainer.curation.clips import FILE_VERSION, IN_PLACE
 from videotrain_trainer.curation.sandbox import MOST_MEMORY, Sandbox, container_memory
 from videotrain_trainer.curation.scores.interface import Columns
 from videotrain_trainer.curation.source import RawVideo, VideoFolder, content_hash
@@ -30,7 +30,7 @@ from videotrain_trainer.engines.interface import Tick, Unit, UnitRange, Used, cu
 from videotrain_trainer.storage import ObjectStore, disk_full_is_clear
 from videotrain_trainer.worker.linux import container_cpus
 
-LATER_FIELDS = ("shot_detector", "shot_probability", "image_model")
+LATER_FIELDS = ("shot_detector", "shot_probability", "image_model", IN_PLACE)
 """Of a task, younger than the names of units. At their defaults they are left out of names, so that an upgrade reads no
 video again."""
 STEP_BYTES = 16 * 1024 * 1024
@@ -90,13 +90,14 @@ class _Curator:
         if pattern := _unwanted(video, self._work.task):
             dropped = ["source", f"fits {pattern!r} of dropSources", None, None]
             return {"name": video.name, "content": "", "caption": "", "dropped": dropped, "clips": []}
-        out, source = self._clean_scratch(), self._sources[video.source]
+        out, source, place = self._clean_scratch(), self._sources[video.source], video.place
+        task = self._work.task if place else self._work.task.model_copy(update={IN_PLACE: False})
         path = source.fetch(video, self._scratch)
         content = content_hash(path)
         reading = 0.5 if self._model is not None else 1.0  # of the unit; the other half is looking at its clips
         with disk_full_is_clear(self._scratch):
             done = lambda share: tick(int(reading * share * unit.weight))  # noqa: E731
-            result = self._sandbox.curate(path, content, out, self._work.task, done)
+            result = self._sandbox.curate(path, content, out, task, done)
         for number, clip in enumerate(result["clips"], start=1):
             if clip["kept"]:  # by what was read; bounds on its scores are applied once all are known
                 file = out / f"{clip['uid']}.mp4"
@@ -104,7 +105,10 @@ class _Curator:
                     clip |= self._model.columns(load_stills(file))
                     refuse_unmeasured([clip], self._work.task)  # at the first clip, not after the last
                     tick(int((reading + (1 - reading) * number / len(result["clips"])) * unit.weight))
-                self._store.put(f"{self._work.output}/clips/{clip['uid']}.mp4", file)
+                if clip[IN_PLACE]:
+                    clip["uri"] = place
+                else:
+                    self._store.put(f"{self._work.output}/clips/{clip['uid']}.mp4", file)
         return {"name": video.name, "content": content, "caption": source.caption(video), **result}
 
     def used(self) -> Used:

@@ -28,7 +28,7 @@ CLIP_SCHEMA = pa.schema(
         ("source", pa.string()),  # path of the raw video below the dataset's folder
         ("start", pa.float64()),  # seconds in the raw video
         ("end", pa.float64()),
-        ("uri", pa.string()),  # relative to the set; empty if no file was written. Dropped clips may have one
+        ("uri", pa.string()),  # see layout.clip_file; empty if there is no file. Dropped clips may have one
         ("bytes", pa.int64()),
         ("crc32c", pa.uint32()),
         ("width", pa.int32()),

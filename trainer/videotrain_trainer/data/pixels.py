@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videotrain_api.storage import layout
 from videotrain_trainer.checksums import READINGS, read_again
 from videotrain_trainer.data.buckets import Window, frame_stride
 from videotrain_trainer.data.loader import HOST, MicroBatchLoader, SampleKey
@@ -73,7 +74,7 @@ class PixelLoader(MicroBatchLoader[tuple[Tensor, SampleKey], PixelBatch]):
     def _load(self, bucket: int, index: int, key: SampleKey) -> tuple[Tensor, SampleKey]:
         row = self._clips.row(bucket, index)
         target = self._clips.shapes[key.bucket]
-        uri = f"{self._clips.uri}/{row['uri']}"
+        uri = layout.clip_file(self._clips.uri, row["uri"])
         name = f"{row['uid']}-{target[0]}x{target[1]}"
         frames = self._cache.get(name, lambda: read_covering(self._fetch(uri, row["crc32c"]), target))
         draw = random.Random(sample_seed(self._clips.plan.seed, key.bucket, key.position))

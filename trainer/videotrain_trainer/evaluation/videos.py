@@ -85,7 +85,7 @@ def items_of(
         return _latents(store, uri, uri_of(clips))[:limit]
     if store.exists(layout.clip_manifest(uri)):
         rows = _long_clips(store, uri, frames, source).slice(0, limit).to_pylist()
-        found = {row["uid"]: f"{uri}/{row['uri']}" for row in rows}
+        found = {row["uid"]: layout.clip_file(uri, row["uri"]) for row in rows}
     else:
         found = videos_below(store, source)
     return [clip_item(store, name, clip, size, frames) for name, clip in list(found.items())[:limit]]
@@ -99,7 +99,7 @@ def first_clips(store: ObjectStore, clips: str, frames: int, most: int) -> list[
     """
     long = _long_clips(store, clips, frames, clips)
     rows = long.take(pc.select_k_unstable(long, most, sort_keys=[("uid", "ascending")])).to_pylist()
-    return [(row["uid"], f"{clips}/{row['uri']}") for row in rows]
+    return [(row["uid"], layout.clip_file(clips, row["uri"])) for row in rows]
 
 
 def _long_clips(store: ObjectStore, clips: str, frames: int, source: str) -> Any:
@@ -146,6 +146,6 @@ def _latent_item(
     def pixels() -> Tensor:
         size = (row["latent_height"] * unit, row["latent_width"] * unit)
         window = Window(row["start"], row["frames"], frame_stride(clip["fps"])[0])
-        return crop_window(read_covering(store.get(f"{clips}/{clip['uri']}"), size), window, size, CENTRE)
+        return crop_window(read_covering(store.get(layout.clip_file(clips, clip["uri"])), size), window, size, CENTRE)
 
     return Item(row["uid"], pixels, latent)

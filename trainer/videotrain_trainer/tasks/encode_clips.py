@@ -22,6 +22,7 @@ from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.cost.coding_memory import PIXELS_AT_ONCE
 from videotrain_api.resource.references import applicable, reference_frames, takes_head
 from videotrain_api.resource.stages import PromptStyle
+from videotrain_api.storage import layout
 from videotrain_trainer.checksums import read_checked
 from videotrain_trainer.data.decode_ahead import DecodeAhead
 from videotrain_trainer.data.loader import REFERENCE
@@ -254,7 +255,7 @@ class ClipEncoder:
                 raise ValueError("the clip does not fit its checksum in the manifest")
             return data
 
-        uri = f"{self.config.paths.clips}/{clip['uri']}"
+        uri = layout.clip_file(str(self.config.paths.clips), clip["uri"])
         data = read_checked(self._store, uri, whole, remedy="curate again")
         try:
             return read_cuts(data, [sample.cut for sample in samples])

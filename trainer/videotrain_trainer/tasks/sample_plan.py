@@ -127,7 +127,7 @@ def _drawing(
 
 
 def _clip_prompt(config: StageConfig, clip: dict[str, str], seed: int, conditioned: bool) -> tuple[Prompt, str]:
-    uri = f"{config.paths.clips}/{clip['uri']}"
+    uri = layout.clip_file(str(config.paths.clips), clip["uri"])
     condition: ConditionKind = "i2v_head" if conditioned and task_of(config).frames > 1 else "t2v"
     # A clip may have no caption; the prompt model refuses an empty text, the text encoder knows it as the null caption.
     prompt = Prompt.model_construct(

@@ -34,7 +34,12 @@ def test_fields_that_came_later_are_in_no_name_until_they_are_set(names, monkeyp
 
 @pytest.mark.parametrize(
     "fields",
-    [{"shot_detector": "transnetv2"}, {"image_model": ImageModel(weights="/models/clip")}, {"min_seconds": 3.0}],
+    [
+        {"shot_detector": "transnetv2"},
+        {"in_place": True},
+        {"image_model": ImageModel(weights="/models/clip")},
+        {"min_seconds": 3.0},
+    ],
 )
 def test_what_decides_what_is_read_is_in_the_name(names, fields):
     assert names(**fields) != names()
