@@ -6,7 +6,7 @@ import copy
 import json
 import subprocess
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +132,12 @@ WHILE_NO_PODS: dict[str, Edit] = {
         pricePerGpuHour="1.00", nodeSelector={"gpu": "b200"}, tolerations=[{"key": "gpu", "operator": "Exists"}]
     ),
     "queue": lambda spec: spec.update(queue={"name": "later"}),
-    "checkpoint": lambda spec: spec.update(checkpoint={"everySteps": 7}),
-    "stages": lambda spec: spec["stages"][0]["train"].update(steps=7),
 }
 LIVE: dict[str, Edit] = {
     "nodes": lambda spec: spec.update(nodes={"min": 2, "max": 4}),
     "stages[0].nodes": lambda spec: spec["stages"][0].update(nodes={"min": 1, "max": 1}),
+    "stages[0].train": lambda spec: spec["stages"][0]["train"].update(steps=7),
+    "checkpoint": lambda spec: spec.update(checkpoint={"everySteps": 7}),
     "budget": lambda spec: spec.update(budget={"maxCost": "900.00"}),
     "elasticity": lambda spec: spec.update(elasticity={"minGainSeconds": 7}),
     "priority": lambda spec: spec.update(priority=7),
@@ -205,17 +205,18 @@ def running_status() -> RunStatus:
         throughput=ThroughputStatus(mfu_percent=41.2345),
         cost=CostStatus(currency="USD", total_micros=123_456_789_012),
     )
-    return status.model_copy(update={"columns": columns_of(status)})
+    last_step = datetime.now(UTC) - timedelta(minutes=12)
+    return status.model_copy(update={"columns": columns_of(status).model_copy(update={"last_step": last_step})})
 
 
 def test_get_shows_a_line_that_fits_a_terminal(client: Client, made: Json):
     client.status(running_status().to_wire())
     head, line = client("get", "vtr").stdout.splitlines()
-    assert head.split() == ["NAME", "PHASE", "STAGE", "STEP", "NODES", "MFU", "COST", "AGE"]
-    assert line.split()[:7] == ["demo", "Running", "256px-t2v", "12345/85000", "28/28", "41%", "$123457"]
+    assert head.split() == ["NAME", "PHASE", "STAGE", "STEP", "NODES", "STEPPED", "MFU", "COST", "AGE"]
+    assert line.split()[:8] == ["demo", "Running", "256px-t2v", "12345/85000", "28/28", "12m", "41%", "$123457"]
     assert max(len(head.rstrip()), len(line.rstrip())) <= 80
     wide = client("get", "videotrainingruns", "-o", "wide").stdout.splitlines()[0].split()
-    assert wide[8:] == ["GENERATION", "FORECAST", "QUEUE"]
+    assert wide[9:] == ["GENERATION", "FORECAST", "QUEUE"]
     assert "demo" in client("get", "training").stdout, "the category"
 
 

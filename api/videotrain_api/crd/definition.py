@@ -48,7 +48,7 @@ PRINTER_COLUMNS: Final = (
     ("Stage", "string", ".status.stage", "Current stage", 0),
     ("Step", "string", ".status.columns.step", "Last step of the stage and how many it has", 0),
     ("Nodes", "string", ".status.columns.nodes", "Nodes of the running generation and most wanted", 0),
-    ("Last step", "date", ".status.columns.lastStep", "Age of the last step that is known, at most a minute behind", 0),
+    ("Stepped", "date", ".status.columns.lastStep", "Age of the last step that is known, at most a minute behind", 0),
     ("MFU", "string", ".status.columns.mfu", "Model FLOPs utilisation", 0),
     ("Cost", "string", ".status.columns.cost", "Spent so far", 0),
     ("Age", "date", ".metadata.creationTimestamp", "Time since creation", 0),

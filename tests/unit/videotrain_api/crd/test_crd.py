@@ -118,7 +118,7 @@ def test_every_blamed_field_exists():
 def test_printer_columns_point_at_status_fields():
     version = custom_resource_definition()["spec"]["versions"][0]
     names = [column["name"] for column in version["additionalPrinterColumns"]]
-    assert names[:8] == ["Phase", "Stage", "Step", "Nodes", "Last step", "MFU", "Cost", "Age"]
+    assert names[:8] == ["Phase", "Stage", "Step", "Nodes", "Stepped", "MFU", "Cost", "Age"]
     assert not any("priority" in column for column in version["additionalPrinterColumns"][:8])
     for column in version["additionalPrinterColumns"]:
         place = version["schema"]["openAPIV3Schema"]
