@@ -6,8 +6,8 @@ All runs are the published recipe (manifests/examples/open-sora-2.yaml), lived b
 virtual time (`videotrain_operator.simulation`). The forecast has its own model of the stages' steps; how long they take
 it does not know:
 
-- *slower alike*: the last stage has its longest clips alone, so that its steps are modelled to take more than five times
-  as long as those of the first; all take four times as long as modelled;
+- *slower alike*: the last stage has its longest clips alone, so that its steps are modelled to take more than five
+  times as long as those of the first; all take four times as long as modelled;
 - *recorded*: the step times of the report, 10.16, 13.29 and 53.2 s. They are those of its own code and layout, which
   this recipe improves on, so its model knows less of them than of a run of ours;
 - *drawn*: for each run, and for each of its stages, the modelled time by a factor of its own, log-normal with the
@@ -130,14 +130,15 @@ def page(found: list[dict[str, Any]], date: str) -> str:
         "",
         "# How good the forecast is",
         "",
-        f"Taken {date} by `benchmarks/forecast_backtest.py`: the published recipe, lived by the real planner, bill and",
-        "forecast in virtual time. *slower alike*: a step of the last stage is modelled to take more than five times as",
-        "long as one of the first (it has the longest clips alone), and all take four times as long as modelled.",
-        "*recorded* are the step times of the report. They are those of its own code and layout, on which this recipe",
-        "improves: its tables of throughput put a step of the last stage at 6.3 times one of the first and one of the",
-        "second at the same; in its run they took 5.2 and 1.3 times as long. *drawn* is the modelled time of each stage",
-        "by a factor of its own, log-normal with that deviation (0.2 is what the forecast expects). The forecast is read",
-        "when that share of the final bill was spent; its interval is to hold the bill four times of five.",
+        f"Taken {date} by `benchmarks/forecast_backtest.py`: the published recipe, lived by the real planner, bill",
+        "and forecast in virtual time. *slower alike*: a step of the last stage is modelled to take more than five",
+        "times as long as one of the first (it has the longest clips alone), and all take four times as long as",
+        "modelled. *recorded* are the step times of the report. They are those of its own code and layout, on which",
+        "this recipe improves: its tables of throughput put a step of the last stage at 6.3 times one of the first",
+        "and one of the second at the same; in its run they took 5.2 and 1.3 times as long. *drawn* is the modelled",
+        "time of each stage by a factor of its own, log-normal with that deviation (0.2 is what the forecast",
+        "expects). The forecast is read when that share of the final bill was spent; its interval is to hold the bill",
+        "four times of five.",
         "",
         "| step times | failures | runs | spent | median error | largest error | in the interval |",
         "|---|---|---:|---:|---:|---:|---:|",
