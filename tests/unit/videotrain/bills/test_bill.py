@@ -221,27 +221,29 @@ def test_where_samples_are_not_counted_the_way_to_count_them_is_told(workdir, ca
     assert main(["bill", "--by", "source", "--kubeconfig", str(workdir / "none")]) == 2
 
 
-@mock_aws
 def test_a_bucket_tells_the_samples_by_its_newest_checkpoints(workdir, life, capsys, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="runs")
-    run, maps = life
-    ledger = next(json.loads(text) for one in maps for key, text in (one.get("data") or {}).items() if "ledger" in key)
-    bill = bill_of(run, ledger)
-    store_bill(client, "s3://runs/all", bill)
-    stage = bill.stages[0].name
-    prefix = layout.stage_prefix("s3://runs/all", bill.run, stage)
-    objects = {
-        layout.latest_checkpoint(prefix): {"step": 40, "generation": 1},
-        layout.checkpoint_commit(prefix, 40): {"sourceSamples": {"film": 1, "web": 1}},
-    }
-    for uri, fields in objects.items():
-        sealed = fields | {"crc32c": f"{google_crc32c.value(content(fields)):08x}"}
-        client.put_object(Bucket="runs", Key=uri.removeprefix("s3://runs/"), Body=json.dumps(sealed).encode())
-    found = json.loads(output(capsys, "--bucket", "s3://runs/all", "--by", "source", "-o", "json"))
-    assert {row["name"] for row in found} >= {"film", "web"}
-    costs = {row["name"]: Decimal(row["cost"]) for row in found}
-    assert abs(costs["film"] - costs["web"]) < Decimal("0.001") and costs["film"] > 0
+    with mock_aws():  # within what is patched here, or its own keys would stay in the environment
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="runs")
+        run, maps = life
+        ledger = next(
+            json.loads(text) for one in maps for key, text in (one.get("data") or {}).items() if "ledger" in key
+        )
+        bill = bill_of(run, ledger)
+        store_bill(client, "s3://runs/all", bill)
+        stage = bill.stages[0].name
+        prefix = layout.stage_prefix("s3://runs/all", bill.run, stage)
+        objects = {
+            layout.latest_checkpoint(prefix): {"step": 40, "generation": 1},
+            layout.checkpoint_commit(prefix, 40): {"sourceSamples": {"film": 1, "web": 1}},
+        }
+        for uri, fields in objects.items():
+            sealed = fields | {"crc32c": f"{google_crc32c.value(content(fields)):08x}"}
+            client.put_object(Bucket="runs", Key=uri.removeprefix("s3://runs/"), Body=json.dumps(sealed).encode())
+        found = json.loads(output(capsys, "--bucket", "s3://runs/all", "--by", "source", "-o", "json"))
+        assert {row["name"] for row in found} >= {"film", "web"}
+        costs = {row["name"]: Decimal(row["cost"]) for row in found}
+        assert abs(costs["film"] - costs["web"]) < Decimal("0.001") and costs["film"] > 0

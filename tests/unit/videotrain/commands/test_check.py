@@ -259,8 +259,10 @@ def test_people_are_shown_what_nobody_was_asked(capsys):
     assert f"Not asked: {unasked}; --cluster" in shown
 
 
-def test_what_the_trainer_sees_decides_the_exit_code(tmp_path, capsys):
-    """The real trainer, as a process."""
+def test_what_the_trainer_sees_decides_the_exit_code(tmp_path, capsys, monkeypatch):
+    """The real trainer, as a process, without keys of a store."""
+    for name in (*check.KEYS, "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(changed({"spec.dataset.videos": f"file://{tmp_path}/none"})))
     assert main(["check", str(file)]) == ExitCode.DATA
