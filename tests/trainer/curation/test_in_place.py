@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from itertools import islice
 
 import google_crc32c
 import numpy as np
 import pytest
 from safetensors.torch import save
+from support.tars import tar_of
 
 from videotrain_api.resource.sources import Source
 from videotrain_api.resource.stages import Bucket, CurateTask, EncodeTask
@@ -27,16 +26,6 @@ from videotrain_trainer.tasks import curate, encode
 
 TASK = CurateTask(min_seconds=1.0, in_place=True, long_side=64)
 ROW = Bucket(resolution="64px", frames=16, batch_size=1, aspect_ratios=["16:9", "1:1"])
-
-
-def tar_of(videos: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, data in videos.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 @pytest.fixture

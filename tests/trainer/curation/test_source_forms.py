@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import pickle
-import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -14,6 +13,7 @@ from itertools import islice
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.tars import tar_of
 
 from videotrain_api.resource.sources import Source
 from videotrain_api.resource.stages import CurateTask
@@ -134,23 +134,13 @@ def test_what_is_no_list_is_refused(tmp_path, storage, name, content):
         listed((tmp_path / "none.csv").as_uri(), storage)
 
 
-def tar_of(**members: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize("where", ["store", "folder"])
 def test_tar_files_hold_videos_with_their_texts(clips, store, storage, tmp_path, where):
     videos = [(clips / row["path"]).read_bytes() for row in ROWS]
     first = tar_of(
-        **{"0001.txt": b"One.\n", "0001.mp4": videos[0], "0002.mp4": videos[1], "0002.json": b'{"caption": "Two."}'}
+        {"0001.txt": b"One.\n", "0001.mp4": videos[0], "0002.mp4": videos[1], "0002.json": b'{"caption": "Two."}'}
     )
-    second = tar_of(**{"deep/k.1.mp4": videos[2], "deep/k.jpg": b"x", "README": b"x"})
+    second = tar_of({"deep/k.1.mp4": videos[2], "deep/k.jpg": b"x", "README": b"x"})
     root = storage.uri if where == "store" else tmp_path.as_uri()
     store.put(f"{root}/shards/00000.tar", first)
     store.put(f"{root}/shards/00001.tar", second)
@@ -170,7 +160,7 @@ def test_listing_tar_files_asks_once_for_a_small_one_and_once_a_video_for_a_larg
     members = {}
     for number in range(20):
         members |= {f"{number:02d}.txt": b"before", f"{number:02d}.mp4": bytes(70_000), f"{number:02d}.json": b"{}"}
-    store.put(f"{storage.uri}/shards/0.tar", tar_of(**members))
+    store.put(f"{storage.uri}/shards/0.tar", tar_of(members))
     asked, get_range = [], ObjectStore.get_range
     monkeypatch.setattr(ObjectStore, "get_range", lambda self, *of: asked.append(of[1:]) or get_range(self, *of))
     small = listed(f"{storage.uri}/shards", storage, VideoShards)
@@ -186,7 +176,7 @@ def test_listing_tar_files_asks_once_for_a_small_one_and_once_a_video_for_a_larg
 
 def test_tar_files_are_listed_at_the_same_time_and_videos_come_in_their_order(store, storage, monkeypatch):
     for number in range(4):
-        store.put(f"{storage.uri}/shards/{number}.tar", tar_of(**{f"{number}.mp4": b"x"}))
+        store.put(f"{storage.uri}/shards/{number}.tar", tar_of({f"{number}.mp4": b"x"}))
     together, get_range = threading.Barrier(4, timeout=60), ObjectStore.get_range
 
     def with_others(self, *of):
@@ -199,13 +189,13 @@ def test_tar_files_are_listed_at_the_same_time_and_videos_come_in_their_order(st
 
 
 def test_damaged_and_empty_tar_files_are_refused_by_name(clips, store, storage):
-    store.put(f"{storage.uri}/torn/0.tar", tar_of(**{"a.mp4": bytes(4000), "b.mp4": bytes(4000)})[:6000])
+    store.put(f"{storage.uri}/torn/0.tar", tar_of({"a.mp4": bytes(4000), "b.mp4": bytes(4000)})[:6000])
     with pytest.raises(DataError, match=r"sources\[own\]: s3://.*/torn/0\.tar: not a whole tar file"):
         listed(f"{storage.uri}/torn", storage, VideoShards)
-    store.put(f"{storage.uri}/empty/0.tar", tar_of(**{"a.npy": b"x"}))
+    store.put(f"{storage.uri}/empty/0.tar", tar_of({"a.npy": b"x"}))
     with pytest.raises(DataError, match=r"sources\[own\]: s3://.*/empty holds no video \(1 tar files\)"):
         listed(f"{storage.uri}/empty", storage, VideoShards)
-    store.put(f"{storage.uri}/textless/0.tar", tar_of(**{"a.mp4": b"x", "a.json": b'{"fps": 3}'}))
+    store.put(f"{storage.uri}/textless/0.tar", tar_of({"a.mp4": b"x", "a.json": b'{"fps": 3}'}))
     with pytest.raises(DataError, match=r"textless/0\.tar: a\.json: no text; one of the fields text, caption"):
         listed(f"{storage.uri}/textless", storage, VideoShards)
 
@@ -215,10 +205,10 @@ def test_a_long_text_is_refused_by_name_and_read_by_nobody(store, storage, monke
     monkeypatch.setattr(ObjectStore, "get_range", lambda self, *of: asked.append(of[2]) or get_range(self, *of))
     monkeypatch.setattr(source_tars, "WHOLE_BYTES", 0)
     long = bytes(source_tars.MOST_TEXT_BYTES + 1)
-    store.put(f"{storage.uri}/beside/0.tar", tar_of(**{"a.txt": long, "a.mp4": b"x"}))
+    store.put(f"{storage.uri}/beside/0.tar", tar_of({"a.txt": long, "a.mp4": b"x"}))
     with pytest.raises(DataError, match=r"beside/0\.tar: a\.txt has 1048577 bytes; the text beside .* at most 1048576"):
         listed(f"{storage.uri}/beside", storage, VideoShards)
-    store.put(f"{storage.uri}/apart/0.tar", tar_of(**{"a.mp4": b"x", "b.json": long}))
+    store.put(f"{storage.uri}/apart/0.tar", tar_of({"a.mp4": b"x", "b.json": long}))
     assert listed(f"{storage.uri}/apart", storage, VideoShards) == [("own/0.tar/a.mp4", "a")]
     assert sum(asked) < len(long)
 
@@ -397,7 +387,7 @@ def test_a_folder_has_texts_in_json_files_beside_its_videos(clips, storage, tmp_
 
 
 def test_all_forms_are_curated_into_one_set(clips, store, storage, make_config, make_context, paint_video, texture):
-    store.put(f"{storage.uri}/shards/0.tar", tar_of(**{"k.txt": b"In a tar.", "k.mp4": (clips / "d.mp4").read_bytes()}))
+    store.put(f"{storage.uri}/shards/0.tar", tar_of({"k.txt": b"In a tar.", "k.mp4": (clips / "d.mp4").read_bytes()}))
     other = clips.parent / "other.mp4"
     paint_video(other, 36, texture(9))
     store.put(f"{storage.uri}/tables/0.parquet", parquet_of(video_rows([other.read_bytes()])))

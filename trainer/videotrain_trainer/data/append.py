@@ -50,6 +50,7 @@ def append(store: ObjectStore, uri: str, new: str) -> tuple[int, int]:
     """
     _check_alike(store, uri, new)
     index = _index(store, new)
+    digests = np.unique(np.concatenate([_digests(part) for bucket in index.buckets for part in _parts(bucket)]))
     compared: set[str] = set()
     for _ in range(ATTEMPTS):
         entries = appended_entries(store, uri)
@@ -58,7 +59,7 @@ def append(store: ObjectStore, uri: str, new: str) -> tuple[int, int]:
             raise DataError(f"{new}: was appended to {uri} already")
         for other in there:
             if other not in compared:
-                _refuse_shared_clips(_index(store, other), index)
+                _refuse_shared_clips(_index(store, other), index, digests)
                 compared.add(other)
         number = max(entries, default=0) + 1
         entry = AppendedEntry(uri=new, index=index.identity)
@@ -100,9 +101,14 @@ def _check_alike(store: ObjectStore, uri: str, new: str) -> None:
             )
 
 
-def _refuse_shared_clips(index: SampleIndex, new: SampleIndex) -> None:
-    """A clip that is in both would be trained on twice in a pass. The larger set is read once, from end to end."""
-    digests = np.unique(np.concatenate([_digests(part) for bucket in new.buckets for part in _parts(bucket)]))
+def _refuse_shared_clips(index: SampleIndex, new: SampleIndex, digests: Column) -> None:
+    """A clip that is in both would be trained on twice in a pass. The larger set is read once, from end to end.
+
+    Args:
+        index: of the larger set.
+        new: of the set that is appended.
+        digests: of its clips, sorted.
+    """
     for bucket in index.buckets:
         for part in _parts(bucket):
             found = _digests(part)

@@ -19,8 +19,8 @@ from videotrain_api.resource.stages import TrainTask
 from videotrain_api.schema import ApiModel
 from videotrain_api.storage import layout
 from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
-from videotrain_trainer.data.sample_order import AppendedSet, OrderBucket, OrderPhase, exact
-from videotrain_trainer.data.sets import LatentSet, WeightPiece, open_set, order_sources, weight_pieces
+from videotrain_trainer.data.sample_order import AppendedSet, OrderPhase, exact
+from videotrain_trainer.data.sets import LatentSet, WeightPiece, open_set, order_buckets, order_sources, weight_pieces
 from videotrain_trainer.data.stage_samples import Group
 from videotrain_trainer.errors import AlreadyExists, DataError, ObjectMissing, TrainerError
 from videotrain_trainer.node_cache import NodeCache
@@ -199,17 +199,7 @@ def _grown_once(
     appended = (*plan.appended, *sets)
     sources = (*plan.sources, *(one.name for one in sets))
     members = _with_new_groups(dict(zip((b.name for b in plan.buckets), data.groups, strict=True)), groups, sets)
-    rows = [mine[0].row for mine in members.values()]
-    buckets = tuple(
-        OrderBucket(
-            name,
-            sum(group.size for group in mine),
-            row.batch_size,
-            row.micro_batches,
-            tuple(sum(group.size for group in mine if group.source == source) for source in sources),
-        )
-        for (name, mine), row in zip(members.items(), rows, strict=True)
-    )
+    buckets = order_buckets(members, sources)
     totals = [sum(bucket.parts[number] for bucket in buckets) for number in range(len(sources))]
     digest = (int(plan.manifest, 16) + sum(group.digest for group in groups)) % 2**64
     return replace(
@@ -223,7 +213,7 @@ def _grown_once(
             appended=appended,
             grew_from=(*plan.grew_from, (plan.fingerprint, len(plan.appended))),
         ),
-        degrees=tuple(parallel.degree_of(row) for row in rows),
+        degrees=tuple(parallel.degree_of(mine[0].row) for mine in members.values()),
         groups=tuple(members.values()),
     )
 

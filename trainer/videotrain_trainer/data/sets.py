@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import zip_longest
@@ -180,22 +180,11 @@ def open_latents(store: ObjectStore, config: StageConfig, cache: NodeCache | Non
             f"{task.validation.share} or leave train.validation out"
         )
     buckets = _buckets_of(groups, sources)
-    rows = [of_bucket[0].row for of_bucket in buckets.values()]
-    order = [
-        OrderBucket(
-            name,
-            sum(group.size for group in mine),
-            row.batch_size,
-            row.micro_batches,
-            tuple(sum(group.size for group in mine if group.source == source) for source in sources),
-        )
-        for (name, mine), row in zip(buckets.items(), rows, strict=True)
-    ]
     digest = sum(group.digest for group in groups) % 2**64
     return LatentSet(
         uri=first,
-        plan=_plan(order, config, task.parallel, digest),
-        degrees=tuple(task.parallel.degree_of(row) for row in rows),
+        plan=_plan(order_buckets(buckets, sources), config, task.parallel, digest),
+        degrees=tuple(task.parallel.degree_of(mine[0].row) for mine in buckets.values()),
         groups=tuple(map(tuple, buckets.values())),
         prompt_style=task.prompt_style,
         context_length=config.text_encoder.max_tokens,
@@ -250,6 +239,25 @@ def _buckets_of(groups: Sequence[Group], sources: Sequence[str]) -> dict[str, li
         found.setdefault(name, []).append(group)
     # A group that was renamed may have come before one of a source that stands before its own.
     return {name: sorted(found[name], key=lambda group: place.get(group.source or "", 0)) for name in sorted(found)}
+
+
+def order_buckets(buckets: Mapping[str, Sequence[Group]], sources: Sequence[str]) -> tuple[OrderBucket, ...]:
+    """Buckets of an order.
+
+    Args:
+        buckets: by name, with groups of one batch size each.
+        sources: that samples are told apart by.
+    """
+    return tuple(
+        OrderBucket(
+            name,
+            sum(group.size for group in mine),
+            mine[0].row.batch_size,
+            mine[0].row.micro_batches,
+            tuple(sum(group.size for group in mine if group.source == source) for source in sources),
+        )
+        for name, mine in buckets.items()
+    )
 
 
 def sample_index(store: ObjectStore, uri: str, cache: NodeCache | None) -> SampleIndex:
