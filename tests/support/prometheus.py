@@ -5,22 +5,20 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import tempfile
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 
-from videotrain.controlplane.build import find_go, run_go
-from videotrain.controlplane.cache import cache_folder
+from support.go_programs import built
+
 from videotrain.controlplane.component import Component
-from videotrain.locks import awaited
 from videotrain.processes.addresses import free_ports
 
+NAME: Final = "prometheus"
 MODULE: Final = Path(__file__).with_name("prometheus_module")
 PROGRAMS: Final = ("promtool", "prometheus")
 PACKAGE: Final = "github.com/prometheus/prometheus/cmd"
@@ -34,27 +32,8 @@ def programs() -> Path:
     Raises:
         BuildError: there is no Go, or its modules cannot be fetched.
     """
-    files = {name: (MODULE / name).read_bytes() for name in ("go.mod", "go.sum")}
-    folder = built_folder()
-    with awaited(folder):
-        if not (folder / PROGRAMS[-1]).is_file():
-            with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as build:
-                for name, content in files.items():
-                    Path(build, name).write_bytes(content)
-                go = find_go()
-                run_go(go, ["mod", "download"], build)
-                # Without its ways of finding targets in clouds, which are most of its code.
-                flags = ["-mod=readonly", "-tags", "remove_all_sd", "-trimpath", "-ldflags=-s -w", "-o", f"{build}/"]
-                run_go(go, ["build", *flags, *(f"{PACKAGE}/{name}" for name in PROGRAMS)], build)
-                for name in PROGRAMS:
-                    Path(build, name).replace(folder / name)
-    return folder
-
-
-def built_folder() -> Path:
-    """Where they lie, or will lie."""
-    digest = sha256(b"\0".join((MODULE / name).read_bytes() for name in ("go.mod", "go.sum")))
-    return cache_folder("prometheus", digest.hexdigest()[:16])
+    # Without its ways of finding targets in clouds, which are most of its code.
+    return built(NAME, MODULE, {name: f"{PACKAGE}/{name}" for name in PROGRAMS}, ["-tags", "remove_all_sd"])
 
 
 class Prometheus:

@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from support.prometheus import built_folder
+from support.go_programs import built_folder
+from support.prometheus import MODULE, NAME
 
 
 def check_metrics(text: str) -> None:
@@ -27,7 +28,7 @@ def promtool() -> str:
     found = shutil.which("promtool")
     if found:
         return found
-    built = built_folder() / "promtool"
+    built = built_folder(NAME, MODULE) / "promtool"
     if built.is_file():
         return str(built)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "videotrain" / "prometheus"
