@@ -22,6 +22,7 @@ from videotrain_trainer.errors import (
     StorageDenied,
     StorageUnavailable,
 )
+from videotrain_trainer.file_system import read_files
 from videotrain_trainer.storage import CONNECTION, PUT_ONCE_ATTEMPTS, ObjectInfo, ObjectStore, disk_full_is_clear
 
 ODD = "a b/ü#?~.mp4"
@@ -289,6 +290,14 @@ def test_a_busy_server_is_asked_again(scripted):
     server, store = scripted((503, b"", 0), (503, b"", 0), (200, b"data", 4))
     assert store.get("s3://bucket/run/x") == b"data"
     assert server.asked == 3
+
+
+def test_a_server_that_is_busy_for_longer_than_botocore_asks_is_asked_again(scripted, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    server, store = scripted(*[(503, b"", 0)] * 6, (200, b"data", 4))
+    assert read_files(store, UNDER, lambda files, path: files.cat_file(path)) == b"data"
+    assert server.asked > 6
 
 
 def test_a_body_that_breaks_off_is_read_again(scripted):

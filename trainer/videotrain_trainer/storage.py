@@ -361,8 +361,8 @@ class ObjectStore:
                 if absent == 2 or attempt == ATTEMPTS:
                     raise
             except (AlreadyExists, StorageUnavailable) as error:
-                # A message that counts retries comes from obstore, which has already waited long enough.
-                if attempt == ATTEMPTS or "retries" in str(error):
+                # obstore names its max_retries when it has waited long enough; botocore gives up after seconds.
+                if attempt == ATTEMPTS or "max_retries" in str(error):
                     raise StorageUnavailable(f"{error}; asked {attempt} times, on no condition") from error
                 time.sleep(0.2 * 2**attempt)
         raise AssertionError("unreachable")
