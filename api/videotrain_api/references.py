@@ -105,9 +105,17 @@ def _models(run: VideoTrainingRun) -> Iterator[Reference]:
         ]
         yield Reference("spec.autoencoder.weights", named, "autoencoder", tuple(readers))
     if spec.text_encoder.weights:
-        draws = [bool(stage.train and stage.train.samples) for _, stage in stages]
-        readers = [i for i, stage in stages if stage.task in ("encode", "sample") or draws[i]]
+        readers = [i for i, stage in stages if _encodes_text(stage, spec.stages[:i])]
         yield Reference("spec.textEncoder.weights", spec.text_encoder.weights, "textEncoder", tuple(readers))
+
+
+def _encodes_text(stage: Stage, before: Sequence[Stage]) -> bool:
+    """Whether a stage loads the text encoder, which one that measures a held-out loss may do as the stage it asks."""
+    asked = stage.evaluate.held_out if stage.evaluate else None
+    if asked is not None:
+        return any(one.name == asked and one.train and one.train.text == "online" for one in before)
+    train = stage.train
+    return stage.task in ("encode", "sample") or bool(train and (train.samples or train.text == "online"))
 
 
 def _dataset(run: VideoTrainingRun) -> Iterator[Reference]:

@@ -100,6 +100,7 @@ def latent_reader(name: str, task: TrainTask, seed: int) -> LatentReader:
         select=task.select,
         prompt_style=task.prompt_style,
         references=[kind for kind in task.conditioning.kinds if kind.startswith("v2v")],
+        text=task.text,
     )
 
 

@@ -12,7 +12,7 @@ import json
 from pydantic import Field
 
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
-from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle, ScoreBounds, Stage
+from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle, ScoreBounds, Stage, TextForm
 from videotrain_api.resource.tracking import Tracking
 from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, Storage
 from videotrain_api.schema import ApiModel
@@ -52,6 +52,8 @@ class LatentReader(ApiModel):
     """Of its texts."""
     references: list[ConditionKind] = Field(default_factory=list)
     """Its v2v kinds. A causal autoencoder encodes their frames by themselves; pictures are always encoded."""
+    text: TextForm = "stored"
+    """Whether it reads text features or captions."""
 
 
 class HeldOut(ApiModel):

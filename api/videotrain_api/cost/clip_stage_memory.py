@@ -5,7 +5,7 @@ Autoencoders of kind `diffusers` are left out: only the folder of their weights 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
@@ -19,7 +19,8 @@ from videotrain_api.cost.coding_memory import decode_memory, encode_batch_memory
 from videotrain_api.cost.memory import RESERVE, MicroBatch, drawing_memory
 from videotrain_api.cost.model_state import ModelState, Parameters, Sharding, model_state
 from videotrain_api.cost.stage_memory import RowMemory, RowSetting, TrainMemory, limit_of, row_name, worlds_of
-from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
+from videotrain_api.cost.text_encoding import TEXTS_AT_ONCE, text_bytes, text_work
+from videotrain_api.resource.architecture import AutoencoderSpec
 from videotrain_api.resource.evaluation import Reconstruction
 from videotrain_api.resource.references import reference_frames
 from videotrain_api.resource.stages import AutoencoderTask, Bucket, SampleTask, Stage, TrainingSamples
@@ -29,18 +30,6 @@ from videotrain_api.schema import ApiModel
 _BYTES: Final = 2
 COUNTED: Final = ("dc-ae", "hunyuan-vae")
 """Kinds of autoencoders whose layers are known."""
-_T5: Final[Mapping[int, tuple[int, int]]] = {
-    512: (35_332_800, 6),
-    768: (109_628_544, 12),
-    1024: (341_231_104, 16),
-    2048: (1_223_527_424, 32),
-    4096: (4_762_310_656, 64),
-}
-"""Parameters and heads of the encoders of T5 1.1 (small, base, large, XL and XXL), by the width of their features."""
-_CLIP: Final[Mapping[int, int]] = {768: 123_060_480}
-"""Parameters of CLIP's text encoder (large), by the width of the pooled feature."""
-_SCORE_BYTES: Final = 14
-"""Of one of T5's attention scores: the bias of its position, the score, and its weight in float32 and rounded."""
 
 
 class CodingMemory(ApiModel):
@@ -180,7 +169,7 @@ def encoding(run: VideoTrainingRun, index: int, row: Bucket, spec: AutoencoderSp
     models = _BYTES * autoencoder_parameters(spec) + text_bytes(run.spec.text_encoder)
     work = {
         "encoding": max(encode_batch_memory(spec, (frames, *side)) for side in sides for frames in {1, row.frames}),
-        "text": text_work(run.spec.text_encoder),
+        "text": text_work(run.spec.text_encoder, TEXTS_AT_ONCE),
     }
     doing = max(work, key=lambda name: work[name])
     return _coding(run, index, row_name(row), models, work[doing], doing)
@@ -245,7 +234,7 @@ def drawing_between_steps(run: VideoTrainingRun, index: int, task: TrainingSampl
         "decoding": _BYTES * autoencoder_parameters(spec) + coding,
     }
     state = table.state(worlds_of(run, table.stage)[0], table.setting(table.task.buckets[0]), keeps_gathered=False)
-    held = state.weights + state.gradients + state.optimizer + state.average + state.buffers
+    held = state.weights + state.gradients + state.optimizer + state.average + state.buffers + table.text
     doing = max(work, key=lambda name: work[name])
     memory = _coding(run, index, f"{task.resolution} {task.frames}f", held, work[doing], doing)
     return memory.model_copy(update={"path": f"{memory.path}.samples"})
@@ -281,19 +270,3 @@ def branches(task: SampleTask, *, guidance_embed: bool) -> int:
         return 1
     conditioned = task.from_dataset or any(prompt.condition != "t2v" for prompt in task.prompts)
     return 3 if conditioned and task.frames > 1 else 2
-
-
-def text_bytes(text: TextEncoderSpec) -> int:
-    """Weights of the text encoders; those of sizes that are not published are not counted."""
-    if text.kind == "bytes":
-        return 0
-    return _BYTES * (_T5.get(text.context_dim, (0, 0))[0] + _CLIP.get(text.pooled_dim, 0))
-
-
-def text_work(text: TextEncoderSpec) -> int:
-    """Most bytes of encoding one caption of all tokens, beside the weights."""
-    if text.kind == "bytes":
-        return 0
-    _, heads = _T5.get(text.context_dim, (0, 64))
-    # Beside the scores of a layer a token has less than forty features as wide as the encoder.
-    return text.max_tokens * (heads * text.max_tokens * _SCORE_BYTES + 40 * _BYTES * text.context_dim)

@@ -23,8 +23,10 @@ from videotrain_api.cost.peer_copies import AVERAGE_BYTES, STATE_BYTES
 from videotrain_api.cost.preparation import Preparation, preparation
 from videotrain_api.cost.published import PublishedStage, published_stage
 from videotrain_api.cost.rates import ASSUMED_UTILISATION, BANDS, BandName, Rates
+from videotrain_api.cost.text_encoding import text_flops
 from videotrain_api.cost.work import StageWork, modelled_seconds, stage_work
 from videotrain_api.money import cost_micros, format_micros, parse_micros
+from videotrain_api.resource.architecture import TextEncoderSpec
 from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.stages import Bucket, Stage, TrainTask, node_counts, ulysses_degree
 from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds, pool_of
@@ -165,8 +167,17 @@ def _prepared(run: VideoTrainingRun, hours_of_video: float | None) -> Preparatio
     return preparation(hours_of_video, run.spec.stages, run.spec.autoencoder, run.spec.text_encoder)
 
 
-def features(task: TrainTask, bucket: Bucket, shape: flops.MmditShape) -> step_time.Features:
-    """What of a train stage decides how fast the steps of a row are."""
+def features(
+    task: TrainTask, bucket: Bucket, shape: flops.MmditShape, text: TextEncoderSpec | None = None
+) -> step_time.Features:
+    """What of a train stage decides how fast the steps of a row are.
+
+    Args:
+        task: of the stage.
+        bucket: the row.
+        shape: of the transformer.
+        text: encoder of captions, where a stage encodes them beside its steps; they are encoded already if None.
+    """
     layout = task.parallel
     double, single = flops.recomputed_blocks(shape, layout)
     return step_time.Features(
@@ -180,6 +191,9 @@ def features(task: TrainTask, bucket: Bucket, shape: flops.MmditShape) -> step_t
         gathers_under_forward=layout.engine == "fsdp2" or layout.deepspeed_stage == 3,
         offloaded=layout.offload == "optimizer",
         adapter=None if task.lora is None else flops.adapter_parameters(shape, task.lora),
+        text_flops=text_flops(text, planned_text(not text.trim_padding, text.max_tokens))
+        if text and task.text == "online"
+        else 0.0,
     )
 
 
@@ -195,7 +209,7 @@ def row_time(
     size = step_time.RowSize(tokens, text, bucket.batch_size, degree, ring)
     rounds = -(-layout.micro_batches_of(bucket) // max(1, gpus // degree))
     shape = flops.run_shape(run)
-    return step_time.step_time(shape, size, rounds, gpus, features(task, bucket, shape), rates)
+    return step_time.step_time(shape, size, rounds, gpus, features(task, bucket, shape, spec.text_encoder), rates)
 
 
 def gpu_cost_micros(seconds: float, gpus: int, price: str) -> int:

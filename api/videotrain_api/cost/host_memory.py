@@ -9,6 +9,7 @@ from typing import Final
 
 from videotrain_api.cost.peer_copies import AVERAGE_BYTES, STATE_BYTES, copies_bytes
 from videotrain_api.cost.stage_memory import TrainMemory
+from videotrain_api.cost.text_encoding import text_bytes
 from videotrain_api.schema import ApiModel
 
 PROCESS: Final = 4_000_000_000
@@ -25,7 +26,8 @@ class HostMemory(ApiModel):
     processes: int
     """See PROCESS."""
     start: int
-    """Weights or checkpoint while they are read: each process its share. Freed before training."""
+    """Weights or checkpoint while they are read, each process its share, and before them text encoders that encode
+    beside training, whole. Freed before training."""
     checkpoints: int
     """Page-locked buffers that a checkpoint is copied into."""
     optimizer: int
@@ -56,7 +58,7 @@ def host_memory(table: TrainMemory, gpus: int) -> HostMemory:
     nodes = -(-gpus // pool.gpus_per_node)
     return HostMemory(
         processes=processes * PROCESS,
-        start=processes * (share + READING),
+        start=processes * max(share + READING, text_bytes(table.run.spec.text_encoder) if task.text == "online" else 0),
         checkpoints=processes * share,
         optimizer=processes * -(-trained // ranks) * STATE_BYTES if layout.offload == "optimizer" else 0,
         copies=copies_bytes(trained, nodes, average=bool(task.ema_decay))

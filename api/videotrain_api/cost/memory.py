@@ -57,6 +57,8 @@ class GpuMemory(ApiModel):
     """What the block that runs needs beside them, and the engine's buffers."""
     reserve: int
     """See RESERVE."""
+    text: int = 0
+    """Text encoders beside training: their weights, and a pass over captions."""
 
     @property
     def total(self) -> int:
@@ -69,11 +71,19 @@ class GpuMemory(ApiModel):
             + self.activations
             + self.temporaries
             + self.reserve
+            + self.text
         )
 
 
-def gpu_memory(shape: MmditShape, state: ModelState, batch: MicroBatch) -> GpuMemory:
-    """Memory of one GPU at the largest moment of a step."""
+def gpu_memory(shape: MmditShape, state: ModelState, batch: MicroBatch, text: int = 0) -> GpuMemory:
+    """Memory of one GPU at the largest moment of a step.
+
+    Args:
+        shape: of the transformer.
+        state: what the engine holds.
+        batch: a micro-batch.
+        text: bytes of text encoders beside it.
+    """
     worst = max(_moments(shape, batch), key=lambda moment: moment.activations + moment.temporaries)
     return GpuMemory(
         weights=state.weights,
@@ -83,6 +93,7 @@ def gpu_memory(shape: MmditShape, state: ModelState, batch: MicroBatch) -> GpuMe
         activations=round(worst.activations),
         temporaries=round(worst.temporaries) + state.buffers,
         reserve=RESERVE,
+        text=text,
     )
 
 

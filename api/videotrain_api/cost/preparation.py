@@ -16,6 +16,7 @@ from videotrain_api.config.presets import complete_autoencoder
 from videotrain_api.config.resolve import latent_readers
 from videotrain_api.config.stage_config import LatentReader
 from videotrain_api.cost.autoencoder_flops import encoder_cost
+from videotrain_api.cost.text_encoding import text_flops
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec
 from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.stages import Bucket, Stage
@@ -37,8 +38,6 @@ LARGE: Final = 512
 """Pixels of the side from which a class is large."""
 ENCODE_FLOPS: Final = 200e12
 """FLOP/s of autoencoder and text encoder. Assumed."""
-T5_FLOPS_PER_TOKEN: Final = 2 * 4.76e9
-"""Of the encoder of T5 v1.1 XXL."""
 FPS: Final = 24
 """Frame rate of the clips."""
 CLIP_SECONDS: Final = 8.0
@@ -52,7 +51,8 @@ class ClipEncoding:
     samples: float
     """Windows of the clip that some stage takes."""
     texts: float
-    """Captions that are encoded: with rate and motion for videos, without for pictures."""
+    """Captions that are encoded: with rate and motion for videos, without for pictures. Those that train stages encode
+    themselves are not."""
     core_seconds: float
     """Of one core: one pass over the clip, each frame scaled once to each size."""
     gpu_seconds: float
@@ -149,18 +149,14 @@ def clip_encoding(
     samples = flops = 0.0
     last: defaultdict[str, float] = defaultdict(float)
     """Frames that are decoded and scaled, by size."""
-    untaken = {False: 1.0, True: 1.0}
-    """Chance that no picture, or no video, of the clip is taken."""
     for row, chance in _chances(readers, frames, spec.temporal_compression):
         side, found = aspect.side_of(row.resolution), _windows(row, frames, spec.temporal_compression)
         samples += chance * len(found)
         last[row.resolution] = max(last[row.resolution], chance * sum(found))
-        untaken[row.frames > 1] *= 1 - chance
         ends = 2 * _encoder_flops(spec, 1, side) if row.frames > 1 else 0  # the first and the last frame by themselves
         flops += chance * sum(_encoder_flops(spec, length, side) + ends for length in found)
-    texts = 2 - sum(untaken.values())
-    if text.kind == "t5-clip":
-        flops += texts * T5_FLOPS_PER_TOKEN * text.max_tokens
+    texts = _texts(readers, frames, spec.temporal_compression)
+    flops += texts * text_flops(text, text.max_tokens)
     scaled = sum(count * RESIZE_SECONDS[aspect.side_of(size) >= LARGE] for size, count in last.items())
     return ClipEncoding(
         samples=samples,
@@ -168,6 +164,14 @@ def clip_encoding(
         core_seconds=max(last.values(), default=0.0) * DECODE_SECONDS + scaled,
         gpu_seconds=flops / ENCODE_FLOPS,
     )
+
+
+def _texts(readers: Sequence[LatentReader], frames: int, step: int) -> float:
+    """Captions that are encoded: of a clip's video and of its picture, if a stage that reads text features takes it."""
+    untaken = {False: 1.0, True: 1.0}
+    for row, chance in _chances([reader for reader in readers if reader.text == "stored"], frames, step):
+        untaken[row.frames > 1] *= 1 - chance
+    return 2 - sum(untaken.values())
 
 
 def _chances(readers: Sequence[LatentReader], frames: int, step: int) -> list[tuple[Bucket, float]]:

@@ -10,6 +10,7 @@ from videotrain_api.cost.data_wait import LOADER_THREADS, MICRO_BATCHES_AHEAD, L
 from videotrain_api.cost.forecast import gpu_cost_micros, row_time
 from videotrain_api.cost.rates import MID
 from videotrain_api.cost.stage_memory import TrainMemory
+from videotrain_api.cost.text_encoding import CAPTION_BYTES
 from videotrain_api.money import format_micros
 from videotrain_api.resource.stages import Bucket
 from videotrain_api.resource.trainrun import VideoTrainingRun
@@ -80,11 +81,15 @@ def stage_data_wait(run: VideoTrainingRun, index: int, nodes: int, answers: Late
 
 
 def sample_bytes(table: TrainMemory, row: Bucket) -> int:
-    """What is read for the longest clip of a row: latent, its first and last frame apart, and text, in bfloat16."""
+    """What is read for the longest clip of a row: latent, its first and last frame apart, and text features, in
+    bfloat16; or the caption.
+    """
     image, frames = table.largest_clip(row)
     spec, shape = table.run.spec, table.shape
-    text = planned_text(not spec.text_encoder.trim_padding, spec.text_encoder.max_tokens)
     latent = image * shape.patch_channels * (frames + 2) // frames
+    if table.task.text == "online":
+        return 2 * latent + CAPTION_BYTES
+    text = planned_text(not spec.text_encoder.trim_padding, spec.text_encoder.max_tokens)
     return 2 * (latent + text * shape.context + shape.pooled)
 
 

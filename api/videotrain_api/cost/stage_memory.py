@@ -11,6 +11,7 @@ from videotrain_api.cost import flops
 from videotrain_api.cost.flops import MmditShape
 from videotrain_api.cost.memory import GpuMemory, MicroBatch, gpu_memory
 from videotrain_api.cost.model_state import ModelState, Parameters, Sharding, model_state
+from videotrain_api.cost.text_encoding import TEXTS_BESIDE, text_bytes, text_work
 from videotrain_api.resource.pool import Pool
 from videotrain_api.resource.stages import (
     Bucket,
@@ -159,7 +160,7 @@ class TrainMemory:
             ring_parts=setting.context_parallel // heads,
         )
         keeps = not setting.compiled and (setting.recompute == "none" or setting.recomputed != (None, None))
-        memory = gpu_memory(self.shape, self.state(gpus, setting, keeps_gathered=keeps), batch)
+        memory = gpu_memory(self.shape, self.state(gpus, setting, keeps_gathered=keeps), batch, self.text)
         return RowMemory(
             path=f"spec.stages[{self.index}].train.buckets[{number}]",
             row=row_name(row),
@@ -170,6 +171,12 @@ class TrainMemory:
             total=memory.total,
             limit=self.limit,
         )
+
+    @cached_property
+    def text(self) -> int:
+        """Bytes of the text encoders that encode beside the steps."""
+        spec = self.run.spec.text_encoder
+        return text_bytes(spec) + text_work(spec, TEXTS_BESIDE) if self.task.text == "online" else 0
 
     def state(self, gpus: int, setting: RowSetting, *, keeps_gathered: bool) -> ModelState:
         """What the engine holds on a GPU between micro-batches, in a world of so many GPUs."""

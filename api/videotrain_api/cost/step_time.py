@@ -62,6 +62,8 @@ class Features:
     """Master weights and moments are in the host's memory, and are updated there."""
     adapter: int | None = None
     """Parameters of an adapter, beside which all weights are frozen and get no gradients; None if all are trained."""
+    text_flops: float = 0.0
+    """Of encoding a caption beside the steps; each GPU that shares a sample encodes all of its caption."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,13 @@ class MicroBatchTime:
     """Of context parallelism; nothing is hidden."""
     repeated: float
     """Matrix products and attention that are computed again; not in the others."""
+    text: float = 0.0
+    """Of captions that are encoded meanwhile: the GPU has no room for both at once."""
 
     @property
     def total(self) -> float:
         """Seconds of the micro-batch."""
-        return self.products + self.attention + self.elementwise + self.exchange + self.repeated
+        return self.products + self.attention + self.elementwise + self.exchange + self.repeated + self.text
 
     @property
     def backward(self) -> float:
@@ -140,6 +144,7 @@ def micro_batch_time(shape: MmditShape, row: RowSize, features: Features, rates:
         elementwise=_traffic(shape, features) * tokens * work / rates.memory,
         exchange=_exchange(shape, tokens, row, rates),
         repeated=repeated,
+        text=row.samples * features.text_flops / rates.products,
     )
 
 

@@ -43,6 +43,8 @@ AttentionKernel = Literal["auto", "cudnn", "flash", "flash2", "flash3", "flash4"
 
 PromptStyle = Literal["plain", "fps", "motion", "fps-motion"]
 """What follows a caption in the text that is encoded: nothing, the frame rate, the motion score, or both."""
+TextForm = Literal["stored", "online"]
+"""Whether an encoded set has the features of captions, or the captions, which are encoded beside training."""
 
 
 ScoreName = Literal[
@@ -469,6 +471,10 @@ class TrainTask(ApiModel):
     """Pad every caption to textEncoder.maxTokens and attend to the padding, as the released weights were trained. Off,
     a caption is padded to the next of 96, 160, 256 and 512 tokens, and batches hold captions of one such length. Sets
     that are encoded already serve either way."""
+    text: TextForm = "stored"
+    """Where text features come from. `stored` reads them from the encoded set. `online` has captions alone in the set,
+    a thousandth of the size, and the text encoder on every GPU, which encodes the captions of each micro-batch before
+    its step. The numbers are the same; a set serves the ways that the train stages behind its encode stage take."""
     motion_score: bool = True
     """Append the clip's motion score to its caption."""
     fps_in_prompt: bool = True

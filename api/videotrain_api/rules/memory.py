@@ -136,7 +136,7 @@ def _refused(memory: RowMemory, ways: list[str], field: str) -> str:
         f"weights {told(parts.weights)}, gradients {told(parts.gradients)}, optimizer {told(parts.optimizer)}, "
         f"average {told(parts.average)}, activations {told(parts.activations)}, temporaries {told(parts.temporaries)}, "
         f"reserve {told(parts.reserve)}"
-    )
+    ) + (f", text encoders {told(parts.text)}" if parts.text else "")
     more = f"more nodes, or {field} if the GPUs have more"
     return f"{needed}; it fits with {', or '.join(ways)}; or {more}" if ways else f"{needed}; allowed: {more}"
 

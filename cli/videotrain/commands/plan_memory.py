@@ -105,10 +105,11 @@ def memory_tables(rows: Sequence[PlannedRow]) -> Iterator[Table]:
     for name, of_stage in groupby(rows, key=lambda row: row.stage):
         members = list(of_stage)
         memory = members[0].memory
+        text = any(row.memory.memory.text for row in members)
         title = f"{name}: GB of a GPU's {gigabytes(memory.limit)}, on {memory.gpus} GPUs under {memory.engine}"
-        table = new_table(title, ("row",), _COLUMNS)
+        table = new_table(title, ("row",), (*_COLUMNS[:-1], "text", _COLUMNS[-1]) if text else _COLUMNS)
         for row in members:
-            table.add_row(*_cells(row))
+            table.add_row(*_cells(row, (*_PARTS, "text") if text else _PARTS))
         yield table
     if rows:
         worlds = list(dict.fromkeys(other.gpus for other in rows[0].elsewhere))
@@ -160,10 +161,10 @@ def host_document(rows: Sequence[tuple[str, int, HostMemory]]) -> list[dict[str,
     ]
 
 
-def _cells(row: PlannedRow) -> tuple[str, ...]:
+def _cells(row: PlannedRow, names: Sequence[str]) -> tuple[str, ...]:
     setting, memory = row.setting, row.memory
     how = (str(setting.batch_size), str(setting.micro_batches), str(setting.context_parallel), setting.recompute)
-    parts = (gigabytes(getattr(memory.memory, part)) for part in _PARTS)
+    parts = (gigabytes(getattr(memory.memory, part)) for part in names)
     return (memory.row, *how, compact(memory.tokens) if memory.tokens else "-", *parts, gigabytes(memory.total))
 
 

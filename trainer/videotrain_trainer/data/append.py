@@ -27,7 +27,7 @@ ALIKE: Final = (
     "autoencoder_weights",
 )
 """What two sets must have in common to be trained on together: latents of two autoencoders mean different things."""
-COVERED: Final = ("prompts", "references", "rows")
+COVERED: Final = ("prompts", "captions", "references", "rows")
 """What the new set must have at least."""
 AT_ONCE: Final = 1 << 20
 """Rows that are looked through at a time, some tens of MB."""

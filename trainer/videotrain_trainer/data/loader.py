@@ -39,6 +39,12 @@ log = logging.getLogger(__name__)
 
 REFERENCE = "reference."
 """Prefix of a sample's tensors that hold the separately encoded frames of a v2v kind."""
+CAPTION = "caption."
+"""Prefix of those that hold a text, in UTF-8, which is encoded beside training; a prompt style follows."""
+TextRow = tuple[Tensor, Tensor, int]
+"""Context (L, D) and pooled feature (P,) of a text in bfloat16, and its tokens, padding not counted."""
+Captions = Callable[[Sequence[str]], Sequence[TextRow]]
+"""Encodes the texts of a micro-batch, in order; may be called by several threads."""
 HOST: Final = torch.device("cpu")
 SPARES = 3
 """Stand-ins that are tried for one damaged sample."""
@@ -267,7 +273,17 @@ class LatentSample(NamedTuple):
 
 
 class LatentLoader(MicroBatchLoader[LatentSample, LatentBatch]):
-    """Encoded samples from tar shards: one ranged GET each, checksum verified before decoding."""
+    """Encoded samples from tar shards: one ranged GET each, checksum verified before decoding.
+
+    Args:
+        store: object store.
+        latents: the samples and their order.
+        state: of the order.
+        micro_batches_of_rank: for every bucket, micro-batches that this process runs, ascending.
+        device: where batches are wanted.
+        cache: of samples on this node.
+        captions: encodes the captions of samples that have no text features of their own.
+    """
 
     def __init__(
         self,
@@ -277,9 +293,10 @@ class LatentLoader(MicroBatchLoader[LatentSample, LatentBatch]):
         micro_batches_of_rank: Sequence[Sequence[int]],
         device: torch.device = HOST,
         cache: SampleCache | None = None,
+        captions: Captions | None = None,
     ) -> None:
         self._reader = SampleReader(store, cache)
-        self._latents = latents
+        self._latents, self._captions = latents, captions
         super().__init__(latents, state, micro_batches_of_rank, threads=LOADER_THREADS, device=device)
 
     def go_on(self, data: TrainingSet, state: OrderState, micro_batches_of_rank: Sequence[Sequence[int]]) -> None:
@@ -304,7 +321,7 @@ class LatentLoader(MicroBatchLoader[LatentSample, LatentBatch]):
         self._reader.close()
 
     def _collate(self, samples: list[LatentSample]) -> LatentBatch:
-        return collate(self._latents, samples)
+        return collate(self._latents, samples, self._captions)
 
 
 def load_sample(
@@ -324,9 +341,9 @@ def load_sample(
     return LatentSample(tensors, key, place.text_tokens)
 
 
-def collate(latents: LatentSet, samples: list[LatentSample]) -> LatentBatch:
+def collate(latents: LatentSet, samples: list[LatentSample], captions: Captions | None = None) -> LatentBatch:
     """Samples of one shape to a batch, in order."""
-    style, length = latents.prompt_style, latents.context_length
+    length, texts = latents.context_length, _texts(latents, samples, captions)
     if not latents.attend_padding:
         length = max(text_class(sample.text_tokens, length) for sample in samples)  # a bucket has one class
     tensors = [sample.tensors for sample in samples]
@@ -339,14 +356,33 @@ def collate(latents: LatentSet, samples: list[LatentSample]) -> LatentBatch:
             for name in tensors[0]
             if name.startswith(REFERENCE)
         },
-        context_BLD=torch.stack([_padded(found[f"context.{style}"], length, latents) for found in tensors]),
-        pooled_BP=torch.stack([found[f"pooled.{style}"] for found in tensors]),
+        context_BLD=torch.stack([_padded(context_LD, length, latents) for context_LD, _ in texts]),
+        pooled_BP=torch.stack([pooled_P for _, pooled_P in texts]),
         keys=tuple(sample.key for sample in samples),
         text_tokens=tuple(sample.text_tokens for sample in samples),
     )
 
 
-def held_out_batches(store: ObjectStore, latents: LatentSet, samples: Sequence[HeldOut]) -> list[LatentBatch]:
+def _texts(
+    latents: LatentSet, samples: Sequence[LatentSample], captions: Captions | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Context and pooled feature of each sample: as stored, or of its caption."""
+    style = latents.prompt_style
+    if captions is None:
+        return [(one.tensors[f"context.{style}"], one.tensors[f"pooled.{style}"]) for one in samples]
+    rows = captions([bytes(one.tensors[f"{CAPTION}{style}"].tolist()).decode() for one in samples])
+    for one, (_, _, tokens) in zip(samples, rows, strict=True):
+        if tokens > one.text_tokens:
+            raise DataError(
+                f"{latents.uri}: the caption of sample {one.key.uid} had {one.text_tokens} tokens where it was encoded "
+                f"and has {tokens} with spec.textEncoder; use the tokenizer of then, or encode again"
+            )
+    return [(context_LD, pooled_P) for context_LD, pooled_P, _ in rows]
+
+
+def held_out_batches(
+    store: ObjectStore, latents: LatentSet, samples: Sequence[HeldOut], captions: Captions | None = None
+) -> list[LatentBatch]:
     """Held-out samples as batches of one, keyed by their uid.
 
     Raises:
@@ -356,7 +392,7 @@ def held_out_batches(store: ObjectStore, latents: LatentSet, samples: Sequence[H
     for held in samples:
         place = held.bucket.place(held.number)
         key = SampleKey(place.uid, place.uid, 0)
-        batches.append(collate(latents, [load_sample(reader, latents, held.bucket, place, key)]))
+        batches.append(collate(latents, [load_sample(reader, latents, held.bucket, place, key)], captions))
     reader.close()
     return batches
 

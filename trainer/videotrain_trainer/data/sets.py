@@ -58,6 +58,8 @@ class EncodedSetInfo(ApiModel):
     """The stages that the set was made for: it has the samples that they take, and no others."""
     prompts: list[PromptStyle]
     """Prompt styles with text features."""
+    captions: list[PromptStyle] = Field(default_factory=list)
+    """Prompt styles with captions, for stages that encode them themselves."""
     latent_channels: int
     spatial_compression: int
     """Pixels per latent row and column."""
@@ -454,10 +456,12 @@ def check_info(info: EncodedSetInfo, uri: str, config: StageConfig, task: TrainT
             f"{uri}: has separately encoded frames for {info.references}, train.conditioning of stage "
             f"{config.stage.name!r} needs {videos}; encode it again in a run with this stage"
         )
-    if task.prompt_style not in info.prompts:
+    what, found = ("captions", info.captions) if task.text == "online" else ("text features", info.prompts)
+    if task.prompt_style not in found:
         raise DataError(
-            f"{uri}: has text features for prompt styles {list(info.prompts)}, stage {config.stage.name!r} needs "
-            f"{task.prompt_style!r}; change train.motionScore and train.fpsInPrompt or encode it again"
+            f"{uri}: has text features for prompt styles {info.prompts} and captions for {info.captions}, stage "
+            f"{config.stage.name!r} needs {what} for {task.prompt_style!r}; change train.text, train.motionScore and "
+            "train.fpsInPrompt or encode it again"
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from videotrain_api.resource.stages import TrainTask
-from videotrain_trainer.data.loader import LatentBatch, LatentLoader, LatentSample
+from videotrain_trainer.data.loader import Captions, LatentBatch, LatentLoader, LatentSample
 from videotrain_trainer.data.sample_cache import SampleCache
 from videotrain_trainer.data.sample_order import OrderState
 from videotrain_trainer.data.sets import LatentSet
@@ -36,6 +36,7 @@ class FlowLoader(LatentLoader):
         facts: of model and autoencoder.
         seed: of the stage.
         cache: of samples on this node.
+        captions: see LatentLoader.
     """
 
     def __init__(
@@ -49,9 +50,10 @@ class FlowLoader(LatentLoader):
         facts: ModelFacts,
         seed: int,
         cache: SampleCache | None = None,
+        captions: Captions | None = None,
     ) -> None:
         self._task, self._facts, self._seed = task, facts, seed
-        super().__init__(store, latents, state, micro_batches_of_rank, device, cache)
+        super().__init__(store, latents, state, micro_batches_of_rank, device, cache, captions)
 
     def _collate(self, samples: list[LatentSample]) -> FlowMicroBatch:
         batch = super()._collate(samples)

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from videotrain_api.config.stage_config import StageConfig
 from videotrain_api.cost.coding_memory import PIXELS_AT_ONCE
+from videotrain_api.cost.text_encoding import TEXTS_AT_ONCE
 from videotrain_api.resource.references import applicable, reference_frames, takes_head
 from videotrain_api.resource.stages import PromptStyle
 from videotrain_api.storage import layout
 from videotrain_trainer.checksums import read_checked
 from videotrain_trainer.data.decode_ahead import DecodeAhead
-from videotrain_trainer.data.loader import REFERENCE
+from videotrain_trainer.data.loader import CAPTION, REFERENCE
 from videotrain_trainer.data.prompts import caption_text
 from videotrain_trainer.data.video import Frame, Unreadable, read_cuts
 from videotrain_trainer.errors import DataError
@@ -35,13 +36,12 @@ from videotrain_trainer.networks.weights import Weights, autoencoder_uri
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks.encode_plan import EncodePlan, Sample
 from videotrain_trainer.text.encoders import TextEncoder, load_text_encoder
+from videotrain_trainer.text.stored import StoredText, null_features, stored_texts
 from videotrain_trainer.worker.linux import container_cpus
 
 log = logging.getLogger(__name__)
 DECODED_BYTES = 4 * 2**30
 """Pixels of clips that are being decoded or wait for the device, of one process. A clip of 8 s at 768px has 0.3 GB."""
-TEXTS_AT_ONCE = 16
-"""Captions that a GPU encodes together."""
 Clip = Mapping[str, Any]
 """Row of the clip manifest."""
 Tensors = dict[str, Tensor]
@@ -147,7 +147,9 @@ class ClipEncoder:
             clips: as announced.
             tick: told how many of them have been begun.
         """
-        texts = self._texts({text: None for samples in clips for one in samples for _, text in texts_of(one)})
+        texts = self._texts(
+            {text: None for samples in clips for one in samples for _, text in texts_of(one, one.styles)}
+        )
         waiting: defaultdict[tuple[int, ...], list[_Part]] = defaultdict(list)
         for number, samples in enumerate(clips, start=1):
             for part in self._parts(samples, texts):
@@ -162,8 +164,8 @@ class ClipEncoder:
 
     def null_text(self) -> Tensors:
         """Features of the empty caption, for text dropout; so training needs no text encoder."""
-        features = self._text.encode([""])
-        return {"context": features.context_BLD[0, : features.lengths[0]].contiguous(), "pooled": features.pooled_BP[0]}
+        features = null_features(self._text)
+        return {"context": features.context_BLD[0], "pooled": features.pooled_BP[0]}
 
     def close(self) -> None:
         """End the decoders, and say what the device was given to do."""
@@ -184,16 +186,23 @@ class ClipEncoder:
         frames = self._decoding.take() if samples else []
         self.meter.waited += time.monotonic() - begun
         for sample, pixels in zip(samples, frames, strict=True):
-            spoken = {style: texts[text] for style, text in texts_of(sample)}
-            tokens = max(int(features["tokens"]) for features in spoken.values())
-            # Styles may share a text, but not the memory of what is stored.
-            text = {
-                f"{name}.{style}": spoken[style][name].clone() for style in spoken for name in ("context", "pooled")
-            }
-            made, pixels_THWC = Encoded(sample, tokens, text), torch.from_numpy(pixels)
+            made, pixels_THWC = Encoded(sample, *self._text_of(sample, texts)), torch.from_numpy(pixels)
             parts = [_Part(made, pixels_THWC[cut], drawn) for drawn, cut in self._coded(len(pixels))]
             made.missing = len(parts)
             yield from parts
+
+    def _text_of(self, sample: Sample, texts: Mapping[str, StoredText]) -> tuple[int, Tensors]:
+        """Tokens of a sample's longest text, and what is stored of its texts: features, or the text itself in UTF-8."""
+        found: Tensors = {}
+        tokens = [texts[text].tokens for _, text in texts_of(sample, sample.styles)]
+        for style, text in texts_of(sample, sample.styles):
+            # Styles may share a text, but not the memory of what is stored.
+            found[f"context.{style}"] = texts[text].context_LD.clone()
+            found[f"pooled.{style}"] = texts[text].pooled_P.clone()
+        for style, text in texts_of(sample, sample.captions):
+            found[f"{CAPTION}{style}"] = torch.tensor(list(text.encode()), dtype=torch.uint8)
+            tokens.append(self._text.count(text))
+        return max(tokens), found
 
     def _coded(self, frames: int) -> list[tuple[list[str], slice]]:
         """Frames that are encoded by themselves: all, the first, the last, and those of the v2v kinds, which an
@@ -230,19 +239,13 @@ class ClipEncoder:
         self.meter.busy += time.monotonic() - begun
         return [part.of for part in parts if part.of.missing == 0]
 
-    def _texts(self, texts: Iterable[str]) -> dict[str, Tensors]:
-        """Features of texts by text: `context` (its tokens, D), `pooled` (P) and how many `tokens` it has."""
+    def _texts(self, texts: Iterable[str]) -> dict[str, StoredText]:
+        """What is stored of texts, by text."""
         begun, wanted = time.monotonic(), list(texts)
         found = {}
         for start in range(0, len(wanted), TEXTS_AT_ONCE):
             some = wanted[start : start + TEXTS_AT_ONCE]
-            features = self._text.encode(some)
-            for place, text in enumerate(some):
-                found[text] = {
-                    "context": features.context_BLD[place, : features.lengths[place]].to("cpu", torch.bfloat16),
-                    "pooled": features.pooled_BP[place].to("cpu", torch.bfloat16),
-                    "tokens": torch.tensor(self._text.count(text)),
-                }
+            found |= dict(zip(some, stored_texts(self._text, some), strict=True))
         self.meter.texts += len(wanted)
         self.meter.busy += time.monotonic() - begun
         return found
@@ -263,9 +266,9 @@ class ClipEncoder:
             raise Unreadable(f"{uri}: {error}; curate again") from error
 
 
-def texts_of(sample: Sample) -> list[tuple[PromptStyle, str]]:
-    """The texts of a sample by style."""
-    return [(style, caption_text(sample.clip["caption"], style, *sample.rate_and_motion)) for style in sample.styles]
+def texts_of(sample: Sample, styles: Iterable[PromptStyle]) -> list[tuple[PromptStyle, str]]:
+    """The texts of a sample in some styles."""
+    return [(style, caption_text(sample.clip["caption"], style, *sample.rate_and_motion)) for style in styles]
 
 
 def weights_uri(config: StageConfig) -> str:

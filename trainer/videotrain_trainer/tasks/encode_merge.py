@@ -149,6 +149,7 @@ class Merge:
             sources=[source.name for source in config.dataset.sources],
             readers=config.latent_readers,
             prompts=self._work.plan.prompts,
+            captions=self._work.plan.captions,
             latent_channels=config.autoencoder.latent_channels or 0,
             spatial_compression=config.autoencoder.spatial_compression,
             context_dim=config.text_encoder.context_dim,

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from videotrain_api.config.aspect import shapes, side_of
 from videotrain_api.config.stage_config import LatentReader
-from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle
+from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle, TextForm
 from videotrain_trainer.data.buckets import (
     Window,
     aspect_names,
@@ -55,7 +55,9 @@ class Sample:
     shape: tuple[int, int]
     """(height, width), pixels."""
     styles: tuple[PromptStyle, ...]
-    """Prompt styles of the stages that take it."""
+    """Prompt styles of the stages that take it and read text features."""
+    captions: tuple[PromptStyle, ...]
+    """Those of the stages that encode its captions themselves."""
     clip_rows: tuple[str, ...]
     """Names of all rows that the clip fits, sorted: of these a stage chooses, whether they are encoded or not."""
 
@@ -97,8 +99,16 @@ class EncodePlan:
 
     @cached_property
     def prompts(self) -> list[PromptStyle]:
-        """Prompt styles of all readers, each once, in their order."""
-        return list(dict.fromkeys(reader.prompt_style for reader in self.readers))
+        """Prompt styles of the readers of text features, each once, in their order."""
+        return self._styles("stored")
+
+    @cached_property
+    def captions(self) -> list[PromptStyle]:
+        """Those of the readers that encode captions themselves."""
+        return self._styles("online")
+
+    def _styles(self, text: TextForm) -> list[PromptStyle]:
+        return list(dict.fromkeys(reader.prompt_style for reader in self.readers if reader.text == text))
 
     @cached_property
     def references(self) -> list[ConditionKind]:
@@ -118,16 +128,14 @@ class EncodePlan:
         """The samples of a clip that some reader takes, in order of uid."""
         fits = self.fitting(clip)
         clip_rows = tuple(sorted(fits))
-        styles: dict[str, dict[PromptStyle, None]] = {}
+        taken: dict[str, set[tuple[TextForm, PromptStyle]]] = {}
         for reader in self.readers:
             if within(clip, reader.select):
                 for name in fits:
                     if self._takes(reader, clip["uid"], name, clip_rows):
-                        styles.setdefault(name, {})[reader.prompt_style] = None
+                        taken.setdefault(name, set()).add((reader.text, reader.prompt_style))
         found = [
-            self._sample(clip, name, window, tuple(style for style in self.prompts if style in wanted), clip_rows)
-            for name, wanted in styles.items()
-            for window in fits[name]
+            self._sample(clip, name, window, texts, clip_rows) for name, texts in taken.items() for window in fits[name]
         ]
         return sorted(found, key=lambda sample: sample.uid)
 
@@ -164,7 +172,7 @@ class EncodePlan:
         clip: Mapping[str, Any],
         name: str,
         window: Window,
-        styles: tuple[PromptStyle, ...],
+        texts: Set[tuple[TextForm, PromptStyle]],
         clip_rows: tuple[str, ...],
     ) -> Sample:
         row = self.rows[name]
@@ -178,7 +186,8 @@ class EncodePlan:
             bucket=bucket_name(row.resolution, window.frames, aspect),
             window=window,
             shape=shapes(row.resolution, self.grid, row.aspect_ratios)[aspect],
-            styles=styles,
+            styles=tuple(style for style in self.prompts if ("stored", style) in texts),
+            captions=tuple(style for style in self.captions if ("online", style) in texts),
             clip_rows=clip_rows,
         )
 

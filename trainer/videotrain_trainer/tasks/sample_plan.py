@@ -71,9 +71,7 @@ def plan_drawings(config: StageConfig, store: ObjectStore, conditioned: bool) ->
         DataError: videos from the data set are asked for, but it has no clips.
     """
     task = task_of(config)
-    # The style of the training that came last; both suffixes if nobody knows.
-    latents = config.paths.latents
-    style: PromptStyle = "fps-motion" if latents is None else read_set_info(store, latents).prompts[-1]
+    style = _style(config, store)
     drawings = [_drawing(config, style, number, prompt) for number, prompt in enumerate(task.prompts, start=1)]
     clips = _clips(config, store) if task.from_dataset else []
     for index in range(task.from_dataset):
@@ -85,6 +83,14 @@ def plan_drawings(config: StageConfig, store: ObjectStore, conditioned: bool) ->
 def video_uri(config: StageConfig, number: int) -> str:
     """Where a video lies."""
     return f"{config.paths.output}/videos/{number:04d}.mp4"
+
+
+def _style(config: StageConfig, store: ObjectStore) -> PromptStyle:
+    """That of the training that came last; both suffixes if nobody knows."""
+    if config.paths.latents is None:
+        return "fps-motion"
+    info = read_set_info(store, config.paths.latents)
+    return info.readers[-1].prompt_style if info.readers else info.prompts[-1]
 
 
 def _drawing(

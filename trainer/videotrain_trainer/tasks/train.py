@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from videotrain_api.cost.flops import mmdit_shape, recomputed_blocks
+from videotrain_api.cost.text_encoding import TEXTS_BESIDE
 from videotrain_api.resource.architecture import TextEncoderSpec
 from videotrain_api.resource.stages import LoraAdapter, Recompute, TrainTask
 from videotrain_trainer.checksums import read_again
@@ -45,7 +46,8 @@ from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.tasks.train_compile import compile_ahead, programs
 from videotrain_trainer.tasks.train_samples import StepSamples
 from videotrain_trainer.text.byte_encoder import TextFeatures
-from videotrain_trainer.text.encoders import build_text_encoder
+from videotrain_trainer.text.encoders import build_text_encoder, open_text_encoder
+from videotrain_trainer.text.stored import OnlineText, null_features
 from videotrain_trainer.training.loop import train
 from videotrain_trainer.training.setup import initial_weights
 from videotrain_trainer.training.shared_loss import micro_batch_loss
@@ -102,14 +104,29 @@ class FlowObjective:
         self._policies = self._policies_by_bucket()
         self._shape = mmdit_shape(config.model, config.autoencoder, config.text_encoder)
         self._recomputed = recomputed_blocks(self._shape, self.task.parallel)
-        features = null_text(store, self.data, config.text_encoder)
+        self._captions = self._online_text(context)
+        features = self._null_features()
         self._null_text = map_tensors(features, lambda tensor: tensor.to(self._device))
         self._split_samples(context.world, config.gpus_per_node)
         mine = [self.data.held_out[number] for number in self._numbers]
-        self._held_out = held_out_batches(store, self.data, mine)
+        self._held_out = held_out_batches(store, self.data, mine, self._captions)
         self._samples: StepSamples | None = None
         if self.task.samples is not None:
-            self._samples = StepSamples(context, store, self.task.samples, self.module.config)
+            encoder = self._captions.encoder if self._captions else None
+            self._samples = StepSamples(context, store, self.task.samples, self.module.config, encoder)
+
+    def _online_text(self, context: StageContext) -> OnlineText | None:
+        """What encodes captions beside the steps; it stays on the device, whatever the engine takes there."""
+        if self.task.text == "stored":
+            return None
+        spec, at_once = self._config.text_encoder, TEXTS_BESIDE if self._device.type == "cuda" else 1
+        return OnlineText(open_text_encoder(spec, self._store, context.cache, self._device, at_once), self._device)
+
+    def _null_features(self) -> TextFeatures:
+        """Features of the empty caption: by the encoder that encodes the other ones, if there is one here."""
+        if self._captions is not None:
+            return null_features(self._captions.encoder)
+        return null_text(self._store, self.data, self._config.text_encoder)
 
     def _split_samples(self, world: World, gpus_per_node: int) -> None:
         """Which ranks share a sample, of every bucket and of every held-out sample. Collective."""
@@ -194,7 +211,9 @@ class FlowObjective:
         if budget is not None:
             samples = SampleCache(self._cache.volume, budget << 30, self._config.paths.output, str(self._generation))
         task, facts, seed = self.task, self._facts, self._config.seed
-        return FlowLoader(self._store, self.data, state, micro_batches, self._device, task, facts, seed, samples)
+        return FlowLoader(
+            self._store, self.data, state, micro_batches, self._device, task, facts, seed, samples, self._captions
+        )
 
     @property
     def appended_every(self) -> int | None:

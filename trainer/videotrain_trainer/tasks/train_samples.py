@@ -36,7 +36,7 @@ from videotrain_trainer.sampling.references import given_of, to_uint8
 from videotrain_trainer.sampling.request import Request, Settings, check_request
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.text.byte_encoder import TextFeatures
-from videotrain_trainer.text.encoders import load_text_encoder
+from videotrain_trainer.text.encoders import TextEncoder, load_text_encoder
 from videotrain_trainer.training.step_samples import DrawnSamples
 from videotrain_trainer.training.validation_loss import spread
 from videotrain_trainer.worker.stage_context import StageContext
@@ -55,13 +55,19 @@ class StepSamples:
         store: holds weights and references.
         spec: what to draw.
         transformer: sizes of the model that is trained.
+        encoder: of texts, if one is on the device already.
 
     Raises:
         ConfigError: weights are not configured, or a prompt does not fit the models.
     """
 
     def __init__(
-        self, context: StageContext, store: ObjectStore, spec: TrainingSamples, transformer: MMDiTConfig
+        self,
+        context: StageContext,
+        store: ObjectStore,
+        spec: TrainingSamples,
+        transformer: MMDiTConfig,
+        encoder: TextEncoder | None = None,
     ) -> None:
         self._context, self._store, self._spec, self._transformer = context, store, spec, transformer
         self._sources = _sources(context)
@@ -70,7 +76,9 @@ class StepSamples:
             _forget(store, context.config.paths.output)
         mine = spread(len(self._requests), context.world.rank, context.world.size)
         device = context.world.device
-        self._text = _features(context, store, [self._requests[number] for number in mine], device)
+        if encoder is None:
+            encoder = load_text_encoder(context.config.text_encoder, store, context.cache, device)
+        self._text = _features(encoder, [self._requests[number] for number in mine])
         self._dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         weights = open_weights(self._sources.autoencoder_weights, store=store)
         autoencoder = load_autoencoder(context.config.autoencoder, weights)
@@ -276,11 +284,8 @@ def _forget(store: ObjectStore, prefix: str) -> None:
             store.delete(found.uri)
 
 
-def _features(
-    context: StageContext, store: ObjectStore, requests: Sequence[Request], device: torch.device
-) -> dict[tuple[str, str], TextFeatures]:
+def _features(encoder: TextEncoder, requests: Sequence[Request]) -> dict[tuple[str, str], TextFeatures]:
     """Features of each prompt and its negative one, on the host."""
-    encoder = load_text_encoder(context.config.text_encoder, store, context.cache, device)
     found = {}
     for request in requests:
         features = encoder.encode([request.text, request.negative])

@@ -66,13 +66,20 @@ def load_text_encoder(
     Raises:
         ConfigError: weights are missing, incomplete or of other sizes than the specification's.
     """
+    return Remembering(open_text_encoder(spec, store, cache, device, at_once))
+
+
+def open_text_encoder(
+    spec: TextEncoderSpec, store: ObjectStore, cache: Path, device: torch.device, at_once: int = 1
+) -> ByteTextEncoder | T5ClipEncoder:
+    """The same, without a memory; features are given on the device."""
     if spec.kind == "bytes":
-        return Remembering(ByteTextEncoder(spec.context_dim, spec.pooled_dim, spec.max_tokens).to(device))
+        return ByteTextEncoder(spec.context_dim, spec.pooled_dim, spec.max_tokens).to(device)
     if spec.weights is None:
         raise ConfigError("spec.textEncoder.weights: not set; kind t5-clip needs the folder with both encoders")
     folders = find_encoders(local_folder(spec.weights, store, cache), spec.weights)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return Remembering(T5ClipEncoder(spec, folders, dtype, at_once).to(device))
+    return T5ClipEncoder(spec, folders, dtype, at_once).to(device)
 
 
 def build_text_encoder(spec: TextEncoderSpec) -> ByteTextEncoder:
