@@ -19,7 +19,7 @@ from videotrain_api.storage import layout
 from videotrain_trainer import cli
 from videotrain_trainer.checksums import sealed_json
 from videotrain_trainer.data.append import append
-from videotrain_trainer.data.appended import appended_entries, decided, grown
+from videotrain_trainer.data.appended import GrowingData, appended_entries
 from videotrain_trainer.data.sample_order import AppendedSet, OrderState
 from videotrain_trainer.data.sets import open_latents, read_set_info, set_info_uri
 from videotrain_trainer.errors import DataError
@@ -45,7 +45,7 @@ def base(tmp_path) -> str:
 
 def reference(config, state: OrderState, steps: int) -> list[str]:
     """All samples of a run that nothing happens to and that knows from the start what will be appended."""
-    data = grown(store(), config, open_latents(store(), config), state.appended, None)
+    data = GrowingData(store(), config).grown(open_latents(store(), config), state.appended)
     begin = data.plan.adopt(open_latents(store(), config).plan.start())
     return [
         data.uid(order.bucket_index, index)
@@ -120,15 +120,15 @@ def test_a_set_that_the_stage_cannot_train_on_is_told_of_and_left_out(tmp_path, 
 
 def test_who_comes_to_a_step_first_decides_for_all(tmp_path, base):
     config = train_config(tmp_path, base, appended_every_steps=3)
-    assert decided(store(), config, 3, (), None, pytest.fail) == []
+    assert GrowingData(store(), config).decided(3, (), pytest.fail) == []
     first = made(tmp_path, "first")
     append(store(), base, first)
-    assert decided(store(), config, 3, (), None, pytest.fail) == []
-    (one,) = decided(store(), config, 6, (), None, pytest.fail)
+    assert GrowingData(store(), config).decided(3, (), pytest.fail) == []
+    (one,) = GrowingData(store(), config).decided(6, (), pytest.fail)
     assert (one.after_step, one.source, one.number, one.uri) == (6, "data", 1, first)
-    assert decided(store(), config, 6, (), None, pytest.fail) == [one]
-    assert decided(store(), config, 6, [one], None, pytest.fail) == []
-    assert decided(store(), config, 9, [one], None, pytest.fail) == []
+    assert GrowingData(store(), config).decided(6, (), pytest.fail) == [one]
+    assert GrowingData(store(), config).decided(6, [one], pytest.fail) == []
+    assert GrowingData(store(), config).decided(9, [one], pytest.fail) == []
 
 
 def test_sets_are_appended_to_the_source_that_lies_there(tmp_path, base):
@@ -137,9 +137,9 @@ def test_sets_are_appended_to_the_source_that_lies_there(tmp_path, base):
     config = train_config(tmp_path, base, appended_every_steps=3)
     config = config.model_copy(update={"dataset": Dataset(sources=sources)})
     append(store(), other, made(tmp_path, "more"))
-    found = decided(store(), config, 0, (), None, pytest.fail)
+    found = GrowingData(store(), config).decided(0, (), pytest.fail)
     assert [one.name for one in found] == ["web+1"]
-    data = grown(store(), config, open_latents(store(), config), found, None)
+    data = GrowingData(store(), config).grown(open_latents(store(), config), found)
     names = Counter(
         data.plan.sources[data.plan.source_of(n, i)] + ":" + data.uid(n, i).split("-")[0]
         for n, bucket in enumerate(data.plan.buckets)
@@ -152,7 +152,7 @@ def test_a_set_that_changed_after_it_was_appended_is_refused(tmp_path, base):
     config = train_config(tmp_path, base, appended_every_steps=3)
     gone = AppendedSet(3, "data", 1, made(tmp_path, "first"), "00000000")
     with pytest.raises(DataError, match="is not the index of the set that was appended"):
-        grown(store(), config, open_latents(store(), config), [gone], None)
+        GrowingData(store(), config).grown(open_latents(store(), config), [gone])
 
 
 def test_only_what_was_made_alike_and_has_other_clips_is_appended(tmp_path, base, capsys):
@@ -231,10 +231,10 @@ def test_an_old_listing_loses_no_set_that_was_appended_and_delays_it_at_most(tmp
         through = ObjectStore(storage.model_copy(update={"endpoint_url": proxied.proxy.url}))
         # Of a listing without the first set it would be number 1 as well: it is looked at again, and neither is lost.
         assert append(through, where["base"], where["second"])[0] == 2
-        assert decided(through, config, 3, (), None, pytest.fail) != []
+        assert GrowingData(through, config).decided(3, (), pytest.fail) != []
         stale = islice(repeat("stale list"), 1)
-        assert decided(through, config, 6, (), None, pytest.fail) == []
-        found = decided(through, config, 9, (), None, pytest.fail)
+        assert GrowingData(through, config).decided(6, (), pytest.fail) == []
+        found = GrowingData(through, config).decided(9, (), pytest.fail)
         assert [(one.after_step, one.name) for one in found] == [(9, "data+1"), (9, "data+2")]
-        assert decided(bucket, config, 6, (), None, pytest.fail) == []
+        assert GrowingData(bucket, config).decided(6, (), pytest.fail) == []
     assert proxied.proxy.suffered["LIST stale list"] == 3

@@ -51,7 +51,7 @@ def test_texts_are_encoded_once_each(store, config):
     plan, weights = EncodePlan(READERS, 32, 4), open_weights(config.paths.autoencoder_weights, store=store)
     encoder = ClipEncoder(config, plan, store, weights, torch.device("cpu"), None)
     clips = ClipTable(store, config.paths.clips).clips(range(6))
-    texts = {text for clip in clips for sample in plan.samples(clip) for _, text in texts_of(sample)}
+    texts = {text for clip in clips for sample in plan.samples(clip) for _, text in texts_of(sample, sample.styles)}
     assert len(list(encoder.samples(encoder.announce(clips), lambda _: None))) == 24
     encoder.close()
     assert encoder.meter.texts == len(texts) == 12  # with rate and motion, and without

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from itertools import groupby, pairwise
 from typing import Any, Final
@@ -76,34 +76,121 @@ def growing_sets(config: StageConfig) -> dict[str, tuple[str, ...]]:
     return encoded or {str(config.paths.latents): tuple(order_sources(config))}
 
 
-def decided(
-    store: ObjectStore,
-    config: StageConfig,
-    step: int,
-    known: Sequence[AppendedSet],
-    cache: NodeCache | None,
-    refused: Callable[[TrainerError], None],
-) -> list[AppendedSet]:
-    """What the stage takes in behind a step, `known` sets left out: as it was decided, or decided now and for ever.
+@dataclass(frozen=True)
+class GrowingData:
+    """What a train stage trains on where sets are appended to it.
 
     Args:
         store: object store.
         config: of the stage.
-        step: last step without it.
-        known: what was taken in before.
         cache: of this node.
-        refused: is told of each set that was appended and cannot be trained on.
     """
-    place = layout.taken_in(config.paths.output, step)
-    try:
-        return _without(_read_decision(store, place), known)
-    except ObjectMissing:
-        found = list(_new_sets(store, config, step, known, cache, refused))
-    try:
-        store.put_once(place, sealed_json(TakenIn(sets=[asdict(one) for one in found]).to_wire()))
-    except AlreadyExists:  # another generation came here, too, and what it saw counts
-        return _without(_read_decision(store, place), known)
-    return found
+
+    store: ObjectStore
+    config: StageConfig
+    cache: NodeCache | None = None
+
+    def decided(
+        self, step: int, known: Sequence[AppendedSet], refused: Callable[[TrainerError], None]
+    ) -> list[AppendedSet]:
+        """What the stage takes in behind a step, `known` sets left out: as it was decided, or decided now and for ever.
+
+        Args:
+            step: last step without it.
+            known: what was taken in before.
+            refused: is told of each set that was appended and cannot be trained on.
+        """
+        place = layout.taken_in(self.config.paths.output, step)
+        try:
+            return _without(_read_decision(self.store, place), known)
+        except ObjectMissing:
+            found = list(self._new_sets(step, known, refused))
+        try:
+            self.store.put_once(place, sealed_json(TakenIn(sets=[asdict(one) for one in found]).to_wire()))
+        except AlreadyExists:  # another generation came here, too, and what it saw counts
+            return _without(_read_decision(self.store, place), known)
+        return found
+
+    def grown(self, data: LatentSet, appended: Sequence[AppendedSet]) -> LatentSet:
+        """The samples of the stage with those of the sets that it has taken in.
+
+        Args:
+            data: what the stage has, perhaps with some of them.
+            appended: all that it has taken in, in order of steps.
+
+        Raises:
+            DataError: a set is missing or has changed, or what `data` has was not taken in.
+        """
+        have = data.plan.appended
+        if tuple(appended[: len(have)]) != have[: len(appended)]:
+            raise DataError(f"sets that were taken in are {list(have)}, and {list(appended)} are to be")
+        for _, sets in groupby(appended[len(have) :], lambda one: one.after_step):
+            data = self._grown_once(data, list(sets))
+        return data
+
+    def _new_sets(
+        self, step: int, known: Sequence[AppendedSet], refused: Callable[[TrainerError], None]
+    ) -> Iterator[AppendedSet]:
+        room = MOST_APPENDED - len(known)
+        for uri, names in growing_sets(self.config).items():
+            before = {one.number for one in known if one.source == names[0]}
+            for number in _numbers(self.store, uri):
+                if number in before:
+                    continue
+                try:
+                    entry = _entry(self.store, uri, number)
+                    self._open_as_known(entry.uri, entry.index)
+                except (DataError, ObjectMissing) as error:
+                    refused(error)
+                    continue
+                room -= len(names)
+                if room < 0:
+                    most = f"a stage takes in {MOST_APPENDED} sets at most; append fewer, larger ones"
+                    refused(DataError(f"{entry.uri}: {most}"))
+                    return
+                yield from (AppendedSet(step, name, number, entry.uri, entry.index) for name in names)
+
+    def _open_as_known(self, uri: str, identity: str) -> list[Group]:
+        """What the stage takes of a set, if it is the one that was appended."""
+        index, samples = open_set(self.store, self.config, _task(self.config), uri, self.cache)
+        if index.identity != identity:
+            raise DataError(
+                f"{layout.sample_index(uri)}: is not the index of the set that was appended ({index.identity} instead "
+                f"of {identity}); put it back, an appended set may not change"
+            )
+        return list(samples.groups)
+
+    def _grown_once(self, data: LatentSet, sets: Sequence[AppendedSet]) -> LatentSet:
+        parallel, plan = _task(self.config).parallel, data.plan
+        places = {one.uri: one.index for one in sets}
+        opened = {uri: self._open_as_known(uri, index) for uri, index in places.items()}
+        split = len(self.config.dataset.raw) > 1
+        groups = [
+            replace(group, source=one.name)
+            for one in sets
+            for group in opened[one.uri]
+            if not split or group.source == one.source
+        ]
+        appended = (*plan.appended, *sets)
+        sources = (*plan.sources, *(one.name for one in sets))
+        members = _with_new_groups(dict(zip((b.name for b in plan.buckets), data.groups, strict=True)), groups, sets)
+        buckets = order_buckets(members, sources)
+        totals = [sum(bucket.parts[number] for bucket in buckets) for number in range(len(sources))]
+        digest = (int(plan.manifest, 16) + sum(group.digest for group in groups)) % 2**64
+        return replace(
+            data,
+            plan=replace(
+                plan,
+                buckets=buckets,
+                manifest=f"{digest:016x}",
+                sources=sources,
+                phases=tuple(grown_phases(weight_pieces(self.config), order_sources(self.config), totals, appended)),
+                appended=appended,
+                grew_from=(*plan.grew_from, (plan.fingerprint, len(plan.appended))),
+            ),
+            degrees=tuple(parallel.degree_of(mine[0].row) for mine in members.values()),
+            groups=tuple(members.values()),
+        )
 
 
 def _read_decision(store: ObjectStore, place: str) -> list[AppendedSet]:
@@ -113,109 +200,6 @@ def _read_decision(store: ObjectStore, place: str) -> list[AppendedSet]:
 
 def _without(found: Sequence[AppendedSet], known: Sequence[AppendedSet]) -> list[AppendedSet]:
     return [one for one in found if one not in known]
-
-
-def _new_sets(
-    store: ObjectStore,
-    config: StageConfig,
-    step: int,
-    known: Sequence[AppendedSet],
-    cache: NodeCache | None,
-    refused: Callable[[TrainerError], None],
-) -> Iterator[AppendedSet]:
-    room = MOST_APPENDED - len(known)
-    for uri, names in growing_sets(config).items():
-        before = {one.number for one in known if one.source == names[0]}
-        for number in _numbers(store, uri):
-            if number in before:
-                continue
-            try:
-                entry = _entry(store, uri, number)
-                _open_as_known(store, config, entry.uri, entry.index, cache)
-            except (DataError, ObjectMissing) as error:
-                refused(error)
-                continue
-            room -= len(names)
-            if room < 0:
-                most = f"a stage takes in {MOST_APPENDED} sets at most; append fewer, larger ones"
-                refused(DataError(f"{entry.uri}: {most}"))
-                return
-            yield from (AppendedSet(step, name, number, entry.uri, entry.index) for name in names)
-
-
-def _open_as_known(
-    store: ObjectStore, config: StageConfig, uri: str, identity: str, cache: NodeCache | None
-) -> list[Group]:
-    """What the stage takes of a set, if it is the one that was appended."""
-    index, samples = open_set(store, config, _task(config), uri, cache)
-    if index.identity != identity:
-        raise DataError(
-            f"{layout.sample_index(uri)}: is not the index of the set that was appended ({index.identity} instead of "
-            f"{identity}); put it back, an appended set may not change"
-        )
-    return list(samples.groups)
-
-
-def grown(
-    store: ObjectStore,
-    config: StageConfig,
-    data: LatentSet,
-    appended: Sequence[AppendedSet],
-    cache: NodeCache | None,
-) -> LatentSet:
-    """The samples of a stage with those of the sets that it has taken in.
-
-    Args:
-        store: object store.
-        config: of the stage.
-        data: what the stage has, perhaps with some of them.
-        appended: all that it has taken in, in order of steps.
-        cache: of this node.
-
-    Raises:
-        DataError: a set is missing or has changed, or what `data` has was not taken in.
-    """
-    have = data.plan.appended
-    if tuple(appended[: len(have)]) != have[: len(appended)]:
-        raise DataError(f"sets that were taken in are {list(have)}, and {list(appended)} are to be")
-    for _, sets in groupby(appended[len(have) :], lambda one: one.after_step):
-        data = _grown_once(store, config, data, list(sets), cache)
-    return data
-
-
-def _grown_once(
-    store: ObjectStore, config: StageConfig, data: LatentSet, sets: Sequence[AppendedSet], cache: NodeCache | None
-) -> LatentSet:
-    parallel, plan = _task(config).parallel, data.plan
-    places = {one.uri: one.index for one in sets}
-    opened = {uri: _open_as_known(store, config, uri, index, cache) for uri, index in places.items()}
-    split = len(config.dataset.raw) > 1
-    groups = [
-        replace(group, source=one.name)
-        for one in sets
-        for group in opened[one.uri]
-        if not split or group.source == one.source
-    ]
-    appended = (*plan.appended, *sets)
-    sources = (*plan.sources, *(one.name for one in sets))
-    members = _with_new_groups(dict(zip((b.name for b in plan.buckets), data.groups, strict=True)), groups, sets)
-    buckets = order_buckets(members, sources)
-    totals = [sum(bucket.parts[number] for bucket in buckets) for number in range(len(sources))]
-    digest = (int(plan.manifest, 16) + sum(group.digest for group in groups)) % 2**64
-    return replace(
-        data,
-        plan=replace(
-            plan,
-            buckets=buckets,
-            manifest=f"{digest:016x}",
-            sources=sources,
-            phases=tuple(grown_phases(weight_pieces(config), order_sources(config), totals, appended)),
-            appended=appended,
-            grew_from=(*plan.grew_from, (plan.fingerprint, len(plan.appended))),
-        ),
-        degrees=tuple(parallel.degree_of(mine[0].row) for mine in members.values()),
-        groups=tuple(members.values()),
-    )
 
 
 def _with_new_groups(

@@ -456,8 +456,8 @@ def check_info(info: EncodedSetInfo, uri: str, config: StageConfig, task: TrainT
             f"{uri}: has separately encoded frames for {info.references}, train.conditioning of stage "
             f"{config.stage.name!r} needs {videos}; encode it again in a run with this stage"
         )
-    what, found = ("captions", info.captions) if task.text == "online" else ("text features", info.prompts)
-    if task.prompt_style not in found:
+    what, styles = ("captions", info.captions) if task.text == "online" else ("text features", info.prompts)
+    if task.prompt_style not in styles:
         raise DataError(
             f"{uri}: has text features for prompt styles {info.prompts} and captions for {info.captions}, stage "
             f"{config.stage.name!r} needs {what} for {task.prompt_style!r}; change train.text, train.motionScore and "

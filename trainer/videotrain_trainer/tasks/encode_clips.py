@@ -180,7 +180,7 @@ class ClipEncoder:
             meter.waited,
         )
 
-    def _parts(self, samples: Sequence[Sample], texts: Mapping[str, Tensors]) -> Iterator[_Part]:
+    def _parts(self, samples: Sequence[Sample], texts: Mapping[str, StoredText]) -> Iterator[_Part]:
         """What the autoencoder has to encode for the samples of a clip, which is waited for."""
         begun = time.monotonic()
         frames = self._decoding.take() if samples else []
@@ -242,7 +242,7 @@ class ClipEncoder:
     def _texts(self, texts: Iterable[str]) -> dict[str, StoredText]:
         """What is stored of texts, by text."""
         begun, wanted = time.monotonic(), list(texts)
-        found = {}
+        found: dict[str, StoredText] = {}
         for start in range(0, len(wanted), TEXTS_AT_ONCE):
             some = wanted[start : start + TEXTS_AT_ONCE]
             found |= dict(zip(some, stored_texts(self._text, some), strict=True))

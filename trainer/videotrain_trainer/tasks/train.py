@@ -18,7 +18,7 @@ from videotrain_api.cost.text_encoding import TEXTS_BESIDE
 from videotrain_api.resource.architecture import TextEncoderSpec
 from videotrain_api.resource.stages import LoraAdapter, Recompute, TrainTask
 from videotrain_trainer.checksums import read_again
-from videotrain_trainer.data.appended import appended_entries, decided, growing_sets, grown
+from videotrain_trainer.data.appended import GrowingData, appended_entries, growing_sets
 from videotrain_trainer.data.buckets import row_name
 from videotrain_trainer.data.loader import held_out_batches
 from videotrain_trainer.data.sample_cache import SampleCache
@@ -101,6 +101,7 @@ class FlowObjective:
         self._blocks = transformer_blocks(self.module, self.task.parallel, self._compiled)
         self._facts = model_facts(config.model, config.autoencoder)
         self.data: LatentSet = open_latents(store, config, self._cache)
+        self._growing = GrowingData(store, config, self._cache)
         self._policies = self._policies_by_bucket()
         self._shape = mmdit_shape(config.model, config.autoencoder, config.text_encoder)
         self._recomputed = recomputed_blocks(self._shape, self.task.parallel)
@@ -223,12 +224,12 @@ class FlowObjective:
     def decide(
         self, step: int, known: Sequence[AppendedSet], refused: Callable[[TrainerError], None]
     ) -> list[AppendedSet]:
-        """What is taken in behind a step; see `appended.decided`."""
-        return decided(self._store, self._config, step, known, self._cache, refused)
+        """What is taken in behind a step; see GrowingData."""
+        return self._growing.decided(step, known, refused)
 
     def take_in(self, appended: Sequence[AppendedSet]) -> None:
         """Have the samples of these sets, too."""
-        self.data = grown(self._store, self._config, self.data, appended, self._cache)
+        self.data = self._growing.grown(self.data, appended)
         self._policies, self._groups = self._policies_by_bucket(), self._groups_by_bucket()
 
     def passed_over(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ from fractions import Fraction
 from itertools import islice
 
 import pytest
+from support.order_lives import lived
 
 from videotrain_trainer.data.appended import grown_phases
 from videotrain_trainer.data.sample_order import AppendedSet, OrderBucket, OrderPlan, OrderState
@@ -51,7 +52,7 @@ class News:
 
 
 def grow(plan: OrderPlan, pieces, news: list[News]) -> OrderPlan:
-    """As `appended.grown` does it, with sizes in place of sets."""
+    """As `GrowingData.grown` does it, with sizes in place of sets."""
     for found in news[len(plan.appended) :]:
         parts = {bucket.name: [*bucket.parts, found.sizes.get(bucket.name, 0)] for bucket in plan.buckets}
         more = sorted(set(found.sizes) - set(parts))
@@ -110,36 +111,19 @@ class Decisions:
         return [found for step in sorted(self._decided) for found in self._decided[step]]
 
 
-def lived(base: OrderPlan, pieces, decisions: Decisions, steps: int, chance: random.Random):
-    """What made it into checkpoints of a run that is killed and resized at random, and how often it was begun."""
-    kept: list[list[tuple[str, int]]] = []
-    stored, lives = json.dumps(base.start().to_json()), 0
-    while len(kept) < steps:
-        lives += 1
-        state = OrderState.from_json(json.loads(stored))
-        known = [found for found in decisions.all() if found.one in state.appended]
-        plan = grow(base, pieces, known)
-        state = plan.adopt(state)
-        plan.check(state)
-        world, since_save = chance.randint(1, 9), []
-        dies_after, saves_every = chance.randint(1, 25), chance.randint(1, 8)
-        for _ in range(min(dies_after, steps - len(kept))):
-            if state.step % EVERY == 0:
-                new = [found for found in decisions.at(state.step) if found.one not in state.appended]
-                known += new
-                plan = grow(plan, pieces, known)
-                state = plan.adopt(state)
-                plan.check(state)
-            order = plan.step(state)
-            shares = {
-                n: order.micro_batches[n] for rank in range(world) for n in range(rank, len(order.micro_batches), world)
-            }
-            since_save.append([(order.bucket, i) for n in range(len(order.micro_batches)) for i in shares[n]])
-            state = plan.advance(state)
-            if state.step % saves_every == 0 or state.step == steps:
-                kept += since_save
-                since_save, stored = [], json.dumps(state.to_json())
-    return kept, lives
+def life_of(base: OrderPlan, pieces, decisions: Decisions, steps: int, chance: random.Random):
+    """See `lived`: a world opens what its checkpoint has taken in, and looks for more before every fifth step."""
+
+    def opened(state: OrderState) -> OrderPlan:
+        return grow(base, pieces, [found for found in decisions.all() if found.one in state.appended])
+
+    def take_in(plan: OrderPlan, state: OrderState) -> OrderPlan:
+        if state.step % EVERY:
+            return plan
+        new = [found for found in decisions.at(state.step) if found.one not in state.appended]
+        return grow(plan, pieces, [*(found for found in decisions.all() if found.one in plan.appended), *new])
+
+    return lived(base.start(), opened, steps, chance, take_in)
 
 
 def test_fifty_histories_of_kills_resizes_new_weights_and_appended_sets_lose_and_repeat_nothing_in_one_order():
@@ -148,7 +132,7 @@ def test_fifty_histories_of_kills_resizes_new_weights_and_appended_sets_lose_and
         chance = random.Random(history)
         base, pieces, news = random_stage(chance)
         decisions = Decisions(news, chance)
-        found, lives = lived(base, pieces, decisions, 70, chance)
+        found, lives = life_of(base, pieces, decisions, 70, chance)
         restarts += lives - 1
         grown_at += len(decisions.all())
         plan = grow(base, pieces, decisions.all())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from dataclasses import replace
@@ -12,9 +11,10 @@ from itertools import islice, pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.order_lives import lived
 
 from videotrain_trainer.data.interleaving import Interleaving
-from videotrain_trainer.data.sample_order import OrderBucket, OrderPhase, OrderPlan, OrderState, StepOrder
+from videotrain_trainer.data.sample_order import OrderBucket, OrderPhase, OrderPlan, StepOrder
 
 NAMES = ("film", "game", "own", "stock", "web")
 
@@ -39,37 +39,13 @@ def ids_of(order: StepOrder) -> list[tuple[str, int]]:
     return [(order.bucket, index) for batch in order.micro_batches for index in batch]
 
 
-def lived(plan: OrderPlan, steps: int, chance: random.Random) -> tuple[list[list[tuple[str, int]]], int]:
-    """What made it into checkpoints of a run that is killed and resized at random, and how often it was begun."""
-    kept: list[list[tuple[str, int]]] = []
-    stored, lives = json.dumps(plan.start().to_json()), 0
-    while len(kept) < steps:
-        lives += 1
-        fresh = OrderPlan(plan.buckets, plan.seed, plan.micro_batches, plan.manifest, plan.sources, plan.phases)
-        state = OrderState.from_json(json.loads(stored))
-        fresh.check(state)
-        world, since_save = chance.randint(1, 9), []
-        dies_after, saves_every = chance.randint(1, 25), chance.randint(1, 8)
-        for order in islice(fresh.walk(state), min(dies_after, steps - len(kept))):
-            # Every rank looks up its own micro-batches, in any order; together they make the step.
-            shares = {
-                n: order.micro_batches[n] for rank in range(world) for n in range(rank, len(order.micro_batches), world)
-            }
-            since_save.append([(order.bucket, i) for n in range(len(order.micro_batches)) for i in shares[n]])
-            state = fresh.advance(state)
-            if state.step % saves_every == 0 or state.step == steps:
-                kept += since_save
-                since_save, stored = [], json.dumps(state.to_json())
-    return kept, lives
-
-
 def test_fifty_random_histories_of_kills_and_resizes_lose_nothing_repeat_nothing_and_keep_the_order():
     restarts = 0
     for history in range(50):
         chance = random.Random(history)
         plan = five_sources(chance)
         expected = [ids_of(order) for order in islice(plan.walk(plan.start()), 70)]
-        found, lives = lived(plan, 70, chance)
+        found, lives = lived(plan.start(), lambda _, plan=plan: replace(plan), 70, chance)
         assert found == expected, history
         restarts += lives - 1
         for number, bucket in enumerate(plan.buckets):
