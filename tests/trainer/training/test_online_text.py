@@ -60,7 +60,8 @@ def made(request, tmp_path_factory):
 def config_of(folder, made, form, **changes):
     """A stage that trains on the set, with samples of both sizes."""
     layout = ParallelLayout(micro_batches_per_step=2)
-    task = {"buckets": READERS[0].buckets[1:], "text": form, "parallel": layout} | changes
+    rows = [row.model_copy(update={"batch_size": 2}) for row in READERS[0].buckets[1:]]
+    task = {"buckets": rows, "text": form, "parallel": layout} | changes
     found = train_config(folder, made.paths.output, **task)
     parts = {"model": made.model, "autoencoder": made.autoencoder, "text_encoder": made.text_encoder, "seed": 1}
     return found.model_copy(update=parts)
