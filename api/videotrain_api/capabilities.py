@@ -36,11 +36,12 @@ SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "precision": ("precision",),
     "fp8": ("fp8",),
     "lora": ("lora",),
+    "quantize_base": ("lora", "quantize_base"),
     "adversarial": ("adversarial",),
 }
 """What of a stage the exclusions are about: the attributes that lead to it from the task."""
-MAY_BE_UNSET: Final = ("zero_stage",)
-"""Settings without a default that have other values than SET."""
+MAY_BE_UNSET: Final = ("zero_stage", "lora")
+"""Settings without a default that have other values than SET, or others inside."""
 RING_KERNELS: Final[tuple[AttentionKernel, ...]] = ("auto", "flash", "flash3", "flash4")
 """Kernels of attention that run where parts of a sequence take turns: FlashAttention's, by torch's operator."""
 
@@ -108,6 +109,13 @@ EXCLUSIONS: Final = (
         when={"fp8": (True,), "precision": ("fp32",)},
         blamed="fp8",
         allowed="FP8 products give bf16; allowed: false, or precision bf16",
+    ),
+    Exclusion(
+        tasks=("train",),
+        when={"fp8": (True,), "quantize_base": ("int8", "fp8")},
+        blamed="fp8",
+        allowed="FP8 products scale the weights as they are trained or frozen in bf16; allowed: false, or "
+        "lora.quantizeBase none",
     ),
     Exclusion(
         when={"engine": ("deepspeed",), "zero_stage": (0,), "offload": ("optimizer",)},
@@ -183,7 +191,7 @@ def settings_of(task: TrainTask | AutoencoderTask) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, attributes in SETTINGS.items():
         if attributes[0] in type(task).model_fields:
-            value: Any = reduce(getattr, attributes, task)
+            value: Any = reduce(lambda owner, name: getattr(owner, name, None), attributes, task)
             found[name] = SET if isinstance(value, ApiModel) else value
     return found
 

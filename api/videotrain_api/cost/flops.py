@@ -6,6 +6,7 @@ never counted, so MFU from these numbers means the same on every layout.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,6 +93,36 @@ def block_parameters(shape: MmditShape, kind: Literal["double", "single"]) -> in
 
 def adapter_parameters(shape: MmditShape, lora: LoraAdapter) -> int:
     """Parameters of the low-rank additions to the layers that an adapter names."""
+    total = 0
+    for kind, layer, count, sizes in _linear_layers(shape):
+        if any(f".{kind}.0.{layer}".endswith(f".{target}") for target in lora.targets):
+            total += count * lora.rank * sum(sizes)
+    return total
+
+
+@dataclass(frozen=True)
+class QuantizedBase:
+    """Weights of the blocks' linear layers, as an adapter's frozen base holds them in 8 bits."""
+
+    weights: int
+    rows: int
+    """Outputs; each has a scale."""
+    largest: int
+    """Weights of the largest layer."""
+
+
+def quantized_base(shape: MmditShape) -> QuantizedBase:
+    """What `lora.quantizeBase` is for: every linear layer of a block, without its bias."""
+    layers = [(count, *sizes) for kind, _, count, sizes in _linear_layers(shape) if kind]
+    return QuantizedBase(
+        weights=sum(count * inputs * outputs for count, inputs, outputs in layers),
+        rows=sum(count * outputs for count, _, outputs in layers),
+        largest=max((inputs * outputs for count, inputs, outputs in layers if count), default=0),
+    )
+
+
+def _linear_layers(shape: MmditShape) -> Iterator[tuple[str, str, int, tuple[int, int]]]:
+    """Kind of block (or nothing), name in it, how many there are, and the sizes of input and output."""
     d, ff = shape.hidden, shape.feed_forward
     widths = {
         "proj": (d, d),
@@ -111,13 +142,9 @@ def adapter_parameters(shape: MmditShape, lora: LoraAdapter) -> int:
         "adaLN_modulation.1": (d, 2 * d),
     }
     blocks = {"double_blocks": shape.double_blocks, "single_blocks": shape.single_blocks, "": 1}
-    total = 0
     for kind, layers in LINEAR_LAYERS.items():
         for layer in layers:
-            if any(f".{kind}.0.{layer}".endswith(f".{target}") for target in lora.targets):
-                width = next(sizes for end, sizes in widths.items() if layer.endswith(end))
-                total += blocks[kind] * lora.rank * sum(width)
-    return total
+            yield kind, layer, blocks[kind], next(sizes for end, sizes in widths.items() if layer.endswith(end))
 
 
 def forward_flops(shape: MmditShape, image_tokens: int, text_tokens: int) -> int:

@@ -1,7 +1,8 @@
 """What one GPU holds of a model between micro-batches, by engine, as the trainer configures them: pure arithmetic.
 
 Trained parameters have weights in the data type of training, gradients that are accumulated in float32, and float32
-master weights and moments, shared out over the ranks as the engine does. Frozen ones have their weights alone.
+master weights and moments, shared out over the ranks as the engine does. Frozen ones have their weights alone, perhaps
+in 8 bits.
 """
 
 from __future__ import annotations
@@ -46,6 +47,12 @@ class Parameters:
     frozen: int
     largest_block: int
     """Of the largest unit that is gathered and reduced as one."""
+    quantized: int = 0
+    """Of the frozen ones, those that are held in 8 bits."""
+    scales: int = 0
+    """Beside the quantised ones, in the data type of training."""
+    widened: int = 0
+    """Quantised ones in the data type of training, at most, where they are multiplied."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class ModelState:
     optimizer: int
     average: int
     buffers: int
-    """Of the engine's communication."""
+    """Of the engine's communication, and weights that are widened where they are multiplied."""
 
 
 def model_state(parameters: Parameters, sharding: Sharding) -> ModelState:
@@ -69,7 +76,8 @@ def model_state(parameters: Parameters, sharding: Sharding) -> ModelState:
     # Stage 0 updates the weights themselves, in float32; FSDP2's float32 shards are its master weights.
     masters = 0 if stage == 0 else _FLOAT32
     optimizer = 0 if sharding.offload == "optimizer" else _per(trained * (masters + _MOMENTS), share)
-    weights = _per(trained * width, ranks if stage == 3 else 1) + parameters.frozen * width
+    weights = _per(trained * width, ranks if stage == 3 else 1) + parameters.quantized
+    weights += (parameters.frozen - parameters.quantized + parameters.scales) * width
     if stage == 3 and sharding.keeps_gathered:
         weights += trained * width
     return ModelState(
@@ -77,7 +85,7 @@ def model_state(parameters: Parameters, sharding: Sharding) -> ModelState:
         gradients=_gradients(trained, stage, sharding),
         optimizer=optimizer,
         average=_per(trained * _FLOAT32, share) if sharding.average else 0,
-        buffers=_buffers(parameters, stage, width, sharding),
+        buffers=_buffers(parameters, stage, width, sharding) + parameters.widened * width,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from videotrain_api.config import aspect, presets
 from videotrain_api.cost import flops
@@ -28,6 +28,9 @@ from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds, pool
 from videotrain_api.schema import ApiModel
 
 GIGA = 10**9
+WIDENED: Final = 2
+"""Copies of a quantised weight in the data type of training, where it is multiplied: as it is cast, and times its
+scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +216,17 @@ class TrainMemory:
         if lora is None:
             return Parameters(trained=everything, frozen=0, largest_block=largest)
         adapter = flops.adapter_parameters(shape, lora)
-        return Parameters(trained=adapter, frozen=everything, largest_block=adapter)
+        if lora.quantize_base == "none":
+            return Parameters(trained=adapter, frozen=everything, largest_block=adapter)
+        base = flops.quantized_base(shape)
+        return Parameters(
+            trained=adapter,
+            frozen=everything,
+            largest_block=adapter,
+            quantized=base.weights,
+            scales=base.rows,
+            widened=WIDENED * base.largest,
+        )
 
 
 def row_name(row: Bucket) -> str:

@@ -197,6 +197,9 @@ def _met(name: str, values: tuple[object, ...] | capabilities.AnyBut) -> str:
         return f"has(self.{path})"
     listed = values.values if isinstance(values, capabilities.AnyBut) else values
     inside = f"self.{path} in {json.dumps(listed)}"
+    owner = capabilities.SETTINGS[name][0]
+    if owner in capabilities.MAY_BE_UNSET:
+        inside = f"has(self.{owner}) && {inside}"
     if name in capabilities.MAY_BE_UNSET:
         inside = f"has(self.{path}) && {inside}"
     return f"!({inside})" if isinstance(values, capabilities.AnyBut) else inside

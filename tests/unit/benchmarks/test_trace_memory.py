@@ -13,10 +13,12 @@ import trace_memory
 from autoencoder_memory import LiveBytes
 from trace_memory import fused_attention
 
-from videotrain_api.cost import traced
+from videotrain_api.cost import flops, traced
 from videotrain_api.cost.flops import MmditShape
 from videotrain_api.cost.memory import RESERVE, MicroBatch, drawing_memory, gpu_memory
-from videotrain_api.cost.model_state import ModelState
+from videotrain_api.cost.model_state import ModelState, Parameters, Sharding, model_state
+from videotrain_api.cost.stage_memory import WIDENED
+from videotrain_trainer.networks.lora.base import quantize_base
 from videotrain_trainer.networks.lora.layers import LoraConfig, inject
 from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.parallel.activation import TrainedBlocks
@@ -62,7 +64,13 @@ def shape_of(hidden: int, heads: int, ratio: float, double: int, single: int) ->
     )
 
 
-def traced_peak(shape: MmditShape, batch: MicroBatch, attend=fused_attention, adapter: LoraConfig | None = None) -> int:
+def traced_peak(
+    shape: MmditShape,
+    batch: MicroBatch,
+    attend=fused_attention,
+    adapter: LoraConfig | None = None,
+    base: str | None = None,
+) -> int:
     """Bytes beside the weights, counted over a whole step of the whole model."""
     config = replace(
         trace_memory.config(shape.double_blocks, shape.single_blocks),
@@ -79,6 +87,8 @@ def traced_peak(shape: MmditShape, batch: MicroBatch, attend=fused_attention, ad
         if adapter:
             inject(model, adapter)
         model.to(torch.bfloat16)
+        if base:
+            quantize_base(model, base)
         limited = [*model.double_blocks[:double], *model.single_blocks[:single]]
         TrainedBlocks([*model.double_blocks, *model.single_blocks], limited).recompute(batch.recompute)
         trace_memory.free_gradients(model)
@@ -137,6 +147,38 @@ def test_an_adapter_needs_no_more_than_it_counts_as(policy, counted_as):
     shape = shape_of(1536, 12, 4.0, 2, 3)
     counted = traced_peak(shape, batch_of(1, 10_000, 128, policy), adapter=LoraConfig(16, 16.0))
     assert counted <= gpu_memory(shape, NOTHING, batch_of(1, 10_000, 128, counted_as)).total - RESERVE
+
+
+@pytest.mark.parametrize("policy", ["none", "full"])
+@pytest.mark.parametrize("base", ["int8", "fp8"])
+def test_a_base_in_8_bits_is_widened_one_layer_at_a_time(base, policy):
+    shape, adapter = shape_of(1536, 12, 4.0, 2, 3), LoraConfig(16, 16.0)
+    # So few tokens that one widened weight is more than all that is kept of a block.
+    batch = batch_of(1, 100, 28, policy)
+    plain = traced_peak(shape, batch, adapter=adapter)
+    counted = traced_peak(shape, batch, adapter=adapter, base=base)
+    widened = 2 * WIDENED * flops.quantized_base(shape).largest
+    told = gpu_memory(shape, replace(NOTHING, buffers=widened), batch).total - RESERVE
+    assert counted <= told
+    assert widened / 2 < counted - plain <= widened
+
+
+@pytest.mark.parametrize("base", ["int8", "fp8"])
+def test_the_bytes_of_a_base_in_8_bits_are_those_of_the_model(base):
+    shape = shape_of(1536, 12, 4.0, 2, 3)
+    config = replace(trace_memory.config(2, 3), hidden_size=1536, num_heads=12, mlp_ratio=4.0)
+    with torch.device("meta"):
+        model = MMDiT(config).to(torch.bfloat16)
+        quantize_base(model, base)
+    held, found = flops.quantized_base(shape), list(model.named_parameters())
+    assert sum(p.numel() for _, p in found if p.dtype == torch.int8) == held.weights
+    assert sum(p.numel() for name, p in found if name.endswith(".weight_scale")) == held.rows
+    assert max(p.numel() for _, p in found if p.dtype == torch.int8) == held.largest
+    parameters = Parameters(trained=0, frozen=0, largest_block=0)
+    plain = sum(p.numel() for name, p in found if not name.endswith(".weight_scale"))
+    parameters = replace(parameters, frozen=plain, quantized=held.weights, scales=held.rows)
+    sharding = Sharding(engine="fsdp2", zero_stage=2, offload="none", ranks=8, float32=False, average=False)
+    assert model_state(parameters, sharding).weights == sum(p.numel() * p.element_size() for _, p in found)
 
 
 def test_the_formula_tells_the_peak_of_drawing_with_a_whole_transformer():

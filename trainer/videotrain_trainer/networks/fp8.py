@@ -19,18 +19,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from videotrain_api.capabilities import FP8_MULTIPLE
+from videotrain_api.resource.stages import TrainTask
 from videotrain_trainer.errors import ConfigError
+from videotrain_trainer.networks.lora.base import block_layers
 from videotrain_trainer.networks.lora.layers import LoraLinear
 from videotrain_trainer.networks.mmdit.model import MMDiT, Modulation
+from videotrain_trainer.networks.quantized import rowwise
 
 LEAST_ROWS = 1024
 """Fewer rows are multiplied as they are: scaling and casting take longer than such a product saves."""
 LEAST_CAPABILITY = (8, 9)
 """Of a GPU with FP8 tensor cores: Ada, Hopper and newer."""
-FP8 = torch.float8_e4m3fn
-LARGEST = torch.finfo(FP8).max
-SMALLEST = 1e-12
-"""Rows of zeros are divided by it."""
 
 
 class Fp8Linear(nn.Linear):
@@ -78,13 +77,6 @@ def rowwise_product(a_MC: Tensor, b_RC: Tensor) -> Tensor:
     return torch._scaled_mm(a8_MC, b8_RC.t(), scale_a=a_M1, scale_b=b_R1.t(), out_dtype=a_MC.dtype)
 
 
-def rowwise(x_RC: Tensor) -> tuple[Tensor, Tensor]:
-    """FP8 values, row-major, and the float32 scale (R, 1) that each row has to be multiplied with."""
-    x_float = x_RC.float()
-    scale_R1 = x_float.abs().amax(dim=1, keepdim=True).clamp_min(SMALLEST) / LARGEST
-    return (x_float / scale_R1).clamp(-LARGEST, LARGEST).to(FP8).contiguous(), scale_R1
-
-
 def use_fp8(model: MMDiT, least_rows: int = LEAST_ROWS) -> list[str]:
     """Let the large linear layers of the blocks multiply in FP8: queries, keys, values, projections and feed-forward.
 
@@ -114,16 +106,26 @@ def use_fp8(model: MMDiT, least_rows: int = LEAST_ROWS) -> list[str]:
 
 
 def _large_layers(model: MMDiT) -> Iterator[tuple[str, nn.Linear]]:
-    for name, part in model.named_modules():
-        if not isinstance(part, nn.Linear) or not name.startswith(("double_blocks.", "single_blocks.")):
-            continue
-        owner = model.get_submodule(name.rpartition(".")[0])
-        if not isinstance(owner, Modulation | LoraLinear):
-            yield name, part
+    for name, layer in block_layers(model):
+        if not isinstance(model.get_submodule(name.rpartition(".")[0]), Modulation):
+            yield name, layer
 
 
-def check_device(device: torch.device) -> None:
-    """Refuse a GPU without FP8; the CPU computes the same products slowly.
+def check_task(task: TrainTask, device: torch.device) -> None:
+    """Refuse a GPU that lacks what a stage computes with; see `check_device`."""
+    if task.fp8:
+        check_device(device)
+    if task.lora is not None and task.lora.quantize_base == "fp8":
+        check_device(device, "train.lora.quantizeBase: fp8", "train.lora.quantizeBase: int8")
+
+
+def check_device(device: torch.device, asked: str = "train.fp8: true", instead: str = "train.fp8: false") -> None:
+    """Refuse a GPU without FP8; the CPU computes the same numbers slowly.
+
+    Args:
+        device: of this process.
+        asked: what of the stage needs it.
+        instead: what the stage could ask for on such a GPU.
 
     Raises:
         ConfigError: names the GPU and what it lacks.
@@ -133,7 +135,7 @@ def check_device(device: torch.device) -> None:
     capability = torch.cuda.get_device_capability(device)
     if capability < LEAST_CAPABILITY:
         raise ConfigError(
-            f"train.fp8: true, but {torch.cuda.get_device_name(device)} has compute capability "
+            f"{asked}, but {torch.cuda.get_device_name(device)} has compute capability "
             f"{'.'.join(map(str, capability))} and no FP8; allowed: {'.'.join(map(str, LEAST_CAPABILITY))} or newer "
-            "(L40S, H100, H200, B200), or train.fp8: false"
+            f"(L40S, H100, H200, B200), or {instead}"
         )

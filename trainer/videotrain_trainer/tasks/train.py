@@ -31,9 +31,10 @@ from videotrain_trainer.errors import ConfigError, DataError, ObjectMissing, Tra
 from videotrain_trainer.networks.adaptation import TRANSFORMER_LATENT_LAYERS
 from videotrain_trainer.networks.attention_kernels import attention_case, attention_kernel
 from videotrain_trainer.networks.build import build_transformer
-from videotrain_trainer.networks.fp8 import check_device, use_fp8
+from videotrain_trainer.networks.fp8 import check_task, use_fp8
 from videotrain_trainer.networks.initial import initial_fragments
-from videotrain_trainer.networks.lora.layers import adapter_fragments, inject, lora_config
+from videotrain_trainer.networks.lora.base import adapt
+from videotrain_trainer.networks.lora.layers import adapter_fragments
 from videotrain_trainer.networks.mmdit.model import MMDiT
 from videotrain_trainer.networks.weights import Fragments, load_frozen, open_weights, starting_fragments
 from videotrain_trainer.node_cache import NodeCache
@@ -90,11 +91,11 @@ class FlowObjective:
             self.module: MMDiT = build_transformer(config.model, config.autoencoder, config.text_encoder)
         self._config, self._store, self._device = config, store, context.world.device
         self._cache, self._generation = NodeCache(context.cache, store), context.generation
+        check_task(self.task, self._device)
         self.base: Fragments | None = None
         if self.task.lora is not None:
             self._adapt(self.task.lora)
         if self.task.fp8:
-            check_device(self._device)
             use_fp8(self.module)
         on_gpu = context.world.device.type == "cuda"
         self._compiled = self.task.compile == "on" or (self.task.compile == "auto" and on_gpu)
@@ -160,7 +161,7 @@ class FlowObjective:
         weights = initial_weights(self._store, source, self._cache)
         found = starting_fragments(self.module, weights, initial_fragments(self.module, self._config.seed))
         self.base = found
-        inject(self.module, lora_config(spec))
+        adapt(self.module, spec)
         dtype = compute_dtype(self.task.precision)
         load_frozen(self.module, found, self._device, dtype)
 
@@ -190,7 +191,7 @@ class FlowObjective:
         one_each = {"double_blocks": 1, "single_blocks": 1}
         model = build_transformer(config.model.model_copy(update=one_each), config.autoencoder, config.text_encoder)
         if self.task.lora is not None:
-            inject(model, lora_config(self.task.lora))
+            adapt(model, self.task.lora)
         if self.task.fp8:
             use_fp8(model)
         return model

@@ -13,6 +13,7 @@ from torch import nn
 from videotrain_api.resource.stages import ParallelLayout
 from videotrain_trainer import __version__
 from videotrain_trainer.data.sets import TrainingSet
+from videotrain_trainer.networks.quantized import SCALE, QuantizedLinear
 from videotrain_trainer.parallel.engine import TrainedTask
 from videotrain_trainer.worker.stage_context import World
 
@@ -30,12 +31,13 @@ def start_lines(
         world: processes.
     """
     # An engine may have left a part of a parameter here, and then says how large it is.
-    sizes = [(getattr(each, "ds_numel", each.numel()), each.requires_grad) for each in module.parameters()]
+    named = [(name, each) for name, each in module.named_parameters() if not name.endswith(f".{SCALE}")]
+    sizes = [(getattr(each, "ds_numel", each.numel()), each.requires_grad) for _, each in named]
     trained = sum(size for size, requires_grad in sizes if requires_grad)
     kernel = f", attention by {attention}" if attention else ""
     yield (
         f"model: {type(module).__name__}, {sum(size for size, _ in sizes):,} parameters, {trained:,} of them "
-        f"trained, in {task.precision}{kernel}"
+        f"trained, in {task.precision}{_held(module)}{kernel}"
     )
     buckets = data.plan.buckets
     batches = sorted({(data.plan.micro_batches_of(n) * bucket.batch_size) for n, bucket in enumerate(buckets)})
@@ -48,6 +50,12 @@ def start_lines(
     names = ("torch", "deepspeed", "numpy", "transformers")
     found = ", ".join(f"{name} {version(name)}" for name in names)
     yield f"versions: videotrain-trainer {__version__}, {found}, Python {platform.python_version()}, {_runtime()}"
+
+
+def _held(module: nn.Module) -> str:
+    """What the frozen part is held in, where that is something else."""
+    kinds = {part.quantization for part in module.modules() if isinstance(part, QuantizedLinear)}
+    return "".join(f" with a frozen base in {kind}" for kind in sorted(kinds))
 
 
 def _layout(layout: ParallelLayout) -> str:

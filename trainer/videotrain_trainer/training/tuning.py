@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from videotrain_api.config.presets import complete_autoencoder, complete_transformer
 from videotrain_api.cost.search import Choice
@@ -18,12 +18,13 @@ from videotrain_api.cost.stage_memory import TrainMemory
 from videotrain_api.resource.stages import ParallelLayout
 from videotrain_trainer.diffusion.flow_matching import FlowInputs
 from videotrain_trainer.networks.build import build_transformer
-from videotrain_trainer.networks.fp8 import check_device, use_fp8
-from videotrain_trainer.networks.lora.layers import inject, lora_config
+from videotrain_trainer.networks.fp8 import check_task, use_fp8
+from videotrain_trainer.networks.lora.base import adapt
+from videotrain_trainer.networks.quantized import QuantizedLinear
 from videotrain_trainer.parallel.activation import transformer_blocks
 from videotrain_trainer.parallel.build import shard_model
 from videotrain_trainer.parallel.context import ContextGroups
-from videotrain_trainer.parallel.engine import engine_options
+from videotrain_trainer.parallel.engine import Engine, engine_options
 from videotrain_trainer.parallel.peers import WorldPeers
 from videotrain_trainer.training.shared_loss import micro_batch_loss
 from videotrain_trainer.training.timing import Clock, DeviceClock, HostClock, take_memory_peak
@@ -74,23 +75,19 @@ class Tuner:
 
     def _build(self) -> None:
         spec, task, device = self._table.run.spec, self._table.task, self._world.device
+        check_task(task, device)
         with torch.device("meta"):
             module = build_transformer(
                 complete_transformer(spec.model), complete_autoencoder(spec.autoencoder), spec.text_encoder
             )
             if task.lora is not None:
-                inject(module, lora_config(task.lora))
+                adapt(module, task.lora)
         if task.fp8:
-            check_device(device)
             use_fp8(module)
         compiled = task.compile == "on" or (task.compile == "auto" and device.type == "cuda")
         self._blocks = transformer_blocks(module, self._layout, compiled)
         self._engine = shard_model(module, engine_options(task, self._layout), self._world)
-        with torch.no_grad():
-            frozen = [p for p in module.parameters() if not p.requires_grad]
-            for values in (*self._engine.shards.masters, *frozen):
-                values.normal_(std=FIRST_VALUES)
-        self._engine.refresh()
+        _fill(module, self._engine)
 
     def measure(self, choice: Choice, micro_batches: int) -> Measured:
         """Train on so many micro-batches after one that warms up. Every rank must ask for the same.
@@ -164,6 +161,18 @@ class Tuner:
             kinds=["t2v"] * batch,
             given_BT=torch.zeros(batch, frames, dtype=torch.bool, device=device),
         )
+
+
+@torch.no_grad()
+def _fill(module: nn.Module, engine: Engine) -> None:
+    """Random weights, also where an engine or an adapter holds them in another form."""
+    frozen = [p for p in module.parameters() if not p.requires_grad and p.is_floating_point()]
+    for values in (*engine.shards.masters, *frozen):
+        values.normal_(std=FIRST_VALUES)
+    for layer in (part for part in module.modules() if isinstance(part, QuantizedLinear)):
+        weight_OF = torch.empty(layer.weight.shape, device=layer.weight.device)
+        layer.hold(weight_OF.normal_(std=FIRST_VALUES), layer.weight_scale.dtype)
+    engine.refresh()
 
 
 def described(found: Measured, gpus: int) -> dict[str, Any]:

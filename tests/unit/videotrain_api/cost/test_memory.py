@@ -86,6 +86,20 @@ def test_an_adapter_has_gradients_and_moments_of_its_own_alone(shape):
     assert state.gradients + state.optimizer < state.weights / 100
 
 
+def test_a_base_in_8_bits_is_half_of_its_bytes(shape):
+    base, frozen = flops.quantized_base(shape), flops.parameters(shape)
+    assert base.weights / frozen > 0.985, "what is not in the blocks is small"
+    trained = flops.adapter_parameters(shape, LoraAdapter(rank=32))
+    sharding = Sharding(engine="fsdp2", zero_stage=0, offload="none", ranks=8, float32=False, average=False)
+    plain = Parameters(trained=trained, frozen=frozen, largest_block=1)
+    held = replace(plain, quantized=base.weights, scales=base.rows, widened=2 * base.largest)
+    before, after = model_state(plain, sharding), model_state(held, sharding)
+    assert before.weights - after.weights == base.weights - 2 * base.rows
+    assert after.buffers - before.buffers == 4 * base.largest
+    assert (before.gradients, before.optimizer) == (after.gradients, after.optimizer)
+    assert [round(state.weights / 10**9, 1) for state in (before, after)] == [24.0, 12.2]
+
+
 def test_the_published_model_fits_or_not_as_was_counted(shape):
     """What sharded gradients leave of an H200 is enough for 22 thousand tokens under `selective`, and not for 34."""
     sharding = Sharding(engine="deepspeed", zero_stage=2, offload="none", ranks=8, float32=False, average=False)

@@ -23,7 +23,7 @@ from videotrain_trainer.data.stage_samples import _Choice
 from videotrain_trainer.networks.attention_kernels import KERNELS
 from videotrain_trainer.networks.build import build_autoencoder, build_transformer
 from videotrain_trainer.networks.fp8 import use_fp8
-from videotrain_trainer.networks.lora.layers import inject, lora_config
+from videotrain_trainer.networks.lora.base import adapt
 from videotrain_trainer.parallel import fsdp
 from videotrain_trainer.parallel.activation import autoencoder_blocks, transformer_blocks
 from videotrain_trainer.parallel.blocks import blocks_of
@@ -48,7 +48,7 @@ SETTINGS: dict[str, dict[tuple[str, ...], tuple[Any, ...]]] = {
         ("parallel", "contextParallel"): (1, 2, 4, 8),  # 8 of 4 heads take a ring
         ("parallel", "checkpointDoubleBlocks"): (None, 1),
         ("fp8",): (False, True),
-        ("lora",): (None, {"rank": 2}),
+        ("lora",): (None, {"rank": 2}, {"rank": 2, "quantizeBase": "int8"}, {"rank": 2, "quantizeBase": "fp8"}),
         ("compile",): ("off", "on"),
         ("attention",): ("flash", "cudnn", "math"),
         ("attendPadding",): (True, False),
@@ -90,7 +90,7 @@ def set_up(config: StageConfig, patch: pytest.MonkeyPatch) -> str:
             module = build_autoencoder(config.autoencoder)
     if stage.train:
         if stage.train.lora:
-            inject(module, lora_config(stage.train.lora))
+            adapt(module, stage.train.lora)
         if stage.train.fp8:
             use_fp8(module)
         blocks = transformer_blocks(module, stage.train.parallel, stage.train.compile == "on")
@@ -104,7 +104,7 @@ def set_up(config: StageConfig, patch: pytest.MonkeyPatch) -> str:
         found += [stage.autoencoder.adversarial]
     # What a policy puts in the place of a block's forward pass.
     found += [(block.forward.func, [x for x in block.forward.args if x is not block]) for block in blocks_of(module)]
-    found += [(name, type(part).__name__) for name, part in module.named_modules()]
+    found += [(n, type(part).__name__, getattr(part, "quantization", None)) for n, part in module.named_modules()]
     found += [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     return str([*found, engine_of(module, engine_options(task), patch)])
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from videotrain_api.resource.stages import LoraAdapter
 from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.networks.common import seeded_generator
+from videotrain_trainer.networks.quantized import QuantizedLinear
 from videotrain_trainer.networks.weights.fragments import Computed, Fragments, whole
 
 TARGETS = tuple(LoraAdapter.model_fields["targets"].default)
@@ -151,7 +152,17 @@ def is_adapter(name: str) -> bool:
 
 
 def merge(module: nn.Module) -> None:
-    """Add the adapter to the weights and take it out; the sum is made in float32."""
+    """Add the adapter to the weights and take it out; the sum is made in float32.
+
+    Raises:
+        ConfigError: a weight is held in 8 bits, in which most of the addition would be lost.
+    """
+    held = [name for name, layer in adapted(module).items() if isinstance(layer, QuantizedLinear)]
+    if held:
+        raise ConfigError(
+            f"{held[0]} holds its weight in 8 bits, in which an addition would be lost; merge the adapter into the "
+            "weights that it was trained on: load them and the adapter's files without lora.quantizeBase"
+        )
     with torch.no_grad():
         for layer in adapted(module).values():
             layer.weight.copy_(merged(layer.weight, layer.lora_A.weight, layer.lora_B.weight, layer.scale))

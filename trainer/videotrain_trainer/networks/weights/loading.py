@@ -14,6 +14,7 @@ from videotrain_trainer.networks.layout_rules import Mapped, towards_ours, towar
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.mmdit.layouts import native_rules
 from videotrain_trainer.networks.mmdit.model import MMDiT
+from videotrain_trainer.networks.quantized import SCALE, QuantizedLinear
 from videotrain_trainer.networks.weights.configuration import check_same_model
 from videotrain_trainer.networks.weights.files import Weights, open_weights
 from videotrain_trainer.networks.weights.fragments import Chosen, Computed, Fragments, StoredFragments, whole
@@ -139,10 +140,14 @@ def load_frozen(module: nn.Module, fragments: Fragments, device: torch.device, d
         dtype: that the model computes in.
     """
     for name, parameter in list(module.named_parameters()):
-        if not parameter.requires_grad:
-            path, _, leaf = name.rpartition(".")
-            value = whole(fragments, name, tuple(parameter.shape)).to(device=device, dtype=dtype)
-            module.get_submodule(path)._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+        path, _, leaf = name.rpartition(".")
+        if parameter.requires_grad or leaf == SCALE:  # which comes of its weight
+            continue
+        value, owner = whole(fragments, name, tuple(parameter.shape)).to(device=device), module.get_submodule(path)
+        if isinstance(owner, QuantizedLinear) and leaf == "weight":
+            owner.hold(value, dtype)
+        else:
+            owner._parameters[leaf] = nn.Parameter(value.to(dtype=dtype), requires_grad=False)
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
