@@ -160,7 +160,7 @@ HOUSEKEEPING_FAILURES: Final = _agent(
     "checkpoint_housekeeping_failures_total",
     "counter",
     "Failures beside the work: of retention, of the order log, of naming the latest checkpoint, of copies in memory, "
-    "of storing records, of telling trackers.",
+    "of storing records and the end of failed generations, of telling trackers.",
     more=("task",),
 )
 WORKER_STATE: Final = _agent(

@@ -385,6 +385,7 @@ class WorkerExit(Record):
 
 
 Housekeeping = Literal["retention", "order", "latest", "copies", "records", "tracking", "append"]
+"""Beside these the metric counts `failures`, which an agent stores and not a worker."""
 
 
 class HousekeepingRecord(Record):

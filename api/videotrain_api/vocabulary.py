@@ -90,7 +90,8 @@ DIR_CONFIG: Final = DIR_FILES
 """Holds `<stage>.json`, a StageConfig each; a mounted immutable ConfigMap."""
 DIR_RUN: Final = "run/videotrain"
 """Scratch shared by agent and workers: records-<generation>-<local rank>.jsonl, exit-<generation>-<local rank>.json,
-stacks-<generation>-<local rank>.txt, worker-<generation>-<local rank>.pid (a worker that obeys SIGTERM)."""
+stacks-<generation>-<local rank>.txt, output-<generation>-<local rank>.pipe (what a worker prints, on its way to the
+pod's log), worker-<generation>-<local rank>.pid (a worker that obeys SIGTERM)."""
 DIR_CACHE: Final = "var/cache/videotrain"
 DIR_COPIES: Final = "dev/shm/videotrain"
 """Copies of training state in memory, by which workers of one generation speak to those of the next."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 from videotrain_api.config import aspect, presets
 from videotrain_api.cost import flops
@@ -28,9 +28,6 @@ from videotrain_api.resource.trainrun import VideoTrainingRun, node_bounds, pool
 from videotrain_api.schema import ApiModel
 
 GIGA = 10**9
-WIDENED: Final = 2
-"""Copies of a quantised weight in the data type of training, where it is multiplied: as it is cast, and times its
-scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +222,7 @@ class TrainMemory:
             largest_block=adapter,
             quantized=base.weights,
             scales=base.rows,
-            widened=WIDENED * base.largest,
+            widened=base.largest,
         )
 
 

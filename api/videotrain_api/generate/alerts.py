@@ -44,9 +44,9 @@ def _while_phase(phase: Phase) -> str:
 
 _RUNNING: Final = _while_phase(Phase.RUNNING)
 _WITHOUT_WORLD: Final = "|".join((Phase.PENDING, Phase.STARTING, Phase.RESTARTING, Phase.RESIZING))
-_TOLD: Final = "records|tracking|append"
-"""Tasks of housekeeping that tell people of a run, or take in what they appended. Their failures count once per
-checkpoint or look, or until they are over."""
+_TOLD: Final = "records|tracking|append|failures"
+"""Tasks of housekeeping that tell people of a run or of its end, or take in what they appended. Their failures count
+once per checkpoint or look, or until they are over."""
 _NOT_TOLD: Final = f'{m.HOUSEKEEPING_FAILURES.name}{{task=~"{_TOLD}"}}'
 
 _PROGRESS: Final = (
@@ -105,7 +105,10 @@ _PROGRESS: Final = (
         minutes=0,
         severity="warning",
         summary=f"{_RUN} goes on, and its {{{{ $labels.task }}}} fails",
-        description="A tracker misses values, records are not stored for the report, or an appended set was refused.",
+        description=(
+            "A tracker misses values, records or the end of a failed generation are not stored, or an appended set was "
+            "refused."
+        ),
     ),
     Alert(
         name="VideoTrainRunFailed",

@@ -171,7 +171,8 @@ EVENTS: Final[dict[str, Entry]] = {
     "Hang": Entry(
         "No step came for spec.failurePolicy.hangSeconds (no first one within startSeconds), so the generation "
         "was ended.",
-        "`videotrain describe RUN` shows where workers stood: the rank that is in no collective is the suspect. If it "
+        "`videotrain describe RUN` shows where workers stood: the rank that is in no collective is the suspect. "
+        "`videotrain logs RUN --failed` has the stacks and the last lines of every rank. If it "
         "comes again on one node: `kubectl describe node NODE`.",
         "hangSeconds of all GPUs (`stalled`), then the restart and the steps since the newest checkpoint.",
     ),
@@ -204,7 +205,8 @@ EVENTS: Final[dict[str, Entry]] = {
     ),
     "PodFailed": Entry(
         "A pod ended or is gone (Warning); the next generation does without it (Normal).",
-        "`videotrain logs RUN --pod POD`, `kubectl -n NAMESPACE describe pod POD`.",
+        "`videotrain logs RUN --pod POD`, `kubectl -n NAMESPACE describe pod POD`; `videotrain logs RUN --failed` if "
+        "its workers failed before it.",
         _RESTART,
     ),
     "PodNotAllowed": Entry(
@@ -280,7 +282,8 @@ EVENTS: Final[dict[str, Entry]] = {
     ),
     "WorkerFailed": Entry(
         "A worker process ended with an error (Warning); the next generation begins without that fault (Normal).",
-        "`videotrain logs RUN --pod POD`; its exit code is in docs/reference/exit-codes.md.",
+        "`videotrain logs RUN --failed`, also when its pod is gone: the end of what each of its ranks printed. The "
+        "exit code is in docs/reference/exit-codes.md.",
         _RESTART,
     ),
 }

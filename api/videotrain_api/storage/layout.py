@@ -1,7 +1,8 @@
 """Where a run keeps things in its object store: one function per kind of object.
 
 <storage.uri>/<run name>/bill.json  checks.json
-                         records/<uid>/g<generation>-<number>.jsonl  tracking/<tracker>/...  tracking/told.json
+                         records/<uid>/g<generation>-<number>.jsonl  failures/<uid>/g<generation>-<pod>.txt.gz
+                         tracking/<tracker>/...  tracking/told.json
 <storage.uri>/<run name>/<stage>/
     curate       manifest.parquet  clips/<uid>.mp4  drop-report.json
     encode       manifest.parquet  shards/clips-<unit>-<crc>.tar  set.json  index/index.json  appended/<number>.json
@@ -40,6 +41,16 @@ def records_prefix(storage_uri: str, run_name: str, run_uid: str) -> str:
 def records_part(storage_uri: str, run_name: str, run_uid: str, generation: int, number: int) -> str:
     """A part of the records of a generation, lines of JSON; parts count from 0, and the last one grows."""
     return f"{records_prefix(storage_uri, run_name, run_uid)}/g{generation:06d}-{number:05d}.jsonl"
+
+
+def failures_prefix(storage_uri: str, run_name: str, run_uid: str) -> str:
+    """Folder of the ends of failed generations: log tails and stacks."""
+    return f"{storage_uri.rstrip('/')}/{run_name}/failures/{run_uid}"
+
+
+def failure_log(storage_uri: str, run_name: str, run_uid: str, generation: int, pod: str) -> str:
+    """The end of a failed generation in one of its pods, text in gzip; created only if absent."""
+    return f"{failures_prefix(storage_uri, run_name, run_uid)}/g{generation:06d}-{pod}.txt.gz"
 
 
 def tracking_prefix(storage_uri: str, run_name: str) -> str:

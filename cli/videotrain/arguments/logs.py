@@ -6,6 +6,7 @@ import argparse
 
 from videotrain.arguments.shared import add_run_choice, check_run_choice, cluster_choice
 from videotrain.arguments.types import lines
+from videotrain.errors import UsageError
 from videotrain.extras import brought_by
 
 
@@ -23,6 +24,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what comes, until the end")
     parser.add_argument("--tail", type=lines, metavar="N", help="only the last lines of what is there")
     parser.add_argument("--previous", action="store_true", help="of the container before its last restart")
+    parser.add_argument(
+        "--failed",
+        action="store_true",
+        help="log tails and stacks of the newest generation that failed, from the run's object store; --pod chooses",
+    )
+    parser.add_argument("--endpoint-url", metavar="URL", help="of that object store (default: the run's own)")
     parser.set_defaults(handler=_run)
 
 
@@ -30,6 +37,13 @@ def _run(options: argparse.Namespace) -> int:
     check_run_choice(options)
     with brought_by("cluster"):
         from videotrain.commands.logs import LogOptions, print_logs
+
+    if options.failed:
+        _check_failed(options)
+        with brought_by("local"):
+            from videotrain.commands.failed_logs import print_failed
+
+        return print_failed(options.run, cluster_choice(options), options.workdir, options.pod, options.endpoint_url)
 
     return print_logs(
         LogOptions(
@@ -43,3 +57,10 @@ def _run(options: argparse.Namespace) -> int:
             previous=options.previous,
         )
     )
+
+
+def _check_failed(options: argparse.Namespace) -> None:
+    others = [f"--{name}" for name in ("all", "follow", "previous") if getattr(options, name)]
+    others += ["--tail"] if options.tail is not None else []
+    if others:
+        raise UsageError(f"--failed: prints what is stored, whole; leave out {', '.join(others)}")

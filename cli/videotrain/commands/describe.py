@@ -16,6 +16,7 @@ from videotrain.commands.cluster_runs import ClusterChoice, ask, find_run
 from videotrain.commands.get import local_runs, print_run
 from videotrain.commands.plan_tables import new_table
 from videotrain.embedded.database import DATABASE_FILE, read_objects
+from videotrain.report.trouble import failures_folder
 from videotrain.wording import duration
 from videotrain_api.resource.stored_status import read_status
 from videotrain_api.schema import Json
@@ -51,6 +52,10 @@ def describe(name: str | None, where: ClusterChoice, workdir: Path | None) -> in
             table.add_row(pod["metadata"]["name"], node, phase, status.get("reason", ""), str(restarts))
         console.print(table)
     _print_stacks(console, found.run)
+    folder = failures_folder(found.run, read_status(found.run.get("status")).status)
+    if folder is not None:
+        line = f"Log tails and stacks of failed generations: {folder} (videotrain logs --failed)"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(_event_table(found.events))
     return 0
 

@@ -46,7 +46,15 @@ def origin_section(run: Json, summary: Json) -> Html:
     if summary["logs"]:
         links = element("ul", join(*(element("li", _link(path)) for path in summary["logs"])))
         parts.append(folded(f"Logs of {len(summary['logs'])} pods and of the command", links))
+    if summary["failures"]:
+        parts.append(_failures(run, summary["failures"]))
     return section("What was run", *parts)
+
+
+def _failures(run: Json, folder: str) -> Html:
+    told = text("Log tails and stacks of the generations that failed are kept in ")
+    command = element("code", text(f"videotrain logs {run['metadata']['name']} --failed"))
+    return element("p", Html(f"{told}{element('code', text(folder))} and printed by {command}."))
 
 
 def _link(path: str) -> Html:

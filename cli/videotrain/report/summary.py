@@ -17,7 +17,7 @@ from videotrain.files import replace_file
 from videotrain.report.order_check import OrderCheck, check_order
 from videotrain.report.recovery import Recovery, first_step, last_step, lost_steps, recoveries
 from videotrain.report.speed import stage_speed
-from videotrain.report.trouble import failing_log, trouble_of
+from videotrain.report.trouble import failing_log, failures_folder, trouble_of
 from videotrain.report.workdir import (
     DamagedObjectError,
     GenerationRecords,
@@ -61,6 +61,7 @@ def write_summary(workdir: Path, run: Json, objects: ObjectReader) -> Path:
         "restarts": status.restarts.model_dump(),
         "samples": _samples(checks),
         "trouble": _trouble(status, workdir),
+        "failures": failures_folder(run, status),
         "logs": sorted(str(path.relative_to(workdir)) for path in (workdir / "logs").glob("*.log")),
         **_money(status.cost),
         **_recovery(recoveries(status, records)),

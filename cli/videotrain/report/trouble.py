@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from videotrain_api.reasons import advice_for
-from videotrain_api.resource.status import RunStatus
+from videotrain_api.resource.status import GenerationStatus, RunStatus
+from videotrain_api.schema import Json
+from videotrain_api.storage.layout import failures_prefix
 from videotrain_api.vocabulary import Condition, Phase
 
 TAIL_LINES: Final = 25
+_FAULTS: Final = ("application", "hang")
+"""Causes of an end of which workers have something to tell."""
 _TELLING: Final = {
     Phase.FAILED: (Condition.FAILED, "True"),
     Phase.SUSPENDED: (Condition.SUSPENDED, "True"),
@@ -41,6 +45,18 @@ def trouble_of(status: RunStatus) -> Trouble | None:
     if kind is None or found is None:
         return None
     return Trouble(found.reason, found.message, advice_for(kind, found.reason))
+
+
+def failures_folder(run: Json, status: RunStatus) -> str | None:
+    """URI of the folder with log tails and stacks of the generations that failed; None if none did."""
+    if not any(one.end_cause in _FAULTS or _failed(one) for one in status.generations):
+        return None
+    return failures_prefix(run["spec"]["storage"]["uri"], run["metadata"]["name"], run["metadata"].get("uid", ""))
+
+
+def _failed(generation: GenerationStatus) -> bool:
+    progress = generation.progress
+    return progress is not None and progress.exit is not None and progress.exit.outcome == "failed"
 
 
 def failing_log(status: RunStatus, workdir: Path) -> LogTail | None:

@@ -17,7 +17,7 @@ from videotrain_api.cost import flops, traced
 from videotrain_api.cost.flops import MmditShape
 from videotrain_api.cost.memory import RESERVE, MicroBatch, drawing_memory, gpu_memory
 from videotrain_api.cost.model_state import ModelState, Parameters, Sharding, model_state
-from videotrain_api.cost.stage_memory import WIDENED
+from videotrain_trainer.networks import quantized
 from videotrain_trainer.networks.lora.base import quantize_base
 from videotrain_trainer.networks.lora.layers import LoraConfig, inject
 from videotrain_trainer.networks.mmdit.model import MMDiT
@@ -149,18 +149,27 @@ def test_an_adapter_needs_no_more_than_it_counts_as(policy, counted_as):
     assert counted <= gpu_memory(shape, NOTHING, batch_of(1, 10_000, 128, counted_as)).total - RESERVE
 
 
-@pytest.mark.parametrize("policy", ["none", "full"])
+@pytest.mark.parametrize("policy", ["none", "selective", "full"])
 @pytest.mark.parametrize("base", ["int8", "fp8"])
-def test_a_base_in_8_bits_is_widened_one_layer_at_a_time(base, policy):
+def test_nothing_of_a_widened_base_is_kept(base, policy):
     shape, adapter = shape_of(1536, 12, 4.0, 2, 3), LoraConfig(16, 16.0)
     # So few tokens that one widened weight is more than all that is kept of a block.
     batch = batch_of(1, 100, 28, policy)
     plain = traced_peak(shape, batch, adapter=adapter)
-    counted = traced_peak(shape, batch, adapter=adapter, base=base)
-    widened = 2 * WIDENED * flops.quantized_base(shape).largest
-    told = gpu_memory(shape, replace(NOTHING, buffers=widened), batch).total - RESERVE
-    assert counted <= told
-    assert widened / 2 < counted - plain <= widened
+    assert traced_peak(shape, batch, adapter=adapter, base=base) <= plain
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+def test_a_weight_is_widened_without_a_second_copy(fp8):
+    with torch.device("meta"), LiveBytes() as live:
+        x, bits = torch.empty(7, 96, dtype=torch.bfloat16), torch.empty(64, 96, dtype=torch.int8)
+        scale, gradient = torch.empty(64, 1, dtype=torch.bfloat16), torch.empty(7, 64, dtype=torch.bfloat16)
+        for run, made in ((quantized.multiplied, 7 * 64), (quantized.multiplied_back, 7 * 96)):
+            held = live.now
+            live.peak = held
+            out = run(x, bits, scale, None, fp8) if made == 7 * 64 else run(gradient, bits, scale, fp8)
+            assert live.peak - held == 2 * (64 * 96 + made)
+            del out
 
 
 @pytest.mark.parametrize("base", ["int8", "fp8"])

@@ -18,6 +18,7 @@ from videotrain_api.cost.gpus import KNOWN, unknown
 from videotrain_api.records import AgentProgress, GenerationProgress, Roster
 from videotrain_api.vocabulary import PORT_AGENT, ExitCode
 from videotrain_trainer.agent.exits import silent_exit
+from videotrain_trainer.agent.failure_logs import FailureLogs
 from videotrain_trainer.agent.forkserver_client import ForkServerClient
 from videotrain_trainer.agent.generation import Generation
 from videotrain_trainer.agent.metrics import AgentMetrics
@@ -44,6 +45,7 @@ class Agent:
         self._pod = pod
         self._rosters = Rosters(pod.roster_file)
         self._metrics = AgentMetrics(pod)
+        self._failures = FailureLogs(pod.name, self._metrics.failure_not_stored)
         self._pending: Roster | None = None
         self._current: Generation | None = None
         self._refused: GenerationProgress | None = None
@@ -99,6 +101,7 @@ class Agent:
                 break
             self._tick()
             time.sleep(TICK_SECONDS)
+        self._failures.wait()
         state = self._current.snapshot().state if self._current else None
         unfinished = self._pod.replaceable and state != "succeeded"
         return ExitCode.TERMINATED if unfinished or state == "failed" else ExitCode.OK
@@ -173,7 +176,7 @@ class Agent:
             log.error("generation %s is refused: %s", roster.generation, error)  # noqa: TRY400
             self._refused = _refusal(roster, ExitCode.CONFIG, str(error))
             return
-        generation = Generation(roster, config, self._pod, self._key, self._fork_server, self._metrics)
+        generation = Generation(roster, config, self._pod, self._key, self._fork_server, self._metrics, self._failures)
         try:
             generation.start()
         except OSError as error:

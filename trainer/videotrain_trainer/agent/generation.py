@@ -21,10 +21,13 @@ from videotrain_api.signing import derive_world_key
 from videotrain_api.stacks import MOST_TOLD, joined
 from videotrain_api.vocabulary import ExitCode, GenerationReason
 from videotrain_trainer.agent import exits, tree
+from videotrain_trainer.agent.failure_logs import FailureLogs
 from videotrain_trainer.agent.forkserver_client import ForkServerClient
 from videotrain_trainer.agent.gate import Gate, listen, loopback
+from videotrain_trainer.agent.last_words import WorkerWords, is_telling, last_words
 from videotrain_trainer.agent.messages import Launched, LaunchMessage, LaunchOrder, WorkerDeath, WorkersFailed
 from videotrain_trainer.agent.metrics import AgentMetrics
+from videotrain_trainer.agent.output import WorkerOutput
 from videotrain_trainer.agent.progress import ProgressFold
 from videotrain_trainer.agent.tail import RecordTail
 from videotrain_trainer.worker.linux import gpu_kinds
@@ -44,6 +47,7 @@ class Generation:
         key: bytes,
         fork_server: ForkServerClient,
         metrics: AgentMetrics,
+        failures: FailureLogs,
     ) -> None:
         """Start nothing yet.
 
@@ -54,6 +58,7 @@ class Generation:
             key: the run's signing key, by which members know each other.
             fork_server: starts the workers.
             metrics: of the agent.
+            failures: stores what is left of a generation that fails.
         """
         self.roster = roster
         self.errors: list[str] = []
@@ -66,10 +71,12 @@ class Generation:
         self._gate: Gate | None = None
         self._fork_server = fork_server
         self._metrics = metrics
+        self._failures = failures
         self._fold = ProgressFold(roster.generation, roster.stage, datetime.now(UTC), gpu_kinds())
         first, workers = (roster.rank(pod.uid) or 0) * roster.processes_per_node, roster.processes_per_node
         self._ranks = range(first, first + workers)
         self._tail = RecordTail(pod.files.records(roster.generation, 0))
+        self._output: WorkerOutput | None = None
         self._fork_server_pid: int | None = None
         self._launcher_pid: int | None = None
         self._launcher_gone = False
@@ -103,6 +110,7 @@ class Generation:
             environment["GLOO_SOCKET_IFNAME"] = "lo"
         self.ask_for_profile(roster.profile)
         with contextlib.closing(self._open_store()) as store:
+            self._open_output()
             order = LaunchOrder(
                 generation=roster.generation,
                 run_id=f"{roster.run_uid}-{roster.generation}",
@@ -117,6 +125,13 @@ class Generation:
             )
             self._fork_server.launch(order, store if rank == 0 else None)
         self._fork_server_pid = self._fork_server.pid
+
+    def _open_output(self) -> None:
+        paths = [self._pod.files.output(self.roster.generation, rank) for rank in range(len(self._ranks))]
+        try:
+            self._output = WorkerOutput(paths)
+        except OSError as error:
+            log.warning("workers print into the pod's log alone, and no end of it is kept: %s", error)
 
     def _config_file(self) -> Path:
         roster, pod = self.roster, self._pod
@@ -268,8 +283,24 @@ class Generation:
         self._fold.state = exits.end_state(ends, self.roster.processes_per_node)
         self._fold.exit = exits.root_cause(ends)
         self._fold.ended_at = datetime.now(UTC)
+        self._tell_end(ends)
         self.finished = True
         self._pod.files.tidy(self.roster.generation, self.roster.processes_per_node)
+
+    def _tell_end(self, ends: list[WorkerExit]) -> None:
+        """Store what a failed generation leaves in this pod, if no other pod has more to say."""
+        if self._output:
+            self._output.close()
+        if self._fold.state == "failed" and is_telling(ends, self._ranks.start):
+            node = os.environ.get(names.ENV_NODE_NAME, "")
+            text = last_words(self.roster, self._pod.name, node, map(self._words, sorted(ends, key=_by_local_rank)))
+            self._failures.store(self._config, self.roster, text)
+
+    def _words(self, end: WorkerExit) -> WorkerWords:
+        file = self._pod.files.stacks(self.roster.generation, end.local_rank)
+        stacks = file.read_bytes() if file.exists() else b""
+        output = self._output.tail(end.local_rank) if self._output else b""
+        return WorkerWords(self._ranks[end.local_rank], end, output, stacks)
 
     def _exits(self) -> list[WorkerExit]:
         """An exit record of every worker, in its own words where it left some."""
@@ -295,3 +326,7 @@ class Generation:
         else:
             code, message = ExitCode.KILLED, "the launcher ended without a word: killed by the kernel or from outside"
         return exits.silent_exit(self.roster, local_rank, self._fold.step, at, code, message)
+
+
+def _by_local_rank(end: WorkerExit) -> int:
+    return end.local_rank

@@ -92,6 +92,10 @@ class AgentMetrics:
         elif isinstance(record, HousekeepingRecord):
             self._add(catalogue.HOUSEKEEPING_FAILURES, record.stage, 1, task=record.task)
 
+    def failure_not_stored(self, stage: str) -> None:
+        """Count that the end of a failed generation could not be stored; from any thread."""
+        self._add(catalogue.HOUSEKEEPING_FAILURES, stage, 1, task="failures")
+
     def _validation(self, record: ValidationRecord) -> None:
         self._set(catalogue.VALIDATION_LOSS, record.stage, record.loss)
         classes: dict[str, list[float]] = {}

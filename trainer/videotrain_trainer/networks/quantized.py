@@ -10,7 +10,6 @@ from typing import Any, Final, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 Quantization = Literal["int8", "fp8"]
 STORED: Final[dict[Quantization, torch.dtype]] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
@@ -53,10 +52,8 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., F) to (..., O)."""
-        out: Tensor = _Product.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, self.weight_scale, self.bias, self.quantization
-        )
-        return out
+        fp8 = self.quantization == "fp8"
+        return quantized_linear(x, self.weight, self.weight_scale, self.bias, fp8)
 
     def hold(self, weight_OF: Tensor, dtype: torch.dtype) -> None:
         """Hold this weight from now on, where it is.
@@ -72,31 +69,56 @@ class QuantizedLinear(nn.Linear):
 
     def widened(self) -> Tensor:
         """(O, F) in the data type of the computation: the weight that the layer multiplies with."""
-        return _widened(self.weight, self.weight_scale, self.quantization)
+        return widened(self.weight, self.weight_scale, self.quantization == "fp8")
 
 
-class _Product(torch.autograd.Function):
-    """x times the transposed weight. Autograd alone would keep every widened weight until the backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, bits_OF: Tensor, scale_O1: Tensor, bias_O: Tensor | None, quantization: Quantization
-    ) -> Tensor:
-        ctx.save_for_backward(bits_OF, scale_O1)
-        ctx.quantization = quantization
-        return F.linear(x, _widened(bits_OF, scale_O1, quantization), bias_O)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None, None]:
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            weight_OF = _widened(*ctx.saved_tensors, ctx.quantization)
-            gradient_MO = gradients[0].reshape(-1, weight_OF.shape[0])
-            of_x = (gradient_MO @ weight_OF).reshape(*gradients[0].shape[:-1], -1)
-        return of_x, None, None, None, None
-
-
-def _widened(bits_OF: Tensor, scale_O1: Tensor, quantization: Quantization) -> Tensor:
+def widened(bits_OF: Tensor, scale_O1: Tensor, fp8: bool) -> Tensor:
+    """(O, F) in the data type of the scale: the weight that a layer multiplies with."""
     # Both data types have fewer digits than bf16, so only the product is rounded.
-    return bits_OF.view(STORED[quantization]).to(scale_O1.dtype) * scale_O1
+    if not fp8:
+        return bits_OF * scale_O1
+    return bits_OF.view(FP8).to(scale_O1.dtype).mul_(scale_O1)
+
+
+# Operations of their own, whose insides neither autograd nor a compiler sees: either would keep widened weights from
+# the forward to the backward pass, the compiler because both passes make the same ones.
+
+
+def multiplied(x: Tensor, bits_OF: Tensor, scale_O1: Tensor, bias_O: Tensor | None, fp8: bool) -> Tensor:
+    """Input (..., F) times the transposed weight, plus bias: (..., O)."""
+    return F.linear(x, widened(bits_OF, scale_O1, fp8), bias_O)
+
+
+def multiplied_back(gradient: Tensor, bits_OF: Tensor, scale_O1: Tensor, fp8: bool) -> Tensor:
+    """Gradient of the output (..., O) to that of the input (..., F)."""
+    flat_MF = gradient.reshape(-1, bits_OF.shape[0]) @ widened(bits_OF, scale_O1, fp8)
+    return flat_MF.reshape(*gradient.shape[:-1], bits_OF.shape[1])
+
+
+quantized_linear = torch.library.custom_op("videotrain::quantized_linear", multiplied, mutates_args=())
+quantized_linear_backward = torch.library.custom_op(
+    "videotrain::quantized_linear_backward", multiplied_back, mutates_args=()
+)
+
+
+@quantized_linear.register_fake
+def _(x: Tensor, bits_OF: Tensor, _scale_O1: Tensor, _bias_O: Tensor | None, _fp8: bool) -> Tensor:
+    return x.new_empty((*x.shape[:-1], bits_OF.shape[0]))
+
+
+@quantized_linear_backward.register_fake
+def _(gradient: Tensor, bits_OF: Tensor, _scale_O1: Tensor, _fp8: bool) -> Tensor:
+    return gradient.new_empty((*gradient.shape[:-1], bits_OF.shape[1]))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - torch's signature
+    _, bits_OF, scale_O1, _, ctx.fp8 = inputs
+    ctx.save_for_backward(bits_OF, scale_O1)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+    of_x = quantized_linear_backward(gradient, *ctx.saved_tensors, ctx.fp8) if ctx.needs_input_grad[0] else None
+    return of_x, None, None, None, None
+
+
+quantized_linear.register_autograd(_backward, setup_context=_keep)

@@ -117,6 +117,19 @@ def set_up_logging(run: str, stage: str, generation: int, rank: int) -> None:
     logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr, force=True)
 
 
+def print_into(pipe: Path) -> None:
+    """Have this process and its children print into the agent's pipe, if there is one, native code included."""
+    if pipe.is_fifo():
+        # Open for reading, too: a pipe without a reader would end whoever prints.
+        descriptor = os.open(pipe, os.O_RDWR)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+    faulthandler.enable()  # a crash in native code says where
+
+
 def choose_device(found: int, environment: WorkerEnvironment) -> torch.device:
     """The GPU with the worker's local rank, or the CPU where there is no GPU.
 
@@ -273,6 +286,7 @@ def run() -> ExitCode:
         return error.exit_code
     parent = multiprocessing.parent_process()
     die_with_parent(os.getppid() if parent is None or parent.pid is None else parent.pid)
+    print_into(environment.files.output(environment.generation, environment.local_rank))
     name_process(f"vt-worker-{environment.local_rank}")
     return Worker(environment).run()
 

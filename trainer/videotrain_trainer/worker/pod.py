@@ -117,6 +117,10 @@ class RunFiles:
         """Stacks of a worker, written on SIGUSR1 or by the agent."""
         return self.directory / f"stacks-{generation}-{local_rank}.txt"
 
+    def output(self, generation: int, local_rank: int) -> Path:
+        """Pipe into which a worker prints; the agent makes it."""
+        return self.directory / f"output-{generation}-{local_rank}.pipe"
+
     def worker(self, generation: int, local_rank: int) -> Path:
         """Process id of a worker that obeys SIGTERM."""
         return self.directory / f"worker-{generation}-{local_rank}.pid"
