@@ -1,4 +1,4 @@
-"""Stores the last words of failed generations beside the run's results, where they outlive its pods."""
+"""Stores how failed generations ended beside the run's results, where they outlive its pods."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ from videotrain_api.stacks import MOST_TOLD, joined
 from videotrain_api.vocabulary import ExitCode, GenerationReason
 from videotrain_trainer.agent import exits, tree
 from videotrain_trainer.agent.failure_logs import FailureLogs
+from videotrain_trainer.agent.failure_text import WorkerEnd, failure_text, is_telling
 from videotrain_trainer.agent.forkserver_client import ForkServerClient
 from videotrain_trainer.agent.gate import Gate, listen, loopback
-from videotrain_trainer.agent.last_words import WorkerWords, is_telling, last_words
 from videotrain_trainer.agent.messages import Launched, LaunchMessage, LaunchOrder, WorkerDeath, WorkersFailed
 from videotrain_trainer.agent.metrics import AgentMetrics
 from videotrain_trainer.agent.output import WorkerOutput
@@ -293,14 +293,14 @@ class Generation:
             self._output.close()
         if self._fold.state == "failed" and is_telling(ends, self._ranks.start):
             node = os.environ.get(names.ENV_NODE_NAME, "")
-            text = last_words(self.roster, self._pod.name, node, map(self._words, sorted(ends, key=_by_local_rank)))
+            text = failure_text(self.roster, self._pod.name, node, map(self._words, sorted(ends, key=_by_local_rank)))
             self._failures.store(self._config, self.roster, text)
 
-    def _words(self, end: WorkerExit) -> WorkerWords:
+    def _words(self, end: WorkerExit) -> WorkerEnd:
         file = self._pod.files.stacks(self.roster.generation, end.local_rank)
         stacks = file.read_bytes() if file.exists() else b""
         output = self._output.tail(end.local_rank) if self._output else b""
-        return WorkerWords(self._ranks[end.local_rank], end, output, stacks)
+        return WorkerEnd(self._ranks[end.local_rank], end, output, stacks)
 
     def _exits(self) -> list[WorkerExit]:
         """An exit record of every worker, in its own words where it left some."""

@@ -95,10 +95,8 @@ def multiplied_back(gradient: Tensor, bits_OF: Tensor, scale_O1: Tensor, fp8: bo
     return flat_MF.reshape(*gradient.shape[:-1], bits_OF.shape[1])
 
 
-quantized_linear = torch.library.custom_op("videotrain::quantized_linear", multiplied, mutates_args=())
-quantized_linear_backward = torch.library.custom_op(
-    "videotrain::quantized_linear_backward", multiplied_back, mutates_args=()
-)
+quantized_linear = torch.library.custom_op("vtr::quantized_linear", multiplied, mutates_args=())
+quantized_linear_backward = torch.library.custom_op("vtr::quantized_linear_backward", multiplied_back, mutates_args=())
 
 
 @quantized_linear.register_fake

@@ -36,7 +36,7 @@ KEPT = frozenset(
         "aten._scaled_dot_product_flash_attention",
         "aten._scaled_dot_product_flash_attention_for_cpu",
         "flash_attn._flash_attn_forward",
-        "videotrain.quantized_linear",
+        "vtr.quantized_linear",
         "_c10d_functional.all_to_all_single",
         "_c10d_functional.wait_tensor",
     }

@@ -28,7 +28,7 @@ _CONSEQUENCES: Final = (ExitCode.PEER_LOST, ExitCode.TERMINATED, ExitCode.FENCED
 
 
 @dataclass(frozen=True)
-class WorkerWords:
+class WorkerEnd:
     """Of one worker."""
 
     rank: int
@@ -49,7 +49,7 @@ def is_telling(ends: Sequence[WorkerExit], first_rank: int) -> bool:
     return bool(own) or bool(first_rank == 0 and any(end.code != ExitCode.FENCED for end in failed))
 
 
-def last_words(roster: Roster, pod: str, node: str, workers: Iterable[WorkerWords]) -> str:
+def failure_text(roster: Roster, pod: str, node: str, workers: Iterable[WorkerEnd]) -> str:
     """The text, without secrets: what the environment holds under such names, and what looks like one in a URL."""
     parts = [f"generation {roster.generation} of stage {roster.stage}, pod {pod} on node {node or 'unknown'}"]
     for worker in workers:

@@ -12,12 +12,12 @@ import pytest
 from videotrain_api.records import Roster
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer.agent.exits import silent_exit
-from videotrain_trainer.agent.last_words import (
+from videotrain_trainer.agent.failure_text import (
     HIDDEN,
     STACK_BYTES,
-    WorkerWords,
+    WorkerEnd,
+    failure_text,
     is_telling,
-    last_words,
     without_secrets,
 )
 from videotrain_trainer.agent.output import KEPT_BYTES, LONGEST_LINE, WorkerOutput
@@ -121,8 +121,8 @@ def test_pods_tell_what_no_other_pod_knows(codes, first, telling):
 
 
 def test_the_text_has_every_worker_with_its_end_output_and_stacks():
-    words = [WorkerWords(2, end(137), b"line\n", b"s" * 2 * STACK_BYTES), WorkerWords(3, end(143, 1), b"", b"")]
-    text = last_words(ROSTER, "run-w1", "node-7", words)
+    words = [WorkerEnd(2, end(137), b"line\n", b"s" * 2 * STACK_BYTES), WorkerEnd(3, end(143, 1), b"", b"")]
+    text = failure_text(ROSTER, "run-w1", "node-7", words)
     assert text.splitlines()[0] == "generation 7 of stage walk, pod run-w1 on node node-7"
     assert "==== rank 2: failed, code 137, after step 12: why" in text
     assert "==== rank 3: failed, code 143, after step 12: why" in text
@@ -131,8 +131,8 @@ def test_the_text_has_every_worker_with_its_end_output_and_stacks():
 
 
 def test_the_text_is_bounded_whatever_was_printed():
-    words = [WorkerWords(n, end(137, n), b"o" * KEPT_BYTES, b"s" * 10 * STACK_BYTES) for n in range(8)]
-    assert len(last_words(ROSTER, "pod", "node", words)) < 8 * (KEPT_BYTES + STACK_BYTES) + 2000
+    words = [WorkerEnd(n, end(137, n), b"o" * KEPT_BYTES, b"s" * 10 * STACK_BYTES) for n in range(8)]
+    assert len(failure_text(ROSTER, "pod", "node", words)) < 8 * (KEPT_BYTES + STACK_BYTES) + 2000
 
 
 @pytest.mark.parametrize(
