@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Final
 
 from videotrain_api.resource.architecture import TransformerSpec
@@ -191,7 +190,9 @@ def settings_of(task: TrainTask | AutoencoderTask) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, attributes in SETTINGS.items():
         if attributes[0] in type(task).model_fields:
-            value: Any = reduce(lambda owner, name: getattr(owner, name, None), attributes, task)
+            value: Any = task
+            for attribute in attributes:
+                value = None if value is None else getattr(value, attribute)
             found[name] = SET if isinstance(value, ApiModel) else value
     return found
 

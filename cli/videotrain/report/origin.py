@@ -46,8 +46,8 @@ def origin_section(run: Json, summary: Json) -> Html:
     if summary["logs"]:
         links = element("ul", join(*(element("li", _link(path)) for path in summary["logs"])))
         parts.append(folded(f"Logs of {len(summary['logs'])} pods and of the command", links))
-    if summary["failures"]:
-        parts.append(_failures(run, summary["failures"]))
+    if folder := summary.get("failures"):  # which summaries of earlier versions lack
+        parts.append(_failures(run, folder))
     return section("What was run", *parts)
 
 

@@ -138,9 +138,11 @@ def test_a_failed_run_tells_why_and_what_to_do(finished, reason, advice):
     finished.phase = "Failed"
     body = finished.run()
     body["status"]["conditions"] = [failed_with(reason, "worker of pod demo-w1 failed: <oh>")]
-    body["status"]["generations"][-1]["members"] = ["demo-w0", "demo-w1"]
+    body["status"]["generations"][-1] |= {"members": ["demo-w0", "demo-w1"], "endCause": "application"}
     write_summary(finished.workdir, body, finished.objects)
-    outline = Outline(write_report(finished.workdir, body).read_text())
+    page = write_report(finished.workdir, body).read_text()
+    assert "/demo/failures/" in page and "<code>videotrain logs demo --failed</code>" in page
+    outline = Outline(page)
     said = " ".join(outline.said)
     assert outline.open == []
     assert all(text in said for text in ("Why it failed", reason, "demo-w1 failed: <oh>", advice, "end of <w1>"))
