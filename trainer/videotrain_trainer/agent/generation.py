@@ -110,7 +110,6 @@ class Generation:
             environment["GLOO_SOCKET_IFNAME"] = "lo"
         self.ask_for_profile(roster.profile)
         with contextlib.closing(self._open_store()) as store:
-            self._open_output()
             order = LaunchOrder(
                 generation=roster.generation,
                 run_id=f"{roster.run_uid}-{roster.generation}",
@@ -123,7 +122,12 @@ class Generation:
                 log_directory=str(pod.files.launcher(roster.generation)),
                 environment=environment,
             )
-            self._fork_server.launch(order, store if rank == 0 else None)
+            self._open_output()
+            try:
+                self._fork_server.launch(order, store if rank == 0 else None)
+            except OSError:
+                self._close_output()
+                raise
         self._fork_server_pid = self._fork_server.pid
 
     def _open_output(self) -> None:
@@ -132,6 +136,10 @@ class Generation:
             self._output = WorkerOutput(paths)
         except OSError as error:
             log.warning("workers print into the pod's log alone, and no end of it is kept: %s", error)
+
+    def _close_output(self) -> None:
+        if self._output:
+            self._output.close()
 
     def _config_file(self) -> Path:
         roster, pod = self.roster, self._pod
@@ -289,8 +297,7 @@ class Generation:
 
     def _tell_end(self, ends: list[WorkerExit]) -> None:
         """Store what a failed generation leaves in this pod, if no other pod has more to say."""
-        if self._output:
-            self._output.close()
+        self._close_output()
         if self._fold.state == "failed" and is_telling(ends, self._ranks.start):
             node = os.environ.get(names.ENV_NODE_NAME, "")
             text = failure_text(self.roster, self._pod.name, node, map(self._words, sorted(ends, key=_by_local_rank)))

@@ -53,7 +53,8 @@ class QuantizedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., F) to (..., O)."""
         fp8 = self.quantization == "fp8"
-        return quantized_linear(x, self.weight, self.weight_scale, self.bias, fp8)
+        out: Tensor = quantized_linear(x, self.weight, self.weight_scale, self.bias, fp8)
+        return out
 
     def hold(self, weight_OF: Tensor, dtype: torch.dtype) -> None:
         """Hold this weight from now on, where it is.
