@@ -62,7 +62,8 @@ def run(path, program):
 def test_lines_of_several_workers_come_whole_and_in_order(tmp_path, target):
     paths = [tmp_path / "0.pipe", tmp_path / "1.pipe"]
     output = WorkerOutput(paths, target)
-    workers = [run(p, f"[print('{n}' * 200, i, flush=True) for i in range(2000)]") for n, p in enumerate(paths)]
+    pieces = "[(print({n} * 200, end=' ', flush=True), print(i, flush=True)) for i in range(2000)]"
+    workers = [run(path, pieces.format(n=f"'{n}'")) for n, path in enumerate(paths)]
     assert [worker.wait() for worker in workers] == [0, 0]
     output.close()
     lines = printed(target).decode().splitlines()
