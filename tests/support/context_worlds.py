@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from videotrain_api.resource.stages import ConditioningMix, LearningRatePiece, Optimizer, TrainTask
+from videotrain_api.resource.stages import BaseQuantization, ConditioningMix, LearningRatePiece, Optimizer, TrainTask
 from videotrain_trainer.data.loader import LatentBatch, SampleKey
 from videotrain_trainer.diffusion.conditioning import KINDS
 from videotrain_trainer.diffusion.flow_matching import FlowInputs, ModelFacts, flow_inputs, training_draws
 from videotrain_trainer.networks.attention import attention
+from videotrain_trainer.networks.lora.base import quantize_base
 from videotrain_trainer.networks.lora.layers import LoraConfig, inject
 from videotrain_trainer.networks.mmdit.config import MMDiTConfig
 from videotrain_trainer.networks.mmdit.model import MMDiT
@@ -58,6 +59,8 @@ class Case:
     """Of a step; groups share them unevenly unless they divide."""
     skip_given: bool = False
     lora: bool = False
+    base: BaseQuantization = "none"
+    """What the frozen base of an adapter is held in."""
     condition: bool = True
     """The model has a condition input, and samples have every kind of conditioning."""
     layout: str = "half-split"
@@ -123,7 +126,10 @@ def build(case: Case) -> MMDiT:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=1 / math.sqrt(parameter.shape[-1]))
-    return model.double()
+    model.double()
+    if case.base != "none":
+        quantize_base(model, case.base)
+    return model
 
 
 def inputs(case: Case, micro_batch: int) -> FlowInputs:

@@ -25,7 +25,7 @@ FOUR = [
     Case(degree=4, skip_given=True),
     Case(degree=2, text=7, latents=(5, 1, 3), micro_batches=3),
     Case(degree=4, text=1, latents=(1, 1, 2), condition=False, micro_batches=1),
-    Case(degree=4, gpus_per_node=2, lora=True, latents=(9, 1, 1), micro_batches=2),
+    Case(degree=4, gpus_per_node=2, lora=True, base="int8", latents=(9, 1, 1), micro_batches=2),
     Case(degree=4, heads=3, text=3, latents=(7, 1, 1), micro_batches=1),
 ]
 
