@@ -90,7 +90,7 @@ def test_the_result_is_merged_into_the_weights_as_they_were(alone, base):
 
 
 def test_checkpoints_hold_the_adapter_alone(alone):
-    folder = next(iter(sorted((alone[0] / "stage/checkpoints").glob("step-*"))))
+    folder = alone[0] / "stage/checkpoints/step-00000008"
     index = json.loads(next(folder.glob("*-index.json")).read_text())
     assert index["shapes"] and all(".lora_" in name for name in index["shapes"])
 
