@@ -182,6 +182,9 @@ RUN_STAGE: Final = _run("run_stage", "gauge", "1 for the current stage of the ru
 RUN_GENERATION: Final = _run("run_generation", "gauge", "Newest generation number of the run.")
 RUN_STEP: Final = _run("run_step", "gauge", "Last finished step of a stage.", more=("stage",))
 RUN_STEPS_PLANNED: Final = _run("run_steps_planned", "gauge", "Steps of a whole stage.", more=("stage",))
+RUN_FRAMES_PER_STEP: Final = _run(
+    "run_frames_per_step", "gauge", "Frames of video that a step of a stage trains on, its mean so far.", more=("stage",)
+)
 RUN_SAVED_AT: Final = _run(
     "run_saved_timestamp_seconds",
     "gauge",
@@ -406,6 +409,14 @@ TRAINING_BUDGET_JUDGED: Final = _operator(
     "gauge",
     "1 while what a TrainingBudget's runs spend is looked at, 0 while its condition WithinBudget says why not.",
     labels=("budget",),
+)
+
+# Operator: copies of bills, where the chart's value bills names a place for them.
+BILLS_WAITING: Final = _operator(
+    "bills_waiting", "gauge", "Kept bills that are not yet in the object store as they are kept."
+)
+BILL_COPY_FAILURES: Final = _operator(
+    "bill_copy_failures_total", "counter", "Failed attempts to bring a bill to the object store."
 )
 
 # Operator: what is reserved in the cluster.

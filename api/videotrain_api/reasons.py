@@ -74,6 +74,7 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     SUSPENDED_BY_USER = "SuspendedByUser"
     TEAM_BUDGET = "TeamBudget"
+    TEAM_BUDGET_SHRINK = "TeamBudgetShrink"
     UNSCHEDULABLE = "Unschedulable"
     WAITING_FOR_PODS = "WaitingForPods"
     WITHIN_BUDGET = "WithinBudget"
@@ -444,11 +445,20 @@ NOTICES: Final[tuple[Notice, ...]] = (
     _held(Condition.BUDGET_OK, "True", Reason.NO_LIMIT),
     *(
         notice
-        for form, advice in (
-            (Message.TEAM_BUDGET, "Wait for the next month, or ask who owns the TrainingBudget to raise it."),
-            (Message.TEAM_CURRENCY, "Give the run's prices in the currency of the budget."),
+        for reason, form, advice in (
+            (
+                Reason.TEAM_BUDGET,
+                Message.TEAM_BUDGET,
+                "Wait for the next month, or ask who owns the TrainingBudget to raise it.",
+            ),
+            (Reason.TEAM_BUDGET, Message.TEAM_CURRENCY, "Give the run's prices in the currency of the budget."),
+            (
+                Reason.TEAM_BUDGET_SHRINK,
+                Message.TEAM_BUDGET,
+                "It goes on with the fewest nodes; ask who owns the TrainingBudget to raise it.",
+            ),
         )
-        for notice in _told("Warning", Reason.TEAM_BUDGET, form, advice, (Condition.TEAM_BUDGET_OK, "False"))
+        for notice in _told("Warning", reason, form, advice, (Condition.TEAM_BUDGET_OK, "False"))
     ),
     _held(Condition.TEAM_BUDGET_OK, "True", Reason.WITHIN_BUDGET, "{limits}"),
     _held(Condition.TEAM_BUDGET_OK, "True", Reason.NO_LIMIT),

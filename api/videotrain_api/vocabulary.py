@@ -27,6 +27,8 @@ LABEL_BILL: Final = "videotrain.dev/bill"
 """On config maps with a bill that outlives its run; the value is the run's uid."""
 LABEL_BILL_OPEN: Final = "videotrain.dev/bill-open"
 """On those of them that may still change."""
+LABEL_BILL_STORED: Final = "videotrain.dev/bill-stored"
+"""On those whose last bill was copied to an object store; the value stands for the place."""
 LABEL_TEAM: Final = "videotrain.dev/team"
 LABEL_COST_CENTER: Final = "videotrain.dev/cost-center"
 

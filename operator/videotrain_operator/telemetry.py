@@ -223,6 +223,8 @@ def _run_samples(run: Json, status: RunStatus) -> Iterator[Sample]:
             yield catalogue.RUN_STAGE, (stage.name, stage.task), 1
         if stage.total_steps is not None:
             yield catalogue.RUN_STEPS_PLANNED, (stage.name,), stage.total_steps
+        if stage.frames_per_step is not None:
+            yield catalogue.RUN_FRAMES_PER_STEP, (stage.name,), stage.frames_per_step
         if stage.curation is not None:
             yield catalogue.CURATION_CLIPS, (stage.name,), stage.curation.clips
             for reason, count in sorted(stage.curation.dropped.items()):

@@ -97,6 +97,24 @@ def test_values_for_runs_arrive_in_their_policies(chart: Chart) -> None:
     assert cluster.allows(OTHER_POD, worker, 8080) and not cluster.allows(OTHER_POD, worker, PORT_RENDEZVOUS)
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "port", "namespace"),
+    [("", 443, ""), ("https://s3.example.org:8443", 8443, ""), ("http://minio.storage", 80, "storage")],
+)
+def test_the_operator_reaches_the_object_store_of_bills_and_who_has_its_credentials(
+    chart: Chart, endpoint: str, port: int, namespace: str
+) -> None:
+    bills = {"uri": "s3://finance/bills", "endpointUrl": endpoint, "metadataServices": ["169.254.170.23/32"]}
+    ports = {"networkPolicy": {"apiServerPorts": [6443]}}
+    cluster, without = Cluster(chart, {"bills": bills} | ports), Cluster(chart, ports)
+    assert cluster.allows(cluster.operator, Endpoint("52.1.2.3"), port)
+    assert not without.allows(without.operator, Endpoint("52.1.2.3"), port)
+    minio = Endpoint("10.3.0.7", "storage", {"app": "minio"})
+    assert cluster.allows(cluster.operator, minio, 9000) is (namespace == "storage")
+    agent = Endpoint("169.254.170.23")
+    assert cluster.allows(cluster.operator, agent, 80) and not without.allows(without.operator, agent, 80)
+
+
 def test_the_chart_itself_writes_no_policy_for_workers(chart: Chart) -> None:
     for values in ({}, NAMESPACED, EVERYTHING):
         (policy,) = of_kind(chart.render(values), "NetworkPolicy")

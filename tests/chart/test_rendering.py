@@ -24,6 +24,7 @@ from support.chart import (
     one,
 )
 
+from videotrain_api.resource.bill_storage import BillStorage
 from videotrain_api.vocabulary import LABEL_RUN, PORT_AGENT
 from videotrain_operator.manager.settings import Settings
 
@@ -185,6 +186,20 @@ def test_flags_are_those_of_the_operator(chart: Chart) -> None:
         otlp_endpoint="http://collector.monitoring:4318",
         log_format="text",
         log_level="debug",
+    )
+
+
+def test_bills_have_a_place_and_credentials(chart: Chart) -> None:
+    objects = chart.render({"bills": {"uri": "s3://finance/bills", "credentialsSecret": "keys"}})
+    place = Settings.load(container(objects)["args"], {}).bill_place()
+    assert place == BillStorage(uri="s3://finance/bills")
+    given = {item["name"]: item["valueFrom"] for item in container(objects)["env"] if item["name"].startswith("AWS")}
+    assert given == {
+        name: {"secretKeyRef": {"name": "keys", "key": name}} for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    }
+    full = Settings.load(container(chart.render(EVERYTHING))["args"], {}).bill_place()
+    assert full == BillStorage(
+        uri="s3://finance/videotrain", endpoint_url="http://minio.storage:9000", region="eu-central-1"
     )
 
 

@@ -183,6 +183,17 @@ CASES: Final = (
         {"budget": "video"},
     ),
     Case("VideoTrainTeamBudgetNotJudged", {'videotrain_training_budget_judged{budget="video"}': "0x2 1x20"}, 15),
+    Case(
+        "VideoTrainBillsNotCopied",
+        {"videotrain_bills_waiting": "0x5 3x90", "videotrain_bill_copy_failures_total": "0x5 0+1x90"},
+        80,
+        {},
+    ),
+    Case(
+        "VideoTrainBillsNotCopied",
+        {"videotrain_bills_waiting": "0x5 3x90", "videotrain_bill_copy_failures_total": "4x95"},
+        80,
+    ),
     Case("VideoTrainDataStall", _gauge("data_stall_seconds_total", "0+20x60", ', stage="t", pod="demo-w0"'), 30, DEMO),
     Case("VideoTrainDataStall", _gauge("data_stall_seconds_total", "0+5x60", ', stage="t", pod="demo-w0"'), 30),
     Case("VideoTrainGoodputLow", _gpu_time("0+30x200", "0+30x200") | _gauge("cost_rate_per_hour", "9x200"), 150, DEMO),

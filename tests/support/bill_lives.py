@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from prometheus_client.parser import text_string_to_metric_families
 from support.bills import ledger_in
 from support.planner_builders import manifest, train_stage
 
@@ -259,7 +258,7 @@ class Monitor:
 
     def scrape(self) -> None:
         """Micros by bucket, stage and cause, and their corrections."""
-        for family in text_string_to_metric_families(self.metrics.text().decode()):
+        for family in self.metrics.collect():  # as text it would be two thirds of a life's time
             if family.type == "counter" and "micros" in family.name:
                 for sample in family.samples:
                     key = (sample.name, *(f"{name}={value}" for name, value in sorted(sample.labels.items())))

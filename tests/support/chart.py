@@ -56,6 +56,13 @@ EVERYTHING: Json = {
         "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
     },
     "operator": {"extraArgs": ["--settle-seconds=1"]},
+    "bills": {
+        "uri": "s3://finance/videotrain",
+        "endpointUrl": "http://minio.storage:9000",
+        "region": "eu-central-1",
+        "credentialsSecret": "bills",
+        "metadataServices": ["169.254.170.23/32"],
+    },
     "extraObjects": [
         {
             "apiVersion": "v1",

@@ -40,7 +40,9 @@ def lab_operator() -> bytes:
         phase="Running",
         stage="train",
         stages=[
-            StageStatus(name="train", task="train", state="Running", config_hash="0" * 16, total_steps=100),
+            StageStatus(
+                name="train", task="train", state="Running", config_hash="0" * 16, total_steps=100, frames_per_step=264
+            ),
             StageStatus(name="look", task="evaluate", state="Succeeded", config_hash="0" * 16, evaluation=LOOKS),
         ],
         throughput=ThroughputStatus(samples_per_second=2.0, tokens_per_second=9000.0, mfu_percent=41.0),
@@ -61,6 +63,8 @@ def lab_operator() -> bytes:
             (catalogue.RESERVED_GPUS, ("three-years", "committed"), 64.0),
             (catalogue.RESERVED_GPUS, ("three-years", "held"), 48.0),
             (catalogue.RESERVED_IDLE_COST, ("three-years", "EUR"), 24.0),
+            (catalogue.BILLS_WAITING, (), 0.0),
+            (catalogue.BILL_COPY_FAILURES, (), 0),
         ]
     )
     metrics.note_pass(body, status.to_wire(), 0.004, [])

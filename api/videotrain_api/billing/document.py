@@ -7,8 +7,9 @@ The micros of all rows sum to the total, always.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from pydantic import Field
@@ -141,6 +142,16 @@ def read_bill(document: Any) -> RunBill:
     if hashlib.sha256(content(fields)).hexdigest() != document.get(CHECKSUM):
         raise BillError(f"the bill of {bill.run} was changed: {CHECKSUM} {document.get(CHECKSUM)!r} is of another")
     return bill
+
+
+def how_far(bill: RunBill) -> tuple[bool, datetime]:
+    """Of two bills of a run the greater one holds: the one that is closed, else the one that goes further."""
+    return bill.closed, bill.as_of or datetime.min.replace(tzinfo=UTC)
+
+
+def bill_text(bill: RunBill) -> str:
+    """A bill as an object or a file, for people too."""
+    return json.dumps(sealed(bill), indent=2, ensure_ascii=False)
 
 
 def bill_of(

@@ -225,6 +225,16 @@ _TEAMS: Final = (
         summary=f"Nobody judges {_TEAM}",
         description="Its runs go on, whatever they spend. Its condition WithinBudget says why.",
     ),
+    Alert(
+        name="VideoTrainBillsNotCopied",
+        expression=(
+            f"max({m.BILLS_WAITING.name}) > 0 and sum(increase({m.BILL_COPY_FAILURES.name}[30m])) > 0"
+        ),
+        minutes=30,
+        severity="warning",
+        summary="{{ $value }} bills of runs do not get into the object store",
+        description="They are kept in the cluster, and copied when the store takes them. The operator's log says why not.",
+    ),
 )
 
 _SPEED: Final = (

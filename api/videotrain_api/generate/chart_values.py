@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.fields import FieldInfo
 
 from videotrain_api.generate import chart_permissions
+from videotrain_api.resource.bill_storage import ENDPOINT
+from videotrain_api.resource.locations import StorageUri
 from videotrain_api.resource.network_peers import DNS_PEERS, Cidr, Peer, Port
 from videotrain_api.resource.run_defaults import REGISTRY, DefaultName
 from videotrain_api.resource.trainrun import LONGEST_SECONDS
@@ -25,6 +27,8 @@ CHART: Final = "charts/videotrain"
 _COMMAND: Final = "python -m videotrain_api.generate write"
 _WIDTH: Final = 118
 _DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+_STORAGE_URI: Final = next(part.pattern for part in get_args(StorageUri) if isinstance(part, StringConstraints))
 
 Namespace = Annotated[str, StringConstraints(pattern=_DNS_LABEL, max_length=63)]
 CommonName = Annotated[str, StringConstraints(pattern=r"^[^,\s]([^,]*[^,\s])?$")]
@@ -266,6 +270,24 @@ class Prices(_Values):
     pricePerThousandReads. `videotrain plan` and `bill` read it with --price-list."""
 
 
+class Bills(_Values):
+    """An object store to which the operator copies the bill of each run that it keeps, where it outlives the cluster;
+    docs/how-to/bills.md. Bills are config maps of the release's namespace in any case.
+    """
+
+    uri: str = Field("", pattern=rf"{_STORAGE_URI}|^$")
+    """Bucket and prefix, such as s3://finance/videotrain. Bills are not copied if empty."""
+    endpoint_url: str = Field("", pattern=rf"{ENDPOINT}|^$")
+    """S3 endpoint, such as https://minio.example; AWS if empty."""
+    region: str = Field("us-east-1", min_length=1)
+    """Region for request signing."""
+    credentials_secret: str = ""
+    """Secret of the release's namespace with keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, which may read and write
+    objects there. If empty, the operator's service account is asked (serviceAccount.annotations), or its node."""
+    metadata_services: list[Cidr] = Field(default=[])
+    """Addresses of credential services that the operator may ask, as networkPolicy.runs.metadataServices."""
+
+
 class RunDefaultValues(_Values):
     """What runs get that say nothing else; docs/how-to/administer.md. They become a ConfigMap that the operator reads
     every ten seconds; no change restarts a world.
@@ -392,6 +414,7 @@ class ChartValues(_Values):
     pod_template: PodTemplates = PodTemplates()
     network_policy: NetworkPolicies = NetworkPolicies()
     price_list: Prices = Prices()
+    bills: Bills = Bills()
     run_defaults: RunDefaultValues = RunDefaultValues()
     monitoring: Monitoring = Monitoring()
     extra_objects: list[Free | str] = Field(default=[])

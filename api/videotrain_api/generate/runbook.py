@@ -275,6 +275,11 @@ EVENTS: Final[dict[str, Entry]] = {
         "`kubectl get trainingbudgets -A`.",
         "What the rule leaves running.",
     ),
+    "TeamBudgetShrink": Entry(
+        "A rule of a TrainingBudget keeps this run at its fewest nodes.",
+        "`kubectl get trainingbudgets -A`.",
+        "The fewest nodes of the run.",
+    ),
     "Unschedulable": Entry(
         "No node takes some of the pods.",
         "The message has the scheduler's words; `kubectl describe nodes` has what is free.",

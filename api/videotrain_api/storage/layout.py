@@ -1,6 +1,6 @@
 """Where a run keeps things in its object store: one function per kind of object.
 
-<storage.uri>/<run name>/bill.json  checks.json
+<storage.uri>/<run name>/bill.json  checks.json          <bills.uri>/<uid>/bill.json  of runs of a cluster
                          records/<uid>/g<generation>-<number>.jsonl  failures/<uid>/g<generation>-<pod>.txt.gz
                          tracking/<tracker>/...  tracking/told.json
 <storage.uri>/<run name>/<stage>/
@@ -26,6 +26,11 @@ BILL_FILE: Final = "bill.json"
 def stage_prefix(storage_uri: str, run_name: str, stage: str) -> str:
     """Prefix of all that a stage writes, without a trailing slash."""
     return f"{storage_uri.rstrip('/')}/{run_name}/{stage}"
+
+
+def bill_object(folders_uri: str, folder: str) -> str:
+    """The bill of a run, in a folder of its own beside those of other runs."""
+    return f"{folders_uri.rstrip('/')}/{folder}/{BILL_FILE}"
 
 
 def run_checks(storage_uri: str, run_name: str) -> str:

@@ -115,6 +115,15 @@ app.kubernetes.io/part-of: videotrain
 {{- end }}
 {{- end }}
 
+{{/* The object store for bills, as JSON. */}}
+{{- define "videotrain.billStorage" -}}
+{{- $place := pick .Values.bills "uri" "region" }}
+{{- with .Values.bills.endpointUrl }}
+{{- $_ := set $place "endpointUrl" . }}
+{{- end }}
+{{- toJson $place }}
+{{- end }}
+
 {{/* A text with the links to pages of docs/runbook as they are served; a site shows README.md as its folder. */}}
 {{- define "videotrain.runbooks" -}}
 {{- $monitoring := (index . 0).Values.monitoring -}}

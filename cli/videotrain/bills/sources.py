@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from videotrain.embedded.database import DATABASE_FILE, read_objects
 from videotrain.errors import UsageError
-from videotrain_api.billing.document import BillError, RunBill, bill_of, read_bill, sealed
+from videotrain_api.billing.document import BillError, RunBill, bill_of, bill_text, how_far, read_bill
 from videotrain_api.cost.storage import estimates_of
 from videotrain_api.render.names import ledger_name
 from videotrain_api.schema import Json
-from videotrain_api.storage.layout import BILL_FILE
+from videotrain_api.storage.layout import BILL_FILE, bill_object
 from videotrain_api.vocabulary import BILL_KEY, KIND, LABEL_BILL, LABEL_RUN, LEDGER_KEY
 
 if TYPE_CHECKING:
     from videotrain_operator.kube.client import KubeClient
+
+
+READERS: Final = 16
+"""Bills of a bucket that are read at the same time."""
 
 
 def bills_in_folder(workdir: Path) -> list[RunBill]:
@@ -82,10 +87,10 @@ def store_bill(client: Any, storage_uri: str, bill: RunBill) -> str:
         storage_uri: spec.storage.uri of the run.
         bill: closed, so that writing it again changes nothing.
     """
-    bucket, key = _place(f"{storage_uri.rstrip('/')}/{bill.run}/{BILL_FILE}")
-    text = json.dumps(sealed(bill), indent=2, ensure_ascii=False)
-    client.put_object(Bucket=bucket, Key=key, Body=text.encode(), ContentType="application/json")
-    return f"s3://{bucket}/{key}"
+    uri = bill_object(storage_uri, bill.run)
+    bucket, key = _place(uri)
+    client.put_object(Bucket=bucket, Key=key, Body=bill_text(bill).encode(), ContentType="application/json")
+    return uri
 
 
 def _place(uri: str) -> tuple[str, str]:
@@ -98,7 +103,7 @@ def bills_in_bucket(uri: str, endpoint_url: str | None) -> list[RunBill]:
     """Of all runs under a storage URI whose bills were stored; with the account's AWS credentials.
 
     Raises:
-        UsageError: the bucket cannot be read.
+        UsageError: the bucket cannot be read, or a bill in it was changed: a sum without it would be wrong.
     """
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
@@ -110,15 +115,19 @@ def bills_in_bucket(uri: str, endpoint_url: str | None) -> list[RunBill]:
             Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", Delimiter="/"
         )
         folders = [each["Prefix"] for page in pages for each in page.get("CommonPrefixes", ())]
-        texts = []
-        for folder in folders:
+
+        def read(folder: str) -> bytes | None:
             try:
-                texts.append(client.get_object(Bucket=bucket, Key=f"{folder}{BILL_FILE}")["Body"].read())
+                text: bytes = client.get_object(Bucket=bucket, Key=f"{folder}{BILL_FILE}")["Body"].read()
             except client.exceptions.NoSuchKey:
-                continue
+                return None  # the folder of a run that goes on
+            return text
+
+        with ThreadPoolExecutor(READERS) as pool:
+            texts = dict(zip(folders, pool.map(read, folders), strict=True))
     except (BotoCoreError, ClientError) as error:
         raise UsageError(f"--bucket {uri}: {error}") from None
-    return newest(_read(text, uri) for text in texts)
+    return newest(_read(text, f"s3://{bucket}/{at}{BILL_FILE}") for at, text in texts.items() if text is not None)
 
 
 def newest(bills: Iterable[RunBill]) -> list[RunBill]:
@@ -126,13 +135,9 @@ def newest(bills: Iterable[RunBill]) -> list[RunBill]:
     found: dict[str, RunBill] = {}
     for bill in bills:
         other = found.get(bill.uid)
-        if other is None or _later(bill) > _later(other):
+        if other is None or how_far(bill) > how_far(other):
             found[bill.uid] = bill
     return sorted(found.values(), key=lambda bill: (str(bill.created_at), bill.uid))
-
-
-def _later(bill: RunBill) -> tuple[bool, str]:
-    return bill.closed, bill.as_of.isoformat() if bill.as_of else ""
 
 
 def _of_runs(runs: list[Json], maps: list[Json]) -> Iterable[RunBill]:

@@ -24,7 +24,7 @@ from videotrain.files import replace_file, replacing
 from videotrain.report.workdir import ObjectMissingError, S3Objects
 from videotrain.results.data_manifest import FILE as DATA
 from videotrain.results.data_manifest import data_manifests
-from videotrain_api.billing.document import RunBill, sealed
+from videotrain_api.billing.document import RunBill, bill_text
 from videotrain_api.config.presets import complete_autoencoder, complete_transformer
 from videotrain_api.config.resolve import uses_transformer
 from videotrain_api.resource.stages import Stage
@@ -112,7 +112,7 @@ def write_results(
     replace_file(folder / DATA, json.dumps(data_manifests(parsed, status, objects), indent=2) + "\n")
     replace_file(folder / MANIFEST, yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
     if bill is not None:
-        replace_file(folder / BILL_FILE, json.dumps(sealed(bill), indent=2, ensure_ascii=False) + "\n")
+        replace_file(folder / BILL_FILE, bill_text(bill) + "\n")
     for name, path in files.items():
         _share(path, folder / name)
     return results

@@ -26,6 +26,7 @@ from videotrain_operator.kube.cached_cluster import CACHED, KubeCluster
 from videotrain_operator.kube.client import ApiUnavailable, KubeClient, connect, load_configuration, service_account
 from videotrain_operator.kube.informer import Informer
 from videotrain_operator.kube.run_watch import Runs
+from videotrain_operator.manager.bill_copies import BillCopies
 from videotrain_operator.manager.bills import BillKeeper
 from videotrain_operator.manager.budget_watch import BudgetWatch
 from videotrain_operator.manager.controller import Controller
@@ -90,8 +91,10 @@ class Operator:
         self._election = ElectionThread(self._connect_apart, lambda client: self._elect(client, identity))
         fence = self._election.fence if settings.leader_elect else lambda: None
         self._cluster = cluster = KubeCluster(client, self._stores, fence, host)
+        fenced, place = client.fenced(fence), settings.bill_place()
+        copies = BillCopies(fenced, self._namespace, place) if place is not None else None
         bills = BillKeeper(
-            client.fenced(fence), self._namespace, client.clock.now, lambda bill: self._budgets.note_bill(bill)
+            fenced, self._namespace, client.clock.now, lambda bill: self._budgets.note_bill(bill), copies
         )
         self._budgets = BudgetKeeper(
             cluster,
@@ -137,6 +140,8 @@ class Operator:
         metrics.add_source(self._samples)
         metrics.add_source(self._budgets.samples)
         metrics.add_source(self._reserved)
+        if copies is not None:
+            metrics.add_source(copies.samples)
 
     def _connect_apart(self) -> AbstractAsyncContextManager[KubeClient]:
         """A client of the election's own loop; what it asks is counted in the process's."""

@@ -1,7 +1,7 @@
 """Bills that outlive their runs: config maps in the operator's own namespace, one for each run.
 
 Everything that a run owns goes with it, and a namespace takes all that is in it. The operator has no credentials of any
-run's object store, so what it keeps, it keeps where it lives.
+run's object store, so what it keeps, it keeps where it lives; `bill_copies` brings it to a store of its own.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from videotrain_api.vocabulary import BILL_KEY, FIELD_MANAGER, KIND, LABEL_BILL,
 from videotrain_operator.accounting.stored_ledger import read_ledger
 from videotrain_operator.cluster.interface import NotFound
 from videotrain_operator.cluster.podview import gpu_resources, pod_view
+from videotrain_operator.manager.bill_copies import BillCopies
 from videotrain_operator.planner.observed import Observed
 from videotrain_operator.planner.plan import settle_gone
 
@@ -86,6 +87,7 @@ class BillKeeper:
         namespace: str,
         now: Callable[[], datetime],
         on_kept: Callable[[RunBill], object] = lambda _: None,
+        copies: BillCopies | None = None,
     ) -> None:
         """Begin with nothing kept; `take_over` finds what an earlier process has kept.
 
@@ -94,8 +96,9 @@ class BillKeeper:
             namespace: where they are.
             now: tells the time.
             on_kept: told of each bill that was written.
+            copies: brings them to an object store; there are none if None.
         """
-        self._on_kept = on_kept
+        self._on_kept, self._copies = on_kept, copies
         self._writer, self._namespace, self._now = writer, namespace, now
         self._kept: dict[str, _Kept] = {}
         self._writing: set[str] = set()
@@ -105,6 +108,11 @@ class BillKeeper:
     async def kept(self) -> list[Json]:
         """The config maps with all bills that are kept."""
         return await self._writer.list("ConfigMap", self._namespace, LABEL_BILL)
+
+    async def copy(self) -> None:
+        """Bring bills to the object store, if there is one, until cancelled."""
+        if self._copies is not None:
+            await self._copies.run()
 
     def due(self, run: Json) -> bool:
         """Whether the bill of a run, which has its status, must be kept now."""
@@ -248,6 +256,8 @@ class BillKeeper:
                 await self._writer.apply(self._config_map(bill, stored), FIELD_MANAGER)
         closed = bill.closed or bool(stored.get("immutable"))
         self._on_kept(bill)
+        if self._copies is not None:
+            self._copies.note(bill)
         self._kept[bill.uid] = _Kept(bill.total_micros, closed, self._now())
         _log.info("run=%s/%s bill=%s closed=%s", bill.namespace, bill.run, bill.total, closed)
 

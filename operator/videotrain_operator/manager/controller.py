@@ -194,6 +194,8 @@ class Controller:
                     for key in orphaned:
                         self._managed[key].loop.expect_orphans()
                     group.create_task(self._take_over_bills())
+                    if self._bills is not None:
+                        group.create_task(self._bills.copy())
                     if self._budgets is not None:
                         group.create_task(self._budgets.keep(), name="team budgets")
                     await asyncio.Event().wait()

@@ -7,9 +7,11 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
+from importlib.util import find_spec
 from typing import Any, Final, cast, get_args
 
 from videotrain_api.render.network import NetworkRules
+from videotrain_api.resource.bill_storage import BillStorage
 from videotrain_api.resource.prices import PriceList
 from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
 from videotrain_operator.planner.cluster_rules import ClusterRules
@@ -80,6 +82,12 @@ class Settings:
         "JSON of what nodes cost, whatever runs say (see videotrain_api.resource.prices.PriceList), such as "
         '{"prices": [{"pricePerGpuHour": "2.50"}]}; the prices of the runs hold if empty.',
     )
+    bill_storage: str = _setting(
+        "",
+        "JSON of an object store to which the bills of runs are copied (see "
+        'videotrain_api.resource.bill_storage.BillStorage), such as {"uri": "s3://finance/bills"}, with the '
+        "credentials of this process; they are config maps alone if empty.",
+    )
     run_defaults: str = _setting(
         "",
         "ConfigMap, in the namespace of the Lease, with what runs get that say nothing else, as JSON in its file "
@@ -115,6 +123,10 @@ class Settings:
     log_format: str = _setting("json", "Form of log lines.", allowed=("json", "text"))
     log_level: str = _setting("info", "Least severe log level.", allowed=("debug", "info", "warning", "error"))
 
+    def bill_place(self) -> BillStorage | None:
+        """Where bills are copied to; nowhere if None."""
+        return BillStorage.from_wire(json.loads(self.bill_storage)) if self.bill_storage else None
+
     def cluster_rules(self) -> ClusterRules:
         """What every run is held to."""
         rules = NetworkRules.from_wire(json.loads(self.network_policy)) if self.network_policy else None
@@ -139,12 +151,14 @@ class Settings:
                 text, source = environment.get(variable), variable
             if text is not None:
                 values[item.name] = _parse(item, text, source)
-        for name, model in (("network_policy", NetworkRules), ("price_list", PriceList)):
+        for name, model in (("network_policy", NetworkRules), ("price_list", PriceList), ("bill_storage", BillStorage)):
             if text := values.get(name):
                 try:
                     model.from_wire(json.loads(text))
                 except ValueError as error:
                     raise SettingsError(f"{_flag(name)}={text}: must be JSON of its rules: {error}") from None
+        if values.get("bill_storage") and find_spec("obstore") is None:
+            raise SettingsError("--bill-storage: install videotrain-operator[storage], which brings obstore")
         return cls(**values)
 
 

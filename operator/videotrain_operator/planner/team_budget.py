@@ -31,25 +31,27 @@ def check_team_budgets(draft: Draft) -> None:
         if old is not None:
             set_condition(draft, Condition.TEAM_BUDGET_OK, status=True, reason=Reason.NO_LIMIT)
         return
-    message = _refused(draft, covering) or _stopped(draft, covering)
-    if message:
-        draft.suspend_reason = draft.suspend_reason or Reason.TEAM_BUDGET
-    else:
-        message = _shrunk(draft, covering)
+    reason, message = Reason.TEAM_BUDGET, _refused(draft, covering) or _stopped(draft, covering)
+    if not message:
+        reason, message = Reason.TEAM_BUDGET_SHRINK, _shrunk(draft, covering)
     if not message:
         names = ", ".join(sorted(budget.metadata.name for budget in covering))
         set_condition(draft, Condition.TEAM_BUDGET_OK, status=True, reason=Reason.WITHIN_BUDGET, message=names)
         return
-    set_condition(draft, Condition.TEAM_BUDGET_OK, status=False, reason=Reason.TEAM_BUDGET, message=message)
+    _obey(draft, reason)
+    set_condition(draft, Condition.TEAM_BUDGET_OK, status=False, reason=reason, message=message)
     if old is None or (old.status, old.message) != ("False", message):
-        draft.tell("Warning", Reason.TEAM_BUDGET, message)
+        draft.tell("Warning", reason, message)
 
 
 def _hold_as_recorded(draft: Draft, old: ConditionStatus | None) -> None:
     """Nobody knows the budgets: a run that one stopped must not go on because of that."""
-    if old is None or old.status != "False":
-        return
-    if ": Shrink at " in old.message:
+    if old is not None and old.status == "False":
+        _obey(draft, old.reason)
+
+
+def _obey(draft: Draft, reason: str) -> None:
+    if reason == Reason.TEAM_BUDGET_SHRINK:
         draft.smallest = True
     else:
         draft.suspend_reason = draft.suspend_reason or Reason.TEAM_BUDGET
@@ -82,7 +84,6 @@ def _shrunk(draft: Draft, budgets: list[TrainingBudget]) -> str:
     for budget in budgets:
         for rule in budget.holding(draft.run.spec.priority):
             if rule.action == "Shrink":
-                draft.smallest = True
                 return _message(budget, rule, draft.now)
     return ""
 

@@ -15,6 +15,7 @@ from videotrain_api.generate.boards.queries import (
     STEP,
     gpu_increase,
     money_increase,
+    or_none,
 )
 from videotrain_api.generate.panels import Board, Panel
 
@@ -136,7 +137,9 @@ _MONEY: Final = (
         "Money without progress per hour, by cause",
         (
             (
-                f"sum by (cause, currency) ({r.WASTE.name}{OF_FLEET}) * 3600 / 1e6",
+                or_none(
+                    f"sum by (cause, currency) ({r.WASTE.name}{OF_FLEET}) * 3600 / 1e6 > 0", "cause", "currency"
+                ),
                 "{{cause}} {{currency}}",
             ),
         ),

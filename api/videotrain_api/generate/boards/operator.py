@@ -164,6 +164,15 @@ OPERATOR: Final = Board(
                     "and a replica that starts waits. Its events and the operator's log say why.",
                 ),
                 Panel(
+                    "Bills that wait to be copied",
+                    (
+                        (or_none(f"max({m.BILLS_WAITING.name}{OF_CLUSTER})"), "waiting"),
+                        (or_none(f"sum(increase({m.BILL_COPY_FAILURES.name}{OF_CLUSTER}{STEP}))"), "failures"),
+                    ),
+                    help="To the object store that the chart's value bills names. They are kept in the cluster "
+                    "meanwhile.",
+                ),
+                Panel(
                     "Lost nodes are not believed",
                     ((f"max({m.NODES_UNTRUSTED.name}{OF_CLUSTER})", ""),),
                     help="1 while so many nodes are lost at once that the operator does not act on it.",

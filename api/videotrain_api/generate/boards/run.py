@@ -132,6 +132,17 @@ RUN: Final = Board(
             "Speed",
             (
                 Panel("Samples per second", ((of_leader(m.SAMPLES_PER_SECOND), "{{stage}}"),)),
+                Panel(
+                    "Frames of video per second",
+                    (
+                        (
+                            f"max by (stage) ({m.RUN_FRAMES_PER_STEP.name}{OF_STAGE}) * on (stage)"
+                            f" max by (stage) (rate({m.STEP_SECONDS.name}_count{OF_STAGE}{STEP}))",
+                            "{{stage}}",
+                        ),
+                    ),
+                    help="Frames of a step, the mean of the stage so far, by steps per second.",
+                ),
                 Panel("Tokens per second", ((of_leader(m.TOKENS_PER_SECOND), "{{stage}}"),)),
                 Panel(
                     "Utilisation of the GPUs",

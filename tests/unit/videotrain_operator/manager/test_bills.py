@@ -2,87 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timedelta
-from typing import Any
 
 import pytest
-from support.planner_lives import cluster_of, pass_seconds, running
+from support.kept_bills import NAMESPACE, Maps, live, seen_in
+from support.planner_lives import cluster_of, running
 
-from videotrain_api.billing.document import RunBill, read_bill
+from videotrain_api.billing.document import RunBill
 from videotrain_api.money import parse_micros
 from videotrain_api.schema import Json
 from videotrain_api.times import rfc3339
-from videotrain_api.vocabulary import BILL_KEY, KIND, LABEL_BILL, LABEL_BILL_OPEN, LABEL_TEAM
-from videotrain_operator.cluster.interface import Conflict, NotFound
+from videotrain_api.vocabulary import LABEL_BILL_OPEN
+from videotrain_operator.cluster.interface import Conflict
 from videotrain_operator.manager import bills as module
 from videotrain_operator.manager.bills import BillKeeper, LastSeen
 from videotrain_operator.simulation.cluster import SimulatedCluster
 from videotrain_operator.simulation.objects import OperatorCrash
-
-NAMESPACE = "videotrain-system"
-
-
-class Maps:
-    """Config maps of a server, which refuses what a real one refuses, and of which an operator may die."""
-
-    def __init__(self) -> None:
-        self.stored: dict[str, Json] = {}
-        self.writes = 0
-        self.crash_at: int | None = None
-        self.crash_after = False
-        self.runs: list[Json] = []
-
-    async def get(self, kind: str, namespace: str, name: str) -> Json:
-        assert (kind, namespace) == ("ConfigMap", NAMESPACE)
-        if name not in self.stored:
-            raise NotFound(name)
-        return self.stored[name]
-
-    async def list(self, kind: str, namespace: str = "", labels: str = "") -> list[Json]:
-        assert (kind, namespace) == ("ConfigMap", NAMESPACE)
-        return [body for body in self.stored.values() if labels in body["metadata"]["labels"]]
-
-    async def list_page(self, kind: str, namespace: str = "", **query: str) -> Json:
-        assert kind == KIND
-        heads = [(run["metadata"], run) for run in self.runs]
-        wanted = namespace, query["fieldSelector"]
-        return {"items": [run for head, run in heads if (head["namespace"], f"metadata.name={head['name']}") == wanted]}
-
-    async def apply(self, manifest: Json, manager: str, *, force: bool = True) -> Json:
-        self.writes += 1
-        if self.writes == self.crash_at and not self.crash_after:
-            raise OperatorCrash
-        head = manifest["metadata"]
-        old = self.stored.get(head["name"])
-        version = old["metadata"]["resourceVersion"] if old else None
-        if head.get("resourceVersion") != version or (old and old["immutable"]):
-            raise Conflict(head["name"])
-        body = json.loads(json.dumps(manifest | {"metadata": head | {"resourceVersion": str(self.writes)}}))
-        self.stored[head["name"]] = body
-        if self.writes == self.crash_at:
-            raise OperatorCrash
-        return body
-
-    def bill(self) -> RunBill:
-        (body,) = self.stored.values()
-        assert body["metadata"]["name"] == f"videotrain-bill-{body['metadata']['labels'][LABEL_BILL]}"
-        return read_bill(json.loads(body["data"][BILL_KEY]))
-
-
-def seen_in(cluster: SimulatedCluster) -> LastSeen:
-    head = cluster.run["metadata"]
-    run: dict[str, Any] = cluster.run | {"metadata": head | {"labels": {LABEL_TEAM: "vision"}}}
-    return LastSeen(run, cluster.objects.get(("ConfigMap", f"{cluster.name}-ledger")))
-
-
-async def live(cluster: SimulatedCluster, keeper: BillKeeper, seconds: int) -> None:
-    for _ in range(seconds):
-        await pass_seconds(cluster, 1)
-        seen = seen_in(cluster)
-        if keeper.due(seen.run):
-            await keeper.keep(seen)
-
 
 async def test_a_bill_is_kept_a_minute_after_its_pods_came_and_once_for_ever_when_the_run_is_over() -> None:
     cluster, maps = cluster_of(machines=2, steps=100), Maps()
