@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -30,11 +31,28 @@ _FIXED_POOL: Final = attributes(Pool, FIXED_POOL)
 _LIVE_FAILURE_POLICY: Final = attributes(FailurePolicy, LIVE_FAILURE_POLICY)
 
 
-def effective_run(run: VideoTrainingRun, frozen: dict[str, Any] | None) -> VideoTrainingRun:
+def effective_run(run: VideoTrainingRun, frozen: Mapping[str, Any] | None) -> VideoTrainingRun:
     """The run as it is trained: its frozen spec with the present values of the fields that may change."""
     if frozen is None:
         return run
-    spec = _parse_spec(_canonical(frozen))
+    key = id(run.spec), id(frozen)
+    if key not in _merged:
+        while len(_merged) >= _MERGED_SPECS:
+            del _merged[next(iter(_merged))]
+        _merged[key] = run.spec, frozen, _merge(run, frozen)
+    merged = _merged[key][2]
+    return run if merged is run.spec else run.model_copy(update={"spec": merged})
+
+
+_MERGED_SPECS: Final = 16
+_merged: dict[tuple[int, int], tuple[VideoTrainingRunSpec, Mapping[str, Any], VideoTrainingRunSpec]] = {}
+"""The newest answers, by what was asked; it is kept with them, or its place in memory could be that of another. Nobody
+changes a spec, and who asks again with the same two, as a simulation does in each pass, need not wait."""
+
+
+def _merge(run: VideoTrainingRun, frozen: Mapping[str, Any]) -> VideoTrainingRunSpec:
+    """The run's own spec if it is that of the frozen one."""
+    spec = _parse_spec(_canonical(dict(frozen)))
     now = run.spec
     stages = {stage.name: stage for stage in now.stages}
     policy = {name: getattr(now.failure_policy, name) for name in _LIVE_FAILURE_POLICY}
@@ -43,7 +61,7 @@ def effective_run(run: VideoTrainingRun, frozen: dict[str, Any] | None) -> Video
     changes["failure_policy"] = spec.failure_policy.model_copy(update=policy)
     changes["stages"] = [_effective_stage(stage, stages.get(stage.name)) for stage in spec.stages]
     merged = spec.model_copy(update=changes)
-    return run if merged == now else run.model_copy(update={"spec": merged})
+    return now if merged == now else merged
 
 
 def _effective_stage(frozen: Stage, now: Stage | None) -> Stage:

@@ -183,7 +183,10 @@ RUN_GENERATION: Final = _run("run_generation", "gauge", "Newest generation numbe
 RUN_STEP: Final = _run("run_step", "gauge", "Last finished step of a stage.", more=("stage",))
 RUN_STEPS_PLANNED: Final = _run("run_steps_planned", "gauge", "Steps of a whole stage.", more=("stage",))
 RUN_FRAMES_PER_STEP: Final = _run(
-    "run_frames_per_step", "gauge", "Frames of video that a step of a stage trains on, its mean so far.", more=("stage",)
+    "run_frames_per_step",
+    "gauge",
+    "Frames of video that a step of a stage trains on, its mean so far.",
+    more=("stage",),
 )
 RUN_SAVED_AT: Final = _run(
     "run_saved_timestamp_seconds",

@@ -12,6 +12,7 @@ import hmac
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 KEY_BYTES: Final = 32
@@ -52,6 +53,7 @@ def derive_signing_key(master: bytes, run_uid: str) -> bytes:
     return _mac(master, _DERIVED, run_uid.encode())
 
 
+@lru_cache(maxsize=1024)
 def key_digest(key: bytes) -> str:
     """Eight letters that tell signing keys apart and tell nothing else about them."""
     return _mac(key, _NAME).hex()[:8]

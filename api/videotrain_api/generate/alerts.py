@@ -227,9 +227,7 @@ _TEAMS: Final = (
     ),
     Alert(
         name="VideoTrainBillsNotCopied",
-        expression=(
-            f"max({m.BILLS_WAITING.name}) > 0 and sum(increase({m.BILL_COPY_FAILURES.name}[30m])) > 0"
-        ),
+        expression=(f"max({m.BILLS_WAITING.name}) > 0 and sum(increase({m.BILL_COPY_FAILURES.name}[30m])) > 0"),
         minutes=30,
         severity="warning",
         summary="{{ $value }} bills of runs do not get into the object store",

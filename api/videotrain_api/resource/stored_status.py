@@ -6,7 +6,7 @@ who looks after it. What cannot be read is left out and counted; what is not kno
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -45,8 +45,10 @@ def read_status(data: Any) -> StoredStatus:
     A field without a readable value has its default. Where there is none, what the field belongs to is left out.
 
     Args:
-        data: `status` of the object.
+        data: `status` of the object; one that never was JSON, as in a simulation, is as it is.
     """
+    if isinstance(data, RunStatus):
+        return StoredStatus(status=data)
     if not isinstance(data, Mapping):
         return StoredStatus(status=RunStatus(), unreadable=() if data is None else ("(root)",))
     left, unreadable = data, set[str]()
@@ -110,18 +112,18 @@ def _kept(model: type[BaseModel], stored: Mapping[str, Any], wanted: Json) -> Js
     return result
 
 
-def implausible(model: BaseModel, at: _Path = ()) -> Iterator[_Path]:
+def implausible(model: BaseModel) -> list[_Path]:
     """Paths, by attribute names, of values with which nobody can calculate, and of items that contradict others."""
-    values = model.__dict__
+    values, found = model.__dict__, list[_Path]()
     for name in _calculated(type(model)):
         value = values[name]
-        if value is not None:
-            yield from _implausible_value(value, (*at, name))
+        if value is not None and (wrong := _implausible_value(value)):
+            found += [(name, *rest) for rest in wrong]
     if isinstance(model, RunStatus):
         highest = 0
         for index, generation in enumerate(model.generations):
             if generation.number <= highest:
-                yield (*at, "generations", index)
+                found.append(("generations", index))
             highest = max(highest, generation.number)
     wrong = (
         (isinstance(model, GenerationStatus) and not model.members)
@@ -130,7 +132,8 @@ def implausible(model: BaseModel, at: _Path = ()) -> Iterator[_Path]:
         or (isinstance(model, PodGroupStatus) and not 0 < model.pods <= LARGEST_GROUP)
     )
     if wrong:
-        yield at
+        found.append(())
+    return found
 
 
 @cache
@@ -147,23 +150,31 @@ def _is_text(annotation: Any) -> bool:
 # Not written as unions where they are asked for: each time that makes a new one, and a status has hundreds of values.
 _NUMBERS: Final = (int, float)
 _SEQUENCES: Final = (list, tuple)
+_FINE: Final[Sequence[_Path]] = ()
+_ITSELF: Final[Sequence[_Path]] = ((),)
 
 
-def _implausible_value(value: Any, at: _Path) -> Iterator[_Path]:
+def _implausible_value(value: Any) -> Sequence[_Path]:
+    """Paths within it: a pass asks this of hundreds of values and hardly ever gets one, so none is made before."""
+    if isinstance(value, _NUMBERS):
+        return _FINE if -LARGEST <= value <= LARGEST else _ITSELF  # also what is not a number
+    if isinstance(value, str):
+        return _FINE
     if isinstance(value, datetime):
-        if value.tzinfo is None or value.year not in YEARS:
-            yield at
-    elif isinstance(value, _NUMBERS):
-        if not -LARGEST <= value <= LARGEST:  # also what is not a number
-            yield at
-    elif isinstance(value, BaseModel):
-        yield from implausible(value, at)
-    elif isinstance(value, _SEQUENCES):
-        for index, item in enumerate(value):
-            yield from _implausible_value(item, (*at, index))
+        return _ITSELF if value.tzinfo is None or value.year not in YEARS else _FINE
+    if isinstance(value, BaseModel):
+        return implausible(value)
+    if isinstance(value, _SEQUENCES):
+        items: Iterable[tuple[int | str, Any]] = enumerate(value)
     elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _implausible_value(item, (*at, key))
+        items = value.items()
+    else:
+        return _FINE
+    found = list[_Path]()
+    for key, item in items:
+        if wrong := _implausible_value(item):
+            found += [(key, *rest) for rest in wrong]
+    return found
 
 
 def _wire_paths(model: type[ApiModel], paths: Iterable[_Path]) -> Iterator[_Path]:

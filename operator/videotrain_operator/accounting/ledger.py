@@ -138,6 +138,20 @@ class _Amounts:
     """How many open windows amount to this."""
 
 
+@dataclass(slots=True)
+class _Windows:
+    """Of a pod from where it is closed."""
+
+    through: int
+    """Newest window that is closed then."""
+    closed: list[tuple[Window, tuple[int, int, str], _Amounts]] = field(default_factory=list)
+    """Those that are final, each in parts of one price and month: begin, end and price."""
+    still_open: list[_Amounts] = field(default_factory=list)
+    any_open: bool = False
+    over: bool = False
+    """Nothing of it is open any more."""
+
+
 @dataclass
 class _Book:
     """A ledger that is being written."""
@@ -159,6 +173,8 @@ class _Book:
     pools: Mapping[str, str]
     """By stage."""
     known: dict[tuple[Any, ...], _Amounts] = field(default_factory=dict)
+    alike: dict[tuple[Any, ...], _Windows] = field(default_factory=dict)
+    """By times, kind and worlds of pods, which share the computation."""
     stages: dict[tuple[int, str, bool], str] = field(default_factory=dict)
     """What `_stage_of` found, by window, pool of the pod, and whether it was made late."""
 
@@ -361,30 +377,50 @@ def _post(book: _Book, uid: str, record: Record) -> bool:
     """Close the final windows of one pod, and add up its open ones; whether nothing of it is open any more."""
     if record.ended is not None and record.ended <= max(record.bound, record.closed_until or 0):
         return True
-    closing = True
+    through, until = record.closed_through, record.closed_until
+    times = (record.created, record.bound, record.started, record.ended, record.seen)
+    key = (record.kind, through, until, times, book.worlds.get(record.pod, 0))
+    if key not in book.alike:
+        book.alike[key] = _followed(book, record)
+    found = book.alike[key]
+    for window, part, amounts in found.closed:
+        record.closed_until = part[1]
+        book.entries.append(_entry(uid, record, window, part, amounts))
+    for amounts in found.still_open:
+        amounts.open_windows += 1
+    record.closed_through = found.through
+    return found.over
+
+
+def _followed(book: _Book, record: Record) -> _Windows:
+    """What there is of a pod in each window that is not closed."""
+    found = _Windows(record.closed_through)
+    closed_until = record.closed_until
     for window in book.windows[bisect_right(book.numbers, record.closed_through) :]:
-        start = max(window.start, record.bound if record.closed_until is None else record.closed_until)
+        start = max(window.start, record.bound if closed_until is None else closed_until)
         end = min(window.end, book.now)
         for at in (record.ended, record.seen):
             if at is not None and at < end:
                 end = at
         end = max(start, end)
         over = record.ended is not None and record.ended <= min(window.end, book.now)
-        if closing and window.final and (over or window.end <= book.now):
-            record.closed_through = window.number
-            for begin, until, price in _priced(record.kind, start, end):
-                record.closed_until = until
-                amounts = _amounts(book, record, window, begin, until, price)
-                book.entries.append(_entry(uid, record, window, (begin, until, price), amounts))
-            if over:
-                return True
-            continue
-        closing = False  # windows close in order, so that one number per pod tells what is closed
+        # Windows close in order, so that one number per pod tells what is closed.
+        closing = window.final and (over or window.end <= book.now) and not found.any_open
         for begin, until, price in _priced(record.kind, start, end):
-            _amounts(book, record, window, begin, until, price).open_windows += 1
+            amounts = _amounts(book, record, window, begin, until, price)
+            if closing:
+                closed_until = until
+                found.closed.append((window, (begin, until, price), amounts))
+            else:
+                found.still_open.append(amounts)
+        if closing:
+            found.through = window.number
+        else:
+            found.any_open = True
         if over:
-            return False
-    return False
+            found.over = closing
+            break
+    return found
 
 
 def _priced(kind: Kind, start: int, end: int) -> Sequence[tuple[int, int, str]]:

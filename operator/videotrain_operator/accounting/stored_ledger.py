@@ -301,7 +301,7 @@ def _check(ledger: _Ledger) -> None:
     kinds = range(len(known))
     sizes = sum(last - first + 1 for first, last, *_ in ledger.awaited)
     odd = [
-        any(implausible(ledger)),
+        bool(implausible(ledger)),
         any(abs(number) > LARGEST for row in ledger.pods.values() for number in row if isinstance(number, int)),
         any(not 0 <= kind.gpus <= LARGEST for kind in known),
         any(row[1] not in kinds or min(row[2:4]) < 0 for row in ledger.pods.values()),
@@ -351,7 +351,7 @@ def _from_texts(ledger: _TextLedger, document: Json) -> Json:
     Raises:
         ValueError: it cannot be settled.
     """
-    if any(implausible(ledger)):
+    if implausible(ledger):
         raise ValueError("values with which nobody can calculate")
     _check_windows(document)
     records = {uid: _record_of(pod) for uid, pod in ledger.pods.items()}

@@ -161,7 +161,7 @@ def _roster(text: str | None, run_uid: str) -> Roster | None:
 def _parse_roster(text: str) -> Roster | None:
     """None if nobody can calculate with its numbers or times."""
     roster = Roster.from_wire(json.loads(text))
-    return None if any(implausible(roster)) else roster
+    return None if implausible(roster) else roster
 
 
 def _frozen_spec(run: Json, maps: dict[str, Json], ledger: Json | None) -> dict[str, Any] | None:

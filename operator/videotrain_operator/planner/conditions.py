@@ -14,6 +14,8 @@ from videotrain_api.schema import Json
 from videotrain_api.vocabulary import Condition
 from videotrain_operator.planner.draft import LONGEST_MESSAGE, Draft
 
+_LONGEST_LETTER: Final = 6
+"""Bytes, see `stored_size`: a message of so many times fewer letters than LONGEST_MESSAGE is never cut."""
 _ORDER: Final = {member.value: place for place, member in enumerate(Condition)}
 
 
@@ -31,9 +33,26 @@ def set_condition(draft: Draft, kind: Condition, status: bool | None, reason: st
         Whether the status flipped or the condition is new.
     """
     old = find_condition(draft, kind)
+    if old is not None and _is_told(draft, old, status, reason, message):
+        return False
     new = make_condition(kind, status, reason, message, generation=draft.run.metadata.generation, now=draft.now)
     draft.update(conditions=with_condition(draft.status.conditions, new))
     return old is None or old.status != new.status
+
+
+def _is_told(draft: Draft, old: ConditionStatus, status: bool | None, reason: str, message: str) -> bool:
+    """Most passes come to what stands there, in its place, and need make nothing of it."""
+    same = (old.status, old.reason, old.message) == (_word(status), str(reason), str(message))
+    if not same or old.observed_generation != draft.run.metadata.generation:
+        return False
+    types = [c.type for c in draft.status.conditions]
+    places = [_ORDER.get(each, len(_ORDER)) for each in types]
+    in_place = places == sorted(places) and types.count(old.type) == 1
+    return in_place and len(old.message) * _LONGEST_LETTER <= LONGEST_MESSAGE
+
+
+def _word(status: bool | None) -> str:
+    return "Unknown" if status is None else str(status)
 
 
 def find_condition(draft: Draft, kind: Condition) -> ConditionStatus | None:
@@ -67,7 +86,7 @@ def make_condition(
     """A condition that flipped now."""
     return ConditionStatus(
         type=kind.value,
-        status="Unknown" if status is None else str(status),
+        status=_word(status),
         reason=str(reason),
         message=cut(str(message), LONGEST_MESSAGE),
         observed_generation=generation,

@@ -29,6 +29,7 @@ from videotrain_operator.planner.observed import Observed, PodView
 
 LONGEST_MESSAGE: Final = 1000
 """Bytes of a message for people, as they are stored."""
+_OVER: Final = (Condition.COMPLETE.value, Condition.FAILED.value)
 EndCause = Literal["completed", "drained", "application", "infrastructure", "preemption", "hang"]
 
 
@@ -98,7 +99,7 @@ class Draft:
 
     def finished(self) -> bool:
         """The run succeeded or failed."""
-        return any(self.is_true(kind) for kind in (Condition.COMPLETE, Condition.FAILED))
+        return any(c.status == "True" and c.type in _OVER for c in self.status.conditions)
 
     def failed(self) -> bool:
         """The run failed."""

@@ -196,7 +196,7 @@ def _open(run: VideoTrainingRun, observed: Observed, now: datetime, rules: Clust
     if status.config_map is None:
         # What was frozen outlives the status: an edit that was refused, or came since, must not take its place.
         status = status.model_copy(update={"config_map": kept_config_map(observed.ledger)})
-    frozen = dict(observed.frozen_spec) if observed.frozen_spec is not None and status.config_map else None
+    frozen = observed.frozen_spec if status.config_map else None
     if observed.nodes_untrusted:
         # A pod whose node looks lost is then no member of a new world, and not dead either.
         pods = (replace(p, node_lost=False, node_untrusted=True) if p.node_lost else p for p in observed.pods)

@@ -94,7 +94,7 @@ def _kept(draft: Draft) -> _Kept | None:
         kept = _Kept.from_wire((draft.observed.ledger or {}).get("run"))
     except ManifestError:
         return None
-    return None if any(implausible(kept)) else kept
+    return None if implausible(kept) else kept
 
 
 def restore_generation_number(draft: Draft) -> None:

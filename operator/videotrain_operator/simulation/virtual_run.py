@@ -21,7 +21,6 @@ from videotrain_api.resource.status import RunStatus
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.signing import derive_signing_key
 from videotrain_api.vocabulary import FROZEN_SPEC_KEY, LEDGER_KEY, ExitCode, Phase
-from videotrain_operator.accounting.stored_ledger import read_ledger
 from videotrain_operator.cluster.podview import gpu_resources, pod_view
 from videotrain_operator.planner.cluster_rules import ClusterRules
 from videotrain_operator.planner.decision import Deletion, Plan
@@ -224,7 +223,7 @@ class VirtualRun:
 
     def _apply(self, decided: Plan) -> None:
         self.status = decided.status
-        self.run = self.run.model_copy(update={"status": decided.status.to_wire()})
+        self.run = self.run.model_copy(update={"status": decided.status})
         made = {item["metadata"]["name"] for item in decided.apply if item["kind"] == "Pod" and "spec" in item}
         for deletion in decided.delete:
             if deletion.name in made:
@@ -236,7 +235,7 @@ class VirtualRun:
             elif item["kind"] == "NetworkPolicy":
                 self._policy = item["spec"]
             elif name == ledger_name(self.run.metadata.name):
-                self._ledger = read_ledger(data[LEDGER_KEY])
+                self._ledger = json.loads(data[LEDGER_KEY])  # in the present form: it was written just now
             elif name == roster_name(self.run.metadata.name):
                 self._version += 1
             elif item["kind"] == "ConfigMap":
@@ -260,6 +259,8 @@ class VirtualRun:
         self._after(1.0, self._schedule)
 
     def _schedule(self) -> None:
+        if all(pod.view.node is not None or pod.view.finished_at is not None for pod in self._pods.values()):
+            return
         free = [n for n, away in self._away.items() if not away and n not in self._taken and n not in self._leaving]
         for pod in self._pods.values():
             if pod.view.node is not None or pod.view.finished_at is not None:

@@ -137,9 +137,7 @@ _MONEY: Final = (
         "Money without progress per hour, by cause",
         (
             (
-                or_none(
-                    f"sum by (cause, currency) ({r.WASTE.name}{OF_FLEET}) * 3600 / 1e6 > 0", "cause", "currency"
-                ),
+                or_none(f"sum by (cause, currency) ({r.WASTE.name}{OF_FLEET}) * 3600 / 1e6 > 0", "cause", "currency"),
                 "{{cause}} {{currency}}",
             ),
         ),

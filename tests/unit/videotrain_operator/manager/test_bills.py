@@ -19,6 +19,7 @@ from videotrain_operator.manager.bills import BillKeeper, LastSeen
 from videotrain_operator.simulation.cluster import SimulatedCluster
 from videotrain_operator.simulation.objects import OperatorCrash
 
+
 async def test_a_bill_is_kept_a_minute_after_its_pods_came_and_once_for_ever_when_the_run_is_over() -> None:
     cluster, maps = cluster_of(machines=2, steps=100), Maps()
     keeper = BillKeeper(maps, NAMESPACE, lambda: cluster.now)
