@@ -231,7 +231,7 @@ _TEAMS: Final = (
         minutes=30,
         severity="warning",
         summary="{{ $value }} bills of runs do not get into the object store",
-        description="They are kept in the cluster, and copied when the store takes them. The operator's log says why not.",
+        description="They are kept in the cluster, and copied once the store takes them. The operator's log says why.",
     ),
 )
 

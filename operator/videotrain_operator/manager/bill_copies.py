@@ -74,7 +74,7 @@ class BillCopies:
         self._add(bill_name(bill.uid))
 
     async def run(self) -> None:
-        """Copy what was not, then what is noted, until cancelled. Trouble is counted, told in the log and tried again."""
+        """Copy what was not, then what is noted, until cancelled. Trouble is counted, logged and tried again."""
         finding = asyncio.create_task(self._find())
         try:
             failed = 0

@@ -6,9 +6,17 @@ import asyncio
 import os
 from datetime import UTC, datetime
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from support.team_budgets import EVERY_STEPS, GPU_SECOND, Operator, Team, a_second, budget_body, rules
 
 from videotrain_api.money import parse_micros
@@ -92,10 +100,19 @@ class TeamLife(RuleBasedStateMachine):
         assert self.operator.spent() == self.spent()
 
 
-TeamLife.TestCase.settings = settings(
-    max_examples=int(os.environ.get("VIDEOTRAIN_TEAM_LIVES", "12")),
-    stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-TestTeamLife = TeamLife.TestCase
+LIVES = int(os.environ.get("VIDEOTRAIN_TEAM_LIVES", "12"))
+BATCH = 25
+"""Most lives of a test, so that no limit of time ends it."""
+BATCHES = max(1, LIVES // BATCH)
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_no_life_of_a_team_passes_its_budget(batch: int) -> None:
+    life = seed(batch)(type(f"TeamLife{batch}", (TeamLife,), {}))  # a batch of its own, the same ones each time
+    lives = settings(
+        max_examples=LIVES // BATCHES,
+        stateful_step_count=25,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(life, settings=lives)
