@@ -11,6 +11,8 @@ from support.planner_builders import agent, at, failed, manifest, pod, progress,
 from videotrain.wording import CAUSE_MEANINGS
 from videotrain_api.metrics import (
     AGENT_ANSWERS_REFUSED,
+    BILL_COPY_FAILURES,
+    BILLS_WAITING,
     CATALOGUE,
     LEADER,
     PASSES_WAITING,
@@ -78,6 +80,8 @@ def values(status: RunStatus) -> dict[tuple[str, ...], float]:
             (TRAINING_BUDGET_EXPECTED, ("team", "USD"), 90.0),
             (TRAINING_BUDGET_ACTION, ("team", "Shrink"), 0.0),
             (TRAINING_BUDGET_JUDGED, ("team",), 1.0),
+            (BILLS_WAITING, (), 2.0),
+            (BILL_COPY_FAILURES, (), 1),
             (RESERVED_GPUS, ("three-years", "held"), 8.0),
             (RESERVED_IDLE_COST, ("three-years", "USD"), 12.0),
         ]
@@ -102,7 +106,13 @@ def full_status() -> RunStatus:
         name="measure", task="evaluate", state="Succeeded", config_hash="0" * 16, evaluation=MEASURES
     )
     trained = StageStatus(
-        name="train", task="train", state="Running", config_hash="0" * 16, total_steps=100, started_at=at(1)
+        name="train",
+        task="train",
+        state="Running",
+        config_hash="0" * 16,
+        total_steps=100,
+        started_at=at(1),
+        frames_per_step=264.0,
     )
     broken = generation(2, failed(2, 5, int(ExitCode.INTERNAL), at(20)), end_cause="application")
     return RunStatus(
