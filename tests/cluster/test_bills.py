@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 from support.chaos_rig import until
 from support.controlplane import environment
 from support.operator_bench import PODS
 from support.plane_objects import create_namespace
 
-from videotrain_api.vocabulary import KIND, LABEL_BILL
+from videotrain.bills.sources import bills_in_bucket
+from videotrain_api.billing.document import sealed
+from videotrain_api.vocabulary import KIND, LABEL_BILL, LABEL_BILL_STORED
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -91,3 +95,34 @@ async def test_a_run_that_went_while_no_operator_was_there_keeps_its_bill_as_an_
     bench.operators.start()
     bill = await closed_bill(bench, before)
     assert bill["estimated"] and bill["totalMicros"] == kept["totalMicros"]
+
+
+async def test_bills_get_into_a_bucket_though_it_is_away_and_the_leader_dies(bench, control_plane, monkeypatch):
+    """The bucket is there only after the run is gone and another replica leads."""
+    keys = {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "SK", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    place = {"uri": "s3://finance/bills", "endpointUrl": endpoint}
+    theirs = f"{bench.namespace}-theirs"
+    create_namespace(control_plane, theirs)
+    try:
+        await bench.start("--bill-storage", json.dumps(place), replicas=2)
+        before = await held(bench, theirs, "gone")
+        leader = await bench.leads()
+        await delete(bench, theirs, "gone")
+        kept = await closed_bill(bench, before)
+        await asyncio.to_thread(bench.operators.end, leader, signal.SIGKILL)
+        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="finance")
+        uid = before["metadata"]["uid"]
+        await until(
+            lambda: LABEL_BILL_STORED in stored_bill(bench, uid)["metadata"]["labels"],
+            "the bill is copied and marked",
+            bench.operators.tail,
+        )
+        (copied,) = bills_in_bucket(place["uri"], endpoint)
+        assert sealed(copied) == kept and stored_bill(bench, uid)["immutable"]
+    finally:
+        server.stop()
