@@ -117,8 +117,8 @@ def implausible(model: BaseModel) -> list[_Path]:
     values, found = model.__dict__, list[_Path]()
     for name in _calculated(type(model)):
         value = values[name]
-        if value is not None and (wrong := _implausible_value(value)):
-            found += [(name, *rest) for rest in wrong]
+        if value is not None:
+            found += [(name, *rest) for rest in _implausible_value(value)]
     if isinstance(model, RunStatus):
         highest = 0
         for index, generation in enumerate(model.generations):
