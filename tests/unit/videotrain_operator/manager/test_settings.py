@@ -1,5 +1,7 @@
 import pytest
 
+from videotrain_api.resource.bill_storage import BillStorage
+from videotrain_operator.manager import settings
 from videotrain_operator.manager.settings import Settings, SettingsError
 
 
@@ -44,3 +46,16 @@ def test_an_unknown_flag_ends_with_a_message(capsys):
     with pytest.raises(SystemExit):
         Settings.load(["--lease-second", "3", "--nonsense", "1"], {})
     assert "nonsense" in capsys.readouterr().err
+
+
+def test_a_place_for_bills_is_read_and_wants_its_library(monkeypatch):
+    flags = ["--bill-storage", '{"uri": "s3://finance/bills", "endpointUrl": "http://minio:9000"}']
+    place = BillStorage(uri="s3://finance/bills", endpoint_url="http://minio:9000")
+    assert Settings.load(flags, {}).bill_place() == place
+    assert Settings.load([], {}).bill_place() is None
+    for wrong in ('{"uri": "finance/bills"}', '{"uri": "s3://finance/bills", "endpointUrl": "minio:9000"}'):
+        with pytest.raises(SettingsError, match=r"--bill-storage=.*(uri|endpointUrl)"):
+            Settings.load(["--bill-storage", wrong], {})
+    monkeypatch.setattr(settings, "find_spec", lambda _: None)
+    with pytest.raises(SettingsError, match=r"videotrain-operator\[storage\]"):
+        Settings.load(flags, {})
