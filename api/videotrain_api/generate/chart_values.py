@@ -283,7 +283,8 @@ class Bills(_Values):
     """Region for request signing."""
     credentials_secret: str = ""
     """Secret of the release's namespace with keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, which may get and put
-    objects there and list the bucket. If empty, the operator's service account is asked (serviceAccount.annotations), or its node."""
+    objects there and list the bucket. If empty, the operator's service account is asked (serviceAccount.annotations),
+    or its node."""
     metadata_services: list[Cidr] = Field(default=[])
     """Addresses of credential services that the operator may ask, as networkPolicy.runs.metadataServices."""
 
