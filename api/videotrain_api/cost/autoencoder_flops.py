@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise, product
 
 from videotrain_api.resource.architecture import AutoencoderSpec
+from videotrain_api.resource.autoencoder_kinds import DC_AE_ATTENTION_STAGES
 
 _HEAD_WIDTH = 32
-_EVIT_FROM = 3
 _TIME_STEPS = 2
 _Size = tuple[int, int]
 """Frames, and positions of a frame."""
@@ -77,10 +77,10 @@ def largest_unit(spec: AutoencoderSpec) -> int:
     blocks: list[int] = []
     for stage, width in enumerate(widths):
         one = _Tally()
-        _dc_blocks(one, stage, width, 1, (1, 1))
-        # The decoder's last block is never computed again and belongs to the rest.
-        blocks += [one.parameters] * (depths[stage] + decoder_depths[stage] - (stage == 0))
-    return max(*blocks, autoencoder_parameters(spec) - sum(blocks))
+        _dc_blocks(one, stage, len(widths), width, 1, (1, 1))
+        # The last block at the decoder's pixels is never computed again and belongs to the rest.
+        blocks += [one.parameters] * (depths[stage] + decoder_depths[stage] - (stage == 0 < decoder_depths[0]))
+    return max([*blocks, autoencoder_parameters(spec) - sum(blocks)])
 
 
 def autoencoder_train_flops(spec: AutoencoderSpec, frames: int, height: int, width: int) -> int:
@@ -171,7 +171,7 @@ def _dc_encoder(tally: _Tally, spec: AutoencoderSpec, sizes: list[_Size]) -> Non
     widths, depths, _, latent = _shape(spec)
     tally.conv(sizes[0], 3, widths[0], 27)
     for stage, width in enumerate(widths):
-        _dc_blocks(tally, stage, width, depths[stage], sizes[stage])
+        _dc_blocks(tally, stage, len(widths), width, depths[stage], sizes[stage])
         if stage + 1 < len(widths):
             tally.conv(sizes[stage + 1], width, widths[stage + 1], 27)
     tally.conv(sizes[-1], widths[-1], latent, 27)
@@ -183,14 +183,18 @@ def _dc_decoder(tally: _Tally, spec: AutoencoderSpec, sizes: list[_Size]) -> Non
     for stage in reversed(range(len(widths))):
         if stage + 1 < len(widths):
             tally.conv(sizes[stage], widths[stage + 1], widths[stage], 27)
-        _dc_blocks(tally, stage, widths[stage], depths[stage], sizes[stage])
+        _dc_blocks(tally, stage, len(widths), widths[stage], depths[stage], sizes[stage])
     tally.norm(widths[0])
     tally.conv(sizes[0], widths[0], 3, 27)
 
 
-def _dc_blocks(tally: _Tally, stage: int, width: int, depth: int, size: _Size) -> None:
+def _dc_halves(stages: int) -> range:
+    return range(stages - DC_AE_ATTENTION_STAGES, stages - 1)
+
+
+def _dc_blocks(tally: _Tally, stage: int, stages: int, width: int, depth: int, size: _Size) -> None:
     for _ in range(depth):
-        if stage < _EVIT_FROM:
+        if stage < stages - DC_AE_ATTENTION_STAGES:
             tally.conv(size, width, width, 27)
             tally.conv(size, width, width, 27, bias=False)
             tally.norm(width)
@@ -281,9 +285,7 @@ class _Counted:
 
 
 _COUNTED: Mapping[str, _Counted] = {
-    "dc-ae": _Counted(
-        _dc_encoder, _dc_decoder, lambda stages: range(3, stages - 1), lambda stages: range(3, stages - 1)
-    ),
+    "dc-ae": _Counted(_dc_encoder, _dc_decoder, _dc_halves, _dc_halves),
     # The decoder doubles the time in its last two steps, so the stages next to the latents are short.
     "hunyuan-vae": _Counted(
         _hunyuan_encoder, _hunyuan_decoder, lambda stages: range(1, stages - 1), lambda _: range(_TIME_STEPS)

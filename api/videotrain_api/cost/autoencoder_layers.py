@@ -8,10 +8,10 @@ from itertools import pairwise
 from typing import Any, Final
 
 from videotrain_api.resource.architecture import AutoencoderSpec
+from videotrain_api.resource.autoencoder_kinds import DC_AE_ATTENTION_STAGES
 
 Size = tuple[int, int, int]
 """Frames, rows, columns."""
-_ATTENTION_FROM: Final = 3
 _TIME_LEVELS: Final = 2
 
 
@@ -47,9 +47,9 @@ def _dc_encoder(spec: AutoencoderSpec, size: Size) -> Iterator[Layer]:
     widths, depths, latent, sizes = _levels(spec.widths), _levels(spec.depths), spec.latent_channels or 0, [size]
     yield Layer(kind="dc_in", into=3, out=widths[0], before=size, after=size, first=True)
     for stage, width in enumerate(widths):
-        yield from _dc_blocks(stage, width, depths[stage], sizes[-1], first=True)
+        yield from _dc_blocks(_is_attention(spec, stage), width, depths[stage], sizes[-1], first=True)
         if stage + 1 < len(widths):
-            sizes.append(_dc_below(sizes[-1], stage))
+            sizes.append(_dc_below(sizes[-1], _is_attention(spec, stage)))
             sides: dict[str, Any] = {"before": sizes[-2], "after": sizes[-1], "first": not depths[stage]}
             yield Layer(kind="dc_down", into=width, out=widths[stage + 1], **sides)
     yield Layer(kind="dc_project_out", into=widths[-1], out=latent, before=sizes[-1], after=sizes[-1], first=True)
@@ -59,7 +59,7 @@ def _dc_decoder(spec: AutoencoderSpec, size: Size) -> Iterator[Layer]:
     widths, depths, latent = _levels(spec.widths), _levels(spec.decoder_depths), spec.latent_channels or 0
     sizes = [size]
     for stage in range(len(widths) - 1):
-        sizes.append(_dc_below(sizes[-1], stage))
+        sizes.append(_dc_below(sizes[-1], _is_attention(spec, stage)))
     yield Layer(kind="dc_project_in", into=latent, out=widths[-1], before=sizes[-1], after=sizes[-1], first=True)
     for stage in reversed(range(len(widths))):
         up = stage + 1 < len(widths)
@@ -67,19 +67,23 @@ def _dc_decoder(spec: AutoencoderSpec, size: Size) -> Iterator[Layer]:
             step = 2 if sizes[stage][0] > sizes[stage + 1][0] else 1
             sides: dict[str, Any] = {"before": sizes[stage + 1], "after": sizes[stage], "first": True, "step": step}
             yield Layer(kind="dc_up", into=widths[stage + 1], out=widths[stage], **sides)
-        yield from _dc_blocks(stage, widths[stage], depths[stage], sizes[stage], first=not up)
+        yield from _dc_blocks(_is_attention(spec, stage), widths[stage], depths[stage], sizes[stage], first=not up)
     yield Layer(kind="dc_head", into=widths[0], out=3, before=size, after=size, first=True)
 
 
-def _dc_blocks(stage: int, width: int, depth: int, size: Size, *, first: bool) -> Iterator[Layer]:
-    kind = "dc_attention" if stage >= _ATTENTION_FROM else "dc_block"
+def _is_attention(spec: AutoencoderSpec, stage: int) -> bool:
+    return stage >= len(_levels(spec.widths)) - DC_AE_ATTENTION_STAGES
+
+
+def _dc_blocks(attention: bool, width: int, depth: int, size: Size, *, first: bool) -> Iterator[Layer]:
+    kind = "dc_attention" if attention else "dc_block"
     for number in range(depth):
         yield Layer(kind=kind, into=width, out=width, before=size, after=size, first=first and not number)
 
 
-def _dc_below(size: Size, stage: int) -> Size:
+def _dc_below(size: Size, halves: bool) -> Size:
     frames, rows, columns = size
-    return -(-frames // 2) if stage >= _ATTENTION_FROM else frames, rows // 2, columns // 2
+    return -(-frames // 2) if halves else frames, rows // 2, columns // 2
 
 
 # ------------------------------------------------------------------------------------------------- HunyuanVideo

@@ -111,7 +111,8 @@ _Moment = tuple[float, float]
 
 def _moments(spec: AutoencoderSpec, batch: ClipBatch) -> Iterator[_Moment]:
     layers = [*encoder_layers(spec, batch.size), *decoder_layers(spec, batch.size)]
-    last = max(number for number, layer in enumerate(layers) if layer.kind in _BLOCKS)
+    at_pixels = (spec.decoder_depths or [0])[0] > 0
+    last = max((number for number, layer in enumerate(layers) if at_pixels and layer.kind in _BLOCKS), default=None)
     runs = [
         _evaluated(layer, batch, "none" if number == last else batch.recompute) for number, layer in enumerate(layers)
     ]

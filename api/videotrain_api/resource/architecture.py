@@ -71,8 +71,8 @@ class AutoencoderSpec(ApiModel):
     preset: str | None = Field(default=None, max_length=63)
     """Named configuration, such as `dc-ae-f32t4c128`, `hunyuan-vae` or `dc-ae-tiny`; fields below override it."""
     kind: AutoencoderKindName | None = None
-    """Architecture: Video DC-AE (4x32x32, not causal), HunyuanVideo VAE (4x8x8, causal), or `diffusers`: any video
-    autoencoder of that library, from the folder that its `save_pretrained` writes."""
+    """Architecture: Video DC-AE (4x32x32 as published, not causal), HunyuanVideo VAE (4x8x8, causal), or `diffusers`:
+    any video autoencoder of that library, from the folder that its `save_pretrained` writes."""
     latent_channels: int | None = Field(default=None, ge=1, le=65_536)
     """Channels of a latent."""
     compression: AutoencoderCompression | None = None
@@ -82,9 +82,10 @@ class AutoencoderSpec(ApiModel):
     alone, and clips have 1 + ck frames; `none`: all of them, and clips have ck frames; `chunk`: those of its chunk and
     earlier ones, and clips have ck frames (c is the temporal compression)."""
     widths: list[Annotated[int, Field(le=1_048_576)]] | None = Field(default=None, min_length=1, max_length=16)
-    """Channels of each encoder stage, from pixels to latents; kind diffusers reads them from its folder."""
+    """Channels of each encoder stage, from pixels to latents; kind diffusers reads them from its folder. With four,
+    five or six a dc-ae has latents of 8, 16 or 32 pixels."""
     depths: list[Annotated[int, Field(le=4096)]] | None = Field(default=None, min_length=1, max_length=16)
-    """Blocks of each encoder stage, from pixels to latents."""
+    """Blocks of each encoder stage, from pixels to latents; a stage of a dc-ae that has none only resamples."""
     decoder_depths: list[Annotated[int, Field(le=4096)]] | None = Field(default=None, min_length=1, max_length=16)
     """Blocks of each decoder stage in the same order (pixels first); as many as `depths` has."""
     scaling_factor: float | None = Field(default=None, gt=0)

@@ -66,14 +66,18 @@ class AutoencoderKind:
     """Fields that may be set besides; those of the other kinds are refused."""
     temporal_compression: int | None
     causality: Causality | None
-    stages: int | None
-    """Numbers in widths, depths and decoderDepths; each stage but the last halves the picture."""
+    stages: range | None
+    """How many numbers widths, depths and decoderDepths may have; each stage but the last halves the picture."""
+    least_depth: int = 1
+    """Fewest blocks of a stage."""
     trainable: bool
     """Whether a stage of task autoencoder can train it."""
     in_folder: bool
     """Its weights are a folder with `config.json`, not one file."""
 
 
+DC_AE_ATTENTION_STAGES: Final = 3
+"""The last stages of a DC-AE are made of linear attention, and halve the time between them."""
 _LEVELS: Final = frozenset({"widths", "depths", "decoder_depths"})
 KINDS: Final[dict[str, AutoencoderKind]] = {
     "dc-ae": AutoencoderKind(
@@ -81,7 +85,8 @@ KINDS: Final[dict[str, AutoencoderKind]] = {
         takes=frozenset(),
         temporal_compression=4,
         causality="none",
-        stages=6,
+        stages=range(DC_AE_ATTENTION_STAGES + 1, 7),
+        least_depth=0,
         trainable=True,
         in_folder=False,
     ),
@@ -90,7 +95,7 @@ KINDS: Final[dict[str, AutoencoderKind]] = {
         takes=frozenset({"norm_groups", "posterior"}),
         temporal_compression=4,
         causality="causal",
-        stages=4,
+        stages=range(4, 5),
         trainable=False,
         in_folder=False,
     ),

@@ -7,12 +7,11 @@ from itertools import pairwise
 from typing import Final
 
 from videotrain_api.resource.architecture import AutoencoderSpec, TransformerSpec
-from videotrain_api.resource.autoencoder_kinds import KINDS, OF_SOME_KINDS
+from videotrain_api.resource.autoencoder_kinds import DC_AE_ATTENTION_STAGES, KINDS, OF_SOME_KINDS, AutoencoderKind
 from videotrain_api.rules.facts import Facts
 from videotrain_api.schema import ApiModel, Problem, camel_case
 
 _HEAD_WIDTH = 32
-_FIRST_ATTENTION_STAGE = 3
 
 
 def check_architecture(facts: Facts) -> Iterator[Problem]:
@@ -44,14 +43,28 @@ def _autoencoder(spec: AutoencoderSpec) -> Iterator[Problem]:
     if spec.kind is None:
         return
     yield from _of_other_kinds(spec)
-    stages, path = KINDS[spec.kind].stages, "spec.autoencoder"
-    lengths = {"widths": spec.widths, "depths": spec.depths, "decoderDepths": spec.decoder_depths}
-    for name, values in lengths.items() if stages else ():
-        if values is None or len(values) != stages or min(values) < 1:
-            yield Problem(f"{path}.{name}", values, f"kind {spec.kind} needs {stages} numbers of 1 or more")
-            return
+    wrong = list(_levels(spec, KINDS[spec.kind]))
+    if wrong:
+        yield wrong[0]
+        return
     yield from _SIZES[spec.kind](spec)
     yield from _tiling(spec)
+
+
+def _levels(spec: AutoencoderSpec, row: AutoencoderKind) -> Iterator[Problem]:
+    """As many numbers as the kind has stages, and large enough."""
+    if row.stages is None:
+        return
+    widths, few, many = spec.widths or [], row.stages[0], row.stages[-1]
+    counts = f"{few}" if few == many else f"{few} to {many}"
+    if len(widths) not in row.stages or min(widths) < 1:
+        yield Problem("spec.autoencoder.widths", spec.widths, f"kind {spec.kind} needs {counts} numbers of 1 or more")
+        return
+    for name, depths in (("depths", spec.depths), ("decoderDepths", spec.decoder_depths)):
+        if depths is None or len(depths) != len(widths) or min(depths) < row.least_depth:
+            counted = f"{len(widths)} numbers of {row.least_depth} or more"
+            allowed = f"kind {spec.kind} with {len(widths)} widths needs {counted}"
+            yield Problem(f"spec.autoencoder.{name}", depths, allowed)
 
 
 def _of_other_kinds(spec: AutoencoderSpec) -> Iterator[Problem]:
@@ -98,12 +111,13 @@ def _tiling(spec: AutoencoderSpec) -> Iterator[Problem]:
 
 def _dc_ae_sizes(spec: AutoencoderSpec) -> Iterator[Problem]:
     path, widths, latent = "spec.autoencoder.widths", spec.widths or [], spec.latent_channels or 1
-    for width in widths[_FIRST_ATTENTION_STAGE:]:
+    first_attention = len(widths) - DC_AE_ATTENTION_STAGES
+    for width in widths[first_attention:]:
         if width % _HEAD_WIDTH:
             allowed = f"the last three must be multiples of the attention head width of {_HEAD_WIDTH}"
             yield Problem(path, widths, f"{allowed}; {width} is none")
     for stage, (width, after) in enumerate(pairwise(widths)):
-        factor = 8 if stage >= _FIRST_ATTENTION_STAGE else 4
+        factor = 8 if stage >= first_attention else 4
         if (width * factor) % after or (after * factor) % width:
             rule = f"the shortcut between {width} and {after} needs {factor} times one to be a multiple of the other"
             yield Problem(path, widths, rule)

@@ -82,6 +82,7 @@ def batch_of(samples: int, size: tuple[int, int, int], policy: str = "none", *, 
 
 PUBLISHED, HUNYUAN = spec_of("dc-ae-f32t4c128"), spec_of("hunyuan-vae")
 NARROW = spec_of("dc-ae-f32t4c256", widths=[96, 192, 384, 384, 768, 768], depths=[1, 3, 1, 2, 1, 2])
+SHALLOW = spec_of("dc-ae-tiny", widths=[96, 384, 384, 768], depths=[0, 1, 2, 0], decoder_depths=[0, 1, 0, 1])
 
 
 @pytest.mark.parametrize(
@@ -93,6 +94,8 @@ NARROW = spec_of("dc-ae-f32t4c256", widths=[96, 192, 384, 384, 768, 768], depths
         (PUBLISHED, batch_of(1, (1, 768, 768), "selective")),
         (NARROW, batch_of(3, (8, 96, 160))),
         (NARROW, batch_of(2, (16, 160, 96), "full")),
+        (SHALLOW, batch_of(2, (8, 96, 64))),
+        (SHALLOW, batch_of(2, (8, 96, 64), "full")),
     ],
 )
 def test_the_formula_tells_the_peak_of_training_whole_autoencoders(spec, batch):
@@ -113,7 +116,7 @@ def test_the_formula_tells_the_peak_of_a_step_with_a_discriminator(phase, monkey
 
 
 def test_the_largest_part_that_is_gathered_as_one_is_counted():
-    for spec in (PUBLISHED, NARROW):
+    for spec in (PUBLISHED, NARROW, SHALLOW):
         with torch.device("meta"):
             model = build_autoencoder(spec)
         blocks = [sum(p.numel() for p in block.parameters()) for block in blocks_of(model)]
@@ -143,6 +146,7 @@ def coded_peak(spec: AutoencoderSpec, size: tuple[int, int, int], *, decoding: b
         (PUBLISHED, (40, 256, 384)),
         (PUBLISHED.model_copy(update={"tiling": None}), (32, 512, 320)),
         (NARROW, (16, 96, 64)),
+        (SHALLOW, (16, 96, 64)),
         (HUNYUAN, (65, 256, 384)),
         (HUNYUAN.model_copy(update={"tiling": None}), (65, 512, 512)),
         (HUNYUAN.model_copy(update={"tiling": AutoencoderTiling(pixels=128, frames=64)}), (97, 128, 256)),

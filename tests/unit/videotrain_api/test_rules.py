@@ -74,7 +74,19 @@ def autoencoder(**fields: Any) -> Callable[[Spec], None]:
 RATE = {"value": 0.001}
 BOTH, MODELS_ONLY = True, False
 CASES: dict[str, tuple[Callable[[Spec], Any], str, str, bool]] = {
-    "too few widths": (autoencoder(widths=[8, 16]), "spec.autoencoder.widths", "needs 6 numbers", MODELS_ONLY),
+    "too few widths": (autoencoder(widths=[8, 16]), "spec.autoencoder.widths", "needs 4 to 6 numbers", MODELS_ONLY),
+    "blocks for more stages than there are": (
+        autoencoder(widths=[8, 32, 64, 128], depths=[0, 0, 0, 1]),
+        "spec.autoencoder.decoderDepths",
+        "with 4 widths needs 4 numbers of 0 or more",
+        MODELS_ONLY,
+    ),
+    "a stage without a block in a kind that needs some": (
+        in_spec(model={"preset": "mmdit-tiny"}, autoencoder={"preset": "hunyuan-vae-tiny", "depths": [0, 1, 1, 1]}),
+        "spec.autoencoder.depths",
+        "with 4 widths needs 4 numbers of 1 or more",
+        MODELS_ONLY,
+    ),
     "widths without a common shortcut": (
         autoencoder(widths=[8, 24, 16, 32, 32, 32], latentChannels=16),
         "spec.autoencoder.widths",

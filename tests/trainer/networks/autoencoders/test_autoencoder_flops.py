@@ -13,6 +13,7 @@ from videotrain_api.resource.architecture import AutoencoderTiling
 from videotrain_trainer.networks.build import build_autoencoder
 
 WHOLE = {"tiling": None}
+SHALLOW = {"widths": [8, 32, 64, 64], "depths": [0, 0, 1, 1], "decoder_depths": [0, 1, 0, 1], "latent_channels": 32}
 CASES = [
     ("hunyuan-vae", WHOLE, (9, 256, 256)),
     ("hunyuan-vae", WHOLE, (1, 256, 256)),
@@ -23,6 +24,12 @@ CASES = [
     ("dc-ae-f32t4c128", {}, (1, 288, 256)),
     ("dc-ae-f32t4c128", {}, (1, 320, 224)),
     ("dc-ae-tiny", {"tiling": AutoencoderTiling(pixels=64, frames=8, overlap=0.5)}, (12, 96, 64)),
+    ("dc-ae-tiny", SHALLOW, (16, 64, 96)),
+    (
+        "dc-ae-tiny",
+        SHALLOW | {"widths": [8, 32, 32, 64, 64], "depths": [0] * 4 + [1], "decoder_depths": [1] * 5},
+        (8, 64, 96),
+    ),
     ("hunyuan-vae-tiny", {"tiling": AutoencoderTiling(pixels=32, frames=16)}, (25, 48, 32)),
     ("hunyuan-vae-tiny", {"tiling": AutoencoderTiling(pixels=64, frames=64)}, (129, 96, 64)),
 ]

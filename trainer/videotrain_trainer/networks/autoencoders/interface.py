@@ -159,7 +159,7 @@ class Autoencoder(nn.Module, ABC):
 
 
 def outer_blocks(model: nn.Module, kinds: tuple[type[nn.Module], ...], last: nn.Module) -> list[nn.Module]:
-    """Blocks of some kinds that lie in no other such block, without the last one in `last`.
+    """Blocks of some kinds that lie in no other such block, without the last one in `last`, if that has any.
 
     The last block of a decoder must run once only, since an adaptive adversarial weight needs the gradient of the layer
     behind it before the backward pass.
@@ -171,5 +171,5 @@ def outer_blocks(model: nn.Module, kinds: tuple[type[nn.Module], ...], last: nn.
     """
     blocks = [part for part in model.modules() if isinstance(part, kinds)]
     inner = {id(part) for block in blocks for part in block.modules() if part is not block}
-    kept = [block for block in blocks if block in set(last.modules())][-1]
-    return [block for block in blocks if id(block) not in inner and block is not kept]
+    kept = [block for block in blocks if block in set(last.modules())][-1:]
+    return [block for block in blocks if id(block) not in inner and block not in kept]

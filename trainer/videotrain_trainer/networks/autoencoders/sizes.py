@@ -23,7 +23,7 @@ def dc_ae_sizes(layout: str, theirs: Shapes, what: str) -> DCAEConfig:
         ConfigError: tensors that tell the sizes are missing.
     """
     shapes = {LAYOUTS[layout].to_ours(name).name: shape for name, shape in theirs.items()}
-    stages = count(shapes, r"encoder\.stages\.(\d+)\..*")
+    stages = _dc_stages(shapes)
     widths = [_vector(shapes, "encoder.project_in.conv.bias", what)]
     depths, decoder_depths = [], []
     for stage in range(stages):
@@ -44,6 +44,13 @@ def dc_ae_sizes(layout: str, theirs: Shapes, what: str) -> DCAEConfig:
         )
     except ValueError as error:
         raise ConfigError(f"{what}: its tensors are not those of a DC-AE: {error}") from error
+
+
+def _dc_stages(shapes: Shapes) -> int:
+    """Stages of the encoder; one without blocks follows if the last that has tensors ends with a downsampling."""
+    found = count(shapes, r"encoder\.stages\.(\d+)\..*")
+    layers = count(shapes, rf"encoder\.stages\.{found - 1}\.op_list\.(\d+)\..*")
+    return found + (f"encoder.stages.{found - 1}.op_list.{layers - 1}.main.conv.bias" in shapes)
 
 
 def hunyuan_sizes(_layout: str, shapes: Shapes, what: str) -> HunyuanVAEConfig:
