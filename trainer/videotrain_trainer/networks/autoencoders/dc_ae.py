@@ -25,7 +25,7 @@ from videotrain_trainer.networks.autoencoders.interface import (
     outer_blocks,
 )
 from videotrain_trainer.networks.autoencoders.tiling import Axis, TileCoder
-from videotrain_trainer.networks.common import convolve
+from videotrain_trainer.networks.common import convolve, convolve_enlarged
 
 HEAD_DIM = 32
 """Width of a linear-attention head; attention stages are multiples of it."""
@@ -258,9 +258,7 @@ class UpConv(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """(B, in, T, H, W) to (B, out, T*t, H*2, W*2); a single frame keeps its time."""
-        size = [float(n) for n in _applicable(self.factor, x_BCTHW.shape[2])]
-        out: Tensor = self.conv(F.interpolate(x_BCTHW, scale_factor=size, mode="nearest"))
-        return out
+        return convolve_enlarged(self.conv.conv, x_BCTHW, _applicable(self.factor, x_BCTHW.shape[2]))
 
 
 class Upsample(nn.Module):
