@@ -63,8 +63,8 @@ class Nodes:
         return named(processes, "Doer") or decoders()
 
     def holding(self, name: str) -> list[int]:
-        """Numbers of nodes on which a process has this in its name."""
-        return [number for number, node in enumerate(self._nodes) if named(node.processes(), name)]
+        """The number of its node for each process that has this in its name."""
+        return [number for number, node in enumerate(self._nodes) for _ in named(node.processes(), name)]
 
     def note(self) -> None:
         """Remember all processes, for `left`."""

@@ -13,6 +13,8 @@ from videotrain_trainer.errors import ConfigError
 from videotrain_trainer.storage import ObjectStore
 
 pytestmark = pytest.mark.timeout(900)
+READING = "ReadUnitSource"
+"""In the names of processes of tasks that read."""
 
 
 def squares(member, cluster) -> list[int]:
@@ -36,7 +38,18 @@ def test_the_head_drives_so_that_no_other_node_is_waited_for_once_it_is_lost(nod
         drives = [start(Squares()) for _ in range(3)]
         for drive in drives:
             assert drive.poll(0)["trouble"] == ""
-        assert nodes.holding("Drive") == [0]
+        assert set(nodes.holding("Drive")) == {0}
+
+
+def test_units_are_read_where_the_drive_is_and_not_on_a_node_that_may_be_lost_without_it(nodes):
+    """Ray spreads tasks that read. One that began anew elsewhere would be given other units than the first time."""
+    for _ in range(3):
+        nodes.start(cpus=2)
+    with connected(nodes.cluster) as start:
+        drives = [start(Squares()) for _ in range(4)]
+        while len(found := nodes.holding(READING)) < len(drives):
+            assert [drive.poll(0.2)["trouble"] for drive in drives] == [""] * len(drives)
+        assert found == [0] * len(drives)
 
 
 class Elsewhere:

@@ -28,6 +28,8 @@ from videotrain_trainer.errors import TrainerError
 
 TELL_SECONDS = 2.0
 """How often an actor tells how far its unit is."""
+NODE_ID = "ray.io/node-id"
+"""Label that Ray gives to each node."""
 BUSY = 1.0
 """Units per actor, under way or waiting for it, from which on there are more actors where a node has room."""
 
@@ -115,10 +117,11 @@ class Drive:
                 max_concurrent_calls_per_actor=at_once,
                 enable_true_multi_threading=at_once > 1,
             )
+            # Lost with the drive only: a task that began anew elsewhere would read other units, and Ray would take them
+            # for those that it has had, so that nobody did them.
+            here = {NODE_ID: ray.get_runtime_context().get_node_id()}
             units = ray.data.read_datasource(
-                UnitSource(self._self, ray.get_runtime_context().get_node_id()),
-                override_num_blocks=1,
-                ray_remote_args={"num_cpus": 0},
+                UnitSource(self._self), override_num_blocks=1, num_cpus=0, label_selector=here
             )
             done = units.map_batches(
                 Doer,
@@ -142,12 +145,10 @@ class UnitSource(Datasource):
 
     Args:
         drive: the actor.
-        node: on which it runs; the task runs there too, so that it is lost with the drive only.
     """
 
-    def __init__(self, drive: Any, node: str) -> None:
+    def __init__(self, drive: Any) -> None:
         self._drive = drive
-        self._node = node
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Nobody knows."""
