@@ -18,9 +18,16 @@ class OperatorCrash(Exception):
     """The operator died at this write; see Objects.crash_at."""
 
 
-def clone(data: Any) -> Any:
-    """A deep copy of JSON data, many times faster than copy.deepcopy."""
+def received(data: Any) -> Any:
+    """What comes of data when it is sent as JSON."""
     return json.loads(json.dumps(data))
+
+
+def clone(data: Any) -> Any:
+    """A deep copy of what is stored, JSON data, several times faster than copy.deepcopy or the way over its text."""
+    if isinstance(data, dict):
+        return {name: clone(value) if isinstance(value, (dict, list)) else value for name, value in data.items()}
+    return [clone(value) if isinstance(value, (dict, list)) else value for value in data]
 
 
 class Objects:
@@ -117,7 +124,7 @@ class Objects:
                 raise Conflict(f"{kind} {head['name']} {name}")
         if current is None:
             assert kind != "Pod" or "spec" in manifest, "a patch never creates a pod"
-            self.put(kind, clone(manifest))
+            self.put(kind, received(manifest))
         else:
             assert not current.get("immutable") or current.get("data") == manifest.get("data")
             assert kind != "Pod" or "spec" not in manifest, "a pod is created once"
@@ -126,7 +133,7 @@ class Objects:
                 merged["metadata"].setdefault(part, {}).update(head.get(part, {}))
             merged["metadata"] |= {"ownerReferences": head["ownerReferences"]} if "ownerReferences" in head else {}
             merged["metadata"] |= {"finalizers": head["finalizers"]} if "finalizers" in head else {}
-            merged |= {key: clone(manifest[key]) for key in ("data", "spec") if key in manifest}
+            merged |= {key: received(manifest[key]) for key in ("data", "spec") if key in manifest}
             self.put(kind, merged)
         self._after_write()
         body: Json = clone(self.objects[kind, head["name"]])
@@ -155,7 +162,7 @@ class Objects:
             raise NotFound(f"{kind} {namespace}/{name}")
         if current["metadata"]["resourceVersion"] != resource_version:
             raise Conflict(f"{kind} {name} changed")
-        self.put(kind, clone(current) | {"status": clone(status)})
+        self.put(kind, clone(current) | {"status": received(status)})
         self._after_write()
         body: Json = clone(self.objects[kind, name])
         return body

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.at_length import cases
 
 from videotrain.cli import main
 from videotrain.strict_yaml import MOST_VALUES, YamlRefused, parse_documents
@@ -217,18 +218,18 @@ def mutated(source: str, chance: random.Random) -> bytes:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_mutated_manifest_ends_in_a_traceback(tmp_path, capsys, seed):
-    """10,000 of them, in parts that processes may share."""
+    """2,000 of them, in parts that processes may share; at length 10,000."""
     chance = random.Random(seed)
     sources = [path.read_text() for path in sorted(EXAMPLES.glob("*.yaml"))]
     path, codes = tmp_path / "run.yaml", []
-    for number in range(2_500):
+    for turn in range(cases(500, 2_500)):
         data = mutated(chance.choice(sources), chance)
         path.write_bytes(data)
-        command = COMMANDS[number % len(COMMANDS)]
+        command = COMMANDS[turn % len(COMMANDS)]
         try:
             codes.append(main([*command, str(path)]))
         except BaseException as error:
             raise AssertionError(f"{command} on\n{data!r}") from error
     capsys.readouterr()
     assert set(codes) == {0, 2}
-    assert codes.count(0) > 25
+    assert codes.count(0) > len(codes) / 100

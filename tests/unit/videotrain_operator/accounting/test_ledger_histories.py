@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.at_length import cases
 from support.ledgers import History, bill, check_identity, held_microseconds, histories, known_at
 from support.planner_builders import START, at
 
@@ -81,7 +82,7 @@ LOOKS = st.lists(st.floats(0, 1), max_size=12)
 
 
 @given(histories(), LOOKS, LOOKS)
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=cases(300, 1500), deadline=None)
 def test_the_split_does_not_depend_on_when_the_operator_looked(
     history: History, looks: list[float], others: list[float]
 ) -> None:

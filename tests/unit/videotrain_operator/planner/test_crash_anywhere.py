@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from support.at_length import AT_LENGTH
 from support.planner_builders import manifest, train_stage
 
 from videotrain_api.resource.status import RunStatus
@@ -121,7 +122,8 @@ async def test_a_crash_at_any_write_changes_nothing(name: str, after: bool) -> N
     undisturbed = await record(make(), script)
     want = essence(undisturbed.status)
     assert want["phase"] == "Succeeded"
-    for crash_at in range(1, undisturbed.writes + 1):
+    # A crash before a write finds what one after the write before it leaves, so every second write shows all of it.
+    for crash_at in range(1, undisturbed.writes + 1, 1 if AT_LENGTH else 2):
         second, cluster = undisturbed.before_write(crash_at)
         cluster.crash_at, cluster.crash_after = crash_at, after
         assert essence(await live(cluster, script, first=second)) == want, f"crash at write {crash_at}"
