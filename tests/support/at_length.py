@@ -1,4 +1,4 @@
-"""How far tests with random or many cases go: plain `tox` a part of the way, `tox -e lives` and others all of it."""
+"""How far tests with random or many cases go: plain `tox` a part of the way, `tox -e lives` all of it."""
 
 import os
 

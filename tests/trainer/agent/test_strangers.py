@@ -9,17 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-from support.agent_pods import KEY, Worlds, stage_config
+from support.agent_pods import KEY, stage_config
 
 from videotrain_api import vocabulary as names
 from videotrain_api.signing import KEY_BYTES
 from videotrain_api.vocabulary import ExitCode
-
-
-@pytest.fixture
-def worlds(tmp_path):
-    with contextlib.closing(Worlds(tmp_path)) as started:
-        yield started
 
 
 def test_a_stranger_reads_and_writes_no_keys_of_a_running_world(worlds):
@@ -40,7 +34,7 @@ def test_a_pod_with_another_key_does_not_join_and_is_told_why(worlds):
     first, second = worlds.pods
     first.until(lambda seen: seen.ready)
     second.close()
-    other = worlds.replace(second)
+    other = worlds.replace(second)  # which has not heard of the run, and takes the roster of another one
     other.until(lambda seen: seen.ready)  # with the key that all pods of the run have, so that it can be asked
     config = stage_config().model_copy(update={"start_seconds": 10})
     roster = worlds.roster(first, other, config=config, run_uid="of another run")
@@ -49,6 +43,8 @@ def test_a_pod_with_another_key_does_not_join_and_is_told_why(worlds):
     seen = other.until(lambda seen: bool(seen.error))
     assert "do not prove to each other" in seen.error
     assert other.until_ended(roster.generation).exit.code == ExitCode.PEER_LOST
+    other.close()
+    worlds.replace(other)
 
 
 def test_a_member_tells_nothing_to_who_stands_in_the_leaders_place(worlds):
@@ -69,6 +65,7 @@ def test_a_member_tells_nothing_to_who_stands_in_the_leaders_place(worlds):
     assert rest == b""
     assert KEY not in answer
     assert second.until_ended(roster.generation).exit.code == ExitCode.PEER_LOST
+    worlds.replace(first)
 
 
 def test_neither_arguments_nor_environments_nor_logs_hold_a_key(worlds):

