@@ -1,6 +1,7 @@
 """Runs of the real command in processes of their own."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import psutil
 import pytest
 import yaml
 from support.local_process import LocalProcess
+
+from videotrain.locks import awaited
 
 EXAMPLES = Path(__file__).parents[2] / "manifests" / "examples"
 
@@ -38,34 +41,87 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
-def manifest(tmp_path_factory, tiny):
-    """Two nodes of one worker each, with steps enough to lose a node and get it back."""
+def steps():
+    """Of the stage `train`: enough to lose a node and get it back."""
+    return 600
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory, tiny, steps):
+    """Two nodes of one worker each."""
     data = json.loads(json.dumps(tiny))
     data["metadata"]["name"] = "local"
     data["spec"]["nodes"] = {"min": 1, "max": 2}
     data["spec"]["elasticity"] = {"waitForMaxSeconds": 60, "minGainSeconds": 0}
     data["spec"]["checkpoint"] = {"everySteps": 20, "keepLast": 3}
-    data["spec"]["failurePolicy"] = {"hangSeconds": 10, "startSeconds": 180, "graceSeconds": 30}
+    data["spec"]["failurePolicy"] = {"hangSeconds": 20, "startSeconds": 180, "graceSeconds": 30}
     for stage in data["spec"]["stages"]:
         if stage["task"] in ("train", "autoencoder"):
             stage[stage["task"]]["parallel"] = {"microBatchesPerStep": 2}
     train = next(stage["train"] for stage in data["spec"]["stages"] if stage["name"] == "train")
-    train["steps"] = 900
+    train["steps"] = steps
     path = tmp_path_factory.mktemp("manifest") / "run.yaml"
     path.write_text(yaml.safe_dump(data))
     return path
 
 
 @pytest.fixture(scope="session")
-def undisturbed_workdir(tmp_path_factory, manifest):
+def made_once(tmp_path_factory, worker_id):
+    """Makes a folder by its name once for all processes of pytest-xdist; the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+
+    def folder(name, make):
+        place = shared / name
+        (shared / f"{name}-lock").mkdir(exist_ok=True)
+        with awaited(shared / f"{name}-lock"):
+            if not place.is_dir():
+                part = tmp_path_factory.mktemp(name)
+                make(part)
+                part.rename(place)
+        return place
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed_workdir(made_once, manifest):
     """Working directory of the run as it goes when nothing happens."""
-    local = LocalProcess(manifest, tmp_path_factory.mktemp("undisturbed") / "w")
-    assert local.end() == 0, local.told()
-    assert local.processes() == []
-    return local.workdir
+
+    def run(folder):
+        local = LocalProcess(manifest, folder / "w")
+        assert local.end() == 0, local.told()
+        assert local.processes() == []
+
+    return made_once("undisturbed", run) / "w"
 
 
 @pytest.fixture(scope="session")
 def undisturbed(undisturbed_workdir):
     """Its summary."""
     return json.loads((undisturbed_workdir / "summary.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def training_workdir(made_once, manifest):
+    """Working directory of the run as it is when it was interrupted in its first steps of training."""
+
+    def run(folder):
+        local = LocalProcess(manifest, folder / "w")
+        local.until_step("train", 1)
+        local.send(signal.SIGINT)
+        assert local.end() == 130, local.told()
+
+    return made_once("training", run) / "w"
+
+
+@pytest.fixture
+def start_training(start, training_workdir, tmp_path):
+    """Starts the command where the run trains, in a working directory of its own; one at a time, see `training`."""
+
+    def start_there(manifest, *options, name="w", entering=(), seen=None):
+        sockets = shutil.ignore_patterns("*.sock")  # of its object store, which has ended
+        shutil.copytree(training_workdir, seen or tmp_path / name, ignore=sockets, dirs_exist_ok=True)
+        return start(manifest, *options, name=name, entering=entering)
+
+    return start_there

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("training")]
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,11 @@ def fill(place):
     assert shutil.disk_usage(place).free < 65536
 
 
-def test_a_full_disk_ends_in_one_message_and_the_run_goes_on_when_there_is_room(small_disk, start, manifest):
-    local = start(manifest, "--device", "cpu", entering=small_disk.entering)
-    local.until_step("train", 30)
+def test_a_full_disk_ends_in_one_message_and_the_run_goes_on_when_there_is_room(
+    small_disk, start, start_training, manifest
+):
+    local = start_training(manifest, "--device", "cpu", entering=small_disk.entering, seen=small_disk.seen)
+    local.until_step("train", 60)
     fill(small_disk.seen)
     assert local.end() == 1
     result = local.lines[-1]
@@ -67,6 +69,6 @@ def test_a_full_disk_ends_in_one_message_and_the_run_goes_on_when_there_is_room(
 
     (small_disk.seen / "filler").unlink()
     again = start(manifest, "--device", "cpu", entering=small_disk.entering)
-    again.until_step("train", 40)
+    again.until_step("train", 120)
     again.send(signal.SIGINT)
     assert again.end() == 130

@@ -16,11 +16,25 @@ import yaml
 from safetensors.torch import load_file
 from support.promtool import check_metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+in_turn = pytest.mark.xdist_group("undisturbed")
+"""Of commands that hold the working directory of the undisturbed run."""
+training = pytest.mark.xdist_group("training")
+"""Of runs that begin where one trains: their object stores listen on the port that it had."""
 
 
 def stage_of(summary, name):
     return next(stage for stage in summary["stages"] if stage["name"] == name)
+
+
+def runs(line):
+    """Whether a line tells that workers train."""
+    return line.get("status", {}).get("phase") == "Running"
+
+
+def newest(line):
+    """The newest generation in a line with a status."""
+    return line["status"]["generations"][-1]
 
 
 def assert_bill_is_whole(summary):
@@ -31,12 +45,20 @@ def assert_bill_is_whole(summary):
     assert summary["cost"]["estimated"] is False
 
 
-def assert_same_samples(summary, undisturbed):
-    assert summary["samples"]["order_sha256"] == undisturbed["samples"]["order_sha256"]
-    assert summary["samples"]["lost"] == 0
-    assert summary["samples"]["problems"] == []
+@pytest.fixture
+def assert_same_samples(request):
+    """Compares a run with the undisturbed one, which is awaited only then."""
+
+    def same(summary):
+        undisturbed = request.getfixturevalue("undisturbed")
+        assert summary["samples"]["order_sha256"] == undisturbed["samples"]["order_sha256"]
+        assert summary["samples"]["lost"] == 0
+        assert summary["samples"]["problems"] == []
+
+    return same
 
 
+@in_turn
 def test_an_undisturbed_run_learns_and_leaves_its_results(undisturbed):
     assert undisturbed["phase"] == "Succeeded"
     assert [stage["task"] for stage in undisturbed["stages"]] == ["curate", "autoencoder", "encode", "train", "sample"]
@@ -54,6 +76,7 @@ def command(*arguments):
     return done.stdout
 
 
+@in_turn
 def test_its_results_are_drawn_from_exported_and_served(undisturbed_workdir, tmp_path):
     results = undisturbed_workdir / "results"
     there = {path.name for path in results.iterdir()}
@@ -84,19 +107,20 @@ def test_its_results_are_drawn_from_exported_and_served(undisturbed_workdir, tmp
     assert server.wait() == 0
 
 
+@in_turn
 def test_a_fork_goes_on_with_more_steps_where_the_other_run_ended_and_one_with_another_size_encodes_only(
-    undisturbed, undisturbed_workdir, tmp_path
+    undisturbed, undisturbed_workdir, steps, tmp_path
 ):
     longer = tmp_path / "longer"
     command("fork", "--workdir", undisturbed_workdir, "--from", "train", "--to", longer, "--optimizer",
-            "--set", "stages[train].train.steps=910", "--set", "pool.pricePerGpuHour=3.00")  # fmt: skip
+            "--set", f"stages[train].train.steps={steps + 10}", "--set", "pool.pricePerGpuHour=3.00")  # fmt: skip
     summary = json.loads((longer / "summary.json").read_text())
     train = stage_of(summary, "train")
-    assert [(g["first_step"], g["last_step"]) for g in train["generations"]] == [(901, 910)]
+    assert [(g["first_step"], g["last_step"]) for g in train["generations"]] == [(steps + 1, steps + 10)]
     assert train["last_tenth_loss"] < stage_of(undisturbed, "train")["first_tenth_loss"]
     (before,) = [stage for stage in undisturbed["samples"]["stages"] if stage["name"] == "train"]
     (after,) = summary["samples"]["stages"]
-    assert after["consumed"] == before["consumed"] // 900 * 910
+    assert after["consumed"] == before["consumed"] // steps * (steps + 10)
     assert summary["samples"]["problems"] == []
     assert_bill_is_whole(summary)
 
@@ -118,9 +142,10 @@ def test_a_fork_goes_on_with_more_steps_where_the_other_run_ended_and_one_with_a
     assert not (tmp_path / "none").exists()
 
 
-def test_a_lost_node_costs_steps_but_no_samples_and_comes_back(start, manifest, undisturbed):
-    local = start(manifest, "--chaos", "kill-node@stage=train,step=30")
-    local.until_step("train", 1)
+@training
+def test_a_lost_node_costs_steps_but_no_samples_and_comes_back(start_training, manifest, assert_same_samples):
+    local = start_training(manifest, "--chaos", "kill-node@stage=train,step=30")
+    local.until(runs)
     endpoints = json.loads((local.workdir / "endpoints.json").read_text())
     pages = [urllib.request.urlopen(url).read() for url in
              (endpoints["operator"], *(f"{agent}/metrics" for agent in endpoints["agents"].values()))]  # fmt: skip
@@ -131,34 +156,37 @@ def test_a_lost_node_costs_steps_but_no_samples_and_comes_back(start, manifest, 
     assert local.processes() == []
     summary = local.summary()
     sizes = [generation["world_size"] for generation in stage_of(summary, "train")["generations"]]
-    assert sizes == [2, 1, 2], local.told()
+    assert sizes == [2, 2, 1, 2], local.told()
     assert summary["gpu_seconds"]["lost"] > 0
     assert summary["restarts"]["infrastructure"] == 1
-    assert_same_samples(summary, undisturbed)
+    assert_same_samples(summary)
     assert_bill_is_whole(summary)
 
 
+@training
 def test_with_copies_in_memory_a_lost_node_costs_at_most_the_steps_between_two_of_them(
-    start, manifest, undisturbed, tmp_path
+    start_training, manifest, assert_same_samples, tmp_path
 ):
     data = yaml.safe_load(manifest.read_text())
     data["spec"]["checkpoint"] = {"everySteps": 400, "keepLast": 3, "peerCopies": {"everySteps": 3}}
     path = tmp_path / "copies.yaml"
     path.write_text(yaml.safe_dump(data))
-    local = start(path, "--chaos", "kill-node@stage=train,step=100")
+    local = start_training(path, "--chaos", "kill-node@stage=train,step=100")
     assert local.end() == 0, local.told()
     assert local.processes() == []
     summary = local.summary()
     (recovery,) = summary["recoveries"]
     assert recovery["lost_steps"] <= 3
-    generation = stage_of(summary, "train")["generations"][1]
-    assert generation["first_step"] > 95  # and not 1: nothing was stored before
+    generation = stage_of(summary, "train")["generations"][2]
+    assert generation["first_step"] > 95  # and not one of the first: nothing was stored since the interrupt
     assert "copies" in generation["start_seconds"]
-    assert_same_samples(summary, undisturbed)
+    assert_same_samples(summary)
     assert_bill_is_whole(summary)
 
 
-def test_a_killed_command_and_an_interrupted_one_go_on_as_if_nothing_had_been(start, manifest, undisturbed):
+def test_killed_commands_and_workers_and_hanging_ones_and_an_interrupt_end_as_if_nothing_had_been(
+    start, manifest, assert_same_samples
+):
     first = start(manifest)
     first.until_step("autoencoder", 3)
     processes = first.processes()
@@ -167,20 +195,24 @@ def test_a_killed_command_and_an_interrupted_one_go_on_as_if_nothing_had_been(st
     first.process.wait()
     assert psutil.wait_procs(processes, timeout=30)[1] == []
 
-    second = start(manifest)
-    second.until_step("train", 50)
+    second = start(manifest, "--chaos", "kill-worker@stage=autoencoder,step=5", "--chaos", "hang@stage=train,step=30")
+    second.until(lambda line: runs(line) and newest(line)["reason"] == "Hang" and line["status"]["step"] >= 50)
     second.send(signal.SIGINT)
     assert second.end() == 130, second.told()
     assert second.processes() == []
     assert second.lines[-1]["exit_code"] == 130
     suspended = second.summary()
     assert suspended["phase"] == "Suspended"
+    assert suspended["restarts"]["hang"] == 1
+    # The world that the killed command had, the one whose worker is killed, and the one that takes its place.
+    assert len(stage_of(suspended, "autoencoder")["generations"]) == 3
+    assert [g["reason"] for g in stage_of(suspended, "train")["generations"]] == ["StageStarted", "Hang"]
     assert_bill_is_whole(suspended)
 
     third = start(manifest)
     assert third.end() == 0, third.told()
     assert third.processes() == []
-    assert_same_samples(third.summary(), undisturbed)
+    assert_same_samples(third.summary())
     assert_bill_is_whole(third.summary())
     assert third.summary()["gpu_microseconds"]["held"] > suspended["gpu_microseconds"]["held"]
 
@@ -211,18 +243,6 @@ def test_an_interrupted_run_goes_on_with_the_steps_that_its_manifest_has_by_then
     assert stage_of(summary, "train")["generations"][-1]["first_step"] == saved + 1
     assert stage_of(summary, "train")["steps"] == saved + 10
     assert summary["samples"]["problems"] == []
-    assert_bill_is_whole(summary)
-
-
-def test_a_killed_worker_and_a_hanging_one_are_replaced(start, manifest, undisturbed):
-    local = start(manifest, "--chaos", "kill-worker@stage=autoencoder,step=5", "--chaos", "hang@stage=train,step=30")
-    assert local.end() == 0, local.told()
-    assert local.processes() == []
-    summary = local.summary()
-    assert summary["restarts"]["hang"] == 1
-    assert len(stage_of(summary, "autoencoder")["generations"]) == 2
-    assert [g["reason"] for g in stage_of(summary, "train")["generations"]] == ["StageStarted", "Hang"]
-    assert_same_samples(summary, undisturbed)
     assert_bill_is_whole(summary)
 
 
