@@ -109,8 +109,9 @@ def test_recomputing_activations_learns_the_same(tmp_path, clips):
     for policy in get_args(Recompute):
         folder = tmp_path / policy
         folder.mkdir()
+        # The third step begins from weights and moments that both others have changed.
         config = autoencoder_config(
-            folder, clips, parallel=AutoencoderLayout(micro_batches_per_step=2, recompute=policy)
+            folder, clips, steps=3, parallel=AutoencoderLayout(micro_batches_per_step=2, recompute=policy)
         )
         assert run_world(folder, config, 1).outcomes == ["completed"]
     # The same kernels see the same numbers again, so nothing may differ.
