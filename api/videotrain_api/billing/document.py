@@ -245,10 +245,11 @@ def _rest(cost: CostStatus, status: RunStatus, rows: list[BillRow]) -> Iterable[
     causes = _left(cost.waste_micros_by_cause, (row.waste for row in rows))
     begin = max((row.to for row in rows), default=status.start_time)
     end = _counted_until(cost, status) or begin
-    if begin is None or end is None:
+    if end is None:
         return
-    # Where clocks differ it may end before another begins; money of no time at all would be in no month.
-    begin = min(begin, end - _MICROSECOND)
+    # Where clocks differ it may end before another begins, and a run that was suspended at once has no start; money of
+    # no time at all would be in no month.
+    begin = min(begin or end, end - _MICROSECOND)
     names = [*(stage.name for stage in cost.stages)] or [""]
     for name in names:
         known = next((stage for stage in cost.stages if stage.name == name), None)

@@ -105,6 +105,16 @@ async def test_a_bill_without_a_ledger_has_the_totals_and_is_not_closed() -> Non
     assert bill_of({"metadata": {"name": "demo", "uid": "u"}, "status": {}}, None) is None
 
 
+async def test_money_of_a_run_that_was_suspended_before_it_started_is_in_a_row() -> None:
+    cluster = cluster_of(machines=2, steps=10)
+    status = await pass_seconds(cluster, 25)
+    unstarted = {name: value for name, value in status.to_wire().items() if name not in ("startTime", "observedAt")}
+    bill = bill_of(cluster.run | {"status": unstarted}, None)
+    assert bill is not None and sum(row.total for row in bill.rows) == bill.total_micros > 0
+    charges = focus_rows(rows_within([bill], None, None), "cluster-1")
+    assert sum(parse_micros(row["BilledCost"] or "0") for row in charges) == bill.total_micros
+
+
 async def test_all_that_was_counted_is_in_the_time_in_which_it_was_held_however_long_ago_pods_were_looked_at() -> None:
     cluster = cluster_of(machines=3, steps=200)
     await pass_seconds(cluster, 30)
