@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from videotrain_api.resource.architecture import AutoencoderSpec, TextEncoderSpec, TransformerSpec
 from videotrain_api.resource.stages import Bucket, ConditionKind, PromptStyle, ScoreBounds, Stage, TextForm
 from videotrain_api.resource.tracking import Tracking
 from videotrain_api.resource.trainrun import CheckpointPolicy, Dataset, Storage
-from videotrain_api.schema import ApiModel
+from videotrain_api.schema import ApiModel, Json
 
 
 class StagePaths(ApiModel):
@@ -95,11 +97,35 @@ class StageConfig(ApiModel):
     hang_seconds: int
     start_seconds: int
     grace_seconds: int
+    _stored: str | None = PrivateAttr(default=None)
+    """Its spelling where it was frozen."""
+
+    @classmethod
+    def from_stored(cls, text: bytes) -> Self:
+        """Read what was frozen, perhaps by a version with fewer fields: it stays the same configuration.
+
+        Raises:
+            ValidationError: it does not fit this version.
+        """
+        config = cls.model_validate_json(text)
+        config._stored = _canonical(json.loads(text))
+        return config
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy; a changed one is another configuration."""
+        copy = super().model_copy(update=update, deep=deep)
+        if update:
+            copy._stored = None
+        return copy
 
     def canonical_json(self) -> str:
         """The one spelling that is hashed and stored."""
-        return json.dumps(self.to_wire(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return self._stored or _canonical(self.to_wire())
 
     def hash(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:16]
+
+
+def _canonical(data: Json) -> str:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

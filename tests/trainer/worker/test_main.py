@@ -1,5 +1,7 @@
 """A worker process below the real torchrun command, and on its own."""
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -111,6 +113,14 @@ def test_a_configuration_that_does_not_fit_names_the_field(tmp_path):
     (tmp_path / "walk.json").write_text('{"run": 7}')
     with pytest.raises(ConfigError, match=r"walk\.json.*\n.*run"):
         load_config(tmp_path / "walk.json")
+
+
+def test_a_configuration_has_the_hash_of_what_was_frozen(tmp_path):
+    data = stage_config().to_wire()
+    del data["logEverySteps"]  # as of a version that did not know it
+    frozen = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    (tmp_path / "walk.json").write_text(frozen)
+    assert load_config(tmp_path / "walk.json").hash() == hashlib.sha256(frozen.encode()).hexdigest()[:16]
 
 
 def environment(pod, visible, processes, local_rank=0):

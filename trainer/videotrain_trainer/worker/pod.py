@@ -166,7 +166,7 @@ def load_config(path: Path) -> StageConfig:
         ConfigError: the file is missing or does not fit this version.
     """
     try:
-        return StageConfig.model_validate_json(path.read_bytes())
+        return StageConfig.from_stored(path.read_bytes())
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; the pod mounts the run's ConfigMap there") from None
     except ValidationError as error:

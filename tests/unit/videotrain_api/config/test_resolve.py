@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 
 import pytest
 
@@ -117,6 +119,19 @@ def test_node_bounds_do_not_change_the_hash_but_steps_do(manifest):
     manifest["spec"]["stages"][3]["train"]["steps"] += 1
     after = [config.hash() for config in resolve(parse_run(manifest))]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, True, False, True]
+
+
+def test_what_a_version_with_fewer_fields_has_frozen_keeps_its_hash(manifest):
+    config = resolve(parse_run(manifest))[3]
+    data = config.to_wire()
+    del data["stage"]["train"]["text"]  # a field with a default
+    older = StageConfig.from_stored(json.dumps(data).encode())
+    assert older.stage.train.text == "stored"
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert older.canonical_json() == canonical
+    assert older.hash() == hashlib.sha256(canonical.encode()).hexdigest()[:16] != config.hash()
+    assert StageConfig.from_stored(config.canonical_json().encode()).hash() == config.hash()
+    assert older.model_copy(update={"seed": 7}).hash() == config.model_copy(update={"seed": 7}).hash()
 
 
 def test_seeds_differ_between_stages_and_runs_and_stay_the_same():
