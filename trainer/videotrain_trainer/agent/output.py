@@ -95,7 +95,7 @@ class WorkerOutput:
         with self._lock:
             end = self._ends[rank]
             end += found
-            del end[: len(end) - KEPT_BYTES]
+            del end[: max(0, len(end) - KEPT_BYTES)]
         lines, newline, rest = (self._begun[rank] + found).rpartition(b"\n")
         if len(rest) > LONGEST_LINE:
             lines, newline, rest = lines + newline + rest, b"\n", b""

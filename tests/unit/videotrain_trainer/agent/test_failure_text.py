@@ -73,6 +73,15 @@ def test_lines_of_several_workers_come_whole_and_in_order(tmp_path, target):
     assert not any(path.exists() for path in paths)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.6, 0.9])
+def test_all_is_kept_of_what_is_shorter_than_what_is_kept(tmp_path, target, share):
+    output = WorkerOutput([tmp_path / "0.pipe"], target)
+    text = "".join(f"line {i}\n" for i in range(KEPT_BYTES))[: int(share * KEPT_BYTES)] + "\n"
+    assert run(tmp_path / "0.pipe", f"print({text!r}, end='', flush=True)").wait() == 0
+    output.close()
+    assert output.tail(0).decode() == text == printed(target).decode()
+
+
 def test_a_line_that_is_not_whole_yet_waits_and_lets_others_pass(tmp_path, target):
     paths = [tmp_path / "0.pipe", tmp_path / "1.pipe"]
     output = WorkerOutput(paths, target)
