@@ -1,5 +1,6 @@
 """Runs of the real command in processes of their own."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -85,8 +86,23 @@ def made_once(tmp_path_factory, worker_id):
 
 
 @pytest.fixture(scope="session")
+def in_turn(tmp_path_factory, worker_id):
+    """Enters what one test at a time may do, of all processes of pytest-xdist, by its name."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+
+    @contextlib.contextmanager
+    def entered(name):
+        (shared / f"{name}-turn").mkdir(exist_ok=True)
+        with awaited(shared / f"{name}-turn"):
+            yield
+
+    return entered
+
+
+@pytest.fixture(scope="session")
 def undisturbed_workdir(made_once, manifest):
-    """Working directory of the run as it goes when nothing happens."""
+    """Working directory of the run as it goes when nothing happens; `held_workdir` is for commands that hold it."""
 
     def run(folder):
         local = LocalProcess(manifest, folder / "w")
@@ -94,6 +110,13 @@ def undisturbed_workdir(made_once, manifest):
         assert local.processes() == []
 
     return made_once("undisturbed", run) / "w"
+
+
+@pytest.fixture
+def held_workdir(undisturbed_workdir, in_turn):
+    """The same, for commands that one test at a time may give."""
+    with in_turn("undisturbed"):
+        yield undisturbed_workdir
 
 
 @pytest.fixture(scope="session")
@@ -116,12 +139,14 @@ def training_workdir(made_once, manifest):
 
 
 @pytest.fixture
-def start_training(start, training_workdir, tmp_path):
-    """Starts the command where the run trains, in a working directory of its own; one at a time, see `training`."""
+def start_training(start, training_workdir, tmp_path, in_turn):
+    """Starts the command where the run trains, in a working directory of its own, whose object store listens on the
+    port that it had there: one test at a time."""
 
     def start_there(manifest, *options, name="w", entering=(), seen=None):
         sockets = shutil.ignore_patterns("*.sock")  # of its object store, which has ended
         shutil.copytree(training_workdir, seen or tmp_path / name, ignore=sockets, dirs_exist_ok=True)
         return start(manifest, *options, name=name, entering=entering)
 
-    return start_there
+    with in_turn("training"):
+        yield start_there

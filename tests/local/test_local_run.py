@@ -17,10 +17,6 @@ from safetensors.torch import load_file
 from support.promtool import check_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-in_turn = pytest.mark.xdist_group("undisturbed")
-"""Of commands that hold the working directory of the undisturbed run."""
-training = pytest.mark.xdist_group("training")
-"""Of runs that begin where one trains: their object stores listen on the port that it had."""
 
 
 def stage_of(summary, name):
@@ -58,7 +54,6 @@ def assert_same_samples(request):
     return same
 
 
-@in_turn
 def test_an_undisturbed_run_learns_and_leaves_its_results(undisturbed):
     assert undisturbed["phase"] == "Succeeded"
     assert [stage["task"] for stage in undisturbed["stages"]] == ["curate", "autoencoder", "encode", "train", "sample"]
@@ -76,23 +71,22 @@ def command(*arguments):
     return done.stdout
 
 
-@in_turn
-def test_its_results_are_drawn_from_exported_and_served(undisturbed_workdir, tmp_path):
-    results = undisturbed_workdir / "results"
+def test_its_results_are_drawn_from_exported_and_served(held_workdir, tmp_path):
+    results = held_workdir / "results"
     there = {path.name for path in results.iterdir()}
     assert {"transformer.safetensors", "autoencoder.safetensors", "bill.json", "manifest.yaml", "report.html"} <= there
     assert list((results / "samples").glob("*.mp4"))
-    (video,) = command("sample", "--workdir", undisturbed_workdir, "--prompt", "a ball", "--steps", 2).splitlines()
+    (video,) = command("sample", "--workdir", held_workdir, "--prompt", "a ball", "--steps", 2).splitlines()
     settings = json.loads(Path(video).with_suffix(".json").read_text())["request"]["settings"]
     assert (settings["width"], settings["frames"], settings["steps"]) == (32, 8, 2)
-    command("export", "--workdir", undisturbed_workdir, "--to", "open-sora-v2", tmp_path / "exported")
+    command("export", "--workdir", held_workdir, "--to", "open-sora-v2", tmp_path / "exported")
     trained = load_file(results / "transformer.safetensors")
     exported = load_file(tmp_path / "exported" / "Open_Sora_v2_Video_DC_AE.safetensors")
     assert trained.keys() == exported.keys()
     assert all(torch.equal(trained[name], exported[name]) for name in trained)
 
     server = subprocess.Popen(
-        [sys.executable, "-m", "videotrain", "serve", undisturbed_workdir], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "videotrain", "serve", held_workdir], stdout=subprocess.PIPE, text=True
     )
     try:
         words = [shlex.split(server.stdout.readline()) for _ in range(4)]
@@ -107,12 +101,11 @@ def test_its_results_are_drawn_from_exported_and_served(undisturbed_workdir, tmp
     assert server.wait() == 0
 
 
-@in_turn
 def test_a_fork_goes_on_with_more_steps_where_the_other_run_ended_and_one_with_another_size_encodes_only(
-    undisturbed, undisturbed_workdir, steps, tmp_path
+    undisturbed, held_workdir, steps, tmp_path
 ):
     longer = tmp_path / "longer"
-    command("fork", "--workdir", undisturbed_workdir, "--from", "train", "--to", longer, "--optimizer",
+    command("fork", "--workdir", held_workdir, "--from", "train", "--to", longer, "--optimizer",
             "--set", f"stages[train].train.steps={steps + 10}", "--set", "pool.pricePerGpuHour=3.00")  # fmt: skip
     summary = json.loads((longer / "summary.json").read_text())
     train = stage_of(summary, "train")
@@ -126,13 +119,13 @@ def test_a_fork_goes_on_with_more_steps_where_the_other_run_ended_and_one_with_a
 
     larger = tmp_path / "larger"
     row = "[{resolution: 64px, frames: 8, batchSize: 2, aspectRatios: ['1:1']}]"
-    command("fork", "--workdir", undisturbed_workdir, "--from", "encode", "--to", larger, "--set",
+    command("fork", "--workdir", held_workdir, "--from", "encode", "--to", larger, "--set",
             f"stages[train].train.buckets={row}", "--set", "stages[train].train.steps=4")  # fmt: skip
     summary = json.loads((larger / "summary.json").read_text())
     assert [stage["task"] for stage in summary["stages"]] == ["encode", "train", "sample"]
     assert (larger / "results" / "transformer.safetensors").is_file()
     refused = subprocess.run(
-        [sys.executable, "-m", "videotrain", "fork", "--workdir", undisturbed_workdir, "--from", "train", "--to",
+        [sys.executable, "-m", "videotrain", "fork", "--workdir", held_workdir, "--from", "train", "--to",
          tmp_path / "none", "--optimizer", "--set", f"stages[train].train.buckets={row}"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -142,7 +135,6 @@ def test_a_fork_goes_on_with_more_steps_where_the_other_run_ended_and_one_with_a
     assert not (tmp_path / "none").exists()
 
 
-@training
 def test_a_lost_node_costs_steps_but_no_samples_and_comes_back(start_training, manifest, assert_same_samples):
     local = start_training(manifest, "--chaos", "kill-node@stage=train,step=30")
     local.until(runs)
@@ -163,7 +155,6 @@ def test_a_lost_node_costs_steps_but_no_samples_and_comes_back(start_training, m
     assert_bill_is_whole(summary)
 
 
-@training
 def test_with_copies_in_memory_a_lost_node_costs_at_most_the_steps_between_two_of_them(
     start_training, manifest, assert_same_samples, tmp_path
 ):

@@ -17,7 +17,7 @@ from videotrain.processes.podfiles import secret_value
 from videotrain.report.workdir import S3Objects
 from videotrain_api.vocabulary import KIND
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("training")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def store_of(workdir):
