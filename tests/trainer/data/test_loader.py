@@ -186,7 +186,7 @@ def test_a_stage_whose_needs_the_set_does_not_meet_is_told_what_is_there(store, 
     nothing = [ScoreBounds(score="motion", min=99.0)]
     with pytest.raises(DataError, match=r"0 after train\.select"):
         open_latents(store, make_config(train_task([LONG], select=nothing), latents=prefix))
-    with pytest.raises(DataError, match="needs 'fps'"):
+    with pytest.raises(DataError, match="needs text features for 'fps'"):
         open_latents(store, make_config(train_task([LONG], motion_score=False), latents=prefix))
     with pytest.raises(DataError, match="no encode stage has finished there"):
         open_latents(store, make_config(train_task([LONG]), latents=f"{prefix}-other"))
