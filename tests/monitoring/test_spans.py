@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.bill_lives import Process, UnreliableCluster
+from support.bill_lives import Process, UnreliableCluster, told_passes
 from support.otel_collector import OtelCollector
+from support.processes import until
 
 from videotrain_operator.manager.traces import OtlpTraces
 
@@ -26,35 +26,16 @@ def collector(tmp_path: Path) -> Iterator[OtelCollector]:
         made.stop()
 
 
-async def live(process: Process, told_to: OtlpTraces, seconds: int) -> int:
-    """Passes, one a second; how many succeeded."""
-    passes = 0
-    for _ in range(seconds):
-        outcome = await process.look()
-        if outcome is not None:
-            told_to.passed(outcome)
-            passes += 1
-        process.cluster.tick()
-    return passes
-
-
-def awaited(done: Callable[[], bool]) -> None:
-    """The exporter writes a moment after it has answered."""
-    deadline = time.monotonic() + WRITTEN_SECONDS
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.timeout(900)
 async def test_a_real_collector_takes_every_span_of_a_life_with_a_recovery(collector: OtelCollector) -> None:
     process = Process(UnreliableCluster(1, pools=False))
     spans = OtlpTraces(collector.url)
-    passes = await live(process, spans, 40)
+    passes = await told_passes(process, spans, 40)
     process.cluster.fail_worker(process.cluster.pods()[0]["metadata"]["name"], 1)
-    passes += await live(process, spans, 60)
+    passes += await told_passes(process, spans, 60)
     spans.close()
-    awaited(lambda: len(collector.spans()) >= passes + 7)
+    # The exporter writes a moment after it has answered.
+    until(lambda: len(collector.spans()) >= passes + 7, "all spans are written", WRITTEN_SECONDS)
     assert collector.services() == {"videotrain-operator"}
     found = collector.spans()
     assert Counter(span.name for span in found) == {

@@ -32,6 +32,7 @@ from videotrain_api.vocabulary import (
 )
 from videotrain_operator.cluster.interface import Conflict, NotFound
 from videotrain_operator.cluster.status_writes import Memory
+from videotrain_operator.manager.traces import Traces
 from videotrain_operator.reconcile import Following, Outcome, RunKey, reconcile
 from videotrain_operator.simulation.cluster import SimulatedCluster
 from videotrain_operator.simulation.objects import OperatorCrash, clone
@@ -479,3 +480,15 @@ def _judge(seed: int, cluster: UnreliableCluster, cost: CostStatus | None, monit
 
 def _held(cluster: UnreliableCluster) -> list[Fate]:
     return [fate for fate in cluster.fates.values() if fate.bound is not None]
+
+
+async def told_passes(process: Process, told_to: Traces, seconds: int) -> int:
+    """Live so many seconds with a pass in each, which `told_to` is told of; how many succeeded."""
+    passes = 0
+    for _ in range(seconds):
+        outcome = await process.look()
+        if outcome is not None:
+            told_to.passed(outcome)
+            passes += 1
+        process.cluster.tick()
+    return passes

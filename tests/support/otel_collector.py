@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from urllib.error import HTTPError
 from google.protobuf.json_format import Parse
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, TracesData
 from support.go_programs import built
+from support.processes import until
 
 from videotrain.controlplane.component import Component
 from videotrain.processes.addresses import free_ports
@@ -46,11 +46,7 @@ class OtelCollector:
         configuration.write_text(json.dumps(self._configuration()))  # JSON is YAML
         program = built("otel-collector", MODULE, {"collector": "."}) / "collector"
         self._process.start([str(program), f"--config=file:{configuration}"], {"PATH": "/usr/bin:/bin"})
-        deadline = time.monotonic() + READY_SECONDS
-        while not self._answers():
-            self._process.check()
-            assert time.monotonic() < deadline, self._process.tail(20)
-            time.sleep(0.1)
+        until(lambda: self._process.check() or self._answers(), f"it answers; see {self._process.log}", READY_SECONDS)
 
     def stop(self) -> None:
         """End it."""

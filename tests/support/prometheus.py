@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 
 from support.go_programs import built
+from support.processes import until
 
 from videotrain.controlplane.component import Component
 from videotrain.processes.addresses import free_ports
@@ -66,11 +66,7 @@ class Prometheus:
         flags = [f"--config.file={configuration}", f"--storage.tsdb.path={self._folder / 'data'}"]
         flags += [f"--web.listen-address={self.url.removeprefix('http://')}", "--web.cors.origin=.*"]
         self._process.start([str(program), *flags], {"HOME": str(self._folder), "PATH": "/usr/bin:/bin"})
-        deadline = time.monotonic() + READY_SECONDS
-        while not self._ready():
-            self._process.check()
-            assert time.monotonic() < deadline, self._process.tail(20)
-            time.sleep(0.1)
+        until(lambda: self._process.check() or self._ready(), f"it answers; see {self._process.log}", READY_SECONDS)
 
     def stop(self) -> None:
         """End it."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from support.bill_lives import Process, UnreliableCluster
+from support.bill_lives import Process, UnreliableCluster, told_passes
 from support.planner_builders import at
 
 from videotrain_operator.manager.traces import PATH, NoTraces, OtlpTraces, traces
@@ -71,25 +71,13 @@ def told(span: Span) -> dict[str, Any]:
     return {a.key: a.value.string_value or a.value.int_value for a in span.attributes}
 
 
-async def live(process: Process, told_to: OtlpTraces, seconds: int) -> int:
-    """Passes, one a second; how many succeeded."""
-    passes = 0
-    for _ in range(seconds):
-        outcome = await process.look()
-        if outcome is not None:
-            told_to.passed(outcome)
-            passes += 1
-        process.cluster.tick()
-    return passes
-
-
 async def test_each_pass_is_a_span_and_each_recovery_a_trace_of_its_parts() -> None:
     process = Process(UnreliableCluster(1, pools=False))
     with collector() as (address, found):
         spans = OtlpTraces(address)
-        passes = await live(process, spans, 40)
+        passes = await told_passes(process, spans, 40)
         process.cluster.fail_worker(process.cluster.pods()[0]["metadata"]["name"], 1)
-        passes += await live(process, spans, 60)
+        passes += await told_passes(process, spans, 60)
         spans.close()
     assert found.services == {"videotrain-operator"}
     assert len(found.called("reconcile")) == passes
@@ -111,12 +99,12 @@ async def test_a_process_that_takes_over_tells_no_recovery_again() -> None:
     process = Process(UnreliableCluster(1, pools=False))
     with collector() as (address, found):
         first = OtlpTraces(address)
-        await live(process, first, 40)
+        await told_passes(process, first, 40)
         process.cluster.fail_worker(process.cluster.pods()[0]["metadata"]["name"], 1)
-        await live(process, first, 60)
+        await told_passes(process, first, 60)
         first.close()
         second = OtlpTraces(address)
-        await live(process, second, 5)
+        await told_passes(process, second, 5)
         second.close()
     assert len(found.called("recovery")) == 1
 
@@ -125,7 +113,7 @@ async def test_of_a_run_that_is_gone_nothing_is_kept() -> None:
     process = Process(UnreliableCluster(1, pools=False))
     with collector() as (address, _):
         told = OtlpTraces(address)
-        await live(process, told, 2)
+        await told_passes(process, told, 2)
         ((namespace, run),) = told._told
         told.forget(namespace, run)
         assert not told._told
