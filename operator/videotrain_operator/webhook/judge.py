@@ -15,9 +15,8 @@ import resource
 import signal
 import struct
 import sys
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Final, cast
 
@@ -31,7 +30,7 @@ CHILDREN: Final = 2
 """Reviews that are judged at the same time."""
 MEMORY_BYTES: Final = 256 * 1024**2
 """Address space of a child: it begins with 55 MiB, and two objects of 1.5 MiB, the most that etcd stores, fit."""
-CPU_SECONDS: Final = 3
+CPU_SECONDS: Final = 4.0
 """Of one review; an ordinary one takes a hundredth, and the most expensive ones that fit take two."""
 NICE: Final = 10
 """The operator's own work goes first."""
@@ -69,7 +68,7 @@ class Judges:
         self,
         children: int = CHILDREN,
         *,
-        cpu_seconds: int = CPU_SECONDS,
+        cpu_seconds: float = CPU_SECONDS,
         memory_bytes: int = MEMORY_BYTES,
         pod_policy: PodPolicy = DEFAULT_POD_POLICY,
     ) -> None:
@@ -77,7 +76,7 @@ class Judges:
 
         Args:
             children: how many.
-            cpu_seconds: of one review, at least; a second more at most.
+            cpu_seconds: of one review.
             memory_bytes: address space of a child.
             pod_policy: what worker pods have to keep to.
         """
@@ -209,14 +208,14 @@ def main(
     requests: BinaryIO,
     answers: BinaryIO,
     pod_policy: PodPolicy,
-    cpu_seconds: int,
+    cpu_seconds: float,
     memory_bytes: int,
     defaults: RunDefaults = NO_DEFAULTS,
 ) -> None:
     """Answer until the requests end, which they do with the operator."""
     os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    signal.signal(signal.SIGXCPU, _stop)
+    signal.signal(signal.SIGPROF, _stop)
     lines = _Lines()
     logging.basicConfig(handlers=[lines])
     while head := requests.read(_LENGTH.size):
@@ -228,19 +227,27 @@ def main(
         answers.flush()
 
 
-def _judged(body: bytes, pod_policy: PodPolicy, cpu_seconds: int, memory_bytes: int, defaults: RunDefaults) -> Json:
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+def _judged(body: bytes, pod_policy: PodPolicy, cpu_seconds: float, memory_bytes: int, defaults: RunDefaults) -> Json:
     try:
-        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + cpu_seconds, hard))
-        outcome, review = answer(body, pod_policy, defaults)
-        resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
+        with _limited(cpu_seconds):
+            outcome, review = answer(body, pod_policy, defaults)
     except BadReview as error:
         return {"bad": str(error)[:1000]}
     except _TooLong:
-        return {"failed": f"it took more than {cpu_seconds} s of CPU"}
+        return {"failed": f"it took more than {cpu_seconds:g} s of CPU"}
     except MemoryError:
         return {"failed": f"it took more than {memory_bytes // 2**20} MiB of memory"}
     return {"outcome": outcome, "review": review}
+
+
+@contextmanager
+def _limited(cpu_seconds: float) -> Iterator[None]:
+    """A timer of this review's own: RLIMIT_CPU counts whole seconds of the process, by a clock that it cannot read."""
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _stop(*_: object) -> None:
@@ -255,7 +262,7 @@ if __name__ == "__main__":
         sys.stdin.buffer,
         own,
         cast(PodPolicy, policy),
-        int(seconds),
+        float(seconds),
         int(memory),
         parse_defaults(json.loads(run_defaults)),
     )

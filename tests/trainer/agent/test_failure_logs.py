@@ -121,8 +121,10 @@ def test_a_world_that_is_replaced_or_succeeds_leaves_nothing(worlds, endpoint, s
     config = config_at(endpoint)
     before = worlds.start(first, second, config=config)
     first.until_step(before, 1)
-    after = worlds.start(first, config=config, reason="NodeLost", drain=False)
+    # The leader hears of it first, as it must here: had it seen its peer leave, it would have an end to tell.
+    after = worlds.start(first, to=[first], config=config, reason="NodeLost", drain=False)
     first.until_step(after, 1)
+    second.until_ended(before)
     leave(worlds, config)
     assert keys(s3) == []
 

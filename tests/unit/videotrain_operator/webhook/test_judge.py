@@ -7,7 +7,6 @@ import copy
 import json
 import signal
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -106,12 +105,10 @@ async def test_what_can_be_stored_can_be_judged(kind: str, judges: Judges) -> No
 
 
 async def test_a_review_that_takes_too_long_is_given_up_and_its_child_goes_on() -> None:
-    async with asyncio.timeout(SECONDS), Judges(1, cpu_seconds=0) as judges:
-        with pytest.raises(JudgeDied, match="more than 0 s of CPU"):
+    async with asyncio.timeout(SECONDS), Judges(1, cpu_seconds=0.2) as judges:
+        with pytest.raises(JudgeDied, match=r"more than 0\.2 s of CPU"):
             await judges.judge(change(crowded("fields", 2 * STORED_BYTES)))
         first = child()
-        with suppress(JudgeDied):  # the limit is of whole seconds of the child, and one may end within this review
-            await judges.judge(review_body())
         assert (await judges.judge(review_body()))[0] == "allowed"
         assert child() == first
 
