@@ -158,7 +158,6 @@ def generated(number: int, start: int) -> list[Any]:
     @settings(
         max_examples=number,
         database=None,
-        deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

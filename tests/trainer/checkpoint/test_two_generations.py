@@ -236,7 +236,6 @@ class GenerationsThatKeepOne(Generations):
 SETTINGS = settings(
     max_examples=cases(20, 60),
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     print_blob=True,
 )

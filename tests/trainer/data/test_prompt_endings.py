@@ -61,7 +61,7 @@ def read(ending):
     return None
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(st.lists(st.sampled_from(PIECES), max_size=9).map("".join))
 @example("24 FPS")
 @example("A. 24 FPS4 motion score.")
@@ -71,7 +71,7 @@ def test_an_ending_is_found_as_specified(prompt):
     assert split_suffix(prompt) == specified(prompt)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet="a .,0123456789FPSmotinsc\t", max_size=40))
 def test_other_texts_too(prompt):
     assert split_suffix(prompt) == specified(prompt)

@@ -108,7 +108,7 @@ def stages(draw):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(stages(), st.integers(0, 3), st.integers(0, 40), st.booleans())
 def test_a_stage_gets_the_samples_of_the_plain_rules_in_their_order(task, set_seed, seed, hexadecimal):
     rows = sample_rows(set_seed, 40, hexadecimal)

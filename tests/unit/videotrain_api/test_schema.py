@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import model_validator
 
@@ -104,7 +104,7 @@ specs = built(
 runs = built(VideoTrainingRun, metadata=built(Metadata, name=names, labels=st.dictionaries(names, names)), spec=specs)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(runs)
 def test_a_run_survives_the_wire(run: VideoTrainingRun):
     wire = run.to_wire()

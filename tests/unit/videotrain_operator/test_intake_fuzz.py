@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.hostile_load import PROGRESS
 from support.manifests_strategy import training_run
@@ -21,7 +21,7 @@ from videotrain_operator.cluster.answers import UnreadableAnswerError, read_prog
 from videotrain_operator.webhook.judge import LARGEST_ANSWER
 from videotrain_operator.webhook.review import BadReview, answer
 
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=300)
 seeds = st.integers(0, 2**32)
 REFUSALS = (BadReview, UnreadableAnswerError)
 

@@ -64,7 +64,7 @@ def reads(monkeypatch):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_fragment_is_that_of_the_whole_parameter(files, layout, data):
     module = model()
     found = starting_fragments(module, open_weights(files / f"{layout}.safetensors"), initial_fragments(module, 9))
@@ -127,7 +127,7 @@ def test_a_whole_sealed_tensor_is_verified_at_once(files, tmp_path):
 
 
 @given(st.integers(0, 64 * 24 - 1), st.integers(1, 400))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_drawn_fragments_do_not_depend_on_what_else_is_drawn(start, length):
     module, name = model(), "txt_in.weight"
     with pytest.MonkeyPatch.context() as patch:

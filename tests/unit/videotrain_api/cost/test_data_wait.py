@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from videotrain_api.cost.data_wait import Latency, Reading, StepLoad, data_wait
@@ -48,7 +48,6 @@ AT_ONCE = Latency(p50_seconds=0, p99_seconds=0)
 
 
 @given(LOADS, READINGS, st.integers(1, 4), st.integers(1, 5))
-@settings(deadline=None)
 def test_reading_further_ahead_by_more_threads_or_a_faster_line_never_waits_more(loads, reading, ranks, more) -> None:
     # What comes before the end of the first step does not count, so the first one is empty here.
     steps = [StepLoad(micro_batches=1, samples=0, sample_bytes=0, seconds=0), *loads]
@@ -70,7 +69,6 @@ def test_reading_further_ahead_by_more_threads_or_a_faster_line_never_waits_more
 
 
 @given(LOADS, READINGS, st.integers(1, 4))
-@settings(deadline=None)
 def test_a_store_that_answers_at_once_makes_nobody_wait(loads, reading, ranks) -> None:
     reading = replace(reading, answers=AT_ONCE, rank_bytes_per_second=math.inf, cpu_seconds=0.0)
     found = data_wait(loads, ranks, reading)
@@ -80,7 +78,6 @@ def test_a_store_that_answers_at_once_makes_nobody_wait(loads, reading, ranks) -
 
 
 @given(LOADS, READINGS)
-@settings(deadline=None)
 def test_more_ranks_never_wait_less_and_a_replay_repeats(loads, reading) -> None:
     first = StepLoad(micro_batches=1, samples=0, sample_bytes=0, seconds=0)
     few, many = (data_wait([first, *loads], ranks, reading) for ranks in (1, 3))

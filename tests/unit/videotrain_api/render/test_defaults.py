@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.planner_builders import manifest
 from support.pod_templates import pod_templates
@@ -234,7 +234,6 @@ SOME = st.fixed_dictionaries({}, optional={name: st.just(value) for name, value 
 LIMITS = st.none() | st.integers(1, 10**6)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])  # whole pod templates, on a machine that does other things, too
 @given(data=SOME, template=st.none() | pod_templates, image=st.sampled_from([None, "own:1", "q.io/own:1"]),
        start=LIMITS, ttl=LIMITS)  # fmt: skip
 def test_merging_is_idempotent_and_enforced_values_always_win(

@@ -8,7 +8,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from support.planner_builders import manifest
 from support.pod_templates import pod_templates
 
@@ -52,7 +52,7 @@ def test_a_pod_that_uses_every_field_of_the_pool(cache: dict[str, Any]):
     assert kubernetes_validate.validate(pod, RELEASE, strict=True)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(pod_templates)
 def test_a_pod_with_a_template(template: dict[str, Any]):
     pod = render_pod(parse_run(manifest(podTemplate=template)), 0, "config", avoid=["bad-node"])

@@ -22,7 +22,6 @@ def test_buckets_sum_to_what_was_held_at_any_time(history: History) -> None:
 
 
 @given(histories(), st.lists(st.floats(0, 1), max_size=8))
-@settings(deadline=None)
 def test_it_does_not_matter_when_the_operator_looked(history: History, looks: list[float]) -> None:
     """Closed entries never change, settling again changes nothing, and each look accounts for all that was held."""
     document: dict[str, Any] | None = None
@@ -82,7 +81,7 @@ LOOKS = st.lists(st.floats(0, 1), max_size=12)
 
 
 @given(histories(), LOOKS, LOOKS)
-@settings(max_examples=cases(300, 1500), deadline=None)
+@settings(max_examples=cases(300, 1500))
 def test_the_split_does_not_depend_on_when_the_operator_looked(
     history: History, looks: list[float], others: list[float]
 ) -> None:

@@ -34,7 +34,7 @@ def looks(
     return one, held
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.booleans(), max_size=12), st.integers(0, 14), st.integers(0, 2))
 def test_a_pod_that_flickers_is_billed_exactly_once_it_is_back(
     middle: list[bool], over_from: int, restarts: int

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.at_length import cases
 from support.planner_builders import manifest, train_stage
@@ -143,7 +143,7 @@ async def check_managed(cluster: SimulatedCluster) -> None:
     assert held(cluster) == 0, (status.phase, status.conditions)
 
 
-SETTINGS = settings(max_examples=cases(10, 40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(max_examples=cases(10, 40))
 PLACES = st.integers(0, 100_000)
 TEXTS = st.none() | st.text(max_size=20) | st.sampled_from(["free", "[" * 9999])
 
@@ -165,7 +165,7 @@ def test_any_edit_of_the_ledger_leaves_the_run_managed(age: int, place: int, cha
 
 
 @given(st.sampled_from(["", "x", "null", "[]", "{", "[" * 100_000, '{"pods": 5}', "5", '"x"', "1" * 5000]))
-@settings(deadline=None, max_examples=cases(10, 20))
+@settings(max_examples=cases(10, 20))
 def test_any_text_in_place_of_the_ledger_leaves_the_run_managed(text: str) -> None:
     cluster = pickle.loads(aged(AGES["running"]))
     cluster.objects["ConfigMap", ledger_name("demo")]["data"][LEDGER_KEY] = text
@@ -207,7 +207,7 @@ def other_version(status: Any, *, newer: bool) -> Any:
 
 
 @given(st.sampled_from(list(AGES.values())[1:]), st.booleans())
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 def test_the_status_of_another_version_is_gone_on_from(age: int, newer: bool) -> None:
     cluster = pickle.loads(aged(age))
     body = copy.deepcopy(cluster.run)
@@ -254,7 +254,7 @@ def test_a_finished_run_stays_finished_when_its_outcome_cannot_be_read() -> None
 
 
 @given(st.sampled_from(["deadline", "budget"]), PLACES, changes())
-@settings(max_examples=cases(5, 15), deadline=None)
+@settings(max_examples=cases(5, 15))
 def test_deadline_and_budget_hold_after_any_edit_of_the_status(limit: str, place: int, change: Any) -> None:
     """Whatever was edited: a deadline that is over by the pods alone, and a budget that the pods alone have spent."""
     cluster = pickle.loads(aged(AGES["running"]))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.at_length import cases
 from support.known_reasons import unknown_in
@@ -244,7 +244,7 @@ async def live(cluster: SimulatedCluster, script: list[tuple[int, str, int]]) ->
 @example([(10, "suspend", 0), (20, "edit-steps", 3), (20, "crash-after", 0), (30, "lose-node", 1)])
 @example([(10, "suspend", 0), (20, "edit-steps", 3), (21, "wipe-status", 0)])
 @example([(10, "suspend", 0), (20, "edit-steps", 3), (20, "wipe-status", 0), (20, "resume", 0)])
-@settings(max_examples=cases(5, 15), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=cases(5, 15))
 @pytest.mark.slow
 async def test_a_run_comes_to_its_end_whatever_happens(script: list[tuple[int, str, int]]) -> None:
     cluster = small_run()
@@ -256,7 +256,7 @@ async def test_a_run_comes_to_its_end_whatever_happens(script: list[tuple[int, s
 
 
 @given(st.integers(60, 400))
-@settings(max_examples=cases(4, 10), deadline=None)
+@settings(max_examples=cases(4, 10))
 async def test_spending_never_passes_the_budget_by_more_than_one_checkpoint_interval(cents: int) -> None:
     limit = f"{cents / 1000:.3f}"
     cluster = small_run(budget={"maxCost": limit}, pool={"gpusPerNode": 2, "pricePerGpuHour": "3.60"})

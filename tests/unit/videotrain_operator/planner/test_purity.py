@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.planner_builders import run_of
 from support.planner_lives import KEY, cluster_of
@@ -43,7 +43,7 @@ async def check(cluster: SimulatedCluster) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.sampled_from(sorted(HAPPENINGS))), max_size=6))
 @example([(0, "cannot be run")])
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15)
 async def test_a_plan_made_twice_is_the_same_and_its_input_unchanged(script: list[tuple[int, str]]) -> None:
     cluster = cluster_of(steps=15)
     for seconds, event in [(3, "nothing"), *script, (10, "nothing")]:

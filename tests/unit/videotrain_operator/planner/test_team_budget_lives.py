@@ -112,7 +112,6 @@ def test_no_life_of_a_team_passes_its_budget(batch: int) -> None:
     lives = settings(
         max_examples=LIVES // BATCHES,
         stateful_step_count=25,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(life, settings=lives)

@@ -25,7 +25,7 @@ from videotrain_operator.webhook.review import review_request
 
 Json = dict[str, Any]
 ADMISSION = OfflineAdmission()
-MANY = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 OWNED = ("Pod", "ConfigMap")
 
 
@@ -157,7 +157,7 @@ async def test_a_run_that_is_mended_is_accepted(cluster: EmbeddedCluster) -> Non
 
 
 @given(manifests())
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 def test_no_manifest_stops_the_operator(tmp_path_factory: pytest.TempPathFactory, manifest: Any) -> None:
     served, refusals = offline(manifest)
     assume(not refusals)

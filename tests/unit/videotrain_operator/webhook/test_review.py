@@ -187,7 +187,7 @@ def test_a_fault_of_the_checks_refuses_and_is_logged(
 
 
 @given(manifests())
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 def test_the_webhook_agrees_with_the_models_on_any_manifest(manifest: Any) -> None:
     try:
         parse_run(manifest)

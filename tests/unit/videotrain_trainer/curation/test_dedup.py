@@ -32,7 +32,7 @@ def test_pieces_of_one_video_are_no_duplicates_of_each_other():
     assert near_duplicates([clip("a", (1, 1, 1), "v1"), clip("b", (1, 1, 1), "v1")], 4) == {}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     words=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=6),
     flips=st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 63), max_size=6)), max_size=12),

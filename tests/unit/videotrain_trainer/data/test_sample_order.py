@@ -30,7 +30,7 @@ def consumed(plan: OrderPlan, state: OrderState, steps: int) -> tuple[list[tuple
     return seen, state
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(plan=plans(), micro_batches=st.lists(st.integers(1, 12), min_size=1, max_size=6), every=st.integers(1, 7))
 def test_every_sample_comes_exactly_once_per_bucket_epoch_however_often_the_micro_batches_change(
     plan, micro_batches, every
@@ -50,7 +50,7 @@ def test_every_sample_comes_exactly_once_per_bucket_epoch_however_often_the_micr
             assert sorted(inside) == list(range(bucket.size))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(plan=plans(), world=st.integers(1, 11), steps=st.integers(1, 12))
 def test_ranks_of_any_world_together_train_on_the_same_micro_batches(plan, world, steps):
     for order in islice(plan.walk(plan.start()), steps):
@@ -62,7 +62,7 @@ def test_ranks_of_any_world_together_train_on_the_same_micro_batches(plan, world
         assert [by_rank[micro_batch] for micro_batch in range(plan.micro_batches)] == list(order.micro_batches)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(plan=plans(), before=st.integers(0, 20), after=st.integers(1, 20))
 def test_resuming_from_a_saved_state_gives_the_steps_that_would_have_come(plan, before, after):
     uninterrupted, _ = consumed(plan, plan.start(), before + after)
@@ -72,7 +72,6 @@ def test_resuming_from_a_saved_state_gives_the_steps_that_would_have_come(plan, 
     assert first + second == uninterrupted
 
 
-@settings(deadline=None)
 @given(size=st.integers(1, 3000), keys=st.tuples(*[st.integers(0, 2**64 - 1)] * 4))
 def test_the_permutation_is_one_to_one_for_every_size(size, keys):
     assert sorted(permute(place, size, keys) for place in range(size)) == list(range(size))

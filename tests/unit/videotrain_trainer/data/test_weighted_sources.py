@@ -64,7 +64,7 @@ def test_fifty_random_histories_of_kills_and_resizes_lose_nothing_repeat_nothing
     assert restarts > 200
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(rates=st.lists(st.fractions(0, 50), min_size=1, max_size=9).filter(any), start=st.integers(0, 10**12))
 def test_an_interleaving_gives_every_source_its_share_of_every_window_to_rounding(rates, start):
     mixed, total = Interleaving(tuple(rates)), sum(rates)

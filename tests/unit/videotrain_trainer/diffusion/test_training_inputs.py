@@ -55,7 +55,7 @@ def tensors_of(inputs):
     return inputs.arguments() | {"target": inputs.target_BNI}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.permutations(range(6)), st.integers(1, 5))
 def test_a_sample_has_the_same_numbers_however_its_batch_is_cut_and_ordered(order, cut):
     batch = batch_of(6)

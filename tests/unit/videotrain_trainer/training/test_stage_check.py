@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -65,7 +65,6 @@ def drawn(spec: dict[str, Any], values: dict[str, Any]) -> None:
     task["parallel"] = values
 
 
-@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {
