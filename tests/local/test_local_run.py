@@ -96,6 +96,9 @@ def test_its_results_are_drawn_from_exported_and_served(held_workdir, tmp_path):
         )
         stored = client.get_object(Bucket="videotrain", Key="tiny/local/train/weights/model.safetensors")["Body"].read()
         assert stored == (results / "transformer.safetensors").read_bytes()
+        bill = json.loads((results / "bill.json").read_text())
+        kept = client.get_object(Bucket="videotrain", Key=f"tiny/{bill['uid']}/bill.json")["Body"].read()
+        assert json.loads(kept) == bill
     finally:
         server.send_signal(signal.SIGINT)
     assert server.wait() == 0

@@ -1,6 +1,7 @@
 """Where a run keeps things in its object store: one function per kind of object.
 
-<storage.uri>/<run name>/bill.json  checks.json          <bills.uri>/<uid>/bill.json  of runs of a cluster
+<storage.uri>/<uid>/bill.json  of local runs             <bills.uri>/<uid>/bill.json  of runs of a cluster
+<storage.uri>/<run name>/checks.json
                          records/<uid>/g<generation>-<number>.jsonl  failures/<uid>/g<generation>-<pod>.txt.gz
                          tracking/<tracker>/...  tracking/told.json
 <storage.uri>/<run name>/<stage>/
@@ -20,7 +21,7 @@ from __future__ import annotations
 from typing import Final
 
 BILL_FILE: Final = "bill.json"
-"""Name of a run's bill, beside the folders of its stages."""
+"""Name of a run's bill. What is in the folder of a run's name was stored by an older version."""
 
 
 def stage_prefix(storage_uri: str, run_name: str, stage: str) -> str:
@@ -28,9 +29,9 @@ def stage_prefix(storage_uri: str, run_name: str, stage: str) -> str:
     return f"{storage_uri.rstrip('/')}/{run_name}/{stage}"
 
 
-def bill_object(folders_uri: str, folder: str) -> str:
-    """The bill of a run, in a folder of its own beside those of other runs."""
-    return f"{folders_uri.rstrip('/')}/{folder}/{BILL_FILE}"
+def bill_object(folders_uri: str, run_uid: str) -> str:
+    """The bill of a run, in a folder of its own beside those of other runs; names come again, uids do not."""
+    return f"{folders_uri.rstrip('/')}/{run_uid}/{BILL_FILE}"
 
 
 def run_checks(storage_uri: str, run_name: str) -> str:

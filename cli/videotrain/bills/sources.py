@@ -80,17 +80,33 @@ def bill_of_run(run: Json, ledger: Json | None) -> RunBill | None:
 
 
 def store_bill(client: Any, storage_uri: str, bill: RunBill) -> str:
-    """Write a bill beside what its run left in the object store; its URI.
+    """Write a bill beside the folders of runs in the object store, unless one that goes as far is there; its URI.
+
+    Its folder is named by the run's uid, as those of a cluster's bills are: a later run of the same name has its own.
 
     Args:
         client: boto3's, for S3.
         storage_uri: spec.storage.uri of the run.
-        bill: closed, so that writing it again changes nothing.
+        bill: closed, or of a run that rests and may go on.
     """
-    uri = bill_object(storage_uri, bill.run)
+    uri = bill_object(storage_uri, bill.uid)
     bucket, key = _place(uri)
-    client.put_object(Bucket=bucket, Key=key, Body=bill_text(bill).encode(), ContentType="application/json")
+    there = _stored(client, bucket, key)
+    if there is None or there.uid != bill.uid or how_far(there) < how_far(bill):
+        client.put_object(Bucket=bucket, Key=key, Body=bill_text(bill).encode(), ContentType="application/json")
     return uri
+
+
+def _stored(client: Any, bucket: str, key: str) -> RunBill | None:
+    """The bill that is there; None if there is none, or it was changed: whoever has the run knows better."""
+    try:
+        text = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    except client.exceptions.NoSuchKey:
+        return None
+    try:
+        return read_bill(json.loads(text))
+    except (ValueError, BillError):
+        return None
 
 
 def _place(uri: str) -> tuple[str, str]:

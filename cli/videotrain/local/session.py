@@ -190,9 +190,8 @@ class Session:
         objects, workdir = S3Objects(client), self._workdir
         files = {"summary": write_summary(workdir, run, objects)}
         bills = bills_in_folder(workdir)
-        for bill in bills:
-            if bill.closed:
-                store_bill(client, storage.uri, bill)
+        for bill in bills:  # also one that is open: a suspended run may never go on, and its folder may be lost
+            store_bill(client, storage.uri, bill)
         files["report"] = write_report(workdir, run)
         samples = workdir / SAMPLES_FOLDER
         files |= {"samples": samples} if samples.is_dir() else {}
