@@ -2,7 +2,14 @@
 
 import os
 
+import pytest
+
 AT_LENGTH = os.environ.get("VIDEOTRAIN_AT_LENGTH") == "1"
+
+
+def at_length(*values: object) -> object:
+    """A case of a parametrized test that only `tox -e at-length` runs, since others like it run everywhere."""
+    return pytest.param(*values, marks=pytest.mark.at_length)
 
 
 def cases(plain: int, at_length: int) -> int:

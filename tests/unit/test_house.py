@@ -86,8 +86,8 @@ def test_every_reference_within_tox_leads_somewhere():
 
 
 def test_every_tox_environment_of_the_contributing_guide_exists():
-    environments = set(re.findall(r"^\[testenv:([a-z]+)\]", (ROOT / "tox.ini").read_text(), re.MULTILINE))
-    named = set(re.findall(r"tox -e ([a-z]+)", (ROOT / "CONTRIBUTING.md").read_text()))
+    environments = set(re.findall(r"^\[testenv:([a-z-]+)\]", (ROOT / "tox.ini").read_text(), re.MULTILINE))
+    named = set(re.findall(r"tox -e ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text()))
     assert named - environments == set()
 
 

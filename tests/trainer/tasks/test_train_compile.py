@@ -4,6 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
+from support.at_length import at_length
 from support.training_worlds import Plan, difference, final_weights, run_world, train_config
 
 from videotrain_api.resource.stages import Bucket, ParallelLayout, Recompute, Validation
@@ -34,7 +35,7 @@ def test_traced_blocks_learn_what_eager_ones_learn(tmp_path, latents, eager, pol
     assert difference(final_weights(tmp_path), final_weights(eager)) < ROUNDING
 
 
-@pytest.mark.parametrize("layout", [{"zero_stage": 3}, {"engine": "fsdp2"}], ids=["zero-3", "fsdp2"])
+@pytest.mark.parametrize("layout", [{"zero_stage": 3}, at_length({"engine": "fsdp2"})], ids=["zero-3", "fsdp2"])
 def test_traced_blocks_learn_the_same_where_weights_are_sharded(tmp_path, latents, eager, layout):
     parallel = ParallelLayout(micro_batches_per_step=4, recompute="selective", **layout)
     result = run_world(tmp_path, train_config(tmp_path, latents, parallel=parallel, **ROWS), 2, TRACED)

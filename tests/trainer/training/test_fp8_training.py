@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.at_length import at_length
 from support.training_worlds import Plan, final_weights, make_latents, run_world, train_config
 
 from videotrain_api.resource.stages import Bucket, ParallelLayout
@@ -45,9 +46,9 @@ def plain(tmp_path_factory, latents):
 @pytest.mark.parametrize(
     ("engine", "recompute"),
     [
-        ({"zero_stage": 1}, "none"),
+        at_length({"zero_stage": 1}, "none"),
         ({"zero_stage": 2}, "selective"),
-        ({"zero_stage": 3}, "full"),
+        at_length({"zero_stage": 3}, "full"),
         ({"engine": "fsdp2"}, "selective"),
     ],
 )
@@ -71,6 +72,7 @@ def test_a_checkpoint_is_continued_with_and_without(tmp_path, latents, plain):
     assert {name: (w.shape, w.dtype) for name, w in ours.items()} == {n: (w.shape, w.dtype) for n, w in theirs.items()}
 
 
+@pytest.mark.at_length
 def test_a_longer_curve_stays_beside_that_of_bf16():
     path = Path(__file__).parents[3] / "benchmarks/fp8_parity.py"
     spec = importlib.util.spec_from_file_location("fp8_parity", path)

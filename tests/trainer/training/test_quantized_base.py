@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.at_length import at_length
 from support.numerics import apart, rounding
 from support.training_worlds import LEARNING_RATE, Plan, difference, final_weights, run_world, train_config
 
@@ -54,7 +55,11 @@ def alone(tmp_path_factory, latents, base):
 
 @pytest.mark.parametrize(
     ("kind", "engine"),
-    [("int8", {"zero_stage": 1}), ("fp8", {"zero_stage": 2, "recompute": "selective"}), ("fp8", {"engine": "fsdp2"})],
+    [
+        at_length("int8", {"zero_stage": 1}),
+        ("fp8", {"zero_stage": 2, "recompute": "selective"}),
+        at_length("fp8", {"engine": "fsdp2"}),
+    ],
 )
 def test_worlds_learn_over_8_bits_what_they_learn_over_the_widened_base(tmp_path, latents, base, kind, engine):
     """The second world is given the weights as they are after rounding, and holds them in the type of training."""

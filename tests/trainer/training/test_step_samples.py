@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 from safetensors.torch import save_file
+from support.at_length import at_length
 from support.training_worlds import Plan, commit_of, run_world, store, train_config, trained_ids
 
 from videotrain_api.records import PhaseRecord, SamplesRecord, StepRecord
@@ -140,9 +141,9 @@ def test_what_was_stored_and_never_told_is_told_by_who_does_the_step_again(drawn
     ("question", "saved", "told", "cut_short"),
     [
         (1, 0, [], 1),
-        (9, 0, [], 6),
-        (13, 3, [0], 1),  # behind the first pass after step 3
-        (15, 3, [0], 2),  # before the first tile
+        at_length(9, 0, [], 6),
+        at_length(13, 3, [0], 1),  # behind the first pass after step 3
+        at_length(15, 3, [0], 2),  # before the first tile
         (33, 6, [0, 3], 6),  # the last tile after step 6
         (36, 8, [0, 3, 6], 1),  # after the last step: the stage ends in the next generation
     ],
@@ -181,7 +182,7 @@ def test_a_stage_that_begins_anew_by_order_draws_anew(drawn, tmp_path, latents):
     assert passes(again) == 2 * PASSES
 
 
-@pytest.mark.parametrize("engine", [{"zero_stage": 3}, {"engine": "fsdp2"}])
+@pytest.mark.parametrize("engine", [{"zero_stage": 3}, at_length({"engine": "fsdp2"})])
 def test_a_world_of_two_draws_what_one_draws(drawn, tmp_path, latents, engine):
     """Before the first step weights are equal to the bit. Of three prompts one is drawn by both and stored once."""
     parallel = ParallelLayout(micro_batches_per_step=4, **engine)

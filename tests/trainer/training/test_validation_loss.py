@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from support.at_length import at_length
 from support.training_worlds import Plan, commit_of, run_world, train_config, trained_ids
 
 from videotrain_api.config.stage_config import HeldOut, StagePaths
@@ -58,7 +59,7 @@ def test_held_out_clips_are_never_trained_on(alone, latents):
     assert buckets[0] != buckets[1]  # from the buckets in turn
 
 
-@pytest.mark.parametrize("engine", [{"zero_stage": 2}, {"zero_stage": 3}, {"engine": "fsdp2"}])
+@pytest.mark.parametrize("engine", [at_length({"zero_stage": 2}), {"zero_stage": 3}, at_length({"engine": "fsdp2"})])
 def test_a_world_of_two_finds_the_losses_of_one(tmp_path, latents, alone, engine):
     layout = ParallelLayout(micro_batches_per_step=4, **engine)
     result = run_world(tmp_path, train_config(tmp_path, latents, steps=8, validation=SPEC, parallel=layout), 2)
