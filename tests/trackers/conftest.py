@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pytest
@@ -12,7 +14,7 @@ from videotrain_api.resource.trainrun import Storage
 
 
 @pytest.fixture
-def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+def storage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Storage]:
     keys = {"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "SK", "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in keys.items():
         monkeypatch.setenv(name, value)
@@ -20,5 +22,14 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
     server.start()
     host, port = server.get_host_and_port()
     boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket="bucket")
-    yield Storage(uri="s3://bucket/runs", endpoint_url=f"http://{host}:{port}")
+    # Of its own for each test: servers of one process share what they hold.
+    yield Storage(uri=f"s3://bucket/{tmp_path.name}", endpoint_url=f"http://{host}:{port}")
     server.stop()
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """Where a server was looked for: a port that is taken, and not listened to."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"

@@ -4,38 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from importlib.metadata import version
-from pathlib import Path
 
 import pytest
-from trackers.generations import AT, EVERY, STEPS, UID, Records, config, live_all, loss
+from trackers.generations import AT, EVERY, UID, Records, config, live_all, loss
+from trackers.reading import SHOWN, fetched, mlflow_server, wandb_records
 
 from videotrain_api.records import StartedRecord
 from videotrain_api.resource.tracking import Tracking
-from videotrain_api.storage import layout
 from videotrain_trainer.journal.tracked import TrackerSink
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_reporter import StageReporter
 
 pytestmark = pytest.mark.timeout(1200)
-SHOWN = [1, *range(EVERY, STEPS + 1, EVERY)]
-"""Steps that every curve has, each once."""
-
-
-def fetched(storage, name: str, folder: Path) -> Path:
-    """The files of a tracker, from the run's storage alone."""
-    store, prefix = ObjectStore.for_storage(storage), f"{layout.tracking_prefix(storage.uri, 'curves')}/{name}"
-    for found in store.list(prefix):
-        path = folder / found.uri.removeprefix(f"{prefix}/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store.fetch(found, path)
-    return folder
 
 
 def test_tensorboard(storage, tmp_path):
@@ -50,39 +32,18 @@ def test_tensorboard(storage, tmp_path):
     assert [each.step for each in runs.Scalars("train", "validation_loss")] == [20, 40, 60]
 
 
-def logged(path: Path) -> Iterator[bytes]:
-    """The records of a .wandb file: blocks of 32 KiB as LevelDB's log has them, behind a head of seven bytes."""
-    data, place, begun = path.read_bytes(), 7, b""
-    assert data[:4] == b":W&B"
-    while place + 7 <= len(data):
-        left = 32768 - place % 32768
-        if left < 7:
-            place += left
-            continue
-        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
-        begun += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield begun
-            begun = b""
-
-
 def test_wandb_offline(storage, tmp_path):
-    from wandb.proto import wandb_internal_pb2
-
     live_all(storage, Tracking(to=["wandb"], every_steps=EVERY, project="curves"), tmp_path)
     rows, ids, videos = {}, set(), 0
-    for path in sorted(fetched(storage, "wandb", tmp_path / "read").rglob("*.wandb")):
-        for data in logged(path):
-            record = wandb_internal_pb2.Record.FromString(data)
-            if record.HasField("run"):
-                ids.add((record.run.project, record.run.run_id))
-            if record.HasField("history"):
-                row = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
-                videos += any(key.startswith("train/video-0000") for key in row)
-                if "train/loss" in row:
-                    assert row["train/step"] not in rows, "told twice"
-                    rows[row["train/step"]] = row["train/loss"]
+    for _, record in wandb_records(fetched(storage, "wandb", tmp_path / "read")):
+        if record.HasField("run"):
+            ids.add((record.run.project, record.run.run_id))
+        if record.HasField("history"):
+            row = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
+            videos += any(key.startswith("train/video-0000") for key in row)
+            if "train/loss" in row:
+                assert row["train/step"] not in rows, "told twice"
+                rows[row["train/step"]] = row["train/loss"]
     assert ids == {("curves", UID)}
     assert rows == pytest.approx({step: loss(step) for step in SHOWN})
     assert videos == 1
@@ -107,52 +68,29 @@ def test_trackio(storage, tmp_path):
     assert sum("train/video-0000" in row for row in logs) == 1
 
 
-@pytest.fixture
-def server(tmp_path):
-    """A tracking server of MLflow on this machine, on a port that the kernel chooses and its log tells."""
-    store = ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(tmp_path / "art")]
-    command = ["server", "--host", "127.0.0.1", "--port", "0", "--workers", "1", *store]
-    log = (tmp_path / "server.log").open("w")
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    # The whole package wants an older pyarrow than ours; clients need its skinny part alone, of the same version.
-    tool = [sys.executable, "-m", "uv", "tool", "run", "--from", f"mlflow=={version('mlflow-skinny')}", "mlflow"]
-    process = subprocess.Popen([*tool, *command], stdout=log, stderr=log, env=environment)
-    try:
-        while (
-            told := re.search(r"running on (http://127\.0\.0\.1:\d+)", (tmp_path / "server.log").read_text())
-        ) is None:
-            assert process.poll() is None, (tmp_path / "server.log").read_text()
-            time.sleep(0.5)
-        yield told[1]
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def test_mlflow(storage, tmp_path, server):
+def test_mlflow(storage, tmp_path):
     from mlflow import MlflowClient
 
-    live_all(storage, Tracking(to=["mlflow"], every_steps=EVERY, project="curves", uri=server), tmp_path)
-    client = MlflowClient(tracking_uri=server)
-    experiment = client.get_experiment_by_name("curves")
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.data.tags["videotrain.dev/run-uid"] == UID
-    history = client.get_metric_history(run.info.run_id, "train/loss")
-    assert [each.step for each in history] == SHOWN
-    assert [each.value for each in history] == pytest.approx([loss(step) for step in SHOWN])
-    assert [f.path for f in client.list_artifacts(run.info.run_id, "train/step-0")] == ["train/step-0/train-0000.mp4"]
+    with mlflow_server(tmp_path) as server:
+        live_all(storage, Tracking(to=["mlflow"], every_steps=EVERY, project="curves", uri=server), tmp_path)
+        client = MlflowClient(tracking_uri=server)
+        experiment = client.get_experiment_by_name("curves")
+        (run,) = client.search_runs([experiment.experiment_id])
+        assert run.data.tags["videotrain.dev/run-uid"] == UID
+        history = client.get_metric_history(run.info.run_id, "train/loss")
+        assert [each.step for each in history] == SHOWN
+        assert [each.value for each in history] == pytest.approx([loss(step) for step in SHOWN])
+        drawn = [found.path for found in client.list_artifacts(run.info.run_id, "train/step-0")]
+        assert drawn == ["train/step-0/train-0000.mp4"]
 
 
-def test_a_tracker_that_cannot_be_reached_costs_no_training(storage, tmp_path, monkeypatch):
+def test_a_tracker_that_cannot_be_reached_costs_no_training(storage, tmp_path, monkeypatch, nobody):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     reporter = StageReporter(sink=Records(), generation=1, stage="train", config_hash="ab")
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # taken, and not listened to
-        where = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        settings = config(storage, Tracking(to=["mlflow", "tensorboard"], uri=where, every_steps=EVERY))
-        sink = TrackerSink(ObjectStore.for_storage(storage), settings, UID, tmp_path, reporter)
-        origin = {"generation": 1, "stage": "train", "config_hash": "ab"}
-        sink.write(StartedRecord(**origin, at=AT, world_size=1, resumed_step=0, total_steps=5))
-        sink.close(600)
+    settings = config(storage, Tracking(to=["mlflow", "tensorboard"], uri=nobody, every_steps=EVERY))
+    sink = TrackerSink(ObjectStore.for_storage(storage), settings, UID, tmp_path, reporter)
+    origin = {"generation": 1, "stage": "train", "config_hash": "ab"}
+    sink.write(StartedRecord(**origin, at=AT, world_size=1, resumed_step=0, total_steps=5))
+    sink.close(600)
     assert [(record.kind, record.task) for record in reporter.sink.all] == [("housekeeping", "tracking")]

@@ -14,7 +14,20 @@ from collections.abc import Sequence
 from videotrain_trainer import __version__
 from videotrain_trainer.errors import TrainerError
 
-COMMANDS = ("append", "check", "convert", "curate", "devices", "evaluate", "export", "index", "push", "sample", "tune")
+COMMANDS = (
+    "append",
+    "bill",
+    "check",
+    "convert",
+    "curate",
+    "devices",
+    "evaluate",
+    "export",
+    "index",
+    "push",
+    "sample",
+    "tune",
+)
 """Modules of `videotrain_trainer.commands`, each with HELP, add_options and run."""
 
 

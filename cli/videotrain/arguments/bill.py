@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from videotrain.arguments.shared import add_cluster_choice, add_price_list
+from videotrain.arguments.shared import add_cluster_choice, add_price_list, cluster_choice
 from videotrain.arguments.types import folder
+from videotrain.errors import UsageError
+from videotrain.extras import brought_by
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,11 +44,32 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     form.add_argument("--csv", action="store_const", const="csv", dest="output", help="print CSV")
     form.add_argument("--focus", action="store_const", const="focus", dest="output", help="print FOCUS 1.3 rows as CSV")
     parser.add_argument("--parquet", type=Path, metavar="FILE", help="write a Parquet file instead of printing")
+    parser.add_argument(
+        "--track",
+        action="store_true",
+        help="attach the closed bill of RUN to its experiment trackers, with this environment's keys; once",
+    )
+    parser.add_argument("--tracking-uri", metavar="URL", help="of MLflow's server, if pods reach it by another one")
     add_price_list(parser, "prices what is estimated of the object store, also in FOCUS rows of its own")
     parser.set_defaults(handler=_run)
 
 
+def _track(options: argparse.Namespace) -> int:
+    if not options.track:
+        raise UsageError("--tracking-uri: says where --track finds MLflow's server; add --track")
+    if options.run is None or options.workdir is not None or options.bucket is not None:
+        raise UsageError(
+            "--track: attaches the bill of a run of a cluster, RUN; `videotrain local` attaches that of its own run"
+        )
+    with brought_by("local"):
+        from videotrain.commands.track_bill import track_bill
+
+    return track_bill(options.run, cluster_choice(options), options.endpoint_url, options.tracking_uri)
+
+
 def _run(options: argparse.Namespace) -> int:
+    if options.track or options.tracking_uri:
+        return _track(options)
     from videotrain.commands.bill import BillOptions, moment, print_bill
     from videotrain.manifest_file import read_price_list
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import boto3
 
 from videotrain.commands.cluster_runs import ClusterChoice, ask, find_run
-from videotrain.objectstore.s3_client import external_credentials, s3_client
+from videotrain.objectstore.s3_client import Credentials, external_credentials, s3_client
 from videotrain_api.render.names import ledger_name
 from videotrain_api.resource.trainrun import Storage
 from videotrain_api.schema import Json
@@ -42,9 +42,17 @@ class FoundRun(NamedTuple):
             StorageError: there are no keys.
         """
         storage = self.storage
+        return s3_client(endpoint_url or storage.endpoint_url, self.keys(), storage.region, TIMEOUT_SECONDS)
+
+    def keys(self) -> Credentials:
+        """Of that store: this account's, without any the run's own.
+
+        Raises:
+            StorageError: there are none.
+        """
+        storage = self.storage
         named_keys = storage if self.secrets else storage.model_copy(update={"credentials_secret": None})
-        keys = external_credentials(named_keys, self.secrets)
-        return s3_client(endpoint_url or storage.endpoint_url, keys, storage.region, TIMEOUT_SECONDS)
+        return external_credentials(named_keys, self.secrets)
 
 
 def found_run(name: str, where: ClusterChoice) -> FoundRun:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from videotrain.bills.sources import bills_in_folder, store_bill
+from videotrain.bills.tracked import attach_bill
 from videotrain.embedded.database import DATABASE_FILE
 from videotrain.embedded.process_nodes import ProcessNodes
 from videotrain.embedded.store import EmbeddedCluster
@@ -200,6 +201,10 @@ class Session:
         also = {path.name: path for path in shared if path.exists()}
         last = bills[-1] if bills else None
         results = write_results(workdir / FOLDER, run, self._prepared.manifest, objects, last, also)
+        mine = [bill for bill in bills if bill.closed and bill.uid == run["metadata"]["uid"]]
+        if mine and (tracking := prepared.run.spec.tracking).to:
+            done, told = attach_bill(mine[0], tracking, storage, Credentials(*keys))
+            results.notes += [] if done else [f"{line}; the same command tries again" for line in told]
         return files | {"results": results.folder, "logs": workdir / "logs"}, results
 
 

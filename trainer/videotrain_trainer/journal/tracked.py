@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -22,13 +22,12 @@ from videotrain_api.records import (
     TrainerRecord,
     ValidationRecord,
 )
-from videotrain_api.resource.tracking import Tracker as Name
-from videotrain_api.schema import ApiModel
 from videotrain_api.storage import layout
 from videotrain_api.storage.artifacts import VideosIndex
-from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
-from videotrain_trainer.errors import ObjectMissing, TrainerError
-from videotrain_trainer.journal.trackers import TRACKERS, TrackedRun, Tracker
+from videotrain_trainer.checksums import read_checked, unsealed_json
+from videotrain_trainer.errors import TrainerError
+from videotrain_trainer.journal.stored_tracker import StoredTracker, read_told, write_told
+from videotrain_trainer.journal.trackers import TRACKERS, TrackedRun
 from videotrain_trainer.storage import ObjectStore
 from videotrain_trainer.worker.stage_reporter import StageReporter
 
@@ -43,15 +42,6 @@ _TOLD: Final = (StartedRecord, StepRecord, ValidationRecord, SamplesRecord, Chec
 _END: Final = None
 
 
-class Told(ApiModel):
-    """tracking/told.json, sealed: what trackers were told, and stored where they keep files."""
-
-    uid: str
-    """Of the run; another one under the same name was told nothing."""
-    trackers: dict[str, dict[str, int]]
-    """The newest step of each curve, by tracker."""
-
-
 @dataclass(frozen=True)
 class _Values:
     """Values of a curve after a step."""
@@ -63,16 +53,9 @@ class _Values:
 
 
 @dataclass
-class _One:
-    """A tracker, and how far it is."""
+class _One(StoredTracker):
+    """One of those that are told."""
 
-    name: Name
-    tracker: Tracker
-    folder: Path
-    told: dict[str, int]
-    """Newest step of each curve."""
-    stored: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Size and time of the files that are stored, by their path in the folder."""
     waiting: deque[_Values] = field(default_factory=lambda: deque(maxlen=MOST_WAITING))
     """What it is still to be told."""
     ready: bool = False
@@ -155,19 +138,13 @@ class TrackerSink:
 
     def _begin(self) -> None:
         try:
-            self._kept = read_checked(
-                self._store,
-                f"{self._prefix}/told.json",
-                self._of_this_run,
-                "delete it; curves may then show steps twice",
-            )
-        except ObjectMissing:
-            pass
+            told = read_told(self._store, self._prefix)
         except TrainerError as error:
             # Whoever does not know what was told would tell it twice, and write over what says so.
             log.warning("no tracker is told of this generation: %s", error)
             self._reporter.housekeeping("tracking", error)
             return
+        self._kept = told.trackers if told is not None and told.uid == self._uid else {}
         for name in self._config.tracking.to:
             folder = self._scratch / name
             run = TrackedRun(
@@ -177,20 +154,12 @@ class TrackerSink:
                 folder=folder,
                 tracking=self._config.tracking,
             )
-            self._trackers.append(_One(name, TRACKERS[name](run), folder, dict(self._kept.get(name, {}))))
-
-    def _of_this_run(self, data: bytes) -> dict[str, dict[str, int]]:
-        found = Told.from_wire(unsealed_json(data))
-        return found.trackers if found.uid == self._uid else {}
+            prefix, known = f"{self._prefix}/{name}", dict(self._kept.get(name, {}))
+            self._trackers.append(_One(name, TRACKERS[name](run), folder, prefix, known))
 
     def _prepare(self, one: _One) -> None:
         """Bring back the files that it goes on with, and ask how far it is."""
-        prefix = f"{self._prefix}/{one.name}"
-        for found in self._store.list(prefix) if one.tracker.CONTINUES else ():
-            path = one.folder / found.uri.removeprefix(f"{prefix}/")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._store.fetch(found, path)
-        one.stored = {name: state for _, name, state in files_below(one.folder)}
+        one.fetch(self._store)
         one.told[self._stage] = max(one.told.get(self._stage, 0), one.tracker.told(self._stage))
         one.ready = True
 
@@ -242,24 +211,15 @@ class TrackerSink:
         for one in self._trackers:
             one.failed = False
         self._each(self._store_one)
-        told = Told(uid=self._uid, trackers=self._kept)
         try:
-            self._store.put(f"{self._prefix}/told.json", sealed_json(told.to_wire()))
+            write_told(self._store, self._prefix, self._uid, self._kept)
         except TrainerError as error:
             self._reporter.housekeeping("tracking", error)
 
     def _store_one(self, one: _One) -> None:
         self._tell(one)
         one.tracker.flush()
-        files = list(files_below(one.folder))
-        # First: beside a newer database, the log of an older one would be taken for its own.
-        for gone in one.stored.keys() - {name for _, name, _ in files}:
-            self._store.delete(f"{self._prefix}/{one.name}/{gone}")
-            del one.stored[gone]
-        for path, name, state in files:
-            if one.stored.get(name) != state:
-                self._store.put(f"{self._prefix}/{one.name}/{name}", path.read_bytes())
-                one.stored[name] = state
+        one.store(self._store)
         self._kept[one.name] = dict(one.told)
 
     def _each(self, work: Callable[[_One], None]) -> None:
@@ -292,11 +252,3 @@ def step_values(record: StepRecord) -> dict[str, float]:
         "memory_gigabytes": record.memory_bytes / 1e9 if record.memory_bytes is not None else None,
     }
     return {name: value for name, value in found.items() if value is not None}
-
-
-def files_below(folder: Path) -> Iterator[tuple[Path, str, tuple[int, int]]]:
-    """Files at any depth with their path in the folder, size and time; links are left out."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            facts = path.stat()
-            yield path, path.relative_to(folder).as_posix(), (facts.st_size, facts.st_mtime_ns)

@@ -7,15 +7,22 @@ stored whole at every checkpoint.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from videotrain_api.billing.document import RunBill
+from videotrain_api.money import MICROS
 from videotrain_api.resource.tracking import Tracker as Name
 from videotrain_api.resource.tracking import Tracking
 from videotrain_api.vocabulary import LABEL_RUN_UID
+from videotrain_trainer.journal.bill_markdown import bill_markdown
+
+BILL: Final = "run/bill"
+"""Where the bill is told of: no stage has such a name, nor a curve of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,9 @@ class Tracker(Protocol):
 
     def video(self, stage: str, step: int, name: str, path: Path, caption: str) -> None:
         """A video that was drawn."""
+
+    def bill(self, bill: RunBill, path: Path) -> None:
+        """What the run cost, once it is over, and the file with it: beside all stages, and again in the same place."""
 
     def flush(self) -> None:
         """Have everything where it outlives this process, or in the folder."""
@@ -86,6 +96,15 @@ class TensorBoard:
         if stage not in self._writers:
             self._writers[stage] = SummaryWriter(str(self._folder / stage))
         self._writers[stage].add_text(name, f"{path.name}: {caption}", step)
+
+    def bill(self, bill: RunBill, path: Path) -> None:
+        """TensorBoard shows no files: the bill's tables as text, with the file beside."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = self._folder / BILL
+        self._writers[BILL] = SummaryWriter(str(folder))
+        self._writers[BILL].add_text("bill", bill_markdown(bill), 0)
+        shutil.copyfile(path, folder / path.name)
 
     def flush(self) -> None:
         """See Tracker."""
@@ -127,6 +146,15 @@ class Wandb:
         shown = wandb.Video(str(path), caption=caption, format="mp4")
         self._opened(stage).log({f"{stage}/{name}": shown, f"{stage}/step": step})
 
+    def bill(self, bill: RunBill, path: Path) -> None:
+        """A file of the run, which is there offline too (artifacts are kept elsewhere), and what its tables compare."""
+        run = self._begun()
+        run.summary.update({"cost": bill.total_micros / MICROS, "currency": bill.currency})
+        # Where the run's own files are; for another place it would leave a link to it.
+        kept = Path(run.dir) / path.name
+        shutil.copyfile(path, kept)
+        run.save(str(kept), base_path=run.dir, policy="now")
+
     def flush(self) -> None:
         """See Tracker. An offline folder is complete only when its run has ended."""
         if self._run.tracking.wandb_mode == "offline":
@@ -139,6 +167,15 @@ class Wandb:
             self._open, self._stages = None, set()
 
     def _opened(self, stage: str) -> Any:
+        run = self._begun()
+        if stage not in self._stages:
+            # Stages count their own steps; W&B's own counter only rises.
+            run.define_metric(f"{stage}/step")
+            run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+            self._stages.add(stage)
+        return run
+
+    def _begun(self) -> Any:
         import wandb
 
         if self._open is None:
@@ -153,11 +190,6 @@ class Wandb:
                 mode=self._run.tracking.wandb_mode,
                 settings=wandb.Settings(silent=True, console="off"),
             )
-        if stage not in self._stages:
-            # Stages count their own steps; W&B's own counter only rises.
-            self._open.define_metric(f"{stage}/step")
-            self._open.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
-            self._stages.add(stage)
         return self._open
 
 
@@ -192,6 +224,13 @@ class Mlflow:
         client = self._client()
         client.log_artifact(self._run_id, str(path), f"{stage}/step-{step}")
         client.set_tag(self._run_id, f"{stage}/{name}", caption[:5000])
+
+    def bill(self, bill: RunBill, path: Path) -> None:
+        """See Tracker."""
+        client = self._client()
+        client.log_artifact(self._run_id, str(path))
+        client.set_tag(self._run_id, "currency", bill.currency)
+        client.log_metric(self._run_id, "cost", bill.total_micros / MICROS)
 
     def flush(self) -> None:
         """Nothing is held."""
@@ -249,6 +288,14 @@ class Trackio:
         """See Tracker."""
         package = self._package()
         package.log({f"{stage}/{name}": package.Video(str(path), caption=caption, format="mp4")}, step=step)
+
+    def bill(self, bill: RunBill, path: Path) -> None:
+        """An artifact; the same content makes no second version."""
+        package = self._package()
+        facts = {"total": bill.total, "currency": bill.currency}
+        artifact = package.Artifact(name=f"bill-{self._run.uid}", type="bill", metadata=facts)
+        artifact.add_file(path)
+        package.log_artifact(artifact)
 
     def flush(self) -> None:
         """See Tracker. Its thread has written everything when the run has ended."""
