@@ -27,6 +27,7 @@ from videotrain_api.render.defaults import NO_DEFAULTS, with_defaults
 from videotrain_api.resource.run_defaults import RunDefaults
 from videotrain_api.resource.trainrun import TRAINER_IMAGE, VideoTrainingRun
 from videotrain_api.rules.pod_security import PodPolicy
+from videotrain_api.rules.warn import warnings
 from videotrain_api.schema import Json, ManifestError, Problem
 from videotrain_api.vocabulary import ExitCode
 
@@ -98,6 +99,8 @@ def write_documents(documents: Sequence[Json]) -> None:
 
 def _findings(run: VideoTrainingRun, file: ManifestFile, options: CheckOptions) -> Iterator[Finding]:
     yield Finding(check="manifest", path="spec", verdict="ok", message="can be accepted")
+    for each in warnings(run):
+        yield Finding(check="manifest", path=each.path, value=each.value, verdict="warning", message=each.message)
     yield from _memory(run)
     yield _version(with_defaults(run, options.defaults).spec.image or TRAINER_IMAGE)
     credentials = _credentials_in(file, run)

@@ -18,6 +18,7 @@ from videotrain_api.render.pod_policy import pod_problems
 from videotrain_api.resource.run_defaults import RunDefaults
 from videotrain_api.resource.trainrun import VideoTrainingRun
 from videotrain_api.rules.pod_security import DEFAULT_POD_POLICY, PodPolicy
+from videotrain_api.rules.warn import warnings
 from videotrain_api.schema import Json, ManifestError, Problem
 from videotrain_api.validation import parse_run
 from videotrain_operator.kube.json_text import read_json
@@ -161,7 +162,11 @@ def _under_deletion(manifest: Any) -> bool:
 
 
 def _warnings(run: VideoTrainingRun) -> tuple[str, ...]:
-    """What is accepted and may still surprise: the bill."""
+    """What is accepted and may still surprise: the bill first."""
+    return (*_of_money(run), *map(str, warnings(run)))
+
+
+def _of_money(run: VideoTrainingRun) -> tuple[str, ...]:
     expected = forecast(run)
     hours, budget = expected.gpu_days * 24, run.spec.budget
     more = "" if expected.complete else " or more"

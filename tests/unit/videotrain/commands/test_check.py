@@ -224,7 +224,9 @@ def test_a_mistake_is_refused(name, tmp_path, capsys):
 
 
 def test_what_the_manifest_alone_tells(tmp_path, capsys):
-    assert main(["check", str(GOOD), "--quick", "--json"]) == 0
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(changed({"spec.checkpoint": {"everySteps": 5}})))
+    assert main(["check", str(file), "--quick", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["valid"], document["problems"]) == (True, [])
     findings = [Finding.from_wire(finding) for finding in document["findings"]]
@@ -293,6 +295,18 @@ def test_what_the_trainer_sees_decides_the_exit_code(tmp_path, capsys, monkeypat
 )
 def test_files_of_pods_cannot_be_seen_from_here(finding, in_cluster, verdict):
     assert check._as_seen_from_here(finding, in_cluster=in_cluster, nameless=False).verdict == verdict
+
+
+def test_what_is_hardly_meant_is_a_warning_and_refuses_nothing(tmp_path, capsys):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(changed({f"{SAMPLE}.frames": 16, "spec.checkpoint": {"everySteps": 100}})))
+    assert main(["check", "--quick", "--json", str(file)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    warned = {f["path"]: f["message"] for f in document["findings"] if f["verdict"] == "warning"}
+    assert document["valid"] and set(warned) == {"spec.checkpoint.everySteps", "spec.stages[4].sample.frames"}
+    assert main(["check", "--quick", str(file)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "warning" in shown and "spec.stages[4].sample.frames" in shown
 
 
 def secret(**data: str) -> dict[str, Any]:

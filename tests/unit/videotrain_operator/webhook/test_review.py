@@ -32,7 +32,9 @@ def reviewed(operation: str, new: Any = None, old: Any = None, **more: Any) -> t
 
 @pytest.fixture
 def run() -> Json:
-    return training_run()
+    found = training_run()
+    found["spec"]["checkpoint"] = {"everySteps": 20}  # or nothing is saved before its end
+    return found
 
 
 def costly(run: Json) -> None:
@@ -125,6 +127,14 @@ def test_a_refused_pod_template_may_be_mended(run: Json) -> None:
     refused = copy.deepcopy(run)
     refused["spec"]["podTemplate"] = {"spec": {"restartPolicy": "Always"}}
     assert reviewed("UPDATE", run, refused)[0] == "allowed"
+
+
+def test_a_run_that_saves_nothing_before_its_end_is_warned_about_and_taken(run: Json) -> None:
+    run["spec"]["checkpoint"] = {"everySteps": 1_000_000}
+    outcome, response = reviewed("CREATE", run)
+    assert outcome == "allowed"
+    assert [text.partition(":")[0] for text in response["warnings"]] == ["spec.checkpoint.everySteps"]
+    assert all(len(text) <= review_module.LONGEST_WARNING for text in response["warnings"])
 
 
 def test_a_large_run_without_a_budget_is_warned_about(run: Json) -> None:
