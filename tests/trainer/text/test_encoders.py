@@ -35,7 +35,7 @@ def saved(tmp_path_factory):
 
 
 def encoder_of(folder, **changes):
-    return T5ClipEncoder(SPEC.model_copy(update=changes), find_encoders(folder, "folder"), torch.float32)
+    return T5ClipEncoder.load(SPEC.model_copy(update=changes), find_encoders(folder, "folder"), torch.float32)
 
 
 TEXTS = ["a cat runs on the wall .", "a dog", ""]
@@ -83,7 +83,7 @@ def test_captions_that_t5_takes_together_are_what_each_is_alone(saved, trim):
     """Products over more rows round otherwise: a thousandth is 2^13 steps of float32."""
     texts = ["a red car", "a blue boat", "rain", "snow", "a red car on a bridge"]
     alone = encoder_of(saved[0], trim_padding=trim)
-    together = T5ClipEncoder(
+    together = T5ClipEncoder.load(
         SPEC.model_copy(update={"trim_padding": trim}), find_encoders(saved[0], "folder"), torch.float32, at_once=2
     )
     one, other = alone.encode(texts), together.encode(texts)

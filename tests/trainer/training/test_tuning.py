@@ -12,7 +12,7 @@ from videotrain_api.cost.search import choices
 from videotrain_api.validation import parse_run
 from videotrain_trainer import cli
 from videotrain_trainer.training import tuning
-from videotrain_trainer.training.tuning import Measured, Tuner
+from videotrain_trainer.training.tuning import Measured, Tuner, described
 from videotrain_trainer.worker.stage_context import World
 
 
@@ -69,6 +69,26 @@ def test_two_ranks_measure_every_degree_under_both_engines_and_agree(tmp_path):
         for policy in ("none", "selective", "full")
     }
     assert all(seconds > 0 for *_, seconds in first)
+
+
+@pytest.mark.parametrize(("text", "captions"), [("stored", []), ("online", [4, 4, 4])])
+def test_captions_are_encoded_beside_every_micro_batch_where_training_does_so(alone, monkeypatch, text, captions):
+    asked = []
+
+    class Counted(tuning.TextBeside):
+        def encode(self, captions):
+            asked.append(captions)
+            super().encode(captions)
+
+    monkeypatch.setattr(tuning, "TextBeside", Counted)
+    # DeepSpeed remembers the world of the test before.
+    table = table_of(manifest(text=text, parallel={"engine": "fsdp2"}))
+    tuner = Tuner(table, table.task.parallel, World(rank=0, size=1, local_rank=0, device=torch.device("cpu")), {1})
+    choice = next(c for c in choices(table, table.task.parallel, 0, 1) if c.setting.batch_size == 4)
+    measured = tuner.measure(choice, 2)
+    assert measured.step_seconds(1) > 0
+    assert asked == captions
+    assert described(measured, 1)["text"] == text
 
 
 @pytest.mark.parametrize(("degree", "rounds"), [(1, 2), (2, 4)])

@@ -30,8 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.description = (
         "For every row of a manifest's train stages try the settings that `videotrain plan --search` takes for the "
-        "fastest, with random weights and samples. On several GPUs: torchrun --nproc-per-node N -m "
-        "videotrain_trainer.cli tune MANIFEST. Lines of JSON as they come, then YAML."
+        "fastest, with random weights and samples, and under `text: online` with text encoders beside them. On several "
+        "GPUs: torchrun --nproc-per-node N -m videotrain_trainer.cli tune MANIFEST. Lines of JSON as they come, then "
+        "YAML."
     )
     parser.add_argument("manifest", type=Path, help="YAML file with one VideoTrainingRun")
     parser.add_argument("--stage", action="append", metavar="NAME", help="may be repeated; default: all train stages")

@@ -17,7 +17,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -78,8 +78,12 @@ def open_text_encoder(
     if spec.weights is None:
         raise ConfigError("spec.textEncoder.weights: not set; kind t5-clip needs the folder with both encoders")
     folders = find_encoders(local_folder(spec.weights, store, cache), spec.weights)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return T5ClipEncoder(spec, folders, dtype, at_once).to(device)
+    return T5ClipEncoder.load(spec, folders, dtype_on(device), at_once).to(device)
+
+
+def dtype_on(device: torch.device) -> torch.dtype:
+    """What weights of T5 and CLIP are held in."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def build_text_encoder(spec: TextEncoderSpec) -> ByteTextEncoder:
@@ -96,31 +100,55 @@ def build_text_encoder(spec: TextEncoderSpec) -> ByteTextEncoder:
     return ByteTextEncoder(spec.context_dim, spec.pooled_dim, spec.max_tokens)
 
 
+class Networks(NamedTuple):
+    """Both networks of `transformers` with their tokenizers."""
+
+    t5: Any
+    clip: Any
+    t5_tokens: Any
+    clip_tokens: Any
+
+
 class T5ClipEncoder(nn.Module):
-    """T5's last hidden state and CLIP's pooled feature. Nothing in it is trained.
+    """T5's last hidden state and CLIP's pooled feature, float32 in any case. Nothing in it is trained.
 
     Args:
-        spec: sizes, longest caption and padding.
-        folders: where both encoders and their tokenizers lie.
-        dtype: of the weights; features are float32 in any case.
+        spec: longest caption and padding.
+        networks: of the sizes that it says.
         at_once: texts of one length that T5 takes together.
-
-    Raises:
-        ConfigError: a file is missing or its sizes are others.
     """
 
-    def __init__(self, spec: TextEncoderSpec, folders: EncoderFolders, dtype: torch.dtype, at_once: int = 1) -> None:
-        from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
-
+    def __init__(self, spec: TextEncoderSpec, networks: Networks, at_once: int = 1) -> None:
         super().__init__()
         self.max_tokens, self.trim, self.at_once = spec.max_tokens, spec.trim_padding, at_once
-        self.t5 = _load(T5EncoderModel, folders.t5, dtype)
-        self.clip = _load(CLIPTextModel, folders.clip, dtype)
-        self._t5_tokens: Any = AutoTokenizer.from_pretrained(str(folders.t5_tokenizer), local_files_only=True)
-        self._clip_tokens: Any = AutoTokenizer.from_pretrained(str(folders.clip_tokenizer), local_files_only=True)
-        check_width("contextDim", spec.context_dim, self.t5.config.d_model, folders.t5)
-        check_width("pooledDim", spec.pooled_dim, self.clip.config.hidden_size, folders.clip)
+        self.t5, self.clip, self._t5_tokens, self._clip_tokens = networks
         self.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, spec: TextEncoderSpec, folders: EncoderFolders, dtype: torch.dtype, at_once: int = 1) -> Self:
+        """Read both networks.
+
+        Args:
+            spec: sizes, longest caption and padding.
+            folders: where both encoders and their tokenizers lie.
+            dtype: of the weights.
+            at_once: texts of one length that T5 takes together.
+
+        Raises:
+            ConfigError: a file is missing or its sizes are others.
+        """
+        from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
+
+        t5, clip = _load(T5EncoderModel, folders.t5, dtype), _load(CLIPTextModel, folders.clip, dtype)
+        found = Networks(
+            t5,
+            clip,
+            AutoTokenizer.from_pretrained(str(folders.t5_tokenizer), local_files_only=True),
+            AutoTokenizer.from_pretrained(str(folders.clip_tokenizer), local_files_only=True),
+        )
+        check_width("contextDim", spec.context_dim, t5.config.d_model, folders.t5)
+        check_width("pooledDim", spec.pooled_dim, clip.config.hidden_size, folders.clip)
+        return cls(spec, found, at_once)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> TextFeatures:

@@ -1,4 +1,5 @@
-"""How fast settings of a row really are, and what they need of a GPU: a few micro-batches of random samples.
+"""How fast settings of a row really are, and what they need of a GPU: a few micro-batches of random samples, beside
+which captions are encoded where training does so.
 
 Shapes: B batch, N image tokens, L text tokens.
 """
@@ -26,6 +27,7 @@ from videotrain_trainer.parallel.build import shard_model
 from videotrain_trainer.parallel.context import ContextGroups
 from videotrain_trainer.parallel.engine import Engine, engine_options
 from videotrain_trainer.parallel.peers import WorldPeers
+from videotrain_trainer.text.random_encoders import TextBeside
 from videotrain_trainer.training.shared_loss import micro_batch_loss
 from videotrain_trainer.training.timing import Clock, DeviceClock, HostClock, take_memory_peak
 from videotrain_trainer.worker.stage_context import World
@@ -45,6 +47,8 @@ class Measured:
     """The end of a step: what is left of reductions, and the optimizer."""
     peak_bytes: int = 0
     """Most that was held, of all ranks."""
+    text: str = "stored"
+    """train.text: `online` means that captions were encoded beside."""
 
     def step_seconds(self, gpus: int) -> float | None:
         """Of a step in a world of so many GPUs, with the update as it was measured here; None if memory ran out."""
@@ -71,6 +75,8 @@ class Tuner:
         self._groups = ContextGroups(world.rank, degrees, gpus_per_node, table.shape.heads)
         self._peers = WorldPeers()
         self._clock: Clock = DeviceClock(world.device) if world.device.type == "cuda" else HostClock()
+        spec = table.run.spec.text_encoder
+        self._text = TextBeside(spec, world.device) if table.task.text == "online" else None
         self._build()
 
     def _build(self) -> None:
@@ -98,7 +104,7 @@ class Tuner:
         try:
             found = self._timed(choice, micro_batches)
         except torch.OutOfMemoryError:
-            found = Measured(choice)
+            found = Measured(choice, text=self._table.task.text)
         if any(self._peers.any([found.micro_batch_seconds is None])):
             # What the engine holds of a half-finished backward pass is of no use.
             del self._engine, self._blocks
@@ -106,7 +112,7 @@ class Tuner:
             if self._world.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._build()
-            return Measured(choice)
+            return Measured(choice, text=self._table.task.text)
         return self._slowest(found)
 
     def _timed(self, choice: Choice, micro_batches: int) -> Measured:
@@ -116,6 +122,8 @@ class Tuner:
         take_memory_peak(self._world.device)
 
         def run(last: bool) -> None:
+            if self._text is not None:
+                self._text.encode(setting.batch_size)
             self._engine.backward(micro_batch_loss(self._engine, inputs, group), last)
 
         run(True)
@@ -123,13 +131,15 @@ class Tuner:
         began = clock.mark()
         for number in range(micro_batches):
             run(number == micro_batches - 1)
+        if self._text is not None:
+            self._text.wait()
         trained = clock.mark()
         self._engine.step(0.0)
         ended = clock.mark()
         clock.wait(ended)
         seconds = clock.microseconds(began, trained) / 1e6 / micro_batches
         update = clock.microseconds(trained, ended) / 1e6
-        return Measured(choice, seconds, update, take_memory_peak(self._world.device))
+        return Measured(choice, seconds, update, take_memory_peak(self._world.device), self._table.task.text)
 
     def _slowest(self, found: Measured) -> Measured:
         """The numbers of the rank that has the largest."""
@@ -188,6 +198,7 @@ def described(found: Measured, gpus: int) -> dict[str, Any]:
     return {
         "row": memory.row,
         **setting.row_fields(),
+        "text": found.text,
         "outOfMemory": seconds is None,
         "microBatchSeconds": found.micro_batch_seconds,
         "updateSeconds": found.update_seconds,
