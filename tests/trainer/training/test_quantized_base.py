@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.adapter_worlds import adapter_stage, assert_adapter_alone, assert_merged, base_weights
 from support.at_length import at_length
-from support.numerics import apart, rounding
-from support.training_worlds import LEARNING_RATE, Plan, difference, final_weights, run_world, train_config
+from support.training_worlds import LEARNING_RATE, Plan, difference, final_weights, run_world
 
-from videotrain_api.resource.stages import LoraAdapter, ParallelLayout
-from videotrain_trainer.networks.build import build_transformer, initialize
-from videotrain_trainer.networks.lora.files import load_adapter
-from videotrain_trainer.networks.lora.layers import merge
+from videotrain_api.resource.stages import ParallelLayout
 from videotrain_trainer.networks.quantized import STORED, rowwise
 
 pytestmark = pytest.mark.numeric
 
 
 def stage(folder, latents, base, kind="int8", **changes):
-    lora = LoraAdapter(rank=2, targets=["q_proj", "linear2"], quantize_base=kind)
-    config = train_config(folder, latents, lora=lora, **changes)
-    return config.model_copy(update={"paths": config.paths.model_copy(update={"initial_weights": f"file://{base}"})})
+    return adapter_stage(folder, latents, base, kind, **changes)
 
 
 def layout(**engine):
@@ -33,16 +26,7 @@ def layout(**engine):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """The weights that are adapted."""
-    folder = tmp_path_factory.mktemp("base")
-    config = train_config(folder, "file:///none")
-    model = build_transformer(config.model, config.autoencoder, config.text_encoder)
-    initialize(model, 3)
-    with torch.no_grad():
-        for number, parameter in enumerate(model.parameters()):  # gates begin at zero, which would hide everything
-            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
-            parameter.add_(0.05 * noise)
-    save_file(model.state_dict(), folder / "base.safetensors")
-    return folder / "base.safetensors"
+    return base_weights(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -82,22 +66,11 @@ def test_worlds_learn_over_8_bits_what_they_learn_over_the_widened_base(tmp_path
 
 
 def test_the_result_is_merged_into_the_weights_as_they_were(alone, base):
-    before, after = load_file(base), final_weights(alone[0])
-    assert before.keys() == after.keys()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {name for name in before if name.endswith(("q_proj.weight", "linear2.weight"))}
-    config = train_config(alone[0], "file:///none")
-    model = build_transformer(config.model, config.autoencoder, config.text_encoder)
-    model.load_state_dict(before)
-    load_adapter(model, alone[0] / "stage/weights/adapter")
-    merge(model)
-    assert all(apart(value, after[name]) <= 4 * rounding(value) for name, value in model.state_dict().items())
+    assert_merged(alone[0], base)
 
 
 def test_checkpoints_hold_the_adapter_alone(alone):
-    folder = alone[0] / "stage/checkpoints/step-00000008"
-    index = json.loads(next(folder.glob("*-index.json")).read_text())
-    assert index["shapes"] and all(".lora_" in name for name in index["shapes"])
+    assert_adapter_alone(alone[0])
 
 
 def test_a_killed_stage_goes_on_to_the_same_result_under_the_other_engine(tmp_path, latents, base, alone):

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.adapter_worlds import adapter_stage, assert_adapter_alone, assert_merged, base_weights
 from support.model_fixtures import forward, forward_in_float64, transformer
 from support.numerics import apart, assert_as_exact, rounding
 from support.training_worlds import (
@@ -11,14 +12,12 @@ from support.training_worlds import (
     difference,
     final_weights,
     run_world,
-    train_config,
 )
 
-from videotrain_api.resource.stages import LoraAdapter, ParallelLayout
+from videotrain_api.resource.stages import ParallelLayout
 from videotrain_api.vocabulary import ExitCode
 from videotrain_trainer import models
 from videotrain_trainer.errors import ConfigError
-from videotrain_trainer.networks.build import build_transformer, initialize
 from videotrain_trainer.networks.lora.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapter, save_adapter
 from videotrain_trainer.networks.lora.layers import TARGETS, LoraConfig, adapted, initialize_adapter, inject, merge
 from videotrain_trainer.networks.weights import open_weights
@@ -135,44 +134,22 @@ def test_adapters_that_do_not_fit_are_refused_with_the_reason(model, fixture, tm
             load_adapter(transformer(fixture("mmdit_i2v")), tmp_path)
 
 
-def stage(folder, latents, base, **changes):
-    config = train_config(folder, latents, lora=LoraAdapter(rank=2, targets=["q_proj", "linear2"]), **changes)
-    return config.model_copy(update={"paths": config.paths.model_copy(update={"initial_weights": base})})
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """The weights that are adapted."""
-    folder = tmp_path_factory.mktemp("base")
-    config = train_config(folder, "file:///none")
-    model = build_transformer(config.model, config.autoencoder, config.text_encoder)
-    initialize(model, 3)
-    with torch.no_grad():
-        model.cond_in.weight.normal_(generator=torch.Generator().manual_seed(1))
-    save_file(model.state_dict(), folder / "base.safetensors")
-    return folder / "base.safetensors"
+    return base_weights(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, latents, base):
     folder = tmp_path_factory.mktemp("alone")
-    result = run_world(folder, stage(folder, latents, f"file://{base}"), 1)
+    result = run_world(folder, adapter_stage(folder, latents, base), 1)
     assert result.outcomes == ["completed"], result.outcomes
     return folder
 
 
 def test_a_train_stage_writes_the_merged_model_and_the_adapter_beside_it(alone, base):
-    before, after = load_file(base), final_weights(alone)
-    assert before.keys() == after.keys()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {f"{name}.weight" for name in before_layers(before)}
-    config = train_config(alone, "file:///none")
-    model = build_transformer(config.model, config.autoencoder, config.text_encoder)
-    model.load_state_dict(before)
-    load_adapter(model, alone / "stage/weights/adapter")
-    merge(model)
-    # The same sum of the same adapter, on this side of one process and on the other.
-    assert all(apart(value, after[name]) <= 4 * rounding(value) for name, value in model.state_dict().items())
+    assert_merged(alone, base)
     fields = json.loads((alone / "stage/weights/adapter" / ADAPTER_CONFIG).read_text())
     assert fields["base_model_name_or_path"] == f"file://{base}"
     for name in ("model.safetensors", f"adapter/{ADAPTER_WEIGHTS}"):
@@ -180,23 +157,16 @@ def test_a_train_stage_writes_the_merged_model_and_the_adapter_beside_it(alone, 
         assert all(file.checksums for file in files), "whoever reads them verifies them"
 
 
-def before_layers(state):
-    return {name.removesuffix(".weight") for name in state if name.endswith(("q_proj.weight", "linear2.weight"))}
-
-
 def test_checkpoints_hold_the_adapter_alone(alone):
-    folder = alone / "stage/checkpoints/step-00000008"
-    index = json.loads(next(folder.glob("*-index.json")).read_text())
-    assert index["shapes"]
-    assert all(".lora_" in name for name in index["shapes"])
+    assert_adapter_alone(alone)
 
 
 def test_a_killed_adapter_stage_goes_on_to_the_same_result_under_the_other_engine(tmp_path, latents, base, alone):
-    config = stage(tmp_path, latents, f"file://{base}")
+    config = adapter_stage(tmp_path, latents, base)
     killed = run_world(tmp_path, config, 1, Plan(kill_after=5))
     assert killed.outcomes == ["killed"]
     layout = ParallelLayout(micro_batches_per_step=4, engine="fsdp2")
-    config = stage(tmp_path, latents, f"file://{base}", parallel=layout)
+    config = adapter_stage(tmp_path, latents, base, parallel=layout)
     result = run_world(tmp_path, config, 2, Plan(generation=2))
     assert result.outcomes == ["completed"] * 2, result.outcomes
     assert result.started.resumed_step == 3
@@ -204,6 +174,7 @@ def test_a_killed_adapter_stage_goes_on_to_the_same_result_under_the_other_engin
 
 
 def test_an_adapter_without_weights_to_start_from_is_a_configuration_error(tmp_path, latents):
-    result = run_world(tmp_path, stage(tmp_path, latents, None, parallel=ParallelLayout(micro_batches_per_step=4)), 1)
+    layout = ParallelLayout(micro_batches_per_step=4)
+    result = run_world(tmp_path, adapter_stage(tmp_path, latents, None, parallel=layout), 1)
     assert result.codes == [ExitCode.CONFIG]
     assert "train.lora: an adapter needs weights to start from" in result.outcomes[0]
