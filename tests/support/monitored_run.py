@@ -88,7 +88,7 @@ class InstalledScene(Scene):
 
 
 def training_run() -> dict[str, Any]:
-    """The tiny example on two nodes, with what has a panel: a team, a budget, validation."""
+    """The tiny example on two nodes, with what has a panel: a team, a budget, validation, an evaluation."""
     body: dict[str, Any] = yaml.safe_load(TINY.read_text())
     body["metadata"] = {"name": RUN, "labels": {LABEL_TEAM: "vision"}}
     spec = body["spec"]
@@ -97,6 +97,8 @@ def training_run() -> dict[str, Any]:
     spec["stages"][1]["autoencoder"]["parallel"] = {"microBatchesPerStep": 2}
     train = spec["stages"][3]["train"]
     train |= {"steps": 5000, "parallel": {"microBatchesPerStep": 2}, "validation": {"everySteps": 10, "share": 0.2}}
+    measured = {"reconstruction": {"resolution": "32px", "frames": 8, "clips": 2}}
+    spec["stages"].insert(2, {"name": "measure", "task": "evaluate", "evaluate": measured})
     return body
 
 
