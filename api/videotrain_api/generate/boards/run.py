@@ -20,7 +20,8 @@ from videotrain_api.generate.boards.queries import (
 )
 from videotrain_api.generate.panels import Board, Panel
 
-_FAULTS: Final = f"increase({m.RESTARTS.name}{OF_RUN}{SHOWN})"
+_FAULTS: Final = f"round(increase({m.RESTARTS.name}{OF_RUN}{SHOWN}))"
+"""Whole ones: `increase()` goes on to the edges of the time shown, and makes 1.01 of one fault."""
 
 
 def _phase(phase: str) -> str:
