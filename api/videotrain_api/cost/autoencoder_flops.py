@@ -88,6 +88,11 @@ def autoencoder_train_flops(spec: AutoencoderSpec, frames: int, height: int, wid
     return 3 * (_encode(spec, frames, height, width).flops + _decode(spec, frames, height, width).flops)
 
 
+def head_train_flops(spec: AutoencoderSpec, height: int, width: int) -> int:
+    """The same of the first frame of a clip that is also encoded by itself."""
+    return 3 * _encode(spec, 1, height, width).flops
+
+
 def _encode(spec: AutoencoderSpec, frames: int, height: int, width: int) -> _Tally:
     counted = _COUNTED[spec.kind or ""]
     tally, sizes = _Tally(), _sizes(spec, frames, height, width, counted.encoder_halves(len(spec.widths or ())))

@@ -34,6 +34,8 @@ class ClipBatch:
     """A perceptual distance is part of the loss."""
     adversarial: AdversarialPhase | None
     float32: bool = False
+    lone_head: bool = False
+    """The first frame is also encoded by itself."""
 
 
 def clip_memory(spec: AutoencoderSpec, state: ModelState, batch: ClipBatch) -> GpuMemory:
@@ -110,7 +112,8 @@ _Moment = tuple[float, float]
 
 
 def _moments(spec: AutoencoderSpec, batch: ClipBatch) -> Iterator[_Moment]:
-    layers = [*encoder_layers(spec, batch.size), *decoder_layers(spec, batch.size)]
+    head = encoder_layers(spec, (1, *batch.size[1:])) if batch.lone_head else ()
+    layers = [*encoder_layers(spec, batch.size), *head, *decoder_layers(spec, batch.size)]
     at_pixels = (spec.decoder_depths or [0])[0] > 0
     last = max((number for number, layer in enumerate(layers) if at_pixels and layer.kind in _BLOCKS), default=None)
     runs = [

@@ -121,6 +121,7 @@ class AutoencoderMemory:
             perceptual=task.perceptual is not None,
             adversarial=task.adversarial,
             float32=float32,
+            lone_head=task.head_ratio > 0,
         )
         memory = clip_memory(self.spec, self._state(sharding), batch)
         return RowMemory(

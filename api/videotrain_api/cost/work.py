@@ -109,7 +109,8 @@ def _autoencoder_work(run: VideoTrainingRun, stage: Stage) -> StageWork | None:
         autoencoder_flops.autoencoder_train_flops(spec, frames, side, side) for frames in (task.bucket.frames, 1)
     )
     samples = task.parallel.micro_batches_of(task.bucket) * task.bucket.batch_size
-    mean = (1 - task.image_ratio) * clip + task.image_ratio * image
+    clip_mean = clip + task.head_ratio * autoencoder_flops.head_train_flops(spec, side, side)
+    mean = (1 - task.image_ratio) * clip_mean + task.image_ratio * image
     return StageWork(
         steps=task.steps,
         samples_per_step=samples,

@@ -574,6 +574,10 @@ class AutoencoderTask(ApiModel):
     """Optimizer and learning rate."""
     image_ratio: float = Field(default=0.2, ge=0, lt=1)
     """Share of micro-batches that keep only the first frame."""
+    head_ratio: float = Field(default=0.0, ge=0, le=1)
+    """Share of the other micro-batches whose first latent frame is that of the first frame by itself, as a video that
+    begins with a given picture has it. An autoencoder that is not causal learns so to decode one; none by default, as
+    in the published recipe."""
     perceptual: PerceptualLoss | None = None
     """Perceptual loss; mean absolute error alone if unset, which blurs."""
     adversarial: AdversarialPhase | None = None

@@ -39,7 +39,8 @@ def test_the_autoencoder_learns_the_same_in_every_world_and_engine_and_after_a_r
     # divides a gradient by its own size and epsilon: float32's first step is 0.16 of a step away from float64's with
     # an epsilon of 1e-8, and 1e-4 with this one.
     rate = [LearningRatePiece(value=AUTOENCODER_LEARNING_RATE)]
-    config = partial(autoencoder_config, clips=clips, optimizer=Optimizer(learning_rate=rate, epsilon=1e-4))
+    optimizer = Optimizer(learning_rate=rate, epsilon=1e-4)
+    config = partial(autoencoder_config, clips=clips, optimizer=optimizer, head_ratio=0.5)
     alone = run_world(folders[0], config(folders[0]), 1)
     assert alone.outcomes == ["completed"], alone.outcomes
     layout = AutoencoderLayout(micro_batches_per_step=2, engine="fsdp2")
@@ -63,6 +64,22 @@ def test_pictures_and_clips_are_mixed_as_asked(tmp_path, clips):
     assert len(set(flops[0.0])) == 1
     assert len(set(flops[0.5])) > 1
     assert sum(flops[0.0]) > sum(flops[0.5]) > sum(flops[0.99])
+
+
+def test_some_clips_begin_with_the_latent_of_their_first_frame_alone(tmp_path, clips):
+    """As the sampler puts it there; a DC-AE's own latent of the first frames has seen four of them."""
+    losses, flops = {}, {}
+    for ratio in (0.0, 0.5, 1.0):
+        folder = tmp_path / str(ratio)
+        folder.mkdir()
+        config = autoencoder_config(folder, clips, image_ratio=0.0, head_ratio=ratio, steps=4)
+        result = run_world(folder, config, 1)
+        assert result.outcomes == ["completed"], result.outcomes
+        losses[ratio] = [step.loss for step in result.steps]
+        flops[ratio] = [step.model_flops for step in result.steps]
+    assert losses[0.0][0] != losses[1.0][0]
+    assert len(set(flops[0.0])) == len(set(flops[1.0])) == 1
+    assert sum(flops[0.0]) < sum(flops[0.5]) < sum(flops[1.0])
 
 
 def test_a_clip_length_that_decodes_to_a_picture_is_refused(tmp_path, clips):

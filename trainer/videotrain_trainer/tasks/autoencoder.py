@@ -18,6 +18,7 @@ from torch import Tensor
 
 from videotrain_api.resource.stages import AdversarialPhase, AutoencoderTask
 from videotrain_trainer.data.buckets import uniform
+from videotrain_trainer.data.loader import SampleKey
 from videotrain_trainer.data.pixels import PixelBatch, PixelLoader
 from videotrain_trainer.data.sample_order import OrderState
 from videotrain_trainer.data.sets import ClipSet, open_clips
@@ -132,17 +133,21 @@ class ReconstructionObjective:
         return PixelLoader(self._store, self.data, state, micro_batches, self._cache, self._device)
 
     def loss(self, model: Model, batch: PixelBatch) -> tuple[Loss, MicroBatchWork]:
-        """Losses of the reconstruction of a micro-batch, or of its first frames alone."""
+        """Losses of the reconstruction of a micro-batch, or of its first frames alone; some clips have lone heads."""
         first = batch.keys[0]
         name = f"{first.bucket}/{first.position}"
-        as_picture = uniform(self._config.seed, "image", first.bucket, first.position) < self.task.image_ratio
+        as_picture = self._drawn("image", first) < self.task.image_ratio
+        lone_head = not as_picture and self._drawn("head", first) < self.task.head_ratio
         video_BCTHW = batch.video_BCTHW[:, :, :1] if as_picture else batch.video_BCTHW
-        out_BCTHW: Tensor = model(video_BCTHW.to(self._dtype))
+        out_BCTHW: Tensor = model(video_BCTHW.to(self._dtype), lone_head)
         full = self.task.parallel.recompute_of(self.task.bucket) == "full"
-        work = autoencoder_work(self._config.autoencoder, video_BCTHW.shape, recompute=full)
+        work = autoencoder_work(self._config.autoencoder, video_BCTHW.shape, lone_head=lone_head, recompute=full)
         if isinstance(model, AdversarialEngine) and model.active:
             return self._losses(model, out_BCTHW, video_BCTHW, name), work
         return self._reconstruction(out_BCTHW, video_BCTHW), work
+
+    def _drawn(self, purpose: str, key: SampleKey) -> float:
+        return uniform(self._config.seed, purpose, key.bucket, key.position)
 
 
 def _checked_scale(rms: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-from videotrain_api.cost.autoencoder_flops import autoencoder_train_flops
+from videotrain_api.cost.autoencoder_flops import autoencoder_train_flops, head_train_flops
 from videotrain_api.cost.flops import MmditShape, recomputed_flops, train_flops
 from videotrain_api.resource.architecture import AutoencoderSpec
 
@@ -63,13 +63,16 @@ def transformer_work(
     )
 
 
-def autoencoder_work(spec: AutoencoderSpec, video_BCTHW: Sequence[int], *, recompute: bool) -> MicroBatchWork:
-    """Work of a micro-batch of pixels of that shape.
+def autoencoder_work(
+    spec: AutoencoderSpec, video_BCTHW: Sequence[int], *, lone_head: bool = False, recompute: bool
+) -> MicroBatchWork:
+    """Work of a micro-batch of pixels of that shape, whose first frames are encoded by themselves, too, or not.
 
     With recomputation the whole forward pass counts as done twice; the last block, which is not, is a small part of it.
     """
     samples, _, frames, rows, columns = video_BCTHW
-    flops = float(samples * autoencoder_train_flops(spec, frames, rows, columns))
+    one = autoencoder_train_flops(spec, frames, rows, columns)
+    flops = float(samples * (one + (head_train_flops(spec, rows, columns) if lone_head else 0)))
     return MicroBatchWork(
         samples=samples,
         tokens=0,

@@ -8,6 +8,7 @@ from videotrain_api.cost.autoencoder_flops import (
     autoencoder_train_flops,
     decoder_cost,
     encoder_cost,
+    head_train_flops,
 )
 from videotrain_api.resource.architecture import AutoencoderTiling
 from videotrain_trainer.networks.build import build_autoencoder
@@ -69,6 +70,14 @@ def test_training_is_three_forward_passes_without_tiles():
         forward = counted(lambda: model(torch.empty(1, 3, 8, 64, 64)))
     tiled = spec.model_copy(update={"tiling": AutoencoderTiling(pixels=32, frames=None, overlap=0.0)})
     assert autoencoder_train_flops(tiled, 8, 64, 64) == 3 * forward
+
+
+def test_a_lone_head_is_one_more_frame_through_the_encoder():
+    spec = AUTOENCODERS["dc-ae-tiny"]
+    with torch.device("meta"):
+        model, video = build_autoencoder(spec), torch.empty(1, 3, 8, 64, 64)
+        plain, headed = (counted(lambda lone=lone: model(video, lone)) for lone in (False, True))
+    assert head_train_flops(spec, 64, 64) == 3 * (headed - plain) > 0
 
 
 def test_256_latent_channels_cost_seven_million_parameters_more():

@@ -44,6 +44,19 @@ def test_clips_and_pictures_pass_and_every_weight_learns(shape):
         assert all(parameter.grad.abs().max() > 0 for parameter in model.parameters())
 
 
+def test_a_lone_head_is_the_latent_of_the_first_frame_by_itself(shape):
+    spec, _ = shape
+    model = build_autoencoder(spec.model_copy(update={"scaling_factor": 1.0}))
+    initialize(model, 1)
+    clip = torch.rand(1, 3, 8, 32, 64) * 2 - 1
+    with torch.no_grad():
+        head, whole = model.encode(clip[:, :, :1]), model.encode(clip)
+        assert not torch.allclose(head, whole[:, :, :1])
+        drawn = model.decode(torch.cat((head, whole[:, :, 1:]), dim=2))
+        assert torch.equal(model(clip, lone_head=True), drawn)
+        assert not torch.equal(model(clip), drawn)
+
+
 def test_the_shapes_of_its_weights_tell_its_sizes(shape):
     spec, _ = shape
     weights = build_autoencoder(spec).state_dict()

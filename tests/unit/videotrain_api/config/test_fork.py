@@ -14,10 +14,10 @@ EXAMPLES = Path(__file__).parents[4] / "manifests" / "examples"
 FREE = {
     "steps": 900,
     "optimizer": {"learningRate": [{"value": 1e-5}]},
-    "parallel": {"microBatchesPerStep": 4, "contextParallel": 2, "engine": "fsdp2", "recompute": "full"},
+    "parallel": {"microBatchesPerStep": 2, "contextParallel": 2, "engine": "fsdp2", "recompute": "full"},
     "buckets": [
-        {"resolution": "64px", "frames": 1, "batchSize": 2, "microBatches": 16, "aspectRatios": ["1:1"]},
-        {"resolution": "64px", "frames": 8, "batchSize": 4, "contextParallel": 2, "aspectRatios": ["1:1"]},
+        {"resolution": "64px", "frames": 1, "batchSize": 2, "microBatches": 8, "aspectRatios": ["1:1"]},
+        {"resolution": "64px", "frames": 8, "batchSize": 8, "contextParallel": 2, "aspectRatios": ["1:1"]},
     ],
 }
 FIXED = {
@@ -76,13 +76,14 @@ def test_a_run_from_its_first_stage_on_is_the_same_run():
 def test_weights_of_a_stage_by_name_become_weights_by_uri():
     manifest = demo()
     manifest["spec"]["stages"][4]["train"]["initFrom"] = {"stage": "i2v-64px"}
-    document, _ = fork(manifest, "i2v-96px")
+    document, _ = fork(manifest, "i2v-16-frames")
     uri = "s3://videotrain/demo/demo/i2v-64px/weights/model.safetensors"
     assert document["spec"]["stages"][0]["train"]["initFrom"] == {"uri": uri}
 
 
 def configs(changes):
     manifest = demo()
+    manifest["spec"]["nodes"]["max"], manifest["spec"]["pool"]["gpusPerNode"] = 1, 2  # which may share a clip
     changed = copy.deepcopy(manifest)
     changed["spec"]["stages"][3]["train"] |= changes
     changed["spec"]["checkpoint"]["everySteps"] = 7

@@ -57,12 +57,14 @@ def test_a_step_is_counted_by_hand():
 
 def test_stages_without_known_work_are_left_out_and_the_sum_says_so():
     found = forecast.forecast(example("demo.yaml"))
-    assert {s.name for s in found.stages if s.work is None} == {"curate", "encode"} and not found.complete
+    assert {s.name for s in found.stages if s.work is None} == {"curate", "encode", "score"} and not found.complete
     assert all(s.cost is not None for s in found.stages if s.task in ("train", "autoencoder", "sample"))
 
 
 def test_hours_of_video_make_the_sum_complete():
-    some, more = (forecast.forecast(example("demo.yaml"), hours_of_video=hours) for hours in (100, 200))
+    body = yaml.safe_load((EXAMPLES / "demo.yaml").read_text())
+    assert body["spec"]["stages"].pop()["task"] == "evaluate", "whose work nobody counts"
+    some, more = (forecast.forecast(parse_run(body), hours_of_video=hours) for hours in (100, 200))
     assert some.complete and more.complete
     costs = [[s.cost_micros for s in found.stages if s.task in ("curate", "encode")] for found in (some, more)]
     assert costs[1] == pytest.approx([2 * cost for cost in costs[0]], rel=1e-5)
@@ -215,6 +217,17 @@ def test_a_stage_is_priced_by_its_own_pool_and_told_beside_that_of_the_run():
     assert float(encode.cost_on_run_pool) == pytest.approx(24 * encode.gpu_days * 2.00, abs=1e-6)
     assert train.price == "2.00" and train.cost_on_run_pool is None
     assert planned.cost_micros == sum(stage.cost_micros for stage in planned.stages)
+
+
+def test_lone_heads_of_an_autoencoder_stage_are_work():
+    body = yaml.safe_load((EXAMPLES / "open-sora-2-dc-ae.yaml").read_text())
+    plain = forecast.forecast(parse_run(body))
+    stage = next(stage for stage in body["spec"]["stages"] if stage["task"] == "autoencoder")
+    stage["autoencoder"]["headRatio"] = 0.5
+    headed = forecast.forecast(parse_run(body))
+    before, after = (next(s for s in found.stages if s.name == stage["name"]) for found in (plain, headed))
+    # Half of the clips of 32 frames have one frame more through the encoder, which is less than half of the work.
+    assert 1 < after.work.flops_per_step / before.work.flops_per_step < 1 + 0.5 / 32
 
 
 def test_an_autoencoder_whose_layers_only_its_weights_tell_is_left_out_of_the_work():

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from videotrain_trainer.networks.autoencoders.tiling import TileCoder, Tiling
@@ -153,9 +154,21 @@ class Autoencoder(nn.Module, ABC):
         """Latents to pixels, (B, 3, T, H, W)."""
         return self.tiles.decode(self.pixels, self.denormalise(z_BCTHW))
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """The reconstruction from the posterior's mode, for training: coded whole, whatever the tiling."""
-        return self.pixels(self.split(self.moments(x_BCTHW)).mean_BCTHW)
+    def forward(self, x_BCTHW: Tensor, lone_head: bool = False) -> Tensor:
+        """The reconstruction from the posterior's mode, for training: coded whole, whatever the tiling.
+
+        Args:
+            x_BCTHW: pixels.
+            lone_head: the first latent frame is that of the first frame by itself, as in a drawing that begins with a
+                given picture. The two differ where an encoder is not causal.
+        """
+        mode_BCTHW = self._mode(x_BCTHW)
+        if lone_head:
+            mode_BCTHW = torch.cat((self._mode(x_BCTHW[:, :, :1]), mode_BCTHW[:, :, 1:]), dim=2)
+        return self.pixels(mode_BCTHW)
+
+    def _mode(self, x_BCTHW: Tensor) -> Tensor:
+        return self.split(self.moments(x_BCTHW)).mean_BCTHW
 
 
 def outer_blocks(model: nn.Module, kinds: tuple[type[nn.Module], ...], last: nn.Module) -> list[nn.Module]:
