@@ -180,7 +180,7 @@ def bill_of(
         phase=status.phase,
         created_at=head.get("creationTimestamp"),
         completed_at=status.completion_time,
-        as_of=_counted_until(cost, status),
+        as_of=counted_until(cost, status),
         closed=finished and float(cost.rate_per_hour) == 0 and _booked(ledger or {}) == cost.total_micros,
         generation=status.generation,
         currency=cost.currency,
@@ -244,7 +244,7 @@ def _rest(cost: CostStatus, status: RunStatus, rows: list[BillRow]) -> Iterable[
     gpu_us = _left(cost.gpu_microseconds_by_bucket, (row.gpu_microseconds for row in rows))
     causes = _left(cost.waste_micros_by_cause, (row.waste for row in rows))
     begin = max((row.to for row in rows), default=status.start_time)
-    end = _counted_until(cost, status) or begin
+    end = counted_until(cost, status) or begin
     if end is None:
         return
     # Where clocks differ it may end before another begins, and a run that was suspended at once has no start; money of
@@ -284,8 +284,12 @@ def _rest(cost: CostStatus, status: RunStatus, rows: list[BillRow]) -> Iterable[
         )
 
 
-def _counted_until(cost: CostStatus, status: RunStatus) -> datetime | None:
-    """Where a watch is idle, pods were looked at up to a minute before their time was counted."""
+def counted_until(cost: CostStatus, status: RunStatus) -> datetime | None:
+    """Up to when all that nodes cost is in it; None before the first pass.
+
+    Nothing was held between the time that the cost says and a later look at the pods. Where a watch is idle, pods were
+    looked at up to a minute before their time was counted.
+    """
     return max(filter(None, (cost.counted_until, status.observed_at)), default=None)
 
 

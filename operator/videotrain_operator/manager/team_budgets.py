@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple, Protocol
 
 from videotrain_api import metrics as catalogue
-from videotrain_api.billing.document import BillError, RunBill, read_bill
+from videotrain_api.billing.document import BillError, RunBill, counted_until, read_bill
 from videotrain_api.budget_reasons import BudgetMessage, BudgetReason
 from videotrain_api.money import MICROS, parse_micros
 from videotrain_api.resource.stored_size import cut
@@ -65,7 +65,7 @@ def account_of_run(run: Json, until_saved_micros: int = 0) -> Account | None:
         currency=status.cost.currency,
         priority=priority if isinstance(priority, int) else 0,
         months={one.month: one.total_micros for one in status.cost.months},
-        as_of=status.cost.counted_until or status.observed_at,
+        as_of=counted_until(status.cost, status),
         looked_at=status.observed_at,
         rate_micros_per_hour=stored_rate(status.cost.rate_per_hour, head["name"]),
         until_saved_micros=until_saved_micros,

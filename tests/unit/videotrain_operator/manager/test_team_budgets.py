@@ -154,6 +154,22 @@ async def test_no_time_is_counted_twice_where_pods_were_looked_at_before_their_b
     assert world.spent() == {"budget-1": 5.06}
 
 
+async def test_the_rest_of_a_run_that_holds_nodes_again_costs_nothing() -> None:
+    """Its bill has been the same since it was suspended, hours ago; the pass of now sees its new pods."""
+    run = stored_run("a", 5_000_000, rate="3.60")
+    run["status"]["observedAt"] = rfc3339(NOW, "seconds")
+    run["status"]["cost"]["countedUntil"] = rfc3339(NOW - timedelta(hours=5), "seconds")
+    world = World(stored_budget())
+    world.held.add("a")
+    await world.keeper.look()
+    world.keeper.note(run, 0)
+    await world.keeper.look()
+    assert world.spent() == {"budget-1": 5.0}
+    world.now += timedelta(minutes=1)
+    await world.keeper.look()
+    assert world.spent() == {"budget-1": 5.06}
+
+
 async def test_whatever_goes_wrong_in_a_look_is_counted_and_the_next_one_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -14,8 +14,8 @@ from videotrain_api.money import parse_micros
 
 LIFE = 32
 """Seconds until all three runs are stopped."""
-CALM = 8
-"""Seconds by which a new operator may be behind."""
+CALM = 16
+"""Seconds by which a new operator may be behind: it writes a status in which only words changed ten later."""
 STRIDE = 1 if os.environ.get("VIDEOTRAIN_EVERY_WRITE") else 29
 """Every write would take a minute."""
 STOP = (100, "CheckpointAndSuspend", None)
