@@ -130,6 +130,8 @@ async def test_half_a_handshake_holds_up_nobody(webhook: Webhook) -> None:
 async def test_a_flood_leaves_the_event_loop_its_turns(webhook: Webhook) -> None:
     """200 reviews at once, and passes of runs go on in between."""
     url, turns = f"https://127.0.0.1:{webhook.port}/validate", 0
+    while await honest(webhook) != 200:  # on a busy machine a judge may begin later than its first review is given up
+        pass
 
     async def turn() -> None:
         nonlocal turns
