@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from videotrain.clock import utc_now
@@ -88,11 +89,11 @@ async def until(condition):
 
 
 def alive(pid):
+    """An orphan that was killed is a zombie until the first process of the machine asks for its end."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return True
 
 
 NOTE = "example.com/note"

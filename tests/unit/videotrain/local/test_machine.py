@@ -38,8 +38,8 @@ def test_too_many_processes_for_the_cores_are_refused_with_the_fields_to_change(
 
 
 def test_too_little_memory_for_the_processes_is_refused():
-    with pytest.raises(UsageError, match=r"need about 2\.\d+ GB .*this machine has 2\.0 GB"):
-        check_machine(run("demo"), Machine(2, 2 * GB))
+    with pytest.raises(UsageError, match=r"need about 1\.\d+ GB .*this machine has 1\.0 GB"):
+        check_machine(run("demo"), Machine(2, GB))
 
 
 def test_a_model_that_is_too_large_for_the_memory_is_refused():

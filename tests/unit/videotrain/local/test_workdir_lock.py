@@ -67,13 +67,13 @@ def test_a_suspended_run_takes_another_price_but_no_other_number_of_gpus(tmp_pat
     check_same_run(tmp_path, resting, VideoTrainingRun.from_wire(changed))
     with pytest.raises(DirectoryError, match=r"spec\.pool\.pricePerGpuHour: '2\.00' in the directory, '3\.00' now"):
         check_same_run(tmp_path, manifest, VideoTrainingRun.from_wire(changed))
-    changed["spec"]["pool"]["gpusPerNode"] = 1
+    changed["spec"]["pool"]["gpusPerNode"] = 2
     with pytest.raises(DirectoryError, match=r"spec\.pool\.gpusPerNode"):
         check_same_run(tmp_path, resting, VideoTrainingRun.from_wire(changed))
 
 
 def test_a_suspended_run_takes_other_stages_unless_they_are_complete_or_would_change_the_order(tmp_path, manifest):
-    states = ["Succeeded", "Succeeded", "Succeeded", "Running", "Pending", "Pending"]
+    states = ["Succeeded", "Succeeded", "Succeeded", "Running", "Pending", "Pending", "Pending"]
     stages = [
         {"name": stage["name"], "task": stage["task"], "state": state, "configHash": "0" * 16, "savedStep": 40}
         for stage, state in zip(manifest["spec"]["stages"], states, strict=True)
