@@ -89,7 +89,7 @@ def test_a_fork_that_the_api_server_refuses_leaves_nothing_behind(
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}}
     quota["spec"] = {"hard": {"count/videotrainingruns.videotrain.dev": "1"}}  # type: ignore[assignment]
     kubectl("-n", namespace, "apply", "-f", "-", stdin=json.dumps(quota))
-    kubectl("-n", namespace, "wait", "resourcequota/few", "--for=jsonpath={.status.used}", "--timeout=60s")
+    kubectl("-n", namespace, "wait", "resourcequota/few", "--for=jsonpath={.status.used}", "--timeout=180s")
     done = command("fork", first, "--from", "large", check=False)
     assert done.returncode == 2 and "exceeded quota: few" in done.stderr
     assert runs(kubectl, namespace) == ["first"]

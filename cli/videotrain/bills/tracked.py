@@ -12,7 +12,7 @@ from typing import Final
 
 from videotrain.errors import UsageError
 from videotrain.extras import needs
-from videotrain.objectstore.s3_client import KEY_ID, SECRET_KEY, Credentials
+from videotrain.objectstore.s3_client import KEY_ID, SECRET_KEY, SESSION_TOKEN, Credentials
 from videotrain.processes.programs import TRAINER, find_program
 from videotrain_api.billing.document import RunBill, bill_text
 from videotrain_api.resource.tracking import Tracking
@@ -43,8 +43,8 @@ def attach_bill(bill: RunBill, tracking: Tracking, storage: Storage, keys: Crede
     reached = storage.model_copy(update={"credentials_secret": None})
     config = {"storage": reached.to_wire(), "tracking": tracking.to_wire()}
     environment = {**os.environ, KEY_ID: keys.access_key, SECRET_KEY: keys.secret_key}
-    if os.environ.get(KEY_ID) != keys.access_key:
-        environment.pop("AWS_SESSION_TOKEN", None)  # of other keys
+    environment.pop(SESSION_TOKEN, None)  # of other keys, perhaps
+    environment |= {SESSION_TOKEN: keys.session_token} if keys.session_token else {}
     with tempfile.TemporaryDirectory(prefix="videotrain-bill-") as folder:
         bill_file, config_file = Path(folder) / "bill.json", Path(folder) / "config.json"
         bill_file.write_text(bill_text(bill), encoding="utf-8")

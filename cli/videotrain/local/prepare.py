@@ -151,6 +151,11 @@ def _external(run: VideoTrainingRun, secrets: Sequence[Json]) -> Credentials | N
     if not is_external(run, secrets):
         return None
     credentials = external_credentials(run.spec.storage, secrets)
+    if credentials.session_token is not None:  # workers have the keys of a Secret, and go on when these have expired
+        raise StorageError(
+            "spec.storage.credentialsSecret: not set, and this account's AWS credentials expire (they have a session "
+            "token); name a Secret in the file, with keys that last as long as the run"
+        )
     check_bucket(run.spec.storage, credentials)
     return credentials
 

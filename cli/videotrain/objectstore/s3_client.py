@@ -15,7 +15,7 @@ from videotrain.processes.podfiles import secret_value
 from videotrain_api.resource.trainrun import Storage, VideoTrainingRun
 from videotrain_api.schema import Json
 
-KEY_ID, SECRET_KEY = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
+KEY_ID, SECRET_KEY, SESSION_TOKEN = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
 
 
 class Credentials(NamedTuple):
@@ -23,6 +23,8 @@ class Credentials(NamedTuple):
 
     access_key: str
     secret_key: str
+    session_token: str | None = None
+    """Of keys that expire, such as those of a single sign-on."""
 
 
 class StorageError(Exception):
@@ -43,6 +45,7 @@ def s3_client(endpoint_url: str | None, credentials: Credentials, region: str, t
     return boto3.client(
         "s3", endpoint_url=endpoint_url, region_name=region, config=config,
         aws_access_key_id=credentials.access_key, aws_secret_access_key=credentials.secret_key,
+        aws_session_token=credentials.session_token,
     )  # fmt: skip
 
 
@@ -65,7 +68,7 @@ def external_credentials(storage: Storage, secrets: Sequence[Json]) -> Credentia
         if found is None:
             raise StorageError(f"{field}: not set, and this account has no AWS credentials; name a Secret in the file")
         keys = found.get_frozen_credentials()
-        return Credentials(str(keys.access_key), str(keys.secret_key))
+        return Credentials(str(keys.access_key), str(keys.secret_key), keys.token)
     for secret in secrets:
         if secret["metadata"]["name"] == storage.credentials_secret:
             return Credentials(*(_key(secret, key, field) for key in (KEY_ID, SECRET_KEY)))

@@ -105,3 +105,14 @@ def test_every_pool_has_its_nodes_and_pools_share_the_gpus(two_nodes, videos):
     offered = [(dict(shape.allocatable), dict(shape.labels)) for shape in prepared.shapes]
     plain = ({"nvidia.com/gpu": 1}, {})
     assert offered == [({}, {"class": "cpu"})] * 3 + [plain] * 2 + [({"amd.com/gpu": 2}, {"class": "b"})]
+
+
+def test_keys_that_expire_are_refused_before_a_worker_has_them(tmp_path, videos, monkeypatch):
+    for name, value in (("ACCESS_KEY_ID", "ASIA1"), ("SECRET_ACCESS_KEY", "secret"), ("SESSION_TOKEN", "token-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    manifest = yaml.safe_load(TINY.read_text())
+    manifest["spec"]["storage"]["endpointUrl"] = "http://127.0.0.1:9"
+    path = tmp_path / "stored.yaml"
+    path.write_text(yaml.safe_dump(manifest))
+    with pytest.raises(UsageError, match=r"spec\.storage\.credentialsSecret: not set.*session token.*name a Secret"):
+        prepare(path, videos, None, ())
