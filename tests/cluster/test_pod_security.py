@@ -81,7 +81,7 @@ def test_kinds_of_volumes(
 
 
 @settings(max_examples=60, phases=[Phase.explicit, Phase.generate],
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
 @given(st.lists(st.sampled_from(sorted(KNOWN)), min_size=2, max_size=5), st.sampled_from(LEVELS))
 def test_whatever_is_combined(
     control_plane: ControlPlane, strict: dict[PodPolicy, str], names: list[str], level: PodPolicy

@@ -115,7 +115,7 @@ def test_what_the_server_fills_in_changes_nothing_that_was_rendered(kubectl: Run
 @settings(
     max_examples=6,
     phases=[Phase.explicit, Phase.generate],  # each example is a conversation with a server, too slow to shrink
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(st.lists(pod_templates, min_size=12, max_size=12))
 def test_pods_with_all_kinds_of_templates_are_admitted(kubectl: Run, restricted: str, templates: list[Json]):

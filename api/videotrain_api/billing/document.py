@@ -284,6 +284,18 @@ def _rest(cost: CostStatus, status: RunStatus, rows: list[BillRow]) -> Iterable[
         )
 
 
+def replaces(bill: RunBill, stored: bytes | None) -> bool:
+    """Whether a bill is to be written over what is in its place, which is anybody's text or None.
+
+    What cannot be read was cut or changed, and whoever has the bill knows better.
+    """
+    try:
+        there = None if stored is None else read_bill(json.loads(stored))
+    except (ValueError, BillError):
+        return True
+    return there is None or there.uid != bill.uid or how_far(there) < how_far(bill)
+
+
 def counted_until(cost: CostStatus, status: RunStatus) -> datetime | None:
     """Up to when all that nodes cost is in it; None before the first pass.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from videotrain.embedded.database import DATABASE_FILE, read_objects
 from videotrain.errors import UsageError
-from videotrain_api.billing.document import BillError, RunBill, bill_of, bill_text, how_far, read_bill
+from videotrain_api.billing.document import BillError, RunBill, bill_of, bill_text, how_far, read_bill, replaces
 from videotrain_api.cost.storage import estimates_of
 from videotrain_api.render.names import ledger_name
 from videotrain_api.schema import Json
@@ -91,22 +91,13 @@ def store_bill(client: Any, storage_uri: str, bill: RunBill) -> str:
     """
     uri = bill_object(storage_uri, bill.uid)
     bucket, key = _place(uri)
-    there = _stored(client, bucket, key)
-    if there is None or there.uid != bill.uid or how_far(there) < how_far(bill):
+    try:
+        there = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    except client.exceptions.NoSuchKey:
+        there = None
+    if replaces(bill, there):
         client.put_object(Bucket=bucket, Key=key, Body=bill_text(bill).encode(), ContentType="application/json")
     return uri
-
-
-def _stored(client: Any, bucket: str, key: str) -> RunBill | None:
-    """The bill that is there; None if there is none, or it was changed: whoever has the run knows better."""
-    try:
-        text = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-    except client.exceptions.NoSuchKey:
-        return None
-    try:
-        return read_bill(json.loads(text))
-    except (ValueError, BillError):
-        return None
 
 
 def _place(uri: str) -> tuple[str, str]:

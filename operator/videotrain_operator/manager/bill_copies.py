@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any, Final, Protocol, cast
 
 from videotrain_api import metrics as catalogue
-from videotrain_api.billing.document import BillError, RunBill, bill_text, how_far, read_bill
+from videotrain_api.billing.document import BillError, RunBill, bill_text, read_bill, replaces
 from videotrain_api.render.names import bill_name
 from videotrain_api.resource.bill_storage import BillStorage
 from videotrain_api.schema import Json
@@ -166,11 +166,11 @@ class BillCopies:
         mode: Any = "create"
         try:
             found = await obstore.get_async(self._store, key)
-            there = _readable(bytes(await found.bytes_async()))
+            there = bytes(await found.bytes_async())
         except FileNotFoundError:
             pass
         else:
-            if there is not None and there.uid == bill.uid and how_far(there) >= how_far(bill):
+            if not replaces(bill, there):
                 return
             mode = {"e_tag": found.meta["e_tag"]}
         attributes = {"Content-Type": "application/json"}
@@ -220,10 +220,3 @@ def _bill_in(body: Json) -> RunBill:
         return read_bill(json.loads(body["data"][BILL_KEY]))
     except (KeyError, TypeError, ValueError) as error:
         raise BillError(str(error)) from error
-
-
-def _readable(text: bytes) -> RunBill | None:
-    try:
-        return read_bill(json.loads(text))
-    except (ValueError, BillError):
-        return None  # cut or changed: the config map is right
