@@ -1,4 +1,5 @@
-"""How far tests with random or many cases go: plain `tox` a part of the way, `tox -e lives` all of it."""
+"""How far tests with many cases go: plain `tox` a part of the way; all random ones are in `tox -e lives`, others in
+`tox -e at-length`."""
 
 import os
 
@@ -12,6 +13,6 @@ def at_length(*values: object) -> object:
     return pytest.param(*values, marks=pytest.mark.at_length)
 
 
-def cases(plain: int, at_length: int) -> int:
+def cases(plain: int, most: int) -> int:
     """How many of them there are."""
-    return at_length if AT_LENGTH else plain
+    return most if AT_LENGTH else plain

@@ -12,7 +12,7 @@ from typing import Final
 
 from videotrain.errors import UsageError
 from videotrain.extras import needs
-from videotrain.objectstore.s3_client import KEY_ID, SECRET_KEY, SESSION_TOKEN, Credentials
+from videotrain.objectstore.s3_client import SESSION_TOKEN, Credentials
 from videotrain.processes.programs import TRAINER, find_program
 from videotrain_api.billing.document import RunBill, bill_text
 from videotrain_api.resource.tracking import Tracking
@@ -42,9 +42,8 @@ def attach_bill(bill: RunBill, tracking: Tracking, storage: Storage, keys: Crede
         raise UsageError(needs("local", f"the program {TRAINER} beside {sys.executable} or on PATH", "bill --track"))
     reached = storage.model_copy(update={"credentials_secret": None})
     config = {"storage": reached.to_wire(), "tracking": tracking.to_wire()}
-    environment = {**os.environ, KEY_ID: keys.access_key, SECRET_KEY: keys.secret_key}
-    environment.pop(SESSION_TOKEN, None)  # of other keys, perhaps
-    environment |= {SESSION_TOKEN: keys.session_token} if keys.session_token else {}
+    own = {name: value for name, value in os.environ.items() if name != SESSION_TOKEN}  # perhaps of other keys
+    environment = own | keys.environment()
     with tempfile.TemporaryDirectory(prefix="videotrain-bill-") as folder:
         bill_file, config_file = Path(folder) / "bill.json", Path(folder) / "config.json"
         bill_file.write_text(bill_text(bill), encoding="utf-8")

@@ -13,7 +13,6 @@ from videotrain.embedded.database import StoreError
 from videotrain.errors import UsageError
 from videotrain.local.workdir_lock import locked
 from videotrain.locks import DirectoryError
-from videotrain.objectstore.s3_client import KEY_ID, SECRET_KEY
 from videotrain.objectstore.s3_server import ObjectServer, ObjectServerError
 
 
@@ -42,11 +41,9 @@ async def _serve(workdir: Path, uri: str) -> int:
     server = await ObjectServer.start(workdir, uri)
     waiting = [asyncio.ensure_future(server.ended()), asyncio.ensure_future(stop.wait())]
     try:
-        keys = server.credentials
         values = {
             "AWS_ENDPOINT_URL": server.endpoint_url,
-            KEY_ID: keys.access_key,
-            SECRET_KEY: keys.secret_key,
+            **server.credentials.environment(),
             "AWS_DEFAULT_REGION": "us-east-1",
         }
         for name, value in values.items():

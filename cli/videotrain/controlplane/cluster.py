@@ -164,8 +164,7 @@ def identity(store: ObjectServer) -> Mapping[str, str]:
     """What a node gives its pods to reach the object store, as the nodes of a cloud give theirs a role."""
     return {
         "AWS_ENDPOINT_URL": store.endpoint_url,
-        "AWS_ACCESS_KEY_ID": store.credentials.access_key,
-        "AWS_SECRET_ACCESS_KEY": store.credentials.secret_key,
+        **store.credentials.environment(),
         "AWS_REGION": REGION,
     }
 

@@ -26,6 +26,11 @@ class Credentials(NamedTuple):
     session_token: str | None = None
     """Of keys that expire, such as those of a single sign-on."""
 
+    def environment(self) -> dict[str, str]:
+        """The variables by which every AWS client finds them."""
+        keys = {KEY_ID: self.access_key, SECRET_KEY: self.secret_key}
+        return keys if self.session_token is None else keys | {SESSION_TOKEN: self.session_token}
+
 
 class StorageError(Exception):
     """The run's object store cannot be used; the message names the field to change."""
@@ -120,7 +125,6 @@ def _refusal(error: ClientError, bucket: str, where: str, storage: Storage, cred
 
 def secret_manifest(name: str, namespace: str, credentials: Credentials) -> Json:
     """A Secret with the keys, as pods read them."""
-    data = {KEY_ID: credentials.access_key, SECRET_KEY: credentials.secret_key}
-    encoded = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
+    encoded = {key: base64.b64encode(value.encode()).decode() for key, value in credentials.environment().items()}
     metadata = {"name": name, "namespace": namespace}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": encoded}
