@@ -123,7 +123,7 @@ class Message(StrEnum):
     """Forms of messages; `text` fills the braces. A form that ends with a brace may end with what others said."""
 
     ACTIVE_DEADLINE = "nodes were held for {seconds} s (spec.activeDeadlineSeconds is {limit})"
-    ALL_STAGES = "all {count} stages are complete"
+    ALL_STAGES = "stage {stage} is complete after step {step}: {output}; it was the last of {count}"
     BUDGET_EXCEEDED = (
         "{money} {currency} and {hours} GPU-hours are spent; the next checkpoint would pass the limit ({limits})"
     )

@@ -100,6 +100,8 @@ class KubeCluster:
         if "uid" in head and kind == "Pod":
             body = await self._patch_head(manifest, manager)
         elif known is None or _uid_of_run(known) != _uid_of_run(manifest):
+            if "resourceVersion" in head:
+                raise Conflict(f"{kind} {head['name']} was there when the pass began, and is gone")
             body = await self._create(manifest, manager)
         elif kind == "ConfigMap":
             body = await self._replace_data(manifest, known["metadata"]["uid"], manager)

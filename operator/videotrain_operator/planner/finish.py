@@ -24,11 +24,11 @@ def fail_run(draft: Draft, reason: str, message: str) -> None:
     draft.look_again(0)
 
 
-def succeed_run(draft: Draft) -> None:
-    """Every stage is complete."""
+def succeed_run(draft: Draft, message: str) -> None:
+    """Every stage is complete. One moment is one event, so the message tells of the last stage, too."""
     set_condition(draft, Condition.COMPLETE, status=True, reason=Reason.ALL_STAGES_SUCCEEDED)
     draft.update(completion_time=draft.now)
-    draft.tell("Normal", Reason.SUCCEEDED, Message.ALL_STAGES.text(count=len(draft.status.stages)))
+    draft.tell("Normal", Reason.SUCCEEDED, message)
     draft.look_again(0)
 
 

@@ -112,3 +112,11 @@ async def test_what_is_there_is_changed_only_while_it_is_the_object_that_was_see
     cluster = KubeCluster(server, stores, lambda: None, "host")  # type: ignore[arg-type]
     await cluster.apply(WANTED)
     assert [patch["metadata"]["uid"] for patch in server.patches] == ["u"]
+
+
+async def test_what_was_seen_and_is_gone_is_not_made_again_unseen() -> None:
+    server = there(LABELS, owner=UID)
+    server.create = None  # type: ignore[assignment]  # nothing is asked of the server, which would refuse it
+    cluster = KubeCluster(server, {kind: Store() for kind in CACHED}, lambda: None, "host")  # type: ignore[arg-type]
+    with pytest.raises(Conflict, match="is gone"):
+        await cluster.apply(render_roster(RUN, None, "7"))
