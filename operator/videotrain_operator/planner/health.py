@@ -86,12 +86,13 @@ def _complete_stage(draft: Draft, live: GenerationStatus) -> None:
     draft.update_stage(live.stage, state="Succeeded", finished_at=draft.now, step=step)
     draft.update(restarts_in_stage=RestartCounts(), same_step_deaths=0, last_death_step=None)
     output = draft.output_of(next(stage for stage in draft.status.stages if stage.name == live.stage))
-    result = {"stage": live.stage, "step": step, "output": output}
     following = draft.stage()
     if following is None:
-        succeed_run(draft, Message.ALL_STAGES.text(count=len(draft.status.stages), **result))
+        count = len(draft.status.stages)
+        succeed_run(draft, Message.ALL_STAGES.text(stage=live.stage, step=step, output=output, count=count))
     else:
-        draft.tell("Normal", Reason.STAGE_SUCCEEDED, Message.STAGE_SUCCEEDED.text(**result))
+        told = Message.STAGE_SUCCEEDED.text(stage=live.stage, step=step, output=output)
+        draft.tell("Normal", Reason.STAGE_SUCCEEDED, told)
         draft.update_stage(following.name, state="Running", started_at=draft.now)
 
 

@@ -61,6 +61,6 @@ async def test_a_pod_that_went_before_its_deletion_was_answered_is_gone(store: S
 
 async def test_a_pod_that_went_before_its_creation_was_answered_is_gone(store: Store, cluster: KubeCluster) -> None:
     wanted = pod(0)
-    del wanted["metadata"]["uid"]
+    del wanted["metadata"]["uid"], wanted["metadata"]["resourceVersion"]
     await cluster.apply(wanted)
     assert store.get(POD) is None
