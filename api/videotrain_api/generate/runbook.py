@@ -251,7 +251,9 @@ EVENTS: Final[dict[str, Entry]] = {
         "The next generation has fewer nodes, on purpose.", "`videotrain get RUN`.", "A restart without lost steps."
     ),
     "StageStarted": Entry("The first generation of a stage exists.", "`videotrain logs RUN`.", "A start."),
-    "StageSucceeded": Entry("A stage is complete that was not the last one.", "`videotrain get RUN` names what it made.", _GOES_ON),
+    "StageSucceeded": Entry(
+        "A stage is complete that was not the last one.", "`videotrain get RUN` names what it made.", _GOES_ON
+    ),
     "StagesEdited": Entry(
         "What stages do was edited while the run rested; their configurations were frozen anew.",
         "The event names the stages with their old and new hashes.",
