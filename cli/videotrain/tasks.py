@@ -8,13 +8,18 @@ from typing import Any
 
 
 async def end(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and wait until it has cleaned up; an error that it ended with is raised."""
+    """Cancel a task and wait until it has cleaned up; an error that it ended with is raised.
+
+    A caller that is cancelled meanwhile stays so: its cancellation goes through the task, and looks like the task's.
+    """
+    caller = asyncio.current_task()
+    before = caller.cancelling() if caller else 0
     task.cancel()
     try:
         await task
     except asyncio.CancelledError:
-        if not task.done():
-            raise  # it is the caller that was cancelled
+        if not task.done() or (caller and caller.cancelling() > before):
+            raise
 
 
 async def end_all(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -60,10 +61,10 @@ class Stop:
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, but not when the pod is to stop."""
-        try:
-            await asyncio.wait_for(self.asked.wait(), seconds)
-        except TimeoutError:
-            return
+        # Not wait_for: before Python 3.12 it loses a cancellation that comes when the wait is over.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.asked.wait()
 
 
 class Container:

@@ -30,6 +30,7 @@ from videotrain.report import write_report
 from videotrain.report.summary import DROP_REPORT_FILE, SAMPLES_FOLDER, SUMMARY_FILE, write_summary
 from videotrain.report.workdir import S3Objects
 from videotrain.results.folder import FOLDER, Results, write_results
+from videotrain.tasks import end
 from videotrain_api.schema import Json
 from videotrain_api.vocabulary import ANNOTATION_PROFILE, ANNOTATION_SUSPENDED_BY, KIND
 from videotrain_operator.cluster.interface import NotFound
@@ -236,10 +237,7 @@ async def cancel(task: asyncio.Task[Any]) -> None:
     """Cancel a task and wait until it has cleaned up; an error on its way out is logged, the first one counts."""
     if task.done():
         return
-    task.cancel()
     try:
-        await task
-    except asyncio.CancelledError:
-        return
+        await end(task)
     except Exception:
         _log.exception("while stopping")
