@@ -37,17 +37,22 @@ def effective_run(run: VideoTrainingRun, frozen: Mapping[str, Any] | None) -> Vi
         return run
     key = id(run.spec), id(frozen)
     if key not in _merged:
-        while len(_merged) >= _MERGED_SPECS:
-            del _merged[next(iter(_merged))]
+        _make_room(_merged)
         _merged[key] = run.spec, frozen, _merge(run, frozen)
     merged = _merged[key][2]
     return run if merged is run.spec else run.model_copy(update={"spec": merged})
 
 
-_MERGED_SPECS: Final = 16
+_KEPT: Final = 16
 _merged: dict[tuple[int, int], tuple[VideoTrainingRunSpec, Mapping[str, Any], VideoTrainingRunSpec]] = {}
+_manifests: dict[tuple[int, str, str | None], tuple[VideoTrainingRunSpec, str]] = {}
 """The newest answers, by what was asked; it is kept with them, or its place in memory could be that of another. Nobody
-changes a spec, and who asks again with the same two, as a simulation does in each pass, need not wait."""
+changes a spec, and who asks again, as a pass that freezes a configuration and a simulation do, need not wait."""
+
+
+def _make_room(answers: dict[Any, Any]) -> None:
+    while len(answers) >= _KEPT:
+        del answers[next(iter(answers))]
 
 
 def _merge(run: VideoTrainingRun, frozen: Mapping[str, Any]) -> VideoTrainingRunSpec:
@@ -105,8 +110,14 @@ def data_hash(data: dict[str, str]) -> str:
 
 def _manifest(run: VideoTrainingRun) -> str:
     """All that the configuration depends on, with nulls: a null may differ from a field's default."""
-    identity = {"name": run.metadata.name, "namespace": run.metadata.namespace}
-    return _canonical({"metadata": identity, "spec": run.spec.model_dump(mode="json", by_alias=True)})
+    head = run.metadata
+    key = id(run.spec), head.name, head.namespace
+    if key not in _manifests:
+        identity = {"name": head.name, "namespace": head.namespace}
+        text = _canonical({"metadata": identity, "spec": run.spec.model_dump(mode="json", by_alias=True)})
+        _make_room(_manifests)
+        _manifests[key] = run.spec, text
+    return _manifests[key][1]
 
 
 def _canonical(data: Any) -> str:
@@ -118,14 +129,19 @@ def _parse_spec(canonical: str) -> VideoTrainingRunSpec:
     return VideoTrainingRunSpec.from_wire(json.loads(canonical))
 
 
+@lru_cache(maxsize=_KEPT)
+def _parse_run(canonical: str) -> VideoTrainingRun:
+    return VideoTrainingRun.from_wire(json.loads(canonical))
+
+
 @lru_cache(maxsize=256)
 def _resolved(canonical: str) -> tuple[StageConfig, ...]:
-    return tuple(resolve(VideoTrainingRun.from_wire(json.loads(canonical))))
+    return tuple(resolve(_parse_run(canonical)))
 
 
 @lru_cache(maxsize=256)
 def _problems(canonical: str) -> tuple[Problem, ...]:
-    return tuple(check(VideoTrainingRun.from_wire(json.loads(canonical))))
+    return tuple(check(_parse_run(canonical)))
 
 
 @lru_cache(maxsize=256)

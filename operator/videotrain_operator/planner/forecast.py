@@ -127,11 +127,11 @@ def forecast_bill(draft: Draft, bill: Bill) -> Forecast | None:
         return Forecast(bill.total, bill.total, bill.total, [])
     if not all(node_counts(node_bounds(draft.run, stage)) for stage in draft.spec.stages):
         return None  # the present spec cannot be run
-    models = {name: stage.node_seconds_per_step for name, stage in planned(draft).items()}
     found = {stage.name: _measured(draft, stage, bill) for stage in draft.status.stages}
     measured = {name: one for name, one in found.items() if one is not None}
     if not measured:
-        return None
+        return None  # before the models, which take milliseconds that a burst of new runs does not have
+    models = {name: stage.node_seconds_per_step for name, stage in planned(draft).items()}
     specs = {stage.name: stage for stage in draft.spec.stages}
     rest, expected = _Rest(), []
     for stage in draft.status.stages:
