@@ -24,8 +24,8 @@ def test_a_folder_is_curated_from_the_command_line_and_given_again_nothing_is_do
     output, task = (tmp_path / "set").as_uri(), tmp_path / "task.yaml"
     task.write_text("minSeconds: 0.5\nmaxSeconds: 2\nlongSide: 64\nminMotion: 0\nminBlur: 0\n")
     told = []
-    for _ in range(2):
-        assert main(["curate", "run", raw.as_uri(), output, "--task", str(task)]) == 0
+    for places in ([raw.as_uri(), output], [str(raw), str(tmp_path / "set")]):
+        assert main(["curate", "run", *places, "--task", str(task)]) == 0
         told.append(capsys.readouterr())
     assert told[0].out == told[1].out
     assert "clips of 3 videos; dropped: 1 unreadable" in told[0].out

@@ -30,8 +30,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "The nodes of a Ray cluster need this version of the trainer, and credentials of their own for the object "
         "store; RAY_AUTH_TOKEN is the cluster's token, if it has one."
     )
-    parser.add_argument("videos", help="folder of raw videos, or what --form says: file://, s3:// or package:// URI")
-    parser.add_argument("output", help="prefix of the curated set: file:// or s3:// URI")
+    parser.add_argument(
+        "videos", help="folder of raw videos, or what --form says: a path, file://, s3:// or package:// URI"
+    )
+    parser.add_argument("output", help="prefix of the curated set: a path, file:// or s3:// URI")
     parser.add_argument(
         "--form",
         choices=[form for form in get_args(SourceForm) if form != "latents"],
@@ -39,7 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="what lies there, as in spec.dataset.sources (folder); in other forms names begin with `videos/`",
     )
     parser.add_argument("--task", type=Path, metavar="FILE", help="YAML of `curate` as in a manifest")
-    parser.add_argument("--captions", metavar="URI", help="table of captions, as spec.dataset.captionTable")
+    parser.add_argument(
+        "--captions", metavar="URI", help="table of captions, as spec.dataset.captionTable, or its path"
+    )
     parser.add_argument("--engine", choices=get_args(UnitEngine), help="instead of that of --task")
     parser.add_argument("--address", metavar="ADDRESS", help="of a Ray cluster: ray://host:port or host:port")
 
@@ -59,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from videotrain_trainer.engines.local import LocalRun
     from videotrain_trainer.engines.ray_node import Cluster
     from videotrain_trainer.engines.ray_run import RayRun
+    from videotrain_trainer.evaluation.videos import uri_of
     from videotrain_trainer.models.image_scorer import open_image_model
     from videotrain_trainer.storage import ObjectStore
     from videotrain_trainer.worker.stage_reporter import StageReporter
@@ -67,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     scores.check(task)
     if task.captions is not None:
         captions.check(task.captions)
-    storage, output = Storage(uri="s3://from-the-environment"), options.output.rstrip("/")
+    storage, output = Storage(uri="s3://from-the-environment"), uri_of(options.output)
     work = CurateWork(_dataset(options), storage, output, task, open_image_model)
     store, shown, leave = ObjectStore.for_storage(storage), _Shown(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -121,12 +126,14 @@ def _dataset(options: argparse.Namespace) -> Any:
     from pydantic import ValidationError
 
     from videotrain_api.resource.trainrun import Dataset
+    from videotrain_trainer.evaluation.videos import uri_of
 
-    fields: dict[str, Any] = {"captionTable": options.captions}
+    fields: dict[str, Any] = {"captionTable": options.captions and uri_of(options.captions)}
+    videos = uri_of(options.videos)
     if options.form == "folder":
-        fields["videos"] = options.videos
+        fields["videos"] = videos
     else:
-        fields["sources"] = [{"name": "videos", "form": options.form, "uri": options.videos}]
+        fields["sources"] = [{"name": "videos", "form": options.form, "uri": videos}]
     try:
         return Dataset.model_validate(fields)
     except ValidationError as error:
