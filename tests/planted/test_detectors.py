@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from support import filmed_faults as filmed
 from support import planted_faults as planted
+from support.both_detectors import DETECTORS, scan_of
 
 from videotrain_api.resource.stages import CurateTask, ShotDetector
-from videotrain_trainer.curation import probe, shots
-from videotrain_trainer.curation.draft import Draft, Scan
+from videotrain_trainer.curation.draft import Scan
 
 EACH = 10
 SETS = {"painted": (planted, 400, 20), "filmed": (filmed, 30_000, 16)}
@@ -19,14 +19,11 @@ SETS = {"painted": (planted, 400, 20), "filmed": (filmed, 30_000, 16)}
 
 def scanned(folder: Path, which: str, scene: planted.Scene, frames: int, detector: ShotDetector) -> Scan:
     path = planted.paint(folder / "raw.mp4", scene, frames, crf=SETS[which][2])
-    draft = Draft(path=path, content="x", out=folder, progress=lambda share: None)
-    for stage in (probe, shots):
-        stage.run(draft, CurateTask(min_seconds=1.0, shot_detector=detector))
-    return draft.measured()
+    return scan_of(path, CurateTask(min_seconds=1.0, shot_detector=detector))
 
 
 @pytest.mark.parametrize("which", SETS)
-@pytest.mark.parametrize("detector", ["content", "transnetv2"])
+@pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.timeout(3600)
 def test_cuts_dissolves_and_whole_shots(tmp_path, which, detector, record_property):
     kind, first, _ = SETS[which]
