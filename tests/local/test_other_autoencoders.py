@@ -9,8 +9,8 @@ from support.diffusers_autoencoders import TINY
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.mark.parametrize("kind", ["wan", "ltx"])
-def test_a_run_curates_encodes_trains_draws_and_measures(start, tmp_path, kind):
+@pytest.mark.parametrize(("kind", "text"), [("wan", "stored"), ("ltx", "online")])
+def test_a_run_curates_encodes_trains_draws_and_measures(start, tmp_path, kind, text):
     class_name, fields, (channels, time, space) = TINY[kind]
     torch.manual_seed(3)
     getattr(diffusers, class_name)(**fields).save_pretrained(tmp_path / "vae")
@@ -45,6 +45,7 @@ def test_a_run_curates_encodes_trains_draws_and_measures(start, tmp_path, kind):
                         "optimizer": {"learningRate": [{"value": 1e-3}]},
                         "conditioning": {"t2v": 1, "i2vHead": 1},
                         "precision": "fp32",
+                        "text": text,
                     },
                 },
                 {

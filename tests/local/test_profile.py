@@ -9,25 +9,9 @@ import subprocess
 import sys
 
 import pytest
-
-from videotrain.commands.get import DATABASE_FILE
-from videotrain.embedded.database import read_objects
-from videotrain.objectstore.s3_client import KEY_ID, SECRET_KEY, Credentials, s3_client
-from videotrain.processes.podfiles import secret_value
-from videotrain.report.workdir import S3Objects
-from videotrain_api.vocabulary import KIND
+from support.local_process import store_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-def store_of(workdir):
-    """The running object store of a working directory, and the status of its run."""
-    (run,) = read_objects(workdir / DATABASE_FILE, KIND)
-    storage = run["spec"]["storage"]
-    secrets = {secret["metadata"]["name"]: secret for secret in read_objects(workdir / DATABASE_FILE, "Secret")}
-    keys = secrets[storage["credentialsSecret"]]
-    credentials = Credentials(*(secret_value(keys, name) for name in (KEY_ID, SECRET_KEY)))
-    return S3Objects(s3_client(storage["endpointUrl"], credentials, "us-east-1")), run["status"]
 
 
 def test_steps_of_two_ranks_on_two_nodes_are_traced_and_stored(start_training, manifest):

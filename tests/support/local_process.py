@@ -13,6 +13,14 @@ from typing import Any
 import psutil
 from support.processes import processes_below
 
+from videotrain.commands.get import DATABASE_FILE
+from videotrain.embedded.database import read_objects
+from videotrain.objectstore.s3_client import KEY_ID, SECRET_KEY, Credentials, s3_client
+from videotrain.processes.podfiles import secret_value
+from videotrain.report.workdir import S3Objects
+from videotrain_api.schema import Json
+from videotrain_api.vocabulary import KIND
+
 
 class LocalProcess:
     """One `videotrain local` whose JSON lines are read as they come.
@@ -84,3 +92,13 @@ class LocalProcess:
     def processes(self) -> list[psutil.Process]:
         """Live processes that belong to the working directory, apart from the command itself."""
         return processes_below(self.workdir)
+
+
+def store_of(workdir: Path) -> tuple[S3Objects, Json]:
+    """The running object store of a working directory, and the status of its run."""
+    (run,) = read_objects(workdir / DATABASE_FILE, KIND)
+    storage = run["spec"]["storage"]
+    secrets = {secret["metadata"]["name"]: secret for secret in read_objects(workdir / DATABASE_FILE, "Secret")}
+    keys = secrets[storage["credentialsSecret"]]
+    credentials = Credentials(*(secret_value(keys, name) for name in (KEY_ID, SECRET_KEY)))
+    return S3Objects(s3_client(storage["endpointUrl"], credentials, "us-east-1")), run["status"]
