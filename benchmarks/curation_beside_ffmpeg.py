@@ -5,6 +5,8 @@
 - `script with scores`: and one pass of FFmpeg over each file for motion (vmafmotion), blur (blurdetect) and borders
   (cropdetect), the filters that it has for what ours measures.
 - `transnetv2`: ours with the network, where its package is installed.
+- `nemo`: NeMo Curator's stages that run on a CPU (`--nemo PYTHON`, of an environment that has nemo-curator): no shots,
+  no scores, and VP9, as `beside/curated_by_nemo.py` says.
 
 Videos are photographs under a moving camera, 1280x720 at 25 frames a second, two shots of 4 s in each. All are kept to
 one thread, and what they do is measured as processor time of the process and its children, so other work matters less.
@@ -21,11 +23,12 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import cv2
 import numpy as np
@@ -84,6 +87,16 @@ def script_with_scores(path: Path, out: Path) -> int:
     return shots
 
 
+def by_nemo(python: Path, videos: Sequence[Path]) -> dict[str, Any]:
+    """Seconds of each stage by video, and what it said."""
+    script = Path(__file__).parent / "beside/curated_by_nemo.py"
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(python), str(script), "libvpx-vp9", *map(str, videos)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=clean).stdout
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return found
+
+
 def processor_seconds() -> float:
     """Of this process and of children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -95,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--videos", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--nemo", type=Path, help="python of an environment with nemo-curator")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     cv2.setNumThreads(1)
@@ -111,17 +125,21 @@ def main() -> None:
             for way in ways.values():
                 with tempfile.TemporaryDirectory(dir=folder) as out:
                     way(path, Path(out))
+        nemo: list[dict[str, Any]] = []
         for _ in range(options.rounds):
+            nemo += [by_nemo(options.nemo, videos)] if options.nemo else []
             for path in videos:
                 for name, way in ways.items():
                     with tempfile.TemporaryDirectory(dir=folder) as out:
                         began = processor_seconds()
                         clips[name] += way(path, Path(out))
                         found[name].append((processor_seconds() - began) / (2 * SHOT / FPS))
+    for video_of_nemo in (one for part in nemo for one in part["videos"]):
+        found.setdefault("nemo", []).append(sum(video_of_nemo["seconds"].values()) / (2 * SHOT / FPS))
     said = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
     about = {"date": datetime.now(UTC).isoformat(), "machine": platform.machine(), "cores": os.cpu_count()}
     about |= {"load": os.getloadavg()[0], "ffmpeg": said, "videos": options.videos, "rounds": options.rounds}
-    about |= {"bytes": size, "clips": clips}
+    about |= {"bytes": size, "clips": clips, "nemo": nemo}
     rows = {
         name: {"core_s_per_video_s": median(took), "least": min(took), "most": max(took)}
         for name, took in found.items()
