@@ -1,14 +1,16 @@
 """Cold start of a large model on two CPU ranks: what each rank reads and holds, and what the time goes into.
 
 A transformer of 1.2 B parameters under FSDP2 starts from published weights (bf16, on disk), as a worker pod starts it:
-a real agent, a roster, torchelastic, two workers. Then the same world starts again from the checkpoint that it saved.
+a real agent, a roster, torchelastic, two workers. The world is lost in its first step, before that is saved; then the
+same world starts again, from a checkpoint as large as its own (`laid_checkpoint.py`): ranks that save on a CPU hold
+their state twice, 34 GB at this size.
 Bytes read are those of the read system calls of a worker since it was announced (/proc/PID/io), memory is its largest
-resident set (VmHWM); both are taken when it tells that it is ready. The share of a rank is what it holds then: master
-weights and both moments in float32.
+resident set (VmHWM); both are taken when it tells that it is ready, the latter once more behind the first step, which
+on a CPU adds what is a GPU's. The share of a rank is what it holds then: master weights and both moments in float32.
 
 The column for 11 B parameters on 224 ranks is modelled from these numbers; see `modelled`.
 
-    python benchmarks/cold_start.py            # 25 GB of memory, 20 GB of disk
+    python benchmarks/cold_start.py            # 23 GB of memory, 17 GB of disk
     python benchmarks/cold_start.py --ready    # ends when the workers are ready: 17 GB of memory
     python benchmarks/cold_start.py --small    # 40 M parameters
 """
@@ -24,7 +26,9 @@ from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import torch
+from laid_checkpoint import lay_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.agent_pods import Worlds
@@ -83,28 +87,34 @@ def one(kind, found):
 
 
 def start(worlds, config, *, to_ready=False):
-    """One start of the world: phases in seconds, and what the ranks read and held when they were ready."""
+    """One start of the world: phases in seconds, and what the ranks read and held when they were ready.
+
+    The world is killed then, or in its first step: as it is told and not yet saved.
+    """
     (pod,) = worlds.pods
     generation = worlds.start(pod, config=config, processes=RANKS, created_at=datetime.now(UTC))
     pod.until(lambda _: all(pod.file(f"worker-{generation}-{rank}.pid").exists() for rank in range(RANKS)), 600)
-    workers = [worlds.pods[0].worker(generation, rank).pid for rank in range(RANKS)]
-    before = [process(pid)[0] for pid in workers]
+    workers = [pod.worker(generation, rank) for rank in range(RANKS)]
+    before = [process(worker.pid) for worker in workers]
     pod.until(lambda _: one(StartedRecord, records(pod, generation)), 3600)
-    ready = [process(pid) for pid in workers]
+    ready = [process(worker.pid) for worker in workers]
     started = one(StartedRecord, records(pod, generation))
     phases = {phase: microseconds / 1e6 for phase, microseconds in started.phases_us.items()}
-    if to_ready:
-        pod.close()
-    else:
+    found = {}
+    if not to_ready:
         pod.until(lambda _: one(StepRecord, records(pod, generation)), 3600)
         step = one(StepRecord, records(pod, generation))
         phases["firstStep"] = (step.finished_at - started.at).total_seconds()
-        pod.until(lambda seen: seen.current.generation == generation and seen.current.saved, 3600)
+        found["largestResidentBehindFirstStepByRank"] = [process(worker.pid)[1] for worker in workers]
+    pod.close()
+    psutil.wait_procs(workers, timeout=60)
     return {
         "secondsByPhase": {phase: round(seconds, 2) for phase, seconds in phases.items()},
         "secondsFromRoster": round(sum(phases.values()), 2),
-        "bytesReadByRank": [read - first for (read, _), first in zip(ready, before, strict=True)],
+        "bytesReadByRank": [read - first for (read, _), (first, _) in zip(ready, before, strict=True)],
+        "residentBeforeStartByRank": [peak for _, peak in before],
         "largestResidentByRank": [peak for _, peak in ready],
+        **found,
     }
 
 
@@ -151,14 +161,15 @@ def measure(folder, sizes, *, to_ready):
     policy = config.checkpoint.model_copy(update={"every_steps": 1})
     config = config.model_copy(update={"checkpoint": policy})
     parameters = write_weights_file(weights, config)
+    first = again = None
     with contextlib.closing(Worlds(folder / "pods", injected=None, pods=1)) as worlds:
         worlds.pods[0].until(lambda seen: seen.ready, 600)
         first = beside(start(worlds, config, to_ready=to_ready), parameters, 2)
-        if to_ready:
-            return parameters, first, None
-        again = beside(start(worlds, config), parameters, STATE_BYTES)
-        worlds.start(action="stop", drain=False)
-        worlds.pods[0].until(lambda seen: seen.current.ended_at, 600)
+        if not to_ready:
+            weights.unlink()
+            lay_checkpoint(config, RANKS)
+            worlds.replace(worlds.pods[0]).until(lambda seen: seen.ready, 600)
+            again = beside(start(worlds, config), parameters, STATE_BYTES)
     return parameters, first, again
 
 

@@ -118,5 +118,5 @@ def test_the_degree_of_a_run_is_edited_while_it_rests_and_edited_again(server, u
     assert train["generations"][-1]["first_step"] > 100
     third = start(server, "edited", "edited", WHOLE | {"batchSize": 2, "microBatches": 4})
     assert third.end() == 2
-    assert "train.buckets[0].batchSize: 2: would change the order of samples" in third.told()
+    assert "train.buckets[0].microBatches: 4: would change the order of samples" in third.told()
     assert_same(server, "edited", ended(start(server, "edited", "edited", WHOLE)), undisturbed)

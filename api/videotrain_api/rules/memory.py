@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 
 from videotrain_api.config import presets
@@ -19,6 +21,7 @@ from videotrain_api.cost.clip_stage_memory import (
 from videotrain_api.cost.nearest import nearest, spelled
 from videotrain_api.cost.stage_memory import GIGA, RowMemory, TrainMemory, worlds_of
 from videotrain_api.resource.stages import Stage, TrainingSamples
+from videotrain_api.resource.stored_status import LARGEST_GROUP
 from videotrain_api.resource.trainrun import VideoTrainingRun, pool_of, pool_path
 from videotrain_api.rules.facts import Facts
 from videotrain_api.schema import Problem
@@ -69,24 +72,42 @@ def _trained(table: TrainMemory, advised: int) -> Iterator[Problem]:
     for number, row in enumerate(table.task.buckets):
         memory = table.of(number, gpus)
         if not memory.fits:
-            near = islice(nearest(table, number) if refused < advised else (), MOST_ADVICE)
+            advise = refused < advised
+            near = islice(nearest(table, number) if advise else (), MOST_ADVICE)
             refused += 1
             ways = [f"{spelled(change)} ({told(there.total)})" for change, there in near]
+            enough = _enough_nodes(partial(_fits, table, number), gpus, table.pool.gpus_per_node) if advise else None
             yield Problem(
-                f"{memory.path}.batchSize", row.batch_size, _refused(memory, ways, _pool_memory(table.run, table.index))
+                f"{memory.path}.batchSize",
+                row.batch_size,
+                _refused(memory, ways, enough, _pool_memory(table.run, table.index)),
             )
 
 
 def _autoencoder(table: AutoencoderMemory, advised: int) -> Iterator[Problem]:
-    memory = table.of(worlds_of(table.run, table.stage)[0])
+    gpus = worlds_of(table.run, table.stage)[0]
+    memory = table.of(gpus)
     if not memory.fits:
         near = islice(clip_nearest.training(table) if advised > 0 else (), MOST_ADVICE)
         ways = [f"{spelled(change)} ({told(there.total)})" for change, there in near]
+        per_node = pool_of(table.run, table.stage).gpus_per_node
+        enough = _enough_nodes(lambda more: table.of(more).fits, gpus, per_node) if advised > 0 else None
         yield Problem(
             f"{memory.path}.batchSize",
             table.task.bucket.batch_size,
-            _refused(memory, ways, _pool_memory(table.run, table.index)),
+            _refused(memory, ways, enough, _pool_memory(table.run, table.index)),
         )
+
+
+def _fits(table: TrainMemory, row: int, gpus: int) -> bool:
+    return table.of(row, gpus).fits
+
+
+def _enough_nodes(fits: Callable[[int], bool], gpus: int, per_node: int) -> int | None:
+    """Fewest nodes in whose world of GPUs it fits, more than those of `gpus`; None if that is never so."""
+    nodes = range(gpus // per_node + 1, LARGEST_GROUP + 1)
+    found = bisect_left(nodes, True, key=lambda count: fits(count * per_node))
+    return nodes[found] if found < len(nodes) else None
 
 
 def _encoded(facts: Facts, index: int, advised: int) -> Iterator[Problem]:
@@ -129,7 +150,7 @@ def _pool_memory(run: VideoTrainingRun, index: int) -> str:
     return f"{pool_path(run, index)}.gpuMemoryGigabytes"
 
 
-def _refused(memory: RowMemory, ways: list[str], field: str) -> str:
+def _refused(memory: RowMemory, ways: list[str], nodes: int | None, field: str) -> str:
     parts = memory.memory
     needed = (
         f"row {memory.row} needs {told(memory.total)} of each of {memory.gpus} GPUs, which have {told(memory.limit)}: "
@@ -137,7 +158,7 @@ def _refused(memory: RowMemory, ways: list[str], field: str) -> str:
         f"average {told(parts.average)}, activations {told(parts.activations)}, temporaries {told(parts.temporaries)}, "
         f"reserve {told(parts.reserve)}"
     ) + (f", text encoders {told(parts.text)}" if parts.text else "")
-    more = f"more nodes, or {field} if the GPUs have more"
+    more = (f"at least {nodes} nodes, or " if nodes else "") + f"{field} if the GPUs have more"
     return f"{needed}; it fits with {', or '.join(ways)}; or {more}" if ways else f"{needed}; allowed: {more}"
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,24 @@ def test_a_state_is_filled_part_by_part(prefix, monkeypatch):
     _, states = load(make_store(), prefix, [10], 3, seed=10)
     assert all(state.is_whole() for state in states)
     assert max(states[0].lengths) == 99_991
+
+
+def test_one_part_at_a_time_is_in_memory(prefix, monkeypatch):
+    save(make_writers(make_store(), prefix, 1), 10)
+    read, alive, most = load_module.read_vectors, weakref.WeakSet(), 0
+
+    def watched(*arguments):
+        nonlocal most
+        most = max(most, len(alive))
+        vectors = read(*arguments)
+        alive.update(vectors.values())
+        return vectors
+
+    monkeypatch.setattr(load_module, "PART_ELEMENTS", 99_991)
+    monkeypatch.setattr(load_module, "read_vectors", watched)
+    _, states = load(make_store(), prefix, [10], 1, seed=10)
+    assert len(states[0].lengths) > 4
+    assert most == 0
 
 
 def test_a_rank_of_another_world_reads_only_the_blocks_that_it_needs(prefix):

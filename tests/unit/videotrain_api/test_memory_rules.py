@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,29 @@ def test_whoever_has_larger_gpus_says_so(recipe):
     parse_run(manifest)
     manifest["spec"]["pool"]["gpuMemoryGigabytes"] = 20
     assert len(refusals(manifest)) == sum(len(stage["train"]["buckets"]) for stage in manifest["spec"]["stages"])
+
+
+def test_more_nodes_are_advised_where_they_are_enough(recipe):
+    table = TrainMemory(parse_run(recipe), 0)
+    recipe = changed(recipe, 0, 0)
+    stage, pool = recipe["spec"]["stages"][0], recipe["spec"]["pool"]
+    stage["nodes"] = {"min": 2, "max": 28, "allowed": [2, 4, 14, 28]}
+    pool["gpuMemoryGigabytes"] = math.ceil(table.of(2, 4 * 8).total / 1e9)
+    for problem in refusals(recipe):
+        if "buckets[2]" in problem.path:
+            advised = int(re.search(r"; or at least (\d+) nodes, or ", problem.message)[1])
+            assert 2 < advised <= 4
+            assert table.of(2, 8 * advised).total <= pool["gpuMemoryGigabytes"] * 1e9
+            assert table.of(2, 8 * (advised - 1)).total > pool["gpuMemoryGigabytes"] * 1e9
+            break
+    else:
+        pytest.fail("the row was not refused")
+
+
+def test_nodes_that_are_never_enough_are_not_advised(recipe):
+    (problem,) = refusals(changed(recipe, 2, 4, contextParallel=1, microBatches=192))
+    assert "nodes" not in problem.message
+    assert problem.message.endswith("); or spec.pool.gpuMemoryGigabytes if the GPUs have more")
 
 
 def test_so_few_rows_are_advised_that_the_webhook_has_time_for_the_largest_manifest(recipe):

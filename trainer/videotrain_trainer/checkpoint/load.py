@@ -292,13 +292,20 @@ def _try_read(store: ObjectStore, found: StoredCheckpoint, state: ShardedState) 
     _check_model(found, state)
     try:
         for start, pieces in in_parts(state.held, PART_ELEMENTS):
-            vectors = read_vectors(store, found, pieces, state.quantities)
-            for quantity in state.quantities:
-                # A moving average that the checkpoint does not have begins at its weights.
-                state.write(quantity, vectors[quantity if quantity in vectors else "master"], start)
+            _read_part(store, found, state, start, pieces)
     except DamagedCheckpointError as error:
         return error
     return None
+
+
+def _read_part(
+    store: ObjectStore, found: StoredCheckpoint, state: ShardedState, start: int, pieces: Sequence[Piece]
+) -> None:
+    """Of its own, so that no part is still in memory when the next one is read."""
+    vectors = read_vectors(store, found, pieces, state.quantities)
+    for quantity in state.quantities:
+        # A moving average that the checkpoint does not have begins at its weights.
+        state.write(quantity, vectors[quantity if quantity in vectors else "master"], start)
 
 
 def _check_model(found: StoredCheckpoint, state: ShardedState) -> None:
