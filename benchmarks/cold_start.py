@@ -47,6 +47,10 @@ FLAGSHIP, FLAGSHIP_RANKS = 11_891_390_528, 224
 """Parameters of the 11B transformer, and the ranks of its first stage."""
 NODE_BYTES_PER_SECOND = 1e9
 """Assumed in the modelled column: what a node of eight ranks reads from its object store."""
+WHAT = (
+    "cold start of an MMDiT under FSDP2 on 2 CPU ranks of one pod, by real agents; weights on disk, bf16; the "
+    "checkpoint is as large as theirs, its values are noise"
+)
 LARGE = {"hidden_size": 2048, "num_heads": 16, "double_blocks": 4, "single_blocks": 9}
 SMALL = {"hidden_size": 384, "num_heads": 3, "double_blocks": 4, "single_blocks": 9}
 
@@ -161,7 +165,7 @@ def measure(folder, sizes, *, to_ready):
     policy = config.checkpoint.model_copy(update={"every_steps": 1})
     config = config.model_copy(update={"checkpoint": policy})
     parameters = write_weights_file(weights, config)
-    first = again = None
+    again = None
     with contextlib.closing(Worlds(folder / "pods", injected=None, pods=1)) as worlds:
         worlds.pods[0].until(lambda seen: seen.ready, 600)
         first = beside(start(worlds, config, to_ready=to_ready), parameters, 2)
@@ -183,7 +187,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         parameters, first, again = measure(Path(folder), SMALL if options.small else LARGE, to_ready=options.ready)
     result = {
-        "what": "cold start of an MMDiT under FSDP2 on 2 CPU ranks of one pod, by real agents; weights on disk, bf16",
+        "what": WHAT,
         "parameters": parameters,
         "fromWeights": first,
         "fromCheckpoint": again,

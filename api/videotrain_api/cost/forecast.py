@@ -189,6 +189,7 @@ def features(
         eight_bit=task.fp8,
         sharded_gradients=layout.engine == "fsdp2" or layout.deepspeed_stage >= 2,
         gathers_under_forward=layout.engine == "fsdp2" or layout.deepspeed_stage == 3,
+        gathers_in_each_pass=layout.engine == "deepspeed" and layout.deepspeed_stage == 3,
         offloaded=layout.offload == "optimizer",
         adapter=None if task.lora is None else flops.adapter_parameters(shape, task.lora),
         text_flops=text_flops(text, planned_text(not text.trim_padding, text.max_tokens))
@@ -319,6 +320,7 @@ class _Planner:
             f"{'cudnn' if first.attention == 'auto' else first.attention} attention",
             f"recompute {', '.join(kinds)}",
             f"{task.parallel.engine}, reductions {'under' if first.sharded_gradients else 'after'} backward",
+            *(["weights gathered in each pass"] if first.gathers_in_each_pass else []),
             *(["optimizer on the host"] if first.offloaded else []),
             *(["FP8"] if first.eight_bit else []),
             *(["adapter"] if first.adapter is not None else []),

@@ -58,6 +58,8 @@ class Features:
     """Gradients are reduced to their owners under the backward pass."""
     gathers_under_forward: bool
     """Weights come together block by block under the forward pass, and not at the end of the step."""
+    gathers_in_each_pass: bool = False
+    """Weights come together anew in the forward and in the backward pass of each micro-batch, as under ZeRO stage 3."""
     offloaded: bool
     """Master weights and moments are in the host's memory, and are updated there."""
     adapter: int | None = None
@@ -98,6 +100,11 @@ class MicroBatchTime:
     def total(self) -> float:
         """Seconds of the micro-batch."""
         return self.products + self.attention + self.elementwise + self.exchange + self.repeated + self.text
+
+    @property
+    def forward(self) -> float:
+        """Seconds under which weights can be gathered: one of three parts."""
+        return (self.products + self.attention + self.elementwise) / 3
 
     @property
     def backward(self) -> float:
@@ -152,7 +159,7 @@ def step_time(shape: MmditShape, row: RowSize, rounds: int, gpus: int, features:
     """Time of a step in which every GPU computes so many micro-batches of the row."""
     micro_batch = micro_batch_time(shape, row, features, rates)
     trained = parameters(shape) if features.adapter is None else features.adapter
-    tail = _tail(trained, rounds, gpus, micro_batch.backward, features, rates)
+    tail = _tail(trained, rounds, gpus, micro_batch, features, rates)
     return StepTime(micro_batch, rounds, tail, rates.idle * rounds, rates.share)
 
 
@@ -186,16 +193,18 @@ def _exchange(shape: MmditShape, tokens: int, row: RowSize, rates: Rates) -> flo
     return blocks * (sent / rates.exchange + ring / rates.reduce)
 
 
-def _tail(size: int, rounds: int, gpus: int, backward: float, features: Features, rates: Rates) -> float:
-    """Seconds of a step's end; `backward` is what its last reduction can hide under."""
+def _tail(size: int, rounds: int, gpus: int, micro_batch: MicroBatchTime, features: Features, rates: Rates) -> float:
+    """Seconds of a step that hide under no pass of a micro-batch, and of the update of `size` parameters."""
     bandwidth = rates.reduce_in_node if gpus <= _NODE else rates.reduce
     others = (gpus - 1) / gpus
-    gather = 0.0 if features.gathers_under_forward else others * 2 * size / bandwidth
+    gather, reduce = others * 2 * size / bandwidth, others * 4 * size / bandwidth
+    late = 0.0 if features.gathers_under_forward else gather
     if features.sharded_gradients:
-        exposed = max(0.0, others * 4 * size / bandwidth - backward)
+        each = gather if features.gathers_in_each_pass else 0.0
+        exposed = max(0.0, each - micro_batch.forward) + max(0.0, each + reduce - micro_batch.backward)
         update = _STATE_BYTES / gpus * size / (_HOST_MEMORY if features.offloaded else rates.memory)
         moved = _MOVED_BYTES / gpus * size / _HOST_LINK if features.offloaded else 0.0
-        return _LAUNCHES + update + moved + gather + rounds * exposed
+        return _LAUNCHES + update + moved + late + rounds * exposed
     add, scale, end = _UNSHARDED
     passes = add * rounds + scale * (rounds - 1) + end + _STATE_BYTES / gpus
-    return passes * size / rates.memory + 2 * others * 4 * size / bandwidth + gather
+    return passes * size / rates.memory + 2 * reduce + late

@@ -108,6 +108,19 @@ def test_gradients_that_hide_under_backward_cost_nothing():
     assert slow.tail > 1
 
 
+def test_weights_that_are_gathered_for_each_pass_cost_what_hides_under_none():
+    each = replace(FAST, gathers_in_each_pass=True)
+    gather, reduce = (223 / 224 * size * 11_891_390_528 / 330e9 for size in (2, 4))
+    small = replace(ROW, samples=1)
+    for row, rounds in ((ROW, 2), (small, 1), (small, 12)):
+        once, often = (step_time(SHAPE, row, rounds, 224, features, MID) for features in (FAST, each))
+        backward = once.micro_batch.backward
+        forward = (once.micro_batch.products + once.micro_batch.attention + once.micro_batch.elementwise) / 3
+        more = max(0, gather - forward) + max(0, gather + reduce - backward) - max(0, reduce - backward)
+        assert often.tail - once.tail == pytest.approx(rounds * more, rel=1e-3)
+    assert often.tail > once.tail + 0.1
+
+
 # The figures of an independent projection of the same model, 8 GPUs: samples per micro-batch, degree, gain over the
 # published throughput at the mid rates.
 GAINS = {
