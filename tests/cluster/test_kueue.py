@@ -143,12 +143,20 @@ async def test_the_replacement_of_a_failed_pod_takes_its_place_and_its_quota(ben
     assert bench.restarts("one") == {"application": 1}
 
 
+async def drain(bench, pod):
+    """What `kubectl drain` does to the node of one pod."""
+    head, node = pod["metadata"], pod["spec"]["nodeName"]
+    await bench.client.patch("Node", "", node, {"spec": {"unschedulable": True}}, manager="test")
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": head["name"]}}
+    await bench.client.create_subresource("Pod", head["namespace"], head["name"], "eviction", eviction)
+
+
 async def test_a_pod_that_leaves_a_drained_node_is_replaced(bench):
     await bench.set_quota(3)
     await bench.submit("one", 3)
     await bench.is_running("one", 3)
     left = next(pod for pod in bench.pods("one") if pod["metadata"]["name"] == "one-w1")
-    await bench.client.patch("Node", "", left["spec"]["nodeName"], {"spec": {"unschedulable": True}}, manager="test")
+    await drain(bench, left)
     await bench.waits_for(lambda: bench.status("one")["generation"] > 1, "another world")
     await bench.is_running("one", 3)
     await bench.waits_for(lambda: not bench.gated("one") and len(bench.standing("one")) == 3, "three pods run")
