@@ -1,7 +1,10 @@
 """The worst faults of the object store in one run; all of them are in docs/reference/storage-faults.md."""
 
+from uuid import uuid4
+
 import pytest
-from support.storage_cells import Place
+from support.storage_cells import Course, Place
+from support.storage_proxy import StorageRequest
 from support.storage_runs import cells_of, object_server, one_run
 
 WORST = {
@@ -18,6 +21,13 @@ WORST = {
     Place("stage end", "GET"): "404",
 }
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.mark.parametrize("form", ["records/{uid}/g2-0001.jsonl", "failures/{uid}/g1-{run}-w0.txt.gz"])
+def test_an_object_is_of_the_same_kind_in_every_run(form):
+    names = ["census", "f0p0-12", "a"]
+    keys = [f"bucket/runs/default/{run}/{form.format(uid=uuid4(), run=run)}" for run in names]
+    assert len({Course(run).what(StorageRequest("PUT", key)) for run, key in zip(names, keys, strict=True)}) == 1
 
 
 def test_no_single_answer_ends_a_run_or_costs_a_checkpoint(tmp_path):

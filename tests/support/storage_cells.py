@@ -20,6 +20,7 @@ STEPS = 50
 KILLED_AT = 30
 """The worker is killed as it begins to store this step, so that every run resumes once."""
 
+_UID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _READS = {"LIST", "HEAD", "GET", "ranged GET"}
 _WITH_BODY = {"LIST", "GET", "ranged GET", "multipart create", "multipart complete"}
 _WRITES_ONE = {"PUT", "conditional PUT", "multipart complete"}
@@ -100,7 +101,7 @@ class Course:
         _, found, inside = request.key.partition(f"/{self._run}/")
         if not found:
             return CAPTIONS if CAPTIONS in request.key else "raw"
-        return re.sub(r"[0-9a-f]{8,}|\d+", "*", inside).rstrip("/")
+        return re.sub(rf"{_UID}|\b{re.escape(self._run)}\b|[0-9a-f]{{8,}}|\d+", "*", inside).rstrip("/")
 
     def _move(self, stage: str, rest: str, kind: str) -> None:
         if rest == "weights/model.safetensors" and kind in ("PUT", "multipart complete"):
