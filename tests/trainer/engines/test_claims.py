@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from videotrain_api.resource.trainrun import Storage
 from videotrain_trainer.engines import claims
 from videotrain_trainer.engines.claims import LOOKS, Claims
-from videotrain_trainer.errors import AlreadyExists
-from videotrain_trainer.storage import ObjectInfo
+from videotrain_trainer.errors import AlreadyExists, StorageUnavailable
+from videotrain_trainer.storage import ObjectInfo, ObjectStore
 
 BLOCK = 16
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -125,3 +126,40 @@ def test_a_rank_that_is_gone_loses_all_its_claims_and_a_living_one_none(monkeypa
         now[0] += claims.LAPSE_SECONDS / 10
     assert sorted(found) == sorted(set(range(count)) - set(kept))
     assert set(lost) < set(found)
+
+
+class SpoiledStore(ObjectStore):
+    """Real objects in a folder, and answers to the first conditional writes that are not what happened."""
+
+    answers: tuple[tuple[bool, Exception], ...] = ()
+    """Of each: whether it was carried out, and what is said."""
+
+    def put(self, uri, data, only_if_absent=False):
+        if only_if_absent and self.answers:
+            (done, said), *rest = self.answers
+            self.answers = tuple(rest)
+            if done:
+                super().put(uri, data, only_if_absent=True)
+            raise said
+        return super().put(uri, data, only_if_absent)
+
+
+@pytest.mark.parametrize("said", [AlreadyExists("409"), StorageUnavailable("reset")])
+@pytest.mark.parametrize("done", [True, False])
+@pytest.mark.parametrize("times", [1, 2])
+def test_no_answer_to_a_claim_ends_a_rank_or_loses_a_range(tmp_path, said, done, times):
+    store = SpoiledStore(Storage(uri="s3://unused-bucket"))
+    one, other = (Claims(store, tmp_path.as_uri(), rank, 2, 4) for rank in range(2))
+    store.answers = ((done, said),) * times
+    assert one.take().number == 0
+    assert other.take().number == 1
+    assert [one.take().number, one.take().number] == [2, 3]
+    assert other.take() is None
+
+
+def test_a_claim_that_another_rank_made_meanwhile_is_not_ours(tmp_path):
+    store = SpoiledStore(Storage(uri="s3://unused-bucket"))
+    one, other = (Claims(store, tmp_path.as_uri(), rank, 2, 2) for rank in range(2))
+    assert [other.take().number, other.take().number] == [1, 0]
+    store.answers = ((False, StorageUnavailable("reset")),)
+    assert one.take() is None

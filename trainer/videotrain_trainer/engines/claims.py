@@ -19,10 +19,11 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from videotrain_trainer.checksums import read_checked, sealed_json, unsealed_json
-from videotrain_trainer.errors import AlreadyExists, ObjectMissing
+from videotrain_trainer.errors import AlreadyExists, ObjectMissing, StorageUnavailable
 from videotrain_trainer.storage import ObjectInfo, ObjectStore
 
 LAPSE_SECONDS = 60.0
@@ -124,16 +125,28 @@ class Claims:
         return [read_checked(self._store, info.uri, unsealed_json) for info in found]
 
     def _claim(self, number: int, attempt: int) -> Claim | None:
-        uri, claimed = self._uri(number, str(attempt)), sealed_json({"rank": self._rank})
+        claimed = self._write_claim(self._uri(number, str(attempt)))
+        self._taken[number] = max(attempt, self._taken.get(number, 0))
+        return Claim(number, attempt) if claimed else None
+
+    def _write_claim(self, uri: str) -> bool:
+        """Whether a claim is this rank's now."""
+        claim = sealed_json({"rank": self._rank})
         try:
-            self._store.put(uri, claimed, only_if_absent=True)
+            self._store.put(uri, claim, only_if_absent=True)
         except AlreadyExists:
-            # After a broken connection it may be our own.
-            if self._store.get(uri) != claimed:
-                self._taken[number] = max(attempt, self._taken.get(number, 0))
-                return None
-        self._taken[number] = attempt
-        return Claim(number, attempt)
+            # After a broken connection it may be our own; after another one's attempt (409) there may be none.
+            with suppress(ObjectMissing):
+                return bool(read_checked(self._store, uri, unsealed_json)["rank"] == self._rank)
+        except StorageUnavailable:
+            pass
+        else:
+            return True
+        try:
+            self._store.put_once(uri, claim)
+        except AlreadyExists:
+            return False
+        return True
 
     def _take_left(self) -> Claim | None:
         """A range that nobody has begun. The last blocks have most of them, for every rank begins with its first ones;
