@@ -89,14 +89,22 @@ def store_bill(client: Any, storage_uri: str, bill: RunBill) -> str:
         storage_uri: spec.storage.uri of the run.
         bill: closed, or of a run that rests and may go on.
     """
+    from videotrain.objectstore.s3_client import repeated
+    from videotrain.report.workdir import ObjectMissingError, S3Objects
+
     uri = bill_object(storage_uri, bill.uid)
     bucket, key = _place(uri)
-    try:
-        there = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-    except client.exceptions.NoSuchKey:
-        there = None
-    if replaces(bill, there):
-        client.put_object(Bucket=bucket, Key=key, Body=bill_text(bill).encode(), ContentType="application/json")
+
+    def there() -> bytes | None:
+        try:
+            return S3Objects(client).get(uri)
+        except ObjectMissingError:
+            return None
+
+    # One reading that came damaged would put an older bill over a newer one.
+    if all(replaces(bill, there()) for _ in range(2)):
+        text = bill_text(bill).encode()
+        repeated(lambda: client.put_object(Bucket=bucket, Key=key, Body=text, ContentType="application/json"))
     return uri
 
 

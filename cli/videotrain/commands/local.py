@@ -26,13 +26,17 @@ from videotrain.local.workdir_lock import check_same_run, check_space, locked
 from videotrain.locks import DirectoryError, explain
 from videotrain.logfile import LogFile, logging_to, open_log
 from videotrain.manifest_file import Source
+from videotrain.objectstore.s3_client import STORE_ERRORS
 from videotrain.objectstore.s3_server import ObjectServerError
 from videotrain.processes.addresses import NoAddressError
 from videotrain.processes.devices import Device
 from videotrain_api.vocabulary import KIND
 
 EXIT_FAILED: Final = 1
-_STOPPED: Final = (ObjectServerError, NoAddressError, OperatorError, MetricsPortError, DirectoryError, sqlite3.Error)
+_STOPPED: Final = (
+    *(ObjectServerError, NoAddressError, OperatorError, MetricsPortError, DirectoryError, sqlite3.Error),
+    *STORE_ERRORS,
+)
 """What ends this process, not the run: the run goes on from there once the cause is gone."""
 LOG_FILE: Final = "logs/videotrain.log"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import google_crc32c
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, IncompleteReadError
 from pydantic import ValidationError
 
+from videotrain.objectstore.s3_client import Answer, is_missing, repeated
 from videotrain_api.records import (
     TRAINER_RECORD,
     CheckpointRecord,
@@ -65,7 +66,10 @@ class ObjectReader(Protocol):
 
 
 class S3Objects:
-    """ObjectReader over a boto3 S3 client; file:// URIs, which a data set may have, are read from disk."""
+    """ObjectReader over a boto3 S3 client; file:// URIs, which a data set may have, are read from disk.
+
+    What fails is asked for again before that is believed, and raises what the client raises then (STORE_ERRORS).
+    """
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -75,10 +79,7 @@ class S3Objects:
         if uri.startswith("file://"):
             return _local_file(uri).read_bytes()
         bucket, key = split_uri(uri)
-        try:
-            return bytes(self._client.get_object(Bucket=bucket, Key=key)["Body"].read())
-        except ClientError as error:
-            raise _missing(uri, error) from error
+        return self._answer(uri, lambda: bytes(self._client.get_object(Bucket=bucket, Key=key)["Body"].read()))
 
     def head(self, uri: str) -> tuple[int, str]:
         """Bytes of an object of S3, and its entity tag.
@@ -87,10 +88,7 @@ class S3Objects:
             ObjectMissingError: there is none.
         """
         bucket, key = split_uri(uri)
-        try:
-            found = self._client.head_object(Bucket=bucket, Key=key)
-        except ClientError as error:
-            raise _missing(uri, error) from error
+        found = self._answer(uri, lambda: self._client.head_object(Bucket=bucket, Key=key))
         return int(found["ContentLength"]), str(found["ETag"])
 
     def download(self, uri: str, path: Path) -> None:
@@ -99,16 +97,22 @@ class S3Objects:
             shutil.copyfile(_local_file(uri), path)
             return
         bucket, key = split_uri(uri)
-        try:
+
+        def whole() -> None:
+            size = int(self._client.head_object(Bucket=bucket, Key=key)["ContentLength"])
             self._client.download_file(bucket, key, str(path))
+            if (found := path.stat().st_size) != size:
+                raise IncompleteReadError(actual_bytes=found, expected_bytes=size)
+
+        self._answer(uri, whole)
+
+    def _answer(self, uri: str, request: Callable[[], Answer]) -> Answer:
+        try:
+            return repeated(request)
         except ClientError as error:
-            raise _missing(uri, error) from error
-
-
-def _missing(uri: str, error: ClientError) -> Exception:
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    absent = code in {"NoSuchKey", "404", "NotFound"}
-    return ObjectMissingError(f"{uri}: there is no such object") if absent else error
+            if is_missing(error):
+                raise ObjectMissingError(f"{uri}: there is no such object") from error
+            raise
 
 
 def _local_file(uri: str) -> Path:

@@ -1,9 +1,12 @@
+import io
 from datetime import timedelta
 
 import boto3
 import pytest
+from botocore.response import StreamingBody
 from botocore.stub import Stubber
 
+from videotrain.objectstore import s3_client
 from videotrain.report.workdir import ObjectMissingError, S3Objects, read_records, split_uri
 
 
@@ -78,15 +81,53 @@ def test_s3_uris_are_split_and_others_refused():
             split_uri(uri)
 
 
-def test_a_missing_s3_object_is_told_from_other_errors():
-    client = boto3.client("s3", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+@pytest.fixture
+def client(monkeypatch):
+    monkeypatch.setattr(s3_client, "PAUSE_SECONDS", 0)
+    return boto3.client("s3", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+
+
+def body(data: bytes, length: int) -> dict[str, object]:
+    return {"Body": StreamingBody(io.BytesIO(data), length)}
+
+
+def test_no_single_answer_decides_what_an_object_is(client):
     with Stubber(client) as stub:
-        stub.add_client_error("get_object", "NoSuchKey")
-        stub.add_client_error("get_object", "AccessDenied")
+        stub.add_client_error("get_object", "NoSuchKey", http_status_code=404)
+        stub.add_client_error("get_object", "RequestTimeTooSkewed", http_status_code=403)
+        stub.add_response("get_object", body(b"cut", 5))
+        stub.add_client_error("get_object", "SlowDown", http_status_code=503)
+        stub.add_response("get_object", body(b"whole", 5))
+        assert S3Objects(client).get("s3://runs/a") == b"whole"
+        stub.assert_no_pending_responses()
+
+
+def test_an_object_is_missing_if_two_answers_say_so(client):
+    with Stubber(client) as stub:
+        for code in ("NoSuchKey", "InternalError", "NoSuchKey"):
+            stub.add_client_error("get_object", code)
         with pytest.raises(ObjectMissingError, match="s3://runs/a"):
             S3Objects(client).get("s3://runs/a")
+        stub.assert_no_pending_responses()
+
+
+def test_a_store_that_refuses_every_time_is_told_with_its_answer(client):
+    with Stubber(client) as stub:
+        for _ in range(s3_client.ATTEMPTS):
+            stub.add_client_error("get_object", "AccessDenied")
         with pytest.raises(client.exceptions.ClientError, match="AccessDenied"):
             S3Objects(client).get("s3://runs/a")
+        stub.assert_no_pending_responses()
+
+
+def test_a_download_that_is_not_what_the_store_says_is_made_again(client, tmp_path):
+    with Stubber(client) as stub:
+        for data in (b"<Error/>", b"what it is"):
+            stub.add_response("head_object", {"ContentLength": 10, "ETag": "a"})
+            stub.add_response("head_object", {"ContentLength": len(data), "ETag": "a"})
+            stub.add_response("get_object", body(data, len(data)) | {"ContentLength": len(data)})
+        S3Objects(client).download("s3://runs/a", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"what it is"
 
 
 def test_file_uris_are_read_from_disk(tmp_path):
