@@ -5,13 +5,14 @@ a real agent, a roster, torchelastic, two workers. The world is lost in its firs
 same world starts again, from a checkpoint as large as its own (`laid_checkpoint.py`): ranks that save on a CPU hold
 their state twice, 34 GB at this size.
 Bytes read are those of the read system calls of a worker since it was announced (/proc/PID/io), memory is its largest
-resident set (VmHWM); both are taken when it tells that it is ready, the latter once more behind the first step, which
-on a CPU adds what is a GPU's. The share of a rank is what it holds then: master weights and both moments in float32.
+resident set (VmHWM); both are looked at all the time, and count as they were when it was ready (its record says when),
+the latter once more behind the first step, which on a CPU adds what is a GPU's. The share of a rank is what it holds
+then: master weights and both moments in float32.
 
 The column for 11 B parameters on 224 ranks is modelled from these numbers; see `modelled`.
 
     python benchmarks/cold_start.py            # 23 GB of memory, 17 GB of disk
-    python benchmarks/cold_start.py --ready    # ends when the workers are ready: 17 GB of memory
+    python benchmarks/cold_start.py --ready    # starts end when the workers are ready: 17 GB of memory
     python benchmarks/cold_start.py --small    # 40 M parameters
 """
 
@@ -22,6 +23,7 @@ import os
 import platform
 import sys
 import tempfile
+import threading
 from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +47,7 @@ from videotrain_trainer.networks.weights import Destination
 RANKS = 2
 FLAGSHIP, FLAGSHIP_RANKS = 11_891_390_528, 224
 """Parameters of the 11B transformer, and the ranks of its first stage."""
+LOOK_SECONDS = 0.02
 NODE_BYTES_PER_SECOND = 1e9
 """Assumed in the modelled column: what a node of eight ranks reads from its object store."""
 WHAT = (
@@ -81,6 +84,30 @@ def process(pid):
     return int(io["rchar"]), 1024 * int(peak)
 
 
+class Watch(threading.Thread):
+    """What processes have read and held, and when, until it is stopped."""
+
+    def __init__(self, pids):
+        super().__init__(daemon=True)
+        self._pids, self._over = pids, threading.Event()
+        self._seen = []
+
+    def run(self):
+        while not self._over.wait(LOOK_SECONDS):
+            try:
+                self._seen.append((datetime.now(UTC), [process(pid) for pid in self._pids]))
+            except (FileNotFoundError, ProcessLookupError, StopIteration):
+                return  # one has ended
+
+    def at(self, moment):
+        """The last look before a moment."""
+        return [seen for time, seen in self._seen if time <= moment][-1]
+
+    def stop(self):
+        self._over.set()
+        self.join()
+
+
 def records(pod, generation):
     file = pod.file(f"records-{generation}-0.jsonl")
     return [TRAINER_RECORD.validate_json(line) for line in file.open("rb")] if file.exists() else []
@@ -100,9 +127,12 @@ def start(worlds, config, *, to_ready=False):
     pod.until(lambda _: all(pod.file(f"worker-{generation}-{rank}.pid").exists() for rank in range(RANKS)), 600)
     workers = [pod.worker(generation, rank) for rank in range(RANKS)]
     before = [process(worker.pid) for worker in workers]
+    watch = Watch([worker.pid for worker in workers])
+    watch.start()
     pod.until(lambda _: one(StartedRecord, records(pod, generation)), 3600)
-    ready = [process(worker.pid) for worker in workers]
+    watch.stop()
     started = one(StartedRecord, records(pod, generation))
+    ready = watch.at(started.at)
     phases = {phase: microseconds / 1e6 for phase, microseconds in started.phases_us.items()}
     found = {}
     if not to_ready:
@@ -141,8 +171,6 @@ def modelled(first, again):
     """
     out = {}
     for name, found, bytes_each in (("fromWeights", first, 2), ("fromCheckpoint", again, STATE_BYTES)):
-        if found is None:
-            continue
         share = FLAGSHIP * bytes_each / FLAGSHIP_RANKS
         phase = "weights" if bytes_each == 2 else "checkpoint"
         per_byte = found["secondsByPhase"][phase] / found["shareToRead"]
@@ -165,15 +193,13 @@ def measure(folder, sizes, *, to_ready):
     policy = config.checkpoint.model_copy(update={"every_steps": 1})
     config = config.model_copy(update={"checkpoint": policy})
     parameters = write_weights_file(weights, config)
-    again = None
     with contextlib.closing(Worlds(folder / "pods", injected=None, pods=1)) as worlds:
         worlds.pods[0].until(lambda seen: seen.ready, 600)
         first = beside(start(worlds, config, to_ready=to_ready), parameters, 2)
-        if not to_ready:
-            weights.unlink()
-            lay_checkpoint(config, RANKS)
-            worlds.replace(worlds.pods[0]).until(lambda seen: seen.ready, 600)
-            again = beside(start(worlds, config), parameters, STATE_BYTES)
+        weights.unlink()
+        lay_checkpoint(config, RANKS)
+        worlds.replace(worlds.pods[0]).until(lambda seen: seen.ready, 600)
+        again = beside(start(worlds, config, to_ready=to_ready), parameters, STATE_BYTES)
     return parameters, first, again
 
 

@@ -39,8 +39,8 @@ REQUEST_BLOCKS = 16
 """Blocks of the longest ranged read: 16 MiB keep a connection busy and bound the memory of a read."""
 READERS = 4
 PART_ELEMENTS = 1 << 24
-"""Elements of each vector that are read at once: 64 MiB, which bounds the memory of a start. At its edges a part reads
-up to a block of each vector that another part reads again: 3 %."""
+"""Elements that are read at once: 64 MiB, which bounds the memory of a start. At its edges a part reads up to a block
+of each vector that another part reads again: 3 %."""
 SHOWN = 5
 
 Value = TypeVar("Value")
@@ -288,24 +288,22 @@ def _open_together(store: ObjectStore, member: Member, step: int, peers: Peers, 
 
 
 def _try_read(store: ObjectStore, found: StoredCheckpoint, state: ShardedState) -> DamagedCheckpointError | None:
-    """Fill the state part by part; what kept it from that."""
+    """Fill the state part by part and quantity by quantity; what kept it from that."""
     _check_model(found, state)
     try:
         for start, pieces in in_parts(state.held, PART_ELEMENTS):
-            _read_part(store, found, state, start, pieces)
+            for quantity in state.quantities:
+                state.write(quantity, _read_vector(store, found, pieces, quantity), start)
     except DamagedCheckpointError as error:
         return error
     return None
 
 
-def _read_part(
-    store: ObjectStore, found: StoredCheckpoint, state: ShardedState, start: int, pieces: Sequence[Piece]
-) -> None:
-    """Of its own, so that no part is still in memory when the next one is read."""
-    vectors = read_vectors(store, found, pieces, state.quantities)
-    for quantity in state.quantities:
-        # A moving average that the checkpoint does not have begins at its weights.
-        state.write(quantity, vectors[quantity if quantity in vectors else "master"], start)
+def _read_vector(store: ObjectStore, found: StoredCheckpoint, pieces: Sequence[Piece], quantity: Quantity) -> Tensor:
+    """Of its own, so that no vector is still in memory when the next one is read."""
+    # A moving average that the checkpoint does not have begins at its weights.
+    stored = quantity if quantity in found.index.quantities else "master"
+    return read_vectors(store, found, pieces, [stored])[stored]
 
 
 def _check_model(found: StoredCheckpoint, state: ShardedState) -> None:
