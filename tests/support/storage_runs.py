@@ -180,14 +180,18 @@ class Cell:
 
 
 def cells_of(told: Told, reference: dict[str, Any]) -> dict[Place, Cell]:
-    """The outcome at every place that met the fault; restarts are put to the place before them."""
+    """The outcome at every place that met the fault; restarts are put to the place before them, but the planned one."""
     problems = [*contradictions(told, reference)] if told.succeeded else [told.message]
     bill = "none" if not told.summary else "wrong" if list(bill_problems(told.summary)) else "exact"
     order = "none" if not told.succeeded else "other" if list(order_problems(told.summary, reference)) else "same"
     cells = {fired.place: Cell("goes on", bill=bill, order=order) for fired in told.fired}
+    planned = next((fired for fired in told.fired if fired.place.phase == PLANNED), None)
     for generation in failed_generations(told.summary):
-        ended = generation["ended_at"]
-        place = _last_before(told.fired, datetime.fromisoformat(ended)) if ended else None
+        ended = datetime.fromisoformat(generation["ended_at"]) if generation["ended_at"] else None
+        place = _last_before(told.fired, ended) if ended else None
+        if planned is not None and ended is not None and ended >= planned.at:
+            # What the agent stores of the dead worker is faulted between its kill and the end of its generation.
+            place, planned = planned.place, None
         if place is not None:
             lost = (generation["lost_steps"] or 0) + cells[place].lost
             problem = f"{lost} steps lost" if lost > MOST_LOST else ""
