@@ -89,7 +89,7 @@ def store_bill(client: Any, storage_uri: str, bill: RunBill) -> str:
         storage_uri: spec.storage.uri of the run.
         bill: closed, or of a run that rests and may go on.
     """
-    from videotrain.objectstore.s3_client import repeated
+    from videotrain.object_requests import repeated
     from videotrain.report.workdir import ObjectMissingError, S3Objects
 
     uri = bill_object(storage_uri, bill.uid)

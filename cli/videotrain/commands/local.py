@@ -26,7 +26,7 @@ from videotrain.local.workdir_lock import check_same_run, check_space, locked
 from videotrain.locks import DirectoryError, explain
 from videotrain.logfile import LogFile, logging_to, open_log
 from videotrain.manifest_file import Source
-from videotrain.objectstore.s3_client import STORE_ERRORS
+from videotrain.object_requests import STORE_ERRORS
 from videotrain.objectstore.s3_server import ObjectServerError
 from videotrain.processes.addresses import NoAddressError
 from videotrain.processes.devices import Device

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import boto3
-from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
 
@@ -17,15 +15,6 @@ from videotrain.processes.podfiles import secret_value
 from videotrain_api.resource.trainrun import Storage, VideoTrainingRun
 from videotrain_api.schema import Json
 
-ATTEMPTS: Final = 7
-"""Requests, in all, before an object store counts as one that cannot answer."""
-PAUSE_SECONDS: Final = 0.1
-"""Before the second request, and twice as long before each further one: 6 s in all."""
-MISSING_ANSWERS: Final = 2
-"""How many must say that there is no object."""
-STORE_ERRORS: Final = (BotoCoreError, Boto3Error, ClientError)
-"""What boto3 raises for a request that failed."""
-Answer = TypeVar("Answer")
 KEY_ID, SECRET_KEY, SESSION_TOKEN = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
 
 
@@ -63,32 +52,6 @@ def s3_client(endpoint_url: str | None, credentials: Credentials, region: str, t
         aws_access_key_id=credentials.access_key, aws_secret_access_key=credentials.secret_key,
         aws_session_token=credentials.session_token,
     )  # fmt: skip
-
-
-def repeated(request: Callable[[], Answer]) -> Answer:
-    """The answer to a request that may be sent twice: one that fails is sent again, whatever the reason.
-
-    Raises:
-        ClientError: it was refused at last, or MISSING_ANSWERS say that there is no such object.
-        BotoCoreError: there was no answer at last, or none that was whole.
-        Boto3Error: likewise, of a download in parts.
-    """
-    missing = 0
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return request()
-        except STORE_ERRORS as error:
-            missing += is_missing(error)
-            if attempt == ATTEMPTS or missing == MISSING_ANSWERS:
-                raise
-        time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
-    raise AssertionError("the last attempt returns or raises")
-
-
-def is_missing(error: Exception) -> bool:
-    """Whether it says that there is no such object."""
-    answer = error.response if isinstance(error, ClientError) else {}
-    return str(answer.get("Error", {}).get("Code", "")) in {"NoSuchKey", "404", "NotFound"}
 
 
 def is_external(run: VideoTrainingRun, secrets: Sequence[Json]) -> bool:

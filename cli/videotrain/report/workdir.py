@@ -19,7 +19,7 @@ import google_crc32c
 from botocore.exceptions import ClientError, IncompleteReadError
 from pydantic import ValidationError
 
-from videotrain.objectstore.s3_client import Answer, is_missing, repeated
+from videotrain.object_requests import Answer, is_missing, repeated
 from videotrain_api.records import (
     TRAINER_RECORD,
     CheckpointRecord,

@@ -6,7 +6,7 @@ import pytest
 from botocore.response import StreamingBody
 from botocore.stub import Stubber
 
-from videotrain.objectstore import s3_client
+from videotrain import object_requests
 from videotrain.report.workdir import ObjectMissingError, S3Objects, read_records, split_uri
 
 
@@ -83,7 +83,7 @@ def test_s3_uris_are_split_and_others_refused():
 
 @pytest.fixture
 def client(monkeypatch):
-    monkeypatch.setattr(s3_client, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(object_requests, "PAUSE_SECONDS", 0)
     return boto3.client("s3", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
 
 
@@ -113,7 +113,7 @@ def test_an_object_is_missing_if_two_answers_say_so(client):
 
 def test_a_store_that_refuses_every_time_is_told_with_its_answer(client):
     with Stubber(client) as stub:
-        for _ in range(s3_client.ATTEMPTS):
+        for _ in range(object_requests.ATTEMPTS):
             stub.add_client_error("get_object", "AccessDenied")
         with pytest.raises(client.exceptions.ClientError, match="AccessDenied"):
             S3Objects(client).get("s3://runs/a")
