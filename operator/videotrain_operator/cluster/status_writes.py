@@ -17,8 +17,9 @@ WORDS_SECONDS: Final = 10.0
 BEGIN_SECONDS: Final = 3.0
 """How far may lag behind that a run was accepted and that its world begins. Whoever leads next finds both again, in the
 manifest and in the published roster. Waiting makes one write of both, and of the first step if that comes soon."""
-CROWDED_BEGIN_SECONDS: Final = 30.0
-"""The same while other runs wait for a pass or for a request: what they wait for goes before what people read."""
+CROWDED_BEGIN_SECONDS: Final = 60.0
+"""The same while other runs wait for a pass or for a request, and of a first step, too, which agents tell again: what
+others wait for goes before what people read."""
 _WORDS: Final = ("phase", "startTime", "activeSince")
 """Derived from conditions and pods at each look."""
 PROGRESS_SECONDS: Final = 60.0
@@ -38,6 +39,11 @@ _WHILE_BEGINNING: Final = {
     Condition.BUDGET_OK: (Reason.NO_LIMIT, Reason.WITHIN_BUDGET),
 }
 """Conditions of a run that begins without any trouble, and their reasons."""
+_WITH_FIRST_STEP: Final = _WHILE_BEGINNING | {
+    Condition.RUNNING: (Reason.NO_WORLD, Reason.STEPS_ADVANCE),
+    Condition.PROGRESS_OBSERVED: (Reason.STEPS_ADVANCE,),
+}
+"""The same once it has done a step."""
 _PROGRESS_FACTS: Final = ("generation", "stage", "state", "firstStepAt", "endedAt", "exit", "totalSteps")
 
 
@@ -105,10 +111,11 @@ class Memory:
             stored = self._written[1]
         now = self._monotonic()
         if facts(wanted) != facts(stored):
-            if not _only_begins(stored, wanted):
+            crowded = self._crowded()
+            if not _only_begins(stored, wanted, with_first_step=crowded):
                 return True
             self._beginning_since = now if self._beginning_since is None else self._beginning_since
-            lag = CROWDED_BEGIN_SECONDS if self._crowded() else BEGIN_SECONDS
+            lag = CROWDED_BEGIN_SECONDS if crowded else BEGIN_SECONDS
             self.look_seconds = max(0.0, self._beginning_since + lag - now)
             return self.look_seconds == 0.0
         age = now - self._written_at
@@ -139,8 +146,14 @@ def _identity(run: Json) -> tuple[object, object]:
     return run["metadata"]["uid"], run.get("status")
 
 
-def _only_begins(stored: Json, wanted: Json) -> bool:
-    """The facts that are new are that the run is accepted, that a world is published, or both, and all goes well."""
+def _only_begins(stored: Json, wanted: Json, *, with_first_step: bool) -> bool:
+    """The facts that are new are that the run is accepted, that a world is published, or both, and all goes well.
+
+    Args:
+        stored: status.
+        wanted: the new one.
+        with_first_step: the published world may have done its first step.
+    """
     before, after = facts(RunStatus().to_wire() | stored), facts(wanted)
     if _without(before, _BEGIN) != _without(after, _BEGIN):
         return False
@@ -151,12 +164,20 @@ def _only_begins(stored: Json, wanted: Json) -> bool:
     done = [stage.get("state") not in ("Pending", "Running") for stage in before["stages"]]
     if [stage.get("state") not in ("Pending", "Running") for stage in after["stages"]][: len(done)] != done:
         return False
-    if any("endCause" in world or "progress" in world for world in worlds[len(known) :]):
+    if any("endCause" in world or not _goes_well(world, with_first_step) for world in worlds[len(known) :]):
         return False
     old = before["conditions"]
     new = [item for item in after["conditions"] if item not in old]
-    return all(item.get("reason") in _WHILE_BEGINNING.get(item.get("type"), ()) for item in new) and (
+    reasons = _WITH_FIRST_STEP if with_first_step else _WHILE_BEGINNING
+    return all(item.get("reason") in reasons.get(item.get("type"), ()) for item in new) and (
         {item.get("type") for item in old} <= {item.get("type") for item in after["conditions"]}
+    )
+
+
+def _goes_well(world: Json, with_first_step: bool) -> bool:
+    progress = world.get("progress")
+    return progress is None or (
+        with_first_step and progress.get("state") == "running" and not progress.keys() & {"endedAt", "exit"}
     )
 
 

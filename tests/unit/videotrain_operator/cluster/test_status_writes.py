@@ -158,6 +158,30 @@ def test_while_other_runs_wait_for_a_pass_the_news_of_a_beginning_waits_longer()
     assert pace.due({}, begun()), "not for ever"
 
 
+STEPPED = (
+    *WAITING[:1],
+    condition("Scheduled", "PodsReady"),
+    condition("Running", "StepsAdvance"),
+    condition("ProgressObserved", "StepsAdvance"),
+    WAITING[3],
+)
+
+
+def test_while_other_runs_wait_for_a_pass_a_first_step_waits_with_its_beginning() -> None:
+    now, crowded = [100.0], [True]
+    pace = Memory(lambda: now[0], lambda: crowded[0])
+    stepped = begun(conditions=STEPPED, generations=[world(progress={"state": "running", "firstStepAt": "t"})])
+    assert not pace.due({}, stepped)
+    failed = begun(conditions=STEPPED, generations=[world(progress={"state": "failed", "firstStepAt": "t"})])
+    assert pace.due({}, failed)
+    assert pace.due(begun(generations=[world()]), stepped), "the world is stored, so its first step is news"
+    crowded[0] = False
+    assert pace.due({}, stepped)
+    crowded[0] = True
+    now[0] += CROWDED_BEGIN_SECONDS
+    assert pace.due({}, stepped), "not for ever"
+
+
 @pytest.mark.parametrize(
     "news",
     [
