@@ -34,9 +34,10 @@ from videotrain_trainer.checksums import READINGS, checksum
 from videotrain_trainer.errors import ConfigError, ObjectMissing, PeerLost
 from videotrain_trainer.sharded_state import Piece, Quantity, ShardedState, in_parts, pack, packed_length
 from videotrain_trainer.storage import ObjectStore
+from videotrain_trainer.worker.linux import give_back_memory
 
-REQUEST_BLOCKS = 16
-"""Blocks of the longest ranged read: 16 MiB keep a connection busy and bound the memory of a read."""
+REQUEST_BLOCKS = 8
+"""Blocks of the longest ranged read: 8 MiB keep a connection busy and bound the memory of a read."""
 READERS = 4
 PART_ELEMENTS = 1 << 24
 """Elements that are read at once: 64 MiB, which bounds the memory of a start. At its edges a part reads up to a block
@@ -294,6 +295,7 @@ def _try_read(store: ObjectStore, found: StoredCheckpoint, state: ShardedState) 
         for start, pieces in in_parts(state.held, PART_ELEMENTS):
             for quantity in state.quantities:
                 state.write(quantity, _read_vector(store, found, pieces, quantity), start)
+                give_back_memory()
     except DamagedCheckpointError as error:
         return error
     return None
