@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from videotrain_api.resource.stages import CurateTask
+from videotrain_trainer.checksums import sealed_json
 from videotrain_trainer.engines import claims, local
 from videotrain_trainer.engines.interface import Member, Unit
 from videotrain_trainer.engines.local import LocalRun
@@ -225,6 +226,8 @@ def test_the_progress_of_others_is_read_again_and_its_damage_names_the_object(st
     with pytest.raises(DataError, match=r"ranks/00001\.json: damaged"):
         rank_of(first, store, Tabled(store, config), UNITS[:1]).run()
     store.put(sign, whole)
+    # The only range is rank 1's from here on, so that what is told is what rank 1 has told.
+    store.put(f"{folder}/claims/000000/00000000.0.json", sealed_json({"rank": 1}))
     first.drain.requested = lambda: 3 in first.records.steps() and seen.set()
     work = Tabled(store, config, during=lambda unit, tick: seen.wait(60))
     assert rank_of(first, Misread(store), work, UNITS[1:2]).run()
